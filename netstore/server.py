@@ -30,9 +30,9 @@ from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
 from netstore.collector import Collector
 from netstore.disk.datadir import DataDir
-from netstore.disk.deliver import watch_threads
 from netstore.disk.scrub import Scrubber
-from netstore.disk.skips import keep_stop
+from netstore.disk.skipped import write_stopped
+from netstore.disk.threads import watch_threads
 from netstore.errors import CannotApply, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
@@ -444,7 +444,7 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
         except* NetstoreError as faults:
             fault = _first(faults)
             if isinstance(fault, CannotApply) and fault.entry is not None:
-                keep_stop(daemon.folder.path, Index(fault.entry[0]), fault.entry[1])
+                write_stopped(daemon.folder.path, Index(fault.entry[0]), fault.entry[1])
             raise fault from None
         except* MemoryError:
             raise NetstoreError(

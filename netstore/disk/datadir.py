@@ -1,18 +1,18 @@
-"""The data folder: who may use it, whose it is, which format it has, where things lie in it.
+"""The data folder: its lock, the identity of its member, its format version, and the files in it.
 
     PATH/           0700
-      lock          held while a daemon runs; names its process
+      lock          locked while a daemon runs; has its process id
       identity      format version, cluster, member, name, and a checksum (contrib/doc/format-datadir.md)
-      token         the cluster's join token, 0600; not there in a member that joined by its certificate alone
-      replacing     the identity that is about to take the place of a damaged one; else not there
-      wal/          the write-ahead log, or elsewhere; has a copy of `identity`, so that a log that is not
-                    mounted is not taken for an empty one
+      token         the cluster's join token, 0600; absent in a member that joined by its certificate alone
+      replacing     the identity of the member that replaces a damaged one; only until that is done
+      wal/          the write-ahead log, if it is not elsewhere; has a copy of `identity`, so that a log
+                    that is not mounted is not taken for an empty one
       state/        the state
 
-A folder whose data is damaged can become another member's: what it held is kept in `damaged` folders inside
-`wal` and `state`, one of each, until the next time.
+A folder whose data is damaged can be given to another member: the old files are kept in a folder `damaged`
+inside each of `wal` and `state`, until that happens again.
 
-Everything that does not fit is a NetstoreError that says what to do.
+Whatever is wrong is raised as a NetstoreError whose text says what to do.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT: Final = 2
-"""Version of the folder, of its log and of its state. Any other is refused: the only earlier one was never
-released, and its log, read as this one, would lose what was acknowledged.
+"""Version of the folder, of its log and of its state. Any other is refused. The only earlier one was never
+released, and reading its log as this version would lose acknowledged writes.
 """
 
 STATE_FILE: Final = "state.lmdb"
 """The file of the state, in the folder `state`."""
 
 DAMAGED: Final = "damaged"
-"""Where the files of a damaged member are kept, inside the folders they were in."""
+"""Folder for the files of a damaged member, inside the folders that they were in."""
 
 _IDENTITY: Final = "identity"
 _REPLACING: Final = "replacing"
@@ -60,7 +60,7 @@ _JOIN_TITLE: Final = "netstore join token"
 
 @dataclass(slots=True, frozen=True)
 class MemberIdentity:
-    """Whose data this is. `name` is for people."""
+    """The member that a folder belongs to. `name` is only displayed."""
 
     cluster_id: ClusterId
     member_id: NodeId
@@ -80,12 +80,12 @@ class MemberIdentity:
             f"name {self.name}",
         )
         text = "".join(f"{line}\n" for line in lines).encode()
-        return checked(text)
+        return add_checksum_line(text)
 
     @classmethod
     def decode(cls, data: bytes) -> MemberIdentity:
         """The inverse of `encode`. ValueError, with the reason, for anything else."""
-        text = unchecked(data)
+        text = split_checksum_line(data)
         if text is None:
             raise ValueError("damaged: the checksum does not fit")
         lines = text.decode().split("\n")
@@ -113,19 +113,20 @@ class DataDir:
         self.wal_dir = wal_dir
         self.state_dir = path / "state"
         self.found = found
-        """Whose it was already; None for a new or empty folder, which `adopt` makes somebody's."""
+        """The member it belonged to when it was locked; None for a new or empty folder until `adopt`."""
         self.narrowed: list[str] = []
-        """Files that had a mode wider than 0600 until now."""
+        """Files whose mode was wider than 0600 and was corrected."""
         self._lock = lock
 
     @classmethod
     def lock(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
-        """Make the folder if need be, lock it and read its identity, if it has one. Blocks.
+        """Create the folder if necessary, lock it and read its identity, if it has one. Blocks.
 
-        A file in it that others might read gets mode 0600 back: nobody could reach it through the folder.
+        A file in it that other users might read gets mode 0600 again: the mode of the folder kept them out.
 
-        NetstoreError, in one line with the fix, when the folder is open to others, has files of others, is in
-        use, unreadable, not a folder, in another format, damaged, or apart from its log.
+        NetstoreError, in one line with the fix, when the folder is accessible to other users, has files of
+        other users, is in use, unreadable, not a folder, in another format, damaged, or when its log is
+        another member's.
         """
         wal = path / "wal" if wal_dir is None else wal_dir
         _make_folder(path)
@@ -134,7 +135,7 @@ class DataDir:
             _make_folder(wal)
             _make_folder(path / "state")
             _finish_replacing(path, wal)
-            narrowed = [each for folder in (path, wal, path / "state") for each in _narrow(folder)]
+            narrowed = [each for folder in (path, wal, path / "state") for each in _make_private(folder)]
             found = _read_both(path, wal)
         except BaseException:
             os.close(lock)
@@ -145,13 +146,13 @@ class DataDir:
 
     @property
     def identity(self) -> MemberIdentity:
-        """Whose data this is. ValueError while it is nobody's."""
+        """The member it belongs to. ValueError while there is none."""
         if self.found is None:
             raise ValueError(f"{self.path} has no identity yet")
         return self.found
 
     def adopt(self, fresh: MemberIdentity) -> None:
-        """Give a folder that is nobody's its identity, on stable storage. Blocks.
+        """Write the identity of a folder that has none, on stable storage. Blocks.
 
         NetstoreError when it cannot be written.
         """
@@ -162,9 +163,9 @@ class DataDir:
         self.found = fresh
 
     def replace(self, fresh: MemberIdentity) -> None:
-        """Make the folder, whose data is damaged, another member's; nothing in it may be open. Blocks.
+        """Give the folder, whose data is damaged, to another member; no file in it may be open. Blocks.
 
-        The old files are kept in `damaged`. Interrupted at any moment, it is finished by the next `lock`.
+        The old files are kept in `damaged`. If it is interrupted at any point, the next `lock` completes it.
         """
         for folder in (self.wal_dir, self.state_dir):
             shutil.rmtree(folder / DAMAGED, ignore_errors=True)
@@ -173,13 +174,13 @@ class DataDir:
         self.found = fresh
 
     def close(self) -> None:
-        """Let the next daemon in."""
+        """Unlock it."""
         os.close(self._lock)
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what the system says about `path` into one line with a fix."""
+def explain_errors(path: Path) -> Iterator[None]:
+    """Raise an OSError about `path` as a NetstoreError in one line with a fix."""
     try:
         yield
     except PermissionError as error:
@@ -195,20 +196,22 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _make_folder(path: Path) -> None:
-    with explained(path):
+    with explain_errors(path):
         if not path.exists():
             path.mkdir(mode=0o700, parents=True)
             sync_folder(path.parent)
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
             raise NetstoreError(f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}")
-        os.listdir(path)  # noqa: PTH208 - asks whether it can be read, and is a folder
+        os.listdir(path)  # noqa: PTH208 - checks that it is a folder and can be read
 
 
-def _narrow(folder: Path) -> list[str]:
-    """Make the files of a folder private; which were not. The join token is left to `read_token`."""
+def _make_private(folder: Path) -> list[str]:
+    """Set mode 0600 for the files of a folder; returns those that had a wider one. `read_token` checks the
+    join token's.
+    """
     narrowed = []
-    with explained(folder):
+    with explain_errors(folder):
         owners = {os.geteuid(), folder.stat().st_uid}
         for entry in sorted(os.scandir(folder), key=lambda each: each.name):
             status = entry.stat(follow_symlinks=False)
@@ -225,7 +228,7 @@ def _narrow(folder: Path) -> list[str]:
 
 
 def _lock(path: Path) -> int:
-    with explained(path / "lock"):
+    with explain_errors(path / "lock"):
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -241,10 +244,10 @@ def _lock(path: Path) -> int:
 
 
 def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
-    """The identity of the folder, which is also its log's; None when it has none, and no log either."""
+    """The identity of the folder, which must be that of its log too; None when both have none."""
     identity = _read_identity(path)
     if identity is None:
-        _refuse_foreign_log(path, wal)
+        _check_no_log(path, wal)
     elif _read_identity(wal) != identity:
         raise NetstoreError(
             f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that"
@@ -255,7 +258,7 @@ def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
 
 def _read_identity(folder: Path, name: str = _IDENTITY) -> MemberIdentity | None:
     path = folder / name
-    with explained(path):
+    with explain_errors(path):
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -267,13 +270,13 @@ def _read_identity(folder: Path, name: str = _IDENTITY) -> MemberIdentity | None
 
 
 def _write_identity(folder: Path, identity: MemberIdentity, name: str = _IDENTITY) -> None:
-    write_whole(folder, name, identity.encode())
+    write_atomically(folder, name, identity.encode())
 
 
-def write_whole(folder: Path, name: str, content: bytes) -> None:
-    """Write aside, sync, rename, sync: there is a whole file or none. Others may not read it."""
+def write_atomically(folder: Path, name: str, content: bytes) -> None:
+    """Write a temporary file, sync, rename, sync: a crash leaves the old file or the new one. Mode 0600."""
     aside = folder / f"{name}.new"
-    with explained(aside):
+    with explain_errors(aside):
         file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             os.fchmod(file, 0o600)
@@ -287,31 +290,31 @@ def write_whole(folder: Path, name: str, content: bytes) -> None:
         sync_folder(folder)
 
 
-def checked(text: bytes) -> bytes:
-    """A text with its checksum as the last line."""
+def add_checksum_line(text: bytes) -> bytes:
+    """A text, and its checksum as the last line."""
     return text + f"check {crc32c(text):08x}\n".encode()
 
 
-def unchecked(data: bytes) -> bytes | None:
-    """The inverse of `checked`; None when the checksum does not fit."""
+def split_checksum_line(data: bytes) -> bytes | None:
+    """The text before the last line; None when the checksum in that does not fit."""
     text = data.rpartition(b"check ")[0]
-    return text if checked(text) == data else None
+    return text if add_checksum_line(text) == data else None
 
 
 def read_token(folder: Path) -> str | None:
-    """The cluster's join token that a member's data folder keeps; None where there is none. Blocks.
+    """The cluster's join token in a member's data folder; None if there is none. Blocks.
 
-    NetstoreError when the file cannot be read, or others can read it; CorruptData when it is damaged.
+    NetstoreError when the file cannot be read, or other users can read it; CorruptData when it is damaged.
     """
     path = folder / _JOIN
-    with explained(path):
+    with explain_errors(path):
         try:
             data, mode = path.read_bytes(), path.stat().st_mode & 0o777
         except FileNotFoundError:
             return None
     if mode & 0o077:
         raise NetstoreError(f"{path}: mode {mode:04o} lets other users read it: run chmod 600 {path}")
-    text = unchecked(data)
+    text = split_checksum_line(data)
     title, _, rest = (text or b"").partition(b"\ntoken ")
     token = rest.removesuffix(b"\n").decode("utf-8", "replace")
     if text is None or title != _JOIN_TITLE.encode() or not _is_token(token):
@@ -330,7 +333,7 @@ def keep_token(folder: Path, token: str) -> None:
     if not _is_token(token):
         raise ValueError(f"a join token has 1 to {MAX_TOKEN_CHARACTERS} printable characters")
     text = f"{_JOIN_TITLE}\ntoken {token}\n".encode()
-    write_whole(folder, _JOIN, checked(text))
+    write_atomically(folder, _JOIN, add_checksum_line(text))
 
 
 def _is_token(token: str) -> bool:
@@ -338,11 +341,11 @@ def _is_token(token: str) -> bool:
 
 
 def _finish_replacing(path: Path, wal: Path) -> None:
-    """Put the files of a damaged member aside and its successor's identity in place, if that was begun."""
+    """Complete `DataDir.replace`, if it was begun: move the old files away, and write the new identity."""
     fresh = _read_identity(path, _REPLACING)
     if fresh is None:
         return
-    with explained(path):
+    with explain_errors(path):
         for folder in (wal, path / "state"):
             _make_folder(folder / DAMAGED)
             for file in folder.iterdir():
@@ -356,7 +359,7 @@ def _finish_replacing(path: Path, wal: Path) -> None:
     sync_folder(path)
 
 
-def _refuse_foreign_log(path: Path, wal: Path) -> None:
+def _check_no_log(path: Path, wal: Path) -> None:
     found = next(iter(sorted(wal.glob("*.wal"))), None)
     if found is not None:
         raise NetstoreError(
@@ -365,7 +368,7 @@ def _refuse_foreign_log(path: Path, wal: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable. Blocks. OSError when it cannot be done."""
+    """Make the names in a folder durable. Blocks. OSError when that fails."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

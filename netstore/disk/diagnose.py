@@ -1,23 +1,22 @@
-"""Torn tail or rot? Reads the segments of a write-ahead log and says what may be done with them. Pure.
+"""Torn write or damage? Reads the segments of a write-ahead log and decides whether it may be used. Pure.
 
-The question at a record that does not verify is whether anyone was ever told that it is safe. What is known:
+The question at a record that does not verify is whether it may have been acknowledged. What is known:
 
-- The device syncs one segment before it writes the next. So all but the last written segment are complete,
-  and the opening of each says where the one before ended and with which checksum.
-- A frame carries how far its segment was synced when it was made. A later frame that says "synced beyond
-  here" proves that a record was safe: it is damaged, and cutting it would take back an acknowledgement.
-- Without such a proof, the record is in the last group of writes. If a sector of it still ends in zero, it
-  was never written in full and nobody was told: cut. If every sector was written (`frame`, invariant 3), it
-  was whole once and may have been acknowledged: refuse.
+- The device syncs one segment before it writes the next. So all segments but the last are complete, and the
+  opening of each has the end of the one before and its last checksum.
+- A frame has how far its segment was synced when the frame was made. If a later frame has an offset beyond
+  the record, the record was synced: it is damaged, and cutting it off would lose acknowledged writes.
+- Without such a proof, the record is in the last group of writes. If a sector of it ends in zero, it was
+  never written completely and never acknowledged: cut it off. If all its sectors were written (`frame`,
+  invariant 3), it was complete once and may have been acknowledged: refuse.
+- Two places beside the log record how far it was synced: the state, with each of its commits, and a note that
+  is written after each sync and not synced itself. A log that ends before that, or has another record there,
+  is incomplete (`Position`).
 
-- Two places beside the log say how far it was on stable storage once: the state, as of each of its commits,
-  and a note that is written after each sync and not synced itself. A log that does not reach there, or has
-  other records there, is not the whole log (`Position`).
-
-What it cannot see: the last group, damaged so that it looks torn, when the power failed within moments of its
-sync (before the note was on the disk by itself, and before the next commit of the state): that is what a
-write that never finished leaves. And a device that reports a sync it did not do. Raft's quorum is the answer
-to both.
+What cannot be detected: the last group of writes, damaged so that it looks torn, if the power failed moments
+after its sync, before the kernel wrote the note and before the next commit of the state. A torn write looks
+the same. And a device that reports a sync it did not do. In both cases the other members have what was
+acknowledged.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore import codec
 from netstore.codec import Malformed
-from netstore.disk.frame import Flaw, Frame, Identity, Kind, Place, read, witness
+from netstore.disk.frame import Flaw, Frame, Identity, Kind, Place, find_proof, read_frame
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 _NEAR: Final = 4096
 
 FORMAT: Final = 2
-"""Version of the log and of the entries in it; stands first in every opening. Any other is refused."""
+"""Version of the log and of the entries in it, the first field of every opening. Any other is refused."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,7 +45,7 @@ class Clean:
 
 @dataclass(slots=True, frozen=True)
 class CutTail:
-    """Bytes from `offset` on were never acknowledged: cut `name` there; `lost` of them are not zero."""
+    """Bytes from `offset` on were never acknowledged: cut `name` there. `lost` of them are not zero."""
 
     name: str
     offset: int
@@ -56,7 +55,7 @@ class CutTail:
 
 @dataclass(slots=True, frozen=True)
 class Refuse:
-    """What was safe once cannot be read. Change nothing; ask the peers or the operator."""
+    """Something that was synced cannot be read. Change nothing; the member needs its peers or a backup."""
 
     name: str
     offset: int
@@ -64,23 +63,23 @@ class Refuse:
 
 
 START: Final = Place(0, 0)
-"""Where the first segment comes from."""
+"""`Opening.previous` of the first segment."""
 
 Verdict = Clean | CutTail | Refuse
 
 
 @dataclass(slots=True, frozen=True)
 class Opening:
-    """First record of a segment."""
+    """The first record of a segment, its header."""
 
     identity: Identity
     segment: int
     previous: Place
     """Where the segment before ended; (0, 0) for the first."""
     hard_state: bytes
-    """The latest at that time, encoded; empty when there was none."""
+    """The latest when the segment was begun, encoded; empty if there was none."""
     mark: bytes
-    """Same for the snapshot."""
+    """The latest mark, likewise."""
 
     def encode(self) -> bytes:
         """The payload of the record."""
@@ -100,7 +99,7 @@ class Opening:
     @classmethod
     def decode(cls, data: bytes) -> Opening:
         """Malformed when the bytes are not an opening. NetstoreError, with the fix, for one of another
-        format: nothing is wrong with it.
+        format, which is no damage.
         """
         version, at = codec.read_varint(data, 0)
         if version != FORMAT:
@@ -122,7 +121,7 @@ class Opening:
 
 @dataclass(slots=True, frozen=True)
 class Segment:
-    """One file as found."""
+    """A file of the log."""
 
     name: str
     number: int
@@ -131,7 +130,7 @@ class Segment:
 
 @dataclass(slots=True, frozen=True)
 class Record:
-    """A verified record and the number of the segment it stands in."""
+    """A verified record and the number of its segment."""
 
     kind: int
     payload: bytes
@@ -139,24 +138,24 @@ class Record:
 
 
 class Position(NamedTuple):
-    """A place in a log that was on stable storage."""
+    """The end of a record that is known to have been on stable storage."""
 
     segment: int
     at: int
-    """Where a record ends."""
+    """The offset of the end."""
     chain: int
-    """Head checksum of its last frame."""
+    """The head checksum of the record's last frame."""
 
     def encode(self, seed: int) -> bytes:
-        """The note of it: these numbers (8, 4 and 4 bytes) and a checksum. `seed` is the identity's for this
-        segment: the note tells whose log it is.
+        """The note: these numbers (8, 4 and 4 bytes) and a checksum, which starts from `seed`, that of the
+        segment, so that the note of another log does not verify.
         """
         fields = _POSITION.pack(*self)
         return fields + codec.u32(codec.crc32c(fields, seed))
 
     @classmethod
     def decode(cls, note: bytes, identity: Identity) -> Position | None:
-        """The inverse; None for what is no such note, or is of another log."""
+        """The inverse; None for anything else, also the note of another log."""
         if len(note) != POSITION_BYTES:
             return None
         position = cls(*_POSITION.unpack_from(note))
@@ -169,7 +168,7 @@ POSITION_BYTES: Final = _POSITION.size + 4
 
 @dataclass(slots=True)
 class Diagnosis:
-    """The verified records in order, the verdict on what follows them, and where writing goes on.
+    """The verified records in order, the verdict on what follows them, and where the log continues.
 
     `segment` is None when nothing was ever written.
     """
@@ -178,19 +177,19 @@ class Diagnosis:
     verdict: Verdict = field(default_factory=Clean)
     segment: int | None = None
     end: Place = START
-    unseen: set[Position] = field(default_factory=set)
-    """Places that were on stable storage once and are not there, though no snapshot covers them."""
+    missing: set[Position] = field(default_factory=set)
+    """Positions that were synced, were not found, and are not covered by a snapshot."""
 
 
-def diagnose(segments: Iterable[Segment], identity: Identity, safe: Iterable[Position] = ()) -> Diagnosis:
-    """Judge the segments of one log, given in the order of their numbers, holding one at a time.
+def diagnose(segments: Iterable[Segment], identity: Identity, synced: Iterable[Position] = ()) -> Diagnosis:
+    """Judge the segments of one log, given in the order of their numbers; one at a time is in memory.
 
-    `safe` are places that were on stable storage once. NetstoreError for a log of another format.
+    `synced` are positions that were on stable storage. NetstoreError for a log of another format.
     """
-    found = _diagnose(segments, identity, set(safe))
-    if not found.unseen or isinstance(found.verdict, Refuse):
+    found = _diagnose(segments, identity, set(synced))
+    if not found.missing or isinstance(found.verdict, Refuse):
         return found
-    place = max(found.unseen)
+    place = max(found.missing)
     name = segment_name(place.segment)
     if found.segment is None:
         return _refuse(found, name, 0, "missing: the log has no file, and was written once")
@@ -205,10 +204,10 @@ def segment_name(number: int) -> str:
     return f"{number:016x}.wal"
 
 
-def _diagnose(segments: Iterable[Segment], identity: Identity, safe: set[Position]) -> Diagnosis:
-    found = Diagnosis(unseen=safe)
+def _diagnose(segments: Iterable[Segment], identity: Identity, synced: set[Position]) -> Diagnosis:
+    found = Diagnosis(missing=synced)
     blank: Segment | None = None
-    suspect: CutTail | Refuse | None = None  # what is wrong with the tail of found.segment, if it is the last
+    suspect: CutTail | Refuse | None = None  # the verdict on the tail of found.segment, if no other follows
     for segment in segments:
         if _is_blank(segment.data):
             blank = blank or segment
@@ -218,7 +217,7 @@ def _diagnose(segments: Iterable[Segment], identity: Identity, safe: set[Positio
         if found.segment is not None and segment.number != found.segment + 1:
             return _refuse(found, segment.name, 0, f"segment {found.segment + 1} before it is missing")
         seed = identity.seed(segment.number)
-        first = read(segment.data, seed, Place(0, seed))
+        first = read_frame(segment.data, seed, Place(0, seed))
         if isinstance(first, Flaw):
             tail = _judge(segment, seed, 0, 0, first)
             if isinstance(tail, Refuse) and found.segment is None:
@@ -232,7 +231,7 @@ def _diagnose(segments: Iterable[Segment], identity: Identity, safe: set[Positio
         if wrong is not None:
             return _refuse(found, *wrong)
         if found.segment is None:
-            found.unseen = {place for place in safe if place.segment >= segment.number}
+            found.missing = {place for place in synced if place.segment >= segment.number}
         suspect = _take(found, segment, seed)
     if suspect is not None:
         found.verdict = suspect
@@ -240,7 +239,9 @@ def _diagnose(segments: Iterable[Segment], identity: Identity, safe: set[Positio
 
 
 def _is_blank(data: bytes, at: int = 0) -> bool:
-    """Whether only zeros come from here on. 2 ns a byte, `strip` takes 12; none where one is near."""
+    """Whether all bytes from `at` on are zero. 2 ns a byte, where `strip` takes 12, and less if one is near
+    that is not zero.
+    """
     return not data[at : at + _NEAR].strip(b"\0") and data.count(0, at) == len(data) - at
 
 
@@ -250,7 +251,7 @@ def _refuse(found: Diagnosis, name: str, offset: int, why: str) -> Diagnosis:
 
 
 def _wrong_opening(found: Diagnosis, segment: Segment, first: Frame) -> tuple[str, int, str] | None:
-    """What does not fit between this opening and the end of the segment before: file, offset, reason."""
+    """Why this opening does not continue the segment before: file, offset, reason; None if it does."""
     try:
         opening = Opening.decode(first.payload)
     except Malformed as error:
@@ -265,7 +266,7 @@ def _wrong_opening(found: Diagnosis, segment: Segment, first: Frame) -> tuple[st
 
 
 def _misfit(end: Place, previous: Place, following: str) -> str:
-    """What is wrong with a segment that ends at `end`, where `following` goes on from `previous`."""
+    """Why a segment that ends at `end` is not the one that `following` continues, from `previous` on."""
     if end.at < previous.at:
         return f"ends before offset {previous.at}, where {following} goes on"
     if end.at > previous.at:
@@ -274,18 +275,18 @@ def _misfit(end: Place, previous: Place, following: str) -> str:
 
 
 def _take(found: Diagnosis, segment: Segment, seed: int) -> CutTail | Refuse | None:
-    """Add the records of one segment; what is wrong with what follows them, or None for a clean end."""
+    """Add the records of one segment; the verdict on what follows them, None if nothing does."""
     found.segment, found.end = segment.number, Place(0, seed)
     place = found.end
     parts: list[bytes] = []
-    while isinstance(frame := read(segment.data, seed, place), Frame):
+    while isinstance(frame := read_frame(segment.data, seed, place), Frame):
         place = frame.after
         parts.append(frame.payload)
         if not frame.more:
             found.records.append(Record(frame.kind, b"".join(parts), segment.number))
             found.end = place
-            if found.unseen:
-                found.unseen.discard(Position(segment.number, *place))
+            if found.missing:
+                found.missing.discard(Position(segment.number, *place))
             parts = []
     if not parts and _is_blank(segment.data, place.at):
         return None
@@ -293,11 +294,11 @@ def _take(found: Diagnosis, segment: Segment, seed: int) -> CutTail | Refuse | N
 
 
 def _judge(segment: Segment, seed: int, cut_at: int, flaw_at: int, flaw: Flaw) -> CutTail | Refuse:
-    """The verdict if this is the last segment: its good records end at `cut_at`, the flaw is at `flaw_at`."""
-    proof = witness(segment.data, seed, flaw_at)
+    """The verdict if this is the last segment. Its good records end at `cut_at`; the flaw is at `flaw_at`."""
+    proof = find_proof(segment.data, seed, flaw_at)
     if proof is not None:
         return Refuse(segment.name, flaw_at, f"damaged after it was synced, as the record at {proof} says")
-    if flaw is Flaw.ROTTEN:
+    if flaw is Flaw.DAMAGED:
         return Refuse(segment.name, flaw_at, "damaged: written in full, but not what was written")
     lost = len(segment.data[cut_at:].strip(b"\0"))
     return CutTail(segment.name, cut_at, lost, "the last write never finished")

@@ -1,8 +1,9 @@
-"""The scrubber: goes through the whole state in the background, so that rot is found before it is asked for.
+"""The scrubber: verifies the whole state in the background, so that damage is found before the record is
+needed.
 
-Each round verifies every record, that each is found by its key, and that each table is what the last commit
-says of it (`LmdbEngine.verify_step`). It reads through the page cache, as the member does: what rotted on the
-disk under pages that are in memory is found when they are read anew.
+Each round verifies every record, that each is found by its key, and that the records of each database add up
+to what the last commit recorded (`LmdbEngine.verify_step`). It reads through the page cache, as the member
+does, so damage on the disk under a cached page is found when that page is read from the disk again.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
     from netstore.seams import Log
 
 ROUND_SECONDS: Final = 3600.0
-"""From the begin of a round to the begin of the next one, if the round is over by then."""
+"""From the start of a round to the start of the next one, if the round takes less than that."""
 
 STEP_RECORDS: Final = 32
-"""Records verified at a time, during which no commit is made."""
+"""Records that are verified in one step, during which commits wait."""
 
 STEP_BYTES: Final = 64 * 1024
 
 RECORD_COST: Final = 512
-"""Bytes a record counts as at least: small ones cost the same time. At 4 MiB a second, 1 % of a core."""
+"""A record counts as so many bytes at least, because small ones take the same time. At 4 MiB a second that is
+1 % of a core.
+"""
 
 _MIB: Final = 1 << 20
 
@@ -38,16 +41,16 @@ class Verified(Protocol):
     """The part of `disk.engine.LmdbEngine` that is used here."""
 
     @property
-    def tables(self) -> list[str]:
-        """What there is to go through."""
+    def databases(self) -> list[str]:
+        """The databases to verify."""
 
     def verify_step(self, tracker: Tracker, most_records: int, most_bytes: int) -> int | None:
-        """Verify the next records of a table; their bytes, None at its end."""
+        """Verify the next records of a database; how many bytes they have, None at its end."""
 
 
 class Scrubber:
-    """Verifies one engine with a thread of its own, at `mib_per_second`; 0: never. Damage, which the engine
-    tells, ends the rounds.
+    """Verifies one engine in a thread of its own, at `mib_per_second`; 0: never. Damage, which the engine
+    reports, ends the rounds.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Scrubber:
         *,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
-        """`wait` waits so many seconds, and says whether to end."""
+        """`wait` waits so many seconds, and returns whether to end."""
         self._engine = engine
         self._rate = mib_per_second * _MIB
         self._log = log
@@ -66,45 +69,45 @@ class Scrubber:
         self._wait = wait or self._stop.wait
         self._thread = threading.Thread(target=self._run, name="state-scrubber", daemon=True)
         self.verified_bytes = 0
-        """Of the round that is under way, or that was the last."""
+        """Of the current round, or of the last one."""
         self.rounds = 0
-        """That came to their end."""
+        """Complete ones."""
 
     def start(self) -> None:
-        """Begin, unless there is nothing to do."""
+        """Start the thread, unless the rate is 0."""
         if self._rate:
             self._thread.start()
 
     def stop(self) -> None:
-        """End. Blocks for one step."""
+        """End the thread. Blocks for one step."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def _run(self) -> None:
         while True:
-            begun = time.monotonic()
+            began = time.monotonic()
             try:
                 over = self._round()
             except StateDamaged:
-                return  # the engine has told it: the member ends
+                return  # the engine has reported it: the member ends
             except OSError as error:
                 if error.errno != errno.EAGAIN:
                     raise
-                over = False  # another state: begin anew
+                over = False  # the state was replaced, or is closed
             if over:
                 self.rounds += 1
-                seconds = round(time.monotonic() - begun, 1)
+                seconds = round(time.monotonic() - began, 1)
                 self._log.info("state_verified", bytes=self.verified_bytes, seconds=seconds)
-            rest = ROUND_SECONDS - (time.monotonic() - begun)
+            rest = ROUND_SECONDS - (time.monotonic() - began)
             if self._wait(max(rest, 1.0) if over else 1.0):
                 return
 
     def _round(self) -> bool:
-        """Go through everything once. False when it was stopped."""
+        """Verify everything once. False when it was stopped."""
         self.verified_bytes = 0
-        for table in self._engine.tables:
-            tracker = Tracker(table)
+        for database in self._engine.databases:
+            tracker = Tracker(database)
             while (size := self._engine.verify_step(tracker, STEP_RECORDS, STEP_BYTES)) is not None:
                 self.verified_bytes += size
                 if self._wait(max(size, STEP_RECORDS * RECORD_COST) / self._rate):

@@ -1,4 +1,4 @@
-"""A finished copy of the state, opened to be read: for backups, never the file a running member writes."""
+"""A snapshot of the state, opened to be read: for backups. Never the file that a running member writes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class StateFile:
     """The tables of a file made by `LmdbEngine.copy_to`. Blocks: for a thread of its own. A context manager.
 
-    Every record is verified when it is read, and a table that is read whole is all that was written: what
-    is not raises StateDamaged.
+    Every record is verified when it is read, and a table that is read to its end is verified to be complete:
+    StateDamaged if it is not.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,14 +27,13 @@ class StateFile:
 
     @property
     def applied(self) -> Index:
-        """The last log entry that is part of this state."""
+        """Index of the last log entry that is part of this state."""
         return self._tables.summary.applied
 
     def scan(self, table: str, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key < end (None: to the end), in key order.
 
-        Short keys only: what is kept apart for the length of its key is not seen. Nothing from a table that
-        is not there.
+        Only keys of up to 511 bytes. Nothing if there is no such table.
         """
         with self._tables.env.begin() as txn:
             yield from self._tables.walk(txn, table, start, end)

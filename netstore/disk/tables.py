@@ -1,37 +1,35 @@
-"""The file of the state: ordered tables in LMDB, in which every record carries a checksum and every table the
-sum of them. Blocks; used by one thread at a time, but for reads.
+"""The tables of the state: ordered records in LMDB, verified when they are read. Blocks; used by one thread
+at a time, except for reads.
 
-A record is stored as its bytes and four more, the CRC-32C of table, key and bytes: a value that rotted, or
-that stands under another key or in another table, does not verify. One record more, in a table of its own,
-is written by each commit (`Summary`): the applied index, how much of the log was on stable storage, and how
-many records each table has and what their checksums add up to. So a whole table that verifies is all of what
-was written, and the newest of it: what LMDB's own pages lose or bring back shows in the sum, what they
-put into another order shows in the order of the keys.
+A table is two LMDB databases: one for keys that LMDB takes (1 to 511 bytes), and one for the others, whose
+records stand under the SHA-256 of their key and begin with the key itself. Every record has a checksum
+(`checksums`), and every commit records what the checksums of each database add up to (`summary`): pages that
+LMDB lost, or that are those of an earlier commit, show in the sum; pages in the wrong order show in the order
+of the keys.
 
-A file from before there were checksums is refused: no release wrote one.
+A file without checksums is refused: no release wrote one.
 """
 
 from __future__ import annotations
 
-import os
 from hashlib import sha256
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, cast
+from typing import TYPE_CHECKING, Final, Protocol, Self, cast
 
 import lmdb
 from google_crc32c import extend
 
-from netstore.codec import (
-    Malformed,
-    crc32c,
-    layout,
-    prefixed,
-    read_prefixed,
-    read_u64,
-    read_varint,
-    u64,
-    varint,
+from netstore.codec import Malformed, prefixed, read_prefixed
+from netstore.disk.checksums import (
+    CHECK,
+    CHECK_BYTES,
+    JOINED_BYTES,
+    RESIDUE,
+    add_checksum,
+    database_seed,
+    is_intact,
 )
+from netstore.disk.lmdbfile import MAX_DATABASES, check_length, damaged, extend_to_length, open_mapped
+from netstore.disk.summary import EMPTY_SUM, EMPTY_SUMMARY, SUM_MODULUS, Sum, Summary
 from netstore.errors import NetstoreError, StateDamaged
 from netstore.types import Index
 
@@ -43,148 +41,30 @@ if TYPE_CHECKING:
 
 
 class Changes(Protocol):
-    """What is to be written by table and key, None for what is to be erased: the last of each holds."""
+    """Changes to commit: table and key -> value, None to delete. The last one of each key counts."""
 
     def items(self) -> Iterable[tuple[tuple[str, bytes], bytes | None]]:
         """All of them, in order."""
 
 
-FORMAT: Final = 1
-"""Version of the records and of the summary. A later one is refused."""
+VERIFY_RECORDS: Final = 64
+"""Records that are looked up in one call when a whole file is verified."""
 
-_CHECK: Final = layout("I")
-_pack_check: Final = _CHECK.pack
-CHECK_BYTES: Final = 4
-"""What each record is longer than what was written."""
+LOOKUP_RECORDS: Final = 16
+"""Records that `get_many` looks up in one call."""
 
-STEP_RECORDS: Final = 64
-"""Records that are looked up at once when a table is verified."""
-
-LOOKED_UP: Final = 16
-"""Records that are looked up at once for a reader."""
-
-JOINED_BYTES: Final = 4096
-"""Up to this size copying a record behind its key is cheaper than a second call for its checksum."""
-
-RESIDUE: Final = 0x48674BC7
-"""The CRC-32C of any bytes with their own CRC-32C behind them (a property of all CRCs whose result is
-inverted: what is left after the check does not depend on the bytes).
-"""
-
-_OWN: Final = "netstore"
-_OWN_KEY: Final = b"summary"
-_FIRST_OWN: Final = "engine"
-"""The table that files from before there were checksums have."""
+_SUMMARY_DATABASE: Final = "netstore"
+_SUMMARY_KEY: Final = b"summary"
+_UNCHECKED_DATABASE: Final = "engine"
+"""A database that only files without checksums have."""
 
 _LONG: Final = "long:"
-"""Prefix of the table beside each table for keys that LMDB does not take: over 511 bytes, or empty."""
-
-_MOST_TABLES: Final = 64
-HEADROOM_BYTES: Final = 384 << 20
-"""Address space that the map leaves to everything else: a segment of the log that is read, the buffers of a
-small budget, and the stacks and arenas of a few threads.
-"""
-
-_LEAST_MAP: Final = 16 << 20
-
-_META: Final = layout("16xIIQQ48xIHHQQQQQQQ")
-"""LMDB's meta page (0.9, 64 bits): page head, magic, version, address, map size; the tree of free pages; of
-the tree of tables: page size, flags, depth, pages, entries and root; last page, transaction.
-"""
-_PAGE_BYTES_AT: Final = 40
-_PAGE_SIZES: Final = (4096, 8192, 16384, 32768, 65536)
-_META_MAGIC: Final = 0xBEEFC0DE
-_META_VERSION: Final = 1
-
-
-class Sum(NamedTuple):
-    """What a table holds: how many records, and the sum of their checksums (modulo 2**64)."""
-
-    records: int
-    total: int
-
-
-NOTHING: Final = Sum(0, 0)
-_MODULUS: Final = 2**64
-
-
-class Summary(NamedTuple):
-    """What the last commit said of the file."""
-
-    applied: Index
-    log: bytes
-    """How far the log was on stable storage (`disk.diagnose.Position`), empty when that was not told."""
-    sums: dict[str, Sum]
-    """By the names of LMDB's tables."""
-    format: int = FORMAT
-    """0: nothing was ever written."""
-
-    def encode(self) -> bytes:
-        """The record, without its checksum."""
-        sums = (
-            prefixed(name.encode()) + u64(each.records) + u64(each.total) for name, each in self.sums.items()
-        )
-        head = varint(FORMAT) + u64(self.applied) + prefixed(self.log) + varint(len(self.sums))
-        return head + b"".join(sums)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Summary:
-        """The inverse. Malformed for anything else; NetstoreError for what a later version wrote."""
-        version, at = read_varint(data, 0)
-        if version > FORMAT:
-            raise NetstoreError(f"written in format {version}, this version reads up to {FORMAT}: upgrade")
-        applied, at = read_u64(data, at)
-        log, at = read_prefixed(data, at)
-        count, at = read_varint(data, at)
-        sums = {}
-        for _ in range(count):
-            name, at = read_prefixed(data, at)
-            records, at = read_u64(data, at)
-            total, at = read_u64(data, at)
-            sums[name.decode()] = Sum(records, total)
-        if at != len(data):
-            raise Malformed(f"{len(data) - at} bytes too many")
-        return cls(Index(applied), log, sums, version)
-
-
-NEW: Final = Summary(Index(0), b"", {}, 0)
-"""Of a file that is not there yet."""
-
-
-def seed(table: str) -> int:
-    """What the checksums of one of LMDB's tables go on from."""
-    return crc32c(table.encode())
-
-
-def sealed(start: int, key: bytes, value: bytes) -> tuple[bytes, int]:
-    """A record as it is stored, and its checksum. `start` is the table's `seed`."""
-    if len(value) > JOINED_BYTES:
-        check = extend(extend(start ^ len(key), key), value)
-    else:
-        check = extend(start ^ len(key), key + value)
-    return value + _pack_check(check), check
-
-
-def fits(start: int, key: bytes, stored: bytes) -> bool:
-    """Whether a record is what was written under this key of this table. 0.2 us, and 40 us a MiB."""
-    check: int
-    if len(stored) > JOINED_BYTES:
-        check = extend(extend(start ^ len(key), key), stored)
-    else:
-        check = extend(start ^ len(key), key + stored)
-    return check == RESIDUE
-
-
-def damaged(path: Path, what: str) -> StateDamaged:
-    """The file is not what was written."""
-    return StateDamaged(
-        f"{path}: {what}; nothing was changed: restore this member from its peers or from a backup"
-    )
+"""Prefix of the database for the keys of a table that LMDB does not take: over 511 bytes, or empty."""
 
 
 class Tables:
-    """One open file. A read that meets what was not written so raises StateDamaged, naming file, table and
-    key; nothing is changed by it.
+    """One open file. A read of something that is not what was written raises StateDamaged, which names file,
+    database and key; nothing is changed.
     """
 
     def __init__(self, path: Path, env: lmdb.Environment, summary: Summary) -> None:
@@ -193,55 +73,56 @@ class Tables:
         self.env = env
         self.summary = summary
         self.longest = env.max_key_size()
-        self._seeds = {name: seed(name) for name in (_OWN, *summary.sums)}
+        """Bytes of the longest key that LMDB takes."""
+        self._seeds = {name: database_seed(name) for name in (_SUMMARY_DATABASE, *summary.sums)}
         self._dbs: dict[str, lmdb._Database] = {}
 
     @classmethod
     def open(cls, path: Path, names: Sequence[str], map_bytes: int) -> Self:
-        """Open to read and write, made with these tables, and mode 0600, if it is not there.
+        """Open to read and write. A file that does not exist is made, with mode 0600 and these tables.
 
-        NetstoreError when it is of another format. StateDamaged when it is no state, or not a whole one;
+        NetstoreError for a file of another format. StateDamaged for one that is no state, or is incomplete;
         OSError or lmdb.Error when it cannot be opened.
         """
         check_length(path)
-        env = _mapped(path, map_bytes)
+        env = open_mapped(path, map_bytes)
         try:
-            found = _summary(path, env)
+            found = _find_summary(path, env)
             wanted = [each for name in names for each in (name, _LONG + name)]
             sums = {} if found is None else found.sums
             fresh = [name for name in wanted if name not in sums]
             summary = Summary(
                 found.applied if found else Index(0),
                 found.log if found else b"",
-                sums | dict.fromkeys(fresh, NOTHING),
+                sums | dict.fromkeys(fresh, EMPTY_SUM),
             )
             tables = cls(path, env, summary)
             if fresh:
                 with env.begin(write=True) as txn:
-                    for name in (_OWN, *fresh):
+                    for name in (_SUMMARY_DATABASE, *fresh):
                         env.open_db(name.encode(), txn)
                     tables._put_summary(txn, summary)
-            tables._open_tables()
+            tables._open_databases()
         except BaseException:
             env.close()
             raise
         return tables
 
     @classmethod
-    def read(cls, path: Path, *, short: bool = False) -> Self:
-        """Open only to read, a file that nobody writes. StateDamaged when it is no state, or is cut short.
+    def read(cls, path: Path, *, allow_short: bool = False) -> Self:
+        """Open to read a file that nobody writes. StateDamaged when it is no state, or is cut short.
 
-        `short`: it may be, and reading what is not there ends the process.
+        `allow_short`: open it also if it is cut short; reading a page that is not there ends the process.
         """
         try:
-            if not short:
+            if not allow_short:
                 check_length(path)
-            env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, max_dbs=_MOST_TABLES)
+            env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, max_dbs=MAX_DATABASES)
         except (lmdb.Error, OSError) as error:
             raise damaged(path, f"not a state that can be read ({error})") from error
         try:
-            tables = cls(path, env, _summary(path, env) or NEW)
-            tables._open_tables()
+            tables = cls(path, env, _find_summary(path, env) or EMPTY_SUMMARY)
+            tables._open_databases()
         except lmdb.Error as error:
             env.close()
             raise damaged(path, f"not a state that can be read ({error})") from error
@@ -250,8 +131,8 @@ class Tables:
             raise
         return tables
 
-    def _open_tables(self) -> None:
-        own = [_OWN] if self.summary.format else []
+    def _open_databases(self) -> None:
+        own = [_SUMMARY_DATABASE] if self.summary.format else []
         for name in (*own, *self.summary.sums):
             try:
                 self._dbs[name] = self.env.open_db(name.encode(), create=False)
@@ -259,12 +140,12 @@ class Tables:
                 raise damaged(self.path, f"table {name} is missing") from None
 
     @property
-    def names(self) -> list[str]:
-        """LMDB's tables, without the summary's."""
+    def databases(self) -> list[str]:
+        """The LMDB databases of all tables; not the summary's."""
         return list(self.summary.sums)
 
     def count(self, table: str) -> int:
-        """How many records the last commit says a table has, long keys included."""
+        """How many records the last commit recorded for a table, long keys included."""
         sums = self.summary.sums
         return sums[table].records + sums[_LONG + table].records
 
@@ -275,13 +156,13 @@ class Tables:
     # --- reading
 
     @staticmethod
-    def beside(table: str) -> str:
-        """LMDB's table for those keys of a table that LMDB does not take."""
+    def long_database(table: str) -> str:
+        """The database for those keys of a table that LMDB does not take."""
         return _LONG + table
 
-    def place(self, table: str, key: bytes) -> tuple[str, bytes]:
-        """Where the value under a key lies: in which of LMDB's tables, and under which key of that. What lies
-        in the table itself lies under the key itself.
+    def locate(self, table: str, key: bytes) -> tuple[str, bytes]:
+        """The database that has the record of a key, and the key in that database. For keys that LMDB takes
+        these are the table's name and the key itself.
         """
         if 0 < len(key) <= self.longest:
             return table, key
@@ -289,104 +170,114 @@ class Tables:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value under a key. About 1.5 us."""
-        name, place = self.place(table, key)
+        database, place = self.locate(table, key)
         try:
             with self.env.begin() as txn:
-                stored = txn.get(place, db=self._dbs[name])
+                stored = txn.get(place, db=self._dbs[database])
         except lmdb.Error as error:
-            raise self._unreadable(name, error) from error
+            raise self._read_error(database, error) from error
         if stored is None:
             return None
-        if len(stored) <= JOINED_BYTES and extend(self._seeds[name] ^ len(place), place + stored) == RESIDUE:
+        if (
+            len(stored) <= JOINED_BYTES
+            and extend(self._seeds[database] ^ len(place), place + stored) == RESIDUE
+        ):
             value = stored[:-CHECK_BYTES]
         else:
-            value = self._opened(name, place, stored)
-        return value if name is table else _split(value)[1]
+            value = self._verified_value(database, place, stored)
+        return value if database is table else _split(value)[1]
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The values under keys that LMDB takes, where there are any. About 1 us each."""
+        """The values under those of these keys that have one. LMDB must take all of the keys. About 1 us
+        each.
+        """
         start = self._seeds[table]
         found = {}
         try:
             with self.env.begin() as txn:
                 cursor = txn.cursor(self._dbs[table])
-                # A few at a time: what was stored is let go of before the next is read, into the same memory.
-                for at in range(0, len(keys), LOOKED_UP):
-                    for key, stored in cursor.getmulti(keys[at : at + LOOKED_UP]):
+                # A few at a time: the memory of one record is freed before the next is read, and used again.
+                for at in range(0, len(keys), LOOKUP_RECORDS):
+                    for key, stored in cursor.getmulti(keys[at : at + LOOKUP_RECORDS]):
                         if len(stored) > JOINED_BYTES:
-                            found[key] = self._opened(table, key, stored)
+                            found[key] = self._verified_value(table, key, stored)
                         elif extend(start ^ len(key), key + stored) == RESIDUE:
                             found[key] = stored[:-CHECK_BYTES]
                         else:
-                            raise self._rotten(table, key)
+                            raise self._damaged_record(table, key)
         except lmdb.Error as error:
-            raise self._unreadable(table, error) from error
+            raise self._read_error(table, error) from error
         return found
 
     def range(
         self, txn: lmdb.Transaction, table: str, start: bytes, end: bytes | None
     ) -> tuple[Iterator[Pair], list[Pair]]:
-        """Pairs with start <= key < end, in key order, as of a transaction: those under keys that LMDB takes,
-        one by one, and the others. A table that is read to its end from its beginning is compared with its
-        sum.
+        """Pairs with start <= key < end (None: to the end), in key order, as of a transaction: those under
+        keys that LMDB takes, read one by one, and a list of the others. See `walk`.
         """
-        long = (pair for _, pair in self.long(txn, table, b"", None))
-        above = sorted(pair for pair in long if start <= pair[0] and (end is None or pair[0] < end))
-        return self.walk(txn, table, start, end), above
+        long = (pair for _, pair in self.walk_long(txn, table, b"", None))
+        others = sorted(pair for pair in long if start <= pair[0] and (end is None or pair[0] < end))
+        return self.walk(txn, table, start, end), others
 
-    def long(
+    def walk_long(
         self, txn: lmdb.Transaction, table: str, start: bytes, end: bytes | None
     ) -> Iterator[tuple[bytes, Pair]]:
-        """The pairs under keys that LMDB does not take, each with its place, in the order of these."""
+        """The pairs under keys that LMDB does not take, each with the hash of its key, in the order of the
+        hashes. `start` and `end` are hashes.
+        """
         return ((place, _split(value)) for place, value in self.walk(txn, _LONG + table, start, end))
 
-    def walk(self, txn: lmdb.Transaction, name: str, start: bytes, end: bytes | None) -> Iterator[Pair]:
-        """The pairs of one of LMDB's tables."""
-        if name not in self._dbs:
+    def walk(self, txn: lmdb.Transaction, database: str, start: bytes, end: bytes | None) -> Iterator[Pair]:
+        """The pairs of one database, in key order. Nothing if there is no such database. When all of it is
+        read, the number of records and the sum of their checksums are compared with the summary.
+        """
+        if database not in self._dbs:
             return
-        first = self._seeds[name]
-        check_at = _CHECK.unpack_from
+        seed = self._seeds[database]
+        check_at = CHECK.unpack_from
         records = total = 0
         last = b""
         try:
-            cursor = txn.cursor(self._dbs[name])
+            cursor = txn.cursor(self._dbs[database])
             if cursor.set_range(start) if start else cursor.first():
                 for key, stored in cast("Iterator[Pair]", cursor):
                     if end is not None and key >= end:
                         return
                     if key <= last:
-                        raise self._rotten(name, key)
+                        raise self._damaged_record(database, key)
                     last = key
                     if len(stored) > JOINED_BYTES:
-                        whole = fits(first, key, stored)
+                        intact = is_intact(seed, key, stored)
                     else:
-                        whole = extend(first ^ len(key), key + stored) == RESIDUE
-                    if not whole:
-                        raise self._rotten(name, key)
+                        intact = extend(seed ^ len(key), key + stored) == RESIDUE
+                    if not intact:
+                        raise self._damaged_record(database, key)
                     records += 1
                     value = stored[:-CHECK_BYTES]
                     total += check_at(stored, len(value))[0]
                     yield key, value
             if not start and end is None:
-                self._compare(name, Sum(records, total % _MODULUS), self._read_summary(txn).sums[name])
+                self._compare(
+                    database, Sum(records, total % SUM_MODULUS), self._read_summary(txn).sums[database]
+                )
         except lmdb.Error as error:
-            raise self._unreadable(name, error) from error
+            raise self._read_error(database, error) from error
 
-    def step(self, txn: lmdb.Transaction, tracker: Tracker, most_records: int, most_bytes: int) -> int:
-        """Verify the next records of a tracker's table, and that each is found by its key; how many bytes
-        they have, 0 when nothing is left.
+    def verify_step(self, txn: lmdb.Transaction, tracker: Tracker, max_records: int, max_bytes: int) -> int:
+        """Verify the next records of a tracker's database, and that each is found by its key; how many bytes
+        they have, 0 when there are no more.
         """
-        name, after = tracker.table, tracker.after
-        first, db = self._seeds[name], self._dbs[name]
+        name, after = tracker.database, tracker.after
+        seed, db = self._seeds[name], self._dbs[name]
         keys: list[bytes] = []
         total = size = 0
         try:
             cursor = txn.cursor(db)
             there = cursor.set_range(after + b"\0") if after else cursor.first()
-            while there and len(keys) < most_records and size < most_bytes:
+            while there and len(keys) < max_records and size < max_bytes:
                 key, stored = cast("Pair", cursor.item())
-                if key <= after or not fits(first, key, stored):
-                    raise self._rotten(name, key)
+                if key <= after or not is_intact(seed, key, stored):
+                    raise self._damaged_record(name, key)
                 total += int.from_bytes(stored[-CHECK_BYTES:], "little")
                 size += len(key) + len(stored)
                 keys.append(key)
@@ -394,7 +285,7 @@ class Tables:
                 there = cursor.next()
             found = {key for key, _ in txn.cursor(db).getmulti(keys)}
         except lmdb.Error as error:
-            raise self._unreadable(name, error) from error
+            raise self._read_error(name, error) from error
         for key in keys:
             if key not in found:
                 raise damaged(self.path, f"table {name}, key {key!r}: it is there, and is not found")
@@ -406,72 +297,80 @@ class Tables:
     def verify(self) -> None:
         """Verify everything. 2 us for each record. Only where nobody writes."""
         with self.env.begin() as txn:
-            for name in self.names:
+            for name in self.databases:
                 tracker = Tracker(name)
-                while self.step(txn, tracker, STEP_RECORDS, 2**20):
+                while self.verify_step(txn, tracker, VERIFY_RECORDS, 2**20):
                     pass
-                self.compare(name, tracker.seen)
+                self.compare(tracker)
 
     def pages(self) -> tuple[int, int]:
-        """Bytes of the file, and of its pages that hold something, as of the last commit."""
+        """Bytes of the file, and of its pages that are in use, as of the last commit."""
         with self.env.begin() as txn:
             stats = [txn.stat(db) for db in self._dbs.values()]
         used = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in stats)
         page = self.env.stat()["psize"]
         return (self.env.info()["last_pgno"] + 1) * page, used * page
 
-    def compare(self, name: str, seen: Sum) -> None:
-        """StateDamaged when this is not what the last commit says of a table."""
-        self._compare(name, seen, self.summary.sums[name])
+    def compare(self, tracker: Tracker) -> None:
+        """StateDamaged when a tracker that has verified all of its database found other records than the last
+        commit recorded.
+        """
+        self._compare(tracker.database, tracker.sum, self.summary.sums[tracker.database])
 
-    def _compare(self, name: str, seen: Sum, expected: Sum) -> None:
-        if seen != expected:
-            what = f"{seen.records} records, {expected.records} were written"
-            if seen.records == expected.records:
+    def _compare(self, database: str, found: Sum, expected: Sum) -> None:
+        if found != expected:
+            what = f"{found.records} records, {expected.records} were written"
+            if found.records == expected.records:
                 what = "not the records that were written last"
-            raise damaged(self.path, f"table {name}: {what}")
+            raise damaged(self.path, f"table {database}: {what}")
 
     def _read_summary(self, txn: lmdb.Transaction) -> Summary:
-        return _decode(self.path, cast("bytes | None", txn.get(_OWN_KEY, db=self._dbs[_OWN])))
+        return _decode(
+            self.path, cast("bytes | None", txn.get(_SUMMARY_KEY, db=self._dbs[_SUMMARY_DATABASE]))
+        )
 
-    def _opened(self, name: str, key: bytes, stored: bytes) -> bytes:
-        if not fits(self._seeds[name], key, stored):
-            raise self._rotten(name, key)
+    def _verified_value(self, database: str, key: bytes, stored: bytes) -> bytes:
+        if not is_intact(self._seeds[database], key, stored):
+            raise self._damaged_record(database, key)
         return stored[:-CHECK_BYTES]
 
-    def _rotten(self, name: str, key: bytes) -> StateDamaged:
+    def _damaged_record(self, database: str, key: bytes) -> StateDamaged:
         shown = repr(key) if len(key) <= 64 else f"{key[:64]!r}..."
-        return damaged(self.path, f"table {name}, key {shown}: not what was written")
+        return damaged(self.path, f"table {database}, key {shown}: not what was written")
 
-    def _unreadable(self, name: str, error: lmdb.Error) -> StateDamaged:
-        """What an error of LMDB says of the state. MemoryError where it is none of the state's."""
+    def _read_error(self, database: str, error: lmdb.Error) -> StateDamaged:
+        """The exception for an error that LMDB raised while reading. Raises MemoryError if it was that."""
         if isinstance(error, lmdb.MemoryError):
-            raise MemoryError  # noqa: TRY004 - it is what LMDB said, in the name the rest of the program knows
-        return damaged(self.path, f"table {name} cannot be read ({error})")
+            raise MemoryError  # noqa: TRY004 - what LMDB says, in the name that callers know
+        return damaged(self.path, f"table {database} cannot be read ({error})")
 
     # --- writing
 
     def write(self, applied: Index, log: bytes, changes: Changes, tracker: Tracker | None = None) -> None:
-        """Commit changes, on stable storage when it returns. lmdb.Error when that fails: nothing changed."""
+        """Commit changes, on stable storage when it returns. lmdb.Error when that fails: nothing changed.
+
+        `tracker` is that of a verification that is under way: what changes among the records it has passed is
+        added to its totals.
+        """
         seeds, dbs, longest = self._seeds, self._dbs, self.longest
-        moved = {name: [each.records, each.total] for name, each in self.summary.sums.items()}
-        seen_records = seen_total = 0
+        sums = {name: [each.records, each.total] for name, each in self.summary.sums.items()}
+        tracked_records = tracked_total = 0
         name = ""
-        # One call per change: LMDB's binding lets the loop run during each, also in `putmulti`.
+        # One call per change: LMDB's binding releases the GIL in each, also in `putmulti`.
         with self.env.begin(write=True) as txn:
             for (table, key), value in changes.items():
-                if name != table:  # nearly all are of one
+                if name != table:  # nearly all are of one table
                     name = table
-                    start, db, count = seeds[name], dbs[name], moved[name]
-                if not 0 < len(key) <= longest:  # `place`, without a call for each
+                    seed, db, count = seeds[name], dbs[name], sums[name]
+                if not 0 < len(key) <= longest:  # as `locate` does, without a call for each key
                     name, value = _LONG + table, None if value is None else prefixed(key) + value  # noqa: PLW2901
                     key = sha256(key).digest()  # noqa: PLW2901
-                    start, db, count = seeds[name], dbs[name], moved[name]
+                    seed, db, count = seeds[name], dbs[name], sums[name]
                 added = check = 0
                 if value is None:
                     old = txn.pop(key, db=db)
                 else:
-                    stored, check = sealed(start, key, value)
+                    stored, check = add_checksum(seed, key, value)
                     old = txn.replace(key, stored, db=db)
                     added = 1
                 if old is not None:
@@ -479,111 +378,54 @@ class Tables:
                     check -= int.from_bytes(old[-CHECK_BYTES:], "little")
                 count[0] += added
                 count[1] += check
-                if tracker is not None and name == tracker.table and key <= tracker.after:
-                    seen_records += added
-                    seen_total += check
-            sums = {name: Sum(records, total % _MODULUS) for name, (records, total) in moved.items()}
-            summary = Summary(applied, log, sums)
+                if tracker is not None and name == tracker.database and key <= tracker.after:
+                    tracked_records += added
+                    tracked_total += check
+            summary = Summary(
+                applied,
+                log,
+                {name: Sum(records, total % SUM_MODULUS) for name, (records, total) in sums.items()},
+            )
             self._put_summary(txn, summary)
         self.summary = summary
-        if tracker is not None:  # not before: what was not committed is tried again
-            tracker.records += seen_records
-            tracker.total += seen_total
-        # Pages that a transaction took and gave back are not written, and may have been the last.
-        missing = shortage(self.path)
-        if missing:
-            os.truncate(self.path, self.path.stat().st_size + missing)
+        if tracker is not None:  # only after the commit: one that failed is tried again
+            tracker.records += tracked_records
+            tracker.total += tracked_total
+        extend_to_length(self.path)
 
     def _put_summary(self, txn: lmdb.Transaction, summary: Summary) -> None:
-        stored, _ = sealed(self._seeds[_OWN], _OWN_KEY, summary.encode())
-        db = self._dbs[_OWN] if _OWN in self._dbs else self.env.open_db(_OWN.encode(), txn)
-        txn.put(_OWN_KEY, stored, db=db)
+        stored, _ = add_checksum(self._seeds[_SUMMARY_DATABASE], _SUMMARY_KEY, summary.encode())
+        name = _SUMMARY_DATABASE
+        db = self._dbs[name] if name in self._dbs else self.env.open_db(name.encode(), txn)
+        txn.put(_SUMMARY_KEY, stored, db=db)
 
 
 class Tracker:
-    """Who goes through a table in steps, with commits between them: what it has seen is kept true by them."""
+    """How far a verification in steps has come in one database, and the totals of the records it has passed.
+    Commits between the steps keep the totals correct (`Tables.write`).
+    """
 
-    __slots__ = ("after", "life", "records", "table", "total")
+    __slots__ = ("after", "database", "generation", "records", "total")
 
-    def __init__(self, table: str) -> None:
-        self.table = table
-        self.life = -1
-        """Of which state: it may be replaced meanwhile."""
+    def __init__(self, database: str) -> None:
+        self.database = database
+        self.generation = -1
+        """Of the file that is verified, which may be replaced between steps (`shared.SharedTables`); -1
+        before the first step.
+        """
         self.after = b""
-        """Everything up to this key was seen."""
+        """All records up to this key were verified."""
         self.records = 0
         self.total = 0
 
     @property
-    def seen(self) -> Sum:
-        """What was seen, as it is now."""
-        return Sum(self.records, self.total % _MODULUS)
+    def sum(self) -> Sum:
+        """What the verified records add up to."""
+        return Sum(self.records, self.total % SUM_MODULUS)
 
 
-def is_room_for(size: int) -> bool:
-    """Whether there is so much address space: a map that cannot be made again after it was given up would be
-    none at all.
-    """
-    try:
-        mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=0).close()
-    except OSError:
-        return False
-    return True
-
-
-def _mapped(path: Path, map_bytes: int) -> lmdb.Environment:
-    """Open with a map of this size, or of less where there is not so much address space, down to the file."""
-    least = max(_LEAST_MAP, path.stat().st_size if path.exists() else 0)
-    while map_bytes // 2 >= least and not is_room_for(map_bytes + HEADROOM_BYTES):
-        map_bytes //= 2
-    while True:
-        try:
-            return lmdb.open(
-                str(path), subdir=False, map_size=map_bytes, max_dbs=_MOST_TABLES, mode=0o600, readahead=False
-            )
-        except lmdb.MemoryError:
-            if map_bytes // 2 < least:
-                raise
-            map_bytes //= 2
-
-
-def shortage(path: Path) -> int:
-    """How many bytes the file is shorter than it says it is. Reading what is not there would end the process
-    (SIGBUS), not the read. A file that is not there, or empty, is a new one, and short of nothing.
-
-    StateDamaged when it is no state.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_META.size)
-            page = int.from_bytes(head[_PAGE_BYTES_AT : _PAGE_BYTES_AT + 4], "little")
-            file.seek(page)
-            other = file.read(_META.size)
-            size = file.seek(0, os.SEEK_END)
-    except FileNotFoundError:
-        return 0
-    if not size:
-        return 0
-    newest, pages = -1, 0
-    for data in (head, other):
-        if len(data) == _META.size:
-            magic, version, *_, last, transaction = _META.unpack(data)
-            if magic == _META_MAGIC and version == _META_VERSION and transaction > newest:
-                newest, pages = transaction, last + 1
-    if newest < 0 or page not in _PAGE_SIZES:
-        raise damaged(path, "not a state that can be read (its first pages are not those of one)")
-    return max(0, pages * page - size)
-
-
-def check_length(path: Path) -> None:
-    """StateDamaged when the file is cut short."""
-    missing = shortage(path)
-    if missing:
-        raise damaged(path, f"cut short: the last {missing} bytes are gone")
-
-
-def summary_in(path: Path) -> Summary:
-    """What the last commit said of a file that is not open in this process. Blocks.
+def read_summary(path: Path) -> Summary:
+    """The summary of a file that is not open in this process. Blocks.
 
     StateDamaged when it is no state.
     """
@@ -592,35 +434,35 @@ def summary_in(path: Path) -> Summary:
     return tables.summary
 
 
-def _summary(path: Path, env: lmdb.Environment) -> Summary | None:
+def _find_summary(path: Path, env: lmdb.Environment) -> Summary | None:
     """The summary; None when the file is new."""
     try:
-        own = env.open_db(_OWN.encode(), create=False)
+        own = env.open_db(_SUMMARY_DATABASE.encode(), create=False)
     except lmdb.NotFoundError:
-        _refuse_written(path, env)
+        _check_is_new(path, env)
         return None
     with env.begin() as txn:
-        return _decode(path, txn.get(_OWN_KEY, db=own))
+        return _decode(path, txn.get(_SUMMARY_KEY, db=own))
 
 
 def _decode(path: Path, stored: bytes | None) -> Summary:
-    if stored is None or not fits(seed(_OWN), _OWN_KEY, stored):
-        raise damaged(path, f"table {_OWN}, key {_OWN_KEY!r}: not what was written")
+    if stored is None or not is_intact(database_seed(_SUMMARY_DATABASE), _SUMMARY_KEY, stored):
+        raise damaged(path, f"table {_SUMMARY_DATABASE}, key {_SUMMARY_KEY!r}: not what was written")
     try:
         return Summary.decode(stored[:-CHECK_BYTES])
     except Malformed as error:
-        raise damaged(path, f"table {_OWN}: {error}") from None
+        raise damaged(path, f"table {_SUMMARY_DATABASE}: {error}") from None
     except NetstoreError as error:
         raise NetstoreError(f"{path}: {error}") from None
 
 
-def _refuse_written(path: Path, env: lmdb.Environment) -> None:
-    """A file without a summary must be new."""
+def _check_is_new(path: Path, env: lmdb.Environment) -> None:
+    """Raise the reason why a file has no summary, unless nothing was ever written to it."""
     try:
-        env.open_db(_FIRST_OWN.encode(), create=False)
+        env.open_db(_UNCHECKED_DATABASE.encode(), create=False)
     except lmdb.NotFoundError:
         if env.info()["last_txnid"]:
-            raise damaged(path, f"table {_OWN} is missing") from None
+            raise damaged(path, f"table {_SUMMARY_DATABASE} is missing") from None
         return
     raise NetstoreError(
         f"{path}: written without checksums, by a build before the first release; this version does not read"
@@ -629,7 +471,7 @@ def _refuse_written(path: Path, env: lmdb.Environment) -> None:
     )
 
 
-def _split(stored: bytes) -> Pair:
-    """The key and value of a pair in a table for long keys."""
-    key, at = read_prefixed(stored, 0)
-    return key, stored[at:]
+def _split(value: bytes) -> Pair:
+    """The key and value of a record in a database for long keys."""
+    key, at = read_prefixed(value, 0)
+    return key, value[at:]

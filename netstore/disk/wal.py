@@ -1,10 +1,9 @@
-"""The write-ahead log: replay, append a batch, mark a snapshot, drop what it covers. Decides; the Device
-does.
+"""The write-ahead log: replay it, append batches, mark snapshots, remove segments. All I/O is the Device's.
 
-A batch is one write, reported by the device after its sync; nothing may be acknowledged before. What is found
-damaged is never cut (`diagnose`). A segment is removed only when the next one, and a mark that covers it, are
-known to be on stable storage. Each segment opens with the latest hard state and mark, so what stays is always
-complete.
+A batch is one write, which the device reports after its sync; nothing may be acknowledged before. Damaged
+records are never cut off (`diagnose`). A segment is removed only when the next one, and a mark that covers
+it, are known to be on stable storage. Each segment begins with the latest hard state and mark, so the
+remaining segments are always a complete log.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from netstore.disk.diagnose import (
     diagnose,
     segment_name,
 )
-from netstore.disk.frame import Identity, Kind, Place, lay
+from netstore.disk.frame import Identity, Kind, Place, encode_record
 from netstore.errors import CorruptData
 from netstore.raft.entry import Entry, HardState, SnapshotMeta, decode_entries, encode_entries
 from netstore.raft.invariant import InvariantBroken
@@ -39,46 +38,46 @@ if TYPE_CHECKING:
     from netstore.seams import Device
 
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
-"""Size of a segment; a batch that does not fit opens the next one. Large enough that rolling is rare."""
+"""Size of a segment; a batch that does not fit begins the next one. Large, so that this is rare."""
 
 _NAME: Final = re.compile(r"([0-9a-f]{16})\.wal")
 
 
 @dataclass(slots=True)
 class Replay:
-    """What the log says: the latest hard state and mark, and the entries after the mark, without a gap."""
+    """The content of a log: the latest hard state and mark, and all entries after the mark."""
 
     hard_state: HardState | None = None
     mark: SnapshotMeta | None = None
     entries: list[Entry] = field(default_factory=list)
     cut: CutTail | None = None
-    """The unfinished write that was removed from the end, if there was one."""
+    """The torn write that was cut off the end, if there was one."""
 
     @property
     def last(self) -> Index:
-        """The last entry, of those the mark stands for if there is none after it."""
+        """Index of the last entry; that of the mark if there is none after it."""
         if self.entries:
             return self.entries[-1].index
         return Index(self.mark.index if self.mark else 0)
 
 
-def _to_nobody(_: int) -> None:
+def _no_progress(_: int) -> None:
     pass
 
 
 class _State(NamedTuple):
-    """Where the log stands: what a failed write takes back."""
+    """The end of the log; a failed write restores the state before it."""
 
     segment: int
     place: Place
     hard_state: bytes
     mark: bytes
     highest: int
-    """Highest index in this segment."""
+    """The highest index in this segment."""
     start: int
-    """The index of the mark."""
+    """Index of the mark."""
     last: int | None
-    """The last entry, or the mark where that is further; None in a log with neither."""
+    """Index of the last entry, or of the mark if that is higher; None in a log with neither."""
 
 
 class _Closed(NamedTuple):
@@ -87,15 +86,15 @@ class _Closed(NamedTuple):
 
 
 class Wal:
-    """One member's log on one device. Everything is a plain call on the loop; after `open` nothing blocks.
+    """One member's log on one device. Called on the loop; nothing after `open` blocks, except `close`.
 
-    Completions come in the order of the calls. When a write fails, it and everything after it that was
-    already under way is reported as failed, in order, and the log stands where it stood before: the same
-    batch may be appended again, unless the error is `SyncFailed`, after which only a restart helps.
+    Completions come in the order of the calls. When a write fails, it and all writes after it that are under
+    way are reported as failed, in order, and the log ends where it did before: the same batch may be appended
+    again, unless the error is `SyncFailed`, after which only a restart helps.
 
-    Until the last of those is reported nothing is taken: it would be kept, and they are not. InvariantBroken
-    for who tries, and for entries that do not follow what is there: a log that no start could read is not
-    written.
+    Nothing may be written before the last of those failures is reported, because it would be kept while they
+    are not. That raises InvariantBroken, and so do entries that do not follow the last one: no start could
+    read such a log.
     """
 
     def __init__(self, device: Device, identity: Identity, segment_bytes: int, found: Diagnosis) -> None:
@@ -109,10 +108,10 @@ class Wal:
         self._seed = identity.seed(max(number, 0))
         self._synced = Position(number, *found.end)
         self._marked = 0
-        self._life = 0
+        self._epoch = 0
         self._under_way = 0
         self._failing = 0
-        """How many of them have failed and are still to be reported."""
+        """How many of them will be reported as failed."""
 
     @classmethod
     def open(
@@ -121,20 +120,20 @@ class Wal:
         identity: Identity,
         segment_bytes: int = SEGMENT_BYTES,
         *,
-        told: bytes = b"",
-        moved: Callable[[int], object] = _to_nobody,
+        position: bytes = b"",
+        progress: Callable[[int], object] = _no_progress,
     ) -> tuple[Wal, Replay]:
-        """Read the whole log, cut an unfinished write from its end, and be ready to append. Blocks.
+        """Read the whole log, cut a torn write off its end, and be ready to append. Blocks.
 
-        `told` is what `position` said once and somebody else kept. `moved` gets how many bytes were read so
-        far, after each segment.
+        `position` is an earlier result of the method `position`, as the state recorded it. `progress` is
+        called after each segment with how many bytes were read so far.
 
-        CorruptData when something that was safe once cannot be read; the text names file and offset, nothing
-        is changed. NetstoreError, with the fix, for a log of another format. Holds the payloads of all
-        segments that are left in memory.
+        CorruptData when something that was synced cannot be read; its text names file and offset, and nothing
+        is changed. NetstoreError, with the fix, for a log of another format. The payloads of all segments are
+        in memory meanwhile.
         """
-        notes = (Position.decode(note, identity) for note in (told, *device.notes()))
-        found = diagnose(_segments(device, moved), identity, filter(None, notes))
+        notes = (Position.decode(note, identity) for note in (position, *device.notes()))
+        found = diagnose(_segments(device, progress), identity, filter(None, notes))
         verdict = found.verdict
         if isinstance(verdict, Refuse):
             raise CorruptData(
@@ -149,7 +148,7 @@ class Wal:
         return wal, replay
 
     def position(self) -> bytes:
-        """How far the log is on stable storage, for who keeps it beside: `open` asks for it. 1 us."""
+        """How far the log is on stable storage, for the state to record and for `open`. 1 us."""
         number = self._synced.segment
         return self._synced.encode(self._identity.seed(number)) if number >= 0 else b""
 
@@ -161,11 +160,11 @@ class Wal:
         *,
         held: bool = False,
     ) -> None:
-        """Write one batch: a hard state, consecutive entries, or both. `done` gets None once it is on stable
-        storage. A batch that is `held` may wait for `release`.
+        """Write one batch: a hard state, consecutive entries, or both. `done` is called with None once it is
+        on stable storage. A batch that is `held` may wait for `release`.
 
-        Entries at or below an index written before replace it and all after it. About 10 us, 30 us for 64
-        small entries. MemoryError, also of `mark`: nothing was done, and it may be tried again.
+        The entries replace all entries from the index of the first one on. About 10 us, 30 us for 64 small
+        entries. MemoryError, also of `mark`: nothing was done, and it may be tried again.
         """
         state = self._state
         kept = b"" if hard_state is None else hard_state.encode()
@@ -177,7 +176,7 @@ class Wal:
                 raise InvariantBroken(f"entry {first} given to a log of entries {state.start + 1} to {last}")
             last = entries[-1].index
             highest = max(highest, last)
-        after = _State(  # in full: `_replace` takes four times as long, and a batch may be a single write
+        after = _State(  # `_replace` takes four times as long, and a batch may be a single small write
             state.segment,
             state.place,
             kept or state.hard_state,
@@ -189,16 +188,16 @@ class Wal:
         self._write(Kind.BATCH, payload, after, done, held=held)
 
     def release(self) -> None:
-        """Begin with the batch that was held; see `seams.Device.release`."""
+        """Write the batch that is held now. See `seams.Device.release`."""
         self._device.release()
 
     def mark(
         self, meta: SnapshotMeta, done: Callable[[OSError | None], None], *, replaces: bool = False
     ) -> None:
-        """Note that a snapshot at `meta`, already on stable storage, stands for all entries up to its index.
+        """Record that a snapshot at `meta`, which is on stable storage, replaces all entries up to its index.
 
-        If the log holds no entry with that index and term, the snapshot `replaces` the whole log (Raft,
-        section 5.1): what is appended next follows it.
+        If the log has no entry with that index and term, the snapshot `replaces` the whole log (Raft, section
+        5.1): what is appended next follows it.
         """
         encoded = meta.encode()
         last = meta.index if replaces else max(self._state.last or 0, meta.index)
@@ -206,7 +205,7 @@ class Wal:
         self._write(Kind.MARK, encoded, after, partial(self._set_mark, meta.index, done))
 
     def drop_before(self, index: Index) -> None:
-        """Remove the oldest segments that hold only entries below `index` and under the durable mark."""
+        """Remove the oldest segments that have only entries below `index` and up to the durable mark."""
         bound = min(index, self._marked + 1)
         while (
             self._closed
@@ -216,9 +215,9 @@ class Wal:
             self._device.remove(segment_name(self._closed.popleft().segment))
 
     def close(self) -> None:
-        """Finish what is under way, note that it was, and close the device. Blocks."""
+        """Finish what is under way and close the device; seals the log if nothing is under way. Blocks."""
         if self._under_way == 0 and self._state.segment >= 0:
-            data, _ = lay(self._seed, self._state.place, Kind.SEAL, b"", self._synced.at)
+            data, _ = encode_record(self._seed, self._state.place, Kind.SEAL, b"", self._synced.at)
             self._device.write(segment_name(self._state.segment), self._state.place.at, data, _ignore)
         self._device.close()
 
@@ -236,31 +235,33 @@ class Wal:
         *,
         held: bool = False,
     ) -> None:
-        """Lay one record, in the next segment if this one is full, and give it to the device.
+        """Encode one record, in the next segment if this one is full, and give it to the device.
 
-        `after` is the state once it is written, but for its place. MemoryError: nothing was done.
+        `after` is the state once it is written, except for segment and place. MemoryError: nothing was done.
         """
         if self._failing:
-            raise InvariantBroken("a record was given to a log that has not reported all that failed")
+            raise InvariantBroken("a record was written to a log that has not reported all failures")
         before = self._state
         number, start, synced, seed = before.segment, before.place.at, self._synced, self._seed
-        data, place = lay(seed, before.place, kind, payload, synced.at if synced.segment == number else 0)
+        data, place = encode_record(
+            seed, before.place, kind, payload, synced.at if synced.segment == number else 0
+        )
         full = place.at > self._segment_bytes
         if full or number < 0:
             number, start = number + 1, 0
             seed = self._identity.seed(number)
             previous = before.place if number else START
             opening = Opening(self._identity, number, previous, before.hard_state, before.mark)
-            head, place = lay(seed, Place(0, seed), Kind.OPENING, opening.encode(), 0)
-            data, place = lay(seed, place, kind, payload, 0)
+            head, place = encode_record(seed, Place(0, seed), Kind.OPENING, opening.encode(), 0)
+            data, place = encode_record(seed, place, kind, payload, 0)
             data = head + data
         state = _State(number, place, after.hard_state, after.mark, after.highest, after.start, after.last)
         end = Position(number, *place)
-        settle = partial(self._settle, self._life, before, end, done)
+        settle = partial(self._settle, self._epoch, before, end, done)
         closes = full and before.segment >= 0
         if closes:
             self._closed.append(_Closed(before.segment, before.highest))
-        # Nothing else is changed before the device has it: where memory is short, any line may be the last.
+        # Nothing else is changed before the device has it, because any line may raise MemoryError.
         try:
             self._device.write(segment_name(number), start, data, settle, end.encode(seed), held=held)
         except MemoryError:
@@ -272,7 +273,7 @@ class Wal:
 
     def _settle(
         self,
-        life: int,
+        epoch: int,
         before: _State,
         end: Position,
         done: Callable[[OSError | None], None],
@@ -281,8 +282,8 @@ class Wal:
         self._under_way -= 1
         if error is None:
             self._synced = end
-        elif life == self._life:  # the first of those that fail together
-            self._life += 1
+        elif epoch == self._epoch:  # the first of those that fail together
+            self._epoch += 1
             self._failing = self._under_way
             self._state = before
             self._seed = self._identity.seed(max(before.segment, 0))
@@ -318,7 +319,7 @@ class Wal:
 
 
 class _Log:
-    """Folds records into what they leave."""
+    """Replays records one by one."""
 
     def __init__(self) -> None:
         self.hard_state = b""
@@ -327,7 +328,7 @@ class _Log:
         self._entries: list[Entry] = []
 
     def take(self, kind: int, payload: bytes) -> int:
-        """Fold one record in; the highest index it holds, 0 for none."""
+        """Replay one record; the highest index in it, 0 for none."""
         if kind == Kind.OPENING:
             opening = Opening.decode(payload)
             self.hard_state = opening.hard_state
@@ -373,13 +374,13 @@ class _Log:
         held = self._entries
         if held:
             place = meta.index - held[0].index
-            # Before the first: segments that held it were dropped, and what follows it stays.
+            # If it is before the first: the segments that had it were removed, and all entries stay.
             if place >= 0 and (place >= len(held) or held[place].term != meta.term):
                 held.clear()
 
 
-def _segments(device: Device, moved: Callable[[int], object]) -> Iterator[Segment]:
-    """The log's files in order, read one at a time; other names are somebody else's."""
+def _segments(device: Device, progress: Callable[[int], object]) -> Iterator[Segment]:
+    """The log's files in order, read one at a time. Files with other names are ignored."""
     size = 0
     for name in device.names():
         match = _NAME.fullmatch(name)
@@ -391,9 +392,9 @@ def _segments(device: Device, moved: Callable[[int], object]) -> Iterator[Segmen
                     f"write-ahead log: {name} cannot be read: {error.strerror or error}"
                 ) from error
             size += len(data)
-            moved(size)
+            progress(size)
             yield Segment(name, int(match[1], 16), data)
 
 
 def _ignore(_error: OSError | None) -> None:
-    """Nobody waits for a seal: without it the log is judged as after a crash."""
+    """A seal that was not written: the log is judged as after a crash."""

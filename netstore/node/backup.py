@@ -2,8 +2,8 @@
 member.
 
 The state is copied as of its last commit, after a commit of everything acknowledged so far, and rewritten as
-a bbolt file (`disk.boltfile`): history back to the compacted revision, leases, alarms and members. One is
-made at a time. Both files lie beside the state and need up to twice its room while it is made; what a
+a bbolt file (`etcdfile.boltwriter`): history back to the compacted revision, leases, alarms and members. One
+is made at a time. Both files lie beside the state and need up to twice its room while it is made; what a
 crash leaves of them is removed when the next one is made.
 """
 
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 import msgspec
 
 from netstore.codec import varint
-from netstore.disk import boltfile
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, NetstoreError, Reason, StateDamaged, no_space, refusal
+from netstore.etcdfile import boltwriter
 from netstore.state import tables
 from netstore.state.members import MemberInfo
 from netstore.state.tables import RECORDS
@@ -138,7 +138,7 @@ class Backups:
             file = _private(bolt)
             try:
                 with StateFile(state) as source:
-                    size = boltfile.write(file, buckets(source))
+                    size = boltwriter.write(file, buckets(source))
                 file.flush()
                 file.seek(0)
             except BaseException:

@@ -10,7 +10,7 @@ No clock but the one given, no Trio, nothing awaited: a turn is atomic, which is
 in here, in the disk or in apply ends the member: half a turn must not be answered.
 
 A state copy from the leader replaces state and log in three durable steps, so that a crash between any two of
-them can be finished or undone at the next start (`disk.images`): the copy is complete on disk before it is
+them can be finished or undone at the next start (`disk.snapshots`): the copy is complete on disk before it is
 offered here; the log is marked with it; the engine takes it. Only then does Raft go on.
 """
 

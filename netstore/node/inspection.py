@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from netstore.disk.datadir import STATE_FILE, DataDir
 from netstore.disk.frame import Identity
-from netstore.disk.posix import NOTES, read_notes
-from netstore.disk.skips import MOST, keep_skips, read_skips, read_stop
+from netstore.disk.notes import NOTES, decode_notes
+from netstore.disk.skipped import MAX_SKIPPED, read_skipped, read_stopped, write_skipped
 from netstore.disk.statefile import StateFile
 from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, NetstoreError
@@ -55,7 +55,7 @@ class _Files:
 
     def notes(self) -> list[bytes]:
         path = self._folder / NOTES
-        return read_notes(path.read_bytes()) if path.exists() else []
+        return decode_notes(path.read_bytes()) if path.exists() else []
 
     def truncate(self, name: str, size: int) -> None:
         """Left to the member's next start."""
@@ -89,8 +89,8 @@ class Inspection:
             self.identity: MemberIdentity = identity
             files = _Files(self._folder.wal_dir)
             _, self.replay = Wal.open(files, Identity(identity.cluster_id, identity.member_id))
-            self._skips = read_skips(path)
-            self._stop = read_stop(path)
+            self._skips = read_skipped(path)
+            self._stop = read_stopped(path)
             self.applied = self._applied()
             self._compare()
         except BaseException:
@@ -138,10 +138,12 @@ class Inspection:
 
     def skip(self, entry: Skip) -> None:
         """Note, on stable storage, that an entry is passed over from the next start on."""
-        if len(self._skips) >= MOST:
-            raise NetstoreError(f"{MOST} entries are skipped already: restore this member from a backup")
+        if len(self._skips) >= MAX_SKIPPED:
+            raise NetstoreError(
+                f"{MAX_SKIPPED} entries are skipped already: restore this member from a backup"
+            )
         self._skips[entry.index] = entry.hash
-        keep_skips(self._folder.path, self._skips)
+        write_skipped(self._folder.path, self._skips)
 
     def _compare(self) -> None:
         """CorruptData when the log cannot be the one that the state comes from."""

@@ -2,7 +2,7 @@
 
 Order of opening: verify the state file if the last process did not close it; open the log, which cuts an
 unfinished write from its end; finish or undo the installation of a state copy that a crash interrupted
-(`disk.images`); open the engine; load the state machine from it. Entries between the applied index of the
+(`disk.snapshots`); open the engine; load the state machine from it. Entries between the applied index of the
 state and the end of the log are not applied here: Raft does that once it knows what is committed.
 """
 
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import trio
 
-from netstore.disk import images
-from netstore.disk.apart import examined, records
+from netstore.disk import snapshots
 from netstore.disk.datadir import STATE_FILE
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
-from netstore.disk.skips import read_skips
+from netstore.disk.skipped import read_skipped
+from netstore.disk.verification import readable_records, summary_of_state
 from netstore.disk.wal import Wal
 from netstore.errors import NetstoreError
 from netstore.node import bootstrap
@@ -82,27 +82,27 @@ class Storage:
         identity = folder.identity
         with ExitStack() as parts:
             path = folder.state_dir / STATE_FILE
-            told = examined(path, self._not_verified, progress.verifying)
+            summary = summary_of_state(path, self._not_verified, progress.verifying)
             self.device = device = PosixDevice(folder.wal_dir, deliver)
             parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
             self.wal, self.replay = Wal.open(
-                device, owner, told=told.log, moved=partial(progress.moved, "reading the log")
+                device, owner, position=summary.log, progress=partial(progress.moved, "reading the log")
             )
             parts.callback(self.wal.close)
             if self.replay.cut is not None:
                 log.warning("log_tail_cut", file=self.replay.cut.name, offset=self.replay.cut.offset)
             self.mark = self.replay.mark or SnapshotMeta()
-            placed = images.settle(
+            installed = snapshots.recover_install(
                 folder.state_dir,
                 path,
-                told.applied,
+                summary.applied,
                 self.mark.index,
                 self.replay.last,
                 partial(progress.moved, "checking a copy of the state"),
             )
-            if placed is not None:
-                log.info("state_copy_installed", index=placed)
+            if installed is not None:
+                log.info("state_copy_installed", index=installed)
             self.engine = LmdbEngine(
                 path,
                 deliver,
@@ -114,7 +114,7 @@ class Storage:
             parts.callback(self._close_engine)
             self.engine.log_position = self.wal.position
             self.machine = Machine(self.engine, shares.reads, shares.walks)
-            self.machine.passed_over = read_skips(folder.path)
+            self.machine.passed_over = read_skipped(folder.path)
             if self.machine.passed_over:
                 log.warning("entries_skipped", entries=sorted(self.machine.passed_over))
             progress.loading(self.machine.stored, self.engine.sizes()[1])
@@ -197,7 +197,7 @@ def readable_members(folder: DataDir) -> list[MemberInfo]:
         return []
     decode = msgspec.msgpack.Decoder(MemberInfo).decode
     try:
-        return [decode(record) for record in records(path, MEMBERS)]
+        return [decode(record) for record in readable_records(path, MEMBERS)]
     except (OSError, msgspec.MsgspecError):
         return []
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.disk import images
-from netstore.disk.apart import verified
+from netstore.disk import snapshots
+from netstore.disk.verification import verified_index
 from netstore.errors import CorruptData, MustStop, NetstoreError, StateDamaged
 from netstore.peer.dial import StreamFailed, dial
 from netstore.peer.handshake import Purpose, Verdict, Welcome
@@ -121,7 +121,7 @@ class SnapshotTransfers:
 
     async def _send(self, message: InstallSnapshot) -> None:
         peer = message.to
-        part = images.outgoing(self._folder, peer)
+        part = snapshots.outgoing(self._folder, peer)
         ok = begun = refused = False
         account = self._budget.account()
         try:
@@ -177,7 +177,7 @@ class SnapshotTransfers:
         await self._sync()
         await trio.to_thread.run_sync(self._copy_to, part)
         try:
-            index = await trio.to_thread.run_sync(verified, part)
+            index = await trio.to_thread.run_sync(verified_index, part)
         except StateDamaged as fault:
             self._host.fail(fault)  # what is wrong with the copy is wrong with the state
             raise
@@ -275,7 +275,7 @@ class SnapshotTransfers:
     async def _receive(self, snapshot: IncomingSnapshot) -> None:
         account = self._budget.account()
         account.charge(2 * PIECE_BYTES)  # one piece is written while the next one is received
-        part = self._folder / images.INCOMING
+        part = self._folder / snapshots.INCOMING
         try:
             message, image = await self._take(snapshot, part)
             try:
@@ -304,7 +304,7 @@ class SnapshotTransfers:
 
     async def _take(self, snapshot: IncomingSnapshot, part: Path) -> tuple[InstallSnapshot, Path]:
         """Write the stream to a file, verify it, and make it durable under its final name."""
-        await trio.to_thread.run_sync(images.forget_up_to, self._folder, self._host.machine.applied)
+        await trio.to_thread.run_sync(snapshots.remove_up_to, self._folder, self._host.machine.applied)
         digest = sha256()
         file = await trio.to_thread.run_sync(_create, part)
         try:
@@ -327,12 +327,12 @@ class SnapshotTransfers:
         if snapshot.message is None or digest.digest() != snapshot.reader.digest:
             raise CorruptData("snapshot does not fit its digest")
         try:
-            applied = await trio.to_thread.run_sync(verified, part)
+            applied = await trio.to_thread.run_sync(verified_index, part)
         except StateDamaged as fault:  # not the state of this member: what was received is invalid
             raise CorruptData(str(fault)) from None
         if applied != snapshot.message.meta.index:
             raise CorruptData(f"snapshot has applied {applied}, not {snapshot.message.meta.index}")
-        image = await trio.to_thread.run_sync(images.complete, part, applied, digest.digest())
+        image = await trio.to_thread.run_sync(snapshots.complete, part, applied, digest.digest())
         return snapshot.message, image
 
 

@@ -24,7 +24,7 @@ def content(path: Path) -> str:
         tables.verify()
         shown = [str(tables.summary.applied)]
         with tables.env.begin() as txn:
-            for name in sorted(tables.names):
+            for name in sorted(tables.databases):
                 pairs = list(tables.walk(txn, name, b"", None))
                 shown.append(f"{name} {pairs!r}")
                 if not name.startswith("long:"):

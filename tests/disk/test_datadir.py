@@ -341,7 +341,7 @@ def test_what_a_full_disk_cuts_short_is_written_on_or_fails(
 ) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, bytes(data[:3])))
-    datadir.write_whole(tmp_path, "name", b"all of it")
+    datadir.write_atomically(tmp_path, "name", b"all of it")
     assert (tmp_path / "name").read_bytes() == b"all of it"
 
 

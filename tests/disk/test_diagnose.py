@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.disk.diagnose import Opening, Refuse, Segment, diagnose, segment_name
-from netstore.disk.frame import FRAGMENT, HEAD_BYTES, SECTOR, Frame, Identity, Kind, Place, lay, read
+from netstore.disk.frame import (
+    FRAGMENT,
+    HEAD_BYTES,
+    SECTOR,
+    Frame,
+    Identity,
+    Kind,
+    Place,
+    encode_record,
+    read_frame,
+)
 from netstore.disk.wal import Replay, Wal
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.entry import Entry, EntryKind, HardState
@@ -119,7 +129,8 @@ def test_one_flipped_bit_in_the_data_of_a_stopped_log_is_always_refused(stopped:
         number = int(name.partition(".")[0], 16)
         place = Place(0, IDENTITY.seed(number))
         while (
-            isinstance(frame := read(data, IDENTITY.seed(number), place), Frame) and frame.kind != Kind.SEAL
+            isinstance(frame := read_frame(data, IDENTITY.seed(number), place), Frame)
+            and frame.kind != Kind.SEAL
         ):
             first = frame.after.at - HEAD_BYTES - len(frame.payload)
             for at, image in flips(data, first, frame.after.at):
@@ -334,7 +345,7 @@ def test_a_log_of_another_format_is_refused_by_name_and_is_not_damaged(version: 
     """A damaged log lets the member be replaced under another identity; nothing is wrong with this one."""
     payload = bytes((version,)) + Opening(IDENTITY, 0, Place(0, 0), b"", b"").encode()[1:]
     seed = IDENTITY.seed(0)
-    data, _ = lay(seed, Place(0, seed), Kind.OPENING, payload, 0)
+    data, _ = encode_record(seed, Place(0, seed), Kind.OPENING, payload, 0)
     disk = {segment_name(0): data}
     platter = Platter(disk)
     with pytest.raises(
@@ -353,11 +364,11 @@ def test_an_opening_of_another_place_is_refused() -> None:
         (opening.encode()[:-1], "cut short"),
         (Opening(IDENTITY, 1, Place(0, 0), b"", b"").encode(), "does not begin with its opening"),
     ):
-        data, _ = lay(seed, Place(0, seed), Kind.OPENING, payload, 0)
+        data, _ = encode_record(seed, Place(0, seed), Kind.OPENING, payload, 0)
         found = diagnose([Segment(segment_name(0), 0, data)], IDENTITY)
         assert isinstance(found.verdict, Refuse)
         assert why in found.verdict.why
-    data, _ = lay(seed, Place(0, seed), Kind.BATCH, opening.encode(), 0)
+    data, _ = encode_record(seed, Place(0, seed), Kind.BATCH, opening.encode(), 0)
     found = diagnose([Segment(segment_name(0), 0, data)], IDENTITY)
     assert isinstance(found.verdict, Refuse)
 

@@ -14,9 +14,9 @@ from netstore.disk.frame import (
     Identity,
     Kind,
     Place,
-    lay,
-    read,
-    witness,
+    encode_record,
+    find_proof,
+    read_frame,
 )
 
 IDENTITY = Identity(0xC1, 0xA1)
@@ -34,7 +34,7 @@ places = st.integers(0, 4 * SECTOR).map(lambda at: Place(at, 77))
 def collect(data: bytes, place: Place) -> tuple[list[bytes], Place, Flaw]:
     """All frames from `place` on."""
     found = []
-    while isinstance(frame := read(data, SEED, place), Frame):
+    while isinstance(frame := read_frame(data, SEED, place), Frame):
         found.append(frame.payload)
         place = frame.after
     return found, place, frame
@@ -42,7 +42,7 @@ def collect(data: bytes, place: Place) -> tuple[list[bytes], Place, Flaw]:
 
 @given(places, payloads)
 def test_a_record_comes_back_from_its_frames(place: Place, payload: bytes) -> None:
-    data, after = lay(SEED, place, Kind.BATCH, payload, 5)
+    data, after = encode_record(SEED, place, Kind.BATCH, payload, 5)
     image = bytes(place.at) + data
     parts, end, flaw = collect(image, place)
     assert b"".join(parts) == payload
@@ -54,11 +54,11 @@ def test_a_record_comes_back_from_its_frames(place: Place, payload: bytes) -> No
 def test_every_part_in_a_sector_ends_in_a_byte_that_one_bit_cannot_make_zero(
     place: Place, payload: bytes
 ) -> None:
-    data, after = lay(SEED, place, Kind.BATCH, payload, 0)
+    data, after = encode_record(SEED, place, Kind.BATCH, payload, 0)
     image = bytes(place.at) + data
     at = place
     while at.at < after.at:
-        frame = read(image, SEED, at)
+        frame = read_frame(image, SEED, at)
         assert isinstance(frame, Frame)
         stop = frame.after.at
         start = stop - len(frame.payload) - HEAD_BYTES
@@ -76,31 +76,31 @@ def test_a_frame_verifies_only_in_its_file_at_its_offset_after_its_predecessor(
     image, places, place = b"", [], START
     for payload in records:
         places.append(place)
-        part, place = lay(SEED, place, Kind.BATCH, payload, 0)
+        part, place = encode_record(SEED, place, Kind.BATCH, payload, 0)
         image += part
     number = data.draw(st.integers(1, len(places) - 1))
     there = places[number]
-    assert isinstance(read(image, SEED, there), Frame)
+    assert isinstance(read_frame(image, SEED, there), Frame)
     for seed in (IDENTITY.seed(1), Identity(0xC1, 0xA2).seed(0), Identity(0xC2, 0xA1).seed(0)):
-        assert isinstance(read(image, seed, there), Flaw)
-    assert isinstance(read(image, SEED, there._replace(chain=there.chain ^ 1)), Flaw)
+        assert isinstance(read_frame(image, seed, there), Flaw)
+    assert isinstance(read_frame(image, SEED, there._replace(chain=there.chain ^ 1)), Flaw)
     moved = image[:SECTOR] + image
-    assert isinstance(read(moved, SEED, Place(there.at + SECTOR, there.chain)), Flaw)
+    assert isinstance(read_frame(moved, SEED, Place(there.at + SECTOR, there.chain)), Flaw)
 
 
 @given(st.binary(max_size=200), st.integers(0, 300))
 def test_any_bytes_are_a_flaw_or_a_frame_and_never_an_exception(image: bytes, at: int) -> None:
-    assert isinstance(read(image, SEED, Place(at, 3)), Flaw)
-    assert witness(image, SEED, at) is None
+    assert isinstance(read_frame(image, SEED, Place(at, 3)), Flaw)
+    assert find_proof(image, SEED, at) is None
 
 
 def test_a_witness_must_say_that_the_flaw_was_synced() -> None:
-    image, place = lay(SEED, START, Kind.BATCH, b"one" * 100, 0)
+    image, place = encode_record(SEED, START, Kind.BATCH, b"one" * 100, 0)
     middle = place.at
     for synced in (0, middle):
-        part, place = lay(SEED, place, Kind.BATCH, b"two" * 100, synced)
+        part, place = encode_record(SEED, place, Kind.BATCH, b"two" * 100, synced)
         image += part
     last = len(image) - 300 - HEAD_BYTES
-    assert witness(image, SEED, 0) == last
-    assert witness(image, SEED, middle - 1) == last
-    assert witness(image, SEED, middle) is None
+    assert find_proof(image, SEED, 0) == last
+    assert find_proof(image, SEED, middle - 1) == last
+    assert find_proof(image, SEED, middle) is None

@@ -15,53 +15,11 @@ import pytest
 from netstore.disk import posix
 from netstore.disk.posix import PosixDevice
 from netstore.seams import SyncFailed
+from tests.disk.devices import BLOCK, Disk, Gate, at_rest, failing
 from tests.disk.hand import PATIENCE, Hand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-BLOCK = 64 * 1024
-
-
-class Disk:
-    """A device on a real folder, and what it answered."""
-
-    def __init__(self, folder: Path, file_bytes: int = BLOCK) -> None:
-        self.folder = folder
-        self.hand = Hand()
-        self.device = PosixDevice(folder, self.hand, file_bytes)
-        self.answers: list[tuple[int, OSError | None]] = []
-        self.sent = 0
-        self.end: dict[str, int] = {}
-
-    def write(self, name: str, data: bytes, offset: int | None = None, *, held: bool = False) -> None:
-        at = self.end.get(name, 0) if offset is None else offset
-        self.end[name] = at + len(data)
-        number = self.sent
-        self.sent += 1
-        self.device.write(name, at, data, lambda error: self.answers.append((number, error)), held=held)
-
-    def write_noted(self, name: str, data: bytes, note: bytes) -> None:
-        self.sent += 1
-        at = self.end.get(name, 0)
-        self.end[name] = at + len(data)
-        self.device.write(name, at, data, lambda error: self.answers.append((len(self.answers), error)), note)
-
-    def settle(self) -> list[OSError | None]:
-        """All answers so far, once every write has one; they come in order."""
-        self.hand.until(lambda: len(self.answers) == self.sent)
-        assert [number for number, _ in self.answers] == list(range(self.sent))
-        return [error for _, error in self.answers]
-
-    def content(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes().rstrip(b"\0")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    made = Disk(tmp_path)
-    yield made
-    made.device.close()
 
 
 class Slept:
@@ -80,15 +38,6 @@ class Slept:
         if (name := threading.current_thread().name) != "disk-filler":
             self.threads.append(name)
             self.now += self.seconds
-
-
-def at_rest(disk: Disk) -> None:
-    """Every write has its answer, and the writer sleeps."""
-    disk.settle()
-    until = time.monotonic() + PATIENCE
-    while not disk.device._inbox._asleep:
-        assert time.monotonic() < until
-        time.sleep(0.0001)
 
 
 def lone(disk: Disk, data: bytes = b"lone", name: str = "a") -> None:
@@ -125,7 +74,7 @@ def test_a_held_write_is_left_to_the_writer(disk: Disk, monkeypatch: pytest.Monk
         disk.write("a", b"other", held=True)
     disk.write(
         "b" if why == "another file" else "a",
-        bytes(posix.AT_ONCE_BYTES + 1) if why == "large" else b"lone",
+        bytes(posix.LOOP_SYNC_BYTES + 1) if why == "large" else b"lone",
         held=True,
     )
     disk.device.release()
@@ -184,7 +133,7 @@ def test_answers_come_in_the_order_of_the_writes(disk: Disk, monkeypatch: pytest
 def test_a_sync_that_fails_on_the_loop_ends_the_device(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write("a", b"first")
     at_rest(disk)
-    monkeypatch.setattr(disk.device, "_at_once_from", 0.0)
+    monkeypatch.setattr(disk.device, "_loop_syncs_from", 0.0)
     failing(monkeypatch, "fdatasync", errno.EIO, thread=threading.current_thread().name)
     lone(disk)
     assert isinstance(disk.answers[1][1], SyncFailed)
@@ -197,7 +146,7 @@ def test_a_held_write_that_finds_no_room_leaves_the_file_as_it_was(
 ) -> None:
     disk.write("a", b"first")
     at_rest(disk)
-    monkeypatch.setattr(disk.device, "_at_once_from", 0.0)
+    monkeypatch.setattr(disk.device, "_loop_syncs_from", 0.0)
     failing(monkeypatch, "pwrite", errno.ENOSPC, thread=threading.current_thread().name)
     lone(disk)
     failure = disk.answers[1][1]
@@ -208,85 +157,6 @@ def test_a_held_write_that_finds_no_room_leaves_the_file_as_it_was(
     assert disk.answers[2][1] is None
 
 
-def test_writes_that_are_released_while_the_writer_wakes_and_sleeps_keep_their_order(disk: Disk) -> None:
-    """Both sides take jobs: each job is done once, and never two at the same time."""
-    busy = threading.Lock()
-    put = disk.device._put
-
-    def alone(run: list[Any]) -> OSError | None:
-        assert busy.acquire(blocking=False), "two threads write"
-        try:
-            return put(run)
-        finally:
-            busy.release()
-
-    disk.device._put = alone  # type: ignore[method-assign]
-    disk.device._at_once_from = 0.0
-    for number in range(2_000):
-        disk.write("a", b"%05d" % number, held=number % 3 > 0)
-        if number % 3:
-            disk.device.release()
-        if number % 7 == 0:
-            disk.settle()
-    assert set(disk.settle()) == {None}
-    assert disk.content("a") == b"".join(b"%05d" % number for number in range(2_000))
-
-
-class Gate:
-    """Holds the writer in its first sync until it is opened, and counts calls."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls: list[str] = []
-        self._reached = threading.Event()
-        self._open = threading.Event()
-        self._real_sync = os.fdatasync
-        for name in ("pwrite", "pwritev"):
-            monkeypatch.setattr(os, name, self._counting(name, getattr(os, name)))
-        monkeypatch.setattr(os, "fdatasync", self._sync)
-
-    def _writer(self) -> bool:
-        return threading.current_thread().name == "disk-writer"
-
-    def _counting(self, name: str, real: Callable[..., int]) -> Callable[..., int]:
-        def call(*arguments: Any) -> int:
-            if self._writer():
-                self.calls.append(name)
-            return real(*arguments)
-
-        return call
-
-    def _sync(self, file: int) -> None:
-        if self._writer():
-            self.calls.append("fdatasync")
-            self._reached.set()
-            assert self._open.wait(PATIENCE)
-        self._real_sync(file)
-
-    def wait(self) -> None:
-        assert self._reached.wait(PATIENCE)
-
-    def open(self) -> None:
-        self._open.set()
-
-
-def failing(
-    monkeypatch: pytest.MonkeyPatch, name: str, code: int, *, times: int = 1, thread: str = "disk-writer"
-) -> list[str]:
-    """Let the first `times` calls in one thread fail; the list tells all calls of that thread."""
-    real = getattr(os, name)
-    calls: list[str] = []
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        if threading.current_thread().name == thread:
-            calls.append(name)
-            if len(calls) <= times:
-                raise OSError(code, os.strerror(code))
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(os, name, call)
-    return calls
-
-
 def test_what_is_written_is_there_when_it_is_answered(disk: Disk) -> None:
     for part in (b"one", b"two", b"three"):
         disk.write("a", part)
@@ -294,32 +164,6 @@ def test_what_is_written_is_there_when_it_is_answered(disk: Disk) -> None:
         assert disk.content("a").endswith(part)
     assert disk.content("a") == b"onetwothree"
     assert disk.device.read("a").rstrip(b"\0") == b"onetwothree"
-
-
-def test_a_new_file_is_filled_with_zeros_and_private(disk: Disk) -> None:
-    disk.write("a", b"x")
-    disk.settle()
-    status = (disk.folder / "a").stat()
-    assert status.st_size == BLOCK
-    assert status.st_blocks * 512 >= BLOCK
-    assert status.st_mode & 0o777 == 0o600
-
-
-def test_a_note_is_there_when_its_write_is_answered_and_the_one_before_with_it(disk: Disk) -> None:
-    assert disk.device.notes() == []
-    for number in range(5):
-        disk.write_noted("a", b"x" * 10, b"note %d" % number)
-        assert disk.settle()[-1] is None
-        assert b"note %d" % number in disk.device.notes()
-    assert sorted(disk.device.notes()) == [b"note 3", b"note 4"]
-    assert disk.device.names() == ["a"]
-    assert (disk.folder / "synced").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_note_that_cannot_be_kept_hinders_nothing(disk: Disk) -> None:
-    (disk.folder / "synced").mkdir()
-    disk.write_noted("a", b"x", b"note")
-    assert disk.settle() == [None]
 
 
 def test_writes_that_wait_are_joined_into_one_sync_and_one_delivery(
@@ -352,19 +196,6 @@ def test_a_file_is_synced_before_the_next_one_is_touched(disk: Disk, monkeypatch
     assert set(disk.settle()) == {None}
     assert gate.calls == ["pwrite", "fdatasync"] * 4
     assert (disk.content("a"), disk.content("b")) == (b"xylate", b"z")
-
-
-def test_the_next_file_is_prepared_when_half_of_this_one_is_used(disk: Disk) -> None:
-    disk.write("a", b"x" * (BLOCK // 2))
-    disk.settle()
-    assert not (disk.folder / "spare").exists()
-    disk.write("a", b"x")
-    disk.settle()
-    disk.write("b", b"y")
-    disk.settle()
-    assert disk.device.names() == ["a", "b"]
-    assert not (disk.folder / "spare").exists()
-    assert (disk.folder / "b").stat().st_size == BLOCK
 
 
 def test_a_failed_sync_ends_the_device(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,106 +335,6 @@ def test_a_short_write_is_finished(disk: Disk, monkeypatch: pytest.MonkeyPatch) 
     assert disk.content("a") == b"x-abcdef"
 
 
-@pytest.mark.parametrize(
-    ("call", "code", "thread"),
-    [
-        ("pwrite", errno.ENOSPC, "disk-filler"),
-        ("open", errno.EMFILE, "disk-filler"),
-        ("rename", errno.ENOSPC, "disk-writer"),
-    ],
-)
-def test_a_new_file_that_cannot_be_made_is_a_failed_write(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch, call: str, code: int, thread: str
-) -> None:
-    failing(monkeypatch, call, code, thread=thread)
-    disk.write("a", b"x")
-    disk.write("a", b"y")
-    assert [error.errno for error in disk.settle() if error] == [code, code]
-    assert (disk.folder / "spare").exists() == (call == "rename"), "half a file gives its room back"
-    disk.write("a", b"z", offset=0)
-    assert disk.settle()[-1] is None
-    assert disk.content("a") == b"z"
-
-
-def low_on(disk: Disk) -> int | None:
-    """Why the device will have no next file."""
-    low = disk.device.low
-    return None if low is None else low.errno
-
-
-def test_want_of_room_for_the_next_file_is_told_while_half_of_this_one_is_left(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk.write("a", b"x")
-    disk.settle()
-    assert low_on(disk) is None
-    failing(monkeypatch, "pwrite", errno.ENOSPC, thread="disk-filler")
-    disk.write("a", b"x" * (BLOCK // 2))
-    assert disk.settle()[-1] is None
-    filler = disk.device._spare._filler
-    assert filler is not None
-    filler.join()
-    assert low_on(disk) == errno.ENOSPC
-    disk.write("a", b"y")
-    assert disk.settle()[-1] is None, "there is room in the file"
-    full = os.statvfs_result((1, 1, 10, 0, 0, 0, 0, 0, 0, 255))
-    monkeypatch.setattr(os, "fstatvfs", lambda _: full)
-    disk.device.try_room()
-    assert disk.device._spare._filler is filler, "nothing is tried where there is no room"
-    monkeypatch.undo()
-    disk.device.try_room()
-    disk.write("a", b"z")
-    disk.settle()
-    again = disk.device._spare._filler
-    assert again is not None
-    again.join()
-    assert low_on(disk) is None
-    assert (disk.folder / "spare").exists()
-
-
-def test_room_is_found_again_though_the_write_that_found_none_is_not_repeated(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk.write("a", b"x")
-    disk.settle()
-    failing(monkeypatch, "pwrite", errno.ENOSPC, thread="disk-filler")
-    disk.write("b", b"the next file")
-    assert disk.settle()[-1] is not None
-    assert low_on(disk) == errno.ENOSPC
-    disk.device.try_room()
-    disk.write("a", b"y")
-    assert disk.settle()[-1] is None
-    filler = disk.device._spare._filler
-    assert filler is not None, "the attempt comes before the write behind it"
-    filler.join()
-    assert low_on(disk) is None
-
-
-def test_asking_for_room_twice_keeps_no_write_waiting(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk.write("a", b"x")
-    disk.settle()
-    failing(monkeypatch, "pwrite", errno.ENOSPC, thread="disk-filler")
-    disk.write("a", b"x" * (BLOCK // 2))
-    disk.settle()
-    filler = disk.device._spare._filler
-    assert filler is not None
-    filler.join()
-    answered = threading.Event()
-    real = os.open
-
-    def slow(*arguments: Any, **options: Any) -> int:
-        if threading.current_thread().name == "disk-filler":
-            assert answered.wait(PATIENCE), "the write waits for the second attempt, and that for the first"
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(os, "open", slow)
-    disk.device.try_room()
-    disk.device.try_room()
-    disk.write("a", b"y")
-    assert disk.settle()[-1] is None
-    answered.set()
-
-
 def test_more_than_the_bound_is_refused_in_its_turn(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posix, "MAX_WAITING_BYTES", 10)
     gate = Gate(monkeypatch)
@@ -741,7 +472,7 @@ def test_no_memory_fails_a_write_that_may_be_tried_again(disk: Disk, monkeypatch
 def test_an_answer_is_told_again_when_there_was_no_memory_to_tell_it(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, tries = disk.device._deliver, 0
+    real, tries = disk.device._call_soon, 0
 
     def short(call: Callable[[], object]) -> object:
         nonlocal tries
@@ -750,20 +481,7 @@ def test_an_answer_is_told_again_when_there_was_no_memory_to_tell_it(
             raise MemoryError
         return real(call)
 
-    monkeypatch.setattr(disk.device, "_deliver", short)
+    monkeypatch.setattr(disk.device, "_call_soon", short)
     disk.write("a", b"x")
     assert disk.settle() == [None]
     assert tries == 3
-
-
-def test_a_file_is_made_also_when_no_thread_can_be_started(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", none)
-    disk.write("a", b"x" * BLOCK)
-    disk.write("b", b"y")
-    assert disk.settle() == [None, None]
-    assert disk.content("b") == b"y"

@@ -9,8 +9,8 @@ from netstore.disk.scrub import RECORD_COST, ROUND_SECONDS, STEP_RECORDS, Scrubb
 from netstore.disk.tables import Tracker
 from netstore.types import Index
 from tests.disk.hand import PATIENCE
-from tests.disk.test_engine import Opened
-from tests.disk.test_tables import spoil
+from tests.disk.opened import Opened
+from tests.disk.states import spoil
 from tests.support.member import Lines
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def test_a_commit_that_failed_half_way_is_not_seen_twice(tmp_path: Path) -> None
 
 def test_a_state_that_is_replaced_is_begun_anew() -> None:
     class Replaced:
-        tables = ("plain",)
+        databases = ("plain",)
         steps = 0
 
         def verify_step(self, _tracker: Tracker, _records: int, _bytes: int) -> int | None:

@@ -1,63 +1,29 @@
-"""What rotted in the file of the state is never read for what was written, whichever byte it is."""
+"""A state file whose bytes changed is never read as what was written, whichever byte it is."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-import lmdb
 import pytest
 
-from netstore.disk.apart import verify
-from netstore.disk.tables import Sum, Tables, Tracker, sealed, seed
+from netstore.disk.checksums import add_checksum, database_seed
+from netstore.disk.summary import Sum
+from netstore.disk.tables import Changes, Tables, Tracker
+from netstore.disk.verification import verify
 from netstore.errors import NetstoreError, StateDamaged
-from netstore.types import Index
 from tests.disk.flipper import content
-from tests.disk.test_engine import Opened
+from tests.disk.opened import TABLES
+from tests.disk.states import LARGE, MAP, SMALL, make_state, raw, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from netstore.disk.engine import LmdbEngine
-    from netstore.disk.tables import Changes
-
-
-TABLES: Final = ("plain", "other")
-MAP: Final = 1 << 24
 NUMBER: Final = range(144, 152)
 """Where on one of LMDB's first two pages the number of its commit stands."""
-
-
-def write(path: Path, *commits: Changes) -> None:
-    tables = Tables.open(path, TABLES, MAP)
-    for changes in commits:
-        tables.write(Index(tables.summary.applied + 1), b"note", changes)
-    tables.close()
-
-
-LARGE: Final[tuple[Changes, ...]] = (
-    {("plain", b"%04d" % number): b"v" * (20 + number % 7) for number in range(300)}
-    | {("plain", b"k" * 600): b"long", ("other", b"big"): b"x" * 9000},
-    {("plain", b"%04d" % number): b"newer" for number in range(0, 300, 9)},
-    {("plain", b"%04d" % number): None for number in range(0, 300, 50)} | {("other", b"small"): b""},
-)
-"""A few pages of each kind: branches, leaves, a value of several pages, free ones; long keys."""
-
-SMALL: Final[tuple[Changes, ...]] = (
-    {("plain", b"%d" % number): b"value %d" % number for number in range(9)},
-    {("plain", b"k" * 600): b"long", ("other", b"big"): b"x" * 5000, ("plain", b"3"): None},
-)
-"""The same kinds but for branches, and less on each."""
-
-
-def make_state(path: Path, commits: Sequence[Changes] = LARGE) -> Path:
-    """A state that was written in these commits."""
-    write(path, *commits)
-    return path
 
 
 def outcomes(path: Path, commits: Sequence[Changes], places: Sequence[int], mask: int) -> dict[int, str]:
@@ -81,10 +47,10 @@ def outcomes(path: Path, commits: Sequence[Changes], places: Sequence[int], mask
 
 
 def require_found(path: Path, found: dict[int, str], mask: int) -> None:
-    """Nothing wrong was served. A state of one commit earlier is no wrong one: it says so (`applied`), and
-    the log has the rest or is refused (`images.settle`). Only the numbers of the two newest commits, on
-    LMDB's first two pages, bring it back. What ended the process that read it is found by the one that
-    verifies a state apart, as a member has it done after an end that was not orderly.
+    """Nothing wrong was returned. The state of the commit before is not wrong: it has an older index, and the
+    log has the rest or is refused (`snapshots.recover_install`). It may only be read where the damaged
+    byte is in the transaction number of one of LMDB's two meta pages. Where the process that read it was
+    ended, the one that verifies a state after an unclean shutdown reports damage.
     """
     right = {"same", "found", "ended"}
     assert {
@@ -131,29 +97,11 @@ def test_every_byte_of_a_small_state_is_read_right_or_found_when_it_is_damaged(
     assert Counter(found.values())["found"] > 5_000
 
 
-def test_a_file_cut_short_at_any_page_is_refused(tmp_path: Path) -> None:
-    path = make_state(tmp_path / "state")
-    whole = path.read_bytes()
-    for size in range(1, len(whole), 1024):
-        path.write_bytes(whole[:size])
-        with pytest.raises(StateDamaged, match=r"cut short: the last|not a state"):
-            Tables.open(path, TABLES, MAP)
-        with pytest.raises(StateDamaged, match=r"cut short: the last|not a state"):
-            Tables.read(path)
-        assert path.stat().st_size == size, "nothing was changed"
-
-
-def raw(path: Path, change: Any) -> None:
-    """Change the file behind the back of `Tables`."""
-    with lmdb.open(str(path), subdir=False, max_dbs=20, map_size=MAP) as env, env.begin(write=True) as txn:
-        change(env, txn)
-
-
 def read_all(path: Path) -> None:
     tables = Tables.read(path)
     try:
         with tables.env.begin() as txn:
-            for name in tables.names:
+            for name in tables.databases:
                 list(tables.walk(txn, name, b"", None))
     finally:
         tables.close()
@@ -182,7 +130,7 @@ def test_a_record_that_is_gone_and_one_that_came_back_are_found(tmp_path: Path) 
         read_all(path)
     path.unlink()
     write(path, {("plain", b"a"): b"1"}, {("plain", b"a"): b"2"})
-    older, _ = sealed(seed("plain"), b"a", b"1")
+    older, _ = add_checksum(database_seed("plain"), b"a", b"1")
     raw(path, lambda env, txn: txn.put(b"a", older, db=env.open_db(b"plain", txn)))
     with pytest.raises(StateDamaged, match="table plain: not the records that were written last"):
         read_all(path)
@@ -215,123 +163,7 @@ def test_a_file_from_before_there_were_checksums_is_refused_and_left_as_it_is(tm
     assert path.read_bytes() == before
 
 
-def test_what_a_later_version_wrote_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "state"
-    monkeypatch.setattr("netstore.disk.tables.FORMAT", 2)
-    write(path, {("plain", b"a"): b"1"})
-    monkeypatch.undo()
-    with pytest.raises(NetstoreError, match="written in format 2, this version reads up to 1: upgrade"):
-        Tables.read(path)
-
-
-def spoil(path: Path, value: bytes) -> None:
-    """Flip a bit of a value in the file."""
-    at = path.read_bytes().find(value)
-    assert at > 0
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(bytes((value[0] ^ 1,)))
-
-
-def test_a_read_that_meets_rot_raises_and_is_told_and_is_looked_into_at_the_next_start(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "state"
-    told: list[StateDamaged] = []
-    opened = Opened(path, on_damage=told.append)
-    opened.engine.write(Index(1), {("plain", b"a"): b"good", ("plain", b"b"): b"to be spoiled"})
-    assert opened.sync() is None
-    spoil(path, b"to be spoiled")
-    assert opened.engine.get("plain", b"a") == b"good"
-    with pytest.raises(StateDamaged, match=r"state: table plain, key b'b': not what was written; "):
-        opened.engine.get("plain", b"b")
-    assert len(told) == 1
-    with pytest.raises(StateDamaged):
-        opened.engine.get_many("plain", [b"a", b"b"])
-    with pytest.raises(StateDamaged):
-        list(opened.engine.scan("plain", b"", None))
-    assert len(told) == 1, "once is enough"
-    opened.engine.close()
-    assert path.with_name("state-open").exists()
-    with pytest.raises(StateDamaged, match="key b'b'"):
-        Opened(path)
-
-
-def test_a_record_that_its_owner_misses_is_damage(tmp_path: Path) -> None:
-    told: list[StateDamaged] = []
-    opened = Opened(tmp_path / "state", on_damage=told.append)
-    assert told == [opened.engine.lost("plain", b"x")]
-    opened.engine.close()
-
-
-def go_through(engine: LmdbEngine, trackers: list[Tracker], steps: int) -> None:
-    for _ in range(steps):
-        if not trackers:
-            return
-        if engine.verify_step(trackers[0], 7, 1000) is None:
-            trackers.pop(0)
-
-
-def test_verifying_in_steps_counts_right_whatever_is_committed_between_them(tmp_path: Path) -> None:
-    """Every key moves in and out, before and after the place that was reached."""
-    opened = Opened(tmp_path / "state")
-    engine = opened.engine
-    trackers = [Tracker(table) for table in engine.tables]
-    index = 0
-    while trackers:
-        index += 1
-        keys = [b"%03d" % (index * each % 97) for each in (3, 7, 31)]
-        changes: dict[tuple[str, bytes], bytes | None] = {
-            ("plain", keys[0]): b"%d" % index,
-            ("plain", keys[1]): None,
-            ("other", keys[2] * 200): b"%d" % index if index % 2 else None,
-        }
-        engine.write(Index(index), changes)
-        assert opened.sync() is None
-        go_through(engine, trackers, 1 if index > 60 else 0)
-    assert index > 70
-    engine.close()
-
-
-def test_verifying_in_steps_finds_what_is_gone(tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    write(path, {("plain", b"%03d" % number): b"1" for number in range(50)})
-    raw(path, lambda env, txn: txn.delete(b"030", db=env.open_db(b"plain", txn)))
-    told: list[StateDamaged] = []
-    opened = Opened(path, on_damage=told.append)
-    trackers = [Tracker(table) for table in opened.engine.tables]
-    with pytest.raises(StateDamaged, match="table plain: 49 records, 50 were written"):
-        go_through(opened.engine, trackers, 100)
-    opened.hand.drain()
-    assert len(told) == 1
-    opened.engine.close()
-
-
-def test_a_state_that_was_replaced_is_gone_through_anew(tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    write(tmp_path / "copy", {("plain", b"a"): b"1"})
-    opened = Opened(path)
-    tracker = Tracker("plain")
-    opened.engine.write(Index(1), {("plain", b"b"): b"1"})
-    assert opened.sync() is None
-    assert opened.engine.verify_step(tracker, 1, 1000)
-    done: list[OSError | None] = []
-    opened.engine.install(tmp_path / "copy", done.append)
-    opened.hand.until(lambda: bool(done))
-    with pytest.raises(OSError, match="replaced"):
-        opened.engine.verify_step(tracker, 1, 1000)
-    opened.engine.close()
-
-
-def test_pages_that_were_given_back_are_part_of_the_file(tmp_path: Path) -> None:
-    path = make_state(tmp_path / "state")
-    tables = Tables.read(path)
-    pages = tables.env.info()["last_pgno"] + 1
-    tables.close()
-    assert os.path.getsize(path) >= pages * 4096  # noqa: PTH202
-
-
 def test_sums_are_of_a_table() -> None:
     tracker = Tracker("plain")
     tracker.total = -1
-    assert tracker.seen == Sum(0, 2**64 - 1)
+    assert tracker.sum == Sum(0, 2**64 - 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from netstore.disk.diagnose import segment_name
-from netstore.disk.frame import FRAGMENT, Identity, Kind, Place, lay
+from netstore.disk.frame import FRAGMENT, Identity, Kind, Place, encode_record
 from netstore.disk.wal import Replay, Wal
 from netstore.errors import CorruptData
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
@@ -219,7 +219,7 @@ def test_a_full_segment_is_followed_by_one_that_repeats_what_must_not_be_lost() 
     platter.turn()
     assert segment_name(0) not in platter.disk
     read: list[int] = []
-    replay = Wal.open(platter, IDENTITY, SEGMENT, moved=read.append)[1]
+    replay = Wal.open(platter, IDENTITY, SEGMENT, progress=read.append)[1]
     assert len(read) > 1, "it is told of each segment"
     assert read == [*accumulate(map(len, platter.disk.values()))]
     assert (replay.hard_state, replay.mark) == (hard_state, meta(60))
@@ -279,9 +279,9 @@ def test_nothing_is_taken_until_all_that_failed_is_reported() -> None:
         answers(error)
         left.append(2 - len(left))
         if left[-1]:
-            with pytest.raises(InvariantBroken, match="has not reported all that failed"):
+            with pytest.raises(InvariantBroken, match="has not reported all failures"):
                 wal.append(HardState(Term(1), NodeId(0), Index(0)), [], answers)
-            with pytest.raises(InvariantBroken, match="has not reported all that failed"):
+            with pytest.raises(InvariantBroken, match="has not reported all failures"):
                 wal.mark(meta(1), answers)
         else:
             wal.append(None, entries(1, 1), answers)
@@ -358,7 +358,7 @@ def test_a_stop_with_writes_on_their_way_finishes_them() -> None:
 def test_a_record_that_does_not_decode_is_refused_with_its_file(kind: Kind, payload: bytes, why: str) -> None:
     platter, wal = fresh()
     wal.append(None, [], Answers())
-    data, _ = lay(wal._seed, wal._state.place, kind, payload, 0)
+    data, _ = encode_record(wal._seed, wal._state.place, kind, payload, 0)
     platter.turn()
     platter.write(segment_name(0), wal._state.place.at, data, Answers())
     platter.turn()
@@ -424,7 +424,7 @@ def test_a_log_whose_tail_went_after_it_was_synced_is_refused(kept_by: str) -> N
         platter.disk[name] = platter.disk[name][: end - lost].ljust(SEGMENT, b"\0")
         found = dict(platter.disk)
         with pytest.raises(CorruptData, match=rf"{name} at offset \d+: (ends here, and was on|missing: the)"):
-            Wal.open(platter, IDENTITY, SEGMENT, told=told)
+            Wal.open(platter, IDENTITY, SEGMENT, position=told)
         assert platter.disk == found, "nothing was changed"
 
 
@@ -454,7 +454,7 @@ def test_another_log_of_the_same_member_is_refused() -> None:
         wal.append(None, [entry(index, 2, b"y" * 100)], lambda error: None)
     other.turn()
     with pytest.raises(CorruptData, match="not the records that were on stable storage here"):
-        Wal.open(other, IDENTITY, SEGMENT, told=told)
+        Wal.open(other, IDENTITY, SEGMENT, position=told)
 
 
 def test_a_note_of_another_log_or_of_a_dropped_file_says_nothing() -> None:
@@ -472,14 +472,14 @@ def test_a_note_of_another_log_or_of_a_dropped_file_says_nothing() -> None:
     platter.turn()
     assert segment_name(0) not in platter.disk
     platter.note = early
-    _, replay = Wal.open(platter, IDENTITY, SEGMENT, told=early)
+    _, replay = Wal.open(platter, IDENTITY, SEGMENT, position=early)
     assert replay.last == 41
     stranger = Platter(size=SEGMENT)
     other, _ = Wal.open(stranger, Identity(0xC1, 0xB2), SEGMENT)
     other.append(None, entries(1, 100, 100), lambda error: None)
     stranger.turn()
     for note in (other.position(), b"x", other.position()[:-1], bytes(20)):
-        _, replay = Wal.open(platter, IDENTITY, SEGMENT, told=note)
+        _, replay = Wal.open(platter, IDENTITY, SEGMENT, position=note)
         assert replay.last == 41
 
 
@@ -495,9 +495,9 @@ def test_no_memory_for_a_record_that_opens_a_segment_leaves_the_log_as_it_was(
         def short(*arguments: Any) -> Any:
             if arguments[0] == IDENTITY.seed(1) and arguments[2] == Kind.BATCH:
                 raise MemoryError
-            return lay(*arguments)
+            return encode_record(*arguments)
 
-        monkeypatch.setattr("netstore.disk.wal.lay", short)
+        monkeypatch.setattr("netstore.disk.wal.encode_record", short)
         with pytest.raises(MemoryError):
             wal.append(None, entries(4, 6, SEGMENT // 2), Answers())
         monkeypatch.undo()

@@ -9,7 +9,7 @@ import pytest
 
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.statefile import StateFile
-from netstore.errors import Fault, NetstoreError, Reason, StateDamaged
+from netstore.errors import Fault, Reason, StateDamaged
 from netstore.node.backup import Backups, BoltCopy, buckets
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
 from netstore.state.machine import Machine
@@ -156,24 +156,3 @@ def test_a_state_that_cannot_be_committed(place: Place, monkeypatch: pytest.Monk
     fault = place.make()
     assert isinstance(fault, Fault)
     assert fault.cause == b"etcdserver: no space left on device"
-
-
-def test_what_is_no_state(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"no state" * 1000)
-    with pytest.raises(NetstoreError, match="not a state that can be read"):
-        StateFile(tmp_path / "x")
-
-
-def test_tables_of_a_state_file(place: Place) -> None:
-    place.apply(v3.Put(b"a", b"1"), v3.Put(b"b", b"2"))
-    made = place.make()
-    assert isinstance(made, BoltCopy)
-    made.close()
-    with (place.folder / "copy").open("w+b") as file:
-        place.engine.copy_to(file.fileno())
-    with StateFile(place.folder / "copy") as source:
-        assert list(source.scan("no such table")) == []
-        rows = list(source.scan("v3"))
-        assert [int.from_bytes(key, "big") >> 32 for key, _ in rows] == [2, 3]
-        assert list(source.scan("v3", rows[1][0])) == rows[1:]
-        assert list(source.scan("v3", b"", rows[1][0])) == rows[:1]

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.disk.engine import MemoryEngine
 from netstore.disk.frame import Identity
+from netstore.disk.memoryengine import MemoryEngine
 from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, Fault, Reason
 from netstore.limits import Budget
@@ -280,7 +280,7 @@ def puts_without_memory(member: Solo, monkeypatch: pytest.MonkeyPatch) -> tuple[
 
     first = put(member, b"first")
     member.turn()
-    monkeypatch.setattr("netstore.disk.wal.lay", short)
+    monkeypatch.setattr("netstore.disk.wal.encode_record", short)
     second = put(member, b"second")
     member.turn()
     assert refusal_of_next(member) == Reason.TOO_MANY.text
@@ -1229,7 +1229,7 @@ def test_a_mark_that_could_not_be_written_is_written_when_it_can(
             raise MemoryError
 
         with monkeypatch.context() as patch:
-            patch.setattr("netstore.disk.wal.lay", short)
+            patch.setattr("netstore.disk.wal.encode_record", short)
             assert member.host.compact()
     else:
         assert member.host.compact()

@@ -10,9 +10,9 @@ from netstore.cli.netstored import main
 from netstore.disk.datadir import MemberIdentity
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
-from netstore.disk.skips import keep_skips, keep_stop, read_skips, read_stop
+from netstore.disk.skipped import read_skipped, read_stopped, write_skipped, write_stopped
 from netstore.disk.wal import Wal
-from netstore.errors import CannotApply, CorruptData, NetstoreError
+from netstore.errors import CannotApply, NetstoreError
 from netstore.node.inspection import Inspection
 from netstore.node.member import OWN
 from netstore.raft.change import Change, Step, StepKind
@@ -34,7 +34,7 @@ from tests.support.tree import file_at
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from netstore.disk.engine import MemoryEngine
+    from netstore.disk.memoryengine import MemoryEngine
 
 WHEN = 1_795_000_000_123_000_000
 POISON = seal(b"\x92\x5a\xc4\x00", wall=WHEN)
@@ -101,7 +101,7 @@ def test_a_range_of_it_is_listed(folder: Path, capsys: pytest.CaptureFixture[str
 def applied(folder: Path, upto: int = 5) -> Machine:
     """What a member does with the log at a start."""
     machine = Machine(memory_engine())
-    machine.passed_over = read_skips(folder)
+    machine.passed_over = read_skipped(folder)
     for place, payload in enumerate(PAYLOADS[:upto], 1):
         machine.enter(Index(place), payload)
     return machine
@@ -114,14 +114,14 @@ def test_an_entry_is_skipped_once_it_was_confirmed(folder: Path, capsys: pytest.
         applied(folder)
     flags = ["--data-dir", str(folder), "--skip-entry", "3"]
     hash_ = words.payload_hash(POISON)
-    keep_stop(folder, Index(3), hash_)
+    write_stopped(folder, Index(3), hash_)
     assert main(flags) == 1
     told = capsys.readouterr().err
     assert (
         f"was not skipped: this member would never apply it; to confirm that, add --confirm {hash_}" in told
     )
     assert main([*flags, "--confirm", "0" * 16]) == 1
-    assert read_skips(folder) == {}
+    assert read_skipped(folder) == {}
     assert main([*flags, f"--confirm={hash_}"]) == 0
     said = capsys.readouterr().out
     assert f"netstored --data-dir FOLDER --skip-entry 3 --confirm {hash_}" in said
@@ -139,15 +139,15 @@ def test_only_what_has_ended_the_member_is_skipped(folder: Path, capsys: pytest.
     sound = words.payload_hash(PAYLOADS[1])
     for stopped in ({}, {Index(3): words.payload_hash(POISON)}, {Index(2): "0" * 16}):
         for index, hash_ in stopped.items():
-            keep_stop(folder, index, hash_)
+            write_stopped(folder, index, hash_)
         assert main(["--data-dir", str(folder), "--skip-entry", "2", "--confirm", sound]) == 1
         assert "entry 2 has not ended this member" in capsys.readouterr().err
-        assert read_skips(folder) == {}
-        assert read_stop(folder) == stopped
+        assert read_skipped(folder) == {}
+        assert read_stopped(folder) == stopped
 
 
 def test_a_skip_is_for_the_entry_that_was_seen_only(folder: Path) -> None:
-    keep_skips(folder, {Index(2): "0" * 16})
+    write_skipped(folder, {Index(2): "0" * 16})
     with pytest.raises(CannotApply, match="not the one that --skip-entry was given"):
         applied(folder)
 
@@ -178,15 +178,6 @@ def test_a_folder_that_is_none_is_not_made(tmp_path: Path, capsys: pytest.Captur
 def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
     with Inspection(folder, None), pytest.raises(NetstoreError, match="in use by process"):
         Inspection(folder, None)
-
-
-def test_a_damaged_list_of_skipped_entries_is_refused(folder: Path) -> None:
-    keep_skips(folder, {Index(3): "ab", Index(12): "cd"})
-    assert read_skips(folder) == {3: "ab", 12: "cd"}
-    path = folder / "skipped"
-    path.write_bytes(path.read_bytes().replace(b"entry 3", b"entry 4"))
-    with pytest.raises(CorruptData, match="skipped: damaged"):
-        read_skips(folder)
 
 
 def test_what_is_long_is_told_by_its_size() -> None:

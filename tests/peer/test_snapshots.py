@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import pytest
 import trio
 
-from netstore.disk import images
-from netstore.disk.apart import verified
+from netstore.disk import snapshots
 from netstore.disk.engine import LmdbEngine
+from netstore.disk.verification import verified_index
 from netstore.errors import StateDamaged
 from netstore.limits import Budget
 from netstore.peer import snapshots as module
@@ -130,7 +130,7 @@ async def test_a_snapshot_arrives_complete_durable_and_under_its_name(tmp_path: 
         [(message, image)] = two.host.received
         assert message.meta == SnapshotMeta(Index(5), Term(2), ConfState(voters=(A,)))
         assert (message.sender, message.to, message.term) == (A, B, Term(3))
-        assert verified(image) == 5
+        assert verified_index(image) == 5
         size = image.stat().st_size
         assert arrived[-2:] == [("moved", size), ("verifying", size)]
         assert arrived[:-1] == sorted(arrived[:-1])
@@ -204,12 +204,12 @@ async def test_a_damaged_snapshot_is_not_damage_of_the_receiver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(path: Path) -> Index:
-        if path.name == images.INCOMING:
+        if path.name == snapshots.INCOMING:
             raise StateDamaged("rot")
-        return verified(path)
+        return verified_index(path)
 
     async with pair(tmp_path) as (one, two):
-        monkeypatch.setattr(module, "verified", found)
+        monkeypatch.setattr(module, "verified_index", found)
         await gives_up(one, two, "rot")
 
 
@@ -389,7 +389,7 @@ async def test_an_unreachable_receiver_fails_the_attempt(tmp_path: Path) -> None
 
 async def test_obsolete_snapshot_files_are_removed_before_receiving(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
-        old = two.folder / images.image_name(Index(2), bytes(32))
+        old = two.folder / snapshots.snapshot_name(Index(2), bytes(32))
         old.write_bytes(b"old")
         two.host.machine.applied = Index(2)
         one.copies.request(WISH)

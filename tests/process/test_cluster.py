@@ -200,7 +200,7 @@ def test_a_member_whose_state_differs_stops(cluster: Members) -> None:
 def rewrite(state: Path, key: bytes, old: bytes, new: bytes) -> None:
     """Change a stored value behind the back of a stopped member, so that all checksums fit."""
     found = Tables.read(state)
-    names = found.names
+    names = found.databases
     found.close()
     tables = Tables.open(state, names, 1 << 30)
     try:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 WITHOUT_A_WRITER: Final = """
 import sys
 from netstore.cli.netstored import main
-from netstore.disk import engine
+from netstore.disk import committer
 
 def fall(changes):
     raise OSError(22, "no such clock")
 
-engine._let_go = fall
+committer.free_in_steps = fall
 sys.exit(main())
 """
 """netstored, whose thread that writes the state ends by a fault after its first commit."""

@@ -12,8 +12,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.disk.engine import MemoryEngine
 from netstore.disk.frame import SECTOR
+from netstore.disk.memoryengine import MemoryEngine
 from netstore.seams import SyncFailed
 from netstore.state.tables import TABLES
 from tests.sim.invariants import Violated, require

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.disk.engine import MemoryEngine
+from netstore.disk.memoryengine import MemoryEngine
 from netstore.errors import Fault
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind

@@ -535,14 +535,14 @@ def _always_cuts_tail(patch: pytest.MonkeyPatch) -> None:
 
 
 def _believes_payloads(data: bytes, seed: int, place: Place) -> Frame | Flaw:
-    found = frame.read(data, seed, place)
+    found = frame.read_frame(data, seed, place)
     if found is Flaw.TORN:
         at = frame._aligned(place.at)
         head = data[at : at + frame.HEAD_BYTES]
         if len(head) == frame.HEAD_BYTES and head[-1]:
             check, _, length, synced, mask, kind, _ = frame._HEAD.unpack(head)
             start = at + frame.HEAD_BYTES
-            payload = data[start : start + length].ljust(length, b"\0").translate(frame._masking(mask))
+            payload = data[start : start + length].ljust(length, b"\0").translate(frame._mask_table(mask))
             after = Place(start + length, check)
             return Frame(place.at, kind & ~frame._MORE, bool(kind & frame._MORE), payload, synced, after)
     return found
@@ -944,7 +944,7 @@ MUTANTS: Final = tuple(
             3,
         ),
         ("an acknowledged tail is cut at the start", _always_cuts_tail, _rotten, 0),
-        ("a torn record is accepted", _set(diagnosis, "read", _believes_payloads), _torn, 3),
+        ("a torn record is accepted", _set(diagnosis, "read_frame", _believes_payloads), _torn, 3),
         (
             "segments are dropped before a mark covers them",
             _set(Wal, "drop_before", _drops_all_but_one),

@@ -31,7 +31,7 @@ from tests.support.contents import nodes_of
 from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
-    from netstore.disk.engine import MemoryEngine
+    from netstore.disk.memoryengine import MemoryEngine
     from netstore.state.v3.commands import V3Command
 
 

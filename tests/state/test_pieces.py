@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netstore import errors, parted
-from netstore.disk.engine import LmdbEngine, MemoryEngine
+from netstore.disk.engine import LmdbEngine
+from netstore.disk.memoryengine import MemoryEngine
 from netstore.errors import Fault, NetstoreError, Reason
 from netstore.state import tables
 from netstore.state.commands import Command, encode

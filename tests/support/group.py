@@ -27,7 +27,7 @@ from tests.support.local_member import HandClock, memory_engine
 from tests.support.member import CLUSTER, HandDevice, Lines
 
 if TYPE_CHECKING:
-    from netstore.disk.engine import MemoryEngine
+    from netstore.disk.memoryengine import MemoryEngine
     from netstore.raft.messages import Message
 
 TICK: Final = 100_000_000

@@ -13,7 +13,7 @@ from netstore.api.router import Router
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StatsApi
-from netstore.disk.engine import MemoryEngine
+from netstore.disk.memoryengine import MemoryEngine
 from netstore.errors import Fault
 from netstore.net.exchange import Request
 from netstore.node.jobs import Jobs

@@ -22,7 +22,7 @@ from tests.support.log import KeptLog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.disk.engine import MemoryEngine
+    from netstore.disk.memoryengine import MemoryEngine
     from netstore.limits import Budget
 
 ME = NodeId(7)

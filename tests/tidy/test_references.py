@@ -42,7 +42,7 @@ _WORD: Final = re.compile(r"[\w./*-]+")
 _PATH: Final = re.compile(rf"(?:[\w.*-]+/)*[\w.*-]*\w\.(?:py|md)|(?:{'|'.join(PLACES)})/[\w./*-]*")
 _BARE: Final = re.compile(
     rf"(?<![\w/.:-])(?:(?:{'|'.join(PLACES)})/[\w./-]*[\w/]|[\w/-]+\.(?:py|md)\b"
-    r"|(?:agent|api|cli|client|disk|net|network|node|ops|peer|proto|raft|state|watch)(?:\.[a-z]\w+)+)(?![\w/])"
+    r"|(?:agent|api|cli|client|disk|etcdfile|net|network|node|ops|peer|proto|raft|state|watch)(?:\.[a-z]\w+)+)(?![\w/])"
 )
 _DOTTED: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _NAME: Final = re.compile(r"_+[A-Za-z]\w+|[a-z]+(?:_\w+)+|[A-Z]+(?:_[A-Z0-9]+)+|(?:[A-Z][a-z0-9]+){2,}")

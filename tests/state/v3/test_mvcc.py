@@ -28,7 +28,7 @@ from tests.support.local_member import memory_engine
 from tests.support.settled import settled
 
 if TYPE_CHECKING:
-    from netstore.disk.engine import MemoryEngine
+    from netstore.disk.memoryengine import MemoryEngine
 
 MUCH = 1 << 30
 LEASES = tuple(LeaseGrant(id_, 5) for id_ in (1, 2, -3))

@@ -1,11 +1,10 @@
-"""Verify a state in a process of its own, because what rotted in LMDB's pages may end the process that reads
-them (SIGSEGV, SIGBUS), and a member that ends so would end so again.
+"""Verifies a state file in a process of its own, because LMDB trusts its pages: reading damaged ones may end
+the process (SIGSEGV, SIGBUS), and a member that reads them at its start would end at each start.
 
-`python -m netstore.disk.apart FILE` is that process: it reads everything and says what it found; with the
-name of a table it shows the records of that, one a line. It takes
-2 us for each record, and a tenth of a second to start. A member asks for it where a file is not known to be
-whole: before a received copy takes the place of the state, and at a start after an end that was not
-orderly (`Marker`).
+`python -m netstore.disk.verification FILE` is that process: it reads everything and reports what it found;
+with the name of a table it prints the records of that table, one a line. It takes 2 us for each record, and a
+tenth of a second to start. A member runs it before it uses a file that may be damaged: a received snapshot,
+and the state at a start after an unclean shutdown (`OpenMarker`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from netstore.disk.datadir import sync_folder
-from netstore.disk.tables import NEW, Summary, Tables, damaged, shortage, summary_in
+from netstore.disk.lmdbfile import damaged, extend_to_length, missing_bytes
+from netstore.disk.summary import EMPTY_SUMMARY, Summary
+from netstore.disk.tables import Tables, read_summary
 from netstore.errors import CorruptData, NetstoreError, StateDamaged
 
 if TYPE_CHECKING:
@@ -26,21 +27,21 @@ if TYPE_CHECKING:
 
     from netstore.types import Index
 
-_FOUND: Final = 3
+_EXIT_DAMAGED: Final = 3
 """Exit code of the process when the state is damaged; what is wrong is on its standard error."""
 
-_REFUSED: Final = 4
-"""The same when it cannot be read for another reason."""
+_EXIT_REFUSED: Final = 4
+"""Exit code when the state cannot be read for another reason."""
 
 
 class NotVerified(NetstoreError):  # noqa: N818 - named for what is so
-    """Nothing is known of a state: no process, memory or descriptor was left to look at it. It may be tried
-    again.
+    """It is not known whether a state is damaged: the process could not be run, for want of a process, memory
+    or descriptor. It may be tried again.
     """
 
 
 def verify(path: Path) -> None:
-    """Read all of a state that nobody writes. Blocks; the interpreter is free meanwhile.
+    """Read all of a state file that nobody writes. Blocks, without the GIL.
 
     StateDamaged when something is not what was written, or cannot be read; NetstoreError when it is of a
     later version; NotVerified when the process could not do its work.
@@ -49,25 +50,25 @@ def verify(path: Path) -> None:
         done = _run(path)
     except (OSError, MemoryError) as error:
         raise NotVerified(f"{path}: not verified: no process could be started ({error})") from error
-    said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-    if done.returncode == _FOUND:
-        raise StateDamaged(said)
-    if done.returncode == _REFUSED:
-        raise NetstoreError(said)
+    message = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    if done.returncode == _EXIT_DAMAGED:
+        raise StateDamaged(message)
+    if done.returncode == _EXIT_REFUSED:
+        raise NetstoreError(message)
     if done.returncode in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT):
         name = signal.Signals(-done.returncode).name
         what = f"its pages are damaged: reading them ended a process with {name}"
-        missing = shortage(path)
+        missing = missing_bytes(path)
         raise damaged(path, f"cut short: the last {missing} bytes are gone" if missing else what)
     if done.returncode:
         raise NotVerified(
-            f"{path}: not verified: its process ended with {done.returncode} ({said or 'no word'})"
+            f"{path}: not verified: its process ended with {done.returncode} ({message or 'no word'})"
         )
 
 
-class Marker:
-    """A file beside the state that is there while a member has it open: found at a start, it tells that the
-    last end was not orderly.
+class OpenMarker:
+    """A file beside the state that exists while a member has the state open. One that is found at a start
+    means an unclean shutdown.
     """
 
     def __init__(self, state: Path) -> None:
@@ -79,13 +80,14 @@ class Marker:
         unverified: Callable[[str], object] | None = None,
         verifying: Callable[[int], object] | None = None,
     ) -> None:
-        """Verify the state if it is not known to be whole. Blocks. See `verify`.
+        """Verify the state after an unclean shutdown, or if the file is too short. Blocks. See `verify`.
 
-        `unverified` is told why it could not be: the member may start, because reads verify what they read,
-        and the scrubber goes through the rest. What cannot be verified and is shorter than it says is not
-        opened: NotVerified. `verifying` is told the size of what is about to be read.
+        `verifying` is called with the size of the file before it is read. `unverified` is called with the
+        reason if it could not be verified: the member may start, because every read verifies its records and
+        the scrubber goes through the others. NotVerified if such a file is too short as well: it must not be
+        opened.
         """
-        missing = shortage(self._state)
+        missing = missing_bytes(self._state)
         found = self._path.exists()
         if (found or missing) and self._state.exists() and self._state.stat().st_size:
             if verifying is not None:
@@ -98,44 +100,42 @@ class Marker:
                 if unverified is not None:
                     unverified(str(error))
         if missing:
-            # What is gone was never part of the state: pages that a transaction took and gave back.
-            os.truncate(self._state, self._state.stat().st_size + missing)
+            # Everything could be read, so the missing pages are unused.
+            extend_to_length(self._state)
         if found:
             self._path.unlink()
 
-    def arrive(self) -> None:
-        """The state is about to be opened."""
+    def set(self) -> None:
+        """Before the state is opened."""
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         sync_folder(self._path.parent)
 
-    def leave(self) -> None:
-        """The state was closed in an orderly way."""
+    def clear(self) -> None:
+        """After the state was closed, and no damage was found in it."""
         self._path.unlink(missing_ok=True)
 
 
-def examined(
+def summary_of_state(
     path: Path,
     unverified: Callable[[str], object] | None = None,
     verifying: Callable[[int], object] | None = None,
 ) -> Summary:
-    """What the last commit said of a state that is about to be opened, verified if it is not known to be
-    whole. Blocks. See `Marker.check`.
+    """The summary of a state that is about to be opened, after it was verified if necessary. Blocks. See
+    `OpenMarker.check`.
     """
-    Marker(path).check(unverified, verifying)
-    return summary_in(path) if path.exists() else NEW
+    OpenMarker(path).check(unverified, verifying)
+    return read_summary(path) if path.exists() else EMPTY_SUMMARY
 
 
-def verified(path: Path) -> Index:
-    """What a finished copy has applied, every record of which was verified. Blocks. See `verify`."""
+def verified_index(path: Path) -> Index:
+    """Verify a complete snapshot; its applied index. Blocks. See `verify`."""
     verify(path)
-    return summary_in(path).applied
+    return read_summary(path).applied
 
 
-def records(path: Path, table: str) -> list[bytes]:
-    """The records of a small table as far as they can still be read, of a state that is damaged. Blocks.
-
-    A process that damage ended may have written half of its last line, which is left out.
-    """
+def readable_records(path: Path, table: str) -> list[bytes]:
+    """The records of a small table of a damaged state, as far as they can still be read. Blocks."""
+    # The last line is left out: a process that was ended by damage may have written half of it.
     return [bytes.fromhex(line.decode()) for line in _run(path, table).stdout.split(b"\n")[:-1]]
 
 
@@ -151,25 +151,25 @@ def main(arguments: Sequence[str]) -> int:
     """The process: the exit code."""
     path = Path(arguments[0])
     try:
-        tables = Tables.read(path, short=True)
+        tables = Tables.read(path, allow_short=True)
         if len(arguments) > 1:
-            _show(tables, arguments[1])
+            _print_records(tables, arguments[1])
         else:
             tables.verify()
     except CorruptData as error:
         sys.stderr.write(f"{error}\n")
-        return _FOUND
+        return _EXIT_DAMAGED
     except NetstoreError as error:
         sys.stderr.write(f"{error}\n")
-        return _REFUSED
+        return _EXIT_REFUSED
     return 0
 
 
-def _show(tables: Tables, table: str) -> None:
+def _print_records(tables: Tables, table: str) -> None:
     with tables.env.begin() as txn:
         for _, value in tables.walk(txn, table, b"", None):
             sys.stdout.write(f"{value.hex()}\n")
-            sys.stdout.flush()  # the next one may end this process
+            sys.stdout.flush()  # reading the next one may end this process
 
 
 if __name__ == "__main__":

@@ -8,15 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from netstore.disk import apart
-from netstore.disk.apart import Marker, NotVerified, examined, records, verified, verify
+from netstore.disk import verification
+from netstore.disk.verification import (
+    NotVerified,
+    OpenMarker,
+    readable_records,
+    summary_of_state,
+    verified_index,
+    verify,
+)
 from netstore.errors import NetstoreError, StateDamaged
 from netstore.types import Index
-from tests.disk.test_tables import make_state, spoil, write
+from tests.disk.states import make_state, spoil, write
 
 
 def test_a_whole_state_is_whole(tmp_path: Path) -> None:
-    assert verified(make_state(tmp_path / "state")) == 3
+    assert verified_index(make_state(tmp_path / "state")) == 3
 
 
 def test_what_the_process_finds_is_raised_here(tmp_path: Path) -> None:
@@ -38,7 +45,7 @@ def test_pages_that_end_the_process_are_damage(tmp_path: Path) -> None:
 
 def test_a_later_format_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state"
-    monkeypatch.setattr("netstore.disk.tables.FORMAT", 2)
+    monkeypatch.setattr("netstore.disk.summary.FORMAT", 2)
     write(path, {("plain", b"a"): b"1"})
     with pytest.raises(NetstoreError, match="upgrade") as caught:
         verify(path)
@@ -51,14 +58,14 @@ def test_where_no_process_can_be_started_that_is_told_and_a_copy_is_not_taken(
     path = make_state(tmp_path / "state")
     monkeypatch.setattr("sys.executable", str(tmp_path / "nothing"))
     with pytest.raises(NotVerified, match="no process could be started"):
-        verified(path)
-    Marker(path).arrive()
+        verified_index(path)
+    OpenMarker(path).set()
     told: list[str] = []
     sizes: list[int] = []
-    assert examined(path, told.append, sizes.append).applied == 3
+    assert summary_of_state(path, told.append, sizes.append).applied == 3
     assert [str(path) in each for each in told] == [True]
     assert sizes == [path.stat().st_size], "what is about to be read is told before"
-    assert examined(path, told.append, sizes.append).applied == 3
+    assert summary_of_state(path, told.append, sizes.append).applied == 3
     assert len(sizes) == 1, "nothing is verified after that"
 
 
@@ -79,7 +86,7 @@ def test_what_is_short_and_cannot_be_verified_is_not_opened(
     monkeypatch.setattr("sys.executable", "/bin/false")
     told: list[str] = []
     with pytest.raises(NotVerified):
-        Marker(path).check(told.append)
+        OpenMarker(path).check(told.append)
     assert told == []
 
 
@@ -87,15 +94,15 @@ def test_only_an_end_that_was_not_orderly_is_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[Path] = []
-    monkeypatch.setattr(apart, "verify", looked.append)
+    monkeypatch.setattr(verification, "verify", looked.append)
     path = make_state(tmp_path / "state")
-    marker = Marker(path)
-    assert examined(path).applied == 3
-    marker.arrive()
-    marker.leave()
+    marker = OpenMarker(path)
+    assert summary_of_state(path).applied == 3
+    marker.set()
+    marker.clear()
     marker.check()
     assert looked == []
-    marker.arrive()
+    marker.set()
     marker.check()
     assert looked == [path]
     marker.check()
@@ -104,12 +111,12 @@ def test_only_an_end_that_was_not_orderly_is_looked_into(
 
 def test_a_state_that_is_not_there_or_was_never_written_is_a_new_one(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    assert examined(path).applied == 0
-    Marker(path).arrive()
-    assert examined(path).applied == 0
+    assert summary_of_state(path).applied == 0
+    OpenMarker(path).set()
+    assert summary_of_state(path).applied == 0
     path.touch()
-    Marker(path).arrive()
-    Marker(path).check()
+    OpenMarker(path).set()
+    OpenMarker(path).check()
 
 
 def test_a_file_that_lacks_only_what_was_never_written_gets_it_back(tmp_path: Path) -> None:
@@ -120,29 +127,29 @@ def test_a_file_that_lacks_only_what_was_never_written_gets_it_back(tmp_path: Pa
     os.truncate(path, whole - 4096)
     if b"y" * 100 not in path.read_bytes()[-4096:]:
         pytest.skip("the last page is in use")
-    Marker(path).check()
+    OpenMarker(path).check()
     assert path.stat().st_size == whole
-    assert examined(path).applied == Index(5)
+    assert summary_of_state(path).applied == Index(5)
 
 
 def test_a_file_cut_short_is_damage(tmp_path: Path) -> None:
     path = make_state(tmp_path / "state")
     os.truncate(path, path.stat().st_size // 2 // 4096 * 4096)
     with pytest.raises(StateDamaged, match=r"state: (cut short: the last \d+ bytes are gone|table)"):
-        Marker(path).check()
+        OpenMarker(path).check()
 
 
 def test_the_records_of_a_small_table_can_be_had_from_a_damaged_state(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write(path, {("plain", b"a"): b"spoiled", ("other", b"1"): b"one", ("other", b"2"): b"two"})
     spoil(path, b"spoiled")
-    assert records(path, "other") == [b"one", b"two"]
-    assert records(path, "plain") == []
+    assert readable_records(path, "other") == [b"one", b"two"]
+    assert readable_records(path, "plain") == []
 
 
 def test_half_of_a_record_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """What shows them may end amid one."""
     for half in (b"", b"6", b"61", b"616"):
         shown = subprocess.CompletedProcess((), -7, stdout=b"6f6e65\n74776f\n" + half)
-        monkeypatch.setattr(apart, "_run", lambda *_, shown=shown: shown)
-        assert records(Path("state"), "other") == [b"one", b"two"]
+        monkeypatch.setattr(verification, "_run", lambda *_, shown=shown: shown)
+        assert readable_records(Path("state"), "other") == [b"one", b"two"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk.deliver import ThreadFell, watch_threads
+from netstore.disk.threads import ThreadDied, watch_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ def test_what_ends_a_thread_is_raised_on_the_loop() -> None:
         threading.excepthook = hook
     assert len(told) == 1, "the traceback is printed as before"
     (call,) = calls
-    with pytest.raises(ThreadFell, match=r"thread bad ended by OSError\(22, 'odd'\)") as fell:
+    with pytest.raises(ThreadDied, match=r"thread bad ended by OSError\(22, 'odd'\)") as fell:
         call()
     assert isinstance(fell.value.__cause__, OSError)
 

@@ -1,4 +1,4 @@
-"""The bbolt writer, read back by a plain reader of the format; etcd's own tools judge it in `conformance`."""
+"""The bbolt writer, read back by a simple reader; `tests/conformance` lets etcd's own tools read the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.disk.boltfile import PAGE_BYTES, write
+from netstore.etcdfile.boltwriter import PAGE_BYTES, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ Pairs = dict[bytes, bytes]
 
 
 class Reader:
-    """Walks every page that can be reached, and notes which those are."""
+    """Reads every page that is referenced, and records which those are."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -42,7 +42,7 @@ class Reader:
             for key, kept, inner in self.walk(struct.unpack("<QQ", value)[0]):
                 assert inner == 0
                 found[name][key] = kept
-        assert self.seen == set(range(pages)), "no page is lost"
+        assert self.seen == set(range(pages)), "every page is referenced"
         return found
 
     def head(self, number: int) -> tuple[int, int, int, int]:
@@ -95,7 +95,7 @@ def test_trees_of_several_levels(count: int, key: int, value: int) -> None:
     assert all(one < two for one, two in pairwise(found[b"key"]))
 
 
-def test_both_metas_can_be_trusted() -> None:
+def test_both_metas_are_valid() -> None:
     data = written({b"a": {b"k": b"v"}})
     for number in (0, 1):
         start = number * PAGE_BYTES
@@ -105,4 +105,4 @@ def test_both_metas_can_be_trusted() -> None:
         for byte in fields:
             checksum = (checksum ^ byte) * 0x100000001B3 % 2**64
         assert struct.unpack_from("<Q", data, start + 72) == (checksum,)
-        assert struct.unpack_from("<Q", fields, 48) == (number + 1,), "the second is the younger"
+        assert struct.unpack_from("<Q", fields, 48) == (number + 1,), "the second is the newer"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from netstore.disk import images
-from netstore.disk.apart import examined, verified
+from netstore.disk import snapshots
 from netstore.disk.engine import LmdbEngine
+from netstore.disk.verification import summary_of_state, verified_index
 from netstore.errors import CorruptData
 from netstore.types import Index, NodeId
 
@@ -40,19 +40,19 @@ def value_in(path: Path) -> bytes | None:
 def folder(tmp_path: Path) -> Path:
     """A state at 5, and a received copy at 9 that is not complete yet."""
     make_state(tmp_path / "state", 5, b"old")
-    make_state(tmp_path / images.INCOMING, 9, b"new")
+    make_state(tmp_path / snapshots.INCOMING, 9, b"new")
     return tmp_path
 
 
 def complete(folder: Path) -> Path:
-    part = folder / images.INCOMING
-    return images.complete(part, Index(9), sha256(part.read_bytes()).digest())
+    part = folder / snapshots.INCOMING
+    return snapshots.complete(part, Index(9), sha256(part.read_bytes()).digest())
 
 
 def settle(folder: Path, mark: Index, last: Index) -> Index | None:
     """As a member does it at its start."""
     state = folder / "state"
-    return images.settle(folder, state, examined(state).applied, mark, last)
+    return snapshots.recover_install(folder, state, summary_of_state(state).applied, mark, last)
 
 
 def names(folder: Path) -> set[str]:
@@ -75,7 +75,7 @@ def test_before_the_mark_nothing_has_happened(folder: Path) -> None:
 def test_after_the_mark_it_takes_its_place(folder: Path) -> None:
     image = complete(folder)
     size, read = image.stat().st_size, list[int]()
-    assert images.settle(folder, folder / "state", Index(3), Index(9), LAST, read.append) == 9
+    assert snapshots.recover_install(folder, folder / "state", Index(3), Index(9), LAST, read.append) == 9
     assert read[-1] == size, "it is told how far it was checked"
     assert names(folder) == {"state"}
     assert value_in(folder / "state") == b"new"
@@ -104,7 +104,7 @@ def test_a_state_that_is_gone_is_not_taken_for_a_new_one(folder: Path) -> None:
 
 
 def test_copies_that_were_to_be_sent_are_removed(folder: Path) -> None:
-    images.outgoing(folder, NodeId(0xAB)).write_bytes(b"half")
+    snapshots.outgoing(folder, NodeId(0xAB)).write_bytes(b"half")
     (folder / "kept").write_bytes(b"somebody else's")
     settle(folder, Index(0), LAST)
     assert names(folder) == {"state", "kept"}
@@ -112,9 +112,9 @@ def test_copies_that_were_to_be_sent_are_removed(folder: Path) -> None:
 
 def test_only_copies_that_are_passed_are_forgotten(folder: Path) -> None:
     image = complete(folder)
-    images.forget_up_to(folder, Index(8))
+    snapshots.remove_up_to(folder, Index(8))
     assert image.exists()
-    images.forget_up_to(folder, Index(9))
+    snapshots.remove_up_to(folder, Index(9))
     assert not image.exists()
 
 
@@ -127,14 +127,14 @@ def test_a_copy_has_applied_what_its_engine_had(tmp_path: Path) -> None:
     engine.copy_to(file)
     os.close(file)
     engine.close()
-    assert verified(tmp_path / "copy") == 7
+    assert verified_index(tmp_path / "copy") == 7
     assert value_in(tmp_path / "copy") == b"v"
 
 
 def test_what_is_no_state_has_applied_nothing_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"not a state" * 1000)
     with pytest.raises(CorruptData, match="not a state that can be read"):
-        verified(tmp_path / "state")
+        verified_index(tmp_path / "state")
 
 
 def test_a_log_that_ends_before_the_state_is_not_the_whole_log(folder: Path) -> None:

@@ -1,13 +1,14 @@
 """Writes a bbolt database file: the format of etcd's own snapshots (v3 API, snapshot file compatibility).
 
-Everything is written once, front to back, from sorted pairs: leaves as they fill, then the branches above
-them, then the next bucket, the page of buckets and, over the two pages left free for them, the metas. A file
-made so has no free page. It is read by etcd's tools and can be restored into an etcd.
+Each page is written once, front to back, from sorted pairs: the leaf pages of a bucket, then the branch pages
+above them; then the next bucket; after all buckets the tree that names them. The two meta pages and the page
+of the free list come last, at the start of the file, where room was left for them. No page of the file is
+free. etcd's tools read it, and an etcd can be restored from it.
 
-The layout (numbers little-endian): pages of 4 KiB, a page too small for one pair going on over the next ones
-(`overflow`). A page begins with its number (u64), kind (u16), count (u16) and overflow (u32); then come its
-elements of 16 bytes, each pointing ahead to its key and value, then those. A bucket is an element of the root
-page whose value is the number of its own root page and a sequence, both u64.
+The layout (numbers little-endian): pages of 4 KiB; what is too long for one page continues on the pages after
+it (`overflow`). A page begins with its number (u64), kind (u16), count (u16) and overflow (u32); then come
+its elements of 16 bytes, each with the distance to its key and value, then the keys and values. A bucket is
+an element of the root page whose value is the number of the bucket's root page and a sequence, both u64.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _MOST_ELEMENTS: Final = 0xFFFF
 def write(file: BinaryIO, buckets: Mapping[bytes, Iterable[tuple[bytes, bytes]]]) -> int:
     """Write a database with these buckets to an empty file; its size in bytes, a multiple of the page's.
 
-    Each bucket's pairs come in the order of their keys, each key once. Memory: one page, and key and number
-    of every page of the bucket at hand.
+    The pairs of each bucket must be sorted by key, without duplicates. Memory: one page, and the first key
+    and the number of each page of the bucket that is being written.
     """
     writer = _Writer(file)
     file.write(bytes(_FIRST_PAGE * PAGE_BYTES))
@@ -59,7 +60,7 @@ def write(file: BinaryIO, buckets: Mapping[bytes, Iterable[tuple[bytes, bytes]]]
 
 
 def _meta(number: int, root: int, pages: int) -> bytes:
-    # The younger of the two is in force; a reader falls back to the other where its checksum is wrong.
+    # bbolt uses the meta with the higher transaction number, or the other one if its checksum is wrong.
     transaction = _TRANSACTION - 1 + number
     fields = _META_FIELDS.pack(_MAGIC, _VERSION, PAGE_BYTES, 0, root, 0, _FREELIST_PAGE, pages, transaction)
     page = _HEAD.pack(number, _META, 0, 0) + fields + _CHECKSUM.pack(_fnv1a(fields))
@@ -115,7 +116,7 @@ class _Writer:
         size = _HEAD.size
         for key, page in level:
             more = _BRANCH_ELEMENT.size + len(key)
-            # Two to a page at least, so that each level is smaller than the one below.
+            # At least two to a page, so that each level is smaller than the one below.
             if len(batch) >= 2 and (size + more > PAGE_BYTES or len(batch) == _MOST_ELEMENTS):
                 above.append((batch[0][0], self._branch(batch)))
                 batch, size = [], _HEAD.size

@@ -1,0 +1,314 @@
+"""The open file under several threads: growing, copying, replacing and verifying it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.disk.tables import Tracker
+from netstore.errors import StateDamaged
+from netstore.types import Index
+from tests.disk.hand import PATIENCE
+from tests.disk.opened import LONG, Answers, Opened, copied, hold
+from tests.disk.states import raw, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from netstore.disk.engine import LmdbEngine
+
+
+def test_a_full_map_grows(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", map_bytes=128 * 1024)
+    many = {("plain", b"%06d" % number): os.urandom(200) for number in range(5000)}
+    opened.engine.write(Index(1), many)
+    assert opened.sync() is None
+    assert opened.engine._shared.tables.env.info()["map_size"] > 1_000_000
+    assert all(opened.engine.get(*place) == value for place, value in many.items())
+    opened.engine.close()
+
+
+def test_a_copy_gives_way_when_the_map_must_grow(tmp_path: Path) -> None:
+    """Whoever takes the copy has stopped taking: commits, and so the overlay, do not wait for that."""
+    opened = Opened(tmp_path / "state", map_bytes=8 * 1024 * 1024, commit_interval=0.001)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(10_000)})
+    assert opened.sync() is None
+    source, sink = os.pipe()
+    failures: list[OSError] = []
+
+    def copy_out() -> None:
+        try:
+            engine.copy_to(sink)
+        except OSError as error:
+            failures.append(error)
+
+    copier = threading.Thread(target=copy_out)
+    copier.start()
+    assert os.read(source, 1)
+    engine.write(Index(2), {("plain", b"%06d" % number): b"y" * 300 for number in range(10_000, 30_000)})
+    assert opened.sync() is None
+    assert engine.durable() == 2
+    with os.fdopen(source, "rb") as stream:
+        os.set_blocking(source, False)
+        while copier.is_alive():
+            stream.read(65536)
+    copier.join()
+    os.close(sink)
+    assert [failure.errno for failure in failures] == [errno.EAGAIN]
+    engine.close()
+
+
+def test_commits_go_on_while_a_copy_is_made(opened: Opened) -> None:
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(3000)})
+    assert opened.sync() is None
+    source, sink = os.pipe()
+
+    def copy_out() -> None:
+        engine.copy_to(sink)
+        os.close(sink)
+
+    copier = threading.Thread(target=copy_out)
+    copier.start()
+    first = os.read(source, 1)
+    for index in range(2, 20):
+        changed = {("plain", b"%06d" % number): b"%d" % index * 300 for number in range(index, 3000, 7)}
+        engine.write(Index(index), changed)
+        assert opened.sync() is None
+    with os.fdopen(source, "rb") as stream:
+        copy = first + stream.read()
+    copier.join()
+    path = opened.engine._path.with_name("copy")
+    path.write_bytes(copy)
+    again = Opened(path)
+    assert again.engine.applied() == 1
+    assert {value for _, value in again.engine.scan("plain", b"", None)} == {b"x" * 300}
+    again.engine.close()
+
+
+def test_the_map_does_not_move_under_a_scan(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", map_bytes=256 * 1024, commit_interval=0.001)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" for number in range(500)})
+    assert opened.sync() is None
+    scan = engine.scan("plain", b"", None)
+    assert next(scan) == (b"000000", b"x")
+    engine.write(Index(2), {("other", b"%06d" % number): b"y" * 300 for number in range(5000)})
+    answers = Answers()
+    engine.sync(answers)
+    assert engine.get("plain", b"000001") == b"x", "a read within a scan"
+    assert len(list(scan)) == 499
+    opened.hand.until(lambda: bool(answers.got))
+    assert answers.got == [None]
+    unread = engine.scan("plain", b"", None)
+    del unread
+    engine.write(Index(3), {("other", b"%07d" % number): b"y" * 300 for number in range(9000)})
+    assert opened.sync() is None
+    engine.close()
+
+
+def test_little_address_space_is_a_small_map_and_a_full_one_no_end(tmp_path: Path) -> None:
+    """In a process of its own: the limit is one of processes."""
+    source = """
+import resource, sys
+from pathlib import Path
+from netstore.disk.engine import LmdbEngine
+from netstore.types import Index
+from tests.disk.hand import Hand
+resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
+hand, told = Hand(), []
+engine = LmdbEngine(Path(sys.argv[1]), hand, ("plain",), told.append, commit_interval=0.001)
+index = 0
+while not told:
+    index += 1
+    engine.write(Index(index), {("plain", b"%d" % index): bytes(8 << 20)})
+    hand.until(lambda: bool(told) or engine.durable() == index)
+    assert index < 200
+assert engine.get("plain", b"1") == bytes(8 << 20)
+print(told[0].errno, index)
+"""
+    command = [sys.executable, "-c", source, str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    number, index = map(int, done.stdout.split())
+    assert number == errno.ENOSPC
+    assert index > 10
+
+
+def test_closing_ends_a_copy(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state")
+    opened.engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(10_000)})
+    assert opened.sync() is None
+    source, sink = os.pipe()
+
+    def copy_out() -> None:
+        with contextlib.suppress(OSError):
+            opened.engine.copy_to(sink)
+
+    copier = threading.Thread(target=copy_out)
+    copier.start()
+    assert os.read(source, 1)
+    opened.engine.close()
+    os.close(source)
+    copier.join()
+    os.close(sink)
+    with pytest.raises(OSError, match="closed"):
+        opened.engine.copy_to(0)
+
+
+def test_a_map_at_its_limit_is_told_tried_again_and_loses_nothing(tmp_path: Path) -> None:
+    opened = Opened(
+        tmp_path / "state", map_bytes=128 * 1024, map_limit_bytes=128 * 1024, commit_interval=0.001
+    )
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(2000)})
+    error = opened.sync()
+    assert error is not None
+    assert error.errno == errno.ENOSPC
+    engine.write(Index(2), {("plain", b"000000"): b"newer", ("plain", b"000001"): None})
+    opened.hand.until(lambda: len(opened.failures) >= 3)
+    assert engine.durable() == 0
+    assert engine.get("plain", b"001999") == b"x" * 300
+    assert engine.get("plain", b"000000") == b"newer"
+    engine._shared.map_limit_bytes = 1 << 30
+    opened.wait_durable()
+    assert engine.durable() == 2
+    engine.close()
+    again = Opened(tmp_path / "state")
+    assert again.engine.get("plain", b"000000") == b"newer"
+    assert again.engine.get("plain", b"000001") is None
+    assert len(list(again.engine.scan("plain", b"", None))) == 1999
+    again.engine.close()
+
+
+def test_a_copy_replaces_everything_also_what_was_not_committed(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Opened(tmp_path / "source")
+    source.engine.write(Index(9), {("plain", b"a"): b"copied", ("other", LONG): b"long"})
+    assert source.sync() is None
+    image = copied(source.engine, tmp_path / "image")
+    source.engine.close()
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"old"): b"1"})
+    assert opened.sync() is None
+    reached, go_on = hold(engine, monkeypatch)
+    engine.write(Index(2), {("plain", b"old"): b"2"})
+    answers = Answers()
+    engine.sync(answers)
+    assert reached.wait(PATIENCE)
+    engine.write(Index(3), {("plain", b"pending"): b"3"})
+    engine.install(image, answers)
+    assert answers.got == []
+    go_on.set()
+    opened.hand.until(lambda: len(answers.got) == 2)
+    assert answers.got == [None, None]
+    assert (engine.applied(), engine.durable()) == (9, 9)
+    assert list(engine.scan("plain", b"", None)) == [(b"a", b"copied")]
+    assert (engine.get("plain", b"pending"), engine.get("other", LONG)) == (None, b"long")
+    assert not image.exists()
+    engine.write(Index(10), {("plain", b"b"): b"after"})
+    assert opened.sync() is None
+    assert engine.durable() == 10
+
+
+def test_a_copy_that_cannot_be_put_in_place_ends_the_engine(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state")
+    answers = Answers()
+    opened.engine.install(tmp_path / "none", answers)
+    opened.hand.until(lambda: bool(answers.got))
+    assert isinstance(answers.got[0], FileNotFoundError)
+    with pytest.raises(FileNotFoundError):
+        opened.engine.close()
+
+
+@pytest.mark.root
+def test_a_really_full_disk_is_told_and_recovers_when_there_is_room(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    try:
+        (folder / "ballast").write_bytes(bytes(512 * 1024))
+        opened = Opened(folder / "state", commit_interval=0.001)
+        opened.engine.write(Index(1), {("plain", b"small"): b"1"})
+        assert opened.sync() is None
+        opened.engine.write(Index(2), {("plain", b"%06d" % number): b"x" * 300 for number in range(1500)})
+        error = opened.sync()
+        assert error is not None
+        assert error.errno == errno.ENOSPC
+        assert opened.engine.durable() == 1
+        (folder / "ballast").unlink()
+        opened.wait_durable()
+        opened.engine.close()
+        again = Opened(folder / "state")
+        assert len(list(again.engine.scan("plain", b"", None))) == 1501
+        again.engine.close()
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def go_through(engine: LmdbEngine, trackers: list[Tracker], steps: int) -> None:
+    for _ in range(steps):
+        if not trackers:
+            return
+        if engine.verify_step(trackers[0], 7, 1000) is None:
+            trackers.pop(0)
+
+
+def test_verifying_in_steps_counts_right_whatever_is_committed_between_them(tmp_path: Path) -> None:
+    """Every key moves in and out, before and after the place that was reached."""
+    opened = Opened(tmp_path / "state")
+    engine = opened.engine
+    trackers = [Tracker(table) for table in engine.databases]
+    index = 0
+    while trackers:
+        index += 1
+        keys = [b"%03d" % (index * each % 97) for each in (3, 7, 31)]
+        changes: dict[tuple[str, bytes], bytes | None] = {
+            ("plain", keys[0]): b"%d" % index,
+            ("plain", keys[1]): None,
+            ("other", keys[2] * 200): b"%d" % index if index % 2 else None,
+        }
+        engine.write(Index(index), changes)
+        assert opened.sync() is None
+        go_through(engine, trackers, 1 if index > 60 else 0)
+    assert index > 70
+    engine.close()
+
+
+def test_verifying_in_steps_finds_what_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write(path, {("plain", b"%03d" % number): b"1" for number in range(50)})
+    raw(path, lambda env, txn: txn.delete(b"030", db=env.open_db(b"plain", txn)))
+    told: list[StateDamaged] = []
+    opened = Opened(path, on_damage=told.append)
+    trackers = [Tracker(table) for table in opened.engine.databases]
+    with pytest.raises(StateDamaged, match="table plain: 49 records, 50 were written"):
+        go_through(opened.engine, trackers, 100)
+    opened.hand.drain()
+    assert len(told) == 1
+    opened.engine.close()
+
+
+def test_a_state_that_was_replaced_is_gone_through_anew(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write(tmp_path / "copy", {("plain", b"a"): b"1"})
+    opened = Opened(path)
+    tracker = Tracker("plain")
+    opened.engine.write(Index(1), {("plain", b"b"): b"1"})
+    assert opened.sync() is None
+    assert opened.engine.verify_step(tracker, 1, 1000)
+    done: list[OSError | None] = []
+    opened.engine.install(tmp_path / "copy", done.append)
+    opened.hand.until(lambda: bool(done))
+    with pytest.raises(OSError, match="replaced"):
+        opened.engine.verify_step(tracker, 1, 1000)
+    opened.engine.close()
