@@ -12,7 +12,7 @@ youngest generation is also collected after each `WORKED_SECONDS` of work.
 
 The price: a cycle of objects that were frozen is never freed. That is every cycle that lived long, and a few
 that were short-lived and just there. So what lives long and is dropped again (connections, streams, watches,
-leases) has to break its cycles itself, as `net.connection.Closed` does, and a frame must not keep an
+leases) has to break its cycles itself, as `net.session.Closed` does, and a frame must not keep an
 exception that refers to the frame.
 
 The cost of a traversal is that of all references: a list of a million numbers is walked whole. Large

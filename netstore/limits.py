@@ -45,8 +45,8 @@ class Budget:
         self.used = 0
         """Bytes that are held now."""
         self.promised = 0
-        """How many of them are reserved for whole request bodies (`net.intake`): they are freed when those
-        requests are done; nobody waits, or is cut, because of them.
+        """How many of them are reserved for whole request bodies (`net.bodyadmission`): they are freed when
+        those requests are done; nobody waits, or is cut, because of them.
         """
 
     def share(self, limit: int) -> Budget:
@@ -107,7 +107,7 @@ class Account:
         """How many of them are not freed by sending faster, such as open streams. Set by `charge`."""
         self.promised = 0
         """How many of them are reserved for request bodies that are being read or worked on, for their whole
-        size (`net.intake`).
+        size (`net.bodyadmission`).
         """
         self.coming = 0
         """How many of those belong to bodies that are not complete: the owner must be read for them."""

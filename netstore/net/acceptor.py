@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.connection import Connection
-    from netstore.net.crowd import Crowd
+    from netstore.net.connectionlimit import ConnectionLimit
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
     from netstore.seams import Log
@@ -41,7 +41,7 @@ class Acceptor:
         self,
         reactor: Reactor,
         epoll: select.epoll,
-        crowd: Crowd[Connection],
+        crowd: ConnectionLimit[Connection],
         log: Log,
         clock: Callable[[], float],
     ) -> None:

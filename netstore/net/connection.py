@@ -1,8 +1,8 @@
 """One accepted socket and what stands between it and its session: TLS, what is not sent yet, and the time.
 
-`reactor` decides whose turn it is and makes every call in here; `Session` is what a codec has to offer. A
-connection does a bounded piece of work in a turn: one read, one piece of what its session has to hand over,
-and `SEND_SIZE` bytes sent.
+`reactor` decides whose turn it is and makes every call in here; `session.Session` is what a codec has to
+offer. A connection does a bounded piece of work in a turn: one read, one piece of what its session has to
+hand over, and `SEND_SIZE` bytes sent.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import select
 import socket
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from netstore.guard import guarded
-from netstore.net.http1 import HIGH_WATER
-from netstore.net.pieces import rest_of
+from netstore.net.exchange import HIGH_WATER
+from netstore.net.sendqueue import rest_of
+from netstore.net.session import Closed
 from netstore.net.tls import TlsFailed, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.reactor import Reactor
+    from netstore.net.session import Session
     from netstore.net.tls import Credentials
 
 READ_SIZE: Final = 64 * 1024
 """Bytes taken by one read; what a client sends beyond it waits for the next round."""
 
 FIRST_READ: Final = 8 * 1024
-"""The same while bodies wait for memory (`intake`), of who has none for one."""
+"""The same while bodies wait for memory (`bodyadmission`), of who has none for one."""
 
 SEND_SIZE: Final = 1024 * 1024
 """Bytes sent in one turn; the rest waits for the next round, however fast the client reads."""
@@ -66,89 +68,6 @@ _PLAIN_HTTP: Final = (
 )
 
 
-class Session(Protocol):
-    """A codec over one connection, as the reactor drives it (`Http1Connection`, `Http2Connection`)."""
-
-    @property
-    def busy(self) -> bool:
-        """Nothing more should be read for now."""
-
-    @property
-    def reading(self) -> bool:
-        """What comes from the peer still means something."""
-
-    @property
-    def waiting(self) -> bool:
-        """Part of a message is here, the rest is not."""
-
-    @property
-    def late(self) -> bool:
-        """The peer took longer than it may to complete what it began; found out by `sweep`."""
-
-    @property
-    def answers_need_reading(self) -> bool:
-        """What the peer sends has to be read for answers to leave, whatever is held."""
-
-    @property
-    def idle(self) -> bool:
-        """Nothing was asked that is not answered to its end: no request, stream or watch is open."""
-
-    @property
-    def has_pending(self) -> bool:
-        """`resume` may have something to do once what was written is sent."""
-
-    def receive(self, data: bytes) -> None:
-        """Take the bytes of one read."""
-
-    def resume(self) -> None:
-        """Go on with what was read and not handled yet, if the bounds allow it now."""
-
-    def eof(self) -> None:
-        """The peer sends nothing more."""
-
-    def gone(self) -> None:
-        """The connection is closed."""
-
-    def refuse(self, status: int, text: bytes) -> None:
-        """Say why, then close."""
-
-    def sweep(self, now: float) -> None:
-        """Once a second, with the time."""
-
-    def drain(self) -> None:
-        """The server stops: take nothing new, and finish the connection once what waits is answered."""
-
-
-class Closed:
-    """Stands in for the session of a connection that is closed, so that the two do not keep each other: what
-    is left of them is freed at once, and not found by a collection that holds the loop. Implements `Session`.
-    """
-
-    busy = reading = waiting = late = answers_need_reading = has_pending = False
-    idle = True
-
-    def receive(self, data: bytes) -> None:
-        """Nothing means anything any more."""
-
-    def resume(self) -> None:
-        """Nothing waits."""
-
-    def eof(self) -> None:
-        """Known already."""
-
-    def gone(self) -> None:
-        """Known already."""
-
-    def refuse(self, status: int, text: bytes) -> None:
-        """Nobody hears it."""
-
-    def sweep(self, now: float) -> None:
-        """Nothing is timed."""
-
-    def drain(self) -> None:
-        """It is over."""
-
-
 class Handshake(Closed):
     """Stands in for the session of a TLS connection until it is open. Nothing can be read before."""
 
@@ -176,7 +95,7 @@ _CLOSED: Final = Closed()
 
 
 class Connection:
-    """One accepted socket: reads for its session, sends what the session wrote. Implements `http1.Output`.
+    """One accepted socket: reads for its session, sends what the session wrote. Implements `session.Output`.
 
     With `credentials` both go through TLS; the session is made when the handshake is over.
     """
@@ -206,11 +125,11 @@ class Connection:
         "_spoken",
         "_tunnel",
         "account",
+        "admission",
         "charged",
         "fd",
         "heard",
         "held_back",
-        "intake",
         "left",
         "load",
         "principal",
@@ -236,7 +155,7 @@ class Connection:
         self.fd = sock.fileno()
         self.account = reactor.memory.account(partial(reactor.pressure.moved, self))
         """What this connection holds of the memory for all, here and in its session; closed with it."""
-        self.intake = reactor.intake
+        self.admission = reactor.admission
         """Where its session asks before it reads a large body."""
         self.principal: str = address[0] if isinstance(address, tuple) else ""
         """Who this is, for sharing fairly and for the record: the common name of the certificate once that is
@@ -264,7 +183,7 @@ class Connection:
         self._spoken = False
         self.settled = False
         self.unsent = 0
-        """Bytes that the kernel has not taken yet; see `http1.Output`."""
+        """Bytes that the kernel has not taken yet; see `session.Output`."""
         self._charged = 0
         """What of it is charged to the account."""
         self.taken = 0
@@ -327,24 +246,15 @@ class Connection:
         session = self.session
         return session.idle and not (self.unsent or self._closing or session.waiting or session.busy)
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Queue bytes; they leave when the reactor flushes."""
+    def write(self, data: bytes | memoryview, *more: bytes | memoryview) -> None:
+        """Queue pieces of bytes; they are sent when the reactor flushes."""
         if self._mute:
             return
         self._queue.append(data)
         self.unsent += len(data)
-        if not self._dirty:
-            self._dirty = True
-            self._reactor.dirty.append(self)
-        if self.unsent > self._charged + _UNCHARGED:
-            self._charge()
-
-    def write_all(self, pieces: list[bytes | memoryview]) -> None:
-        """See `http1.Output`."""
-        if self._mute:
-            return
-        self._queue += pieces
-        self.unsent += sum(map(len, pieces))
+        if more:
+            self._queue += more
+            self.unsent += sum(map(len, more))
         if not self._dirty:
             self._dirty = True
             self._reactor.dirty.append(self)
@@ -376,7 +286,7 @@ class Connection:
             self._reactor.later(self)
 
     def again(self) -> None:
-        """The session has something to go on with, or is to be read again; see `http1.Output`."""
+        """The session has something to go on with, or is to be read again; see `session.Output`."""
         if self.fd >= 0:
             self._watch()
             self._reactor.later(self)
@@ -388,7 +298,7 @@ class Connection:
 
     @property
     def unread(self) -> float | None:
-        """See `http1.Output`."""
+        """See `session.Output`."""
         return self.used if self._resting or not self._mask & _IN else None
 
     @property
@@ -397,7 +307,7 @@ class Connection:
         return self._reactor.hurried
 
     def finish(self, drop: int | None = None) -> None:
-        """Send what is queued, then close both ways, giving the peer time to read it; see `http1.Output`."""
+        """See `session.Output`."""
         self._closing = True
         self._drop = DRAIN_LIMIT if drop is None else drop
         if self.fd >= 0 and not self._dirty:
@@ -405,7 +315,7 @@ class Connection:
             self._reactor.dirty.append(self)
 
     def worked(self, seconds: float) -> None:
-        """So much work was done for it beside its turns; see `http1.Output`."""
+        """So much work was done for it beside its turns; see `session.Output`."""
         self._reactor.worked(self, seconds)
 
     def soon(self, call: Callable[[], None]) -> None:
@@ -528,7 +438,7 @@ class Connection:
             self.session.refuse(408, b"408 Request Timeout")
 
     def _read(self) -> None:
-        few = self.intake.waiting and not self.account.coming
+        few = self.admission.waiting and not self.account.coming
         try:
             data = self._socket.recv(FIRST_READ if few else READ_SIZE)
         except (BlockingIOError, InterruptedError):

@@ -35,19 +35,19 @@ from netstore.guard import guarded, tell
 from netstore.limits import Budget
 from netstore.meter import Meter
 from netstore.net.acceptor import Acceptor
+from netstore.net.bodyadmission import BodyAdmission
 from netstore.net.connection import Connection
-from netstore.net.crowd import Crowd
-from netstore.net.intake import Intake
+from netstore.net.connectionlimit import ConnectionLimit
+from netstore.net.fairqueue import FairQueue
 from netstore.net.load import APART, BEHIND, LEVELS, Loads
-from netstore.net.pressure import Pressure
-from netstore.net.turns import Turns
+from netstore.net.memorypressure import MemoryPressure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from netstore.net.connection import Session
-    from netstore.net.http1 import Http1Server
+    from netstore.net.http1.connection import Http1Server
     from netstore.net.load import ConnectionLoad
+    from netstore.net.session import Session
     from netstore.net.tls import Credentials
     from netstore.seams import Log
 
@@ -65,7 +65,7 @@ LINGER_SECONDS: Final = 0.005
 
 ROUND_SECONDS: Final = 0.003
 """How long one round may serve connections, and then send answers. Who was not served is in the next one, by
-turns (`turns.py`).
+turns (`fairqueue.py`).
 """
 
 HEAVY_SECONDS: Final = 0.0005
@@ -172,7 +172,7 @@ class Reactor:
         """
         self._lost = 0.0
         self.accepted = 0
-        self.crowd: Crowd[Connection] = Crowd(limits.max_connections)
+        self.crowd: ConnectionLimit[Connection] = ConnectionLimit(limits.max_connections)
         self._loads = Loads()
         self._lightest = LEVELS
         """The lowest level of a light connection that asked lately, at `_lightest_at`."""
@@ -184,12 +184,12 @@ class Reactor:
         nothing.
         """
         self.hurried = False
-        """Turns are to be short, because somebody asks now and then who asks for little."""
+        """FairQueue are to be short, because somebody asks now and then who asks for little."""
         self.memory: Budget = limits.memory
         self.meter = meter or Meter(clock, log)
-        self.pressure = Pressure(limits.memory, self._holders, log)
-        self.intake = Intake(limits.memory, log, self._wake)
-        self._turns: Turns[Connection] = Turns()
+        self.pressure = MemoryPressure(limits.memory, self._holders, log)
+        self.admission = BodyAdmission(limits.memory, log, self._wake)
+        self._turns: FairQueue[Connection] = FairQueue()
         self._in_round = False
         self._limits = limits
         self._http1 = http1
@@ -447,7 +447,7 @@ class Reactor:
 
     def _wake(self) -> None:
         """Start a round even if no socket is ready. Within a round nothing is needed, because it ends with
-        `Intake.look`.
+        `BodyAdmission.look`.
         """
         if not self._in_round and not self._called:
             self._called = True
@@ -474,7 +474,7 @@ class Reactor:
             or self.dirty
             or self._unfinished
             or self.pressure.looking
-            or self.intake.looking
+            or self.admission.looking
         )
 
     def _holders(self) -> list[Connection]:
@@ -536,7 +536,7 @@ class Reactor:
         if now - at > meter.budget:
             meter.over_turn(now - at)
         self.flush()
-        guarded(self.failed, self.intake.look, self.now)
+        guarded(self.failed, self.admission.look, self.now)
         guarded(self.failed, self.pressure.look, self.now)  # what was promised in this round counts
         self._worked(clock() - began)
         self._in_round = False
@@ -671,8 +671,8 @@ class Reactor:
     def _sweep_begins(self) -> None:
         self._update_now()
         self._refresh_date()
-        guarded(self.failed, self.intake.sweep)
-        guarded(self.failed, self.intake.look, self.now)
+        guarded(self.failed, self.admission.sweep)
+        guarded(self.failed, self.admission.look, self.now)
         guarded(self.failed, self.pressure.sweep)
         guarded(self.failed, self.pressure.look, self.now)
         self.acceptor.sweep()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.admission import household
 from netstore.net.accept import CannotAccept, accept
-from netstore.net.allowance import Allowance
+from netstore.net.tokenbucket import TokenBucket
 from netstore.peer.handshake import Purpose, Verdict
 from netstore.peer.incoming import IncomingStream
 from netstore.peer.link import Link
@@ -99,9 +99,9 @@ class Listener:
         self._waiting_handshakes: dict[IncomingStream, None] = {}
         """Unverified callers whose TLS handshake waits for `_handshakes`."""
         now = owner.clock.monotonic()
-        self._handshakes = Allowance(HANDSHAKE_BURST, now, HANDSHAKES_PER_SECOND)
-        self._lines = Allowance(LOG_LINES_BURST, now, LOG_LINES_PER_SECOND)
-        self._answers = Allowance(ANSWERS_BURST, now, ANSWERS_PER_SECOND)
+        self._handshakes = TokenBucket(HANDSHAKE_BURST, now, HANDSHAKES_PER_SECOND)
+        self._lines = TokenBucket(LOG_LINES_BURST, now, LOG_LINES_PER_SECOND)
+        self._answers = TokenBucket(ANSWERS_BURST, now, ANSWERS_PER_SECOND)
 
     # --- accepting
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from netstore.codes import UNAVAILABLE
 from netstore.limits import Budget
 from netstore.net import http2
+from netstore.net.bodyadmission import PATIENCE_SECONDS, TOO_SLOW, BodyAdmission
 from netstore.net.exchange import LOW_WATER
 from netstore.net.grpc import call as call_module
 from netstore.net.grpc import headers as grpc_headers
@@ -25,7 +26,6 @@ from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
 from netstore.net.grpc.unary import UnaryCall
 from netstore.net.http2 import Http2Connection, Http2Server, frame
-from netstore.net.intake import PATIENCE_SECONDS, TOO_SLOW, Intake
 from netstore.node.timekeeper import Deadline
 from tests.support.h2client import REQUEST, Judged, block, fields, frames
 from tests.support.http import FakeOutput
@@ -35,8 +35,8 @@ from tests.support.toy import PUMP_BYTES, PUMP_HIGH, Served, toy_service
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from netstore.net.bodyadmission import Claim
     from netstore.net.grpc.protocols import Call
-    from netstore.net.intake import Claim
 
 SECONDS = 20
 
@@ -494,13 +494,13 @@ def test_who_sends_more_than_one_message_is_told_at_once(size: int, more: bytes,
     bare = Bare()
     bare.feed(bare.call(1, b"", end=False))
     asked: list[int] = []
-    ask = bare.output.intake.ask
+    ask = bare.output.admission.ask
 
     def counted(claim: Claim, size: int, kept: int) -> bool:
         asked.append(size)
         return ask(claim, size, kept)
 
-    bare.output.intake.ask = counted  # type: ignore[method-assign]
+    bare.output.admission.ask = counted  # type: ignore[method-assign]
     message = message_of(size)
     if apart:
         bare.feed(pieces(1, message), pieces(1, more))
@@ -533,17 +533,17 @@ def test_a_call_that_has_its_memory_and_does_not_end_is_given_up_while_others_wa
     send(first, 1, 0, SIZE + 5)
     send(second, 1, 0, 49_152)
     assert (first.asked, second.connection.streams[1].waits) == ([], True)
-    intake = first.output.intake
+    admission = first.output.admission
     for _ in range(PATIENCE_SECONDS + 1):
-        intake.sweep()
-    intake.look(0.0)
+        admission.sweep()
+    admission.look(0.0)
     first.connection.resume()
     assert bare.trailers(first.output.sent)["grpc-message"] == TOO_SLOW.decode()
     assert first.output.account.promised == 0
     assert not second.connection.streams[1].waits
     send(second, 1, 49_152, SIZE + 5)
     for number in range(2 * PATIENCE_SECONDS):
-        intake.sweep()
+        admission.sweep()
         assert 1 in second.connection.streams, f"nobody waits, after {number}"
     second.feed(frame(http2.DATA, http2.END_STREAM, 1, b""))
     assert second.asked[0][1] == PREFIXED[5:]
@@ -556,10 +556,10 @@ PREFIXED = message_of(SIZE)
 def sharing(count: int) -> list[Bare]:
     """Connections that have memory for one message at a time."""
     memory = Budget(2 * SIZE + 100)
-    intake = Intake(memory, KeptLog(), lambda: intake.look(0.0))
+    admission = BodyAdmission(memory, KeptLog(), lambda: admission.look(0.0))
     bares = [Bare() for _ in range(count)]
     for bare in bares:
-        bare.output.intake = intake
+        bare.output.admission = admission
         bare.output.account = memory.account()
     return bares
 
@@ -667,10 +667,10 @@ def test_what_came_whole_without_its_memory_keeps_no_place_among_those_that_wait
     for at in range(0, len(message), 16_384):
         last = at + 16_384 >= len(message)
         if last:
-            assert second.output.intake.waiting == 1
+            assert second.output.admission.waiting == 1
         piece = message[at : at + 16_384]
         second.feed(frame(http2.DATA, http2.END_STREAM if last else 0, 1, piece))
-    assert second.output.intake.waiting == 0
+    assert second.output.admission.waiting == 0
     assert second.output.account.held >= 60_000
     second.asked[0][0].reply(b"")
     second.feed(frame(http2.PING, 0, 0, bytes(8)))
@@ -757,7 +757,7 @@ def test_who_waits_gives_its_place_up_when_it_goes() -> None:
         bare.feed(bare.call(1, b"", end=False))
         send(bare, 1, 0, 16_384)
     second.feed(frame(http2.RST_STREAM, 0, 1, bytes(3) + b"\x08"))
-    assert second.output.intake.waiting == 0
+    assert second.output.admission.waiting == 0
     assert second.connection.held == 0
     first.connection.gone()
     assert first.output.account.promised == 0

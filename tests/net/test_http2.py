@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net import http2
-from netstore.net.allowance import Allowance
 from netstore.net.exchange import LOW_WATER
 from netstore.net.hpackcache import FIELD_COST, HUFFMAN_LIMIT, kept_size
 from netstore.net.http2 import (
@@ -37,6 +36,7 @@ from netstore.net.http2 import (
 )
 from netstore.net.http2.charging import charge
 from netstore.net.http2.flow import await_drain
+from netstore.net.tokenbucket import TokenBucket
 from tests.support.h2client import ENDING, OPENING, REQUEST, Judged, Wire, block, fields, frames
 
 if TYPE_CHECKING:
@@ -1139,7 +1139,7 @@ def test_who_causes_more_work_than_its_rate_waits_and_is_closed_at_last() -> Non
 def test_a_busy_client_that_repeats_itself_never_waits() -> None:
     """25,000 requests a second, more than a core answers, and little allowed ahead."""
     wire = Wire()
-    wire.connection._work = Allowance(10_000, wire.time, http2.WORK_RATE)
+    wire.connection._work = TokenBucket(10_000, wire.time, http2.WORK_RATE)
     first = 1
     for _ in range(60):
         wire.feed(b"".join(wire.request(n, b"x") for n in range(first, first + 200, 2)))

@@ -19,10 +19,10 @@ from netstore.limits import Budget
 from netstore.net import reactor
 from netstore.net.acceptor import ACCEPT_SECONDS, KERNEL_BUFFER
 from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE, Connection
-from netstore.net.http1 import (
+from netstore.net.exchange import HIGH_WATER
+from netstore.net.http1.connection import (
     BODY_SECONDS,
     HEAD_SECONDS,
-    HIGH_WATER,
     HURRIED_LIMIT,
     PIPELINE_LIMIT,
     TURN_LIMIT,
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from netstore.net.connection import Session
-    from netstore.net.http1exchange import Http1Exchange
+    from netstore.net.http1.exchange import Http1Exchange
     from netstore.net.http2 import Head, Stream
+    from netstore.net.session import Session
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -1144,7 +1144,7 @@ async def test_who_waits_for_memory_over_tls_is_not_timed(tmp_path: Path) -> Non
         tls.write(head + bytes(size))
         await two.send_all(outbound.read(100_000))
         with trio.fail_after(10):
-            while not here.reactor.intake.waiting:
+            while not here.reactor.admission.waiting:
                 await trio.lowlevel.checkpoint()
         (waiting,) = (each for each in here.reactor._connections.values() if each.paused)
         assert waiting._partial
@@ -1277,7 +1277,7 @@ async def test_memory_given_back_outside_a_round_is_given_to_who_waits() -> None
             await client.send_all(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
             await client.send_all(bytes(100))
         with trio.fail_after(10):
-            while not here.reactor.intake.waiting:
+            while not here.reactor.admission.waiting:
                 await trio.lowlevel.checkpoint()
         first, second = here.reactor._connections.values()
         if not first.account.coming:

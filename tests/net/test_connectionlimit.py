@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.crowd import SHARE, Crowd
+from netstore.net.connectionlimit import SHARE, ConnectionLimit
 
 
 class One:
@@ -17,8 +17,8 @@ class One:
         self.used = used
 
 
-def crowd(most: int, *connections: One, spoken: bool = True) -> Crowd[One]:
-    made: Crowd[One] = Crowd(most)
+def crowd(most: int, *connections: One, spoken: bool = True) -> ConnectionLimit[One]:
+    made: ConnectionLimit[One] = ConnectionLimit(most)
     for each in connections:
         made.join(each)
         if spoken:
@@ -96,7 +96,7 @@ def test_a_name_counts_once_it_is_known() -> None:
 @given(st.lists(st.tuples(st.sampled_from("jsln"), st.integers(0, 5), st.sampled_from("abc")), max_size=80))
 def test_counts_are_those_of_a_plain_list(steps: list[tuple[str, int, str]]) -> None:
     most = 6
-    here: Crowd[One] = Crowd(most)
+    here: ConnectionLimit[One] = ConnectionLimit(most)
     open_: list[One] = []
     spoken: list[One] = []
     for step, place, principal in steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.pieces import rest_of
+from netstore.net.sendqueue import rest_of
 
 
 @given(st.binary(min_size=1, max_size=300), st.lists(st.floats(0, 1), max_size=12))

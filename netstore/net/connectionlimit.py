@@ -47,7 +47,7 @@ def _used(connection: Connected) -> float:
     return connection.used
 
 
-class Crowd(Generic[_C]):
+class ConnectionLimit(Generic[_C]):
     """The open connections. Every call is O(1)."""
 
     def __init__(self, most: int) -> None:
