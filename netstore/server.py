@@ -285,7 +285,7 @@ class _Daemon:
             config.heartbeat_interval / 1000,
             self.reactor.flush,
             self.lessor,
-            hear=self.reactor.hear,
+            hear=self.reactor.watched.catch_up,
             meter=self.meter,
         )
         self.consistency = host.observer = Consistency(

@@ -68,16 +68,17 @@ class Holder(Protocol):
     """The part of `connection.Connection` that is used here. Compared by identity."""
 
     account: Account
-    left: int
+    not_taken: int
     """What it held when it was sent to last, beside what was promised."""
 
     principal: str
-    taken: int
+    sent: int
+    """Bytes that the kernel accepted from it, in all."""
 
     def hold_back(self, *, held: bool) -> None:
         """Handle nothing new of it, or go on."""
 
-    def doom(self) -> None:
+    def discard(self) -> None:
         """Let go of what it holds now, and be cut soon."""
 
 
@@ -162,8 +163,8 @@ class MemoryPressure:
             state = self._held_back.get(holder)
             if state is not None:
                 taken, slow = state
-                slow = slow + 1 if holder.taken - taken < PACE else 0
-                self._held_back[holder] = holder.taken, slow
+                slow = slow + 1 if holder.sent - taken < PACE else 0
+                self._held_back[holder] = holder.sent, slow
                 if slow >= PATIENCE_SECONDS and self._memory.over:
                     self._drop(holder, "it took nothing while memory was short")
             yield
@@ -197,7 +198,7 @@ class MemoryPressure:
                 excess -= size
                 if holder not in self._held_back:
                     first = first or holder
-                    self._held_back[holder] = holder.taken, 0
+                    self._held_back[holder] = holder.sent, 0
                     holder.hold_back(held=True)
             yield
         for holder in self._held_back.keys() - waits:
@@ -264,12 +265,12 @@ class MemoryPressure:
 
     def _without_fresh(self, holder: Holder, own: int) -> int:
         """What of its `own` could have been sent, or is more than may be fresh."""
-        return own - min(max(own - holder.left, 0), self._fresh)
+        return own - min(max(own - holder.not_taken, 0), self._fresh)
 
     def _drop(self, holder: Holder, reason: str) -> None:
         """Let go of one. First of all: this may be in the charge of another, which is to fail for nothing."""
         held = holder.account.held
-        holder.doom()
+        holder.discard()
         self.forget(holder)
         if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:
             left_out, self._left_out, self._cut_told_at = self._left_out, 0, self._now

@@ -154,7 +154,7 @@ class Link:
         Ends at once if the kernel refuses to watch the socket.
         """
         try:
-            self._reactor.attend(self._fd, _IN, self._ready, self._failed)
+            self._reactor.watched.watch(self._fd, _IN, self._ready, self._failed)
         except OSError as error:
             self.cut(f"cannot be watched: {error.strerror or error}")
             return
@@ -200,7 +200,7 @@ class Link:
     def _continue(self) -> None:
         """Ask for another turn if records that were read are not decoded yet."""
         if self._records is not None and self._records.has_pending and not self._paused and self._fd >= 0:
-            self._reactor.again(self._fd)
+            self._reactor.watched.again(self._fd)
 
     def pause(self) -> None:
         """Stop reading."""
@@ -220,13 +220,13 @@ class Link:
         """
         if self._fd >= 0:
             self._later = call
-            self._reactor.again(self._fd)
+            self._reactor.watched.again(self._fd)
 
     def cut(self, reason: str) -> None:
         """End now, without sending what is queued."""
         if self._fd < 0:
             return
-        self._reactor.dismiss(self._fd)
+        self._reactor.watched.unwatch(self._fd)
         self._fd = -1
         self._socket.close()
         self._encoded.clear()

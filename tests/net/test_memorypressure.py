@@ -37,8 +37,8 @@ class One:
         self.principal = principal
         self.account = here.memory.account()
         self.account.charge(held)
-        self.left = held
-        self.taken = 0
+        self.not_taken = held
+        self.sent = 0
         self.held_back = False
         self.changes = 0
         self.doomed = False
@@ -47,7 +47,7 @@ class One:
         self.held_back = held
         self.changes += 1
 
-    def doom(self) -> None:
+    def discard(self) -> None:
         self.doomed = True
         self.account.close()
 
@@ -164,7 +164,7 @@ def test_what_requests_were_promised_makes_nobody_wait_and_cuts_nobody() -> None
     here.pressure.look(2.0)
     assert here.waiting() == {"small"}, "what others hold is beyond the mark now"
     reader.account.charge(600)
-    reader.left = reader.account.held
+    reader.not_taken = reader.account.held
     here.charged()
     assert [one.doomed for one in here.ones] == [False, True, False]
 
@@ -213,7 +213,7 @@ def test_who_waits_and_takes_nothing_is_cut_once_the_budget_is_spent() -> None:
     stuck, reader = here.ones
     for _ in range(PATIENCE_SECONDS):
         assert not stuck.doomed
-        reader.taken += PACE
+        reader.sent += PACE
         here.pressure.sweep()
     assert (stuck.doomed, reader.doomed) == (True, False)
     assert here.log.cut == [("stuck", 700)]
@@ -304,7 +304,7 @@ def test_the_heaviest_goes_though_the_line_that_says_so_cannot_be_written() -> N
     for one in here.ones:
         one.account = here.memory.account(partial(here.pressure.moved, one))
     heavy.account.charge(2 * LIMIT)
-    heavy.left = 2 * LIMIT
+    heavy.not_taken = 2 * LIMIT
     small.account.charge(8)
     assert (heavy.doomed, small.doomed) == (True, False)
     assert here.memory.used < LIMIT
@@ -422,7 +422,7 @@ def test_who_holds_much_is_cut_at_once_among_many() -> None:
     large = here.ones[9_000:9_600]
     for one in large:
         one.account.charge(256 << 10)
-        one.left = 256 << 10
+        one.not_taken = 256 << 10
         here.pressure.moved(one)
     assert any(one.doomed for one in large)
     assert not here.pressure.looking
@@ -452,7 +452,7 @@ def test_events_for_many_who_do_not_read_stay_within_twice_the_budget(size: int)
         assert here.steps <= 8 * STEPS_AT_ONCE
         if number % 250 == 0:
             for told in here.ones[number - 250 : number]:
-                told.left = told.account.held
+                told.not_taken = told.account.held
                 here.pressure.moved(told)
             here.pressure.look(number / 50_000)
     assert sum(one.doomed for one in here.ones) > 1000
