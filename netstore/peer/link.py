@@ -16,6 +16,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from netstore.net.sendqueue import rest_of, take_joined
 from netstore.net.tls import TlsFailed, Tunnel
 from netstore.peer.records import RecordTampered
 
@@ -303,22 +304,15 @@ class Link:
 
     def _encode_some(self) -> bytes:
         """Encode the next `ENCODED_PER_TURN` bytes for the wire."""
-        written = self._unencoded
-        pieces: list[bytes | memoryview] = []
-        room = ENCODED_PER_TURN
-        while written and room:
-            data = written.popleft()
-            if len(data) > room:
-                data = memoryview(data)
-                written.appendleft(data[room:])
-                data = data[:room]
-            pieces.append(data)
-            room -= len(data)
-        made = b"".join(pieces)
-        self.unsent -= len(made)
+        queue = self._unencoded
+        data = queue.popleft()
+        if queue or len(data) > ENCODED_PER_TURN:
+            queue.appendleft(data)
+            data = take_joined(queue, ENCODED_PER_TURN)
+        self.unsent -= len(data)
         if self._records is not None:
-            made = self._records.encode(made)
-        return made if self._tunnel is None else self._tunnel.send(made)
+            data = self._records.encode(bytes(data))
+        return bytes(data) if self._tunnel is None else self._tunnel.send(data)
 
     def _send(self, data: bytes) -> None:
         """Send encoded bytes: after those that are queued, before those that are not encoded yet."""
@@ -335,7 +329,7 @@ class Link:
                 return
             if sent == len(data):
                 return
-        self._encoded.append(memoryview(data)[sent:])
+        self._encoded.append(rest_of(data, sent))
         self.unsent += len(data) - sent
         self._watch()
 
@@ -357,7 +351,7 @@ class Link:
             self.unsent -= sent
             self.taken += sent
             if sent < len(data):
-                waiting.appendleft(memoryview(data)[sent:])
+                waiting.appendleft(rest_of(data, sent))
                 return
         if self._unencoded:
             return  # the kernel reports again that it accepts more

@@ -284,6 +284,22 @@ def test_a_large_write_is_encoded_as_the_kernel_accepts_it() -> None:
     right.close()
 
 
+def test_what_is_left_of_a_write_keeps_no_more_than_twice_its_size_in_memory() -> None:
+    """The bytes that others count are those unsent, not those of the objects they are part of."""
+    left, right = socket.socketpair()
+    reactor, handler = Watching(), Recorder()
+    handler.link = Link(reactor, left, handler)  # type: ignore[arg-type]
+    handler.link.start()
+    handler.link.write(LARGE)
+    while handler.link.unsent > len(LARGE) // 4:
+        right.recv(1 << 16)
+        handler.link._ready(select.EPOLLOUT)
+    (rest,) = handler.link._encoded
+    assert len(rest.obj if isinstance(rest, memoryview) else rest) <= 2 * handler.link.unsent  # type: ignore[arg-type]
+    handler.link.cut("over")
+    right.close()
+
+
 def test_many_short_records_are_decoded_over_several_rounds_before_more_is_read() -> None:
     left, right = socket.socketpair()
     reactor, handler = Watching(), Recorder()
