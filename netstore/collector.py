@@ -12,7 +12,7 @@ objects. So the youngest generation is also collected after each `WORKED_SECONDS
 
 The price: a cycle of frozen objects is never freed. That is every long-lived cycle, and a few short-lived
 ones that existed when the others were frozen. So what lives long and is dropped again (connections, streams,
-watches, leases) has to break its cycles itself, as `net.connection.Closed` does, and a frame must not keep an
+watches, leases) has to break its cycles itself, as `net.session.Closed` does, and a frame must not keep an
 exception that refers to the frame.
 
 A traversal visits every reference: all of a list of a million numbers. Large collections that live for a

@@ -45,7 +45,7 @@ class Budget:
         self.used = 0
         """Bytes that are held now."""
         self.promised = 0
-        """How many of them are reserved for whole request bodies (`net.intake`): they are freed when those
+        """How many of them are reserved for whole request bodies (`net.bodyadmission`): they are freed when those
         requests are done, and do not count for `over`.
         """
 
@@ -109,7 +109,7 @@ class Account:
         """How many of them are not freed by sending faster, such as open streams. Set by `charge`."""
         self.promised = 0
         """How many of them are reserved for request bodies that are being read or worked on, for their whole
-        size (`net.intake`).
+        size (`net.bodyadmission`).
         """
         self.coming = 0
         """How many of those belong to bodies that are not complete: the owner must be read for them."""

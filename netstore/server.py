@@ -37,14 +37,14 @@ from netstore.errors import CannotApply, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
-from netstore.net.front import ALPN, Front
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
-from netstore.net.http1 import Cors, Http1Server
+from netstore.net.http1.connection import Cors, Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
 from netstore.net.listener import bind, bound_url
+from netstore.net.negotiation import ALPN, SessionFactory
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
 from netstore.node.backup import Backups
@@ -166,7 +166,7 @@ class _Daemon:
             plain=opener(self._handle, self.http1),
             soon=self.reactor.call_soon,
         )
-        self.front = Front(
+        self.sessions = SessionFactory(
             Http2Server(
                 self.grpc,
                 lambda: self.reactor.now,
@@ -193,7 +193,7 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop_on_signal, signals, nursery.cancel_scope)
-                nursery.start_soon(self.reactor.run, self.front.session, self.loop)
+                nursery.start_soon(self.reactor.run, self.sessions.session, self.loop)
                 if self.folder.found is None:
                     await self.enrollment.find()
                 await self._open()
@@ -285,7 +285,7 @@ class _Daemon:
             config.heartbeat_interval / 1000,
             self.reactor.flush,
             self.lessor,
-            hear=self.reactor.hear,
+            hear=self.reactor.watched.catch_up,
             meter=self.meter,
         )
         self.consistency = host.observer = Consistency(

@@ -26,7 +26,7 @@ from netstore.net import http2
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
-from netstore.net.http1 import Http1Connection, Http1Server
+from netstore.net.http1.connection import Http1Connection, Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.node.timekeeper import Deadline
 from netstore.proto import kv_pb2, rpc_pb2
@@ -74,9 +74,9 @@ class _Output(FakeOutput):
         self.size = 0
         self.writes = 0
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | memoryview, *more: bytes | memoryview) -> None:
         """See `Output.write`."""
-        self.size += len(data)
+        self.size += len(data) + sum(map(len, more))
         self.writes += 1
 
 

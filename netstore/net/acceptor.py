@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.connection import Connection
-    from netstore.net.crowd import Crowd
+    from netstore.net.connectionlimit import ConnectionLimit
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
     from netstore.seams import Log
@@ -41,13 +41,13 @@ class Acceptor:
         self,
         reactor: Reactor,
         epoll: select.epoll,
-        crowd: Crowd[Connection],
+        limit: ConnectionLimit[Connection],
         log: Log,
         clock: Callable[[], float],
     ) -> None:
         self._reactor = reactor
         self._epoll = epoll
-        self._crowd = crowd
+        self._limit = limit
         self._log = log
         self._clock = clock
         self.listeners: dict[int, tuple[socket.socket, Credentials | None]] = {}
@@ -80,21 +80,21 @@ class Acceptor:
             if listener is None or self.paused:
                 return  # closed in this round, or paused for the listener before
             if not guarded(self._reactor.failed, self.accept, *listener):
-                self.pause("accepting failed", len(self._crowd))
+                self.pause("accepting failed", len(self._limit))
 
     def accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
         """Accept connections from one listener, for `ACCEPT_SECONDS`."""
         stop = self._clock() + ACCEPT_SECONDS
         for _ in range(_ACCEPTS_PER_ROUND):
-            if self._crowd.full and not self._crowd.yields:
-                self.pause("connection limit", self._crowd.most)
+            if self._limit.full and not self._limit.can_evict:
+                self.pause("connection limit", self._limit.most)
                 return
             try:
                 accepted = accept(listener)
             except CannotAccept as why:
-                silent = self._crowd.silent
+                silent = self._limit.oldest_silent
                 if silent is None:
-                    self.pause(str(why), len(self._crowd))
+                    self.pause(str(why), len(self._limit))
                     return
                 silent.cut()
                 continue
@@ -107,7 +107,7 @@ class Acceptor:
 
     def admit(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
         """Add an accepted connection, if there is or can be made room for it."""
-        if self._crowd.full and not self.make_room(address[0] if isinstance(address, tuple) else ""):
+        if self._limit.full and not self.make_room(address[0] if isinstance(address, tuple) else ""):
             sock.close()
             return
         if sock.family != socket.AF_UNIX:
@@ -117,19 +117,19 @@ class Acceptor:
 
     def make_room(self, coming: str) -> bool:
         """Cut a connection in favour of a new one of this principal; False to refuse the new one."""
-        weakest = self._crowd.weakest(coming)
+        weakest = self._limit.victim(coming)
         gone = coming if weakest is None else weakest.principal
         now = self._reactor.now
         if now - self._let_go_logged >= 1:
             self._let_go_logged = now
             said = weakest is None or weakest.heard
-            share = f"it has more than its share, {self._crowd.share} of {self._crowd.most}"
+            share = f"it has more than its share, {self._limit.share} of {self._limit.most}"
             self._log.warning(
                 "connection_let_go",
                 principal=gone,
                 reason=share if said else "it never said anything",
                 limit="max_connections",
-                connections=len(self._crowd),
+                connections=len(self._limit),
                 fix="raise max_connections if all of them are wanted",
             )
         if weakest is None:
@@ -155,5 +155,5 @@ class Acceptor:
 
     def sweep(self) -> None:
         """Once a second: try again to accept, unless the limit of connections is still reached."""
-        if not self._crowd.full or self._crowd.yields:
+        if not self._limit.full or self._limit.can_evict:
             self.resume()

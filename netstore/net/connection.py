@@ -1,8 +1,7 @@
-"""One accepted socket and what stands between it and its session: TLS, what is not sent yet, and the time.
+"""One accepted client socket: reading for its session, sending what the session wrote, TLS and time limits.
 
-`reactor` decides whose turn it is and makes every call in here; `Session` is what a codec has to offer. A
-connection does a bounded piece of work in a turn: one read, one piece of what its session has to hand over,
-and `SEND_SIZE` bytes sent.
+The reactor decides whose turn it is and makes all calls; `session.Session` is the codec on top. A turn is a
+bounded piece of work: one read, one piece of what the session has to handle, and `SEND_SIZE` bytes sent.
 """
 
 from __future__ import annotations
@@ -11,44 +10,42 @@ import select
 import socket
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from netstore.guard import guarded
-from netstore.net.http1 import HIGH_WATER
-from netstore.net.pieces import rest_of
+from netstore.net.exchange import HIGH_WATER
+from netstore.net.sendqueue import join_small, rest_of, send_gathered, take_joined
+from netstore.net.session import Closed
 from netstore.net.tls import TlsFailed, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.reactor import Reactor
+    from netstore.net.session import Session
     from netstore.net.tls import Credentials
 
 READ_SIZE: Final = 64 * 1024
-"""Bytes taken by one read; what a client sends beyond it waits for the next round."""
+"""Bytes of one read; what a client sends beyond it waits for the next round."""
 
 FIRST_READ: Final = 8 * 1024
-"""The same while bodies wait for memory (`intake`), of who has none for one."""
+"""Bytes of one read while request bodies wait for memory (`bodyadmission`) and this connection has none
+admitted.
+"""
 
 SEND_SIZE: Final = 1024 * 1024
 """Bytes sent in one turn; the rest waits for the next round, however fast the client reads."""
 
 JOINED_SIZE: Final = 256 * 1024
-"""Bytes of small pieces that are joined for one send."""
+"""Bytes of small pieces that are joined for one send, and bytes given to TLS at once."""
 
 GATHERED_SIZE: Final = 2048
-"""Pieces of so many bytes on average are not joined: to tell the system of each costs less than a copy."""
-
-MOST_GATHERED: Final = 64
-"""How many of them are sent in one call: about as much as the kernel takes of a connection at once."""
+"""Pieces of at least this size on average are not joined but passed to sendmsg(2) together: below it, copying
+costs less than one more element in the system call.
+"""
 
 HANDSHAKE_SECONDS: Final = 10.0
-"""How long a client may take for its TLS handshake, from being accepted."""
-
-RECORD_SECONDS: Final = 30.0
-"""How long a TLS record may take, from the sweep that sees part of it: 16 KiB, at more than half a KiB a
-second.
-"""
+"""Time limit for the TLS handshake, from accept(2)."""
 
 DRAIN_LIMIT: Final = 64 * 1024 * 1024
 """Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a
@@ -56,7 +53,9 @@ reset (RFC 9112, 9.6).
 """
 
 _UNCHARGED: Final = 4096
-"""Unsent bytes of a connection that are not worth the price of charging them."""
+"""Unsent bytes of a connection that are not charged to the shared memory: charging would cost more than it
+tells.
+"""
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
@@ -66,91 +65,8 @@ _PLAIN_HTTP: Final = (
 )
 
 
-class Session(Protocol):
-    """A codec over one connection, as the reactor drives it (`Http1Connection`, `Http2Connection`)."""
-
-    @property
-    def busy(self) -> bool:
-        """Nothing more should be read for now."""
-
-    @property
-    def reading(self) -> bool:
-        """What comes from the peer still means something."""
-
-    @property
-    def waiting(self) -> bool:
-        """Part of a message is here, the rest is not."""
-
-    @property
-    def late(self) -> bool:
-        """The peer took longer than it may to complete what it began; found out by `sweep`."""
-
-    @property
-    def answers_need_reading(self) -> bool:
-        """What the peer sends has to be read for answers to leave, whatever is held."""
-
-    @property
-    def idle(self) -> bool:
-        """Nothing was asked that is not answered to its end: no request, stream or watch is open."""
-
-    @property
-    def has_pending(self) -> bool:
-        """`resume` may have something to do once what was written is sent."""
-
-    def receive(self, data: bytes) -> None:
-        """Take the bytes of one read."""
-
-    def resume(self) -> None:
-        """Go on with what was read and not handled yet, if the bounds allow it now."""
-
-    def eof(self) -> None:
-        """The peer sends nothing more."""
-
-    def gone(self) -> None:
-        """The connection is closed."""
-
-    def refuse(self, status: int, text: bytes) -> None:
-        """Say why, then close."""
-
-    def sweep(self, now: float) -> None:
-        """Once a second, with the time."""
-
-    def drain(self) -> None:
-        """The server stops: take nothing new, and finish the connection once what waits is answered."""
-
-
-class Closed:
-    """Stands in for the session of a connection that is closed, so that the two do not keep each other: what
-    is left of them is freed at once, and not found by a collection that holds the loop. Implements `Session`.
-    """
-
-    busy = reading = waiting = late = answers_need_reading = has_pending = False
-    idle = True
-
-    def receive(self, data: bytes) -> None:
-        """Nothing means anything any more."""
-
-    def resume(self) -> None:
-        """Nothing waits."""
-
-    def eof(self) -> None:
-        """Known already."""
-
-    def gone(self) -> None:
-        """Known already."""
-
-    def refuse(self, status: int, text: bytes) -> None:
-        """Nobody hears it."""
-
-    def sweep(self, now: float) -> None:
-        """Nothing is timed."""
-
-    def drain(self) -> None:
-        """It is over."""
-
-
 class Handshake(Closed):
-    """Stands in for the session of a TLS connection until it is open. Nothing can be read before."""
+    """The `Session` of a TLS connection until its handshake is done. Nothing is received before that."""
 
     reading = True
     waiting = True
@@ -164,11 +80,11 @@ class Handshake(Closed):
         self._connection.cut()
 
     def refuse(self, status: int, text: bytes) -> None:
-        """It took too long. Nothing can be said over what is not open."""
-        self._connection.abandon(f"{status}: {text.decode()}")
+        """It took too long. No error response can be sent without TLS."""
+        self._connection.handshake_failed(f"{status}: {text.decode()}")
 
     def drain(self) -> None:
-        """Nothing was asked yet."""
+        """No request was made yet."""
         self._connection.cut()
 
 
@@ -176,50 +92,46 @@ _CLOSED: Final = Closed()
 
 
 class Connection:
-    """One accepted socket: reads for its session, sends what the session wrote. Implements `http1.Output`.
+    """One accepted socket. Implements `session.Output`.
 
-    With `credentials` both go through TLS; the session is made when the handshake is over.
+    With `credentials` everything goes through TLS, and the session is made when the handshake is done.
     """
 
     __slots__ = (
         "_accepted",
         "_address",
         "_charged",
+        "_close_notify_sent",
         "_closing",
         "_dirty",
-        "_doomed",
-        "_drained",
-        "_drop",
-        "_farewell",
+        "_discarded",
+        "_drop_limit",
+        "_dropped",
+        "_encrypted",
         "_mask",
-        "_mute",
-        "_partial",
+        "_muted",
+        "_next_turn",
         "_queue",
         "_reactor",
-        "_record",
-        "_record_since",
-        "_rested_at",
-        "_resting",
-        "_sealed",
         "_socket",
-        "_soon",
-        "_spoken",
+        "_suspended",
+        "_suspended_at",
         "_tunnel",
         "account",
-        "charged",
+        "admission",
         "fd",
         "heard",
         "held_back",
-        "intake",
-        "left",
+        "last_read",
         "load",
+        "not_taken",
         "principal",
         "progress",
+        "sent",
+        "sent_counted",
         "session",
         "settled",
-        "taken",
         "unsent",
-        "used",
     )
 
     def __init__(
@@ -235,64 +147,67 @@ class Connection:
         self._address = address
         self.fd = sock.fileno()
         self.account = reactor.memory.account(partial(reactor.pressure.moved, self))
-        """What this connection holds of the memory for all, here and in its session; closed with it."""
-        self.intake = reactor.intake
-        """Where its session asks before it reads a large body."""
+        """Memory charged to this connection, here and by its session; closed with it."""
+        self.admission = reactor.admission
+        """See `session.Output`."""
         self.principal: str = address[0] if isinstance(address, tuple) else ""
-        """Who this is, for sharing fairly and for the record: the common name of the certificate once that is
-        known, else the address without its port; empty for a socket of the machine's own.
+        """The client, for fair shares and logs: the common name of its certificate once that is known, else
+        its address without the port; empty for a Unix socket.
         """
-        self.load = reactor.joined(self.principal)
-        """What was done for it lately, and whom it counts with."""
+        self.load = reactor.scheduler.joined(self.principal)
+        """How much of the loop it used lately, by itself and with its household."""
         self.session: Session = Handshake(self)
         self.progress = self._accepted = now
-        self.used: float = now
-        """When something came from the peer last; `progress` is moved on while it owes nothing."""
+        """When it last did what it owes: sent part of a request, or read part of an answer."""
+        self.last_read: float = now
+        """When something was last received."""
         self._tunnel = None if credentials is None else Tunnel(credentials.server(), None)
-        """Where there is one, nothing of `_queue` leaves but through it, until the end of the connection."""
+        """If there is one, all of `_queue` is sent through it, until the connection closes."""
         self._queue: deque[bytes | memoryview] = deque()
-        self._sealed: bytes | memoryview | None = None
-        """What is to go over the wire before the rest, as it is: the rest of a record, or words of TLS."""
+        """What the session wrote and the kernel has not accepted."""
+        self._encrypted: bytes | memoryview | None = None
+        """Bytes to be sent before `_queue`, as they are: the rest of a TLS record, or messages of TLS itself.
+        """
         self.heard = False
-        """It sent something that its session was given, or opened its TLS."""
-        self._partial = 0
-        """Bytes of a TLS record that has not come whole, as they are charged."""
-        self._record = 0
-        """Which record that was at the last sweep; timed since `_record_since`."""
-        self._record_since = 0.0
-        self._farewell = False
-        self._spoken = False
+        """The session received data, or the TLS handshake was completed."""
+        self._close_notify_sent = False
+        """No TLS alert of ours is to follow what is queued."""
         self.settled = False
+        """All answers are sent, or none can be sent any more (`Reactor.drain`)."""
         self.unsent = 0
-        """Bytes that the kernel has not taken yet; see `http1.Output`."""
+        """See `session.Output`."""
         self._charged = 0
-        """What of it is charged to the account."""
-        self.taken = 0
-        """Bytes that the kernel took, in all."""
-        self.charged = 0
-        """How many of them count in the load."""
+        """How many of the unsent bytes are charged to the account."""
+        self.sent = 0
+        """Bytes that the kernel accepted, in all."""
+        self.sent_counted = 0
+        """How many of them are counted in the load."""
         self.held_back = False
-        """It holds so much of the memory for all that nothing new is to be handled for it."""
-        self.left = 0
-        """Bytes that it held when it had been sent to last, beside what was promised: what its peer did not
+        """See `session.Output`."""
+        self.not_taken = 0
+        """Bytes held after the last send, without those promised to request bodies: what the peer did not
         take.
         """
-        self._doomed = False
-        """It is to be cut at its next turn: what it held is gone already."""
-        self._mute = False
-        """What the session writes is dropped: nobody is to get it."""
-        self._soon: Callable[[], None] | None = None
+        self._discarded = False
+        """What it held is freed already; it is to be cut in its next turn."""
+        self._muted = False
+        """What the session writes is dropped."""
+        self._next_turn: Callable[[], None] | None = None
+        """See `soon`."""
         self._dirty = False
+        """It is in `Reactor.dirty`: to be flushed at the end of the round."""
         self._closing = False
-        self._drained = 0
-        self._drop = DRAIN_LIMIT
+        self._dropped = 0
+        """Bytes that were read and dropped."""
+        self._drop_limit = DRAIN_LIMIT
         self._mask = _IN
-        self._resting = False
-        """The kernel tells nothing of it: it waits for its turn, since `_rested_at`."""
-        self._rested_at = now
+        """Events of epoll that it waits for."""
+        self._suspended = False
+        """It waits for a turn, since `_suspended_at`, and no event is registered with epoll until then."""
+        self._suspended_at = now
 
-    def begin(self) -> None:
-        """It can carry a session now."""
+    def start_session(self) -> None:
+        """Make the session: at once without TLS, else after the handshake."""
         name = self.common_name
         if name:
             self._reactor.named(self, name)
@@ -305,7 +220,7 @@ class Connection:
 
     @property
     def peer(self) -> str:
-        """The address of the client, as `127.0.0.1:40312`; empty where it has none."""
+        """The address of the client, as `127.0.0.1:40312`; empty for a Unix socket."""
         if not isinstance(self._address, tuple):
             return ""
         host, port = self._address[:2]
@@ -313,55 +228,105 @@ class Connection:
 
     @property
     def protocol(self) -> str | None:
-        """What both sides agreed on in the TLS handshake (ALPN); None where they did not."""
+        """The protocol agreed on in the TLS handshake (ALPN); None without TLS or agreement."""
         return None if self._tunnel is None else self._tunnel.protocol
 
     @property
     def common_name(self) -> str | None:
-        """The common name in the client's certificate, if it showed one."""
+        """The common name of the client's certificate, if it sent one."""
         return None if self._tunnel is None else self._tunnel.common_name
 
     @property
     def idle(self) -> bool:
-        """Nothing was asked that is not answered to its end, and nothing of an answer waits to be sent."""
+        """No request is open, and no part of an answer waits to be sent."""
         session = self.session
         return session.idle and not (self.unsent or self._closing or session.waiting or session.busy)
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Queue bytes; they leave when the reactor flushes."""
-        if self._mute:
+    # --- `session.Output`
+
+    def write(self, data: bytes | memoryview, *more: bytes | memoryview) -> None:
+        """See `session.Output`; the reactor sends at the end of the round."""
+        if self._muted:
             return
         self._queue.append(data)
         self.unsent += len(data)
+        if more:
+            self._queue += more
+            self.unsent += sum(map(len, more))
         if not self._dirty:
             self._dirty = True
             self._reactor.dirty.append(self)
         if self.unsent > self._charged + _UNCHARGED:
             self._charge()
 
-    def write_all(self, pieces: list[bytes | memoryview]) -> None:
-        """See `http1.Output`."""
-        if self._mute:
-            return
-        self._queue += pieces
-        self.unsent += sum(map(len, pieces))
-        if not self._dirty:
+    def again(self) -> None:
+        """See `session.Output`."""
+        if self.fd >= 0:
+            self._watch()
+            self._reactor.scheduler.later(self)
+
+    @property
+    def paused(self) -> bool:
+        """See `session.Output`. What does not arrive meanwhile is not the peer's fault."""
+        return not self._mask & _IN
+
+    @property
+    def unread(self) -> float | None:
+        """See `bodyadmission.Owner`."""
+        return self.last_read if self._suspended or not self._mask & _IN else None
+
+    @property
+    def hurried(self) -> bool:
+        """See `session.Output`."""
+        return self._reactor.scheduler.hurried
+
+    def finish(self, drop: int | None = None) -> None:
+        """See `session.Output`."""
+        self._closing = True
+        self._drop_limit = DRAIN_LIMIT if drop is None else drop
+        if self.fd >= 0 and not self._dirty:
             self._dirty = True
             self._reactor.dirty.append(self)
-        if self.unsent > self._charged + _UNCHARGED:
-            self._charge()
+
+    def worked(self, seconds: float) -> None:
+        """See `session.Output`."""
+        self._reactor.scheduler.worked(self, seconds)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """See `session.Output`."""
+        self._next_turn = call
+        self._reactor.scheduler.later(self)
+
+    def cut(self) -> None:
+        """Close now; what is queued is lost."""
+        if self.fd < 0:
+            return
+        self._reactor.forget(self)
+        self._socket.close()
+        self.fd = -1
+        self._muted = True
+        self._queue.clear()
+        self._encrypted = None
+        self.unsent = 0
+        self._next_turn = None
+        self._suspended = False
+        self.account.close()
+        session, self.session = self.session, _CLOSED
+        guarded(self._reactor.failed, session.gone)
+
+    # --- shared memory (`memorypressure`)
 
     def _charge(self) -> None:
-        """Bring the account up to date."""
+        """Charge the unsent bytes to the account."""
         more = self.unsent - self._charged
         self._charged = self.unsent
         self.account.charge(more)
 
-    def doom(self) -> None:
-        """Let go of everything it holds, from within any call; it is cut at its next turn."""
-        self._doomed = self._mute = True
+    def discard(self) -> None:
+        """Free what it holds, now and from within any call; it is cut in its next turn."""
+        self._discarded = self._muted = True
         self._queue.clear()
-        self._sealed = None
+        self._encrypted = None
         self.unsent = self._charged = 0
         self.account.close()
         if not self._dirty:
@@ -369,91 +334,39 @@ class Connection:
             self._reactor.dirty.append(self)
 
     def hold_back(self, *, held: bool) -> None:
-        """Handle nothing new of it, or go on."""
+        """Handle no new request of it; or continue, if `held` is false."""
         self.held_back = held
         self._watch()
         if not held:
-            self._reactor.later(self)
+            self._reactor.scheduler.later(self)
 
-    def again(self) -> None:
-        """The session has something to go on with, or is to be read again; see `http1.Output`."""
+    def _update_not_taken(self) -> None:
+        """Called after sending, if what is held has changed."""
+        self.not_taken = self.account.held - self.account.promised
         if self.fd >= 0:
-            self._watch()
-            self._reactor.later(self)
+            self._reactor.pressure.moved(self)
 
-    @property
-    def paused(self) -> bool:
-        """Nothing is read of it for now: what does not come is not its peer's fault."""
-        return not self._mask & _IN
-
-    @property
-    def unread(self) -> float | None:
-        """See `http1.Output`."""
-        return self.used if self._resting or not self._mask & _IN else None
-
-    @property
-    def hurried(self) -> bool:
-        """This turn is to be a short one: others wait who ask for less."""
-        return self._reactor.hurried
-
-    def finish(self, drop: int | None = None) -> None:
-        """Send what is queued, then close both ways, giving the peer time to read it; see `http1.Output`."""
-        self._closing = True
-        self._drop = DRAIN_LIMIT if drop is None else drop
-        if self.fd >= 0 and not self._dirty:
-            self._dirty = True
-            self._reactor.dirty.append(self)
-
-    def worked(self, seconds: float) -> None:
-        """So much work was done for it beside its turns; see `http1.Output`."""
-        self._reactor.worked(self, seconds)
-
-    def soon(self, call: Callable[[], None]) -> None:
-        """Make a call of the session at the next turn: it has more to do than it does in one."""
-        self._soon = call
-        self._reactor.later(self)
-
-    def cut(self) -> None:
-        """Close now."""
-        if self.fd < 0:
-            return
-        self._reactor.forget(self)
-        self._socket.close()
-        self.fd = -1
-        self._mute = True
-        self._queue.clear()
-        self._sealed = None
-        self.unsent = 0
-        self._soon = None
-        self._resting = False
-        self.account.close()
-        session, self.session = self.session, _CLOSED
-        guarded(self._reactor.failed, session.gone)
-
-    def abandon(self, reason: str) -> None:
-        """The TLS handshake came to nothing."""
-        self._reactor.refused(self.peer, reason)
-        self.cut()
+    # --- turns
 
     def ready(self, mask: int) -> None:
-        """It is this connection's turn: the kernel has something to read, room to write or bad news, or there
-        is something to go on with.
+        """A turn of this connection. `mask` has the events that epoll reported: data, room to write or an
+        error; 0 if it has other work to do.
         """
-        if self._resting:
-            self._resting = False
+        if self._suspended:
+            self._suspended = False
             self._reactor.modify(self.fd, self._mask)
-        if self._doomed:
+        if self._discarded:
             self.cut()
         elif mask & _OUT or self._dirty:
             self._dirty = False
             self._send()
             account = self.account
-            if account.held - account.promised != self.left:
-                self._leave()
+            if account.held - account.promised != self.not_taken:
+                self._update_not_taken()
         if self.fd >= 0:
-            soon, self._soon = self._soon, None
-            if soon is not None:
-                soon()
+            call, self._next_turn = self._next_turn, None
+            if call is not None:
+                call()
                 self._watch()
             elif self._mask != _IN or self.session.has_pending:
                 self.session.resume()
@@ -464,9 +377,9 @@ class Connection:
             self.cut()
 
     def flush(self) -> None:
-        """Send what was written since the last flush. What the session has more to do waits for its turn."""
+        """Send what was written since the last flush. If the session has more to do, it gets another turn."""
         self._dirty = False
-        if self._doomed:
+        if self._discarded:
             self.cut()
             return
         if self.fd >= 0 and not self._mask & _OUT:
@@ -474,61 +387,45 @@ class Connection:
         if self.fd < 0:
             return
         account = self.account
-        if account.held - account.promised != self.left:
-            self._leave()
+        if account.held - account.promised != self.not_taken:
+            self._update_not_taken()
         if self.session.has_pending:
-            self._reactor.later(self)
+            self._reactor.scheduler.later(self)
         elif self._mask != _IN:
             self.session.resume()
             self._watch()
 
-    def _leave(self) -> None:
-        """It was sent to: what is held now is what was left."""
-        self.left = self.account.held - self.account.promised
-        if self.fd >= 0:
-            self._reactor.pressure.moved(self)
+    def suspend(self) -> None:
+        """It waits for its turn and epoll reported it already: do not report it again until then."""
+        if not self._suspended:
+            self._suspended = True
+            self._suspended_at = self._reactor.now
+            self._reactor.modify(self.fd, 0)
 
-    def sweep(self, now: float, limit: float) -> None:
-        """Once a second: look at the time. A peer that stalled for longer than the limit is given up."""
-        if self.fd >= 0 and self.stalled(now, limit):
-            self.give_up()
+    def _watch(self) -> None:
+        """Register with epoll the events that this connection waits for now."""
+        if self.fd < 0:
+            return
+        session = self.session
+        coming = self.account.coming  # an admitted body is read in any case: others wait for its memory
+        paused = not self._closing and (
+            session.busy
+            or not session.reading
+            or (self.unsent > HIGH_WATER and not coming)
+            or (self.held_back and not (coming or session.answers_need_reading))
+        )
+        # Room to write is waited for only after a send that was not complete: until then there is room.
+        waits = self.unsent and (not self._dirty or self._mask & _OUT)
+        mask = (0 if paused else _IN) | (_OUT if waits else 0)
+        if mask != self._mask:
+            self._mask = mask
+            if not self._suspended:
+                self._reactor.modify(self.fd, mask)
 
-    def stalled(self, now: float, limit: float) -> bool:
-        """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the
-        limit, in seconds. While it stands in line for its turn it is judged by what it did until then: what
-        has come since is not read, and who sends a little now and then stands in line most of the time.
-        """
-        seen = self._rested_at if self._resting else now
-        if self._shaking and seen - self._accepted > HANDSHAKE_SECONDS:
-            return True
-        session, reads = self.session, not self.paused
-        session.sweep(seen)
-        if reads and (session.late or (self._partial and self._is_record_late(seen))):
-            return True
-        if not reads:
-            self._record_since = now
-        owes = self._closing or self.unsent > 0 or (reads and (session.waiting or self._partial > 0))
-        if not owes:
-            self.progress = now
-        return seen - self.progress > limit
-
-    def _is_record_late(self, now: float) -> bool:
-        """The record that is here in part takes too long, however often a byte of it comes."""
-        if self._tunnel is not None and self._tunnel.records != self._record:
-            self._record, self._record_since = self._tunnel.records, now
-        return now - self._record_since > RECORD_SECONDS
-
-    def give_up(self) -> None:
-        """The peer stalled: say so if it may still listen, then close."""
-        if self._shaking:
-            self.session.refuse(408, b"no handshake in time")
-        elif self.unsent or self._closing or not self.session.waiting:
-            self.cut()
-        else:
-            self.session.refuse(408, b"408 Request Timeout")
+    # --- reading
 
     def _read(self) -> None:
-        few = self.intake.waiting and not self.account.coming
+        few = self.admission.waiting and not self.account.coming
         try:
             data = self._socket.recv(FIRST_READ if few else READ_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -537,17 +434,17 @@ class Connection:
             self.cut()
             return
         if self._closing or not self.session.reading:
-            self._drain(data)
+            self._drop(data)
         elif data:
-            self.progress = self.used = self._reactor.now
+            self.progress = self.last_read = self._reactor.now
             if self._tunnel is not None:
-                data = self._untunnel(self._tunnel, data)
+                data = self._decrypt(self._tunnel, data)
             if not self.heard and (data or (self._tunnel is not None and self._tunnel.open)):
                 self.heard = True
-                self._reactor.crowd.spoke(self)
+                self._reactor.connection_limit.heard(self)
             if data:
                 self.session.receive(data)
-            if self._tunnel is not None and self._tunnel.ended and not self._mute:
+            if self._tunnel is not None and self._tunnel.ended and not self._muted:
                 self.session.eof()
             if self.session.busy or not self.session.reading or self.unsent > HIGH_WATER:
                 self._watch()
@@ -555,62 +452,10 @@ class Connection:
             self.session.eof()
             self._watch()
 
-    @property
-    def _shaking(self) -> bool:
-        """Its TLS handshake is under way."""
-        return self._tunnel is not None and not self._tunnel.open and not self._closing
-
-    def _untunnel(self, tunnel: Tunnel, data: bytes) -> bytes:
-        """The plain bytes that `data` completes; empty where the connection is not so far, or over."""
-        spoken, self._spoken = self._spoken, True
-        if not spoken and data[:1].isalpha():
-            # No record of TLS begins with a letter, every request of HTTP does.
-            self._end_tls(_PLAIN_HTTP)
-            return b""
-        shaken = tunnel.open
-        try:
-            plain = tunnel.take(data)
-        except TlsFailed as fault:
-            # Close in order: a reset would overtake the alert that says what is wrong.
-            self._end_tls(tunnel.outbound())
-            if shaken:
-                self.session.gone()
-            else:
-                self._reactor.refused(self.peer, str(fault))
-            return b""
-        self._seal(tunnel.outbound())
-        if tunnel.partial != self._partial:
-            self.account.charge(tunnel.partial - self._partial)
-            self._partial = tunnel.partial
-        if tunnel.open and not shaken:
-            self.begin()
-        return plain
-
-    def _end_tls(self, last: bytes) -> None:
-        """Nothing can be sealed any more: answers that were not are dropped, and after `last`, as it is, the
-        connection closes.
-        """
-        self._mute = self._farewell = True
-        self._queue.clear()
-        self.unsent = 0 if self._sealed is None else len(self._sealed)
-        self._charge()
-        self.account.release(self._partial)
-        self._partial = 0
-        self._seal(last)
-        self.finish()
-
-    def _seal(self, data: bytes) -> None:
-        """Send what TLS itself has to say."""
-        if data:
-            self._sealed = data if self._sealed is None else b"".join((self._sealed, data))
-            self.unsent += len(data)
-            if not self._dirty:
-                self._dirty = True
-                self._reactor.dirty.append(self)
-
-    def _drain(self, data: bytes) -> None:
-        self._drained += len(data)
-        if not data or self._drained > self._drop:
+    def _drop(self, data: bytes) -> None:
+        """Drop what arrives while the connection closes."""
+        self._dropped += len(data)
+        if not data or self._dropped > self._drop_limit:
             if self._closing and not self.unsent:
                 self.cut()
             elif not data:
@@ -619,108 +464,70 @@ class Connection:
             else:
                 self.cut()
 
+    # --- sending
+
     def _send(self) -> None:
         queue, tunnel = self._queue, self._tunnel
         room = SEND_SIZE
-        while queue or self._sealed is not None:
-            if self._sealed is not None:
-                data, self._sealed = self._sealed, None
-            elif tunnel is None and len(queue) > 1 and self.unsent >= GATHERED_SIZE * len(queue):
-                before = self.taken
-                takes_more = self._gather()
-                if self.fd < 0:
-                    return
-                room -= self.taken - before
-                if room <= 0 or not takes_more:
-                    break
-                continue
+        while queue or self._encrypted is not None:
+            data: bytes | memoryview | None
+            if self._encrypted is not None:
+                data, self._encrypted = self._encrypted, None
+            elif tunnel is not None:
+                data = queue.popleft()
+                if queue or len(data) > JOINED_SIZE:
+                    queue.appendleft(data)
+                    data = take_joined(queue, JOINED_SIZE)
+                self.unsent -= len(data)
+                data = tunnel.send(data)
+                self.unsent += len(data)
+            elif len(queue) > 1 and self.unsent >= GATHERED_SIZE * len(queue):
+                data = None  # several pieces, without joining them
             else:
                 data = queue.popleft()
                 if queue and len(data) < READ_SIZE:
-                    data = self._joined(data)
-                if tunnel is not None:
-                    if len(data) > JOINED_SIZE:
-                        queue.appendleft(rest_of(data, JOINED_SIZE))
-                        data = memoryview(data)[:JOINED_SIZE]
-                    self.unsent -= len(data)
-                    data = tunnel.send(data)
-                    self.unsent += len(data)
+                    if self.unsent <= JOINED_SIZE:
+                        queue.appendleft(data)
+                        data = b"".join(queue)
+                        queue.clear()
+                    else:
+                        data = join_small(data, queue, JOINED_SIZE)
             try:
-                sent = self._socket.send(data)
+                if data is None:
+                    sent, complete = send_gathered(self._socket, queue)
+                else:
+                    sent = self._socket.send(data)
+                    complete = sent == len(data)
             except (BlockingIOError, InterruptedError):
-                sent = 0
+                sent, complete = 0, False
             except OSError:
                 self.cut()
                 return
             self.unsent -= sent
             if sent:
                 self.progress = self._reactor.now
-                self.taken += sent
+                self.sent += sent
                 room -= sent
-            if sent < len(data):
-                rest = rest_of(data, sent)
-                if tunnel is not None:
-                    self._sealed = rest
-                else:
-                    queue.appendleft(rest)
+            if not complete:
+                if data is not None and tunnel is not None:
+                    self._encrypted = rest_of(data, sent)
+                elif data is not None:
+                    queue.appendleft(rest_of(data, sent))
                 break
             if room <= 0:
                 break
         if self._charged:
             self._charge()
-        if self._closing and not self.unsent and tunnel is not None and not self._farewell:
-            self._farewell = True
-            self._seal(tunnel.close())
+        if self._closing and not self.unsent and tunnel is not None and not self._close_notify_sent:
+            self._close_notify_sent = True
+            self._send_encrypted(tunnel.close())
         elif self._closing and not self.unsent:
-            self._shut()
+            self._shut_down()
         elif self.unsent or self._mask != _IN:
             self._watch()
 
-    def _gather(self) -> bool:
-        """Send some pieces in one call, without a copy of them (sendmsg(2)). False when not all of them were
-        taken, or the connection is over.
-        """
-        queue = self._queue
-        pieces = [queue.popleft() for _ in range(min(len(queue), MOST_GATHERED))]
-        try:
-            sent = left = self._socket.sendmsg(pieces)
-        except (BlockingIOError, InterruptedError):
-            sent = left = 0
-        except OSError:
-            self.cut()
-            return False
-        self.unsent -= sent
-        self.taken += sent
-        if sent:
-            self.progress = self._reactor.now
-        place = 0
-        while place < len(pieces) and left >= len(pieces[place]):
-            left -= len(pieces[place])
-            place += 1
-        if place == len(pieces):
-            return True
-        if left:
-            pieces[place] = rest_of(pieces[place], left)
-        queue.extendleft(reversed(pieces[place:]))
-        return False
-
-    def _joined(self, first: bytes | memoryview) -> bytes:
-        """Small pieces in one, because each send is a system call; a large one stays what it is, for it may
-        be kept by others as well.
-        """
-        queue = self._queue
-        if self.unsent <= JOINED_SIZE:
-            queue.appendleft(first)
-            data = b"".join(queue)
-            queue.clear()
-            return data
-        pieces, size = [first], len(first)
-        while queue and size + len(queue[0]) <= JOINED_SIZE:
-            pieces.append(queue.popleft())
-            size += len(pieces[-1])
-        return b"".join(pieces)
-
-    def _shut(self) -> None:
+    def _shut_down(self) -> None:
+        """Everything is sent: close the sending side; the peer's data is dropped until it closes its own."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -731,34 +538,105 @@ class Connection:
         self._watch()
 
     def settle(self) -> None:
-        """Everything was answered and sent, or nothing more can be."""
+        """Tell the reactor, once, that all answers are sent or none can be sent any more."""
         if not self.settled:
             self.settled = True
             self._reactor.settled()
 
-    def _watch(self) -> None:
-        """Tell the kernel what this connection waits for now."""
-        if self.fd < 0:
-            return
-        session = self.session
-        coming = self.account.coming  # a body is read whatever of answers waits: others wait for it
-        paused = not self._closing and (
-            session.busy
-            or not session.reading
-            or (self.unsent > HIGH_WATER and not coming)
-            or (self.held_back and not (coming or session.answers_need_reading))
-        )
-        # What is to be flushed is not waited for yet: only a send tells that the kernel takes no more.
-        waits = self.unsent and (not self._dirty or self._mask & _OUT)
-        mask = (0 if paused else _IN) | (_OUT if waits else 0)
-        if mask != self._mask:
-            self._mask = mask
-            if not self._resting:
-                self._reactor.modify(self.fd, mask)
+    # --- TLS
 
-    def rest(self) -> None:
-        """It waits for its turn, and the kernel told of it already: again is of no use until then."""
-        if not self._resting:
-            self._resting = True
-            self._rested_at = self._reactor.now
-            self._reactor.modify(self.fd, 0)
+    @property
+    def _handshaking(self) -> bool:
+        return self._tunnel is not None and not self._tunnel.open and not self._closing
+
+    def handshake_failed(self, reason: str) -> None:
+        """Log it and cut the connection."""
+        self._reactor.refused(self.peer, reason)
+        self.cut()
+
+    def _decrypt(self, tunnel: Tunnel, data: bytes) -> bytes:
+        """The plaintext that `data` completes; empty during the handshake and after an error."""
+        if not tunnel.records and data[:1].isalpha():
+            # The first byte of a TLS record is no letter; that of an HTTP request is one.
+            self._end_tls(tunnel, _PLAIN_HTTP)
+            return b""
+        established = tunnel.open
+        partial_before = tunnel.partial
+        try:
+            plain = tunnel.take(data)
+        except TlsFailed as fault:
+            # Close in order: a reset would overtake the alert that says what is wrong.
+            self.account.release(partial_before)
+            self._end_tls(tunnel, tunnel.outbound())
+            if established:
+                self.session.gone()
+            else:
+                self._reactor.refused(self.peer, str(fault))
+            return b""
+        self._send_encrypted(tunnel.outbound())
+        if tunnel.partial != partial_before:
+            self.account.charge(tunnel.partial - partial_before)
+        if tunnel.open and not established:
+            self.start_session()
+        return plain
+
+    def _end_tls(self, tunnel: Tunnel, last: bytes) -> None:
+        """Nothing can be encrypted any more: drop the answers that were not, send `last` as it is, and
+        close.
+        """
+        self._muted = self._close_notify_sent = True
+        tunnel.partial = 0
+        self._queue.clear()
+        self.unsent = 0 if self._encrypted is None else len(self._encrypted)
+        self._charge()
+        self._send_encrypted(last)
+        self.finish()
+
+    def _send_encrypted(self, data: bytes) -> None:
+        """Queue bytes of TLS itself, before the answers."""
+        if data:
+            self._encrypted = data if self._encrypted is None else b"".join((self._encrypted, data))
+            self.unsent += len(data)
+            if not self._dirty:
+                self._dirty = True
+                self._reactor.dirty.append(self)
+
+    # --- time limits
+
+    def sweep(self, now: float, limit: float) -> None:
+        """Once a second. A peer that has stalled for longer than the limit is given up."""
+        if self.fd >= 0 and self.stalled(now, limit):
+            self.give_up()
+
+    def stalled(self, now: float, limit: float) -> bool:
+        """The peer has owed something (the rest of a request, reading an answer, closing) for longer than the
+        limit, in seconds. A connection that waits for its turn is judged as of when it was suspended: what
+        has arrived since is not read, and one that sends a little now and then waits most of the time.
+        """
+        seen = self._suspended_at if self._suspended else now
+        if self._handshaking and seen - self._accepted > HANDSHAKE_SECONDS:
+            return True
+        session, tunnel, reads = self.session, self._tunnel, not self.paused
+        in_record = False
+        session.sweep(seen)
+        if tunnel is not None:
+            in_record = tunnel.partial > 0
+            if reads and in_record and tunnel.is_record_late(seen):
+                return True
+            if not reads:
+                tunnel.record_since = now
+        if reads and session.late:
+            return True
+        owes = self._closing or self.unsent > 0 or (reads and (session.waiting or in_record))
+        if not owes:
+            self.progress = now
+        return seen - self.progress > limit
+
+    def give_up(self) -> None:
+        """The peer stalled: send an error response if it may still read one, then close."""
+        if self._handshaking:
+            self.session.refuse(408, b"no handshake in time")
+        elif self.unsent or self._closing or not self.session.waiting:
+            self.cut()
+        else:
+            self.session.refuse(408, b"408 Request Timeout")

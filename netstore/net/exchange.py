@@ -20,6 +20,12 @@ PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 LOW_WATER: Final = 64 * 1024
 """Unsent bytes at which `on_drained` is called."""
 
+HIGH_WATER: Final = 1024 * 1024
+"""Unsent bytes of one connection beyond which no further request of it is handled and nothing more is read
+from it. Over HTTP/1 the same holds for answers that wait for one before them, with the bodies of unanswered
+requests.
+"""
+
 OPEN_BODY_LIMIT: Final = 4 * 1024 * 1024
 """Unsent bytes of one connection beyond which `push` refuses: a watcher this far behind must start again from
 history.

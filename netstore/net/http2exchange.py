@@ -9,20 +9,20 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
+from netstore.net.bodyadmission import GROWTH, SMALL, TOO_MANY
 from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN, Request
 from netstore.net.hpackcache import literal, status_field
-from netstore.net.http1exchange import SAFE
+from netstore.net.http1.exchange import SAFE
 from netstore.net.http2 import ENHANCE_YOUR_CALM, INTERNAL_ERROR, Stream
 from netstore.net.http2.charging import holds_too_much
 from netstore.net.http2.closing import reset
 from netstore.net.http2.flow import await_drain
-from netstore.net.intake import GROWTH, SMALL, TOO_MANY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.exchange import Exchange
-    from netstore.net.http1 import Http1Server
+    from netstore.net.http1.connection import Http1Server
     from netstore.net.http2 import Head, Http2Connection
 
 _CONTINUE: Final = status_field(100)
@@ -143,7 +143,7 @@ class Http2Exchange(Stream):
         return True
 
     def given_up(self, status: int, reason: bytes) -> None:
-        """See `intake.Asker`."""
+        """See `bodyadmission.Asker`."""
         self._let_go()
         self.unclaim()
         self._verdict = status, reason

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
     from netstore.seams import Log
 
+RECORD_SECONDS: Final = 30.0
+"""Time limit for an incomplete record, from the sweep that first sees it: 16 KiB, at more than half a KiB a
+second.
+"""
+
 _SOURCE: Final = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")
 """The library's name before what went wrong, and the place in its source after it."""
 
@@ -149,7 +154,19 @@ class Credentials:
 class Tunnel:
     """One end of a TLS stream as bytes in, bytes out. Plain bytes may be sent once it is `open`."""
 
-    __slots__ = ("_ended", "_head", "_inbound", "_left", "_outbound", "_tls", "open", "partial", "records")
+    __slots__ = (
+        "_ended",
+        "_head",
+        "_inbound",
+        "_left",
+        "_outbound",
+        "_timed",
+        "_tls",
+        "open",
+        "partial",
+        "record_since",
+        "records",
+    )
 
     def __init__(self, context: ssl.SSLContext, host: str | None) -> None:
         """`host` is whom to expect, None at the side that was called."""
@@ -166,6 +183,10 @@ class Tunnel:
         """Records that have begun."""
         self.partial = 0
         """Bytes of the last of them, whose rest has not come: the library keeps them, at most 16 KiB."""
+
+        self._timed = 0
+        """Which record is timed, since `record_since`."""
+        self.record_since = 0.0
 
     @property
     def protocol(self) -> str | None:
@@ -231,6 +252,14 @@ class Tunnel:
                     self._head = b""
             at += step
             self.partial = self.partial + step if self._left or self._head else 0
+
+    def is_record_late(self, now: float) -> bool:
+        """Whether the incomplete record has exceeded its time limit, however often bytes of it arrive. To be
+        called in each sweep; the time begins with the first call that sees this record.
+        """
+        if self.records != self._timed:
+            self._timed, self.record_since = self.records, now
+        return now - self.record_since > RECORD_SECONDS
 
     def send(self, data: bytes | memoryview) -> bytes:
         """`data` as it goes over the wire, with anything else that waits to be sent."""

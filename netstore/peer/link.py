@@ -16,6 +16,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from netstore.net.sendqueue import rest_of, take_joined
 from netstore.net.tls import TlsFailed, Tunnel
 from netstore.peer.records import RecordTampered
 
@@ -154,7 +155,7 @@ class Link:
         Ends at once if the kernel refuses to watch the socket.
         """
         try:
-            self._reactor.attend(self._fd, _IN, self._ready, self._failed)
+            self._reactor.watched.watch(self._fd, _IN, self._ready, self._failed)
         except OSError as error:
             self.cut(f"cannot be watched: {error.strerror or error}")
             return
@@ -200,7 +201,7 @@ class Link:
     def _continue(self) -> None:
         """Ask for another turn if records that were read are not decoded yet."""
         if self._records is not None and self._records.has_pending and not self._paused and self._fd >= 0:
-            self._reactor.again(self._fd)
+            self._reactor.watched.again(self._fd)
 
     def pause(self) -> None:
         """Stop reading."""
@@ -220,13 +221,13 @@ class Link:
         """
         if self._fd >= 0:
             self._later = call
-            self._reactor.again(self._fd)
+            self._reactor.watched.again(self._fd)
 
     def cut(self, reason: str) -> None:
         """End now, without sending what is queued."""
         if self._fd < 0:
             return
-        self._reactor.dismiss(self._fd)
+        self._reactor.watched.unwatch(self._fd)
         self._fd = -1
         self._socket.close()
         self._encoded.clear()
@@ -303,22 +304,15 @@ class Link:
 
     def _encode_some(self) -> bytes:
         """Encode the next `ENCODED_PER_TURN` bytes for the wire."""
-        written = self._unencoded
-        pieces: list[bytes | memoryview] = []
-        room = ENCODED_PER_TURN
-        while written and room:
-            data = written.popleft()
-            if len(data) > room:
-                data = memoryview(data)
-                written.appendleft(data[room:])
-                data = data[:room]
-            pieces.append(data)
-            room -= len(data)
-        made = b"".join(pieces)
-        self.unsent -= len(made)
+        queue = self._unencoded
+        data = queue.popleft()
+        if queue or len(data) > ENCODED_PER_TURN:
+            queue.appendleft(data)
+            data = take_joined(queue, ENCODED_PER_TURN)
+        self.unsent -= len(data)
         if self._records is not None:
-            made = self._records.encode(made)
-        return made if self._tunnel is None else self._tunnel.send(made)
+            data = self._records.encode(bytes(data))
+        return bytes(data) if self._tunnel is None else self._tunnel.send(data)
 
     def _send(self, data: bytes) -> None:
         """Send encoded bytes: after those that are queued, before those that are not encoded yet."""
@@ -335,7 +329,7 @@ class Link:
                 return
             if sent == len(data):
                 return
-        self._encoded.append(memoryview(data)[sent:])
+        self._encoded.append(rest_of(data, sent))
         self.unsent += len(data) - sent
         self._watch()
 
@@ -357,7 +351,7 @@ class Link:
             self.unsent -= sent
             self.taken += sent
             if sent < len(data):
-                waiting.appendleft(memoryview(data)[sent:])
+                waiting.appendleft(rest_of(data, sent))
                 return
         if self._unencoded:
             return  # the kernel reports again that it accepts more

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.admission import household
 from netstore.net.accept import CannotAccept, accept
-from netstore.net.allowance import Allowance
+from netstore.net.tokenbucket import TokenBucket
 from netstore.peer.handshake import Purpose, Verdict
 from netstore.peer.incoming import IncomingStream
 from netstore.peer.link import Link
@@ -99,9 +99,9 @@ class Listener:
         self._waiting_handshakes: dict[IncomingStream, None] = {}
         """Unverified callers whose TLS handshake waits for `_handshakes`."""
         now = owner.clock.monotonic()
-        self._handshakes = Allowance(HANDSHAKE_BURST, now, HANDSHAKES_PER_SECOND)
-        self._lines = Allowance(LOG_LINES_BURST, now, LOG_LINES_PER_SECOND)
-        self._answers = Allowance(ANSWERS_BURST, now, ANSWERS_PER_SECOND)
+        self._handshakes = TokenBucket(HANDSHAKE_BURST, now, HANDSHAKES_PER_SECOND)
+        self._lines = TokenBucket(LOG_LINES_BURST, now, LOG_LINES_PER_SECOND)
+        self._answers = TokenBucket(ANSWERS_BURST, now, ANSWERS_PER_SECOND)
 
     # --- accepting
 
@@ -115,7 +115,7 @@ class Listener:
     def stop_accepting(self) -> None:
         """Close the listening sockets; open streams go on."""
         for sock in self._sockets:
-            self.owner.reactor.dismiss(sock.fileno())
+            self.owner.reactor.watched.unwatch(sock.fileno())
             sock.close()
         self._sockets.clear()
         self._not_watched.clear()
@@ -127,7 +127,7 @@ class Listener:
             stream.link.cut("this member stops")
 
     def _attend(self, sock: socket.socket) -> None:
-        self.owner.reactor.attend(sock.fileno(), _IN, self._sockets[sock], self._not_taken)
+        self.owner.reactor.watched.watch(sock.fileno(), _IN, self._sockets[sock], self._not_taken)
 
     def _not_taken(self, fault: Exception) -> None:
         """An accepted connection could not be set up; its socket is closed with its last reference."""
@@ -139,7 +139,7 @@ class Listener:
                 accepted = accept(listener)
             except CannotAccept as why:  # watched further, it would be reported in each round
                 self.log("guest_refused", "", str(why))
-                self.owner.reactor.dismiss(listener.fileno())
+                self.owner.reactor.watched.unwatch(listener.fileno())
                 self._not_watched.append(listener)
                 return
             if accepted is None:

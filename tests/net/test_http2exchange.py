@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import h2.events
 import pytest
 
+from netstore.net.bodyadmission import GROWTH, TOO_MANY, Claim
 from netstore.net.exchange import OPEN_BODY_LIMIT
 from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
-from netstore.net.http1 import Http1Server
+from netstore.net.http1.connection import Http1Server
 from netstore.net.http2 import DATA, END_STREAM, ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server, frame
 from netstore.net.http2exchange import block_of, opener
-from netstore.net.intake import GROWTH, TOO_MANY, Claim
 from netstore.node.timekeeper import Deadline
 from tests.support.h2client import Headers, Judged
 from tests.support.http import waiting
@@ -342,24 +342,24 @@ def test_a_body_of_unknown_size_that_waits_counts_with_all_that_has_come_of_it()
     )
     other = Claim(output, site.judge)  # type: ignore[arg-type]  # nothing is told to it
     sent = 0
-    while sent < 400_000 and not output.intake.waiting:
+    while sent < 400_000 and not output.admission.waiting:
         site.judge.client.send_data(1, bytes(16_000))
         sent += 16_000
         site.judge.settle()
         if sent == 32_000:
-            assert output.intake.ask(other, 20_000, 0)
-            output.intake._mark = output.intake._few = 0
+            assert output.admission.ask(other, 20_000, 0)
+            output.admission._mark = output.admission._few = 0
     assert sent > GROWTH
-    assert output.intake.waiting == 1
-    assert output.intake._kept >= sent
+    assert output.admission.waiting == 1
+    assert output.admission._kept >= sent
 
 
 def test_a_large_body_that_cannot_wait_is_refused_in_words() -> None:
     site = Site(body_limit=400_000)
     output = site.judge.connection.output
-    output.intake._room = output.intake._mark = output.intake._few = 0
+    output.admission._room = output.admission._mark = output.admission._few = 0
     other = Claim(output, site.judge)  # type: ignore[arg-type]  # nothing is told to it
-    assert output.intake.ask(other, 20_000, 0)
+    assert output.admission.ask(other, 20_000, 0)
     site.judge.client.send_headers(
         1, [(":method", "PUT"), (":scheme", "http"), (":path", "/"), (":authority", "x")]
     )
@@ -368,7 +368,7 @@ def test_a_large_body_that_cannot_wait_is_refused_in_words() -> None:
     head, body = site.answer(1)
     assert (head[":status"], body) == ("503", TOO_MANY)
     assert not site.exchanges
-    output.intake.release(other)
+    output.admission.release(other)
     assert output.account.promised == site.judge.connection.held == 0
 
 

@@ -16,13 +16,14 @@ import trio.lowlevel
 
 from netstore.guard import unguarded
 from netstore.limits import Budget
-from netstore.net import reactor
+from netstore.net import connection as connecting
+from netstore.net import reactor, scheduler
 from netstore.net.acceptor import ACCEPT_SECONDS, KERNEL_BUFFER
 from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE, Connection
-from netstore.net.http1 import (
+from netstore.net.exchange import HIGH_WATER
+from netstore.net.http1.connection import (
     BODY_SECONDS,
     HEAD_SECONDS,
-    HIGH_WATER,
     HURRIED_LIMIT,
     PIPELINE_LIMIT,
     TURN_LIMIT,
@@ -32,24 +33,22 @@ from netstore.net.http1 import (
 from netstore.net.http2 import SETTINGS, Http2Connection, Http2Server, frame
 from netstore.net.http2.frames import PREFACE
 from netstore.net.load import LONG_TURN
-from netstore.net.reactor import (
-    HEAR_SECONDS,
-    LINGER_SECONDS,
-    ROUND_SECONDS,
-    Limits,
-    Reactor,
-)
+from netstore.net.reactor import LINGER_SECONDS, Limits, Reactor
+from netstore.net.scheduler import ROUND_SECONDS
+from netstore.net.sendqueue import send_gathered
 from netstore.net.tls import Credentials
+from netstore.net.watched import MEMBERS_SECONDS
 from tests.support.certificates import Certificates
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from netstore.net.connection import Session
-    from netstore.net.http1exchange import Http1Exchange
+    from netstore.net.http1.exchange import Http1Exchange
     from netstore.net.http2 import Head, Stream
+    from netstore.net.session import Session
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -187,15 +186,14 @@ async def test_a_large_piece_for_many_readers_is_kept_once() -> None:
 
 
 async def test_pieces_that_are_not_joined_arrive_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel takes part of a piece, or of several, as its buffer has room."""
-    outcomes: list[bool] = []
-    gather = Connection._gather
+    gathered = 0
 
-    def note(connection: Connection) -> bool:
-        outcomes.append(gather(connection))
-        return outcomes[-1]
+    def count(sock: socket.socket, queue: deque[bytes | memoryview]) -> tuple[int, bool]:
+        nonlocal gathered
+        gathered += 1
+        return send_gathered(sock, queue)
 
-    monkeypatch.setattr(Connection, "_gather", note)
+    monkeypatch.setattr(connecting, "send_gathered", count)
     sent = b""
     async with site() as here, await here.connect() as stream:
         here.answer = None
@@ -210,7 +208,7 @@ async def test_pieces_that_are_not_joined_arrive_whole_and_in_order(monkeypatch:
         exchange.end()
         data = await read_all(stream)
     assert data.partition(b"\r\n\r\n")[2] == sent
-    assert set(outcomes) == {True, False}
+    assert gathered
 
 
 async def test_unread_answers_stop_the_reading() -> None:
@@ -311,7 +309,7 @@ async def test_a_letter_inside_a_handshake_is_no_http(tmp_path: Path) -> None:
         await here.until_open(1)
         (connection,) = here.reactor._connections.values()
         with trio.fail_after(10):
-            while not connection._spoken:
+            while connection._tunnel is not None and not connection._tunnel.records:
                 await trio.lowlevel.checkpoint()
             await stream.send_all(hello[letter:])
             assert (await stream.receive_some(65536))[:1] == b"\x16"
@@ -415,7 +413,7 @@ async def test_what_speaks_no_tls_is_told_so_in_clear(tmp_path: Path) -> None:
     async with site(credentials=credentials) as here, await here.connect() as stream:
         await stream.send_all(GET)
         assert b"Client sent an HTTP request to an HTTPS server" in await read_all(stream)
-        assert here.reactor.crowd.silent is not None, "that is no word of a client's"
+        assert here.reactor.connection_limit.oldest_silent is not None, "that is no word of a client's"
         await stream.aclose()
         await here.until_open(0)
         assert here.log.events == []
@@ -453,7 +451,7 @@ async def test_more_connections_than_allowed_wait_their_turn() -> None:
     async with site(Limits(max_connections=2)) as here:
         first, second = await spoken(here, 2)
         for connection, name in zip(list(here.reactor._connections.values()), "ab", strict=True):
-            here.reactor.crowd.named(connection, name)
+            here.reactor.connection_limit.renamed(connection, name)
         third = await here.connect()
         await third.send_all(GET)
         with trio.fail_after(10):
@@ -485,7 +483,7 @@ async def test_who_has_more_than_its_share_makes_room_for_others() -> None:
     async with site(Limits(max_connections=4)) as here:
         streams = await spoken(here, 4)
         for connection in list(here.reactor._connections.values()):
-            here.reactor.crowd.named(connection, "greedy")
+            here.reactor.connection_limit.renamed(connection, "greedy")
         (other,) = await spoken(here, 1)
         assert len(here.reactor._connections) == 4
         assert await read_all(streams[0]) == b""
@@ -585,13 +583,13 @@ async def test_other_tasks_get_their_turn_however_much_there_is_to_do() -> None:
 
         with reading, writing:
             writing.send(b"x")
-            here.reactor.attend(reading.fileno(), select.EPOLLIN, ready, unguarded)
+            here.reactor.watched.watch(reading.fileno(), select.EPOLLIN, ready, unguarded)
             for _ in range(3):
                 before = len(calls)
                 with trio.fail_after(10):
                     while len(calls) == before:
                         await trio.lowlevel.checkpoint()
-            here.reactor.dismiss(reading.fileno())
+            here.reactor.watched.unwatch(reading.fileno())
 
 
 async def test_calls_from_a_thread_are_made_in_their_order_in_a_round() -> None:
@@ -759,7 +757,7 @@ async def test_who_has_short_turns_is_served_before_those_who_have_long_ones() -
         now = here.time
         for connection in here.reactor._connections.values():
             connection.load.add(now, 0.02 - connection.load.seconds(now))
-        here.reactor._heavy_at = now  # there are turns
+        here.reactor.scheduler.heavy_at = now  # there are turns
         for one in floods:
             one.sendall(GET.replace(b"/a", b"/f"))
         other.sendall(GET.replace(b"/a", b"/b"))
@@ -872,7 +870,7 @@ async def test_a_closed_connection_is_freed_without_a_collection(protocol: str) 
 async def test_the_kernel_tells_once_of_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """More wait than it tells of in a round, and somebody new is told of all the same."""
     monkeypatch.setattr(reactor, "_EVENTS_PER_ROUND", 4)
-    monkeypatch.setattr(reactor, "_CROWD", 4)
+    monkeypatch.setattr(scheduler, "_LONG_QUEUE", 4)
     async with site() as here:
         many = asking(here, 200)
         (other,) = asking(here, 1)
@@ -891,7 +889,7 @@ async def test_the_kernel_tells_once_of_who_waits_for_a_turn(monkeypatch: pytest
         paths = [exchange.request.path for exchange in here.exchanges]
         assert paths.index(b"/b") <= sent + 4
         assert paths.count(b"/m") == 200
-        assert not any(connection._resting for connection in connections)
+        assert not any(connection._suspended for connection in connections)
         for one in (*many, other):
             one.sendall(GET)
         await here.until_asked(402)
@@ -903,7 +901,7 @@ async def test_what_is_closed_in_a_round_that_told_of_it_is_not_lined_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Others wait for their turns already."""
-    monkeypatch.setattr(reactor, "_CROWD", 0)
+    monkeypatch.setattr(scheduler, "_LONG_QUEUE", 0)
     async with site() as here:
         many = asking(here, 20)
         await here.until_asked(20)
@@ -1119,7 +1117,7 @@ async def test_what_was_promised_is_not_taken_for_what_its_peer_leaves() -> None
         connection.account.promise(1000, 0)
         connection.account.charge(100)
         connection.flush()
-        assert connection.left == 100
+        assert connection.not_taken == 100
         await stream.aclose()
 
 
@@ -1144,10 +1142,11 @@ async def test_who_waits_for_memory_over_tls_is_not_timed(tmp_path: Path) -> Non
         tls.write(head + bytes(size))
         await two.send_all(outbound.read(100_000))
         with trio.fail_after(10):
-            while not here.reactor.intake.waiting:
+            while not here.reactor.admission.waiting:
                 await trio.lowlevel.checkpoint()
         (waiting,) = (each for each in here.reactor._connections.values() if each.paused)
-        assert waiting._partial
+        assert waiting._tunnel is not None
+        assert waiting._tunnel.partial
         here.let_pass(100)
         assert len(here.reactor._connections) == 2
         here.exchanges[0].respond(200, b"")
@@ -1182,7 +1181,7 @@ async def resting(here: Site, stream: trio.SocketStream, data: bytes) -> Connect
     with trio.fail_after(10):
         while not connection.session.waiting:
             await trio.lowlevel.checkpoint()
-    connection.rest()
+    connection.suspend()
     return connection
 
 
@@ -1197,14 +1196,14 @@ PUT_BEGUN = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + by
 async def test_who_stands_in_line_is_not_timed_for_what_is_not_read(begun: bytes) -> None:
     async with site() as here, await here.connect() as stream:
         connection = await resting(here, stream, begun)
-        assert unread_since(connection) == connection.used
+        assert unread_since(connection) == connection.last_read
         here.let_pass(100)
         assert connection.session.reading
-        here.reactor.later(connection)
+        here.reactor.scheduler.later(connection)
         with trio.fail_after(10):
             while unread_since(connection) is not None:
                 await trio.lowlevel.checkpoint()
-        connection.rest()
+        connection.suspend()
         here.let_pass(100)
         assert not connection.session.reading, "when it was read nothing had come for long"
 
@@ -1233,7 +1232,7 @@ async def test_who_sends_little_is_late_however_often_it_stands_in_line(begun: b
             here.let_pass(0.5)
             connection.ready(select.EPOLLIN)
             if connection.open:
-                connection.rest()
+                connection.suspend()
             here.let_pass(0.5)
         assert not connection.session.reading
 
@@ -1277,7 +1276,7 @@ async def test_memory_given_back_outside_a_round_is_given_to_who_waits() -> None
             await client.send_all(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
             await client.send_all(bytes(100))
         with trio.fail_after(10):
-            while not here.reactor.intake.waiting:
+            while not here.reactor.admission.waiting:
                 await trio.lowlevel.checkpoint()
         first, second = here.reactor._connections.values()
         if not first.account.coming:
@@ -1322,17 +1321,17 @@ async def test_members_can_be_heard_between_rounds() -> None:
         ours, theirs = socket.socketpair()
         heard: list[bytes] = []
         with ours, theirs, client:
-            here.reactor.attend(
+            here.reactor.watched.watch(
                 ours.fileno(), select.EPOLLIN, lambda _: heard.append(ours.recv(9)), unguarded
             )
             client.sendall(GET)
             theirs.send(b"alive")
-            here.reactor.hear()
-            here.reactor.hear()
+            here.reactor.watched.catch_up()
+            here.reactor.watched.catch_up()
             assert heard == [b"alive"]
             assert len(here.exchanges) == 1
             await here.until_asked(2)
-            here.reactor.dismiss(ours.fileno())
+            here.reactor.watched.unwatch(ours.fileno())
 
 
 async def test_members_have_their_turns_while_others_send_much() -> None:
@@ -1345,16 +1344,16 @@ async def test_members_have_their_turns_while_others_send_much() -> None:
         def ready(place: int, _: int) -> None:
             heard.append(place)  # nothing is read: it is ready again at once, for ever
             rounds.append(here.rounds)
-            here.time += HEAR_SECONDS * 2 / 3
+            here.time += MEMBERS_SECONDS * 2 / 3
 
         for place, (ours, theirs) in enumerate(pairs):
             theirs.send(b"x")
-            here.reactor.attend(ours.fileno(), select.EPOLLIN, partial(ready, place), unguarded)
+            here.reactor.watched.watch(ours.fileno(), select.EPOLLIN, partial(ready, place), unguarded)
         with trio.fail_after(10):
             while len(heard) < 24:
                 await trio.lowlevel.checkpoint()
         for ours, theirs in pairs:
-            here.reactor.dismiss(ours.fileno())
+            here.reactor.watched.unwatch(ours.fileno())
             ours.close()
             theirs.close()
         most = max(rounds.count(number) for number in rounds)
@@ -1381,11 +1380,11 @@ async def test_what_was_told_of_a_descriptor_is_not_told_to_whoever_has_it_next(
         def change() -> None:
             second = pairs[1][0]
             fd = second.fileno()
-            here.reactor.dismiss(fd)
+            here.reactor.watched.unwatch(fd)
             second.close()
             new, others = reopened(fd)
             opened.extend(others)
-            here.reactor.attend(fd, 0, lambda _: heard.append("the next one"), unguarded)
+            here.reactor.watched.watch(fd, 0, lambda _: heard.append("the next one"), unguarded)
             assert new.fileno() == fd
 
         def ready(_: int) -> None:
@@ -1395,26 +1394,28 @@ async def test_what_was_told_of_a_descriptor_is_not_told_to_whoever_has_it_next(
             if when == "in a round":
                 change()
             else:
-                here.time += 2 * HEAR_SECONDS
+                here.time += 2 * MEMBERS_SECONDS
 
         await trio.testing.wait_all_tasks_blocked()
         for _, theirs in pairs:
             theirs.send(b"x")
-        here.reactor.attend(pairs[0][0].fileno(), select.EPOLLIN, ready, unguarded)
-        here.reactor.attend(pairs[1][0].fileno(), select.EPOLLIN, lambda _: heard.append("two"), unguarded)
+        here.reactor.watched.watch(pairs[0][0].fileno(), select.EPOLLIN, ready, unguarded)
+        here.reactor.watched.watch(
+            pairs[1][0].fileno(), select.EPOLLIN, lambda _: heard.append("two"), unguarded
+        )
         if when == "in a round":
             with trio.fail_after(10):
                 while not heard:
                     await trio.lowlevel.checkpoint()
             await trio.testing.wait_all_tasks_blocked()
         else:
-            assert not here.reactor.hear()
+            assert not here.reactor.watched.catch_up()
             here.reactor.call_soon(change)
             here.reactor._round(0)
-            assert here.reactor.hear()
+            assert here.reactor.watched.catch_up()
         assert heard == ["one"]
-        for fd in list(here.reactor._attended):
-            here.reactor.dismiss(fd)
+        for fd in list(here.reactor.watched.calls):
+            here.reactor.watched.unwatch(fd)
         for ours, theirs in pairs:
             ours.close()
             theirs.close()
@@ -1427,20 +1428,20 @@ async def test_who_has_more_to_do_with_what_it_read_is_heard_too() -> None:
         ours, theirs = socket.socketpair()
         heard: list[int] = []
         with ours, theirs:
-            here.reactor.attend(ours.fileno(), select.EPOLLIN, heard.append, unguarded)
-            here.reactor.again(ours.fileno())
-            assert here.reactor.hear()
+            here.reactor.watched.watch(ours.fileno(), select.EPOLLIN, heard.append, unguarded)
+            here.reactor.watched.again(ours.fileno())
+            assert here.reactor.watched.catch_up()
             assert heard == [0]
-            here.reactor.again(ours.fileno())
+            here.reactor.watched.again(ours.fileno())
             assert here.reactor._pending
-            here.reactor.dismiss(ours.fileno())
+            here.reactor.watched.unwatch(ours.fileno())
             assert not here.reactor._pending, "the loop would not rest any more"
 
 
 async def test_all_work_of_the_reactor_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async with site() as here:
         worked: list[float] = []
-        here.reactor._worked = worked.append
+        here.reactor._worked = here.reactor.watched._worked = worked.append
         ours, theirs = socket.socketpair()
 
         def look(_: float) -> None:
@@ -1456,11 +1457,11 @@ async def test_all_work_of_the_reactor_is_told(monkeypatch: pytest.MonkeyPatch) 
         assert 0.25 <= sum(worked) < 10, "what follows the turns of a round too"
         worked.clear()
         with ours, theirs, client:
-            here.reactor.attend(ours.fileno(), select.EPOLLIN, hear, unguarded)
+            here.reactor.watched.watch(ours.fileno(), select.EPOLLIN, hear, unguarded)
             theirs.send(b"x")
-            assert here.reactor.hear()
+            assert here.reactor.watched.catch_up()
             assert sum(worked) == 0.5
-            here.reactor.dismiss(ours.fileno())
+            here.reactor.watched.unwatch(ours.fileno())
         worked.clear()
         here.reactor.sweep()
         assert len(worked) == 1
@@ -1473,17 +1474,17 @@ async def test_members_are_heard_in_pieces_and_each_once() -> None:
 
         def ready(place: int, _: int) -> None:
             heard.append(place)
-            here.time += HEAR_SECONDS * 2 / 3
+            here.time += MEMBERS_SECONDS * 2 / 3
 
         for place, (ours, theirs) in enumerate(pairs):
             theirs.send(b"x")
-            here.reactor.attend(ours.fileno(), select.EPOLLIN, partial(ready, place), unguarded)
-        assert [here.reactor.hear(), len(heard)] == [False, 2]
-        here.reactor.dismiss(pairs[heard[0]][0].fileno())
-        assert [here.reactor.hear(), len(heard)] == [True, 4]
+            here.reactor.watched.watch(ours.fileno(), select.EPOLLIN, partial(ready, place), unguarded)
+        assert [here.reactor.watched.catch_up(), len(heard)] == [False, 2]
+        here.reactor.watched.unwatch(pairs[heard[0]][0].fileno())
+        assert [here.reactor.watched.catch_up(), len(heard)] == [True, 4]
         assert sorted(heard) == [0, 1, 2, 3]
         for ours, theirs in pairs:
-            here.reactor.dismiss(ours.fileno())
+            here.reactor.watched.unwatch(ours.fileno())
             ours.close()
             theirs.close()
-        assert here.reactor.hear()
+        assert here.reactor.watched.catch_up()

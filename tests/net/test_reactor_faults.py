@@ -16,7 +16,7 @@ import trio.lowlevel
 
 from netstore.errors import MustStop
 from netstore.net.accept import CannotAccept
-from netstore.net.http1 import Http1Server
+from netstore.net.http1.connection import Http1Server
 from netstore.net.reactor import Limits, Reactor
 from tests.support.log import KeptLog
 
@@ -227,10 +227,10 @@ async def test_a_stranger_on_a_watched_descriptor_is_let_go_and_the_loop_goes_on
 
         def failed(fault: Exception) -> None:
             let_go.append(fault)
-            here.reactor.dismiss(ours.fileno())
+            here.reactor.watched.unwatch(ours.fileno())
             raise ValueError("letting go fails, too")
 
-        here.reactor.attend(ours.fileno(), 1, read, failed)
+        here.reactor.watched.watch(ours.fileno(), 1, read, failed)
         theirs.send(b"x")
         await here.until(lambda: bool(let_go))
         assert let_go == [here.fault]
@@ -250,9 +250,11 @@ async def test_a_stranger_is_let_go_though_no_line_can_be_written(monkeypatch: p
 
         with monkeypatch.context() as broken:
             broken.setattr(here.log, "warning", fail)
-            here.reactor.attend(ours.fileno(), 1, fail, lambda _: here.reactor.dismiss(ours.fileno()))
+            here.reactor.watched.watch(
+                ours.fileno(), 1, fail, lambda _: here.reactor.watched.unwatch(ours.fileno())
+            )
             theirs.send(b"x")
-            await here.until(lambda: ours.fileno() not in here.reactor._attended)
+            await here.until(lambda: ours.fileno() not in here.reactor.watched.calls)
             bad = await trio.open_tcp_stream("127.0.0.1", here.port)
             await bad.send_all(b"be receive")
             await here.until(lambda: [each.ended for each in here.sessions] == [1])
@@ -298,7 +300,7 @@ async def test_listeners_that_are_ready_together_rest_together(
     """At the limit of connections, and where the system gives none."""
     async with site() as here:
         second = here.listen()
-        here.reactor.crowd.most = 2
+        here.reactor.connection_limit.most = 2
         if full:
             callers = [caller("127.0.0.1", here.port), caller("127.0.0.2", here.port)]
             for sock in callers:
@@ -357,13 +359,13 @@ async def test_a_fault_in_what_concerns_all_connections_ends_none_of_them(
                 reactor.sweep()
             else:
                 broken.setattr(reactor.acceptor, place, fail)
-                reactor.crowd.most = 1
-                reactor.crowd._silent[here.sessions[0].connection] = None
+                reactor.connection_limit.most = 1
+                reactor.connection_limit._silent[here.sessions[0].connection] = None
                 calling = await trio.open_tcp_stream("127.0.0.1", here.port)
                 await here.until(lambda: "connection_failed" in here.log.events)
                 await calling.aclose()
             await here.echo(good, b"meanwhile")
-        reactor.crowd.most = 10
+        reactor.connection_limit.most = 10
         reactor.sweep()
         assert "connection_failed" in here.log.events
         async with await trio.open_tcp_stream("127.0.0.1", here.port) as other:

@@ -300,7 +300,7 @@ def descriptors() -> int:
 @pytest.mark.parametrize(
     "fault", [RuntimeError("strange"), OSError(errno.ENOMEM, "no memory"), MemoryError()]
 )
-@pytest.mark.parametrize("place", ["getaddrinfo", "socket", "Link", "attend", "opened"])
+@pytest.mark.parametrize("place", ["getaddrinfo", "socket", "Link", "watch", "opened"])
 async def test_any_fault_while_dialing_is_stream_failed_and_leaves_nothing_open(
     monkeypatch: pytest.MonkeyPatch, place: str, fault: Exception
 ) -> None:
@@ -315,7 +315,7 @@ async def test_any_fault_while_dialing_is_stream_failed_and_leaves_nothing_open(
                     "getaddrinfo": trio.socket,
                     "socket": trio.socket,
                     "Link": dialing,
-                    "attend": reactor,
+                    "watch": reactor.watched,
                     "opened": dialing.OutgoingStream,
                 }[place]
                 patch.setattr(owner, place, fail)

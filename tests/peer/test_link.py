@@ -192,31 +192,31 @@ async def test_an_exception_of_a_handler_ends_its_link_only() -> None:
 class Unwatching:
     """A reactor whose epoll calls fail: changing what is watched, or all."""
 
-    def __init__(self, *, attends: bool) -> None:
-        self.attends = attends
-        self.dismissed = 0
+    def __init__(self, *, watches: bool) -> None:
+        self.watches = watches
+        self.watched = self
 
-    def attend(self, *_: object) -> None:
-        if not self.attends:
+    def watch(self, *_: object) -> None:
+        if not self.watches:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def modify(self, *_: object) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    def dismiss(self, _: int) -> None:
-        self.dismissed += 1
+    def unwatch(self, _: int) -> None:
+        """Nothing is watched."""
 
 
-@pytest.mark.parametrize("attends", [True, False])
-def test_a_failed_epoll_call_ends_its_link_only(attends: bool) -> None:
+@pytest.mark.parametrize("watches", [True, False])
+def test_a_failed_epoll_call_ends_its_link_only(watches: bool) -> None:
     left, right = socket.socketpair()
     handler = Recorder()
-    handler.link = Link(Unwatching(attends=attends), left, handler)  # type: ignore[arg-type]
+    handler.link = Link(Unwatching(watches=watches), left, handler)  # type: ignore[arg-type]
     handler.link.start()
-    assert handler.link.open == attends
+    assert handler.link.open == watches
     handler.link.pause()
     assert not handler.link.open
-    assert handler.is_open == attends, "a link that is not watched is not opened"
+    assert handler.is_open == watches, "a link that is not watched is not opened"
     right.close()
 
 
@@ -224,11 +224,12 @@ class Watching:
     """A reactor without rounds."""
 
     def __init__(self) -> None:
+        self.watched = self
         self.mask = 0
         self.wanted = 0
         """How often another round was asked for."""
 
-    def attend(self, _fd: int, mask: int, *_: object) -> None:
+    def watch(self, _fd: int, mask: int, *_: object) -> None:
         self.mask = mask
 
     def modify(self, _: int, mask: int) -> None:
@@ -237,7 +238,7 @@ class Watching:
     def again(self, _: int) -> None:
         self.wanted += 1
 
-    def dismiss(self, _: int) -> None:
+    def unwatch(self, _: int) -> None:
         self.mask = 0
 
 
@@ -279,6 +280,22 @@ def test_a_large_write_is_encoded_as_the_kernel_accepts_it() -> None:
     assert (handler.link.unsent, handler.flushes) == (0, 1)
     assert came.startswith(b"before")
     assert RecordLayer(b"to here", b"from here").decode(came[6:]) == b"short" + LARGE + b"after"
+    handler.link.cut("over")
+    right.close()
+
+
+def test_what_is_left_of_a_write_keeps_no_more_than_twice_its_size_in_memory() -> None:
+    """The bytes that others count are those unsent, not those of the objects they are part of."""
+    left, right = socket.socketpair()
+    reactor, handler = Watching(), Recorder()
+    handler.link = Link(reactor, left, handler)  # type: ignore[arg-type]
+    handler.link.start()
+    handler.link.write(LARGE)
+    while handler.link.unsent > len(LARGE) // 4:
+        right.recv(1 << 16)
+        handler.link._ready(select.EPOLLOUT)
+    (rest,) = handler.link._encoded
+    assert len(rest.obj if isinstance(rest, memoryview) else rest) <= 2 * handler.link.unsent  # type: ignore[arg-type]
     handler.link.cut("over")
     right.close()
 
@@ -346,8 +363,8 @@ async def test_a_descriptor_that_cannot_be_watched_is_forgotten(tmp_path: Path) 
     async with running_reactor() as reactor:
         with (tmp_path / "plain").open("w") as file:  # epoll watches no plain files
             with pytest.raises(OSError, match="not permitted"):
-                reactor.attend(file.fileno(), 1, lambda _: None, lambda _: None)
-            reactor.dismiss(file.fileno())
+                reactor.watched.watch(file.fileno(), 1, lambda _: None, lambda _: None)
+            reactor.watched.unwatch(file.fileno())
 
 
 async def test_a_deferred_call_comes_before_more_is_read() -> None:

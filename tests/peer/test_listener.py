@@ -142,7 +142,10 @@ def test_a_listening_socket_that_cannot_be_watched_is_tried_again() -> None:
     watched: list[int] = []
 
     class Kernel:
-        def attend(self, fd: int, *_: object) -> None:
+        def __init__(self) -> None:
+            self.watched = self
+
+        def watch(self, fd: int, *_: object) -> None:
             if faults:
                 raise faults.pop()
             watched.append(fd)

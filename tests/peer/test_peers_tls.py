@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from netstore.net.allowance import Allowance
 from netstore.net.tls import Credentials
+from netstore.net.tokenbucket import TokenBucket
 from netstore.peer import link as linking
 from netstore.peer import listener
 from netstore.peer.dial import StreamFailed
@@ -113,7 +113,7 @@ async def test_tls_handshakes_are_limited_in_rate_and_all_complete(
         with knock(one, says=b"\x16\x03\x01"):
             await eventually(lambda: len(waiting[0]) == 2, "so does an unverified caller")
         for each in (one, two):
-            each.peers.listener._handshakes = Allowance(1000, each.clock.monotonic(), 1000)
+            each.peers.listener._handshakes = TokenBucket(1000, each.clock.monotonic(), 1000)
         await met(one, two)
         await eventually(lambda: not waiting[0], "all handshakes complete")
 

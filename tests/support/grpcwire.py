@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from netstore.limits import Budget
 from netstore.net import http2
+from netstore.net.bodyadmission import BodyAdmission
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
 from netstore.net.http2 import Http2Connection, Http2Server, frame
-from netstore.net.intake import Intake
 from netstore.node.timekeeper import Deadline
 from tests.support.h2client import REQUEST, block, fields, frames
 from tests.support.http import FakeOutput
@@ -167,10 +167,10 @@ MESSAGE = message_of(SIZE)
 def wires_sharing_memory(count: int) -> list[GrpcWire]:
     """Connections that together have memory for one message of `SIZE` at a time."""
     memory = Budget(2 * SIZE + 100)
-    intake = Intake(memory, KeptLog(), lambda: intake.look(0.0))
+    admission = BodyAdmission(memory, KeptLog(), lambda: admission.look(0.0))
     wires = [GrpcWire() for _ in range(count)]
     for wire in wires:
-        wire.output.intake = intake
+        wire.output.admission = admission
         wire.output.account = memory.account()
     return wires
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from netstore.limits import Budget
-from netstore.net.http1 import Http1Connection, Http1Server
-from netstore.net.intake import Intake
+from netstore.net.bodyadmission import BodyAdmission
+from netstore.net.http1.connection import Http1Connection, Http1Server
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.exchange import Exchange, Request
-    from netstore.net.http1exchange import Http1Exchange
+    from netstore.net.http1.exchange import Http1Exchange
 
 Seen = tuple[bytes, bytes, bytes, bytes, bytes | None, bytes, bool]
 
@@ -35,9 +35,9 @@ def seen(request: Request) -> Seen:
 class FakeOutput:
     """Collects what a codec sends."""
 
-    def __init__(self, intake: Intake | None = None, memory: Budget | None = None) -> None:
+    def __init__(self, admission: BodyAdmission | None = None, memory: Budget | None = None) -> None:
         memory = memory or Budget(1 << 30)
-        self.intake = intake or Intake(memory, KeptLog())
+        self.admission = admission or BodyAdmission(memory, KeptLog())
         self.asked = 0
         self.sent = b""
         self.finished = False
@@ -52,11 +52,8 @@ class FakeOutput:
         self.charged = 0.0
         self.turns: list[Callable[[], None]] = []
 
-    def write(self, data: bytes | memoryview) -> None:
-        self.sent += data
-
-    def write_all(self, pieces: list[bytes | memoryview]) -> None:
-        self.sent += b"".join(pieces)
+    def write(self, data: bytes | memoryview, *more: bytes | memoryview) -> None:
+        self.sent += b"".join((data, *more))
 
     @property
     def unsent(self) -> int:

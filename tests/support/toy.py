@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from netstore.codes import INVALID_ARGUMENT
-from netstore.net.front import Front
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
-from netstore.net.http1 import Http1Server
+from netstore.net.http1.connection import Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
+from netstore.net.negotiation import SessionFactory
 from netstore.net.reactor import Limits, Reactor
 from netstore.node.timekeeper import Deadlines
 from tests.support.log import KeptLog
@@ -192,7 +192,7 @@ def toy_service(credentials: Credentials | None = None, **limits: Any) -> Iterat
     grpc = GrpcServer(
         toy.services, clock.monotonic, deadlines.after, toy.log, plain=opener(_plain, http1), **limits
     )
-    front = Front(Http2Server(grpc, lambda: reactor.now, varying=TIMEOUT_FIELD))
+    sessions = SessionFactory(Http2Server(grpc, lambda: reactor.now, varying=TIMEOUT_FIELD))
     sock = socket.create_server(("127.0.0.1", 0))
     served = Served(toy, sock.getsockname()[1], reactor, grpc)
     started = threading.Event()
@@ -209,7 +209,7 @@ def toy_service(credentials: Credentials | None = None, **limits: Any) -> Iterat
         with scope:
             async with trio.open_nursery() as nursery:
                 reactor.listen(sock, credentials)
-                nursery.start_soon(reactor.run, front.session, _Rounds())
+                nursery.start_soon(reactor.run, sessions.session, _Rounds())
                 nursery.start_soon(tick)
                 started.set()
 

@@ -270,7 +270,7 @@ class GrpcCall(Stream):
             self.server.failed(self, fault)
 
     def given_up(self, status: int, reason: bytes) -> None:  # noqa: ARG002 - a call has its own status
-        """See `intake.Asker`."""
+        """See `bodyadmission.Asker`."""
         self.discard()
         self.unclaim()
         self.failure = RESOURCE_EXHAUSTED, reason.decode()

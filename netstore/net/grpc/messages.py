@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.codes import INTERNAL, RESOURCE_EXHAUSTED
 from netstore.errors import Reason
+from netstore.net.bodyadmission import SMALL
 from netstore.net.http2.charging import holds_too_much
-from netstore.net.intake import SMALL
 
 if TYPE_CHECKING:
     from netstore.net.grpc.call import GrpcCall

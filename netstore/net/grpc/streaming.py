@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.codes import OK, UNAVAILABLE
 from netstore.errors import Reason
+from netstore.net.bodyadmission import SMALL
 from netstore.net.grpc.call import GrpcCall
 from netstore.net.grpc.messages import split
 from netstore.net.http2 import HANDLING_WORK
 from netstore.net.http2.charging import begin_message, complete_message
-from netstore.net.intake import SMALL
 
 if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Receiver, StreamHandler

@@ -9,7 +9,7 @@ MAX_STREAMS: Final = 16_384
 
 STREAM_WINDOW: Final = 64 * 1024
 """Receive window of a stream, as in most servers. For a larger body or message the window is opened for all
-of it once memory is admitted (`intake`).
+of it once memory is admitted (`bodyadmission`).
 """
 
 CONNECTION_WINDOW: Final = 4 * 1024 * 1024

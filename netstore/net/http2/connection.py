@@ -9,7 +9,6 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import MustStop
-from netstore.net.allowance import Allowance
 from netstore.net.hpackcache import HeaderBlocks
 from netstore.net.http2.bounds import (
     CONNECTION_WINDOW,
@@ -65,14 +64,15 @@ from netstore.net.http2.frames import (
 from netstore.net.http2.opening import open_stream
 from netstore.net.http2.progress import check_progress, give_up_late, is_late
 from netstore.net.http2.receiving import other_data, receive_data
+from netstore.net.tokenbucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.net.http1 import Output
     from netstore.net.http2.head import Head
     from netstore.net.http2.server import Http2Server
     from netstore.net.http2.stream import Stream
+    from netstore.net.session import Output
 
 _PAUSES_PER_SECOND: Final = 1 / 60
 _CHARGED_AT_ONCE: Final = TURN_WORK // 4
@@ -82,7 +82,7 @@ _ALIVE_PING: Final = b"alive..."
 
 
 class Http2Connection:
-    """One HTTP/2 connection, fed with `receive`. Implements `connection.Session`.
+    """One HTTP/2 connection, fed with `receive`. Implements `session.Session`.
 
     `peer` (address) and `common_name` (of a certificate) identify the client to the application. Attributes
     without an underscore are also used by the other modules of this package.
@@ -193,14 +193,14 @@ class Http2Connection:
         self.frame_limit = LEAST_FRAME_LIMIT
         """The largest payload we send in one frame."""
         self.late = False
-        """See `connection.Session`."""
+        """See `session.Session`."""
         self.strikes = 0
         """PINGs that came too soon since we last sent DATA or trailers."""
         self.spent = 0
         """Units of work in this turn, including those that streams count in `take` and `hand_over`."""
         self.turn_limit = TURN_WORK
-        self._work = Allowance(WORK_BURST, self.now, WORK_RATE)
-        self._pauses = Allowance(MAX_PAUSES, self.now, _PAUSES_PER_SECOND)
+        self._work = TokenBucket(WORK_BURST, self.now, WORK_RATE)
+        self._pauses = TokenBucket(MAX_PAUSES, self.now, _PAUSES_PER_SECOND)
         self._paused = False
         """It exceeded its rate of work, and is not read."""
         self._more = False
@@ -234,8 +234,8 @@ class Http2Connection:
         """Bytes of DATA received for which the connection window was not opened again."""
         self.table_update_due = False
         """The next header block must begin with a dynamic table size update (RFC 7541, 4.2)."""
-        self.empty_frames = Allowance(EMPTY_FRAMES_BURST, self.now, REFILL_RATE)
-        self.early_resets = Allowance(EARLY_RESETS_BURST, self.now, REFILL_RATE)
+        self.empty_frames = TokenBucket(EMPTY_FRAMES_BURST, self.now, REFILL_RATE)
+        self.early_resets = TokenBucket(EARLY_RESETS_BURST, self.now, REFILL_RATE)
         self.last_ping: float | None = None
         self._probed: float | None = None
         """When a silent peer was sent a PING that it has not reacted to."""

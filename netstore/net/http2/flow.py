@@ -95,11 +95,11 @@ def _frame_some(connection: Http2Connection, most: int) -> None:
             continue
         stream.sending = False
         if stream.ended:  # its trailers follow
-            connection.output.write_all(framed)
+            connection.output.write(*framed)
             framed = []
             stream.sent()
     if framed:
-        connection.output.write_all(framed)
+        connection.output.write(*framed)
 
 
 def unblock(connection: Http2Connection, stream: Stream) -> None:

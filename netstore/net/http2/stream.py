@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from netstore.net.bodyadmission import Claim, QueueFull
 from netstore.net.http2.bounds import STREAM_WINDOW, STRIKES_AFTER_DATA, UNSENT_LIMIT
 from netstore.net.http2.charging import charge_kept
 from netstore.net.http2.closing import close
 from netstore.net.http2.flow import cancel_room, enqueue, takes_more
 from netstore.net.http2.frames import DATA, END_STREAM, FRAME_HEAD
 from netstore.net.http2.receiving import grant
-from netstore.net.intake import Claim, Crowded
-from netstore.net.pieces import rest_of
+from netstore.net.sendqueue import rest_of
 
 if TYPE_CHECKING:
     from netstore.net.http2.connection import Http2Connection
@@ -142,8 +142,8 @@ class Stream:
             claim = self.claim = Claim(output, self)
         claim.came = came
         try:
-            granted = output.intake.ask(claim, size, max(came, STREAM_WINDOW))
-        except Crowded:
+            granted = output.admission.ask(claim, size, max(came, STREAM_WINDOW))
+        except QueueFull:
             self.unclaim()
             return False
         if granted and size - came > self.allowed:
@@ -167,7 +167,7 @@ class Stream:
         """The message is complete, of a request with END_STREAM. The memory is kept until it is answered."""
         claim = self.claim
         if claim is not None:
-            self.connection.output.intake.whole(claim)
+            self.connection.output.admission.whole(claim)
             if not claim.granted:  # all of it fitted into the first window
                 self.set_aside()
 
@@ -190,7 +190,7 @@ class Stream:
         """Release the claim."""
         claim, self.claim = self.claim, None
         if claim is not None:
-            self.connection.output.intake.release(claim)
+            self.connection.output.admission.release(claim)
 
     def free(self) -> None:
         """Release all memory: the stream is over."""
@@ -198,10 +198,10 @@ class Stream:
             self.keep(0)
         claim, self.claim = self.claim, None
         if claim is not None:
-            self.connection.output.intake.release(claim)
+            self.connection.output.admission.release(claim)
 
     def admitted(self) -> None:
-        """See `intake.Asker`."""
+        """See `bodyadmission.Asker`."""
         self.connection.attempt(self, self._read_on)
 
     def _read_on(self) -> None:
@@ -214,7 +214,7 @@ class Stream:
             self.connection.output.again()
 
     def given_up(self, status: int, reason: bytes) -> None:
-        """See `intake.Asker`."""
+        """See `bodyadmission.Asker`."""
         raise NotImplementedError
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:

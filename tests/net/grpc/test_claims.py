@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from netstore.net import http2
+from netstore.net.bodyadmission import PATIENCE_SECONDS, TOO_SLOW
 from netstore.net.http2 import frame
-from netstore.net.intake import PATIENCE_SECONDS, TOO_SLOW
 from tests.support.grpcwire import (
     MESSAGE,
     SIZE,
@@ -25,17 +25,17 @@ def test_a_call_that_holds_memory_and_does_not_end_is_given_up_while_others_wait
     send(first, 1, 0, SIZE + 5)
     send(second, 1, 0, 49_152)
     assert (first.asked, second.connection.streams[1].waits) == ([], True)
-    intake = first.output.intake
+    admission = first.output.admission
     for _ in range(PATIENCE_SECONDS + 1):
-        intake.sweep()
-    intake.look(0.0)
+        admission.sweep()
+    admission.look(0.0)
     first.connection.resume()
     assert wire.trailers(first.output.sent)["grpc-message"] == TOO_SLOW.decode()
     assert first.output.account.promised == 0
     assert not second.connection.streams[1].waits
     send(second, 1, 49_152, SIZE + 5)
     for number in range(2 * PATIENCE_SECONDS):
-        intake.sweep()
+        admission.sweep()
         assert 1 in second.connection.streams, f"nobody waits, after {number}"
     second.feed(frame(http2.DATA, http2.END_STREAM, 1, b""))
     assert second.asked[0][1] == MESSAGE[5:]
@@ -132,10 +132,10 @@ def test_a_message_that_is_complete_before_it_is_admitted_leaves_the_queue() -> 
     for at in range(0, len(message), 16_384):
         last = at + 16_384 >= len(message)
         if last:
-            assert second.output.intake.waiting == 1
+            assert second.output.admission.waiting == 1
         piece = message[at : at + 16_384]
         second.feed(frame(http2.DATA, http2.END_STREAM if last else 0, 1, piece))
-    assert second.output.intake.waiting == 0
+    assert second.output.admission.waiting == 0
     assert second.output.account.held >= 60_000
     second.asked[0][0].reply(b"")
     second.feed(frame(http2.PING, 0, 0, bytes(8)))
@@ -201,7 +201,7 @@ def test_a_reset_stream_leaves_the_queue_for_memory() -> None:
         wire.feed(wire.call(1, b"", end=False))
         send(wire, 1, 0, 16_384)
     second.feed(frame(http2.RST_STREAM, 0, 1, bytes(3) + b"\x08"))
-    assert second.output.intake.waiting == 0
+    assert second.output.admission.waiting == 0
     assert second.connection.held == 0
     first.connection.gone()
     assert first.output.account.promised == 0

@@ -15,8 +15,8 @@ from tests.support.grpcwire import (
 )
 
 if TYPE_CHECKING:
+    from netstore.net.bodyadmission import Claim
     from netstore.net.grpc.protocols import Call
-    from netstore.net.intake import Claim
 
 
 @pytest.mark.parametrize("size", [0, 3, 16_000, 16_380, 60_000, 500_000])
@@ -47,13 +47,13 @@ def test_a_second_message_is_refused_at_once(size: int, more: bytes, apart: bool
     wire = GrpcWire()
     wire.feed(wire.call(1, b"", end=False))
     asked: list[int] = []
-    ask = wire.output.intake.ask
+    ask = wire.output.admission.ask
 
     def counted(claim: Claim, size: int, kept: int) -> bool:
         asked.append(size)
         return ask(claim, size, kept)
 
-    wire.output.intake.ask = counted  # type: ignore[method-assign]
+    wire.output.admission.ask = counted  # type: ignore[method-assign]
     message = message_of(size)
     if apart:
         wire.feed(data_frames(1, message), data_frames(1, more))

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net import http2
-from netstore.net.allowance import Allowance
 from netstore.net.http2 import (
     ACK,
     CONTINUATION,
@@ -24,6 +23,7 @@ from netstore.net.http2 import (
     WINDOW_UPDATE,
     frame,
 )
+from netstore.net.tokenbucket import TokenBucket
 from tests.support.h2client import Wire, block, fields
 from tests.support.h2frames import (
     CALM,
@@ -233,7 +233,7 @@ def test_a_connection_beyond_its_rate_of_work_is_paused_and_finally_closed() -> 
 def test_a_busy_client_with_equal_requests_is_never_paused() -> None:
     """25,000 requests a second, more than a core answers, with a small burst allowed."""
     wire = Wire()
-    wire.connection._work = Allowance(10_000, wire.time, http2.WORK_RATE)
+    wire.connection._work = TokenBucket(10_000, wire.time, http2.WORK_RATE)
     first = 1
     for _ in range(60):
         wire.feed(b"".join(wire.request(n, b"x") for n in range(first, first + 200, 2)))

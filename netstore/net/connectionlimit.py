@@ -32,7 +32,7 @@ class Connected(Protocol):
 
     principal: str
 
-    used: float
+    last_read: float
     """When something came of it last."""
 
     @property
@@ -43,11 +43,11 @@ class Connected(Protocol):
 _C = TypeVar("_C", bound=Connected)
 
 
-def _used(connection: Connected) -> float:
-    return connection.used
+def _last_read(connection: Connected) -> float:
+    return connection.last_read
 
 
-class Crowd(Generic[_C]):
+class ConnectionLimit(Generic[_C]):
     """The open connections. Every call is O(1)."""
 
     def __init__(self, most: int) -> None:
@@ -75,43 +75,43 @@ class Crowd(Generic[_C]):
         return self._count >= self.most
 
     @property
-    def yields(self) -> bool:
+    def can_evict(self) -> bool:
         """Somebody would go for one more, or the one that comes would be refused."""
         return bool(self._silent) or self._is_large(self._largest)
 
     @property
-    def silent(self) -> _C | None:
+    def oldest_silent(self) -> _C | None:
         """What has been open longest without a word."""
         return next(iter(self._silent), None)
 
-    def join(self, connection: _C) -> None:
+    def add(self, connection: _C) -> None:
         """A connection was accepted; it has said nothing yet."""
         self._count += 1
         self._silent[connection] = None
         self._put_in(connection)
 
-    def spoke(self, connection: _C) -> None:
+    def heard(self, connection: _C) -> None:
         """It said something."""
         self._silent.pop(connection, None)
 
-    def named(self, connection: _C, principal: str) -> None:
+    def renamed(self, connection: _C, principal: str) -> None:
         """It turned out to be somebody else's than its address said."""
         self._take_out(connection)
         connection.principal = principal
         self._put_in(connection)
 
-    def leave(self, connection: _C) -> None:
+    def remove(self, connection: _C) -> None:
         """It is closed."""
         self._count -= 1
         self._silent.pop(connection, None)
         self._take_out(connection)
 
-    def weakest(self, coming: str) -> _C | None:
+    def victim(self, coming: str) -> _C | None:
         """Who is to go so that one more of the principal `coming` can stay; None where nobody is, and the one
         that comes cannot stay.
         """
         if self._silent:
-            return self.silent
+            return self.oldest_silent
         if self._largest is None or household(coming) == self._largest or not self._is_large(self._largest):
             return None
         connections = self._of[self._largest]
@@ -119,7 +119,7 @@ class Crowd(Generic[_C]):
         for each in looked_at:
             connections.move_to_end(each)
         idle = [each for each in looked_at if each.idle]
-        return min(idle or looked_at, key=_used)
+        return min(idle or looked_at, key=_last_read)
 
     def _is_large(self, principal: str | None) -> bool:
         return principal is not None and len(self._of.get(principal, ())) > self.share

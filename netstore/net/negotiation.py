@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.net.http1 import HEAD_SECONDS, Http1Connection
+from netstore.net.http1.connection import HEAD_SECONDS, Http1Connection
 from netstore.net.http2 import PREFACE, Http2Connection
 
 if TYPE_CHECKING:
-    from netstore.net.connection import Connection, Session
-    from netstore.net.http1 import Http1Server
+    from netstore.net.connection import Connection
+    from netstore.net.http1.connection import Http1Server
     from netstore.net.http2 import Http2Server
+    from netstore.net.session import Session
 
 ALPN = ("h2", "http/1.1")
 """What is offered to clients in a TLS handshake, the best first."""
 
 
-class FirstBytes:
+class ProtocolDetection:
     """Stands in for the session of a connection until it has shown what it speaks. Implements
-    `connection.Session`.
+    `session.Session`.
     """
 
     busy = False
@@ -92,7 +93,7 @@ class FirstBytes:
         return Http1Connection(self._http1, self._connection)
 
 
-class Front:
+class SessionFactory:
     """Makes the session of each new connection."""
 
     def __init__(self, http2: Http2Server) -> None:
@@ -104,4 +105,4 @@ class Front:
             return Http2Connection(self._http2, connection, connection.peer, connection.common_name)
         if connection.protocol == "http/1.1":
             return Http1Connection(http1, connection)
-        return FirstBytes(connection, http1, self._http2)
+        return ProtocolDetection(connection, http1, self._http2)

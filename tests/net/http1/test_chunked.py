@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.chunked import FRAMING_LIMIT, BodyTooLarge, ChunkedBody
-from netstore.net.http1head import Malformed
+from netstore.net.http1.chunked import FRAMING_LIMIT, BodyTooLarge, ChunkedBody
+from netstore.net.http1.head import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,9 @@ import h2.events
 import pytest
 
 from netstore.net import http2
-from netstore.net.front import ALPN, FirstBytes
-from netstore.net.http1 import HEAD_SECONDS, Http1Server
+from netstore.net.http1.connection import HEAD_SECONDS, Http1Server
 from netstore.net.http2 import PREFACE, frame
+from netstore.net.negotiation import ALPN, ProtocolDetection
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
 from tests.support.h2client import REQUEST, block
@@ -121,7 +121,7 @@ def test_a_preface_that_drips_is_refused() -> None:
     connection: Any = output
     http1 = Http1Server(lambda _: None)
     http2: Any = None
-    first = FirstBytes(connection, http1, http2)
+    first = ProtocolDetection(connection, http1, http2)
     first.sweep(0)
     for second in range(100, 100 + int(HEAD_SECONDS) + 1):
         first.sweep(second)

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netstore.net.exchange import Request
-from netstore.net.http1 import Http1Server
-from netstore.net.http1head import (
+from netstore.net.http1.connection import Http1Server
+from netstore.net.http1.head import (
     CHUNKED,
     KNOWN_BYTES,
     KNOWN_HEAD_BYTES,

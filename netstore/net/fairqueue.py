@@ -69,7 +69,7 @@ class _Household(Generic[_C]):
         return mask
 
 
-class Turns(Generic[_C]):
+class FairQueue(Generic[_C]):
     """Connections that wait, each with what it waits for: bits that add up. All but `review` is O(1)."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import re
 from io import BytesIO
 from typing import Final
 
-from netstore.net.http1head import FIELD_LINE, Malformed
+from netstore.net.http1.head import FIELD_LINE, Malformed
 
 FRAMING_LIMIT: Final = 16 * 1024
 """Bytes of chunk sizes, extensions and line ends beyond one for every two bytes of data. Chunks of ten bytes

@@ -1,18 +1,18 @@
 """What happens when client connections hold more of the memory than they should.
 
-What requests were promised (`Account.promised`) is no part of it here: `intake` bounds that, at the budget
-and one body more, whoever waits gives none of it back, and nobody is cut for it. From `WAIT` of the budget on
-in the rest, no new request is handled of the connections that hold most of what can be given back, until what
-the others hold fits. What they were answered goes on being sent, and over HTTP/2 read from them is what opens
-their windows; so each goes on as soon as it is no more among the heaviest, or has taken what it was owed. One
-of them that takes less than `PACE` meanwhile is cut once the budget is spent, after `PATIENCE_SECONDS`. Where
-all this is not enough, because answers already under way or events for a thousand watches grow until twice
-the budget is held with what was promised, the heaviest lose what they hold at once and are cut, until the
-budget holds the others; an answer that was made just now, and not sent yet, does not count there. While more
-than twice the budget is held all the same, it does. So no charge leaves more than that, unless the promised
-part alone is larger than the budget, and then no more than the budget beside it: an account tells of each
-change, wherever in a connection or its codec and in whose turn it is charged (`moved`), so who holds most is
-known at each (`ranks`), and holds no less than what was charged.
+What requests were promised (`Account.promised`) is no part of it here: `bodyadmission` bounds that, at the
+budget and one body more, whoever waits gives none of it back, and nobody is cut for it. From `WAIT` of the
+budget on in the rest, no new request is handled of the connections that hold most of what can be given back,
+until what the others hold fits. What they were answered goes on being sent, and over HTTP/2 read from them is
+what opens their windows; so each goes on as soon as it is no more among the heaviest, or has taken what it
+was owed. One of them that takes less than `PACE` meanwhile is cut once the budget is spent, after
+`PATIENCE_SECONDS`. Where all this is not enough, because answers already under way or events for a thousand
+watches grow until twice the budget is held with what was promised, the heaviest lose what they hold at once
+and are cut, until the budget holds the others; an answer that was made just now, and not sent yet, does not
+count there. While more than twice the budget is held all the same, it does. So no charge leaves more than
+that, unless the promised part alone is larger than the budget, and then no more than the budget beside it: an
+account tells of each change, wherever in a connection or its codec and in whose turn it is charged (`moved`),
+so who holds most is known at each (`ranks`), and holds no less than what was charged.
 
 Only what reading answers gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new
 streams for who has many of them, instead), and nobody waits who holds no more than an equal part of the mark:
@@ -28,8 +28,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.guard import guarded
-from netstore.net.pieces import STEPS_AT_ONCE, go_on
-from netstore.net.ranks import Ranks
+from netstore.net.bucketqueue import BucketQueue
+from netstore.net.incremental import STEPS_AT_ONCE, run_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -68,20 +68,21 @@ class Holder(Protocol):
     """The part of `connection.Connection` that is used here. Compared by identity."""
 
     account: Account
-    left: int
+    not_taken: int
     """What it held when it was sent to last, beside what was promised."""
 
     principal: str
-    taken: int
+    sent: int
+    """Bytes that the kernel accepted from it, in all."""
 
     def hold_back(self, *, held: bool) -> None:
         """Handle nothing new of it, or go on."""
 
-    def doom(self) -> None:
+    def discard(self) -> None:
         """Let go of what it holds now, and be cut soon."""
 
 
-class Pressure:
+class MemoryPressure:
     """Watches over what all connections hold together. `holders` gives the open ones."""
 
     def __init__(self, memory: Budget, holders: Callable[[], Collection[Holder]], log: Log) -> None:
@@ -92,8 +93,8 @@ class Pressure:
         self._release = int(memory.limit * RELEASE)
         self._cut = int(memory.limit * CUT)
         self._fresh = int(memory.limit * FRESH)
-        self._by_held = Ranks[Holder]()
-        self._by_not_taken = Ranks[Holder]()
+        self._by_held = BucketQueue[Holder]()
+        self._by_not_taken = BucketQueue[Holder]()
         self._finding: Iterator[None] | None = None
         """It is being found out who has to wait."""
         self._sweeping: Iterator[None] | None = None
@@ -135,35 +136,35 @@ class Pressure:
         if self._cutting or memory.used > self._cut:
             self._make_room()
         if self._sweeping is not None:
-            self._sweeping = go_on(self._sweeping)
+            self._sweeping = run_steps(self._sweeping)
         if self._finding is not None:
-            self._finding = go_on(self._finding)
+            self._finding = run_steps(self._finding)
             return
         used = memory.used - memory.promised
         if used <= self._wait and not self._held_back:
             return
         if used <= self._release:
-            self._finding = go_on(self._let_all_go())
+            self._finding = run_steps(self._let_all_go())
             return
         moved = abs(used - self._looked_used) * _AGAIN_PART > self._memory.limit
         if moved or now - self._looked_at >= _AGAIN_SECONDS:
             self._looked_used, self._looked_at = used, now
-            self._finding = go_on(self._find(now))
+            self._finding = run_steps(self._find(now))
 
     def sweep(self) -> None:
         """Once a second: cut who waits, takes nothing, and stands in the way of others. A piece of it; the
         looks go on with it.
         """
         if self._sweeping is None:
-            self._sweeping = go_on(self._cut_the_slow())
+            self._sweeping = run_steps(self._cut_the_slow())
 
     def _cut_the_slow(self) -> Iterator[None]:
         for holder in list(self._held_back):
             state = self._held_back.get(holder)
             if state is not None:
                 taken, slow = state
-                slow = slow + 1 if holder.taken - taken < PACE else 0
-                self._held_back[holder] = holder.taken, slow
+                slow = slow + 1 if holder.sent - taken < PACE else 0
+                self._held_back[holder] = holder.sent, slow
                 if slow >= PATIENCE_SECONDS and self._memory.over:
                     self._drop(holder, "it took nothing while memory was short")
             yield
@@ -181,7 +182,7 @@ class Pressure:
         """
         holders = self._holders()
         part = self._wait // max(len(holders), 1)
-        found: Ranks[Holder] = Ranks()
+        found: BucketQueue[Holder] = BucketQueue()
         for holder in holders:  # most hold less than their part
             size = _given_back(holder)
             if size > part:
@@ -197,7 +198,7 @@ class Pressure:
                 excess -= size
                 if holder not in self._held_back:
                     first = first or holder
-                    self._held_back[holder] = holder.taken, 0
+                    self._held_back[holder] = holder.sent, 0
                     holder.hold_back(held=True)
             yield
         for holder in self._held_back.keys() - waits:
@@ -264,12 +265,12 @@ class Pressure:
 
     def _without_fresh(self, holder: Holder, own: int) -> int:
         """What of its `own` could have been sent, or is more than may be fresh."""
-        return own - min(max(own - holder.left, 0), self._fresh)
+        return own - min(max(own - holder.not_taken, 0), self._fresh)
 
     def _drop(self, holder: Holder, reason: str) -> None:
         """Let go of one. First of all: this may be in the charge of another, which is to fail for nothing."""
         held = holder.account.held
-        holder.doom()
+        holder.discard()
         self.forget(holder)
         if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:
             left_out, self._left_out, self._cut_told_at = self._left_out, 0, self._now

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from netstore.limits import Account, Budget
-from netstore.net.pieces import STEPS_AT_ONCE
-from netstore.net.pressure import CUT, PACE, PATIENCE_SECONDS, Pressure
+from netstore.net.incremental import STEPS_AT_ONCE
+from netstore.net.memorypressure import CUT, PACE, PATIENCE_SECONDS, MemoryPressure
 from tests.support.log import AnyLevel
 
 LIMIT = 1000
@@ -37,8 +37,8 @@ class One:
         self.principal = principal
         self.account = here.memory.account()
         self.account.charge(held)
-        self.left = held
-        self.taken = 0
+        self.not_taken = held
+        self.sent = 0
         self.held_back = False
         self.changes = 0
         self.doomed = False
@@ -47,7 +47,7 @@ class One:
         self.held_back = held
         self.changes += 1
 
-    def doom(self) -> None:
+    def discard(self) -> None:
         self.doomed = True
         self.account.close()
 
@@ -58,7 +58,7 @@ class Here:
         self.log = Lines()
         self.looked = 0
         self.ones = [One(self, name, size) for name, size in held.items()]
-        self.pressure = Pressure(self.memory, self.holders, self.log)
+        self.pressure = MemoryPressure(self.memory, self.holders, self.log)
         for one in self.ones:
             self.pressure.moved(one)
 
@@ -164,7 +164,7 @@ def test_what_requests_were_promised_makes_nobody_wait_and_cuts_nobody() -> None
     here.pressure.look(2.0)
     assert here.waiting() == {"small"}, "what others hold is beyond the mark now"
     reader.account.charge(600)
-    reader.left = reader.account.held
+    reader.not_taken = reader.account.held
     here.charged()
     assert [one.doomed for one in here.ones] == [False, True, False]
 
@@ -213,7 +213,7 @@ def test_who_waits_and_takes_nothing_is_cut_once_the_budget_is_spent() -> None:
     stuck, reader = here.ones
     for _ in range(PATIENCE_SECONDS):
         assert not stuck.doomed
-        reader.taken += PACE
+        reader.sent += PACE
         here.pressure.sweep()
     assert (stuck.doomed, reader.doomed) == (True, False)
     assert here.log.cut == [("stuck", 700)]
@@ -299,12 +299,12 @@ class Full(Lines):
 def test_the_heaviest_goes_though_the_line_that_says_so_cannot_be_written() -> None:
     """It is in the charge of another, which is to notice nothing."""
     here = Here(heavy=10, small=10)
-    here.pressure = Pressure(here.memory, here.holders, Full())
+    here.pressure = MemoryPressure(here.memory, here.holders, Full())
     heavy, small = here.ones
     for one in here.ones:
         one.account = here.memory.account(partial(here.pressure.moved, one))
     heavy.account.charge(2 * LIMIT)
-    heavy.left = 2 * LIMIT
+    heavy.not_taken = 2 * LIMIT
     small.account.charge(8)
     assert (heavy.doomed, small.doomed) == (True, False)
     assert here.memory.used < LIMIT
@@ -329,7 +329,7 @@ def test_a_line_is_written_of_who_is_gone_already_with_what_it_held() -> None:
 
 def test_the_heaviest_wait_though_the_line_that_says_so_cannot_be_written() -> None:
     here = Here(small=10, heavy=600)
-    here.pressure = Pressure(here.memory, here.holders, Full())
+    here.pressure = MemoryPressure(here.memory, here.holders, Full())
     here.pressure.look(1.0)
     assert here.waiting() == {"heavy"}
     assert not here.pressure.looking
@@ -346,7 +346,7 @@ def test_who_is_gone_is_forgotten() -> None:
 class Counted(One):
     """Counts how often it is asked what it holds."""
 
-    def __init__(self, here: Crowded, held: int) -> None:
+    def __init__(self, here: QueueFull, held: int) -> None:
         self.here = here
         super().__init__(here, "one", held)
 
@@ -360,21 +360,21 @@ class Counted(One):
         self._account = account
 
 
-class Crowded(Here):
+class QueueFull(Here):
     """So many connections that hold the same each."""
 
     def __init__(self, count: int, limit: int, held: int) -> None:
         self.steps = 0
         super().__init__()
         self.memory.limit = limit
-        self.pressure = Pressure(self.memory, self.holders, self.log)
+        self.pressure = MemoryPressure(self.memory, self.holders, self.log)
         self.ones = [Counted(self, held) for _ in range(count)]
         for one in self.ones:
             self.pressure.moved(one)
 
 
 def test_a_look_at_many_is_made_in_pieces() -> None:
-    here = Crowded(10_000, limit=64 << 20, held=5000)
+    here = QueueFull(10_000, limit=64 << 20, held=5000)
     most = 0
     looks = 0
     here.pressure.look(1.0)
@@ -399,7 +399,7 @@ def test_a_look_at_many_is_made_in_pieces() -> None:
 
 
 def test_many_that_hold_little_each_are_cut_in_pieces() -> None:
-    here = Crowded(10_000, limit=64 << 20, held=13_400)
+    here = QueueFull(10_000, limit=64 << 20, held=13_400)
     here.steps = 0
     for number in range(100):
         here.ones[number].account.charge(5000)
@@ -418,11 +418,11 @@ def test_many_that_hold_little_each_are_cut_in_pieces() -> None:
 
 
 def test_who_holds_much_is_cut_at_once_among_many() -> None:
-    here = Crowded(10_000, limit=64 << 20, held=0)
+    here = QueueFull(10_000, limit=64 << 20, held=0)
     large = here.ones[9_000:9_600]
     for one in large:
         one.account.charge(256 << 10)
-        one.left = 256 << 10
+        one.not_taken = 256 << 10
         here.pressure.moved(one)
     assert any(one.doomed for one in large)
     assert not here.pressure.looking
@@ -433,7 +433,7 @@ def test_who_holds_much_is_cut_at_once_among_many() -> None:
 
 
 def test_what_is_fresh_is_bounded_while_those_who_do_not_read_are_looked_for() -> None:
-    here = Crowded(10_000, limit=64 << 20, held=10_000)
+    here = QueueFull(10_000, limit=64 << 20, held=10_000)
     for one in here.ones[9_000:9_100]:
         one.account.charge(2 << 20)
         here.pressure.moved(one)
@@ -443,7 +443,7 @@ def test_what_is_fresh_is_bounded_while_those_who_do_not_read_are_looked_for() -
 @pytest.mark.parametrize("size", [20_000, 60_000, 120_000])
 def test_events_for_many_who_do_not_read_stay_within_twice_the_budget(size: int) -> None:
     """They are told a few hundred at a time, and nobody of them holds much."""
-    here = Crowded(9_000, limit=64 << 20, held=0)
+    here = QueueFull(9_000, limit=64 << 20, held=0)
     for number, one in enumerate(here.ones, 1):
         here.steps = 0
         one.account.charge(size)
@@ -452,7 +452,7 @@ def test_events_for_many_who_do_not_read_stay_within_twice_the_budget(size: int)
         assert here.steps <= 8 * STEPS_AT_ONCE
         if number % 250 == 0:
             for told in here.ones[number - 250 : number]:
-                told.left = told.account.held
+                told.not_taken = told.account.held
                 here.pressure.moved(told)
             here.pressure.look(number / 50_000)
     assert sum(one.doomed for one in here.ones) > 1000
@@ -469,7 +469,7 @@ def test_who_gave_back_what_it_held_is_not_cut_for_it() -> None:
 
 
 def test_those_who_wait_and_take_too_little_are_looked_at_in_pieces() -> None:
-    here = Crowded(10_000, limit=64 << 20, held=9_000)
+    here = QueueFull(10_000, limit=64 << 20, held=9_000)
 
     def looking() -> bool:
         return here.pressure.looking

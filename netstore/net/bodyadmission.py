@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.admission import household
 from netstore.guard import guarded
-from netstore.net.pieces import go_on
-from netstore.net.ranks import Ranks
+from netstore.net.bucketqueue import BucketQueue
+from netstore.net.incremental import run_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,7 +109,7 @@ class Asker(Protocol):
         """It will not be read on: say so."""
 
 
-class Crowded(Exception):  # noqa: N818 - named for what is so
+class QueueFull(Exception):  # noqa: N818 - named for what is so
     """No more can wait."""
 
 
@@ -178,7 +178,7 @@ class _Line:
         """What has come of all of them."""
 
 
-class Intake:
+class BodyAdmission:
     """The claims of all connections. `wake` asks for a look soon, whatever else there is to do."""
 
     def __init__(self, memory: Budget, log: Log, wake: Callable[[], object] = lambda: None) -> None:
@@ -195,7 +195,7 @@ class Intake:
         """How many bytes of them each household has."""
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         """Those that wait, by household."""
-        self._most: Ranks[str] = Ranks()
+        self._most: BucketQueue[str] = BucketQueue()
         """Households by what has come of those."""
         self._owed = 0
         """Bytes that the first of those wants which was passed over for long: others leave them to it."""
@@ -210,7 +210,7 @@ class Intake:
         self._now = 0.0
 
     def ask(self, claim: Claim, size: int, kept: int) -> bool:
-        """It wants so many bytes in all, and has so many already. False: it waits. Raises Crowded."""
+        """It wants so many bytes in all, and has so many already. False: it waits. Raises QueueFull."""
         more = size - claim.size
         used = self._memory.used + more
         if (
@@ -227,7 +227,7 @@ class Intake:
         refused = 0
         while self._kept + kept > self._room:
             if refused == REFUSED_AT_ONCE or not self._make_room(claim, kept):
-                raise Crowded
+                raise QueueFull
             refused += 1
         claim.wanted, claim.kept, claim.since = size, kept, self._now
         line = self._lines.get(claim.household)
@@ -266,7 +266,7 @@ class Intake:
         """Once a round, and once a second: see who is next. O(1) while nobody waits."""
         self._now = now
         if self._sweeping is not None:
-            self._sweeping = go_on(self._sweeping)
+            self._sweeping = run_steps(self._sweeping)
         self._owed = 0
         more = bool(self._lines) and self._admit()
         self.looking = more or self._sweeping is not None
@@ -276,7 +276,7 @@ class Intake:
         with it.
         """
         if self._lines and self._sweeping is None:
-            self._sweeping = go_on(self._give_up_slow())
+            self._sweeping = run_steps(self._give_up_slow())
             self.looking = self.looking or self._sweeping is not None
 
     # --- inside

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Allowance:
+class TokenBucket:
     """So many in one go, and `rate` more for every second that passes (a token bucket). Monotonic seconds."""
 
     __slots__ = ("_at", "_left", "_most", "_rate")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _H = TypeVar("_H")
 
 
-class Ranks(Generic[_H]):
+class BucketQueue(Generic[_H]):
     """Holders by what they hold. `put` and `heaviest` are O(1)."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from netstore.limits import Budget
-from netstore.net.intake import (
+from netstore.net.bodyadmission import (
     FEW,
     LOOKED_AT,
     PACE,
@@ -18,11 +18,11 @@ from netstore.net.intake import (
     SMALL,
     TOO_MANY,
     TOO_SLOW,
+    BodyAdmission,
     Claim,
-    Crowded,
-    Intake,
+    QueueFull,
 )
-from netstore.net.pieces import STEPS_AT_ONCE
+from netstore.net.incremental import STEPS_AT_ONCE
 from tests.support.log import AnyLevel
 
 BODY = 100 * 1024
@@ -44,7 +44,7 @@ class Lines(AnyLevel):
 
 
 class One:
-    """A body as the intake sees it, and the connection on which it comes."""
+    """A body as the admission sees it, and the connection on which it comes."""
 
     def __init__(self, here: Here, principal: str) -> None:
         self.account = here.memory.account()
@@ -70,19 +70,19 @@ class Here:
         self.memory = Budget(LIMIT)
         self.log = Lines()
         self.woken = 0
-        self.intake = Intake(self.memory, self.log, self.wake)
+        self.admission = BodyAdmission(self.memory, self.log, self.wake)
 
     def wake(self) -> None:
         self.woken += 1
 
     def release(self, one: One) -> None:
         """It is over, and the round ends."""
-        self.intake.release(one.claim)
-        self.intake.look(0.0)
+        self.admission.release(one.claim)
+        self.admission.look(0.0)
 
     def ask(self, principal: str, size: int = BODY, kept: int = 1000) -> One:
         one = One(self, principal)
-        self.intake.ask(one.claim, size, kept)
+        self.admission.ask(one.claim, size, kept)
         return one
 
     def many(self, principal: str, count: int) -> list[One]:
@@ -97,7 +97,7 @@ def test_as_many_are_admitted_as_fit_and_the_others_come_after_them() -> None:
     here = Here()
     ones = here.many(ME, 9)
     assert granted(ones) == [True] * 4 + [False] * 5
-    assert (here.memory.used, here.intake.waiting) == (4 * BODY, 5)
+    assert (here.memory.used, here.admission.waiting) == (4 * BODY, 5)
     order = []
     while any(granted(ones)):
         one = next(one for one in ones if one.claim.granted)
@@ -106,7 +106,7 @@ def test_as_many_are_admitted_as_fit_and_the_others_come_after_them() -> None:
         assert here.memory.used <= 4 * BODY
     assert order == list(range(9))
     assert [one.told for one in ones] == [0] * 4 + [1] * 5
-    assert (here.memory.used, here.intake.waiting) == (0, 0)
+    assert (here.memory.used, here.admission.waiting) == (0, 0)
 
 
 def test_one_is_always_admitted_whatever_others_hold_and_however_large_it_is() -> None:
@@ -128,8 +128,8 @@ def test_who_takes_what_it_is_owed_makes_room_for_bodies() -> None:
     ones = here.many(ME, 3)
     assert granted(ones) == [True, False, False]
     answers.charge(-LIMIT)
-    here.intake.look(1.0)
-    here.intake.look(2.0)
+    here.admission.look(1.0)
+    here.admission.look(2.0)
     assert granted(ones) == [True] * 3
 
 
@@ -170,9 +170,9 @@ class Stream:
         if over is not None:
             self.came += 1
             self.running.remove(over)
-            self.here.intake.release(over.claim)
+            self.here.admission.release(over.claim)
             self.running.append(self.here.ask(over.principal, self.size))
-        self.here.intake.look(now)
+        self.here.admission.look(now)
 
     def until(self, one: One) -> float:
         """How many seconds it waits at ten bodies a second; at most 100."""
@@ -207,7 +207,7 @@ def test_small_bodies_go_on_beside_a_large_one_that_is_owed_its_memory() -> None
     here = Here()
     held = here.ask(YOU, BODY)
     large = here.ask(ME, 2 * LIMIT)
-    here.intake.look(PASSED_SECONDS)
+    here.admission.look(PASSED_SECONDS)
     assert granted([here.ask("198.51.1.1", SMALL + 1), here.ask("198.51.2.1", SMALL)]) == [False, True]
     here.release(held)
     assert large.claim.granted
@@ -227,7 +227,7 @@ def test_what_was_owed_to_who_is_gone_is_owed_no_more() -> None:
     here = Here()
     here.ask(YOU, BODY)
     large = here.ask(ME, 2 * LIMIT)
-    here.intake.look(PASSED_SECONDS)
+    here.admission.look(PASSED_SECONDS)
     assert not here.ask("198.51.1.1", BODY).claim.granted
     here.release(large)
     assert here.ask("198.51.2.1", BODY).claim.granted
@@ -237,8 +237,8 @@ def test_who_has_one_admitted_is_owed_nothing() -> None:
     """Its next one waits for its own."""
     here = Here()
     here.many(ME, 6)
-    here.intake.look(PASSED_SECONDS)
-    here.intake.look(2 * PASSED_SECONDS)
+    here.admission.look(PASSED_SECONDS)
+    here.admission.look(2 * PASSED_SECONDS)
     assert here.ask(YOU, BODY).claim.granted
 
 
@@ -271,7 +271,7 @@ def test_a_large_body_is_read_however_many_small_ones_are() -> None:
     others = [here.ask(f"198.51.{number}.1", SMALL) for number in range(60)]
     assert not all(granted(others))
     large, small = here.ask(ME, 2 * LIMIT), here.ask(YOU, SMALL)
-    here.intake.look(1.0)
+    here.admission.look(1.0)
     assert granted([large, small]) == [True, False]
     assert here.memory.used <= 3 * LIMIT
 
@@ -290,7 +290,7 @@ def test_households_that_wait_behind_many_that_have_their_part_are_seen() -> Non
     assert granted([mine]) == [False]
     answers.charge(-LIMIT // 2)
     for _ in range(3):
-        here.intake.look(1.0)
+        here.admission.look(1.0)
     assert granted([mine]) == [True]
     assert sum(granted(more)) == 1
 
@@ -298,8 +298,8 @@ def test_households_that_wait_behind_many_that_have_their_part_are_seen() -> Non
 def test_what_waits_to_grow_gives_up_what_it_has_and_is_the_next() -> None:
     here = Here()
     ones = here.many(ME, 6)
-    assert not here.intake.ask(ones[0].claim, 2 * BODY, BODY)
-    assert here.intake.waiting == 3
+    assert not here.admission.ask(ones[0].claim, 2 * BODY, BODY)
+    assert here.admission.waiting == 3
     assert granted(ones)[:4] == [False, True, True, True]
     for one in ones[1:]:
         if one.claim.granted:
@@ -312,7 +312,7 @@ def test_all_that_grow_come_to_an_end() -> None:
     here = Here()
     ones = [here.ask(ME, BODY) for _ in range(4)]
     for one in ones:
-        here.intake.ask(one.claim, 2 * LIMIT, BODY)
+        here.admission.ask(one.claim, 2 * LIMIT, BODY)
     for _ in range(4):
         (one,) = (each for each in ones if each.claim.granted)
         here.release(one)
@@ -324,7 +324,7 @@ def test_beyond_the_room_the_next_ones_are_refused_of_who_has_most_that_wait() -
     here.many(ME, 4)
     kept = LIMIT // 20
     waiting = [here.ask(ME, BODY, kept) for _ in range(9)]
-    with pytest.raises(Crowded):
+    with pytest.raises(QueueFull):
         here.ask(ME, BODY, kept)
     here.ask(YOU, BODY, kept)
     yours = here.ask(YOU, BODY, kept)
@@ -358,21 +358,21 @@ def test_what_has_come_of_those_that_wait_is_never_more_than_their_room() -> Non
         try:
             here.ask(f"198.51.{number}.1", BODY, LIMIT // 5)
             here.ask(f"198.51.{number}.1", BODY, LIMIT // 5)
-        except Crowded:
+        except QueueFull:
             continue
         finally:
-            assert here.intake._kept <= LIMIT // 2
-    assert here.intake._kept > LIMIT // 4
+            assert here.admission._kept <= LIMIT // 2
+    assert here.admission._kept > LIMIT // 4
 
 
 def test_so_many_are_refused_for_one_at_most() -> None:
     here = Here()
-    here.intake._room = 100 * LIMIT
+    here.admission._room = 100 * LIMIT
     here.many(ME, 4)
     waiting = [here.ask(ME, BODY, 0) for _ in range(2 * REFUSED_AT_ONCE)]
-    here.intake._room = here.intake._kept - 512 * REFUSED_AT_ONCE
+    here.admission._room = here.admission._kept - 512 * REFUSED_AT_ONCE
     assert here.ask(YOU, BODY, 0).claim.granted, "it has its part"
-    with pytest.raises(Crowded):
+    with pytest.raises(QueueFull):
         here.ask(YOU, BODY, 0)
     assert sum(one.verdict is not None for one in waiting) == REFUSED_AT_ONCE
 
@@ -382,11 +382,11 @@ def test_to_give_back_admits_nobody_and_asks_for_a_look() -> None:
     here = Here()
     ones = here.many(ME, 5)
     before = here.woken
-    here.intake.release(ones[0].claim)
+    here.admission.release(ones[0].claim)
     assert (ones[4].claim.granted, here.woken) == (False, before + 1)
-    here.intake.look(1.0)
+    here.admission.look(1.0)
     assert ones[4].claim.granted
-    here.intake.release(ones[1].claim)
+    here.admission.release(ones[1].claim)
     assert here.woken == before + 1, "nobody waits"
 
 
@@ -397,17 +397,17 @@ def test_those_that_are_too_slow_are_looked_for_in_pieces() -> None:
     for _ in range(2):
         here.ask(ME, LIMIT)
     for _ in range(PATIENCE_SECONDS - 1):
-        here.intake.sweep()
-        while here.intake.looking:
-            here.intake.look(1.0)
-    here.intake.sweep()
+        here.admission.sweep()
+        while here.admission.looking:
+            here.admission.look(1.0)
+    here.admission.sweep()
     given_up = 0
     for _ in range(2):
         now = sum(one.verdict is not None for one in ones)
         assert 0 < now - given_up <= STEPS_AT_ONCE
         given_up = now
-        assert here.intake.looking
-        here.intake.look(1.0)
+        assert here.admission.looking
+        here.admission.look(1.0)
     assert all(one.verdict == (408, TOO_SLOW) for one in ones)
 
 
@@ -423,15 +423,15 @@ def test_what_one_raises_when_it_is_told_ends_its_connection_and_no_other() -> N
         one.admitted = fall  # type: ignore[method-assign]
         one.given_up = fall  # type: ignore[method-assign, assignment]
     for one in first:
-        here.intake.release(one.claim)
-    here.intake.look(1.0)
+        here.admission.release(one.claim)
+    here.admission.look(1.0)
     assert granted([faulty, good, late]) == [True] * 3
     assert (faulty.was_cut, good.was_cut, good.told, late.was_cut) == (True, False, 1, True)
     assert here.log.failed == 2
     last = here.many(ME, 2)[1]
     assert not last.claim.granted
     for _ in range(PATIENCE_SECONDS):
-        here.intake.sweep()
+        here.admission.sweep()
     assert good.verdict == (408, TOO_SLOW)
     assert here.log.failed == 4
 
@@ -441,8 +441,8 @@ def test_what_is_to_come_is_said_until_it_is_whole() -> None:
     here = Here()
     done, gone = here.many(ME, 2)
     assert done.account.coming == gone.account.coming == BODY
-    here.intake.whole(done.claim)
-    here.intake.whole(done.claim)
+    here.admission.whole(done.claim)
+    here.admission.whole(done.claim)
     assert (done.account.coming, done.account.promised) == (0, BODY)
     for one in (done, gone):
         here.release(one)
@@ -452,19 +452,19 @@ def test_what_is_to_come_is_said_until_it_is_whole() -> None:
 def test_who_was_admitted_and_sends_too_little_is_given_up_while_others_wait() -> None:
     here = Here()
     quick, slow, done, idle = here.many(ME, 4)
-    here.intake.whole(done.claim)
+    here.admission.whole(done.claim)
     for second in range(1, 10):
         quick.claim.came = second * PACE
-        here.intake.sweep()
+        here.admission.sweep()
     assert slow.verdict is None, "nobody waits"
     late = here.many(ME, 1)
     quick.claim.came = slow.claim.came = idle.claim.came = 10 * PACE
-    here.intake.sweep()
+    here.admission.sweep()
     for second in range(PATIENCE_SECONDS):
         quick.claim.came += PACE
-        here.intake.sweep()
+        here.admission.sweep()
         assert (idle.verdict is not None) == (second == PATIENCE_SECONDS - 1)
-    here.intake.look(1.0)
+    here.admission.look(1.0)
     assert idle.verdict == (408, TOO_SLOW)
     assert (quick.verdict, done.verdict) == (None, None)
     assert granted(late) == [True]
@@ -482,14 +482,14 @@ def test_who_is_not_read_is_not_too_slow() -> None:
             quick.claim.came += PACE // 2
             slow.claim.came += PACE // 2 - 1
             quick.unread = slow.unread = 10.0 + second
-        here.intake.sweep()
+        here.admission.sweep()
         assert (idle.verdict is None) == (second < PATIENCE_SECONDS)
     assert [one.verdict for one in (late, slow, quick)] == [None, (408, TOO_SLOW), None]
     late.unread = None
     for _ in range(PATIENCE_SECONDS):
-        here.intake.sweep()
+        here.admission.sweep()
     here.ask(ME, LIMIT)
-    here.intake.sweep()
+    here.admission.sweep()
     assert late.verdict == (408, TOO_SLOW)
 
 
@@ -499,7 +499,7 @@ def test_the_line_names_the_setting_and_is_not_repeated() -> None:
     (line,) = here.log.lines
     assert (line["limit"], line["principal"], line["bytes"]) == ("memory_budget", ME, BODY)
     assert "raise memory_budget" in line["fix"]
-    here.intake.look(11.0)
+    here.admission.look(11.0)
     here.many(ME, 2)
     assert len(here.log.lines) == 2
 
@@ -527,10 +527,10 @@ def test_a_look_admits_so_many_at_most() -> None:
     ]
     assert not any(granted(ones))
     answers.charge(-LIMIT)
-    here.intake.look(1.0)
+    here.admission.look(1.0)
     assert 0 < sum(granted(ones)) <= LOOKED_AT
     here.release(first)
-    here.intake.look(1.0)
+    here.admission.look(1.0)
 
 
 def test_what_is_over_twice_is_given_back_once() -> None:
@@ -538,5 +538,5 @@ def test_what_is_over_twice_is_given_back_once() -> None:
     ones = here.many(ME, 5)
     for one in ones * 2:
         here.release(one)
-    assert (here.memory.used, here.intake.waiting) == (0, 0)
+    assert (here.memory.used, here.admission.waiting) == (0, 0)
     assert [one.account.promised for one in ones] == [0] * 5

@@ -16,19 +16,19 @@ from __future__ import annotations
 from collections import deque
 from contextlib import ExitStack
 from io import BytesIO
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from netstore.net.chunked import BodyTooLarge, ChunkedBody
-from netstore.net.exchange import LOW_WATER, PLAIN, Request, field_line
-from netstore.net.http1exchange import SAFE, Http1Exchange
-from netstore.net.http1head import CHUNKED, KnownHeads, Malformed, refuse_unfinished
-from netstore.net.intake import GROWTH, TOO_MANY, Claim, Crowded, Owner
+from netstore.net.bodyadmission import GROWTH, TOO_MANY, Claim, QueueFull
+from netstore.net.exchange import HIGH_WATER, LOW_WATER, PLAIN, Request, field_line
+from netstore.net.http1.chunked import BodyTooLarge, ChunkedBody
+from netstore.net.http1.exchange import SAFE, Http1Exchange
+from netstore.net.http1.head import CHUNKED, KnownHeads, Malformed, refuse_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from netstore.net.http1head import Head
-    from netstore.net.intake import Intake
+    from netstore.net.http1.head import Head
+    from netstore.net.session import Output
 
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of request line and header lines together, with the empty line that ends them; of a trailer too. A
@@ -46,11 +46,6 @@ TURN_LIMIT: Final = 32
 
 HURRIED_LIMIT: Final = 8
 """The same in a turn that is to be short (`Output.hurried`)."""
-
-HIGH_WATER: Final = 1024 * 1024
-"""Unsent bytes of one connection beyond which no further request of it is handled and nothing more is read
-from it. The same holds for answers that wait for one before them, with the bodies of unanswered requests.
-"""
 
 BEHIND_LIMIT: Final = 64 * 1024
 """Bytes read of what follows a request whose answer has no end of its own. Reading goes on that far because
@@ -80,50 +75,6 @@ _CORS: Final = (
     b"%s"
     b"Access-Control-Allow-Headers: accept, content-type, authorization\r\n"
 )
-
-
-class Output(Owner, Protocol):
-    """Where the codec puts what must be sent, and what it is charged for what it keeps."""
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Queue bytes to be sent."""
-
-    def write_all(self, pieces: list[bytes | memoryview]) -> None:
-        """Queue many pieces at once, in their order."""
-
-    @property
-    def unsent(self) -> int:
-        """Bytes queued and not yet taken by the network."""
-
-    @property
-    def held_back(self) -> bool:
-        """Nothing new is to be handled: the connection holds too much of the memory for all."""
-
-    @property
-    def paused(self) -> bool:
-        """Nothing is read of the connection for now."""
-
-    @property
-    def intake(self) -> Intake:
-        """Where a body asks for memory."""
-
-    def again(self) -> None:
-        """The codec has something to go on with, or is to be read again; called from anywhere."""
-
-    def finish(self, drop: int | None = None) -> None:
-        """Send what is queued, then close. So many bytes that still come are read and dropped before the
-        connection is cut; as many as a body may have when none are named.
-        """
-
-    @property
-    def hurried(self) -> bool:
-        """This turn is to be a short one: others wait who ask for less."""
-
-    def worked(self, seconds: float) -> None:
-        """So much work was done for the connection beside its turns."""
-
-    def soon(self, call: Callable[[], None]) -> None:
-        """Make a call of the codec in the next round, after those of others that are ready."""
 
 
 class Cors:
@@ -190,7 +141,7 @@ class Http1Connection:
     """One HTTP/1 connection: feed it with `receive`, it hands exchanges to the server's handler.
 
     `output` takes what must be sent. `reading` turns false when the rest of what comes means nothing any more
-    (refused, or closing after the last answer). See `connection.Session`, which this implements.
+    (refused, or closing after the last answer). See `session.Session`, which this implements.
     """
 
     __slots__ = (
@@ -613,7 +564,7 @@ class Http1Connection:
         if self._claim is not None and whole:  # one that turned out empty needs no memory
             self._release_whole()
             self._whole, self._claim = self._claim, None
-            self.output.intake.whole(self._whole)
+            self.output.admission.whole(self._whole)
         self._let_go()
         return request
 
@@ -651,21 +602,21 @@ class Http1Connection:
         self._tells = False
         if self._claim is not None:
             claim, self._claim = self._claim, None
-            self.output.intake.release(claim)
+            self.output.admission.release(claim)
         self._body = None
         self._came = 0
 
-    # --- the memory of bodies (`intake`)
+    # --- the memory of bodies (`bodyadmission`)
 
     def admitted(self) -> None:
-        """See `intake.Asker`."""
+        """See `bodyadmission.Asker`."""
         if self._head is not None and not self._kept_body():
             self._say_continue(self._head)
         self._settle()
         self.output.again()
 
     def given_up(self, status: int, reason: bytes) -> None:
-        """See `intake.Asker`."""
+        """See `bodyadmission.Asker`."""
         self._verdict = status, reason
         self.has_pending = True
         self._settle()
@@ -684,8 +635,8 @@ class Http1Connection:
             head.length if chunks is None else min(max(GROWTH, 4 * came), self.server.body_limit + HEAD_LIMIT)
         )
         try:
-            self.output.intake.ask(claim, size, came)
-        except Crowded:
+            self.output.admission.ask(claim, size, came)
+        except QueueFull:
             return _Refusal(503, TOO_MANY)
         return None
 
@@ -698,18 +649,18 @@ class Http1Connection:
             exchange.claim = claim
             self._claimed += len(exchange.request.body)
         elif claim is not None:
-            self.output.intake.release(claim)
+            self.output.admission.release(claim)
 
     def _take_from(self, exchange: Http1Exchange) -> None:
         claim, exchange.claim = exchange.claim, None
         if claim is not None:
             self._claimed -= len(exchange.request.body)
-            self.output.intake.release(claim)
+            self.output.admission.release(claim)
 
     def _release_whole(self) -> None:
         claim, self._whole = self._whole, None
         if claim is not None:
-            self.output.intake.release(claim)
+            self.output.admission.release(claim)
 
     # --- inside
 

@@ -9,19 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.limits import Budget
-from netstore.net.exchange import OPEN_BODY_LIMIT
-from netstore.net.http1 import (
+from netstore.net.bodyadmission import GROWTH, TOO_MANY, TOO_SLOW, BodyAdmission
+from netstore.net.exchange import HIGH_WATER, OPEN_BODY_LIMIT
+from netstore.net.http1.connection import (
     BEHIND_LIMIT,
     BODY_RATE,
     BODY_SECONDS,
     HEAD_SECONDS,
-    HIGH_WATER,
     HURRIED_LIMIT,
     PIPELINE_LIMIT,
     TURN_LIMIT,
     Http1Server,
 )
-from netstore.net.intake import GROWTH, TOO_MANY, TOO_SLOW, Intake
 from tests.support.http import Wire
 from tests.support.log import KeptLog
 
@@ -219,10 +218,10 @@ LARGE = b"%b /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
 def sharing(count: int) -> list[Wire]:
     """Connections that have memory for one body at a time."""
     memory = Budget(BODY * 2)
-    intake = Intake(memory, KeptLog(), lambda: intake.look(0.0))
+    admission = BodyAdmission(memory, KeptLog(), lambda: admission.look(0.0))
     wires = [Wire(hold=True) for _ in range(count)]
     for wire in wires:
-        wire.output.intake = intake
+        wire.output.admission = admission
         wire.output.account = memory.account()
     return wires
 

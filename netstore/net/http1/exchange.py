@@ -12,9 +12,9 @@ from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.net.bodyadmission import Claim
     from netstore.net.exchange import Request
-    from netstore.net.http1 import Http1Connection
-    from netstore.net.intake import Claim
+    from netstore.net.http1.connection import Http1Connection
 
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 """Methods that change nothing."""

@@ -7,12 +7,12 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.ranks import Ranks
+from netstore.net.bucketqueue import BucketQueue
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5000)), max_size=60))
 def test_the_heaviest_is_known(changes: list[tuple[int, int]]) -> None:
-    ranks: Ranks[int] = Ranks()
+    ranks: BucketQueue[int] = BucketQueue()
     sizes = [0] * 5
     for holder, size in changes:
         ranks.put(holder, size)
@@ -26,7 +26,7 @@ def test_the_heaviest_is_known(changes: list[tuple[int, int]]) -> None:
 
 @given(st.lists(st.integers(1, 5000), max_size=60))
 def test_all_come_in_their_order(sizes: list[int]) -> None:
-    ranks: Ranks[int] = Ranks()
+    ranks: BucketQueue[int] = BucketQueue()
     for holder, size in enumerate(sizes):
         ranks.put(holder, size)
     order = [sizes[holder] for holder in ranks.in_order()]

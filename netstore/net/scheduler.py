@@ -1,0 +1,192 @@
+"""Which connection is served next when the loop cannot serve all at once: fair queueing by recent use of the
+loop.
+
+While every ready connection is served within its round, they are served in the order in which epoll reports
+them, which costs nothing. Once some are left over, those that are ready wait in a fair queue (`fairqueue`),
+ordered by their load (`load`), until their turn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.admission import household
+from netstore.errors import MustStop
+from netstore.net.fairqueue import FairQueue
+from netstore.net.load import APART, BEHIND, LEVELS, Loads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.meter import Meter
+    from netstore.net.connection import Connection
+    from netstore.net.load import ConnectionLoad
+    from netstore.net.wakeup import Wakeup
+
+ROUND_SECONDS: Final = 0.003
+"""Time of a round for serving connections, and again for sending answers. The rest is done in the next
+rounds.
+"""
+
+HEAVY_SECONDS: Final = 0.0005
+"""Time of a round for connections `APART` levels or more above a light connection that asked in the last
+`LIGHT_SECONDS` (`load`): a client that sends a small request now and then waits for little more than this.
+"""
+
+LIGHT_SECONDS: Final = 0.1
+
+PASSED_OVER: Final = 4
+"""In one of so many rounds the connection that has waited longest has a turn, whatever its load."""
+
+CHARGED_SECONDS: Final = 0.02
+"""Most that one turn adds to a load: a longer one was long because the processor was used by others, or the
+process was stopped.
+"""
+
+_REVIEWED: Final = 16
+"""Waiting connections whose level is computed anew in each round: 30 us."""
+_LONG_QUEUE: Final = 64
+"""Connections that wait, beyond which one more will not be served in the round in which epoll reports it."""
+
+
+class Scheduler:
+    """Turns of the connections of a reactor. `failed` is called with what a turn raised, and cuts the
+    connection.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        meter: Meter,
+        wakeup: Wakeup,
+        failed: Callable[[Connection, Exception], None],
+    ) -> None:
+        self._clock = clock
+        self._meter = meter
+        self._wakeup = wakeup
+        self._failed = failed
+        self.queue: FairQueue[Connection] = FairQueue()
+        self.clock_read = clock()
+        """What the clock said when the reactor read it last; set by the reactor."""
+        self.heavy_at = float("-inf")
+        """When a connection waited whose load is far above that of a light one. If that is long ago,
+        connections are served in the order in which epoll reports them.
+        """
+        self.hurried = False
+        """Turns are to be short, because light connections ask."""
+        self._loads = Loads()
+        self._lightest = LEVELS
+        """The lowest level of a light connection that asked lately, at `_lightest_at`."""
+        self._lightest_at = self.clock_read
+        self._passed_over = 0
+        """Rounds since the connection that had waited longest had a turn."""
+
+    # --- loads
+
+    def joined(self, principal: str) -> ConnectionLoad:
+        """The load of a new connection of this principal, until `left`."""
+        return self._loads.join(household(principal), self.clock_read)
+
+    def named(self, connection: Connection, principal: str) -> None:
+        """The TLS handshake showed another principal than the address of the connection did."""
+        self._loads.move(connection.load, household(principal), self.clock_read)
+
+    def left(self, connection: Connection) -> None:
+        """The connection is about to close."""
+        self._loads.leave(connection.load, self.clock_read)
+        self.queue.remove(connection)
+
+    def worked(self, connection: Connection, seconds: float) -> None:
+        """Add work that was done for a connection outside its turns to its load."""
+        connection.load.add(self._clock(), seconds)
+
+    # --- waiting for a turn
+
+    def later(self, connection: Connection) -> None:
+        """Give the connection a turn in one of the next rounds, after all others of its household."""
+        self.wait(connection, BEHIND)
+
+    def wait(self, connection: Connection, above: int) -> None:
+        """Queue a connection for a turn, so many levels above its load."""
+        if connection.open:
+            self.queue.add(connection, 0, self.clock_read, above)
+            wakeup = self._wakeup
+            if not (wakeup.in_round or wakeup.pending):
+                wakeup.send()
+
+    def enqueue(self, ready: list[tuple[Connection, int]], at: float) -> None:
+        """Queue these for their turns, beside those that wait already. epoll reports a limited number of
+        connections in a round, so it is told not to report those that wait again.
+        """
+        queue = self.queue
+        queue.review(at, _REVIEWED)  # of those that wait since an earlier round
+        waiting = queue.places
+        if at - self._lightest_at > LIGHT_SECONDS:
+            self._lightest = LEVELS
+        for connection, mask in ready:
+            if connection.fd < 0:
+                continue  # closed earlier in this round
+            if len(waiting) > _LONG_QUEUE or connection in waiting:
+                connection.suspend()
+            load = connection.load
+            level = queue.add(connection, mask, at, BEHIND if load.has_long_turns else 0)
+            if level <= self._lightest and load.is_light(at):
+                self._lightest, self._lightest_at = level, at
+
+    # --- serving; each returns the time
+
+    def serve_all(self, ready: list[tuple[Connection, int]], at: float) -> float:
+        """Serve these in the order in which epoll reported them. Those left when the time is over are
+        queued.
+        """
+        stop = at + ROUND_SECONDS
+        for place, (connection, mask) in enumerate(ready, 1):
+            at = self._serve_one(connection, mask, at)
+            if at > stop:
+                for left, mask_left in ready[place:]:
+                    if left.open:
+                        self.queue.add(left, mask_left, at)
+                break
+        return at
+
+    def serve_queue(self, at: float) -> float:
+        """Serve those that wait, in the order of the queue.
+
+        If some are far above a light connection that asks now and then, they get `HEAVY_SECONDS` of a round,
+        and half of that in a round in which light ones are served. In one of `PASSED_OVER` rounds the
+        connection that has waited longest has a turn.
+        """
+        queue = self.queue
+        first = queue.first
+        heavy = self._lightest + APART
+        stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
+        self.hurried = self._lightest < LEVELS
+        waiting = queue.places
+        for _ in range(len(waiting) - 1):
+            if at > stop or not waiting:
+                break
+            if first < heavy <= queue.first:
+                first, stop = heavy, min(stop, at + HEAVY_SECONDS / 2)  # all light ones are served
+            at = self._serve_one(*queue.take(), at)
+        if waiting and queue.first >= heavy:
+            self.heavy_at = at
+        self._passed_over += 1
+        if waiting and (at <= stop or self._passed_over >= PASSED_OVER):
+            self._passed_over = 0
+            at = self._serve_one(*queue.longest(), at)
+        self.hurried = False
+        return at
+
+    def _serve_one(self, connection: Connection, mask: int, at: float) -> float:
+        try:
+            connection.ready(mask)
+        except MustStop:
+            raise
+        except Exception as fault:  # noqa: BLE001 - as `Reactor._serve`, without its two calls
+            self._failed(connection, fault)
+        now = self._clock()
+        seconds = now - at
+        if seconds > self._meter.budget:
+            self._meter.over("requests", seconds, connection.principal)
+        connection.load.add_turn(now, min(seconds, CHARGED_SECONDS))
+        return now
