@@ -18,10 +18,12 @@ from click.shell_completion import shell_complete
 from netstore import __version__
 from netstore.cli.commands import completion
 from netstore.cli.commands.endpoint import endpoint
-from netstore.cli.commands.invocation import PROGRAM, Command, Exit, Failure, Group, say
+from netstore.cli.commands.failures import Exit, Failure
+from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
 from netstore.cli.commands.network import network
+from netstore.cli.commands.options import Command, Group
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
 

@@ -170,13 +170,20 @@ class Response:
             return None
 
     async def body_without_limit(self) -> bytes:
-        """The whole body, however long it takes. May raise httpx.TransportError."""
+        """The whole body, however long it takes. BadAnswer if it is longer than `MAX_ANSWER_BYTES`, with an
+        unknown outcome if the request is a write. May raise httpx.TransportError.
+        """
         pieces: list[bytes] = []
         size = 0
         async for piece in self._response.aiter_raw():
             size += len(piece)
             if size > MAX_ANSWER_BYTES:
-                raise BadAnswer(self.endpoint, f"sent more than {MAX_ANSWER_BYTES} bytes")
+                raise BadAnswer(
+                    self.endpoint,
+                    f"sent more than {MAX_ANSWER_BYTES} bytes",
+                    status=self.status,
+                    outcome_known=not self.write,
+                )
             pieces.append(piece)
         return b"".join(pieces)
 

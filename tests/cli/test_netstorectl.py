@@ -17,7 +17,8 @@ import pytest
 
 from netstore import __version__
 from netstore.cli import netstorectl
-from netstore.cli.commands.invocation import SHARED_OPTIONS, Command, Exit, Failure, Group
+from netstore.cli.commands.failures import Exit, Failure
+from netstore.cli.commands.options import SHARED_OPTIONS, Command, Group
 from tests.support.daemon import start_netstored
 from tests.support.peers import start_etcd
 

@@ -63,3 +63,19 @@ async def test_the_outcome_of_a_write_is_unknown_when_its_answer_makes_no_sense(
             with pytest.raises(BadAnswer, match="no X-Etcd-Index") as caught:
                 await client.get("a")
             assert caught.value.outcome_known
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # the rest is not read
+@pytest.mark.parametrize(("method", "known"), [("PUT", False), ("GET", True)])
+async def test_the_outcome_of_a_write_is_unknown_when_its_answer_is_too_long(
+    monkeypatch: pytest.MonkeyPatch, method: str, known: bool
+) -> None:
+    monkeypatch.setattr("netstore.client.transport.MAX_ANSWER_BYTES", 9)
+    with answering(lambda _: http("200 OK", "0123456789")) as url:
+        async with (
+            Transport(url) as transport,
+            transport.request(method, "/x", write=method != "GET") as response,
+        ):
+            with pytest.raises(BadAnswer, match="sent more than 9 bytes") as caught:
+                await response.body()
+    assert caught.value.outcome_known is known

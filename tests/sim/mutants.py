@@ -54,7 +54,8 @@ from netstore.state.machine import APPLY_UNITS, Machine
 from netstore.state.members import Roster, to_vote
 from netstore.state.v2.commands import ExpireNodes
 from netstore.state.v2.history import History
-from netstore.state.v2.tree import Tree, parent_of
+from netstore.state.v2.nodes import parent_of
+from netstore.state.v2.tree import Tree
 from netstore.state.v3 import txn
 from netstore.state.v3.commands import Deleted
 from netstore.state.v3.lease import Leases

@@ -15,7 +15,8 @@ from netstore.state.machine import Machine
 from netstore.state.tables import LEASES, NODES
 from netstore.state.trail import LARGE_BYTES, WAITING_BYTES, Trail
 from netstore.state.v2.commands import Set
-from netstore.state.v2.tree import FOR_EVER, Tree
+from netstore.state.v2.tree import Tree
+from netstore.state.v2.ttl import FOR_EVER
 from netstore.state.v3 import txn
 from netstore.state.v3.commands import Compact, DeleteRange, LeaseGrant, Put
 from netstore.state.v3.lease import Leases

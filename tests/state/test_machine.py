@@ -23,7 +23,7 @@ from netstore.state.tables import LOAD_STEP
 from netstore.state.v2 import commands as v2
 from netstore.state.v2 import records
 from netstore.state.v2.commands import Delete, ExpireNodes, NoteTtl, QuorumGet, Set
-from netstore.state.v2.tree import Timed
+from netstore.state.v2.ttl import Timed
 from netstore.state.v3.commands import LeaseCheckpoint, Put, Txn
 from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId
 from tests.state.strategies import BASE, all_commands

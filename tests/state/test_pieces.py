@@ -23,7 +23,7 @@ from netstore.state.countdown import Countdown
 from netstore.state.envelope import seal
 from netstore.state.machine import APPLY_UNITS, UNFINISHED, Machine, Outcome, Unfinished
 from netstore.state.tables import LOAD_STEP
-from netstore.state.v2 import tree
+from netstore.state.v2 import nodes
 from netstore.state.v2.commands import Delete, ExpireNodes, Set
 from netstore.state.v2.store import CLEAR_UNITS
 from netstore.state.v2.tree import CLEAR_STEP
@@ -493,12 +493,12 @@ def test_no_step_of_loading_looks_at_more_than_its_share() -> None:
 
 def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what there was: nodes, leases, keys, whoever has many of whatever."""
-    for room in ("parted", "state.v3.lease", "state.v2.tree", "state.v3.index"):
+    for room in ("parted", "state.v3.lease", "state.v2.ttl", "state.v2.loading", "state.v3.index"):
         monkeypatch.setattr(f"netstore.{room}.LET_GO_STEP", 10)
     monkeypatch.setattr("netstore.state.v3.index._LOT_BITS", 3)
     monkeypatch.setattr("netstore.state.v3.index._LOT", 8)
     monkeypatch.setattr(parted, "FIRST", 10)
-    monkeypatch.setattr(tree, "FIRST", 10)
+    monkeypatch.setattr(nodes, "FIRST", 10)
     old = machine_with(*[LeaseGrant(number, 60) for number in range(1, 100)])
     for number in range(200):
         apply(old, Set(b"/d/%d" % number, b"", False, Nanos(9), ttl=5))
@@ -567,7 +567,7 @@ def test_no_order_of_a_table_decides_anything(commands: list[V3Command]) -> None
     for shift in (56, 48):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parted, "_SHIFT", shift)
-            for room in (parted, tree):
+            for room in (parted, nodes):
                 patch.setattr(room, "FIRST", 1)
             machine = machine_with(*LEASES)
             for number, each in enumerate(commands):
@@ -593,7 +593,7 @@ def test_who_watches_below_a_removed_directory_is_told_in_the_order_of_paths(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not in that of the table they lie in."""
-    for room in (parted, tree):
+    for room in (parted, nodes):
         monkeypatch.setattr(room, "FIRST", 10)
     machine = machine_with()
     machine.v2.watched = lambda path: path.endswith(b"7")
@@ -609,7 +609,7 @@ def test_who_watches_below_a_removed_directory_is_told_in_the_order_of_paths(
 
 def test_nothing_that_clients_make_many_of_lies_in_one_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be built anew in one piece. Looked at is all that a machine, and who counts its time, hold."""
-    for room in (parted, tree):
+    for room in (parted, nodes):
         monkeypatch.setattr(room, "FIRST", 50)
     machine = machine_with()
     clocks: list[Countdown[Any]] = [Countdown(machine.leases), Countdown(machine.tree.timed)]

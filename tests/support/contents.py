@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.state.v2.tree import ROOT
+from netstore.state.v2.nodes import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,6 +15,7 @@ from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from netstore.state.countdown import LONGEST_SPARED
 from netstore.types import Nanos
 from tests.support.contents import nodes_of
 from tests.support.local_member import HandClock, LocalMember, RecordedExchange
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 FORM: Final = b"application/x-www-form-urlencoded"
 _WAIT_SECONDS: Final = 60.0
 """For what comes at once where others do not hold the processor or the disk."""
+_EXPIRY_SECONDS: Final = LONGEST_SPARED + _WAIT_SECONDS
+"""For the end of a node whose time is up: a store at which requests wait puts it off."""
 _POLL_SECONDS: Final = 0.02
 _COMPARED: Final = ("Content-Type", "X-Etcd-Index", "Allow", "Location", "X-Content-Type-Options")
 _PRESENCE: Final = ("X-Etcd-Cluster-Id", "X-Raft-Index", "X-Raft-Term")
@@ -155,7 +158,6 @@ class LocalStore:
     """A member in this process that shows the real time."""
 
     member: LocalMember = field(default_factory=lambda: LocalMember(clock=HandClock(Nanos(time.time_ns()))))
-    made: float = field(default_factory=time.monotonic)
 
     def ask(self, question: Question) -> Answer | Watching:
         self.member.clock.now = Nanos(time.time_ns())
@@ -186,6 +188,10 @@ class HttpWatching:
     def lines(self, count: int, *, ended: bool) -> tuple[list[bytes], bool]:
         lines = [self._response.readline() for _ in range(count)]
         return lines, bool(ended and self._response.readline() == b"")
+
+    def patience(self, seconds: float) -> None:
+        """Wait so long for each line."""
+        self._connection.settimeout(seconds)
 
     def close(self) -> None:
         self._response.close()
@@ -224,6 +230,7 @@ class HttpStore:
     def after_expiry(self, target: bytes, index: int) -> None:
         watch = self.ask(Question(b"GET", target + b"?wait=true&waitIndex=%d" % (index + 1)))
         assert isinstance(watch, HttpWatching)
+        watch.patience(_EXPIRY_SECONDS)
         watch.lines(1, ended=True)
         watch.close()
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
-from netstore.cli.commands.invocation import PROGRAM, Failure, Settings, clean
+from netstore.cli.commands.failures import Failure
+from netstore.cli.commands.invocation import PROGRAM, Settings, clean
 from netstore.cli.commands.leases import listed, survey
 from netstore.cli.output import emit
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from netstore.cli.commands.invocation import Exit, Failure, Group, Settings, failure_of, pass_settings
+from netstore.cli.commands.failures import Exit, Failure, failure_of
 from netstore.cli.commands.member import ask_cluster
+from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.output import Table
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from netstore.cli.commands.invocation import Settings
     from netstore.client.cluster import MemberStatus
     from netstore.client.v2 import V2Client
 

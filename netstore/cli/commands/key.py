@@ -8,22 +8,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands import completion
-from netstore.cli.commands.invocation import (
-    MAX_INDEX,
-    MAX_TTL,
-    NOT_TEXT,
-    Exit,
-    Failure,
-    Group,
-    Settings,
-    key_of,
-    pass_settings,
-    refused,
-    standard_input,
-    text_of,
-    usage,
-    whole,
-)
+from netstore.cli.commands.failures import NOT_TEXT, Exit, Failure, refused, usage
+from netstore.cli.commands.invocation import MAX_INDEX, MAX_TTL, Settings, standard_input, text_of
+from netstore.cli.commands.options import Group, key_of, pass_settings, whole
 from netstore.cli.output import Form, Table, document, emit, emit_value, plain, printable
 
 if TYPE_CHECKING:

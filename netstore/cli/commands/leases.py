@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.json import decode
 
-from netstore.cli.commands.invocation import node_at, refused
+from netstore.cli.commands.failures import refused
+from netstore.cli.commands.invocation import node_at
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.lease import SubnetLease, parse_lease
 from netstore.network.overlaps import nested

@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands import completion
-from netstore.cli.commands.invocation import (
-    Command,
-    Exit,
-    Failure,
-    Group,
-    Settings,
-    agreed,
-    pass_settings,
-    refused,
-    say,
-)
+from netstore.cli.commands.failures import Exit, Failure, refused
+from netstore.cli.commands.invocation import Settings, agreed, say
+from netstore.cli.commands.options import Command, Group, pass_settings
 from netstore.cli.output import Table
 
 if TYPE_CHECKING:

@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from netstore.cli.commands.failures import Exit, Failure, refused
 from netstore.cli.commands.invocation import (
     MAX_INPUT_BYTES,
-    Exit,
-    Failure,
-    Group,
     Settings,
     node_at,
-    pass_settings,
-    refused,
     say,
     standard_input,
     text_of,
     warn,
 )
 from netstore.cli.commands.leases import listed, survey
+from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.output import Form, Table, emit_value
 from netstore.network.addresses import show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network

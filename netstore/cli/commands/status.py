@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netstore.cli.commands.invocation import (
-    Command,
-    Exit,
-    Failure,
-    Settings,
-    columns,
-    failure_of,
-    node_at,
-    pass_settings,
-    refused,
-)
+from netstore.cli.commands.failures import Exit, Failure, failure_of, refused
+from netstore.cli.commands.invocation import Settings, columns, node_at
 from netstore.cli.commands.leases import listed, survey
 from netstore.cli.commands.network import checked
+from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.output import Form, Table, document, emit, plain, table
 
 if TYPE_CHECKING:

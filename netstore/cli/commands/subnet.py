@@ -10,21 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from netstore.cli.commands import completion
-from netstore.cli.commands.invocation import (
-    MAX_TTL,
-    Exit,
-    Failure,
-    Group,
-    Settings,
-    agreed,
-    node_at,
-    pass_settings,
-    refused,
-    usage,
-    whole,
-)
+from netstore.cli.commands.failures import Exit, Failure, refused, usage
+from netstore.cli.commands.invocation import MAX_TTL, Settings, agreed, node_at
 from netstore.cli.commands.leases import HEADINGS, Record, listed, survey
 from netstore.cli.commands.network import checked
+from netstore.cli.commands.options import Group, pass_settings, whole
 from netstore.cli.output import Table
 from netstore.network.addresses import Subnet, parse_cidr, parse_host_ip, show_ip
 from netstore.network.lease import DEFAULT_TTL, encode_lease

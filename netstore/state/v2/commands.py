@@ -120,7 +120,7 @@ class QuorumGet(KeyCommand, frozen=True, tag=8):
 
 class ExpireNodes(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=20):
     """The time of these nodes is up by the leader's count: each as (path, since), and only while nothing has
-    given it another TTL after `since` (`tree.Life`). Removed in this order, each in an event of its own.
+    given it another TTL after `since` (`ttl.Life`). Removed in this order, each in an event of its own.
     """
 
     nodes: tuple[tuple[bytes, _Number], ...]

@@ -8,7 +8,7 @@ import msgspec
 
 from netstore.state.tables import NODES, WINDOW, check_count, corrupt, encode, records, some_records
 from netstore.state.v2.history import CAPACITY
-from netstore.state.v2.tree import Timed
+from netstore.state.v2.ttl import Timed
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 
 if TYPE_CHECKING:

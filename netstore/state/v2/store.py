@@ -28,9 +28,11 @@ from netstore.state.v2.commands import (
     Update,
 )
 from netstore.state.v2.history import History
+from netstore.state.v2.loading import Stored
 from netstore.state.v2.records import load_events, load_nodes, pack_event, pack_node, window_key
 from netstore.state.v2.statistics import REPLICATED, Statistics
-from netstore.state.v2.tree import FOR_EVER, Life, Stored, Tree
+from netstore.state.v2.tree import Tree
+from netstore.state.v2.ttl import FOR_EVER, Life
 from netstore.state.v2.walk import Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 

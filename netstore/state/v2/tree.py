@@ -14,22 +14,21 @@ from __future__ import annotations
 
 from itertools import chain
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
-from weakref import ref
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault, Reason, refusal
-from netstore.limits import Budget
-from netstore.parted import FIRST, LET_GO_STEP, Parted
-from netstore.state.countdown import News, Waiting
-from netstore.state.v2.walk import ALONE, HELD, MOST_WALKS, REPLACED, ROW_BYTES, WALK_BYTES, Walk
-from netstore.types import EtcdIndex, Event, Nanos, NodeView
+from netstore.parted import Parted
+from netstore.state.v2.nodes import ROOT, Children, add_child, parent_of, root
+from netstore.state.v2.ttl import FOR_EVER, Life, Timed, TimedNodes
+from netstore.state.v2.walk import Walk
+from netstore.state.v2.walks import Walks
+from netstore.types import EtcdIndex, Event, NodeView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-ROOT: Final = b"/"
+    from netstore.limits import Budget
+    from netstore.state.v2.loading import Stored
 
 SMALL_NODES: Final = 500
 """Nodes that are listed in one call: half a millisecond, and as much to show them."""
@@ -39,155 +38,6 @@ SMALL_BYTES: Final = 512 * 1024
 
 CLEAR_STEP: Final = 100
 """Nodes that are cleared away in one call: 0.2 ms, and as much for each few walks under way."""
-
-
-class Life(NamedTuple):
-    """How long a node is to live: `ttl` seconds, which are over at `expires` by somebody's wall clock. An
-    instant of 0 is for ever.
-    """
-
-    expires: Nanos = Nanos(0)
-    ttl: int = 0
-
-
-FOR_EVER: Final = Life()
-
-
-class Timed(msgspec.Struct, gc=False):
-    """What a node with a TTL counts by: see `countdown.Timed`. `since` is the index of the change that gave
-    it this TTL.
-    """
-
-    ttl: int
-    since: EtcdIndex
-    remaining: int = 0
-
-
-class TimedNodes:
-    """The nodes that have a TTL, by path, as `countdown` counts them."""
-
-    __slots__ = ("_nodes", "news")
-
-    def __init__(self) -> None:
-        self._nodes: Parted[bytes, Timed] = Parted()
-        self.news: News[bytes] = News()
-        """See `countdown.Table`."""
-
-    def __len__(self) -> int:
-        return len(self._nodes)
-
-    def get(self, key: bytes) -> Timed | None:
-        """What the node at this path counts by, None when it has no TTL."""
-        return self._nodes.get(key)
-
-    def timed_keys(self) -> Iterable[bytes]:
-        """The paths."""
-        return self._nodes
-
-    def restore(self, timed: Parted[bytes, Timed], renewed: Waiting[bytes]) -> Iterator[None]:
-        """Become what was stored; `renewed` are its paths. Gives the steps in which what there was is let go
-        of.
-        """
-        gone, self._nodes = self._nodes, timed
-        return chain(self.news.restart(renewed), self._let_go(gone))
-
-    def _let_go(self, gone: Parted[bytes, Timed]) -> Iterator[None]:
-        """Who counts their time is told of those that are there no more."""
-        while some := gone.take(LET_GO_STEP):
-            for path in some:
-                if path not in self._nodes:
-                    self.news.remove(path)
-            yield
-
-    def put(self, path: bytes, timed: Timed) -> None:
-        """The TTL of the node at this path begins now."""
-        self._nodes[path] = timed
-        self.news.renew(path)
-
-    def remove(self, path: bytes) -> None:
-        """The node at this path has no TTL any more."""
-        if self._nodes.pop(path, None) is not None:
-            self.news.remove(path)
-
-
-def _root() -> NodeView:
-    return NodeView(ROOT, EtcdIndex(0), EtcdIndex(0), dir=True)
-
-
-def _held(walk: Walk) -> int:
-    return walk.account.held
-
-
-Children: TypeAlias = dict[bytes, None] | Parted[bytes, None]
-"""The paths of the nodes in a directory. Most are few."""
-
-
-def _join(children: Children, path: bytes) -> Children:
-    """Add a path. A directory that gets large has a table of parts from then on. O(1)."""
-    children[path] = None
-    if type(children) is dict and len(children) >= FIRST:
-        return Parted(children)
-    return children
-
-
-class Stored:
-    """The nodes of a tree that is being loaded; the root is implied."""
-
-    __slots__ = ("_early", "children", "nodes", "renewed", "timed")
-
-    def __init__(self) -> None:
-        self._early: Parted[bytes, Children] = Parted()
-        """Nodes that came before the directory they lie in, by that."""
-        self.nodes: Parted[bytes, NodeView] = Parted({ROOT: _root()})
-        self.children: Parted[bytes, Children] = Parted({ROOT: {}})
-        self.timed: Parted[bytes, Timed] = Parted()
-        """What is known of the TTLs of some."""
-        self.renewed: Waiting[bytes] = Waiting()
-        """Their paths, for who counts their time."""
-
-    def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> None:
-        """The next nodes, in any order."""
-        for node, timed in nodes:
-            path = node.key
-            parent = parent_of(path)
-            home = self.children
-            siblings = home.get(parent)
-            if siblings is None:
-                home = self._early
-                siblings = home.setdefault(parent, {})
-            joined = _join(siblings, path)
-            if joined is not siblings:
-                home[parent] = joined
-            self.nodes[path] = node
-            if node.dir:
-                self.children[path] = self._early.pop(path, {})
-            if timed is not None:
-                self.timed[path] = timed
-                self.renewed.add(path)
-
-    @property
-    def stray(self) -> bytes | None:
-        """The path of a node that lies in no directory, None when there is none. With one, after the last
-        nodes were added, the tree is of no use.
-        """
-        return next((path for children in self._early.values() for path in children), None)
-
-    def let_go(self) -> Iterator[None]:
-        """Forget all of it in steps of `LET_GO_STEP`: all at once would take long."""
-        yield from self.nodes.let_go()
-        while self.children:
-            left = LET_GO_STEP
-            while self.children and left > 0:
-                _, children = self.children.popitem()
-                left -= 1 + len(children)
-                if isinstance(children, Parted):
-                    yield from children.let_go()
-            yield
-
-
-def parent_of(path: bytes) -> bytes:
-    """The directory a path lies in; the root's is the root."""
-    return path[: path.rfind(b"/")] or ROOT
 
 
 class Tree:
@@ -201,7 +51,6 @@ class Tree:
     """
 
     __slots__ = (
-        "_budget",
         "_children",
         "_cleared",
         "_cleared_at",
@@ -218,15 +67,14 @@ class Tree:
 
     def __init__(self, walks: Budget | None = None) -> None:
         """`walks` is what all walks together may hold."""
-        self._budget = walks or Budget(WALK_BYTES)
         self.index = EtcdIndex(0)
         """Index of the last change."""
         self.changed: dict[bytes, NodeView | None] = {}
         """What each node touched since `take_changes` is now; None is gone."""
-        self._nodes: Parted[bytes, NodeView] = Parted({ROOT: _root()})
+        self._nodes: Parted[bytes, NodeView] = Parted({ROOT: root()})
         self._children: Parted[bytes, Children] = Parted({ROOT: {}})
         self.timed = TimedNodes()
-        self._walks: list[ref[Walk]] = []
+        self._walks = Walks(walks)
         self._cleared = b""
         """What the paths begin with that are out of reach: a directory was removed. Empty: none."""
         self._cleared_at = EtcdIndex(0)
@@ -248,9 +96,7 @@ class Tree:
         self._nodes, stored.nodes = stored.nodes, self._nodes
         self._children, stored.children = stored.children, self._children
         timed = self.timed.restore(stored.timed, stored.renewed)
-        for walk in self._live_walks():
-            walk.lose(REPLACED)
-        self._walks = []
+        self._walks.abort()
         self._cleared = b""
         self._emptied = []
         self.changed = {}
@@ -316,47 +162,8 @@ class Tree:
         return node
 
     def _walk(self, top: NodeView, recursive: bool) -> Walk | Fault:
-        self._walks = [each for each in self._walks if each() is not None]
-        if len(self._walks) >= MOST_WALKS or not self._has_room_for(top):
-            return refusal(Reason.TOO_MANY, self.index)
-        account = self._budget.account()
-        walk = Walk(
-            self._nodes,
-            self._children,
-            top,
-            self.index,
-            recursive=recursive,
-            account=account,
-            relieve=self._relieve,
-        )
-        self._walks.append(ref(walk, lambda _: account.close()))
-        self._relieve()
-        return walk
-
-    def _has_room_for(self, top: NodeView) -> bool:
-        """A walk of this directory would not be the one that is lost at once (`_relieve`)."""
-        size = ROW_BYTES * len(self._children.get(top.key, ()))
-        holding = self._holding_walks()
-        room = self._room_of(len(holding) + 1)
-        return self._budget.used + size <= room or size < max(map(_held, holding), default=0)
-
-    def _relieve(self) -> None:
-        """Where all walks together hold more than they may, those that hold most are lost, but for the last
-        one.
-        """
-        while (walks := self._holding_walks()) and self._budget.used > self._room_of(len(walks)):
-            max(walks, key=_held).lose(HELD)
-
-    def _room_of(self, walks: int) -> int:
-        """What so many walks may hold together, whatever other parts of the memory budget hold."""
-        return self._budget.limit * (ALONE if walks == 1 else 1)
-
-    def _holding_walks(self) -> list[Walk]:
-        return [walk for walk in self._live_walks() if walk.account.held]
-
-    def _live_walks(self) -> list[Walk]:
-        """Those that somebody still holds."""
-        return [walk for each in self._walks if (walk := each()) is not None]
+        walk = self._walks.begin(self._nodes, self._children, top, self.index, recursive=recursive)
+        return refusal(Reason.TOO_MANY, self.index) if walk is None else walk
 
     def _listing(self, top: NodeView, recursive: bool, most: float, size: float) -> NodeView | None:
         """The directory with its children filled in; None when there are more nodes, or more bytes of values,
@@ -573,7 +380,7 @@ class Tree:
             above = parent_of(path)
             children = self._children.get(above)
             if children is not None:
-                joined = _join(children, path)
+                joined = add_child(children, path)
                 if joined is not children:
                     self._children[above] = joined
                 return
@@ -591,8 +398,8 @@ class Tree:
     def _store(self, node: NodeView, life: Life, old: NodeView | None) -> None:
         """Put a node in place of `old`, or where nothing is."""
         path = node.key
-        if self._walks:
-            self._keep(path)
+        if self._walks.refs:
+            self._walks.keep(parent_of(path), path, self._nodes.get(path))
         self._nodes[path] = self.changed[path] = node
         if life.expires:
             self.timed.put(path, Timed(life.ttl, self.index))
@@ -610,7 +417,7 @@ class Tree:
             self._emptied.append(path)
         elif children is not None:
             del self._children[path]
-        self._forget(path, parent_of(path), self._live_walks() if self._walks else ())
+        self._forget(path, parent_of(path), self._walks.live() if self._walks.refs else ())
         del self._children[parent_of(path)][path]
         return Event(action, index, NodeView(path, old.created, index, None, old.dir), old)
 
@@ -622,14 +429,14 @@ class Tree:
     @property
     def walkers(self) -> int:
         """How many walks are told of each node that `clear` forgets."""
-        return len(self._walks_before()) if self._walks else 0
+        return len(self._walks.before(self._cleared_at)) if self._walks.refs else 0
 
     def clear(self, most: int | None = None) -> list[bytes]:
         """Forget so many (`clear_step`) of the nodes that were below the directory that was removed last;
         their paths, each directory before what it holds. About 2 us each.
         """
         most = most or self.clear_step
-        walks = self._walks_before() if self._walks else ()
+        walks = self._walks.before(self._cleared_at) if self._walks.refs else ()
         gone: list[bytes] = []
         while self._emptied and len(gone) < most:
             directory = self._emptied[-1]
@@ -649,18 +456,6 @@ class Tree:
         if not self._emptied:
             self._cleared = b""
         return gone
-
-    def _walks_before(self) -> list[Walk]:
-        """Those that began before the directory was removed that is cleared away: to the others nothing of it
-        is there.
-        """
-        return [walk for walk in self._live_walks() if walk.index < self._cleared_at]
-
-    def _keep(self, path: bytes) -> None:
-        """A node is about to change: tell those who list the tree as it was."""
-        parent, node = parent_of(path), self._nodes.get(path)
-        for walk in self._live_walks():
-            walk.keep(parent, path, node)
 
     def _forget(self, path: bytes, parent: bytes, walks: Iterable[Walk]) -> None:
         node = self._nodes.pop(path)

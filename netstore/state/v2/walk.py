@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from netstore.limits import Account
-    from netstore.state.v2.tree import Children
+    from netstore.state.v2.nodes import Children
     from netstore.types import EtcdIndex, NodeView
 
 MOST_KEPT: Final = 50_000

@@ -45,8 +45,9 @@ from netstore.state.v3.index import (
     remember,
 )
 from netstore.state.v3.loading import read, sort
-from netstore.state.v3.reads import UNBOUNDED, RangeRead, is_filtered
+from netstore.state.v3.reads import UNBOUNDED, RangeRead
 from netstore.state.v3.records import Records
+from netstore.state.v3.scan import is_filtered
 from netstore.state.v3.small import SMALL_BYTES
 from netstore.types import KeyChange, Revision
 

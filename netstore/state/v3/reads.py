@@ -15,21 +15,22 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from netstore.state.applying import UNIT_BYTES
 from netstore.state.v3 import pair
 from netstore.state.v3.commands import BY_CREATE, BY_KEY, BY_MOD, BY_VALUE, DESCEND
-from netstore.state.v3.index import DELETED, NUMBER_BITS, pair_below
+from netstore.state.v3.index import NUMBER_BITS, pair_below
+from netstore.state.v3.scan import Row, Scan
 from netstore.state.v3.sorting import Sorter, place_and_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterator
 
     from netstore.limits import Budget
     from netstore.state.v3.commands import Range
     from netstore.state.v3.compaction import Pins
-    from netstore.state.v3.index import Item, KeyIndex
+    from netstore.state.v3.index import KeyIndex
     from netstore.state.v3.records import Records
 
 STEP_UNITS: Final = 1_000
@@ -38,16 +39,8 @@ STEP_UNITS: Final = 1_000
 CHUNK: Final = 64
 """Rows, or changes, worked on between two looks at how much work was done."""
 
-RUN: Final = 256
-"""Keys fetched at once: with fewer, to find the first of them would be most of the work."""
-
-KEYS_PER_UNIT: Final = 4
-"""Keys looked at in a unit where nothing has to be known but their newest places."""
-
 SORT_UNITS: Final = 6
 """What a row costs that is sorted by value, beside reading it; its hash, 4 more for each `UNIT_BYTES`."""
-
-RECORD_UNITS: Final = 5
 
 PIECE_BYTES: Final = 256 * 1024
 """Bytes of pairs given at once, give or take one pair."""
@@ -61,9 +54,6 @@ KEEP_BYTES: Final = 2 << 20
 OPEN_BYTES: Final = 11 * 1024
 """What a read takes that is under way, with the keys of a run and the pairs of a chunk, about."""
 
-MOST_PAIRS: Final = 2**40
-"""More than any store holds: a greater limit of an answer is cut to it, and adding one to it is safe."""
-
 UNBOUNDED: Final = 1 << 62
 """Units for who wants all of it in one call."""
 
@@ -74,16 +64,6 @@ class TooMuch(Exception):  # noqa: N818 - named for what happened
 
 class Lost(Exception):  # noqa: N818 - named for what happened
     """The state was replaced by a copy: what was being read is not there any more."""
-
-
-class _Row(NamedTuple):
-    """A pair that is part of the answer. `size` is that of its record, or 0 where that is not known; `item`
-    is what is known of the key, where this was its newest pair.
-    """
-
-    place: int
-    size: int
-    item: Item | None
 
 
 class RangeRead:
@@ -108,6 +88,9 @@ class RangeRead:
         self._records = records
         self._query = query
         self._bound = bound
+        self._scan = Scan(index, records, query, bound)
+        self._limit = self._scan.limit
+        self._filtered = self._scan.filtered
         self._pins = pins
         self._pinned: int | None = (bound >> NUMBER_BITS) - 1
         pins.add(self._pinned)
@@ -122,11 +105,8 @@ class RangeRead:
         """The second pass has begun."""
         self._order: list[int] | None = None
         """Of a sorted list: its rows, each as one integer (`sorting`)."""
-        self._units = 0
         self._room = PIECE_BYTES
         """Bytes that may still be given in this step."""
-        self._limit = min(max(query.limit, 0), MOST_PAIRS)
-        self._filtered = is_filtered(query)
         self.count = 0
         """Keys in the range, whatever limit and filters say."""
         self.more = False
@@ -137,32 +117,31 @@ class RangeRead:
         """Bytes of the pairs as a repeated field of a message with a number below 16."""
         self._measuring = self._measure()
         self._giving = self._give()
-        self._fetch: Callable[[Sequence[int]], list[bytes]] = records.peek_many
 
     def measure(self, units: int = STEP_UNITS) -> bool:
         """Work on `count`, `more`, `pairs` and `size`, for so many units; True when they are known."""
         self._check()
-        self._units = units
-        return all(self._units > 0 for _ in self._measuring)
+        self._scan.units = units
+        return all(self._scan.units > 0 for _ in self._measuring)
 
     @property
     def units_left(self) -> int:
         """What the last step did not need of its units; negative where it took a little more."""
-        return self._units
+        return self._scan.units
 
     def give(self, units: int = STEP_UNITS, most: int = PIECE_BYTES) -> tuple[list[bytes], bool]:
         """The next pairs, `most` bytes of them at most (`PIECE_BYTES` where that is less) and one more, and
         whether these were all. For when it was measured.
         """
         self._check()
-        self._units = units
+        self._scan.units = units
         self._room = most = min(most, PIECE_BYTES)
         given: list[bytes] = []
         size = 0
         for chunk, chunk_size in self._giving:
             given += chunk
             size += chunk_size
-            if self._units <= 0 or size >= most:
+            if self._scan.units <= 0 or size >= most:
                 return given, False
             self._room = most - size
         self.close()
@@ -208,21 +187,21 @@ class RangeRead:
                 size = self._given_size(row)
                 self.size += 1 + ((size.bit_length() + 6) // 7 or 1) + size
                 self.pairs += 1
-                if self._units <= 0:
+                if self._scan.units <= 0:
                     yield
             yield
 
     def _measure_plain(self, *, counts: bool) -> Iterator[None]:
         """The same for a plain list."""
-        for places, sizes in self._plain():
+        for places, sizes in self._scan.places():
             if counts:
                 self.count += len(places)
             least = min(sizes, default=1)
             if not least:
                 for number, place in enumerate(places):
                     if not sizes[number]:
-                        sizes[number] = len(self._read(place))
-                        if self._units <= 0:
+                        sizes[number] = len(self._scan.read(place))
+                        if self._scan.units <= 0:
                             yield
             self.pairs += len(places)
             size = sum(sizes)
@@ -234,6 +213,7 @@ class RangeRead:
                     self._measured.hold(0)
                     self._found = None
             yield
+        self.more = self._scan.more
 
     def _count(self) -> Iterator[None]:
         """How many keys are in the range at the bound: those that exist now, corrected by what has changed
@@ -247,7 +227,7 @@ class RangeRead:
             return
         since, end = log.find(bound >> NUMBER_BITS), log.end
         if end - since > index.count_near(key, range_end, bound):
-            for rows in self._walk():
+            for rows in self._scan.rows():
                 self.count += len(rows)
                 yield
             return
@@ -260,7 +240,7 @@ class RangeRead:
         while since < end:
             stop = min(since + CHUNK, end)
             count -= index.growth(key, range_end, bound, until, (since, stop))
-            self._units -= CHUNK
+            self._scan.units -= CHUNK
             since = stop
             yield
         self.count = count
@@ -271,15 +251,15 @@ class RangeRead:
         most = self._limit + 1 if self._limit else 0
         sorter = Sorter(self._account, self._records, most, descend=query.sort_order == DESCEND)
         seen = 0
-        for rows in self._walk():
+        for rows in self._scan.rows():
             if counts:
                 self.count += len(rows)
-            for row in self._passing(rows):
+            for row in self._scan.passing(rows):
                 if first and seen >= first:
                     break
                 seen += 1
                 sorter.add(self._sorted_by(row), row.place, row.size)
-                if self._units <= 0:
+                if self._scan.units <= 0:
                     yield
             if self._account.spent:
                 raise TooMuch
@@ -289,30 +269,30 @@ class RangeRead:
         order: list[int] = []
         for some in sorter.order(CHUNK):
             order += some
-            self._units -= 4 * CHUNK
+            self._scan.units -= 4 * CHUNK
             yield
         if self._limit and len(order) > self._limit:
             self.more = True
             order.pop()
         self._order = order
 
-    def _sorted_by(self, row: _Row) -> int | bytes:
+    def _sorted_by(self, row: Row) -> int | bytes:
         target, item = self._query.sort_target, row.item
         if target == BY_MOD:
             return row.place >> NUMBER_BITS
         if target == BY_VALUE:
-            record = self._read(row.place)
-            self._units -= SORT_UNITS + 4 * len(record) // UNIT_BYTES
+            record = self._scan.read(row.place)
+            self._scan.units -= SORT_UNITS + 4 * len(record) // UNIT_BYTES
             return pair.split(record).value
         if item is None or item.at != row.place:
-            _, created, _, version, _, _, _ = pair.fields(self._read(row.place))
+            _, created, _, version, _, _, _ = pair.fields(self._scan.read(row.place))
         else:
             created, version = item.created, item.version
         return created if target == BY_CREATE else version
 
-    def _given_size(self, row: _Row) -> int:
+    def _given_size(self, row: Row) -> int:
         if not self._query.keys_only:
-            return row.size or len(self._read(row.place))
+            return row.size or len(self._scan.read(row.place))
         return len(self._without_value(row))
 
     # --- the second pass
@@ -322,7 +302,7 @@ class RangeRead:
         if self._query.count_only:
             return
         if self.size <= KEEP_BYTES:
-            self._fetch = self._records.get_many
+            self._scan.fetch = self._records.get_many
         keys_only = self._query.keys_only
         self._is_given = True
         if self._is_plain:
@@ -341,20 +321,20 @@ class RangeRead:
                     size += row.size
                     continue
                 if batch:
-                    yield self._read_many(batch), size
+                    yield self._scan.read_many(batch), size
                 batch, size = [row.place], row.size
                 if not row.size:
-                    (record,) = self._read_many(batch)
+                    (record,) = self._scan.read_many(batch)
                     yield [record], len(record)
                     batch = []
             if batch:
-                yield self._read_many(batch), size
+                yield self._scan.read_many(batch), size
 
     def _give_plain(self) -> Iterator[tuple[list[bytes], int]]:
         for places, sizes, whole in self._measured_rows():
             start = 0
             if whole <= self._room and min(sizes, default=0):
-                yield self._read_sized(places, whole), whole
+                yield self._scan.read_sized(places, whole), whole
                 continue
             while start < len(places):
                 some = sizes[start:]
@@ -367,9 +347,9 @@ class RangeRead:
                     size = sum(some)
                 stop = start + len(some)
                 if size:
-                    yield self._read_sized(places[start:stop], size), size
+                    yield self._scan.read_sized(places[start:stop], size), size
                 else:
-                    record = self._read(places[start])
+                    record = self._scan.read(places[start])
                     yield [record], len(record)
                 start = stop
 
@@ -377,16 +357,16 @@ class RangeRead:
         """What the first pass has found, and the sums of the sizes."""
         found = self._found
         if found is None:
-            yield from ((places, sizes, sum(sizes)) for places, sizes in self._plain())
+            yield from ((places, sizes, sum(sizes)) for places, sizes in self._scan.places())
             return
         while found:
             yield found.popleft()  # so that not all of them are let go of at once
 
-    def _without_value(self, row: _Row) -> bytes:
+    def _without_value(self, row: Row) -> bytes:
         item = row.item
         if item is None or item.at != row.place:
-            return pair.without_value(self._read(row.place))
-        self._units -= 1
+            return pair.without_value(self._scan.read(row.place))
+        self._scan.units -= 1
         modified = row.place >> NUMBER_BITS
         return pair.join(item.key, item.created, modified, item.version, value=b"", lease=item.lease)
 
@@ -398,48 +378,22 @@ class RangeRead:
         query = self._query
         return not (query.sort_target != BY_KEY or query.keys_only or self._filtered)
 
-    def _plain(self) -> Iterator[tuple[list[int], list[int]]]:
-        """The places of such a list and the sizes of their records, 0 where one is not known; `RUN` keys for
-        each piece. 0.2 us a key where nothing has changed since the bound.
-        """
-        index, bound = self._index, self._bound
-        items = index.items
-        left = self._limit
-        for keys in self._runs():
-            found = items.many(keys)
-            places = [item.at for item in found]
-            is_latest = index.log.newest < bound  # or these were not changed since, which takes a look at all
-            if is_latest or (index.newest_deletion < bound and places and max(places) < bound):
-                sizes = [item.size for item in found]
-                self._units -= len(keys) // KEYS_PER_UNIT + 1
-            else:
-                self._units -= len(keys) + 1
-                rows = list(self._rows(keys))
-                places = [row.place for row in rows]
-                sizes = [row.size for row in rows]
-            if self._limit and len(places) > left:
-                self.more = True
-                yield places[:left], sizes[:left]
-                return
-            left -= len(places)
-            yield places, sizes
-
-    def _chosen(self, *, counts: bool) -> Iterator[list[_Row]]:
+    def _chosen(self, *, counts: bool) -> Iterator[list[Row]]:
         """What is in the answer, in its order."""
         if self._order is not None:
             for start in range(0, len(self._order), CHUNK):
-                self._units -= CHUNK
+                self._scan.units -= CHUNK
                 some = map(place_and_size, self._order[start : start + CHUNK])
-                yield [_Row(place, size, None) for place, size in some]
+                yield [Row(place, size, None) for place, size in some]
                 if self._is_given:
                     # Row by row: to let go of all of them at once takes long.
                     self._order[start : start + CHUNK] = [0] * len(self._order[start : start + CHUNK])
             return
         left = self._limit
-        for rows in self._walk():
+        for rows in self._scan.rows():
             if counts:
                 self.count += len(rows)
-            passing = list(self._passing(rows))
+            passing = list(self._scan.passing(rows))
             if self._limit and len(passing) > left:
                 self.more = True
                 if left:
@@ -451,85 +405,6 @@ class RangeRead:
             left -= len(passing)
             yield passing
 
-    def _walk(self) -> Iterator[list[_Row]]:
-        """The pairs of the range as of the bound, by key, `RUN` keys looked at for each list."""
-        for keys in self._runs():
-            self._units -= len(keys) + 1
-            yield list(self._rows(keys))
-
-    def _runs(self) -> Iterator[list[bytes]]:
-        """The keys that the range may hold at the bound, in order, `RUN` of them at once."""
-        index, bound, query = self._index, self._bound, self._query
-        key, range_end = query.key, query.range_end
-        backwards = query.sort_order == DESCEND and query.sort_target == BY_KEY
-        while True:
-            keys = index.some_keys(key, range_end, bound, RUN, backwards=backwards)
-            yield keys
-            if len(keys) < RUN or not range_end:
-                return
-            if not backwards:
-                key = keys[-1] + b"\0"
-            elif keys[-1] == key:
-                return
-            else:
-                range_end = keys[-1]
-
-    def _rows(self, keys: Iterable[bytes]) -> Iterator[_Row]:
-        bound = self._bound
-        for item in self._index.items.many(keys):
-            place = item.at
-            if place < bound:
-                if not place & DELETED:
-                    yield _Row(place, item.size, item)
-                continue
-            self._units -= 1
-            place = pair_below(item, bound)
-            if place:
-                yield _Row(place, 0, None)
-
-    def _passing(self, rows: list[_Row]) -> Iterable[_Row]:
-        if not self._filtered:
-            return rows
-        query = self._query
-        return (
-            row
-            for row in rows
-            if _passes(row.place >> NUMBER_BITS, query.min_mod_revision, query.max_mod_revision)
-            and (
-                not (query.min_create_revision or query.max_create_revision)
-                or _passes(self._created(row), query.min_create_revision, query.max_create_revision)
-            )
-        )
-
-    def _created(self, row: _Row) -> int:
-        if row.item is not None and row.item.at == row.place:
-            return row.item.created
-        return pair.fields(self._read(row.place))[1]
-
-    def _read(self, place: int) -> bytes:
-        (record,) = self._read_many((place,))
-        return record
-
-    def _read_many(self, places: Sequence[int]) -> list[bytes]:
-        records = self._fetch(places)
-        self._units -= RECORD_UNITS * len(records) + sum(map(len, records)) // UNIT_BYTES
-        return records
-
-    def _read_sized(self, places: Sequence[int], size: int) -> list[bytes]:
-        """The same for records that are known to have so many bytes together."""
-        self._units -= RECORD_UNITS * len(places) + size // UNIT_BYTES
-        return self._fetch(places)
-
-
-def is_filtered(query: Range) -> bool:
-    """Whether the query leaves out pairs by their revisions."""
-    return bool(
-        query.min_mod_revision
-        or query.max_mod_revision
-        or query.min_create_revision
-        or query.max_create_revision
-    )
-
 
 def _heads_of(sizes: list[int]) -> int:
     """Bytes that records of these sizes take beside their own as a repeated field with a number below 16:
@@ -538,7 +413,3 @@ def _heads_of(sizes: list[int]) -> int:
     if sizes and min(sizes) >= 1 << 7 and max(sizes) < 1 << 14:
         return 3 * len(sizes)
     return sum([1 + (size.bit_length() + 6) // 7 for size in sizes])
-
-
-def _passes(number: int, least: int, most: int) -> bool:
-    return (not least or number >= least) and (not most or number <= most)

@@ -22,6 +22,11 @@ from tests.support.peers import start_etcd
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+DEAD: Final = "http://127.0.0.1:1"
+"""Nothing listens there."""
+
+FILE: Final = '{"action":"get","node":{"key":"/a","value":"1","modifiedIndex":1,"createdIndex":1}}'
+
 VARIABLES: Final = re.compile(r"(NETSTORE|NETSTORECTL|ETCDCTL|_NETSTORECTL)_.*")
 
 
@@ -131,3 +136,13 @@ def http(status: str, body: str, *fields: str) -> bytes:
     """A whole HTTP answer."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body.encode())}", "Connection: close", *fields]
     return "\r\n".join([*lines, "", body]).encode()
+
+
+def served(body: str = FILE, status: str = "200 OK") -> bytes:
+    """An answer of the v2 API."""
+    return http(status, body, "X-Etcd-Index: 1", "Content-Type: application/json")
+
+
+def error(code: int, cause: str, status: str) -> bytes:
+    """A refusal of the v2 API."""
+    return served(json.dumps({"errorCode": code, "message": "m", "cause": cause, "index": 0}), status)

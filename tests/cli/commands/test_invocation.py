@@ -1,9 +1,8 @@
-"""The shared options, and what each way to fail looks like."""
+"""How a command reaches the store: endpoints, credentials, TLS."""
 
 from __future__ import annotations
 
 import base64
-import json
 import socket
 import ssl
 import sys
@@ -14,25 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.cli import netstorectl
-from netstore.cli.commands.invocation import Exit, Settings, clean
-from tests.cli.commands.conftest import Terminal, answering, http
+from netstore.cli.commands.failures import Exit
+from netstore.cli.commands.invocation import Settings, clean
+from tests.cli.commands.conftest import DEAD, Terminal, answering, error, served
 from tests.support.certificates import Certificates
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cli.commands.conftest import Run
-
-DEAD = "http://127.0.0.1:1"
-FILE = '{"action":"get","node":{"key":"/a","value":"1","modifiedIndex":1,"createdIndex":1}}'
-
-
-def served(body: str = FILE, status: str = "200 OK") -> bytes:
-    return http(status, body, "X-Etcd-Index: 1", "Content-Type: application/json")
-
-
-def error(code: int, cause: str, status: str) -> bytes:
-    return served(json.dumps({"errorCode": code, "message": "m", "cause": cause, "index": 0}), status)
 
 
 @pytest.fixture(scope="module")
@@ -41,33 +30,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 # Options
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--endpoints", "{}", "key", "get", "/a"),
-        ("key", "--endpoints", "{}", "get", "/a"),
-        ("key", "get", "--endpoints", "{}", "/a"),
-        ("key", "get", "/a", "--endpoints={}"),
-        ("--endpoints", DEAD, "key", "get", "/a", "--endpoints", "{}"),
-    ],
-)
-def test_shared_options_go_anywhere_and_the_last_one_counts(run: Run, words: tuple[str, ...]) -> None:
-    with answering(lambda _head: served()) as url:
-        told = run(*(word.format(url) for word in words))
-    assert (told.status, told.out, told.err) == (0, "1\n", "")
-
-
-def test_an_option_beats_the_environment_wherever_it_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NETSTORE_ENDPOINTS", DEAD)
-    monkeypatch.setenv("NETSTORE_PREFIX", "/elsewhere")
-    with answering(lambda head: served() if b"/v2/keys/here/config?" in head else b"") as url:
-        for words in (
-            ("--endpoints", url, "--prefix", "/here", "network", "get", "--raw"),
-            ("network", "get", "--raw", "--endpoints", url, "--prefix", "here/"),
-        ):
-            assert run(*words).out == "1\n"
 
 
 @pytest.mark.parametrize("name", ["NETSTORE_ENDPOINTS", "ETCDCTL_ENDPOINTS"])
@@ -146,13 +108,6 @@ def test_our_certificate_and_key_are_named(
     assert key in by_option.err
 
 
-@pytest.mark.parametrize("timeout", ["0", "-1", "x", "nan", "inf", "3601"])
-def test_bad_time_limits_are_a_usage_error(run: Run, timeout: str) -> None:
-    told = run("--timeout", timeout, "key", "ls")
-    assert told.status == 2
-    assert "--timeout" in told.err
-
-
 # Who asks
 
 
@@ -221,107 +176,7 @@ def test_a_password_is_asked_for_once(
     assert all(wanted.lower() in head.lower() for head in heads)
 
 
-# Failures
-
-
-def test_nothing_listens(run: Run) -> None:
-    told = run("--endpoints", DEAD, "key", "set", "/a", "1")
-    assert told.status == 4
-    assert told.err.startswith(f"netstorectl: no endpoint answered ({DEAD}: ")
-    assert told.err.count("\n") == 1
-
-
-def test_an_https_endpoint_may_fail_for_its_certificates(run: Run) -> None:
-    told = run("--endpoints", "https://127.0.0.1:1", "key", "ls")
-    assert told.status == 4
-    assert told.err.endswith("; check --endpoints, --ca-file, --cert-file and that the store runs there\n")
-
-
-@pytest.mark.parametrize(
-    ("words", "status"),
-    [
-        (("key", "get", "/a"), Exit.UNAVAILABLE),
-        (("key", "set", "/a", "1"), Exit.UNKNOWN),
-        (("key", "rm", "/a"), Exit.UNKNOWN),
-        (("key", "mk", "--in-order", "/a", "1"), Exit.UNKNOWN),
-    ],
-)
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\nX-Etcd-Index: 1\r\n\r\n{",
-        error(300, "etcdserver: request timed out", "500 Internal Server Error"),
-    ],
-    ids=["hung-up", "cut", "timed-out"],
-)
-def test_a_write_without_an_answer_has_an_unknown_outcome(
-    run: Run, words: tuple[str, ...], status: Exit, answer: bytes
-) -> None:
-    with answering(lambda _head: answer) as url:
-        told = run("--endpoints", url, *words)
-    assert (told.status, told.out) == (status, "")
-    assert told.err.count("\n") == 1
-    if status is Exit.UNKNOWN:
-        assert told.err.startswith(
-            "netstorectl: outcome unknown: the change may have happened or may still happen; look before"
-        )
-
-
-def test_a_store_that_says_nothing_is_given_up(run: Run) -> None:
-    never = threading.Event()
-
-    def silent(_head: bytes) -> bytes:
-        never.wait(30)
-        return b""
-
-    with answering(silent) as url:
-        try:
-            read = run("--endpoints", url, "--timeout", "0.1", "key", "get", "/a")
-            write = run("--endpoints", url, "--timeout", "0.1", "key", "set", "/a", "1")
-        finally:
-            never.set()
-    assert read.status == 4
-    assert "no answer within 0.1 s" in read.err
-    assert write.status == 5
-
-
-@pytest.mark.parametrize(
-    "answer", [b"\x00\xff\x16\x03garbage\r\n\r\n", served("not json"), served("[]"), http("200 OK", FILE)]
-)
-def test_an_answer_no_store_gives(run: Run, answer: bytes) -> None:
-    with answering(lambda _head: answer) as url:
-        told = run("--endpoints", url, "key", "get", "/a")
-    assert told.status == 4
-    assert url in told.err
-    assert told.err.count("\n") == 1
-
-
-def test_a_store_without_the_v2_api(run: Run) -> None:
-    with answering(lambda _head: http("404 Not Found", "404 page not found\n")) as url:
-        told = run("--endpoints", url, "key", "get", "/a")
-    assert told.status == 4
-    assert "--enable-v2" in told.err
-
-
-def test_what_the_store_says_is_inert_on_a_terminal(run: Run) -> None:
-    hostile = error(105, "\x1b]0;owned\x07\n/a", "412 Precondition Failed")
-    with answering(lambda _head: hostile) as url:
-        told = run("--endpoints", url, "key", "mk", "/a", "1")
-    assert (told.status, told.err) == (1, "netstorectl: \\x1b]0;owned\\x07\\n/a: exists already\n")
-
-
-def test_a_watch_that_ends_says_where_to_go_on(run: Run) -> None:
-    event = FILE.replace('"modifiedIndex":1', '"modifiedIndex":41')
-
-    def once(head: bytes) -> bytes:
-        return served(event) if b"waitIndex=7" in head else b""
-
-    with answering(once) as url:
-        told = run("--endpoints", url, "key", "watch", "--forever", "--after-index", "6", "/a")
-    assert told.status == 4
-    assert told.rows == [["get", "/a", "41", "1"]]
-    assert told.err.endswith("; to miss nothing go on with --after-index 41\n")
+# Keys
 
 
 @pytest.mark.parametrize(
@@ -420,30 +275,3 @@ def test_files_that_hold_no_certificate(run: Run, tmp_path: Path, content: str |
         assert told.err.endswith(f": {fix}\n")
         assert ".c:" not in told.err
         assert "Errno" not in told.err
-
-
-# What is said
-
-
-def test_what_the_first_of_two_stores_said_is_told(run: Run) -> None:
-    sick = error(300, "etcdserver: request timed out", "500 Internal Server Error")
-    with answering(lambda _head: sick) as url:
-        told = run("--endpoints", f"{url},{DEAD}", "key", "get", "--quorum", "/a")
-    assert told.status == Exit.UNAVAILABLE
-    assert f"{url}: 300: " in told.err
-    assert "etcdserver: request timed out" in told.err
-
-
-@pytest.mark.parametrize("words", [("--timeout", "0", "status"), ("key", "set", "/a"), ("bogus",)])
-def test_a_usage_error_ends_before_the_help_is_named(run: Run, words: tuple[str, ...]) -> None:
-    told = run(*words)
-    assert told.status == Exit.USAGE
-    assert ". See 'netstorectl" in told.err
-
-
-@pytest.mark.parametrize("words", [("alarm", "list"), ("snapshot", "save", "x"), ("get", "/a")])
-def test_who_looks_for_what_etcdctl_has_is_told(run: Run, words: tuple[str, ...]) -> None:
-    told = run(*words)
-    assert told.status == Exit.USAGE
-    assert f"ETCDCTL_API=3 etcdctl {words[0]}. See" in told.err
-    assert "etcdctl" not in run("member", "get").err, "only where no noun was given"

@@ -13,7 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from netstore.errors import Fault
 from netstore.parted import Parted
 from netstore.state.countdown import Countdown, Waiting
-from netstore.state.v2.tree import FOR_EVER, Life, Stored, Timed, TimedNodes, Tree
+from netstore.state.v2.loading import Stored
+from netstore.state.v2.tree import Tree
+from netstore.state.v2.ttl import FOR_EVER, Life, Timed, TimedNodes
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 from tests.state.strategies import BASE, EXPIRIES, FLAGS, INDEXES, PATHS, VALUES
 from tests.state.v2.tree_twin import TreeTwin, outcome_of

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from netstore import parted
 from netstore.errors import Fault, Reason
 from netstore.limits import Budget
+from netstore.state.v2 import nodes
 from netstore.state.v2 import tree as trees
 from netstore.state.v2 import walk as walks
-from netstore.state.v2.tree import FOR_EVER, Stored, Tree
+from netstore.state.v2.loading import Stored
+from netstore.state.v2.tree import Tree
+from netstore.state.v2.ttl import FOR_EVER
 from netstore.state.v2.walk import Closed, Opened, Walk, WalkLost
 from netstore.types import Event, NodeView
 
@@ -77,7 +80,7 @@ def test_it_shows_the_tree_as_it_was(  # noqa: PLR0917 - what is drawn
         patch.setattr(walks, "SORTED_AT_ONCE", 1 + at)
         if is_large:
             patch.setattr(parted, "FIRST", 1)
-            patch.setattr(trees, "FIRST", 1)
+            patch.setattr(nodes, "FIRST", 1)
             patch.setattr(walks, "TAKEN_AT_ONCE", 1)
         tree = Tree()
         for kind, where in before:

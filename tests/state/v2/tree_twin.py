@@ -11,7 +11,7 @@ from netstore.types import EtcdIndex, Event, Nanos, NodeView
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from netstore.state.v2.tree import Life
+    from netstore.state.v2.ttl import Life
 
 
 @dataclass

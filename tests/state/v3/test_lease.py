@@ -19,7 +19,8 @@ from netstore.errors import Fault, Reason
 from netstore.parted import LET_GO_STEP, PARTS
 from netstore.state import countdown
 from netstore.state.countdown import COUNTED_AT_ONCE, MAX_DUE, MOST_GRACES, RETRY_SECONDS, Countdown, Waiting
-from netstore.state.v2.tree import Life, Tree
+from netstore.state.v2.tree import Tree
+from netstore.state.v2.ttl import Life
 from netstore.state.v3.lease import MAX_TTL, Lease, LeaseRecord, Leases, StoredLeases, granted_ttl
 from netstore.state.v3.reads import Lost
 from netstore.types import Index, LeaseId, Nanos

@@ -14,7 +14,7 @@ from netstore.limits import Budget
 from netstore.state.applying import UNIT_BYTES
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.v3 import index, mvcc, reads, small, sorting
+from netstore.state.v3 import index, mvcc, reads, scan, small, sorting
 from netstore.state.v3.commands import (
     ASCEND,
     BY_KEY,
@@ -101,7 +101,7 @@ def test_an_answer_is_of_the_moment_it_was_asked_for(
     found: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reads, "CHUNK", chunk)
-        patch.setattr(reads, "RUN", chunk)
+        patch.setattr(scan, "RUN", chunk)
         patch.setattr(sorting, "RUN_ROWS", chunk)
         patch.setattr(reads, "PIECE_BYTES", 1)
         if isinstance(read, Fault):

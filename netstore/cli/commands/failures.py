@@ -1,0 +1,109 @@
+"""How a command ends: its exit statuses, and what a failed call to the store means for the command."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from netstore.client.transport import ClientError
+    from netstore.client.v2 import V2Error
+
+MAY_HAVE_HAPPENED: Final = (
+    "outcome unknown: the change may have happened or may still happen; look before you repeat it"
+)
+NOT_TEXT: Final = "{}: not UTF-8; the v2 API carries text only, so encode it, for example in base64"
+
+
+class Exit(enum.IntEnum):
+    """How netstorectl ends; the numbers are part of its contract (netstorectl(1), EXIT STATUS)."""
+
+    OK = 0
+    REFUSED = 1
+    """Validation or a precondition said no, or a file could not be read or written; nothing was changed."""
+    USAGE = 2
+    """The words of the command are wrong; the store was not asked."""
+    NOT_FOUND = 3
+    UNAVAILABLE = 4
+    """No store answered, or not as a store does; nothing was changed."""
+    UNKNOWN = 5
+    """A write was sent and no answer came: it may have happened, or may still happen."""
+    INTERNAL = 70
+    """A defect of netstorectl."""
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141
+
+
+class Failure(Exception):  # noqa: N818 - named for how a command ends
+    """The command cannot do what was asked. `text` is one line: what is wrong, and the fix."""
+
+    def __init__(self, status: Exit, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+def refused(text: str) -> Failure:
+    """Validation or a precondition said no; nothing was changed."""
+    return Failure(Exit.REFUSED, text)
+
+
+def failure_of(error: ClientError, *, named: bool = False) -> Failure:
+    """What a failed call means for the command: its exit status, and one line with the fix. `named`: it is
+    shown beside the one endpoint that was asked, and does not name it.
+    """
+    from netstore.client.transport import BadAnswer, Unreachable  # noqa: PLC0415 - loaded by whoever raised it
+    from netstore.client.v2 import V2Error  # noqa: PLC0415 - same
+
+    tried = error.tried if isinstance(error, Unreachable) else []
+    reason = "; ".join(why if named else f"{endpoint}: {why}" for endpoint, why in tried) or str(error)
+    if named and isinstance(error, BadAnswer):
+        reason = error.problem
+    if not error.outcome_known:
+        return Failure(Exit.UNKNOWN, f"{MAY_HAVE_HAPPENED} ({reason})")
+    if isinstance(error, V2Error):
+        return _refusal(error)
+    if isinstance(error, BadAnswer):
+        fix = "is the v2 API on there (etcd: --enable-v2)?" if error.status == 404 else "check --endpoints"
+        return Failure(Exit.UNAVAILABLE, f"{reason}; {fix}")
+    if any(endpoint.startswith("https:") for endpoint, _ in tried):
+        fix = "check --endpoints, --ca-file, --cert-file and that the store runs there"
+    else:
+        fix = "check --endpoints and that the store runs there"
+    return Failure(Exit.UNAVAILABLE, f"no endpoint answered ({reason}); {fix}")
+
+
+def _refusal(error: V2Error) -> Failure:
+    cause = error.cause
+    match error.code:
+        case 100:
+            return Failure(Exit.NOT_FOUND, f"{cause}: not found")
+        case 101:
+            return refused(f"compare failed {cause}: the key was changed meanwhile; read it again")
+        case 102:
+            return refused(f"{cause or '/'}: is a directory, and this needs a file")
+        case 104:
+            return refused(f"{cause}: is a file, so nothing can be below it")
+        case 105:
+            return refused(f"{cause}: exists already")
+        case 107:
+            return refused("/: the root cannot be changed")
+        case 108:
+            return refused(f"{cause}: the directory is not empty; key rm --recursive takes all of it")
+        case 110:
+            return refused("the store wants to know who asks; give --username")
+        case 300:
+            return Failure(Exit.UNAVAILABLE, f"the store could not answer: {cause}")
+        case 401:
+            return refused(
+                f"the events asked for are gone from the store's memory: {cause}; read the keys again"
+            )
+        case _:
+            return refused(str(error))
+
+
+def usage(text: str) -> NoReturn:
+    """End with a usage error of the running command."""
+    raise click.UsageError(text, click.get_current_context())

@@ -1,0 +1,192 @@
+"""The command line of netstorectl: its arguments, the options that every command takes, nouns and verbs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from netstore.cli.commands.invocation import DEFAULT_ENDPOINTS, DEFAULT_TIMEOUT, PROGRAM, Settings, clean
+from netstore.cli.output import Form
+from netstore.network.config import DEFAULT_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+MAX_TIMEOUT: Final = 3600.0
+
+OF_ETCDCTL: Final = frozenset(
+    ("alarm", "compact", "compaction", "defrag", "del", "get", "lease", "put", "snapshot", "txn", "watch")
+)
+"""Commands of etcdctl for what the v3 API has: they work on netstored, so they are not here again."""
+
+
+def key_of(word: str) -> str:
+    """A key given as an argument, cleaned the way every etcd client does it."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("a key must be UTF-8 text") from None
+    return clean(word)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """What reads an argument as a whole number in these bounds."""
+
+    def number(word: str | int) -> int:
+        try:
+            value = int(word)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise click.BadParameter(f"{word!r} is not a whole number from {low} to {high}")
+        return value
+
+    return number
+
+
+def seconds(word: str | float) -> float:
+    """What reads an argument as a time limit."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MAX_TIMEOUT:
+        raise click.BadParameter(f"{word!r} is not a number of seconds, above 0 and at most {MAX_TIMEOUT:g}")
+    return value
+
+
+def _remember(context: click.Context, option: click.Parameter, value: Any) -> None:
+    settings = context.ensure_object(Settings)
+    assert option.name is not None  # noqa: S101 - all options below do, said to the type checker
+    from_default = context.get_parameter_source(option.name) is click.core.ParameterSource.DEFAULT
+    if not from_default:
+        setattr(settings, option.name, value)
+
+
+def _shared(*declaration: str, variables: Sequence[str] = (), **more: Any) -> Callable[[bool], click.Option]:
+    def option(outermost: bool) -> click.Option:
+        # Only the outermost command reads the environment: a flag given there must beat it further in, too.
+        return click.Option(
+            declaration,
+            envvar=list(variables) if outermost else None,
+            expose_value=False,
+            callback=_remember,
+            **more,
+        )
+
+    return option
+
+
+SHARED_OPTIONS: Final = (
+    _shared(
+        "--endpoints",
+        variables=("NETSTORE_ENDPOINTS", "ETCDCTL_ENDPOINTS"),
+        metavar="URL[,URL...]",
+        help=f"Where the store listens.  [{DEFAULT_ENDPOINTS}]",
+    ),
+    _shared(
+        "--prefix",
+        variables=("NETSTORE_PREFIX",),
+        metavar="KEY",
+        help=f"Where the network lies in the store.  [{DEFAULT_PREFIX}]",
+    ),
+    _shared(
+        "-o",
+        "--output",
+        type=click.Choice([form.value for form in Form]),
+        help="Form of the answer.  [table on a terminal, else plain]",
+    ),
+    _shared(
+        "--ca-file",
+        variables=("NETSTORECTL_CACERT", "ETCDCTL_CACERT", "ETCDCTL_CA_FILE"),
+        type=click.Path(),
+        help="Certificates that may have signed the store's.",
+    ),
+    _shared(
+        "--cert-file",
+        variables=("NETSTORECTL_CERT", "ETCDCTL_CERT", "ETCDCTL_CERT_FILE"),
+        type=click.Path(),
+        help="Our own certificate.",
+    ),
+    _shared(
+        "--key-file",
+        variables=("NETSTORECTL_KEY", "ETCDCTL_KEY", "ETCDCTL_KEY_FILE"),
+        type=click.Path(),
+        help="The key of our certificate.",
+    ),
+    _shared(
+        "--username",
+        variables=("NETSTORE_USERNAME", "ETCDCTL_USERNAME", "ETCDCTL_USER"),
+        metavar="NAME[:PASSWORD]",
+        help="Who asks; the password better from NETSTORE_PASSWORD, or asked for.",
+    ),
+    _shared(
+        "--timeout",
+        variables=("NETSTORE_TIMEOUT",),
+        type=seconds,
+        metavar="SECONDS",
+        help=f"How long each endpoint may take to answer.  [{DEFAULT_TIMEOUT:g}]",
+    ),
+    _shared("--debug", is_flag=True, help="Print each request on standard error."),
+)
+"""Makers of the shared options: called with True they read the environment, for the outermost command."""
+
+
+HELP_OPTIONS: Final = ["-h", "--help"]
+
+
+class Command(click.Command):
+    """A command that takes the shared options too, and keeps them out of its own help."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.own = tuple(option for option in self.params if isinstance(option, click.Option))
+        self.params.extend(make(False) for make in SHARED_OPTIONS)
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """`-h` as well, everywhere."""
+        return HELP_OPTIONS
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Its own options; the shared ones are listed once, in the program's help."""
+        own = [record for option in self.own if (record := option.get_help_record(ctx)) is not None]
+        if own:
+            with formatter.section("Options"):
+                formatter.write_dl(own)
+        formatter.write_paragraph()
+        formatter.write_text(f"Options of every command: {PROGRAM} --help")
+
+
+class Group(click.Group):
+    """A noun and its verbs. It takes the shared options, so that they may stand between noun and verb."""
+
+    command_class = Command
+    group_class = type
+
+    def __init__(self, *arguments: Any, outermost: bool = False, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.params.extend(make(outermost) for make in SHARED_OPTIONS)
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """`-h` as well, everywhere."""
+        return HELP_OPTIONS
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Whoever looks here for what etcdctl has is told so."""
+        if ctx.parent is None and args[0] in OF_ETCDCTL and args[0] not in self.commands:
+            text = f"No such command '{args[0]}'; etcdctl has it: ETCDCTL_API=3 etcdctl {args[0]}"
+            raise click.UsageError(text, ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The shared options in the program's own help, only the verbs in a noun's."""
+        if ctx.parent is None:
+            super().format_options(ctx, formatter)
+        else:
+            self.format_commands(ctx, formatter)
+
+
+pass_settings = click.make_pass_decorator(Settings, ensure=True)

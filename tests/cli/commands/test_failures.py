@@ -1,0 +1,123 @@
+"""What each way to fail looks like: exit status and message."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.cli.commands.failures import Exit
+from tests.cli.commands.conftest import DEAD, FILE, answering, error, http, served
+
+if TYPE_CHECKING:
+    from tests.cli.commands.conftest import Run
+
+
+def test_nothing_listens(run: Run) -> None:
+    told = run("--endpoints", DEAD, "key", "set", "/a", "1")
+    assert told.status == 4
+    assert told.err.startswith(f"netstorectl: no endpoint answered ({DEAD}: ")
+    assert told.err.count("\n") == 1
+
+
+def test_an_https_endpoint_may_fail_for_its_certificates(run: Run) -> None:
+    told = run("--endpoints", "https://127.0.0.1:1", "key", "ls")
+    assert told.status == 4
+    assert told.err.endswith("; check --endpoints, --ca-file, --cert-file and that the store runs there\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("key", "get", "/a"), Exit.UNAVAILABLE),
+        (("key", "set", "/a", "1"), Exit.UNKNOWN),
+        (("key", "rm", "/a"), Exit.UNKNOWN),
+        (("key", "mk", "--in-order", "/a", "1"), Exit.UNKNOWN),
+    ],
+)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\nX-Etcd-Index: 1\r\n\r\n{",
+        error(300, "etcdserver: request timed out", "500 Internal Server Error"),
+    ],
+    ids=["hung-up", "cut", "timed-out"],
+)
+def test_a_write_without_an_answer_has_an_unknown_outcome(
+    run: Run, words: tuple[str, ...], status: Exit, answer: bytes
+) -> None:
+    with answering(lambda _head: answer) as url:
+        told = run("--endpoints", url, *words)
+    assert (told.status, told.out) == (status, "")
+    assert told.err.count("\n") == 1
+    if status is Exit.UNKNOWN:
+        assert told.err.startswith(
+            "netstorectl: outcome unknown: the change may have happened or may still happen; look before"
+        )
+
+
+def test_a_store_that_says_nothing_is_given_up(run: Run) -> None:
+    never = threading.Event()
+
+    def silent(_head: bytes) -> bytes:
+        never.wait(30)
+        return b""
+
+    with answering(silent) as url:
+        try:
+            read = run("--endpoints", url, "--timeout", "0.1", "key", "get", "/a")
+            write = run("--endpoints", url, "--timeout", "0.1", "key", "set", "/a", "1")
+        finally:
+            never.set()
+    assert read.status == 4
+    assert "no answer within 0.1 s" in read.err
+    assert write.status == 5
+
+
+@pytest.mark.parametrize(
+    "answer", [b"\x00\xff\x16\x03garbage\r\n\r\n", served("not json"), served("[]"), http("200 OK", FILE)]
+)
+def test_an_answer_no_store_gives(run: Run, answer: bytes) -> None:
+    with answering(lambda _head: answer) as url:
+        told = run("--endpoints", url, "key", "get", "/a")
+    assert told.status == 4
+    assert url in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_a_store_without_the_v2_api(run: Run) -> None:
+    with answering(lambda _head: http("404 Not Found", "404 page not found\n")) as url:
+        told = run("--endpoints", url, "key", "get", "/a")
+    assert told.status == 4
+    assert "--enable-v2" in told.err
+
+
+def test_what_the_store_says_is_inert_on_a_terminal(run: Run) -> None:
+    hostile = error(105, "\x1b]0;owned\x07\n/a", "412 Precondition Failed")
+    with answering(lambda _head: hostile) as url:
+        told = run("--endpoints", url, "key", "mk", "/a", "1")
+    assert (told.status, told.err) == (1, "netstorectl: \\x1b]0;owned\\x07\\n/a: exists already\n")
+
+
+def test_a_watch_that_ends_says_where_to_go_on(run: Run) -> None:
+    event = FILE.replace('"modifiedIndex":1', '"modifiedIndex":41')
+
+    def once(head: bytes) -> bytes:
+        return served(event) if b"waitIndex=7" in head else b""
+
+    with answering(once) as url:
+        told = run("--endpoints", url, "key", "watch", "--forever", "--after-index", "6", "/a")
+    assert told.status == 4
+    assert told.rows == [["get", "/a", "41", "1"]]
+    assert told.err.endswith("; to miss nothing go on with --after-index 41\n")
+
+
+def test_what_the_first_of_two_stores_said_is_told(run: Run) -> None:
+    sick = error(300, "etcdserver: request timed out", "500 Internal Server Error")
+    with answering(lambda _head: sick) as url:
+        told = run("--endpoints", f"{url},{DEAD}", "key", "get", "--quorum", "/a")
+    assert told.status == Exit.UNAVAILABLE
+    assert f"{url}: 300: " in told.err
+    assert "etcdserver: request timed out" in told.err
