@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore import __version__
-from netstore.api.operate import OperateApi
+from netstore.api.admin import AdminApi
 from netstore.api.routes import routes
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
@@ -300,7 +300,7 @@ class _Daemon:
             self.lessor,
             self.deadlines,
             statistics=self.statistics,
-            operating=OperateApi(host, self.cluster, self.meter, scrubber, self.shares),
+            admin_api=AdminApi(host, self.cluster, self.meter, scrubber, self.shares),
             set_level=set_level,
             enable_v2=config.enable_v2,
         )

@@ -9,9 +9,9 @@ import msgspec
 
 from netstore import __version__
 from netstore.admission import Admission
-from netstore.api.router import NOSNIFF, method_allowed
+from netstore.api.http.percent import BadEscapeError, decode
+from netstore.api.http.responses import JSON, NOSNIFF, json_line, method_allowed
 from netstore.api.v2.form import MAX_PAIRS
-from netstore.api.v2.percent import BadEscapeError, decode
 from netstore.api.v3.version import VERSION
 from netstore.errors import Fault
 from netstore.guard import guarded
@@ -41,7 +41,6 @@ Others are told at once what was found last.
 ALARMS: Final = {NOSPACE: b"NOSPACE", CORRUPT: b"CORRUPT"}
 """The kinds of alarms, as they are named in a query."""
 
-_JSON: Final = b"Content-Type: application/json\r\n"
 _SERVER: Final = b"Server: netstore/%s\r\n" % __version__.encode()
 _READ: Final = encode(QuorumGet(path=b"/"))
 _LATE: Final = f"the log takes longer than {HEALTH_SECONDS:g} s"
@@ -59,7 +58,7 @@ class Version:
             return
         cluster = self._member.machine.roster.cluster_version or "not_decided"
         body = {"etcdserver": VERSION, "etcdcluster": cluster}
-        exchange.respond(200, _JSON + _SERVER, msgspec.json.encode(body))
+        exchange.respond(200, JSON + _SERVER, msgspec.json.encode(body))
 
 
 class Health:
@@ -206,6 +205,6 @@ def _answer(exchange: Exchange, reason: str) -> None:
     """Without a reason against it the member is well. etcd 3.4 gives no reason, later ones do."""
     if reason:
         told = {"health": "false", "reason": reason}
-        exchange.respond(503, PLAIN + NOSNIFF, msgspec.json.encode(told) + b"\n")
+        exchange.respond(503, PLAIN + NOSNIFF, json_line(told))
     else:
         exchange.respond(200, PLAIN, b'{"health":"true"}')

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from netstore.api.router import method_allowed
-from netstore.api.v2.members import JSON_LIMIT_BYTES
-from netstore.api.v2.render import JSON
+from netstore.api.http.body import JSON_LIMIT_BYTES
+from netstore.api.http.responses import JSON, method_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

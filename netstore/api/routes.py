@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.api import loglevel, operate
+from netstore.api import admin, loglevel
 from netstore.api.health import Health, Version
-from netstore.api.router import Handler, Router
-from netstore.api.v2.keys import PREFIX as KEYS
+from netstore.api.http.router import Handler, Router
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import PREFIX as MEMBERS
 from netstore.api.v2.members import MembersApi
+from netstore.api.v2.paths import PREFIX as KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.api.operate import OperateApi
+    from netstore.api.admin import AdminApi
     from netstore.api.v2.stats import StatsApi
     from netstore.node.lessor import Lessor
     from netstore.node.member import Member, Membership
@@ -29,7 +29,7 @@ def routes(
     deadlines: Deadlines,
     *,
     statistics: StatsApi,
-    operating: OperateApi,
+    admin_api: AdminApi,
     set_level: Callable[[str], None],
     enable_v2: bool,
 ) -> Router:
@@ -43,7 +43,7 @@ def routes(
         b"/health": Health(member, deadlines.after),
         loglevel.PATH: loglevel.LogLevel(set_level),
     }
-    below: dict[bytes, Handler] = {operate.PREFIX: operating.handle}
+    below: dict[bytes, Handler] = {admin.PREFIX: admin_api.handle}
     if enable_v2:
         members = MembersApi(member, cluster)
         exact |= {
@@ -55,4 +55,4 @@ def routes(
         keys = KeysApi(member, lessor.nodes)
         lessor.renewing_nodes = keys.renewing
         below |= {KEYS: keys.handle, MEMBERS: members.members}
-    return Router(exact, below, closed=(operate.PREFIX,))
+    return Router(exact, below, closed=(admin.PREFIX,))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from netstore.api.admin import AdminApi
 from netstore.api.health import Health, Version
-from netstore.api.operate import OperateApi
-from netstore.api.router import Router
+from netstore.api.http.router import Router
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StatsApi
@@ -296,7 +296,7 @@ class LocalMember:
             {
                 b"/v2/keys": self.keys.handle,
                 b"/v2/members": members.members,
-                b"/netstore": OperateApi(self, self.cluster).handle,
+                b"/netstore": AdminApi(self, self.cluster).handle,
             },
             closed=(b"/netstore",),
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from netstore.api.v2.percent import BadEscapeError, decode
+from netstore.api.http.percent import BadEscapeError, decode
 from netstore.errors import Fault
 
 if TYPE_CHECKING:

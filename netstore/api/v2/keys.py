@@ -10,13 +10,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.router import method_allowed
+from netstore.api.http.responses import method_allowed
 from netstore.api.v2 import form
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
 from netstore.api.v2.line import Line, Lines
 from netstore.api.v2.listing import listing_parts
-from netstore.api.v2.paths import check_depth
-from netstore.api.v2.percent import decode
+from netstore.api.v2.paths import key_of
 from netstore.api.v2.pieces import Answers
 from netstore.api.v2.reading import Readings
 from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small, shown_work
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from netstore.state.machine import Outcome
     from netstore.types import EtcdIndex, NodeView
 
-PREFIX: Final = b"/v2/keys"
 ALLOWED: Final = b"HEAD,GET,PUT,POST,DELETE"
 _METHODS: Final = frozenset(ALLOWED.split(b","))
 
@@ -140,8 +138,7 @@ class KeysApi:
 
     def _key(self, path: bytes) -> bytes:
         """The key a request path names; raises the Fault of one that is too deep."""
-        key = decode(path)[len(PREFIX) :].removesuffix(b"/") or b"/"
-        check_depth(key)
+        key = key_of(path)
         if len(path) <= _REMEMBERED_BYTES:
             if len(self._paths) >= _REMEMBERED:
                 self._paths.clear()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from netstore.api.router import NOSNIFF, method_allowed
-from netstore.api.v2.percent import decode
+from netstore.api.http.body import BadBody, go_kind, json_body
+from netstore.api.http.percent import decode
+from netstore.api.http.responses import JSON, NOSNIFF, method_allowed
 from netstore.errors import Fault, Reason
 from netstore.net.exchange import PLAIN
 from netstore.types import NodeId
@@ -24,21 +25,8 @@ if TYPE_CHECKING:
 
 PREFIX: Final = b"/v2/members"
 
-JSON_LIMIT_BYTES: Final = 16 * 1024
-"""Longest JSON body, twice the longest URLs of a member: 0.5 ms at worst. 10 MiB take up to a second."""
-
-_JSON: Final = b"Content-Type: application/json\r\n"
 _METHODS: Final = b"GET,POST,DELETE,PUT"
 _MOST_DIGITS: Final = 16
-_GO_KINDS: Final = ((bool, "bool"), (str, "string"), (int | float, "number"), (list, "array"))
-
-
-class BadBody(ValueError):  # noqa: N818 - named for what was found
-    """The body is not what was asked for: the HTTP status and the text to answer with."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class MembersApi:
@@ -148,7 +136,7 @@ class MembersApi:
         self._respond(exchange, status, {"message": message})
 
     def _respond(self, exchange: Exchange, status: int, document: object, end: bytes = b"") -> None:
-        exchange.respond(status, _JSON + self._fields, msgspec.json.encode(document) + end)
+        exchange.respond(status, JSON + self._fields, msgspec.json.encode(document) + end)
 
 
 def member_id_of(text: str) -> NodeId | None:
@@ -157,33 +145,6 @@ def member_id_of(text: str) -> NodeId | None:
     if not text or len(digits) > _MOST_DIGITS or set(digits) - set("0123456789abcdefABCDEF"):
         return None
     return NodeId(int(digits, 16))
-
-
-def json_body(exchange: Exchange) -> dict[str, Any]:
-    """The JSON object that is the body, keys in lower case; null is an empty one, BadBody all else, and
-    what is longer than `JSON_LIMIT_BYTES`.
-
-    The type of the content must be told: a page in a browser cannot send it to a stranger by itself.
-    """
-    given = (exchange.request.content_type or b"").decode("latin-1")
-    name, parameters, _ = given.partition(";")
-    named = name.strip().lower() if parameters else given
-    if named != "application/json":
-        raise BadBody(415, f"Bad Content-Type {named}, accept application/json")
-    body = exchange.request.body
-    if exchange.request.too_large or len(body) > JSON_LIMIT_BYTES:
-        raise BadBody(413, f"the body has more than {JSON_LIMIT_BYTES} bytes")
-    if not body.strip():
-        raise BadBody(400, "unexpected end of JSON input")
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadBody(400, str(error)) from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise BadBody(400, f"json: cannot unmarshal {_go_kind(document)} into an object")
-    return {str(key).lower(): value for key, value in document.items()}
 
 
 def peer_urls_of(document: dict[str, Any]) -> tuple[str, ...]:
@@ -212,8 +173,4 @@ def shown(member: MemberInfo) -> dict[str, object]:
 
 def _mistyped(value: object, wanted: str) -> BadBody:
     field = f"Go struct field .peerURLs of type {wanted}"
-    return BadBody(400, f"json: cannot unmarshal {_go_kind(value)} into {field}")
-
-
-def _go_kind(value: object) -> str:
-    return next((kind for types, kind in _GO_KINDS if isinstance(value, types)), "object")
+    return BadBody(400, f"json: cannot unmarshal {go_kind(value)} into {field}")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from netstore.api.http.responses import JSON
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from netstore.errors import Fault
     from netstore.types import ClusterId, EtcdIndex, Event, Index, Nanos, NodeView, Term
-
-JSON: Final = b"Content-Type: application/json\r\n"
 
 _NANOS_PER_SECOND: Final = 1_000_000_000
 

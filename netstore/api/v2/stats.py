@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from netstore.api.router import method_allowed
-from netstore.api.v2.render import JSON, expiration
+from netstore.api.http.responses import JSON, method_allowed
+from netstore.api.v2.render import expiration
 from netstore.raft.status import Role
 
 if TYPE_CHECKING:

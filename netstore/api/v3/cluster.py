@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from netstore.api.v3.door import Door
+    from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
     from netstore.net.grpc.protocols import Call, Handler
     from netstore.node.member import Membership, Replica
@@ -32,14 +32,14 @@ class ClusterService:
         self._headers = headers
         self._members = members
 
-    def methods(self, door: Door) -> dict[bytes, Handler]:
+    def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler."""
         return {
-            b"/etcdserverpb.Cluster/MemberAdd": door.unary(pb.MemberAddRequest, self._add),
-            b"/etcdserverpb.Cluster/MemberRemove": door.unary(pb.MemberRemoveRequest, self._remove),
-            b"/etcdserverpb.Cluster/MemberUpdate": door.unary(pb.MemberUpdateRequest, self._update),
-            b"/etcdserverpb.Cluster/MemberList": door.unary(pb.MemberListRequest, self._list),
-            b"/etcdserverpb.Cluster/MemberPromote": door.unary(pb.MemberPromoteRequest, self._promote),
+            b"/etcdserverpb.Cluster/MemberAdd": interceptor.unary(pb.MemberAddRequest, self._add),
+            b"/etcdserverpb.Cluster/MemberRemove": interceptor.unary(pb.MemberRemoveRequest, self._remove),
+            b"/etcdserverpb.Cluster/MemberUpdate": interceptor.unary(pb.MemberUpdateRequest, self._update),
+            b"/etcdserverpb.Cluster/MemberList": interceptor.unary(pb.MemberListRequest, self._list),
+            b"/etcdserverpb.Cluster/MemberPromote": interceptor.unary(pb.MemberPromoteRequest, self._promote),
         }
 
     def _add(self, call: Call, request: pb.MemberAddRequest) -> None:

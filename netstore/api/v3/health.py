@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from netstore.api.v3.door import Single
+from netstore.api.v3.interceptor import Single
 from netstore.api.v3.status import end, not_a_message
 from netstore.errors import Reason
 from netstore.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse

@@ -21,7 +21,7 @@ from netstore.types import Revision
 
 if TYPE_CHECKING:
     from netstore.api.v3.answers import Answers
-    from netstore.api.v3.door import Door
+    from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc.protocols import Call, Handler
@@ -54,14 +54,14 @@ class KvService:
         self._most_bytes = max_request_bytes - ENVELOPE_BYTES
         self._max_txn_ops = max_txn_ops
 
-    def methods(self, door: Door) -> dict[bytes, Handler]:
+    def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler."""
         return {
-            b"/etcdserverpb.KV/Range": door.unary(pb.RangeRequest, self._range, learner=True),
-            b"/etcdserverpb.KV/Put": door.unary_of(messages.parse_put, self._put),
-            b"/etcdserverpb.KV/DeleteRange": door.unary(pb.DeleteRangeRequest, self._delete),
-            b"/etcdserverpb.KV/Txn": door.unary(pb.TxnRequest, self._txn),
-            b"/etcdserverpb.KV/Compact": door.unary(pb.CompactionRequest, self._compact),
+            b"/etcdserverpb.KV/Range": interceptor.unary(pb.RangeRequest, self._range, learner=True),
+            b"/etcdserverpb.KV/Put": interceptor.unary_of(messages.parse_put, self._put),
+            b"/etcdserverpb.KV/DeleteRange": interceptor.unary(pb.DeleteRangeRequest, self._delete),
+            b"/etcdserverpb.KV/Txn": interceptor.unary(pb.TxnRequest, self._txn),
+            b"/etcdserverpb.KV/Compact": interceptor.unary(pb.CompactionRequest, self._compact),
         }
 
     # --- writes

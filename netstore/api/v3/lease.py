@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from netstore.api.v3.answers import Answers
-    from netstore.api.v3.door import Door
+    from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc.protocols import Call, Handler, StreamHandler
@@ -127,18 +127,20 @@ class LeaseService:
         self._asked: dict[int, _Asked] = {}
         """By lease whose many keys are being listed; `_ALL` for the list of leases."""
 
-    def methods(self, door: Door) -> dict[bytes, Handler]:
+    def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler of the unary methods."""
         return {
-            b"/etcdserverpb.Lease/LeaseGrant": door.unary(pb.LeaseGrantRequest, self._grant),
-            b"/etcdserverpb.Lease/LeaseRevoke": door.unary(pb.LeaseRevokeRequest, self._revoke),
-            b"/etcdserverpb.Lease/LeaseTimeToLive": door.unary(pb.LeaseTimeToLiveRequest, self._time_to_live),
-            b"/etcdserverpb.Lease/LeaseLeases": door.unary(pb.LeaseLeasesRequest, self._list),
+            b"/etcdserverpb.Lease/LeaseGrant": interceptor.unary(pb.LeaseGrantRequest, self._grant),
+            b"/etcdserverpb.Lease/LeaseRevoke": interceptor.unary(pb.LeaseRevokeRequest, self._revoke),
+            b"/etcdserverpb.Lease/LeaseTimeToLive": interceptor.unary(
+                pb.LeaseTimeToLiveRequest, self._time_to_live
+            ),
+            b"/etcdserverpb.Lease/LeaseLeases": interceptor.unary(pb.LeaseLeasesRequest, self._list),
         }
 
-    def streams(self, door: Door) -> dict[bytes, StreamHandler]:
+    def streams(self, interceptor: Interceptor) -> dict[bytes, StreamHandler]:
         """Path -> handler of the streams."""
-        return {b"/etcdserverpb.Lease/LeaseKeepAlive": door.stream(self._keep_alive)}
+        return {b"/etcdserverpb.Lease/LeaseKeepAlive": interceptor.stream(self._keep_alive)}
 
     def _grant(self, call: Call, request: pb.LeaseGrantRequest) -> None:
         ttl = granted_ttl(request.TTL, self._minimum_ttl)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore import errors
 from netstore.api.v3 import messages
-from netstore.api.v3.door import Single
+from netstore.api.v3.interceptor import Single
 from netstore.api.v3.status import end, refuse
 from netstore.api.v3.version import VERSION
 from netstore.errors import Fault, Reason
@@ -20,7 +20,7 @@ from netstore.types import NodeId
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from netstore.api.v3.door import Door
+    from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc.protocols import Call, Handler, Receiver, StreamHandler
@@ -90,20 +90,26 @@ class MaintenanceService:
         self._copies = copies
         self._members = members
 
-    def methods(self, door: Door) -> dict[bytes, Handler]:
+    def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler of the unary methods."""
         return {
-            b"/etcdserverpb.Maintenance/Status": door.unary(pb.StatusRequest, self._status, learner=True),
-            b"/etcdserverpb.Maintenance/Alarm": door.unary(pb.AlarmRequest, self._alarm),
-            b"/etcdserverpb.Maintenance/Defragment": door.unary(pb.DefragmentRequest, self._defragment),
-            b"/etcdserverpb.Maintenance/Hash": door.unary(pb.HashRequest, self._hash),
-            b"/etcdserverpb.Maintenance/HashKV": door.unary(pb.HashKVRequest, self._hash_kv),
-            b"/etcdserverpb.Maintenance/MoveLeader": door.unary(pb.MoveLeaderRequest, self._move_leader),
+            b"/etcdserverpb.Maintenance/Status": interceptor.unary(
+                pb.StatusRequest, self._status, learner=True
+            ),
+            b"/etcdserverpb.Maintenance/Alarm": interceptor.unary(pb.AlarmRequest, self._alarm),
+            b"/etcdserverpb.Maintenance/Defragment": interceptor.unary(
+                pb.DefragmentRequest, self._defragment
+            ),
+            b"/etcdserverpb.Maintenance/Hash": interceptor.unary(pb.HashRequest, self._hash),
+            b"/etcdserverpb.Maintenance/HashKV": interceptor.unary(pb.HashKVRequest, self._hash_kv),
+            b"/etcdserverpb.Maintenance/MoveLeader": interceptor.unary(
+                pb.MoveLeaderRequest, self._move_leader
+            ),
         }
 
-    def streams(self, door: Door) -> dict[bytes, StreamHandler]:
+    def streams(self, interceptor: Interceptor) -> dict[bytes, StreamHandler]:
         """Path -> handler of the stream."""
-        return {b"/etcdserverpb.Maintenance/Snapshot": door.stream(self._snapshot, learner=True)}
+        return {b"/etcdserverpb.Maintenance/Snapshot": interceptor.stream(self._snapshot, learner=True)}
 
     @property
     def _revision(self) -> int:

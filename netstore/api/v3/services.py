@@ -9,7 +9,7 @@ from netstore.api.v3 import health
 from netstore.api.v3.answers import Answers
 from netstore.api.v3.cluster import ClusterService
 from netstore.api.v3.compaction import ByRevisions, ByTime
-from netstore.api.v3.door import Door
+from netstore.api.v3.interceptor import Interceptor
 from netstore.api.v3.kv import KvService
 from netstore.api.v3.lease import LeaseService
 from netstore.api.v3.maintenance import MaintenanceService
@@ -73,7 +73,7 @@ def build(
     compacted as the options say.
     """
     headers = Headers(member)
-    door = Door(member, after, options.election_seconds)
+    interceptor = Interceptor(member, after, options.election_seconds)
     quota = Quota(member, options.quota_bytes)
     answers = Answers(member, headers, after)
     kv = KvService(
@@ -95,10 +95,13 @@ def build(
     if options.history_revisions:
         ByRevisions(member, after, options.history_revisions, log).start()
     return Services(
-        kv.methods(door)
-        | lease.methods(door)
-        | cluster.methods(door)
-        | maintenance.methods(door)
+        kv.methods(interceptor)
+        | lease.methods(interceptor)
+        | cluster.methods(interceptor)
+        | maintenance.methods(interceptor)
         | health.methods(),
-        lease.streams(door) | maintenance.streams(door) | watch.streams(door) | health.streams(),
+        lease.streams(interceptor)
+        | maintenance.streams(interceptor)
+        | watch.streams(interceptor)
+        | health.streams(),
     )

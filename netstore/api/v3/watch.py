@@ -20,7 +20,7 @@ from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Selection
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.api.v3.door import Door
+    from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import WatchAnswers
     from netstore.net.grpc.protocols import Call, StreamHandler
     from netstore.seams import After, Alarm
@@ -59,9 +59,9 @@ class WatchService:
         self._below = below
         self._progress_seconds = progress_seconds
 
-    def streams(self, door: Door) -> dict[bytes, StreamHandler]:
+    def streams(self, interceptor: Interceptor) -> dict[bytes, StreamHandler]:
         """Path -> handler."""
-        return {b"/etcdserverpb.Watch/Watch": door.stream(self._open)}
+        return {b"/etcdserverpb.Watch/Watch": interceptor.stream(self._open)}
 
     def _open(self, call: Call) -> _Watching:
         return _Watching(call, self._watches, self._answers, self._tick_later)

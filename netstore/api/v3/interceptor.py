@@ -42,7 +42,7 @@ _LOOKED_FOR_EACH: Final = 2
 """Streams looked at for each that comes, so that of those that are kept at most half have ended, or so."""
 
 
-class Door:
+class Interceptor:
     """Wraps handlers. `election_seconds` is how long a member waits for a leader before it stands itself."""
 
     def __init__(self, member: Member, after: After, election_seconds: float) -> None:
@@ -82,7 +82,7 @@ class Door:
 
         def handle(call: Call) -> Receiver:
             if not self._lets_in(call, learner):
-                return DEAF
+                return NULL_RECEIVER
             receiver = method(call)
             if call.metadata(b"hasleader") == b"true":
                 self._forget_ended(_LOOKED_FOR_EACH)
@@ -146,7 +146,7 @@ def _leaderless(call: Call, receiver: Receiver) -> None:
     receiver.cancelled()
 
 
-class _Deaf:
+class _NullReceiver:
     """A `Receiver` for a stream that was refused."""
 
     def received(self, message: bytes) -> None: ...
@@ -154,7 +154,7 @@ class _Deaf:
     def cancelled(self) -> None: ...
 
 
-DEAF: Final = _Deaf()
+NULL_RECEIVER: Final = _NullReceiver()
 
 
 class Single:

@@ -22,14 +22,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-
 from netstore import __version__
 from netstore.api.health import raised
-from netstore.api.router import method_allowed, not_found
-from netstore.api.v2.members import BadBody, json_body, member_id_of, peer_urls_of
-from netstore.api.v2.percent import decode
-from netstore.api.v2.render import JSON
+from netstore.api.http.body import BadBody, json_body
+from netstore.api.http.percent import decode
+from netstore.api.http.responses import JSON, json_line, method_allowed, not_found
+from netstore.api.v2.members import member_id_of, peer_urls_of
 from netstore.errors import Fault, Reason
 from netstore.raft.status import Role
 
@@ -57,7 +55,7 @@ class Scrubbed(Protocol):
     """Of the round that is under way, or that was the last."""
 
 
-class OperateApi:
+class AdminApi:
     """Answers requests below `/netstore` for one member."""
 
     def __init__(
@@ -265,4 +263,4 @@ def _tell(exchange: Exchange, status: int, message: str) -> None:
 
 
 def _respond(exchange: Exchange, status: int, document: object) -> None:
-    exchange.respond(status, JSON, msgspec.json.encode(document) + b"\n")
+    exchange.respond(status, JSON, json_line(document))

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from netstore.api.v2.paths import clean_path
-from netstore.api.v2.percent import decode
+from netstore.api.http.paths import clean_path
+from netstore.api.http.percent import decode
+from netstore.api.http.responses import NOSNIFF, bad_request, not_found
 from netstore.net.exchange import PLAIN, field_line
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from netstore.net.exchange import Exchange
 
-NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
 _HTML: Final = b"Content-Type: text/html; charset=utf-8\r\n"
 _KNOWN_PATHS: Final = 4096
 _KNOWN_PATH_BYTES: Final = 256
@@ -34,24 +34,6 @@ class Handler(Protocol):
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer now or later; never raises for bad input."""
-
-
-def method_allowed(exchange: Exchange, allowed: bytes) -> bool:
-    """Whether the method is among `allowed` (comma separated); answers 405 when it is not."""
-    if exchange.request.method in allowed.split(b","):
-        return True
-    exchange.respond(405, PLAIN + NOSNIFF + b"Allow: %s\r\n" % allowed, b"Method Not Allowed\n")
-    return False
-
-
-def not_found(exchange: Exchange) -> None:
-    """No route has this path."""
-    exchange.respond(404, PLAIN + NOSNIFF, b"404 page not found\n")
-
-
-def bad_request(exchange: Exchange) -> None:
-    """The path has a malformed escape."""
-    exchange.refuse(400, b"400 Bad Request")
 
 
 class Redirect:
