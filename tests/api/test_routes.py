@@ -22,6 +22,7 @@ def routed(member: LocalMember, lessor: Lessor, *, enable_v2: bool = True) -> Lo
         member.cluster,
         lessor,
         member.deadlines,
+        gate=member.gate,
         statistics=member.stats,
         admin_api=AdminApi(member, member.cluster),
         set_level=lambda _: None,

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.api.http.responses import method_allowed
-from netstore.api.v2 import form
+from netstore.api.v2 import form, operations
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
 from netstore.api.v2.line import Line, Lines
 from netstore.api.v2.listing import listing_parts
@@ -30,6 +30,7 @@ from netstore.types import Event
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from netstore.api.gate import Gate
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
     from netstore.state.countdown import Countdown
@@ -69,9 +70,10 @@ _NO_OUTCOME: Final = Fault(300, b"the command has no outcome to tell")
 class KeysApi:
     """Answers every request below `/v2/keys` for one member. Plain calls on the loop."""
 
-    def __init__(self, member: Member, countdown: Countdown[bytes]) -> None:
-        """`countdown` tells how long nodes have left."""
+    def __init__(self, member: Member, countdown: Countdown[bytes], gate: Gate) -> None:
+        """`countdown` gives the remaining time of nodes."""
         self._member = member
+        self._gate = gate
         self._machine = member.machine
         self._hub = member.hub
         self._render = Renderer(member.cluster_id, self._left)
@@ -121,7 +123,13 @@ class KeysApi:
 
     def _carry_out(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         method = exchange.request.method
-        # etcd asks its store for the state of authentication at each request, and counts it as a read.
+        if self._gate.policy is not None:
+            operation = operations.keys(exchange.request, key, parameters)
+            fault = self._gate.check(operation, exchange.principal)
+            if fault is not None:
+                self._refuse(exchange, fault)
+                return
+        # etcd reads the state of authentication from its store at each request, and counts that read.
         self._machine.statistics.gets_fail += 1
         if method == b"GET":
             self._get(exchange, key, parameters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from netstore.api.v3 import messages
+from netstore.api.v3 import messages, operations
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
@@ -34,12 +34,15 @@ class ClusterService:
 
     def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler."""
+        unary = interceptor.unary
         return {
-            b"/etcdserverpb.Cluster/MemberAdd": interceptor.unary(pb.MemberAddRequest, self._add),
-            b"/etcdserverpb.Cluster/MemberRemove": interceptor.unary(pb.MemberRemoveRequest, self._remove),
-            b"/etcdserverpb.Cluster/MemberUpdate": interceptor.unary(pb.MemberUpdateRequest, self._update),
-            b"/etcdserverpb.Cluster/MemberList": interceptor.unary(pb.MemberListRequest, self._list),
-            b"/etcdserverpb.Cluster/MemberPromote": interceptor.unary(pb.MemberPromoteRequest, self._promote),
+            operations.MEMBER_ADD: unary(pb.MemberAddRequest, self._add, operations.member_add),
+            operations.MEMBER_REMOVE: unary(pb.MemberRemoveRequest, self._remove, operations.member_remove),
+            operations.MEMBER_UPDATE: unary(pb.MemberUpdateRequest, self._update, operations.member_update),
+            operations.MEMBER_LIST: unary(pb.MemberListRequest, self._list, operations.member_list),
+            operations.MEMBER_PROMOTE: unary(
+                pb.MemberPromoteRequest, self._promote, operations.member_promote
+            ),
         }
 
     def _add(self, call: Call, request: pb.MemberAddRequest) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from netstore.api.v3.status import end, not_a_message
+from netstore.api.v3.status import end, not_a_message, refuse
 from netstore.errors import Reason
 from netstore.guard import guarded
 from netstore.proto.wire import BadMessage, parse
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from netstore.api.gate import Gate, Operation
     from netstore.net.grpc.protocols import Call, Handler, Receiver, StreamHandler
     from netstore.node.member import Member
     from netstore.seams import After
@@ -43,27 +44,42 @@ _LOOKED_FOR_EACH: Final = 2
 
 
 class Interceptor:
-    """Wraps handlers. `election_seconds` is how long a member waits for a leader before it stands itself."""
+    """Wraps the methods of all services. `election_seconds` is the election timeout."""
 
-    def __init__(self, member: Member, after: After, election_seconds: float) -> None:
+    def __init__(self, member: Member, gate: Gate, after: After, election_seconds: float) -> None:
         self._member = member
+        self._gate = gate
         self._after = after
         self._election_seconds = election_seconds
         self._needing: OrderedDict[Call, Receiver] = OrderedDict()
-        """Streams that end when no leader is seen, and some that have ended. Who was looked at last is last.
-        """
+        """Streams that require a leader, and some that have ended. The one checked last is at the end."""
         self._watching = False
+        """`_look` is scheduled."""
         self._missed = 0
 
-    def unary(self, kind: type[_M], method: Callable[[Call, _M], None], *, learner: bool = False) -> Handler:
-        """A unary method. `learner`: one that learners serve, too."""
-        return self.unary_of(kind.FromString, method, learner=learner)
+    def unary(
+        self,
+        kind: type[_M],
+        method: Callable[[Call, _M], None],
+        operation: Callable[[_M], Operation],
+        *,
+        learner: bool = False,
+    ) -> Handler:
+        """A unary method. `operation` is what a request is going to do, for the gate; `learner`: learners
+        serve the method, too.
+        """
+        return self.unary_of(kind.FromString, method, operation, learner=learner)
 
     def unary_of(
-        self, read: Callable[[bytes], _R], method: Callable[[Call, _R], None], *, learner: bool = False
+        self,
+        read: Callable[[bytes], _R],
+        method: Callable[[Call, _R], None],
+        operation: Callable[[_R], Operation],
+        *,
+        learner: bool = False,
     ) -> Handler:
-        """The same for a request that `read` makes of the message; DecodeError from it when that is none."""
-        lets_in = self._lets_in
+        """The same for a request that `read` decodes from the message; it raises DecodeError if it cannot."""
+        lets_in, gate = self._lets_in, self._gate
 
         def handle(call: Call, message: bytes) -> None:
             if not lets_in(call, learner):
@@ -72,18 +88,25 @@ class Interceptor:
                 request = read(message)
             except DecodeError as error:
                 call.finish(*not_a_message(error))
-            else:
-                method(call, request)
+                return
+            if gate.policy is not None:
+                fault = gate.check(operation(request), call.principal)
+                if fault is not None:
+                    refuse(call, fault)
+                    return
+            method(call, request)
 
         return handle
 
-    def stream(self, method: Callable[[Call], Receiver], *, learner: bool = False) -> StreamHandler:
-        """A method with a stream of requests or of answers."""
+    def stream(self, method: Callable[[Call, Gate], Receiver], *, learner: bool = False) -> StreamHandler:
+        """A method with a stream of requests or of answers. `method` gets the gate, which its receiver asks
+        for each request.
+        """
 
         def handle(call: Call) -> Receiver:
             if not self._lets_in(call, learner):
                 return NULL_RECEIVER
-            receiver = method(call)
+            receiver = method(call, self._gate)
             if call.metadata(b"hasleader") == b"true":
                 self._forget_ended(_LOOKED_FOR_EACH)
                 self._needing[call] = receiver
@@ -160,15 +183,24 @@ NULL_RECEIVER: Final = _NullReceiver()
 class Single:
     """A `Receiver` for a method with one request and a stream of answers: of `net.grpc.protocols`.
 
-    `method` gets the request and gives what is to be called when the client goes away, or None.
+    `method` gets the request, if the gate admits it, and returns what is called when the client goes away, or
+    None.
     """
 
     def __init__(
-        self, call: Call, kind: type[_M], method: Callable[[Call, _M], Callable[[], None] | None]
+        self,
+        call: Call,
+        gate: Gate,
+        *,
+        kind: type[_M],
+        method: Callable[[Call, _M], Callable[[], None] | None],
+        operation: Callable[[_M], Operation],
     ) -> None:
         self._call = call
+        self._gate = gate
         self._kind = kind
         self._method = method
+        self._operation = operation
         self._gone: Callable[[], None] | None = None
         self._asked = False
 
@@ -183,8 +215,13 @@ class Single:
             request = parse(self._kind, message)
         except BadMessage as error:
             self._call.finish(*not_a_message(error))
-        else:
-            self._gone = self._method(self._call, request)
+            return
+        if self._gate.policy is not None:
+            fault = self._gate.check(self._operation(request), self._call.principal)
+            if fault is not None:
+                refuse(self._call, fault)
+                return
+        self._gone = self._method(self._call, request)
 
     def half_closed(self) -> None:
         """No request comes any more."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.v3 import messages
+from netstore.api.v3 import messages, operations
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
@@ -56,12 +56,13 @@ class KvService:
 
     def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler."""
+        unary = interceptor.unary
         return {
-            b"/etcdserverpb.KV/Range": interceptor.unary(pb.RangeRequest, self._range, learner=True),
-            b"/etcdserverpb.KV/Put": interceptor.unary_of(messages.parse_put, self._put),
-            b"/etcdserverpb.KV/DeleteRange": interceptor.unary(pb.DeleteRangeRequest, self._delete),
-            b"/etcdserverpb.KV/Txn": interceptor.unary(pb.TxnRequest, self._txn),
-            b"/etcdserverpb.KV/Compact": interceptor.unary(pb.CompactionRequest, self._compact),
+            operations.RANGE: unary(pb.RangeRequest, self._range, operations.range_, learner=True),
+            operations.PUT: interceptor.unary_of(messages.parse_put, self._put, operations.put),
+            operations.DELETE_RANGE: unary(pb.DeleteRangeRequest, self._delete, operations.delete_range),
+            operations.TXN: unary(pb.TxnRequest, self._txn, operations.txn),
+            operations.COMPACT: unary(pb.CompactionRequest, self._compact, operations.compact),
         }
 
     # --- writes

@@ -13,7 +13,7 @@ import msgspec
 
 from netstore import codes, errors
 from netstore.admission import Admission
-from netstore.api.v3 import messages
+from netstore.api.v3 import messages, operations
 from netstore.api.v3.answers import Pieces, fits
 from netstore.api.v3.status import end, not_a_message, refuse
 from netstore.errors import Fault, Reason
@@ -29,6 +29,7 @@ from netstore.types import LeaseId
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from netstore.api.gate import Gate
     from netstore.api.v3.answers import Answers
     from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
@@ -129,18 +130,19 @@ class LeaseService:
 
     def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler of the unary methods."""
+        unary = interceptor.unary
         return {
-            b"/etcdserverpb.Lease/LeaseGrant": interceptor.unary(pb.LeaseGrantRequest, self._grant),
-            b"/etcdserverpb.Lease/LeaseRevoke": interceptor.unary(pb.LeaseRevokeRequest, self._revoke),
-            b"/etcdserverpb.Lease/LeaseTimeToLive": interceptor.unary(
-                pb.LeaseTimeToLiveRequest, self._time_to_live
+            operations.LEASE_GRANT: unary(pb.LeaseGrantRequest, self._grant, operations.lease_grant),
+            operations.LEASE_REVOKE: unary(pb.LeaseRevokeRequest, self._revoke, operations.lease_revoke),
+            operations.LEASE_TIME_TO_LIVE: unary(
+                pb.LeaseTimeToLiveRequest, self._time_to_live, operations.lease_time_to_live
             ),
-            b"/etcdserverpb.Lease/LeaseLeases": interceptor.unary(pb.LeaseLeasesRequest, self._list),
+            operations.LEASE_LEASES: unary(pb.LeaseLeasesRequest, self._list, operations.lease_leases),
         }
 
     def streams(self, interceptor: Interceptor) -> dict[bytes, StreamHandler]:
         """Path -> handler of the streams."""
-        return {b"/etcdserverpb.Lease/LeaseKeepAlive": interceptor.stream(self._keep_alive)}
+        return {operations.LEASE_KEEP_ALIVE: interceptor.stream(self._keep_alive)}
 
     def _grant(self, call: Call, request: pb.LeaseGrantRequest) -> None:
         ttl = granted_ttl(request.TTL, self._minimum_ttl)
@@ -401,8 +403,8 @@ class LeaseService:
             call, _ = calls.popleft()
             call.guard(partial(end, call, Reason.FAILED))
 
-    def _keep_alive(self, call: Call) -> _Renewals:
-        return _Renewals(call, self._member, self._headers, self._lessor)
+    def _keep_alive(self, call: Call, gate: Gate) -> _Renewals:
+        return _Renewals(call, gate, self._member, self._headers, self._lessor)
 
 
 def _leases(ids: Iterable[LeaseId]) -> pb.LeaseLeasesResponse:
@@ -515,10 +517,11 @@ class _Asked(NamedTuple):
 class _Renewals:
     """One stream of renewals, a `Receiver`. Answers go out in the order of the requests."""
 
-    __slots__ = ("_call", "_closing", "_headers", "_lessor", "_member", "_waiting")
+    __slots__ = ("_call", "_closing", "_gate", "_headers", "_lessor", "_member", "_waiting")
 
-    def __init__(self, call: Call, member: Member, headers: Headers, lessor: Lessor) -> None:
+    def __init__(self, call: Call, gate: Gate, member: Member, headers: Headers, lessor: Lessor) -> None:
         self._call = call
+        self._gate = gate
         self._member = member
         self._headers = headers
         self._lessor = lessor
@@ -535,6 +538,12 @@ class _Renewals:
             self._call.finish(codes.RESOURCE_EXHAUSTED, "too many renewals wait; read their answers first")
             self.cancelled()
             return
+        if self._gate.policy is not None:
+            fault = self._gate.check(operations.lease_keep_alive(id_), self._call.principal)
+            if fault is not None:
+                refuse(self._call, fault)
+                self.cancelled()
+                return
         renewal = _Renewal(self, id_, self._member.machine.mvcc.revision)
         self._waiting.append(renewal)
         self._lessor.keep_alive(id_, renewal.done, self._call.principal)

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore import errors
-from netstore.api.v3 import messages
+from netstore.api.v3 import messages, operations
 from netstore.api.v3.interceptor import Single
 from netstore.api.v3.status import end, refuse
 from netstore.api.v3.version import VERSION
@@ -20,6 +20,7 @@ from netstore.types import NodeId
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from netstore.api.gate import Gate
     from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
@@ -92,24 +93,19 @@ class MaintenanceService:
 
     def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler of the unary methods."""
+        unary = interceptor.unary
         return {
-            b"/etcdserverpb.Maintenance/Status": interceptor.unary(
-                pb.StatusRequest, self._status, learner=True
-            ),
-            b"/etcdserverpb.Maintenance/Alarm": interceptor.unary(pb.AlarmRequest, self._alarm),
-            b"/etcdserverpb.Maintenance/Defragment": interceptor.unary(
-                pb.DefragmentRequest, self._defragment
-            ),
-            b"/etcdserverpb.Maintenance/Hash": interceptor.unary(pb.HashRequest, self._hash),
-            b"/etcdserverpb.Maintenance/HashKV": interceptor.unary(pb.HashKVRequest, self._hash_kv),
-            b"/etcdserverpb.Maintenance/MoveLeader": interceptor.unary(
-                pb.MoveLeaderRequest, self._move_leader
-            ),
+            operations.STATUS: unary(pb.StatusRequest, self._status, operations.status, learner=True),
+            operations.ALARM: unary(pb.AlarmRequest, self._alarm, operations.alarm),
+            operations.DEFRAGMENT: unary(pb.DefragmentRequest, self._defragment, operations.defragment),
+            operations.HASH: unary(pb.HashRequest, self._hash, operations.hash_),
+            operations.HASH_KV: unary(pb.HashKVRequest, self._hash_kv, operations.hash_kv),
+            operations.MOVE_LEADER: unary(pb.MoveLeaderRequest, self._move_leader, operations.move_leader),
         }
 
     def streams(self, interceptor: Interceptor) -> dict[bytes, StreamHandler]:
         """Path -> handler of the stream."""
-        return {b"/etcdserverpb.Maintenance/Snapshot": interceptor.stream(self._snapshot, learner=True)}
+        return {operations.SNAPSHOT: interceptor.stream(self._snapshot, learner=True)}
 
     @property
     def _revision(self) -> int:
@@ -211,8 +207,14 @@ class MaintenanceService:
         )
         call.reply(messages.write(self._headers(self._revision), answer))
 
-    def _snapshot(self, call: Call) -> Receiver:
-        return Single(call, pb.SnapshotRequest, self._send_copy)
+    def _snapshot(self, call: Call, gate: Gate) -> Receiver:
+        return Single(
+            call,
+            gate,
+            kind=pb.SnapshotRequest,
+            method=self._send_copy,
+            operation=operations.snapshot,
+        )
 
     def _send_copy(self, call: Call, _: pb.SnapshotRequest) -> Callable[[], None]:
         sending = _Sending(call)

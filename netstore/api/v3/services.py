@@ -21,6 +21,7 @@ from netstore.net.grpc.protocols import Services
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.api.gate import Gate
     from netstore.api.v3.lease import Lessor
     from netstore.api.v3.maintenance import Copies, Sizes
     from netstore.node.member import Membership, Replica
@@ -68,12 +69,13 @@ def build(
     after: After,
     below: Callable[[int], int],
     log: Log,
+    gate: Gate,
 ) -> Services:
     """The services of one member. `below` draws a random number below a bound. From here on history is
     compacted as the options say.
     """
     headers = Headers(member)
-    interceptor = Interceptor(member, after, options.election_seconds)
+    interceptor = Interceptor(member, gate, after, options.election_seconds)
     quota = Quota(member, options.quota_bytes)
     answers = Answers(member, headers, after)
     kv = KvService(
@@ -99,9 +101,9 @@ def build(
         | lease.methods(interceptor)
         | cluster.methods(interceptor)
         | maintenance.methods(interceptor)
-        | health.methods(),
+        | health.methods(gate),
         lease.streams(interceptor)
         | maintenance.streams(interceptor)
         | watch.streams(interceptor)
-        | health.streams(),
+        | health.streams(gate),
     )

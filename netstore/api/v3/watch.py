@@ -11,15 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from netstore import codes
+from netstore.api.v3 import operations
 from netstore.api.v3.status import not_a_message
 from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.wire import BadMessage, parse
-from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Selection
+from netstore.watch.streams import MAX_BACKLOG, NO_WATCH, RESUME_BACKLOG, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.api.gate import Gate
     from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import WatchAnswers
     from netstore.net.grpc.protocols import Call, StreamHandler
@@ -61,10 +63,10 @@ class WatchService:
 
     def streams(self, interceptor: Interceptor) -> dict[bytes, StreamHandler]:
         """Path -> handler."""
-        return {b"/etcdserverpb.Watch/Watch": interceptor.stream(self._open)}
+        return {operations.WATCH: interceptor.stream(self._open)}
 
-    def _open(self, call: Call) -> _Watching:
-        return _Watching(call, self._watches, self._answers, self._tick_later)
+    def _open(self, call: Call, gate: Gate) -> _Watching:
+        return _Watching(call, gate, self._watches, self._answers, self._tick_later)
 
     def _tick_later(self, call: Callable[[], None]) -> Alarm:
         late = self._below(1000) / 1000 / JITTER
@@ -74,16 +76,18 @@ class WatchService:
 class _Watching:
     """One call: a `Receiver` of requests, and the `Sink` of what its watches are told."""
 
-    __slots__ = ("_answers", "_call", "_full", "_stream", "_tick", "_tick_later")
+    __slots__ = ("_answers", "_call", "_full", "_gate", "_stream", "_tick", "_tick_later")
 
     def __init__(
         self,
         call: Call,
+        gate: Gate,
         watches: Watches,
         answers: WatchAnswers,
         tick_later: Callable[[Callable[[], None]], Alarm],
     ) -> None:
         self._call = call
+        self._gate = gate
         self._answers = answers
         self._tick_later = tick_later
         self._tick: Alarm | None = None
@@ -116,6 +120,11 @@ class _Watching:
         self._close()
 
     def _create(self, request: pb.WatchCreateRequest) -> None:
+        if self._gate.policy is not None:
+            fault = self._gate.check(operations.watch(request), self._call.principal)
+            if fault is not None:  # as any watch that is refused: the others of the stream go on
+                self.send(NO_WATCH, 0, created=True, canceled=True, reason=fault.v3_text)
+                return
         filters = request.filters
         selection = Selection(
             request.key, request.range_end, request.prev_kv, _NOPUT in filters, _NODELETE in filters

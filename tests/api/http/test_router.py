@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.api.http.router import Redirect, Router
+from netstore.api.gate import Gate
+from netstore.api.http.router import Redirect, Route, Router
 from netstore.net.exchange import Request
 from tests.support.local_member import RecordedExchange
 
@@ -23,7 +24,8 @@ def ask(router: Router, path: bytes, method: bytes = b"GET", query: bytes = b"")
 
 
 def named(name: bytes) -> Router:
-    return Router({b"/exact": _answer(b"exact")}, {b"/below": _answer(name)})
+    exact, below = Route(_answer(b"exact"), None), Route(_answer(name), None)
+    return Router(Gate(), {b"/exact": exact}, {b"/below": below})
 
 
 def _answer(text: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a handler that says who it is
@@ -76,7 +78,7 @@ def test_known_paths_are_bounded_in_number_and_in_bytes() -> None:
         ask(router, b"/a//%d" % number)
     assert 0 < len(router._known) <= 4096
     assert max(map(len, router._known)) <= 256
-    assert not any(isinstance(handler, Redirect) for handler in router._known.values())
+    assert not any(isinstance(route.handler, Redirect) for route in router._known.values())
 
 
 @given(
@@ -110,9 +112,8 @@ def test_a_redirect_cannot_be_made_to_split_the_answer(path: bytes, query: bytes
 
 def test_what_is_not_of_etcd_is_closed_to_web_pages() -> None:
     asked: list[bytes] = []
-    router = Router(
-        {}, {b"/own": lambda e: asked.append(e.request.path), b"/v2": _answer(b"v2")}, closed=(b"/own",)
-    )
+    own = Route(lambda e: asked.append(e.request.path), None, closed=True)
+    router = Router(Gate(), {}, {b"/own": own, b"/v2": Route(_answer(b"v2"), None)})
     for path in (b"/own", b"/own/members", b"/%6fwn/members", b"/v2/keys"):
         for method in (b"GET", b"POST", b"DELETE", b"OPTIONS"):
             request = Request(method, path)

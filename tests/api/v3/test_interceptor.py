@@ -130,8 +130,8 @@ def test_a_look_costs_the_same_however_many_streams_need_a_leader(
 
 
 def test_streams_that_have_ended_are_not_kept(served: Served) -> None:
-    interceptor = Interceptor(served.member, served.deadlines.after, 1.0)
-    handle = interceptor.stream(lambda _: NULL_RECEIVER)
+    interceptor = Interceptor(served.member, served.gate, served.deadlines.after, 1.0)
+    handle = interceptor.stream(lambda _, __: NULL_RECEIVER)
     for _ in range(1_000):
         call = FakeCall("/etcdserverpb.Watch/Watch", NEEDS_LEADER)
         handle(call)
