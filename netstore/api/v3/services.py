@@ -9,12 +9,14 @@ from netstore.api.v3 import health
 from netstore.api.v3.answers import Answers
 from netstore.api.v3.cluster import ClusterService
 from netstore.api.v3.compaction import ByRevisions, ByTime
+from netstore.api.v3.delivery import Deliveries
 from netstore.api.v3.interceptor import Interceptor
 from netstore.api.v3.kv import KvService
 from netstore.api.v3.lease import LeaseService
 from netstore.api.v3.maintenance import MaintenanceService
 from netstore.api.v3.messages import Headers, WatchAnswers
 from netstore.api.v3.quota import Quota
+from netstore.api.v3.shared import SharedAnswers
 from netstore.api.v3.watch import WatchService
 from netstore.net.grpc.protocols import Services
 
@@ -77,7 +79,9 @@ def build(
     headers = Headers(member)
     interceptor = Interceptor(member, gate, after, options.election_seconds)
     quota = Quota(member, options.quota_bytes)
-    answers = Answers(member, headers, after)
+    deliveries = Deliveries(member.clock, after)
+    answers = Answers(member, headers, deliveries)
+    shared = SharedAnswers(member, deliveries)
     kv = KvService(
         member,
         headers,
@@ -86,9 +90,7 @@ def build(
         max_request_bytes=options.max_request_bytes,
         max_txn_ops=options.max_txn_ops,
     )
-    lease = LeaseService(
-        member, headers, quota, lessor, answers, below=below, minimum_ttl=options.minimum_ttl
-    )
+    lease = LeaseService(member, headers, quota, lessor, shared, below=below, minimum_ttl=options.minimum_ttl)
     maintenance = MaintenanceService(member, headers, quota, sizes=sizes, copies=copies, members=members)
     watch = WatchService(watches, WatchAnswers(headers), after, below, options.progress_seconds)
     cluster = ClusterService(member, headers, members)
