@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.api.http.responses import method_allowed
 from netstore.api.v2 import form, operations
+from netstore.api.v2.delivery import Deliveries
+from netstore.api.v2.eventlines import EventLine, EventLines
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
-from netstore.api.v2.line import Line, Lines
+from netstore.api.v2.formreader import FormReaders
 from netstore.api.v2.listing import listing_parts
 from netstore.api.v2.paths import key_of
-from netstore.api.v2.pieces import Answers
-from netstore.api.v2.reading import Readings
 from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small, shown_work
 from netstore.errors import Fault, failed
 from netstore.node.lessor import Renewals
@@ -78,13 +78,13 @@ class KeysApi:
         self._hub = member.hub
         self._render = Renderer(member.cluster_id, self._left)
         self._countdown = countdown
-        self._readings = Readings(member.jobs)
-        self._listings = Answers(member.jobs, member.clock, MOST_WALKS)
-        self._large = Answers(member.jobs, member.clock, MOST_HELD)
+        self._form_readers = FormReaders(member.jobs)
+        self._listings = Deliveries(member.jobs, member.clock, MOST_WALKS)
+        self._large = Deliveries(member.jobs, member.clock, MOST_HELD)
         member.hub.prepare = self._prepare
         self._paths: dict[bytes, bytes] = {}
         self._queries: dict[bytes, Parameters] = {b"": NONE_GIVEN}
-        self._lines = Lines()
+        self._lines = EventLines()
         self._told: tuple[Event | None, list[bytes]] = (None, [])
         """The event that watchers were told last, and its line."""
         self.renewing: Renewals[bytes] = Renewals()
@@ -106,7 +106,7 @@ class KeysApi:
             if method == b"GET":
                 parameters = self._queries.get(request.query) or self._query(exchange)
             elif len(request.body) > form.PIECE_BYTES:
-                self._readings.begin(exchange, partial(self._read_form, exchange, key))
+                self._form_readers.begin(exchange, partial(self._read_form, exchange, key))
                 return
             else:
                 parameters = parameters_of(request)
@@ -255,7 +255,7 @@ class KeysApi:
             if fault is not None:
                 self._refuse(exchange, fault)
         else:
-            self._listings.cut_the_slow()  # they may be why there is too much for one more
+            self._listings.cut_slow()  # they may be why there is too much for one more
             self._refuse(exchange, outcome if isinstance(outcome, Fault) else _NO_OUTCOME)
 
     def _parts(self, event: Event) -> Iterator[Part]:
@@ -283,7 +283,7 @@ class KeysApi:
     ) -> None:
         """Answer with what may be long, and holds `size`: at once where that is little work, else in pieces.
         Where there is too much other work it is refused; a write that was `done` has an outcome that cannot
-        be told. `endless` and `stays_open` are for watches (`Answers.begin`).
+        be told. `endless` and `stays_open` are for watches (`Deliveries.begin`).
         """
         rendering = Rendering(parts)
         body = rendering.more(AT_ONCE_WORK)
@@ -359,14 +359,14 @@ class KeysApi:
         line = self._lines.take(event)
         if is_small(event):
             return _NOTHING
-        return self._make(line or Line(event, self._render.event_parts(event)))
+        return self._make(line or EventLine(event, self._render.event_parts(event)))
 
-    def _make(self, line: Line) -> Iterator[float]:
+    def _make(self, line: EventLine) -> Iterator[float]:
         """Make what is not made of a line; all of it anew where its answer failed over it."""
         for work in line.make():
             yield work / _WORK_OF_TELLING
         if line.failed:
-            line = Line(line.event, self._render.event_parts(line.event))
+            line = EventLine(line.event, self._render.event_parts(line.event))
             for work in line.make():
                 yield work / _WORK_OF_TELLING
         self._told = (line.event, line.made)
