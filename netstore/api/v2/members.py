@@ -1,6 +1,7 @@
 """`/v2/members`, `/v2/members/leader`, `/v2/machines` (v2 API, members API).
 
-Reads answer from what this member has applied; changes go through `node.cluster`, on any member.
+Reads show what this member has applied. Changes go through `node.cluster`, and can be requested of any
+member.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MOST_DIGITS: Final = 16
 
 
 class MembersApi:
-    """Lists, adds, moves and removes members, and tells the leader."""
+    """Lists, adds, updates and removes members, and names the leader."""
 
     def __init__(self, member: Member, cluster: Membership) -> None:
         self._member = member
@@ -38,7 +39,7 @@ class MembersApi:
         self._fields = b"X-Etcd-Cluster-Id: %x\r\n" % member.cluster_id
 
     def members(self, exchange: Exchange) -> None:
-        """Answer `/v2/members` and what lies below it."""
+        """Answer a request for `/v2/members` or below."""
         if not method_allowed(exchange, _METHODS):
             return
         path = decode(exchange.request.path)
@@ -54,13 +55,13 @@ class MembersApi:
                 self._delete(exchange, below)
 
     def machines(self, exchange: Exchange) -> None:
-        """Answer `/v2/machines`: the client URLs of all members."""
+        """Answer a request for `/v2/machines`: the client URLs of all members."""
         if method_allowed(exchange, b"GET,HEAD"):
             members = self._member.machine.members.values()
             urls = sorted(url for member in members for url in member.client_urls)
             exchange.respond(200, PLAIN, ", ".join(urls).encode())
 
-    # --- verbs
+    # --- methods
 
     def _get(self, exchange: Exchange, below: str) -> None:
         known = self._member.machine.members
@@ -112,10 +113,10 @@ class MembersApi:
         else:
             self._tell(exchange, 500, "Internal Server Error")
 
-    # --- what was asked
+    # --- decoding
 
     def _named(self, exchange: Exchange, below: str) -> NodeId | None:
-        """The member the path names; None when the request was answered because it names none."""
+        """The member that the path names; None if it names none, and then the request was answered."""
         if not below:
             exchange.respond(405, self._fields + PLAIN + NOSNIFF, b"Method Not Allowed\n")
             return None
@@ -125,7 +126,7 @@ class MembersApi:
         return id_
 
     def _peer_urls(self, exchange: Exchange) -> tuple[str, ...] | None:
-        """The peer URLs in the body; None when the request was answered because there are none."""
+        """The peer URLs in the body; None if they cannot be used, and then the request was answered."""
         try:
             return peer_urls_of(json_body(exchange))
         except BadBody as bad:
@@ -140,7 +141,7 @@ class MembersApi:
 
 
 def member_id_of(text: str) -> NodeId | None:
-    """The member that a text in hexadecimal stands for; None when it is none."""
+    """The member id that a text is in hexadecimal; None if it is not."""
     digits = text.lstrip("0") or "0"
     if not text or len(digits) > _MOST_DIGITS or set(digits) - set("0123456789abcdefABCDEF"):
         return None
@@ -148,7 +149,7 @@ def member_id_of(text: str) -> NodeId | None:
 
 
 def peer_urls_of(document: dict[str, Any]) -> tuple[str, ...]:
-    """The member `peerURLs` of a document from `json_body`, checked; BadBody when they cannot be used."""
+    """The `peerURLs` of a document from `json_body`, checked; BadBody if they cannot be used."""
     urls = document.get("peerurls") or []
     if not isinstance(urls, list):
         raise _mistyped(urls, "[]string")
@@ -162,7 +163,7 @@ def peer_urls_of(document: dict[str, Any]) -> tuple[str, ...]:
 
 
 def shown(member: MemberInfo) -> dict[str, object]:
-    """A member as the v2 API shows it."""
+    """A member in the JSON of the v2 API."""
     return {
         "id": f"{member.id:x}",
         "name": member.name,
