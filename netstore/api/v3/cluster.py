@@ -1,4 +1,4 @@
-"""The Cluster service: who the members are, and changing that (`node.cluster`)."""
+"""The Cluster service: listing and changing the members (`node.cluster`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ClusterService:
-    """`etcdserverpb.Cluster`. Headers have no revision."""
+    """`etcdserverpb.Cluster`. The headers of its answers have no revision."""
 
     def __init__(self, member: Replica, headers: Headers, members: Membership) -> None:
         self._member = member
@@ -114,7 +114,7 @@ def _shown(member: MemberInfo) -> pb.Member:
 
 
 def _checked(call: Call, urls: Iterable[str]) -> tuple[str, ...]:
-    """The URLs in their normal form; none, and the call was refused, where one is not fit for a peer."""
+    """The URLs in their normal form; none if one is no peer URL, and then the call was refused."""
     try:
         return checked_peer_urls(url.removesuffix("/") for url in urls)
     except BadPeerUrl:

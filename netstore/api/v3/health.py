@@ -1,4 +1,4 @@
-"""gRPC's health service: this program serves. Whether the cluster has a leader is `/health`'s to tell."""
+"""gRPC's health service: whether this program serves. `/health` tells whether the cluster has a leader."""
 
 from __future__ import annotations
 
@@ -57,5 +57,7 @@ def streams(gate: Gate) -> dict[bytes, StreamHandler]:
 
 
 def _watch(call: Call, request: HealthCheckRequest) -> None:
-    """The status never changes while the program runs: one answer, then silence until the client goes."""
+    """The status does not change while the program runs: one answer, then none until the client ends the
+    call.
+    """
     call.send(_UNKNOWN if request.service else _SERVING)

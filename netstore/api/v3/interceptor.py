@@ -1,8 +1,9 @@
-"""What every call of the v3 API passes before a service sees it.
+"""The interceptor of the v3 API: checks that every call passes before a service handles it.
 
-A learner serves only what asks for no more than it has. A client that says `hasleader` is refused while
-this member knows no leader, and its streams end when none was seen for three election timeouts, so that
-it moves on to another member (v3 API, request metadata).
+A learner serves only methods that need no more than its own state. A client that sends `hasleader` requires a
+leader: its calls are refused while this member knows none, and its streams end after three election timeouts
+without one, so that it tries another member (v3 API, request metadata). Then the request is decoded, and the
+gate is asked (`api.gate`).
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ if TYPE_CHECKING:
     _R = TypeVar("_R")
 
 LOST_ELECTIONS: Final = 3
-"""Election timeouts without a leader after which a stream that needs one ends."""
+"""Election timeouts without a leader after which a stream that requires one ends."""
 
 ENDED_AT_ONCE: Final = 256
-"""Streams that are ended in one go for want of a leader, at 18 us each; as many are looked at for whether
-they have ended by themselves.
+"""Streams ended in one piece of work for lack of a leader, at 18 us each; and streams checked in one piece of
+work for whether they have ended by themselves.
 """
 
-_LOOKED_FOR_EACH: Final = 2
-"""Streams looked at for each that comes, so that of those that are kept at most half have ended, or so."""
+_CHECKED_FOR_EACH: Final = 2
+"""Streams checked for each that opens, so that about half of those that are kept are open at least."""
 
 
 class Interceptor:
@@ -51,11 +52,12 @@ class Interceptor:
         self._gate = gate
         self._after = after
         self._election_seconds = election_seconds
-        self._needing: OrderedDict[Call, Receiver] = OrderedDict()
+        self._needing_leader: OrderedDict[Call, Receiver] = OrderedDict()
         """Streams that require a leader, and some that have ended. The one checked last is at the end."""
-        self._watching = False
-        """`_look` is scheduled."""
+        self._scheduled = False
+        """`_check` is scheduled."""
         self._missed = 0
+        """Checks in a row without a leader."""
 
     def unary(
         self,
@@ -79,10 +81,10 @@ class Interceptor:
         learner: bool = False,
     ) -> Handler:
         """The same for a request that `read` decodes from the message; it raises DecodeError if it cannot."""
-        lets_in, gate = self._lets_in, self._gate
+        admits, gate = self._admits, self._gate
 
         def handle(call: Call, message: bytes) -> None:
-            if not lets_in(call, learner):
+            if not admits(call, learner):
                 return
             try:
                 request = read(message)
@@ -104,18 +106,18 @@ class Interceptor:
         """
 
         def handle(call: Call) -> Receiver:
-            if not self._lets_in(call, learner):
+            if not self._admits(call, learner):
                 return NULL_RECEIVER
             receiver = method(call, self._gate)
             if call.metadata(b"hasleader") == b"true":
-                self._forget_ended(_LOOKED_FOR_EACH)
-                self._needing[call] = receiver
-                self._look_later(self._election_seconds)
+                self._forget_ended(_CHECKED_FOR_EACH)
+                self._needing_leader[call] = receiver
+                self._schedule(self._election_seconds)
             return receiver
 
         return handle
 
-    def _lets_in(self, call: Call, learner: bool) -> bool:
+    def _admits(self, call: Call, learner: bool) -> bool:
         member = self._member
         if not learner:
             own = member.machine.members.get(member.id)
@@ -127,36 +129,36 @@ class Interceptor:
             return False
         return True
 
-    def _look_later(self, seconds: float) -> None:
-        if not self._watching:
-            self._watching = True
-            self._after(seconds, self._look)
+    def _schedule(self, seconds: float) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._after(seconds, self._check)
 
-    def _look(self) -> None:
-        """Once an election timeout, or at once while there are streams to be ended. O(`ENDED_AT_ONCE`)."""
-        self._watching = False
+    def _check(self) -> None:
+        """Runs once in an election timeout, or at once while there are streams to end. O(`ENDED_AT_ONCE`)."""
+        self._scheduled = False
         self._missed = 0 if self._member.leader else self._missed + 1
         faults: list[Exception] = []
         seconds = self._election_seconds
         if self._missed >= LOST_ELECTIONS:
             seconds = 0
-            for _ in range(min(len(self._needing), ENDED_AT_ONCE)):
-                call, receiver = self._needing.popitem(last=False)
+            for _ in range(min(len(self._needing_leader), ENDED_AT_ONCE)):
+                call, receiver = self._needing_leader.popitem(last=False)
                 if call.open:
                     guarded(faults.append, _leaderless, call, receiver)
         else:
             self._forget_ended(ENDED_AT_ONCE)
-        if self._needing:
-            self._look_later(seconds)
+        if self._needing_leader:
+            self._schedule(seconds)
         if faults:
             try:
-                raise faults[0]  # told once; nobody's fault kept another's stream open
+                raise faults[0]  # reported once; the other streams were ended nevertheless
             finally:
-                faults.clear()  # which would keep this frame, as its traceback does
+                faults.clear()  # breaks the reference cycle of list, traceback and frame
 
-    def _forget_ended(self, looked: int) -> None:
-        needing = self._needing
-        for _ in range(min(looked, len(needing))):
+    def _forget_ended(self, checked: int) -> None:
+        needing = self._needing_leader
+        for _ in range(min(checked, len(needing))):
             call = next(iter(needing))
             if call.open:
                 needing.move_to_end(call)

@@ -1,8 +1,7 @@
 """The KV service: reads and writes of keys, transactions, compaction.
 
-A write is proposed and answered once it was applied; nothing is answered before the log has it on a quorum of
-disks. A read waits until this member's state holds everything that was acknowledged before it (ReadIndex),
-unless it asks for what is here (`serializable`).
+A write is proposed, and answered once it is committed and applied. A read waits until this member has applied
+everything that was acknowledged before the read (ReadIndex), unless it is `serializable`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,9 @@ if TYPE_CHECKING:
     from netstore.state.v3.commands import Operation, Put, Range, Txn
 
 ENVELOPE_BYTES: Final = 32
-"""What etcd adds to a request before it measures it, about: the operation that just fits there fits here."""
+"""About what etcd adds to a request before it checks the size, so that an operation that just fits there fits
+here.
+"""
 
 
 class KvService:
@@ -46,7 +47,7 @@ class KvService:
         max_request_bytes: int,
         max_txn_ops: int,
     ) -> None:
-        """`max_request_bytes` bounds what one write may hold, `max_txn_ops` each list of a transaction."""
+        """`max_request_bytes` bounds the size of one write, `max_txn_ops` each list of a transaction."""
         self._member = member
         self._headers = headers
         self._quota = quota

@@ -44,13 +44,13 @@ _ID_BITS: Final = 62
 
 
 class Lessor(Protocol):
-    """Who knows how long leases have left (`node.lessor.Lessor`)."""
+    """Counts the time of leases (`node.lessor.Lessor`)."""
 
     def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
-        """Renew a lease for `principal`; `done` gets its TTL in seconds, 0 when there is no such lease."""
+        """Renew a lease for `principal`; `done` gets its TTL in seconds, 0 if there is no such lease."""
 
     def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
-        """Tell `principal` the whole seconds a lease has left, -1 when there is no such lease."""
+        """Find the whole seconds that a lease has left, for `principal`; -1 if there is no such lease."""
 
 
 class LeaseService:

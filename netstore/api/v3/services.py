@@ -1,4 +1,4 @@
-"""All services of the v3 API, put together: what a client finds on the port."""
+"""Builds all services of the v3 API."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from netstore.watch.watches import Watches
 
 BEYOND_REQUEST: Final = 512 * 1024
-"""Bytes by which a message of a client may be larger than a write may be, as in etcd: up to there the write
-is refused with words of its own.
+"""Bytes by which a message may exceed the largest write, as in etcd: up to there a write that is too large is
+refused with its own error text.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the operator decides about the v3 API."""
+    """The settings of the v3 API."""
 
     election_seconds: float
     max_request_bytes: int
@@ -47,7 +47,7 @@ class Options:
     quota_bytes: int
     """0 for the default, below 0 for none."""
     progress_seconds: float
-    """How often idle watches that asked for it are told how far they are."""
+    """Interval of progress notifications for idle watches that request them."""
     history_seconds: float = 0
     """For how long history is kept before it is compacted; 0 for ever."""
     history_revisions: int = 0
@@ -73,8 +73,8 @@ def build(
     log: Log,
     gate: Gate,
 ) -> Services:
-    """The services of one member. `below` draws a random number below a bound. From here on history is
-    compacted as the options say.
+    """The services of one member. `below` draws a random number below a bound. Auto-compaction is started if
+    the options say so.
     """
     headers = Headers(member)
     interceptor = Interceptor(member, gate, after, options.election_seconds)

@@ -136,7 +136,7 @@ def test_streams_that_have_ended_are_not_kept(served: Served) -> None:
         call = FakeCall("/etcdserverpb.Watch/Watch", NEEDS_LEADER)
         handle(call)
         call.finish()
-    assert len(interceptor._needing) <= 4
+    assert len(interceptor._needing_leader) <= 4
 
 
 def test_a_stream_that_cannot_be_ended_keeps_no_other_open(
