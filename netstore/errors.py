@@ -40,12 +40,16 @@ RAFT_INTERNAL: Final = 300
 """The v2 code of every fault that is not one of the numbered ones; its text is the cause."""
 
 
+UNAUTHORIZED: Final = 110
+"""The v2 code of `permission_denied`."""
+
+
 @unique
 class Reason(Enum):
     """Why a request is refused or failed, if that is not one of the numbered faults of the v2 API: the gRPC
     status code; the text, which is `Fault.cause`; and etcd's exact text in the v3 API, where that differs.
-    Its clients distinguish faults by this text alone (v3 API, error table). In the v2 API all of these have
-    code `RAFT_INTERNAL`.
+    Its clients distinguish faults by this text alone (v3 API, error table). In the v2 API all of these but
+    `PERMISSION_DENIED` have code `RAFT_INTERNAL`.
     """
 
     def __init__(self, grpc_code: int, text: str, v3_text: str = "") -> None:
@@ -71,6 +75,11 @@ class Reason(Enum):
     REQUEST_TOO_LARGE = codes.INVALID_ARGUMENT, "etcdserver: request is too large"
     UNKNOWN_ACTION = codes.INVALID_ARGUMENT, "etcdserver: unknown action of an alarm"
     UNKNOWN_ALARM = codes.INVALID_ARGUMENT, "etcdserver: unknown alarm"
+    PERMISSION_DENIED = (
+        codes.PERMISSION_DENIED,
+        "Insufficient credentials",
+        "etcdserver: permission denied",
+    )
     UNKNOWN_SERVICE = codes.NOT_FOUND, "unknown service"
 
     NO_LEADER = codes.UNAVAILABLE, "etcdserver: no leader"
@@ -174,6 +183,11 @@ class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception s
 def refusal(reason: Reason, index: int = 0) -> Fault:
     """The request is refused; nothing was changed."""
     return Fault(RAFT_INTERNAL, reason.cause, index, reason=reason)
+
+
+def permission_denied() -> Fault:
+    """The principal may not do this; nothing was read or changed."""
+    return Fault(UNAUTHORIZED, Reason.PERMISSION_DENIED.cause, reason=Reason.PERMISSION_DENIED)
 
 
 def unknown(reason: Reason) -> Fault:

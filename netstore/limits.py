@@ -45,8 +45,8 @@ class Budget:
         self.used = 0
         """Bytes that are held now."""
         self.promised = 0
-        """How many of them are reserved for whole request bodies (`net.bodyadmission`): they are freed when those
-        requests are done, and do not count for `over`.
+        """How many of them are reserved for whole request bodies (`net.bodyadmission`): they are freed when
+        those requests are done, and do not count for `over`.
         """
 
     def share(self, limit: int) -> Budget:

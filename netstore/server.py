@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore import __version__
-from netstore.api.operate import OperateApi
+from netstore.api.admin import AdminApi
+from netstore.api.gate import Gate
 from netstore.api.routes import routes
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
@@ -293,14 +294,16 @@ class _Daemon:
             lambda index, digest: self.peers.broadcast(DigestMessage(index, digest)),
             get_logger("consistency"),
         )
+        self.gate = Gate()
         self.statistics = StatsApi(host, self.peers)
         self._route = routes(
             host,
             self.cluster,
             self.lessor,
             self.deadlines,
+            gate=self.gate,
             statistics=self.statistics,
-            operating=OperateApi(host, self.cluster, self.meter, scrubber, self.shares),
+            admin_api=AdminApi(host, self.cluster, self.meter, scrubber, self.shares),
             set_level=set_level,
             enable_v2=config.enable_v2,
         )
@@ -334,6 +337,7 @@ class _Daemon:
             after=self.deadlines.after,
             below=secrets.randbelow,
             log=get_logger("v3"),
+            gate=self.gate,
         )
 
     def _call_for_client(self, call: Callable[[], object]) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hpack import Encoder
 
+from netstore.api.gate import Gate
 from netstore.api.v3.services import build
 from netstore.disk.engine import LmdbEngine
 from netstore.net import http2
@@ -159,6 +160,7 @@ class _Store:
             after=_never,
             below=lambda bound: bound // 2,
             log=Lines(),
+            gate=Gate(),
         )
         self.client = cache(partial(_Client, self._services))
 

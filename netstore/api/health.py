@@ -9,9 +9,9 @@ import msgspec
 
 from netstore import __version__
 from netstore.admission import Admission
-from netstore.api.router import NOSNIFF, method_allowed
+from netstore.api.http.percent import BadEscapeError, decode
+from netstore.api.http.responses import JSON, NOSNIFF, json_line, method_allowed
 from netstore.api.v2.form import MAX_PAIRS
-from netstore.api.v2.percent import BadEscapeError, decode
 from netstore.api.v3.version import VERSION
 from netstore.errors import Fault
 from netstore.guard import guarded
@@ -31,17 +31,16 @@ if TYPE_CHECKING:
     from netstore.state.machine import Outcome
 
 HEALTH_SECONDS: Final = 1.0
-"""How long the read through the log may take before the member calls itself unhealthy, as etcd."""
+"""Time limit of the read through the log; the member is unhealthy if it takes longer, as with etcd."""
 
 MOST_CHECKS: Final = 250
-"""Checks that may wait at once, of one principal half of them: they are answered in one piece, about 2 ms.
-Others are told at once what was found last.
+"""Checks that may wait at the same time, of one principal half of them: they are answered in one piece of
+work, about 2 ms. Others are answered at once with the last result.
 """
 
 ALARMS: Final = {NOSPACE: b"NOSPACE", CORRUPT: b"CORRUPT"}
-"""The kinds of alarms, as they are named in a query."""
+"""The kinds of alarms and their names in a query."""
 
-_JSON: Final = b"Content-Type: application/json\r\n"
 _SERVER: Final = b"Server: netstore/%s\r\n" % __version__.encode()
 _READ: Final = encode(QuorumGet(path=b"/"))
 _LATE: Final = f"the log takes longer than {HEALTH_SECONDS:g} s"
@@ -49,7 +48,7 @@ _FIRST: Final = "no read through the log has come back yet"
 
 
 class Version:
-    """Answers `/version`: etcd's two fields; our own version is in the `Server` header line."""
+    """Answers `/version` with etcd's two fields; the version of netstore is in the `Server` header field."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -59,21 +58,22 @@ class Version:
             return
         cluster = self._member.machine.roster.cluster_version or "not_decided"
         body = {"etcdserver": VERSION, "etcdcluster": cluster}
-        exchange.respond(200, _JSON + _SERVER, msgspec.json.encode(body))
+        exchange.respond(200, JSON + _SERVER, msgspec.json.encode(body))
 
 
 class Health:
-    """Answers `/health`: no alarm is raised, a leader is known, a read through the log comes back in time.
+    """Answers `/health`: a member is healthy if no alarm is raised, it knows a leader, and a read through the
+    log completes in time.
 
-    It goes through the log, and not by a read index, because a member whose disk takes nothing is not well.
-    The read is the member's own, so that it waits behind nobody's requests, least of all those of the client
-    that asks: who writes much would otherwise have its member restarted for that. All that ask while one has
-    no outcome wait for that one, so that however many ask, and however long it takes, there is one of them in
-    the log at a time. Each waits for `HEALTH_SECONDS`. Who finds no place to wait is told what was found
-    last, until the read under way is late: a member that is well is not called ill because many ask.
+    The read goes through the log instead of using a read index, because a member that cannot write to its
+    disk is not healthy. It is proposed by the member itself, so that it does not queue behind client
+    requests: a client that writes much would otherwise make its member look unhealthy, and have it restarted.
+    Checks that arrive while a read is under way share it, so there is at most one in the log at a time. Each
+    check waits for `HEALTH_SECONDS`. When too many wait, further checks are answered with the last result,
+    until the read under way is late: many checks do not make a healthy member look unhealthy.
 
-    Each `exclude` in the query names an alarm that is passed over; in a query of more than `MAX_PAIRS` none
-    does.
+    Each `exclude` in the query names an alarm that is ignored; in a query of more than `MAX_PAIRS` pairs none
+    is.
     """
 
     def __init__(self, member: Member, after: After) -> None:
@@ -81,9 +81,9 @@ class Health:
         self._after = after
         self._admission = Admission(MOST_CHECKS)
         self._round: _Round | None = None
-        """The read that has no outcome yet."""
+        """The read that is under way."""
         self._found = _FIRST
-        """Why the member was not well when a read came back, or took too long; empty when it was."""
+        """The last result: why the member was not healthy; empty if it was."""
 
     def __call__(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET"):
@@ -105,7 +105,7 @@ class Health:
         begun.deadline = self._after(HEALTH_SECONDS, self._late)
         try:
             self._member.propose(_READ, partial(self._done, begun), OWN)
-        except Exception:  # for want of memory: no outcome will come, and nobody is to wait for it
+        except Exception:  # out of memory: there will be no outcome, so nobody may wait for it
             self._round = None
             begun.deadline.cancel()
             raise
@@ -121,22 +121,22 @@ class Health:
         begun.answer(self._member.hub.failed, reason)
 
     def _late(self) -> None:
-        """The read that is under way takes too long."""
+        """The read under way takes too long."""
         self._found = _LATE
 
     def _alarms(self, query: bytes) -> list[str]:
-        """The alarms that are raised and that the query does not exclude."""
+        """The raised alarms that the query does not exclude."""
         return raised(self._member, _excluded(query) if query else set())
 
 
 def raised(member: Member, excluded: AbstractSet[bytes] = frozenset()) -> list[str]:
-    """The alarms that are raised, whoever did, but those of these names."""
+    """The alarms that are raised, of any member, without those of these names."""
     kinds = sorted({kind for _, kind in member.machine.alarms.active})
     return [f"alarm {ALARMS[kind].decode()}" for kind in kinds if ALARMS[kind] not in excluded]
 
 
 def _excluded(query: bytes) -> set[bytes]:
-    """What each `exclude` of a query names; what is malformed names nothing."""
+    """The values of `exclude` in a query; malformed pairs are ignored."""
     if query.count(b"&") >= MAX_PAIRS:
         return set()
     names = set()
@@ -151,25 +151,25 @@ def _excluded(query: bytes) -> set[bytes]:
 
 
 class _Round:
-    """One read through the log, and the checks that wait for it."""
+    """One read through the log, with the checks that wait for it."""
 
     def __init__(self) -> None:
         self.deadline: Alarm | None = None
         self._checks: dict[_Check, None] = {}
 
     def join(self, check: _Check) -> None:
-        """It is answered with the others."""
+        """Add a check."""
         self._checks[check] = None
         check.among = self._checks
 
     def answer(self, failed: Callable[[Exception], object], reason: str) -> None:
-        """The read came back. Whose answer cannot be made keeps no other from its own."""
+        """The read completed: answer all checks, even if answering one of them raises."""
         for check in list(self._checks):
             guarded(failed, check.finish, reason)
 
 
 class _Check:
-    """One health request that waits."""
+    """One health check that waits."""
 
     def __init__(self, exchange: Exchange, member: Member, admission: Admission) -> None:
         self._exchange = exchange
@@ -180,11 +180,11 @@ class _Check:
         exchange.on_gone(self._forget)
 
     def late(self) -> None:
-        """It has waited for long enough."""
+        """The time limit is over."""
         self.finish(_LATE)
 
     def finish(self, reason: str) -> None:
-        """Answer, once; a reason is why the member is not well."""
+        """Answer once; `reason` is why the member is not healthy."""
         if self in self.among:
             self._forget()
             _answer(self._exchange, _explained(self._member, reason))
@@ -198,14 +198,16 @@ class _Check:
 
 
 def _explained(member: Member, reason: str) -> str:
-    """The reason against a member in its own words, where it knows better; empty where there is none."""
+    """The reason why a member is not healthy, replaced by its own problems if it has any; empty if it is
+    healthy.
+    """
     return ("; ".join(member.problems()) or reason) if reason else ""
 
 
 def _answer(exchange: Exchange, reason: str) -> None:
-    """Without a reason against it the member is well. etcd 3.4 gives no reason, later ones do."""
+    """Without a reason the member is healthy. etcd 3.4 gives no reason, later versions do."""
     if reason:
         told = {"health": "false", "reason": reason}
-        exchange.respond(503, PLAIN + NOSNIFF, msgspec.json.encode(told) + b"\n")
+        exchange.respond(503, PLAIN + NOSNIFF, json_line(told))
     else:
         exchange.respond(200, PLAIN, b'{"health":"true"}')

@@ -1,4 +1,4 @@
-"""`/config/local/log`: how much this member logs, changed while it runs and until it ends (v2 API)."""
+"""`/config/local/log`: the log level of this member, changed until it ends (v2 API)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from netstore.api.router import method_allowed
-from netstore.api.v2.members import JSON_LIMIT_BYTES
-from netstore.api.v2.render import JSON
+from netstore.api.http.body import JSON_LIMIT_BYTES
+from netstore.api.http.responses import JSON, method_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,18 +22,18 @@ LEVELS: Final = {
     **dict.fromkeys(("NOTICE", "2", "N", "INFO", "3", "I"), "info"),
     **dict.fromkeys(("DEBUG", "4", "D", "TRACE", "5", "T"), "debug"),
 }
-"""What etcd calls its levels, each with its number and letter, to ours; `WARN` is ours alone."""
+"""etcd's log levels, with their numbers and letters, and ours for them; etcd does not have `WARN`."""
 
 
 class LogLevel:
-    """Answers requests to log more or less."""
+    """Answers requests to change the log level."""
 
     def __init__(self, change: Callable[[str], None]) -> None:
-        """`change` takes a level: debug, info, warn or error."""
+        """`change` sets the level: debug, info, warn or error."""
         self._change = change
 
     def __call__(self, exchange: Exchange) -> None:
-        """Only PUT, with `{"Level": "DEBUG"}`, whatever the type of the content is said to be."""
+        """Only PUT is allowed, with `{"Level": "DEBUG"}`; the content type is ignored."""
         if not method_allowed(exchange, b"PUT"):
             return
         name = _level(exchange.request.body)
@@ -48,7 +47,7 @@ class LogLevel:
 
 
 def _level(body: bytes) -> str | None:
-    """The level in a body, empty when it names none; None when the body is no JSON object, or a long one."""
+    """The level in a body, empty if it has none; None if the body is no JSON object, or too long."""
     if len(body) > JSON_LIMIT_BYTES:
         return None
     try:

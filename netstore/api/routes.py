@@ -1,22 +1,26 @@
-"""Which path of the HTTP port is answered by what: etcd's v2 API, `/version`, `/health`, and `/netstore/`."""
+"""The routes of the HTTP port: etcd's v2 API, `/version`, `/health`, the log level, and `/netstore/`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.api import loglevel, operate
+from netstore.api import admin, loglevel
+from netstore.api.gate import Access, Api, Kind, Operation
 from netstore.api.health import Health, Version
-from netstore.api.router import Handler, Router
-from netstore.api.v2.keys import PREFIX as KEYS
+from netstore.api.http.router import Route, Router
+from netstore.api.v2 import operations
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import PREFIX as MEMBERS
 from netstore.api.v2.members import MembersApi
+from netstore.api.v2.paths import PREFIX as KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.api.operate import OperateApi
+    from netstore.api.admin import AdminApi
+    from netstore.api.gate import Gate
     from netstore.api.v2.stats import StatsApi
+    from netstore.net.exchange import Request
     from netstore.node.lessor import Lessor
     from netstore.node.member import Member, Membership
     from netstore.node.timekeeper import Deadlines
@@ -28,31 +32,45 @@ def routes(
     lessor: Lessor,
     deadlines: Deadlines,
     *,
+    gate: Gate,
     statistics: StatsApi,
-    operating: OperateApi,
+    admin_api: AdminApi,
     set_level: Callable[[str], None],
     enable_v2: bool,
 ) -> Router:
-    """The router of one member.
+    """The router of one member. `set_level` changes the level of the log.
 
-    `set_level` changes the level of the log. The lessor learns which keys have writes under way that may
-    renew them.
+    The lessor is told where to see the keys whose TTL may be renewed by a write that is under way.
     """
-    exact: dict[bytes, Handler] = {
-        b"/version": Version(member),
-        b"/health": Health(member, deadlines.after),
-        loglevel.PATH: loglevel.LogLevel(set_level),
+    health = Health(member, deadlines.after)
+    exact = {
+        b"/version": Route(Version(member), _operation(Kind.OPEN)),
+        b"/health": Route(health, _operation(Kind.OPEN)),
+        loglevel.PATH: Route(loglevel.LogLevel(set_level), _operation(Kind.OPERATE)),
     }
-    below: dict[bytes, Handler] = {operate.PREFIX: operating.handle}
+    below = {admin.PREFIX: Route(admin_api.handle, _operation(Kind.OPERATE), closed=True)}
     if enable_v2:
         members = MembersApi(member, cluster)
         exact |= {
-            b"/v2/machines": members.machines,
-            b"/v2/stats/store": statistics.store,
-            b"/v2/stats/self": statistics.own,
-            b"/v2/stats/leader": statistics.leader,
+            b"/v2/machines": Route(members.machines, operations.members),
+            b"/v2/stats/store": Route(statistics.store, operations.statistics),
+            b"/v2/stats/self": Route(statistics.own, operations.statistics),
+            b"/v2/stats/leader": Route(statistics.leader, operations.statistics),
         }
-        keys = KeysApi(member, lessor.nodes)
+        keys = KeysApi(member, lessor.nodes, gate)
         lessor.renewing_nodes = keys.renewing
-        below |= {KEYS: keys.handle, MEMBERS: members.members}
-    return Router(exact, below, closed=(operate.PREFIX,))
+        below |= {
+            KEYS: Route(keys.handle, None),
+            MEMBERS: Route(members.members, operations.members),
+        }
+    return Router(gate, exact, below)
+
+
+def _operation(kind: Kind) -> Callable[[Request], Operation]:
+    """The operation of a request for a path that belongs to neither API."""
+
+    def operation(request: Request) -> Operation:
+        changes = request.method not in (b"GET", b"HEAD")
+        return Operation(Api.ADMIN, b"%b %b" % (request.method, request.path), (Access(kind),), changes)
+
+    return operation

@@ -1,6 +1,6 @@
 """Operating a cluster: listing, adding, moving, promoting and removing members, moving the leadership.
 
-A netstored is asked under `/netstore/` (`api.operate`), a real etcd through the JSON gateway to its gRPC
+A netstored is asked under `/netstore/` (`api.admin`), a real etcd through the JSON gateway to its gRPC
 services, which every etcd since 3.4 has on the client port, with or without the v2 API. The first call finds
 out which of the two it is.
 """
@@ -242,7 +242,7 @@ class ClusterClient:
 
 
 class _Netstore:
-    """The calls of `api.operate`."""
+    """The calls of `api.admin`."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.api.health import MOST_CHECKS
+from netstore.api.health import MOST_CHECKS, Health, Version
 from netstore.api.v2.form import MAX_PAIRS
 from netstore.errors import Fault, Reason, refusal, timed_out
+from netstore.net.exchange import Request
+from netstore.node.member import OWN
+from netstore.node.timekeeper import Deadline, Deadlines
+from netstore.state.commands import PublishMember, SetClusterVersion, encode
 from netstore.state.v3.commands import CORRUPT, NOSPACE, SetAlarm
 from netstore.types import Nanos, NodeId
-from tests.support.local_member import START, LocalMember
+from tests.support.local_member import START, LocalMember, RecordedExchange
+from tests.support.member import ME, Solo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -222,3 +227,67 @@ def test_only_get_is_allowed(path: str) -> None:
     for method in ("HEAD", "PUT"):
         answer = LocalMember().send(method, path)
         assert (answer.status, answer.headers["Allow"]) == (405, "GET")
+
+
+def of_host(member: Solo) -> tuple[Health, Deadlines]:
+    deadlines = Deadlines(member.clock)
+    return Health(member.host, deadlines.after), deadlines
+
+
+def test_health_needs_a_leader() -> None:
+    check, _ = of_host(Solo())
+    exchange = RecordedExchange(Request(b"GET", b"/health"))
+    check(exchange)
+    assert (exchange.status, exchange.body) == (503, b'{"health":"false","reason":"knows no leader"}\n')
+
+
+def test_health_goes_through_the_log() -> None:
+    member = Solo().lead()
+    check, _ = of_host(member)
+    exchange = RecordedExchange(Request(b"GET", b"/health"))
+    check(exchange)
+    assert not exchange.status
+    member.settle()
+    assert (exchange.status, exchange.body) == (200, b'{"health":"true"}')
+
+
+def test_health_does_not_wait_for_ever() -> None:
+    member = Solo().lead()
+    check, deadlines = of_host(member)
+    exchange = RecordedExchange(Request(b"GET", b"/health"))
+    check(exchange)
+    member.clock.now = Nanos(member.clock.now + 1_100_000_000)
+    deadlines.run_due()
+    assert exchange.status == 503
+    member.settle()
+
+
+def test_version_names_what_the_cluster_agreed_on() -> None:
+    member = Solo().lead()
+    told = []
+    for _ in range(2):
+        exchange = RecordedExchange(Request(b"GET", b"/version"))
+        Version(member.host)(exchange)
+        told.append(json.loads(exchange.body))
+        member.host.propose(encode(SetClusterVersion("3.4.0")), lambda _: None, OWN)
+        member.settle()
+    assert [each["etcdcluster"] for each in told] == ["not_decided", "3.4.0"]
+    assert set(told[0]) == {"etcdserver", "etcdcluster"}
+
+
+def test_a_published_member_is_known() -> None:
+    member = Solo().lead()
+    member.host.propose(
+        encode(PublishMember(ME, "solo", ("http://a:1",), ("http://a:2",))), lambda _: None, OWN
+    )
+    member.settle()
+    assert member.host.machine.members[NodeId(7)].client_urls == ("http://a:1",)
+
+
+def test_a_deadline_runs_once() -> None:
+    ran: list[int] = []
+    deadline = Deadline(0, lambda: ran.append(1))
+    deadline.run()
+    deadline.run()
+    assert ran == [1]
+    assert deadline.cancelled

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from netstore.api.http.body import JSON_LIMIT_BYTES
 from netstore.api.loglevel import LEVELS, LogLevel
-from netstore.api.v2.members import JSON_LIMIT_BYTES
 from netstore.net.exchange import Request
 from netstore.ops import loglevels
 from tests.support.local_member import RecordedExchange

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from netstore.api.operate import OperateApi
+from netstore.api.admin import AdminApi
 from netstore.api.routes import routes
 from netstore.node.lessor import Lessor
 from tests.support.local_member import LocalMember
@@ -22,8 +22,9 @@ def routed(member: LocalMember, lessor: Lessor, *, enable_v2: bool = True) -> Lo
         member.cluster,
         lessor,
         member.deadlines,
+        gate=member.gate,
         statistics=member.stats,
-        operating=OperateApi(member, member.cluster),
+        admin_api=AdminApi(member, member.cluster),
         set_level=lambda _: None,
         enable_v2=enable_v2,
     )

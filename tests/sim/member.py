@@ -484,7 +484,7 @@ class Member:
         call: Callable[[Callable[[MemberInfo | Fault], None]], None],
         done: Callable[[MemberInfo | Fault], None],
     ) -> None:
-        """An operator asks for a change of the members, as `api.operate` serves it."""
+        """An operator asks for a change of the members, as `api.admin` serves it."""
         told: list[MemberInfo] = []
 
         def serve(answer: Done) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from netstore.api.admin import AdminApi
+from netstore.api.gate import Gate
 from netstore.api.health import Health, Version
-from netstore.api.operate import OperateApi
-from netstore.api.router import Router
+from netstore.api.http.router import Route, Router
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StatsApi
@@ -281,24 +282,25 @@ class LocalMember:
         self.stats = StatsApi(self, NoPeers())
         self.cluster = LocalCluster(self)
         self.reaper = Reaper(self, self.machine.tree.timed, 0.0, v2.ExpireNodes, v2.NoteTtl)
-        self.keys = KeysApi(self, self.reaper.countdown)
+        self.gate = Gate()
+        self.keys = KeysApi(self, self.reaper.countdown, self.gate)
         self.deadlines = Deadlines(self.clock)
         members = MembersApi(self, self.cluster)
         self.router = Router(
+            self.gate,
             {
-                b"/version": Version(self),
-                b"/health": Health(self, self.deadlines.after),
-                b"/v2/machines": members.machines,
-                b"/v2/stats/store": self.stats.store,
-                b"/v2/stats/self": self.stats.own,
-                b"/v2/stats/leader": self.stats.leader,
+                b"/version": Route(Version(self), None),
+                b"/health": Route(Health(self, self.deadlines.after), None),
+                b"/v2/machines": Route(members.machines, None),
+                b"/v2/stats/store": Route(self.stats.store, None),
+                b"/v2/stats/self": Route(self.stats.own, None),
+                b"/v2/stats/leader": Route(self.stats.leader, None),
             },
             {
-                b"/v2/keys": self.keys.handle,
-                b"/v2/members": members.members,
-                b"/netstore": OperateApi(self, self.cluster).handle,
+                b"/v2/keys": Route(self.keys.handle, None),
+                b"/v2/members": Route(members.members, None),
+                b"/netstore": Route(AdminApi(self, self.cluster).handle, None, closed=True),
             },
-            closed=(b"/netstore",),
         )
         publish = commands.PublishMember(self.id, self.name, ("http://c:1",), ("http://p:1",))
         self._apply(commands.encode(publish))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from netstore import codes
+from netstore.api.gate import Gate
 from netstore.api.v3.services import Options, build
 from netstore.guard import guarded
 from netstore.net.exchange import LOW_WATER
@@ -263,6 +264,7 @@ class Served:
 
     def __init__(self, options: Options = OPTIONS) -> None:
         self.member = ReadableMember()
+        self.gate = Gate()
         self.deadlines = Deadlines(self.member.clock)
         self.lessor = FakeLessor(self.member)
         self.members = FakeMembers()
@@ -280,6 +282,7 @@ class Served:
             after=self.deadlines.after,
             below=self._draw,
             log=Lines(),
+            gate=self.gate,
         )
 
     def _draw(self, bound: int) -> int:

@@ -22,7 +22,7 @@ import msgspec
 import pytest
 import tomli
 
-from netstore.api.operate import OperateApi
+from netstore.api.admin import AdminApi
 from netstore.cli.commands.endpoint import Standing, _content, status
 from netstore.client.cluster import MemberStatus
 from netstore.limits import SMALLEST, Shares
@@ -355,7 +355,7 @@ def test_what_a_member_tells_of_itself_is_listed_field_by_field() -> None:
     member, exchange = LocalMember(), RecordedExchange(Request(b"GET", b"/netstore/status"))
     member.others_behind = [Behind(NodeId(5), is_copying=True, sent=1, size=2, entries=3, counts=True)]
     meter = Meter(lambda: 1.0, Quiet())
-    OperateApi(member, member.cluster, meter, Scrubbed(), Shares.of(SMALLEST)).handle(exchange)
+    AdminApi(member, member.cluster, meter, Scrubbed(), Shares.of(SMALLEST)).handle(exchange)
     whole = json.loads(exchange.body)
     shown = _content(Standing("http://a", msgspec.convert(whole, MemberStatus)))
     for listed, told in ((text[begin:middle], shown), (text[begin:end], whole)):

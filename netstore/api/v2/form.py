@@ -1,7 +1,7 @@
 """The parameters of a keys request: form and query syntax, then their values in etcd's order (v2 API, section
 3).
 
-The order of the checks is part of the protocol: with two bad parameters the client is told of the first.
+The order of the checks is part of the protocol: of two bad parameters the first is reported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from netstore.api.v2.percent import BadEscapeError, decode
+from netstore.api.http.percent import BadEscapeError, decode
 from netstore.errors import Fault
 
 if TYPE_CHECKING:
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from netstore.net.exchange import Request
 
 FORM_LIMIT_BYTES: Final = 10 * 1024 * 1024
-"""Longest form body; etcd's, fixed in its HTTP library."""
+"""Longest form body, as in etcd, where it is fixed in the HTTP library."""
 
 MAX_PAIRS: Final = 1000
-"""Names with values in a form or query. The API knows fourteen; a body could hold five million, which take
-two seconds to read.
+"""Most pairs in a form or query. The API has fourteen parameters; a body could hold five million, which take
+two seconds to decode.
 """
 
 PIECE_BYTES: Final = 64 * 1024
-"""Bytes of a form that are read in one piece of work: 0.7 ms at worst. A longer one is read in pieces."""
-
-PAIR_WORK: Final = 128
-"""The work of a pair, beside that of its bytes."""
-
-_PLAIN: Final = 8
-"""So many bytes in which nothing is to be decoded are as much work as one in which something is."""
-
-LONGEST_NAME: Final = 16
-"""Bytes of the longest name that means something; of a form that is read in pieces, longer ones are not kept.
+"""Bytes of a form that are decoded in one piece of work: at most 0.7 ms. A longer one is decoded in pieces.
 """
 
+PAIR_WORK: Final = 128
+"""Work of a pair, besides that of its bytes."""
+
+_PLAIN: Final = 8
+"""This many bytes that only have to be searched are as much work as one byte that is decoded."""
+
+LONGEST_NAME: Final = 16
+"""Bytes of the longest parameter name. Longer names of a form that is decoded in pieces are dropped."""
+
 CONTENT_TYPE_BYTES: Final = 1024
-"""Longest content type that is read."""
+"""Longest content type that is parsed."""
 
 _UINT64_MAX: Final = 2**64 - 1
 _UINT64_DIGITS: Final = 20
@@ -57,16 +57,17 @@ _FORM_TYPE: Final = b"application/x-www-form-urlencoded"
 _TO_DECODE: Final = (b"%", b"+", b"&", b";")
 _find_to_decode: Final = re.compile(rb"[%+&;]").search
 _SHORT_BYTES: Final = 1024
-"""In a form of up to so many they are found in one go; in a longer one it is faster to look for each."""
+"""In a form of up to this size these bytes are searched with one pattern; in a longer one, one by one is
+faster.
+"""
 
 Form = dict[bytes, bytes]
 """The first value of each name."""
 
 
 class Parameters(msgspec.Struct, frozen=True, gc=False):
-    """What a keys request asks for.
-
-    `ttl` and `prev_exist` None are "not given", which is not the same as 0 and false.
+    """The parameters of a keys request. `ttl` and `prev_exist` are None if not given, which is not the same
+    as 0 and false.
     """
 
     value: bytes = b""
@@ -89,7 +90,7 @@ NONE_GIVEN: Final = Parameters()
 
 
 def parameters_of(request: Request) -> Parameters:
-    """What the request asks for; raises the Fault of the first parameter that is wrong."""
+    """The parameters of a request; raises the Fault of the first that is wrong."""
     if request.method not in _WITH_FORM:
         return read_parameters(parse_form(request.query), request.method)
     body = _form_of(request)
@@ -98,9 +99,9 @@ def parameters_of(request: Request) -> Parameters:
 
 
 def parameters_in_pieces(request: Request) -> Generator[int, None, Parameters]:
-    """`parameters_of` in pieces of bounded work: gives the work of each, which is 1 for a byte that is
-    decoded. A value that is not escaped and has nothing beside it is found in the first piece, which takes
-    2 ms for the longest.
+    """`parameters_of` in pieces of bounded work; yields the work of each piece, which is 1 for a byte that is
+    decoded. A form of nothing but a value without escapes is recognized in the first piece, which takes 2 ms
+    for the longest.
     """
     if request.method not in _WITH_FORM:
         return parameters_of(request)
@@ -114,7 +115,7 @@ def parameters_in_pieces(request: Request) -> Generator[int, None, Parameters]:
 
 
 def _form_of(request: Request) -> bytes:
-    """The form that is the body; empty where it is something else."""
+    """The form in the body; empty if the body is something else."""
     if request.too_large:
         raise _bad_form(b"http: POST too large")
     if request.content_type != _FORM_TYPE and not _is_form(request.content_type):
@@ -125,7 +126,7 @@ def _form_of(request: Request) -> bytes:
 
 
 def _lone_value(body: bytes, query: bytes) -> Parameters | None:
-    """What is asked for where that is a value with nothing to decode in it."""
+    """The parameters, if the form is nothing but a value without escapes."""
     if query or not body.startswith(b"value="):
         return None
     if len(body) <= _SHORT_BYTES:
@@ -163,7 +164,7 @@ def parse_form(data: bytes) -> Form:
 
 
 def _form_in_pieces(data: bytes) -> Generator[int, None, Form]:
-    """`parse_form` in pieces, without names that mean nothing."""
+    """`parse_form` in pieces, without names that are too long to be those of parameters."""
     pairs = 1
     for start in range(0, len(data), PIECE_BYTES):
         pairs += data.count(b"&", start, start + PIECE_BYTES)
@@ -197,7 +198,7 @@ def _decoded_in_pieces(data: bytes, start: int, stop: int) -> Generator[int, Non
     made = []
     while start < stop:
         end = min(start + PIECE_BYTES, stop)
-        # An escape is not divided, nor the three bytes that a malformed one is told by.
+        # Do not split an escape, nor the three bytes that are reported of a malformed one.
         if data[end - 1] == _PERCENT:
             end = min(end + 2, stop)
         elif data[end - 2] == _PERCENT:
@@ -208,7 +209,7 @@ def _decoded_in_pieces(data: bytes, start: int, stop: int) -> Generator[int, Non
         yield len(piece) // (_PLAIN if decoded is piece else 1)
         start = end
     if len(made) > 1:
-        yield PIECE_BYTES  # to join what may be 10 MiB is a piece of its own, and so is what is done with it
+        yield PIECE_BYTES  # joining up to 10 MiB is a piece of its own, and so is what the caller does
     return b"".join(made)
 
 
@@ -278,7 +279,7 @@ def _number(form: Form, name: bytes, code: int) -> int:
 
 
 def _is_zeros(text: bytes, end: int) -> bool:
-    """Whether there is nothing but the digit 0 before `end`: 0.5 ms for the longest form."""
+    """Whether all bytes before `end` are the digit 0. 0.5 ms for the longest form."""
     size = len(_ZEROS)
     return all(text.startswith(_ZEROS[: end - start], start) for start in range(0, end, size))
 
@@ -293,7 +294,7 @@ def _bad_form(cause: bytes) -> Fault:
     return Fault(210, cause)
 
 
-# The content type, with the texts of the library etcd uses (RFC 2045, section 5.1, and RFC 2616 tokens).
+# The content type (RFC 2045, section 5.1, and RFC 2616 tokens), with the error texts of etcd's library.
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _SPACE: Final = rb"[\t\n\v\f\r \x85\xa0]*"
@@ -345,7 +346,7 @@ _SHORT_ESCAPES: Final = {
 
 
 def go_quote(data: bytes) -> bytes:
-    """Bytes in double quotes as Go's `%q` shows them, for the causes that quote a client's own bytes."""
+    """Bytes in double quotes as Go's `%q` prints them, for causes that quote the request."""
     shown = []
     for character in data.decode("utf-8", "surrogateescape"):
         code = ord(character)

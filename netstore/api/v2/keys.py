@@ -1,8 +1,8 @@
-"""`/v2/keys`: from a request to a command, a read or a watch, and from their outcome to the answer (v2 API,
-sections 1 to 9).
+"""`/v2/keys`: a request becomes a command, a read or a watch, and their outcome the answer (v2 API, sections
+1 to 9).
 
-The order of what is refused is part of the protocol: a path that must be cleaned, the method, form and query
-syntax, the values of the parameters, and last what the store says.
+The order in which requests are checked is part of the protocol: the path, the method, the syntax of form and
+query, the values of the parameters, and last the state of the store.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.router import method_allowed
-from netstore.api.v2 import form
+from netstore.api.http.responses import method_allowed
+from netstore.api.v2 import form, operations
+from netstore.api.v2.delivery import Deliveries
+from netstore.api.v2.eventlines import EventLine, EventLines
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
-from netstore.api.v2.line import Line, Lines
+from netstore.api.v2.formreader import FormReaders
 from netstore.api.v2.listing import listing_parts
-from netstore.api.v2.paths import check_depth
-from netstore.api.v2.percent import decode
-from netstore.api.v2.pieces import Answers
-from netstore.api.v2.reading import Readings
-from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small, shown_work
+from netstore.api.v2.paths import key_of
+from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small, rendered_work
 from netstore.errors import Fault, failed
 from netstore.node.lessor import Renewals
 from netstore.state import commands
@@ -31,71 +30,68 @@ from netstore.types import Event
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from netstore.api.gate import Gate
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
     from netstore.state.countdown import Countdown
     from netstore.state.machine import Outcome
     from netstore.types import EtcdIndex, NodeView
 
-PREFIX: Final = b"/v2/keys"
 ALLOWED: Final = b"HEAD,GET,PUT,POST,DELETE"
 _METHODS: Final = frozenset(ALLOWED.split(b","))
 
-_REMEMBERED: Final = 16384
-"""Paths and queries whose meaning is kept.
-
-Beyond that many the memory starts anew, so a scan of the key space cannot fill it.
-"""
-_REMEMBERED_BYTES: Final = 512
-"""Longer ones are worked out each time."""
+_CACHED: Final = 16384
+"""Size of the caches of decoded paths and of decoded queries. A full cache is cleared."""
+_CACHED_BYTES: Final = 512
+"""Longer paths and queries are not cached."""
 AT_ONCE_WORK: Final = 4_500_000
-"""Work of showing an answer (`render.Part`) that is done at once, and one piece more: about 4 ms. Enough for
-1.5 MB of plain text in any language; an answer that is more is sent in pieces.
+"""Work of rendering an answer (`render.Part`) that is done in one call, give or take one part: about 4 ms.
+This is enough for 1.5 MB of plain text in any language; an answer that is more work is delivered in steps.
 """
 
 WORK_PER_UNIT: Final = 1_000
-"""Work of showing an answer that counts as a unit of the member's turn, in which most answers are made."""
+"""Work of rendering that counts as a unit of work of the member's turn, in which most answers are made."""
 
 MOST_HELD: Final = 64 * 1024 * 1024
-"""Bytes of values that answers in pieces hold until they are shown."""
+"""Bytes of values that answers delivered in steps hold until they are rendered."""
 
-_WORK_OF_TELLING: Final = 6_000
-"""The work that takes as long as to tell one watcher."""
-_NO_LIFE: Final = (0, 0)
-_LITTLE: Final = 512
-"""Bytes of an answer whose showing is not counted: it takes 5 us at worst."""
-_NOTHING: Final[Iterator[float]] = iter(())
+_WATCHER_WORK: Final = 6_000
+"""Work of rendering that takes as long as sending an event to one watcher."""
+_NO_TTL: Final = (0, 0)
+_LITTLE_BYTES: Final = 512
+"""Rendering a body of up to this size is not counted as work: it takes at most 5 us."""
+_NO_STEPS: Final[Iterator[float]] = iter(())
 _NO_OUTCOME: Final = Fault(300, b"the command has no outcome to tell")
 
 
 class KeysApi:
-    """Answers every request below `/v2/keys` for one member. Plain calls on the loop."""
+    """Handles every request below `/v2/keys` of one member. Plain calls on the loop."""
 
-    def __init__(self, member: Member, countdown: Countdown[bytes]) -> None:
-        """`countdown` tells how long nodes have left."""
+    def __init__(self, member: Member, countdown: Countdown[bytes], gate: Gate) -> None:
+        """`countdown` gives the remaining time of nodes."""
         self._member = member
+        self._gate = gate
         self._machine = member.machine
         self._hub = member.hub
         self._render = Renderer(member.cluster_id, self._left)
         self._countdown = countdown
-        self._readings = Readings(member.jobs)
-        self._listings = Answers(member.jobs, member.clock, MOST_WALKS)
-        self._large = Answers(member.jobs, member.clock, MOST_HELD)
+        self._form_readers = FormReaders(member.jobs)
+        self._listings = Deliveries(member.jobs, member.clock, MOST_WALKS)
+        self._large = Deliveries(member.jobs, member.clock, MOST_HELD)
         member.hub.prepare = self._prepare
         self._paths: dict[bytes, bytes] = {}
         self._queries: dict[bytes, Parameters] = {b"": NONE_GIVEN}
-        self._lines = Lines()
-        self._told: tuple[Event | None, list[bytes]] = (None, [])
-        """The event that watchers were told last, and its line."""
+        self._lines = EventLines()
+        self._published: tuple[Event | None, list[bytes]] = (None, [])
+        """The last event sent to watchers, and its line."""
         self.renewing: Renewals[bytes] = Renewals()
-        """Keys that have a TTL or are to get one, of which this member has asked for a write that has no
+        """Keys whose TTL may be set or renewed by a write that this member has proposed and that has no
         outcome yet (`node.lessor.Lessor.renewing_nodes`).
         """
 
     def handle(self, exchange: Exchange) -> None:
-        """Answer the request now, or as soon as what it waits for has happened.
-
-        The router has seen to OPTIONS and to paths that are malformed or unclean.
+        """Answer the request, now or later. OPTIONS, and paths that are malformed or not clean, do not get
+        past the router.
         """
         request = exchange.request
         method = request.method
@@ -106,7 +102,7 @@ class KeysApi:
             if method == b"GET":
                 parameters = self._queries.get(request.query) or self._query(exchange)
             elif len(request.body) > form.PIECE_BYTES:
-                self._readings.begin(exchange, partial(self._read_form, exchange, key))
+                self._form_readers.begin(exchange, partial(self._form_read, exchange, key))
                 return
             else:
                 parameters = parameters_of(request)
@@ -115,7 +111,7 @@ class KeysApi:
             return
         self._carry_out(exchange, key, parameters)
 
-    def _read_form(self, exchange: Exchange, key: bytes, outcome: Parameters | Fault) -> None:
+    def _form_read(self, exchange: Exchange, key: bytes, outcome: Parameters | Fault) -> None:
         if isinstance(outcome, Fault):
             self._refuse(exchange, outcome)
         else:
@@ -123,7 +119,13 @@ class KeysApi:
 
     def _carry_out(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         method = exchange.request.method
-        # etcd asks its store for the state of authentication at each request, and counts it as a read.
+        if self._gate.policy is not None:
+            operation = operations.keys(exchange.request, key, parameters)
+            fault = self._gate.check(operation, exchange.principal)
+            if fault is not None:
+                self._refuse(exchange, fault)
+                return
+        # etcd reads the state of authentication from its store at each request, and counts that read.
         self._machine.statistics.gets_fail += 1
         if method == b"GET":
             self._get(exchange, key, parameters)
@@ -136,29 +138,28 @@ class KeysApi:
         else:
             self._read(exchange, key, parameters)
 
-    # What was asked
+    # --- decoding
 
     def _key(self, path: bytes) -> bytes:
-        """The key a request path names; raises the Fault of one that is too deep."""
-        key = decode(path)[len(PREFIX) :].removesuffix(b"/") or b"/"
-        check_depth(key)
-        if len(path) <= _REMEMBERED_BYTES:
-            if len(self._paths) >= _REMEMBERED:
+        """The key that a request path names; raises Fault for one that is too deep."""
+        key = key_of(path)
+        if len(path) <= _CACHED_BYTES:
+            if len(self._paths) >= _CACHED:
                 self._paths.clear()
             self._paths[path] = key
         return key
 
     def _query(self, exchange: Exchange) -> Parameters:
-        """The meaning of a GET's query."""
+        """The parameters in the query of a GET."""
         query = exchange.request.query
         parameters = parameters_of(exchange.request)
-        if len(query) <= _REMEMBERED_BYTES:
-            if len(self._queries) >= _REMEMBERED:
+        if len(query) <= _CACHED_BYTES:
+            if len(self._queries) >= _CACHED:
                 self._queries.clear()
             self._queries[query] = parameters
         return parameters
 
-    # Verbs
+    # --- methods
 
     def _get(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         if parameters.quorum:
@@ -173,7 +174,7 @@ class KeysApi:
 
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         value, refresh = parameters.value, parameters.refresh
-        expires, ttl = _NO_LIFE if parameters.ttl is None else self._life(parameters.ttl)
+        expires, ttl = _NO_TTL if parameters.ttl is None else self._expiry(parameters.ttl)
         conditional = parameters.prev_index or parameters.prev_value
         command: commands.Command
         if parameters.prev_exist is False:
@@ -186,13 +187,13 @@ class KeysApi:
             command = v2.Update(key, value, expires, refresh, ttl)
         else:
             command = v2.Set(key, value, parameters.dir, expires, refresh, ttl)
-        # One that is to create its node can only fail where there is one.
+        # With prevExist=false the write fails if there is a node, so it renews nothing.
         may_renew = parameters.prev_exist is not False
         renews = may_renew and (ttl or refresh or self._machine.tree.timed.get(key) is not None)
         self._propose(exchange, command, parameters.no_value, key if renews else b"")
 
     def _post(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        expires, ttl = _NO_LIFE if parameters.ttl is None else self._life(parameters.ttl)
+        expires, ttl = _NO_TTL if parameters.ttl is None else self._expiry(parameters.ttl)
         command = v2.InOrder(key, parameters.value, parameters.dir, expires, ttl)
         self._propose(exchange, command, parameters.no_value)
 
@@ -202,15 +203,15 @@ class KeysApi:
         else:
             self._propose(exchange, v2.Delete(key, parameters.dir, parameters.recursive))
 
-    def _life(self, ttl: int) -> tuple[int, int]:
-        """When a TTL that was given is over, and how many seconds it is."""
+    def _expiry(self, ttl: int) -> tuple[int, int]:
+        """When a given TTL expires, and its seconds."""
         return v2.expiry(self._member.clock.wall(), ttl), min(ttl, v2.LONGEST_TTL)
 
     def _propose(
         self, exchange: Exchange, command: commands.Command, no_value: bool = False, renews: bytes = b""
     ) -> None:
-        """`renews` is the key whose time may begin anew: until there is an outcome this member does not
-        propose its end, which would overtake what waits.
+        """`renews` is the key whose TTL may be renewed. Until the command has an outcome this member does not
+        propose the expiry of the key, which would overtake the command if that waits.
         """
         done = partial(self._answer, exchange, no_value)
         principal = exchange.principal.encode()
@@ -219,11 +220,11 @@ class KeysApi:
         else:
             self._member.propose(commands.encode(command), done, principal)
 
-    # Answers
+    # --- answers
 
     def _left(self, view: NodeView) -> float:
-        """The seconds that a node has left, by this member's count, which no wall clock moves. Only of time
-        that is over, and of which nothing is known any more, the instant is told that was meant then.
+        """The seconds until a node expires, by this member's monotonic clock. Only for a TTL that is over, of
+        which nothing is known any more, it is computed from the wall clock.
         """
         clock = self._member.clock
         left = self._countdown.left_since(view.key, self._machine.tree.begun(view), clock.monotonic())
@@ -238,23 +239,23 @@ class KeysApi:
                 exchange.respond(status, fields, self._render.action(outcome))
             elif outcome.node.nodes is None and (size := outcome.size) <= PIECE_BYTES:
                 body = self._render.event(outcome)
-                if len(body) > _LITTLE:
-                    self._machine.applying.worked += shown_work(body, size) // WORK_PER_UNIT
+                if len(body) > _LITTLE_BYTES:
+                    self._machine.applying.worked += rendered_work(body, size) // WORK_PER_UNIT
                 exchange.respond(status, fields, body)
             else:
                 parts, size = self._parts(outcome), _held(outcome)
-                self._show(exchange, status, fields, parts, size, done=action != "get")
+                self._send(exchange, status, fields, parts, size, done=action != "get")
         elif isinstance(outcome, Walk):
             rendering = Rendering(listing_parts(outcome, self._render))
             fault = self._listings.begin(exchange, 200, self._fields(outcome.index), rendering)
             if fault is not None:
                 self._refuse(exchange, fault)
         else:
-            self._listings.cut_the_slow()  # they may be why there is too much for one more
+            self._listings.cut_slow()  # they may be the reason why there is no room for one more
             self._refuse(exchange, outcome if isinstance(outcome, Fault) else _NO_OUTCOME)
 
     def _parts(self, event: Event) -> Iterator[Part]:
-        """A large event in pieces, which are kept for watchers where there may be some to tell."""
+        """A large event in parts, which are kept for watchers if there are any."""
         parts = self._render.event_parts(event)
         if event.action == "get":
             return parts
@@ -264,7 +265,7 @@ class KeysApi:
         line = self._lines.share(event, parts)
         return parts if line is None else line.read()
 
-    def _show(
+    def _send(
         self,
         exchange: Exchange,
         status: int,
@@ -276,9 +277,10 @@ class KeysApi:
         endless: bool = False,
         stays_open: bool = False,
     ) -> None:
-        """Answer with what may be long, and holds `size`: at once where that is little work, else in pieces.
-        Where there is too much other work it is refused; a write that was `done` has an outcome that cannot
-        be told. `endless` and `stays_open` are for watches (`Answers.begin`).
+        """Send an answer that may be long and holds `size` bytes: at once if rendering it is little work,
+        else in steps. If there is too much other work it is refused; if it is for a write that was `done`,
+        the fault says that the answer could not be made. `endless` and `stays_open` are for watches
+        (`Deliveries.begin`).
         """
         rendering = Rendering(parts)
         body = rendering.more(AT_ONCE_WORK)
@@ -308,23 +310,23 @@ class KeysApi:
         status, fields = fault.http_status, self._render.fault_fields(fault)
         if len(fault.cause) <= PIECE_BYTES:
             body = self._render.fault(fault)
-            if len(body) > _LITTLE:
-                self._machine.applying.worked += shown_work(body, len(fault.cause)) // WORK_PER_UNIT
+            if len(body) > _LITTLE_BYTES:
+                self._machine.applying.worked += rendered_work(body, len(fault.cause)) // WORK_PER_UNIT
             exchange.respond(status, fields, body)
         else:
-            self._show(exchange, status, fields, self._render.fault_parts(fault), len(fault.cause))
+            self._send(exchange, status, fields, self._render.fault_parts(fault), len(fault.cause))
 
     def _fields(self, index: EtcdIndex) -> bytes:
         member = self._member
         return self._render.success_fields(index, member.commit_index, member.term)
 
-    # Watches
+    # --- watches
 
     def _watch(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        """Serve a watch: from the window when it holds a match, else from the next match on.
+        """Serve a watch: with a match in the event window if there is one, else from the next match on.
 
-        A stream with a match in the window gets that one and then nothing, its body staying open: etcd's
-        behaviour. Where there is too much other work to show it, the watch is refused.
+        A stream with a match in the window gets that event and then nothing, while its body stays open, as
+        with etcd. If there is too much other work to render the event, the watch is refused.
         """
         now = self._machine.tree.index
         since = parameters.wait_index or now + 1
@@ -334,7 +336,7 @@ class KeysApi:
             return
         if found is not None:
             parts = self._render.event_parts(found, past=True)
-            self._show(
+            self._send(
                 exchange,
                 200,
                 self._fields(now),
@@ -350,26 +352,25 @@ class KeysApi:
         exchange.on_gone(watcher.remove)
 
     def _prepare(self, event: Event) -> Iterator[float]:
-        """See `Hub.prepare`: show a large event, as far as that was not done for its answer."""
+        """See `Hub.prepare`: render a large event, as far as that was not done for its answer."""
         line = self._lines.take(event)
         if is_small(event):
-            return _NOTHING
-        return self._make(line or Line(event, self._render.event_parts(event)))
+            return _NO_STEPS
+        return self._make(line or EventLine(event, self._render.event_parts(event)))
 
-    def _make(self, line: Line) -> Iterator[float]:
-        """Make what is not made of a line; all of it anew where its answer failed over it."""
+    def _make(self, line: EventLine) -> Iterator[float]:
+        """Render the rest of a line, or all of it again if rendering it for its answer raised."""
         for work in line.make():
-            yield work / _WORK_OF_TELLING
+            yield work / _WATCHER_WORK
         if line.failed:
-            line = Line(line.event, self._render.event_parts(line.event))
+            line = EventLine(line.event, self._render.event_parts(line.event))
             for work in line.make():
-                yield work / _WORK_OF_TELLING
-        self._told = (line.event, line.made)
+                yield work / _WATCHER_WORK
+        self._published = (line.event, line.made)
 
     def _deliver(self, exchange: Exchange, stream: bool, event: Event | None) -> bool:
-        """Hand an event to a watcher's connection; end the body for None.
-
-        False when it is gone, or so far behind that its buffer is full.
+        """Send an event to a watcher; None ends the body. False if the connection is gone, or so far behind
+        that its buffer is full.
         """
         if event is None:
             exchange.end()
@@ -380,14 +381,14 @@ class KeysApi:
         return taken
 
     def _line(self, event: Event) -> list[bytes]:
-        """The event's one line of JSON, in parts. All who are told of it share the same."""
-        told, line = self._told
-        if told is not event:
+        """The event as one line of JSON, in parts. All watchers share the same bytes."""
+        event_before, line = self._published
+        if event_before is not event:
             line = [self._render.event(event)]
-            self._told = (event, line)
+            self._published = (event, line)
         return line
 
 
 def _held(event: Event) -> int:
-    """Bytes of values that an event holds, at most."""
+    """Upper bound of the bytes of values that an event holds."""
     return event.size + (SMALL_BYTES if event.node.nodes else 0)

@@ -1,14 +1,14 @@
-"""A large directory as an answer: found, shown and sent in pieces (`api.v2.pieces`).
+"""The listing of a large directory, rendered part by part and delivered in steps (`api.v2.delivery`).
 
-What it shows is the tree as it was when the request was handled (`state.v2.walk`). A walk slows every change
-of the tree down and keeps what changes under it, so there are few.
+It shows the tree as it was when the request was handled (`state.v2.walk`). A walk slows down every change of
+the tree, and keeps what changes below it, so there may be only a few at a time.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.v2.pieces import STEP_WORK
+from netstore.api.v2.delivery import STEP_WORK
 from netstore.api.v2.render import NODE_WORK, closing
 from netstore.state.v2.walk import Closed, Opened
 
@@ -22,7 +22,7 @@ _NODES: Final = b',"nodes":['
 
 
 def listing_parts(walk: Walk, render: Renderer) -> Iterator[Part]:
-    """The answer in pieces of bounded work. Raises `WalkLost`."""
+    """The body of the answer in parts of bounded work. Raises `WalkLost`."""
     yield b'{"action":"get","node":', 0
     before = b""
     for row in walk.rows():

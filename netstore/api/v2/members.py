@@ -1,6 +1,7 @@
 """`/v2/members`, `/v2/members/leader`, `/v2/machines` (v2 API, members API).
 
-Reads answer from what this member has applied; changes go through `node.cluster`, on any member.
+Reads show what this member has applied. Changes go through `node.cluster`, and can be requested of any
+member.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from netstore.api.router import NOSNIFF, method_allowed
-from netstore.api.v2.percent import decode
+from netstore.api.http.body import BadBody, go_kind, json_body
+from netstore.api.http.percent import decode
+from netstore.api.http.responses import JSON, NOSNIFF, method_allowed
 from netstore.errors import Fault, Reason
 from netstore.net.exchange import PLAIN
 from netstore.types import NodeId
@@ -24,25 +26,12 @@ if TYPE_CHECKING:
 
 PREFIX: Final = b"/v2/members"
 
-JSON_LIMIT_BYTES: Final = 16 * 1024
-"""Longest JSON body, twice the longest URLs of a member: 0.5 ms at worst. 10 MiB take up to a second."""
-
-_JSON: Final = b"Content-Type: application/json\r\n"
 _METHODS: Final = b"GET,POST,DELETE,PUT"
 _MOST_DIGITS: Final = 16
-_GO_KINDS: Final = ((bool, "bool"), (str, "string"), (int | float, "number"), (list, "array"))
-
-
-class BadBody(ValueError):  # noqa: N818 - named for what was found
-    """The body is not what was asked for: the HTTP status and the text to answer with."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class MembersApi:
-    """Lists, adds, moves and removes members, and tells the leader."""
+    """Lists, adds, updates and removes members, and names the leader."""
 
     def __init__(self, member: Member, cluster: Membership) -> None:
         self._member = member
@@ -50,7 +39,7 @@ class MembersApi:
         self._fields = b"X-Etcd-Cluster-Id: %x\r\n" % member.cluster_id
 
     def members(self, exchange: Exchange) -> None:
-        """Answer `/v2/members` and what lies below it."""
+        """Answer a request for `/v2/members` or below."""
         if not method_allowed(exchange, _METHODS):
             return
         path = decode(exchange.request.path)
@@ -66,13 +55,13 @@ class MembersApi:
                 self._delete(exchange, below)
 
     def machines(self, exchange: Exchange) -> None:
-        """Answer `/v2/machines`: the client URLs of all members."""
+        """Answer a request for `/v2/machines`: the client URLs of all members."""
         if method_allowed(exchange, b"GET,HEAD"):
             members = self._member.machine.members.values()
             urls = sorted(url for member in members for url in member.client_urls)
             exchange.respond(200, PLAIN, ", ".join(urls).encode())
 
-    # --- verbs
+    # --- methods
 
     def _get(self, exchange: Exchange, below: str) -> None:
         known = self._member.machine.members
@@ -124,10 +113,10 @@ class MembersApi:
         else:
             self._tell(exchange, 500, "Internal Server Error")
 
-    # --- what was asked
+    # --- decoding
 
     def _named(self, exchange: Exchange, below: str) -> NodeId | None:
-        """The member the path names; None when the request was answered because it names none."""
+        """The member that the path names; None if it names none, and then the request was answered."""
         if not below:
             exchange.respond(405, self._fields + PLAIN + NOSNIFF, b"Method Not Allowed\n")
             return None
@@ -137,7 +126,7 @@ class MembersApi:
         return id_
 
     def _peer_urls(self, exchange: Exchange) -> tuple[str, ...] | None:
-        """The peer URLs in the body; None when the request was answered because there are none."""
+        """The peer URLs in the body; None if they cannot be used, and then the request was answered."""
         try:
             return peer_urls_of(json_body(exchange))
         except BadBody as bad:
@@ -148,46 +137,19 @@ class MembersApi:
         self._respond(exchange, status, {"message": message})
 
     def _respond(self, exchange: Exchange, status: int, document: object, end: bytes = b"") -> None:
-        exchange.respond(status, _JSON + self._fields, msgspec.json.encode(document) + end)
+        exchange.respond(status, JSON + self._fields, msgspec.json.encode(document) + end)
 
 
 def member_id_of(text: str) -> NodeId | None:
-    """The member that a text in hexadecimal stands for; None when it is none."""
+    """The member id that a text is in hexadecimal; None if it is not."""
     digits = text.lstrip("0") or "0"
     if not text or len(digits) > _MOST_DIGITS or set(digits) - set("0123456789abcdefABCDEF"):
         return None
     return NodeId(int(digits, 16))
 
 
-def json_body(exchange: Exchange) -> dict[str, Any]:
-    """The JSON object that is the body, keys in lower case; null is an empty one, BadBody all else, and
-    what is longer than `JSON_LIMIT_BYTES`.
-
-    The type of the content must be told: a page in a browser cannot send it to a stranger by itself.
-    """
-    given = (exchange.request.content_type or b"").decode("latin-1")
-    name, parameters, _ = given.partition(";")
-    named = name.strip().lower() if parameters else given
-    if named != "application/json":
-        raise BadBody(415, f"Bad Content-Type {named}, accept application/json")
-    body = exchange.request.body
-    if exchange.request.too_large or len(body) > JSON_LIMIT_BYTES:
-        raise BadBody(413, f"the body has more than {JSON_LIMIT_BYTES} bytes")
-    if not body.strip():
-        raise BadBody(400, "unexpected end of JSON input")
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadBody(400, str(error)) from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise BadBody(400, f"json: cannot unmarshal {_go_kind(document)} into an object")
-    return {str(key).lower(): value for key, value in document.items()}
-
-
 def peer_urls_of(document: dict[str, Any]) -> tuple[str, ...]:
-    """The member `peerURLs` of a document from `json_body`, checked; BadBody when they cannot be used."""
+    """The `peerURLs` of a document from `json_body`, checked; BadBody if they cannot be used."""
     urls = document.get("peerurls") or []
     if not isinstance(urls, list):
         raise _mistyped(urls, "[]string")
@@ -201,7 +163,7 @@ def peer_urls_of(document: dict[str, Any]) -> tuple[str, ...]:
 
 
 def shown(member: MemberInfo) -> dict[str, object]:
-    """A member as the v2 API shows it."""
+    """A member in the JSON of the v2 API."""
     return {
         "id": f"{member.id:x}",
         "name": member.name,
@@ -212,8 +174,4 @@ def shown(member: MemberInfo) -> dict[str, object]:
 
 def _mistyped(value: object, wanted: str) -> BadBody:
     field = f"Go struct field .peerURLs of type {wanted}"
-    return BadBody(400, f"json: cannot unmarshal {_go_kind(value)} into {field}")
-
-
-def _go_kind(value: object) -> str:
-    return next((kind for types, kind in _GO_KINDS if isinstance(value, types)), "object")
+    return BadBody(400, f"json: cannot unmarshal {go_kind(value)} into {field}")

@@ -1,7 +1,4 @@
-"""The JSON and the header fields of the v2 keys API.
-
-The only place that knows them (v2 API, answers and errors).
-"""
+"""The JSON and the header fields of the v2 keys API (v2 API, answers and errors)."""
 
 from __future__ import annotations
 
@@ -12,48 +9,48 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from netstore.api.http.responses import JSON
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from netstore.errors import Fault
     from netstore.types import ClusterId, EtcdIndex, Event, Index, Nanos, NodeView, Term
 
-JSON: Final = b"Content-Type: application/json\r\n"
-
 _NANOS_PER_SECOND: Final = 1_000_000_000
 
 _ESCAPED_ALIKE: Final = bytes(set(range(0x80)) - set(b"<>&\b\f"))
-"""The bytes that msgspec and etcd write in the same way."""
+"""Bytes that msgspec and etcd escape in the same way."""
 _REPLACED: Final = tuple(
     (character.encode(), b"\\u%04x" % ord(character)) for character in ("<", ">", "&", "\u2028", "\u2029")
 )
-"""What msgspec leaves as it is and etcd escapes."""
+"""Characters that etcd escapes and msgspec does not."""
 _encode: Final = msgspec.json.Encoder().encode
 
 Part = tuple[bytes, int]
-"""A piece of JSON, and the work of making it: 1 for a byte of plain text, which is about a nanosecond."""
+"""A piece of JSON, and the work of rendering it: 1 for a byte of plain text, which takes about a nanosecond.
+"""
 
 PIECE_BYTES: Final = 16 * 1024
-"""Bytes of keys, values and causes that are shown in one piece of work: a millisecond at worst."""
+"""Bytes of keys, values and causes that are rendered in one piece of work: at most a millisecond."""
 
 NODE_WORK: Final = 4_000
-"""The work of a node, beside that of its key and value."""
+"""Work of a node, besides that of its key and value."""
 
 _TEXT_WORK: Final = 3
-"""The work of a byte of what is not all ASCII."""
+"""Work of a byte of text that is not all ASCII."""
 _REPAIR_WORK: Final = 128
-"""The work of a byte where something is not UTF-8."""
+"""Work of a byte of a text that is not valid UTF-8."""
 _ESCAPE_WORK: Final = 10
-"""The work of a byte by which something is longer in JSON."""
+"""Work of each byte that escaping adds."""
 
 
 def json_string(data: bytes) -> bytes:
-    """Bytes as a JSON string, escaped as etcd does.
+    """Bytes as a JSON string, escaped as by etcd. Each byte that is not valid UTF-8 becomes the replacement
+    character.
 
-    What is not UTF-8 shows as the replacement character, byte by byte.
-
-    Cost of a MB: 1 to 3 ms where little is escaped, 10 to 30 ms where everything is, up to 80 ms where it is
-    not UTF-8. What may be long is shown by `string_parts`.
+    Cost of a MB: 1 to 3 ms if little is escaped, 10 to 30 ms if everything is, up to 80 ms if it is not
+    UTF-8. Strings that may be long are rendered by `string_parts`.
     """
     special = data.translate(None, _ESCAPED_ALIKE)
     if not special:
@@ -64,7 +61,7 @@ def json_string(data: bytes) -> bytes:
         return _json_string_repaired(data)
     shown = _encode(text)
     if b"\b" in special or b"\f" in special:
-        # A raw NUL, which is never in what was encoded, stands for an escaped backslash meanwhile.
+        # A raw NUL, which cannot be in encoded text, stands in for an escaped backslash.
         shown = shown.replace(b"\\\\", b"\0").replace(b"\\b", b"\\u0008").replace(b"\\f", b"\\u000c")
         shown = shown.replace(b"\0", b"\\\\")
     for plain, escape in _REPLACED:
@@ -73,8 +70,9 @@ def json_string(data: bytes) -> bytes:
 
 
 def _json_string_repaired(data: bytes) -> bytes:
-    """The same where something is not UTF-8. Encoding with `replace` puts a question mark for each such byte;
-    those that were there are written as `~b` meanwhile, and a tilde as `~a`.
+    """`json_string` for bytes that are not valid UTF-8. Encoding with `replace` writes a question mark for
+    each invalid byte; so the question marks of the text are written as `~b` meanwhile, and its tildes as
+    `~a`.
     """
     marked = data.replace(b"~", b"~a").replace(b"?", b"~b").decode("utf-8", "surrogateescape")
     shown = json_string(marked.encode("utf-8", "replace"))
@@ -82,7 +80,7 @@ def _json_string_repaired(data: bytes) -> bytes:
 
 
 def string_parts(data: bytes) -> Iterator[Part]:
-    """`json_string` in pieces, each of at most `PIECE_BYTES` of the data."""
+    """`json_string` in parts, each of at most `PIECE_BYTES` of the data."""
     start = 0
     while True:
         end = _cut(data, start + PIECE_BYTES)
@@ -97,41 +95,42 @@ def string_parts(data: bytes) -> Iterator[Part]:
 
 
 def _cut(data: bytes, at: int) -> int:
-    """The place at `at`, or up to three bytes before, that lies in no UTF-8 sequence."""
+    """`at`, or up to three bytes before, so that no UTF-8 sequence is split."""
     if at >= len(data):
         return len(data)
     for place in range(at, at - 4, -1):
-        if data[place] & 0xC0 != 0x80:  # not the continuation of a sequence
+        if data[place] & 0xC0 != 0x80:  # not a continuation byte
             return place
     return at
 
 
 def _work(is_ascii: bool, size: int, shown: bytes) -> int:
-    """The work that so many bytes were, from what they came to."""
+    """The work that rendering `size` bytes was, estimated from the result."""
     escapes = (len(shown) - size) * _ESCAPE_WORK
     if is_ascii:
         return size + escapes
     return size * (_REPAIR_WORK if b"\\ufffd" in shown else _TEXT_WORK) + escapes
 
 
-def shown_work(shown: bytes, size: int) -> int:
-    """The work of a short answer, from what it came to; `size` are the bytes of keys, values or causes in it.
-    What is not UTF-8 counts as escapes here, of six bytes for one. 1 us for 100 KiB.
+def rendered_work(shown: bytes, size: int) -> int:
+    """The work of rendering a short answer, estimated from the result; `size` is the bytes of keys, values or
+    causes in it. A byte that is not valid UTF-8 counts as an escape, which is six bytes for one. 1 us for 100
+    KiB.
     """
     return _work(shown.isascii(), size, shown)
 
 
 class _Node(msgspec.Struct, gc=False):
-    """A node as it is shown that has a value and no TTL."""
+    """A node that has a value and no TTL, with the JSON names of its members."""
 
     key: str
     value: str
-    modifiedIndex: int  # noqa: N815 - as it is shown
+    modifiedIndex: int  # noqa: N815 - the name in JSON
     createdIndex: int  # noqa: N815
 
 
 class _Event(msgspec.Struct, gc=False, omit_defaults=True):
-    """An event of such nodes."""
+    """An event with such nodes."""
 
     action: str
     node: _Node
@@ -139,8 +138,8 @@ class _Event(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 def _plain(event: Event) -> _Event | None:
-    """The event to be encoded in one go, which is 1 us instead of 2: where its nodes have values and no TTLs,
-    and nothing in them is escaped in another way than msgspec does it. That is so for most.
+    """The event for msgspec to encode, which takes 1 us instead of 2; None unless its nodes have values and
+    no TTLs, and etcd escapes them as msgspec does. Most events are such.
     """
     node, prev = event.node, event.prev
     value = node.value
@@ -163,7 +162,7 @@ def _plain(event: Event) -> _Event | None:
 
 
 class Rendering:
-    """Something that is shown in pieces of bounded work."""
+    """An answer that is rendered in pieces of bounded work."""
 
     __slots__ = ("_parts", "over", "worked")
 
@@ -172,12 +171,10 @@ class Rendering:
         self.worked = 0
         """Work done so far."""
         self.over = False
-        """There is no more."""
+        """All of it is rendered."""
 
     def more(self, work: int, size: float = inf) -> bytes:
-        """What comes next: until so much work is done or so many bytes are made, and one part more. What a
-        part raises is raised.
-        """
+        """The next piece: it ends with the part that reaches this work or size. Raises what a part raises."""
         made = []
         for part, part_work in self._parts:
             made.append(part)
@@ -192,38 +189,38 @@ class Rendering:
 
 
 def is_small(event: Event) -> bool:
-    """Whether it is shown by `Renderer.event`, in one piece of work."""
+    """Whether rendering it with `Renderer.event` is one piece of work."""
     return event.node.nodes is None and event.size <= PIECE_BYTES
 
 
 def expiration(instant: Nanos) -> bytes:
-    """RFC 3339 in UTC, with nanoseconds and without their trailing zeros."""
+    """An instant as RFC 3339 in UTC, with nanoseconds and without their trailing zeros."""
     seconds, nanos = divmod(instant, _NANOS_PER_SECOND)
     text = _date_and_time(seconds)
     return text + (b".%09d" % nanos).rstrip(b"0") + b"Z" if nanos else text + b"Z"
 
 
-@lru_cache(maxsize=8192)  # a listing of leases shows the same seconds again and again
+@lru_cache(maxsize=8192)  # a listing of nodes with TTLs has many equal seconds
 def _date_and_time(seconds: int) -> bytes:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 class Renderer:
-    """Renders for one member: its cluster id is in every head, its count tells the time left."""
+    """Renders for one member: its cluster id is in every head, and its count is the remaining time."""
 
     def __init__(self, cluster: ClusterId, left: Callable[[NodeView], float]) -> None:
-        """`left` tells the seconds that a node with a TTL has left, below 0 where it is overdue."""
+        """`left` is the seconds until a node with a TTL expires, below 0 if that is overdue."""
         self._left = left
         start = JSON + b"X-Etcd-Cluster-Id: %x\r\n" % cluster
         self._success = start + b"X-Etcd-Index: %d\r\nX-Raft-Index: %d\r\nX-Raft-Term: %d\r\n"
         self._failure = start + b"X-Etcd-Index: %d\r\n"
 
     def success_fields(self, index: EtcdIndex, commit: Index, term: Term) -> bytes:
-        """Head of an answer or a watch."""
+        """Header fields of an answer or a watch."""
         return self._success % (index, commit, term)
 
     def fault_fields(self, fault: Fault) -> bytes:
-        """Head of a refusal: without Raft's position."""
+        """Header fields of a refusal: without Raft's position."""
         return self._failure % fault.index
 
     @staticmethod
@@ -239,15 +236,14 @@ class Renderer:
 
     @staticmethod
     def fault_parts(fault: Fault) -> Iterator[Part]:
-        """`fault` in pieces: a cause may hold two values."""
+        """`fault` in parts: a cause may hold two values."""
         yield b'{"errorCode":%d,"message":"%b","cause":' % (fault.code, fault.message.encode()), 0
         yield from string_parts(fault.cause)
         yield b',"index":%d}\n' % fault.index, 0
 
     def event(self, event: Event, *, past: bool = False) -> bytes:
-        """A change or an answer, one line.
-
-        `past`: from the window, where a time left that has run out is not shown.
+        """A change or an answer as one line. `past`: of the event window, where a remaining time that is not
+        above 0 is left out.
         """
         plain = _plain(event)
         if plain is not None:
@@ -262,7 +258,7 @@ class Renderer:
         )
 
     def event_parts(self, event: Event, *, past: bool = False) -> Iterator[Part]:
-        """`event` in pieces."""
+        """`event` in parts."""
         yield b'{"action":"%b","node":' % event.action.encode(), 0
         yield from self._tree_parts(event.node, past)
         if event.prev is not None:
@@ -276,7 +272,7 @@ class Renderer:
         return b'{"action":"%b"}\n' % event.action.encode()
 
     def node(self, view: NodeView, past: bool = False) -> bytes:
-        """A node, with what was listed below it."""
+        """A node with the nodes that are listed below it."""
         if view.value is not None and not view.expires:
             return b'{"key":%b,"value":%b,"modifiedIndex":%d,"createdIndex":%d}' % (
                 json_string(view.key),
@@ -289,9 +285,8 @@ class Renderer:
         return self.opening(view, past) + closing(view)
 
     def _tree_parts(self, top: NodeView, past: bool) -> Iterator[Part]:
-        """A node in pieces, with what was listed below it.
-
-        A stack, not recursion: a path may be thousands of names deep.
+        """A node in parts, with the nodes that are listed below it. With a stack instead of recursion: a
+        directory may be deep.
         """
         stack: list[NodeView | bytes] = [top]
         while stack:
@@ -310,7 +305,7 @@ class Renderer:
                 yield from self.node_parts(item, past)
 
     def node_parts(self, view: NodeView, past: bool = False) -> Iterator[Part]:
-        """A node that has nothing listed below it, in pieces."""
+        """A node without others below it, in parts."""
         if len(view.key) + len(view.value or b"") <= PIECE_BYTES:
             yield self._small_part(view, past)
         else:
@@ -322,7 +317,7 @@ class Renderer:
         return shown, NODE_WORK + _work(key.isascii() and value.isascii(), len(key) + len(value), shown)
 
     def opening_parts(self, view: NodeView, past: bool = False) -> Iterator[Part]:
-        """`opening` in pieces."""
+        """`opening` in parts."""
         size = len(view.key) + len(view.value or b"")
         if size <= PIECE_BYTES:
             shown = self.opening(view, past)
@@ -336,7 +331,7 @@ class Renderer:
         yield b"".join([b"," + member for member in self._properties(view, past)]), 0
 
     def opening(self, view: NodeView, past: bool = False) -> bytes:
-        """A node up to where its `nodes` stand."""
+        """A node up to its `nodes`."""
         members = []
         if view.key != b"/":
             members.append(b'"key":' + json_string(view.key))
@@ -345,13 +340,13 @@ class Renderer:
         return b"{" + b",".join(members + self._properties(view, past))
 
     def _properties(self, view: NodeView, past: bool) -> list[bytes]:
-        """What is said of a node behind its key and value."""
+        """The members of a node between its value and its `nodes`."""
         members = []
         if view.dir:
             members.append(b'"dir":true')
         if view.expires:
             members.append(b'"expiration":"%b"' % expiration(view.expires))
-            # The ceiling of the seconds left; when overdue, cut towards zero. Zero is left out.
+            # The ceiling of the seconds: what is overdue is cut towards zero. Zero is left out.
             left = ceil(self._left(view))
             if left > 0 or (left and not past):
                 members.append(b'"ttl":%d' % left)
@@ -359,7 +354,7 @@ class Renderer:
 
 
 def closing(view: NodeView) -> bytes:
-    """A node from behind its `nodes`; of the root there is only the brace."""
+    """A node from behind its `nodes` on; of the root that is only the brace."""
     if not view.modified:
         return b"}"
     return b',"modifiedIndex":%d,"createdIndex":%d}' % (view.modified, view.created)

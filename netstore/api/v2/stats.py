@@ -1,7 +1,7 @@
 """`/v2/stats/store`, `/v2/stats/self`, `/v2/stats/leader` (v2 API, statistics).
 
-What they show of the streams between members is counted where the streams are, and asked for here behind
-`Transport`; rates come from looking at those counters once a second, so that a message costs an addition.
+The traffic between members is counted by the streams, and read here through `Transport`. Rates are computed
+from samples of those counters, taken once a second, so that counting a message costs one addition.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from netstore.api.router import method_allowed
-from netstore.api.v2.render import JSON, expiration
+from netstore.api.http.responses import JSON, method_allowed
+from netstore.api.v2.render import expiration
 from netstore.raft.status import Role
 
 if TYPE_CHECKING:
@@ -40,52 +40,52 @@ _STORE: Final = (
     "expireCount",
     "watchers",
 )
-"""The members of the document in etcd's order: the fields of `Statistics`, then the live watchers."""
+"""The members of the document in etcd's order: the fields of `Statistics`, then the number of watchers."""
 
 _NEVER: Final = "0001-01-01T00:00:00Z"
-"""How etcd writes an instant that is not known."""
+"""An unknown instant, as etcd writes it."""
 
 _SECOND: Final = 1_000_000_000
 _MILLISECOND: Final = 1_000_000
 _MICROSECOND: Final = 1_000
 
 RATE_SECONDS: Final = 2.0
-"""Rates are those of the last samples, this old at most."""
+"""Largest age of the samples that rates are computed from."""
 
 
 class Transport(Protocol):
-    """What is known of the streams between members (`peer.peers.Peers`)."""
+    """What the streams between members count (`peer.peers.Peers`)."""
 
     @property
     def traffic(self) -> Traffic:
-        """The counters; they go on."""
+        """The counters, which are updated in place."""
 
     def round_trip(self, peer: NodeId) -> RoundTrip:
-        """What was measured towards one member; all zeros for a stranger."""
+        """The round trips to one member; all zeros if it is unknown."""
 
 
 class StatsApi:
-    """Answers requests for statistics, at once. Only GET is allowed."""
+    """Answers requests for statistics at once. Only GET is allowed."""
 
     def __init__(self, member: Member, transport: Transport) -> None:
         self._member = member
         self._transport = transport
         self._started = member.clock.wall()
         self._samples: deque[tuple[float, Traffic]] = deque(maxlen=2)
-        """Copies of the counters, and when they were made."""
+        """Copies of the counters, and their times."""
 
     def sample(self) -> None:
-        """To be called about once a second: rates are worked out between two calls."""
+        """To be called about once a second; rates are those between the last two calls."""
         self._samples.append((self._member.clock.monotonic(), replace(self._transport.traffic)))
 
     def store(self, exchange: Exchange) -> None:
-        """What the store has counted: writes on every member alike, reads of this one."""
+        """The counters of the store: writes, which are equal on all members, and the reads of this member."""
         if method_allowed(exchange, b"GET"):
             counts = msgspec.structs.astuple(self._member.machine.statistics)
             self._respond(exchange, dict(zip(_STORE, (*counts, self._member.hub.count), strict=True)))
 
     def own(self, exchange: Exchange) -> None:
-        """Who this member is, whom it follows since when, and its traffic with the others."""
+        """This member, its leader and since when it leads, and the traffic with the other members."""
         if not method_allowed(exchange, b"GET"):
             return
         member = self._member
@@ -113,7 +113,7 @@ class StatsApi:
         self._respond(exchange, {k: v for k, v in document.items() if v or not k.endswith("Rate")})
 
     def leader(self, exchange: Exchange) -> None:
-        """What the leader knows of the way to each of the others; anybody else refuses, as etcd does."""
+        """The leader's round trips to each follower; other members refuse, as with etcd."""
         if not method_allowed(exchange, b"GET"):
             return
         status = self._member.status()
@@ -124,7 +124,7 @@ class StatsApi:
         self._respond(exchange, {"leader": f"{status.id:x}", "followers": followers})
 
     def _rates(self) -> tuple[float, float, float, float]:
-        """Messages and bytes a second in, then out; zeros when nothing was sampled lately."""
+        """Messages and bytes per second in, then out; zeros without recent samples."""
         if len(self._samples) < 2:
             return 0.0, 0.0, 0.0, 0.0
         (since, old), (until, new) = self._samples
@@ -158,7 +158,7 @@ def _follower(way: RoundTrip) -> dict[str, object]:
 
 
 def duration(nanos: int) -> str:
-    """A span of time the way Go writes it: `1h2m3.5s`, `250ms`, `10µs`."""
+    """A duration as Go prints it: `1h2m3.5s`, `250ms`, `10µs`."""
     if nanos < _SECOND:
         for unit, name in ((_MILLISECOND, "ms"), (_MICROSECOND, "µs")):
             if nanos >= unit:

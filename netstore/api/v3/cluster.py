@@ -1,11 +1,11 @@
-"""The Cluster service: who the members are, and changing that (`node.cluster`)."""
+"""The Cluster service: listing and changing the members (`node.cluster`)."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 
-from netstore.api.v3 import messages
+from netstore.api.v3 import messages, operations
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from netstore.api.v3.door import Door
+    from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
     from netstore.net.grpc.protocols import Call, Handler
     from netstore.node.member import Membership, Replica
@@ -25,21 +25,24 @@ if TYPE_CHECKING:
 
 
 class ClusterService:
-    """`etcdserverpb.Cluster`. Headers have no revision."""
+    """`etcdserverpb.Cluster`. The headers of its answers have no revision."""
 
     def __init__(self, member: Replica, headers: Headers, members: Membership) -> None:
         self._member = member
         self._headers = headers
         self._members = members
 
-    def methods(self, door: Door) -> dict[bytes, Handler]:
+    def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler."""
+        unary = interceptor.unary
         return {
-            b"/etcdserverpb.Cluster/MemberAdd": door.unary(pb.MemberAddRequest, self._add),
-            b"/etcdserverpb.Cluster/MemberRemove": door.unary(pb.MemberRemoveRequest, self._remove),
-            b"/etcdserverpb.Cluster/MemberUpdate": door.unary(pb.MemberUpdateRequest, self._update),
-            b"/etcdserverpb.Cluster/MemberList": door.unary(pb.MemberListRequest, self._list),
-            b"/etcdserverpb.Cluster/MemberPromote": door.unary(pb.MemberPromoteRequest, self._promote),
+            operations.MEMBER_ADD: unary(pb.MemberAddRequest, self._add, operations.member_add),
+            operations.MEMBER_REMOVE: unary(pb.MemberRemoveRequest, self._remove, operations.member_remove),
+            operations.MEMBER_UPDATE: unary(pb.MemberUpdateRequest, self._update, operations.member_update),
+            operations.MEMBER_LIST: unary(pb.MemberListRequest, self._list, operations.member_list),
+            operations.MEMBER_PROMOTE: unary(
+                pb.MemberPromoteRequest, self._promote, operations.member_promote
+            ),
         }
 
     def _add(self, call: Call, request: pb.MemberAddRequest) -> None:
@@ -111,7 +114,7 @@ def _shown(member: MemberInfo) -> pb.Member:
 
 
 def _checked(call: Call, urls: Iterable[str]) -> tuple[str, ...]:
-    """The URLs in their normal form; none, and the call was refused, where one is not fit for a peer."""
+    """The URLs in their normal form; none if one is no peer URL, and then the call was refused."""
     try:
         return checked_peer_urls(url.removesuffix("/") for url in urls)
     except BadPeerUrl:

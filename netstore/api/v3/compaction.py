@@ -1,8 +1,8 @@
-"""Compaction by itself, as the operator asked for: the leader forgets old history (v3 API, auto-compaction).
+"""Auto-compaction: the leader compacts old history, as the operator configured it (v3 API, auto-compaction).
 
-By time: the revision is noted ten times in each period, and the store is compacted to where it was one
-period ago, every period and at least every hour. By revisions: every five minutes all but the last so many
-are forgotten.
+By time: the revision is recorded ten times in each period, and the store is compacted to the revision of one
+period ago, once in a period and at least every hour. By revisions: every five minutes the store is compacted
+to all but the last so many revisions.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from netstore.seams import After, Log
     from netstore.state.machine import Outcome
 
-NOTES: Final = 10
-"""Notes of the revision in one period."""
+RECORDS: Final = 10
+"""Records of the revision in one period."""
 
 LONGEST_SECONDS: Final = 3600.0
-"""Between two compactions by time."""
+"""Longest interval between two compactions by time."""
 
 REVISION_SECONDS: Final = 300.0
-"""Between two compactions by revisions."""
+"""Interval between two compactions by revisions."""
 
 
 class ByTime:
@@ -36,23 +36,23 @@ class ByTime:
     def __init__(self, member: Member, after: After, period: float, log: Log) -> None:
         self._member = member
         self._after = after
-        self._pause = period / NOTES
+        self._pause = period / RECORDS
         self._every = min(period, LONGEST_SECONDS)
-        self._notes: deque[int] = deque(maxlen=NOTES)
+        self._records: deque[int] = deque(maxlen=RECORDS)
         self._waited = 0.0
         self._compaction = Compaction(member, log)
 
     def start(self) -> None:
-        """Begin to note revisions."""
-        self._after(self._pause, self._look)
+        """Schedule the next record of the revision."""
+        self._after(self._pause, self._run)
 
-    def _look(self) -> None:
-        notes = self._notes
+    def _run(self) -> None:
+        records = self._records
         self._waited += self._pause
-        if len(notes) == NOTES and self._waited >= self._every - self._pause / 2:
+        if len(records) == RECORDS and self._waited >= self._every - self._pause / 2:
             self._waited = 0.0
-            self._compaction.to(notes[0])
-        notes.append(self._member.machine.mvcc.revision)
+            self._compaction.to(records[0])
+        records.append(self._member.machine.mvcc.revision)
         self.start()
 
 
@@ -66,10 +66,10 @@ class ByRevisions:
         self._compaction = Compaction(member, log)
 
     def start(self) -> None:
-        """Begin to look."""
-        self._after(REVISION_SECONDS, self._look)
+        """Schedule the next compaction."""
+        self._after(REVISION_SECONDS, self._run)
 
-    def _look(self) -> None:
+    def _run(self) -> None:
         self._compaction.to(self._member.machine.mvcc.revision - self._count)
         self.start()
 
@@ -81,10 +81,12 @@ class Compaction:
         self._member = member
         self._log = log
         self._proposed = 0
-        """What is on its way; 0 when nothing is."""
+        """The revision of the compaction under way; 0 if there is none."""
 
     def to(self, revision: int) -> None:
-        """Compact to a revision, unless that was done or is under way, or another member leads."""
+        """Compact to a revision, unless that is done or another compaction is under way, or another member
+        leads.
+        """
         member = self._member
         if self._proposed or member.leader != member.id or revision <= max(1, member.machine.mvcc.compacted):
             return

@@ -1,8 +1,7 @@
 """The KV service: reads and writes of keys, transactions, compaction.
 
-A write is proposed and answered once it was applied; nothing is answered before the log has it on a quorum of
-disks. A read waits until this member's state holds everything that was acknowledged before it (ReadIndex),
-unless it asks for what is here (`serializable`).
+A write is proposed, and answered once it is committed and applied. A read waits until this member has applied
+everything that was acknowledged before the read (ReadIndex), unless it is `serializable`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.v3 import messages
+from netstore.api.v3 import messages, operations
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
@@ -21,7 +20,7 @@ from netstore.types import Revision
 
 if TYPE_CHECKING:
     from netstore.api.v3.answers import Answers
-    from netstore.api.v3.door import Door
+    from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc.protocols import Call, Handler
@@ -30,7 +29,9 @@ if TYPE_CHECKING:
     from netstore.state.v3.commands import Operation, Put, Range, Txn
 
 ENVELOPE_BYTES: Final = 32
-"""What etcd adds to a request before it measures it, about: the operation that just fits there fits here."""
+"""About what etcd adds to a request before it checks the size, so that an operation that just fits there fits
+here.
+"""
 
 
 class KvService:
@@ -46,7 +47,7 @@ class KvService:
         max_request_bytes: int,
         max_txn_ops: int,
     ) -> None:
-        """`max_request_bytes` bounds what one write may hold, `max_txn_ops` each list of a transaction."""
+        """`max_request_bytes` bounds the size of one write, `max_txn_ops` each list of a transaction."""
         self._member = member
         self._headers = headers
         self._quota = quota
@@ -54,14 +55,15 @@ class KvService:
         self._most_bytes = max_request_bytes - ENVELOPE_BYTES
         self._max_txn_ops = max_txn_ops
 
-    def methods(self, door: Door) -> dict[bytes, Handler]:
+    def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler."""
+        unary = interceptor.unary
         return {
-            b"/etcdserverpb.KV/Range": door.unary(pb.RangeRequest, self._range, learner=True),
-            b"/etcdserverpb.KV/Put": door.unary_of(messages.parse_put, self._put),
-            b"/etcdserverpb.KV/DeleteRange": door.unary(pb.DeleteRangeRequest, self._delete),
-            b"/etcdserverpb.KV/Txn": door.unary(pb.TxnRequest, self._txn),
-            b"/etcdserverpb.KV/Compact": door.unary(pb.CompactionRequest, self._compact),
+            operations.RANGE: unary(pb.RangeRequest, self._range, operations.range_, learner=True),
+            operations.PUT: interceptor.unary_of(messages.parse_put, self._put, operations.put),
+            operations.DELETE_RANGE: unary(pb.DeleteRangeRequest, self._delete, operations.delete_range),
+            operations.TXN: unary(pb.TxnRequest, self._txn, operations.txn),
+            operations.COMPACT: unary(pb.CompactionRequest, self._compact, operations.compact),
         }
 
     # --- writes

@@ -1,4 +1,4 @@
-"""The Maintenance service: what a member tells of itself, alarms, copies of its state, who leads."""
+"""The Maintenance service: status, alarms, hashes, snapshots, and moving the leader."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore import errors
-from netstore.api.v3 import messages
-from netstore.api.v3.door import Single
+from netstore.api.v3 import messages, operations
+from netstore.api.v3.interceptor import Single
 from netstore.api.v3.status import end, refuse
 from netstore.api.v3.version import VERSION
 from netstore.errors import Fault, Reason
@@ -20,7 +20,8 @@ from netstore.types import NodeId
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from netstore.api.v3.door import Door
+    from netstore.api.gate import Gate
+    from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc.protocols import Call, Handler, Receiver, StreamHandler
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
     from netstore.state.v3.hashes import Hash
 
 PIECE_BYTES: Final = 32 * 1024
-"""What one message of a snapshot holds at most, as from etcd."""
+"""Most bytes of a snapshot in one message, as with etcd."""
 
 MOST_UNSENT: Final = 1 << 20
-"""Bytes of a snapshot that wait for the client at a time."""
+"""Most unsent bytes of a snapshot."""
 
 MOST_ALARMS: Final = 1_000
-"""Alarms beyond which a client may raise no more: all are told in one answer, and those of members that were
-removed stay until they are cleared.
+"""Alarms beyond which a client may raise no more: all are listed in one answer, and those of removed members
+stay until they are cleared.
 """
 
 
@@ -44,7 +45,7 @@ _KINDS: Final = (NOSPACE, CORRUPT)
 
 
 class Sizes(Protocol):
-    """Tells what the state takes on disk, in bytes: the whole file, and what of it is in use."""
+    """Returns the size of the state on disk, in bytes: of the whole file, and of the part that is in use."""
 
     def __call__(self) -> tuple[int, int]: ...
 
@@ -57,17 +58,17 @@ class Copy(Protocol):
         """Bytes that `read` gives in all: a multiple of 512."""
 
     def read(self, most: int) -> bytes:
-        """The next bytes; none at the end."""
+        """The next bytes; empty at the end."""
 
     def close(self) -> None:
-        """Forget the file. May be called again."""
+        """Close the file. May be called again."""
 
 
 class Copies(Protocol):
     """Makes copies of the state (`node.backup.Backups`)."""
 
     def make(self, done: Callable[[Copy | Fault], None]) -> None:
-        """Make one that holds everything acknowledged so far. Whoever gets it closes it."""
+        """Make one that contains everything acknowledged so far. The receiver has to close it."""
 
 
 class MaintenanceService:
@@ -90,20 +91,21 @@ class MaintenanceService:
         self._copies = copies
         self._members = members
 
-    def methods(self, door: Door) -> dict[bytes, Handler]:
+    def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
         """Path -> handler of the unary methods."""
+        unary = interceptor.unary
         return {
-            b"/etcdserverpb.Maintenance/Status": door.unary(pb.StatusRequest, self._status, learner=True),
-            b"/etcdserverpb.Maintenance/Alarm": door.unary(pb.AlarmRequest, self._alarm),
-            b"/etcdserverpb.Maintenance/Defragment": door.unary(pb.DefragmentRequest, self._defragment),
-            b"/etcdserverpb.Maintenance/Hash": door.unary(pb.HashRequest, self._hash),
-            b"/etcdserverpb.Maintenance/HashKV": door.unary(pb.HashKVRequest, self._hash_kv),
-            b"/etcdserverpb.Maintenance/MoveLeader": door.unary(pb.MoveLeaderRequest, self._move_leader),
+            operations.STATUS: unary(pb.StatusRequest, self._status, operations.status, learner=True),
+            operations.ALARM: unary(pb.AlarmRequest, self._alarm, operations.alarm),
+            operations.DEFRAGMENT: unary(pb.DefragmentRequest, self._defragment, operations.defragment),
+            operations.HASH: unary(pb.HashRequest, self._hash, operations.hash_),
+            operations.HASH_KV: unary(pb.HashKVRequest, self._hash_kv, operations.hash_kv),
+            operations.MOVE_LEADER: unary(pb.MoveLeaderRequest, self._move_leader, operations.move_leader),
         }
 
-    def streams(self, door: Door) -> dict[bytes, StreamHandler]:
+    def streams(self, interceptor: Interceptor) -> dict[bytes, StreamHandler]:
         """Path -> handler of the stream."""
-        return {b"/etcdserverpb.Maintenance/Snapshot": door.stream(self._snapshot, learner=True)}
+        return {operations.SNAPSHOT: interceptor.stream(self._snapshot, learner=True)}
 
     @property
     def _revision(self) -> int:
@@ -135,9 +137,8 @@ class MaintenanceService:
     # --- alarms
 
     def _alarm(self, call: Call, request: pb.AlarmRequest) -> None:
-        """Listing answers from here, without the quorum that etcd needs for it. Nobody raises an alarm of a
-        member that there is not, nor of a kind that there is not; one of a member that was removed can still
-        be cleared.
+        """List alarms, from this member's state, without the quorum that etcd needs; raise one, of a member
+        and of a kind that exist; or clear one, also of a member that was removed.
         """
         action, kind, machine = request.action, request.alarm, self._member.machine
         if action == pb.AlarmRequest.GET:
@@ -166,7 +167,9 @@ class MaintenanceService:
         )
 
     def _alarm_set(self, call: Call, command: SetAlarm, outcome: Outcome | Fault) -> None:
-        """What is raised is told, also where it was before; what is cleared only if it was raised."""
+        """The answer has the alarm that is raised, even if it was raised before, or the alarms that were
+        cleared.
+        """
         if isinstance(outcome, AlarmChanged):
             raised = [(NodeId(command.member), command.kind)] if command.active else outcome.alarms
             self._alarms(call, outcome.revision, raised)
@@ -180,7 +183,7 @@ class MaintenanceService:
     # --- storage
 
     def _defragment(self, call: Call, _: pb.DefragmentRequest) -> None:
-        """Storage gives room back by itself: there is nothing to do, and nobody waits for it."""
+        """Nothing to do: the storage reuses free space by itself."""
         call.reply(b"")
 
     def _hash(self, call: Call, _: pb.HashRequest) -> None:
@@ -205,15 +208,21 @@ class MaintenanceService:
         )
         call.reply(messages.write(self._headers(self._revision), answer))
 
-    def _snapshot(self, call: Call) -> Receiver:
-        return Single(call, pb.SnapshotRequest, self._send_copy)
+    def _snapshot(self, call: Call, gate: Gate) -> Receiver:
+        return Single(
+            call,
+            gate,
+            kind=pb.SnapshotRequest,
+            method=self._send_copy,
+            operation=operations.snapshot,
+        )
 
     def _send_copy(self, call: Call, _: pb.SnapshotRequest) -> Callable[[], None]:
         sending = _Sending(call)
         self._copies.make(sending.start)
         return sending.stop
 
-    # --- who leads
+    # --- leader
 
     def _move_leader(self, call: Call, request: pb.MoveLeaderRequest) -> None:
         self._members.transfer(NodeId(request.targetID), partial(self._moved, call))
@@ -230,7 +239,7 @@ def _alarm_type(kind: int) -> pb.AlarmType:
 
 
 class _Sending:
-    """A copy on its way to one client, as fast as that reads. The last piece is the digest of all before."""
+    """Sends a copy to one client, as fast as it reads. The last piece is the digest of all others."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -249,7 +258,7 @@ class _Sending:
             self._go_on()
 
     def stop(self) -> None:
-        """The client went away, or has it all."""
+        """The client disconnected, or was sent all of it."""
         if self._copy is not None:
             self._copy.close()
             self._copy = None

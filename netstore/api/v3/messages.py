@@ -1,9 +1,8 @@
-"""Requests of the v3 API to commands, outcomes to answers.
+"""Decodes requests of the v3 API to commands, and encodes outcomes to responses.
 
-Requests are decoded with protobuf (upb). Answers that carry pairs are spliced from the stored bytes of the
-pairs (`proto.wire`); all others are built with protobuf. Either way fields stand in the order of their
-numbers and zero ones are left out, as every encoder writes them, so that the two cannot be told apart; the
-tests compare them.
+Requests are decoded with protobuf (upb). Responses with pairs are joined from the stored bytes of the pairs
+(`proto.wire`); all others are built with protobuf. Both have the fields in the order of their numbers and
+leave out zeros, as every encoder does, so that they are the same bytes; the tests compare them.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ _THREE: Final = b"\x1a"
 _KEY: Final = 0x0A
 _VALUE: Final = 0x12
 _PUT_HEADS: Final = 4
-"""Bytes that both tags and their lengths have at least."""
+"""Least bytes of two tags and two lengths."""
 _LONG: Final = 0x80
-"""A length from here on takes more than one byte."""
+"""Lengths from here on take more than one byte."""
 _UNSETTLED: Final = "this outcome holds what is still to be read"
 
 
@@ -44,8 +43,8 @@ _UNSETTLED: Final = "this outcome holds what is still to be read"
 
 
 def parse_put(message: bytes) -> v3.Put:
-    """The command of a put, from its bytes; DecodeError when they are none. A key and a value and nothing
-    else, as every encoder writes them, are taken apart here: 0.6 us, where `protobuf` takes 1.8.
+    """The command of an encoded PutRequest; DecodeError if it is none. A request with a key and a value and
+    nothing else is decoded here, in 0.6 us; protobuf takes 1.8 us.
     """
     size = len(message)
     if size > _PUT_HEADS and message[0] == _KEY and message[1] < _LONG:
@@ -81,7 +80,7 @@ def read_delete(request: pb.DeleteRangeRequest) -> v3.DeleteRange:
 
 
 def read_range(request: pb.RangeRequest) -> v3.Range | Fault:
-    """The query of a range; a fault for an order or a target that does not exist."""
+    """The query of a range; a fault if it has an unknown order or target."""
     order, target = request.sort_order, request.sort_target
     if not (0 <= order <= v3.DESCEND and 0 <= target <= v3.BY_VALUE):
         return refusal(Reason.INVALID_SORT)
@@ -102,11 +101,11 @@ def read_range(request: pb.RangeRequest) -> v3.Range | Fault:
 
 
 MAX_DEPTH: Final = 64
-"""How deep transactions may lie in each other; protobuf itself ends at 100 messages."""
+"""Nesting depth of transactions; the limit of protobuf itself is 100 messages."""
 
 
 def read_txn(request: pb.TxnRequest, depth: int = 0) -> v3.Txn | Fault:
-    """The command of a transaction; a fault for what cannot be written as one."""
+    """The command of a transaction; a fault if it cannot be encoded as one."""
     if depth > MAX_DEPTH:
         return refusal(Reason.TOO_MANY_OPS)
     compares = []
@@ -162,7 +161,7 @@ def _read_compare(compare: pb.Compare) -> v3.Compare | None:
 
 
 class Headers:
-    """Makes the header of each answer: who answers, at which revision and term. Remembers the last one."""
+    """Encodes the header of each response: member, revision and term. The last one is cached."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -170,12 +169,12 @@ class Headers:
         self._term = -1
         self._end = b""
         self._fronts: dict[int, bytes] = {}
-        """Bytes of the revision -> all that stands before it."""
+        """Length of the encoded revision -> the bytes before it."""
         self._revision = -1
         self._bytes = b""
 
     def __call__(self, revision: int) -> bytes:
-        """The header as the first field of an answer. A revision of 0 is left out. 0.5 us for a new one."""
+        """The header, as the first field of a response. A revision of 0 is left out. 0.5 us for a new one."""
         term = self._member.term
         if term != self._term:
             self._term, self._end = term, b"\x20" + varint(term)
@@ -233,7 +232,9 @@ def _more_and_count(more: bool, count: int) -> bytes:
 
 
 def write_txn(header: bytes, outcome: TxnDone) -> bytes:
-    """`TxnResponse`. What is nested is laid out first: joined at each level, it would be copied at each."""
+    """`TxnResponse`. All levels are laid out and then joined once; otherwise each level would copy those
+    below.
+    """
     pieces, _ = lay_out(header, outcome, _unsettled)
     return b"".join(cast("list[bytes]", pieces))
 
@@ -243,7 +244,7 @@ def _unsettled(_: Later) -> RangeRead:
 
 
 def write_answer(header: bytes, outcome: PutDone | Deleted | Found | TxnDone) -> bytes:
-    """The answer to the command that had this outcome."""
+    """The response to the command with this outcome."""
     if isinstance(outcome, v3.PutDone):
         return write_put(header, outcome)
     if isinstance(outcome, v3.Found):
@@ -254,14 +255,14 @@ def write_answer(header: bytes, outcome: PutDone | Deleted | Found | TxnDone) ->
 
 
 Piece: TypeAlias = "bytes | tuple[bytes, RangeRead]"
-"""A piece of an answer: bytes, or all pairs that a read gives, as a repeated field with this tag."""
+"""A piece of a response: bytes, or all pairs that a read returns, as a repeated field with this tag."""
 
 
 def lay_out(
     header: bytes, outcome: PutDone | Deleted | Found | Later | TxnDone, read_of: Callable[[Later], RangeRead]
 ) -> tuple[list[Piece], int]:
-    """What `write_answer` writes, as pieces and their length in all. `read_of` gives the read, which was
-    measured, that answers what is left for later.
+    """The response that `write_answer` encodes, in pieces, and its length. `read_of` returns the measured
+    read for each `Later`.
     """
     if isinstance(outcome, v3.TxnDone):
         return _lay_out_txn(header, outcome, read_of)
@@ -317,13 +318,13 @@ def write_kept_alive(header: bytes, lease: int, ttl: int) -> bytes:
 
 
 def write(header: bytes, answer: Message) -> bytes:
-    """Any other answer: its header, then the rest as protobuf writes it."""
+    """Any other response: the header, then the other fields as protobuf encodes them."""
     rest: bytes = answer.SerializeToString()
     return header + rest
 
 
 class WatchAnswers:
-    """`WatchResponse`, spliced from events that are ready-made entries of its last field."""
+    """Encodes `WatchResponse`, joined from events that are encoded entries of its last field."""
 
     def __init__(self, headers: Headers) -> None:
         self._headers = headers
@@ -331,8 +332,9 @@ class WatchAnswers:
         self._bytes = b""
 
     def plain(self, watch_id: int, revision: int, events: bytes) -> bytes:
-        """Events, or with none of them progress. Watches of one id that are told the same share the bytes:
-        1,000 clients with one watch each cost one copy. A watch id of -1 belongs to no watch.
+        """Events or, without any, progress. Watches with equal ids that are sent the same events share the
+        bytes: for 1,000 clients with one watch each they are copied once. A watch id of -1 belongs to no
+        watch.
         """
         told = self._told
         if events is not told[2] or watch_id != told[0] or revision != told[1] or not events:
@@ -341,7 +343,7 @@ class WatchAnswers:
         return self._bytes
 
     def head(self, watch_id: int, revision: int) -> bytes:
-        """What stands before the events."""
+        """The bytes before the events."""
         number = b"\x10" + varint(watch_id & MASK64) if watch_id else b""
         return self._headers(revision) + number
 
@@ -357,7 +359,7 @@ class WatchAnswers:
         reason: str = "",
         fragment: bool = False,
     ) -> bytes:
-        """The beginning or the end of a watch, or a piece of an answer."""
+        """The creation or the end of a watch, or a fragment of a response."""
         return b"".join(
             (
                 self._headers(revision),

@@ -1,8 +1,8 @@
-"""The quota of a member: what its v3 state may grow to.
+"""The quota of a member: how large its v3 state may grow.
 
-A write that would take it there is refused, and the member raises the NOSPACE alarm, which stops everything
-that grows the store on every member until somebody clears it (v3 API, NOSPACE). What counts is what is
-stored, not what the file on disk has ever grown to: deleting and compacting make room by themselves.
+A write that would exceed it is refused, and the member raises the NOSPACE alarm, which stops all writes that
+grow the store on every member until an operator clears it (v3 API, NOSPACE). The size of the stored data
+counts, not that of the file on disk: deleting and compacting make room without defragmentation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT_BYTES: Final = 2 * 1024**3
 
 
 class Quota:
-    """Refuses what would grow the store beyond `limit` bytes; 0 is the default, below 0 there is none."""
+    """Refuses writes that would grow the store beyond `limit` bytes; 0 is the default, less is no limit."""
 
     def __init__(self, member: Member, limit: int) -> None:
         self._member = member
@@ -34,7 +34,7 @@ class Quota:
         self._raising = False
 
     def refuse(self, command: V3Command) -> Fault | None:
-        """What the quota has against a command."""
+        """The fault that refuses a command, or None."""
         machine = self._member.machine
         if self.limit < 0:
             return None

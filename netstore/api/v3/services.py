@@ -1,4 +1,4 @@
-"""All services of the v3 API, put together: what a client finds on the port."""
+"""Builds all services of the v3 API."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from netstore.api.v3 import health
 from netstore.api.v3.answers import Answers
 from netstore.api.v3.cluster import ClusterService
 from netstore.api.v3.compaction import ByRevisions, ByTime
-from netstore.api.v3.door import Door
+from netstore.api.v3.delivery import Deliveries
+from netstore.api.v3.interceptor import Interceptor
 from netstore.api.v3.kv import KvService
 from netstore.api.v3.lease import LeaseService
 from netstore.api.v3.maintenance import MaintenanceService
 from netstore.api.v3.messages import Headers, WatchAnswers
 from netstore.api.v3.quota import Quota
+from netstore.api.v3.shared import SharedAnswers
 from netstore.api.v3.watch import WatchService
 from netstore.net.grpc.protocols import Services
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.api.gate import Gate
     from netstore.api.v3.lease import Lessor
     from netstore.api.v3.maintenance import Copies, Sizes
     from netstore.node.member import Membership, Replica
@@ -28,14 +31,14 @@ if TYPE_CHECKING:
     from netstore.watch.watches import Watches
 
 BEYOND_REQUEST: Final = 512 * 1024
-"""Bytes by which a message of a client may be larger than a write may be, as in etcd: up to there the write
-is refused with words of its own.
+"""Bytes by which a message may exceed the largest write, as in etcd: up to there a write that is too large is
+refused with its own error text.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the operator decides about the v3 API."""
+    """The settings of the v3 API."""
 
     election_seconds: float
     max_request_bytes: int
@@ -44,7 +47,7 @@ class Options:
     quota_bytes: int
     """0 for the default, below 0 for none."""
     progress_seconds: float
-    """How often idle watches that asked for it are told how far they are."""
+    """Interval of progress notifications for idle watches that request them."""
     history_seconds: float = 0
     """For how long history is kept before it is compacted; 0 for ever."""
     history_revisions: int = 0
@@ -68,14 +71,17 @@ def build(
     after: After,
     below: Callable[[int], int],
     log: Log,
+    gate: Gate,
 ) -> Services:
-    """The services of one member. `below` draws a random number below a bound. From here on history is
-    compacted as the options say.
+    """The services of one member. `below` draws a random number below a bound. Auto-compaction is started if
+    the options say so.
     """
     headers = Headers(member)
-    door = Door(member, after, options.election_seconds)
+    interceptor = Interceptor(member, gate, after, options.election_seconds)
     quota = Quota(member, options.quota_bytes)
-    answers = Answers(member, headers, after)
+    deliveries = Deliveries(member.clock, after)
+    answers = Answers(member, headers, deliveries)
+    shared = SharedAnswers(member, deliveries)
     kv = KvService(
         member,
         headers,
@@ -84,9 +90,7 @@ def build(
         max_request_bytes=options.max_request_bytes,
         max_txn_ops=options.max_txn_ops,
     )
-    lease = LeaseService(
-        member, headers, quota, lessor, answers, below=below, minimum_ttl=options.minimum_ttl
-    )
+    lease = LeaseService(member, headers, quota, lessor, shared, below=below, minimum_ttl=options.minimum_ttl)
     maintenance = MaintenanceService(member, headers, quota, sizes=sizes, copies=copies, members=members)
     watch = WatchService(watches, WatchAnswers(headers), after, below, options.progress_seconds)
     cluster = ClusterService(member, headers, members)
@@ -95,10 +99,13 @@ def build(
     if options.history_revisions:
         ByRevisions(member, after, options.history_revisions, log).start()
     return Services(
-        kv.methods(door)
-        | lease.methods(door)
-        | cluster.methods(door)
-        | maintenance.methods(door)
-        | health.methods(),
-        lease.streams(door) | maintenance.streams(door) | watch.streams(door) | health.streams(),
+        kv.methods(interceptor)
+        | lease.methods(interceptor)
+        | cluster.methods(interceptor)
+        | maintenance.methods(interceptor)
+        | health.methods(gate),
+        lease.streams(interceptor)
+        | maintenance.streams(interceptor)
+        | watch.streams(interceptor)
+        | health.streams(gate),
     )

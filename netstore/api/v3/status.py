@@ -1,4 +1,4 @@
-"""How a call of the v3 API is refused: gRPC code and text, to the letter (v3 API, error table)."""
+"""Refusing a call of the v3 API: with etcd's gRPC codes and texts, to the letter (v3 API, error table)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _NOT_A_MESSAGE: Final = "grpc: error unmarshalling request: {}"
 
 
 def refuse(call: Call, fault: Fault) -> None:
-    """End a call with what a fault says."""
+    """End a call with the status of a fault."""
     call.finish(fault.grpc_code, fault.v3_text)
 
 
 def end(call: Call, reason: Reason) -> None:
-    """End a call for this reason."""
+    """End a call with the status of a reason."""
     call.finish(reason.grpc_code, reason.v3_text)
 
 
 def not_a_message(error: object) -> tuple[int, str]:
-    """The end of a call whose bytes are no request."""
+    """The status of a call whose message cannot be decoded."""
     return codes.INTERNAL, _NOT_A_MESSAGE.format(error)

@@ -1,7 +1,7 @@
-"""Which etcd this member says it is: clients decide by it what they may ask for (v3 API, which version to
-claim).
+"""The etcd version that this member reports; clients derive from it which features they may use (v3 API,
+which version to claim).
 
-kube-apiserver takes progress of watches for true from 3.5.13 on, which is what is promised here. Nothing that
+kube-apiserver relies on watch progress notifications from 3.5.13 on, and they are reliable here. Nothing that
 came with 3.6 is claimed.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 VERSION: Final = "3.5.13"
-"""`Status.version`, and `etcdserver` of `/version`. Without a suffix: one would sort below it."""
+"""`Status.version`, and `etcdserver` of `/version`. It has no suffix, which would sort before the version."""
 
 CLUSTER_VERSION: Final = "3.5.0"
-"""What the members agree on; `etcdcluster` of `/version`."""
+"""The cluster version; `etcdcluster` of `/version`."""

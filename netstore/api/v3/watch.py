@@ -1,9 +1,9 @@
 """The Watch service: a stream of requests in, a stream of changes out.
 
-Which watch is told what, and when, is decided in `watch`; here its words are taken from the wire and
-its events, which are ready-made, are put onto it. A stream that is not read holds
-`watch.streams.MAX_BACKLOG` bytes, and all streams of a connection whose windows are closed
-`net.http2.EVENTS_LIMIT`, each and one response more; beyond that its watches wait and read history later.
+Which watch is sent what, and when, is decided in `watch`; here requests are decoded, and encoded events are
+put into responses. A stream whose client does not read buffers `watch.streams.MAX_BACKLOG` bytes, and all
+streams of a connection whose windows are closed `net.http2.EVENTS_LIMIT` bytes, each and one response more;
+beyond that its watches wait, and read the history later.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from netstore import codes
+from netstore.api.v3 import operations
 from netstore.api.v3.status import not_a_message
 from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.wire import BadMessage, parse
-from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Selection
+from netstore.watch.streams import MAX_BACKLOG, NO_WATCH, RESUME_BACKLOG, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.api.v3.door import Door
+    from netstore.api.gate import Gate
+    from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import WatchAnswers
     from netstore.net.grpc.protocols import Call, StreamHandler
     from netstore.seams import After, Alarm
     from netstore.watch.watches import Watches
 
 MOST_UNREAD: Final = 4 * MAX_BACKLOG
-"""Bytes of answers that a client may leave unread while it asks for more, before its stream ends."""
+"""Bytes of responses that a client may leave unread while it sends requests; more end its stream."""
 
 SHARED_FROM: Final = 4096
-"""Bytes of events from which they are sent as they are, not copied behind the number of each watch."""
+"""Events of at least this size are sent without copying them behind the header of each watch."""
 
 JITTER: Final = 10
-"""Progress comes up to a tenth of its interval later, for each stream in its own time."""
+"""Progress notifications are delayed by up to one in this many parts of the interval, randomly by stream."""
 
 _NOPUT: Final = pb.WatchCreateRequest.NOPUT
 _NODELETE: Final = pb.WatchCreateRequest.NODELETE
@@ -50,8 +52,8 @@ class WatchService:
         below: Callable[[int], int],
         progress_seconds: float,
     ) -> None:
-        """`below` draws a random number below a bound; `progress_seconds` is how often idle watches that
-        asked for it are told how far they are.
+        """`below` draws a random number below a bound; `progress_seconds` is the interval of progress
+        notifications for idle watches that request them.
         """
         self._watches = watches
         self._answers = answers
@@ -59,35 +61,37 @@ class WatchService:
         self._below = below
         self._progress_seconds = progress_seconds
 
-    def streams(self, door: Door) -> dict[bytes, StreamHandler]:
+    def streams(self, interceptor: Interceptor) -> dict[bytes, StreamHandler]:
         """Path -> handler."""
-        return {b"/etcdserverpb.Watch/Watch": door.stream(self._open)}
+        return {operations.WATCH: interceptor.stream(self._open)}
 
-    def _open(self, call: Call) -> _Watching:
-        return _Watching(call, self._watches, self._answers, self._tick_later)
+    def _open(self, call: Call, gate: Gate) -> _WatchCall:
+        return _WatchCall(call, gate, self._watches, self._answers, self._tick_later)
 
     def _tick_later(self, call: Callable[[], None]) -> Alarm:
         late = self._below(1000) / 1000 / JITTER
         return self._after(self._progress_seconds * (1 + late), call)
 
 
-class _Watching:
-    """One call: a `Receiver` of requests, and the `Sink` of what its watches are told."""
+class _WatchCall:
+    """One call: a `Receiver` of requests, and the `Sink` of the responses of its watches."""
 
-    __slots__ = ("_answers", "_call", "_full", "_stream", "_tick", "_tick_later")
+    __slots__ = ("_answers", "_call", "_full", "_gate", "_stream", "_tick", "_tick_later")
 
     def __init__(
         self,
         call: Call,
+        gate: Gate,
         watches: Watches,
         answers: WatchAnswers,
         tick_later: Callable[[Callable[[], None]], Alarm],
     ) -> None:
         self._call = call
+        self._gate = gate
         self._answers = answers
         self._tick_later = tick_later
         self._tick: Alarm | None = None
-        """Set once a watch asked for progress."""
+        """The next progress notification; set once a watch requests them."""
         self._full = False
         self._stream = watches.open(self, call.principal)
 
@@ -110,12 +114,17 @@ class _Watching:
             self._end(codes.RESOURCE_EXHAUSTED, "too many answers wait; read them before asking for more")
 
     def half_closed(self) -> None:
-        """Its watches go on."""
+        """The watches go on."""
 
     def cancelled(self) -> None:
         self._close()
 
     def _create(self, request: pb.WatchCreateRequest) -> None:
+        if self._gate.policy is not None:
+            fault = self._gate.check(operations.watch(request), self._call.principal)
+            if fault is not None:  # like any watch that is refused: the other watches of the stream go on
+                self.send(NO_WATCH, 0, created=True, canceled=True, reason=fault.v3_text)
+                return
         filters = request.filters
         selection = Selection(
             request.key, request.range_end, request.prev_kv, _NOPUT in filters, _NODELETE in filters
@@ -142,14 +151,14 @@ class _Watching:
     def _close(self) -> None:
         self._stream.close()
         if self._tick is not None:
-            self._tick.cancel()  # which would keep all of this for minutes
+            self._tick.cancel()  # it would keep this object in memory for minutes
 
     # --- Sink
 
     @property
     def backlog(self) -> int:
-        """What waits here and before it on the connection, more than `MAX_BACKLOG` where the connection is
-        crowded. Who finds it too much is told when it is not.
+        """Unsent bytes of this call and of the connection; more than `MAX_BACKLOG` if the connection is
+        crowded. If it is more, `Stream.drained` will be called when there is room.
         """
         call = self._call
         backlog = call.backlog
@@ -200,6 +209,6 @@ class _Watching:
     def _drained(self) -> None:
         self._full = self._call.backlog >= RESUME_BACKLOG
         if self._full:
-            self._call.on_drained(self._drained)  # there is room, but much still waits for the network
+            self._call.on_drained(self._drained)  # there is room, but much is still unsent
         else:
             self._stream.drained()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore import codes
-from netstore.api.v3 import answers
-from netstore.api.v3.answers import HELD_SECONDS, LOOK_SECONDS, PACE_BYTES, PACE_SECONDS, Pace
+from netstore.api.v3 import answers, delivery
+from netstore.api.v3.delivery import CHECK_SECONDS, HELD_SECONDS, PACE_BYTES, PACE_SECONDS, Pace
 from netstore.errors import MustStop
 from netstore.proto import rpc_pb2 as pb
 from netstore.state.v3.reads import RangeRead
@@ -143,25 +143,25 @@ def test_a_client_that_never_reads_is_given_up(served: Served) -> None:
     run(served)
     pass_time(served, call, PACE_SECONDS)
     assert call.open
-    pass_time(served, call, LOOK_SECONDS + 1)
+    pass_time(served, call, CHECK_SECONDS + 1)
     assert is_given_up(served, call)
 
 
 def test_many_clients_that_never_read_are_given_up_in_pieces(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "LOOKED_AT_ONCE", 3)
+    monkeypatch.setattr(delivery, "CHECKED_AT_ONCE", 3)
     calls = [begin(served, RANGE, ALL) for _ in range(8)]
     run(served)
     given_up = [0]
-    for _ in range(int(PACE_SECONDS + 2 * LOOK_SECONDS)):
+    for _ in range(int(PACE_SECONDS + 2 * CHECK_SECONDS)):
         served.advance(1)
         given_up.append(sum(not call.open for call in calls))
         assert given_up[-1] - given_up[-2] <= 3
     assert given_up[-1] == len(calls)
     late = begin(served, RANGE, ALL)
     run(served)
-    pass_time(served, late, PACE_SECONDS + LOOK_SECONDS + 1)
+    pass_time(served, late, PACE_SECONDS + CHECK_SECONDS + 1)
     assert is_given_up(served, late)
 
 
@@ -208,7 +208,7 @@ def test_an_answer_holds_back_a_compaction_for_so_long_only(served: Served) -> N
     read_on(served, HELD_SECONDS, old, new)
     assert old.open
     assert mvcc.swept < mvcc.compacted
-    read_on(served, 2 * LOOK_SECONDS, old, new)
+    read_on(served, 2 * CHECK_SECONDS, old, new)
     assert (old.status, old.text) == (codes.UNAVAILABLE, "etcdserver: request timed out")
     served.member.settle()
     assert mvcc.swept == mvcc.compacted
@@ -253,7 +253,7 @@ def test_only_the_time_counts_in_which_a_client_is_waited_for() -> None:
 def test_a_client_that_makes_room_now_and_then_for_next_to_nothing_is_given_up(served: Served) -> None:
     call = begin(served, RANGE, ALL)
     run(served)
-    for _ in range(int(1.2 * PACE_SECONDS + LOOK_SECONDS)):
+    for _ in range(int(1.2 * PACE_SECONDS + CHECK_SECONDS)):
         call.tell()
         served.advance(0.1)
         run(served)
@@ -350,7 +350,7 @@ def test_a_read_that_compares_much_goes_through_the_log(served: Served) -> None:
 def test_an_answer_longer_than_clients_take_is_refused(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(delivery, "MOST_BYTES", 1_000_000)
     call = begin(served, RANGE, ALL)
     run(served)
     assert call.status == codes.RESOURCE_EXHAUSTED

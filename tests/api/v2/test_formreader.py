@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.api.v2 import form, reading
+from netstore.api.v2 import form, formreader
 from netstore.api.v2.form import (
     FORM_LIMIT_BYTES,
     MAX_PAIRS,
@@ -43,7 +43,7 @@ def asked(
 
 
 def nothing_is_held(member: LocalMember) -> bool:
-    return not len(member.jobs) and not member.keys._readings._places.taken
+    return not len(member.jobs) and not member.keys._form_readers._places.taken
 
 
 # The same outcome
@@ -154,15 +154,15 @@ def test_a_large_form_is_read_in_steps_and_others_are_answered_meanwhile() -> No
     member = LocalMember()
     exchange = asked(member, LARGE)
     steps = 0
-    while member.keys._readings._places.taken:
+    while member.keys._form_readers._places.taken:
         assert exchange.status == 0
         assert asked(member, b"value=1", b"", b"DELETE").done
         before = exchange.charged
         member.jobs.run(1)
-        assert exchange.charged <= before + 3 * PIECE_BYTES * reading.WORK_SECONDS
+        assert exchange.charged <= before + 3 * PIECE_BYTES * formreader.WORK_SECONDS
         steps += 1
     assert steps >= len(LARGE) // (2 * PIECE_BYTES)
-    assert exchange.charged >= len(LARGE) * reading.WORK_SECONDS
+    assert exchange.charged >= len(LARGE) * formreader.WORK_SECONDS
     assert exchange.status == 201
     node = file_at(member.machine.tree, b"/a")
     assert node is not None
@@ -203,7 +203,7 @@ def test_a_form_whose_client_is_gone_is_not_read_on() -> None:
 
 
 def _bytes_are_held(member: LocalMember, _: pytest.MonkeyPatch) -> None:
-    member.keys._readings._places.most = MB
+    member.keys._form_readers._places.most = MB
 
 
 def _jobs_are_refused(member: LocalMember, patch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_what_follows_a_large_form_does_not_overtake_it() -> None:
     member = LocalMember()
     wire = connection_with(member, LARGE[: 6 + MB // 20 * 10], b"value=last")
     while member.jobs.ready:
-        assert file_at(member.machine.tree, b"/a") is None or not member.keys._readings._places.taken
+        assert file_at(member.machine.tree, b"/a") is None or not member.keys._form_readers._places.taken
         member.jobs.run(1)
         wire.connection.resume()
     assert wire.output.sent.count(b"HTTP/1.1 20") == 2

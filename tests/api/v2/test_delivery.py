@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.api.v2 import delivery, keys, render
 from netstore.api.v2 import form as forms
-from netstore.api.v2 import keys, pieces, render
 from netstore.api.v2.render import PIECE_BYTES, Renderer, Rendering, json_string, string_parts
 from netstore.errors import Fault, too_many
 from netstore.net.exchange import Request
@@ -230,7 +230,7 @@ def test_a_head_behind_what_is_not_read_waits_for_nobody(
     member: LocalMember, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     put(member, "/d/a", b"1")
-    monkeypatch.setattr(pieces, "BACKLOG_BYTES", -1)
+    monkeypatch.setattr(delivery, "BACKLOG_BYTES", -1)
     monkeypatch.setattr(tree, "SMALL_BYTES", 0)
     answer = asked(member, path, method=b"HEAD")
     finish(member)
@@ -251,7 +251,7 @@ def test_a_head_in_a_line_of_requests_waits_for_nobody(
     wire.feed(b"HEAD /v2/keys%b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
     first, head = wire.exchanges
     first.begin(200, b"", endless=False)
-    wire.output.backlog = pieces.BACKLOG_BYTES + 1
+    wire.output.backlog = delivery.BACKLOG_BYTES + 1
     member.router.handle(head)
     finish(member)
     assert head.complete
@@ -267,7 +267,7 @@ def test_a_head_beside_what_is_not_read_waits_for_nobody(
 ) -> None:
     """With exchanges of HTTP/2."""
     put(member, "/d/a", b"1")
-    monkeypatch.setattr(pieces, "BACKLOG_BYTES", -1)
+    monkeypatch.setattr(delivery, "BACKLOG_BYTES", -1)
     monkeypatch.setattr(tree, "SMALL_BYTES", 0)
     site = Site()
     number = site.ask("HEAD", f"/v2/keys{path}")
@@ -360,7 +360,7 @@ def test_no_more_is_made_than_the_client_takes(member: LocalMember) -> None:
         finish(member)
         most = max(most, answer.backlog)
         answer.take()
-    assert most <= pieces.BACKLOG_BYTES + 8 * LONGEST_PIECE
+    assert most <= delivery.BACKLOG_BYTES + 8 * LONGEST_PIECE
     assert shown(RANDOM) in answer.text
 
 
@@ -368,7 +368,7 @@ def test_an_answer_waits_for_those_before_it_on_its_connection(
     member: LocalMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(pieces, "BACKLOG_BYTES", -1)
+        patch.setattr(delivery, "BACKLOG_BYTES", -1)
         answer = asked(member, "/large")
         finish(member)
         assert answer.pieces == []
@@ -381,7 +381,7 @@ def test_an_answer_waits_for_those_before_it_on_its_connection(
 def test_who_takes_too_little_for_too_long_is_cut_for_others(member: LocalMember) -> None:
     slow = asked(member, "/large")
     finish(member)
-    member.clock.now = Nanos(member.clock.now + pieces.LONGEST_PAUSE * 10**9)
+    member.clock.now = Nanos(member.clock.now + delivery.LONGEST_PAUSE * 10**9)
     finish(member, asked(member, "/large"))
     assert not slow.open
 

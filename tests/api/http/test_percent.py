@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.api.v2.percent import BadEscapeError, decode
+from netstore.api.http.percent import BadEscapeError, decode
 
 PARTS = st.one_of(
     st.integers(0, 255).map(lambda byte: b"%%%02x" % byte),

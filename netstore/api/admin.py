@@ -1,20 +1,18 @@
-"""What operators ask that etcd's v2 API has no words for, under `/netstore/` on the client port:
+"""The admin endpoints, below `/netstore/` on the client port, for what etcd's v2 API does not have:
 
-* `GET /netstore/status`: how this member stands in Raft, what is wrong with it, the feature level of the
-  cluster, what held its loop beyond `loop_budget_ms`, what its buffers hold of `memory_budget`, how far
-  verifying the stored state has come and, on the leader, who is being brought up and whether writes are
-  paced;
-* `GET /netstore/members`: the members with their roles and, on the leader, how far each has come;
-* `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add one; it is to vote unless told
-  otherwise;
-* `PUT /netstore/members/ID` with `{"peerURLs": [...]}`: say where it is reached from now on;
-* `DELETE /netstore/members/ID`: remove it for ever;
-* `POST /netstore/members/ID/promote`: give a learner its vote;
-* `POST /netstore/leader` with `{"to": "ID"}`: let another voter lead; only the leader does that.
+* `GET /netstore/status`: the Raft status of this member, its problems, the feature level of the cluster, work
+  that held the loop beyond `loop_budget_ms`, the use of `memory_budget`, the progress of verifying the stored
+  state and, on the leader, the members that are catching up and whether writes are paced;
+* `GET /netstore/members`: the members with their roles and, on the leader, the progress of each;
+* `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add a member, a voter by default;
+* `PUT /netstore/members/ID` with `{"peerURLs": [...]}`: change its peer URLs;
+* `DELETE /netstore/members/ID`: remove it permanently;
+* `POST /netstore/members/ID/promote`: make a learner a voter;
+* `POST /netstore/leader` with `{"to": "ID"}`: transfer leadership to another voter; only the leader can.
 
-Answers are JSON. What is refused has `message`, in etcd's words where etcd has any: 404 for no such member,
-410 for one that was removed, 409 for what the members as they are speak against, 503 when the outcome is not
-known.
+Answers are JSON. A refusal has a `message`, with etcd's text if etcd has one, and status 404 for an unknown
+member, 410 for a removed one, 409 if the present membership does not allow the change, 503 if the outcome is
+not known.
 """
 
 from __future__ import annotations
@@ -22,14 +20,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-
 from netstore import __version__
 from netstore.api.health import raised
-from netstore.api.router import method_allowed, not_found
-from netstore.api.v2.members import BadBody, json_body, member_id_of, peer_urls_of
-from netstore.api.v2.percent import decode
-from netstore.api.v2.render import JSON
+from netstore.api.http.body import BadBody, json_body
+from netstore.api.http.percent import decode
+from netstore.api.http.responses import JSON, json_line, method_allowed, not_found
+from netstore.api.v2.members import member_id_of, peer_urls_of
 from netstore.errors import Fault, Reason
 from netstore.raft.status import Role
 
@@ -52,13 +48,13 @@ class Scrubbed(Protocol):
     """The part of `disk.scrub.Scrubber` that is used here."""
 
     rounds: int
-    """Of verifying the whole state, that came to their end."""
+    """Completed verifications of the whole state."""
     verified_bytes: int
-    """Of the round that is under way, or that was the last."""
+    """Bytes verified in the present round, or in the last one."""
 
 
-class OperateApi:
-    """Answers requests below `/netstore` for one member."""
+class AdminApi:
+    """Handles requests below `/netstore` for one member."""
 
     def __init__(
         self,
@@ -75,7 +71,7 @@ class OperateApi:
         self._shares = shares
 
     def handle(self, exchange: Exchange) -> None:
-        """Answer now, or when the change that was asked for is made or refused."""
+        """Answer now, or once the requested change is made or refused."""
         path = decode(exchange.request.path).removeprefix(PREFIX + b"/").decode("utf-8", "replace")
         try:
             match path.split("/"):
@@ -241,7 +237,7 @@ def _shown(member: MemberInfo, leader: NodeId) -> dict[str, object]:
 
 
 def _shown_behind(behind: Behind) -> dict[str, object]:
-    """A member that is being brought up. While its copy is made its size is not known: 0."""
+    """A member that is catching up. The size of its snapshot is 0 while it is not known."""
     shown: dict[str, object] = {"id": f"{behind.id:x}", "state": "catching up"}
     if behind.is_copying:
         shown |= {"state": "copying", "sentBytes": behind.sent, "totalBytes": behind.size}
@@ -265,4 +261,4 @@ def _tell(exchange: Exchange, status: int, message: str) -> None:
 
 
 def _respond(exchange: Exchange, status: int, document: object) -> None:
-    exchange.respond(status, JSON, msgspec.json.encode(document) + b"\n")
+    exchange.respond(status, JSON, json_line(document))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from netstore.api.operate import OperateApi
+from netstore.api.admin import AdminApi
 from netstore.errors import Reason, refusal, timed_out
 from netstore.limits import Shares
 from netstore.meter import Meter
@@ -78,7 +78,7 @@ def test_status_tells_what_held_the_loop() -> None:
     meter = Meter(lambda: 1.0, Lines(), budget=0.005)
     meter.over("requests", 0.1234, "10.0.0.9")
     exchange = RecordedExchange(Request(b"GET", b"/netstore/status"))
-    OperateApi(member, member.cluster, meter).handle(exchange)
+    AdminApi(member, member.cluster, meter).handle(exchange)
     assert json.loads(exchange.body)["loop"] == {
         "budgetMs": 5.0,
         "overBudget": 1,
@@ -94,7 +94,7 @@ def test_status_tells_what_the_buffers_hold_and_the_feature_level() -> None:
     shares.clients.account().charge(1_000)
     shares.log.account().charge(24)
     exchange = RecordedExchange(Request(b"GET", b"/netstore/status"))
-    OperateApi(member, member.cluster, shares=shares).handle(exchange)
+    AdminApi(member, member.cluster, shares=shares).handle(exchange)
     document = json.loads(exchange.body)
     assert document["featureLevel"] == 3
     assert document["memory"] == {
@@ -110,7 +110,7 @@ def test_status_tells_how_far_the_state_is_verified() -> None:
 
     member = LocalMember()
     exchange = RecordedExchange(Request(b"GET", b"/netstore/status"))
-    OperateApi(member, member.cluster, scrubber=Scrubbed()).handle(exchange)
+    AdminApi(member, member.cluster, scrubber=Scrubbed()).handle(exchange)
     assert json.loads(exchange.body)["scrub"] == {"rounds": 3, "verifiedBytes": 4096}
 
 

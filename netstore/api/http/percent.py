@@ -1,7 +1,7 @@
-"""Percent escapes undone (RFC 3986, section 2.1), at a cost that hardly depends on how many there are.
+"""Percent decoding (RFC 3986, section 2.1), at a cost that hardly depends on the number of escapes.
 
 A value of 10 MiB in which every byte is escaped takes the standard library more than a second; here it takes
-0.06 to 0.1 s. What may be long is decoded in pieces (`api.v2.form`).
+0.06 to 0.1 s. Values that may be long are decoded in pieces (`api.v2.form`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KINDS: Final = bytes(
 )
 _AS_QUOTED_PRINTABLE: Final = bytes.maketrans(b"%", b"=")
 _FEW: Final = 60
-"""With at most one escape in so many bytes the standard library is the faster of the two."""
+"""With at most one escape in this many bytes, the standard library is faster."""
 
 
 class BadEscapeError(ValueError):
@@ -28,9 +28,7 @@ class BadEscapeError(ValueError):
 
 
 def decode(text: bytes) -> bytes:
-    """The text with its escapes undone, once; a plus sign stays one. Raises BadEscapeError for the first that
-    is malformed.
-    """
+    """The text decoded once; a plus sign stays one. Raises BadEscapeError for the first malformed escape."""
     if b"%" not in text:
         return text
     bad = text.translate(_KINDS).replace(b"%hh", b"...").find(b"%")
@@ -38,6 +36,6 @@ def decode(text: bytes) -> bytes:
         raise BadEscapeError(text[bad : bad + 3])
     if text.count(b"%") * _FEW < len(text):
         return unquote_to_bytes(text)
-    # Quoted-printable (RFC 2045, 6.7) is the same with another sign, and decoded in C. Its soft line breaks
-    # do not occur: each of its signs here is followed by two digits.
+    # Quoted-printable (RFC 2045, 6.7) is the same with `=` instead of `%`, and is decoded in C. Its soft line
+    # breaks do not occur: each `=` is followed by two digits here.
     return a2b_qp(text.replace(b"=", b"%3D").translate(_AS_QUOTED_PRINTABLE))

@@ -106,7 +106,7 @@ def test_the_raft_position_is_that_of_the_answer(member: LocalMember) -> None:
 def test_paths_and_queries_are_remembered_within_bounds(
     member: LocalMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys_module, "_REMEMBERED", 4)
+    monkeypatch.setattr(keys_module, "_CACHED", 4)
     for number in range(50):
         assert member.send("PUT", f"/v2/keys/k{number}", b"value=%d" % number).status == 201
     for number in range(50):

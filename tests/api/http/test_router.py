@@ -1,23 +1,17 @@
-"""Routing, health, version and members, asked without a socket."""
+"""From a path to its handler: redirects, web pages, and the bounded table of known paths."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.api.health import Health, Version
-from netstore.api.router import Redirect, Router
+from netstore.api.gate import Gate
+from netstore.api.http.router import Redirect, Route, Router
 from netstore.net.exchange import Request
-from netstore.node.member import OWN
-from netstore.node.timekeeper import Deadline, Deadlines
-from netstore.state.commands import PublishMember, SetClusterVersion, encode
-from netstore.types import Nanos, NodeId
 from tests.support.local_member import RecordedExchange
-from tests.support.member import ME, Solo
 
 if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
@@ -30,7 +24,8 @@ def ask(router: Router, path: bytes, method: bytes = b"GET", query: bytes = b"")
 
 
 def named(name: bytes) -> Router:
-    return Router({b"/exact": _answer(b"exact")}, {b"/below": _answer(name)})
+    exact, below = Route(_answer(b"exact"), None), Route(_answer(name), None)
+    return Router(Gate(), {b"/exact": exact}, {b"/below": below})
 
 
 def _answer(text: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a handler that says who it is
@@ -83,7 +78,7 @@ def test_known_paths_are_bounded_in_number_and_in_bytes() -> None:
         ask(router, b"/a//%d" % number)
     assert 0 < len(router._known) <= 4096
     assert max(map(len, router._known)) <= 256
-    assert not any(isinstance(handler, Redirect) for handler in router._known.values())
+    assert not any(isinstance(route.handler, Redirect) for route in router._known.values())
 
 
 @given(
@@ -117,9 +112,8 @@ def test_a_redirect_cannot_be_made_to_split_the_answer(path: bytes, query: bytes
 
 def test_what_is_not_of_etcd_is_closed_to_web_pages() -> None:
     asked: list[bytes] = []
-    router = Router(
-        {}, {b"/own": lambda e: asked.append(e.request.path), b"/v2": _answer(b"v2")}, closed=(b"/own",)
-    )
+    own = Route(lambda e: asked.append(e.request.path), None, closed=True)
+    router = Router(Gate(), {}, {b"/own": own, b"/v2": Route(_answer(b"v2"), None)})
     for path in (b"/own", b"/own/members", b"/%6fwn/members", b"/v2/keys"):
         for method in (b"GET", b"POST", b"DELETE", b"OPTIONS"):
             request = Request(method, path)
@@ -131,67 +125,3 @@ def test_what_is_not_of_etcd_is_closed_to_web_pages() -> None:
     ask(router, b"/own", b"POST")
     assert asked == [b"/own"]
     assert ask(router, b"/own", b"OPTIONS").status == 200
-
-
-def health(member: Solo) -> tuple[Health, Deadlines]:
-    deadlines = Deadlines(member.clock)
-    return Health(member.host, deadlines.after), deadlines
-
-
-def test_health_needs_a_leader() -> None:
-    check, _ = health(Solo())
-    exchange = RecordedExchange(Request(b"GET", b"/health"))
-    check(exchange)
-    assert (exchange.status, exchange.body) == (503, b'{"health":"false","reason":"knows no leader"}\n')
-
-
-def test_health_goes_through_the_log() -> None:
-    member = Solo().lead()
-    check, _ = health(member)
-    exchange = RecordedExchange(Request(b"GET", b"/health"))
-    check(exchange)
-    assert not exchange.status
-    member.settle()
-    assert (exchange.status, exchange.body) == (200, b'{"health":"true"}')
-
-
-def test_health_does_not_wait_for_ever() -> None:
-    member = Solo().lead()
-    check, deadlines = health(member)
-    exchange = RecordedExchange(Request(b"GET", b"/health"))
-    check(exchange)
-    member.clock.now = Nanos(member.clock.now + 1_100_000_000)
-    deadlines.run_due()
-    assert exchange.status == 503
-    member.settle()
-
-
-def test_version_names_what_the_cluster_agreed_on() -> None:
-    member = Solo().lead()
-    told = []
-    for _ in range(2):
-        exchange = RecordedExchange(Request(b"GET", b"/version"))
-        Version(member.host)(exchange)
-        told.append(json.loads(exchange.body))
-        member.host.propose(encode(SetClusterVersion("3.4.0")), lambda _: None, OWN)
-        member.settle()
-    assert [each["etcdcluster"] for each in told] == ["not_decided", "3.4.0"]
-    assert set(told[0]) == {"etcdserver", "etcdcluster"}
-
-
-def test_a_published_member_is_known() -> None:
-    member = Solo().lead()
-    member.host.propose(
-        encode(PublishMember(ME, "solo", ("http://a:1",), ("http://a:2",))), lambda _: None, OWN
-    )
-    member.settle()
-    assert member.host.machine.members[NodeId(7)].client_urls == ("http://a:1",)
-
-
-def test_a_deadline_runs_once() -> None:
-    ran: list[int] = []
-    deadline = Deadline(0, lambda: ran.append(1))
-    deadline.run()
-    deadline.run()
-    assert ran == [1]
-    assert deadline.cancelled

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.api.v2 import pieces
+from netstore.api.v2 import delivery
 from netstore.api.v2.render import NODE_WORK
 from netstore.errors import too_many
 from netstore.net.exchange import Request
@@ -30,7 +30,7 @@ PATHS = st.sampled_from(
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(tree, "SMALL_NODES", -1)
-        patch.setattr(pieces, "STEP_WORK", 3 * NODE_WORK)
+        patch.setattr(delivery, "STEP_WORK", 3 * NODE_WORK)
         yield
 
 
@@ -68,7 +68,7 @@ def test_a_large_directory_is_shown_as_a_small_one_is(
             whole = member.send("GET", target + query)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(tree, "SMALL_NODES", -1)
-                patch.setattr(pieces, "STEP_WORK", 2 * NODE_WORK)
+                patch.setattr(delivery, "STEP_WORK", 2 * NODE_WORK)
                 in_pieces = member.send("GET", target + query)
             assert (in_pieces.status, in_pieces.text) == (whole.status, whole.text)
             assert in_pieces.done
@@ -78,7 +78,7 @@ def test_a_large_directory_is_shown_as_a_small_one_is(
 
 @pytest.mark.usefixtures("everything_is_large")
 def test_no_more_is_made_than_the_client_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "BACKLOG_BYTES", 500)
+    monkeypatch.setattr(delivery, "BACKLOG_BYTES", 500)
     member = filled(LocalMember(), many=200)
     exchange = asked(member)
     most = 0
@@ -97,7 +97,7 @@ def test_no_more_is_made_than_the_client_takes(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.usefixtures("everything_is_large")
 @pytest.mark.parametrize("paused", [True, False])
 def test_a_client_that_goes_away_ends_the_work(paused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "BACKLOG_BYTES", 1 if paused else 1_000_000)
+    monkeypatch.setattr(delivery, "BACKLOG_BYTES", 1 if paused else 1_000_000)
     member = filled(LocalMember())
     exchange = asked(member)
     member.jobs.run(2)
@@ -157,11 +157,11 @@ def test_a_job_that_is_refused_gives_its_place_back(monkeypatch: pytest.MonkeyPa
 def test_who_takes_too_little_for_too_long_is_cut_for_others(
     target: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "BACKLOG_BYTES", 1)
+    monkeypatch.setattr(delivery, "BACKLOG_BYTES", 1)
     member = filled(LocalMember(), many=9)
     slow, quick = asked(member), asked(member)
     work(member)
-    member.clock.now = Nanos(member.clock.now + (pieces.LONGEST_PAUSE - 1) * 10**9)
+    member.clock.now = Nanos(member.clock.now + (delivery.LONGEST_PAUSE - 1) * 10**9)
     quick.take()
     work(member)
     asked(member, target)

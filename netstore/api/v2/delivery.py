@@ -1,10 +1,9 @@
-"""Large answers: shown and sent in pieces, as the client takes them.
+"""Large answers are rendered and sent in steps, at the pace of their client.
 
-The work is a job of the member (`node.jobs`), so that others get their turn, and stops while the client does
-not read; nothing is made before there is room for it.
-
-What is still to be shown is held meanwhile, so there is a bound on it (`Answers`): one principal gets at most
-half, and an answer whose client takes next to nothing for long is cut.
+A `Delivery` is a job of the member (`node.jobs`). It pauses while much of what was sent is not yet taken by
+the client; nothing is rendered before there is room for it. What is still to be rendered is kept in memory
+meanwhile, so its amount is bounded (`Deliveries`): one principal gets at most half, and the answer of a
+client that takes next to nothing for long is cut.
 """
 
 from __future__ import annotations
@@ -23,27 +22,27 @@ if TYPE_CHECKING:
     from netstore.seams import Clock
 
 STEP_WORK: Final = 200 * NODE_WORK
-"""Work of one step (`render.Part`), and one piece more: about a millisecond."""
+"""Work of one step (`render.Part`), give or take one part: about a millisecond."""
 
 STEP_BYTES: Final = 64 * 1024
-"""Bytes made in one step, and one piece more."""
+"""Bytes rendered in one step, give or take one part."""
 
 BACKLOG_BYTES: Final = 256 * 1024
-"""Unsent bytes beyond which no more is made."""
+"""Unsent bytes at which a delivery pauses."""
 
 LONGEST_PAUSE: Final = 60
-"""Seconds that a client may take to make room for more, which is 192 KiB: 3 KiB a second."""
+"""Seconds within which a client has to make room for more, which is 192 KiB: 3 KiB a second."""
 
 
-class Answers:
-    """Answers of one kind of a member, which hold at most `most` together. Plain calls on the loop."""
+class Deliveries:
+    """Deliveries of one kind of a member. Together they hold at most `most`. Plain calls on the loop."""
 
     def __init__(self, jobs: Jobs, clock: Clock, most: int) -> None:
         self._jobs = jobs
         self._clock = clock
         self._places = Admission(most)
-        self._paused: OrderedDict[Answer, float] = OrderedDict()
-        """Those whose client has to take something first, and since when; the longest first."""
+        self._paused: OrderedDict[Delivery, float] = OrderedDict()
+        """Deliveries that wait for their client, and since when; the longest pause first."""
 
     def begin(
         self,
@@ -57,65 +56,67 @@ class Answers:
         endless: bool = False,
         stays_open: bool = False,
     ) -> Fault | None:
-        """Send the head of the answer and take up the work; a fault, and nothing is sent, where there is too
-        much other work. `ready` is what comes first and is made already, `size` what the answer holds;
+        """Send the head of an answer and begin its delivery. Returns a fault, and sends nothing, if there is
+        too much other work.
+
+        `ready` is the beginning of the body, which is rendered already; `size` is what the answer holds;
         `stays_open` leaves the body open at the end.
         """
-        self.cut_the_slow()
+        self.cut_slow()
         principal = exchange.principal
         if not self._places.enter(principal, size):
             return errors.too_many()
         try:
-            answer = Answer(exchange, rendering, self, ready=ready, size=size, stays_open=stays_open)
+            delivery = Delivery(exchange, rendering, self, ready=ready, size=size, stays_open=stays_open)
         except Exception:
             self._places.leave(principal, size)
             raise
         try:
-            fault = self._jobs.start(principal, answer)
+            fault = self._jobs.start(principal, delivery)
             if fault is None:
                 exchange.begin(status, fields, endless=endless)
-                exchange.on_gone(answer.cancel)
+                exchange.on_gone(delivery.cancel)
         except Exception:
-            answer.cancel()
+            delivery.cancel()
             raise
         if fault is not None:
-            answer.cancel()
+            delivery.cancel()
         return fault
 
-    def cut_the_slow(self) -> None:
-        """Cut the answers of clients that took too little for too long. O(those)."""
+    def cut_slow(self) -> None:
+        """Cut the answers whose clients made no room for too long. O(those)."""
         limit = self._clock.monotonic() - LONGEST_PAUSE if self._paused else 0.0
         while self._paused:
-            answer, since = next(iter(self._paused.items()))
+            delivery, since = next(iter(self._paused.items()))
             if since > limit:
                 return
-            answer.cut()
+            delivery.cut()
 
-    def pause(self, answer: Answer) -> None:
-        """Its client has to take something first."""
-        self._paused[answer] = self._clock.monotonic()
-        self._jobs.pause(answer)
+    def pause(self, delivery: Delivery) -> None:
+        """Its client has to take data first."""
+        self._paused[delivery] = self._clock.monotonic()
+        self._jobs.pause(delivery)
 
-    def resume(self, answer: Answer) -> None:
+    def resume(self, delivery: Delivery) -> None:
         """There is room again."""
-        self._paused.pop(answer, None)
-        self._jobs.resume(answer)
+        self._paused.pop(delivery, None)
+        self._jobs.resume(delivery)
 
-    def over(self, answer: Answer, principal: str, size: int) -> None:
-        """It makes nothing more."""
-        self._paused.pop(answer, None)
-        self._jobs.cancel(answer)
+    def over(self, delivery: Delivery, principal: str, size: int) -> None:
+        """It renders nothing more."""
+        self._paused.pop(delivery, None)
+        self._jobs.cancel(delivery)
         self._places.leave(principal, size)
 
 
-class Answer:
+class Delivery:
     """One such answer. A `node.jobs.Job`."""
 
     def __init__(
         self,
         exchange: Exchange,
         rendering: Rendering,
-        answers: Answers,
+        deliveries: Deliveries,
         *,
         ready: bytes,
         size: int,
@@ -125,9 +126,9 @@ class Answer:
         self._principal = exchange.principal
         self._over = False
         self._rendering = rendering
-        self._answers = answers
+        self._deliveries = deliveries
         self._ready = ready
-        """What is made and not given to the exchange."""
+        """Rendered, and not pushed yet."""
         self._size = size
         self._stays_open = stays_open
 
@@ -139,7 +140,7 @@ class Answer:
         data, self._ready = self._ready or self._rendering.more(STEP_WORK, STEP_BYTES), b""
         if data and not exchange.push(data):
             self.cancel()
-            return True  # nobody reads it any more
+            return True  # the connection is gone
         if self._rendering.over:
             self.cancel()
             if not self._stays_open:
@@ -153,28 +154,28 @@ class Answer:
         self.cut()
 
     def cut(self) -> None:
-        """Give the answer up half-way."""
+        """Abort the answer half-way."""
         self.cancel()
         self._exchange.abort()
 
     def cancel(self) -> None:
-        """Make no more of it."""
+        """Render nothing more."""
         if not self._over:
             self._over = True
             self._rendering = Rendering(iter(()))
             self._ready = b""
-            self._answers.over(self, self._principal, self._size)
+            self._deliveries.over(self, self._principal, self._size)
 
     def _pauses(self) -> bool:
-        """Whether the client has to take something first, an answer before this one maybe."""
+        """Whether the client has to take data first; maybe that of an earlier answer on the connection."""
         if self._exchange.backlog <= BACKLOG_BYTES:
             return False
-        self._answers.pause(self)
+        self._deliveries.pause(self)
         if self._exchange.on_drained(self._resume):
             return True
-        self._answers.resume(self)
-        return False  # it is over: the next piece finds that out
+        self._deliveries.resume(self)
+        return False  # the answer is over, which the next push finds out
 
     def _resume(self) -> None:
         if not self._over:
-            self._answers.resume(self)
+            self._deliveries.resume(self)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from netstore import codes
-from netstore.api.v3.door import DEAF, ENDED_AT_ONCE, Door
+from netstore.api.v3.interceptor import ENDED_AT_ONCE, NULL_RECEIVER, Interceptor
 from netstore.errors import timed_out, too_many
 from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
@@ -130,13 +130,13 @@ def test_a_look_costs_the_same_however_many_streams_need_a_leader(
 
 
 def test_streams_that_have_ended_are_not_kept(served: Served) -> None:
-    door = Door(served.member, served.deadlines.after, 1.0)
-    handle = door.stream(lambda _: DEAF)
+    interceptor = Interceptor(served.member, served.gate, served.deadlines.after, 1.0)
+    handle = interceptor.stream(lambda _, __: NULL_RECEIVER)
     for _ in range(1_000):
         call = FakeCall("/etcdserverpb.Watch/Watch", NEEDS_LEADER)
         handle(call)
         call.finish()
-    assert len(door._needing) <= 4
+    assert len(interceptor._needing_leader) <= 4
 
 
 def test_a_stream_that_cannot_be_ended_keeps_no_other_open(

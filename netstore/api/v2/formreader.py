@@ -1,7 +1,7 @@
-"""Large forms: read in pieces before the request takes its place among others.
+"""Large forms are decoded in steps before their request is carried out.
 
-The work is a job of the member (`node.jobs`) and counts for the load of the connection that it is done for.
-It ends when the connection is lost. What is read is held meanwhile, so there is a bound on it.
+The work is a job of the member (`node.jobs`), and counts for the load of its connection. It ends if the
+connection is lost. The form is kept in memory meanwhile, so the amount of forms being decoded is bounded.
 """
 
 from __future__ import annotations
@@ -21,53 +21,53 @@ if TYPE_CHECKING:
     from netstore.node.jobs import Jobs
 
 MOST_HELD: Final = 64 * 1024 * 1024
-"""Bytes of forms that are being read; what they are decoded to is as much again at most."""
+"""Bytes of forms that are being decoded; what they are decoded to is at most as much again."""
 
 WORK_SECONDS: Final = 1e-8
-"""Seconds that a unit of the work of a piece counts for a load."""
+"""Seconds that a unit of decoding work counts for the load of a connection."""
 
 
-class Readings:
-    """The forms of a member that are being read. Plain calls on the loop."""
+class FormReaders:
+    """The forms of a member that are being decoded. Plain calls on the loop."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
         self._places = Admission(MOST_HELD)
 
     def begin(self, exchange: Exchange, done: Callable[[Parameters | Fault], None]) -> None:
-        """Read what the request asks for; `done` gets it, or the Fault of what is wrong with it, before this
-        returns where that is little work. A Fault too where there is too much other work.
+        """Decode the form of a request. `done` gets its parameters, or a Fault if it is wrong or there is too
+        much other work; it is called before this returns if that is little work.
         """
-        reading = Reading(exchange, done, self)
-        if reading.step():
-            return  # in a turn of the connection, by which it is charged
+        reader = FormReader(exchange, done, self)
+        if reader.step():
+            return  # in a turn of the connection, which is charged for it
         principal, size = exchange.principal, len(exchange.request.body)
         if not self._places.enter(principal, size):
-            reading.refuse()
-        elif self._jobs.start(principal, reading) is not None:
+            reader.refuse()
+        elif self._jobs.start(principal, reader) is not None:
             self._places.leave(principal, size)
-            reading.refuse()
+            reader.refuse()
         else:
-            reading.started = True
-            exchange.defer(reading.cancel)
+            reader.started = True
+            exchange.defer(reader.cancel)
 
-    def over(self, reading: Reading, principal: str, size: int) -> None:
-        """It is not read any more."""
-        self._jobs.cancel(reading)
+    def over(self, reader: FormReader, principal: str, size: int) -> None:
+        """A form is not decoded any more."""
+        self._jobs.cancel(reader)
         self._places.leave(principal, size)
 
 
-class Reading:
-    """One such form. A `node.jobs.Job`."""
+class FormReader:
+    """Decodes one form. A `node.jobs.Job`."""
 
     def __init__(
-        self, exchange: Exchange, done: Callable[[Parameters | Fault], None], readings: Readings
+        self, exchange: Exchange, done: Callable[[Parameters | Fault], None], readers: FormReaders
     ) -> None:
         self._exchange = exchange
         self._principal = exchange.principal
         self._size = len(exchange.request.body)
         self._done = done
-        self._readings = readings
+        self._readers = readers
         self._pieces = parameters_in_pieces(exchange.request)
         self.started = False
         """It has a place among the jobs."""
@@ -105,8 +105,8 @@ class Reading:
             self._exchange.worked(work * WORK_SECONDS)
 
     def cancel(self) -> None:
-        """Read no more of it."""
+        """Stop decoding."""
         if self.started:
             self.started = False
             self._pieces.close()
-            self._readings.over(self, self._principal, self._size)
+            self._readers.over(self, self._principal, self._size)

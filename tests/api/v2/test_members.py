@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from netstore.api.v2.members import JSON_LIMIT_BYTES
+from netstore.api.http.body import JSON_LIMIT_BYTES
 from netstore.errors import Fault, Reason, refusal, timed_out
 from netstore.net.exchange import Request
 from netstore.types import NodeId

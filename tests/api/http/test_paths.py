@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.api.v2.paths import MAX_NAMES, check_depth, clean_path
-from netstore.api.v2.percent import decode
-from netstore.errors import Fault
+from netstore.api.http.paths import clean_path
+from netstore.api.http.percent import decode
 
 SEGMENTS = st.lists(
     st.sampled_from((b"a", b".", b"..", b"", b"...", b".a", b"a.", b"x y", b"\xff", b"?")), max_size=6
@@ -73,9 +72,3 @@ def test_malformed_escapes_have_no_meaning(raw: bytes) -> None:
 
 def test_a_path_is_decoded_once_and_plus_is_plus() -> None:
     assert decode(b"/a+b%2Bc%252F%00%ff") == b"/a+b+c%2F\x00\xff"
-
-
-def test_how_deep_a_key_may_lie() -> None:
-    check_depth(b"/a" * MAX_NAMES)
-    with pytest.raises(Fault, match="256 names"):
-        check_depth(b"/a" * (MAX_NAMES + 1))

@@ -1,0 +1,160 @@
+"""What requests of the v3 API are going to do, for the gate (`api.gate`).
+
+A request whose answer has the previous pairs (`prev_kv`) reads them, too. A transaction needs access to
+everything that any of its branches, at any depth, may do, whichever of them is carried out. A put that
+attaches its key to a lease uses that lease. Which keys are attached to a lease only the state knows; revoking
+the lease deletes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.api.gate import Access, Api, Kind, Operation
+from netstore.proto import rpc_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from netstore.state.v3.commands import Put
+
+_KV: Final = b"/etcdserverpb.KV/"
+_LEASE: Final = b"/etcdserverpb.Lease/"
+_CLUSTER: Final = b"/etcdserverpb.Cluster/"
+_MAINTENANCE: Final = b"/etcdserverpb.Maintenance/"
+_HEALTH: Final = b"/grpc.health.v1.Health/"
+
+RANGE: Final = _KV + b"Range"
+PUT: Final = _KV + b"Put"
+DELETE_RANGE: Final = _KV + b"DeleteRange"
+TXN: Final = _KV + b"Txn"
+COMPACT: Final = _KV + b"Compact"
+WATCH: Final = b"/etcdserverpb.Watch/Watch"
+LEASE_GRANT: Final = _LEASE + b"LeaseGrant"
+LEASE_REVOKE: Final = _LEASE + b"LeaseRevoke"
+LEASE_TIME_TO_LIVE: Final = _LEASE + b"LeaseTimeToLive"
+LEASE_LEASES: Final = _LEASE + b"LeaseLeases"
+LEASE_KEEP_ALIVE: Final = _LEASE + b"LeaseKeepAlive"
+MEMBER_ADD: Final = _CLUSTER + b"MemberAdd"
+MEMBER_REMOVE: Final = _CLUSTER + b"MemberRemove"
+MEMBER_UPDATE: Final = _CLUSTER + b"MemberUpdate"
+MEMBER_LIST: Final = _CLUSTER + b"MemberList"
+MEMBER_PROMOTE: Final = _CLUSTER + b"MemberPromote"
+STATUS: Final = _MAINTENANCE + b"Status"
+ALARM: Final = _MAINTENANCE + b"Alarm"
+DEFRAGMENT: Final = _MAINTENANCE + b"Defragment"
+HASH: Final = _MAINTENANCE + b"Hash"
+HASH_KV: Final = _MAINTENANCE + b"HashKV"
+MOVE_LEADER: Final = _MAINTENANCE + b"MoveLeader"
+SNAPSHOT: Final = _MAINTENANCE + b"Snapshot"
+HEALTH_CHECK: Final = _HEALTH + b"Check"
+HEALTH_WATCH: Final = _HEALTH + b"Watch"
+
+
+def _fixed(name: bytes, kind: Kind, *, changes: bool = False) -> Callable[[object], Operation]:
+    """For a method whose requests are all alike, and access no keys in particular."""
+    operation = Operation(Api.V3, name, (Access(kind),), changes)
+    return lambda _: operation
+
+
+compact = _fixed(COMPACT, Kind.MAINTENANCE, changes=True)
+lease_leases = _fixed(LEASE_LEASES, Kind.LEASE)
+member_add = _fixed(MEMBER_ADD, Kind.MEMBER, changes=True)
+member_remove = _fixed(MEMBER_REMOVE, Kind.MEMBER, changes=True)
+member_update = _fixed(MEMBER_UPDATE, Kind.MEMBER, changes=True)
+member_list = _fixed(MEMBER_LIST, Kind.MEMBER)
+member_promote = _fixed(MEMBER_PROMOTE, Kind.MEMBER, changes=True)
+status = _fixed(STATUS, Kind.MAINTENANCE)
+defragment = _fixed(DEFRAGMENT, Kind.MAINTENANCE, changes=True)
+hash_ = _fixed(HASH, Kind.MAINTENANCE)
+hash_kv = _fixed(HASH_KV, Kind.MAINTENANCE)
+move_leader = _fixed(MOVE_LEADER, Kind.MAINTENANCE, changes=True)
+snapshot = _fixed(SNAPSHOT, Kind.MAINTENANCE)
+health_check = _fixed(HEALTH_CHECK, Kind.OPEN)
+health_watch = _fixed(HEALTH_WATCH, Kind.OPEN)
+
+
+def put(command: Put) -> Operation:
+    """A Put, once it is decoded."""
+    return Operation(Api.V3, PUT, tuple(_put(command)), changes=True)
+
+
+def range_(request: pb.RangeRequest) -> Operation:
+    """A Range."""
+    return Operation(Api.V3, RANGE, (Access(Kind.READ, request.key, request.range_end),))
+
+
+def delete_range(request: pb.DeleteRangeRequest) -> Operation:
+    """A DeleteRange."""
+    return Operation(Api.V3, DELETE_RANGE, tuple(_delete(request)), changes=True)
+
+
+def txn(request: pb.TxnRequest) -> Operation:
+    """A Txn. O(its compares and operations)."""
+    accesses = tuple(_txn(request))
+    return Operation(Api.V3, TXN, accesses, changes=any(each.kind is not Kind.READ for each in accesses))
+
+
+def watch(request: pb.WatchCreateRequest) -> Operation:
+    """A request to create a watch, on a Watch stream. An empty key is the first of all."""
+    return Operation(Api.V3, WATCH, (Access(Kind.WATCH, request.key or b"\0", request.range_end),))
+
+
+def lease_grant(request: pb.LeaseGrantRequest) -> Operation:
+    """A LeaseGrant; its lease is 0 where the member chooses the id."""
+    return _lease(LEASE_GRANT, request.ID, changes=True)
+
+
+def lease_revoke(request: pb.LeaseRevokeRequest) -> Operation:
+    """A LeaseRevoke, which deletes the keys of the lease."""
+    return _lease(LEASE_REVOKE, request.ID, changes=True)
+
+
+def lease_time_to_live(request: pb.LeaseTimeToLiveRequest) -> Operation:
+    """A LeaseTimeToLive, which may tell the keys of the lease."""
+    return _lease(LEASE_TIME_TO_LIVE, request.ID, changes=False)
+
+
+def lease_keep_alive(id_: int) -> Operation:
+    """One renewal on a LeaseKeepAlive stream."""
+    return _lease(LEASE_KEEP_ALIVE, id_, changes=True)
+
+
+def alarm(request: pb.AlarmRequest) -> Operation:
+    """An Alarm: alarms are listed, raised or cleared."""
+    changes = request.action != pb.AlarmRequest.GET
+    return Operation(Api.V3, ALARM, (Access(Kind.MAINTENANCE),), changes)
+
+
+def _lease(name: bytes, id_: int, *, changes: bool) -> Operation:
+    return Operation(Api.V3, name, (Access(Kind.LEASE, lease=id_),), changes)
+
+
+def _put(request: Put | pb.PutRequest) -> Iterator[Access]:
+    yield Access(Kind.WRITE, request.key)
+    if request.prev_kv:
+        yield Access(Kind.READ, request.key)
+    if request.lease:
+        yield Access(Kind.LEASE, lease=request.lease)
+
+
+def _delete(request: pb.DeleteRangeRequest) -> Iterator[Access]:
+    yield Access(Kind.DELETE, request.key, request.range_end)
+    if request.prev_kv:
+        yield Access(Kind.READ, request.key, request.range_end)
+
+
+def _txn(request: pb.TxnRequest) -> Iterator[Access]:
+    for compare in request.compare:
+        yield Access(Kind.READ, compare.key, compare.range_end)
+    for branch in (request.success, request.failure):
+        for op in branch:
+            kind = op.WhichOneof("request")
+            if kind == "request_range":
+                yield Access(Kind.READ, op.request_range.key, op.request_range.range_end)
+            elif kind == "request_put":
+                yield from _put(op.request_put)
+            elif kind == "request_delete_range":
+                yield from _delete(op.request_delete_range)
+            elif kind == "request_txn":
+                yield from _txn(op.request_txn)

@@ -1,0 +1,95 @@
+"""What the gate is told of requests of the v3 API."""
+
+from __future__ import annotations
+
+import pytest
+
+from netstore.api.gate import Access, Kind, Operation
+from netstore.api.v3 import messages, operations
+from netstore.proto import rpc_pb2 as pb
+
+PUT = pb.PutRequest(key=b"p", value=b"v", lease=7, prev_kv=True)
+RANGE = pb.RangeRequest(key=b"r", range_end=b"s")
+DELETE = pb.DeleteRangeRequest(key=b"d", range_end=b"\0", prev_kv=True)
+
+
+def test_a_put_writes_and_may_read_and_use_a_lease() -> None:
+    plain = messages.parse_put(pb.PutRequest(key=b"k", value=b"v").SerializeToString())
+    assert operations.put(plain).accesses == (Access(Kind.WRITE, b"k"),)
+    whole = messages.parse_put(PUT.SerializeToString())
+    assert operations.put(whole).accesses == (
+        Access(Kind.WRITE, b"p"),
+        Access(Kind.READ, b"p"),
+        Access(Kind.LEASE, lease=7),
+    )
+    assert operations.put(whole).changes
+
+
+def test_ranges_are_intervals() -> None:
+    assert operations.range_(RANGE).accesses == (Access(Kind.READ, b"r", b"s"),)
+    assert not operations.range_(RANGE).changes
+    assert operations.delete_range(DELETE).accesses == (
+        Access(Kind.DELETE, b"d", b"\0"),
+        Access(Kind.READ, b"d", b"\0"),
+    )
+    assert operations.watch(pb.WatchCreateRequest()).accesses == (Access(Kind.WATCH, b"\0"),)
+    assert operations.watch(pb.WatchCreateRequest(key=b"w", range_end=b"x")).accesses == (
+        Access(Kind.WATCH, b"w", b"x"),
+    )
+
+
+def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> None:
+    inner = pb.TxnRequest(
+        compare=[pb.Compare(key=b"c2", range_end=b"c3")],
+        failure=[pb.RequestOp(request_delete_range=DELETE)],
+    )
+    request = pb.TxnRequest(
+        compare=[pb.Compare(key=b"c")],
+        success=[pb.RequestOp(request_put=PUT), pb.RequestOp(request_txn=inner), pb.RequestOp()],
+        failure=[pb.RequestOp(request_range=RANGE)],
+    )
+    made = operations.txn(request)
+    assert made.accesses == (
+        Access(Kind.READ, b"c"),
+        Access(Kind.WRITE, b"p"),
+        Access(Kind.READ, b"p"),
+        Access(Kind.LEASE, lease=7),
+        Access(Kind.READ, b"c2", b"c3"),
+        Access(Kind.DELETE, b"d", b"\0"),
+        Access(Kind.READ, b"d", b"\0"),
+        Access(Kind.READ, b"r", b"s"),
+    )
+    assert made.changes
+    assert not operations.txn(pb.TxnRequest(failure=[pb.RequestOp(request_range=RANGE)])).changes
+
+
+@pytest.mark.parametrize(
+    ("made", "lease", "changes"),
+    [
+        (operations.lease_grant(pb.LeaseGrantRequest(TTL=9)), 0, True),
+        (operations.lease_grant(pb.LeaseGrantRequest(ID=4, TTL=9)), 4, True),
+        (operations.lease_revoke(pb.LeaseRevokeRequest(ID=4)), 4, True),
+        (operations.lease_time_to_live(pb.LeaseTimeToLiveRequest(ID=4, keys=True)), 4, False),
+        (operations.lease_keep_alive(4), 4, True),
+        (operations.lease_leases(pb.LeaseLeasesRequest()), 0, False),
+    ],
+    ids=lambda value: value.name.decode() if isinstance(value, Operation) else "",
+)
+def test_leases(made: Operation, lease: int, changes: bool) -> None:
+    assert made.accesses == (Access(Kind.LEASE, lease=lease),)
+    assert made.changes is changes
+
+
+def test_alarms_are_listed_or_changed() -> None:
+    assert not operations.alarm(pb.AlarmRequest()).changes
+    assert operations.alarm(pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE)).changes
+
+
+def test_each_method_of_the_api_has_its_name_here() -> None:
+    declared = {
+        b"/etcdserverpb.%b/%b" % (service.encode(), method.name.encode())
+        for service, each in pb.DESCRIPTOR.services_by_name.items()
+        for method in each.methods
+    }
+    named = {value for name, value in vars(operations).items() if name.isupper() and isinstance(value, bytes)}
+    assert {name for name in named if name.startswith(b"/etcdserverpb.") and name[-1:] != b"/"} == declared
