@@ -50,16 +50,16 @@ from netstore.net.tls import Credentials
 from netstore.node.backup import Backups
 from netstore.node.chores import ROUND_SECONDS, do_chores
 from netstore.node.clock import SystemClock
-from netstore.node.cluster import Cluster
 from netstore.node.consistency import Consistency
 from netstore.node.driver import Driver
+from netstore.node.featurelevel import Levels
 from netstore.node.handover import hand_over
 from netstore.node.host import CATCH_UP_ENTRIES, Host
 from netstore.node.identity import Enrollment, MemberSettings, NoAnswer
 from netstore.node.jointoken import find_token, read_token_file
 from netstore.node.lessor import Lessor
-from netstore.node.level import Levels
 from netstore.node.loop import Loop
+from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
 from netstore.node.publication import publish
 from netstore.node.recovery import recover

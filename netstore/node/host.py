@@ -28,11 +28,11 @@ from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.meter import Parts
 from netstore.node.driver import Append
+from netstore.node.fairqueue import owner_of
 from netstore.node.jobs import STEPS_BESIDE, STEPS_PER_TURN, Jobs
-from netstore.node.lines import owner_of
 from netstore.node.member import OWN
 from netstore.node.pacing import Pacing
-from netstore.node.putoff import Asked, PutOff
+from netstore.node.postponed import Asked, PutOff
 from netstore.node.reads import Reads
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
@@ -117,7 +117,7 @@ HELD_BYTES: Final = 16 * 1024 * 1024
 """What the log of a follower in memory may grow by while no entries are applied, because the state engine is
 behind; more is as lost on the way. A leader whose entries that are committed and not applied weigh more, or
 whose engine is behind, proposes nothing: it is `crowded`. What this member is asked waits where it is bounded
-(`proposals.MAX_WAITING_BYTES`), what others ask of it is put off (`putoff`), up to twice as much; more is
+(`proposals.MAX_WAITING_BYTES`), what others ask of it is put off (`postponed`), up to twice as much; more is
 refused.
 """
 

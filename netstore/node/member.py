@@ -104,7 +104,7 @@ class Replica(Member, Protocol):
 
 
 class Membership(Protocol):
-    """What can be changed about the members (`node.cluster.Cluster`), for a principal. `done` is called once,
+    """What can be changed about the members (`node.membership.Cluster`), for a principal. `done` is called once,
     on the loop; a Fault has etcd's words as its cause (`errors.Reason`).
     """
 

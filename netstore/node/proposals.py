@@ -16,7 +16,7 @@ from netstore import errors
 from netstore.admission import WeighedAdmission
 from netstore.errors import MustStop
 from netstore.guard import guarded, tell, unguarded
-from netstore.node.lines import Lines, owner_of
+from netstore.node.fairqueue import Lines, owner_of
 from netstore.state.envelope import seal
 from netstore.types import Nanos, Term
 

@@ -1,7 +1,7 @@
 """Joining a cluster: the service that gives out the member list and adds who asks, and the client for it.
 
 A member that is added starts as a learner, and is to become a voter as long as fewer than the wanted number
-are; that number is part of the request, and `node.cluster` and the log decide, not what this member knows. A
+are; that number is part of the request, and `node.membership` and the log decide, not what this member knows. A
 program that asks again, because it ended before it had stored its identity, gets the same identity again: it
 is recognized by its peer URLs, and by having no name yet. No member votes before its name is in the list, so
 an identity that is given out twice has never voted; the identity of a member that reports damage is not given
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
-    from netstore.node.cluster import Cluster
     from netstore.node.host import Host
+    from netstore.node.membership import Cluster
     from netstore.peer.handshake import Secret
     from netstore.seams import Log
     from netstore.state.members import MemberInfo

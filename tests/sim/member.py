@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from netstore.disk.frame import Identity
 from netstore.errors import CorruptData, Fault, MustStop
 from netstore.limits import Budget
-from netstore.node.cluster import Cluster
 from netstore.node.driver import Driver
+from netstore.node.featurelevel import Levels
 from netstore.node.host import TURN_UNITS, DiskFailed, Host
 from netstore.node.lessor import Lessor
-from netstore.node.level import Levels
+from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
 from netstore.node.timekeeper import CHORES_SECONDS, EXPIRE_SECONDS, Deadlines, Timekeeper
 from netstore.peer.join import JoinService

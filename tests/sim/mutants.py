@@ -22,11 +22,11 @@ from netstore.disk import frame
 from netstore.disk.diagnose import CutTail, Position, segment_name
 from netstore.disk.frame import Flaw, Frame, Place
 from netstore.disk.wal import Wal
-from netstore.node.cluster import Cluster
 from netstore.node.driver import Append, Driver
 from netstore.node.host import DiskFailed, Host, Mark
 from netstore.node.lessor import Lessor
 from netstore.node.member import OWN
+from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
 from netstore.peer.join import JoinService
 from netstore.raft import (

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 from netstore.disk.frame import Identity
 from netstore.disk.wal import Wal
 from netstore.node.bootstrap import first_batch
-from netstore.node.cluster import Cluster
 from netstore.node.driver import Driver
+from netstore.node.featurelevel import Levels
 from netstore.node.host import Host
-from netstore.node.level import Levels
 from netstore.node.member import OWN
+from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
 from netstore.raft.config import Boot, Config
 from netstore.raft.core import Raft

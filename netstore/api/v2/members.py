@@ -1,6 +1,6 @@
 """`/v2/members`, `/v2/members/leader`, `/v2/machines` (v2 API, members API).
 
-Reads answer from what this member has applied; changes go through `node.cluster`, on any member.
+Reads answer from what this member has applied; changes go through `node.membership`, on any member.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Cluster service: who the members are, and changing that (`node.cluster`)."""
+"""The Cluster service: who the members are, and changing that (`node.membership`)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.node.lines import TURN, TURN_BYTES, Lines
+from netstore.node.fairqueue import TURN, TURN_BYTES, Lines
 
 if TYPE_CHECKING:
     from collections import deque

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from netstore.errors import Fault, Reason
-from netstore.node.cluster import MAX_VOTERS
 from netstore.node.member import OWN
+from netstore.node.membership import MAX_VOTERS
 from netstore.state.commands import encode
 from netstore.state.members import MemberInfo
 from netstore.state.v2.commands import Set
@@ -25,7 +25,7 @@ from tests.support.group import Group
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.node.cluster import Cluster
+    from netstore.node.membership import Cluster
     from tests.support.group import Peer
 
 STEPS: Final = 30

@@ -1,5 +1,5 @@
 """What other members asked this leader to propose, and waits for that: in lines by who asked them, as the own
-requests of a member do (`lines`), within a bound, and no longer than is of use to who asked.
+requests of a member do (`fairqueue`), within a bound, and no longer than is of use to who asked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from netstore.admission import WeighedAdmission
-from netstore.node.lines import Lines
+from netstore.node.fairqueue import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

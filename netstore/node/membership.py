@@ -29,7 +29,7 @@ from netstore import errors
 from netstore.admission import PARTS
 from netstore.errors import CorruptData, Fault, Reason, refusal, told
 from netstore.node.bootstrap import member_id
-from netstore.node.lines import owner_of
+from netstore.node.fairqueue import owner_of
 from netstore.node.member import OWN
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.status import Refusal

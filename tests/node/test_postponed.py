@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from netstore.node.lines import TURN
-from netstore.node.putoff import MAX_PUT_OFF, Asked, PutOff
+from netstore.node.fairqueue import TURN
+from netstore.node.postponed import MAX_PUT_OFF, Asked, PutOff
 from netstore.types import NodeId, Term
 
 ANY = float("inf")

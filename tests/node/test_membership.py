@@ -9,15 +9,15 @@ import pytest
 
 from netstore.admission import PARTS
 from netstore.errors import Fault, Reason
-from netstore.node.cluster import (
+from netstore.node.fairqueue import TURN
+from netstore.node.host import BEHIND_SECONDS, HELD_BYTES
+from netstore.node.member import OWN
+from netstore.node.membership import (
     MAX_LEARNERS,
     MAX_VOTERS,
     MAX_WAITING_CHANGES,
     Cluster,
 )
-from netstore.node.host import BEHIND_SECONDS, HELD_BYTES
-from netstore.node.lines import TURN
-from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING
 from netstore.raft.change import Change, Step, StepKind
 from netstore.state.commands import PublishMember, RefuseChange, UpdateMember, encode
