@@ -54,11 +54,13 @@ from netstore.node.consistency import Consistency
 from netstore.node.driver import Driver
 from netstore.node.featurelevel import Levels
 from netstore.node.handover import hand_over
-from netstore.node.host import CATCH_UP_ENTRIES, Host
-from netstore.node.identity import Enrollment, MemberSettings, NoAnswer
+from netstore.node.host import Host
+from netstore.node.identity import Enrollment, NoAnswer
 from netstore.node.jointoken import find_token, read_token_file
 from netstore.node.lessor import Lessor
+from netstore.node.logcompaction import CATCH_UP_ENTRIES
 from netstore.node.loop import Loop
+from netstore.node.membersettings import MemberSettings
 from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
 from netstore.node.publication import publish
@@ -268,8 +270,8 @@ class _Daemon:
             log_budget=self.shares.log,
         )
         store.failed = host.engine_failed
-        host.room = store.device
-        host.contended = lambda: self.reactor.contended
+        host.space.room = store.device
+        host.background.contended = lambda: self.reactor.contended
         self.deadlines.failed = host.request_failed
         store.damaged = host.fail
         scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
@@ -288,7 +290,7 @@ class _Daemon:
             hear=self.reactor.hear,
             meter=self.meter,
         )
-        self.consistency = host.observer = Consistency(
+        self.consistency = host.applier.observer = Consistency(
             host,
             lambda index, digest: self.peers.broadcast(DigestMessage(index, digest)),
             get_logger("consistency"),

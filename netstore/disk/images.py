@@ -7,9 +7,9 @@ They lie beside the state they are copies of, so that a copy takes its place by 
     incoming.part                     being received
     outgoing-<member>.part            being sent
 
-A copy from the leader replaces state and log in three durable steps (`node.host`): it is complete here under
-its final name; the log is marked with it; the engine takes its place. `settle` finishes or undoes what a
-crash left between them.
+A copy from the leader replaces state and log in three durable steps (`node.snapshotinstall`): it is complete
+here under its final name; the log is marked with it; the engine takes its place. `settle` finishes or undoes
+what a crash left between them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Members compare their states: the one that differs stops before it answers anybody else.
 
 Two kinds of places in the log are compared at: an entry without a command, which is a leader's first one and
-one that it proposes each `CHECK_SECONDS`, and every `MARK_ENTRIES`th entry. Every member tells the others the
-digest of its state there (`state.digest`). A voter counts; whoever differs from more than half of the voters
-is odd and stops. Where all have told and no digest has more than half, nobody knows whose state is right, and
-all stop: what is wrong must not be served (the members of a group of two, above all).
+one that it proposes each `CHECK_SECONDS`, and every `CHECK_ENTRIES`th entry. Every member tells the others
+the digest of its state there (`state.digest`). A voter counts; whoever differs from more than half of the
+voters is odd and stops. Where all have told and no digest has more than half, nobody knows whose state is
+right, and all stop: what is wrong must not be served (the members of a group of two, above all).
 
 A member judges only itself, by what it was told by the stream of each other member.
 """
@@ -77,8 +77,8 @@ class Judge:
 
 
 class Consistency:
-    """Compares one member's state with the others'. `run` is the task; `host.observer` must be this object,
-    and `take` gets what others say.
+    """Compares one member's state with the others'. `run` is the task; `host.applier.observer` must be this
+    object, and `take` gets what others say.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class Consistency:
         self._log = log
         self._check_seconds = check_seconds
         self._judge = Judge(host.id)
-        self._copies = host.copies_installed
+        self._copies = host.snapshot_install.installed
         """State copies that the judge knows of."""
         self._next_check = 0.0
 
     def reached(self) -> None:
-        """See `node.host.Observer`: tell the digest of the state as it is now."""
+        """See `node.applier.Observer`: tell the digest of the state as it is now."""
         host = self._host
         if len(host.status().conf.members()) < 2:
             return
@@ -127,8 +127,8 @@ class Consistency:
 
     def _forget_replaced(self) -> None:
         """After a state copy, what was said of the state before it says nothing of the one that is here."""
-        if self._copies != self._host.copies_installed:
-            self._copies = self._host.copies_installed
+        if self._copies != self._host.snapshot_install.installed:
+            self._copies = self._host.snapshot_install.installed
             self._judge = Judge(self._host.id)
 
     def _decide(self, index: Index) -> None:

@@ -16,7 +16,6 @@ because the others rely on what it acknowledged, and nobody knows whom it voted 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from netstore.disk.datadir import DataDir
+    from netstore.node.membersettings import MemberSettings
     from netstore.seams import Log
     from netstore.state.members import MemberInfo
     from netstore.types import ClusterId
@@ -47,31 +47,6 @@ RETRY_SECONDS: Final = 1.0
 """Pause between two attempts to reach the cluster."""
 
 NO_MEMBER: Final = NodeId(0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberSettings:
-    """The settings that decide who a member is. URLs are in their normal form."""
-
-    name: str
-    peer_urls: tuple[str, ...]
-    """Where the others reach this member (`initial_advertise_peer_urls`)."""
-    initial: Mapping[str, tuple[str, ...]]
-    """`initial_cluster`: name -> peer URLs; this member alone if it was not set."""
-    names_members: bool
-    """Whether `initial_cluster` was set."""
-    initial_token: str
-    """`initial_cluster_token`."""
-    known_token: str
-    """Its default, which everybody knows."""
-    joins_existing: bool
-    """`initial_cluster_state` is existing."""
-    join: tuple[str, ...]
-    """Peer URLs of a running cluster that is asked to add this member."""
-    join_token: str | None
-    """What `join_token` or `join_token_file` gives."""
-    force_new: bool
-    """`force_new_cluster`."""
 
 
 class MemberList(Protocol):

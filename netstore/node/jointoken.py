@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.disk.datadir import DataDir
-    from netstore.node.identity import MemberSettings
+    from netstore.node.membersettings import MemberSettings
     from netstore.seams import Log
 
 HOW_TO_GET_ONE: Final = (

@@ -104,8 +104,8 @@ class Replica(Member, Protocol):
 
 
 class Membership(Protocol):
-    """What can be changed about the members (`node.membership.Cluster`), for a principal. `done` is called once,
-    on the loop; a Fault has etcd's words as its cause (`errors.Reason`).
+    """What can be changed about the members (`node.membership.Cluster`), for a principal. `done` is called
+    once, on the loop; a Fault has etcd's words as its cause (`errors.Reason`).
     """
 
     def add(

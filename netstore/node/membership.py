@@ -222,13 +222,13 @@ class Cluster:
 
         def complete(outcome: Outcome | Fault) -> None:
             asked.over = True
-            if isinstance(outcome, Fault) and asked.again and asked.copies != host.copies_installed:
+            if isinstance(outcome, Fault) and asked.again and asked.copies != host.snapshot_install.installed:
                 outcome = errors.timed_out(Reason.TIMED_OUT_LEADER)
             answer(outcome)
 
         answer = self._answer(NodeId(command.id), done)
         asked = _Asked(command, b"", float("inf"), own=True)
-        asked.copies = host.copies_installed
+        asked.copies = host.snapshot_install.installed
         payload = host.proposals.open(encode(command), complete, principal)
         if payload is not None:
             asked.payload = payload
@@ -300,14 +300,14 @@ class Cluster:
     def _try(self, asked: _Asked) -> bool:
         """Propose a change, or refuse it. False when it has to wait."""
         host = self._host
-        if not host.crowded:
+        if not host.backpressure.crowded:
             self._held_since = None
         if not host.leader:
             return False
-        if host.crowded:
+        if host.backpressure.crowded:
             if self._held_since is None:
                 self._held_since = host.clock.monotonic()
-            fault = host.held_back(self._held_since)
+            fault = host.backpressure.refusal(host.proposals.now - self._held_since)
             if fault is not None:
                 self._refuse(asked, fault.cause.decode())
             return fault is not None
@@ -320,11 +320,11 @@ class Cluster:
                 return True
         elif not asked.own:
             return True  # it leads no more; who asked is told nothing, and runs into the time limit
-        refused = host.propose_change(Change(_steps(asked.command), context=asked.payload))
+        refused = host.proposer.propose_change(Change(_steps(asked.command), context=asked.payload))
         if refused in _PATIENT:
             return False
         if refused is Refusal.NOTHING_TO_CHANGE and isinstance(asked.command, RemoveMember):
-            host.relay(asked.payload)  # it is in the list only, and leaves that
+            host.proposer.relay(asked.payload)  # it is in the list only, and leaves that
             refused = None
         if refused is not None:
             self._refuse(asked, _WORDS.get(refused, f"etcdserver: {refused.value}"))
@@ -341,7 +341,7 @@ class Cluster:
         if asked.own:
             self._host.proposals.complete(request_of(asked.payload), told(why))
         else:
-            self._host.relay(answering(asked.payload, encode(RefuseChange(why))))
+            self._host.proposer.relay(answering(asked.payload, encode(RefuseChange(why))))
 
     def _objection(self, command: _Command) -> str | None:
         """Why the members as they are speak against a change, in etcd's words."""
@@ -415,7 +415,7 @@ class Cluster:
             info = members.get(peer.id)
             if peer.caught_up and info is not None and info.promote and info.name:
                 steps = (Step(StepKind.ADD_VOTER, peer.id),)
-                self._host.change_members(
+                self._host.proposer.change_members(
                     steps, encode(PromoteMember(peer.id)), self._told("member_promoted", peer.id)
                 )
                 return
@@ -428,7 +428,7 @@ class Cluster:
         for learner in self._host.status().conf.learners:
             if learner not in members:
                 steps = (Step(StepKind.REMOVE, learner),)
-                self._host.change_members(steps, b"", self._told("unlisted_member_removed", learner))
+                self._host.proposer.change_members(steps, b"", self._told("unlisted_member_removed", learner))
                 return
         self._tidy_at = self._host.change_index
 

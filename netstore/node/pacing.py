@@ -22,6 +22,8 @@ from netstore.raft.status import Role
 from netstore.types import Index, NodeId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from netstore.raft.status import PeerStatus, Status
 
 PACED_SECONDS: Final = 256.0
@@ -384,9 +386,27 @@ class Pacing:
             self._spare = max(0.0, self._spare - size)
         self._room -= size
 
-    def hold(self) -> None:
-        """Something waits because there is no room."""
-        self._held = True
+    def budget(self, most: int) -> tuple[int, bool]:
+        """How many bytes of what waits may be proposed next, `most` at most; and, where there is no room,
+        True: these are for requests that fit into them.
+        """
+        room = self.room
+        if room == 0:
+            return min(most, self.spare), True
+        return most if room is None else min(most, room), False
+
+    def more_waits(self, taken: Sequence[object], *, fitting: bool) -> bool:
+        """More waits than was taken with this `budget`. Whether the next turn may take some of it: if there
+        is no room and nothing fits, a tick looks again.
+        """
+        if fitting:
+            self._held = True
+        return bool(taken) or not fitting
+
+    @property
+    def paced_to(self) -> int:
+        """Bytes a second that are written at most; 0 while nothing waits for that."""
+        return 0 if self.rate is None or not self.paced else max(1, int(self.rate))
 
     @property
     def paced(self) -> bool:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from netstore.types import NodeId, Term
 
-MAX_PUT_OFF: Final = 20_000
+MAX_POSTPONED: Final = 20_000
 """So many payloads may be put off at once; of one household half of them."""
 
 
-class Asked(msgspec.Struct, eq=False):
+class Request(msgspec.Struct, eq=False):
     """A payload that another member asks this leader to propose, and what is known of it without decoding it
     again. `came` is in monotonic seconds.
     """
@@ -40,19 +40,19 @@ class Asked(msgspec.Struct, eq=False):
     came: float
 
 
-class PutOff:
+class Postponed:
     """All of it. What a member asks for itself has no place there, only bytes."""
 
     def __init__(self, most_bytes: int) -> None:
-        self._lines: Lines[Asked] = Lines()
-        self._waiting: dict[Asked, None] = {}
+        self._lines: Lines[Request] = Lines()
+        self._waiting: dict[Request, None] = {}
         """In the order in which it came."""
-        self._held = WeighedAdmission(MAX_PUT_OFF, most_bytes)
+        self._held = WeighedAdmission(MAX_POSTPONED, most_bytes)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, asked: Asked, most: float) -> bool:
+    def add(self, asked: Request, most: float) -> bool:
         """Let it wait. False where there is too much, of all or of its household: more than `most` bytes of
         one line would not be proposed in time. A member's own is held to no such number.
         """
@@ -66,21 +66,21 @@ class PutOff:
         self._lines.add(asked)
         return True
 
-    def take(self, most: int, most_bytes: int, *, fitting: bool) -> list[Asked]:
+    def take(self, most: int, most_bytes: int, *, fitting: bool) -> list[Request]:
         """See `Lines.take`. What is taken counts until it is `put_back` or `leave` is called."""
         return self._lines.take(most, most_bytes, fitting=fitting)
 
-    def put_back(self, asked: Iterable[Asked]) -> None:
+    def put_back(self, asked: Iterable[Request]) -> None:
         """See `Lines.put_back`."""
         self._lines.put_back(asked)
 
-    def leave(self, asked: Iterable[Asked]) -> None:
+    def leave(self, asked: Iterable[Request]) -> None:
         """These wait no more."""
         for each in asked:
             del self._waiting[each]
             self._held.leave(each.owner, each.size, 1 if each.owner else 0)
 
-    def give_up(self, most: int, before: float = float("inf")) -> list[Asked]:
+    def give_up(self, most: int, before: float = float("inf")) -> list[Request]:
         """Up to `most` of those that came before that moment, the oldest first: they wait no more."""
         found = list(takewhile(lambda each: each.came < before, islice(self._waiting, most)))
         self.leave(found)

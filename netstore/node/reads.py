@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sortedcontainers import SortedDict  # type: ignore[import-untyped]  # it has no annotations
 
+from netstore import errors
 from netstore.admission import Admission, household
+from netstore.guard import guarded, unguarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.errors import Fault
+    from netstore.state.v3.mvcc import Mvcc
     from netstore.types import Index
 
     Done = Callable[[Fault | None], None]
@@ -29,6 +32,11 @@ MAX_WAITING: Final = 20_000
 (`admission`).
 """
 
+READ_UNITS: Final = 5_000
+"""About how many microseconds of work on reads one turn does; the others are answered in the next turns."""
+
+UNITS_A_READ: Final = 20
+"""About how many microseconds a read takes beside what it looks at (`Mvcc.read_units`)."""
 
 LINED_UP: Final = 1_000
 """Reads that are put into the lines of those who asked at once, when they can be answered: 0.2 ms."""
@@ -49,6 +57,8 @@ class Reads:
 
     def __init__(self, time_limit: float) -> None:
         self._time_limit = time_limit
+        self.failed: Callable[[Exception], object] = unguarded
+        """Called with the exception that an answer raised."""
         self._last = 0
         self._places = Admission(MAX_WAITING)
         self._asked: dict[int, _Read] = {}
@@ -66,6 +76,22 @@ class Reads:
         """Those that can be answered, and stand in no line yet."""
         self._lines: OrderedDict[str, deque[int]] = OrderedDict()
         """The others of them, by who asked; the next one's line is the first."""
+
+    def serve(self, applied: Index, mvcc: Mvcc) -> None:
+        """Answer the reads that can be answered once everything up to `applied` is, by turns of those who
+        asked, until that was enough work for a turn; the others remain `ready`.
+        """
+        self.reach(applied)
+        units = READ_UNITS
+        while units > 0 and (done := self.take()) is not None:
+            before = mvcc.read_units
+            self.finish(done, None)
+            units -= UNITS_A_READ + mvcc.read_units - before
+
+    def finish(self, done: Done | None, fault: Fault | None) -> None:
+        """Tell who asked, if anybody."""
+        if done is not None and not guarded(self.failed, done, fault):
+            guarded(self.failed, done, errors.failed())
 
     def __len__(self) -> int:
         """How many wait."""

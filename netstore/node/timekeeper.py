@@ -162,7 +162,7 @@ class Timekeeper:
             if now >= next_chores:
                 next_chores = now + CHORES_SECONDS
                 self._host.retry_writes()
-                self._host.compact()
+                self._host.compaction.compact()
 
     async def _wait(self) -> None:
         """Wait for the next tick. What is left to be done of the last one is done meanwhile: others have
@@ -176,7 +176,7 @@ class Timekeeper:
 
     @property
     def _behind(self) -> bool:
-        return self._deadlines.behind or self._lessor.behind or self._host.forgetting
+        return self._deadlines.behind or self._lessor.behind or self._host.compaction.is_dropping
 
     def _go_on(self, begun: float) -> None:
         """Do a piece of what is left."""
@@ -186,7 +186,7 @@ class Timekeeper:
             self._lessor.count()
             self._measure("counting of TTLs", begun)
         else:
-            self._host.compact()
+            self._host.compaction.compact()
             self._measure("forgetting of the log", begun)
 
     def _make_due(self, work: str, begun: float) -> float:

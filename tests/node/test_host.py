@@ -18,22 +18,18 @@ from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, Fault, Reason
 from netstore.limits import Budget
 from netstore.meter import Parts
-from netstore.node import host
-from netstore.node.host import (
-    BEHIND_SECONDS,
-    BESIDE_SECONDS,
-    BYTES_PER_TURN,
-    CATCH_UP_ENTRIES,
-    EXPIRED_AT_ONCE,
-    HELD_BYTES,
-    PAYLOADS_PER_TURN,
-    TURN_UNITS,
-    DiskFailed,
-    Why,
-)
+from netstore.node import backpressure, forwards, host, logcompaction
+from netstore.node.applier import TURN_UNITS
+from netstore.node.background import BUSY_SECONDS
+from netstore.node.backpressure import BEHIND_SECONDS, HELD_BYTES
+from netstore.node.forwards import Why
 from netstore.node.lessor import Lessor
+from netstore.node.logcompaction import CATCH_UP_ENTRIES
+from netstore.node.logsize import BYTES_PER_TURN, PAYLOADS_PER_TURN
+from netstore.node.logwriter import DiskFailed
 from netstore.node.member import OWN
 from netstore.node.pacing import DEBT_SECONDS, SPARE_PART, Pacing
+from netstore.node.proposals import COMPLETED_AT_ONCE
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
@@ -401,7 +397,7 @@ def test_a_log_that_is_low_on_room_takes_what_only_removes() -> None:
     member = Solo().lead()
     put(member)
     member.settle()
-    room = member.host.room = _Room()
+    room = member.host.space.room = _Room()
     outcomes: Outcomes = []
     wide = DeleteRange(b"a", b"b")
     commands: list[tuple[Command | V3Command, bool]] = [
@@ -438,7 +434,7 @@ def test_a_log_that_is_low_on_room_takes_what_only_removes() -> None:
 def test_while_the_log_finds_no_room_nothing_is_done() -> None:
     member = Solo().lead()
     member.settle()
-    member.host._disk_full = FULL
+    member.host.space.log_error = FULL
     outcomes: Outcomes = []
     member.host.propose(encode(Delete(b"/k")), outcomes.append, OWN)
     member.settle()
@@ -510,12 +506,14 @@ def test_while_the_engine_is_behind_nothing_is_applied_and_what_is_asked_waits()
 def test_what_waits_for_the_engine_is_refused_when_it_has_been_behind_for_too_long() -> None:
     member, engine = behind()
     pass_time(member, 2 * BEHIND_SECONDS)
-    waiting = [put(member) for _ in range(2 * EXPIRED_AT_ONCE)]
+    waiting = [put(member) for _ in range(2 * COMPLETED_AT_ONCE)]
     turns(member, 1)
     pass_time(member, BEHIND_SECONDS - 0.1)
     assert waiting == [[]] * len(waiting)
     pass_time(member, 0.2)
-    assert [len(each) for each in waiting] == [1] * EXPIRED_AT_ONCE + [0] * EXPIRED_AT_ONCE, "some at a time"
+    assert [len(each) for each in waiting] == [1] * COMPLETED_AT_ONCE + [0] * COMPLETED_AT_ONCE, (
+        "some at a time"
+    )
     turns(member, 2)
     assert {refusal(each) for each in waiting} == {Reason.TOO_MANY.text}
     assert all(isinstance(each[0], Fault) and each[0].outcome_known for each in waiting)
@@ -593,7 +591,7 @@ def test_no_lease_ends_whose_renewal_waits_somewhere(where: str, monkeypatch: py
     group.pass_time(1.7)
     with monkeypatch.context() as patch:
         if where == "queued":
-            patch.setattr(leader.host, "_to_apply_bytes", HELD_BYTES + 1)
+            patch.setattr(leader.host.applier, "waiting_bytes", HELD_BYTES + 1)
         else:
             patch.setattr((leader if where == "put off" else other).engine, "behind", lambda: 1)
         group.tick()
@@ -605,8 +603,8 @@ def test_no_lease_ends_whose_renewal_waits_somewhere(where: str, monkeypatch: py
         group.settle()
         assert told == []
     if where == "put off":
-        leader.host._hold()  # what was put off waits still
-        leader.host._own_is_next = True
+        leader.host.backpressure.look()  # what was put off waits still
+        leader.host.proposer._own_is_first = True
         lessors[0].look()
     group.tick()
     group.settle()
@@ -634,14 +632,11 @@ def test_while_the_engine_is_behind_what_others_ask_waits_within_a_bound() -> No
         turns(member, 2)
         assert not member.woken
     assert member.host.status().last == last
-    assert (len(member.host._put_off), member.host.backed_up) == (8, True)
+    assert (len(member.host.forwards.postponed), member.host.backed_up) == (8, True)
     catch_up(member, engine)
     assert member.host.machine.applied == last + 8
-    assert (len(member.host._put_off), member.host._put_off._held.size, member.host.backed_up) == (
-        0,
-        0,
-        False,
-    )
+    postponed = member.host.forwards.postponed
+    assert (len(postponed), postponed._held.size, member.host.backed_up) == (0, 0, False)
     member.host.receive([message])
     member.settle()
     assert member.host.machine.applied == last + 9
@@ -651,7 +646,7 @@ def test_what_asks_for_nothing_is_not_put_off() -> None:
     member, _ = behind()
     message = replace(forward(member), payloads=[])
     member.host.receive([message] * 100)
-    assert len(member.host._put_off) == 0
+    assert len(member.host.forwards.postponed) == 0
 
 
 @pytest.mark.parametrize("why", ["late", "full", "term"])
@@ -662,19 +657,19 @@ def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> No
     for _ in range(2):
         member.host.receive([message])
         turns(member, 1)
-    assert len(member.host._put_off) == 2
+    assert len(member.host.forwards.postponed) == 2
     if why == "late":
         pass_time(member, BEHIND_SECONDS + 0.1)
     elif why == "full":
         member.host.engine_failed(FULL)
         turns(member, 1)
     else:
-        for asked in member.host._put_off._waiting:
+        for asked in member.host.forwards.postponed._waiting:
             asked.term = Term(message.term - 1)
     if why != "term":
         member.host.receive([message])
     catch_up(member, engine)
-    assert (len(member.host._put_off), member.host._put_off._held.size) == (0, 0)
+    assert (len(member.host.forwards.postponed), member.host.forwards.postponed._held.size) == (0, 0)
     assert member.host.machine.applied == last + (why == "late")
 
 
@@ -684,7 +679,7 @@ def test_what_others_asked_is_taken_some_at_a_time() -> None:
     [payload] = forward(member, 1).payloads
     many = Forward(NodeId(9), ME, host.term, EntryKind.NORMAL, [payload] * PAYLOADS_PER_TURN)
     host.receive([many] * 3)
-    assert len(host._put_off) == 3 * PAYLOADS_PER_TURN
+    assert len(host.forwards.postponed) == 3 * PAYLOADS_PER_TURN
     last = host.status().last
     engine.late = 0
     engine.eased()
@@ -731,7 +726,7 @@ def test_what_was_put_off_waits_while_leadership_is_handed_over(monkeypatch: pyt
     group.tick()
     other.host.propose(encode(Set(b"/k", b"late")), done.append, OWN)
     group.settle()
-    assert (len(leader.host._put_off), done) == (2, [])
+    assert (len(leader.host.forwards.postponed), done) == (2, [])
     group.pass_time(2)
     assert [each.node.value for each in done if isinstance(each, Event)] == [b"early", b"late"]
     assert leader.host.term == term, "by the leader it was asked of"
@@ -746,7 +741,7 @@ def test_what_others_ask_waits_for_what_is_not_committed(monkeypatch: pytest.Mon
         member.host.receive([forward(member, 1)] * 2)
         turns(member, 3)
         assert not member.woken
-        assert len(member.host._put_off) == 2
+        assert len(member.host.forwards.postponed) == 2
     member.host.tick()
     member.settle()
     assert member.host.machine.applied == last + 2
@@ -775,7 +770,8 @@ def test_what_others_ask_waits_behind_what_waits_already(monkeypatch: pytest.Mon
 
 def test_a_leader_serves_its_own_clients_however_much_others_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     """What others ask waits as its own does while too much is not applied."""
-    monkeypatch.setattr(host, "HELD_BYTES", 100_000)
+    for module in (backpressure, forwards):
+        monkeypatch.setattr(module, "HELD_BYTES", 100_000)
     monkeypatch.setattr(host, "TURN_UNITS", 100)
     member = Solo().lead()
     message = forward(member, 10_000)
@@ -787,10 +783,10 @@ def test_a_leader_serves_its_own_clients_however_much_others_ask(monkeypatch: py
             member.host.tick()
         member.host.receive([message] * (30 if step == 0 else 5))
         if step == 5:
-            assert member.host.crowded
+            assert member.host.backpressure.crowded
             own = put(member)
         turns(member, 1)
-        assert member.host._put_off._held.size <= 2 * host.HELD_BYTES
+        assert member.host.forwards.postponed._held.size <= 2 * backpressure.HELD_BYTES
     assert [type(each) for each in own] == [Event]
     assert member.host.machine.applied > start + 1_000
 
@@ -829,7 +825,7 @@ def test_what_waits_is_refused_only_when_nothing_could_be_proposed(
         if why == "behind":
             engine.late = is_crowded
         else:
-            member.host._to_apply_bytes = is_crowded * (HELD_BYTES + 1)
+            member.host.applier.waiting_bytes = is_crowded * (HELD_BYTES + 1)
         member.host.tick()
 
     for _ in range(5):
@@ -878,9 +874,9 @@ def test_a_leader_without_room_does_not_let_others_fill_the_log(short: str) -> N
     member.settle()
     last = member.host.status().last
     if short == "log":
-        member.host._disk_full = FULL
+        member.host.space.log_error = FULL
     elif short == "low":
-        member.host.room = _Room()
+        member.host.space.room = _Room()
     else:
         member.host.engine_failed(FULL)
     payloads = [*forward(member, 9).payloads, seal(encode(Delete(b"/k")), 1)]
@@ -925,7 +921,7 @@ def test_while_leadership_is_handed_over_what_waits_makes_no_turns(monkeypatch: 
 
 def test_writes_the_log_finds_no_room_for_are_given_up_some_at_a_time() -> None:
     member = Solo().lead()
-    outcomes = [put(member) for _ in range(3 * EXPIRED_AT_ONCE)]
+    outcomes = [put(member) for _ in range(3 * COMPLETED_AT_ONCE)]
     member.turn()
     member.turn()
     member.device.fail(FULL)
@@ -933,7 +929,7 @@ def test_writes_the_log_finds_no_room_for_are_given_up_some_at_a_time() -> None:
     for _ in range(2):
         member.turn()
         told.append(sum(map(len, outcomes)))
-    assert told == [EXPIRED_AT_ONCE, 2 * EXPIRED_AT_ONCE, 3 * EXPIRED_AT_ONCE]
+    assert told == [COMPLETED_AT_ONCE, 2 * COMPLETED_AT_ONCE, 3 * COMPLETED_AT_ONCE]
     assert {refusal(each) for each in outcomes} == {Reason.NO_SPACE.text}
     turns(member, 1)
     assert not member.woken
@@ -941,14 +937,14 @@ def test_writes_the_log_finds_no_room_for_are_given_up_some_at_a_time() -> None:
 
 def test_what_the_log_has_room_for_again_is_given_up_no_more() -> None:
     member = Solo().lead()
-    outcomes = [put(member) for _ in range(2 * EXPIRED_AT_ONCE)]
+    outcomes = [put(member) for _ in range(2 * COMPLETED_AT_ONCE)]
     member.turn()
     member.device.fail(FULL)
     member.host.retry_writes()
     member.settle()
-    assert [isinstance(each, Event) for [each] in outcomes] == [False] * EXPIRED_AT_ONCE + [
+    assert [isinstance(each, Event) for [each] in outcomes] == [False] * COMPLETED_AT_ONCE + [
         True
-    ] * EXPIRED_AT_ONCE
+    ] * COMPLETED_AT_ONCE
 
 
 def test_what_is_held_is_counted_once_however_often_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1012,11 +1008,11 @@ def test_while_much_is_committed_and_not_applied_own_requests_wait(monkeypatch: 
     member.settle()
     assert [len(each) for each in outcomes + later] == [1] * 8
     assert value(member) == b"2"
-    assert member.host._to_apply_bytes == 0
+    assert member.host.applier.waiting_bytes == 0
 
 
 def test_what_waits_is_proposed_in_the_turn_after_all_was_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "HELD_BYTES", 100)
+    monkeypatch.setattr(backpressure, "HELD_BYTES", 100)
     member = Solo().lead()
     member.settle()
     with monkeypatch.context() as patch:
@@ -1024,7 +1020,7 @@ def test_what_waits_is_proposed_in_the_turn_after_all_was_applied(monkeypatch: p
         put(member, bytes(100))
         put(member, bytes(100))
         turns(member, 5)
-        assert member.host.crowded
+        assert member.host.backpressure.crowded
         later = put(member)
         turns(member, 1)
     member.settle()
@@ -1038,12 +1034,18 @@ def test_while_more_is_not_applied_what_others_send_is_lost_and_comes_again(
     leader, late = group[1].host, group[2].host
     group.tick()
     start = late.machine.applied
-    monkeypatch.setattr(host, "UNAPPLIED_BYTES", 1 << 20)
-    monkeypatch.setattr(late, "_apply", lambda: False)
+    monkeypatch.setattr(backpressure, "UNAPPLIED_BYTES", 1 << 20)
+    apply = late.applier.apply
+
+    def only_queue(committed: Sequence[Entry] = ()) -> bool:
+        late.applier.work_limit = 0
+        return apply(committed)
+
+    monkeypatch.setattr(late.applier, "apply", only_queue)
     monkeypatch.setattr(late, "_wake", lambda: None)
     entry = Entry(Index(1), late.term, EntryKind.NORMAL, b"payload")
     message = Append(leader.id, late.id, late.term, Index(0), Term(0), Index(0), [entry])
-    assert late._has_room(message)
+    assert late.backpressure.accepts(message)
     big = encode(Set(b"/big", bytes((1 << 20) // 64)))
     for _ in range(80):
         leader.propose(big, lambda _: None, OWN)
@@ -1054,11 +1056,11 @@ def test_while_more_is_not_applied_what_others_send_is_lost_and_comes_again(
     assert leader.machine.applied == start + 80
     assert start + 63 <= late.status().last <= start + 66
     assert late.machine.applied == start
-    assert not late._has_room(message)
+    assert not late.backpressure.accepts(message)
     monkeypatch.undo()
     group.pass_time(1)
     assert late.machine.applied == leader.machine.applied == start + 80
-    assert late._has_room(message)
+    assert late.backpressure.accepts(message)
 
 
 def test_watchers_of_the_tree_hold_up_no_write() -> None:
@@ -1125,12 +1127,12 @@ def test_a_copy_that_stands_for_nothing_keeps_no_log() -> None:
     put(member)
     member.settle()
     applied = member.host.machine.applied
-    assert member.host.follows(applied)
-    assert not member.host.follows(Index(applied + 1))
+    assert member.host.snapshot_sending.is_usable(applied)
+    assert not member.host.snapshot_sending.is_usable(Index(applied + 1))
     with pytest.raises(InvariantBroken):
-        member.host.image_meta(Index(applied + 1), ME)
+        member.host.snapshot_sending.begun(Index(applied + 1), ME)
     assert member.host.behind() == []
-    member.host.image_sent(ME, ok=False, begun=False)
+    member.host.snapshot_sending.ended(ME, ok=False, begun=False)
 
 
 @pytest.mark.parametrize("fault", [KeyError("x"), CorruptData("x"), MemoryError()])
@@ -1142,7 +1144,7 @@ def test_a_copy_that_is_taken_half_ends_the_member(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Raft, "step", step)
     wish = InstallSnapshot(NodeId(9), ME, Term(9), SnapshotMeta())
     with pytest.raises(InvariantBroken, match="taken half"):
-        member.host.image_received(wish, None)
+        member.host.snapshot_install.receive(wish, None)
 
 
 def test_a_read_without_a_leader_is_refused() -> None:
@@ -1161,9 +1163,9 @@ def test_the_log_forgets_what_the_durable_state_covers() -> None:
     for _ in range(CATCH_UP_ENTRIES + 20):
         member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None, OWN)
     member.settle()
-    assert not member.host.compact(), "the state is not durable yet"
+    assert not member.host.compaction.compact(), "the state is not durable yet"
     member.engine.commit()
-    assert member.host.compact()
+    assert member.host.compaction.compact()
     member.settle()
     assert member.host.status().compacted > 0
     outcomes = put(member)
@@ -1179,7 +1181,7 @@ def forgetting() -> Solo:
         member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None, OWN)
     member.settle()
     member.engine.commit()
-    assert member.host.compact()
+    assert member.host.compaction.compact()
     assert len(member.device.waiting) == 1
     return member
 
@@ -1208,7 +1210,7 @@ def test_what_is_given_behind_a_mark_that_finds_no_room_waits_for_it() -> None:
     assert len(lost) == 1
     assert member.host._raft.log.persisted == persisted + 2
     again = member.crashed()
-    assert again.host.compacted == member.host.compacted
+    assert again.host.compaction.compacted == member.host.compaction.compacted
     assert value(again.lead()) == b"after"
 
 
@@ -1222,7 +1224,7 @@ def test_a_mark_that_could_not_be_written_is_written_when_it_can(
     member.settle()
     member.engine.commit()
     dropped: list[Index] = []
-    monkeypatch.setattr(member.host._wal, "drop_before", dropped.append)
+    monkeypatch.setattr(member.host._writer._wal, "drop_before", dropped.append)
     if lack == "memory":
 
         def short(*_arguments: object) -> None:
@@ -1230,17 +1232,17 @@ def test_a_mark_that_could_not_be_written_is_written_when_it_can(
 
         with monkeypatch.context() as patch:
             patch.setattr("netstore.disk.wal.lay", short)
-            assert member.host.compact()
+            assert member.host.compaction.compact()
     else:
-        assert member.host.compact()
+        assert member.host.compaction.compact()
         member.device.fail(FULL)
     assert not member.device.waiting
     assert member.lines.events[-2:].count("log_not_writable") == 1
-    assert member.crashed().host.compacted == 0
+    assert member.crashed().host.compaction.compacted == 0
     member.host.retry_writes()
     member.settle()
-    assert dropped == [member.host.compacted + 1]
-    assert member.crashed().host.compacted == member.host.compacted > 0
+    assert dropped == [member.host.compaction.compacted + 1]
+    assert member.crashed().host.compaction.compacted == member.host.compaction.compacted > 0
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), SyncFailed(errno.EIO, "gone")])
@@ -1252,19 +1254,19 @@ def test_a_mark_that_a_broken_disk_did_not_take_ends_the_member(error: OSError) 
 
 
 def test_a_long_log_is_forgotten_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "FORGOTTEN_AT_ONCE", 40)
+    monkeypatch.setattr(logcompaction, "DROPPED_AT_ONCE", 40)
     member = Solo(snapshot_count=100).lead()
     for _ in range(CATCH_UP_ENTRIES + 110):
         member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None, OWN)
     member.settle()
     member.engine.commit()
     kept = [member.host.status().compacted]
-    while member.host.compact():
+    while member.host.compaction.compact():
         kept.append(member.host.status().compacted)
         assert 0 < kept[-1] - kept[-2] <= 40
-        assert member.host.forgetting is (kept[-1] < member.host.compacted)
+        assert member.host.compaction.is_dropping is (kept[-1] < member.host.compaction.compacted)
     assert len(kept) > 3
-    assert kept[-1] == member.host.compacted
+    assert kept[-1] == member.host.compaction.compacted
     outcomes = put(member)
     member.settle()
     assert isinstance(outcomes[0], Event)
@@ -1281,17 +1283,17 @@ def test_a_log_that_weighs_too_much_is_forgotten_before_its_count_and_whatever_c
         member.engine.commit()
 
     grow(50)
-    meta = member.host.image_meta(member.engine.durable(), NodeId(2))
-    assert not member.host.compact()
+    meta = member.host.snapshot_sending.begun(member.engine.durable(), NodeId(2))
+    assert not member.host.compaction.compact()
     grow(30)
-    assert not member.host.compact(), "neither too long nor too heavy"
+    assert not member.host.compaction.compact(), "neither too long nor too heavy"
     grow(100)
-    assert member.host.compact()
+    assert member.host.compaction.compact()
     status = member.host.status()
-    assert member.host.compacted == status.compacted > meta.index
+    assert member.host.compaction.compacted == status.compacted > meta.index
     assert 0 < member.host._raft.log_bytes <= 50_000
     assert status.last - status.compacted > 30
-    member.host.image_sent(NodeId(2), ok=False)
+    member.host.snapshot_sending.ended(NodeId(2), ok=False)
     assert value(member.crashed().lead()) is None
 
 
@@ -1305,23 +1307,23 @@ def test_the_log_keeps_what_follows_the_oldest_copy_on_its_way(monkeypatch: pyte
         member.engine.commit()
 
     grow()
-    first = member.host.image_meta(Index(15), NodeId(2))
-    member.host.image_meta(Index(18), NodeId(3))
+    first = member.host.snapshot_sending.begun(Index(15), NodeId(2))
+    member.host.snapshot_sending.begun(Index(18), NodeId(3))
     grow()
-    assert member.host.compact()
-    assert member.host.compacted == first.index
-    assert not member.host.compact()
-    member.host.image_meta_at(Index(20), NodeId(3))
+    assert member.host.compaction.compact()
+    assert member.host.compaction.compacted == first.index
+    assert not member.host.compaction.compact()
+    member.host.snapshot_sending.made(Index(20), NodeId(3))
     reported: list[tuple[NodeId, bool, Index]] = []
     monkeypatch.setattr(Raft, "report_snapshot", lambda _, *told: reported.append(told))
-    member.host.image_sent(NodeId(2), ok=True)
-    assert not member.host.compact()
-    member.host.image_sent(NodeId(3), ok=True)
+    member.host.snapshot_sending.ended(NodeId(2), ok=True)
+    assert not member.host.compaction.compact()
+    member.host.snapshot_sending.ended(NodeId(3), ok=True)
     assert reported == [(2, True, 15), (3, True, 20)]
-    assert not member.host.compact(), "they need what follows the copies"
+    assert not member.host.compaction.compact(), "they need what follows the copies"
     member.host.tick()  # and turn out to be no members
-    assert member.host.compact()
-    assert member.host.compacted > 18
+    assert member.host.compaction.compact()
+    assert member.host.compaction.compacted > 18
 
 
 LIGHT = Budget(1_000_000)
@@ -1337,7 +1339,7 @@ def paced(seconds: float = 3.4) -> Solo:
     raft = member.host._raft
     raft.progress[NodeId(9)] = Progress(Index(1), 0)
     raft.progress[NodeId(9)].last_heard = 1 << 40
-    member.host.image_meta(Index(member.host.status().applied), NodeId(9))
+    member.host.snapshot_sending.begun(Index(member.host.status().applied), NodeId(9))
     for _ in range(round(seconds / 0.1)):
         pass_time(member, 0.1)
     assert member.host._pacing.rate is not None
@@ -1386,11 +1388,11 @@ def test_own_writes_and_those_of_others_are_paced_together_and_take_turns() -> N
     before = member.host.status().last
     tick(member)
     assert 0 < member.host.status().last - before <= 25
-    own, others = len(member.host.proposals), len(member.host._put_off)
+    own, others = len(member.host.proposals), len(member.host.forwards.postponed)
     while member.host.proposals:
         tick(member)
     assert own > 20 < others
-    assert len(member.host._put_off) <= 14, "neither waited for all of the other"
+    assert len(member.host.forwards.postponed) <= 14, "neither waited for all of the other"
     assert member.host.backed_up, "renewals may be among them"
 
 
@@ -1404,7 +1406,7 @@ def test_what_others_asked_and_is_not_done_in_time_is_refused_to_them() -> None:
         host.receive([forward(member, 30_000, b"%d" % number)])
     last = host.status().last
     done: list[int] = []
-    while host._put_off:
+    while host.forwards.postponed:
         tick(member)
         done.append(host.status().last - last)
     seconds = len(done) / 10
@@ -1413,7 +1415,7 @@ def test_what_others_asked_and_is_not_done_in_time_is_refused_to_them() -> None:
     assert {each.why for each in refused} == {Why.TOO_MANY}
     assert 0 < done[-1] < 10
     assert done[-1] + sum(len(each.requests) for each in refused) == 40, "each is the one or the other"
-    assert host._put_off._held.size == 0
+    assert host.forwards.postponed._held.size == 0
     for _ in range(100):
         tick(member)
     assert host.status().last == last + done[-1]
@@ -1428,9 +1430,9 @@ def test_what_would_not_have_its_turn_in_time_is_refused_at_once() -> None:
     [payload] = forward(member, 1_000, b"busy").payloads
     for _ in range(fits + 20):
         host.receive([Forward(NodeId(9), ME, host.term, EntryKind.NORMAL, [payload])])
-    assert fits <= len(host._put_off) < fits + 20
+    assert fits <= len(host.forwards.postponed) < fits + 20
     refused = told(member)
-    assert sum(len(each.requests) for each in refused) == fits + 20 - len(host._put_off) - (
+    assert sum(len(each.requests) for each in refused) == fits + 20 - len(host.forwards.postponed) - (
         host.status().last - host.commit_index
     )
     for each in (forward(member, 90_000, b"calm"), *[forward(member, 1_000)] * 20):
@@ -1589,25 +1591,25 @@ def test_a_log_that_outgrows_its_bound_between_two_chores_is_shortened_at_a_tick
         member.engine.commit()
         pass_time(member, 0.1)
         member.settle()
-        while member.host.forgetting:
-            member.host.compact()
+        while member.host.compaction.is_dropping:
+            member.host.compaction.compact()
         assert member.host._raft.log_bytes <= LIGHT.limit
-    assert member.host.compacted > 0
+    assert member.host.compaction.compacted > 0
 
 
 def test_the_log_keeps_what_a_member_needs_that_takes_it_as_far_as_it_may() -> None:
     member = paced()
     peer = member.host._raft.progress[NodeId(9)]
     place = member.host.status().last
-    member.host.image_sent(NodeId(9), ok=True)
+    member.host.snapshot_sending.ended(NodeId(9), ok=True)
     for _ in range(200):
         put(member, bytes(1_000))
     for _ in range(120):
         tick(member)
         member.engine.commit()
-        member.host.compact()
+        member.host.compaction.compact()
         assert member.host._raft.log_bytes <= LIGHT.limit
-    assert member.host.compacted <= place
+    assert member.host.compaction.compacted <= place
     [behind] = member.host.behind()
     assert (behind.id, behind.is_copying, behind.counts) == (9, True, True)
     peer.match = member.host.status().last
@@ -1692,15 +1694,15 @@ def test_long_work_is_done_in_shorter_pieces_while_others_ask() -> None:
     assert 1.5 * STEP_UNITS < alone < 3 * STEP_UNITS
     host.read(lambda _: None, "bob")
     assert worked(member, work) <= 1.5 * STEP_UNITS, "he will ask again"
-    member.clock.now += int(BESIDE_SECONDS * 1e9) + 1  # type: ignore[assignment]
+    member.clock.now += int(BUSY_SECONDS * 1e9) + 1  # type: ignore[assignment]
     assert worked(member, work) == pytest.approx(alone, rel=0.2)
     put(member)
-    member.clock.now += int(BESIDE_SECONDS * 2e9)  # type: ignore[assignment]
+    member.clock.now += int(BUSY_SECONDS * 2e9)  # type: ignore[assignment]
     assert worked(member, work) <= 1.5 * STEP_UNITS, "it waits for the disk"
     member.device.sync()
     member.turn()
     assert worked(member, work) == pytest.approx(alone, rel=0.2)
-    host.contended = lambda: True
+    host.background.contended = lambda: True
     assert worked(member, work) <= 1.5 * STEP_UNITS
 
 
@@ -1715,14 +1717,14 @@ def test_while_others_ask_chores_and_jobs_take_turns(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Machine, "sweeping", True)
     monkeypatch.setattr(host.machine, "sweep", sweep)
-    host.contended = lambda: True
+    host.background.contended = lambda: True
     done: list[tuple[int, int]] = []
     for _ in range(4):
         member.turn()
         done.append((swept, len(work.flushed)))
     assert [sum(each) for each in done] == [1, 2, 3, 4]
     assert done[-1] == (2, 2)
-    host.contended = lambda: False
+    host.background.contended = lambda: False
     member.turn()
     assert (swept, len(work.flushed)) == (3, 4)
 
@@ -1900,10 +1902,10 @@ class SlowJob:
 @pytest.mark.parametrize(
     ("slow", "part"),
     [
-        ("_wal.append", "log"),
+        ("_writer._wal.append", "log"),
         ("machine.begin", "apply"),
         ("watches.publish", "watches"),
-        ("_serve_reads", "reads"),
+        ("reads.serve", "reads"),
         ("machine.save", "save"),
         ("machine.sweep", "sweep"),
         ("watches.step", "watches"),
@@ -2010,13 +2012,13 @@ def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest
     ]
     last = entries[0].index - 1
     written: list[int] = []
-    write = follower.host._wal.append
+    write = follower.host._writer._wal.append
 
     def note(state: Any, some: Sequence[Entry], done: Any, *, held: bool) -> None:
         written.append(len(some))
         write(state, some, done, held=held)
 
-    monkeypatch.setattr(follower.host._wal, "append", note)
+    monkeypatch.setattr(follower.host._writer._wal, "append", note)
     term = leader.host.term
     follower.host.receive(
         [Append(leader.id, follower.id, term, Index(last), term, leader.host.commit_index, entries)]
@@ -2043,12 +2045,12 @@ def test_after_a_copy_in_the_place_of_another_log_the_log_takes_what_follows_the
     meta = SnapshotMeta(Index(first + 2), later, follower.conf)
     image = leader.engine.crash()
     image.write(meta.index, {})
-    follower.host.image_received(InstallSnapshot(*ends, later, meta), image)
+    follower.host.snapshot_install.receive(InstallSnapshot(*ends, later, meta), image)
     group.settle()
     assert follower.host._raft.log.last == meta.index
     after = Entry(Index(entries[-1].index + 1), later, EntryKind.NORMAL, b"")
     with pytest.raises(InvariantBroken, match=f"given to a log of entries {meta.index + 1} to {meta.index}"):
-        follower.host._wal.append(None, [after], lambda _: None)
+        follower.host._writer._wal.append(None, [after], lambda _: None)
 
 
 def test_what_was_to_be_written_is_not_when_a_copy_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -2072,7 +2074,7 @@ def test_what_was_to_be_written_is_not_when_a_copy_takes_its_place(monkeypatch: 
     follower.host.receive([message])
     follower.host.turn()
     assert raft.log.handed == first + 2
-    follower.host.image_received(InstallSnapshot(*ends, term, meta), image)
+    follower.host.snapshot_install.receive(InstallSnapshot(*ends, term, meta), image)
     while follower.woken:
         follower.woken = False
         follower.host.turn()
@@ -2150,7 +2152,7 @@ def test_what_was_put_off_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
         EntryKind.NORMAL,
         [seal(encode(Set(b"/k", b"v")), 1), seal(encode(Delete(b"/k")), 2)],
     )
-    member.host.room = _Room()
+    member.host.space.room = _Room()
     decoded = decoding(member, monkeypatch)
     with monkeypatch.context() as patch:
         full = Proposed(Fate.REFUSED, refusal=Refusal.BACKLOG_FULL)
@@ -2173,7 +2175,7 @@ def test_what_was_put_off_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
 def test_own_requests_that_are_put_back_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     member = Solo().lead()
     member.settle()
-    member.host.room = _Room()
+    member.host.space.room = _Room()
     decoded = decoding(member, monkeypatch)
     busy = Proposed(Fate.REFUSED, refusal=Refusal.TRANSFERRING)
     monkeypatch.setattr(Raft, "propose", lambda _self, _payloads: busy)
@@ -2191,7 +2193,7 @@ def test_who_asks_a_leader_without_room_is_told_so(short: OSError, why: Why) -> 
     member = Solo().lead()
     member.settle()
     message = forward(member, 9)
-    member.host._disk_full = short
+    member.host.space.log_error = short
     member.host.receive([message])
     assert told(member) == [
         ForwardRefused(ME, NodeId(9), message.term, why, tuple(map(request_of, message.payloads)))
@@ -2209,7 +2211,7 @@ def test_who_asks_what_no_log_takes_is_told_so() -> None:
 def test_more_than_may_be_put_off_is_refused_to_who_asks_it() -> None:
     member, _ = behind()
     member.host.receive([forward(member, principal=b"%d" % number) for number in range(9)])
-    assert len(member.host._put_off) == 8
+    assert len(member.host.forwards.postponed) == 8
     assert [each.why for each in told(member)] == [Why.TOO_MANY]
 
 
@@ -2219,7 +2221,7 @@ def test_what_others_asked_is_refused_some_at_a_time(full: bool) -> None:
     [payload] = forward(member, 1).payloads
     many = Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [payload] * PAYLOADS_PER_TURN)
     member.host.receive([many] * 3)
-    for asked in list(member.host._put_off._waiting)[2 * PAYLOADS_PER_TURN :]:
+    for asked in list(member.host.forwards.postponed._waiting)[2 * PAYLOADS_PER_TURN :]:
         asked.term = Term(many.term - 1)
     if full:
         member.host.engine_failed(FULL)
@@ -2231,11 +2233,11 @@ def test_what_others_asked_is_refused_some_at_a_time(full: bool) -> None:
         turn = told(member)
     why = Why.NO_SPACE if full else Why.TOO_MANY
     assert [(each.why, len(each.requests)) for each in turn] == [(why, PAYLOADS_PER_TURN)]
-    assert len(member.host._put_off) == 2 * PAYLOADS_PER_TURN
+    assert len(member.host.forwards.postponed) == 2 * PAYLOADS_PER_TURN
     assert member.woken
     assert len(told(member)) == 1
     assert told(member) == [], "the leader of another term was asked, and who asked asks again"
-    assert (len(member.host._put_off), member.host._put_off._held.size) == (0, 0)
+    assert (len(member.host.forwards.postponed), member.host.forwards.postponed._held.size) == (0, 0)
 
 
 @pytest.mark.parametrize(("full", "cause"), [(False, Reason.TOO_MANY.text), (True, Reason.NO_SPACE.text)])
@@ -2260,7 +2262,7 @@ def test_who_asked_a_follower_is_told_at_once_that_its_leader_does_not_take_it(
     assert isinstance(fault, Fault)
     assert (fault.cause.decode(), fault.outcome_known) == (cause, True)
     monkeypatch.undo()
-    leader.host._state_full = None
+    leader.host.space.state_error = None
     leader.engine.eased()
     group.pass_time(1)
     assert file_at(other.machine.tree, b"/k") is None, "it was not done, and is not"
@@ -2271,7 +2273,7 @@ def test_many_that_a_leader_did_not_take_are_told_some_at_a_time() -> None:
     group = Group(3)
     leader, other = group[1], group[2]
     done: list[Outcome | Fault] = []
-    for _ in range(2 * EXPIRED_AT_ONCE + 1):
+    for _ in range(2 * COMPLETED_AT_ONCE + 1):
         other.host.propose(encode(Set(b"/k", b"v")), done.append, OWN)
     other.woken = False
     other.host.turn()
@@ -2283,7 +2285,7 @@ def test_many_that_a_leader_did_not_take_are_told_some_at_a_time() -> None:
         other.woken = False
         other.host.turn()
         seen.append(len(done))
-    assert seen[:3] == [EXPIRED_AT_ONCE, 2 * EXPIRED_AT_ONCE, 2 * EXPIRED_AT_ONCE + 1]
+    assert seen[:3] == [COMPLETED_AT_ONCE, 2 * COMPLETED_AT_ONCE, 2 * COMPLETED_AT_ONCE + 1]
     assert len(done) == seen[2]
     unknown = ForwardRefused(leader.id, other.id, other.host.term, 200, (1,))
     other.host.receive([unknown])
@@ -2294,7 +2296,7 @@ def test_a_stall_counts_from_when_something_waits() -> None:
     member, engine = behind()
     early = put(member)
     turns(member, 1)
-    assert member.host._stalled_since is not None
+    assert member.host.proposer.stalled_since is not None
     member.host.proposals.refuse(member.host.proposals.take(9), Fault(300, b"gone"))
     assert len(early) == 1
     turns(member, 1)

@@ -140,7 +140,7 @@ class Life:
                 through.cluster.transfer(someone, lambda _: None)
             case "forget":
                 through.engine.commit()
-                through.host.compact()
+                through.host.compaction.compact()
         self.group.settle()
 
     def new_url(self) -> str:
@@ -225,7 +225,7 @@ def test_lives_reach_what_they_are_for() -> None:
     for seed in range(LIVES):
         life = lived(seed)
         made += sum(request.made for request in life.requests)
-        copies += sum(peer.host.copies_installed for peer in life.group.peers.values())
+        copies += sum(peer.host.snapshot_install.installed for peer in life.group.peers.values())
         for request in life.requests:
             if isinstance(request.answer, Fault):
                 unknown += not request.answer.outcome_known

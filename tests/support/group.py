@@ -173,15 +173,15 @@ class Group:
                 receiver.host.receive((message,))
             return
         if receiver is None or lost:
-            sender.host.image_meta(message.meta.index, message.to)
-            sender.host.image_sent(message.to, ok=False)
+            sender.host.snapshot_sending.begun(message.meta.index, message.to)
+            sender.host.snapshot_sending.ended(message.to, ok=False)
             return
         sender.engine.commit()
-        meta = sender.host.image_meta(sender.engine.durable(), message.to)
-        receiver.host.image_received(
+        meta = sender.host.snapshot_sending.begun(sender.engine.durable(), message.to)
+        receiver.host.snapshot_install.receive(
             InstallSnapshot(message.sender, message.to, message.term, meta), sender.engine
         )
-        sender.host.image_sent(message.to, ok=True)
+        sender.host.snapshot_sending.ended(message.to, ok=True)
 
     def tick(self, times: int = 1) -> None:
         """Everybody's clock goes on by some ticks."""
