@@ -208,7 +208,7 @@ class _Daemon:
                 nursery.start_soon(do_chores, *self._chores())
                 for sock, url in zip(self.callers, self.config.listen_peer_urls, strict=True):
                     self.peers.listen(sock, tls=url.scheme == "https")
-                if self.host.status().conf.voters == (self.host.id,):
+                if self.host.is_only_voter:
                     self.host.campaign()
                 published = trio.Event()
                 nursery.start_soon(self._publish, published)

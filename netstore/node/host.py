@@ -221,6 +221,11 @@ class Host:
         return self._raft.term
 
     @property
+    def is_only_voter(self) -> bool:
+        """No vote but this member's own is needed for anything, so it need not wait for a timeout to lead."""
+        return self._raft.is_only_voter
+
+    @property
     def commit_index(self) -> Index:
         """Highest log index known to be committed."""
         return self._raft.log.commit

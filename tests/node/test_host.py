@@ -33,7 +33,7 @@ from netstore.node.proposals import COMPLETED_AT_ONCE
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
-from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
+from netstore.raft.entry import ConfState, Entry, EntryKind, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Append, Forward, ForwardRefused, InstallSnapshot
 from netstore.raft.progress import Progress
@@ -205,6 +205,20 @@ def test_members_that_others_vote_beside_leave_each_sync_to_the_writer() -> None
         assert follower.device.waiting
         group.settle()
         assert isinstance(outcomes[0], Event)
+
+
+def test_while_members_that_leave_still_vote_nothing_is_given_up_and_nobody_votes_alone() -> None:
+    """In a joint configuration a majority of the old voters is needed too."""
+    member = Solo().lead()
+    member.settle()
+    assert member.host.is_only_voter
+    outcomes = put(member)
+    member.turn()
+    member.host._raft.conf = ConfState(voters=(ME,), voters_outgoing=(ME, NodeId(9)))
+    assert not member.host.is_only_voter
+    member.device.fail(FULL)
+    assert member.host.problems() == ["log cannot be written: no space left on device"]
+    assert outcomes == [], "the entry may be committed by the others"
 
 
 def test_what_arrives_during_a_sync_is_the_next_batch() -> None:
