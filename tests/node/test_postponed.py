@@ -54,4 +54,4 @@ def test_the_oldest_are_given_up_first_whoever_asked() -> None:
     assert sorted(each.request for each in rest) == list(range(20, 30))
     waiting.leave(rest)
     assert (len(waiting), waiting._held.size) == (0, 0)
-    assert not waiting._lines
+    assert not waiting._queue
