@@ -1,13 +1,13 @@
 """The store daemon: builds the parts of a member, runs them, and stops them in reverse order.
 
-Start: bind the ports, so that a taken port is reported before anything is written; lock the data folder;
-find out who this member is (`node.identity`); open log and state (`node.recovery`); connect to the other
+Start: bind the ports, so that a taken port is reported before anything is written; lock the data folder; find
+out which member this is (`node.identity`); open log and state (`node.recovery`); connect to the other
 members; publish this one; serve clients. A member that has a state serves it after `PUBLISH_SECONDS` even if
 the cluster does not answer.
 
-Stop, on SIGTERM or SIGINT: tell the service manager; close the clients' listeners; finish requests and hand
-over leadership, within `DRAIN_SECONDS`; cut the connections; commit the state; close the log; release the
-folder.
+Stop, on SIGTERM or SIGINT: notify the service manager; close the clients' listeners; finish requests and
+transfer leadership, within `DRAIN_SECONDS`; close the connections; commit the state; close the log; unlock
+the folder.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ DRAIN_SECONDS: Final = 5.0
 """Time limit for requests to finish after a signal to stop."""
 
 PUBLISH_SECONDS: Final = 5.0
-"""How long a member that has a state waits to be published before it serves clients anyway."""
+"""How long a member that has a state waits to be published before it serves clients regardless."""
 
 SAMPLE_SECONDS: Final = 1.0
 """How often the traffic with other members is sampled for the statistics."""
@@ -111,7 +111,7 @@ class _Daemon:
         """Build what needs no identity: ports, certificates, folder, reactor, protocols, join token.
 
         NetstoreError if the configuration cannot be used on this machine; by then nothing is written but the
-        folder itself and the token. What must be closed is put into `parts`.
+        folder itself and the token. What must be closed is registered in `parts`.
         """
         self.config = config
         self.manager = manager
@@ -237,9 +237,9 @@ class _Daemon:
             reactor=self.reactor,
             credentials=self.credentials,
             directory=self._directory,
-            join=self._answer_who,
+            join=self._answer_join,
             on_removed=self._expelled,
-            on_digest=self._noted,
+            on_digest=self._take_digest,
             clock=self.clock,
             log=get_logger("peers"),
             secret=self.secret,
@@ -359,10 +359,10 @@ class _Daemon:
         own = self.enrollment.settings
         return await self._list_members(urls, JoinRequest(own.name, own.peer_urls, replaces))
 
-    def _answer_who(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
+    def _answer_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
         self.joins.handle(request, answer)
 
-    def _noted(self, member: NodeId, index: Index, digest: bytes) -> None:
+    def _take_digest(self, member: NodeId, index: Index, digest: bytes) -> None:
         self.consistency.take(member, index, digest)
 
     def _directory(self) -> tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]:
@@ -466,8 +466,9 @@ def _first(fault: BaseException) -> BaseException:
 def _credentials(
     cert: Path | None, key: Path | None, trusted: Path | None, alpn: tuple[str, ...] = ()
 ) -> Credentials | None:
-    """The certificate of one port, or None. With `trusted`, callers must show a certificate, as with etcd;
-    `client_cert_auth` and `peer_client_cert_auth` change nothing, for they are refused without it.
+    """The certificate of one port, or None. With `trusted`, clients and peers must show a certificate, as
+    with etcd; `client_cert_auth` and `peer_client_cert_auth` change nothing, since they are refused without
+    it.
     """
     if cert is None or key is None:
         return None

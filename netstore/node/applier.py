@@ -70,7 +70,7 @@ class Applier:
         machine.v2.awaited = self._is_awaited
         self.observer: Observer | None = None
         self.waiting: deque[Entry] = deque()
-        """Committed entries that are not applied. The log holds them for as long."""
+        """Committed entries that are not applied. Until then they stay in the log in memory."""
         self.waiting_bytes = 0
         """What they weigh in the log."""
         self.work_limit = 0

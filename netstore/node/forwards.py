@@ -55,7 +55,7 @@ _NOT_TAKEN: Final = errors.refusal(Reason.NOT_TAKEN)
 
 
 def fault_for(why: int) -> Fault:
-    """What the client is told whose request the leader refused so."""
+    """What a client is told whose request the leader refused for this reason."""
     return _FAULTS.get(why, _NOT_TAKEN)
 
 

@@ -241,7 +241,7 @@ class Pacing:
         places = [peer.place for peer in self._peers.values() if peer.is_kept_for and peer.place >= begin]
         return min((place for place in places if self._total - self._sum(place) <= most), default=None)
 
-    # --- state copies
+    # --- snapshots
 
     def copy_begun(self, peer: NodeId, index: Index, now: float) -> None:
         """A snapshot is being made; the log after `index` will be needed."""
