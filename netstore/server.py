@@ -1,13 +1,13 @@
 """The store daemon: builds the parts of a member, runs them, and stops them in reverse order.
 
-Start: bind the ports, so that a taken port is reported before anything is written; lock the data folder;
-find out who this member is (`node.identity`); open log and state (`node.recovery`); connect to the other
+Start: bind the ports, so that a taken port is reported before anything is written; lock the data folder; find
+out which member this is (`node.identity`); open log and state (`node.recovery`); connect to the other
 members; publish this one; serve clients. A member that has a state serves it after `PUBLISH_SECONDS` even if
 the cluster does not answer.
 
-Stop, on SIGTERM or SIGINT: tell the service manager; close the clients' listeners; finish requests and hand
-over leadership, within `DRAIN_SECONDS`; cut the connections; commit the state; close the log; release the
-folder.
+Stop, on SIGTERM or SIGINT: notify the service manager; close the clients' listeners; finish requests and
+transfer leadership, within `DRAIN_SECONDS`; close the connections; commit the state; close the log; unlock
+the folder.
 """
 
 from __future__ import annotations
@@ -51,16 +51,18 @@ from netstore.net.tls import Credentials
 from netstore.node.backup import Backups
 from netstore.node.chores import ROUND_SECONDS, do_chores
 from netstore.node.clock import SystemClock
-from netstore.node.cluster import Cluster
 from netstore.node.consistency import Consistency
 from netstore.node.driver import Driver
+from netstore.node.featurelevel import Levels
 from netstore.node.handover import hand_over
-from netstore.node.host import CATCH_UP_ENTRIES, Host
-from netstore.node.identity import Enrollment, MemberSettings, NoAnswer
+from netstore.node.host import Host
+from netstore.node.identity import Enrollment, NoAnswer
 from netstore.node.jointoken import find_token, read_token_file
 from netstore.node.lessor import Lessor
-from netstore.node.level import Levels
+from netstore.node.logcompaction import CATCH_UP_ENTRIES
 from netstore.node.loop import Loop
+from netstore.node.membersettings import MemberSettings
+from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
 from netstore.node.publication import publish
 from netstore.node.recovery import recover
@@ -97,7 +99,7 @@ DRAIN_SECONDS: Final = 5.0
 """Time limit for requests to finish after a signal to stop."""
 
 PUBLISH_SECONDS: Final = 5.0
-"""How long a member that has a state waits to be published before it serves clients anyway."""
+"""How long a member that has a state waits to be published before it serves clients regardless."""
 
 SAMPLE_SECONDS: Final = 1.0
 """How often the traffic with other members is sampled for the statistics."""
@@ -110,7 +112,7 @@ class _Daemon:
         """Build what needs no identity: ports, certificates, folder, reactor, protocols, join token.
 
         NetstoreError if the configuration cannot be used on this machine; by then nothing is written but the
-        folder itself and the token. What must be closed is put into `parts`.
+        folder itself and the token. What must be closed is registered in `parts`.
         """
         self.config = config
         self.manager = manager
@@ -207,7 +209,7 @@ class _Daemon:
                 nursery.start_soon(do_chores, *self._chores())
                 for sock, url in zip(self.callers, self.config.listen_peer_urls, strict=True):
                     self.peers.listen(sock, tls=url.scheme == "https")
-                if self.host.status().conf.voters == (self.host.id,):
+                if self.host.is_only_voter:
                     self.host.campaign()
                 published = trio.Event()
                 nursery.start_soon(self._publish, published)
@@ -236,9 +238,9 @@ class _Daemon:
             reactor=self.reactor,
             credentials=self.credentials,
             directory=self._directory,
-            join=self._answer_who,
+            join=self._answer_join,
             on_removed=self._expelled,
-            on_digest=self._noted,
+            on_digest=self._take_digest,
             clock=self.clock,
             log=get_logger("peers"),
             secret=self.secret,
@@ -269,8 +271,8 @@ class _Daemon:
             log_budget=self.shares.log,
         )
         store.failed = host.engine_failed
-        host.room = store.device
-        host.contended = lambda: self.reactor.contended
+        host.space.room = store.device
+        host.background.contended = lambda: self.reactor.contended
         self.deadlines.failed = host.request_failed
         store.damaged = host.fail
         scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
@@ -289,7 +291,7 @@ class _Daemon:
             hear=self.reactor.watched.catch_up,
             meter=self.meter,
         )
-        self.consistency = host.observer = Consistency(
+        self.consistency = host.applier.observer = Consistency(
             host,
             lambda index, digest: self.peers.broadcast(DigestMessage(index, digest)),
             get_logger("consistency"),
@@ -361,10 +363,10 @@ class _Daemon:
         own = self.enrollment.settings
         return await self._list_members(urls, JoinRequest(own.name, own.peer_urls, replaces))
 
-    def _answer_who(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
+    def _answer_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
         self.joins.handle(request, answer)
 
-    def _noted(self, member: NodeId, index: Index, digest: bytes) -> None:
+    def _take_digest(self, member: NodeId, index: Index, digest: bytes) -> None:
         self.consistency.take(member, index, digest)
 
     def _directory(self) -> tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]:
@@ -468,8 +470,9 @@ def _first(fault: BaseException) -> BaseException:
 def _credentials(
     cert: Path | None, key: Path | None, trusted: Path | None, alpn: tuple[str, ...] = ()
 ) -> Credentials | None:
-    """The certificate of one port, or None. With `trusted`, callers must show a certificate, as with etcd;
-    `client_cert_auth` and `peer_client_cert_auth` change nothing, for they are refused without it.
+    """The certificate of one port, or None. With `trusted`, clients and peers must show a certificate, as
+    with etcd; `client_cert_auth` and `peer_client_cert_auth` change nothing, since they are refused without
+    it.
     """
     if cert is None or key is None:
         return None

@@ -182,7 +182,7 @@ class _Store:
         if client.output.writes - before < len(messages):
             raise AssertionError("not all was answered")
         solo.engine.commit()
-        solo.host.compact()
+        solo.host.compaction.compact()
         return took / len(messages) * 1e6
 
 

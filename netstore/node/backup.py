@@ -1,9 +1,9 @@
-"""Copies of the v3 state as etcd writes them, for clients to keep: made in a thread, beside the running
-member.
+"""Snapshot files of the v3 state in etcd's format, for clients to keep (`etcdctl snapshot save`): made in a
+thread, while the member runs.
 
 The state is copied as of its last commit, after a commit of everything acknowledged so far, and rewritten as
 a bbolt file (`etcdfile.boltwriter`): history back to the compacted revision, leases, alarms and members. One
-is made at a time. Both files lie beside the state and need up to twice its room while it is made; what a
+is made at a time. Both files are in the folder of the state and need up to twice its space meanwhile; what a
 crash leaves of them is removed when the next one is made.
 """
 
@@ -55,7 +55,7 @@ class Source(Protocol):
 
 
 class BoltCopy:
-    """A finished copy, a file without a name. `api.v3.maintenance.Copy`."""
+    """A finished snapshot: a file without a name. `api.v3.maintenance.Copy`."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -63,16 +63,16 @@ class BoltCopy:
         """Bytes that `read` gives in all: a multiple of 512."""
 
     def read(self, most: int) -> bytes:
-        """The next bytes, none at the end. Out of the page cache: it was written just now."""
+        """The next bytes; none at the end. They come from the page cache: the file was written just now."""
         return self._file.read(most)
 
     def close(self) -> None:
-        """Forget the file. May be called again."""
+        """Delete the file. May be called again."""
         self._file.close()
 
 
 class Backups:
-    """Makes copies of one member's state in `folder`, where the state lies. `api.v3.maintenance.Copies`.
+    """Makes snapshots of one member's state in `folder`, where the state is. `api.v3.maintenance.Copies`.
 
     `deliver` makes a call on the loop, from any thread.
     """
@@ -85,7 +85,7 @@ class Backups:
         log: Log,
         damaged: Callable[[StateDamaged], None],
     ) -> None:
-        """`damaged` is told, on the loop, when a copy, and so the state, is not what was written."""
+        """`damaged` is called on the loop if a copy, and so the state, is not what was written."""
         self._folder = folder
         self._source = source
         self._deliver = deliver
@@ -94,8 +94,8 @@ class Backups:
         self._busy = False
 
     def make(self, done: Callable[[BoltCopy | Fault], None]) -> None:
-        """Make a copy that holds everything acknowledged so far; `done` gets it, or why there is none, on the
-        loop. Whoever gets it closes it.
+        """Make a snapshot that contains everything acknowledged so far; `done` gets it, or why there is none,
+        on the loop, and has to close it.
         """
         if self._busy:
             done(refusal(Reason.SNAPSHOT_BUSY))

@@ -1,7 +1,7 @@
 """The ids of a new cluster and its members, and the first entries of its log.
 
 Every initial member computes the same from the same flags, as etcd does. A member that joins later gets its
-identity from the cluster, and starts without a configuration: it neither votes nor accepts entries before it
+identity from the cluster and starts without a configuration: it neither votes nor accepts entries before it
 has received a snapshot.
 """
 
@@ -54,7 +54,7 @@ def first_mark(members: Iterable[NodeId]) -> SnapshotMeta:
 
 
 def is_empty(replay: Replay) -> bool:
-    """Whether the log was never written to: not even the first entries of a new cluster are on disk."""
+    """Whether nothing was ever written to the log, not even the first entries of a new cluster."""
     return replay.hard_state is None and not replay.entries and (replay.mark is None or not replay.mark.index)
 
 
@@ -73,7 +73,7 @@ def catch_up(machine: Machine, entries: Sequence[Entry]) -> None:
 
 
 def alone(own: NodeId, replay: Replay) -> SnapshotMeta:
-    """The metadata of a state that has applied the whole log, with the own member as the only voter."""
+    """The metadata of a state that has applied the whole log, with this member as the only voter."""
     last = replay.entries[-1] if replay.entries else replay.mark
     if last is None or not last.index:
         raise ValueError("a cluster cannot be started from a log without entries")

@@ -1,4 +1,4 @@
-"""Periodic work of a member that neither requests nor messages trigger."""
+"""Periodic tasks of a member that neither requests nor messages trigger."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROUND_SECONDS: Final = 0.1
-"""Shortest period of a chore."""
+"""The shortest period of a task."""
 
 
 async def do_chores(*chores: tuple[float, Callable[[], object]]) -> None:
-    """Call each of the chores every so many seconds, for the first time after one round, until cancelled.
+    """Make each of the calls every so many seconds, for the first time after one round, until cancelled.
 
     Periods are rounded down to whole rounds. In a round the calls are made in the order given.
     """

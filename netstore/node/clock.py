@@ -15,17 +15,19 @@ class SystemClock:
     """Implements `seams.Clock`."""
 
     monotonic = staticmethod(time.monotonic)
-    """Seconds from an unknown start; never decreases. The function itself: it is called for each request."""
+    """Seconds from an unknown start; never decreases. The function itself, for speed: it is called for each
+    request.
+    """
 
     def __init__(self, log: Log) -> None:
-        """`log` is told once if the wall clock cannot be read."""
+        """`log` gets one line if the wall clock cannot be read."""
         self._log = log
         self._wall = 0
         self._is_told = False
 
     def wall(self) -> Nanos:
-        """Wall time, not before 1970, which the log cannot represent; it may jump either way. Beyond 2262,
-        where nanoseconds do not fit into 64 bits, the last time that was read.
+        """Wall time; it may jump either way. Never before 1970, which log entries cannot represent; beyond
+        2262, where nanoseconds do not fit into 64 bits, the last time that could be read.
         """
         try:
             self._wall = max(time.time_ns(), 0)

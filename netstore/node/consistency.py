@@ -1,12 +1,13 @@
-"""Members compare their states: the one that differs stops before it answers anybody else.
+"""Members compare their states, and one that differs stops before it gives wrong answers.
 
-Two kinds of places in the log are compared at: an entry without a command, which is a leader's first one and
-one that it proposes each `CHECK_SECONDS`, and every `MARK_ENTRIES`th entry. Every member tells the others the
-digest of its state there (`state.digest`). A voter counts; whoever differs from more than half of the voters
-is odd and stops. Where all have told and no digest has more than half, nobody knows whose state is right, and
-all stop: what is wrong must not be served (the members of a group of two, above all).
+States are compared at two kinds of places in the log: at entries without a command, which are the first entry
+of each leader and one that it proposes every `CHECK_SECONDS`; and at every `CHECK_ENTRIES`th entry. There
+each member sends the digest of its state to the others (`state.digest`). Only voters count; a member that
+differs from more than half of them has diverged and stops. If all have reported and no digest has more than
+half, nobody knows whose state is right, and all stop: a wrong state must not be served. That is the case of a
+cluster of two above all.
 
-A member judges only itself, by what it was told by the stream of each other member.
+A member judges only itself, by what the others have told it.
 """
 
 from __future__ import annotations
@@ -31,34 +32,34 @@ CHECK_SECONDS: Final = 60.0
 """Between two comparisons that a leader asks for."""
 
 RETRY_SECONDS: Final = 1.0
-"""After a difference was seen that is not settled: somebody who could settle it had not told."""
+"""After a difference that is not settled, because a member that could settle it had not reported."""
 
 LOOK_SECONDS: Final = 0.1
-"""How often it is looked whether it is time for a comparison."""
+"""How often to look whether a comparison is due."""
 
 MOST_KEPT: Final = 64
-"""Indexes whose digests are remembered: members are not all as far at once."""
+"""Log indexes whose digests are kept: members do not apply at the same pace."""
 
 
 class StateDiverged(NoRestart):
-    """This member's state is not that of the others: what it holds is wrong, and it stops."""
+    """This member's state is not that of the others: it is wrong, and the member stops."""
 
 
 class Judge:
-    """What each member said its state was, and what follows for this one. Pure."""
+    """The digests each member has reported, and what they mean for this one. Pure."""
 
     def __init__(self, own: NodeId) -> None:
         self._own = own
         self._told: dict[Index, dict[NodeId, bytes]] = {}
 
     def tell(self, member: NodeId, index: Index, digest: bytes) -> None:
-        """A member says what its state was after the entry at `index`; the oldest is forgotten."""
+        """A member reports its digest after the entry at `index`; the oldest index is forgotten."""
         self._told.setdefault(index, {})[member] = digest
         while len(self._told) > MOST_KEPT:
             del self._told[min(self._told)]
 
     def differ(self, index: Index) -> bool:
-        """Not all who told were in the same state."""
+        """Members have reported different digests."""
         return len(set(self._told.get(index, {}).values())) > 1
 
     def verdict(self, index: Index, voters: tuple[NodeId, ...]) -> str:
@@ -77,8 +78,8 @@ class Judge:
 
 
 class Consistency:
-    """Compares one member's state with the others'. `run` is the task; `host.observer` must be this object,
-    and `take` gets what others say.
+    """Compares one member's state with the others'. `run` is the task; `host.applier.observer` must be this
+    object, and `take` gets what others report.
     """
 
     def __init__(
@@ -90,12 +91,12 @@ class Consistency:
         self._log = log
         self._check_seconds = check_seconds
         self._judge = Judge(host.id)
-        self._copies = host.copies_installed
-        """State copies that the judge knows of."""
+        self._copies = host.snapshot_install.installed
+        """Snapshots installed before the judge began."""
         self._next_check = 0.0
 
     def reached(self) -> None:
-        """See `node.host.Observer`: tell the digest of the state as it is now."""
+        """See `node.applier.Observer`: report the digest of the state as it is now."""
         host = self._host
         if len(host.status().conf.members()) < 2:
             return
@@ -107,7 +108,7 @@ class Consistency:
         self._decide(index)
 
     def take(self, member: NodeId, index: Index, digest: bytes) -> None:
-        """Another member says what its state was."""
+        """Another member reports its digest."""
         if member not in self._host.machine.members:
             return
         self._forget_replaced()
@@ -126,9 +127,9 @@ class Consistency:
                     self._host.propose(b"", lambda _: None, OWN)
 
     def _forget_replaced(self) -> None:
-        """After a state copy, what was said of the state before it says nothing of the one that is here."""
-        if self._copies != self._host.copies_installed:
-            self._copies = self._host.copies_installed
+        """After a snapshot was installed, digests of the state before it say nothing of the present one."""
+        if self._copies != self._host.snapshot_install.installed:
+            self._copies = self._host.snapshot_install.installed
             self._judge = Judge(self._host.id)
 
     def _decide(self, index: Index) -> None:

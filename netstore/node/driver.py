@@ -1,18 +1,17 @@
-"""The host contract of Raft as a pure object: inputs in, effects out. The loop carries the effects out; a
-simulator does too.
+"""Raft's host contract as a pure object: inputs in, effects out. The host carries the effects out, in
+production and in the simulator.
 
-The contract, in the order that makes it safe (Ongaro's dissertation, sections 3.8 and 10.2.1):
+The order that makes it safe (Ongaro's dissertation, sections 3.8 and 10.2.1):
 
-1. give the disk what must be kept: `Effects.append`;
-2. send what may leave before the disk has it: `Effects.send`;
+1. give the disk what must be durable: `Effects.append`;
+2. send what may leave before that: `Effects.send`;
 3. apply what is committed: `Effects.apply`;
-4. when the disk reports a batch kept, call `synced` for it: only then does the core count this member's copy,
-   and only then do the
-   messages leave that speak of it (votes, answers to appends).
+4. when the disk reports a batch durable, call `synced`: only then does Raft count this member's copy, and
+   only then do the messages leave that depend on it (votes, answers to appends).
 
-Batches are reported in the order they were given. Whatever is not reported yet may be lost in a crash and
-nobody was told of it. A commit index that moved alone is no reason to write: it travels with the next batch,
-and is found again by the next election if there is none.
+Batches are reported in the order they were given. What is not reported yet may be lost in a crash, and nobody
+was told of it. A commit index that moved alone is not written: it is stored with the next batch, and the next
+election finds it again if there is none.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True)
 class Append:
-    """One batch for the disk: hard state if it changed, and entries; the first entry's index tells where the
-    log is cut first.
+    """A batch for the disk: the hard state if it changed, and entries. The log is cut before the index of the
+    first one.
     """
 
     hard_state: HardState | None
@@ -44,7 +43,7 @@ class Append:
 
 @dataclass(slots=True)
 class Effects:
-    """What one turn asks of the host, in the order of the fields."""
+    """What the host has to do in a turn, in the order of the fields."""
 
     append: Append | None
     install: SnapshotMeta | None
@@ -56,7 +55,9 @@ class Effects:
 
 @dataclass(slots=True, frozen=True)
 class _InFlight:
-    """A batch the disk has not reported, or (`written` false) messages that wait behind such batches."""
+    """A batch that is not reported durable, or (`written` false) messages that wait for the batches before
+    them.
+    """
 
     written: bool
     last: tuple[Index, Term] | None
@@ -64,7 +65,7 @@ class _InFlight:
 
 
 class Driver:
-    """Feeds one Raft core and keeps back what must wait for the disk. No I/O, no clock; deterministic."""
+    """Feeds one Raft core and holds back what must wait for the disk. No I/O, no clock; deterministic."""
 
     def __init__(self, raft: Raft) -> None:
         self.raft = raft
@@ -73,7 +74,7 @@ class Driver:
         self._released: list[Message] = []
 
     def take(self) -> Effects | None:
-        """The effects of all inputs since the last call; None when there are none."""
+        """The effects of all inputs since the last call; None if there are none."""
         raft = self.raft
         released = self._released
         if not raft.has_ready():
@@ -102,7 +103,7 @@ class Driver:
         return Effects(append, ready.snapshot, send, ready.committed, ready.reads, ready.reads_failed)
 
     def synced(self) -> None:
-        """The oldest batch not yet reported is on stable storage."""
+        """The oldest batch not reported yet is durable."""
         batch = self._in_flight.popleft()
         if not batch.written:
             raise InvariantBroken("the disk reported more batches than it was given")

@@ -1,4 +1,4 @@
-"""What a member does before it stops, so that the others need no election."""
+"""Transfers leadership before a member stops, so that the others need no election."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POLL_SECONDS: Final = 0.01
 
 async def hand_over(host: Host, loop: Loop) -> None:
     """Wait until no request waits for the log. Then, if this member leads, transfer leadership to the active
-    voter that has most of the log, and wait until it leads. Not bounded in time: the caller has to do that.
+    voter with the longest log, and wait until it leads. Not bounded in time: the caller has to bound it.
     """
     await loop.drained(host)
     status = host.status()

@@ -3,9 +3,9 @@
 A data folder that has an identity keeps it. An empty folder gets one in one of three ways:
 
 - the member begins a new cluster, of which it knows all members (`initial_cluster`): ids follow from their
-  peer URLs and the cluster token (`node.bootstrap`). It asks the others first: if one runs already and does
-  not list this member as one that has not started, this member was started before, lost its data and may
-  have voted, so it must not begin again;
+  peer URLs and the cluster token (`node.bootstrap`). It asks the others first: if one is running and does not
+  list this member as not started, this member was started before, lost its data and may have voted, so it
+  must not begin again;
 - it was added by request to a running cluster (`initial_cluster_state` is existing): it finds itself in the
   list of members by its peer URLs;
 - it asks a running cluster to be added (`join`).
@@ -16,7 +16,6 @@ because the others rely on what it acknowledged, and nobody knows whom it voted 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from netstore.disk.datadir import DataDir
+    from netstore.node.membersettings import MemberSettings
     from netstore.seams import Log
     from netstore.state.members import MemberInfo
     from netstore.types import ClusterId
@@ -49,31 +49,6 @@ RETRY_SECONDS: Final = 1.0
 NO_MEMBER: Final = NodeId(0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberSettings:
-    """The settings that decide who a member is. URLs are in their normal form."""
-
-    name: str
-    peer_urls: tuple[str, ...]
-    """Where the others reach this member (`initial_advertise_peer_urls`)."""
-    initial: Mapping[str, tuple[str, ...]]
-    """`initial_cluster`: name -> peer URLs; this member alone if it was not set."""
-    names_members: bool
-    """Whether `initial_cluster` was set."""
-    initial_token: str
-    """`initial_cluster_token`."""
-    known_token: str
-    """Its default, which everybody knows."""
-    joins_existing: bool
-    """`initial_cluster_state` is existing."""
-    join: tuple[str, ...]
-    """Peer URLs of a running cluster that is asked to add this member."""
-    join_token: str | None
-    """What `join_token` or `join_token_file` gives."""
-    force_new: bool
-    """`force_new_cluster`."""
-
-
 class MemberList(Protocol):
     """The members of a cluster, as one of them listed them."""
 
@@ -83,7 +58,7 @@ class MemberList(Protocol):
 
     @property
     def you(self) -> NodeId:
-        """The id of the member that was added for who asked; 0 if none was asked for."""
+        """The id of the member that was added for this request; 0 if none was asked for."""
 
     @property
     def members(self) -> Sequence[MemberInfo]:
@@ -91,10 +66,10 @@ class MemberList(Protocol):
 
 
 class NoAnswer(NetstoreError):  # noqa: N818 - named for what happened
-    """None of the members that were asked gave its list. The text says why."""
+    """None of the members that were asked has sent its list. The text says why."""
 
     def __init__(self, text: str, *, connected: bool, other_token: bool = False) -> None:
-        """`connected`: somebody accepted a connection. `other_token`: that is a member with another join
+        """`connected`: one of them accepted a connection. `other_token`: that member has another join
         token.
         """
         super().__init__(text)
@@ -120,8 +95,8 @@ class Enrollment:
         """
         self.settings = settings
         self.acquainted: Mapping[NodeId, tuple[str, ...]] = {}
-        """Peer URLs of the other members as the cluster listed them, for use until this member's own state
-        has the list.
+        """Peer URLs of the other members as the cluster listed them, used until this member's own state has
+        the list.
         """
         self._initial = {
             bootstrap.member_id(urls, settings.initial_token): (name, urls)
@@ -134,11 +109,11 @@ class Enrollment:
 
     @property
     def identity(self) -> MemberIdentity:
-        """Who this member is. ValueError while the folder has no identity."""
+        """The identity of this member. ValueError while the folder has none."""
         return self._folder.identity
 
     async def find(self) -> None:
-        """Give the empty folder its identity. NetstoreError if there is none to be had."""
+        """Give the empty folder its identity. NetstoreError if that is not possible."""
         settings = self.settings
         if settings.force_new:
             raise NetstoreError(
@@ -194,7 +169,7 @@ class Enrollment:
         self._log.warning("member_replaced", old=f"{old:x}", new=f"{listed.you:x}", kept=DAMAGED)
 
     def _others(self) -> list[str]:
-        """Peer URLs of the other members that settings name."""
+        """Peer URLs of the other members that the settings name."""
         settings = self.settings
         named = (url for name, urls in settings.initial.items() if name != settings.name for url in urls)
         return [*settings.join, *named]
@@ -214,9 +189,10 @@ class Enrollment:
         return MemberIdentity(listed.cluster, found.id, self.settings.name)
 
     async def _refuse_to_begin_twice(self, identity: MemberIdentity) -> None:
-        """NetstoreError if the cluster runs already and this member may have voted in it.
+        """NetstoreError if the cluster is running and this member may have voted in it.
 
-        Without an answer the member begins only if nobody accepted a connection: whoever did has to answer.
+        Without an answer the member begins only if nobody accepted a connection: a member that did has to
+        answer first.
         """
         others = self._others()
         if not others:
@@ -224,7 +200,7 @@ class Enrollment:
         try:
             listed = await self._ask(partial(self._list_members, others), patient=False)
         except NoAnswer:
-            return  # no other member runs yet: all begin now
+            return  # no other member is running yet: all begin now
         if listed.cluster != identity.cluster_id:
             raise NetstoreError(
                 f"initial_cluster: its members are in cluster {listed.cluster:x} already, not in"
@@ -259,7 +235,7 @@ class Enrollment:
         *,
         patient: bool = True,
     ) -> MemberList:
-        """Ask until there is an answer, for so many seconds at most; that the token is another one is final.
+        """Ask until there is an answer, for `seconds` at most; a different join token is final.
 
         If not `patient`, NoAnswer is raised as soon as nobody accepts a connection, unless somebody did in an
         earlier attempt.

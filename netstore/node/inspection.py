@@ -1,4 +1,6 @@
-"""What an operator sees and does about a log that a member cannot apply, while the member does not run."""
+"""What an operator sees of a log with an entry that cannot be applied, and how that entry is skipped, while
+the member does not run.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _Files:
-    """A `seams.Device` that only reads: an unfinished write at the end of the log stays where it is."""
+    """A `seams.Device` that only reads: an unfinished write at the end of the log is left as it is."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -69,7 +71,7 @@ class _Files:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """An entry that is to be passed over."""
+    """An entry that is to be skipped."""
 
     index: Index
     hash: str
@@ -77,10 +79,10 @@ class Skip:
 
 
 class Inspection:
-    """The locked folder of a member that does not run, and what its log says. A context manager. Blocks."""
+    """The locked folder of a member that does not run, and its log. A context manager. Blocks."""
 
     def __init__(self, path: Path, wal_dir: Path | None) -> None:
-        """NetstoreError when there is none, or it is in use; CorruptData when the log cannot be read."""
+        """NetstoreError if there is none, or it is in use; CorruptData if the log cannot be read."""
         if not (path / "identity").exists():
             raise NetstoreError(f"data_dir: {path} is no data folder of a member: name one with --data-dir")
         self._folder = DataDir.lock(path, wal_dir)
@@ -104,7 +106,7 @@ class Inspection:
         self._folder.close()
 
     def lines(self, first: int, last: int) -> Iterator[str]:
-        """A head, then a line for each entry in this range."""
+        """A header, then a line for each entry in this range."""
         entries = self.replay.entries
         hard_state = self.replay.hard_state
         span = f"entries {entries[0].index} to {entries[-1].index}" if entries else "no entries"
@@ -121,7 +123,7 @@ class Inspection:
                 yield (f"{entry.index} {entry.term} {kind} {payload_hash(payload)} {line(payload)}{skipped}")
 
     def find(self, index: int) -> Skip:
-        """The entry that an operator wants passed over. NetstoreError when that cannot be."""
+        """The entry that an operator wants skipped. NetstoreError if it cannot be."""
         if index <= self.applied:
             raise NetstoreError(f"entry {index} is part of the state already (up to {self.applied})")
         for entry in self.replay.entries:
@@ -137,7 +139,7 @@ class Inspection:
         raise NetstoreError(f"entry {index} is not in the log: netstored --inspect-log lists what is")
 
     def skip(self, entry: Skip) -> None:
-        """Note, on stable storage, that an entry is passed over from the next start on."""
+        """Record, on stable storage, that an entry is skipped from the next start on."""
         if len(self._skips) >= MAX_SKIPPED:
             raise NetstoreError(
                 f"{MAX_SKIPPED} entries are skipped already: restore this member from a backup"
@@ -146,7 +148,7 @@ class Inspection:
         write_skipped(self._folder.path, self._skips)
 
     def _compare(self) -> None:
-        """CorruptData when the log cannot be the one that the state comes from."""
+        """CorruptData if the state cannot come from this log."""
         last = self.replay.last
         if last < self.applied:
             raise CorruptData(

@@ -1,12 +1,12 @@
-"""Long work on the loop, in bounded steps between the turns of the member.
+"""Long work on the loop, done in bounded steps between the turns of the member.
 
-A job is work for one request that is too long to be done in one call: a list of many keys, a sort. It is done
-in steps, one or a few after each turn, and the steps are given out round-robin: by principal
-(`admission.household`) first, and among the jobs of one principal second, so that who asks for a hundred
-lists slows down nobody but itself. A job that several wait for has its steps in the turns of each (`share`).
+A job is work for one request that is too long for one call: a list of many keys, a sort. One or a few steps
+are done after each turn, round-robin: by household (`admission.household`) first, then among the jobs of one
+household, so that a client with a hundred lists delays only itself. A job that several clients wait for has
+steps in the turns of each (`share`).
 
-Pure: there is no clock here, steps are counted. A step takes about a millisecond; whoever writes one
-bounds it in rows and bytes.
+No clock is read here; steps are counted. A step takes about a millisecond; who writes one bounds it in rows
+and bytes.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
     from netstore.seams import Log
 
 STEPS_PER_TURN: Final = 2
-"""Steps that are done after one turn of the member while nobody asks for anything else."""
+"""Steps after one turn of the member while there are no other requests."""
 
 STEPS_BESIDE: Final = 1
-"""The same while others ask for what is done at once: they wait for a step, not for two."""
+"""The same while there are: they wait for one step, not for two."""
 
 MOST_EACH: Final = 1_024
-"""Jobs of one principal at once: one address may be a proxy with many users behind it."""
+"""Jobs of one household at once: one address may be a proxy with many users."""
 
 MOST_JOBS: Final = 8_192
-"""Jobs of all principals at once."""
+"""Jobs of all households at once."""
 
 
 class Job(Protocol):
-    """A piece of work that is done in steps. Compared by identity."""
+    """Work that is done in steps. Compared by identity."""
 
     def step(self) -> bool:
-        """Do the next bounded piece, about a millisecond; True when the work is over."""
+        """Do the next bounded piece, about a millisecond; True when the work is done."""
 
     def failed(self, fault: Exception) -> None:
-        """`step` raised this; it is not called again. Must tell whoever waits."""
+        """`step` raised this and is not called again. Must tell those that wait."""
 
 
-class _Principal:
-    """The jobs of one principal: how many there are, and those that want a step, the next one first."""
+class _Household:
+    """The jobs of one household: their number, and those that want a step, the next one first."""
 
     __slots__ = ("count", "name", "ready")
 
@@ -66,14 +66,14 @@ class Jobs:
     def __init__(self, wake: Callable[[], None], log: Log) -> None:
         self._wake = wake
         self._log = log
-        self._principals: dict[str, _Principal] = {}
-        self._jobs: dict[Job, dict[_Principal, None]] = {}
-        """Each with those whom it is for."""
-        self._turns: OrderedDict[_Principal, None] = OrderedDict()
-        """Principals with a job that wants a step, the next one first."""
+        self._households: dict[str, _Household] = {}
+        self._jobs: dict[Job, dict[_Household, None]] = {}
+        """Each with the households it is for."""
+        self._turns: OrderedDict[_Household, None] = OrderedDict()
+        """Households with a job that wants a step, the next one first."""
 
     def __len__(self) -> int:
-        """How many jobs there are, those that are paused too."""
+        """How many jobs there are, including paused ones."""
         return len(self._jobs)
 
     @property
@@ -82,9 +82,9 @@ class Jobs:
         return bool(self._turns)
 
     def start(self, principal: str, job: Job) -> Fault | None:
-        """Take on a job. A fault, and nothing is taken on, when this principal or all together have too many.
+        """Start a job. A fault, and nothing is started, if this household or all together have too many.
 
-        O(1), as all other calls here but `run`; O(those whom a job is for).
+        O(1), as are all other calls but `run`; O(households of the job) for those that name one.
         """
         if len(self._jobs) >= MOST_JOBS:
             return errors.too_many()
@@ -96,11 +96,11 @@ class Jobs:
         return None
 
     def share(self, principal: str, job: Job) -> Fault | None:
-        """Somebody else waits for a job too, which is not paused: it is one of theirs as well, and goes on
-        when it is their turn. A fault, and all stays as it is, when they have too many.
+        """Another client waits for a job that is not paused: it also has steps when it is their turn. A
+        fault, and nothing changes, if they have too many.
         """
         owners = self._jobs[job]
-        owner = self._principals.get(household(principal))
+        owner = self._households.get(household(principal))
         if owner is not None and owner in owners:
             return None
         owner = self._admit(principal)
@@ -110,37 +110,39 @@ class Jobs:
         self._want(owner, job)
         return None
 
-    def _admit(self, principal: str) -> _Principal | None:
-        """Who is to have one job more, if they may."""
+    def _admit(self, principal: str) -> _Household | None:
+        """The household of a principal, if it may have one more job."""
         name = household(principal)
-        owner = self._principals.get(name)
+        owner = self._households.get(name)
         if owner is None:
-            owner = self._principals[name] = _Principal(name)
+            owner = self._households[name] = _Household(name)
         elif owner.count >= MOST_EACH:
             return None
         owner.count += 1
         return owner
 
     def pause(self, job: Job) -> None:
-        """Give the job no more steps until `resume`; for a job that waits for something."""
+        """Give the job no steps until `resume`: it waits for something."""
         for owner in self._jobs.get(job, ()):
             self._rest(owner, job)
 
     def resume(self, job: Job) -> None:
-        """Give a paused job its steps again. Nothing happens where the job is not paused, or is over."""
+        """Give a paused job its steps again. Nothing happens if it is not paused, or is over."""
         for owner in self._jobs.get(job, ()):
             self._want(owner, job)
 
     def cancel(self, job: Job) -> None:
-        """Forget a job: nobody waits for it any more. Nothing happens when it is over already."""
+        """Forget a job: nobody waits for it any more. Nothing happens if it is over already."""
         for owner in self._jobs.pop(job, ()):
             self._rest(owner, job)
             owner.count -= 1
             if not owner.count:
-                del self._principals[owner.name]
+                del self._households[owner.name]
 
     def run(self, budget: int = STEPS_PER_TURN) -> None:
-        """Do up to `budget` steps. A job whose step raises is over, and only that one; `MustStop` goes on."""
+        """Do up to `budget` steps. A job whose step raises is over, the others go on; `MustStop` is
+        raised.
+        """
         while budget > 0 and self._turns:
             budget -= 1
             owner = next(iter(self._turns))
@@ -157,7 +159,7 @@ class Jobs:
 
     def _fail(self, job: Job, fault: Exception) -> None:
         self.cancel(job)
-        guarded(partial(self._failed_twice, job), job.failed, fault)  # first: a line may fail
+        guarded(partial(self._failed_twice, job), job.failed, fault)  # first: writing the log line may fail
         if isinstance(fault, Shed):
             name = type(job).__name__
             limit = {"limit": fault.limit} if fault.limit else {}
@@ -168,12 +170,12 @@ class Jobs:
     def _failed_twice(self, job: Job, fault: Exception) -> None:
         self._log.error("job_failed_twice", job=type(job).__name__, error=repr(fault))
 
-    def _want(self, owner: _Principal, job: Job) -> None:
+    def _want(self, owner: _Household, job: Job) -> None:
         owner.ready[job] = None
         self._turns[owner] = None
         self._wake()
 
-    def _rest(self, owner: _Principal, job: Job) -> None:
+    def _rest(self, owner: _Household, job: Job) -> None:
         owner.ready.pop(job, None)
         if not owner.ready:
             self._turns.pop(owner, None)

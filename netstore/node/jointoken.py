@@ -1,6 +1,6 @@
 """The join token of a member's cluster: from the data folder, from settings, or newly made.
 
-Members prove to each other that they know the token where they do not show TLS certificates. It is written to
+Members prove to each other that they know the token if they do not show TLS certificates. It is written to
 the data folder before the identity is, and stays when the folder gets another identity.
 """
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.disk.datadir import DataDir
-    from netstore.node.identity import MemberSettings
+    from netstore.node.membersettings import MemberSettings
     from netstore.seams import Log
 
 HOW_TO_GET_ONE: Final = (
     "run netstorectl member token on a machine of another member, and give what it prints with --join-token"
     " or --join-token-file"
 )
-"""What to do about a join token that is missing or wrong."""
+"""What to do if the join token is missing or wrong."""
 
 
 def read_token_file(path: Path) -> str:
-    """The token in the file that `join_token_file` names. Blocks. NetstoreError if there is none in it."""
+    """The token in the file that `join_token_file` names. Blocks. NetstoreError if it contains none."""
     try:
         with path.open(encoding="utf-8") as opened:
             token = opened.read(4 * MAX_TOKEN_CHARACTERS).strip()
@@ -48,7 +48,7 @@ def find_token(settings: MemberSettings, folder: DataDir, *, certified: bool, lo
     """The join token of this member; None if it has none, and needs none. Blocks.
 
     A token in the folder wins, except that a folder without an identity takes the one that is given. A new
-    token is on disk when this returns. `certified` tells that every member has to show a certificate.
+    token is on disk when this returns. `certified`: every member has to show a certificate.
     """
     stored, given = read_token(folder.path), settings.join_token
     token = stored

@@ -1,8 +1,8 @@
-"""Time that runs out, at a running member: renewals and time left for clients, and, while it leads, the
-proposals that end what is overdue: leases of the v3 API and nodes of the v2 tree with a TTL.
+"""TTLs at a running member: renewals and time left for clients, and, at the leader, the proposals that end
+what is overdue: leases of the v3 API and nodes of the v2 tree.
 
-What ends, and when, is decided by commands in the log (`state.countdown`); here is only the clock, a
-monotonic one, and no word of it takes effect before it is applied.
+What ends, and when, is decided by commands in the log (`state.countdown`). Only the monotonic clock is read
+here, and nothing takes effect before its command is applied.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound=Any)
 
 NOTE_SECONDS: Final = 300.0
-"""How often the leader notes in the log what longer TTLs have left, for members that start anew; 5 minutes as
-in etcd. Where requests wait, the notes do so too, but no longer than this.
+"""How often the leader writes into the log what longer TTLs have left (a checkpoint), for members that start;
+5 minutes as in etcd. While requests wait, checkpoints wait too, but no longer than this.
 """
 
 AGAIN_SECONDS: Final = 1.0
-"""After so long what is overdue is looked at again while requests wait."""
+"""While requests wait, overdue TTLs are looked at again after this time."""
 
 NOTES_AT_ONCE: Final = 1_000
-"""What is looked at for one note in the log, at most: a millisecond to apply."""
+"""TTLs looked at for one checkpoint entry, at most: a millisecond to apply."""
 
 
 class Renewals(Generic[K]):
-    """What this member has asked to renew and knows no outcome of yet: until then it does not propose its
-    end, which would overtake what waits, for `countdown.LONGEST_SPARED` at most.
+    """Renewals that this member has proposed and has no outcome of: meanwhile it does not propose the end of
+    what they renew, which would overtake them, for `countdown.LONGEST_SPARED` at most.
     """
 
     def __init__(self) -> None:
         self._asked: dict[K, int] = {}
-        """How often each."""
+        """How many, by what they renew."""
 
     def __contains__(self, key: object) -> bool:
         return key in self._asked
@@ -63,7 +63,7 @@ class Renewals(Generic[K]):
         done: Callable[[Outcome | Fault], None],
         principal: bytes,
     ) -> None:
-        """Propose what may renew this one (`Member.propose`). What raises has asked for nothing."""
+        """Propose a command that may renew `key` (`Member.propose`). If that raises, nothing was proposed."""
         encoded = encode(command)
         self._asked[key] = self._asked.get(key, 0) + 1
         waits = [key]
@@ -80,7 +80,7 @@ class Renewals(Generic[K]):
         done(outcome)
 
     def _settle(self, waits: list[K]) -> None:
-        """Once, however often this is told: whose `done` raises is told of that too."""
+        """Once, even if `done` is called again with what it raised."""
         if waits:
             key = waits.pop()
             left = self._asked.pop(key) - 1
@@ -90,7 +90,7 @@ class Renewals(Generic[K]):
 
 class Reaper(Generic[K]):
     """Proposes, while this member leads, the end of what is overdue in one table. `end` and `note` make the
-    commands. `look` has to be called twice a second or so, whoever leads.
+    commands. `look` has to be called about twice a second, whoever leads.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Reaper(Generic[K]):
         end: Callable[[tuple[tuple[K, Any], ...]], Command],
         note: Callable[[tuple[tuple[K, Any, int], ...]], Command],
     ) -> None:
-        """For `grace_seconds`, one election timeout, what is overdue is spared under a new leader, and after
+        """For `grace_seconds`, one election timeout, overdue TTLs are spared under a new leader, and after
         requests had to wait.
         """
         self._member = member
@@ -112,27 +112,29 @@ class Reaper(Generic[K]):
         self._led: Term | None = None
         now = member.clock.monotonic()
         self._next_notes = now + NOTE_SECONDS
-        """Whoever leads by then: leaders that follow each other would put it off without end."""
+        """When the next checkpoint is due, whoever leads then: if it began anew with each leader, frequent
+        changes would put it off for ever.
+        """
         self._free_at = now
-        """When this member last led with no requests that wait. Under leaders that follow each other and all
-        have some, notes would be put off without end if that began anew with each.
+        """When this member last led with no requests waiting. It does not begin anew with each leader, for
+        the same reason.
         """
         self._waits = False
-        """It had some at the last look."""
+        """Requests waited at the last look."""
 
     def count(self) -> bool:
         """Count on; whether more is to be counted soon. Bounded work."""
         return self.countdown.count(self._member.clock.monotonic())
 
     def look(self, spared: Container[K] = ()) -> None:
-        """The leader proposes what is to end, but for what is spared, and notes what is left; others count
-        on. Bounded work.
+        """The leader proposes the end of what is overdue and not `spared`, and checkpoints of what is left;
+        others count on. Bounded work.
 
-        While requests wait that the leader does not propose for now, its own or those of others, or writes
-        are paced, renewals that came in time may be among them, or were refused. What is overdue meanwhile is
-        not ended then, nor for a grace afterwards: whatever has a TTL, for nobody can tell whose renewals
-        these are. That, and that something is in `spared`, puts off its end by `countdown.LONGEST_SPARED` at
-        most in all, and takes nothing of what it is spared under a new leader.
+        While requests wait that the leader does not propose for now, its own or forwarded ones, or while
+        writes are paced, renewals that came in time may be among them, or were refused. What is overdue
+        meanwhile is not ended then, nor during a grace period afterwards; that holds for every TTL, since
+        nobody can tell what those requests renew. This, and being in `spared`, delays an end by
+        `countdown.LONGEST_SPARED` at most in all, and does not shorten the grace under a new leader.
         """
         member, countdown = self._member, self.countdown
         now = member.clock.monotonic()
@@ -156,7 +158,7 @@ class Reaper(Generic[K]):
             self._note_some(now)
 
     def _note_some(self, now: float) -> None:
-        """Go on with the notes, where it is time for some."""
+        """Go on with the checkpoint, or begin one if it is due."""
         countdown = self.countdown
         if now >= self._next_notes and not countdown.noting:
             self._next_notes = now + NOTE_SECONDS
@@ -167,10 +169,10 @@ class Reaper(Generic[K]):
 
 
 class Lessor:
-    """One for each member. `look` has to be called twice a second or so, whoever leads."""
+    """The TTLs of one member. `look` has to be called about twice a second, whoever leads."""
 
     def __init__(self, member: Replica, election_seconds: float) -> None:
-        """`election_seconds`, one election timeout, is the grace under a new leader."""
+        """`election_seconds`, one election timeout, is the grace period under a new leader."""
         machine = member.machine
         self._member = member
         self._leases: Reaper[LeaseId] = Reaper(
@@ -181,11 +183,11 @@ class Lessor:
         )
         self._renewing: Renewals[LeaseId] = Renewals()
         self.renewing_nodes: Container[bytes] = ()
-        """Nodes with a TTL for which this member has asked for a write that may renew them and has no outcome
-        yet: it spares them (`Renewals`). Set by who knows (`api.v2.keys`).
+        """Nodes with a TTL for which this member has proposed a write that may renew them and has no outcome
+        of: they are spared (`Renewals`). Set by `api.v2.keys`.
         """
         self.behind = False
-        """There may be more to count than was at once."""
+        """There may be more to count than was counted at once."""
 
     @property
     def nodes(self) -> Countdown[bytes]:
@@ -193,27 +195,27 @@ class Lessor:
         return self._nodes.countdown
 
     def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
-        """Renew a lease for `principal`, through the log: `done` gets its TTL in seconds, 0 when there is no
-        such lease (any more), or the Fault that the renewal met on its way. See `Member.propose` for when.
-        Until then this member spares it (`Renewals`).
+        """Renew a lease for `principal`, through the log: `done` gets its TTL in seconds, 0 if there is no
+        such lease (any more), or the Fault that the renewal met; see `Member.propose`. Until then this member
+        spares the lease (`Renewals`).
         """
         told = partial(_tell_ttl, done)
         self._renewing.propose(self._member, LeaseId(id_), LeaseRenew(id_), told, principal.encode())
 
     def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
-        """Tell `principal` the whole seconds a lease has left, -1 when there is no such lease, as of a moment
-        after this call; or the Fault that keeps this member from knowing.
+        """Tell `principal` how many whole seconds a lease has left, -1 if there is no such lease, as of a
+        moment after this call; or the Fault that keeps this member from knowing.
         """
         self._member.read(partial(self._tell, id_, done), principal)
 
     def look(self) -> None:
-        """Count on; the leader proposes the end of what is overdue. It may be `behind` then."""
+        """Count on; the leader proposes the end of what is overdue. Afterwards this may be `behind`."""
         self._leases.look(self._renewing)
         self._nodes.look(self.renewing_nodes)
         self.behind = True
 
     def count(self) -> None:
-        """Count on with one piece, to be called until it is not `behind` any more, between other work."""
+        """Count a piece; to be called between other work while this is `behind`."""
         self.behind = self._leases.count() or self._nodes.count()
 
     def _tell(self, id_: int, done: Callable[[int | Fault], None], fault: Fault | None) -> None:
@@ -222,7 +224,7 @@ class Lessor:
 
 
 def _tell_ttl(done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> None:
-    """What a renewal of a lease came to; see `Lessor.keep_alive`."""
+    """The outcome of a renewal, for `Lessor.keep_alive`."""
     if isinstance(outcome, LeaseGranted):
         done(outcome.ttl)
     elif isinstance(outcome, Fault) and outcome.reason is not Reason.LEASE_NOT_FOUND:
@@ -232,4 +234,4 @@ def _tell_ttl(done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> 
 
 
 def _ignore(_: Outcome | Fault) -> None:
-    """What came of it shows in the state; what did not is proposed again after a while."""
+    """The result shows in the state; what failed is proposed again after a while."""

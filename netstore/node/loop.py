@@ -1,8 +1,8 @@
-"""When the host's turns are run: at the end of a round of the reactor, or by a task of their own.
+"""Runs the host's turns: at the end of a round of the reactor, or in a task of their own.
 
-What happens inside a round (requests, messages from peers, finished syncs) is taken up by the turn at its
-end, without a task switch. What happens elsewhere (ticks, state copies) wakes the task. Turns never overlap:
-both run on the one thread of Trio and neither awaits inside a turn.
+What happens inside a round (requests, messages from peers, finished syncs) is processed by the turn at its
+end, without a task switch. What happens elsewhere (ticks, snapshots) wakes the task. Turns never overlap:
+both run on Trio's one thread, and a turn awaits nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Loop:
-    """Runs a host's turns. `wake` is for the host to call; `begin` and `end` frame a round of the reactor."""
+    """Runs a host's turns. The host calls `wake`; the reactor calls `begin` and `end` around each round."""
 
     def __init__(self, meter: Meter | None = None) -> None:
-        """`meter` is told of long turns of the task; the reactor sees to those of its rounds."""
+        """`meter` is told of long turns of the task; the reactor reports those of its rounds."""
         self._meter = meter
         self._host: Host | None = None
         self._due = False
@@ -35,12 +35,12 @@ class Loop:
             self._woken.set()
 
     def begin(self) -> None:
-        """A round begins: what it brings is taken up at its end."""
+        """A round begins: what it brings is processed at its end."""
         self._in_round = True
 
     def end(self, *, alone: bool) -> None:
-        """Run a turn if the round brought something to do; see `Host.turn` for `alone`. Raises what the
-        member must not survive.
+        """Run a turn if there is something to do; see `Host.turn` for `alone`. Raises what the member must
+        not survive.
         """
         if self._due:
             self._turn(alone=alone)
@@ -51,7 +51,7 @@ class Loop:
             self._woken.set()
 
     async def run(self, host: Host) -> None:
-        """Run until cancelled, or until a fault the member must not survive is raised. One host, once."""
+        """Run until cancelled, or until a fault is raised that the member must not survive. Only once."""
         self._host = host
         try:
             while True:
@@ -64,7 +64,7 @@ class Loop:
             host.stop()
 
     async def drained(self, host: Host) -> None:
-        """Wait until no request waits for the log; what comes meanwhile is waited for too."""
+        """Wait until no request waits for the log, including those that come meanwhile."""
         while host.proposals:
             self._idle = trio.Event()
             await self._idle.wait()

@@ -1,6 +1,4 @@
-"""What the API and the programs see of the running member: identity, position, the state to read, the door to
-propose.
-"""
+"""What the API sees of the running member: who and where it is, its state to read, and how to propose."""
 
 from __future__ import annotations
 
@@ -20,13 +18,13 @@ if TYPE_CHECKING:
     from netstore.watch.hub import Hub
 
 OWN: Final = b""
-"""As a principal: the member asks for itself, and for no client. That goes first, has no share, and waits for
-nobody that is brought up.
+"""As a principal: the member asks for itself, not for a client. Its requests go first, have no quota, and are
+not slowed for members that are brought up.
 """
 
 
 class Member(Protocol):
-    """A running member. Everything is a plain call on the loop; nothing blocks."""
+    """A running member. All methods are plain calls on the loop; none blocks."""
 
     @property
     def id(self) -> NodeId: ...
@@ -42,21 +40,21 @@ class Member(Protocol):
     def term(self) -> Term: ...
     @property
     def backed_up(self) -> bool:
-        """It leads, and what is asked of it now waits, or would: some of that may be older than what it would
-        propose by itself. A follower passes on what it is asked.
+        """It leads, and requests wait now, or would: some may be older than what it would propose by itself.
+        A follower forwards its requests.
         """
 
     @property
     def paced_to(self) -> int:
-        """Bytes a second that it proposes at most, because others are brought up; 0 where nothing waits for
-        that.
+        """Bytes a second that it proposes at most, because other members are brought up; 0 if nothing waits
+        for that.
         """
 
     def problems(self) -> list[str]:
-        """Why it refuses what is asked of it, in words; nothing where it is well."""
+        """Why it refuses requests, in words; empty if it is well."""
 
     def behind(self) -> list[Behind]:
-        """Those that are being brought up, where it leads. Costs the number of members."""
+        """The members that are brought up, if it leads. O(members)."""
 
     @property
     def commit_index(self) -> Index:
@@ -70,7 +68,7 @@ class Member(Protocol):
     def clock(self) -> Clock: ...
     @property
     def machine(self) -> Machine:
-        """The replicated state as far as this member has applied it. Read only."""
+        """The replicated state, as far as this member has applied it. Read only."""
 
     @property
     def jobs(self) -> Jobs:
@@ -81,31 +79,31 @@ class Member(Protocol):
         """Live watchers of the v2 tree."""
 
     def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
-        """Replicate an encoded command (`state.commands`) for `principal`, who is noted with it, or `OWN`;
-        `done` is called once, in the order of the log.
+        """Replicate an encoded command (`state.commands`) for `principal`, which is stored with it, or for
+        `OWN`; `done` is called once, in the order of the log.
 
-        It gets what applying the command gave, or a Fault: refused (too many waiting, no place to send it,
-        beyond the cluster's feature level) or
-        unknown (time limit, stop). May call `done` before it returns when the proposal is refused at once.
+        It gets the outcome of applying the command, or a Fault: refused (too many requests wait, nowhere to
+        send it, above the cluster's feature level), or unknown (time limit, stop). `done` may be called
+        before this returns, if the request is refused at once.
         """
 
     def status(self) -> Status:
-        """What Raft tells of itself. Costs the number of members."""
+        """Raft's own status. O(members)."""
 
 
 class Replica(Member, Protocol):
-    """A member that can be read linearizably, too (`node.host.Host`)."""
+    """A member that can also be read linearizably (`node.host.Host`)."""
 
     def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
         """Call `done(None)` once this member's state holds everything that was acknowledged anywhere before
-        this call, or `done` with a Fault when that cannot be had in time, or when too much waits already, of
-        all or of `principal`. May be called before it returns.
+        this call, or `done` with a Fault if that takes too long, or too many reads wait, of all or of
+        `principal`. `done` may be called before this returns.
         """
 
 
 class Membership(Protocol):
-    """What can be changed about the members (`node.cluster.Cluster`), for a principal. `done` is called once,
-    on the loop; a Fault has etcd's words as its cause (`errors.Reason`).
+    """How the members are changed (`node.membership.Cluster`), for a principal. `done` is called once, on the
+    loop; a Fault has etcd's text as its cause (`errors.Reason`).
     """
 
     def add(
@@ -116,13 +114,13 @@ class Membership(Protocol):
         done: Callable[[MemberInfo | Fault], None],
         principal: bytes,
     ) -> None:
-        """Add a member that is reached there; without `learner` it votes once it has caught up."""
+        """Add a member with these peer URLs; without `learner` it votes once it has caught up."""
 
     def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None], principal: bytes) -> None:
-        """Remove a member for ever; `done` gets what it was."""
+        """Remove a member for ever; `done` gets its last record."""
 
     def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None], principal: bytes) -> None:
-        """Give a learner its vote."""
+        """Make a learner a voter."""
 
     def update(
         self,
@@ -131,7 +129,7 @@ class Membership(Protocol):
         done: Callable[[MemberInfo | Fault], None],
         principal: bytes,
     ) -> None:
-        """A member is reached there from now on."""
+        """Change the peer URLs of a member."""
 
     def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
-        """Let another voter lead; only the leader can be asked."""
+        """Transfer leadership to another voter; only the leader can be asked."""

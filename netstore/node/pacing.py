@@ -1,13 +1,14 @@
-"""How fast a leader writes while other members are brought up: so slowly that the log behind each of them
-does not outgrow what it may weigh before it is there.
+"""Write pacing: flow control of the leader's writes while other members are brought up, so that the log
+behind each of them stays within its bound until it has caught up.
 
-Without that, a member that was away is given a state copy whose log is forgotten before it arrives, and then
-another, for as long as the load lasts. Who counts is alive, its place is in the log, and it moves fast enough
-to be there in time: by a state copy, or by taking the log. Who does not slows nobody.
+Without it, a member that was away would be given a snapshot, the log after which is dropped before it
+arrives, then another one, for as long as the load lasts. A member counts if it is alive, if the log after its
+position is still there, and if it is fast enough to catch up in time, by a snapshot or by taking the log.
+Others slow nobody.
 
-Pure: the host tells time, places and bytes. Looked at once a tick; what is proposed between two looks is at
-most what the rate gives for that time, and one request more. What the member asks for itself, and changes of
-the members, do not wait, and are counted.
+Pure: the host gives times, positions and bytes. Rates are computed once a tick; between two ticks at most
+what the rate gives for that time is proposed, and one request more. Requests of the member itself and changes
+of the members do not wait, but are counted.
 """
 
 from __future__ import annotations
@@ -22,66 +23,68 @@ from netstore.raft.status import Role
 from netstore.types import Index, NodeId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from netstore.raft.status import PeerStatus, Status
 
 PACED_SECONDS: Final = 256.0
-"""Writes are paced for one member at most so long, and no longer than it is expected to take: what takes
-longer is slow because of the member, and others are not to pay for that. A tenth of the time in which nothing
-is paced for it is given back. The least rate is that at which the log outgrows its bound in this time: less
-would save nothing, and at more a slow copy would be lost though it may take as long.
+"""The longest time for which writes are paced for one member: it is not paced for at all if it is expected to
+take longer, since it is then slow by itself, and others are not to pay for that. A tenth of the time in which
+it is not paced for is given back. The least rate is that at which the log outgrows its bound in this time: a
+lower one would save nothing, and at a higher one a slow snapshot would be lost though it may take as long.
 """
 
 WINDOW_SECONDS: Final = 5.0
-"""How fast a member takes the log is judged by so much time. Who takes less than the least rate in it does
-not count: a single slow sync does not make it so.
+"""How fast a member takes the log is measured over this time. A member that takes less than the least rate in
+it does not count; a single slow sync does not cause that.
 """
 
 LINGER_SECONDS: Final = 5.0
-"""Writes count as paced for so long after one had to wait."""
+"""Writes count as paced for this time after one had to wait."""
 
 DEBT_SECONDS: Final = 3.0
-"""Where more was written than there was room for, because one request was so large, what waits does so for
-what the rate gives in this time, at most: less than half of the time limit of a request, so that it is done,
-where the election timeout is more than 500 ms; what others asked may be refused where it is shorter.
-That is 1.5 MiB, the default's largest request, at the least rate of the default's log. What a larger one
-exceeds it by shows in what the log weighs, so in the next rates.
+"""If more was written than there was room for, because one request was so large, what waits does so for what
+the rate gives in this time, at most. That is less than half of the time limit of a request if the election
+timeout is more than 500 ms, so that it is done; with a shorter one, forwarded requests may be refused. It is
+1.5 MiB, the default limit of a request, at the least rate of the default log size. A larger excess shows in
+what the log weighs, and so in the next rates.
 """
 
 SPARE_PART: Final = 8
-"""Meanwhile this part of the rate is for small requests: what of it is not used is kept for a second. It is
-counted like all that is written, so the rate is what it was.
+"""Meanwhile this part of the rate is for small requests; what is not used of it is kept for a second. It
+counts like all that is written, so the rate stays the same.
 """
 
 BEHIND_PART: Final = 2
-"""A member is behind when the log after its place weighs this part of its bound: then it is brought up."""
+"""A member is brought up once the log after its position weighs this part of its bound."""
 
 NEAR_PART: Final = 8
-"""It is there when no more than this part is after its place."""
+"""It has caught up once no more than this part is after its position."""
 
 _MARKS: Final = 256
-"""The log is marked once for this part of its bound."""
+"""Positions of the log are recorded once for this part of its bound."""
 
 _LEAST_SPAN: Final = 0.5
-"""Seconds after which a speed may be judged."""
+"""Seconds after which a speed may be computed."""
 
 
 class Behind(msgspec.Struct, frozen=True, gc=False):
-    """A member that is being brought up, as its leader sees it."""
+    """A member that is brought up, as its leader sees it."""
 
     id: NodeId
     is_copying: bool
-    """It is given a state copy; else it takes the log."""
+    """It is given a snapshot; otherwise it takes the log."""
     sent: int
-    """Bytes of that copy; of `size` ones, 0 while it is being made."""
+    """Bytes of the snapshot that were sent, of `size`; 0 of 0 while it is made."""
     size: int
     entries: int
-    """Of the log after its place."""
+    """Entries of the log after its position."""
     counts: bool
-    """Writes are paced where it needs that."""
+    """Writes are paced for it if needed."""
 
 
 class _Peer:
-    """One other member. All seconds are monotonic."""
+    """Another member. All times are monotonic seconds."""
 
     __slots__ = (
         "begun",
@@ -92,7 +95,7 @@ class _Peer:
         "installing",
         "is_alive",
         "is_behind",
-        "is_hopeless",
+        "is_too_slow",
         "place",
         "refused",
         "samples",
@@ -103,29 +106,29 @@ class _Peer:
 
     def __init__(self) -> None:
         self.place = Index(0)
-        """The log after it is what this member needs."""
+        """Its position: it needs the log after it."""
         self.gap = 0.0
-        """What that weighs."""
+        """What that part of the log weighs."""
         self.entries = 0
         self.copying = False
-        """A state copy is made or sent."""
+        """A snapshot is being made or sent."""
         self.installing = False
-        """A copy was delivered, and it has not taken the log after that yet."""
+        """A snapshot was delivered, and it has not taken the log after it yet."""
         self.begun = 0.0
-        """When that copy was."""
+        """When that snapshot was begun."""
         self.sent = self.size = 0
         self.refused: int | None = None
-        """It refused the last copy when so much of it had left; None where that did not end so."""
+        """How much of the last snapshot was sent when it refused it; None if it did not."""
         self.is_alive = False
         self.is_behind = False
-        """It was far behind, and has not come near since."""
-        self.is_hopeless = False
-        """It will not be there in time."""
+        """It was far behind, and has not caught up since."""
+        self.is_too_slow = False
+        """It will not catch up in time."""
         self.counts = False
         self.used = 0.0
         """Seconds that writes were paced for it, less what was given back."""
         self.samples: deque[tuple[float, float]] = deque()
-        """When it had taken how much of the log."""
+        """Times, and how much of the log it had taken by then."""
 
     @property
     def is_brought_up(self) -> bool:
@@ -134,27 +137,27 @@ class _Peer:
     @property
     def is_kept_for(self) -> bool:
         """The log keeps what it needs, within its bound."""
-        return self.copying or (self.is_brought_up and not self.is_hopeless)
+        return self.copying or (self.is_brought_up and not self.is_too_slow)
 
     @property
-    def is_unlikely(self) -> bool:
-        """It refused the last copy, and this one has not come clearly further: it may refuse that, too."""
+    def may_refuse(self) -> bool:
+        """It refused the last snapshot, and this one has not got clearly further: it may refuse it too."""
         return self.copying and self.refused is not None and self.sent <= self.refused + self.size / 8
 
-    def hope(self) -> None:
-        """It begins anew."""
+    def begin_anew(self) -> None:
+        """It is judged anew, unless it has used up its time."""
         if self.used <= PACED_SECONDS / 2:
-            self.is_hopeless = False
+            self.is_too_slow = False
 
     def forget(self) -> None:
-        """What it needs is not in the log, or it is led by others. A copy under way ends for itself."""
+        """What it needs is not in the log, or another member leads. A snapshot under way goes on."""
         self.installing = self.is_behind = self.counts = False
         self.samples.clear()
 
     def copied(self) -> float:
-        """What is done of a copy, of 3 parts of about the same length: made; sent; verified and loaded. How
-        far the first and the last are nobody tells: three quarters of the first count as done, and none of
-        the last.
+        """How much of a snapshot is done, in 3 parts of about the same length: made; sent; verified and
+        loaded. Nobody reports progress of the first and the last: three quarters of the first count as done,
+        and nothing of the last.
         """
         if self.installing:
             return 2.0
@@ -167,43 +170,43 @@ class _Peer:
 
 
 class Pacing:
-    """What the log weighs after the places of others, and how fast it may grow therefore."""
+    """What the log weighs after the positions of other members, and how fast it may grow."""
 
     def __init__(self, limit: int, compacted: Index) -> None:
         """`limit` is what the log may weigh; it begins after `compacted`."""
         self._limit = limit
         self.least = limit / PACED_SECONDS
-        """Bytes a second that are written however slow who counts is."""
+        """Bytes a second that are written however slow the members are that count."""
         self.rate: float | None = None
         """Bytes a second that may be written; None: any number."""
         self._room = 0.0
-        """Bytes that may be written before the next look; less than 0 where more were."""
+        """Bytes that may be written before the next tick; negative if too many were."""
         self._spare = 0.0
-        """Bytes of small requests that may be written where there is no room."""
+        """Bytes of small requests that may be written while there is no room."""
         self._looked: float | None = None
         self._held = False
-        """Something had to wait since the last look."""
+        """Something had to wait since the last tick."""
         self._held_at = float("-inf")
         self._peers: dict[NodeId, _Peer] = {}
         self._forgotten = 0
-        """Bytes that the log has let go of."""
+        """Bytes that were dropped from the log."""
         self._last = compacted
         self._total = 0
         """Bytes that were ever in the log, up to its end."""
-        # Places of the log, and the bytes that were ever in it up to there. Between two, entries count as
-        # equally long.
+        # Positions of the log, and the bytes that were ever in it up to there. Between two of them, entries
+        # count as equally long.
         self._places: list[Index] = [compacted]
         self._sums: list[int] = [0]
 
     # --- the log
 
     def restart(self, compacted: Index) -> None:
-        """The log is empty and begins after this place."""
+        """The log is empty and begins after this position."""
         self._last, self._total, self._forgotten = compacted, 0, 0
         self._places, self._sums = [compacted], [0]
 
     def measure(self, last: Index, log_bytes: int) -> None:
-        """The log ends there and weighs so much. O(1), but for what was cut off."""
+        """The log ends there and weighs so much. O(1), plus what was cut off."""
         places, sums = self._places, self._sums
         while len(places) > 1 and places[-1] > last:
             places.pop()
@@ -214,14 +217,14 @@ class Pacing:
             sums.append(self._total)
 
     def forgot(self, compacted: Index, size: int) -> None:
-        """The log has let go of so many bytes, up to this place."""
+        """The log has dropped so many bytes, up to this position."""
         self._forgotten += size
         count = bisect_right(self._places, compacted)
         self._places[:count] = [compacted]
         self._sums[:count] = [self._forgotten]
 
     def _sum(self, place: Index) -> float:
-        """Bytes that were ever in the log up to this place, about."""
+        """Bytes that were ever in the log up to this position, about."""
         places, sums = self._places, self._sums
         if place >= self._last:
             return self._total
@@ -233,37 +236,38 @@ class Pacing:
         return below + (above - below) * (place - low) / max(high - low, 1)
 
     def needed(self) -> Index | None:
-        """The first place of the log that somebody needs who is brought up, and that the bound allows."""
+        """The first position of the log that a member needs which is brought up, within the bound."""
         begin, most = self._places[0], self._limit
         places = [peer.place for peer in self._peers.values() if peer.is_kept_for and peer.place >= begin]
         return min((place for place in places if self._total - self._sum(place) <= most), default=None)
 
-    # --- state copies
+    # --- snapshots
 
     def copy_begun(self, peer: NodeId, index: Index, now: float) -> None:
-        """A copy is being made; the log after `index` will be needed."""
+        """A snapshot is being made; the log after `index` will be needed."""
         record = self._peers.setdefault(peer, _Peer())
         record.place = min(index, record.place) if record.copying else index
         record.copying, record.installing, record.begun = True, False, now
         record.sent = record.size = 0
-        record.hope()
+        record.begin_anew()
 
     def copy_made(self, peer: NodeId, index: Index) -> None:
-        """It is of the state at this place, which may be after the one it was begun at."""
+        """It is of the state at this index, which may be after the one it was begun at."""
         record = self._peers.get(peer)
         if record is not None:
             record.place = max(record.place, index)
 
     def copy_sent(self, peer: NodeId, sent: int, size: int) -> None:
-        """So many bytes of a copy of this size have left."""
+        """So many bytes of a snapshot of this size were sent."""
         record = self._peers.get(peer)
         if record is not None:
             record.sent, record.size = sent, size
 
     def copy_over(self, peer: NodeId, *, ok: bool, refused: bool = False) -> Index:
-        """It was delivered, or given up, because the member refused it or not: the place it was of. One that
-        was lost for another reason, the log having outgrown it above all, is no refusal, and the next one is
-        as likely as any: else one refusal would keep the member away for as long as others write.
+        """It was delivered or given up, because the member refused it or for another reason; returns the
+        index it was of. If it was lost for another reason, mostly because the log outgrew it, that is no
+        refusal, and the next one is as likely as any to arrive: otherwise one refusal would keep the member
+        away for as long as the load lasts.
         """
         record = self._peers.get(peer)
         if record is None:
@@ -276,7 +280,9 @@ class Pacing:
     # --- the rate
 
     def look(self, now: float, status: Status) -> None:
-        """Judge all others anew, and give the next moment its bytes. `measure` was called just before."""
+        """Judge all other members anew, and give the next tick its bytes. `measure` was called just
+        before.
+        """
         seconds = 0.0 if self._looked is None else now - self._looked
         self._looked = now
         if self._held:
@@ -294,13 +300,13 @@ class Pacing:
         self._give(self.rate or 0.0, seconds)
 
     def _give(self, rate: float, seconds: float) -> None:
-        """So many bytes for so many seconds. Where there was room, what is left of it is lost."""
+        """So many bytes a second for so many seconds. Room that was not used is lost."""
         self._room = max(min(self._room, 0.0), -rate * DEBT_SECONDS) + rate * seconds
         spare = rate / SPARE_PART
         self._spare = min(self._spare + spare * seconds, spare)
 
     def _judge(self, record: _Peer, peer: PeerStatus, now: float, seconds: float) -> float | None:
-        """The rate that this member needs; None where it needs none, or does not count."""
+        """The rate that this member needs; None if it needs none, or does not count."""
         if record.counts and self._held:
             record.used += seconds
         else:
@@ -314,7 +320,7 @@ class Pacing:
         record.entries = max(0, self._last - record.place)
         record.is_alive = peer.active
         if not record.place or record.place < self._places[0]:
-            record.forget()  # it was not heard of yet, or needs a copy
+            record.forget()  # nothing was heard of it yet, or it needs a snapshot
             return None
         if not peer.active:
             record.samples.clear()
@@ -329,14 +335,14 @@ class Pacing:
         if need is None:
             return None
         rate, left = need
-        record.is_hopeless |= left > PACED_SECONDS - record.used
-        record.counts = not (record.is_hopeless or record.is_unlikely)
+        record.is_too_slow |= left > PACED_SECONDS - record.used
+        record.counts = not (record.is_too_slow or record.may_refuse)
         return max(rate, self.least) if record.counts else None
 
     def _for_copy(self, record: _Peer, now: float) -> tuple[float, float]:
-        """What the bound leaves, spread over the time that the copy will still take: the rate. And how long
-        it will take at least: while it is made, twice as long as that has taken. All of it follows from what
-        was done so far, so a copy that slows down makes writes slower, too.
+        """The rate: what the bound leaves, spread over the time that the snapshot will still take. And how
+        long it will take at least: while it is made, twice as long as that has taken. Both follow from what
+        is done so far, so a snapshot that slows down makes writes slower too.
         """
         done, spent = record.copied(), now - record.begun
         left = spent * (3 - done) / done
@@ -344,16 +350,16 @@ class Pacing:
         return rate, min(left, 2 * spent)
 
     def _for_log(self, record: _Peer, now: float) -> tuple[float, float] | None:
-        """Three quarters of what it takes itself, so that it comes nearer; and how long that will take. None
-        when it is not behind, or stands still.
+        """The rate: three quarters of what it takes itself, so that it comes nearer. And how long that will
+        take. None if it is not behind, or does not move.
         """
         samples, near = record.samples, self._limit / NEAR_PART
         if record.gap > self._limit / BEHIND_PART and not record.is_behind:
             record.is_behind = True
-            samples.clear()  # what it did not take before need not have been there
+            samples.clear()  # it may have been up to date before, so what it took then says nothing
         if record.gap <= near:
             record.is_behind = False
-            record.hope()
+            record.begin_anew()
         samples.append((now, self._sum(record.place)))
         while len(samples) > 2 and now - samples[1][0] >= WINDOW_SECONDS:
             samples.popleft()
@@ -368,12 +374,12 @@ class Pacing:
 
     @property
     def room(self) -> int | None:
-        """Bytes that may be proposed now, none where 0; None: any number."""
+        """Bytes that may be proposed now; None: any number."""
         return None if self.rate is None else max(0, int(self._room))
 
     @property
     def spare(self) -> int:
-        """Bytes that may be proposed where there is no room, of requests that are no larger."""
+        """Bytes of requests no larger than this that may be proposed while there is no room."""
         return int(self._spare)
 
     def spend(self, size: int) -> None:
@@ -384,9 +390,27 @@ class Pacing:
             self._spare = max(0.0, self._spare - size)
         self._room -= size
 
-    def hold(self) -> None:
-        """Something waits because there is no room."""
-        self._held = True
+    def budget(self, most: int) -> tuple[int, bool]:
+        """How many bytes of what waits may be proposed next, `most` at most; and whether there is no room, so
+        that these are only for requests that fit into them.
+        """
+        room = self.room
+        if room == 0:
+            return min(most, self.spare), True
+        return most if room is None else min(most, room), False
+
+    def more_waits(self, taken: Sequence[object], *, fitting: bool) -> bool:
+        """More waits than was taken with this `budget`. Whether the next turn may take some of it: if there
+        is no room and nothing fits, a tick looks again.
+        """
+        if fitting:
+            self._held = True
+        return bool(taken) or not fitting
+
+    @property
+    def paced_to(self) -> int:
+        """Bytes a second that are written at most; 0 while nothing waits for that."""
+        return 0 if self.rate is None or not self.paced else max(1, int(self.rate))
 
     @property
     def paced(self) -> bool:
@@ -394,7 +418,7 @@ class Pacing:
         return self._held or (self._looked or 0.0) - self._held_at < LINGER_SECONDS
 
     def behind(self) -> list[Behind]:
-        """Who is there and is being brought up, or is not near, by ids."""
+        """The members that are brought up, or have not caught up, by id."""
         return [
             Behind(id_, peer.copying or peer.installing, peer.sent, peer.size, peer.entries, peer.counts)
             for id_, peer in sorted(self._peers.items())

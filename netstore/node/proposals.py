@@ -1,8 +1,9 @@
-"""Requests that wait for the log: each has a slot, found again by its request id when its entry is applied.
+"""Requests of this member that wait for the log: each has a slot, which is found by its request id when its
+entry is applied.
 
-A slot is completed exactly once, by the loop, with one of three meanings: the outcome of applying it, a
-refusal (it was never proposed), or a fault whose outcome is unknown (the time limit passed, or the member
-stopped).
+A slot is completed exactly once, on the loop, with one of three results: the outcome of applying the entry; a
+refusal, which means that it was never proposed; or a fault whose outcome is unknown, because the time limit
+passed or the member stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from netstore import errors
 from netstore.admission import WeighedAdmission
 from netstore.errors import MustStop
 from netstore.guard import guarded, tell, unguarded
-from netstore.node.lines import Lines, owner_of
+from netstore.node.fairqueue import FairQueue, owner_of
 from netstore.state.envelope import seal
 from netstore.types import Nanos, Term
 
@@ -29,20 +30,23 @@ if TYPE_CHECKING:
     Done = Callable[[Outcome | Fault], None]
 
 MAX_WAITING: Final = 20_000
-"""Proposals of this member that may wait at once; at 10 us each that is 0.2 s of work. One principal has at
+"""Requests of this member that may wait at once; at 10 us each that is 0.2 s of work. One principal has at
 most half of them (`admission`), the member itself what is left.
 """
 
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of commands that may wait at once, shared out like them: queued, or handed to Raft and not answered.
-Where they are queued elsewhere, as in the log, that is the same memory.
+"""Bytes of commands that may wait at once, shared out in the same way: queued, or handed to Raft and not
+completed. Commands that are also in the log share their memory with it.
 """
 
+COMPLETED_AT_ONCE: Final = 250
+"""Waiting requests that are completed with a fault in one piece, and as many reads: about 2 ms."""
+
 NEVER_AGAIN: Final = Term(1 << 64)
-"""Later than any term: what is marked with it is not sent again, whichever leader comes."""
+"""Later than any term: a slot with it is not proposed again, whoever leads."""
 
 _QUEUED: Final = Term(0)
-"""Earlier than any: what is not handed to Raft."""
+"""Earlier than any term: the slot is not handed to Raft."""
 
 _ID_MASK: Final = (1 << 64) - 1
 
@@ -54,22 +58,22 @@ class Slot(msgspec.Struct, eq=False):
 
     request: int
     payload: bytes
-    """Empty once it is completed: whoever has the slot in a queue passes over it."""
+    """Empty once the slot is completed: queues skip it then."""
     done: Done
     late_at: float
     size: int
     owner: str
     term: Term = _QUEUED
     removes: bool | None = None
-    """Whether it only removes, once somebody looked."""
+    """Whether the command only removes; None until it was decoded."""
 
 
 class Proposals:
-    """The slots of one member, and the payloads that have not been handed to Raft yet.
+    """The slots of one member, and the queue of payloads that were not handed to Raft yet.
 
-    Request ids count up from `origin`: 64 bits drawn anew for each life of a member, so that nobody waits
-    under the id of an entry that another member, or an earlier life of this one, put into the log. No clock
-    can stand in for it: one that is set back, or starts at the same instant each time, gives the same ids
+    Request ids count up from `origin`, 64 random bits drawn at each start of a member, so that no request has
+    the id of an entry that another member, or an earlier run of this one, has put into the log. A clock
+    cannot replace it: one that is set back, or starts at the same time at each boot, gives the same ids
     again.
     """
 
@@ -80,27 +84,29 @@ class Proposals:
         self._slots: dict[int, Slot] = {}
         """In the order in which they were opened, which is that of their time limits."""
         self._waiting = WeighedAdmission(MAX_WAITING, MAX_WAITING_BYTES)
-        """What the member itself proposes has no place there, only bytes."""
-        self._lines: Lines[Slot] = Lines()
+        """Requests of the member itself count in bytes only."""
+        self._queue: FairQueue[Slot] = FairQueue()
         """What is to be handed to Raft."""
         self.now = 0.0
-        """Monotonic seconds; the loop sets it at each turn."""
+        """Monotonic seconds; the host sets it in each turn."""
         self.failed: Callable[[Exception], object] = unguarded
-        """Told what a slot raised when it was completed."""
+        """Called with the exception that completing a slot raised."""
+        self.is_stopped = False
+        """The member stops: nothing more is accepted."""
         self.wall = Nanos(0)
-        """Wall time, set with it; what the envelopes tell."""
+        """Wall time, set with `now`; it is stored in the envelopes."""
 
     def __len__(self) -> int:
         return len(self._slots)
 
     @property
     def queued(self) -> bool:
-        """There is something to `take`, or there was."""
-        return bool(self._lines)
+        """Whether there may be something to `take`."""
+        return bool(self._queue)
 
     def open(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> bytes | None:
-        """Give a command its slot and return its payload (`state.envelope`), to be proposed by the caller.
-        None (and `done` was called) when too much waits already, of all or of this principal.
+        """Give a command its slot and return its payload (`state.envelope`), which the caller proposes. None,
+        after `done` was called, when too much waits already, of all or of this principal.
         """
         slot = self._open(command, done, principal, level)
         return None if slot is None else slot.payload
@@ -117,32 +123,32 @@ class Proposals:
         return slot
 
     def add(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> None:
-        """Give a command its slot and queue it for `take`; refused like `open`. For `member.OWN` it is the
-        member's own, ends of leases above all, and goes first.
+        """Give a command its slot and queue it for `take`; refused like `open`. With `member.OWN` the request
+        is the member's own, an end of leases above all, and goes first.
         """
         slot = self._open(command, done, principal, level)
         if slot is not None:
-            self._lines.add(slot)
+            self._queue.add(slot)
 
     def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES, *, fitting: bool = False) -> list[Slot]:
-        """Some of what is queued, by turns of who asked: see `Lines.take`."""
-        return self._lines.take(most, most_bytes, fitting=fitting)
+        """Some of what is queued, by turns of households: see `FairQueue.take`."""
+        return self._queue.take(most, most_bytes, fitting=fitting)
 
     def put_back(self, slots: list[Slot]) -> None:
-        """See `Lines.put_back`."""
-        self._lines.put_back(slots)
+        """See `FairQueue.put_back`."""
+        self._queue.put_back(slots)
 
     def sent(self, term: Term, slots: Sequence[Slot]) -> None:
-        """These were handed to Raft, in this term."""
+        """These were handed to Raft in this term."""
         for slot in slots:
             slot.term = term
 
     def overtaken(self, term: Term) -> None:
-        """An entry of this term was applied. What was sent in an earlier term and has not been applied never
-        will be: entries of the log are in the order of their terms, and a leader takes only what was sent in
-        its own (Ongaro's dissertation, section 3.6). It is queued again, in the line of who asked and in the
-        order in which it was opened, so that a request survives the leader it was given to, and still happens
-        once at most. O(`MAX_WAITING`): 2 ms, 13 where as many asked.
+        """An entry of this term was applied. What was proposed in an earlier term and has not been applied
+        never will be: the terms of log entries only rise, and a leader takes only what was proposed in its
+        own term (Ongaro's dissertation, section 3.6). It is queued again, in the queue of its household and
+        in the order in which it was opened. So a request survives the loss of the leader it was given to, and
+        is still done once at most. O(`MAX_WAITING`): 2 ms, 13 ms with as many households.
         """
         again = [slot for slot in self._slots.values() if _QUEUED < slot.term < term]
         if not again:
@@ -150,10 +156,12 @@ class Proposals:
         for slot in again:
             slot.term = _QUEUED
         first = next(iter(self._slots))
-        self._lines.put_among(again, lambda slot: (slot.request - first) & _ID_MASK)
+        self._queue.put_among(again, lambda slot: (slot.request - first) & _ID_MASK)
 
     def jumped(self) -> None:
-        """The state became that of a copy: what was sent may be part of it, and is not sent again. O(all)."""
+        """A snapshot has replaced the state: it may contain what was proposed, so that is not proposed again.
+        O(all).
+        """
         for slot in self._slots.values():
             if slot.term:
                 slot.term = NEVER_AGAIN
@@ -163,8 +171,8 @@ class Proposals:
         return request in self._slots
 
     def complete(self, request: int, outcome: Outcome | Fault) -> None:
-        """The entry of this request was applied. Nothing happens when nobody waits for it (another member's,
-        or timed out).
+        """The entry of this request was applied. Nothing happens when nobody waits for it: it is another
+        member's, or was given up.
         """
         slot = self._slots.pop(request, None)
         if slot is None:
@@ -172,7 +180,7 @@ class Proposals:
         done, owner = slot.done, slot.owner
         slot.payload = b""
         self._waiting.leave(owner, slot.size, 1 if owner else 0)
-        # Whoever waits makes its answer now. Where it cannot, it is told that, and the next goes on.
+        # The callback makes the answer. If it raises, it gets a fault instead, and the next slot goes on.
         try:
             done(outcome)
         except MustStop:
@@ -182,36 +190,37 @@ class Proposals:
             guarded(self.failed, done, errors.failed())
 
     def give_up_sent(self, fault: Fault, most: int) -> bool:
-        """Nobody can say when what was handed to Raft is kept: complete so many slots of it, the oldest
-        first. Whether there may be more. O(`MAX_WAITING`) to find them: 1 ms.
+        """Nobody can say when what was handed to Raft will be durable: complete up to `most` slots of it, the
+        oldest first. Whether there may be more. O(`MAX_WAITING`) to find them: 1 ms.
         """
         sent = list(islice((slot for slot in self._slots.values() if slot.term), most))
         self.refuse(sent, fault)
         return len(sent) == most
 
     def expire(self, fault: Callable[[], Fault], most: int) -> int:
-        """Give up to so many slots past their time limit a fault; how many. Slots are in the order of their
-        limits, and so is each line: this is O(expired), amortised.
+        """Complete up to `most` slots past their time limit with a fault; returns how many. Slots, and each
+        queue, are in the order of their time limits, so this is O(expired), amortised.
         """
         late = list(takewhile(self._is_late, islice(self._slots.values(), most)))
         for slot in late:
             self.complete(slot.request, fault())
-            self._lines.forget(slot)
+            self._queue.forget(slot)
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:
         """The member stops: complete every slot."""
-        self._lines.clear()
+        self._queue.clear()
         self.refuse(list(self._slots.values()), fault)
 
     def refuse(self, slots: list[Slot], fault: Fault) -> None:
-        """These go no further: complete them, all at once. 10 us each."""
+        """These are not proposed: complete all of them. 10 us each."""
         for slot in slots:
             self.complete(slot.request, fault)
 
     def refused(self, term: Term, requests: Sequence[int]) -> list[Slot]:
-        """The leader to whom these were handed in this term did not propose them, and never will: those that
-        wait and were handed to no other since. The caller completes them; they are not sent again.
+        """The leader they were handed to in this term has not proposed these, and never will: returns those
+        that still wait and were handed to no other leader since. The caller completes them; they are not
+        proposed again.
         """
         found: list[Slot] = []
         for request in requests:

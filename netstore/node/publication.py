@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from netstore.state.machine import Outcome
 
 POLL_SECONDS: Final = 0.1
-"""How often a state that others change is looked at."""
+"""How often to look at state that others change."""
 
 RETRY_SECONDS: Final = 1.0
 """Pause after a proposal that failed."""
@@ -28,7 +28,7 @@ async def publish(host: Host, own: PublishMember, version: str, *, alone: bool, 
 
     With `alone` all other members are removed from the list: they are lost.
     """
-    while not host.machine.members:  # noqa: ASYNC110 - a member that joins gets the list with its state copy
+    while not host.machine.members:  # noqa: ASYNC110 - a member that joins gets the list with its snapshot
         await trio.sleep(POLL_SECONDS)
     await _propose(host, encode(own), log)
     if alone:

@@ -1,7 +1,7 @@
-"""From a data folder with an identity to a Raft core that goes on from what is stored.
+"""From a data folder with an identity to a Raft core that continues from what is stored.
 
-A member whose log or state is damaged is never served. If others of its cluster can be reached, it becomes
-another member with an empty store (`node.identity`); otherwise the damage is raised.
+A member whose log or state is damaged is never served. If other members of its cluster can be reached, it
+becomes a new member with an empty store (`node.identity`); otherwise the damage is raised.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ async def recover(
     below: Callable[[int], int],
     log: Log,
 ) -> tuple[Storage, Raft]:
-    """The open storage, which the caller has to close, and the core; CorruptData if the data is damaged and
-    this member cannot be replaced.
+    """The open storage, which the caller has to close, and the Raft core. CorruptData if the data is damaged
+    and this member cannot be replaced.
 
     `open_storage` opens what belongs to the folder's present identity; it is called again after a
     replacement. `below` draws a random number below its argument.

@@ -1,9 +1,9 @@
-"""Opens what one member keeps on disk, the log and the state, and brings the two into agreement.
+"""Opens what one member keeps on disk, the log and the state, and makes them consistent with each other.
 
-Order of opening: verify the state file if the last process did not close it; open the log, which cuts an
-unfinished write from its end; finish or undo the installation of a state copy that a crash interrupted
-(`disk.snapshots`); open the engine; load the state machine from it. Entries between the applied index of the
-state and the end of the log are not applied here: Raft does that once it knows what is committed.
+Order: verify the state file if the last process did not close it; open the log, which cuts an unfinished
+write from its end; finish or undo the installation of a snapshot that a crash interrupted (`disk.snapshots`);
+open the engine; load the state machine from it. Entries between the applied index of the state and the end of
+the log are not applied here: Raft does that once it knows what is committed.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Storage:
         were synced once cannot be read; nothing is changed then.
         """
         self.failed: Callable[[OSError], None] = _raise_not_written
-        """Called when the state cannot be committed."""
+        """Called if the state cannot be committed."""
         self.damaged: Callable[[StateDamaged], object] = _ignore_damage
-        """Called when a record that was read is not what was written: the state must not be served."""
+        """Called if a record that was read is not what was written: the state must not be served."""
         self._log = log
         identity = folder.identity
         with ExitStack() as parts:
@@ -126,7 +126,7 @@ class Storage:
 
         If nothing was ever written, the log gets its first entries here: those of a new cluster with the
         members `initial` (id -> peer URLs). If `initial` is empty, the log stays empty and the member waits
-        for a state copy.
+        for a snapshot.
         """
         replay = self.replay
         hard_state, entries = replay.hard_state or HardState(), replay.entries
@@ -175,7 +175,7 @@ class Storage:
         self.damaged(damage)
 
     def _written(self, failure: OSError | None) -> None:
-        """The first entries of a new log are synced, or the member ends before it sends any message."""
+        """The first entries of a new log are durable, or the member ends before it sends any message."""
         if failure is not None:
             raise NetstoreError(f"data_dir: {failure}; free disk space or replace the disk")
 
@@ -209,4 +209,4 @@ def _raise_not_written(error: OSError) -> None:
 
 
 def _ignore_damage(_damage: StateDamaged) -> None:
-    """While the storage is being opened, the read that finds damage also raises it to the caller."""
+    """While the storage is opened, the read that finds damage also raises it to the caller."""

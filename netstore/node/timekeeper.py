@@ -1,7 +1,7 @@
-"""Time, in one place: the tick of the protocol, the deadlines of requests, the leader's proposals of time,
-housekeeping.
+"""Everything that happens by time: Raft's tick, the deadlines of requests, ends of TTLs, and housekeeping of
+the log.
 
-Replicated state never reads a clock: what has a TTL ends because the leader counted and the log says so
+Replicated state never depends on a clock: a TTL ends because the leader counted and a log entry says so
 (`lessor`).
 """
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from netstore.seams import Clock
 
 EXPIRE_SECONDS: Final = 0.5
-"""How often the leader looks for overdue nodes, as etcd does."""
+"""How often the leader looks for overdue TTLs, as etcd does."""
 
 CHORES_SECONDS: Final = 1.0
-"""How often the log is looked at for entries to forget, and for writes that found no space."""
+"""How often the log is compacted, and writes that found no space are retried."""
 
 LONGEST_SECONDS: Final = 10 * 366 * 24 * 3600.0
-"""A later deadline is this far away: no process lives longer, and no arithmetic on times goes wrong."""
+"""Later deadlines are capped to this: no process lives longer, and no arithmetic on times fails."""
 
 DUE_AT_ONCE: Final = 250
-"""Calls that are made in one piece: about a millisecond, where each does as much as most do."""
+"""Calls that are made in one piece: about a millisecond, if each does as much as most do."""
 
 
 class Deadline:
@@ -44,7 +44,7 @@ class Deadline:
     def __init__(
         self, when: float, call: Callable[[], None], among: Expiries[Deadline] | None = None
     ) -> None:
-        """`among` takes it in, and knows when it is due."""
+        """Adds itself to `among`, which knows when it is due."""
         self.when = when
         self._call: Callable[[], None] | None = call
         self._among = among
@@ -56,14 +56,14 @@ class Deadline:
         return self._call is None
 
     def cancel(self) -> None:
-        """Do not call it. O(log n). May be said again, and after it was called."""
+        """Do not call it. O(log n). May be called again, and after the call was made."""
         self._call = None
         if self._place is not None and self._among is not None:
             self._among.settle(self._place)
             self._place = None
 
     def run(self) -> None:
-        """Call it, once."""
+        """Make the call, once."""
         call = self._call
         self.cancel()
         if call is not None:
@@ -71,17 +71,17 @@ class Deadline:
 
 
 class Deadlines:
-    """All deadlines of a program in one list, looked at once a tick: exact to one tick, O(log n) each, no
-    task and no cancel scope. What was called or cancelled is not in it.
+    """All deadlines of a program in one list, looked at once a tick: exact to one tick, O(log n) each,
+    without a task or cancel scope for each. It holds only those that are neither made nor cancelled.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.failed: Callable[[Exception], object] = unguarded
-        """Told what a call raised."""
+        """Called with the exception that a call raised."""
         self._expiries: Expiries[Deadline] = Expiries()
         self._until: tuple[float, int] | None = None
-        """What was due then, and had been asked for by then, is being called, in pieces."""
+        """The moment, and the number of deadlines added by then: those due are being called, in pieces."""
 
     def __len__(self) -> int:
         """How many calls will be made."""
@@ -89,19 +89,17 @@ class Deadlines:
 
     @property
     def behind(self) -> bool:
-        """Some that were due when `run_due` began are not called yet: it goes on with them, and only them."""
+        """Not all calls that were due when `run_due` began have been made: it continues with those only."""
         return self._until is not None
 
     def after(self, seconds: float, call: Callable[[], None]) -> Deadline:
-        """Make a call once that much time has passed, for a request or whoever else asked: what it raises
-        goes to `failed`. O(log n).
-        """
+        """Make a call once that much time has passed; what it raises goes to `failed`. O(log n)."""
         when = self._clock.monotonic() + min(seconds, LONGEST_SECONDS)
         return Deadline(when, call, self._expiries)
 
     def run_due(self) -> bool:
-        """Make the calls that are due, `DUE_AT_ONCE` at most; whether there were any. The others are made by
-        the calls that follow, while it is `behind`; what all these ask for at once comes after them.
+        """Make the calls that are due, `DUE_AT_ONCE` at most; whether there were any. Later calls of this
+        make the others, while it is `behind`; deadlines that these calls add come after them.
         """
         expiries = self._expiries
         if self._until is None:
@@ -129,9 +127,9 @@ class Timekeeper:
         hear: Callable[[], bool] | None = None,
         meter: Meter | None = None,
     ) -> None:
-        """`hear` takes what others have sent by now, so that nobody is thought dead for what was not read
-        while the loop was held: it is called before each tick, again and again while it says that there is
-        more.
+        """`hear` reads what other members have sent by now, so that none is thought dead for messages that
+        were not read while the loop was busy. It is called before each tick, until it returns True: there is
+        no more.
         """
         self._hear = hear
         self._meter = meter
@@ -142,7 +140,7 @@ class Timekeeper:
         self._lessor = lessor
 
     async def run(self) -> None:
-        """Tick until cancelled. A tick that comes late is not made up for: a paused process must not rush an
+        """Tick until cancelled. A late tick is not made up for: a process that was stopped must not rush an
         election.
         """
         clock = self._host.clock
@@ -162,11 +160,11 @@ class Timekeeper:
             if now >= next_chores:
                 next_chores = now + CHORES_SECONDS
                 self._host.retry_writes()
-                self._host.compact()
+                self._host.compaction.compact()
 
     async def _wait(self) -> None:
-        """Wait for the next tick. What is left to be done of the last one is done meanwhile: others have
-        their turn between two pieces, and no tick waits for more than one.
+        """Wait for the next tick. Work left over from the last one is done meanwhile, in pieces between which
+        others have their turn; a tick waits for one piece at most.
         """
         next_tick = trio.current_time() + self._tick_seconds
         while self._behind and trio.current_time() < next_tick:
@@ -176,7 +174,7 @@ class Timekeeper:
 
     @property
     def _behind(self) -> bool:
-        return self._deadlines.behind or self._lessor.behind or self._host.forgetting
+        return self._deadlines.behind or self._lessor.behind or self._host.compaction.is_dropping
 
     def _go_on(self, begun: float) -> None:
         """Do a piece of what is left."""
@@ -186,11 +184,11 @@ class Timekeeper:
             self._lessor.count()
             self._measure("counting of TTLs", begun)
         else:
-            self._host.compact()
+            self._host.compaction.compact()
             self._measure("forgetting of the log", begun)
 
     def _make_due(self, work: str, begun: float) -> float:
-        """Make a piece of the calls that are due. When it is done, by the monotonic clock."""
+        """Make some of the calls that are due. Returns the time afterwards, by the monotonic clock."""
         if self._deadlines.run_due():
             self._flush()
         return self._measure(work, begun)

@@ -107,11 +107,11 @@ class Start:
         """
         was_loading = False
         while not self.over:
-            if host.loading:
+            if host.snapshot_install.is_loading:
                 if not was_loading:
                     self.loading(host.machine.stored, engine.sizes()[1])
                 self.loaded(host.machine.loaded)
             else:
                 self.applied(host.machine.applied)
-            was_loading = host.loading
+            was_loading = host.snapshot_install.is_loading
             await trio.sleep(POLL_SECONDS)

@@ -1,11 +1,11 @@
 """Joining a cluster: the service that gives out the member list and adds who asks, and the client for it.
 
 A member that is added starts as a learner, and is to become a voter as long as fewer than the wanted number
-are; that number is part of the request, and `node.cluster` and the log decide, not what this member knows. A
-program that asks again, because it ended before it had stored its identity, gets the same identity again: it
-is recognized by its peer URLs, and by having no name yet. No member votes before its name is in the list, so
-an identity that is given out twice has never voted; the identity of a member that reports damage is not given
-out again.
+are; that number is part of the request, and `node.membership` and the log decide, not what this member knows.
+A program that asks again, because it ended before it had stored its identity, gets the same identity again:
+it is recognized by its peer URLs, and by having no name yet. No member votes before its name is in the list,
+so an identity that is given out twice has never voted; the identity of a member that reports damage is not
+given out again.
 
 A member whose data is damaged does not come back under its old identity, because the others rely on what it
 once acknowledged, and nobody knows whom it voted for (`raft/DESIGN.md`). It asks to be replaced: one entry
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
-    from netstore.node.cluster import Cluster
     from netstore.node.host import Host
+    from netstore.node.membership import Cluster
     from netstore.peer.handshake import Secret
     from netstore.seams import Log
     from netstore.state.members import MemberInfo

@@ -131,7 +131,7 @@ class SnapshotTransfers:
                 # From here on the log after the snapshot is kept.
                 place = self._engine.durable()
                 self._check_log_follows(place)
-                self._host.image_meta(place, peer)
+                self._host.snapshot_sending.begun(place, peer)
                 begun = True
                 meta = await self._make(part, peer)
                 self._log.info("state_copy_sending", peer=f"{peer:x}", index=meta.index)
@@ -148,7 +148,7 @@ class SnapshotTransfers:
             part.unlink(missing_ok=True)
             self._sending.discard(peer)
             self._set_pause(peer, ok=ok)
-            self._host.image_sent(peer, ok=ok, begun=begun, refused=refused)
+            self._host.snapshot_sending.ended(peer, ok=ok, begun=begun, refused=refused)
 
     def _set_pause(self, peer: NodeId, *, ok: bool) -> None:
         """Set the delay of the next snapshot for this member."""
@@ -162,14 +162,14 @@ class SnapshotTransfers:
         host = self._host
         if (host.leader, host.term) != (message.sender, message.term):
             raise StreamFailed("this member does not lead in that term any more")
-        if host.compacted > message.meta.index:
+        if host.compaction.compacted > message.meta.index:
             raise StreamFailed("the log after it exceeded its bound and was compacted")
 
     def _check_log_follows(self, index: Index) -> None:
         """StreamFailed if the log after a snapshot at `index` is not there: it was compacted meanwhile, or
         this member is receiving a snapshot itself.
         """
-        if not self._host.follows(index):
+        if not self._host.snapshot_sending.is_usable(index):
             raise StreamFailed("the log after it exceeded its bound and was compacted, or is being replaced")
 
     async def _make(self, part: Path, peer: NodeId) -> SnapshotMeta:
@@ -182,7 +182,7 @@ class SnapshotTransfers:
             self._host.fail(fault)  # what is wrong with the copy is wrong with the state
             raise
         self._check_log_follows(index)
-        return self._host.image_meta_at(index, peer)
+        return self._host.snapshot_sending.made(index, peer)
 
     async def _sync(self) -> None:
         """Make the state durable."""
@@ -235,14 +235,14 @@ class SnapshotTransfers:
         with part.open("rb") as file:
             size, sent = os.fstat(file.fileno()).st_size, 0
             stream.link.write(SnapshotHeader(size).encode())
-            self._host.image_moved(peer, sent, size)
+            self._host.snapshot_sending.sent(peer, sent, size)
             rate = _MinimumRate()
             while piece := await trio.to_thread.run_sync(_read, file.fileno(), digest):
                 stream.link.write(piece)
                 await stream.drained(STALL_SECONDS)
                 rate.check(len(piece))
                 sent += len(piece)
-                self._host.image_moved(peer, sent, size)
+                self._host.snapshot_sending.sent(peer, sent, size)
                 self._check_useful(message)
         stream.link.write(digest.digest())
 
@@ -279,7 +279,7 @@ class SnapshotTransfers:
         try:
             message, image = await self._take(snapshot, part)
             try:
-                self._host.image_received(message, image)
+                self._host.snapshot_install.receive(message, image)
             except MessageRefused:
                 await trio.to_thread.run_sync(image.unlink)
                 raise

@@ -82,7 +82,7 @@ def test_what_was_said_of_a_state_says_nothing_of_the_copy_that_replaced_it(repl
     index = host.machine.applied
     consistency.take(NodeId(1), index, b"another")
     if replaced:
-        host.copies_installed += 1
+        host.snapshot_install.installed += 1
     consistency.take(NodeId(3), index, b"another")
     assert isinstance(host._failure, StateDiverged) is not replaced
 

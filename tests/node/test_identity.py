@@ -17,9 +17,9 @@ from netstore.node.identity import (
     NO_MEMBER,
     REPLACE_SECONDS,
     Enrollment,
-    MemberSettings,
     NoAnswer,
 )
+from netstore.node.membersettings import MemberSettings
 from netstore.state.members import MemberInfo
 from netstore.types import ClusterId, NodeId
 from tests.support.links import Quiet

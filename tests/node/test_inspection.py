@@ -227,7 +227,7 @@ def test_a_cluster_that_an_entry_stops_goes_on_once_every_member_skips_it() -> N
         CannotApply, match=r"Put\(key='bug', value=1 bytes\), cannot be applied: ZeroDivisionError"
     ):
         group.settle()
-    [entry] = [each for each in leader.host._to_apply if b"bug" in each.data]
+    [entry] = [each for each in leader.host.applier.waiting if b"bug" in each.data]
     skipping = passing_over(entry.index, entry.data)
     for id_ in (1, 2, 3):
         group.peers[NodeId(id_)] = Peer(group, NodeId(id_), None, skipping, group[id_])

@@ -180,7 +180,7 @@ def test_a_cancelled_job_has_no_more_steps(bench: Bench) -> None:
     bench.jobs.cancel(job)
     assert bench.run(9) == ""
     assert len(bench.jobs) == 0
-    assert bench.jobs._principals == {}
+    assert bench.jobs._households == {}
 
 
 def test_a_job_may_cancel_itself_and_others_in_its_step(bench: Bench) -> None:
@@ -238,5 +238,5 @@ def test_nothing_is_kept_of_a_principal_without_jobs(bench: Bench) -> None:
     for number in range(100):
         bench.start(f"address {number}", "a", steps=1)
     bench.run(1_000)
-    assert not bench.jobs._principals
+    assert not bench.jobs._households
     assert not bench.jobs._turns

@@ -11,8 +11,8 @@ import pytest
 
 from netstore.disk.datadir import DataDir, MemberIdentity, keep_token, read_token
 from netstore.errors import NetstoreError, NoRestart
-from netstore.node.identity import MemberSettings
 from netstore.node.jointoken import find_token, read_token_file
+from netstore.node.membersettings import MemberSettings
 from netstore.types import ClusterId, NodeId
 from tests.support.links import Quiet
 

@@ -141,7 +141,7 @@ def test_what_timed_out_after_it_was_overtaken_is_not_sent_again() -> None:
     proposals.now = TIME_LIMIT + 1
     assert proposals.expire(timed_out, 1) == 1
     assert not proposals.take(0)
-    assert [command_of(each.payload) for each in proposals._lines._first] == [b"second"]
+    assert [command_of(each.payload) for each in proposals._queue._first] == [b"second"]
     assert proposals.expire(timed_out, 9) == 1
     assert not proposals.take(9)
 

@@ -80,7 +80,7 @@ class Course:
             written += 1
             pacing.spend(ENTRY)
         if written < asked:
-            pacing.hold()
+            pacing.more_waits((), fitting=True)
         self.last += written
         self.rates.append(written * ENTRY / TICK)
         if self.weight > LIMIT:

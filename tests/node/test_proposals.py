@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from netstore.admission import PARTS
 from netstore.errors import timed_out
-from netstore.node.lines import TURN, TURN_BYTES
+from netstore.node.fairqueue import TURN, TURN_BYTES
 from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, Proposals, Slot
 from netstore.state.envelope import command_of

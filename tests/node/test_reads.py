@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from netstore.node import reads
-from netstore.node.host import EXPIRED_AT_ONCE, READ_UNITS, UNITS_A_READ
+from netstore.node.proposals import COMPLETED_AT_ONCE
+from netstore.node.reads import READ_UNITS, UNITS_A_READ
 from netstore.raft.core import Raft
 from netstore.state.v3.commands import GREATER, MOD, Compare, Range, Txn, TxnDone
 from netstore.state.v3.txn import READ_UNITS as TXN_UNITS
@@ -44,7 +45,7 @@ class Reader:
 
     def turn(self) -> list[str]:
         """The leader lets all be answered; who is in the next turn."""
-        reads = self.member.host._reads
+        reads = self.member.host.reads
         for number in list(reads._asked):
             reads.confirm(number, self.member.host.machine.applied)
         self.told.clear()
@@ -67,7 +68,7 @@ def test_one_principal_leaves_half_of_the_waiting_reads_to_the_others(
     assert sorted(set(reader.turn())) == ["2001:db8::1", "2001:db8::2", "flood"]
     reader.ask("flood", 32)
     reader.member.host.stop()
-    assert len(reader.member.host._reads) == reader.member.host._reads._places.taken == 0
+    assert len(reader.member.host.reads) == reader.member.host.reads._places.taken == 0
 
 
 def test_reads_that_can_be_answered_take_turns_and_a_turn_has_so_much_work(
@@ -83,12 +84,12 @@ def test_reads_that_can_be_answered_take_turns_and_a_turn_has_so_much_work(
     assert len(first) == READ_UNITS // UNITS_A_READ
     assert reader.member.woken
     turns = 1
-    while len(host._reads):
+    while len(host.reads):
         host.turn()
         turns += 1
     assert turns == -(-1_001 * UNITS_A_READ // READ_UNITS)
     reader.member.settle()
-    assert not host._reads.ready
+    assert not host.reads.ready
 
     def look(_: Fault | None) -> None:
         host.machine.mvcc.read_units += READ_UNITS // 2
@@ -96,7 +97,7 @@ def test_reads_that_can_be_answered_take_turns_and_a_turn_has_so_much_work(
     for _ in range(5):
         host.read(look, "ann")
     reader.turn()
-    assert len(host._reads) == 3
+    assert len(host.reads) == 3
 
 
 def test_a_small_list_is_counted_by_what_it_holds() -> None:
@@ -117,7 +118,7 @@ def test_a_small_list_is_counted_by_what_it_holds() -> None:
 def test_a_read_that_was_given_up_waits_for_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """A leader may name an index that never comes."""
     reader = Reader.of(monkeypatch)
-    waiting = reader.member.host._reads
+    waiting = reader.member.host.reads
     waiting.confirm(77, Index(2**61))
     reader.ask("ann")
     waiting.confirm(1, Index(2**61))
@@ -140,9 +141,9 @@ def test_the_addresses_of_one_ipv6_network_have_one_turn(monkeypatch: pytest.Mon
 def test_many_that_waited_too_long_are_told_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader.of(monkeypatch)
     host = reader.member.host
-    reader.ask("ann", 4 * EXPIRED_AT_ONCE)
-    for number in list(host._reads._asked):
-        host._reads.confirm(number, Index(2**61))
+    reader.ask("ann", 4 * COMPLETED_AT_ONCE)
+    for number in list(host.reads._asked):
+        host.reads.confirm(number, Index(2**61))
     reader.member.clock.now += 8_000_000_000  # type: ignore[assignment]
     reader.ask("bob")
     seen: list[int] = []
@@ -151,8 +152,8 @@ def test_many_that_waited_too_long_are_told_in_pieces(monkeypatch: pytest.Monkey
         reader.member.woken = False
         seen.append(len(reader.told))
         host.turn()
-    assert seen == [EXPIRED_AT_ONCE * number for number in (1, 2, 3, 4)]
-    assert len(host._reads) == 1
+    assert seen == [COMPLETED_AT_ONCE * number for number in (1, 2, 3, 4)]
+    assert len(host.reads) == 1
 
 
 def test_what_was_given_up_does_not_gather() -> None:
@@ -192,7 +193,7 @@ def test_a_transaction_that_reads_is_counted_by_what_it_reads_and_compares(
         for _ in range(300):
             host.read(partial(_read_txn, machine, command), "ann")
         reader.turn()
-        assert 300 - len(host._reads) == -(-READ_UNITS // (UNITS_A_READ + units))
+        assert 300 - len(host.reads) == -(-READ_UNITS // (UNITS_A_READ + units))
         reader.member.settle()
 
 

@@ -99,7 +99,8 @@ async def test_what_a_member_that_joins_gets_from_others_is_told_until_it_serves
     """The service manager would give it up else."""
     log = Quiet()
     machine = SimpleNamespace(loaded=0, stored=900, applied=0)
-    host = SimpleNamespace(machine=machine, loading=False)
+    install = SimpleNamespace(is_loading=False)
+    host = SimpleNamespace(machine=machine, snapshot_install=install)
     engine = SimpleNamespace(sizes=lambda: (5_000, 4_000))
     start = Start(ServiceManager({}), trio.current_time, log)
     async with trio.open_nursery() as nursery:
@@ -107,12 +108,12 @@ async def test_what_a_member_that_joins_gets_from_others_is_told_until_it_serves
         await trio.sleep(60)
         assert log.lines == [], "nothing moves"
         for _ in range(2):  # the log may outgrow the first copy
-            host.loading = True
+            install.is_loading = True
             machine.loaded = 300
             await trio.sleep(60)
             machine.loaded = 600
             await trio.sleep(60)
-            host.loading = False
+            install.is_loading = False
             machine.applied += 70
             await trio.sleep(60)
             machine.applied += 1

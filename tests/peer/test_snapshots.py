@@ -42,40 +42,41 @@ class Host:
 
     def __init__(self) -> None:
         self.machine = Machine()
+        self.snapshot_sending = self.snapshot_install = self.compaction = self
         self.held = 0
         self.leader = A
         self.term = Term(3)
         self.compacted = Index(0)
         self.refuses = ""
-        self.sent: list[tuple[NodeId, bool]] = []
+        self.over: list[tuple[NodeId, bool]] = []
         self.refused: list[bool] = []
         self.moved: list[tuple[int, int]] = []
-        self.received: list[tuple[InstallSnapshot, Path]] = []
+        self.arrived: list[tuple[InstallSnapshot, Path]] = []
 
-    def follows(self, index: Index) -> bool:
+    def is_usable(self, index: Index) -> bool:
         return self.compacted <= index
 
-    def image_meta(self, index: Index, peer: NodeId) -> SnapshotMeta:
+    def begun(self, index: Index, peer: NodeId) -> SnapshotMeta:
         assert peer == B
         self.held += 1
-        return self.image_meta_at(index, peer)
+        return self.made(index, peer)
 
-    def image_moved(self, peer: NodeId, sent: int, size: int) -> None:
+    def sent(self, peer: NodeId, sent: int, size: int) -> None:
         assert peer == B
         self.moved.append((sent, size))
 
-    def image_meta_at(self, index: Index, peer: NodeId) -> SnapshotMeta:
+    def made(self, index: Index, peer: NodeId) -> SnapshotMeta:
         return SnapshotMeta(index, Term(2), ConfState(voters=(A,)))
 
-    def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True, refused: bool = False) -> None:
+    def ended(self, peer: NodeId, *, ok: bool, begun: bool = True, refused: bool = False) -> None:
         self.held -= begun
-        self.sent.append((peer, ok))
+        self.over.append((peer, ok))
         self.refused.append(refused)
 
-    def image_received(self, message: InstallSnapshot, image: Path) -> None:
+    def receive(self, message: InstallSnapshot, image: Path) -> None:
         if self.refuses:
             raise MessageRefused(self.refuses)
-        self.received.append((message, image))
+        self.arrived.append((message, image))
 
 
 class Copier(Member):
@@ -125,9 +126,9 @@ async def test_a_snapshot_arrives_complete_durable_and_under_its_name(tmp_path: 
         two.copies.on_verifying = lambda size: arrived.append(("verifying", size))
         one.copies.request(WISH)
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "it was sent")
-        assert (one.host.sent, one.host.held) == ([(B, True)], 0)
-        [(message, image)] = two.host.received
+        await eventually(lambda: one.host.over, "it was sent")
+        assert (one.host.over, one.host.held) == ([(B, True)], 0)
+        [(message, image)] = two.host.arrived
         assert message.meta == SnapshotMeta(Index(5), Term(2), ConfState(voters=(A,)))
         assert (message.sender, message.to, message.term) == (A, B, Term(3))
         assert verified_index(image) == 5
@@ -145,8 +146,8 @@ async def test_a_snapshot_arrives_complete_durable_and_under_its_name(tmp_path: 
 async def gives_up(one: Copier, two: Copier, why: str) -> None:
     """A snapshot is requested, fails for this reason, and leaves nothing; the next one is delayed."""
     one.copies.request(WISH)
-    await eventually(lambda: one.host.sent, "it was given up")
-    assert (one.host.sent, one.host.held, two.host.received) == ([(B, False)], 0, [])
+    await eventually(lambda: one.host.over, "it was given up")
+    assert (one.host.over, one.host.held, two.host.arrived) == ([(B, False)], 0, [])
     assert why in one.log.events("state_copy_not_sent")[0]
     await eventually(lambda: two.copies._receiving is None, "the receiver is free again")
     assert (one.files(), two.files()) == (set(), set())
@@ -176,26 +177,26 @@ async def test_a_snapshot_is_given_up_when_the_log_after_it_was_compacted(tmp_pa
 async def test_a_log_compacted_while_the_snapshot_is_made_fails_the_snapshot_only(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         places = iter([True, False])
-        one.host.follows = lambda _: next(places)
+        one.host.is_usable = lambda _: next(places)
         await gives_up(one, two, "is being replaced")
         assert one.host.held == 0
 
 
 async def test_no_snapshot_is_made_if_the_log_after_it_is_gone(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
-        one.host.follows = lambda _: False
+        one.host.is_usable = lambda _: False
         await gives_up(one, two, "is being replaced")
         assert one.host.held == 0
 
 
-@pytest.mark.parametrize("place", ["image_received", "image_meta_at"])
+@pytest.mark.parametrize("place", ["receive", "made"])
 async def test_must_stop_passes_through_a_transfer(tmp_path: Path, place: str) -> None:
     def broken(*_: object) -> NoReturn:
         raise InvariantBroken("the log is wrong")
 
     with pytest.RaisesGroup(InvariantBroken, flatten_subgroups=True, allow_unwrapped=True):
         async with pair(tmp_path) as (one, two):
-            setattr(two.host if place == "image_received" else one.host, place, broken)
+            setattr(two.host if place == "receive" else one.host, place, broken)
             one.copies.request(WISH)
             await trio.sleep_forever()
 
@@ -219,9 +220,9 @@ async def test_a_slow_transfer_is_given_up(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module.SnapshotTransfers, "_take", never)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "it was given up")
-        assert one.host.sent == [(B, False)]
-        assert two.host.received == []
+        await eventually(lambda: one.host.over, "it was given up")
+        assert one.host.over == [(B, False)]
+        assert two.host.arrived == []
 
 
 async def never(_self: SnapshotTransfers, _copy: object, _part: Path) -> Any:
@@ -237,7 +238,7 @@ async def test_a_snapshot_without_room_on_the_disk_is_refused_by_its_size(
         await gives_up(one, two, "has no room on the disk")
         monkeypatch.setattr(module, "SPARE_BYTES", 0)
         one.copies.request(WISH)
-        await eventually(lambda: two.host.received, "the next one arrives")
+        await eventually(lambda: two.host.arrived, "the next one arrives")
         await eventually(lambda: one.copies._pauses == {}, "there is no delay for the member any more")
 
 
@@ -257,7 +258,7 @@ async def test_a_refusal_ends_the_transfer_at_once_and_is_the_reason(
 
         monkeypatch.setattr(module.IncomingSnapshot, "discard_rest", leaves)
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "the sender stops at the reply")
+        await eventually(lambda: one.host.over, "the sender stops at the reply")
         assert "refused: a snapshot of" in one.log.events("state_copy_not_sent")[0]
         assert "has no room on the disk" in one.log.events("state_copy_not_sent")[0]
         assert one.host.refused == [True]
@@ -279,14 +280,14 @@ async def test_the_rest_of_a_refused_snapshot_is_read_and_discarded(
             lambda: one.host.moved and one.host.moved[-1][0] == one.host.moved[-1][1], "all of it is taken"
         )
         assert two.log.events("state_copy_not_received")
-        assert (two.budget.used, two.host.received, two.files()) == (0, [], set())
+        assert (two.budget.used, two.host.arrived, two.files()) == (0, [], set())
 
 
 async def test_a_broken_transfer_is_not_a_refusal(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, _):
         one.addresses = {A: (one.url,), B: ("http://127.0.0.1:1",)}
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "it was given up")
+        await eventually(lambda: one.host.over, "it was given up")
         assert one.host.refused == [False]
 
 
@@ -294,7 +295,7 @@ async def test_busy_is_not_a_refusal(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         two.copies._receiving = cast("Any", object())
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "it was given up")
+        await eventually(lambda: one.host.over, "it was given up")
         assert "another snapshot is being received" in one.log.events("state_copy_not_sent")[0]
         assert one.host.refused == [False]
 
@@ -317,8 +318,8 @@ async def test_the_state_is_synced_before_it_is_copied(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         one.engine.write(Index(9), {("plain", b"late"): b"1"})
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "it was sent")
-        [(message, _)] = two.host.received
+        await eventually(lambda: one.host.over, "it was sent")
+        [(message, _)] = two.host.arrived
         assert message.meta.index == 9
 
 
@@ -332,14 +333,14 @@ async def test_a_broken_stream_leaves_nothing_and_the_next_one_succeeds(
         receiving = two.copies._receiving
         assert receiving is not None
         receiving.link.cut("cut by the test")
-        await eventually(lambda: one.host.sent, "the sender gave up")
+        await eventually(lambda: one.host.over, "the sender gave up")
         await eventually(lambda: two.log.events("state_copy_not_received"), "the receiver says why")
-        assert (one.host.sent, one.host.held) == ([(B, False)], 0)
+        assert (one.host.over, one.host.held) == ([(B, False)], 0)
         assert "cut by the test" in two.log.events("state_copy_not_received")[0]
-        assert (one.files(), two.files(), two.host.received) == (set(), set(), [])
+        assert (one.files(), two.files(), two.host.arrived) == (set(), set(), [])
         await eventually(lambda: two.copies._receiving is None, "another one may come")
         one.copies.request(WISH)
-        await eventually(lambda: two.host.received, "the next one arrives")
+        await eventually(lambda: two.host.arrived, "the next one arrives")
 
 
 async def test_a_snapshot_that_does_not_fit_its_digest_is_refused(
@@ -353,10 +354,10 @@ async def test_a_snapshot_that_does_not_fit_its_digest_is_refused(
     monkeypatch.setattr(module, "_write", spoil)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "the sender is told")
-        assert one.host.sent == [(B, False)]
+        await eventually(lambda: one.host.over, "the sender is told")
+        assert one.host.over == [(B, False)]
         assert "does not fit its digest" in one.log.events("state_copy_not_sent")[0]
-        assert (two.host.received, two.files()) == ([], set())
+        assert (two.host.arrived, two.files()) == ([], set())
 
 
 async def test_a_full_disk_at_the_receiver_is_reported_to_the_sender(
@@ -368,19 +369,19 @@ async def test_a_full_disk_at_the_receiver_is_reported_to_the_sender(
     monkeypatch.setattr(module, "_write", full)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "the sender is told")
+        await eventually(lambda: one.host.over, "the sender is told")
         assert "No space left on device" in one.log.events("state_copy_not_sent")[0]
-        assert (one.host.sent, two.files()) == ([(B, False)], set())
+        assert (one.host.over, two.files()) == ([(B, False)], set())
 
 
 async def test_an_unreachable_receiver_fails_the_attempt(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, _):
         one.addresses = {A: (one.url,), B: ("http://127.0.0.1:1",)}
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "it was given up")
+        await eventually(lambda: one.host.over, "it was given up")
         one.addresses = {A: (one.url,)}
         one.copies.request(WISH)
-        await eventually(lambda: len(one.host.sent) == 2, "it was given up")
+        await eventually(lambda: len(one.host.over) == 2, "it was given up")
         reasons = one.log.events("state_copy_not_sent")
         assert "connection refused" in reasons[0]
         assert "its address is not known" in reasons[1]
@@ -393,5 +394,5 @@ async def test_obsolete_snapshot_files_are_removed_before_receiving(tmp_path: Pa
         old.write_bytes(b"old")
         two.host.machine.applied = Index(2)
         one.copies.request(WISH)
-        await eventually(lambda: two.host.received, "it arrives")
+        await eventually(lambda: two.host.arrived, "it arrives")
         assert not old.exists()

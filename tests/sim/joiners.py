@@ -1,6 +1,6 @@
 """Programs that join the cluster, several at a time, each through whomever it finds: some ask twice at once,
 some forget the answer, some ask in the place of a member whose machine is gone, or of one that works. Members
-are the real `node.cluster` and `peer.join`; nobody else changes the members of such a run, save an
+are the real `node.membership` and `peer.join`; nobody else changes the members of such a run, save an
 operator who now and then promotes, moves or removes one.
 """
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from netstore.disk.frame import Identity
 from netstore.errors import CorruptData, Fault, MustStop
 from netstore.limits import Budget
-from netstore.node.cluster import Cluster
+from netstore.node.applier import TURN_UNITS
 from netstore.node.driver import Driver
-from netstore.node.host import TURN_UNITS, DiskFailed, Host
+from netstore.node.featurelevel import Levels
+from netstore.node.host import Host
 from netstore.node.lessor import Lessor
-from netstore.node.level import Levels
+from netstore.node.logwriter import DiskFailed
+from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
 from netstore.node.timekeeper import CHORES_SECONDS, EXPIRE_SECONDS, Deadlines, Timekeeper
 from netstore.peer.join import JoinService
@@ -297,7 +299,7 @@ class Member:
     @property
     def busy(self) -> bool:
         """It has a turn before it, or its state is being replaced: its watches may not have been told yet."""
-        return self._turn_due or self.host._installing
+        return self._turn_due or self.host.compaction.replacing
 
     def enter(self, call: Callable[[], None]) -> None:
         """Run something on this member's loop and, if that woke it, its turn."""
@@ -365,7 +367,7 @@ class Member:
         if now >= self._next_chores:
             self._next_chores = now + CHORES_SECONDS * self.world.plan.chores
             self.host.retry_writes()
-            if self.host.compact():
+            if self.host.compaction.compact():
                 self.world.reach["compactions"] += 1
 
     # --- the network
@@ -464,7 +466,7 @@ class Member:
 
     def change(self, steps: tuple[Step, ...], command: bytes, done: Done) -> None:
         """The operator asks for other members."""
-        self._request(done, lambda answer: self.host.change_members(steps, command, answer))
+        self._request(done, lambda answer: self.host.proposer.change_members(steps, command, answer))
 
     def handle_join(self, request: JoinRequest, done: Callable[[MemberList | Fault], None]) -> None:
         """A program asks to be added, as `peer.peers` hands it to the join service."""

@@ -22,11 +22,12 @@ from netstore.disk import frame
 from netstore.disk.diagnose import CutTail, Position, segment_name
 from netstore.disk.frame import Flaw, Frame, Place
 from netstore.disk.wal import Wal
-from netstore.node.cluster import Cluster
 from netstore.node.driver import Append, Driver
-from netstore.node.host import DiskFailed, Host, Mark
+from netstore.node.host import Host
 from netstore.node.lessor import Lessor
+from netstore.node.logwriter import DiskFailed, LogWriter, Mark
 from netstore.node.member import OWN
+from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
 from netstore.peer.join import JoinService
 from netstore.raft import (
@@ -374,28 +375,31 @@ def _nothing_waits(raft: Raft, take: Callable[[Raft], Ready] = Raft.take_ready) 
     return ready
 
 
-def _reported_at_once(host: Host, record: Append | Mark, *, held: bool = False) -> bool:
-    host._writing += 1
+def _reported_at_once(writer: LogWriter, record: Append | Mark, *, held: bool = False) -> bool:
+    writer.handed_over += 1
     if isinstance(record, Append):
-        host._wal.append(record.hard_state, record.entries, _nobody, held=held)
-        host._synced(None)
+        writer._wal.append(record.hard_state, record.entries, _nobody, held=held)
+        writer._synced(None)
     else:
-        host._wal.mark(record.meta, host._synced)
+        writer._wal.mark(record.meta, writer._synced)
     return True
 
 
 def _failed_sync_is_success(
-    host: Host, failure: OSError | None, synced: Callable[[Host, OSError | None], None] = Host._synced
+    writer: LogWriter,
+    failure: OSError | None,
+    synced: Callable[[LogWriter, OSError | None], None] = LogWriter._synced,
 ) -> None:
-    synced(host, None if isinstance(failure, SyncFailed) else failure)
+    synced(writer, None if isinstance(failure, SyncFailed) else failure)
 
 
 def _forgets_what_found_no_room(host: Host) -> None:
-    if host._disk_full is not None and not host._writing:
-        host._disk_full = None
-        for record in list(host._unsynced):
+    writer = host._writer
+    if host.space.log_error is not None and not writer.handed_over:
+        host.space.log_error = None
+        for record in list(writer.records):
             if isinstance(record, Append):
-                host._unsynced.popleft()
+                writer.records.popleft()
                 host._driver.synced()
         host._wake()
 
@@ -555,33 +559,37 @@ def _drops_all_but_one(wal: Wal, index: Index) -> None:
 
 
 def _mark_overtakes(
-    host: Host, record: Append | Mark, write: Callable[[Host, Append | Mark], None] = Host._write
+    writer: LogWriter,
+    record: Append | Mark,
+    write: Callable[[LogWriter, Append | Mark], None] = LogWriter.write,
 ) -> None:
-    if isinstance(record, Append) or not record.is_copy:
-        write(host, record)
+    if isinstance(record, Append) or not record.replaces:
+        write(writer, record)
         return
 
     def marked(failure: OSError | None) -> None:
         if failure is not None:
-            host.fail(DiskFailed(str(failure)))
+            writer._fail(DiskFailed(str(failure)))
         else:
-            host._replace_state(record.meta)
+            record.synced()
 
-    host._wal.mark(record.meta, marked)
+    writer._wal.mark(record.meta, marked)
 
 
 def _mark_beside(
-    host: Host, record: Append | Mark, write: Callable[[Host, Append | Mark], None] = Host._write
+    writer: LogWriter,
+    record: Append | Mark,
+    write: Callable[[LogWriter, Append | Mark], None] = LogWriter.write,
 ) -> None:
-    if isinstance(record, Append) or record.is_copy:
-        write(host, record)
+    if isinstance(record, Append) or record.replaces:
+        write(writer, record)
         return
 
     def marked(failure: OSError | None) -> None:
         if failure is None:
-            host._wal.drop_before(record.meta.index)
+            writer._wal.drop_before(record.meta.index)
 
-    host._wal.mark(record.meta, marked)
+    writer._wal.mark(record.meta, marked)
 
 
 def _unguarded(put: Put) -> Put:
@@ -843,8 +851,18 @@ MUTANTS: Final = tuple(
             0,
         ),
         ("no message waits for the disk", _set(Raft, "take_ready", _nothing_waits), _crashes, 0),
-        ("writes are reported before their sync", _set(Host, "_give", _reported_at_once), _crashes, 0),
-        ("a failed sync counts as a success", _set(Host, "_synced", _failed_sync_is_success), _broken, 0),
+        (
+            "writes are reported before their sync",
+            _set(LogWriter, "_hand_over", _reported_at_once),
+            _crashes,
+            0,
+        ),
+        (
+            "a failed sync counts as a success",
+            _set(LogWriter, "_synced", _failed_sync_is_success),
+            _broken,
+            0,
+        ),
         (
             "what found no room is forgotten",
             _set(Host, "retry_writes", _forgets_what_found_no_room),
@@ -954,13 +972,13 @@ MUTANTS: Final = tuple(
         ),
         (
             "the mark of a copy overtakes what waits",
-            _unguarded(_set(Host, "_write", _mark_overtakes)),
+            _unguarded(_set(LogWriter, "write", _mark_overtakes)),
             _copies,
             140,
         ),
         (
             "what follows a mark that failed does not wait for it",
-            _unguarded(_set(Host, "_write", _mark_beside)),
+            _unguarded(_set(LogWriter, "write", _mark_beside)),
             _short_and_slow,
             4,
         ),

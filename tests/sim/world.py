@@ -313,7 +313,7 @@ class World:
         """
         image = sender.engine.copy()
         index = image.applied()
-        meta = sender.host.image_meta(index, message.to)
+        meta = sender.host.snapshot_sending.begun(index, message.to)
         self.reach["copies_sent"] += 1
         offer = InstallSnapshot(message.sender, message.to, message.term, meta)
         receiver = self.members.get(message.to)
@@ -324,7 +324,7 @@ class World:
         def cut() -> None:
             self.reach["copies_cut"] += 1
             if sender.up and sender.life == lives[0]:
-                sender.enter(partial(sender.host.image_sent, message.to, ok=False))
+                sender.enter(partial(sender.host.snapshot_sending.ended, message.to, ok=False))
 
         def piece(left: int) -> None:
             if (
@@ -348,10 +348,10 @@ class World:
                 cut()
                 return
             receiver.disk.copies[index] = image
-            receiver.enter(partial(receiver.host.image_received, offer, image))
+            receiver.enter(partial(receiver.host.snapshot_install.receive, offer, image))
             self.reach["copies_received"] += 1
             if sender.up and sender.life == lives[0]:
-                sender.enter(partial(sender.host.image_sent, message.to, ok=True))
+                sender.enter(partial(sender.host.snapshot_sending.ended, message.to, ok=True))
 
         piece(pieces)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 from netstore.disk.frame import Identity
 from netstore.disk.wal import Wal
 from netstore.node.bootstrap import first_batch
-from netstore.node.cluster import Cluster
 from netstore.node.driver import Driver
+from netstore.node.featurelevel import Levels
 from netstore.node.host import Host
-from netstore.node.level import Levels
 from netstore.node.member import OWN
+from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
 from netstore.raft.config import Boot, Config
 from netstore.raft.core import Raft
@@ -173,15 +173,15 @@ class Group:
                 receiver.host.receive((message,))
             return
         if receiver is None or lost:
-            sender.host.image_meta(message.meta.index, message.to)
-            sender.host.image_sent(message.to, ok=False)
+            sender.host.snapshot_sending.begun(message.meta.index, message.to)
+            sender.host.snapshot_sending.ended(message.to, ok=False)
             return
         sender.engine.commit()
-        meta = sender.host.image_meta(sender.engine.durable(), message.to)
-        receiver.host.image_received(
+        meta = sender.host.snapshot_sending.begun(sender.engine.durable(), message.to)
+        receiver.host.snapshot_install.receive(
             InstallSnapshot(message.sender, message.to, message.term, meta), sender.engine
         )
-        sender.host.image_sent(message.to, ok=True)
+        sender.host.snapshot_sending.ended(message.to, ok=True)
 
     def tick(self, times: int = 1) -> None:
         """Everybody's clock goes on by some ticks."""

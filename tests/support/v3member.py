@@ -195,7 +195,7 @@ class FakeLessor:
 
 
 class FakeMembers:
-    """`node.cluster.Cluster` that notes what it is asked and refuses with `fault`, or does it."""
+    """`node.membership.Cluster` that notes what it is asked and refuses with `fault`, or does it."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []

@@ -15,9 +15,9 @@ WIDE: Final = {"BaseException", "Exception", "NetstoreError", "NoRestart", "Corr
 DECODING: Final = {
     ("netstore/net/tls.py", "_refresh"): "reads certificates",
     ("netstore/node/backup.py", "_run"): "damage that it finds is handed to the loop",
-    ("netstore/node/cluster.py", "_asked"): "reads a command's bytes",
-    ("netstore/node/host.py", "_only_removes"): "reads a command's bytes",
-    ("netstore/node/host.py", "_take_proposals"): "reads a command's bytes",
+    ("netstore/node/membership.py", "_asked"): "reads a command's bytes",
+    ("netstore/node/proposing.py", "_only_removes"): "reads a command's bytes",
+    ("netstore/node/forwards.py", "take"): "reads a command's bytes",
     ("netstore/node/identity.py", "replace"): "asks other members; log and state are not open",
     ("netstore/node/inspection.py", "_payload"): "reads a command's bytes",
     ("netstore/node/recovery.py", "recover"): "handles damage found at the start, before anything is served",

@@ -1,6 +1,6 @@
 """`/v2/members`, `/v2/members/leader`, `/v2/machines` (v2 API, members API).
 
-Reads show what this member has applied. Changes go through `node.cluster`, and can be requested of any
+Reads show what this member has applied. Changes go through `node.membership`, and can be requested of any
 member.
 """
 

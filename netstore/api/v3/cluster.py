@@ -1,4 +1,4 @@
-"""The Cluster service: listing and changing the members (`node.cluster`)."""
+"""The Cluster service: listing and changing the members (`node.membership`)."""
 
 from __future__ import annotations
 

@@ -1,23 +1,23 @@
-"""Who belongs to the cluster: adding, removing, moving and promoting members, and who leads.
+"""Changes of the members: adding, removing, moving and promoting them, and transferring leadership.
 
-Every change is judged by the leader, on a state that holds all changes before it, and is then one entry of
-the log: Raft's configuration and the list of members move together. Another member hands its request to the
-leader; a refusal comes back through the log (`RefuseChange`), so that it is known and not a time-out. One
-change is under way at a time, others wait their turn. A request that has no answer when the term changes is
-asked again of the next leader: should both happen, the second is refused, and the first answers, because
-answers come in the order of the log. Only where the first may lie in a state copy, and so was not seen here,
-a refusal of the second proves nothing, and the outcome is unknown.
+The leader judges every change, on a state that contains all changes before it. Then it is one entry of the
+log, which changes Raft's configuration and the list of members together. Another member forwards its request
+to the leader; a refusal comes back through the log (`RefuseChange`), so that it is certain and not a timeout.
+One change is under way at a time, others wait. A request without an answer when the term changes is sent to
+the next leader: if both commit, the second fails validation, and the first completes the request, because
+outcomes come in log order. Only if a snapshot may contain the first one, so that its outcome was not seen
+here, a refusal of the second proves nothing, and the outcome is unknown.
 
-A member added to vote could take the quorum with it before it has even started, so it enters as a learner
-with a mark in its replicated record, and whoever leads promotes it once it has caught up (Ongaro's
-dissertation, section 4.2.1). So adding is always safe, and etcd's refusal to add to a cluster that has too
-few started members has no counterpart here; removing and promoting are refused where etcd does it.
+A member that is added as a voter could cost the cluster its quorum before it has started. So it enters as a
+learner with a mark in its record, and the leader promotes it once it has caught up (Ongaro's dissertation,
+section 4.2.1). Adding is therefore always safe, and etcd's refusal to add to a cluster with too few started
+members has no counterpart here; removing and promoting are refused as in etcd.
 
-Nobody's own view of the members decides anything. A program that joins is let in with a wish, how many are to
-vote, and whether it is to be one of them is decided when its entry is applied, where everybody who joined,
-was promoted or left before it is known (`JoinMember`). So however many join at once, no more get the mark
-than were wished. The mark is given once: when a voter leaves, nobody is promoted in its place unless he has
-the mark already; the next that joins gets it, or an operator promotes a learner.
+No member decides by its own view. A joining program asks with the number of voters that are wished, and
+whether it will be one is decided when its entry is applied: by then all who joined, were promoted or left
+before it are known (`JoinMember`). So however many join at once, no more are marked than are wished. A mark
+is given once: when a voter leaves, no learner takes its place unless it has the mark; the next that joins
+gets it, or an operator promotes a learner.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from netstore import errors
 from netstore.admission import PARTS
 from netstore.errors import CorruptData, Fault, Reason, refusal, told
 from netstore.node.bootstrap import member_id
-from netstore.node.lines import owner_of
+from netstore.node.fairqueue import owner_of
 from netstore.node.member import OWN
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.status import Refusal
@@ -61,19 +61,19 @@ MAX_WAITING_CHANGES: Final = 64
 """
 
 MAX_LEARNERS: Final = 64
-"""Learners a cluster may have unless the operator says otherwise: each is fed by the leader."""
+"""Learners a cluster may have unless the operator says otherwise: the leader feeds each of them."""
 
 MAX_VOTERS: Final = 7
-"""More voters make every write slower and survive no failure that seven do not, in practice."""
+"""More voters make every write slower and in practice survive no failure that seven do not."""
 
 CLEAN_COPIES: Final = 2
-"""Others that must vote and answer before a damaged member is replaced."""
+"""Other members that must vote and answer before a damaged member is replaced."""
 
 _IDS: Final = 1 << 64
-"""Ids are below it, and not 0."""
+"""Ids are below this, and not 0."""
 
-_PATIENT: Final = (Refusal.CHANGE_PENDING, Refusal.TRANSFERRING, Refusal.NO_LEADER)
-"""What passes by itself: the change waits."""
+_TEMPORARY: Final = (Refusal.CHANGE_PENDING, Refusal.TRANSFERRING, Refusal.NO_LEADER)
+"""Refusals of Raft that pass: the change waits."""
 
 _WORDS: Final = {
     Refusal.LEARNER_BEHIND: Reason.LEARNER_NOT_READY.text,
@@ -85,9 +85,9 @@ _Command: TypeAlias = AddMember | JoinMember | RemoveMember | PromoteMember
 
 
 class _Asked:
-    """A change that waits for its turn. `payload` begins with the id of the request, wherever its slot is."""
+    """A change that waits. `payload` begins with the id of the request; its slot may be at another member."""
 
-    __slots__ = ("again", "command", "copies", "deadline", "over", "own", "owner", "payload", "term")
+    __slots__ = ("again", "command", "deadline", "over", "own", "owner", "payload", "snapshots", "term")
 
     def __init__(self, command: _Command, payload: bytes, deadline: float, *, own: bool) -> None:
         self.command = command
@@ -95,18 +95,18 @@ class _Asked:
         self.deadline = deadline
         self.own = own
         self.owner = ""
-        """Which household asks; empty for a member itself."""
+        """The household that asks; empty for a member itself."""
         self.term = Term(0)
-        """In which it was given to Raft."""
-        self.copies = 0
-        """State copies that had been installed when it was asked first."""
+        """The term in which it was given to Raft."""
+        self.snapshots = 0
+        """Snapshots that had been installed when it was first asked."""
         self.again = False
-        """It was asked more than once."""
+        """It was given to Raft more than once."""
         self.over = False
 
 
 class Cluster:
-    """The members as one thing that can be changed, through any of them. Everything is a plain call on the
+    """The members as a whole, which can be changed through any of them. All methods are plain calls on the
     loop; `done` is called once, perhaps before the call returns.
     """
 
@@ -118,36 +118,36 @@ class Cluster:
         self._sent: list[_Asked] = []
         """Own requests that were given to Raft and have no answer yet."""
         self._held_since: float | None = None
-        """Since when the first of those that wait does so because the host is `crowded`, or the ones before
-        it did. Monotonic seconds.
+        """Since when the first of the waiting changes, or those before it, waits because the leader is
+        `crowded`. Monotonic seconds.
         """
         self._named = 0
         """Ids given to new members."""
         self._tidy_at = Index(0)
-        """The change of members after which no learner without a record was left."""
+        """The change after which no learner without a record was left."""
         self._transfers: list[tuple[NodeId, float, Callable[[Fault | None], None]]] = []
         host.change_asked = self._asked
 
     # --- what can be asked
 
     def add(self, peer_urls: tuple[str, ...], *, learner: bool, done: MemberDone, principal: bytes) -> None:
-        """Add a member that is reached there, as `principal` asks; without `learner` it is to vote once it
-        has caught up.
+        """Add a member with these peer URLs, as `principal` asks; without `learner` it will vote once it has
+        caught up.
 
-        `done` gets the new member before it has started, or why there is none: an URL is taken, or there are
+        `done` gets the new member before it has started, or why there is none: a URL is taken, or there are
         too many learners or voters.
         """
         urls = tuple(sorted(peer_urls))
         self._ask(AddMember(self._new_id(urls), urls, learner=True, promote=not learner), done, principal)
 
     def join(self, peer_urls: tuple[str, ...], *, voters: int, replaces: NodeId, done: MemberDone) -> None:
-        """Let in a program that is reached there. It is to vote if fewer than `voters` (`MAX_VOTERS` at most)
-        do or are to when its turn comes, whoever else joins meanwhile; otherwise it learns.
+        """Let in a program with these peer URLs. It will vote if fewer than `voters` (`MAX_VOTERS` at most)
+        do or will when its turn comes, whoever else joins meanwhile; otherwise it stays a learner.
 
-        With `replaces` (0 is nobody) it takes the place of that member in one step. Refused while that one
+        With `replaces` (0 means nobody) it takes the place of that member in one step. Refused while that one
         answers, while fewer than `CLEAN_COPIES` others vote or too few answer, and if it was removed before.
 
-        It is no client that asks, but who has proved that it belongs here:
+        The caller is no client but a program that has proved that it belongs here; there are at most
         `peer.listener.MAX_MEMBER_LIST_STREAMS` of them.
         """
         if not 0 <= replaces < _IDS:
@@ -157,25 +157,25 @@ class Cluster:
         self._ask(JoinMember(self._new_id(urls), urls, min(voters, MAX_VOTERS), replaces), done, OWN)
 
     def _new_id(self, urls: tuple[str, ...]) -> NodeId:
-        """An id nobody has had: from URLs and time, as etcd works it out, and also from who gives it and how
-        often he did, so that no two requests get the same within an instant.
+        """An id that nobody has had: from URLs and time, as in etcd, and from this member and a counter, so
+        that no two requests in the same instant get the same.
         """
         self._named += 1
         now, own = self._host.clock.wall(), self._host.id
         return member_id(urls, f"{now} {own:x} {self._named}")
 
     def remove(self, id_: NodeId, done: MemberDone, principal: bytes) -> None:
-        """Remove a member for ever; `done` gets what it was. Refused where too few started voters would be
-        left, or too few of them answer, and where there is no such member or it was removed before.
+        """Remove a member for ever; `done` gets its last record. Refused if too few started voters would be
+        left, or too few of them answer, and if there is no such member or it was removed before.
         """
         self._ask(RemoveMember(id_), done, principal)
 
     def promote(self, id_: NodeId, done: MemberDone, principal: bytes) -> None:
-        """Give a learner its vote; refused until it has caught up."""
+        """Make a learner a voter; refused until it has caught up."""
         self._ask(PromoteMember(id_), done, principal)
 
     def update(self, id_: NodeId, peer_urls: tuple[str, ...], done: MemberDone, principal: bytes) -> None:
-        """A member is reached there from now on."""
+        """Change the peer URLs of a member."""
         if not 0 < id_ < _IDS:
             done(refusal(Reason.ID_NOT_FOUND))
             return
@@ -183,7 +183,9 @@ class Cluster:
         self._host.propose(encode(command), self._answer(id_, done), principal)
 
     def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
-        """Let another voter lead. `done(None)` comes once it does. Only the leader can be asked."""
+        """Transfer leadership to another voter. `done(None)` comes once it leads. Only the leader can be
+        asked.
+        """
         host = self._host
         if host.leader != host.id:
             done(refusal(Reason.NOT_LEADER))
@@ -198,7 +200,7 @@ class Cluster:
     # --- time
 
     def tick(self) -> None:
-        """Let waiting changes go on; leading, promote who has caught up. Costs the number of members."""
+        """Let waiting changes go on; as leader, promote members that have caught up. O(members)."""
         if self._transfers:
             self._look_at_transfers()
         if self._sent:
@@ -216,19 +218,23 @@ class Cluster:
     def _ask(self, command: _Command, done: MemberDone, principal: bytes) -> None:
         host = self._host
         if not 0 < command.id < _IDS:
-            done(refusal(Reason.ID_NOT_FOUND))  # no change can name it, whoever leads
+            done(refusal(Reason.ID_NOT_FOUND))  # no change can name it, whoever the leader is
             return
         asked: _Asked
 
         def complete(outcome: Outcome | Fault) -> None:
             asked.over = True
-            if isinstance(outcome, Fault) and asked.again and asked.copies != host.copies_installed:
+            if (
+                isinstance(outcome, Fault)
+                and asked.again
+                and asked.snapshots != host.snapshot_install.installed
+            ):
                 outcome = errors.timed_out(Reason.TIMED_OUT_LEADER)
             answer(outcome)
 
         answer = self._answer(NodeId(command.id), done)
         asked = _Asked(command, b"", float("inf"), own=True)
-        asked.copies = host.copies_installed
+        asked.snapshots = host.snapshot_install.installed
         payload = host.proposals.open(encode(command), complete, principal)
         if payload is not None:
             asked.payload = payload
@@ -280,7 +286,7 @@ class Cluster:
         self._advance()
 
     def _has_place(self, owner: str) -> bool:
-        """Whether a change that this household asks for may wait."""
+        """Whether one more change of this household may wait."""
         held = [each.owner for each in (*self._waiting, *self._sent)]
         if 2 * len(held) < MAX_WAITING_CHANGES:
             return True
@@ -298,16 +304,16 @@ class Cluster:
         self._held_since = None
 
     def _try(self, asked: _Asked) -> bool:
-        """Propose a change, or refuse it. False when it has to wait."""
+        """Propose a change, or refuse it. False if it has to wait."""
         host = self._host
-        if not host.crowded:
+        if not host.backpressure.crowded:
             self._held_since = None
         if not host.leader:
             return False
-        if host.crowded:
+        if host.backpressure.crowded:
             if self._held_since is None:
                 self._held_since = host.clock.monotonic()
-            fault = host.held_back(self._held_since)
+            fault = host.backpressure.refusal(host.proposals.now - self._held_since)
             if fault is not None:
                 self._refuse(asked, fault.cause.decode())
             return fault is not None
@@ -319,12 +325,12 @@ class Cluster:
                 self._refuse(asked, why)
                 return True
         elif not asked.own:
-            return True  # it leads no more; who asked is told nothing, and runs into the time limit
-        refused = host.propose_change(Change(_steps(asked.command), context=asked.payload))
-        if refused in _PATIENT:
+            return True  # it does not lead any more: the request times out at the member that asked
+        refused = host.proposer.propose_change(Change(_steps(asked.command), context=asked.payload))
+        if refused in _TEMPORARY:
             return False
         if refused is Refusal.NOTHING_TO_CHANGE and isinstance(asked.command, RemoveMember):
-            host.relay(asked.payload)  # it is in the list only, and leaves that
+            host.proposer.relay(asked.payload)  # it is in the list of members only
             refused = None
         if refused is not None:
             self._refuse(asked, _WORDS.get(refused, f"etcdserver: {refused.value}"))
@@ -334,17 +340,17 @@ class Cluster:
         return True
 
     def _is_current(self) -> bool:
-        """The state here holds every change of the members that the log has."""
+        """The state here contains every change of the members that is in the log."""
         return self._host.change_index <= self._host.machine.applied
 
     def _refuse(self, asked: _Asked, why: str) -> None:
         if asked.own:
             self._host.proposals.complete(request_of(asked.payload), told(why))
         else:
-            self._host.relay(answering(asked.payload, encode(RefuseChange(why))))
+            self._host.proposer.relay(answering(asked.payload, encode(RefuseChange(why))))
 
     def _objection(self, command: _Command) -> str | None:
-        """Why the members as they are speak against a change, in etcd's words."""
+        """Why the present members rule out a change, in etcd's words; None if they do not."""
         machine = self._host.machine
         members, id_ = machine.members, NodeId(command.id)
         if isinstance(command, AddMember | JoinMember):
@@ -403,10 +409,10 @@ class Cluster:
     # --- what a leader does by itself
 
     def _promote_marked(self) -> None:
-        """Promote one member that is to vote, has told its name, and has caught up.
+        """Promote one member that is marked to vote, has published its name, and has caught up.
 
-        Before it has its name in the list, another program with its URLs is given the same identity
-        (`peer.join`): who voted already must not be given away so.
+        Until its name is in the list, another program with the same URLs is given the same identity
+        (`peer.join`): a member that has voted must not be given away like that.
         """
         members = self._host.machine.members
         if not any(each.promote for each in members.values()):
@@ -415,20 +421,20 @@ class Cluster:
             info = members.get(peer.id)
             if peer.caught_up and info is not None and info.promote and info.name:
                 steps = (Step(StepKind.ADD_VOTER, peer.id),)
-                self._host.change_members(
+                self._host.proposer.change_members(
                     steps, encode(PromoteMember(peer.id)), self._told("member_promoted", peer.id)
                 )
                 return
 
     def _remove_unlisted(self) -> None:
-        """A learner whose record was refused when it was applied, because its URL was taken in between, is no
-        member: take it out of the configuration too.
+        """A learner whose record was refused when it was applied, because its URL had been taken in between,
+        is no member: remove it from Raft's configuration too.
         """
         members = self._host.machine.members
         for learner in self._host.status().conf.learners:
             if learner not in members:
                 steps = (Step(StepKind.REMOVE, learner),)
-                self._host.change_members(steps, b"", self._told("unlisted_member_removed", learner))
+                self._host.proposer.change_members(steps, b"", self._told("unlisted_member_removed", learner))
                 return
         self._tidy_at = self._host.change_index
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from netstore.node.lines import TURN
-from netstore.node.putoff import MAX_PUT_OFF, Asked, PutOff
+from netstore.node.fairqueue import TURN
+from netstore.node.postponed import MAX_POSTPONED, Postponed, Request
 from netstore.types import NodeId, Term
 
 ANY = float("inf")
 
 
-def asked(owner: str, request: int = 0, *, size: int = 100, came: float = 0.0) -> Asked:
-    return Asked(NodeId(9), Term(1), request, bytes(size), owner, False, size, came)
+def asked(owner: str, request: int = 0, *, size: int = 100, came: float = 0.0) -> Request:
+    return Request(NodeId(9), Term(1), request, bytes(size), owner, False, size, came)
 
 
 def test_who_asks_for_much_is_behind_itself_only() -> None:
-    waiting = PutOff(1 << 20)
+    waiting = Postponed(1 << 20)
     assert all(waiting.add(asked("busy", number), ANY) for number in range(500))
     assert waiting.add(asked("calm", 500), ANY)
     taken = [each.request for each in waiting.take(100, 1 << 20, fitting=False)]
@@ -23,17 +23,17 @@ def test_who_asks_for_much_is_behind_itself_only() -> None:
 
 
 def test_one_leaves_half_to_the_others() -> None:
-    waiting = PutOff(100_000)
+    waiting = Postponed(100_000)
     assert sum(waiting.add(asked("busy"), ANY) for _ in range(1_000)) == 500
     assert sum(waiting.add(asked("calm"), ANY) for _ in range(1_000)) == 125
     assert waiting._held.size == 62_500
     waiting.give_up(10_000)
-    assert sum(waiting.add(asked("busy", size=1), ANY) for _ in range(MAX_PUT_OFF)) == MAX_PUT_OFF // 2
+    assert sum(waiting.add(asked("busy", size=1), ANY) for _ in range(MAX_POSTPONED)) == MAX_POSTPONED // 2
     assert waiting.add(asked("calm"), ANY)
 
 
 def test_a_line_holds_what_will_be_proposed_in_time() -> None:
-    waiting = PutOff(100_000)
+    waiting = Postponed(100_000)
     assert waiting.add(asked("large", size=5_000), 1_000), "where it has nothing before it"
     assert not waiting.add(asked("large", size=1), 1_000)
     assert sum(waiting.add(asked("busy"), 1_000) for _ in range(30)) == 10
@@ -41,7 +41,7 @@ def test_a_line_holds_what_will_be_proposed_in_time() -> None:
 
 
 def test_the_oldest_are_given_up_first_whoever_asked() -> None:
-    waiting = PutOff(100_000)
+    waiting = Postponed(100_000)
     for number in range(30):
         waiting.add(asked("ann" if number % 3 else "", number, came=float(number)), ANY)
     taken = waiting.take(2, 1_000, fitting=False)
@@ -54,4 +54,4 @@ def test_the_oldest_are_given_up_first_whoever_asked() -> None:
     assert sorted(each.request for each in rest) == list(range(20, 30))
     waiting.leave(rest)
     assert (len(waiting), waiting._held.size) == (0, 0)
-    assert not waiting._lines
+    assert not waiting._queue

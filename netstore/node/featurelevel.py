@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Levels:
-    """One for each member; `look` has to be called now and then, and the leader's proposes."""
+    """The feature level as one member sees it. `look` has to be called now and then; the leader proposes."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
         self._raising = False
 
     def look(self) -> None:
-        """Propose the level that all members have told they know, where that is more than the cluster's.
+        """Propose the highest level that all members have reported to know, if it is above the cluster's.
 
-        What members tell while the proposal is on its way is judged again when it is applied.
+        Reports that arrive while the proposal is under way are considered when it is applied.
         """
         member = self._member
         machine = member.machine

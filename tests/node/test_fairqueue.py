@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.node.lines import TURN, TURN_BYTES, Lines
+from netstore.node.fairqueue import TURN, TURN_BYTES, FairQueue
 
 if TYPE_CHECKING:
     from collections import deque
@@ -18,8 +18,8 @@ class Item:
         self.payload = bytes(size)
 
 
-def lines(*what: tuple[str, int]) -> Lines[Item]:
-    made: Lines[Item] = Lines()
+def queues(*what: tuple[str, int]) -> FairQueue[Item]:
+    made: FairQueue[Item] = FairQueue()
     for owner, size in what:
         made.add(Item(owner, size))
     return made
@@ -30,7 +30,7 @@ def told(items: list[Item]) -> list[tuple[str, int]]:
 
 
 def test_where_only_what_fits_is_taken_a_line_waits_and_the_others_go_on() -> None:
-    made = lines(("large", 101), ("large", 1), ("ann", 40), ("bob", 40), ("cid", 40), ("ann", 20))
+    made = queues(("large", 101), ("large", 1), ("ann", 40), ("bob", 40), ("cid", 40), ("ann", 20))
     assert told(made.take(9, 100, fitting=True)) == [("ann", 40), ("ann", 20), ("bob", 40)]
     assert told(made.take(9, 100, fitting=True)) == [("cid", 40)]
     assert made.take(9, 100, fitting=True) == []
@@ -41,7 +41,7 @@ def test_where_only_what_fits_is_taken_a_line_waits_and_the_others_go_on() -> No
 
 def test_what_a_member_asks_for_itself_goes_on_where_nothing_fits() -> None:
     half = TURN_BYTES // 2
-    made = lines(("ann", 1), *[("", half)] * 5)
+    made = queues(("ann", 1), *[("", half)] * 5)
     assert told(made.take(9, 0, fitting=True)) == [("", half)] * 2
     assert told(made.take(9, 10, fitting=True)) == [("", half)] * 2
     assert told(made.take(9, 0, fitting=True)) == [("", half)]
@@ -50,7 +50,7 @@ def test_what_a_member_asks_for_itself_goes_on_where_nothing_fits() -> None:
 
 
 def test_what_was_put_back_is_the_next_of_its_line_and_in_nobody_elses_way() -> None:
-    made = lines(("bob", 1), ("ann", 50), ("cid", 8), ("ann", 1), ("", 1))
+    made = queues(("bob", 1), ("ann", 50), ("cid", 8), ("ann", 1), ("", 1))
     made.put_back(made.take(4, 100)[2:])
     made.add(Item("", 2))
     assert told(made.take(9, 10, fitting=True)) == [("", 2), ("cid", 8)]
@@ -60,7 +60,7 @@ def test_what_was_put_back_is_the_next_of_its_line_and_in_nobody_elses_way() -> 
 
 
 def test_lines_of_what_was_put_back_have_the_next_turns_in_the_order_in_which_they_had_them() -> None:
-    made = lines(*((owner, size) for size in (1, 2, 3) for owner in ("ann", "bob", "cid")))
+    made = queues(*((owner, size) for size in (1, 2, 3) for owner in ("ann", "bob", "cid")))
     taken = made.take(5, 100)
     assert told(taken) == [("ann", 1), ("ann", 2), ("ann", 3), ("bob", 1), ("bob", 2)]
     made.add(Item("ann", 4))
@@ -70,18 +70,18 @@ def test_lines_of_what_was_put_back_have_the_next_turns_in_the_order_in_which_th
 
 def test_however_lines_that_fit_lie_among_others_so_many_have_a_turn_at_once() -> None:
     """Each that fits would else be a reason to look at all others again."""
-    made = lines(*((f"{number}", 100) for number in range(500)))
+    made = queues(*((f"{number}", 100) for number in range(500)))
     for _ in range(800):
         made.add(Item("small", 1))
     turns = 0
-    popped = made._lines.popitem
+    popped = made._queues.popitem
 
     def counted(last: bool = True) -> tuple[str, deque[Item]]:
         nonlocal turns
         turns += 1
         return popped(last=last)
 
-    made._lines.popitem = counted  # type: ignore[method-assign]
+    made._queues.popitem = counted  # type: ignore[method-assign]
     taken: list[Item] = []
     for calls in range(1, 5):
         taken += made.take(512, 99, fitting=True)
@@ -91,7 +91,7 @@ def test_however_lines_that_fit_lie_among_others_so_many_have_a_turn_at_once() -
 
 
 def test_lines_of_which_nothing_fits_are_looked_at_some_at_a_time() -> None:
-    made = lines(*((f"{number}", 100) for number in range(1_000)), ("small", 1))
+    made = queues(*((f"{number}", 100) for number in range(1_000)), ("small", 1))
     looks = 0
     while not (found := made.take(100, 10, fitting=True)):
         looks += 1

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from netstore.errors import Fault, Reason
-from netstore.node.cluster import MAX_VOTERS
 from netstore.node.member import OWN
+from netstore.node.membership import MAX_VOTERS
 from netstore.state.commands import encode
 from netstore.state.members import MemberInfo
 from netstore.state.v2.commands import Set
@@ -25,7 +25,7 @@ from tests.support.group import Group
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.node.cluster import Cluster
+    from netstore.node.membership import Cluster
     from tests.support.group import Peer
 
 STEPS: Final = 30
@@ -140,7 +140,7 @@ class Life:
                 through.cluster.transfer(someone, lambda _: None)
             case "forget":
                 through.engine.commit()
-                through.host.compact()
+                through.host.compaction.compact()
         self.group.settle()
 
     def new_url(self) -> str:
@@ -225,7 +225,7 @@ def test_lives_reach_what_they_are_for() -> None:
     for seed in range(LIVES):
         life = lived(seed)
         made += sum(request.made for request in life.requests)
-        copies += sum(peer.host.copies_installed for peer in life.group.peers.values())
+        copies += sum(peer.host.snapshot_install.installed for peer in life.group.peers.values())
         for request in life.requests:
             if isinstance(request.answer, Fault):
                 unknown += not request.answer.outcome_known

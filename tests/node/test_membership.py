@@ -9,15 +9,15 @@ import pytest
 
 from netstore.admission import PARTS
 from netstore.errors import Fault, Reason
-from netstore.node.cluster import (
+from netstore.node.backpressure import BEHIND_SECONDS, HELD_BYTES
+from netstore.node.fairqueue import TURN
+from netstore.node.member import OWN
+from netstore.node.membership import (
     MAX_LEARNERS,
     MAX_VOTERS,
     MAX_WAITING_CHANGES,
     Cluster,
 )
-from netstore.node.host import BEHIND_SECONDS, HELD_BYTES
-from netstore.node.lines import TURN
-from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING
 from netstore.raft.change import Change, Step, StepKind
 from netstore.state.commands import PublishMember, RefuseChange, UpdateMember, encode
@@ -98,12 +98,12 @@ def test_a_member_that_was_given_a_copy_knows_what_its_log_weighs_since() -> Non
     """It may lead next, and others may need that log."""
     group = Group(1)
     host = group.start(add(group, group[1]).id).host
-    assert host.copies_installed
+    assert host.snapshot_install.installed
     for _ in range(5):
         group[1].host.propose(encode(Set(path=b"/k")), lambda _: None, OWN)
     group.pass_time(1)
     pacing = host._pacing
-    assert pacing._total - pacing._sum(host.compacted) == host._raft.log_bytes > 0
+    assert pacing._total - pacing._sum(host.compaction.compacted) == host._raft.log_bytes > 0
 
 
 def test_a_member_added_as_learner_stays_one_until_it_is_promoted() -> None:
@@ -373,7 +373,7 @@ def crowd(group: Group, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if why == "behind":
         monkeypatch.setattr(group[1].engine, "behind", lambda: 1)
     else:
-        monkeypatch.setattr(group[1].host, "_to_apply_bytes", HELD_BYTES + 1)
+        monkeypatch.setattr(group[1].host.applier, "waiting_bytes", HELD_BYTES + 1)
     group.tick()
 
 
@@ -389,7 +389,7 @@ def test_a_change_waits_while_the_leader_has_too_much_to_apply(
     group[through].cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.settle()
     told: list[object] = []
-    group[1].host.change_members((Step(StepKind.ADD_LEARNER, NodeId(9)),), b"", told.append)
+    group[1].host.proposer.change_members((Step(StepKind.ADD_LEARNER, NodeId(9)),), b"", told.append)
     assert [each.cause.decode() for each in told if isinstance(each, Fault)] == [Reason.TOO_MANY.text]
     assert group[1].host.status().last == last
     group.pass_time(BEHIND_SECONDS - 0.2)
@@ -439,7 +439,7 @@ def test_how_long_a_change_has_waited_counts_anew_when_its_leader_was_none_meanw
     host.campaign()
     group.settle()
     assert host.leader == host.id
-    assert host.crowded
+    assert host.backpressure.crowded
     group.pass_time(BEHIND_SECONDS - 0.2)
     assert answers == []
     group.pass_time(0.5)
@@ -522,13 +522,13 @@ def test_what_a_state_copy_may_hold_is_unknown_and_never_called_refused() -> Non
         group.settle()
     for peer in (group[1], group[2]):
         peer.engine.commit()
-        assert peer.host.compact()
+        assert peer.host.compaction.compact()
     group[1].cluster.transfer(NodeId(2), lambda _: None)
     group.tick()
     assert (group.leader.id, answers) == (2, [])
     group[3].cut_off = False
     group.pass_time(2)
-    assert group[3].host.copies_installed == 1
+    assert group[3].host.snapshot_install.installed == 1
     [answer] = answers
     assert isinstance(answer, Fault)
     assert not answer.outcome_known
@@ -557,7 +557,7 @@ def test_a_change_that_is_none_is_not_made() -> None:
     group = Group(3)
     steps = (Step(StepKind.REMOVE, NodeId(3)),)
     for context in (b"", b"12345678", b"12345678\xff", b"12345678" + encode(RefuseChange("no"))):
-        group[2].host.propose_change(Change(steps, context=context))
+        group[2].host.proposer.propose_change(Change(steps, context=context))
         group.pass_time(1)
     assert voters(group[1]) == {1, 2, 3}
     assert group[1].lines.events.count("member_change_not_read") == 4

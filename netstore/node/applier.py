@@ -1,0 +1,173 @@
+"""Committed entries on their way into the state: applied in order, a bounded amount of work in each turn.
+
+Each outcome completes the proposal that waits for it here. The changes of a turn are published to watchers
+together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from netstore.errors import CannotApply, MustStop, NetstoreError
+from netstore.node.logsize import log_size
+from netstore.raft.change import Change
+from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
+from netstore.state.envelope import command_of, is_bare, request_of
+from netstore.state.machine import UNFINISHED
+from netstore.state.words import describe, payload_hash
+from netstore.types import Term
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from netstore.meter import Parts
+    from netstore.node.proposals import Proposals
+    from netstore.raft.core import Raft
+    from netstore.raft.entry import Entry
+    from netstore.state.machine import Machine
+    from netstore.types import Index
+    from netstore.watch.hub import Hub
+    from netstore.watch.watches import Watches
+
+TURN_UNITS: Final = 5_000
+"""About how many microseconds of work one turn applies entries for: the limit for one piece of work on the
+loop.
+"""
+
+CHECK_ENTRIES: Final = 1_024
+"""Members compare their states at every entry whose index is a multiple of this, in a message of 45 bytes."""
+
+
+class Observer(Protocol):
+    """Looks at the state at certain places of the log (`node.consistency`)."""
+
+    def reached(self) -> None:
+        """An entry without a command, or every `CHECK_ENTRIES`th, was just applied, and nothing after it."""
+
+
+class Applier:
+    """Applies committed entries to the state of one member."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        raft: Raft,
+        proposals: Proposals,
+        *,
+        hub: Hub,
+        watches: Watches,
+        parts: Parts,
+        wake: Callable[[], None],
+    ) -> None:
+        self._machine = machine
+        self._raft = raft
+        self._proposals = proposals
+        self._hub = hub
+        self._watches = watches
+        self._parts = parts
+        self._wake = wake
+        machine.v2.awaited = self._is_awaited
+        self.observer: Observer | None = None
+        self.waiting: deque[Entry] = deque()
+        """Committed entries that are not applied. Until then they stay in the log in memory."""
+        self.waiting_bytes = 0
+        """What they weigh in the log."""
+        self.work_limit = 0
+        """Value of `machine.applying.worked` at which this turn has applied enough."""
+        self._is_unfinished = False
+        """The first of them is applied in part (`machine.UNFINISHED`)."""
+        self._payload = b""
+        """The payload of that one: request id and command."""
+        self._last_term = Term(0)
+        """Term of the entry applied last."""
+
+    def apply(self, committed: Sequence[Entry] = ()) -> bool:
+        """Take these entries, and apply waiting ones until the turn has worked enough; the rest waits for the
+        next turn. True when an entry was applied completely.
+
+        A command that took several turns ends the turn in which it is finished, however little that was: the
+        state is saved, swept and hashed between two such commands, even where nothing else is in the log.
+        """
+        machine, waiting = self._machine, self.waiting
+        if committed:
+            waiting.extend(committed)
+            self.waiting_bytes += log_size([entry.data for entry in committed])
+        if not waiting:
+            return False
+        begin, complete = machine.begin, self._proposals.complete
+        last: Index | None = None
+        while waiting and machine.applying.worked < self.work_limit and not self._raft.holding:
+            entry = waiting[0]
+            if not self._is_unfinished:
+                if entry.term != self._last_term or entry.kind is EntryKind.CHANGE:
+                    self._prepare(entry)
+                else:
+                    self._payload = entry.data
+            try:
+                outcome = machine.go_on() if self._is_unfinished else begin(entry.index, self._payload)
+            except CannotApply as fault:
+                fault.entry = entry.index, payload_hash(self._payload)
+                raise
+            except (MustStop, NetstoreError, MemoryError):
+                raise
+            except Exception as error:
+                raise _cannot_apply(entry, self._payload, error) from error
+            if outcome is UNFINISHED:
+                self._is_unfinished = True
+                continue
+            if self._is_unfinished:
+                self._is_unfinished = False
+                self.work_limit = 0
+            waiting.popleft()
+            self.waiting_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+            last = entry.index
+            payload = self._payload
+            if self.observer is not None and (
+                (outcome is None and is_bare(payload)) or last % CHECK_ENTRIES == 0
+            ):
+                self.observer.reached()
+            if payload:
+                complete(request_of(payload), outcome)
+        if last is not None:
+            self._raft.applied_to(last)
+        self._parts.ran("apply")
+        events, changes = machine.v2.take_events(), machine.take_changes()
+        self._hub.publish(*events)
+        if changes:
+            self._watches.publish(changes)
+        if events or changes:
+            self._parts.ran("watches")
+        return last is not None
+
+    def clear(self) -> None:
+        """Forget what waits: a snapshot that takes the place of the state contains it."""
+        self.waiting.clear()
+        self.waiting_bytes = 0
+        self._is_unfinished = False
+
+    def _is_awaited(self) -> bool:
+        """Whether a request of this member waits for the entry that is being applied."""
+        return self._proposals.awaits(request_of(self._payload))
+
+    def _prepare(self, entry: Entry) -> None:
+        """Before an entry is applied that is of a new term or changes the members."""
+        if entry.term != self._last_term:
+            self._last_term = entry.term
+            self._proposals.overtaken(entry.term)
+            self._wake()
+        self._payload = entry.data
+        if entry.kind is EntryKind.CHANGE:
+            self._raft.apply_change(entry)
+            self._payload = Change.decode(entry.data).context
+
+
+def _cannot_apply(entry: Entry, payload: bytes, error: Exception) -> CannotApply:
+    what = describe(command_of(payload)) if payload else "which has no command"
+    fault = CannotApply(
+        f"entry {entry.index} of the log, {what}, cannot be applied: {type(error).__name__}: {error}; this is"
+        f" a fault of netstored. netstored --inspect-log {entry.index}:{entry.index} shows the entry,"
+        f" --skip-entry {entry.index} passes over it"
+    )
+    fault.entry = entry.index, payload_hash(payload)
+    return fault
