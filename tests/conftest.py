@@ -10,15 +10,18 @@ import ipaddress
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import pytest_timeout  # type: ignore[import-untyped]  # it has no types
 from hypothesis import HealthCheck, settings
 
+from tests.support.patience import seconds
 from tests.support.peers import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 REFERENCE: Final = ROOT.parent / "shared" / "reference"
@@ -28,18 +31,18 @@ DEFAULT_PEERS: Final = ("etcd", "etcdctl")
 
 IN_CI: Final = os.environ.get("CI", "").lower() in {"1", "true"}
 
-# No deadline in any profile: two cores shared by many tests say nothing about how fast an example is.
-settings.register_profile("local", deadline=None, print_blob=True)
+# No profile judges how long an example takes: that says more about what else the machine does.
+settings.register_profile(
+    "local", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile(
     "ci",
-    deadline=None,
-    print_blob=True,
+    settings.get_profile("local"),
     max_examples=100,
     derandomize=True,  # a change is judged by what it changes, not by the luck of the run that lands it
     database=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=5_000)
+settings.register_profile("thorough", settings.get_profile("local"), max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
 
 
@@ -55,6 +58,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.fail(reason, pytrace=False)
         if reason:
             pytest.skip(reason)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
+    """The limit of a whole test grows with the load of the machine, too."""
+    limit = settings._replace(timeout=seconds(settings.timeout))
+    return bool(pytest_timeout.pytest_timeout_set_timer(item, limit))
 
 
 @pytest.fixture(scope="session")

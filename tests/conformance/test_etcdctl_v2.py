@@ -12,7 +12,6 @@ import http.client
 import json
 import re
 import subprocess
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -21,6 +20,7 @@ import pytest
 
 from netstore.disk.datadir import read_token
 from tests.support.daemon import Daemon, free_port, start_netstored
+from tests.support.patience import Deadline, seconds
 from tests.support.peers import etcdctl, start_etcd
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ class Counting:
 
 def ask(store: Daemon, method: str, path: str, form: str | None = None) -> tuple[Message, bytes]:
     """One request without any client: header and body of its answer, which must be a success."""
-    connection = http.client.HTTPConnection(store.host, store.port, timeout=10)
+    connection = http.client.HTTPConnection(store.host, store.port, timeout=seconds(10))
     try:
         fields = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
         connection.request(method, f"/v2/keys{path}", body=form, headers=fields)
@@ -350,13 +350,13 @@ def watching(url: str, *words: str) -> subprocess.Popen[str]:
 
 def until_done(process: subprocess.Popen[str], change: Callable[[], object]) -> tuple[str, str]:
     """Repeat `change` until the process has ended by itself; its output."""
-    deadline = time.monotonic() + WATCH_SECONDS
+    deadline = Deadline(WATCH_SECONDS)
     while True:
         change()
         try:
-            return process.communicate(timeout=0.2)
+            return process.communicate(timeout=0.2)  # fixed: then the change is made again
         except subprocess.TimeoutExpired:
-            if time.monotonic() > deadline:
+            if deadline.passed():
                 process.kill()
                 process.communicate()
                 raise
@@ -379,7 +379,7 @@ def test_watch_that_goes_on_misses_nothing(emptied: Daemon) -> None:
         seen = [process.stdout.readline() for _ in range(2 * count)]
     finally:
         process.terminate()
-        process.communicate(timeout=WATCH_SECONDS)
+        process.communicate(timeout=seconds(WATCH_SECONDS))
     assert "".join(seen) == "".join(f"[set] /many/{number}\n{number}\n" for number in range(count))
 
 
@@ -481,7 +481,7 @@ def test_a_member_added_by_etcdctl_starts_as_it_says_and_votes(tmp_path: Path) -
             assert etcdctl(second.url, "get", "--quorum", "/k").stdout == "1\n"
             removed = etcdctl(second.url, "member", "remove", added[1])
             assert removed.stdout == f"Removed member {added[1]} from cluster\n"
-            assert second.process.wait(20) != 0
+            assert second.process.wait(seconds(20)) != 0
         assert etcdctl(first.url, "cluster-health").stdout.endswith("cluster is healthy\n")
 
 

@@ -21,6 +21,7 @@ import pytest
 
 from netstore.proto.rpc_pb2 import NOSPACE, AlarmRequest, PutRequest
 from tests.support.daemon import Daemon, free_port, launch, start_netstored
+from tests.support.patience import seconds
 from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
 
@@ -90,7 +91,7 @@ class Etcdctl:
             env=self.environment,
             input=stdin.encode(),
             capture_output=True,
-            timeout=LIMIT,
+            timeout=seconds(LIMIT),
             check=False,
         )
         # The client library logs its retries before the error that counts.
@@ -105,7 +106,7 @@ class Etcdctl:
             command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             signal.signal(signal.SIGALRM, lambda *_: process.kill())
-            signal.alarm(int(LIMIT))
+            signal.alarm(int(seconds(LIMIT)))
             try:
                 assert process.stdout is not None
                 for line in process.stdout:

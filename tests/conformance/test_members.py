@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 from tests.support.peers import start_etcd
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def ask(daemon: Daemon, method: str, path: str, body: str = "", fields: Any = JS
 
 
 def _raw(daemon: Daemon, method: str, path: str, body: str, fields: Any) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=20)
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(20))
     try:
         connection.request(method, path, body.encode() or None, fields)
         answer = connection.getresponse()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.netns import NETWORK, stage, until
+from tests.support.netns import NETWORK, stage
+from tests.support.patience import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,6 @@ import re
 import secrets
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
@@ -23,6 +22,7 @@ import h11
 import pytest
 
 from tests.support.daemon import Daemon, free_port, run_netstored, start_netstored
+from tests.support.patience import seconds, until
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
 def put(daemon: Daemon, key: str, value: str, limit: float = 20.0) -> tuple[int, str]:
     """Status and body of one v2 set on a connection of its own."""
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(limit))
     try:
         connection.request("PUT", f"/v2/keys{key}", urlencode({"value": value}), FORM)
         response = connection.getresponse()
@@ -45,7 +45,7 @@ def put(daemon: Daemon, key: str, value: str, limit: float = 20.0) -> tuple[int,
 
 def delete(daemon: Daemon, key: str, limit: float = 20.0) -> int:
     """Status of one v2 delete on a connection of its own."""
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(limit))
     try:
         connection.request("DELETE", f"/v2/keys{key}")
         return connection.getresponse().status
@@ -139,7 +139,7 @@ def test_data_folder_of_somebody_else(tmp_path: Path) -> None:
 def test_binary_garbage(daemon: Daemon) -> None:
     for size in (1, 3, 17, 1024, 65536):
         for _ in range(8):
-            with socket.create_connection((daemon.host, daemon.port), timeout=10) as stranger:
+            with socket.create_connection((daemon.host, daemon.port), timeout=seconds(10)) as stranger:
                 with contextlib.suppress(ConnectionError):
                     stranger.sendall(secrets.token_bytes(size))
                     stranger.shutdown(socket.SHUT_WR)
@@ -198,12 +198,14 @@ def test_client_that_reads_nothing_is_let_go(tmp_path: Path) -> None:
             assert lazy.ask(VERSION).status == 200
             held = _descriptors(daemon.pid)
             lazy.send(b"GET /v2/keys/long HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)  # 4 GB of answers
-            most, deadline = 0, time.monotonic() + 20
-            while _descriptors(daemon.pid) >= held:
-                assert time.monotonic() < deadline, "the client still has its connection"
-                most = max(most, _resident_bytes(daemon.pid))
-                time.sleep(0.05)
-            assert most < 300 << 20
+            sizes = []
+
+            def gone() -> bool:
+                sizes.append(_resident_bytes(daemon.pid))
+                return _descriptors(daemon.pid) < held
+
+            until(gone, "the client has no connection any more")
+            assert max(sizes) < 300 << 20
         assert put(daemon, "/after", "1")[0] == 201
 
 
@@ -225,10 +227,7 @@ def test_too_many_connections(tmp_path: Path) -> None:
             waiting.send(VERSION)
         assert all(wire.ask(VERSION).status == 200 for wire in kept)
         kept.pop().close()
-        deadline = time.monotonic() + 10
-        while not _served(daemon, waiting):
-            assert time.monotonic() < deadline, "nobody new is served after one has left"
-            time.sleep(0.05)
+        until(lambda: _served(daemon, waiting), "another one is served after one has left")
         assert all(wire.ask(VERSION).status == 200 for wire in kept)
 
 
@@ -319,10 +318,7 @@ def test_full_log_disk_stops_writes_and_heals(tmp_path: Path, small_disk: Path) 
         assert delete(daemon, gone) == 200, "what only removes has room"
         assert get(daemon, gone) is None
         ballast.unlink()
-        deadline = time.monotonic() + 20
-        while put(daemon, "/after", "1")[0] not in {200, 201}:
-            assert time.monotonic() < deadline, "writes do not come back"
-            time.sleep(0.1)
+        until(lambda: put(daemon, "/after", "1")[0] in {200, 201}, "writes come back")
         daemon.kill()
         daemon.start_again()
         assert get(daemon, "/after") == "1"

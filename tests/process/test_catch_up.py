@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.cluster import PACE, START_SECONDS, Members, converged, cut_before, request, write
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +60,7 @@ class Writers:
         return sum(self.written)
 
     def _write(self, number: int) -> None:
-        connection = http.client.HTTPConnection(self._address, timeout=30)
+        connection = http.client.HTTPConnection(self._address, timeout=seconds(30))
         own = range(number, KEYS, WRITERS)
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
         while not self._stop.is_set():

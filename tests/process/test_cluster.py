@@ -23,7 +23,7 @@ from tests.support.cluster import (
     request,
     write,
 )
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +143,7 @@ def test_a_member_whose_data_was_lost_may_not_begin_as_if_new(cluster: Members) 
     cluster[victim].kill()
     cluster.wipe(victim)
     cluster[victim].spawn_again()
-    assert cluster[victim].process.wait(20) != 0
+    assert cluster[victim].process.wait(seconds(20)) != 0
     assert "was started before, and may have voted" in cluster[victim].log
     other = next(name for name in "abc" if name != victim)
     old = cluster.id_of(victim)
@@ -186,7 +186,7 @@ def test_a_member_whose_state_differs_stops(cluster: Members) -> None:
     assert swapped.status == 200, "what the odd one refuses"
     for _ in range(11):
         fill(cluster[leader], 100)
-    assert cluster[odd].process.wait(20) == 2
+    assert cluster[odd].process.wait(seconds(20)) == 2
     assert "is not that of the others" in cluster[odd].log.splitlines()[-1]
     until(lambda: get(cluster[leader], "truth", "?quorum=true") == "told", "the others go on")
     number = cluster.id_of(odd)
@@ -242,7 +242,7 @@ def test_more_members_than_are_to_vote_learn_and_pass_writes_on(cluster: Members
     number = cluster.id_of("d")
     assert not votes(cluster, "d")
     assert request(cluster["a"], "DELETE", f"/v2/members/{number}").status == 204
-    assert learner.process.wait(20) == 2
+    assert learner.process.wait(seconds(20)) == 2
     del cluster.daemons["d"]
 
 
@@ -251,10 +251,10 @@ def test_a_removed_member_stops_and_says_why_also_later(cluster: Members) -> Non
     other = cluster.leader()
     number = cluster.id_of(removed)
     assert request(cluster[other], "DELETE", f"/v2/members/{number}").status == 204
-    assert cluster[removed].process.wait(20) == 2
+    assert cluster[removed].process.wait(seconds(20)) == 2
     assert "was removed from cluster" in cluster[removed].log.splitlines()[-1]
     cluster[removed].spawn_again()
-    assert cluster[removed].process.wait(20) == 2
+    assert cluster[removed].process.wait(seconds(20)) == 2
     del cluster.daemons[removed]
     write(cluster[other], "two-left", "1")
     converged(cluster, "two-left", "1")
@@ -276,7 +276,7 @@ def test_a_sole_survivor_becomes_a_cluster_with_all_it_has(cluster: Members) -> 
     cluster[survivor].start_again()
     write(cluster[survivor], "alone", "1")
     cluster[lost].spawn_again()
-    assert cluster[lost].process.wait(20) == 2, "the lost one was removed, and finds out"
+    assert cluster[lost].process.wait(seconds(20)) == 2, "the lost one was removed, and finds out"
     cluster.wipe(lost)
     cluster.join(lost, at=survivor)
     converged(cluster, "alone", "1")

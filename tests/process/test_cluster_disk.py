@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.support.cluster import Members, converged, get, healthy, put, write
-from tests.support.netns import until
+from tests.support.patience import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,8 @@ import pytest
 import trustme
 
 from tests.support.cluster import PACE, Members, converged, get, healthy, put, write
-from tests.support.netns import Node, Wire, ip, until
+from tests.support.netns import Node, Wire, ip
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +140,7 @@ def test_a_member_of_another_cluster_is_refused_by_its_number(spread: Spread) ->
         *("--initial-cluster", f"d={spread.peer_url('d')},a={spread.peer_url('a')}"),
         *spread.authority.flags("d"),
     )
-    assert spread["d"].process.wait(20) == 1
+    assert spread["d"].process.wait(seconds(20)) == 1
     assert "are in cluster" in spread["d"].log
     del spread.daemons["d"]
 

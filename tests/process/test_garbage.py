@@ -25,7 +25,7 @@ from tests.support.certificates import Certificates
 from tests.support.cluster import PACE, Members, converged, cut_before, fill, leader_of, put, request, write
 from tests.support.daemon import free_port, launch, netstored_command
 from tests.support.garbage import PROGRAM, TOLD_IN, found, watched
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 from tests.support.v3client import Refused, V3Client
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Site:
         """A connection on which this was sent, and of which little is read ahead."""
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        sock.settimeout(20)
+        sock.settimeout(seconds(20))
         sock.connect((self.daemon.host, port or (self.tls_port if context else self.daemon.port)))
         if context is not None:
             sock = context.wrap_socket(sock, server_hostname="127.0.0.1")
@@ -187,7 +187,7 @@ def watches_of_grpcio(site: Site) -> None:
         stream.send(create(b"refused", range_end=b"a"))
         stream.next()
         stream.half_close()
-    late = client.watch.Watch(timeout=0.3)
+    late = client.watch.Watch(timeout=0.3)  # fixed: it is to pass
     late.send(create(progress_notify=True))
     with pytest.raises(Refused, match="DEADLINE"):
         until(lambda: late.next() is None, "its time is up")
@@ -311,7 +311,7 @@ def refused(site: Site) -> None:
         two.read_until(lambda: set(two.ended) >= set(numbers))
     for sent in (PREFACE_ONLY + b"\xff" * 100, PREFACE_ONLY, PREFACE_ONLY[:10]):
         with site.raw(sent) as sock, suppress(OSError):
-            sock.settimeout(0.05)
+            sock.settimeout(0.05)  # fixed: no matter what it reads until then
             while sock.recv(4096):
                 pass
 
@@ -389,7 +389,7 @@ def tls(site: Site) -> None:
             assert not sock.recv(4096)
     for sent in (plain, b"\x16\x03\x01\x40\x00\x01", b"\x16\x03\x01\x00\x05\xff\xff\xff\xff\xff", b"\0" * 50):
         with suppress(OSError), site.raw(sent, port=site.tls_port) as sock:
-            sock.settimeout(0.05)
+            sock.settimeout(0.05)  # fixed: no matter what it reads until then
             sock.recv(4096)
     until(lambda: site.watchers() <= before, "none waits any more")
 
@@ -431,7 +431,9 @@ def test_clients_that_are_gone_leave_nothing_that_grows(site: Site, kind: Callab
 def led_by(members: Members, name: str) -> None:
     """Make this member the leader."""
     while (leader := members.leader()) != name:
-        httpx.post(f"{members[leader].url}/netstore/leader", json={"to": members.id_of(name)}, timeout=10)
+        httpx.post(
+            f"{members[leader].url}/netstore/leader", json={"to": members.id_of(name)}, timeout=seconds(10)
+        )
 
 
 def takes_a_copy(members: Members, name: str) -> None:

@@ -21,7 +21,7 @@ from netstore.state.envelope import seal
 from netstore.types import Index
 from tests.support.cluster import put
 from tests.support.daemon import start_netstored
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 from tests.support.v3client import Refused, V3Client
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ IN_A_LOG: Final = (
 
 def members(daemon: Daemon, method: str, path: str, urls: list[str]) -> tuple[int, str]:
     """Status and message of one request to the members of the v2 API."""
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=20)
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(20))
     try:
         body = json.dumps({"peerURLs": urls})
         connection.request(method, f"/v2/members{path}", body, {"Content-Type": "application/json"})

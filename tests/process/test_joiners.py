@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.cluster import Members, listed, put, request
-from tests.support.netns import until
+from tests.support.patience import until
 
 if TYPE_CHECKING:
     from pathlib import Path

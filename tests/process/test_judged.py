@@ -26,7 +26,8 @@ from tests.check.registers import register_histories
 from tests.process.test_cluster_netns import Authority, Spread
 from tests.support.cluster import healthy, leader_of, listed
 from tests.support.judged import LONGEST_WAIT, REGISTERS, Recorder, stale_answers
-from tests.support.netns import Wire, until
+from tests.support.netns import Wire
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,7 +137,7 @@ class Trial:
         until(
             lambda: self.control(other, "member", "rm", "--yes", number), f"{name} is removed", LONGEST_WAIT
         )
-        assert self.cluster[name].process.wait(LONGEST_WAIT) == 2
+        assert self.cluster[name].process.wait(seconds(LONGEST_WAIT)) == 2
         self.recorder.progress(CALLS, f"without {name}")
         self.cluster.wipe(name)
         self.cluster.spawn(name, *self.cluster.joining(other), *self.cluster.own_flags(name))
@@ -200,7 +201,9 @@ class Trial:
             *("ip", "netns", "exec", daemon.netns, sys.executable, "-m", "netstore.cli.netstorectl"),
             *("--endpoints", daemon.url, *words),
         )
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST_WAIT)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=seconds(LONGEST_WAIT)
+        )
         return done.returncode == 0
 
 

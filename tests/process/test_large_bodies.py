@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ VALUE = b"ABCDEF" * 400_000
 
 def put(daemon: Daemon, number: int) -> bytes:
     """The status line of a write that is sent whole, whatever is answered meanwhile."""
-    with socket.create_connection((daemon.host, daemon.port), timeout=120) as client:
+    with socket.create_connection((daemon.host, daemon.port), timeout=seconds(120)) as client:
         client.sendall(
             b"PUT /v2/keys/k%d HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
             b"Content-Length: %d\r\n\r\nvalue=" % (number, 6 + len(VALUE))

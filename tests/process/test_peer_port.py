@@ -41,7 +41,7 @@ from netstore.raft.messages import MAX_NUMBER, Append, Heartbeat, VoteRequest
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.cluster import Members, listed, put, write
 from tests.support.daemon import ROOT, clean_environment, free_port, is_healthy
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,8 +66,8 @@ class Caller:
     """A connection to a member's peer port."""
 
     def __init__(self, members: Members, name: str) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", members.ports[name][1]), 5)
-        self.sock.settimeout(10)
+        self.sock = socket.create_connection(("127.0.0.1", members.ports[name][1]), seconds(5))
+        self.sock.settimeout(seconds(10))
         self.read = b""
 
     def greet(self, hello: Hello, token: str) -> Welcome | None:
@@ -231,7 +231,7 @@ def test_half_a_frame_is_held_of_nobody_who_proved_nothing(three: Members) -> No
     with ExitStack() as open_:
         for number in range(30):
             caller = open_.enter_context(Caller(three, "a"))
-            caller.sock.settimeout(0.5)
+            caller.sock.settimeout(0.5)  # fixed: no matter how much it sends until then
             with suppress(OSError):
                 caller.sock.sendall(hello(three, "a", sender=1000 + number).encode())
                 caller.sock.sendall(struct.pack("<II", 120 << 20, 0) + bytes(8 << 20))
@@ -251,7 +251,7 @@ def test_who_joins_needs_the_token_of_this_cluster(tmp_path: Path) -> None:
         members.spawn("a", "--initial-advertise-peer-urls", members.peer_url("a")).wait_until_healthy()
         assert len(read_token(members["a"].data_dir) or "") == 64
         without = members.spawn("b", "--join", members.peer_url("a"))
-        assert without.process.wait(20) == 2
+        assert without.process.wait(seconds(20)) == 2
         assert "join_token: is needed to join over http: run netstorectl member token" in without.log
         wrong = members.spawn("c", "--join", members.peer_url("a"), "--join-token", "guessed")
         until(lambda: "does not know the join token" in wrong.log, "it is told why")
@@ -304,7 +304,7 @@ def test_readme_s_way_to_three_members(tmp_path: Path) -> None:
     finally:
         for process in started:
             process.kill()
-            process.wait(10)
+            process.wait(seconds(10))
 
 
 def added(members: Members, name: str) -> None:
@@ -315,7 +315,7 @@ def added(members: Members, name: str) -> None:
         env=clean_environment(),
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=seconds(30),
     )
 
 
@@ -350,7 +350,7 @@ def test_one_more_for_a_cluster_that_began_alone_is_told_at_once_where_its_token
         names = f"a={members.peer_url('a')},b={members.peer_url('b')}"
         flags = ("--initial-cluster", names, "--initial-cluster-state", "existing")
         lost = members.spawn("b", *flags)
-        assert lost.process.wait(40) == 1
+        assert lost.process.wait(seconds(40)) == 1
         assert "netstorectl member token" in lost.log
         assert "--join-token" in lost.log
         token = read_token(members["a"].data_dir) or ""
@@ -383,6 +383,6 @@ def test_who_would_begin_beside_a_running_cluster_with_another_token_does_not(tm
         members.wipe("c")
         members.flags = ("--initial-cluster-token", "its own")
         lost = members.spawn("c", *members.beginning())
-        assert lost.process.wait(30) == 1
+        assert lost.process.wait(seconds(30)) == 1
         assert "initial_cluster_token: " in lost.log
         assert "another cluster runs there" in lost.log

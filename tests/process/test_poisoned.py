@@ -16,6 +16,7 @@ from netstore.state.envelope import seal
 from netstore.state.words import payload_hash
 from netstore.types import Index
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,14 +42,14 @@ def poison(folder: Path) -> Index:
 
 def put(url: str) -> None:
     request = urllib.request.Request(f"{url}/v2/keys/a", b"value=1", method="PUT")  # noqa: S310 - http
-    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=seconds(20)) as answer:  # noqa: S310
         assert answer.status in {200, 201}
 
 
 def tool(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "netstore.cli.netstored", *flags]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+        command, capture_output=True, text=True, timeout=seconds(60), check=False, stdin=subprocess.DEVNULL
     )
 
 
@@ -59,7 +60,7 @@ def test_a_poisoned_folder_is_refused_inspected_skipped_and_serves(tmp_path: Pat
         index = poison(daemon.data_dir)
         for _ in range(2):
             daemon.spawn_again()
-            assert daemon.process.wait(60) == 2
+            assert daemon.process.wait(seconds(60)) == 2
         last = daemon.log.splitlines()[-1]
         assert f"entry {index} of the log: not a command of this version: command 90 is not known" in last
         assert "older than the cluster: upgrade it" in last
@@ -77,7 +78,7 @@ def test_a_poisoned_folder_is_refused_inspected_skipped_and_serves(tmp_path: Pat
         assert "Every member of the cluster has to skip it" in done.stdout
         for _ in range(2):
             daemon.start_again()
-            with urllib.request.urlopen(f"{daemon.url}/v2/keys/a", timeout=20) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"{daemon.url}/v2/keys/a", timeout=seconds(20)) as answer:  # noqa: S310
                 assert b'"value":"1"' in answer.read()
             put(daemon.url)
             daemon.kill()

@@ -16,7 +16,8 @@ from urllib.parse import urlencode
 
 from netstore.disk.datadir import read_token
 from tests.support.daemon import Daemon, free_port, spawn
-from tests.support.netns import inside, until
+from tests.support.inside import inside
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ def request(daemon: Daemon, method: str, path: str, limit: float = 12.0, **form:
 
 
 def _request(daemon: Daemon, method: str, path: str, limit: float, form: dict[str, object]) -> Answer:
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(limit))
     began = time.monotonic()
     try:
         fields = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
@@ -248,7 +249,7 @@ def fill(daemon: Daemon, count: int) -> bool:
         for number in range(count)
     )
     got = b""
-    with socket.create_connection((daemon.host, daemon.port), 10) as stream:
+    with socket.create_connection((daemon.host, daemon.port), seconds(10)) as stream:
         stream.sendall(body.encode())
         while got.count(b"HTTP/1.1 20") < count:
             data = stream.recv(65536)

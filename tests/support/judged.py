@@ -38,7 +38,8 @@ from tests.check.history import Door, Fate, Operation, Wrong
 from tests.check.model import Model
 from tests.check.registers import register_histories
 from tests.check.watches import WINDOW, Watch
-from tests.support.netns import inside, until
+from tests.support.inside import inside
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -225,13 +226,13 @@ class Recorder:
         self.over.set()
         for thread in self._threads:
             if isinstance(thread, _Client):
-                thread.join(LONGEST_WAIT)
+                thread.join(seconds(LONGEST_WAIT))
                 assert not thread.is_alive(), f"{thread.name} does not end"
 
     def _end_watches(self, last: int) -> None:
         self.last = last
         for thread in self._threads:
-            thread.join(LONGEST_WAIT)
+            thread.join(seconds(LONGEST_WAIT))
             assert not thread.is_alive(), f"{thread.name} does not end"
 
 
@@ -240,6 +241,7 @@ class _Connection:
 
     def __init__(self, daemon: Daemon) -> None:
         self.index = 0
+        # fixed: a call that has no answer by then is noted as such
         self._http = http.client.HTTPConnection(daemon.host, daemon.port, timeout=PATIENCE)
         self._http.auto_open = 0  # it would do so in the wrong namespace
         try:
@@ -330,7 +332,7 @@ class _Client(threading.Thread):
     def run(self) -> None:
         """Until the recorder says that it is over."""
         try:
-            while not self._recorder.over.wait(self._random.random() * MOST_THINKING):
+            while not self._recorder.over.wait(self._random.random() * MOST_THINKING):  # fixed: a pause
                 self._call()
         except Exception as error:  # noqa: BLE001 - raised again by who waits for progress
             self._recorder.failures.append(error)
@@ -379,7 +381,7 @@ class _Watcher(threading.Thread):
                     self._poll()
                 except (OSError, http.client.HTTPException):
                     self._leave()
-                    time.sleep(RETRY_SECONDS)
+                    time.sleep(RETRY_SECONDS)  # fixed: between two tries
         except Exception as error:  # noqa: BLE001 - raised again by who waits for progress
             recorder.failures.append(error)
         finally:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from netstore.types import Nanos
 from tests.support.contents import nodes_of
 from tests.support.local_member import HandClock, LocalMember, RecordedExchange
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 FORM: Final = b"application/x-www-form-urlencoded"
 _WAIT_SECONDS: Final = 60.0
 """For what comes at once where others do not hold the processor or the disk."""
-_POLL_SECONDS: Final = 0.02
 _COMPARED: Final = ("Content-Type", "X-Etcd-Index", "Allow", "Location", "X-Content-Type-Options")
 _PRESENCE: Final = ("X-Etcd-Cluster-Id", "X-Raft-Index", "X-Raft-Term")
 _EXPIRATION: Final = re.compile(rb'"expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z"')
@@ -206,7 +206,7 @@ class HttpStore:
             lines.append(b"Content-Type: " + question.content_type)
         if question.body or question.method in (b"PUT", b"POST"):
             lines.append(b"Content-Length: %d" % len(question.body))
-        connection = self._shared or socket.create_connection(self._address, _WAIT_SECONDS)
+        connection = self._shared or socket.create_connection(self._address, seconds(_WAIT_SECONDS))
         self._shared = None
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + question.body)
         response = HTTPResponse(connection, method=question.method.decode("latin-1"))
@@ -229,14 +229,13 @@ class HttpStore:
 
     def settle(self) -> None:
         """Return when the store has decided its version: a change of its own, which takes an index."""
-        until = time.monotonic() + _WAIT_SECONDS
-        while time.monotonic() < until:
+
+        def decided() -> bool:
             answer = self.ask(Question(b"GET", b"/version"))
             assert isinstance(answer, Answer)
-            if json.loads(answer.body)["etcdcluster"] != "not_decided":
-                return
-            time.sleep(_POLL_SECONDS)
-        raise AssertionError("the store has not decided its version")
+            return bool(json.loads(answer.body)["etcdcluster"] != "not_decided")
+
+        until(decided, "the store has decided its version", _WAIT_SECONDS)
 
     def close(self) -> None:
         """Hang up."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.commands.conftest import answering, http
 from tests.support.cluster import Members
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -373,7 +373,7 @@ def test_a_member_comes_by_hand_votes_by_itself_and_leaves(at: Run, three: Membe
     assert seen["d"]["matchIndex"] > 0
     gone = at("member", "rm", "--yes", "d")
     assert gone.status == 0
-    assert daemon.process.wait(20) != 0
+    assert daemon.process.wait(seconds(20)) != 0
     assert "was removed from cluster" in daemon.log
     assert "d" not in roles(at)
     del three.daemons["d"]
