@@ -29,6 +29,7 @@ from netstore.limits import Budget
 from netstore.seams import PASSING, SHORT_KEY_BYTES
 from netstore.types import Index
 from tests.disk.hand import PATIENCE, Hand
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -299,7 +300,7 @@ def test_what_waits_is_put_in_order_once_and_in_pieces(
     assert empty == count // engines._IN_ORDER
     reached, go_on = hold(engine, monkeypatch)
     engine.write(Index(1), {})  # hands over
-    assert reached.wait(PATIENCE)
+    assert reached.wait(seconds(PATIENCE))
     assert engine._in_flight
     assert not engine._pending
     assert read(engine, work) == (expected, 0), "its order went with it"
@@ -623,7 +624,7 @@ def hold(engine: LmdbEngine, monkeypatch: pytest.MonkeyPatch) -> tuple[threading
 
     def put(*arguments: Any) -> None:
         reached.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(seconds(PATIENCE))
         real(*arguments)
 
     monkeypatch.setattr(engine, "_put", put)
@@ -640,7 +641,7 @@ def test_the_loop_reads_and_writes_while_a_commit_is_under_way(
     engine.write(Index(2), {("plain", b"a"): b"new", ("plain", b"c"): b"new"})
     first, second = Answers(), Answers()
     engine.sync(first)
-    assert reached.wait(PATIENCE)
+    assert reached.wait(seconds(PATIENCE))
     engine.write(Index(3), {("plain", b"c"): None, ("plain", b"d"): b"newest"})
     engine.sync(second)
     want = [(b"a", b"new"), (b"b", b"old"), (b"d", b"newest")]
@@ -811,7 +812,7 @@ def test_the_overlay_is_counted_by_bytes_committed_by_bytes_and_told_when_it_is_
     engine = opened.engine
     reached, go_on = hold(engine, monkeypatch)
     engine.write(Index(1), {("plain", b"a"): bytes(100_000)})
-    assert reached.wait(PATIENCE), "committed for its size, long before the interval"
+    assert reached.wait(seconds(PATIENCE)), "committed for its size, long before the interval"
     assert budget.used == 100_000 + 1 + CHANGE_COST
     index = 1
     while not engine.behind():
@@ -1049,7 +1050,7 @@ def test_a_copy_replaces_everything_also_what_was_not_committed(
     engine.write(Index(2), {("plain", b"old"): b"2"})
     answers = Answers()
     engine.sync(answers)
-    assert reached.wait(PATIENCE)
+    assert reached.wait(seconds(PATIENCE))
     engine.write(Index(3), {("plain", b"pending"): b"3"})
     engine.install(image, answers)
     assert answers.got == []

@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from netstore.disk import posix
 from netstore.disk.posix import PosixDevice
 from netstore.seams import SyncFailed
 from tests.disk.hand import PATIENCE, Hand
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,10 +85,7 @@ class Slept:
 def at_rest(disk: Disk) -> None:
     """Every write has its answer, and the writer sleeps."""
     disk.settle()
-    until = time.monotonic() + PATIENCE
-    while not disk.device._inbox._asleep:
-        assert time.monotonic() < until
-        time.sleep(0.0001)
+    until(lambda: disk.device._inbox._asleep, "the writer sleeps", PATIENCE)
 
 
 def lone(disk: Disk, data: bytes = b"lone", name: str = "a") -> None:
@@ -172,10 +169,7 @@ def test_answers_come_in_the_order_of_the_writes(disk: Disk, monkeypatch: pytest
     disk.write("a", b"first")
     at_rest(disk)
     disk.write("a", b"second")
-    until = time.monotonic() + PATIENCE
-    while not disk.device._inbox._asleep or disk.device._inbox:
-        assert time.monotonic() < until
-        time.sleep(0.0001)
+    until(lambda: disk.device._inbox._asleep and not disk.device._inbox, "the writer sleeps", PATIENCE)
     disk.write("a", b"held", held=True)
     disk.device.release()
     assert disk.settle() == [None] * 3
@@ -259,11 +253,11 @@ class Gate:
         if self._writer():
             self.calls.append("fdatasync")
             self._reached.set()
-            assert self._open.wait(PATIENCE)
+            assert self._open.wait(seconds(PATIENCE))
         self._real_sync(file)
 
     def wait(self) -> None:
-        assert self._reached.wait(PATIENCE)
+        assert self._reached.wait(seconds(PATIENCE))
 
     def open(self) -> None:
         self._open.set()
@@ -593,7 +587,9 @@ def test_asking_for_room_twice_keeps_no_write_waiting(disk: Disk, monkeypatch: p
 
     def slow(*arguments: Any, **options: Any) -> int:
         if threading.current_thread().name == "disk-filler":
-            assert answered.wait(PATIENCE), "the write waits for the second attempt, and that for the first"
+            assert answered.wait(seconds(PATIENCE)), (
+                "the write waits for the second attempt, and that for the first"
+            )
         return real(*arguments, **options)
 
     monkeypatch.setattr(os, "open", slow)

@@ -35,6 +35,7 @@ from netstore.types import ClusterId, NodeId
 from netstore.urls import BadPeerUrl, checked_peer_urls
 from tests.support.daemon import free_port
 from tests.support.links import eventually, running_reactor
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,7 +233,7 @@ async def test_a_cancelled_dial_leaves_nothing_open() -> None:
                 nursery.start_soon(never)
                 stream = await other.hear()
                 nursery.cancel_scope.cancel()
-            with trio.fail_after(10):
+            with trio.fail_after(seconds(10)):
                 while await stream.receive_some():
                     pass
             await stream.aclose()

@@ -15,6 +15,7 @@ import pytest
 from netstore.cli import netstorectl
 from netstore.cli.commands.completion import MOST, VARIABLE
 from tests.cli.commands.conftest import Terminal, answering
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +123,7 @@ def test_a_store_that_says_nothing_is_not_waited_for(
     given_up = threading.Event()
 
     def silent(_head: bytes) -> bytes:
-        given_up.wait(30)
+        given_up.wait(seconds(30))
         return b""
 
     with answering(silent) as url:
@@ -171,7 +172,7 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
         capture_output=True,
         check=True,
         text=True,
-        timeout=60,
+        timeout=seconds(60),
     )
     assert told.stderr == ""
     assert told.stdout.splitlines() == [

@@ -17,6 +17,7 @@ from netstore.cli import netstorectl
 from netstore.cli.commands.invocation import Exit, Settings, clean
 from tests.cli.commands.conftest import Terminal, answering, http
 from tests.support.certificates import Certificates
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -272,7 +273,7 @@ def test_a_store_that_says_nothing_is_given_up(run: Run) -> None:
     never = threading.Event()
 
     def silent(_head: bytes) -> bytes:
-        never.wait(30)
+        never.wait(seconds(30))
         return b""
 
     with answering(silent) as url:
