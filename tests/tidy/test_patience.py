@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 TESTS: Final = Path(__file__).resolve().parents[1]
 
+DEMO: Final = TESTS.parent / "contrib" / "demo"
+"""Runs in a test."""
+
 SIMULATED: Final = TESTS / "sim"
 """Has a time of its own."""
 
@@ -103,7 +106,7 @@ def rigid(path: Path) -> list[str]:
         for bound in bounds(node):
             written = "\n".join(lines[node.lineno - 2 : node.end_lineno])  # type: ignore[attr-defined]
             if not (grows(bound) or FREE in written):
-                found.append(f"{path.relative_to(TESTS)}:{bound.lineno}: {ast.unparse(bound)}")
+                found.append(f"{path}:{bound.lineno}: {ast.unparse(bound)}")
         for child in ast.iter_child_nodes(node):
             look(child)
 
@@ -112,13 +115,14 @@ def rigid(path: Path) -> list[str]:
 
 
 def test_bounds_grow() -> None:
-    files = [path for path in sorted(TESTS.rglob("*.py")) if SIMULATED not in path.parents]
+    files = [
+        path for path in sorted((*TESTS.rglob("*.py"), *DEMO.glob("*.py"))) if SIMULATED not in path.parents
+    ]
     found = [line for path in files for line in rigid(path)]
     assert found == [], "give seconds(...) of tests.support.patience, or say why not: # fixed: REASON"
 
 
-def test_a_rigid_bound_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tests.tidy.test_patience.TESTS", tmp_path)
+def test_a_rigid_bound_is_found(tmp_path: Path) -> None:
     place = tmp_path / "test_it.py"
     place.write_text(
         """
