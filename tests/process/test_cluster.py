@@ -123,7 +123,8 @@ def test_a_member_that_comes_back_too_late_gets_a_state_copy(cluster: Members) -
     cluster[late].kill()
     leader = cluster.leader()
     write(cluster[leader], "gone", "1")
-    known = int(httpx.get(f"{cluster[leader].url}/v2/keys/gone").headers["x-raft-index"])
+    shown = httpx.get(f"{cluster[leader].url}/v2/keys/gone", timeout=seconds(10))
+    known = int(shown.headers["x-raft-index"])
     until(
         lambda: fill(cluster[leader], 100) and cut_before(cluster[leader]) > known,
         "the leader's log has nothing left that the late one knows",

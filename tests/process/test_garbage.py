@@ -449,7 +449,7 @@ def takes_a_copy(members: Members, name: str) -> None:
                 lambda: next((each for each in others if leader_of(members[each]) == each), ""), "one leads"
             )
         ]
-        with httpx.Client() as client:
+        with httpx.Client(timeout=seconds(10)) as client:
             for number in range(UNDER_WAY):
                 client.put(f"{leader.url}/v2/keys/sent", params={"value": number}).raise_for_status()
             known = int(client.get(f"{leader.url}/v2/keys/sent").headers["x-raft-index"])

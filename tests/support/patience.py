@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LEAST: Final = 3.0
-"""How much longer than written a bound is at least: the load may come after a call was made."""
+MARGIN: Final = 3.0
+"""Bounds are so many times longer than the load tells: the kernel shares cores among sessions, not processes,
+and more load may come after a call was made.
+"""
 
 LIMIT: Final = 15.0
 """Seconds that a condition may take on a quiet machine, unless a test says otherwise."""
@@ -37,7 +39,7 @@ def slowness() -> float:
     """
     last_minute, _, _, now, *_ = _LOAD.read_text().split()
     waiting = max(float(last_minute), float(now.partition("/")[0]))
-    return max(LEAST, 1 + waiting / CORES)
+    return MARGIN * max(1.0, waiting / CORES)
 
 
 def seconds(quiet: float) -> float:

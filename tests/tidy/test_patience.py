@@ -45,6 +45,11 @@ BOUND_AT: Final = {
 }
 """Where calls of these names have their bound, when it is not the argument `timeout`."""
 
+OWN_BOUND: Final = {
+    f"httpx.{name}" for name in ("Client", "delete", "get", "post", "put", "request", "stream")
+}
+"""Have a bound also when none is given."""
+
 CLOCKS: Final = {"monotonic", "perf_counter", "time"}
 
 
@@ -59,7 +64,10 @@ def bounds(node: ast.AST) -> Iterator[ast.expr]:
         if name_of(node.left.func) in CLOCKS:
             yield node.right
     elif isinstance(node, ast.Call):
-        yield from (each.value for each in node.keywords if each.arg == "timeout")
+        given_by_name = [each.value for each in node.keywords if each.arg == "timeout"]
+        if ast.unparse(node.func) in OWN_BOUND and not given_by_name:
+            yield node.func
+        yield from given_by_name
         name = name_of(node.func)
         place = BOUND_AT.get(name, len(node.args))
         if isinstance(node.func, ast.Attribute):
@@ -144,10 +152,12 @@ def test():
     call(**{"timeout": 6})
     end = time.monotonic() + 7
     sock.settimeout(2 * limit)
+    httpx.get(url)
+    httpx.get(url, timeout=seconds(8))
 """
     )
     found = [line.rpartition(": ")[2] for line in rigid(place)]
-    assert found == ["1", "3", "4", "SECONDS", "SECONDS", "5", "6", "7", "2 * limit"]
+    assert found == ["1", "3", "4", "SECONDS", "SECONDS", "5", "6", "7", "2 * limit", "httpx.get"]
 
 
 def test_bounds_follow_the_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,11 +165,11 @@ def test_bounds_follow_the_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(patience, "_LOAD", load)
     monkeypatch.setattr(patience, "CORES", 2)
     load.write_text("0.10 9.00 9.00 1/300 4711\n")
-    assert seconds(2) == 2 * patience.LEAST
+    assert seconds(2) == 2 * patience.MARGIN
     load.write_text("0.10 0.00 0.00 20/300 4711\n")
-    assert slowness() == 11, "those that run now"
+    assert slowness() == 10 * patience.MARGIN, "those that run now"
     load.write_text("20.00 0.00 0.00 1/300 4711\n")
-    assert seconds(2) == 22, "those that ran in the last minute"
+    assert seconds(2) == 20 * patience.MARGIN, "those that ran in the last minute"
 
 
 def test_a_wait_goes_on_for_longer_when_the_load_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -430,7 +430,10 @@ def test_without_a_quorum_a_change_is_unknown_and_status_still_shows(at: Run, th
         endpoint = ("--endpoints", three[left].url)
         until(lambda: at(*endpoint, "endpoint", "health").status == 4, f"{left} is not healthy")
         until(lambda: at(*endpoint, "endpoint", "status").rows[0][-1] == "knows no leader", left)
-        told = at(*endpoint, "--timeout", "1", "member", "update", left, three.peer_url(left))
+        for limit in ("1", "5", "25"):  # on a slow machine the first may pass before anything is sent
+            told = at(*endpoint, "--timeout", limit, "member", "update", left, three.peer_url(left))
+            if told.status == 5:
+                break
         assert told.status == 5
         assert "outcome unknown" in told.err
     finally:
