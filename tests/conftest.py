@@ -10,7 +10,7 @@ import ipaddress
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 import pytest_timeout  # type: ignore[import-untyped]  # it has no types
@@ -18,10 +18,6 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.patience import seconds
 from tests.support.peers import missing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 REFERENCE: Final = ROOT.parent / "shared" / "reference"
@@ -48,6 +44,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "l
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what cannot run here; each reason says what would make it run."""
+    _border.open = item.get_closest_marker("root") is not None  # also for fixtures of the module
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root, for network namespaces or mounts")
     if item.get_closest_marker("shared") and not REFERENCE.is_dir():
@@ -102,10 +99,3 @@ def _stays_here(host: str) -> bool:
 
 _border = _Border()
 sys.addaudithook(_border)
-
-
-@pytest.fixture(autouse=True)
-def _border_control(request: pytest.FixtureRequest) -> Iterator[None]:
-    _border.open = request.node.get_closest_marker("root") is not None
-    yield
-    _border.open = False

@@ -8,7 +8,6 @@ were written down from Debian's etcd 3.4.23.
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import subprocess
@@ -19,6 +18,7 @@ from urllib.parse import quote
 import pytest
 
 from netstore.disk.datadir import read_token
+from tests.support.cluster import FORM, exchange
 from tests.support.daemon import Daemon, free_port, start_netstored
 from tests.support.patience import Deadline, seconds
 from tests.support.peers import etcdctl, start_etcd
@@ -278,16 +278,9 @@ class Counting:
 
 def ask(store: Daemon, method: str, path: str, form: str | None = None) -> tuple[Message, bytes]:
     """One request without any client: header and body of its answer, which must be a success."""
-    connection = http.client.HTTPConnection(store.host, store.port, timeout=seconds(10))
-    try:
-        fields = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
-        connection.request(method, f"/v2/keys{path}", body=form, headers=fields)
-        answer = connection.getresponse()
-        body = answer.read()
-        assert answer.status in {200, 201}, body
-        return answer.headers, body
-    finally:
-        connection.close()
+    answer = exchange(store, method, f"/v2/keys{path}", form, FORM if form else {})
+    assert answer.status in {200, 201}, answer.raw
+    return answer.headers, answer.raw
 
 
 def index_of(store: Daemon) -> int:

@@ -8,9 +8,9 @@ import re
 import shutil
 import socket
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from email.message import Message
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
@@ -34,41 +34,57 @@ START_SECONDS: Final = 60.0
 """How long a member may take until it serves, with the others starting beside it on busy cores."""
 
 
+FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
 @dataclass
 class Answer:
     """What a member answered: status 0 when it did not."""
 
     status: int
-    body: Any = None
-    seconds: float = 0.0
+    headers: Message = field(default_factory=Message)
+    raw: bytes = b""
+
+    @property
+    def body(self) -> Any:
+        """The value of the JSON, or the text if it is none."""
+        try:
+            return json.loads(self.raw)
+        except ValueError:
+            return self.raw.decode(errors="replace")
+
+
+def exchange(
+    daemon: Daemon,
+    method: str,
+    path: str,
+    body: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    *,
+    limit: float = 12.0,
+) -> Answer:
+    """One request over a connection of its own, from inside the member's network namespace if it has one."""
+
+    def ask() -> Answer:
+        connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(limit))
+        try:
+            connection.request(method, path, None if body is None else body.encode(), dict(fields or {}))
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read())
+        finally:
+            connection.close()
+
+    return ask() if daemon.netns is None else inside(daemon.netns, ask)
 
 
 def request(daemon: Daemon, method: str, path: str, limit: float = 12.0, **form: object) -> Answer:
-    """One request over a connection of its own, from inside the member's network namespace if it has one.
-    Never raises for what the other side does.
-    """
-    if daemon.netns is not None:
-        return inside(daemon.netns, lambda: _request(daemon, method, path, limit, form))
-    return _request(daemon, method, path, limit, form)
-
-
-def _request(daemon: Daemon, method: str, path: str, limit: float, form: dict[str, object]) -> Answer:
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(limit))
-    began = time.monotonic()
+    """A request with this form, if any. Never raises for what the other side does."""
     try:
-        fields = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
-        connection.request(method, path, urlencode(form) if form else None, fields)
-        answer = connection.getresponse()
-        text = answer.read()
+        if form:
+            return exchange(daemon, method, path, urlencode(form), FORM, limit=limit)
+        return exchange(daemon, method, path, limit=limit)
     except (OSError, http.client.HTTPException):
-        return Answer(0, None, time.monotonic() - began)
-    finally:
-        connection.close()
-    try:
-        body = json.loads(text)
-    except ValueError:
-        body = text.decode(errors="replace")
-    return Answer(answer.status, body, time.monotonic() - began)
+        return Answer(0)
 
 
 def put(daemon: Daemon, key: str, value: str, limit: float = 12.0) -> Answer:
