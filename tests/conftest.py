@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.patience import seconds
 from tests.support.peers import missing
+from tests.support.units import UnitScheduling
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 REFERENCE: Final = ROOT.parent / "shared" / "reference"
@@ -62,6 +63,12 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
     """The limit of a whole test grows with the load of the machine, too."""
     limit = settings._replace(timeout=seconds(settings.timeout))
     return bool(pytest_timeout.pytest_timeout_set_timer(item, limit))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> UnitScheduling:
+    """What workers get at a time."""
+    return UnitScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

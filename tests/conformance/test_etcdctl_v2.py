@@ -39,7 +39,7 @@ SYNC: Final[tuple[str, ...]] = ()
 
 @dataclass(frozen=True)
 class Step:
-    """One call of etcdctl and all that can be seen of it."""
+    """One call of etcdctl: its arguments, exit status and output."""
 
     words: tuple[str, ...]
     out: str = ""
@@ -424,7 +424,7 @@ def test_cluster_health_and_member_list_know_the_one_member(store: Daemon) -> No
 
 
 def test_members_are_changed_and_refused_in_the_same_words(store: Daemon) -> None:
-    """Nothing that takes the quorum of an etcd of one member with it."""
+    """Only changes that do not take the quorum away from an etcd of one member."""
     listed = etcdctl(store.url, "member", "list").stdout
     own = listed.partition(":")[0]
     peer = re.findall(r"peerURLs=(\S+)", listed)[0]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.peer, pytest.mark.xdist_group("etcdctl-v3")]
+pytestmark = [pytest.mark.peer]
 
 LIMIT: Final = 20.0
 
@@ -38,7 +38,7 @@ POD: Final = '{"kind":"Pod","apiVersion":"v1","metadata":{"name":"web-0","namesp
 
 @dataclass(frozen=True)
 class Said:
-    """All that a call of etcdctl leaves behind."""
+    """Exit status and output of a call of etcdctl."""
 
     code: int
     out: str

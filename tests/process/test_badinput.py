@@ -221,7 +221,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all room of a small disk; the file to remove to give it back."""
+    """Fill a small disk; returns the file whose removal frees it."""
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
@@ -286,7 +286,7 @@ def test_full_log_disk_stops_writes_and_heals(tmp_path: Path, disk: Path) -> Non
 
 
 def test_port_reserved_for_tests_is_free() -> None:
-    """The support code's own promise: nobody listens on a port it gives, and it gives each once."""
+    """`free_port` returns ports that nobody listens on, and each only once."""
     ports = [free_port() for _ in range(20)]
     assert len(set(ports)) == len(ports)
     for port in ports:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 SHORT_LOG = ("--snapshot-count", "10")
 
 
@@ -199,7 +197,7 @@ def test_a_member_whose_state_differs_stops(cluster: Members) -> None:
 
 
 def rewrite(state: Path, key: bytes, old: bytes, new: bytes) -> None:
-    """Change a stored value behind the back of a stopped member, so that all checksums fit."""
+    """Change a stored value of a stopped member, with valid checksums."""
     found = Tables.read(state)
     names = found.names
     found.close()
@@ -215,7 +213,7 @@ def rewrite(state: Path, key: bytes, old: bytes, new: bytes) -> None:
 
 
 def stored_at(segment: Path, word: bytes) -> int:
-    """Where a segment has this word, under whatever mask (contrib/doc/format-wal.md)."""
+    """The offset of this word in a segment, whose records are masked (contrib/doc/format-wal.md)."""
     data = segment.read_bytes()
     return max(data.find(bytes(byte ^ mask for byte in word)) for mask in range(256))
 

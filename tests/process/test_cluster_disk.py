@@ -13,7 +13,7 @@ from tests.support.patience import until
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.root]
 
 DISK_MIB: Final = 140
 """Two segments of the log and a little more."""

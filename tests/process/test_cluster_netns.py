@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("cluster-netns")]
+pytestmark = [pytest.mark.root]
 
 NODES: Final = 4
 """Three for the cluster, one for strangers."""
@@ -39,7 +39,7 @@ class Authority:
         made.cert_chain_pems[0].write_to_path(self._folder / f"{name}.pem")
 
     def flags(self, name: str) -> tuple[str, ...]:
-        """What makes a member use them."""
+        """The flags with which a member uses its certificate."""
         return (
             *("--peer-cert-file", str(self._folder / f"{name}.pem")),
             *("--peer-key-file", str(self._folder / f"{name}-key.pem")),

@@ -1,4 +1,4 @@
-"""A member whose thread falls ends and says so, instead of going on without it."""
+"""A member in which a thread fails ends with the reason, instead of going on without it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ VALUE = b"ABCDEF" * 400_000
 
 
 def put(daemon: Daemon, number: int) -> bytes:
-    """The status line of a write that is sent whole, whatever is answered meanwhile."""
+    """The status line of a write; the whole body is sent before the answer is read."""
     with socket.create_connection((daemon.host, daemon.port), timeout=seconds(120)) as client:
         client.sendall(
             b"PUT /v2/keys/k%d HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
@@ -30,7 +30,7 @@ def put(daemon: Daemon, number: int) -> bytes:
 
 
 def test_large_forms_sent_at_once_are_all_written(tmp_path: Path) -> None:
-    """Eight times the memory that clients' connections have. None waits for another that waits for it."""
+    """Together eight times the memory budget of client connections; the requests do not deadlock."""
     with (
         start_netstored(tmp_path, "--memory-budget", str(64 << 20)) as daemon,
         ThreadPoolExecutor(CLIENTS) as pool,

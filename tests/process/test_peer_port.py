@@ -1,4 +1,4 @@
-"""The peer port of real members without TLS: who may say something there, and what it costs who may not."""
+"""The peer port of real members without TLS: who is admitted there, and what others can and cannot do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from netstore.raft.messages import Message
     from tests.support.daemon import Daemon
 
-pytestmark = pytest.mark.xdist_group("peerport")
 
 WEAK = "etcd-cluster"
 
@@ -71,7 +70,7 @@ class Caller:
         self.read = b""
 
     def greet(self, hello: Hello, token: str) -> Welcome | None:
-        """Greet as who knows this token; the answer, None when there was none."""
+        """Do the handshake with this token; the answer, None when there was none."""
         said = hello.encode()
         self.sock.sendall(said)
         answer = self.answer()
@@ -128,7 +127,7 @@ def terms(daemon: Daemon) -> int:
 
 
 def absurd(sender: NodeId, to: NodeId) -> list[Message]:
-    """What ends a member that believes it, or upsets its cluster."""
+    """Messages that would end a member that believes them, or disturb its cluster."""
     far = (1 << 40, MAX_NUMBER - 1, MAX_NUMBER, 2**64 - 1)
     return [
         *(Heartbeat(sender, to, Term(term), Index(0), 0) for term in far),
@@ -361,7 +360,7 @@ def test_one_more_for_a_cluster_that_began_alone_is_told_at_once_where_its_token
 
 
 def test_who_is_answered_anything_does_not_begin_without_its_memory(tmp_path: Path) -> None:
-    """Who is there may be its cluster, busy or half started, in which it has voted before."""
+    """The process that listens there may be a member of its cluster, in which it has voted before."""
     with Members(tmp_path, 1) as members, socket.socket() as other:
         port = int(members.peer_url("b").rpartition(":")[2])
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

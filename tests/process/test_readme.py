@@ -18,7 +18,7 @@ from tests.conftest import IN_CI
 from tests.support.daemon import ROOT, clean_environment, is_healthy
 from tests.support.patience import seconds, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("readme")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 URL: Final = "http://127.0.0.1:2379"
 START_SECONDS: Final = 300.0

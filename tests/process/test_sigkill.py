@@ -2,7 +2,7 @@
 
 Writers load a real daemon over keep-alive connections and note every answer. The daemon is killed at a random
 moment, started again on the same folder, and its whole tree is compared with the notes: an acknowledged write
-is there; one that was under way when the lights went out may be there or not; nothing is older than
+is there; one without an answer may be there or not; nothing is older than
 acknowledged; the store's index never goes back. Some of the kills hit a daemon that is only just starting.
 """
 

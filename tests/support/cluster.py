@@ -30,6 +30,9 @@ PACE: Final = ("--heartbeat-interval", "40", "--election-timeout", "400")
 """Fast enough that a test does not wait for elections, slow enough for two busy cores."""
 
 
+TRY_SECONDS: Final = 1.0
+"""How long an answer may take that is asked for again when none came."""
+
 START_SECONDS: Final = 60.0
 """How long a member may take until it serves, with the others starting beside it on busy cores."""
 
@@ -99,9 +102,10 @@ def get(daemon: Daemon, key: str, query: str = "") -> str | None:
 
 
 def write(daemon: Daemon, key: str, value: str) -> None:
-    """Write a key, and insist."""
+    """Write a key; repeated until it is acknowledged."""
     until(
-        lambda: put(daemon, key, value, 3.0).status in (200, 201), f"{key}={value} is written at {daemon.url}"
+        lambda: put(daemon, key, value, TRY_SECONDS).status in (200, 201),
+        f"{key}={value} is written at {daemon.url}",
     )
 
 
@@ -190,11 +194,11 @@ class Members:
         return ("--join", self.peer_url(at), *(() if found is None else ("--join-token", found)))
 
     def wipe(self, name: str) -> None:
-        """Take a stopped member's data away."""
+        """Remove a stopped member's data folder."""
         shutil.rmtree(self.daemons[name].data_dir)
 
     def wipe_if_there(self, name: str) -> None:
-        """Take away what an earlier life of a member left."""
+        """Remove the data folder of an earlier member of this name, if any."""
         shutil.rmtree(self.folder / f"{name}.data", ignore_errors=True)
 
     def running(self) -> list[Daemon]:
@@ -227,19 +231,19 @@ class Members:
 
 def leader_of(daemon: Daemon) -> str:
     """The name of the leader this member follows; empty when it knows none."""
-    answer = request(daemon, "GET", "/v2/members/leader", 3.0)
+    answer = request(daemon, "GET", "/v2/members/leader", TRY_SECONDS)
     return str(answer.body["name"]) if answer.status == 200 else ""
 
 
 def listed(daemon: Daemon) -> list[dict[str, Any]]:
     """The members, as this one lists them."""
-    answer = request(daemon, "GET", "/v2/members", 3.0)
+    answer = request(daemon, "GET", "/v2/members", TRY_SECONDS)
     return list(answer.body["members"]) if answer.status == 200 else []
 
 
 def healthy(daemon: Daemon) -> bool:
     """`/health` answers 200 now."""
-    return request(daemon, "GET", "/health", 3.0).status == 200
+    return request(daemon, "GET", "/health", TRY_SECONDS).status == 200
 
 
 def converged(members: Members, key: str, value: str) -> None:
@@ -253,7 +257,7 @@ def converged(members: Members, key: str, value: str) -> None:
 
 
 def cut_before(daemon: Daemon) -> int:
-    """The first entry that the log of a member still has, as it told last; 0 when it told of none."""
+    """The first index that the member's log still has, by its last `log_compacted` line; 0 without one."""
     told = re.findall(r'"log_compacted".*"before": (\d+)', daemon.log)
     return int(told[-1]) if told else 0
 

@@ -31,7 +31,7 @@ START_SECONDS: Final = 20.0
 """How long a process may take until it serves; generous, because two cores run many tests at once."""
 
 STOP_SECONDS: Final = 15.0
-PROBE_SECONDS: Final = 2.0
+PROBE_SECONDS: Final = 1.0
 
 FIRST_PORT: Final = 20_000
 LAST_PORT: Final = 32_000
@@ -107,7 +107,7 @@ class Daemon:
             raise AssertionError(f"not stopped {limit} s after SIGTERM; it wrote:\n{self.log}") from None
 
     def kill(self) -> None:
-        """End it at once, as a power switch does for a process: nothing of its own runs any more."""
+        """End it with SIGKILL: none of its own code runs any more."""
         self.process.kill()
         self.process.wait(seconds(STOP_SECONDS))
 
@@ -276,7 +276,7 @@ def _spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Pat
 
 @atexit.register
 def _end_what_was_left() -> None:
-    """A test that broke before its `with` block must not leave a store behind."""
+    """Kill stores of tests that failed before their `with` block."""
     for process in _spawned:
         if process.poll() is None:
             process.kill()

@@ -185,7 +185,7 @@ class Recorder:
         until(reached, f"{calls} more calls are answered {what}", LONGEST_WAIT)
 
     def waited_in_vain(self, name: str, what: str) -> None:
-        """Wait until one more call at this member had no answer."""
+        """Wait until one more call at this member got no answer."""
         before = self.unheard[name]
         until(lambda: self.unheard[name] > before, f"a call goes unanswered {what}", LONGEST_WAIT)
 
@@ -271,7 +271,7 @@ class _Connection:
 
 
 class _Asker:
-    """Asks one member until it has reason to ask another one."""
+    """Sends calls to one member; to another one after a failure, and now and then."""
 
     def __init__(self, recorder: Recorder, random: Random, number: int = 0) -> None:
         self._recorder = recorder
@@ -319,7 +319,7 @@ class _Asker:
 
 
 class _Client(threading.Thread):
-    """One call at a time, at some member, until there are to be no more."""
+    """A client thread: one call at a time, until the recorder is over."""
 
     def __init__(self, recorder: Recorder, number: int) -> None:
         super().__init__(name=f"client {number}", daemon=True)
@@ -363,7 +363,7 @@ class _Client(threading.Thread):
 
 
 class _Watcher(threading.Thread):
-    """Follows everything at one member by long polls, each taking up where the last one ended."""
+    """A watcher thread: follows all changes at one member by long polls, without a gap."""
 
     def __init__(self, recorder: Recorder, name: str) -> None:
         super().__init__(name=f"watcher at {name}", daemon=True)

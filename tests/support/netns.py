@@ -262,7 +262,7 @@ class RunningAgent:
         return self.process.wait(seconds(limit))
 
     def end(self) -> None:
-        """Whatever it does, it is gone afterwards."""
+        """Kill it if it still runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(seconds(LIMIT))
