@@ -1,7 +1,7 @@
 """What pytest-xdist hands to a worker at a time: one test, or all tests of a file that share a store.
 
-Its own marks (`xdist_group`) do not serve: version 3.8 writes the group into a name that pytest 9.2 does not
-read any more, so that every worker started every store.
+Its own mark for groups does not serve: version 3.8 writes the group into a name that pytest 9.2 does not read
+any more, so that every worker started every store.
 """
 
 from __future__ import annotations
