@@ -10,15 +10,15 @@ import ipaddress
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import pytest
+import pytest_timeout  # type: ignore[import-untyped]  # it has no types
 from hypothesis import HealthCheck, settings
 
+from tests.support.patience import seconds
 from tests.support.peers import missing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.support.units import UnitScheduling
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 REFERENCE: Final = ROOT.parent / "shared" / "reference"
@@ -28,23 +28,24 @@ DEFAULT_PEERS: Final = ("etcd", "etcdctl")
 
 IN_CI: Final = os.environ.get("CI", "").lower() in {"1", "true"}
 
-# No deadline in any profile: two cores shared by many tests say nothing about how fast an example is.
-settings.register_profile("local", deadline=None, print_blob=True)
+# No profile judges how long an example takes: that says more about what else the machine does.
+settings.register_profile(
+    "local", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile(
     "ci",
-    deadline=None,
-    print_blob=True,
+    settings.get_profile("local"),
     max_examples=100,
     derandomize=True,  # a change is judged by what it changes, not by the luck of the run that lands it
     database=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=5_000)
+settings.register_profile("thorough", settings.get_profile("local"), max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what cannot run here; each reason says what would make it run."""
+    _border.open = item.get_closest_marker("root") is not None  # also for fixtures of the module
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root, for network namespaces or mounts")
     if item.get_closest_marker("shared") and not REFERENCE.is_dir():
@@ -55,6 +56,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.fail(reason, pytrace=False)
         if reason:
             pytest.skip(reason)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
+    """The limit of a whole test grows with the load of the machine, too."""
+    limit = settings._replace(timeout=seconds(settings.timeout))
+    return bool(pytest_timeout.pytest_timeout_set_timer(item, limit))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> UnitScheduling:
+    """What workers get at a time."""
+    return UnitScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -92,10 +106,3 @@ def _stays_here(host: str) -> bool:
 
 _border = _Border()
 sys.addaudithook(_border)
-
-
-@pytest.fixture(autouse=True)
-def _border_control(request: pytest.FixtureRequest) -> Iterator[None]:
-    _border.open = request.node.get_closest_marker("root") is not None
-    yield
-    _border.open = False

@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from tests.support.daemon import ROOT
+from tests.support.patience import seconds
 
 LOOKS: Final = """
 import gc
@@ -83,7 +84,7 @@ def _run(program: str) -> tuple[int, ...]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds(60),
     )
     return tuple(map(int, run.stdout.split()))
 

@@ -16,7 +16,7 @@ from contrib.bench import keys
 from contrib.bench.report import Row, Table, progress
 from tests.support.cluster import Members, converged, write
 from tests.support.daemon import Daemon, spawn
-from tests.support.netns import until
+from tests.support.patience import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

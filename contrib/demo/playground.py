@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from tests.support.daemon import ROOT, clean_environment
+from tests.support.patience import Deadline, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,14 +143,14 @@ class Playground:
 
     def wait(self, what: str, happened: Callable[[], bool]) -> float:
         """Wait until it happened; the seconds it took. A process that ends meanwhile is an error."""
-        begun = time.monotonic()
+        begun, deadline = time.monotonic(), Deadline(WAIT_SECONDS)
         while not happened():
             for process in self._processes:
                 if process.poll() is not None:
                     raise DemoError(f"waiting for {what}: a program ended\n{self.logs()}")
-            if time.monotonic() - begun > WAIT_SECONDS:
-                raise DemoError(f"waited {WAIT_SECONDS:.0f} s for {what}\n{self.logs()}")
-            time.sleep(POLL_SECONDS)
+            if deadline.passed():
+                raise DemoError(f"not within {deadline}: {what}\n{self.logs()}")
+            time.sleep(POLL_SECONDS)  # fixed: between two looks
         return time.monotonic() - begun
 
     def logs(self) -> str:
@@ -173,7 +174,7 @@ class Playground:
             process.send_signal(signal.SIGTERM)
         for process in self._processes:
             try:
-                process.wait(STOP_SECONDS)
+                process.wait(seconds(STOP_SECONDS))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

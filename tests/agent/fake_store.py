@@ -54,7 +54,7 @@ class FakePoll:
 
     async def event(self, limit: float) -> Answer | None:
         store = self._store
-        with trio.move_on_after(limit):
+        with trio.move_on_after(limit):  # fixed: by the clock of the test
             while True:
                 if self._told is not None:
                     await trio.lowlevel.checkpoint()
@@ -180,7 +180,7 @@ class FakeStore:
             ends = [kept.expires for kept in self.files.values() if kept.expires is not None]
             with trio.move_on_at(min(ends, default=math.inf)):
                 await self.changed.wait()
-            await trio.sleep(0.5)
+            await trio.sleep(0.5)  # fixed: by the clock of the test
             for name, kept in list(self.files.items()):
                 if kept.expires is not None and kept.expires <= trio.current_time():
                     self.remove(name, "expire")
@@ -193,7 +193,7 @@ class FakeStore:
         return key == folder or key.startswith(f"{folder}/") or gone
 
     async def _arrive(self) -> None:
-        await trio.sleep(0.001)
+        await trio.sleep(0.001)  # fixed: by the clock of the test
         if self.down:
             raise Unreachable([("http://store", "connection refused")], outcome_known=True)
 

@@ -66,7 +66,7 @@ def scene() -> Scene:
 
 
 async def settle(seconds: float = 0.1) -> None:
-    await trio.sleep(seconds)
+    await trio.sleep(seconds)  # fixed: by the clock of the test
 
 
 @pytest.mark.trio

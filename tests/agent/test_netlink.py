@@ -13,7 +13,8 @@ from netstore.agent.kernel import KernelError
 from netstore.agent.netlink import BATCH, Netlink
 from netstore.agent.routeplan import PROTOCOL, AddRoute, DeleteRoute, Route
 from netstore.network.addresses import Subnet, parse_ip, show_ip
-from tests.support.netns import Wire, inside
+from tests.support.inside import inside
+from tests.support.netns import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

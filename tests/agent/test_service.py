@@ -58,7 +58,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.agent._run)
             nursery.start_soon(self.store.expire)
-            await trio.sleep(2)
+            await trio.sleep(2)  # fixed: by the clock of the test
             yield
             nursery.cancel_scope.cancel()
 

@@ -20,6 +20,7 @@ from netstore.cli import netstorectl
 from netstore.cli.commands.failures import Exit, Failure
 from netstore.cli.commands.options import SHARED_OPTIONS, Command, Group
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 from tests.support.peers import start_etcd
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def program(
         input=stdin,
         capture_output=True,
         env=surroundings(environment),
-        timeout=SECONDS,
+        timeout=seconds(SECONDS),
         check=False,
     )
 
@@ -147,7 +148,11 @@ def test_help_and_usage_errors_load_nothing_slow() -> None:
         "print(sorted({'trio', 'httpx', 'rich', 'ssl', 'json.tool'} & set(sys.modules)), file=sys.stderr)\n"
     )
     told = subprocess.run(
-        (sys.executable, "-c", script), capture_output=True, env=surroundings(), timeout=SECONDS, check=True
+        (sys.executable, "-c", script),
+        capture_output=True,
+        env=surroundings(),
+        timeout=seconds(SECONDS),
+        check=True,
     )
     assert told.stderr.splitlines()[-1] == b"[]"
 
@@ -164,7 +169,7 @@ def test_rich_is_loaded_for_tables_only(store: str) -> None:
             (sys.executable, "-c", script, form),
             capture_output=True,
             env=surroundings(),
-            timeout=SECONDS,
+            timeout=seconds(SECONDS),
             check=True,
         )
         assert told.stderr == loaded
@@ -182,7 +187,7 @@ def test_a_reader_that_has_gone_is_no_error(store: str) -> None:
             stdout=beginning,
             stderr=subprocess.PIPE,
             env=surroundings(),
-            timeout=SECONDS,
+            timeout=seconds(SECONDS),
             check=False,
         )
     finally:
@@ -198,7 +203,7 @@ def test_an_answer_that_does_not_fit_is_told(store: str, words: tuple[str, ...])
             stdout=full,
             stderr=subprocess.PIPE,
             env=surroundings(),
-            timeout=SECONDS,
+            timeout=seconds(SECONDS),
             check=False,
         )
     assert (told.returncode, told.stderr) == (
@@ -241,7 +246,7 @@ def on_a_terminal(words: Sequence[str], columns: int = 60) -> tuple[int, str]:
             pass  # how Linux tells that the other side of a terminal is closed
         finally:
             os.close(control)
-        status = process.wait(SECONDS)
+        status = process.wait(seconds(SECONDS))
     return status, b"".join(pieces).decode().replace("\r\n", "\n")
 
 
@@ -280,7 +285,7 @@ def test_an_interrupted_watch_ends_quietly(store: str) -> None:
         assert process.stderr is not None
         watching = process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(timeout=seconds(SECONDS))
     assert b"wait=true" in watching
     assert (process.returncode, out, err) == (130, b"", b"")
 
@@ -302,7 +307,7 @@ def test_events_are_printed_as_they_happen(store: str) -> None:
             assert ready, "the event is told before the next one happens"
             assert process.stdout.readline().decode().split("\t")[3] == f"{value}\n"
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=SECONDS)
+        process.communicate(timeout=seconds(SECONDS))
     assert process.returncode == 130
 
 
@@ -370,7 +375,7 @@ def test_examples_of_the_manual_do_what_it_shows(store: str, tmp_path: Path) -> 
         env=surroundings({"NETSTORE_ENDPOINTS": store, "PATH": f"{tmp_path}:{os.environ['PATH']}"}),
         capture_output=True,
         text=True,
-        timeout=2 * SECONDS,
+        timeout=seconds(2 * SECONDS),
         check=True,
     )
     seen = told.stdout.split(f"{mark}\n")

@@ -8,11 +8,9 @@ were written down from Debian's etcd 3.4.23.
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import subprocess
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -20,7 +18,9 @@ from urllib.parse import quote
 import pytest
 
 from netstore.disk.datadir import read_token
+from tests.support.cluster import FORM, exchange
 from tests.support.daemon import Daemon, free_port, start_netstored
+from tests.support.patience import Deadline, seconds
 from tests.support.peers import etcdctl, start_etcd
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ SYNC: Final[tuple[str, ...]] = ()
 
 @dataclass(frozen=True)
 class Step:
-    """One call of etcdctl and all that can be seen of it."""
+    """One call of etcdctl: its arguments, exit status and output."""
 
     words: tuple[str, ...]
     out: str = ""
@@ -278,16 +278,9 @@ class Counting:
 
 def ask(store: Daemon, method: str, path: str, form: str | None = None) -> tuple[Message, bytes]:
     """One request without any client: header and body of its answer, which must be a success."""
-    connection = http.client.HTTPConnection(store.host, store.port, timeout=10)
-    try:
-        fields = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
-        connection.request(method, f"/v2/keys{path}", body=form, headers=fields)
-        answer = connection.getresponse()
-        body = answer.read()
-        assert answer.status in {200, 201}, body
-        return answer.headers, body
-    finally:
-        connection.close()
+    answer = exchange(store, method, f"/v2/keys{path}", form, FORM if form else {})
+    assert answer.status in {200, 201}, answer.raw
+    return answer.headers, answer.raw
 
 
 def index_of(store: Daemon) -> int:
@@ -350,13 +343,13 @@ def watching(url: str, *words: str) -> subprocess.Popen[str]:
 
 def until_done(process: subprocess.Popen[str], change: Callable[[], object]) -> tuple[str, str]:
     """Repeat `change` until the process has ended by itself; its output."""
-    deadline = time.monotonic() + WATCH_SECONDS
+    deadline = Deadline(WATCH_SECONDS)
     while True:
         change()
         try:
-            return process.communicate(timeout=0.2)
+            return process.communicate(timeout=0.2)  # fixed: then the change is made again
         except subprocess.TimeoutExpired:
-            if time.monotonic() > deadline:
+            if deadline.passed():
                 process.kill()
                 process.communicate()
                 raise
@@ -379,7 +372,7 @@ def test_watch_that_goes_on_misses_nothing(emptied: Daemon) -> None:
         seen = [process.stdout.readline() for _ in range(2 * count)]
     finally:
         process.terminate()
-        process.communicate(timeout=WATCH_SECONDS)
+        process.communicate(timeout=seconds(WATCH_SECONDS))
     assert "".join(seen) == "".join(f"[set] /many/{number}\n{number}\n" for number in range(count))
 
 
@@ -431,7 +424,7 @@ def test_cluster_health_and_member_list_know_the_one_member(store: Daemon) -> No
 
 
 def test_members_are_changed_and_refused_in_the_same_words(store: Daemon) -> None:
-    """Nothing that takes the quorum of an etcd of one member with it."""
+    """Only changes that do not take the quorum away from an etcd of one member."""
     listed = etcdctl(store.url, "member", "list").stdout
     own = listed.partition(":")[0]
     peer = re.findall(r"peerURLs=(\S+)", listed)[0]
@@ -481,7 +474,7 @@ def test_a_member_added_by_etcdctl_starts_as_it_says_and_votes(tmp_path: Path) -
             assert etcdctl(second.url, "get", "--quorum", "/k").stdout == "1\n"
             removed = etcdctl(second.url, "member", "remove", added[1])
             assert removed.stdout == f"Removed member {added[1]} from cluster\n"
-            assert second.process.wait(20) != 0
+            assert second.process.wait(seconds(20)) != 0
         assert etcdctl(first.url, "cluster-health").stdout.endswith("cluster is healthy\n")
 
 

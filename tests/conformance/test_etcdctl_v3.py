@@ -21,6 +21,7 @@ import pytest
 
 from netstore.proto.rpc_pb2 import NOSPACE, AlarmRequest, PutRequest
 from tests.support.daemon import Daemon, free_port, launch, start_netstored
+from tests.support.patience import seconds
 from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.peer, pytest.mark.xdist_group("etcdctl-v3")]
+pytestmark = [pytest.mark.peer]
 
 LIMIT: Final = 20.0
 
@@ -37,7 +38,7 @@ POD: Final = '{"kind":"Pod","apiVersion":"v1","metadata":{"name":"web-0","namesp
 
 @dataclass(frozen=True)
 class Said:
-    """All that a call of etcdctl leaves behind."""
+    """Exit status and output of a call of etcdctl."""
 
     code: int
     out: str
@@ -90,7 +91,7 @@ class Etcdctl:
             env=self.environment,
             input=stdin.encode(),
             capture_output=True,
-            timeout=LIMIT,
+            timeout=seconds(LIMIT),
             check=False,
         )
         # The client library logs its retries before the error that counts.
@@ -105,7 +106,7 @@ class Etcdctl:
             command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             signal.signal(signal.SIGALRM, lambda *_: process.kill())
-            signal.alarm(int(LIMIT))
+            signal.alarm(int(seconds(LIMIT)))
             try:
                 assert process.stdout is not None
                 for line in process.stdout:

@@ -17,6 +17,7 @@ from netstore.net.http2 import PREFACE, frame
 from tests.support.certificates import Certificates
 from tests.support.daemon import Daemon, free_port, start_netstored
 from tests.support.h2client import REQUEST, Headers, block
+from tests.support.patience import seconds
 from tests.support.peers import start_etcd
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def exchange(port: int, sent: bytes) -> tuple[dict[str, str], bytes, tuple[int, 
     """
     fields: dict[str, str] = {}
     body, data, decoder = b"", b"", Decoder()
-    with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds(SECONDS)) as sock:
         sock.sendall(PREFACE + frame(http2.SETTINGS, 0, 0) + sent)
         while True:
             while len(data) < 9 or len(data) < 9 + int.from_bytes(data[:3], "big"):
@@ -211,7 +212,12 @@ def test_etcdctl_sets_and_gets_over_tls(
 
     def run(*more: str) -> str:
         done = subprocess.run(
-            [*command, *more], env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+            [*command, *more],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds(SECONDS),
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -224,11 +230,11 @@ def test_both_schemes_serve_the_same_store(secured: tuple[Daemon, str], files: C
     daemon, url = secured
     context = files.context("http/1.1")
     host, _, number = url.removeprefix("https://").partition(":")
-    bare = socket.create_connection((host, int(number)), SECONDS)
+    bare = socket.create_connection((host, int(number)), seconds(SECONDS))
     with context.wrap_socket(bare, server_hostname=host) as sock:
         sock.sendall(b"PUT /v2/keys/both?value=x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         assert b" 201 " in sock.recv(65536)
     plain = int(daemon.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", plain), SECONDS) as sock:
+    with socket.create_connection(("127.0.0.1", plain), seconds(SECONDS)) as sock:
         sock.sendall(b"GET /v2/keys/both HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b'"value":"x"' in sock.recv(65536)

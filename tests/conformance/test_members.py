@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.cluster import exchange
 from tests.support.daemon import start_netstored
 from tests.support.peers import start_etcd
 
@@ -48,14 +48,9 @@ def ask(daemon: Daemon, method: str, path: str, body: str = "", fields: Any = JS
 
 
 def _raw(daemon: Daemon, method: str, path: str, body: str, fields: Any) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=20)
-    try:
-        connection.request(method, path, body.encode() or None, fields)
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, text
-    finally:
-        connection.close()
+    answer = exchange(daemon, method, path, body or None, fields)
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return answer.status, headers, answer.raw.decode()
 
 
 QUESTIONS = [

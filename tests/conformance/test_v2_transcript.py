@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import REFERENCE
 from tests.support.daemon import start_netstored
 from tests.support.local_member import LocalMember
+from tests.support.patience import seconds
 from tests.support.replay import LocalServer, LocalTime, LocalWatch, load_player
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def test_local_member_answers_as_recorded(name: str) -> None:
 def test_daemon_answers_as_recorded(tmp_path: Path) -> None:
     with start_netstored(tmp_path) as daemon:
         command = (sys.executable, str(REFERENCE / "replay_v2.py"), "--strict", daemon.url, str(TRANSCRIPT))
-        played = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+        played = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(110))
     assert re.search(r"^\d+ passed, \d+ failed$", played.stdout, re.MULTILINE), played.stderr
     failed = set(re.findall(r"^FAIL (\S+) ", played.stdout, re.MULTILINE))
     assert failed == EXPECTED_TO_FAIL.keys(), played.stdout

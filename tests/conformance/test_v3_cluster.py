@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,14 +25,13 @@ from netstore.proto.rpc_pb2 import (
     WatchRequest,
 )
 from tests.support.cluster import Members
+from tests.support.patience import seconds
 from tests.support.v3client import Refused, V3Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.v3client import Stream
-
-pytestmark = pytest.mark.xdist_group("v3-cluster")
 
 
 class Trio:
@@ -109,20 +109,28 @@ def test_watches_at_every_member_tell_the_same(trio: Trio) -> None:
 
 def test_a_lease_is_kept_alive_through_any_member(trio: Trio) -> None:
     follower, other = trio.followers
-    lease = follower.lease.LeaseGrant(LeaseGrantRequest(TTL=3)).ID
-    other.kv.Put(PutRequest(key=b"/leased", value=b"x", lease=lease))
-    with follower.lease.LeaseKeepAlive() as stream, other.watch.Watch() as watching:
-        watch(watching, b"/leased")
-        for _ in range(14):
-            stream.send(LeaseKeepAliveRequest(ID=lease))
-            assert stream.next().TTL == 3
-            with pytest.raises(AssertionError, match="nothing arrived"):
-                watching.next(0.3)
-        left = other.lease.LeaseTimeToLive(LeaseTimeToLiveRequest(ID=lease, keys=True))
-        assert (left.grantedTTL, list(left.keys)) == (3, [b"/leased"])
-        (event,) = watching.next().events
-        assert (event.type, event.kv.key) == (Event.DELETE, b"/leased")
-    assert follower.lease.LeaseTimeToLive(LeaseTimeToLiveRequest(ID=lease)).TTL == -1
+    life = math.ceil(seconds(1))
+    kept, alone = (follower.lease.LeaseGrant(LeaseGrantRequest(TTL=life)).ID for _ in range(2))
+    other.kv.Put(PutRequest(key=b"/kept", lease=kept))
+    other.kv.Put(PutRequest(key=b"/alone", lease=alone))
+    with (
+        follower.lease.LeaseKeepAlive() as stream,
+        other.watch.Watch() as of_kept,
+        other.watch.Watch() as of_alone,
+    ):
+        watch(of_kept, b"/kept")
+        watch(of_alone, b"/alone")
+        told = None
+        while told is None:
+            stream.send(LeaseKeepAliveRequest(ID=kept))
+            assert life == stream.next().TTL
+            told = of_alone.next_if_any(0.1)
+        assert [(event.type, event.kv.key) for event in told.events] == [(Event.DELETE, b"/alone")]
+        left = other.lease.LeaseTimeToLive(LeaseTimeToLiveRequest(ID=kept, keys=True))
+        assert (left.grantedTTL, list(left.keys)) == (life, [b"/kept"])
+        (event,) = of_kept.next(2 * life).events
+        assert (event.type, event.kv.key) == (Event.DELETE, b"/kept")
+    assert follower.lease.LeaseTimeToLive(LeaseTimeToLiveRequest(ID=kept)).TTL == -1
 
 
 def test_all_members_have_the_same_history(trio: Trio) -> None:

@@ -17,6 +17,7 @@ from netstore.proto.rpc_pb2 import (
     RequestOp,
     TxnRequest,
 )
+from tests.support.patience import seconds
 from tests.support.v3client import Refused, prefix_end
 
 if TYPE_CHECKING:
@@ -595,7 +596,7 @@ def test_methods_and_services_that_are_not_there(v3: V3Client) -> None:
         import grpc  # noqa: PLC0415 - the one test below the stubs
 
         try:
-            return method(b"", timeout=20)
+            return method(b"", timeout=seconds(20))
         except grpc.RpcError as error:
             raise Refused(error) from None
 

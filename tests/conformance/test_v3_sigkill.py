@@ -18,6 +18,7 @@ from netstore.proto.rpc_pb2 import (
     WatchRequest,
 )
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 from tests.support.v3client import Refused, V3Client
 
 if TYPE_CHECKING:
@@ -83,10 +84,10 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
             for thread in threads:
                 thread.start()
             for _ in range(ENOUGH):
-                assert enough.acquire(timeout=30)
+                assert enough.acquire(timeout=seconds(30))
             daemon.kill()
             for thread in threads:
-                thread.join(30)
+                thread.join(seconds(30))
             daemon.start_again()
             for writer in writers:
                 assert not done.keys() & writer.done.keys(), "a revision was given twice"

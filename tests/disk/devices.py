@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from netstore.disk.posix import PosixDevice
 from tests.disk.hand import PATIENCE, Hand
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,10 +56,7 @@ class Disk:
 def at_rest(disk: Disk) -> None:
     """Every write has its answer, and the writer sleeps."""
     disk.settle()
-    until = time.monotonic() + PATIENCE
-    while not disk.device._inbox._asleep:
-        assert time.monotonic() < until
-        time.sleep(0.0001)
+    until(lambda: disk.device._inbox._asleep, "the writer sleeps", PATIENCE)
 
 
 class Gate:
@@ -89,11 +86,11 @@ class Gate:
         if self._writer():
             self.calls.append("fdatasync")
             self._reached.set()
-            assert self._open.wait(PATIENCE)
+            assert self._open.wait(seconds(PATIENCE))
         self._real_sync(file)
 
     def wait(self) -> None:
-        assert self._reached.wait(PATIENCE)
+        assert self._reached.wait(seconds(PATIENCE))
 
     def open(self) -> None:
         self._open.set()

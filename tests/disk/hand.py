@@ -5,6 +5,8 @@ from __future__ import annotations
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
+from tests.support.patience import seconds
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,7 +26,7 @@ class Hand:
 
     def turn(self) -> None:
         """Run one call, waiting for it."""
-        call = self._calls.get(timeout=PATIENCE)
+        call = self._calls.get(timeout=seconds(PATIENCE))
         self.count += 1
         call()
 

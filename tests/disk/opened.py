@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from netstore.disk.engine import LmdbEngine
 from tests.disk.hand import PATIENCE, Hand
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,7 @@ def hold(engine: LmdbEngine, monkeypatch: pytest.MonkeyPatch) -> tuple[threading
 
     def put(*arguments: Any) -> None:
         reached.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(seconds(PATIENCE))
         real(*arguments)
 
     monkeypatch.setattr(engine._shared, "_put", put)

@@ -19,6 +19,7 @@ from netstore.types import Index
 from tests.disk.hand import PATIENCE
 from tests.disk.opened import TABLES, Answers, Opened, copied, hold
 from tests.disk.states import spoil
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,7 @@ def test_the_loop_reads_and_writes_while_a_commit_is_under_way(
     engine.write(Index(2), {("plain", b"a"): b"new", ("plain", b"c"): b"new"})
     first, second = Answers(), Answers()
     engine.sync(first)
-    assert reached.wait(PATIENCE)
+    assert reached.wait(seconds(PATIENCE))
     engine.write(Index(3), {("plain", b"c"): None, ("plain", b"d"): b"newest"})
     engine.sync(second)
     want = [(b"a", b"new"), (b"b", b"old"), (b"d", b"newest")]
@@ -114,7 +115,7 @@ def test_the_overlay_is_counted_by_bytes_committed_by_bytes_and_told_when_it_is_
     engine = opened.engine
     reached, go_on = hold(engine, monkeypatch)
     engine.write(Index(1), {("plain", b"a"): bytes(100_000)})
-    assert reached.wait(PATIENCE), "committed for its size, long before the interval"
+    assert reached.wait(seconds(PATIENCE)), "committed for its size, long before the interval"
     assert budget.used == 100_000 + 1 + CHANGE_COST
     index = 1
     while not engine.behind():

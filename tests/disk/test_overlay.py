@@ -16,6 +16,7 @@ from netstore.disk.tables import Tables
 from netstore.types import Index
 from tests.disk.hand import PATIENCE
 from tests.disk.opened import Opened, hold
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +112,7 @@ def test_what_waits_is_put_in_order_once_and_in_pieces(
     assert empty == count // engine_module.INDEX_STEP
     reached, go_on = hold(engine, monkeypatch)
     engine.write(Index(1), {})  # hands over
-    assert reached.wait(PATIENCE)
+    assert reached.wait(seconds(PATIENCE))
     assert engine._in_flight
     assert not engine._pending
     assert read(engine, work) == (expected, 0), "its order went with it"

@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from netstore.disk.posix import PosixDevice
 from netstore.seams import SyncFailed
 from tests.disk.devices import BLOCK, Disk, Gate, at_rest, failing
 from tests.disk.hand import PATIENCE, Hand
+from tests.support.patience import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,10 +121,7 @@ def test_answers_come_in_the_order_of_the_writes(disk: Disk, monkeypatch: pytest
     disk.write("a", b"first")
     at_rest(disk)
     disk.write("a", b"second")
-    until = time.monotonic() + PATIENCE
-    while not disk.device._inbox._asleep or disk.device._inbox:
-        assert time.monotonic() < until
-        time.sleep(0.0001)
+    until(lambda: disk.device._inbox._asleep and not disk.device._inbox, "the writer sleeps", PATIENCE)
     disk.write("a", b"held", held=True)
     disk.device.release()
     assert disk.settle() == [None] * 3

@@ -12,6 +12,7 @@ from tests.disk.hand import PATIENCE
 from tests.disk.opened import Opened
 from tests.disk.states import spoil
 from tests.support.member import Lines
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ class Patience:
 
 def run(scrubber: Scrubber) -> None:
     scrubber.start()
-    scrubber._thread.join(PATIENCE)
+    scrubber._thread.join(seconds(PATIENCE))
     assert not scrubber._thread.is_alive()
 
 

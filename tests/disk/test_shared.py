@@ -18,6 +18,7 @@ from netstore.types import Index
 from tests.disk.hand import PATIENCE
 from tests.disk.opened import LONG, Answers, Opened, copied, hold
 from tests.disk.states import raw, write
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,7 +205,7 @@ def test_a_copy_replaces_everything_also_what_was_not_committed(
     engine.write(Index(2), {("plain", b"old"): b"2"})
     answers = Answers()
     engine.sync(answers)
-    assert reached.wait(PATIENCE)
+    assert reached.wait(seconds(PATIENCE))
     engine.write(Index(3), {("plain", b"pending"): b"3"})
     engine.install(image, answers)
     assert answers.got == []

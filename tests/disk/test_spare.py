@@ -11,6 +11,7 @@ import pytest
 
 from tests.disk.devices import BLOCK, Disk, failing
 from tests.disk.hand import PATIENCE
+from tests.support.patience import seconds
 
 
 def test_a_new_file_is_filled_with_zeros_and_private(disk: Disk) -> None:
@@ -124,7 +125,9 @@ def test_asking_for_room_twice_keeps_no_write_waiting(disk: Disk, monkeypatch: p
 
     def slow(*arguments: Any, **options: Any) -> int:
         if threading.current_thread().name == "disk-filler":
-            assert answered.wait(PATIENCE), "the write waits for the second attempt, and that for the first"
+            assert answered.wait(seconds(PATIENCE)), (
+                "the write waits for the second attempt, and that for the first"
+            )
         return real(*arguments, **options)
 
     monkeypatch.setattr(os, "open", slow)

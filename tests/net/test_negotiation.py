@@ -23,6 +23,7 @@ from tests.support.certificates import Certificates
 from tests.support.h2client import REQUEST, block
 from tests.support.http import FakeOutput
 from tests.support.log import KeptLog
+from tests.support.patience import seconds
 from tests.support.toy import Served, toy_service
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def secured(files: Certificates) -> Iterator[Served]:
 
 
 def connect(served: Served) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS)
+    return socket.create_connection(("127.0.0.1", served.port), timeout=seconds(SECONDS))
 
 
 def connect_tls(served: Served, context: ssl.SSLContext) -> ssl.SSLSocket:
@@ -194,8 +195,8 @@ def test_grpc_over_tls_knows_who_calls(secured: Served, files: Certificates) -> 
     with secure_channel(secured, files) as channel:
         who: Any = channel.unary_unary("/toy.Toy/Who", None, None)
         big: Any = channel.unary_unary("/toy.Toy/Big", None, None)
-        assert who(b"", timeout=SECONDS).split(b" ")[1] == b"operator"
-        assert len(big(b"10000000", timeout=SECONDS)) == 10_000_000
+        assert who(b"", timeout=seconds(SECONDS)).split(b" ")[1] == b"operator"
+        assert len(big(b"10000000", timeout=seconds(SECONDS))) == 10_000_000
 
 
 @pytest.mark.parametrize("shown", [None, "stranger"])
@@ -280,7 +281,7 @@ def test_certificates_change_without_losing_connections(tmp_path: Path) -> None:
 
 def test_a_keep_alive_client_of_http1_is_let_go_at_a_stop() -> None:
     with toy_service() as served:
-        client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=SECONDS)
+        client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=seconds(SECONDS))
         client.request("GET", "/one")
         client.getresponse().read()
         unsaid = connect(served)
@@ -310,7 +311,7 @@ def test_h2load_finds_every_answer_right(plain: Served, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=seconds(60),
     )
     assert "2000 succeeded, 0 failed, 0 errored, 0 timeout" in done.stdout
     assert "status codes: 2000 2xx" in done.stdout

@@ -19,6 +19,7 @@ from netstore.net.accept import CannotAccept
 from netstore.net.http1.connection import Http1Server
 from netstore.net.reactor import Limits, Reactor
 from tests.support.log import KeptLog
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -131,13 +132,13 @@ class Site:
         """It ends."""
 
     async def until(self, true: Callable[[], bool]) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(seconds(10)):
             while not true():
                 await trio.lowlevel.checkpoint()
 
     async def echo(self, stream: trio.SocketStream, data: bytes) -> None:
         await stream.send_all(data)
-        with trio.fail_after(10):
+        with trio.fail_after(seconds(10)):
             assert await stream.receive_some(100) == data
 
 
@@ -168,7 +169,7 @@ async def provoke(here: Site, way: str) -> None:
                 here.time += 1
                 here.reactor.sweep()
         elif way == "drain":
-            with trio.move_on_after(0.05):
+            with trio.move_on_after(0.05):  # fixed: the fault comes at once
                 await here.reactor.drain()
         await here.until(lambda: "connection_failed" in here.log.events)
 
@@ -180,7 +181,7 @@ async def test_a_fault_on_any_way_ends_that_connection_only(way: str) -> None:
         await provoke(here, way)
         here.fault_in = ""
         if way == "drain":  # which ends the other one in good order
-            with trio.fail_after(10):
+            with trio.fail_after(seconds(10)):
                 assert await good.receive_some(100) == b""
         else:
             assert len(here.reactor._connections) == 1
@@ -272,7 +273,7 @@ async def test_a_result_of_the_own_disk_that_fails_ends_the_reactor() -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(ValueError), flatten_subgroups=True):
         async with site() as here:
             here.reactor.call_soon(fail)
-            await trio.sleep(10)
+            await trio.sleep_forever()
 
 
 async def test_without_descriptors_accepting_rests_and_lost_connections_are_nobodys() -> None:

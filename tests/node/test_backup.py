@@ -17,6 +17,7 @@ from netstore.state.tables import TABLES
 from netstore.state.v3 import commands as v3
 from netstore.types import Index
 from tests.support.member import Lines
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class Place:
         made: list[BoltCopy | Fault] = []
         self.backups.make(made.append)
         while not made:
-            self.calls.get(timeout=LIMIT)()
+            self.calls.get(timeout=seconds(LIMIT))()
         return made[0]
 
 
@@ -125,7 +126,7 @@ def test_one_copy_at_a_time(place: Place) -> None:
     assert isinstance(second[0], Fault)
     assert second[0].reason is Reason.SNAPSHOT_BUSY
     while not made:
-        place.calls.get(timeout=LIMIT)()
+        place.calls.get(timeout=seconds(LIMIT))()
     assert isinstance(made[0], BoltCopy)
     made[0].close()
     third = place.make()

@@ -50,6 +50,7 @@ from netstore.raft.messages import Append, ForwardRefused, Heartbeat, InstallSna
 from netstore.state.members import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.links import Quiet, eventually, running_reactor
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -71,7 +72,7 @@ class HandClock:
         self.ahead = 0.0
 
     def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
+        return time.monotonic() + self.ahead  # fixed: a clock
 
     def wall(self) -> Any:
         raise NotImplementedError
@@ -424,7 +425,7 @@ async def test_pings_whose_replies_are_not_read_end_the_stream() -> None:
         [stream] = [each for each in one.incoming_streams if each.sender == STRANGER.sender]
         stream.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         made.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        with trio.fail_after(10):
+        with trio.fail_after(seconds(10)):
             while made.link.open and not one.log.events("peer_cut"):
                 made.link.write(PING * 10_000)
                 await trio.lowlevel.checkpoint()
@@ -447,13 +448,13 @@ async def test_a_silent_caller_is_closed() -> None:
             await eventually(lambda: one.unverified, "it was accepted")
             one.clock.ahead += DIAL_SECONDS + 1
             await eventually(lambda: not one.unverified, "it was closed")
-            idle.settimeout(5)
+            idle.settimeout(seconds(5))
             assert idle.recv(9) == b""
 
 
 def knock(member: Member, *, at: str = "127.0.0.2", says: bytes = b"") -> socket.socket:
     """A connection from another address of this machine, without a proof."""
-    sock = socket.create_connection(("127.0.0.1", member.port), 5, (at, 0))
+    sock = socket.create_connection(("127.0.0.1", member.port), seconds(5), (at, 0))
     sock.sendall(says)
     return sock
 
@@ -676,13 +677,13 @@ async def test_recorded_greetings_cannot_be_replayed() -> None:
         await met(one, two)
         hello = FAKE.encode()
         with knock(one, says=hello) as first:
-            first.settimeout(5)
+            first.settimeout(seconds(5))
             found = read_answer(await trio.to_thread.run_sync(first.recv, 1000))
             assert found is not None
             assert isinstance(found[0], Challenge)
             proof = Proof(SECRET.caller_proof(hello, found[0].encode())).encode()
             with knock(one, says=hello) as second:
-                second.settimeout(5)
+                second.settimeout(seconds(5))
                 await trio.to_thread.run_sync(second.recv, 1000)
                 second.sendall(proof)
                 answer = read_answer(await trio.to_thread.run_sync(second.recv, 1000))

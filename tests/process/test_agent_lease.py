@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.netns import NETWORK, stage, until
+from tests.support.netns import NETWORK, stage
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +115,8 @@ def test_an_invalid_value_in_the_own_key_is_overwritten(scene: Stage) -> None:
 
 
 def test_a_short_lease_is_renewed_before_it_ends(scene: Stage) -> None:
-    agent = scene.agent(0, "--lease-ttl", "2")
+    life = math.ceil(seconds(0.6))
+    agent = scene.agent(0, "--lease-ttl", str(life))
     subnet = agent.subnet()
     seen = set()
 
@@ -123,7 +126,7 @@ def test_a_short_lease_is_renewed_before_it_ends(scene: Stage) -> None:
         seen.add(node["modifiedIndex"])
         return len(seen) >= 5
 
-    until(renewed, "five writes of the lease")
+    until(renewed, "five writes of the lease", 5 * life)
     assert not agent.events("lease_gone")
 
 

@@ -10,7 +10,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.support.netns import NETWORK, RunningAgent, inside, stage, until
+from tests.support.inside import inside
+from tests.support.netns import NETWORK, RunningAgent, stage
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +132,7 @@ def test_the_health_pages(scene: Stage) -> None:
     def ask(path: str) -> tuple[int, str]:
         def call() -> tuple[int, str]:
             try:
-                with urlopen(f"http://127.0.0.1:8471{path}", timeout=5) as answer:
+                with urlopen(f"http://127.0.0.1:8471{path}", timeout=seconds(5)) as answer:
                     return answer.status, answer.read().decode()
             except HTTPError as error:
                 with error:
@@ -159,7 +161,7 @@ def test_the_service_manager_is_told_after_the_subnet_file(
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
-        manager.settimeout(15)
+        manager.settimeout(seconds(15))
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         agent = scene.agent()
         message = manager.recv(4096).decode()
@@ -176,7 +178,7 @@ def test_a_taken_health_port_ends_the_agent_with_one_line(scene: Stage) -> None:
     with inside(node.netns, bind):
         agent = scene.agent(0, "--healthz-port", "8471")
         assert agent.process is not None
-        assert agent.process.wait(20) == 1
+        assert agent.process.wait(seconds(20)) == 1
     assert "healthz_port: cannot serve on 127.0.0.1:8471" in agent.log.splitlines()[-1]
 
 

@@ -7,61 +7,28 @@ traceback. A running store outlives whatever arrives on its port, and a full dis
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import re
 import secrets
 import socket
-import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlencode
 
 import h11
 import pytest
 
+from tests.support.cluster import get, put, request
 from tests.support.daemon import Daemon, free_port, run_netstored, start_netstored
+from tests.support.disks import small_disk
+from tests.support.patience import seconds, until
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 VERSION: Final = b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n"
-FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
-
-
-def put(daemon: Daemon, key: str, value: str, limit: float = 20.0) -> tuple[int, str]:
-    """Status and body of one v2 set on a connection of its own."""
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
-    try:
-        connection.request("PUT", f"/v2/keys{key}", urlencode({"value": value}), FORM)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
-
-
-def delete(daemon: Daemon, key: str, limit: float = 20.0) -> int:
-    """Status of one v2 delete on a connection of its own."""
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
-    try:
-        connection.request("DELETE", f"/v2/keys{key}")
-        return connection.getresponse().status
-    finally:
-        connection.close()
-
-
-def get(daemon: Daemon, key: str) -> str | None:
-    """The value of a key, None when there is none."""
-    with Wire(daemon.host, daemon.port) as wire:
-        answer = wire.ask(f"GET /v2/keys{key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-    if answer.status == 404:
-        return None
-    value = json.loads(answer.body)["node"]["value"]
-    assert isinstance(value, str)
-    return value
 
 
 def assert_refused(outcome: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -90,9 +57,9 @@ def test_port_taken(tmp_path: Path) -> None:
 
 
 def test_second_daemon_on_the_same_folder(tmp_path: Path, daemon: Daemon) -> None:
-    assert put(daemon, "/first", "1")[0] == 201
+    assert put(daemon, "first", "1").status == 201
     assert_refused(run_netstored(tmp_path, data_dir=daemon.data_dir), str(daemon.data_dir))
-    assert get(daemon, "/first") == "1"
+    assert get(daemon, "first") == "1"
 
 
 def test_data_folder_is_a_file(tmp_path: Path) -> None:
@@ -126,7 +93,7 @@ def test_data_folder_of_somebody_else(tmp_path: Path) -> None:
     place = tmp_path / "foreign"
     place.mkdir(0o700)
     with start_netstored(tmp_path, data_dir=place) as first:
-        put(first, "/a", "1")
+        put(first, "a", "1")
     os.chown(place, 65534, 65534)
     without_override = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--nnp")
     outcome = run_netstored(tmp_path, data_dir=place, prefix=without_override)
@@ -139,14 +106,14 @@ def test_data_folder_of_somebody_else(tmp_path: Path) -> None:
 def test_binary_garbage(daemon: Daemon) -> None:
     for size in (1, 3, 17, 1024, 65536):
         for _ in range(8):
-            with socket.create_connection((daemon.host, daemon.port), timeout=10) as stranger:
+            with socket.create_connection((daemon.host, daemon.port), timeout=seconds(10)) as stranger:
                 with contextlib.suppress(ConnectionError):
                     stranger.sendall(secrets.token_bytes(size))
                     stranger.shutdown(socket.SHUT_WR)
                 with contextlib.suppress(ConnectionError):
                     while stranger.recv(65536):
                         pass
-    assert put(daemon, "/after", "1")[0] == 201
+    assert put(daemon, "after", "1").status == 201
 
 
 def test_enormous_announced_body_is_not_waited_for(daemon: Daemon) -> None:
@@ -157,7 +124,7 @@ def test_enormous_announced_body_is_not_waited_for(daemon: Daemon) -> None:
         )
         answer = wire.answer()
         assert (answer.status, json.loads(answer.body)["cause"]) == (400, "http: POST too large")
-    assert get(daemon, "/big") is None
+    assert request(daemon, "GET", "/v2/keys/big").status == 404
 
 
 def test_endless_chunks_end(daemon: Daemon) -> None:
@@ -170,7 +137,7 @@ def test_endless_chunks_end(daemon: Daemon) -> None:
         chunks = b"10000\r\n%b\r\n" % bytes(65536) * 256
         with pytest.raises(ConnectionError):  # it stops listening at 10 MiB; these are 256
             list(map(wire.send, [chunks] * 16))
-    assert put(daemon, "/after", "1")[0] == 201
+    assert put(daemon, "after", "1").status == 201
 
 
 def test_slow_client_is_cut_off_and_an_idle_one_is_not(tmp_path: Path) -> None:
@@ -193,18 +160,20 @@ def test_slow_client_is_cut_off_and_an_idle_one_is_not(tmp_path: Path) -> None:
 def test_client_that_reads_nothing_is_let_go(tmp_path: Path) -> None:
     """Answers nobody takes are held within bounds for a while, then the client is cut off."""
     with start_netstored(tmp_path, "--slow-client-seconds", "1") as daemon:
-        assert put(daemon, "/long", "x" * 4_000_000)[0] == 201
+        assert put(daemon, "long", "x" * 4_000_000).status == 201
         with Wire(daemon.host, daemon.port) as lazy:
             assert lazy.ask(VERSION).status == 200
             held = _descriptors(daemon.pid)
             lazy.send(b"GET /v2/keys/long HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)  # 4 GB of answers
-            most, deadline = 0, time.monotonic() + 20
-            while _descriptors(daemon.pid) >= held:
-                assert time.monotonic() < deadline, "the client still has its connection"
-                most = max(most, _resident_bytes(daemon.pid))
-                time.sleep(0.05)
-            assert most < 300 << 20
-        assert put(daemon, "/after", "1")[0] == 201
+            sizes = []
+
+            def gone() -> bool:
+                sizes.append(_resident_bytes(daemon.pid))
+                return _descriptors(daemon.pid) < held
+
+            until(gone, "the client has no connection any more")
+            assert max(sizes) < 300 << 20
+        assert put(daemon, "after", "1").status == 201
 
 
 def _descriptors(pid: int) -> int:
@@ -225,10 +194,7 @@ def test_too_many_connections(tmp_path: Path) -> None:
             waiting.send(VERSION)
         assert all(wire.ask(VERSION).status == 200 for wire in kept)
         kept.pop().close()
-        deadline = time.monotonic() + 10
-        while not _served(daemon, waiting):
-            assert time.monotonic() < deadline, "nobody new is served after one has left"
-            time.sleep(0.05)
+        until(lambda: _served(daemon, waiting), "another one is served after one has left")
         assert all(wire.ask(VERSION).status == 200 for wire in kept)
 
 
@@ -249,19 +215,13 @@ def _served(daemon: Daemon, waiting: Wire) -> bool:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that is soon full."""
-    place = tmp_path / "disk"
-    place.mkdir(mode=0o700)
-    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=192m,mode=0700", "netstore-test", place), check=True)
-    try:
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 192) as place:
         yield place
-    finally:
-        subprocess.run(("umount", "--lazy", place), check=True)
 
 
 def fill(disk: Path) -> Path:
-    """Take all room of a small disk; the file to remove to give it back."""
+    """Fill a small disk; returns the file whose removal frees it."""
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
@@ -273,24 +233,21 @@ def write_until_full(daemon: Daemon) -> dict[str, str]:
     """Set large values until one is not acknowledged; those that were."""
     acknowledged: dict[str, str] = {}
     for number in range(400):
-        key, value = f"/full/{number}", f"{number}".ljust(500_000, "x")
-        try:
-            status, body = put(daemon, key, value)
-        except (OSError, http.client.HTTPException):
-            return acknowledged  # the process ended before it could answer for what it could not keep
-        if status != 201:
-            assert json.loads(body)["errorCode"] == 300, body
+        key, value = f"full/{number}", f"{number}".ljust(500_000, "x")
+        answer = put(daemon, key, value)
+        if answer.status != 201:  # 0 when the process ended before it could answer for what it could not keep
+            assert answer.status == 0 or answer.body["errorCode"] == 300, answer
             return acknowledged
         acknowledged[key] = value
     pytest.fail("the disk never got full")
 
 
 @pytest.mark.root
-def test_full_disk_loses_nothing_acknowledged(tmp_path: Path, small_disk: Path) -> None:
+def test_full_disk_loses_nothing_acknowledged(tmp_path: Path, disk: Path) -> None:
     """Writes stop, with an error or with the process; with room again all acknowledged is there."""
-    with start_netstored(tmp_path, data_dir=small_disk / "data") as daemon:
-        assert put(daemon, "/before", "1")[0] == 201
-        ballast = fill(small_disk)
+    with start_netstored(tmp_path, data_dir=disk / "data") as daemon:
+        assert put(daemon, "before", "1").status == 201
+        ballast = fill(disk)
         acknowledged = write_until_full(daemon)
         ballast.unlink()
         if daemon.process.poll() is None:
@@ -298,41 +255,38 @@ def test_full_disk_loses_nothing_acknowledged(tmp_path: Path, small_disk: Path) 
         assert "Traceback" not in daemon.log, daemon.log
         assert re.search(r"writ(able|ing)", daemon.log), daemon.log
         daemon.start_again()
-        assert get(daemon, "/before") == "1"
+        assert get(daemon, "before") == "1"
         for key, value in acknowledged.items():
             assert get(daemon, key) == value
-        assert put(daemon, "/after", "1")[0] == 201
+        assert put(daemon, "after", "1").status == 201
 
 
 @pytest.mark.root
-def test_full_log_disk_stops_writes_and_heals(tmp_path: Path, small_disk: Path) -> None:
+def test_full_log_disk_stops_writes_and_heals(tmp_path: Path, disk: Path) -> None:
     """With the log alone on a full disk reads go on, and writes again as soon as there is room."""
-    with start_netstored(tmp_path, "--wal-dir", str(small_disk / "wal")) as daemon:
-        assert put(daemon, "/before", "1")[0] == 201
-        ballast = fill(small_disk)
+    with start_netstored(tmp_path, "--wal-dir", str(disk / "wal")) as daemon:
+        assert put(daemon, "before", "1").status == 201
+        ballast = fill(disk)
         acknowledged = write_until_full(daemon)
         assert daemon.process.poll() is None, daemon.log
-        assert get(daemon, "/before") == "1"
-        status, body = put(daemon, "/refused", "1")
-        assert (status, json.loads(body)["cause"]) == (500, "etcdserver: no space left on device")
+        assert get(daemon, "before") == "1"
+        refused = put(daemon, "refused", "1")
+        assert (refused.status, refused.body["cause"]) == (500, "etcdserver: no space left on device")
         gone, _ = acknowledged.popitem()
-        assert delete(daemon, gone) == 200, "what only removes has room"
-        assert get(daemon, gone) is None
+        assert request(daemon, "DELETE", f"/v2/keys/{gone}").status == 200, "what only removes has room"
+        assert request(daemon, "GET", f"/v2/keys/{gone}").status == 404
         ballast.unlink()
-        deadline = time.monotonic() + 20
-        while put(daemon, "/after", "1")[0] not in {200, 201}:
-            assert time.monotonic() < deadline, "writes do not come back"
-            time.sleep(0.1)
+        until(lambda: put(daemon, "after", "1").status in {200, 201}, "writes come back")
         daemon.kill()
         daemon.start_again()
-        assert get(daemon, "/after") == "1"
+        assert get(daemon, "after") == "1"
         for key, value in acknowledged.items():
             assert get(daemon, key) == value
         assert "Traceback" not in daemon.log, daemon.log
 
 
 def test_port_reserved_for_tests_is_free() -> None:
-    """The support code's own promise: nobody listens on a port it gives, and it gives each once."""
+    """`free_port` returns ports that nobody listens on, and each only once."""
     ports = [free_port() for _ in range(20)]
     assert len(set(ports)) == len(ports)
     for port in ports:

@@ -1,5 +1,5 @@
-"""A member that was killed gets back to following while as much is written as the others take: the log in
-memory is so small that what follows a state copy would be forgotten before the copy is there.
+"""A killed member catches up while clients write as fast as the others accept: the log in memory is so small
+that the entries after a state copy would be compacted before the copy has arrived.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import pytest
-
 from tests.support.cluster import PACE, START_SECONDS, Members, converged, cut_before, request, write
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import Daemon
 
-pytestmark = pytest.mark.xdist_group("cluster")
 
 SMALL_MEMORY = ("--memory-budget", str(64 << 20))
 """A quarter of it is the log's: 16 MiB."""
@@ -60,7 +57,7 @@ class Writers:
         return sum(self.written)
 
     def _write(self, number: int) -> None:
-        connection = http.client.HTTPConnection(self._address, timeout=30)
+        connection = http.client.HTTPConnection(self._address, timeout=seconds(30))
         own = range(number, KEYS, WRITERS)
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
         while not self._stop.is_set():

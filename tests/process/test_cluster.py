@@ -23,14 +23,12 @@ from tests.support.cluster import (
     request,
     write,
 )
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-
-pytestmark = pytest.mark.xdist_group("cluster")
 
 SHORT_LOG = ("--snapshot-count", "10")
 
@@ -123,7 +121,8 @@ def test_a_member_that_comes_back_too_late_gets_a_state_copy(cluster: Members) -
     cluster[late].kill()
     leader = cluster.leader()
     write(cluster[leader], "gone", "1")
-    known = int(httpx.get(f"{cluster[leader].url}/v2/keys/gone").headers["x-raft-index"])
+    shown = httpx.get(f"{cluster[leader].url}/v2/keys/gone", timeout=seconds(10))
+    known = int(shown.headers["x-raft-index"])
     until(
         lambda: fill(cluster[leader], 100) and cut_before(cluster[leader]) > known,
         "the leader's log has nothing left that the late one knows",
@@ -143,7 +142,7 @@ def test_a_member_whose_data_was_lost_may_not_begin_as_if_new(cluster: Members) 
     cluster[victim].kill()
     cluster.wipe(victim)
     cluster[victim].spawn_again()
-    assert cluster[victim].process.wait(20) != 0
+    assert cluster[victim].process.wait(seconds(20)) != 0
     assert "was started before, and may have voted" in cluster[victim].log
     other = next(name for name in "abc" if name != victim)
     old = cluster.id_of(victim)
@@ -186,7 +185,7 @@ def test_a_member_whose_state_differs_stops(cluster: Members) -> None:
     assert swapped.status == 200, "what the odd one refuses"
     for _ in range(11):
         fill(cluster[leader], 100)
-    assert cluster[odd].process.wait(20) == 2
+    assert cluster[odd].process.wait(seconds(20)) == 2
     assert "is not that of the others" in cluster[odd].log.splitlines()[-1]
     until(lambda: get(cluster[leader], "truth", "?quorum=true") == "told", "the others go on")
     number = cluster.id_of(odd)
@@ -198,7 +197,7 @@ def test_a_member_whose_state_differs_stops(cluster: Members) -> None:
 
 
 def rewrite(state: Path, key: bytes, old: bytes, new: bytes) -> None:
-    """Change a stored value behind the back of a stopped member, so that all checksums fit."""
+    """Change a stored value of a stopped member, with valid checksums."""
     found = Tables.read(state)
     names = found.databases
     found.close()
@@ -214,7 +213,7 @@ def rewrite(state: Path, key: bytes, old: bytes, new: bytes) -> None:
 
 
 def stored_at(segment: Path, word: bytes) -> int:
-    """Where a segment has this word, under whatever mask (contrib/doc/format-wal.md)."""
+    """The offset of this word in a segment, whose records are masked (contrib/doc/format-wal.md)."""
     data = segment.read_bytes()
     return max(data.find(bytes(byte ^ mask for byte in word)) for mask in range(256))
 
@@ -242,7 +241,7 @@ def test_more_members_than_are_to_vote_learn_and_pass_writes_on(cluster: Members
     number = cluster.id_of("d")
     assert not votes(cluster, "d")
     assert request(cluster["a"], "DELETE", f"/v2/members/{number}").status == 204
-    assert learner.process.wait(20) == 2
+    assert learner.process.wait(seconds(20)) == 2
     del cluster.daemons["d"]
 
 
@@ -251,10 +250,10 @@ def test_a_removed_member_stops_and_says_why_also_later(cluster: Members) -> Non
     other = cluster.leader()
     number = cluster.id_of(removed)
     assert request(cluster[other], "DELETE", f"/v2/members/{number}").status == 204
-    assert cluster[removed].process.wait(20) == 2
+    assert cluster[removed].process.wait(seconds(20)) == 2
     assert "was removed from cluster" in cluster[removed].log.splitlines()[-1]
     cluster[removed].spawn_again()
-    assert cluster[removed].process.wait(20) == 2
+    assert cluster[removed].process.wait(seconds(20)) == 2
     del cluster.daemons[removed]
     write(cluster[other], "two-left", "1")
     converged(cluster, "two-left", "1")
@@ -276,7 +275,7 @@ def test_a_sole_survivor_becomes_a_cluster_with_all_it_has(cluster: Members) -> 
     cluster[survivor].start_again()
     write(cluster[survivor], "alone", "1")
     cluster[lost].spawn_again()
-    assert cluster[lost].process.wait(20) == 2, "the lost one was removed, and finds out"
+    assert cluster[lost].process.wait(seconds(20)) == 2, "the lost one was removed, and finds out"
     cluster.wipe(lost)
     cluster.join(lost, at=survivor)
     converged(cluster, "alone", "1")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.support.cluster import Members, converged, get, healthy, put, write
-from tests.support.netns import until
+from tests.support.disks import small_disk
+from tests.support.patience import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.root]
 
 DISK_MIB: Final = 140
 """Two segments of the log and a little more."""
@@ -23,20 +21,8 @@ DISK_MIB: Final = 140
 VALUE: Final = "v" * 500_000
 
 
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    folder.mkdir(mode=0o700)
-    subprocess.run(
-        ("mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m,mode=0700", "tmpfs", str(folder)), check=True
-    )
-    try:
-        yield
-    finally:
-        subprocess.run(("umount", "-l", str(folder)), check=True)
-
-
 def test_a_full_disk_of_one_member_stops_nobody_else_and_heals(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "c.data"), Members(tmp_path) as cluster:
+    with small_disk(tmp_path / "c.data", DISK_MIB), Members(tmp_path) as cluster:
         full = cluster["c"]
         if cluster.leader() == "c":
             full.stop()

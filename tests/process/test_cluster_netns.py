@@ -8,13 +8,14 @@ import pytest
 import trustme
 
 from tests.support.cluster import PACE, Members, converged, get, healthy, put, write
-from tests.support.netns import Node, Wire, ip, until
+from tests.support.netns import Node, Wire, ip
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("cluster-netns")]
+pytestmark = [pytest.mark.root]
 
 NODES: Final = 4
 """Three for the cluster, one for strangers."""
@@ -38,7 +39,7 @@ class Authority:
         made.cert_chain_pems[0].write_to_path(self._folder / f"{name}.pem")
 
     def flags(self, name: str) -> tuple[str, ...]:
-        """What makes a member use them."""
+        """The flags with which a member uses its certificate."""
         return (
             *("--peer-cert-file", str(self._folder / f"{name}.pem")),
             *("--peer-key-file", str(self._folder / f"{name}-key.pem")),
@@ -139,7 +140,7 @@ def test_a_member_of_another_cluster_is_refused_by_its_number(spread: Spread) ->
         *("--initial-cluster", f"d={spread.peer_url('d')},a={spread.peer_url('a')}"),
         *spread.authority.flags("d"),
     )
-    assert spread["d"].process.wait(20) == 1
+    assert spread["d"].process.wait(seconds(20)) == 1
     assert "are in cluster" in spread["d"].log
     del spread.daemons["d"]
 

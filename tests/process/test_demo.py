@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.support.daemon import ROOT
+from tests.support.patience import seconds
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "ping", "ps"), pytest.mark.timeout(180)]
 
@@ -32,7 +33,7 @@ def test_demo() -> None:
     with subprocess.Popen(
         COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as demo:
-        shown, _ = demo.communicate(timeout=120)
+        shown, _ = demo.communicate(timeout=seconds(120))
     assert demo.returncode == 0, shown
     assert len(re.findall(r"^pod[123] -> pod[123] 172\.30\.\d+\.2: answers$", shown, re.MULTILINE)) == 7
     routes = re.findall(
@@ -56,7 +57,7 @@ def test_interrupted_demo_cleans_up(act: str) -> None:
                 break
         assert len(namespaces_of(demo.pid)) == 7
         demo.send_signal(signal.SIGTERM)
-        demo.communicate(timeout=60)
+        demo.communicate(timeout=seconds(60))
     assert demo.returncode == 128 + signal.SIGTERM
     assert namespaces_of(demo.pid) == []
     assert programs_of(demo.pid) == []

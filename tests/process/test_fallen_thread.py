@@ -1,4 +1,4 @@
-"""A member whose thread falls ends and says so, instead of going on without it."""
+"""A member in which a thread fails ends with the reason, instead of going on without it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from tests.support.daemon import netstored_command
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ def test_a_member_without_its_state_writer_ends(tmp_path: Path) -> None:
         [sys.executable, "-c", WITHOUT_A_WRITER, *command[3:]],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds(60),
         check=False,
     )
     assert done.returncode > 0

@@ -25,7 +25,7 @@ from tests.support.certificates import Certificates
 from tests.support.cluster import PACE, Members, converged, cut_before, fill, leader_of, put, request, write
 from tests.support.daemon import free_port, launch, netstored_command
 from tests.support.garbage import PROGRAM, TOLD_IN, found, watched
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 from tests.support.v3client import Refused, V3Client
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import Daemon
 
-pytestmark = pytest.mark.xdist_group("garbage")
 
 ROUNDS: Final = 1
 FEW: Final = 100
@@ -65,10 +64,10 @@ class Site:
             assert put(daemon, f"big/{number}", PIECE.decode() * 6).status == 201
 
     def raw(self, data: bytes, *, port: int = 0, context: ssl.SSLContext | None = None) -> socket.socket:
-        """A connection on which this was sent, and of which little is read ahead."""
+        """A connection with a small receive buffer, on which this was sent."""
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        sock.settimeout(20)
+        sock.settimeout(seconds(20))
         sock.connect((self.daemon.host, port or (self.tls_port if context else self.daemon.port)))
         if context is not None:
             sock = context.wrap_socket(sock, server_hostname="127.0.0.1")
@@ -76,7 +75,7 @@ class Site:
         return sock
 
     def watchers(self) -> int:
-        """How many wait in the v2 tree."""
+        """How many watchers the v2 tree has."""
         return int(request(self.daemon, "GET", "/v2/stats/store").body["watchers"])
 
     def sockets(self) -> int:
@@ -109,12 +108,12 @@ class Two:
         return number
 
     def call(self, method: str, message: Any, *fields: tuple[str, str]) -> int:
-        """A call, whose requests do not end."""
+        """Begin a call; its request stream stays open."""
         kind = (("content-type", "application/grpc"), ("te", "trailers"), *fields)
         return self.ask("POST", f"/etcdserverpb.{method}", *kind, message=message.SerializeToString())
 
     def end(self, number: int) -> None:
-        """No more requests."""
+        """Half-close: no more requests follow."""
         self.two.end_stream(number)
         self.flush()
 
@@ -163,12 +162,13 @@ def create(key: bytes = b"watched", **wish: Any) -> pb.WatchRequest:
 
 
 def watches_of_grpcio(site: Site) -> None:
-    """Cancelled one by one, by the end of their stream, by closing the connection, and at their time."""
+    """Watches that end by cancel requests, with their stream, with the connection, and at their deadline."""
     client = V3Client(site.daemon.url)
     with client.watch.Watch() as stream:
         for number in range(1, 21):
             stream.send(create(watch_id=number, progress_notify=number % 2 == 0, prev_kv=number % 3 == 0))
-            assert stream.next().created
+            while not stream.next().created:  # a progress response of another watch may come first
+                pass
         site.operator.kv.Put(pb.PutRequest(key=b"watched", value=b"1"))
         told = set[int]()
         while len(told) < 20:
@@ -187,7 +187,7 @@ def watches_of_grpcio(site: Site) -> None:
         stream.send(create(b"refused", range_end=b"a"))
         stream.next()
         stream.half_close()
-    late = client.watch.Watch(timeout=0.3)
+    late = client.watch.Watch(timeout=0.3)  # fixed: it is to pass
     late.send(create(progress_notify=True))
     with pytest.raises(Refused, match="DEADLINE"):
         until(lambda: late.next() is None, "its time is up")
@@ -199,7 +199,7 @@ def watches_of_grpcio(site: Site) -> None:
 
 
 def watches_unread(site: Site) -> None:
-    """Of a connection that takes 64 KiB: behind, live and full, cut; and one that the member ends in time."""
+    """Watches on a connection that reads 64 KiB: behind and live, both cut; one ended at its deadline."""
     with site.raw(b"") as sock:
         two = Two(sock)
         for progress in (False, True):
@@ -232,7 +232,8 @@ def leases(site: Site) -> None:
     client = V3Client(site.daemon.url)
     granted = [client.lease.LeaseGrant(pb.LeaseGrantRequest(TTL=ttl)).ID for ttl in (1, 100, 100)]
     for id_ in granted:
-        client.kv.Put(pb.PutRequest(key=b"leased/%d" % id_, value=b"1", lease=id_))
+        with suppress(Refused):  # on a slow machine the short one may have ended
+            client.kv.Put(pb.PutRequest(key=b"leased/%d" % id_, value=b"1", lease=id_))
     streams = [client.lease.LeaseKeepAlive() for _ in range(3)]
     for stream in streams:
         for id_ in (*granted, 77):
@@ -250,7 +251,7 @@ def leases(site: Site) -> None:
 
 
 def long_answers(site: Site) -> None:
-    """Lists and copies that are cut in the middle, by a reset and by the end of the connection."""
+    """Ranges, snapshots and lists cut off in the middle, by RST_STREAM or by closing the connection."""
     everything = pb.RangeRequest(key=b"\0", range_end=b"\0")
     for method, message in (("KV/Range", everything), ("Maintenance/Snapshot", pb.SnapshotRequest())):
         for reset in (False, True):
@@ -286,7 +287,7 @@ def long_answers(site: Site) -> None:
 
 
 def refused(site: Site) -> None:
-    """Calls that come to nothing."""
+    """Calls that are refused, or that no method takes."""
     for call, message in (
         (site.operator.kv.Put, pb.PutRequest()),
         (site.operator.kv.Put, pb.PutRequest(key=b"k", value=b"v", lease=99)),
@@ -311,13 +312,13 @@ def refused(site: Site) -> None:
         two.read_until(lambda: set(two.ended) >= set(numbers))
     for sent in (PREFACE_ONLY + b"\xff" * 100, PREFACE_ONLY, PREFACE_ONLY[:10]):
         with site.raw(sent) as sock, suppress(OSError):
-            sock.settimeout(0.05)
+            sock.settimeout(0.05)  # fixed: no matter what it reads until then
             while sock.recv(4096):
                 pass
 
 
 def polls(site: Site) -> None:
-    """Waits and streams of the v2 tree: cut, and answered."""
+    """Long polls and streams of the v2 API, some answered and some cut off."""
     before = site.watchers()
     asked = (b"wait=true", b"wait=true&recursive=true", b"wait=true&stream=true&recursive=true")
     cut = [site.raw(b"GET /v2/keys/never?%b HTTP/1.1\r\nHost: x\r\n\r\n" % each) for each in asked]
@@ -337,7 +338,7 @@ def polls(site: Site) -> None:
 
 
 def requests_of_http1(site: Site) -> None:
-    """Halves, bad ones, and bodies that are waited for."""
+    """Incomplete and invalid requests, and requests with `Expect: 100-continue`."""
     head = b"PUT /v2/keys/expected HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 7\r\n"
     head += b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
     for body in (b"value=1", b"val"):
@@ -368,7 +369,7 @@ def requests_of_http1(site: Site) -> None:
 
 
 def tls(site: Site) -> None:
-    """Connections with a certificate, and handshakes that come to nothing."""
+    """TLS connections with a client certificate, and handshakes that fail."""
     plain = b"GET /v2/keys/never?wait=true HTTP/1.1\r\nHost: x\r\n\r\n"
     before = site.watchers()
     known = [site.raw(plain, context=site.files.context()) for _ in range(2)]
@@ -389,7 +390,7 @@ def tls(site: Site) -> None:
             assert not sock.recv(4096)
     for sent in (plain, b"\x16\x03\x01\x40\x00\x01", b"\x16\x03\x01\x00\x05\xff\xff\xff\xff\xff", b"\0" * 50):
         with suppress(OSError), site.raw(sent, port=site.tls_port) as sock:
-            sock.settimeout(0.05)
+            sock.settimeout(0.05)  # fixed: no matter what it reads until then
             sock.recv(4096)
     until(lambda: site.watchers() <= before, "none waits any more")
 
@@ -407,7 +408,7 @@ KINDS: Final = (
 
 
 def check_growth(few: Counter[str], many: Counter[str]) -> None:
-    """What was found after `ROUNDS` and after three times as many."""
+    """Compare the garbage found after `ROUNDS` with that after three times as many."""
     grown = {each: (few[each], many[each]) for each in many if many[each] >= few[each] + 2 * ROUNDS}
     assert not grown, f"found after {ROUNDS} and after {3 * ROUNDS} rounds: {grown}"
     assert many.total() <= FEW, many
@@ -431,7 +432,9 @@ def test_clients_that_are_gone_leave_nothing_that_grows(site: Site, kind: Callab
 def led_by(members: Members, name: str) -> None:
     """Make this member the leader."""
     while (leader := members.leader()) != name:
-        httpx.post(f"{members[leader].url}/netstore/leader", json={"to": members.id_of(name)}, timeout=10)
+        httpx.post(
+            f"{members[leader].url}/netstore/leader", json={"to": members.id_of(name)}, timeout=seconds(10)
+        )
 
 
 def takes_a_copy(members: Members, name: str) -> None:
@@ -447,7 +450,7 @@ def takes_a_copy(members: Members, name: str) -> None:
                 lambda: next((each for each in others if leader_of(members[each]) == each), ""), "one leads"
             )
         ]
-        with httpx.Client() as client:
+        with httpx.Client(timeout=seconds(10)) as client:
             for number in range(UNDER_WAY):
                 client.put(f"{leader.url}/v2/keys/sent", params={"value": number}).raise_for_status()
             known = int(client.get(f"{leader.url}/v2/keys/sent").headers["x-raft-index"])

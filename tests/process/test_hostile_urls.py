@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from contextlib import closing
 from functools import partial
@@ -10,24 +9,21 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from netstore.disk.datadir import DataDir
-from netstore.disk.frame import Identity
-from netstore.disk.posix import PosixDevice
-from netstore.disk.wal import Wal
 from netstore.proto import rpc_pb2 as pb
-from netstore.raft.entry import Entry, EntryKind
 from netstore.state.commands import AddMember, encode
 from netstore.state.envelope import seal
-from netstore.types import Index
-from tests.support.cluster import put
+from tests.support.cluster import exchange, put
 from tests.support.daemon import start_netstored
-from tests.support.netns import until
+from tests.support.patience import until
+from tests.support.stopped import append_to_log
 from tests.support.v3client import Refused, V3Client
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.daemon import Daemon
+
+JSON: Final = {"Content-Type": "application/json"}
 
 HOSTILE: Final = (
     *("http://a..b:2380", "http://[1]:2380", f"http://{'h' * 64}:2380", "http://.:1", "http://.a:1"),
@@ -45,41 +41,6 @@ IN_A_LOG: Final = (
 )
 
 
-def members(daemon: Daemon, method: str, path: str, urls: list[str]) -> tuple[int, str]:
-    """Status and message of one request to the members of the v2 API."""
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=20)
-    try:
-        body = json.dumps({"peerURLs": urls})
-        connection.request(method, f"/v2/members{path}", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, str(json.loads(answer.read())["message"])
-    finally:
-        connection.close()
-
-
-def add_to_log(folder: Path, urls: tuple[str, ...]) -> None:
-    """Put a member for each URL at the end of a stopped member's log."""
-    data = DataDir.lock(folder)
-    identity = data.identity
-    device = PosixDevice(data.wal_dir, lambda call: call())
-    wal, replay = Wal.open(device, Identity(identity.cluster_id, identity.member_id))
-    last = replay.entries[-1]
-    entries = [
-        Entry(
-            Index(last.index + n),
-            last.term,
-            EntryKind.NORMAL,
-            seal(encode(AddMember(n, (url,), learner=True))),
-        )
-        for n, url in enumerate(urls, 1)
-    ]
-    failures: list[OSError | None] = []
-    wal.append(replay.hard_state, entries, failures.append)
-    wal.close()
-    data.close()
-    assert failures == [None]
-
-
 def were_tried(daemon: Daemon, turns: int) -> bool:
     return daemon.log.count('"peer_not_reached"') >= turns * len(IN_A_LOG)
 
@@ -89,9 +50,10 @@ def test_a_request_is_told_the_field_and_the_fix_and_the_member_lives(tmp_path: 
         (own,) = client.cluster.MemberList(pb.MemberListRequest()).members
         for url in HOSTILE:
             for method, path in (("POST", ""), ("PUT", f"/{own.ID:x}")):
-                status, message = members(daemon, method, path, [url])
-                assert status == 400
-                assert "write http://HOST:PORT" in message
+                asked = json.dumps({"peerURLs": [url]})
+                refused = exchange(daemon, method, f"/v2/members{path}", asked, JSON)
+                assert refused.status == 400
+                assert "write http://HOST:PORT" in refused.body["message"]
             for call, request in (
                 (client.cluster.MemberAdd, pb.MemberAddRequest(peerURLs=[url])),
                 (client.cluster.MemberUpdate, pb.MemberUpdateRequest(ID=own.ID, peerURLs=[url])),
@@ -107,7 +69,8 @@ def test_a_log_that_holds_them_is_served_and_starts_again(tmp_path: Path) -> Non
     with start_netstored(tmp_path) as daemon:
         assert put(daemon, "before", "1").status == 201
         assert daemon.stop() == 0
-        add_to_log(daemon.data_dir, IN_A_LOG)
+        added = [AddMember(number, (url,), learner=True) for number, url in enumerate(IN_A_LOG, 1)]
+        append_to_log(daemon.data_dir, [seal(encode(each)) for each in added])
         for turn in (1, 2):
             daemon.start_again()
             until(partial(were_tried, daemon, turn), "every one of them was called")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.cluster import Members, listed, put, request
-from tests.support.netns import until
+from tests.support.patience import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,6 @@ PATIENT = ("--heartbeat-interval", "100", "--election-timeout", "2000")
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("joiners")
 def test_of_eight_that_join_at_once_two_get_a_vote(tmp_path: Path) -> None:
     with Members(tmp_path, 1, PATIENT) as members:
         first = members["a"]

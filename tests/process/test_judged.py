@@ -26,7 +26,8 @@ from tests.check.registers import register_histories
 from tests.process.test_cluster_netns import Authority, Spread
 from tests.support.cluster import healthy, leader_of, listed
 from tests.support.judged import LONGEST_WAIT, REGISTERS, Recorder, stale_answers
-from tests.support.netns import Wire, until
+from tests.support.netns import Wire
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def report(line: str) -> None:
 
 
 class Cramped(Spread):
-    """One member's data folder lies on a small disk, reached through a link."""
+    """A cluster in which one data folder is a symbolic link to a small file system."""
 
     def wipe(self, name: str) -> None:
         """Empty the folder: it may be a link."""
@@ -64,7 +65,7 @@ class Cramped(Spread):
 
 
 class Trial:
-    """A cluster under load, and what can be done to it. A fault returns when it is over and was survived."""
+    """A cluster under load, and the faults to inject. Each returns after the cluster has recovered."""
 
     def __init__(self, cluster: Cramped, recorder: Recorder, chance: random.Random) -> None:
         self.cluster = cluster
@@ -90,7 +91,7 @@ class Trial:
         self.settle(name)
 
     def pause(self, name: str) -> None:
-        """SIGSTOP until somebody there waited in vain and the others went on, then SIGCONT."""
+        """SIGSTOP until a client there got no answer and the others made progress, then SIGCONT."""
         process = self.cluster[name].process
         process.send_signal(signal.SIGSTOP)
         try:
@@ -101,7 +102,7 @@ class Trial:
         self.settle(name)
 
     def cut(self, name: str) -> None:
-        """No packet between a member, its clients with it, and the others."""
+        """Drop all packets between a member with its clients and the others."""
         self.cluster.cut(name)
         self.recorder.waited_in_vain(name, f"by {name}, which is cut off")
         self.recorder.progress(CALLS, f"while {name} is cut off")
@@ -109,7 +110,7 @@ class Trial:
         self.settle(name)
 
     def fill(self, *, leading: bool) -> None:
-        """No room on the disk of one member, until it says so. Whether its process ends is its choice."""
+        """Fill the disk of one member until it says so. Its process may end."""
         if leading != (self.leader() == SMALL):
             self.move_leader(SMALL if leading else self.chance.choice("ab"))
         daemon = self.cluster[SMALL]
@@ -130,13 +131,13 @@ class Trial:
         self.settle(SMALL)
 
     def replace(self, name: str) -> None:
-        """Removed for ever, its data wiped, and let in anew under another id."""
+        """Remove a member, wipe its data, and let it join again under another id."""
         other = next(each for each in self.cluster.daemons if each != name)
         number = self.cluster.id_of(name)
         until(
             lambda: self.control(other, "member", "rm", "--yes", number), f"{name} is removed", LONGEST_WAIT
         )
-        assert self.cluster[name].process.wait(LONGEST_WAIT) == 2
+        assert self.cluster[name].process.wait(seconds(LONGEST_WAIT)) == 2
         self.recorder.progress(CALLS, f"without {name}")
         self.cluster.wipe(name)
         self.cluster.spawn(name, *self.cluster.joining(other), *self.cluster.own_flags(name))
@@ -151,7 +152,7 @@ class Trial:
         )
 
     def settle(self, name: str) -> None:
-        """All serve again, and clients are answered."""
+        """Wait until all members serve and clients are answered."""
         until(
             lambda: all(healthy(daemon) for daemon in self.cluster.daemons.values()),
             f"all serve after what happened to {name}",
@@ -185,7 +186,7 @@ class Trial:
         return sorted(name for name in self.cluster.daemons if name != leader)
 
     def move_leader(self, name: str) -> None:
-        """Have this member lead, however often that takes."""
+        """Move the leadership to this member; repeated until it leads."""
 
         def leads() -> bool:
             return self.leader() == name or (self.control(name, "move-leader", name) and False)
@@ -200,7 +201,9 @@ class Trial:
             *("ip", "netns", "exec", daemon.netns, sys.executable, "-m", "netstore.cli.netstorectl"),
             *("--endpoints", daemon.url, *words),
         )
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST_WAIT)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=seconds(LONGEST_WAIT)
+        )
         return done.returncode == 0
 
 
@@ -257,7 +260,7 @@ def assert_all_was_tried(recorder: Recorder) -> None:
 
 
 def assert_a_spoiled_answer_is_noticed(recorder: Recorder) -> None:
-    """By the judge of the order and by the search, each alone."""
+    """Both judges reject the history with one answer changed, each alone."""
     read, stale = next(stale_answers(recorder.operations))
     told, read.outcome = read.outcome, stale
     try:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +19,8 @@ VALUE = b"ABCDEF" * 400_000
 
 
 def put(daemon: Daemon, number: int) -> bytes:
-    """The status line of a write that is sent whole, whatever is answered meanwhile."""
-    with socket.create_connection((daemon.host, daemon.port), timeout=120) as client:
+    """The status line of a write; the whole body is sent before the answer is read."""
+    with socket.create_connection((daemon.host, daemon.port), timeout=seconds(120)) as client:
         client.sendall(
             b"PUT /v2/keys/k%d HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
             b"Content-Length: %d\r\n\r\nvalue=" % (number, 6 + len(VALUE))
@@ -29,7 +30,7 @@ def put(daemon: Daemon, number: int) -> bytes:
 
 
 def test_large_forms_sent_at_once_are_all_written(tmp_path: Path) -> None:
-    """Eight times the memory that clients' connections have. None waits for another that waits for it."""
+    """Together eight times the memory budget of client connections; the requests do not deadlock."""
     with (
         start_netstored(tmp_path, "--memory-budget", str(64 << 20)) as daemon,
         ThreadPoolExecutor(CLIENTS) as pool,

@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ def test_it_says_when_it_serves_and_that_it_goes_round(
 ) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(60)
+        manager.settimeout(seconds(60))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "400000")
         with start_netstored(tmp_path) as daemon:

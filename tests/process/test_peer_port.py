@@ -1,4 +1,4 @@
-"""The peer port of real members without TLS: who may say something there, and what it costs who may not."""
+"""The peer port of real members without TLS: who is admitted there, and what others can and cannot do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from netstore.raft.messages import MAX_NUMBER, Append, Heartbeat, VoteRequest
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.cluster import Members, listed, put, write
 from tests.support.daemon import ROOT, clean_environment, free_port, is_healthy
-from tests.support.netns import until
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from netstore.raft.messages import Message
     from tests.support.daemon import Daemon
 
-pytestmark = pytest.mark.xdist_group("peerport")
 
 WEAK = "etcd-cluster"
 
@@ -66,12 +65,12 @@ class Caller:
     """A connection to a member's peer port."""
 
     def __init__(self, members: Members, name: str) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", members.ports[name][1]), 5)
-        self.sock.settimeout(10)
+        self.sock = socket.create_connection(("127.0.0.1", members.ports[name][1]), seconds(5))
+        self.sock.settimeout(seconds(10))
         self.read = b""
 
     def greet(self, hello: Hello, token: str) -> Welcome | None:
-        """Greet as who knows this token; the answer, None when there was none."""
+        """Do the handshake with this token; the answer, None when there was none."""
         said = hello.encode()
         self.sock.sendall(said)
         answer = self.answer()
@@ -128,7 +127,7 @@ def terms(daemon: Daemon) -> int:
 
 
 def absurd(sender: NodeId, to: NodeId) -> list[Message]:
-    """What ends a member that believes it, or upsets its cluster."""
+    """Messages that would end a member that believes them, or disturb its cluster."""
     far = (1 << 40, MAX_NUMBER - 1, MAX_NUMBER, 2**64 - 1)
     return [
         *(Heartbeat(sender, to, Term(term), Index(0), 0) for term in far),
@@ -231,7 +230,7 @@ def test_half_a_frame_is_held_of_nobody_who_proved_nothing(three: Members) -> No
     with ExitStack() as open_:
         for number in range(30):
             caller = open_.enter_context(Caller(three, "a"))
-            caller.sock.settimeout(0.5)
+            caller.sock.settimeout(0.5)  # fixed: no matter how much it sends until then
             with suppress(OSError):
                 caller.sock.sendall(hello(three, "a", sender=1000 + number).encode())
                 caller.sock.sendall(struct.pack("<II", 120 << 20, 0) + bytes(8 << 20))
@@ -251,7 +250,7 @@ def test_who_joins_needs_the_token_of_this_cluster(tmp_path: Path) -> None:
         members.spawn("a", "--initial-advertise-peer-urls", members.peer_url("a")).wait_until_healthy()
         assert len(read_token(members["a"].data_dir) or "") == 64
         without = members.spawn("b", "--join", members.peer_url("a"))
-        assert without.process.wait(20) == 2
+        assert without.process.wait(seconds(20)) == 2
         assert "join_token: is needed to join over http: run netstorectl member token" in without.log
         wrong = members.spawn("c", "--join", members.peer_url("a"), "--join-token", "guessed")
         until(lambda: "does not know the join token" in wrong.log, "it is told why")
@@ -304,7 +303,7 @@ def test_readme_s_way_to_three_members(tmp_path: Path) -> None:
     finally:
         for process in started:
             process.kill()
-            process.wait(10)
+            process.wait(seconds(10))
 
 
 def added(members: Members, name: str) -> None:
@@ -315,7 +314,7 @@ def added(members: Members, name: str) -> None:
         env=clean_environment(),
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=seconds(30),
     )
 
 
@@ -350,7 +349,7 @@ def test_one_more_for_a_cluster_that_began_alone_is_told_at_once_where_its_token
         names = f"a={members.peer_url('a')},b={members.peer_url('b')}"
         flags = ("--initial-cluster", names, "--initial-cluster-state", "existing")
         lost = members.spawn("b", *flags)
-        assert lost.process.wait(40) == 1
+        assert lost.process.wait(seconds(40)) == 1
         assert "netstorectl member token" in lost.log
         assert "--join-token" in lost.log
         token = read_token(members["a"].data_dir) or ""
@@ -361,7 +360,7 @@ def test_one_more_for_a_cluster_that_began_alone_is_told_at_once_where_its_token
 
 
 def test_who_is_answered_anything_does_not_begin_without_its_memory(tmp_path: Path) -> None:
-    """Who is there may be its cluster, busy or half started, in which it has voted before."""
+    """The process that listens there may be a member of its cluster, in which it has voted before."""
     with Members(tmp_path, 1) as members, socket.socket() as other:
         port = int(members.peer_url("b").rpartition(":")[2])
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -383,6 +382,6 @@ def test_who_would_begin_beside_a_running_cluster_with_another_token_does_not(tm
         members.wipe("c")
         members.flags = ("--initial-cluster-token", "its own")
         lost = members.spawn("c", *members.beginning())
-        assert lost.process.wait(30) == 1
+        assert lost.process.wait(seconds(30)) == 1
         assert "initial_cluster_token: " in lost.log
         assert "another cluster runs there" in lost.log

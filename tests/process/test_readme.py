@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +16,9 @@ import pytest
 
 from tests.conftest import IN_CI
 from tests.support.daemon import ROOT, clean_environment, is_healthy
+from tests.support.patience import seconds, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("readme")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 URL: Final = "http://127.0.0.1:2379"
 START_SECONDS: Final = 300.0
@@ -72,11 +72,12 @@ def test_start_command_installs_and_starts_a_store(clone: Path, tmp_path: Path) 
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not is_healthy(URL):
+
+        def serves() -> bool:
             assert shell.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+            return is_healthy(URL)
+
+        until(serves, "README's command starts a store", START_SECONDS)
         control = clone / ".venv" / "bin" / "netstorectl"
         for words in (("set", "/greeting", "hello"), ("get", "/greeting")):
             outcome = subprocess.run(
@@ -86,7 +87,7 @@ def test_start_command_installs_and_starts_a_store(clone: Path, tmp_path: Path) 
         assert str(tmp_path / "state") in log.read_text(), "the store does not say where it keeps its data"
     finally:
         os.killpg(shell.pid, signal.SIGTERM)
-        shell.wait(30)
+        shell.wait(seconds(30))
     assert "Traceback" not in log.read_text()
 
 
@@ -99,7 +100,7 @@ def test_test_command_runs_the_suite(clone: Path, tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=START_SECONDS,
+        timeout=seconds(START_SECONDS),
         check=False,
         text=True,
     )
@@ -114,6 +115,6 @@ def test_ci_runs_the_test_command_of_readme(tmp_path: Path) -> None:
         "<!-- command: start -->\n```sh\nexit 1\n```\n<!-- command: test -->\n```sh\necho ran; exit 3\n```\n"
     )
     outcome = subprocess.run(
-        ("bash", tmp_path / ".ci" / "run"), capture_output=True, text=True, check=False, timeout=60
+        ("bash", tmp_path / ".ci" / "run"), capture_output=True, text=True, check=False, timeout=seconds(60)
     )
     assert (outcome.returncode, outcome.stdout.splitlines()[-1]) == (3, "ran")

@@ -2,7 +2,7 @@
 
 Writers load a real daemon over keep-alive connections and note every answer. The daemon is killed at a random
 moment, started again on the same folder, and its whole tree is compared with the notes: an acknowledged write
-is there; one that was under way when the lights went out may be there or not; nothing is older than
+is there; one without an answer may be there or not; nothing is older than
 acknowledged; the store's index never goes back. Some of the kills hit a daemon that is only just starting.
 """
 
@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.support.daemon import Daemon, start_netstored
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,7 @@ class Writer(threading.Thread):
         self.refusals: list[str] = []
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection(self._daemon.host, self._daemon.port, timeout=10)
+        connection = http.client.HTTPConnection(self._daemon.host, self._daemon.port, timeout=seconds(10))
         try:
             while True:
                 self._write(connection)
@@ -113,7 +114,7 @@ def _leaves(node: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _compare(daemon: Daemon, everyone: list[Notes], seen_index: int) -> int:
     """Hold the daemon's tree against the notes; returns the store's index. Settles what was unknown."""
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=20)
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(20))
     try:
         answer = _request(connection, "GET", "/kill?recursive=true")
         stored = _leaves(answer["node"])
@@ -155,15 +156,15 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
             writers = [Writer(daemon, number, notes) for number, notes in enumerate(everyone)]
             for writer in writers:
                 writer.start()
-            time.sleep(moments.uniform(0.0, MOST_LOAD_SECONDS))
+            time.sleep(moments.uniform(0.0, MOST_LOAD_SECONDS))  # fixed: any moment
             daemon.kill()
             for writer in writers:
-                writer.join(20)
+                writer.join(seconds(20))
                 assert not writer.is_alive()
                 assert not writer.refusals, writer.refusals
             if kill % START_KILL_EVERY == 0:
                 daemon.spawn_again()
-                time.sleep(moments.uniform(0.0, 0.6))
+                time.sleep(moments.uniform(0.0, 0.6))  # fixed: any moment
                 daemon.kill()
             daemon.start_again()
             try:

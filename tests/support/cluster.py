@@ -8,15 +8,16 @@ import re
 import shutil
 import socket
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from email.message import Message
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
 from netstore.disk.datadir import read_token
 from tests.support.daemon import Daemon, free_port, spawn
-from tests.support.netns import inside, until
+from tests.support.inside import inside
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,8 +30,14 @@ PACE: Final = ("--heartbeat-interval", "40", "--election-timeout", "400")
 """Fast enough that a test does not wait for elections, slow enough for two busy cores."""
 
 
+TRY_SECONDS: Final = 1.0
+"""How long an answer may take that is asked for again when none came."""
+
 START_SECONDS: Final = 60.0
 """How long a member may take until it serves, with the others starting beside it on busy cores."""
+
+
+FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @dataclass
@@ -38,36 +45,49 @@ class Answer:
     """What a member answered: status 0 when it did not."""
 
     status: int
-    body: Any = None
-    seconds: float = 0.0
+    headers: Message = field(default_factory=Message)
+    raw: bytes = b""
+
+    @property
+    def body(self) -> Any:
+        """The value of the JSON, or the text if it is none."""
+        try:
+            return json.loads(self.raw)
+        except ValueError:
+            return self.raw.decode(errors="replace")
+
+
+def exchange(
+    daemon: Daemon,
+    method: str,
+    path: str,
+    body: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    *,
+    limit: float = 12.0,
+) -> Answer:
+    """One request over a connection of its own, from inside the member's network namespace if it has one."""
+
+    def ask() -> Answer:
+        connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(limit))
+        try:
+            connection.request(method, path, None if body is None else body.encode(), dict(fields or {}))
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read())
+        finally:
+            connection.close()
+
+    return ask() if daemon.netns is None else inside(daemon.netns, ask)
 
 
 def request(daemon: Daemon, method: str, path: str, limit: float = 12.0, **form: object) -> Answer:
-    """One request over a connection of its own, from inside the member's network namespace if it has one.
-    Never raises for what the other side does.
-    """
-    if daemon.netns is not None:
-        return inside(daemon.netns, lambda: _request(daemon, method, path, limit, form))
-    return _request(daemon, method, path, limit, form)
-
-
-def _request(daemon: Daemon, method: str, path: str, limit: float, form: dict[str, object]) -> Answer:
-    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
-    began = time.monotonic()
+    """A request with this form, if any. Never raises for what the other side does."""
     try:
-        fields = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
-        connection.request(method, path, urlencode(form) if form else None, fields)
-        answer = connection.getresponse()
-        text = answer.read()
+        if form:
+            return exchange(daemon, method, path, urlencode(form), FORM, limit=limit)
+        return exchange(daemon, method, path, limit=limit)
     except (OSError, http.client.HTTPException):
-        return Answer(0, None, time.monotonic() - began)
-    finally:
-        connection.close()
-    try:
-        body = json.loads(text)
-    except ValueError:
-        body = text.decode(errors="replace")
-    return Answer(answer.status, body, time.monotonic() - began)
+        return Answer(0)
 
 
 def put(daemon: Daemon, key: str, value: str, limit: float = 12.0) -> Answer:
@@ -82,9 +102,10 @@ def get(daemon: Daemon, key: str, query: str = "") -> str | None:
 
 
 def write(daemon: Daemon, key: str, value: str) -> None:
-    """Write a key, and insist."""
+    """Write a key; repeated until it is acknowledged."""
     until(
-        lambda: put(daemon, key, value, 3.0).status in (200, 201), f"{key}={value} is written at {daemon.url}"
+        lambda: put(daemon, key, value, TRY_SECONDS).status in (200, 201),
+        f"{key}={value} is written at {daemon.url}",
     )
 
 
@@ -173,11 +194,11 @@ class Members:
         return ("--join", self.peer_url(at), *(() if found is None else ("--join-token", found)))
 
     def wipe(self, name: str) -> None:
-        """Take a stopped member's data away."""
+        """Remove a stopped member's data folder."""
         shutil.rmtree(self.daemons[name].data_dir)
 
     def wipe_if_there(self, name: str) -> None:
-        """Take away what an earlier life of a member left."""
+        """Remove the data folder of an earlier member of this name, if any."""
         shutil.rmtree(self.folder / f"{name}.data", ignore_errors=True)
 
     def running(self) -> list[Daemon]:
@@ -210,19 +231,19 @@ class Members:
 
 def leader_of(daemon: Daemon) -> str:
     """The name of the leader this member follows; empty when it knows none."""
-    answer = request(daemon, "GET", "/v2/members/leader", 3.0)
+    answer = request(daemon, "GET", "/v2/members/leader", TRY_SECONDS)
     return str(answer.body["name"]) if answer.status == 200 else ""
 
 
 def listed(daemon: Daemon) -> list[dict[str, Any]]:
     """The members, as this one lists them."""
-    answer = request(daemon, "GET", "/v2/members", 3.0)
+    answer = request(daemon, "GET", "/v2/members", TRY_SECONDS)
     return list(answer.body["members"]) if answer.status == 200 else []
 
 
 def healthy(daemon: Daemon) -> bool:
     """`/health` answers 200 now."""
-    return request(daemon, "GET", "/health", 3.0).status == 200
+    return request(daemon, "GET", "/health", TRY_SECONDS).status == 200
 
 
 def converged(members: Members, key: str, value: str) -> None:
@@ -236,7 +257,7 @@ def converged(members: Members, key: str, value: str) -> None:
 
 
 def cut_before(daemon: Daemon) -> int:
-    """The first entry that the log of a member still has, as it told last; 0 when it told of none."""
+    """The first index that the member's log still has, by its last `log_compacted` line; 0 without one."""
     told = re.findall(r'"log_compacted".*"before": (\d+)', daemon.log)
     return int(told[-1]) if told else 0
 
@@ -248,7 +269,7 @@ def fill(daemon: Daemon, count: int) -> bool:
         for number in range(count)
     )
     got = b""
-    with socket.create_connection((daemon.host, daemon.port), 10) as stream:
+    with socket.create_connection((daemon.host, daemon.port), seconds(10)) as stream:
         stream.sendall(body.encode())
         while got.count(b"HTTP/1.1 20") < count:
             data = stream.recv(65536)

@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
+from tests.support.inside import inside
+from tests.support.patience import PAUSE, Deadline, seconds
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
@@ -28,8 +31,7 @@ START_SECONDS: Final = 20.0
 """How long a process may take until it serves; generous, because two cores run many tests at once."""
 
 STOP_SECONDS: Final = 15.0
-PROBE_SECONDS: Final = 2.0
-POLL_SECONDS: Final = 0.02
+PROBE_SECONDS: Final = 1.0
 
 FIRST_PORT: Final = 20_000
 LAST_PORT: Final = 32_000
@@ -38,8 +40,6 @@ LAST_PORT: Final = 32_000
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 FOREIGN_VARIABLES: Final = ("ETCD_", "NETSTORE_", "FLANNELD_")
-
-PROBE: Final = "import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=2)"
 
 _reserved: list[socket.socket] = []
 _spawned: list[subprocess.Popen[bytes]] = []
@@ -101,15 +101,15 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(limit)
+            return self.process.wait(seconds(limit))
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"not stopped {limit} s after SIGTERM; it wrote:\n{self.log}") from None
 
     def kill(self) -> None:
-        """End it at once, as a power switch does for a process: nothing of its own runs any more."""
+        """End it with SIGKILL: none of its own code runs any more."""
         self.process.kill()
-        self.process.wait(STOP_SECONDS)
+        self.process.wait(seconds(STOP_SECONDS))
 
     def spawn_again(self) -> None:
         """Start the same command, folder and ports after `stop` or `kill`, and do not wait."""
@@ -123,15 +123,15 @@ class Daemon:
 
     def wait_until_healthy(self, limit: float = START_SECONDS) -> None:
         """Return when `/health` answers 200; raises, with the log, if it ends first or the limit passes."""
-        deadline = time.monotonic() + limit
+        deadline = Deadline(limit)
         while not is_healthy(self.url, self.netns):
             status = self.process.poll()
             if status is not None:
                 raise AssertionError(f"ended with status {status} before it served; it wrote:\n{self.log}")
-            if time.monotonic() > deadline:
+            if deadline.passed():
                 self.kill()
-                raise AssertionError(f"not healthy after {limit} s; it wrote:\n{self.log}")
-            time.sleep(POLL_SECONDS)
+                raise AssertionError(f"not healthy after {deadline}; it wrote:\n{self.log}")
+            time.sleep(PAUSE)  # fixed: between two looks
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +212,7 @@ def run_netstored(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=limit,
+        timeout=seconds(limit),
         check=False,
         text=True,
         errors="replace",
@@ -276,20 +276,21 @@ def _spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Pat
 
 @atexit.register
 def _end_what_was_left() -> None:
-    """A test that broke before its `with` block must not leave a store behind."""
+    """Kill stores of tests that failed before their `with` block."""
     for process in _spawned:
         if process.poll() is None:
             process.kill()
-            process.wait(STOP_SECONDS)
+            process.wait(seconds(STOP_SECONDS))
 
 
 def is_healthy(url: str, netns: str | None = None) -> bool:
     """`/health` of this store answers 200 now; asked from inside the network namespace if one is named."""
-    if netns is not None:
-        probe = ("ip", "netns", "exec", netns, sys.executable, "-S", "-c", PROBE, f"{url}/health")
-        return subprocess.run(probe, check=False, stderr=subprocess.DEVNULL).returncode == 0
+    return _is_healthy(url) if netns is None else inside(netns, lambda: _is_healthy(url))
+
+
+def _is_healthy(url: str) -> bool:
     place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=PROBE_SECONDS)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=seconds(PROBE_SECONDS))
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == http.HTTPStatus.OK

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from netstore.cli import netstored
-from tests.support.netns import until
+from tests.support.patience import until
 
 if TYPE_CHECKING:
     from types import FrameType

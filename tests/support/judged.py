@@ -38,7 +38,8 @@ from tests.check.history import Door, Fate, Operation, Wrong
 from tests.check.model import Model
 from tests.check.registers import register_histories
 from tests.check.watches import WINDOW, Watch
-from tests.support.netns import inside, until
+from tests.support.inside import inside
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -184,7 +185,7 @@ class Recorder:
         until(reached, f"{calls} more calls are answered {what}", LONGEST_WAIT)
 
     def waited_in_vain(self, name: str, what: str) -> None:
-        """Wait until one more call at this member had no answer."""
+        """Wait until one more call at this member got no answer."""
         before = self.unheard[name]
         until(lambda: self.unheard[name] > before, f"a call goes unanswered {what}", LONGEST_WAIT)
 
@@ -225,13 +226,13 @@ class Recorder:
         self.over.set()
         for thread in self._threads:
             if isinstance(thread, _Client):
-                thread.join(LONGEST_WAIT)
+                thread.join(seconds(LONGEST_WAIT))
                 assert not thread.is_alive(), f"{thread.name} does not end"
 
     def _end_watches(self, last: int) -> None:
         self.last = last
         for thread in self._threads:
-            thread.join(LONGEST_WAIT)
+            thread.join(seconds(LONGEST_WAIT))
             assert not thread.is_alive(), f"{thread.name} does not end"
 
 
@@ -240,6 +241,7 @@ class _Connection:
 
     def __init__(self, daemon: Daemon) -> None:
         self.index = 0
+        # fixed: a call that has no answer by then is noted as such
         self._http = http.client.HTTPConnection(daemon.host, daemon.port, timeout=PATIENCE)
         self._http.auto_open = 0  # it would do so in the wrong namespace
         try:
@@ -269,7 +271,7 @@ class _Connection:
 
 
 class _Asker:
-    """Asks one member until it has reason to ask another one."""
+    """Sends calls to one member; to another one after a failure, and now and then."""
 
     def __init__(self, recorder: Recorder, random: Random, number: int = 0) -> None:
         self._recorder = recorder
@@ -317,7 +319,7 @@ class _Asker:
 
 
 class _Client(threading.Thread):
-    """One call at a time, at some member, until there are to be no more."""
+    """A client thread: one call at a time, until the recorder is over."""
 
     def __init__(self, recorder: Recorder, number: int) -> None:
         super().__init__(name=f"client {number}", daemon=True)
@@ -330,7 +332,7 @@ class _Client(threading.Thread):
     def run(self) -> None:
         """Until the recorder says that it is over."""
         try:
-            while not self._recorder.over.wait(self._random.random() * MOST_THINKING):
+            while not self._recorder.over.wait(self._random.random() * MOST_THINKING):  # fixed: a pause
                 self._call()
         except Exception as error:  # noqa: BLE001 - raised again by who waits for progress
             self._recorder.failures.append(error)
@@ -361,7 +363,7 @@ class _Client(threading.Thread):
 
 
 class _Watcher(threading.Thread):
-    """Follows everything at one member by long polls, each taking up where the last one ended."""
+    """A watcher thread: follows all changes at one member by long polls, without a gap."""
 
     def __init__(self, recorder: Recorder, name: str) -> None:
         super().__init__(name=f"watcher at {name}", daemon=True)
@@ -379,7 +381,7 @@ class _Watcher(threading.Thread):
                     self._poll()
                 except (OSError, http.client.HTTPException):
                     self._leave()
-                    time.sleep(RETRY_SECONDS)
+                    time.sleep(RETRY_SECONDS)  # fixed: between two tries
         except Exception as error:  # noqa: BLE001 - raised again by who waits for progress
             recorder.failures.append(error)
         finally:

@@ -11,6 +11,7 @@ import trio
 from netstore.net.http1.connection import Http1Connection, Http1Server
 from netstore.net.reactor import Limits, Reactor
 from tests.support.log import AnyLevel
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -62,9 +63,9 @@ async def running_reactor() -> AsyncIterator[Reactor]:
 
 async def eventually(condition: Callable[[], object], what: str) -> None:
     """Let others run until the condition holds."""
-    with trio.move_on_after(PATIENCE):
+    with trio.move_on_after(seconds(PATIENCE)):
         while not condition():  # noqa: ASYNC110 - a condition has no event
-            await trio.sleep(0.001)
+            await trio.sleep(0.001)  # fixed: between two looks
     assert condition(), what
 
 

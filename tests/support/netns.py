@@ -8,7 +8,6 @@ The store of a test runs inside the switch, so that its traffic crosses the brid
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
@@ -16,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,8 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 from tests.support.daemon import clean_environment
+from tests.support.inside import inside
+from tests.support.patience import LIMIT, seconds, until
 from tests.support.peers import start_etcd
 
 if TYPE_CHECKING:
@@ -37,52 +37,16 @@ T = TypeVar("T")
 
 PREFIX: Final = "/coreos.com/network"
 NETWORK: Final = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
-PATIENCE: Final = 15.0
-"""Seconds a condition may take before a test fails."""
 
-_CLONE_NEWNET: Final = 0x40000000
 _runs = itertools.count()
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def until(condition: Callable[[], T], what: str, limit: float = PATIENCE) -> T:
-    """Wait until the condition gives something true, and return it."""
-    deadline = time.monotonic() + limit
-    while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {limit} s: {what}; last: {found!r}")
-        time.sleep(0.02)
-
-
-def inside(netns: str, call: Callable[[], T]) -> T:
-    """Run the call in a network namespace, in a thread of its own; sockets it makes belong there."""
-    answers: list[T] = []
-    errors: list[BaseException] = []
-
-    def enter() -> None:
-        try:
-            with Path("/run/netns", netns).open("rb") as space:
-                if _libc.setns(space.fileno(), _CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), "setns")  # noqa: TRY301 - told by the except below
-            answers.append(call())
-        except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
-            errors.append(error)
-
-    thread = threading.Thread(target=enter, name=f"in {netns}")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return answers[0]
 
 
 def ip(*words: str, netns: str | None = None, check: bool = True) -> str:
     """Run `ip` with these words, in a namespace if one is given; what it printed."""
     where = ("-n", netns) if netns else ()
-    done = subprocess.run(("ip", *where, *words), capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(
+        ("ip", *where, *words), capture_output=True, text=True, check=False, timeout=seconds(20)
+    )
     if check and done.returncode != 0:
         raise AssertionError(f"ip {' '.join(where + words)}: {done.stderr.strip()}")
     return done.stdout
@@ -124,7 +88,7 @@ class Node:
                 while not told():  # it listens only some time after it was started
                     self.ip("route", "add", _PROBE, "dev", "eth0")
                     self.ip("route", "delete", _PROBE)
-                    time.sleep(0.05)
+                    time.sleep(0.05)  # fixed: between two looks
                 yield lambda: [line for line in told() if _PROBE not in line and " proto kernel " not in line]
             finally:
                 monitor.kill()
@@ -216,7 +180,7 @@ class Keys:
 
         def ask() -> dict[str, Any]:
             try:
-                with urlopen(request, timeout=10) as answer:  # noqa: S310 - http
+                with urlopen(request, timeout=seconds(10)) as answer:  # noqa: S310 - http
                     body = answer.read()
             except OSError as error:
                 if not hasattr(error, "read"):
@@ -291,17 +255,17 @@ class RunningAgent:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         return self
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, limit: float = PATIENCE) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, limit: float = LIMIT) -> int:
         """Send it a signal and return its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(limit)
+        return self.process.wait(seconds(limit))
 
     def end(self) -> None:
-        """Whatever it does, it is gone afterwards."""
+        """Kill it if it still runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(PATIENCE)
+            self.process.wait(seconds(LIMIT))
 
     @property
     def log(self) -> str:

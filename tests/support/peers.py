@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from tests.support.daemon import START_SECONDS, Daemon, free_port, launch
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +92,7 @@ def etcdctl(
         env={**os.environ, "ETCDCTL_API": "2", **(environment or {})},
         input=stdin,
         capture_output=True,
-        timeout=limit,
+        timeout=seconds(limit),
         check=False,
         text=True,
     )

@@ -24,6 +24,7 @@ from netstore.net.negotiation import SessionFactory
 from netstore.net.reactor import Limits, Reactor
 from netstore.node.timekeeper import Deadlines
 from tests.support.log import KeptLog
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -200,7 +201,7 @@ def toy_service(credentials: Credentials | None = None, **limits: Any) -> Iterat
 
     async def tick() -> None:
         while True:
-            await trio.sleep(0.01)
+            await trio.sleep(0.01)  # fixed: the pace of its clock
             if deadlines.run_due():
                 reactor.flush()
 
@@ -215,10 +216,10 @@ def toy_service(credentials: Credentials | None = None, **limits: Any) -> Iterat
 
     thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(seconds(10))
     try:
         yield served
     finally:
         trio.from_thread.run_sync(scope.cancel, trio_token=served._token)
-        thread.join(10)
+        thread.join(seconds(10))
         assert not thread.is_alive()

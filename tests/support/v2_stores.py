@@ -19,6 +19,7 @@ from netstore.state.countdown import LONGEST_SPARED
 from netstore.types import Nanos
 from tests.support.contents import nodes_of
 from tests.support.local_member import HandClock, LocalMember, RecordedExchange
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,6 @@ _WAIT_SECONDS: Final = 60.0
 """For what comes at once where others do not hold the processor or the disk."""
 _EXPIRY_SECONDS: Final = LONGEST_SPARED + _WAIT_SECONDS
 """For the end of a node whose time is up: a store at which requests wait puts it off."""
-_POLL_SECONDS: Final = 0.02
 _COMPARED: Final = ("Content-Type", "X-Etcd-Index", "Allow", "Location", "X-Content-Type-Options")
 _PRESENCE: Final = ("X-Etcd-Cluster-Id", "X-Raft-Index", "X-Raft-Term")
 _EXPIRATION: Final = re.compile(rb'"expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z"')
@@ -189,9 +189,9 @@ class HttpWatching:
         lines = [self._response.readline() for _ in range(count)]
         return lines, bool(ended and self._response.readline() == b"")
 
-    def patience(self, seconds: float) -> None:
-        """Wait so long for each line."""
-        self._connection.settimeout(seconds)
+    def patience(self, quiet: float) -> None:
+        """Wait for each line as long as so many seconds of a quiet machine."""
+        self._connection.settimeout(seconds(quiet))
 
     def close(self) -> None:
         self._response.close()
@@ -212,7 +212,7 @@ class HttpStore:
             lines.append(b"Content-Type: " + question.content_type)
         if question.body or question.method in (b"PUT", b"POST"):
             lines.append(b"Content-Length: %d" % len(question.body))
-        connection = self._shared or socket.create_connection(self._address, _WAIT_SECONDS)
+        connection = self._shared or socket.create_connection(self._address, seconds(_WAIT_SECONDS))
         self._shared = None
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + question.body)
         response = HTTPResponse(connection, method=question.method.decode("latin-1"))
@@ -236,14 +236,13 @@ class HttpStore:
 
     def settle(self) -> None:
         """Return when the store has decided its version: a change of its own, which takes an index."""
-        until = time.monotonic() + _WAIT_SECONDS
-        while time.monotonic() < until:
+
+        def decided() -> bool:
             answer = self.ask(Question(b"GET", b"/version"))
             assert isinstance(answer, Answer)
-            if json.loads(answer.body)["etcdcluster"] != "not_decided":
-                return
-            time.sleep(_POLL_SECONDS)
-        raise AssertionError("the store has not decided its version")
+            return bool(json.loads(answer.body)["etcdcluster"] != "not_decided")
+
+        until(decided, "the store has decided its version", _WAIT_SECONDS)
 
     def close(self) -> None:
         """Hang up."""

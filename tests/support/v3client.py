@@ -19,6 +19,7 @@ import grpc
 from google.protobuf import message_factory
 
 from netstore.proto import health_pb2, rpc_pb2
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,9 @@ class Stub:
         if method.client_streaming:
             return lambda **options: Stream(call, **options)
         if method.server_streaming:
-            return lambda request, **options: _messages(call(request, **{"timeout": SECONDS, **options}))
+            return lambda request, **options: _messages(
+                call(request, **{"timeout": seconds(SECONDS), **options})
+            )
         return lambda request, **options: _answer(call, request, options)
 
     def _open(self, method: MethodDescriptor) -> Any:
@@ -73,9 +76,9 @@ class Stub:
 
 def _answer(call: Any, request: Message, options: dict[str, Any]) -> Any:
     if not options.pop("wait", True):
-        return call.future(request, **{"timeout": SECONDS, **options})
+        return call.future(request, **{"timeout": seconds(SECONDS), **options})
     try:
-        return call(request, **{"timeout": SECONDS, **options})
+        return call(request, **{"timeout": seconds(SECONDS), **options})
     except grpc.RpcError as error:
         raise Refused(error) from None
 
@@ -90,10 +93,10 @@ def _messages(call: Any) -> Iterator[Any]:
 class Stream:
     """A bidirectional stream: `send` requests, `next` answers in order. Cancelled at the end of a `with`."""
 
-    def __init__(self, call: Any, timeout: float = 60.0, **options: Any) -> None:
+    def __init__(self, call: Any, **options: Any) -> None:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._call = call(iter(self._requests.get, _END), timeout=timeout, **options)
+        self._call = call(iter(self._requests.get, _END), **{"timeout": seconds(60.0), **options})
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -116,10 +119,17 @@ class Stream:
 
     def next(self, limit: float = SECONDS) -> Any:
         """The next answer. `Refused` when the stream ended with an error, EOFError when it ended well."""
+        answer = self.next_if_any(limit)
+        if answer is None:
+            raise AssertionError(f"nothing arrived for {limit} s of a quiet machine")
+        return answer
+
+    def next_if_any(self, limit: float) -> Any:
+        """The same, but None when none came in time."""
         try:
-            answer = self._answers.get(timeout=limit)
+            answer = self._answers.get(timeout=seconds(limit))
         except queue.Empty:
-            raise AssertionError(f"nothing arrived for {limit} s") from None
+            return None
         if isinstance(answer, Refused):
             raise answer
         if answer is _END:
@@ -130,7 +140,7 @@ class Stream:
         """End the call from this side and wait for its reader."""
         self._call.cancel()
         self._requests.put(_END)
-        self._reader.join(SECONDS)
+        self._reader.join(seconds(SECONDS))
 
     def __enter__(self) -> Self:
         return self

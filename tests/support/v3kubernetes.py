@@ -30,6 +30,7 @@ from netstore.proto.rpc_pb2 import (
     WatchProgressRequest,
     WatchRequest,
 )
+from tests.support.patience import Deadline, seconds
 from tests.support.v3client import Refused, V3Client, prefix_end
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Informer:
         self._api = Api(url)
         self._changed = threading.Condition()
         self.copy, self.revision = self._api.list(self.prefix)
-        self._stream = self._api.client.watch.Watch(metadata=(("hasleader", "true"),), timeout=600)
+        self._stream = self._api.client.watch.Watch(metadata=(("hasleader", "true"),), timeout=seconds(600))
         self._stream.send(
             WatchRequest(
                 create_request=WatchCreateRequest(
@@ -215,15 +216,15 @@ class Informer:
 
     def reach(self, revision: int, *, ask: bool) -> tuple[dict[bytes, KeyValue], int]:
         """The copy at this revision or a later one, and that; asks for progress as kube-apiserver does."""
-        deadline = time.monotonic() + LIMIT
+        deadline = Deadline(LIMIT)
         with self._changed:
             while self.revision < revision:
                 if self.failure is not None:
                     raise AssertionError(f"informer of {self.prefix!r}") from self.failure
-                assert time.monotonic() < deadline, f"{self.prefix!r}: at {self.revision}, not {revision}"
+                assert not deadline.passed(), f"{self.prefix!r}: at {self.revision}, not {revision}"
                 if ask:
                     self._stream.send(WatchRequest(progress_request=WatchProgressRequest()))
-                self._changed.wait(0.1)
+                self._changed.wait(0.1)  # fixed: then it asks again
             return dict(self.copy), self.revision
 
     def close(self) -> None:

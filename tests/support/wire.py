@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 import h11
 
+from tests.support.patience import seconds
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -39,7 +41,7 @@ class Wire:
     """One connection. `send` raw bytes, then take the answers in order."""
 
     def __init__(self, host: str, port: int, limit: float = READ_SECONDS) -> None:
-        self.socket = socket.create_connection((host, port), timeout=limit)
+        self.socket = socket.create_connection((host, port), timeout=seconds(limit))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = b""
         self._judge: h11.Connection | None = None

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from netstore.cli import netstorectl
+from netstore.cli.commands import completion
 from netstore.cli.commands.completion import MOST, VARIABLE
 from tests.cli.commands.conftest import Terminal, answering
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +29,8 @@ SHIPPED: Final = {"bash": "netstorectl.bash", "zsh": "_netstorectl", "fish": "ne
 
 @pytest.fixture
 def offers(ctl: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """What bash is offered for the last of these words."""
+    """What bash is offered for the last of these words, by a store that is waited for."""
+    monkeypatch.setattr(completion, "LIMIT", seconds(10))
 
     def asked(*words: str) -> list[str]:
         monkeypatch.setenv(VARIABLE, "bash_complete")
@@ -118,11 +121,11 @@ def test_the_tab_key_never_asks_for_a_password(
 def test_a_store_that_says_nothing_is_not_waited_for(
     offers: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netstore.cli.commands.completion.LIMIT", 0.05)
+    monkeypatch.setattr(completion, "LIMIT", 0.05)
     given_up = threading.Event()
 
     def silent(_head: bytes) -> bytes:
-        given_up.wait(30)
+        given_up.wait(seconds(30))
         return b""
 
     with answering(silent) as url:
@@ -134,7 +137,7 @@ def test_offers_are_bounded(
     offers: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, ctl: Run, prefix: str
 ) -> None:
     assert MOST >= 100
-    monkeypatch.setattr("netstore.cli.commands.completion.MOST", 3)
+    monkeypatch.setattr(completion, "MOST", 3)
     for number in range(5):
         ctl("key", "set", f"{prefix}/{number}", "1")
     assert len(offers("key", "get", f"{prefix}/")) == 3
@@ -171,7 +174,7 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
         capture_output=True,
         check=True,
         text=True,
-        timeout=60,
+        timeout=seconds(60),
     )
     assert told.stderr == ""
     assert told.stdout.splitlines() == [
