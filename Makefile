@@ -1,5 +1,5 @@
 # Each target is one line, so that it can be read here and typed without make. `make` alone prints what there is.
-.PHONY: help check test demo bench sim matrix
+.PHONY: help check test docs demo bench sim matrix lock changes
 PYTHON = .venv/bin/python
 SEEDS = 500
 VERSIONS = 3.11 3.12 3.13 3.14
@@ -7,16 +7,22 @@ SAY = sed -n 's/^\#= \(make $@  *.*\)/\1/p' Makefile
 
 #= make check      all that a change must pass: ruff, mypy, import contracts, tests; 15 to 25 minutes on two cores
 #= make test       the tests alone; 12 to 22 minutes
+#= make docs       the documentation site, into build/docs; half a minute
 #= make demo       three nodes, a store and agents in network namespaces, as root; half a minute
 #= make bench      netstored beside Debian's etcd, as root; half an hour
 #= make sim        SEEDS=500 simulated clusters; two minutes for 500; it goes on where it was stopped
 #= make matrix     the tests that are not slow with Python 3.11 to 3.14, by uv; an hour
+#= make lock       the newest releases into contrib/lock.txt, by uv; less than a minute
+#= make changes    the changes since the last release; VERSION=1.2.0 puts them into CHANGELOG.md; less than a minute
 #= The first of them installs .venv, a minute or two.
 help: ; @sed -n 's/^#= //p' Makefile
 
 check: ; @$(SAY) && bash contrib/check
 test: ; @$(SAY) && bash contrib/check tests
+docs: ; @$(SAY) && bash contrib/docs
 demo: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.demo
 bench: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.bench
 sim: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m tests.sim --seeds $(SEEDS)
 matrix: ; @$(SAY) && VERSIONS="$(VERSIONS)" bash contrib/matrix
+lock: ; @$(SAY) && bash contrib/lock
+changes: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version Unreleased)

@@ -16,6 +16,7 @@ change them. What is not a route (a neighbour entry, a command to run) a backend
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: TC003 - inspect reads the types of the fields of Wanted
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
@@ -30,7 +31,7 @@ from netstore.network.config import Network, NetworkConfigError
 from netstore.network.lease import SubnetLease
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = [
     "API_VERSION",

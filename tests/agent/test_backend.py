@@ -26,7 +26,7 @@ from netstore.agent.backend import (
 )
 from netstore.network.addresses import parse_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
-from tests.support.daemon import ROOT
+from tests.support.documents import block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,10 +113,8 @@ def test_every_public_name_exists() -> None:
 
 @pytest.mark.trio
 async def test_the_example_of_the_guide_works() -> None:
-    guide = (ROOT / "contrib" / "doc" / "plugins.md").read_text()
-    code = guide.partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102 - our own text
+    exec(block("contrib/doc/plugins.md", "backend"), names)  # noqa: S102 - our own text
     example: Backend = names["Example"](options(names["Example"].manifest, network('{"Type":"example"}')))
     ip = parse_ip("192.168.77.11")
     host = Host(Link(2, "eth0", 1500, up=True), Address(2, ip, 24), ip, network('{"Type":"example"}'))

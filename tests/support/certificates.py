@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 class Certificates:
     """PEM files under a folder. `context` makes what a client needs of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *addresses: str) -> None:
+        """`addresses` are those of the server beside loopback."""
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self._ca = trustme.CA()
         self.ca = folder / "ca.pem"
         self._ca.cert_pem.write_to_path(self.ca)
-        self.certificate, self.key = self.issue("server", self._ca.issue_cert("127.0.0.1", "localhost"))
+        self.certificate, self.key = self.issue(
+            "server", self._ca.issue_cert("127.0.0.1", "localhost", *addresses)
+        )
         self.client_certificate, self.client_key = self.issue(
             "client", self._ca.issue_cert("client@store.example", common_name="operator")
         )

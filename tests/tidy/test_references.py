@@ -30,6 +30,8 @@ FOREIGN: Final = {
     "TooManyRequests": "an error of etcd",
     "client.crt": "a file in an example",
     "client.key": "a file in an example",
+    "full-disk.store.2.md": "a file in an example",
+    "full-disk.store.md": "a file in an example",
     "net.core.rmem_max": "a setting of Linux",
     "reproduce_failure": "a decorator of hypothesis",
     "tcp_rmem": "a setting of Linux",
