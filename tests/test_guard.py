@@ -6,7 +6,7 @@ import pytest
 
 from netstore.errors import CorruptData, Fault, MustStop
 from netstore.guard import guarded, unguarded
-from netstore.node.host import DiskFailed
+from netstore.node.logwriter import DiskFailed
 from netstore.raft.invariant import InvariantBroken
 
 THEIRS = [ValueError("x"), MemoryError(), RecursionError(), OverflowError(), CorruptData("x"), Fault(300)]
