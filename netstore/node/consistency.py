@@ -91,7 +91,7 @@ class Consistency:
         self._log = log
         self._check_seconds = check_seconds
         self._judge = Judge(host.id)
-        self._copies = host.snapshot_install.installed
+        self._snapshots = host.snapshot_install.installed
         """Snapshots installed before the judge began."""
         self._next_check = 0.0
 
@@ -128,8 +128,8 @@ class Consistency:
 
     def _forget_replaced(self) -> None:
         """After a snapshot was installed, digests of the state before it say nothing of the present one."""
-        if self._copies != self._host.snapshot_install.installed:
-            self._copies = self._host.snapshot_install.installed
+        if self._snapshots != self._host.snapshot_install.installed:
+            self._snapshots = self._host.snapshot_install.installed
             self._judge = Judge(self._host.id)
 
     def _decide(self, index: Index) -> None:

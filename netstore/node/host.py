@@ -231,11 +231,6 @@ class Host:
         return self._raft.log.commit
 
     @property
-    def holding(self) -> bool:
-        """Nothing is applied for now: the state engine is behind."""
-        return self._raft.holding
-
-    @property
     def backed_up(self) -> bool:
         """See `Member.backed_up`: it is crowded, requests of others are postponed, or writes are paced."""
         return self.backpressure.crowded or bool(self.forwards.postponed) or self._pacing.paced

@@ -84,7 +84,7 @@ _WORDS: Final = {
 _Command: TypeAlias = AddMember | JoinMember | RemoveMember | PromoteMember
 
 
-class _Asked:
+class _PendingChange:
     """A change that waits. `payload` begins with the id of the request; its slot may be at another member."""
 
     __slots__ = ("again", "command", "deadline", "over", "own", "owner", "payload", "snapshots", "term")
@@ -114,8 +114,8 @@ class Cluster:
         self._host = host
         self._log = log
         self._max_learners = max_learners
-        self._waiting: deque[_Asked] = deque()
-        self._sent: list[_Asked] = []
+        self._waiting: deque[_PendingChange] = deque()
+        self._sent: list[_PendingChange] = []
         """Own requests that were given to Raft and have no answer yet."""
         self._held_since: float | None = None
         """Since when the first of the waiting changes, or those before it, waits because the leader is
@@ -220,7 +220,7 @@ class Cluster:
         if not 0 < command.id < _IDS:
             done(refusal(Reason.ID_NOT_FOUND))  # no change can name it, whoever the leader is
             return
-        asked: _Asked
+        asked: _PendingChange
 
         def complete(outcome: Outcome | Fault) -> None:
             asked.over = True
@@ -233,7 +233,7 @@ class Cluster:
             answer(outcome)
 
         answer = self._answer(NodeId(command.id), done)
-        asked = _Asked(command, b"", float("inf"), own=True)
+        asked = _PendingChange(command, b"", float("inf"), own=True)
         asked.snapshots = host.snapshot_install.installed
         payload = host.proposals.open(encode(command), complete, principal)
         if payload is not None:
@@ -262,7 +262,7 @@ class Cluster:
             return
         if isinstance(command, _Command):
             deadline = self._host.clock.monotonic() + self._host.proposals.time_limit
-            asked = _Asked(command, change.context, deadline, own=False)
+            asked = _PendingChange(command, change.context, deadline, own=False)
             asked.owner = owner_of(principal_of(change.context))
             self._enqueue(asked)
         else:
@@ -278,7 +278,7 @@ class Cluster:
                 each.again = True
                 self._waiting.append(each)
 
-    def _enqueue(self, asked: _Asked) -> None:
+    def _enqueue(self, asked: _PendingChange) -> None:
         if not self._has_place(asked.owner):
             self._refuse(asked, Reason.TOO_MANY.text)
             return
@@ -303,7 +303,7 @@ class Cluster:
             self._waiting.popleft()
         self._held_since = None
 
-    def _try(self, asked: _Asked) -> bool:
+    def _try(self, asked: _PendingChange) -> bool:
         """Propose a change, or refuse it. False if it has to wait."""
         host = self._host
         if not host.backpressure.crowded:
@@ -343,7 +343,7 @@ class Cluster:
         """The state here contains every change of the members that is in the log."""
         return self._host.change_index <= self._host.machine.applied
 
-    def _refuse(self, asked: _Asked, why: str) -> None:
+    def _refuse(self, asked: _PendingChange, why: str) -> None:
         if asked.own:
             self._host.proposals.complete(request_of(asked.payload), told(why))
         else:

@@ -88,13 +88,13 @@ class _Peer:
 
     __slots__ = (
         "begun",
-        "copying",
         "counts",
         "entries",
         "gap",
-        "installing",
         "is_alive",
         "is_behind",
+        "is_installing",
+        "is_sending",
         "is_too_slow",
         "place",
         "refused",
@@ -110,9 +110,9 @@ class _Peer:
         self.gap = 0.0
         """What that part of the log weighs."""
         self.entries = 0
-        self.copying = False
+        self.is_sending = False
         """A snapshot is being made or sent."""
-        self.installing = False
+        self.is_installing = False
         """A snapshot was delivered, and it has not taken the log after it yet."""
         self.begun = 0.0
         """When that snapshot was begun."""
@@ -131,18 +131,23 @@ class _Peer:
         """Times, and how much of the log it had taken by then."""
 
     @property
+    def takes_snapshot(self) -> bool:
+        """A snapshot is made or sent, or the log after one was not taken yet."""
+        return self.is_sending or self.is_installing
+
+    @property
     def is_brought_up(self) -> bool:
-        return self.copying or self.installing or self.is_behind
+        return self.takes_snapshot or self.is_behind
 
     @property
     def is_kept_for(self) -> bool:
         """The log keeps what it needs, within its bound."""
-        return self.copying or (self.is_brought_up and not self.is_too_slow)
+        return self.is_sending or (self.is_brought_up and not self.is_too_slow)
 
     @property
     def may_refuse(self) -> bool:
         """It refused the last snapshot, and this one has not got clearly further: it may refuse it too."""
-        return self.copying and self.refused is not None and self.sent <= self.refused + self.size / 8
+        return self.is_sending and self.refused is not None and self.sent <= self.refused + self.size / 8
 
     def begin_anew(self) -> None:
         """It is judged anew, unless it has used up its time."""
@@ -151,15 +156,15 @@ class _Peer:
 
     def forget(self) -> None:
         """What it needs is not in the log, or another member leads. A snapshot under way goes on."""
-        self.installing = self.is_behind = self.counts = False
+        self.is_installing = self.is_behind = self.counts = False
         self.samples.clear()
 
-    def copied(self) -> float:
+    def progress(self) -> float:
         """How much of a snapshot is done, in 3 parts of about the same length: made; sent; verified and
         loaded. Nobody reports progress of the first and the last: three quarters of the first count as done,
         and nothing of the last.
         """
-        if self.installing:
+        if self.is_installing:
             return 2.0
         return 1 + self.sent / self.size if self.size else 0.75
 
@@ -243,27 +248,27 @@ class Pacing:
 
     # --- snapshots
 
-    def copy_begun(self, peer: NodeId, index: Index, now: float) -> None:
+    def snapshot_begun(self, peer: NodeId, index: Index, now: float) -> None:
         """A snapshot is being made; the log after `index` will be needed."""
         record = self._peers.setdefault(peer, _Peer())
-        record.place = min(index, record.place) if record.copying else index
-        record.copying, record.installing, record.begun = True, False, now
+        record.place = min(index, record.place) if record.is_sending else index
+        record.is_sending, record.is_installing, record.begun = True, False, now
         record.sent = record.size = 0
         record.begin_anew()
 
-    def copy_made(self, peer: NodeId, index: Index) -> None:
+    def snapshot_made(self, peer: NodeId, index: Index) -> None:
         """It is of the state at this index, which may be after the one it was begun at."""
         record = self._peers.get(peer)
         if record is not None:
             record.place = max(record.place, index)
 
-    def copy_sent(self, peer: NodeId, sent: int, size: int) -> None:
+    def snapshot_sent(self, peer: NodeId, sent: int, size: int) -> None:
         """So many bytes of a snapshot of this size were sent."""
         record = self._peers.get(peer)
         if record is not None:
             record.sent, record.size = sent, size
 
-    def copy_over(self, peer: NodeId, *, ok: bool, refused: bool = False) -> Index:
+    def snapshot_ended(self, peer: NodeId, *, ok: bool, refused: bool = False) -> Index:
         """It was delivered or given up, because the member refused it or for another reason; returns the
         index it was of. If it was lost for another reason, mostly because the log outgrew it, that is no
         refusal, and the next one is as likely as any to arrive: otherwise one refusal would keep the member
@@ -272,7 +277,7 @@ class Pacing:
         record = self._peers.get(peer)
         if record is None:
             return Index(0)
-        record.copying, record.installing = False, ok
+        record.is_sending, record.is_installing = False, ok
         record.refused = record.sent if refused else None
         record.sent = record.size if ok else 0
         return record.place
@@ -292,7 +297,7 @@ class Pacing:
         for id_, record in list(self._peers.items()):
             if id_ not in known:
                 record.forget()
-                if not record.copying:
+                if not record.is_sending:
                     del self._peers[id_]
         rates = [self._judge(self._peers.setdefault(peer.id, _Peer()), peer, now, seconds) for peer in peers]
         self._held = False
@@ -312,9 +317,9 @@ class Pacing:
         else:
             record.used = max(0.0, record.used - seconds / 10)
         record.counts = False
-        if record.installing and peer.match >= record.place:
-            record.installing, record.is_behind = False, True
-        if not (record.copying or record.installing):
+        if record.is_installing and peer.match >= record.place:
+            record.is_installing, record.is_behind = False, True
+        if not record.takes_snapshot:
             record.place = peer.match
         record.gap = self._total - self._sum(record.place)
         record.entries = max(0, self._last - record.place)
@@ -325,9 +330,9 @@ class Pacing:
         if not peer.active:
             record.samples.clear()
             record.is_behind = False
-            record.installing &= now - record.begun < PACED_SECONDS
+            record.is_installing &= now - record.begun < PACED_SECONDS
             return None
-        if record.copying or record.installing:
+        if record.takes_snapshot:
             record.samples.clear()
             need: tuple[float, float] | None = self._for_copy(record, now)
         else:
@@ -344,7 +349,7 @@ class Pacing:
         long it will take at least: while it is made, twice as long as that has taken. Both follow from what
         is done so far, so a snapshot that slows down makes writes slower too.
         """
-        done, spent = record.copied(), now - record.begun
+        done, spent = record.progress(), now - record.begun
         left = spent * (3 - done) / done
         rate = (self._limit * 15 / 16 - record.gap) / max(1.0, left)
         return rate, min(left, 2 * spent)
@@ -420,7 +425,9 @@ class Pacing:
     def behind(self) -> list[Behind]:
         """The members that are brought up, or have not caught up, by id."""
         return [
-            Behind(id_, peer.copying or peer.installing, peer.sent, peer.size, peer.entries, peer.counts)
+            Behind(
+                id_, peer.is_sending or peer.is_installing, peer.sent, peer.size, peer.entries, peer.counts
+            )
             for id_, peer in sorted(self._peers.items())
-            if peer.copying or (peer.is_alive and peer.place and peer.gap > self._limit / NEAR_PART)
+            if peer.is_sending or (peer.is_alive and peer.place and peer.gap > self._limit / NEAR_PART)
         ]

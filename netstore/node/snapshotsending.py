@@ -34,24 +34,24 @@ class SnapshotSending:
         or until it weighs too much: then `LogCompaction.compacted` passes it, and the snapshot is of no use.
         """
         meta = self._raft.snapshot_meta(index)
-        self._pacing.copy_begun(peer, index, self._clock.monotonic())
+        self._pacing.snapshot_begun(peer, index, self._clock.monotonic())
         return meta
 
     def made(self, index: Index, peer: NodeId) -> SnapshotMeta:
         """The same, for a snapshot that turned out to have applied more than `begun` was told."""
         meta = self._raft.snapshot_meta(index)
-        self._pacing.copy_made(peer, index)
+        self._pacing.snapshot_made(peer, index)
         return meta
 
     def sent(self, peer: NodeId, sent: int, size: int) -> None:
         """So many bytes of the snapshot for this peer were sent, of a total `size`."""
-        self._pacing.copy_sent(peer, sent, size)
+        self._pacing.snapshot_sent(peer, sent, size)
 
     def ended(self, peer: NodeId, *, ok: bool, begun: bool = True, refused: bool = False) -> None:
         """The snapshot for this peer was delivered, or was given up; if not `begun`, before `begun` was
         called.
         """
-        index = self._pacing.copy_over(peer, ok=ok, refused=refused) if begun else Index(0)
+        index = self._pacing.snapshot_ended(peer, ok=ok, refused=refused) if begun else Index(0)
         self._raft.report_snapshot(peer, ok, index)
         self._wake()
 

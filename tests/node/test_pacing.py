@@ -115,12 +115,12 @@ class Course:
         """She is given a state copy, each part of which takes so long: where it is of."""
         place = self.last
         self.match = self.compacted - 1 if self.compacted else 0
-        self.pacing.copy_begun(SHE, Index(place), self.now)
+        self.pacing.snapshot_begun(SHE, Index(place), self.now)
         self.ticks(making)
         for sent in range(round(sending / TICK)):
-            self.pacing.copy_sent(SHE, sent, round(sending / TICK))
+            self.pacing.snapshot_sent(SHE, sent, round(sending / TICK))
             self.tick()
-        self.pacing.copy_over(SHE, ok=True)
+        self.pacing.snapshot_ended(SHE, ok=True)
         self.ticks(loading)
         self.match = max(self.match, place)
         return place
@@ -205,7 +205,7 @@ def test_who_stands_still_slows_others_for_a_moment_only() -> None:
 def test_who_is_silent_slows_nobody(copying: bool) -> None:
     course = Course(FAST)
     if copying:
-        course.pacing.copy_begun(SHE, Index(course.last), 0.0)
+        course.pacing.snapshot_begun(SHE, Index(course.last), 0.0)
     course.ticks(1.5)
     course.silent = frozenset({SHE})
     course.tick()
@@ -215,9 +215,9 @@ def test_who_is_silent_slows_nobody(copying: bool) -> None:
 
 def test_a_copy_that_will_not_be_there_in_time_slows_nobody() -> None:
     course = Course(FAST)
-    course.pacing.copy_begun(SHE, Index(course.last), 0.0)
+    course.pacing.snapshot_begun(SHE, Index(course.last), 0.0)
     for sent in range(1, 100):
-        course.pacing.copy_sent(SHE, sent, 100_000)
+        course.pacing.snapshot_sent(SHE, sent, 100_000)
         course.ticks(1.0)
         if course.pacing.rate is None:
             break
@@ -233,25 +233,25 @@ def test_who_refused_a_copy_slows_nobody_during_the_next_until_it_gets_further()
     course.ticks(1.0)
 
     def counts(sent: int) -> bool:
-        pacing.copy_sent(SHE, sent, 1_000)
+        pacing.snapshot_sent(SHE, sent, 1_000)
         course.tick()
         assert (pacing.rate is not None) == course.behind[0].counts
         return course.behind[0].counts
 
     def begin() -> None:
-        pacing.copy_begun(SHE, Index(course.last), course.now)
+        pacing.snapshot_begun(SHE, Index(course.last), course.now)
 
     begin()
     assert counts(100)
     for _ in range(2):
-        pacing.copy_over(SHE, ok=False, refused=True)
+        pacing.snapshot_ended(SHE, ok=False, refused=True)
         begin()
         assert [counts(sent) for sent in (0, 100)] == [False, False]
     assert [counts(sent) for sent in (225, 226)] == [False, True], "it takes more than the one before"
-    pacing.copy_over(SHE, ok=False, refused=True)
+    pacing.snapshot_ended(SHE, ok=False, refused=True)
     begin()
     assert not counts(226)
-    pacing.copy_over(SHE, ok=True)
+    pacing.snapshot_ended(SHE, ok=True)
     begin()
     assert counts(0), "what it took makes up for what it refused"
 
@@ -261,21 +261,21 @@ def test_one_refusal_keeps_no_member_from_being_brought_up() -> None:
     course = Course(FAST)
     course.match = 0
     course.ticks(1.0)
-    course.pacing.copy_begun(SHE, Index(course.last), course.now)
+    course.pacing.snapshot_begun(SHE, Index(course.last), course.now)
     course.ticks(1.0)
-    course.pacing.copy_over(SHE, ok=False, refused=True)
+    course.pacing.snapshot_ended(SHE, ok=False, refused=True)
     course.ticks(1.0)
     copies = 0
     while course.match == 0:
         copies += 1
         assert copies <= 2
         place = course.last
-        course.pacing.copy_begun(SHE, Index(place), course.now)
+        course.pacing.snapshot_begun(SHE, Index(place), course.now)
         for sent in (0, 0, 1, 2, 3, 4):
-            course.pacing.copy_sent(SHE, sent, 4 if sent else 0)
+            course.pacing.snapshot_sent(SHE, sent, 4 if sent else 0)
             course.ticks(5.0)
         is_whole = course.compacted <= place
-        course.pacing.copy_over(SHE, ok=is_whole)
+        course.pacing.snapshot_ended(SHE, ok=is_whole)
         course.ticks(5.0)
         course.match = place if is_whole else 0
     assert copies == 2
@@ -286,8 +286,8 @@ def test_copies_that_are_never_taken_slow_others_for_a_bounded_time() -> None:
     for _ in range(200):
         course.copy(10.0, 10.0, 0.0)
         course.match = 0
-        course.pacing.copy_begun(SHE, Index(course.last), course.now)
-        course.pacing.copy_over(SHE, ok=False)
+        course.pacing.snapshot_begun(SHE, Index(course.last), course.now)
+        course.pacing.snapshot_ended(SHE, ok=False)
         course.ticks(10.0)
     paced = sum(rate < FAST for rate in course.rates) * TICK
     given_back = (course.now - paced) / 10
@@ -299,9 +299,9 @@ def test_who_was_waited_for_in_vain_is_not_until_half_of_that_is_given_back() ->
     course = Course(FAST)
 
     def copying() -> bool:
-        course.pacing.copy_over(SHE, ok=False)
+        course.pacing.snapshot_ended(SHE, ok=False)
         course.match = 0
-        course.pacing.copy_begun(SHE, Index(course.last), course.now)
+        course.pacing.snapshot_begun(SHE, Index(course.last), course.now)
         course.ticks(3.0)
         return course.behind[0].counts
 
@@ -355,12 +355,12 @@ def test_a_member_that_is_always_too_slow_slows_others_for_a_bounded_time() -> N
 def test_of_two_the_slower_one_counts_and_who_is_no_member_is_forgotten() -> None:
     pacing = Pacing(LIMIT, Index(0))
     pacing.measure(Index(100), 100 * ENTRY)
-    pacing.copy_begun(SHE, Index(50), 0.0)
-    pacing.copy_begun(HE, Index(90), 0.0)
-    pacing.copy_begun(NodeId(9), Index(10), 0.0)
+    pacing.snapshot_begun(SHE, Index(50), 0.0)
+    pacing.snapshot_begun(HE, Index(90), 0.0)
+    pacing.snapshot_begun(NodeId(9), Index(10), 0.0)
     assert pacing.needed() == 10
-    pacing.copy_over(NodeId(9), ok=False)
-    pacing.copy_sent(HE, 1, 2)
+    pacing.snapshot_ended(NodeId(9), ok=False)
+    pacing.snapshot_sent(HE, 1, 2)
     pacing.look(1.0, standing(100, {SHE: 1, HE: 1}))
     pacing.look(2.0, standing(100, {SHE: 1, HE: 1}))
     assert pacing.rate == pytest.approx((LIMIT * 15 / 16 - 50 * ENTRY) / (2.0 * 3))
@@ -369,9 +369,9 @@ def test_of_two_the_slower_one_counts_and_who_is_no_member_is_forgotten() -> Non
         Behind(SHE, is_copying=True, sent=0, size=0, entries=50, counts=True),
         Behind(HE, is_copying=True, sent=1, size=2, entries=10, counts=True),
     ]
-    pacing.copy_made(SHE, Index(60))
+    pacing.snapshot_made(SHE, Index(60))
     assert pacing.needed() == 60
-    pacing.copy_over(SHE, ok=True)
+    pacing.snapshot_ended(SHE, ok=True)
     pacing.look(2.0, standing(100, {SHE: 1, HE: 1}))
     assert pacing.needed() == 60, "it is being put in place there"
     pacing.look(2.0, standing(100, {SHE: 60, HE: 1}))

@@ -82,7 +82,7 @@ def behind() -> tuple[Solo, Slow]:
     engine.late = 1
     member.host.tick()
     turns(member, 2)
-    assert member.host.holding
+    assert member.host._raft.holding
     assert not member.woken
     return member, engine
 
