@@ -30,7 +30,7 @@ def guarded(failed: Callable[[Exception], object], call: Callable[..., object], 
         call(*arguments)
     except MustStop:
         raise
-    except Exception as fault:  # noqa: BLE001 - told
+    except Exception as fault:  # noqa: BLE001 - given to `failed`
         tell(failed, fault)
         return False
     return True

@@ -205,5 +205,5 @@ class Shares:
 
 
 def default_budget(memory: int) -> int:
-    """The budget for a process that may use so many bytes of memory, where nobody chose one."""
+    """The budget of a process that may use so many bytes of memory, if none is configured."""
     return max(SMALLEST, min(memory // PART_OF_MEMORY, LARGEST_DEFAULT))

@@ -186,7 +186,8 @@ class Parted(Generic[K, V]):
 
     def popitem(self) -> tuple[K, V]:
         """Remove any entry and return it; KeyError when there is none. Entries of the first dictionary go
-        first, then those of one part after the other, so that none is left for ever while others fill.
+        first, then those of one part after the other, so that every entry is removed at some time, even while
+        others are added.
         """
         return self._next().popitem()
 

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 from tests.support.peers import start_etcd
 from tests.support.v2_stores import FORM, Answer, HttpStore, LocalStore, Question, Shown, Store, Watching
 
@@ -282,7 +283,7 @@ def change(store: Store, question: Question) -> None:
     """Ask for a change of which nothing is compared, and that may be made twice: until the store has had the
     time for it, for one that had none would differ from the others from then on.
     """
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + seconds(PATIENCE)
     while True:
         answer = store.ask(question)
         assert isinstance(answer, Answer)
@@ -416,9 +417,9 @@ def test_times_to_live_are_compared_by_what_may_have_passed() -> None:
         body = b'{"action":"set","node":{"key":"/a"%b,"modifiedIndex":4},"prevNode":{"key":"/a","ttl":7}}'
         return Answer(200, {}, body % left).shown(in_order=True)
 
-    for one, two, seconds in ((994, 995, 1), (1000, 1000, 0), (1000, 989, 11), (None, -2, 2), (0, None, 0)):
+    for one, two, apart in ((994, 995, 1), (1000, 1000, 0), (1000, 989, 11), (None, -2, 2), (0, None, 0)):
         assert shown(one).same == shown(two).same
-        assert shown(one).difference(shown(two)) == shown(two).difference(shown(one)) == seconds
+        assert shown(one).difference(shown(two)) == shown(two).difference(shown(one)) == apart
     assert shown(None).same != shown(1).same
     assert shown(1).same != shown(-1).same
 

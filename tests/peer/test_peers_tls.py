@@ -14,9 +14,9 @@ from netstore.peer import link as linking
 from netstore.peer import listener
 from netstore.peer.dial import StreamFailed
 from netstore.peer.handshake import Secret, Verdict
-from tests.peer.test_peers import A, B, Member, knock, met, open_stream, who_is_there
 from tests.support.certificates import Certificates
 from tests.support.links import Quiet, eventually, running_reactor
+from tests.support.peermembers import A, B, Member, knock, met, open_stream, who_is_there
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -19,8 +19,8 @@ from netstore.raft.entry import ConfState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import InstallSnapshot, MessageRefused
 from netstore.types import Index, NodeId, Term
-from tests.peer.test_peers import A, B, Member
 from tests.support.links import eventually, running_reactor
+from tests.support.peermembers import A, B, Member
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,13 +11,15 @@ import pytest
 
 from netstore.disk.datadir import read_token
 from netstore.state.words import payload_hash
-from tests.process.test_poisoned import POISON, poison
+from tests.process.test_poisoned import POISON
 from tests.support.certificates import Certificates
 from tests.support.cluster import Members, converged, get, listed, write
 from tests.support.daemon import ROOT, Daemon, clean_environment, free_port, start_netstored
 from tests.support.documents import RUN, Block, bash, block, blocks, documents, with_ports
 from tests.support.netns import Wire
+from tests.support.patience import seconds
 from tests.support.peers import PACKAGE_OF
+from tests.support.stopped import append_to_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +74,7 @@ def test_what_a_document_shows_works(each: Block, store: Daemon, tmp_path: Path)
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=100,
+        timeout=seconds(100),
     )
     assert done.returncode == 0, done.stdout
 
@@ -137,9 +139,9 @@ def test_one_member_s_data_becomes_the_cluster_s(tmp_path: Path) -> None:
 def test_an_entry_that_cannot_be_applied_is_passed_over(tmp_path: Path) -> None:
     with start_netstored(tmp_path) as daemon:
         daemon.stop()
-        entry = poison(daemon.data_dir)
+        entry = append_to_log(daemon.data_dir, [POISON])
         daemon.spawn_again()
-        assert daemon.process.wait(60) == 2
+        assert daemon.process.wait(seconds(60)) == 2
         hash_ = payload_hash(POISON)
         variables = {"FOLDER": str(daemon.data_dir), "ENTRY": str(entry), "HASH": hash_}
         told = bash(block("contrib/doc/disaster.md", "skip"), tmp_path, variables)

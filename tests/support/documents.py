@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from markdown_it import MarkdownIt
 
 from tests.support.daemon import ROOT, clean_environment, free_port
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -136,7 +137,7 @@ def bash(text: str, folder: Path, variables: Mapping[str, str], *, limit: float 
         start_new_session=True,
     ) as shell:
         try:
-            told, _ = shell.communicate(timeout=limit)
+            told, _ = shell.communicate(timeout=seconds(limit))
         except subprocess.TimeoutExpired:
             os.killpg(shell.pid, signal.SIGKILL)
             told = f"{shell.communicate()[0]}\nnot done after {limit} s"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.daemon import ROOT
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ def sphinx(source: Path, settings: Path, site: Path) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=seconds(100),
     )
 
 

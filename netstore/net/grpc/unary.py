@@ -104,5 +104,5 @@ class UnaryCall(GrpcCall):
                 handler(self, message)
             except MustStop:
                 raise
-            except Exception as fault:  # noqa: BLE001 - told
+            except Exception as fault:  # noqa: BLE001 - given to `_failed`
                 tell(self._failed, fault)

@@ -55,6 +55,11 @@ def reset(connection: Http2Connection, stream: Stream, code: int) -> None:
     _drop(connection, stream)
     connection.output.write(frame(RST_STREAM, 0, stream.number, NUMBER.pack(code)))
     remember(connection, stream.number, RESET_BY_US)
+    finish_if_drained(connection)
+
+
+def finish_if_drained(connection: Http2Connection) -> None:
+    """Close the connection if that is all that is left of a graceful shutdown. `close` has this inline."""
     if connection.drain_state == CLOSING and not connection.streams:
         connection.finish()
 
@@ -96,8 +101,7 @@ def stream_error(connection: Http2Connection, number: int, code: int) -> None:
     remember(connection, number, RESET_BY_US)
     if stream is not None:
         lose(connection, stream)
-    if connection.drain_state == CLOSING and not connection.streams:
-        connection.finish()
+    finish_if_drained(connection)
 
 
 def lose(connection: Http2Connection, stream: Stream) -> None:

@@ -12,6 +12,7 @@ from netstore.net.http2.closing import (
     SERVING,
     WARNED,
     check_not_idle,
+    finish_if_drained,
     lose,
     remember,
     stream_error,
@@ -130,8 +131,7 @@ def _rst_stream(connection: Http2Connection, number: int, payload: bytes) -> Non
     if connection.now - stream.opened_at < _EARLY_SECONDS:
         count_early_reset(connection)
     lose(connection, stream)
-    if connection.drain_state == CLOSING and not connection.streams:
-        connection.finish()
+    finish_if_drained(connection)
 
 
 def _settings(connection: Http2Connection, flags: int, number: int, payload: bytes) -> None:
@@ -180,8 +180,7 @@ def _ping(connection: Http2Connection, flags: int, number: int, payload: bytes) 
             connection.drain_state = CLOSING
             last = NUMBER.pack(max(connection.last_stream, 0))
             connection.output.write(frame(GOAWAY, 0, 0, last + NUMBER.pack(NO_ERROR)))
-            if not connection.streams:
-                connection.finish()
+            finish_if_drained(connection)
         return
     connection.output.write(frame(PING, ACK, 0, payload))
     last_ping, connection.last_ping = connection.last_ping, connection.now

@@ -210,11 +210,11 @@ def tell_room(connection: Http2Connection) -> None:
     or another turn is requested here.
     """
     waiters = connection.room_waiters
-    told = 0
+    called = 0
     while (
         waiters and connection.window > 0 and connection.output.unsent <= LOW_WATER and takes_more(connection)
     ):
-        if told >= ROOM_CALLS_AT_ONCE or connection.spent >= connection.turn_limit:
+        if called >= ROOM_CALLS_AT_ONCE or connection.spent >= connection.turn_limit:
             connection.ask()
             break
         stream, _ = waiters.popitem(last=False)
@@ -223,6 +223,6 @@ def tell_room(connection: Http2Connection) -> None:
             connection.window_waiters[stream] = connection.server.clock()
             continue
         stream.awaiting_room = False
-        told += 1
+        called += 1
         connection.spent += HANDLING_WORK
         connection.attempt(stream, stream.drained)

@@ -95,10 +95,8 @@ def open_stream(connection: Http2Connection, number: int, block: bytes, ended: i
     blocks = connection.blocks
     try:
         head, timeout = blocks.find(block) or blocks.read(block)
-    except LargeList as fault:
-        raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from None
     except BadBlock as fault:
-        raise ConnectionFault(COMPRESSION_ERROR, str(fault)) from None
+        raise _block_error(fault) from None
     except StreamFault as fault:
         connection.spent += blocks.cost * _REFUSED_WORK
         blocks.cost = 0
@@ -135,6 +133,12 @@ def open_stream(connection: Http2Connection, number: int, block: bytes, ended: i
             _take_end(connection, stream)
 
 
+def _block_error(fault: BadBlock) -> ConnectionFault:
+    """The connection error for a header block that cannot be decoded (RFC 9113, 4.3)."""
+    code = ENHANCE_YOUR_CALM if isinstance(fault, LargeList) else COMPRESSION_ERROR
+    return ConnectionFault(code, str(fault))
+
+
 def _take_end(connection: Http2Connection, stream: Stream) -> None:
     """The request ends with its HEADERS or trailers, without END_STREAM on DATA."""
     stream.half_closed = True
@@ -147,10 +151,8 @@ def _trailers(connection: Http2Connection, number: int, block: bytes, ended: int
     """A complete header block of a stream that was opened before: trailers, or an error."""
     try:
         fields = connection.blocks.decode(block)
-    except LargeList as fault:
-        raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from None
     except BadBlock as fault:
-        raise ConnectionFault(COMPRESSION_ERROR, str(fault)) from None
+        raise _block_error(fault) from None
     connection.spent += connection.blocks.cost
     connection.blocks.cost = 0
     stream = connection.streams.get(number)
