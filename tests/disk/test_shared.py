@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -64,6 +64,29 @@ def test_a_copy_is_cancelled_when_the_map_must_grow(tmp_path: Path) -> None:
     os.close(sink)
     assert [failure.errno for failure in failures] == [errno.EAGAIN]
     engine.close()
+
+
+@pytest.mark.parametrize(("call", "code"), [("open", errno.EMFILE), ("pread", errno.EIO)])
+def test_a_copy_that_cannot_begin_leaves_no_transaction_and_no_file_open(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    """An open transaction would keep pages from being reused, and the file would grow with each commit."""
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"a"): b"1"})
+    assert opened.sync() is None
+
+    def fail(*_arguments: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with (tmp_path / "copy").open("wb") as file:
+        before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no path is needed
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with pytest.raises(OSError, match=os.strerror(code)):
+                engine.copy_to(file.fileno())
+        assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - no path is needed
+        assert not engine._shared._copies
+        engine.copy_to(file.fileno())
 
 
 def test_commits_go_on_while_a_copy_is_made(opened: Opened) -> None:
