@@ -194,6 +194,6 @@ class SharedTables:
         return True
 
     def _cancel_copies(self) -> None:
-        """End copies that are under way, with `_writing` held: whoever wants one tries again."""
+        """End copies that are under way, with `_writing` held: their callers try again."""
         while self._copies:
             self._copies.pop().abort()
