@@ -20,7 +20,7 @@ class Write(NamedTuple):
     data: bytes
     done: Done
     epoch: int
-    """How many failures the caller had been told of when it made this write."""
+    """How many failures were reported to the caller before it made this write."""
     accepted: bool
     """False: too many bytes were waiting, so the write is to fail in its turn. It has no data."""
     note: bytes

@@ -28,8 +28,8 @@ def scan(  # noqa: PLR0917 - what `Engine.scan` is given, and where it looks
     """All pairs with start <= key < end (None: to the end), in key order, `changes` (of this range) applied.
     StateDamaged is reported to `on_damage` before it is raised.
 
-    The first value is an empty pair: whoever takes it has begun the read transaction, so that the scan is of
-    that moment. The map is not moved until the generator ends or is closed.
+    The first value is an empty pair: taking it begins the read transaction, so that the scan is of that
+    moment. The map is not moved until the generator ends or is closed.
     """
     try:
         with shared.reading, shared.tables.env.begin() as txn:

@@ -74,7 +74,7 @@ class PosixDevice:
         # Of the loop: bytes and number of writes that are not answered, and how many failures were reported.
         self._waiting_bytes = self._unanswered = 0
         self._epoch = 0
-        # Of whoever writes, which is the writer thread, or the loop in `release`.
+        # Of the thread that writes: the writer, or the loop in `release`.
         self._name = ""
         """The file being written."""
         self._file = -1

@@ -113,12 +113,16 @@ class SharedTables:
         with self._writing:  # between two commits the two meta pages belong to the last one
             if self._closed:
                 raise OSError(errno.EAGAIN, f"{self._path}: closed")
-            copy = self.tables.env.begin()
-            self._copies.add(copy)
             page = self.tables.env.stat()["psize"]
             end = (self.tables.env.info()["last_pgno"] + 1) * page
             source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            metas = memoryview(os.pread(source, 2 * page, 0))
+            try:
+                metas = memoryview(os.pread(source, 2 * page, 0))
+                copy = self.tables.env.begin()
+            except BaseException:
+                os.close(source)
+                raise
+            self._copies.add(copy)
         at = len(metas)
         try:
             while metas:
@@ -190,6 +194,6 @@ class SharedTables:
         return True
 
     def _cancel_copies(self) -> None:
-        """End copies that are under way, with `_writing` held: whoever wants one tries again."""
+        """End copies that are under way, with `_writing` held: their callers try again."""
         while self._copies:
             self._copies.pop().abort()

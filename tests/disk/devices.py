@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from netstore.disk.posix import PosixDevice
-from tests.disk.hand import PATIENCE, Hand
+from tests.disk.fakeloop import TIMEOUT, FakeLoop
 from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ BLOCK = 64 * 1024
 
 
 class Disk:
-    """A device on a real folder, and what it answered."""
+    """A device on a real folder, and the results of its writes."""
 
     def __init__(self, folder: Path, file_bytes: int = BLOCK) -> None:
         self.folder = folder
-        self.hand = Hand()
-        self.device = PosixDevice(folder, self.hand, file_bytes)
+        self.loop = FakeLoop()
+        self.device = PosixDevice(folder, self.loop, file_bytes)
         self.answers: list[tuple[int, OSError | None]] = []
         self.sent = 0
         self.end: dict[str, int] = {}
@@ -44,8 +44,8 @@ class Disk:
         self.device.write(name, at, data, lambda error: self.answers.append((len(self.answers), error)), note)
 
     def settle(self) -> list[OSError | None]:
-        """All answers so far, once every write has one; they come in order."""
-        self.hand.until(lambda: len(self.answers) == self.sent)
+        """The results of all writes, once every write has one; they come in order."""
+        self.loop.run_until(lambda: len(self.answers) == self.sent)
         assert [number for number, _ in self.answers] == list(range(self.sent))
         return [error for _, error in self.answers]
 
@@ -54,13 +54,13 @@ class Disk:
 
 
 def at_rest(disk: Disk) -> None:
-    """Every write has its answer, and the writer sleeps."""
+    """Wait until every write has its result and the writer sleeps."""
     disk.settle()
-    until(lambda: disk.device._inbox._asleep, "the writer sleeps", PATIENCE)
+    until(lambda: disk.device._inbox._asleep, "the writer sleeps", TIMEOUT)
 
 
 class Gate:
-    """Holds the writer in its first sync until it is opened, and counts calls."""
+    """Stops the writer in its first sync until `open`, and records its system calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
@@ -86,11 +86,11 @@ class Gate:
         if self._writer():
             self.calls.append("fdatasync")
             self._reached.set()
-            assert self._open.wait(seconds(PATIENCE))
+            assert self._open.wait(seconds(TIMEOUT))
         self._real_sync(file)
 
     def wait(self) -> None:
-        assert self._reached.wait(seconds(PATIENCE))
+        assert self._reached.wait(seconds(TIMEOUT))
 
     def open(self) -> None:
         self._open.set()
@@ -99,7 +99,7 @@ class Gate:
 def failing(
     monkeypatch: pytest.MonkeyPatch, name: str, code: int, *, times: int = 1, thread: str = "disk-writer"
 ) -> list[str]:
-    """Let the first `times` calls in one thread fail; the list tells all calls of that thread."""
+    """Let the first `times` calls of one thread fail; the list gets all calls of that thread."""
     real = getattr(os, name)
     calls: list[str] = []
 

@@ -18,7 +18,7 @@ from netstore.errors import StateDamaged
 
 
 def content(path: Path) -> str:
-    """Everything a state holds, as it is read in all ways there are."""
+    """All records of a state, read in every way there is."""
     tables = Tables.read(path)
     try:
         tables.verify()

@@ -1,4 +1,4 @@
-"""An engine on a file, and the loop it talks to."""
+"""An engine on a file, and the loop that it reports to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from netstore.disk.engine import LmdbEngine
-from tests.disk.hand import PATIENCE, Hand
+from tests.disk.fakeloop import TIMEOUT, FakeLoop
 from tests.support.patience import seconds
 
 if TYPE_CHECKING:
@@ -29,31 +29,33 @@ class Answers:
 
 
 class Opened:
-    """An engine on a file, the loop it talks to, and the failures it told."""
+    """An engine on a file, its loop, and the failures that it reported."""
 
     def __init__(self, path: Path, **options: Any) -> None:
-        self.hand = Hand()
+        self.loop = FakeLoop()
         self.failures: list[OSError] = []
-        self.engine = LmdbEngine(path, self.hand, TABLES, self.failures.append, **options)
+        self.engine = LmdbEngine(path, self.loop, TABLES, self.failures.append, **options)
 
     def sync(self) -> OSError | None:
         answers = Answers()
         self.engine.sync(answers)
-        self.hand.until(lambda: bool(answers.got))
+        self.loop.run_until(lambda: bool(answers.got))
         return answers.got[0]
 
     def wait_durable(self) -> None:
-        self.hand.until(lambda: self.engine.durable() == self.engine.applied())
+        self.loop.run_until(lambda: self.engine.durable() == self.engine.applied())
 
 
 def hold(engine: LmdbEngine, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Stop the storage thread inside its next commit: (reached, go on)."""
+    """Stop the storage thread in its next commit. One event is set when it is there; the other one lets it go
+    on.
+    """
     reached, go_on = threading.Event(), threading.Event()
     real = engine._shared._put
 
     def put(*arguments: Any) -> None:
         reached.set()
-        assert go_on.wait(seconds(PATIENCE))
+        assert go_on.wait(seconds(TIMEOUT))
         real(*arguments)
 
     monkeypatch.setattr(engine._shared, "_put", put)

@@ -1,4 +1,6 @@
-"""A Device in memory that keeps what was written and what was synced apart, and does nothing until told."""
+"""A Device in memory that distinguishes what was written from what was synced. The test decides when calls
+complete.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Waiting(NamedTuple):
-    """A write that was handed over; `done` is None for a removal."""
+    """A write that is under way; `done` is None for a removal."""
 
     name: str
     offset: int
@@ -27,7 +29,7 @@ class Platter:
         self.disk = dict(disk or {})
         self.size = size
         self.note = b""
-        """The last one; what it says is true also after a power loss, when it may be an older one."""
+        """The last note. After a power loss it may be an older one, which is true as well."""
         self.waiting: list[Waiting] = []
         self.closed = False
 
@@ -54,7 +56,7 @@ class Platter:
         self.waiting.append(Waiting(name, offset, data, done, note))
 
     def release(self) -> None:
-        """What was held waits as all do."""
+        """Nothing: a held write is under way like all others."""
 
     def truncate(self, name: str, size: int) -> None:
         self.disk[name] = self.disk[name][:size].ljust(self.size, b"\0")
@@ -77,7 +79,7 @@ class Platter:
                 job.done(None)
 
     def fail(self, error: OSError) -> None:
-        """Let the oldest waiting write fail, and with it, as the contract says, all that wait."""
+        """Let the oldest write under way fail and, as the contract says, all others with it."""
         failed, self.waiting = self.waiting, []
         for job in failed:
             if job.done is not None:

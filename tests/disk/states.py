@@ -30,14 +30,14 @@ LARGE: Final[tuple[Changes, ...]] = (
     {("plain", b"%04d" % number): b"newer" for number in range(0, 300, 9)},
     {("plain", b"%04d" % number): None for number in range(0, 300, 50)} | {("other", b"small"): b""},
 )
-"""A few pages of each kind: branches, leaves, a value of several pages, free ones; long keys."""
+"""A few pages of each kind: branch, leaf, overflow and free pages; long keys."""
 
 
 SMALL: Final[tuple[Changes, ...]] = (
     {("plain", b"%d" % number): b"value %d" % number for number in range(9)},
     {("plain", b"k" * 600): b"long", ("other", b"big"): b"x" * 5000, ("plain", b"3"): None},
 )
-"""The same kinds but for branches, and less on each."""
+"""The same without branch pages, and smaller."""
 
 
 def make_state(path: Path, commits: Sequence[Changes] = LARGE) -> Path:
@@ -47,13 +47,13 @@ def make_state(path: Path, commits: Sequence[Changes] = LARGE) -> Path:
 
 
 def raw(path: Path, change: Any) -> None:
-    """Change the file behind the back of `Tables`."""
+    """Change the file without `Tables`, so that checksums and summary stay as they are."""
     with lmdb.open(str(path), subdir=False, max_dbs=20, map_size=MAP) as env, env.begin(write=True) as txn:
         change(env, txn)
 
 
 def spoil(path: Path, value: bytes) -> None:
-    """Flip a bit of a value in the file."""
+    """Flip a bit of this value in the file."""
     at = path.read_bytes().find(value)
     assert at > 0
     with path.open("r+b") as file:

@@ -32,7 +32,7 @@ def test_many_changes_commit_before_the_interval(tmp_path: Path) -> None:
     opened.engine.close()
 
 
-def test_the_interval_commits_after_a_copy_that_came_within_one(tmp_path: Path) -> None:
+def test_the_interval_commits_after_a_snapshot_was_installed_within_one(tmp_path: Path) -> None:
     source = Opened(tmp_path / "source")
     source.engine.write(Index(5), {("plain", b"a"): b"copied"})
     assert source.sync() is None
@@ -42,7 +42,7 @@ def test_the_interval_commits_after_a_copy_that_came_within_one(tmp_path: Path) 
     opened.engine.write(Index(1), {("plain", b"old"): b"1"})
     answers = Answers()
     opened.engine.install(image, answers)
-    opened.hand.until(lambda: bool(answers.got))
+    opened.loop.run_until(lambda: bool(answers.got))
     assert opened.engine.durable() == 5
     opened.engine.write(Index(6), {("plain", b"b"): b"2"})
     opened.wait_durable()
@@ -50,21 +50,19 @@ def test_the_interval_commits_after_a_copy_that_came_within_one(tmp_path: Path) 
     opened.engine.close()
 
 
-def test_what_was_written_before_the_pieces_is_committed_by_the_interval_after_them(tmp_path: Path) -> None:
+def test_a_write_before_prepared_changes_is_committed_by_the_interval_after_theirs(tmp_path: Path) -> None:
     opened = Opened(tmp_path / "state", commit_interval=0.001)
     opened.engine.prepare({("plain", b"1"): b"1"})
     opened.engine.write(Index(1), {})
     opened.engine.prepare({("plain", b"2"): b"1"})
-    opened.hand.turn()
+    opened.loop.run_one()
     assert opened.engine.durable() == 0
     opened.engine.write(Index(2), {})
     opened.wait_durable()
     opened.engine.close()
 
 
-def test_what_was_committed_is_let_go_of_piece_by_piece(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_committed_changes_are_freed_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Opened(tmp_path / "state", commit_interval=3600)
     written = 2_000
     opened.engine.write(

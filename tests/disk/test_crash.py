@@ -1,4 +1,4 @@
-"""A process killed at any moment while it writes: everything it said is safe is there."""
+"""A process that is killed while it writes: everything that it reported as durable is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Replay, Wal
 from netstore.raft.entry import HardState
 from netstore.types import Index, NodeId, Term
-from tests.disk.hand import Hand
+from tests.disk.fakeloop import FakeLoop
 from tests.disk.writer import IDENTITY, SEGMENT_BYTES, TABLES, key, payload
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ ROUNDS: Final = 10
 
 
 def replayed(folder: Path) -> Replay:
-    device = PosixDevice(folder / "wal", Hand(), SEGMENT_BYTES)
+    device = PosixDevice(folder / "wal", FakeLoop(), SEGMENT_BYTES)
     try:
         return Wal.open(device, IDENTITY, SEGMENT_BYTES)[1]
     finally:
@@ -29,7 +29,7 @@ def replayed(folder: Path) -> Replay:
 
 
 def killed_writer(folder: Path, lines: int, seed: int) -> int:
-    """Run a writer, kill it once it has said this many lines; the last index it said before it died."""
+    """Run a writer and kill it once it has printed so many lines; the last index that it printed."""
     command: list[str | Path] = [sys.executable, "-m", "tests.disk.writer", folder, str(seed)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -56,7 +56,7 @@ def test_ten_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
 
 def check_state(folder: Path, last: int) -> None:
     """The state is the one at its applied index, which the log reaches."""
-    engine = LmdbEngine(folder / "state", Hand(), TABLES, lambda error: None)
+    engine = LmdbEngine(folder / "state", FakeLoop(), TABLES, lambda error: None)
     applied = engine.applied()
     assert applied <= last
     stored = dict(engine.scan("entries", b"", None))

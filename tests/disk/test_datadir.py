@@ -1,4 +1,4 @@
-"""The data folder: made private, locked, and refused in one line when something does not fit."""
+"""The data folder: private, locked, and refused in one line when something is wrong."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def folder(tmp_path: Path) -> Path:
     st.integers(0, 2**64 - 1),
     st.text(st.characters(categories=["L", "N", "P", "Zs"]), max_size=60),
 )
-def test_an_identity_comes_back(cluster: int, member: int, name: str) -> None:
+def test_an_identity_is_read_as_it_was_written(cluster: int, member: int, name: str) -> None:
     if name.isprintable():
         identity = MemberIdentity(ClusterId(cluster), NodeId(member), name)
         assert MemberIdentity.decode(identity.encode()) == identity
 
 
 @given(st.binary(max_size=80))
-def test_any_bytes_are_no_identity_and_never_another_exception(data: bytes) -> None:
+def test_any_other_bytes_raise_value_error(data: bytes) -> None:
     for text in (data, data + f"check {crc32c(data):08x}\n".encode()):
         with pytest.raises((ValueError, KeyError)):
             MemberIdentity.decode(text)
@@ -84,7 +84,7 @@ def test_the_identity_stays_what_it_was(folder: Path) -> None:
     data.close()
 
 
-def test_the_log_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_the_log_may_be_in_another_folder(tmp_path: Path) -> None:
     path, wal = tmp_path / "data", tmp_path / "fast"
     data = adopted(path, ME, wal)
     assert data.wal_dir == wal
@@ -109,7 +109,7 @@ def test_a_log_without_identity_is_not_taken_over(tmp_path: Path) -> None:
     assert "no identity, but" in refused(tmp_path / "data", wal)
 
 
-def test_a_second_daemon_is_refused_and_told_who_the_first_is(folder: Path) -> None:
+def test_a_second_daemon_is_refused_with_the_process_id_of_the_first(folder: Path) -> None:
     data = adopted(folder, ME)
     assert (
         refused(folder)
@@ -142,7 +142,7 @@ def test_the_lock_of_a_killed_daemon_is_gone(folder: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o770])
 @pytest.mark.parametrize("part", ["", "wal", "state"])
-def test_a_folder_open_to_others_is_refused_with_the_command_that_helps(
+def test_a_folder_open_to_other_users_is_refused_with_the_chmod_to_run(
     folder: Path, mode: int, part: str
 ) -> None:
     path = folder / part
@@ -168,7 +168,7 @@ def test_a_folder_that_may_not_be_read_is_refused(folder: Path, monkeypatch: pyt
     assert refused(folder).startswith(f"{folder}: Permission denied: run as the owner")
 
 
-def test_any_other_trouble_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_failure_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_path: Path) -> list[str]:
         raise OSError(5, "Input/output error")
 
@@ -196,7 +196,7 @@ def test_the_format_before_the_first_release_is_refused_by_name_and_left_as_it_i
     assert path.read_bytes() == before
 
 
-def test_every_damage_of_the_identity_is_found(folder: Path) -> None:
+def test_every_damage_of_the_identity_is_detected(folder: Path) -> None:
     whole = (folder / "identity").read_bytes()
     for place in range(len(whole)):
         for bit in range(8):
@@ -211,7 +211,7 @@ def test_every_damage_of_the_identity_is_found(folder: Path) -> None:
             adopted(folder, ME)
 
 
-def test_an_identity_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
+def test_an_identity_that_was_not_complete_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "data"
     adopted(path, OTHER).close()
     (path / "identity").rename(path / "identity.new")
@@ -221,7 +221,7 @@ def test_an_identity_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
 
 
 def damaged(folder: Path) -> set[str]:
-    """What is kept of a damaged member."""
+    """The files of a damaged member that are kept."""
     return {str(path.relative_to(folder)) for path in folder.glob(f"*/{DAMAGED}/*")}
 
 
@@ -239,7 +239,7 @@ def test_a_damaged_member_is_replaced_and_its_files_are_kept(folder: Path) -> No
     assert not (folder / "replacing").exists()
 
 
-def test_only_the_last_damaged_member_is_kept(folder: Path) -> None:
+def test_only_the_files_of_the_last_damaged_member_are_kept(folder: Path) -> None:
     data = DataDir.lock(folder)
     for round_, fresh in enumerate((OTHER, ME)):
         (folder / "wal" / f"{round_}.wal").write_bytes(b"rotten")
@@ -286,7 +286,7 @@ def test_a_replacement_is_finished_wherever_it_was_interrupted(
     assert last > 5, "it has more steps than that"
 
 
-def test_a_folder_without_identity_is_nobodys_until_it_is_adopted(tmp_path: Path) -> None:
+def test_a_folder_has_no_identity_until_it_is_adopted(tmp_path: Path) -> None:
     data = DataDir.lock(tmp_path / "data")
     assert data.found is None
     with pytest.raises(ValueError, match="no identity yet"):
@@ -298,7 +298,7 @@ def test_a_folder_without_identity_is_nobodys_until_it_is_adopted(tmp_path: Path
     data.close()
 
 
-def test_a_join_token_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_join_token(tmp_path: Path) -> None:
     assert read_token(tmp_path) is None
     keep_token(tmp_path, "one")
     keep_token(tmp_path, "another one")
@@ -313,7 +313,7 @@ def test_a_join_token_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [b"", b"another one\n", b"netstore join token\ntoken one\ncheck 00000000\n"]
 )
-def test_a_damaged_join_token_is_named_and_left(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_join_token_is_refused_and_not_changed(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "token"
     path.write_bytes(damage)
     path.chmod(0o600)
@@ -323,7 +323,7 @@ def test_a_damaged_join_token_is_named_and_left(tmp_path: Path, damage: bytes) -
 
 
 @pytest.mark.parametrize("token", ["", "two\nlines", "x" * 257])
-def test_what_is_no_token_is_not_kept(tmp_path: Path, token: str) -> None:
+def test_an_invalid_token_is_not_written(tmp_path: Path, token: str) -> None:
     with pytest.raises(ValueError, match="1 to 256 printable"):
         keep_token(tmp_path, token)
 
@@ -336,16 +336,14 @@ def test_a_damaged_member_keeps_its_join_token(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_what_a_full_disk_cuts_short_is_written_on_or_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, bytes(data[:3])))
     datadir.write_atomically(tmp_path, "name", b"all of it")
     assert (tmp_path / "name").read_bytes() == b"all of it"
 
 
-def test_files_that_others_might_read_are_made_private_and_told(tmp_path: Path) -> None:
+def test_files_that_other_users_might_read_are_made_private_and_reported(tmp_path: Path) -> None:
     place = tmp_path / "data"
     adopted(place, MemberIdentity(ClusterId(1), NodeId(2), "n")).close()
     outside = tmp_path / "outside"
@@ -366,7 +364,7 @@ def test_files_that_others_might_read_are_made_private_and_told(tmp_path: Path) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "data"
     adopted(place, MemberIdentity(ClusterId(1), NodeId(2), "n")).close()
     planted = place / "wal" / "0000000000000000.wal"

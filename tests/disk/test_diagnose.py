@@ -1,4 +1,4 @@
-"""Torn tail or rot: exhaustively, on logs small enough to try everything.
+"""Torn write or damage: exhaustively, on logs small enough to try everything.
 
 `Story` keeps what was promised: a log may lose only what nobody was told is safe, and must never show
 anything else.
@@ -38,7 +38,7 @@ SIZE = 8192
 
 
 class Story:
-    """A log being written, and after each batch how many entries there are and how many were acknowledged."""
+    """A log that is written, and how many entries were written and acknowledged after each batch."""
 
     def __init__(self, segment_bytes: int = SIZE, size: int = SIZE) -> None:
         self.platter = Platter(size=size)
@@ -67,7 +67,7 @@ class Story:
         self.platter.turn(count)
 
     def check(self, replay: Replay) -> int:
-        """How many entries are there: all that were acknowledged, none that was not written."""
+        """How many entries can be read. All that were acknowledged must be, and none that was not written."""
         count = len(replay.entries)
         assert replay.entries == self.entries[:count]
         assert count >= self.acknowledged
@@ -80,7 +80,7 @@ def opened(disk: dict[str, bytes]) -> Replay:
 
 
 def flips(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Every single-bit damage between two offsets."""
+    """Each file with one bit flipped, for all bits between two offsets."""
     image = bytearray(data)
     for place in range(start, end):
         for bit in range(8):
@@ -95,7 +95,7 @@ def written(data: bytes) -> int:
 
 @pytest.fixture
 def stopped() -> Story:
-    """Two segments, closed in order. Values have zeros where it hurts."""
+    """Two segments of a log that was closed. Values have zeros at the ends of sectors."""
     story = Story(segment_bytes=900)
     story.append(b"one", b"")
     story.append(bytes(300))
@@ -162,7 +162,7 @@ def test_one_flipped_bit_in_a_killed_log_never_costs_an_acknowledged_entry() -> 
 
 
 def eight_sectors(story: Story) -> None:
-    """A batch over eight sectors with zeros at many of their ends, behind one that is safe."""
+    """A batch over eight sectors, with zeros at the ends of many of them, after one that is synced."""
     story.append(b"safe")
     story.turn()
     story.append(*(bytes([number]) * 90 + bytes(120) for number in range(16)))
@@ -214,7 +214,7 @@ def test_every_subset_of_the_sectors_of_a_new_segment_is_cut(acknowledged: bool)
         story.check(opened(story.platter.crashed(complete, kept).disk))
 
 
-def test_a_batch_of_many_fragments_is_kept_whole_or_not_at_all() -> None:
+def test_a_batch_of_many_fragments_is_kept_completely_or_not_at_all() -> None:
     story = Story(segment_bytes=10 * FRAGMENT, size=10 * FRAGMENT)
     story.append(b"safe")
     story.turn()
@@ -243,7 +243,7 @@ def test_a_lost_sector_that_was_synced_is_refused() -> None:
             opened({segment_name(0): image})
 
 
-def test_the_disk_goes_on_after_a_cut_and_forgets_what_was_cut() -> None:
+def test_writing_continues_after_a_cut_and_what_was_cut_stays_away() -> None:
     story = Story()
     eight_sectors(story)
     torn = story.platter.crashed(0, [True, False, True, True, True, True, True, True])
@@ -295,8 +295,8 @@ def test_a_segment_that_ends_before_the_next_one_says_is_refused() -> None:
         opened({segment_name(0): shorter, segment_name(1): second})
 
 
-def test_a_segment_that_grew_after_the_next_one_was_made_is_refused_as_such() -> None:
-    """The next file was made before the rest: what a cut that never reached the disk would bring back."""
+def test_a_segment_that_grew_after_the_next_one_was_begun_is_refused_for_that() -> None:
+    """The next segment was begun before the rest was written: as if a truncation had been lost."""
     stories = [Story(segment_bytes=700), Story(segment_bytes=700)]
     for story, data in zip(stories, (b"b" * 600, b"c" * 10), strict=True):
         story.append(b"a" * 400)
@@ -308,7 +308,7 @@ def test_a_segment_that_grew_after_the_next_one_was_made_is_refused_as_such() ->
         opened({segment_name(0): grown, segment_name(1): second})
 
 
-def test_a_segment_with_another_last_record_of_the_same_length_is_refused_as_such() -> None:
+def test_a_segment_with_another_last_record_of_the_same_length_is_refused_for_that() -> None:
     stories = [Story(segment_bytes=700), Story(segment_bytes=700)]
     for story, letter in zip(stories, (b"a", b"b"), strict=True):
         story.append(letter * 400)
@@ -342,7 +342,7 @@ def test_blank_segments_at_the_end_are_the_clean_end(stopped: Story) -> None:
 
 @pytest.mark.parametrize("version", [1, 3])
 def test_a_log_of_another_format_is_refused_by_name_and_is_not_damaged(version: int) -> None:
-    """A damaged log lets the member be replaced under another identity; nothing is wrong with this one."""
+    """A member with a damaged log is replaced under another identity; this one must not be."""
     payload = bytes((version,)) + Opening(IDENTITY, 0, Place(0, 0), b"", b"").encode()[1:]
     seed = IDENTITY.seed(0)
     data, _ = encode_record(seed, Place(0, seed), Kind.OPENING, payload, 0)
@@ -356,7 +356,7 @@ def test_a_log_of_another_format_is_refused_by_name_and_is_not_damaged(version: 
     assert platter.disk == disk
 
 
-def test_an_opening_of_another_place_is_refused() -> None:
+def test_an_opening_of_another_segment_is_refused() -> None:
     opening = Opening(IDENTITY, 0, Place(0, 0), b"", b"")
     seed = IDENTITY.seed(0)
     for payload, why in (
@@ -374,7 +374,7 @@ def test_an_opening_of_another_place_is_refused() -> None:
 
 
 def test_a_stale_remainder_never_verifies() -> None:
-    """A file that held another segment: what is left of it behind the new end is not taken for records."""
+    """The remains of another segment after the end of this one are not taken for records."""
     old = Story()
     for _ in range(6):
         old.append(b"old" * 50)

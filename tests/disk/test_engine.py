@@ -16,7 +16,7 @@ from netstore.errors import CorruptData, StateDamaged
 from netstore.limits import Budget
 from netstore.seams import PASSING
 from netstore.types import Index
-from tests.disk.hand import PATIENCE
+from tests.disk.fakeloop import TIMEOUT
 from tests.disk.opened import TABLES, Answers, Opened, copied, hold
 from tests.disk.states import spoil
 from tests.support.patience import seconds
@@ -39,7 +39,7 @@ def test_nothing_is_durable_before_a_commit_and_all_is_readable(opened: Opened) 
     assert engine.get("plain", b"a") is None
 
 
-def test_what_is_prepared_is_charged_at_once_and_never_too_much_for_its_own_command(tmp_path: Path) -> None:
+def test_prepared_changes_are_charged_at_once_and_count_in_behind_from_their_write_on(tmp_path: Path) -> None:
     budget = Budget(1000)
     opened = Opened(tmp_path / "state", commit_interval=3600, budget=budget)
     engine = opened.engine
@@ -50,7 +50,7 @@ def test_what_is_prepared_is_charged_at_once_and_never_too_much_for_its_own_comm
     for number in range(1, 6):
         engine.prepare({("plain", b"%d" % number): b"v"})
         assert (budget.used, engine.behind()) == (written * (number + 1), 0)
-    opened.hand.until(lambda: engine.durable() == 1)
+    opened.loop.run_until(lambda: engine.durable() == 1)
     assert (budget.used, engine.behind()) == (written * 5, 0), "what was committed meanwhile is not held"
     engine.write(Index(2), {})
     assert (budget.used, engine.behind()) == (written * 5, written * 5 - 1000)
@@ -69,11 +69,11 @@ def test_a_sync_with_nothing_to_do_is_answered_on_the_loop(opened: Opened) -> No
     answers = Answers()
     opened.engine.sync(answers)
     assert answers.got == []
-    opened.hand.turn()
+    opened.loop.run_one()
     assert answers.got == [None]
 
 
-def test_an_index_that_goes_back_is_refused(opened: Opened) -> None:
+def test_an_index_that_decreases_is_refused(opened: Opened) -> None:
     opened.engine.write(Index(5), {})
     twin = MemoryEngine(lambda call: call(), TABLES)
     twin.write(Index(5), {})
@@ -92,7 +92,7 @@ def test_the_loop_reads_and_writes_while_a_commit_is_under_way(
     engine.write(Index(2), {("plain", b"a"): b"new", ("plain", b"c"): b"new"})
     first, second = Answers(), Answers()
     engine.sync(first)
-    assert reached.wait(seconds(PATIENCE))
+    assert reached.wait(seconds(TIMEOUT))
     engine.write(Index(3), {("plain", b"c"): None, ("plain", b"d"): b"newest"})
     engine.sync(second)
     want = [(b"a", b"new"), (b"b", b"old"), (b"d", b"newest")]
@@ -100,14 +100,14 @@ def test_the_loop_reads_and_writes_while_a_commit_is_under_way(
     assert [engine.get("plain", key) for key in (b"a", b"b", b"c", b"d")] == [b"new", b"old", None, b"newest"]
     assert engine.durable() == 1
     go_on.set()
-    opened.hand.until(lambda: bool(first.got))
+    opened.loop.run_until(lambda: bool(first.got))
     assert (engine.durable(), second.got) == (2, [])
-    opened.hand.until(lambda: bool(second.got))
+    opened.loop.run_until(lambda: bool(second.got))
     assert engine.durable() == 3
     assert list(engine.scan("plain", b"", None)) == want
 
 
-def test_the_overlay_is_counted_by_bytes_committed_by_bytes_and_told_when_it_is_too_much(
+def test_the_overlay_is_charged_and_committed_by_bytes_and_reports_when_it_is_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = Budget(1 << 20)
@@ -115,7 +115,7 @@ def test_the_overlay_is_counted_by_bytes_committed_by_bytes_and_told_when_it_is_
     engine = opened.engine
     reached, go_on = hold(engine, monkeypatch)
     engine.write(Index(1), {("plain", b"a"): bytes(100_000)})
-    assert reached.wait(seconds(PATIENCE)), "committed for its size, long before the interval"
+    assert reached.wait(seconds(TIMEOUT)), "committed for its size, long before the interval"
     assert budget.used == 100_000 + 1 + CHANGE_COST
     index = 1
     while not engine.behind():
@@ -126,7 +126,7 @@ def test_the_overlay_is_counted_by_bytes_committed_by_bytes_and_told_when_it_is_
     eased: list[bool] = []
     engine.eased = lambda: eased.append(engine.behind() > 0)
     go_on.set()
-    opened.hand.until(lambda: not engine.behind())
+    opened.loop.run_until(lambda: not engine.behind())
     assert eased == [False], "told by the commit that made room"
     assert opened.sync() is None
     assert (budget.used, engine.durable()) == (0, index)
@@ -159,7 +159,7 @@ def test_any_other_failure_ends_commits(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("number", PASSING)
-def test_what_a_host_waits_for_the_engine_tries_again(
+def test_a_commit_is_retried_after_each_failure_that_a_host_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     opened = Opened(tmp_path / "state")
@@ -211,7 +211,7 @@ def test_a_commit_without_memory_is_tried_again_and_loses_nothing(
     engine.close()
 
 
-def test_changes_that_cannot_be_handed_over_for_want_of_memory_are_handed_over_later(
+def test_a_batch_that_cannot_be_made_for_want_of_memory_is_made_later(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def short() -> bytes:
@@ -280,10 +280,10 @@ def test_a_file_that_is_not_a_state_is_refused(tmp_path: Path) -> None:
         Opened(tmp_path / "state")
 
 
-def test_sizes_are_those_from_before_while_a_copy_is_put_in_place(
+def test_sizes_are_the_previous_ones_while_a_snapshot_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no file to look at for as long as a slow disk syncs the folder."""
+    """No file is open while a slow disk syncs the folder."""
     source = Opened(tmp_path / "source")
     source.engine.write(Index(5), {("plain", b"%d" % number): bytes(1_000) for number in range(500)})
     assert source.sync() is None
@@ -295,13 +295,13 @@ def test_sizes_are_those_from_before_while_a_copy_is_put_in_place(
     monkeypatch.setattr("netstore.disk.shared.sync_folder", lambda _: seen.append(opened.engine.sizes()))
     answers = Answers()
     opened.engine.install(image, answers)
-    opened.hand.until(lambda: bool(answers.got))
+    opened.loop.run_until(lambda: bool(answers.got))
     assert (answers.got, seen) == ([None], [before])
     assert opened.engine.sizes()[1] > before[1]
     opened.engine.close()
 
 
-def test_a_write_that_is_given_in_pieces_becomes_durable_with_the_last_or_not_at_all(tmp_path: Path) -> None:
+def test_prepared_changes_become_durable_with_their_write_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "state"
     opened = Opened(path, commit_changes=3, commit_interval=0.001)
     engine = opened.engine
@@ -314,7 +314,7 @@ def test_a_write_that_is_given_in_pieces_becomes_durable_with_the_last_or_not_at
     assert (engine.durable(), engine.applied(), answers.got) == (0, 1, [])
     assert engine.get("plain", b"8") == b"1"
     engine.write(Index(2), {("plain", b"9"): b"1"})
-    opened.hand.until(lambda: answers.got == [None])
+    opened.loop.run_until(lambda: answers.got == [None])
     assert engine.durable() == 2
     engine.write(Index(3), {})
     engine.prepare({("plain", b"9"): b"2"})
@@ -327,7 +327,7 @@ def test_a_write_that_is_given_in_pieces_becomes_durable_with_the_last_or_not_at
     again.engine.close()
 
 
-def test_a_read_that_meets_rot_raises_and_is_told_and_is_looked_into_at_the_next_start(
+def test_a_damaged_record_is_raised_reported_and_verified_at_the_next_start(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state"
@@ -351,7 +351,7 @@ def test_a_read_that_meets_rot_raises_and_is_told_and_is_looked_into_at_the_next
         Opened(path)
 
 
-def test_a_record_that_its_owner_misses_is_damage(tmp_path: Path) -> None:
+def test_a_lost_record_is_reported_as_damage(tmp_path: Path) -> None:
     told: list[StateDamaged] = []
     opened = Opened(tmp_path / "state", on_damage=told.append)
     assert told == [opened.engine.lost("plain", b"x")]

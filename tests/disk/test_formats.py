@@ -1,4 +1,4 @@
-"""The format documents say what is on the disk, byte for byte."""
+"""The format documents agree with what is written, byte for byte."""
 
 from __future__ import annotations
 

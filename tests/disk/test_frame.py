@@ -1,4 +1,4 @@
-"""Framing: what comes back, what never verifies, and that every written sector shows."""
+"""Framing: what is read back, what never verifies, and that sectors that were not written are recognised."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def collect(data: bytes, place: Place) -> tuple[list[bytes], Place, Flaw]:
 
 
 @given(places, payloads)
-def test_a_record_comes_back_from_its_frames(place: Place, payload: bytes) -> None:
+def test_a_record_is_read_from_its_frames(place: Place, payload: bytes) -> None:
     data, after = encode_record(SEED, place, Kind.BATCH, payload, 5)
     image = bytes(place.at) + data
     parts, end, flaw = collect(image, place)
@@ -94,7 +94,7 @@ def test_any_bytes_are_a_flaw_or_a_frame_and_never_an_exception(image: bytes, at
     assert find_proof(image, SEED, at) is None
 
 
-def test_a_witness_must_say_that_the_flaw_was_synced() -> None:
+def test_only_a_head_that_was_synced_beyond_the_flaw_is_a_proof() -> None:
     image, place = encode_record(SEED, START, Kind.BATCH, b"one" * 100, 0)
     middle = place.at
     for synced in (0, middle):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tests.disk.devices import Disk
 
 
-def test_writes_that_are_released_while_the_writer_wakes_and_sleeps_keep_their_order(disk: Disk) -> None:
+def test_held_writes_keep_their_order_while_the_writer_wakes_and_sleeps(disk: Disk) -> None:
     """Both sides take jobs: each job is done once, and never two at the same time."""
     busy = threading.Lock()
     put = disk.device._put

@@ -28,7 +28,7 @@ def test_a_file_cut_short_at_any_page_is_refused(tmp_path: Path) -> None:
         assert path.stat().st_size == size, "nothing was changed"
 
 
-def test_pages_that_were_given_back_are_part_of_the_file(tmp_path: Path) -> None:
+def test_freed_pages_are_part_of_the_file(tmp_path: Path) -> None:
     path = make_state(tmp_path / "state")
     tables = Tables.read(path)
     pages = tables.env.info()["last_pgno"] + 1

@@ -1,4 +1,4 @@
-"""The engine in memory is held against the one on disk, by any sequence of calls."""
+"""The engine in memory is compared with the one on disk, after any sequence of calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ changes = st.dictionaries(st.tuples(st.sampled_from(TABLES), keys), values, max_
 
 
 class Twins(RuleBasedStateMachine):
-    """Any sequence of calls reads the same from both, at every moment and after every restart."""
+    """After any sequence of calls both return the same, also after restarts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Twins(RuleBasedStateMachine):
 
     @rule()
     def turn(self) -> None:
-        self.opened.hand.drain()
+        self.opened.loop.run_ready()
 
     @rule()
     def restart(self) -> None:
@@ -137,7 +137,7 @@ Twins.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestTwins = Twins.TestCase
 
 
-def test_the_twin_loses_in_a_crash_what_was_not_durable_and_only_that() -> None:
+def test_a_crash_loses_exactly_what_was_not_durable() -> None:
     memory = MemoryEngine(lambda call: call(), TABLES)
     for index in range(1, 4):
         memory.write(Index(index), {("plain", b"a"): b"%d" % index})
@@ -148,7 +148,7 @@ def test_the_twin_loses_in_a_crash_what_was_not_durable_and_only_that() -> None:
     assert memory.get("plain", b"a") == b"3"
 
 
-def test_the_twin_can_fail() -> None:
+def test_it_can_fail() -> None:
     memory = MemoryEngine(lambda call: call(), TABLES)
     full = OSError(errno.ENOSPC, "full")
     memory.write(Index(1), {("plain", b"a"): b"1"})
@@ -164,7 +164,7 @@ def test_the_twin_can_fail() -> None:
     assert answers.got == [full, None]
 
 
-def test_the_twin_takes_what_is_durable_of_another() -> None:
+def test_it_installs_what_is_durable_in_another_one() -> None:
     source, target = (MemoryEngine(lambda call: call(), TABLES) for _ in range(2))
     source.write(Index(9), {("plain", b"a"): b"copied"})
     source.commit()
@@ -184,7 +184,7 @@ def test_the_twin_takes_what_is_durable_of_another() -> None:
     assert target.get("plain", b"a") == b"copied"
 
 
-def test_only_a_copy_can_be_installed(opened: Opened) -> None:
+def test_only_a_snapshot_can_be_installed(opened: Opened) -> None:
     for engine in (opened.engine, MemoryEngine(lambda call: call(), TABLES)):
         with pytest.raises(TypeError, match="copy"):
             engine.install(b"bytes", Answers())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_a_key_that_is_the_place_of_another_one_is_that_key(opened: Opened) -> None:
+def test_a_key_equal_to_the_hash_of_a_long_one_is_not_taken_for_that(opened: Opened) -> None:
     engine, place = opened.engine, sha256(LONG).digest()
     engine.prepare({("plain", LONG): b"long", ("plain", place): b"short"})
     assert engine.some("plain", b"", 9, 999) == ([(place, b"short"), (LONG, b"long")], None)
@@ -35,8 +35,8 @@ def test_a_key_that_is_the_place_of_another_one_is_that_key(opened: Opened) -> N
 
 
 class Steps(RuleBasedStateMachine):
-    """A step gives what there is at its moment between where it begins and where the next one does: whatever
-    waits, is under way, was not committed, or is not in order yet.
+    """A step returns all pairs between its start and that of the next step, whatever is pending, in flight,
+    failed to be committed, or is not indexed yet.
     """
 
     NAMES = (
@@ -110,11 +110,11 @@ class Steps(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        self.opened.hand.until(lambda: not self.engine._busy)
+        self.opened.loop.run_until(lambda: not self.engine._busy)
 
     @rule(most=st.integers(1, 9), size=st.integers(1, 60))
     def go_on(self, most: int, size: int) -> None:
-        """The next step of a reading that goes on while all else happens."""
+        """The next step of one reader, with all other calls in between."""
         self.following = self.step(self.following, most, size)[1] or b""
 
     @rule(
@@ -140,7 +140,7 @@ class Steps(RuleBasedStateMachine):
 
     @rule(most=st.integers(1, 9), place=st.integers(0, 40))
     def read(self, most: int, place: int) -> None:
-        """All of it, then from one of its keys on in other steps."""
+        """Read all of it, then from one of its keys on in steps of another size."""
         whole = self.all_from(b"", 4)
         assert sorted(whole) == sorted(self.model.items())
         if whole:
@@ -168,7 +168,7 @@ Steps.TestCase.settings = settings(max_examples=30, stateful_step_count=40)
 TestSteps = Steps.TestCase
 
 
-def test_a_step_reads_what_it_gives_also_of_keys_that_are_long(
+def test_a_step_reads_no_more_records_than_it_returns(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = 0

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tests.disk.devices import Disk
 
 
-def test_a_note_is_there_when_its_write_is_answered_and_the_one_before_with_it(disk: Disk) -> None:
+def test_the_last_two_notes_are_there_when_the_write_is_answered(disk: Disk) -> None:
     assert disk.device.notes() == []
     for number in range(5):
         disk.write_noted("a", b"x" * 10, b"note %d" % number)
@@ -19,7 +19,7 @@ def test_a_note_is_there_when_its_write_is_answered_and_the_one_before_with_it(d
     assert (disk.folder / "synced").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_note_that_cannot_be_kept_hinders_nothing(disk: Disk) -> None:
+def test_a_note_that_cannot_be_written_fails_nothing(disk: Disk) -> None:
     (disk.folder / "synced").mkdir()
     disk.write_noted("a", b"x", b"note")
     assert disk.settle() == [None]

@@ -1,4 +1,4 @@
-"""Uncommitted changes: layers that are not large, indexed once and in pieces."""
+"""Uncommitted changes: no layer is large, and each change is indexed once, in steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from netstore.disk import engine as engine_module
 from netstore.disk import overlay
 from netstore.disk.tables import Tables
 from netstore.types import Index
-from tests.disk.hand import PATIENCE
+from tests.disk.fakeloop import TIMEOUT
 from tests.disk.opened import Opened, hold
 from tests.support.patience import seconds
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Work:
-    """Counts what `some` does: changes that it puts in order, and comparisons of their keys."""
+    """Counts the work of `some`: changes that it indexes, and comparisons of their keys."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.placed = self.compared = 0
@@ -39,7 +39,7 @@ class Work:
         work = self
 
         class Key(bytes):
-            """One whose comparisons are counted."""
+            """A key whose comparisons are counted."""
 
             def __lt__(self, other: bytes) -> bool:
                 work.compared += 1
@@ -54,28 +54,28 @@ class Work:
         self.key: type[bytes] = Key
 
     def taken(self) -> tuple[int, int]:
-        """How much it was since the last call."""
+        """The counts since the last call."""
         done = self.placed, self.compared
         self.placed = self.compared = 0
         return done
 
 
 STEP = 100
-"""Pairs that are read at once below."""
+"""Pairs that one step reads."""
 
 
 PLACED = engine_module.INDEX_STEP + 2
-"""Changes that one call puts in order at most, with where it begins."""
+"""Keys that one call locates at most: changes that it indexes, and its start."""
 
 
 COMPARED = 12 * engine_module.INDEX_STEP + 2 * overlay._RUN_KEYS + 50 * STEP
-"""Comparisons of one call at most: to order a piece, to merge it with those before it, and to find and merge
-the next of all lists.
+"""Comparisons of one call at most: to sort what it indexes, to merge that into a run, and to find and merge
+the next keys of all runs.
 """
 
 
 def read(engine: LmdbEngine, work: Work) -> tuple[list[bytes], int]:
-    """All keys of a table in steps, no longer than they may be, and how many of these gave nothing."""
+    """Read all keys of a table in steps, each within its bounds; also how many steps returned nothing."""
     work.taken()
     found: list[bytes] = []
     empty = 0
@@ -93,10 +93,10 @@ def read(engine: LmdbEngine, work: Work) -> tuple[list[bytes], int]:
 
 
 @pytest.mark.parametrize("in_order", [True, False])
-def test_what_waits_is_put_in_order_once_and_in_pieces(
+def test_changes_are_indexed_once_and_in_steps(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, in_order: bool
 ) -> None:
-    """Whatever waits, and whatever becomes of it meanwhile: one call holds the loop for a piece of it."""
+    """One call does a bounded part of the work, whatever is pending, in flight or committed meanwhile."""
     monkeypatch.setattr(overlay, "_LAYER_CHANGES", 15_000)
     engine, work = opened.engine, Work(monkeypatch)
     count = 40_000
@@ -112,7 +112,7 @@ def test_what_waits_is_put_in_order_once_and_in_pieces(
     assert empty == count // engine_module.INDEX_STEP
     reached, go_on = hold(engine, monkeypatch)
     engine.write(Index(1), {})  # hands over
-    assert reached.wait(seconds(PATIENCE))
+    assert reached.wait(seconds(TIMEOUT))
     assert engine._in_flight
     assert not engine._pending
     assert read(engine, work) == (expected, 0), "its order went with it"
@@ -120,12 +120,14 @@ def test_what_waits_is_put_in_order_once_and_in_pieces(
     expected = sorted([*expected, *(b"%05d" % number for number in range(1, 6_000, 2))])
     assert read(engine, work) == (expected, 1)
     go_on.set()
-    opened.hand.until(lambda: not engine._in_flight)
+    opened.loop.run_until(lambda: not engine._in_flight)
     assert read(engine, work) == (expected, 0), "nothing is done again when a commit was made"
     engine.write(Index(2), {})
 
 
-def test_what_no_commit_took_keeps_its_order(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_whose_commit_failed_keep_their_index(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(overlay, "_LAYER_CHANGES", 2_500)
     engine, work = opened.engine, Work(monkeypatch)
 
@@ -140,14 +142,14 @@ def test_what_no_commit_took_keeps_its_order(opened: Opened, monkeypatch: pytest
         engine.prepare({("plain", work.key(b"%05d" % number)): b"x" for number in range(3_000, 6_000)})
         expected = [b"%05d" % number for number in range(6_000)]
         assert read(engine, work)[0] == expected
-        opened.hand.until(engine.failing)
+        opened.loop.run_until(engine.failing)
         engine.write(Index(2), {})
         assert opened.sync() is not None
         assert len(engine._in_flight) == 6_000
         assert read(engine, work) == (expected, 0)
 
 
-def test_what_changed_in_many_layers_does_not_make_a_step_long(
+def test_keys_that_changed_in_many_layers_do_not_make_a_step_long(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overlay, "_LAYER_CHANGES", 500)
@@ -165,10 +167,8 @@ def test_what_changed_in_many_layers_does_not_make_a_step_long(
     engine.write(Index(1), {})
 
 
-def test_what_waits_lies_in_dictionaries_that_are_not_large(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What came last holds, wherever it lies, until it is committed and after."""
+def test_no_layer_is_large_and_the_last_one_counts(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last value is read from any layer, before it is committed and after."""
     monkeypatch.setattr(overlay, "_LAYER_CHANGES", 10)
     engine = opened.engine
     for number in range(0, 100, 5):
@@ -196,8 +196,10 @@ def test_what_waits_lies_in_dictionaries_that_are_not_large(
     is_there()
 
 
-def test_what_no_commit_took_goes_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many failed, in dictionaries that are not large, and few where little was written."""
+def test_changes_whose_commit_failed_are_part_of_the_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any number of failures, no layer is large, and there are few where little was written."""
     monkeypatch.setattr(overlay, "_LAYER_CHANGES", 10)
     opened = Opened(tmp_path / "state")
     engine = opened.engine

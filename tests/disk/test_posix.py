@@ -1,4 +1,4 @@
-"""The real device: order, merging, and what it does when the system says no."""
+"""The real device: order, groups, and what it does when system calls fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from netstore.disk import posix
 from netstore.disk.posix import PosixDevice
 from netstore.seams import SyncFailed
 from tests.disk.devices import BLOCK, Disk, Gate, at_rest, failing
-from tests.disk.hand import PATIENCE, Hand
+from tests.disk.fakeloop import TIMEOUT, FakeLoop
 from tests.support.patience import until
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Slept:
-    """Time as the device sees it: a sync takes `seconds`."""
+    """The device's clock, by which a sync takes `seconds`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         self.seconds = seconds
@@ -41,7 +41,7 @@ class Slept:
 
 
 def lone(disk: Disk, data: bytes = b"lone", name: str = "a") -> None:
-    """A write that is released, as a lone one is."""
+    """Make one write, held and released, while nothing else is under way."""
     at_rest(disk)
     disk.write(name, data, held=True)
     disk.device.release()
@@ -83,10 +83,10 @@ def test_a_held_write_is_left_to_the_writer(disk: Disk, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("what", ["pwrite", "fdatasync"])
-def test_after_a_slow_one_the_loop_writes_none_for_a_hundred_times_as_long(
+def test_after_a_slow_write_the_loop_makes_none_for_a_hundred_times_its_duration(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Whatever it was that took long, and however fast what the writer does meanwhile."""
+    """Whichever system call was slow, and however fast the writer's syncs are meanwhile."""
     slept = Slept(monkeypatch, FAST)
     real, slow = os.pwrite, [0.0]
 
@@ -116,12 +116,12 @@ def test_after_a_slow_one_the_loop_writes_none_for_a_hundred_times_as_long(
 
 
 def test_answers_come_in_the_order_of_the_writes(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer sleeps once its answer is on the way to the loop, where it may still wait."""
+    """The writer may sleep before the loop has made the call with its result."""
     Slept(monkeypatch, FAST)
     disk.write("a", b"first")
     at_rest(disk)
     disk.write("a", b"second")
-    until(lambda: disk.device._inbox._asleep and not disk.device._inbox, "the writer sleeps", PATIENCE)
+    until(lambda: disk.device._inbox._asleep and not disk.device._inbox, "the writer sleeps", TIMEOUT)
     disk.write("a", b"held", held=True)
     disk.device.release()
     assert disk.settle() == [None] * 3
@@ -138,7 +138,7 @@ def test_a_sync_that_fails_on_the_loop_ends_the_device(disk: Disk, monkeypatch: 
     assert isinstance(disk.settle()[2], SyncFailed)
 
 
-def test_a_held_write_that_finds_no_room_leaves_the_file_as_it_was(
+def test_a_held_write_on_a_full_disk_leaves_the_file_as_it_was(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.write("a", b"first")
@@ -163,12 +163,12 @@ def test_what_is_written_is_there_when_it_is_answered(disk: Disk) -> None:
     assert disk.device.read("a").rstrip(b"\0") == b"onetwothree"
 
 
-def test_writes_that_wait_are_joined_into_one_sync_and_one_delivery(
+def test_waiting_writes_are_joined_into_one_sync_and_one_call_on_the_loop(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.write("a", b"first")
     disk.settle()
-    delivered = disk.hand.count
+    delivered = disk.loop.count
     gate = Gate(monkeypatch)
     disk.write("a", b"0")
     gate.wait()
@@ -177,11 +177,11 @@ def test_writes_that_wait_are_joined_into_one_sync_and_one_delivery(
     gate.open()
     assert set(disk.settle()) == {None}
     assert gate.calls == ["pwrite", "fdatasync", "pwritev", "fdatasync"]
-    assert disk.hand.count - delivered == 2
+    assert disk.loop.count - delivered == 2
     assert disk.content("a") == b"first" + b"0123456789" * 10
 
 
-def test_a_file_is_synced_before_the_next_one_is_touched(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_synced_before_the_next_one_is_written(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     disk.write("a", b"x")
     gate.wait()
@@ -232,7 +232,7 @@ def test_a_new_name_that_cannot_be_synced_ends_the_device(
     assert isinstance(disk.settle()[0], SyncFailed)
 
 
-def test_a_full_disk_fails_all_that_was_handed_over_and_the_place_can_be_written_again(
+def test_a_full_disk_fails_all_queued_writes_and_the_offset_can_be_written_again(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.write("a", b"kept.")
@@ -254,7 +254,7 @@ def test_a_full_disk_fails_all_that_was_handed_over_and_the_place_can_be_written
     assert disk.content("a") == b"kept.also.again"
 
 
-def test_a_failed_write_leaves_nothing_behind_its_place(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_nothing_at_its_offset(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwrite
     calls = []
 
@@ -277,10 +277,10 @@ def test_a_failed_write_leaves_nothing_behind_its_place(disk: Disk, monkeypatch:
 
 
 @pytest.mark.parametrize("name", ["a", "b"], ids=["the file being written", "a new file"])
-def test_the_cut_of_a_failed_write_is_synced_before_anyone_hears_of_it(
+def test_the_truncation_of_a_failed_write_is_synced_before_it_is_reported(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """`synced` is what the platter has of each file: its size at the last sync."""
+    """`synced` is the size of each file at its last sync."""
     synced: dict[str, int] = {}
     real_write, real_sync = os.pwrite, os.fsync
 
@@ -305,7 +305,7 @@ def test_the_cut_of_a_failed_write_is_synced_before_anyone_hears_of_it(
 
 
 @pytest.mark.parametrize("call", ["ftruncate", "fsync"])
-def test_a_failed_write_that_cannot_be_taken_back_ends_the_device(
+def test_a_failed_write_that_cannot_be_undone_ends_the_device(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     disk.write("a", b"x")
@@ -316,7 +316,7 @@ def test_a_failed_write_that_cannot_be_taken_back_ends_the_device(
     assert isinstance(disk.settle()[-1], SyncFailed)
 
 
-def test_a_short_write_is_finished(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_completed(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write("a", b"x")
     disk.settle()
     gate = Gate(monkeypatch)
@@ -332,7 +332,7 @@ def test_a_short_write_is_finished(disk: Disk, monkeypatch: pytest.MonkeyPatch) 
     assert disk.content("a") == b"x-abcdef"
 
 
-def test_more_than_the_bound_is_refused_in_its_turn(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_beyond_the_bound_are_refused_in_order(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posix, "MAX_WAITING_BYTES", 10)
     gate = Gate(monkeypatch)
     disk.write("a", b"0123456789")
@@ -351,14 +351,14 @@ def test_more_than_the_bound_is_refused_in_its_turn(disk: Disk, monkeypatch: pyt
     assert disk.content("a") == b"0123456789room"
 
 
-def test_cut_files_are_zero_behind_the_cut(disk: Disk) -> None:
+def test_truncated_files_are_zero_after_the_new_end(disk: Disk) -> None:
     disk.write("a", b"x" * 1000)
     disk.settle()
     disk.device.truncate("a", 100)
     assert disk.device.read("a") == b"x" * 100 + bytes(BLOCK - 100)
 
 
-def test_a_full_disk_does_not_prevent_a_cut(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_prevent_truncation(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write("a", b"x" * 1000)
     disk.settle()
     failing(monkeypatch, "pwrite", errno.ENOSPC, thread="MainThread")
@@ -366,7 +366,7 @@ def test_a_full_disk_does_not_prevent_a_cut(disk: Disk, monkeypatch: pytest.Monk
     assert disk.device.read("a") == b"x" * 100
 
 
-def test_reading_asks_the_disk_and_not_the_cache(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_bypasses_the_page_cache(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write("a", b"x")
     disk.settle()
     order: list[str] = []
@@ -382,7 +382,7 @@ def test_reading_asks_the_disk_and_not_the_cache(disk: Disk, monkeypatch: pytest
     assert order == ["fdatasync", "posix_fadvise"]
 
 
-def test_removal_comes_after_earlier_writes_and_twice_is_no_fault(disk: Disk) -> None:
+def test_removal_comes_after_earlier_writes_and_may_be_repeated(disk: Disk) -> None:
     disk.write("a", b"x")
     disk.device.remove("a")
     disk.device.remove("a")
@@ -407,9 +407,9 @@ def test_closing_finishes_what_was_accepted_also_when_the_loop_has_ended(tmp_pat
         device.remove("a")
 
 
-def test_a_folder_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        PosixDevice(tmp_path / "none", Hand())
+        PosixDevice(tmp_path / "none", FakeLoop())
 
 
 @pytest.fixture
@@ -466,7 +466,7 @@ def test_no_memory_fails_a_write_that_may_be_tried_again(disk: Disk, monkeypatch
     assert disk.content("a") == b"onetwo"
 
 
-def test_an_answer_is_told_again_when_there_was_no_memory_to_tell_it(
+def test_a_report_is_retried_when_there_was_no_memory_for_it(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, tries = disk.device._call_soon, 0

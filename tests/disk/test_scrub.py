@@ -1,4 +1,4 @@
-"""The scrubber goes through everything, no faster than it may, and ends when it meets rot."""
+"""The scrubber verifies everything, within its rate, and ends when it finds damage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from netstore.disk.scrub import RECORD_COST, ROUND_SECONDS, STEP_RECORDS, Scrubber
 from netstore.disk.tables import Tracker
 from netstore.types import Index
-from tests.disk.hand import PATIENCE
+from tests.disk.fakeloop import TIMEOUT
 from tests.disk.opened import Opened
 from tests.disk.states import spoil
 from tests.support.member import Lines
@@ -29,7 +29,7 @@ def state(path: Path, told: list[StateDamaged]) -> Opened:
 
 
 class Patience:
-    """Remembers how long it was asked to wait; says that it is over after so many rounds."""
+    """Records how long it was asked to wait, and ends the scrubber after so many rounds."""
 
     def __init__(self, rounds: int) -> None:
         self.left = rounds
@@ -44,7 +44,7 @@ class Patience:
 
 def run(scrubber: Scrubber) -> None:
     scrubber.start()
-    scrubber._thread.join(seconds(PATIENCE))
+    scrubber._thread.join(seconds(TIMEOUT))
     assert not scrubber._thread.is_alive()
 
 
@@ -60,20 +60,20 @@ def test_a_round_verifies_everything_at_its_rate_and_is_logged(tmp_path: Path) -
     opened.engine.close()
 
 
-def test_rot_is_told_and_ends_the_rounds(tmp_path: Path) -> None:
+def test_damage_is_reported_and_ends_the_rounds(tmp_path: Path) -> None:
     told: list[StateDamaged] = []
     opened = state(tmp_path / "state", told)
     spoil(tmp_path / "state", b"to be spoiled")
     scrubber = Scrubber(opened.engine, 1, Lines(), wait=Patience(9))
     run(scrubber)
-    opened.hand.drain()
+    opened.loop.run_ready()
     assert ["key b'spoiled': not what was written" in str(each) for each in told] == [True]
     assert scrubber.rounds == 0
     opened.engine.close()
 
 
-def test_a_commit_that_failed_half_way_is_not_seen_twice(tmp_path: Path) -> None:
-    """What the scrubber has seen is kept true by commits, and only by those that were made."""
+def test_a_failed_commit_is_not_counted(tmp_path: Path) -> None:
+    """Only commits that succeed change the totals of what was verified."""
     opened = Opened(tmp_path / "state", map_bytes=1 << 20, map_limit_bytes=1 << 24, commit_interval=60)
     engine = opened.engine
     engine.write(Index(1), {("plain", b"%04d" % number): b"v" for number in range(64)})
@@ -87,7 +87,7 @@ def test_a_commit_that_failed_half_way_is_not_seen_twice(tmp_path: Path) -> None
     engine.close()
 
 
-def test_a_state_that_is_replaced_is_begun_anew() -> None:
+def test_a_replaced_state_is_verified_from_the_start() -> None:
     class Replaced:
         databases = ("plain",)
         steps = 0
@@ -104,7 +104,7 @@ def test_a_state_that_is_replaced_is_begun_anew() -> None:
     assert (scrubber.rounds, lines.events) == (1, ["state_verified"])
 
 
-def test_it_stops_when_it_is_told_and_never_begins_at_rate_0(tmp_path: Path) -> None:
+def test_it_can_be_stopped_and_never_begins_at_rate_0(tmp_path: Path) -> None:
     opened = state(tmp_path / "state", [])
     idle = Scrubber(opened.engine, 0, Lines())
     idle.start()

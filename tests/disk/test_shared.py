@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from netstore.disk.tables import Tracker
 from netstore.errors import StateDamaged
 from netstore.types import Index
-from tests.disk.hand import PATIENCE
+from tests.disk.fakeloop import TIMEOUT
 from tests.disk.opened import LONG, Answers, Opened, copied, hold
 from tests.disk.states import raw, write
 from tests.support.patience import seconds
@@ -36,8 +36,8 @@ def test_a_full_map_grows(tmp_path: Path) -> None:
     opened.engine.close()
 
 
-def test_a_copy_gives_way_when_the_map_must_grow(tmp_path: Path) -> None:
-    """Whoever takes the copy has stopped taking: commits, and so the overlay, do not wait for that."""
+def test_a_copy_is_cancelled_when_the_map_must_grow(tmp_path: Path) -> None:
+    """The reader of the copy has stopped: commits do not wait for it, so the overlay does not grow."""
     opened = Opened(tmp_path / "state", map_bytes=8 * 1024 * 1024, commit_interval=0.001)
     engine = opened.engine
     engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(10_000)})
@@ -65,6 +65,29 @@ def test_a_copy_gives_way_when_the_map_must_grow(tmp_path: Path) -> None:
     os.close(sink)
     assert [failure.errno for failure in failures] == [errno.EAGAIN]
     engine.close()
+
+
+@pytest.mark.parametrize(("call", "code"), [("open", errno.EMFILE), ("pread", errno.EIO)])
+def test_a_copy_that_cannot_begin_leaves_no_transaction_and_no_file_open(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    """An open transaction would keep pages from being reused, and the file would grow with each commit."""
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"a"): b"1"})
+    assert opened.sync() is None
+
+    def fail(*_arguments: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with (tmp_path / "copy").open("wb") as file:
+        before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no path is needed
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with pytest.raises(OSError, match=os.strerror(code)):
+                engine.copy_to(file.fileno())
+        assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - no path is needed
+        assert not engine._shared._copies
+        engine.copy_to(file.fileno())
 
 
 def test_commits_go_on_while_a_copy_is_made(opened: Opened) -> None:
@@ -95,7 +118,7 @@ def test_commits_go_on_while_a_copy_is_made(opened: Opened) -> None:
     again.engine.close()
 
 
-def test_the_map_does_not_move_under_a_scan(tmp_path: Path) -> None:
+def test_the_map_does_not_move_during_a_scan(tmp_path: Path) -> None:
     opened = Opened(tmp_path / "state", map_bytes=256 * 1024, commit_interval=0.001)
     engine = opened.engine
     engine.write(Index(1), {("plain", b"%06d" % number): b"x" for number in range(500)})
@@ -107,7 +130,7 @@ def test_the_map_does_not_move_under_a_scan(tmp_path: Path) -> None:
     engine.sync(answers)
     assert engine.get("plain", b"000001") == b"x", "a read within a scan"
     assert len(list(scan)) == 499
-    opened.hand.until(lambda: bool(answers.got))
+    opened.loop.run_until(lambda: bool(answers.got))
     assert answers.got == [None]
     unread = engine.scan("plain", b"", None)
     del unread
@@ -116,22 +139,22 @@ def test_the_map_does_not_move_under_a_scan(tmp_path: Path) -> None:
     engine.close()
 
 
-def test_little_address_space_is_a_small_map_and_a_full_one_no_end(tmp_path: Path) -> None:
-    """In a process of its own: the limit is one of processes."""
+def test_with_little_address_space_the_map_is_small_and_a_full_one_is_an_error(tmp_path: Path) -> None:
+    """In a process of its own, since the limit applies to a process."""
     source = """
 import resource, sys
 from pathlib import Path
 from netstore.disk.engine import LmdbEngine
 from netstore.types import Index
-from tests.disk.hand import Hand
+from tests.disk.fakeloop import FakeLoop
 resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
-hand, told = Hand(), []
-engine = LmdbEngine(Path(sys.argv[1]), hand, ("plain",), told.append, commit_interval=0.001)
+loop, told = FakeLoop(), []
+engine = LmdbEngine(Path(sys.argv[1]), loop, ("plain",), told.append, commit_interval=0.001)
 index = 0
 while not told:
     index += 1
     engine.write(Index(index), {("plain", b"%d" % index): bytes(8 << 20)})
-    hand.until(lambda: bool(told) or engine.durable() == index)
+    loop.run_until(lambda: bool(told) or engine.durable() == index)
     assert index < 200
 assert engine.get("plain", b"1") == bytes(8 << 20)
 print(told[0].errno, index)
@@ -165,7 +188,7 @@ def test_closing_ends_a_copy(tmp_path: Path) -> None:
         opened.engine.copy_to(0)
 
 
-def test_a_map_at_its_limit_is_told_tried_again_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_commit_at_the_limit_of_the_map_is_reported_retried_and_loses_nothing(tmp_path: Path) -> None:
     opened = Opened(
         tmp_path / "state", map_bytes=128 * 1024, map_limit_bytes=128 * 1024, commit_interval=0.001
     )
@@ -175,7 +198,7 @@ def test_a_map_at_its_limit_is_told_tried_again_and_loses_nothing(tmp_path: Path
     assert error is not None
     assert error.errno == errno.ENOSPC
     engine.write(Index(2), {("plain", b"000000"): b"newer", ("plain", b"000001"): None})
-    opened.hand.until(lambda: len(opened.failures) >= 3)
+    opened.loop.run_until(lambda: len(opened.failures) >= 3)
     assert engine.durable() == 0
     assert engine.get("plain", b"001999") == b"x" * 300
     assert engine.get("plain", b"000000") == b"newer"
@@ -190,7 +213,7 @@ def test_a_map_at_its_limit_is_told_tried_again_and_loses_nothing(tmp_path: Path
     again.engine.close()
 
 
-def test_a_copy_replaces_everything_also_what_was_not_committed(
+def test_a_snapshot_replaces_everything_also_uncommitted_changes(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Opened(tmp_path / "source")
@@ -205,12 +228,12 @@ def test_a_copy_replaces_everything_also_what_was_not_committed(
     engine.write(Index(2), {("plain", b"old"): b"2"})
     answers = Answers()
     engine.sync(answers)
-    assert reached.wait(seconds(PATIENCE))
+    assert reached.wait(seconds(TIMEOUT))
     engine.write(Index(3), {("plain", b"pending"): b"3"})
     engine.install(image, answers)
     assert answers.got == []
     go_on.set()
-    opened.hand.until(lambda: len(answers.got) == 2)
+    opened.loop.run_until(lambda: len(answers.got) == 2)
     assert answers.got == [None, None]
     assert (engine.applied(), engine.durable()) == (9, 9)
     assert list(engine.scan("plain", b"", None)) == [(b"a", b"copied")]
@@ -221,18 +244,18 @@ def test_a_copy_replaces_everything_also_what_was_not_committed(
     assert engine.durable() == 10
 
 
-def test_a_copy_that_cannot_be_put_in_place_ends_the_engine(tmp_path: Path) -> None:
+def test_a_snapshot_that_cannot_be_installed_ends_commits(tmp_path: Path) -> None:
     opened = Opened(tmp_path / "state")
     answers = Answers()
     opened.engine.install(tmp_path / "none", answers)
-    opened.hand.until(lambda: bool(answers.got))
+    opened.loop.run_until(lambda: bool(answers.got))
     assert isinstance(answers.got[0], FileNotFoundError)
     with pytest.raises(FileNotFoundError):
         opened.engine.close()
 
 
 @pytest.mark.root
-def test_a_really_full_disk_is_told_and_recovers_when_there_is_room(tmp_path: Path) -> None:
+def test_a_really_full_disk_is_reported_and_recovers_when_there_is_room(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
@@ -264,8 +287,8 @@ def go_through(engine: LmdbEngine, trackers: list[Tracker], steps: int) -> None:
             trackers.pop(0)
 
 
-def test_verifying_in_steps_counts_right_whatever_is_committed_between_them(tmp_path: Path) -> None:
-    """Every key moves in and out, before and after the place that was reached."""
+def test_commits_between_the_steps_of_a_verification_keep_its_totals_correct(tmp_path: Path) -> None:
+    """Records are added and removed before and after the position that the verification has reached."""
     opened = Opened(tmp_path / "state")
     engine = opened.engine
     trackers = [Tracker(table) for table in engine.databases]
@@ -285,7 +308,7 @@ def test_verifying_in_steps_counts_right_whatever_is_committed_between_them(tmp_
     engine.close()
 
 
-def test_verifying_in_steps_finds_what_is_gone(tmp_path: Path) -> None:
+def test_verifying_in_steps_detects_a_missing_record(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write(path, {("plain", b"%03d" % number): b"1" for number in range(50)})
     raw(path, lambda env, txn: txn.delete(b"030", db=env.open_db(b"plain", txn)))
@@ -294,12 +317,12 @@ def test_verifying_in_steps_finds_what_is_gone(tmp_path: Path) -> None:
     trackers = [Tracker(table) for table in opened.engine.databases]
     with pytest.raises(StateDamaged, match="table plain: 49 records, 50 were written"):
         go_through(opened.engine, trackers, 100)
-    opened.hand.drain()
+    opened.loop.run_ready()
     assert len(told) == 1
     opened.engine.close()
 
 
-def test_a_state_that_was_replaced_is_gone_through_anew(tmp_path: Path) -> None:
+def test_verifying_a_replaced_state_must_start_again(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write(tmp_path / "copy", {("plain", b"a"): b"1"})
     opened = Opened(path)
@@ -309,7 +332,7 @@ def test_a_state_that_was_replaced_is_gone_through_anew(tmp_path: Path) -> None:
     assert opened.engine.verify_step(tracker, 1, 1000)
     done: list[OSError | None] = []
     opened.engine.install(tmp_path / "copy", done.append)
-    opened.hand.until(lambda: bool(done))
+    opened.loop.run_until(lambda: bool(done))
     with pytest.raises(OSError, match="replaced"):
         opened.engine.verify_step(tracker, 1, 1000)
     opened.engine.close()

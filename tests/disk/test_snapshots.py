@@ -1,4 +1,4 @@
-"""What is left of a state copy after a crash is finished or undone: every moment of the three steps."""
+"""An installation that a crash interrupted is finished or undone, at each of its three steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAST: Final = Index(20)
 
 
 def make_state(path: Path, applied: int, value: bytes) -> None:
-    """A state that has applied that much."""
+    """A state with this applied index."""
     engine = LmdbEngine(path, lambda call: call(), TABLES, lambda _: None)
     engine.write(Index(applied), {("plain", b"k"): value})
     engine.close()
@@ -38,7 +38,7 @@ def value_in(path: Path) -> bytes | None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A state at 5, and a received copy at 9 that is not complete yet."""
+    """A state at index 5, and a received snapshot at 9 that is not complete yet."""
     make_state(tmp_path / "state", 5, b"old")
     make_state(tmp_path / snapshots.INCOMING, 9, b"new")
     return tmp_path
@@ -50,7 +50,7 @@ def complete(folder: Path) -> Path:
 
 
 def settle(folder: Path, mark: Index, last: Index) -> Index | None:
-    """As a member does it at its start."""
+    """What a member does at its start."""
     state = folder / "state"
     return snapshots.recover_install(folder, state, summary_of_state(state).applied, mark, last)
 
@@ -59,20 +59,20 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.endswith("-lock")}
 
 
-def test_before_it_was_complete_nothing_has_happened(folder: Path) -> None:
+def test_an_incomplete_snapshot_is_removed(folder: Path) -> None:
     assert settle(folder, Index(0), LAST) is None
     assert names(folder) == {"state"}
     assert value_in(folder / "state") == b"old"
 
 
-def test_before_the_mark_nothing_has_happened(folder: Path) -> None:
+def test_a_snapshot_without_a_mark_is_removed(folder: Path) -> None:
     complete(folder)
     assert settle(folder, Index(3), LAST) is None
     assert names(folder) == {"state"}
     assert value_in(folder / "state") == b"old"
 
 
-def test_after_the_mark_it_takes_its_place(folder: Path) -> None:
+def test_a_snapshot_that_the_mark_names_is_installed(folder: Path) -> None:
     image = complete(folder)
     size, read = image.stat().st_size, list[int]()
     assert snapshots.recover_install(folder, folder / "state", Index(3), Index(9), LAST, read.append) == 9
@@ -81,13 +81,13 @@ def test_after_the_mark_it_takes_its_place(folder: Path) -> None:
     assert value_in(folder / "state") == b"new"
 
 
-def test_after_it_took_its_place_nothing_is_left_to_do(folder: Path) -> None:
+def test_an_installed_snapshot_needs_nothing(folder: Path) -> None:
     complete(folder).rename(folder / "state")
     assert settle(folder, Index(9), LAST) is None
     assert value_in(folder / "state") == b"new"
 
 
-def test_a_copy_that_is_not_what_its_name_says_is_no_copy(folder: Path) -> None:
+def test_a_snapshot_whose_digest_does_not_fit_is_not_installed(folder: Path) -> None:
     image = complete(folder)
     with image.open("r+b") as file:
         file.seek(100)
@@ -97,20 +97,20 @@ def test_a_copy_that_is_not_what_its_name_says_is_no_copy(folder: Path) -> None:
     assert value_in(folder / "state") == b"old"
 
 
-def test_a_state_that_is_gone_is_not_taken_for_a_new_one(folder: Path) -> None:
+def test_a_missing_state_is_not_taken_for_a_new_one(folder: Path) -> None:
     (folder / "state").unlink()
     with pytest.raises(CorruptData, match="has applied entry 0, the log begins after 4"):
         settle(folder, Index(4), LAST)
 
 
-def test_copies_that_were_to_be_sent_are_removed(folder: Path) -> None:
+def test_snapshots_for_peers_are_removed(folder: Path) -> None:
     snapshots.outgoing(folder, NodeId(0xAB)).write_bytes(b"half")
     (folder / "kept").write_bytes(b"somebody else's")
     settle(folder, Index(0), LAST)
     assert names(folder) == {"state", "kept"}
 
 
-def test_only_copies_that_are_passed_are_forgotten(folder: Path) -> None:
+def test_only_snapshots_up_to_the_index_are_removed(folder: Path) -> None:
     image = complete(folder)
     snapshots.remove_up_to(folder, Index(8))
     assert image.exists()
@@ -118,7 +118,7 @@ def test_only_copies_that_are_passed_are_forgotten(folder: Path) -> None:
     assert not image.exists()
 
 
-def test_a_copy_has_applied_what_its_engine_had(tmp_path: Path) -> None:
+def test_a_copy_has_the_applied_index_of_its_engine(tmp_path: Path) -> None:
     engine = LmdbEngine(tmp_path / "state", lambda call: call(), TABLES, lambda _: None)
     engine.write(Index(7), {("plain", b"k"): b"v"})
     engine.close()
@@ -131,13 +131,13 @@ def test_a_copy_has_applied_what_its_engine_had(tmp_path: Path) -> None:
     assert value_in(tmp_path / "copy") == b"v"
 
 
-def test_what_is_no_state_has_applied_nothing_and_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"not a state" * 1000)
     with pytest.raises(CorruptData, match="not a state that can be read"):
         verified_index(tmp_path / "state")
 
 
-def test_a_log_that_ends_before_the_state_is_not_the_whole_log(folder: Path) -> None:
+def test_a_log_that_ends_before_the_state_is_refused(folder: Path) -> None:
     with pytest.raises(CorruptData, match="ends with entry 4, the state has applied entry 5: files of"):
         settle(folder, Index(0), Index(4))
     assert settle(folder, Index(0), Index(5)) is None

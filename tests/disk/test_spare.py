@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.disk.devices import BLOCK, Disk, failing
-from tests.disk.hand import PATIENCE
+from tests.disk.fakeloop import TIMEOUT
 from tests.support.patience import seconds
 
 
@@ -58,12 +58,12 @@ def test_a_new_file_that_cannot_be_made_is_a_failed_write(
 
 
 def low_on(disk: Disk) -> int | None:
-    """Why the device will have no next file."""
+    """The errno with which the device has no next file, if it has none."""
     low = disk.device.low
     return None if low is None else low.errno
 
 
-def test_want_of_room_for_the_next_file_is_told_while_half_of_this_one_is_left(
+def test_no_room_for_the_next_file_is_reported_while_half_of_this_one_is_left(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.write("a", b"x")
@@ -93,7 +93,7 @@ def test_want_of_room_for_the_next_file_is_told_while_half_of_this_one_is_left(
     assert (disk.folder / "spare").exists()
 
 
-def test_room_is_found_again_though_the_write_that_found_none_is_not_repeated(
+def test_the_next_file_is_tried_again_without_another_write_to_it(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.write("a", b"x")
@@ -111,7 +111,7 @@ def test_room_is_found_again_though_the_write_that_found_none_is_not_repeated(
     assert low_on(disk) is None
 
 
-def test_asking_for_room_twice_keeps_no_write_waiting(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trying_for_room_twice_delays_no_write(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write("a", b"x")
     disk.settle()
     failing(monkeypatch, "pwrite", errno.ENOSPC, thread="disk-filler")
@@ -125,7 +125,7 @@ def test_asking_for_room_twice_keeps_no_write_waiting(disk: Disk, monkeypatch: p
 
     def slow(*arguments: Any, **options: Any) -> int:
         if threading.current_thread().name == "disk-filler":
-            assert answered.wait(seconds(PATIENCE)), (
+            assert answered.wait(seconds(TIMEOUT)), (
                 "the write waits for the second attempt, and that for the first"
             )
         return real(*arguments, **options)
@@ -138,7 +138,7 @@ def test_asking_for_room_twice_keeps_no_write_waiting(disk: Disk, monkeypatch: p
     answered.set()
 
 
-def test_a_file_is_made_also_when_no_thread_can_be_started(
+def test_a_file_is_prepared_also_when_no_thread_can_be_started(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(_thread: threading.Thread) -> None:

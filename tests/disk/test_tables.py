@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NUMBER: Final = range(144, 152)
-"""Where on one of LMDB's first two pages the number of its commit stands."""
+"""Offset of the transaction number in one of LMDB's two meta pages."""
 
 
 def outcomes(path: Path, commits: Sequence[Changes], places: Sequence[int], mask: int) -> dict[int, str]:
-    """What comes of damaging each of these bytes; `ended` where it ended the process that read it."""
+    """The result of damaging each of these bytes; `ended` if that ended the process that read the file."""
     now, before = path.with_name("now"), path.with_name("before")
     now.write_text(content(path))
     before.write_text(content(make_state(path.with_name("earlier"), commits[:-1])))
@@ -77,8 +77,8 @@ def written_places(data: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize(("start", "step", "mask"), [(0, 251, 0xFF), (7, 241, 0x01), (3, 239, 0x80)])
-def test_no_damaged_byte_is_served(tmp_path: Path, start: int, step: int, mask: int) -> None:
-    """A share of those of a larger state."""
+def test_no_damaged_byte_is_returned(tmp_path: Path, start: int, step: int, mask: int) -> None:
+    """Some of the bytes of a larger state."""
     path = make_state(tmp_path / "state")
     found = outcomes(path, LARGE, range(start, path.stat().st_size, step), mask)
     require_found(path, found, mask)
@@ -86,9 +86,7 @@ def test_no_damaged_byte_is_served(tmp_path: Path, start: int, step: int, mask: 
 
 
 @pytest.mark.parametrize("mask", [0xFF, 0x01, 0x80])
-def test_every_byte_of_a_small_state_is_read_right_or_found_when_it_is_damaged(
-    tmp_path: Path, mask: int
-) -> None:
+def test_damage_to_any_byte_of_a_small_state_is_detected_or_harmless(tmp_path: Path, mask: int) -> None:
     path = make_state(tmp_path / "state", SMALL)
     places = written_places(path.read_bytes())
     found = outcomes(path, SMALL, places, mask)
@@ -107,7 +105,7 @@ def read_all(path: Path) -> None:
         tables.close()
 
 
-def test_a_record_under_another_key_or_in_another_table_is_found(tmp_path: Path) -> None:
+def test_a_record_under_another_key_or_in_another_table_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "state"
     for table, key in (("plain", b"b"), ("other", b"a")):
         path.unlink(missing_ok=True)
@@ -122,7 +120,7 @@ def test_a_record_under_another_key_or_in_another_table_is_found(tmp_path: Path)
             read_all(path)
 
 
-def test_a_record_that_is_gone_and_one_that_came_back_are_found(tmp_path: Path) -> None:
+def test_a_missing_record_and_an_older_one_are_detected(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write(path, {("plain", b"a"): b"1", ("plain", b"b"): b"1"})
     raw(path, lambda env, txn: txn.delete(b"b", db=env.open_db(b"plain", txn)))
@@ -136,7 +134,7 @@ def test_a_record_that_is_gone_and_one_that_came_back_are_found(tmp_path: Path) 
         read_all(path)
 
 
-def test_a_table_that_is_gone_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+def test_a_missing_table_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
     path = tmp_path / "state"
     for table in (b"plain", b"netstore"):
         path.unlink(missing_ok=True)
@@ -146,7 +144,7 @@ def test_a_table_that_is_gone_is_not_taken_for_an_empty_one(tmp_path: Path) -> N
             Tables.open(path, TABLES, MAP)
 
 
-def test_a_file_from_before_there_were_checksums_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_without_checksums_is_refused_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "state"
 
     def first(env: Any, txn: Any) -> None:
@@ -163,7 +161,7 @@ def test_a_file_from_before_there_were_checksums_is_refused_and_left_as_it_is(tm
     assert path.read_bytes() == before
 
 
-def test_sums_are_of_a_table() -> None:
+def test_sums_are_modulo_2_64() -> None:
     tracker = Tracker("plain")
     tracker.total = -1
     assert tracker.sum == Sum(0, 2**64 - 1)

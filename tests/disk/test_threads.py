@@ -1,4 +1,4 @@
-"""What becomes of a thread that ends by a fault."""
+"""A thread that dies is reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_what_ends_a_thread_is_raised_on_the_loop() -> None:
+def test_the_exception_that_ends_a_thread_is_raised_on_the_loop() -> None:
     calls: list[Callable[[], object]] = []
     told: list[threading.ExceptHookArgs] = []
     hook, threading.excepthook = threading.excepthook, told.append
@@ -37,8 +37,8 @@ def test_what_ends_a_thread_is_raised_on_the_loop() -> None:
 
 
 @pytest.mark.parametrize("fault", [OSError(22, "odd"), SystemExit(3)])
-def test_a_thread_is_told_of_where_nothing_can_be_printed(fault: BaseException) -> None:
-    """The disk that is full may be that of the log."""
+def test_a_thread_that_died_is_reported_where_nothing_can_be_printed(fault: BaseException) -> None:
+    """The full disk may be the one that standard error is written to."""
     calls: list[Callable[[], object]] = []
 
     def no_room(_: threading.ExceptHookArgs) -> None:

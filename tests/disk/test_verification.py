@@ -1,4 +1,4 @@
-"""A state is verified in a process of its own when it is not known to be whole."""
+"""A state that may be damaged is verified in a process of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from netstore.types import Index
 from tests.disk.states import make_state, spoil, write
 
 
-def test_a_whole_state_is_whole(tmp_path: Path) -> None:
+def test_an_intact_state_is_verified(tmp_path: Path) -> None:
     assert verified_index(make_state(tmp_path / "state")) == 3
 
 
@@ -52,7 +52,7 @@ def test_a_later_format_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not isinstance(caught.value, StateDamaged)
 
 
-def test_where_no_process_can_be_started_that_is_told_and_a_copy_is_not_taken(
+def test_without_a_process_that_is_reported_and_a_snapshot_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_state(tmp_path / "state")
@@ -78,7 +78,7 @@ def test_a_process_that_cannot_do_its_work_has_verified_nothing(
         verify(path)
 
 
-def test_what_is_short_and_cannot_be_verified_is_not_opened(
+def test_a_short_file_that_cannot_be_verified_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_state(tmp_path / "state")
@@ -90,9 +90,7 @@ def test_what_is_short_and_cannot_be_verified_is_not_opened(
     assert told == []
 
 
-def test_only_an_end_that_was_not_orderly_is_looked_into(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_an_unclean_shutdown_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Path] = []
     monkeypatch.setattr(verification, "verify", looked.append)
     path = make_state(tmp_path / "state")
@@ -109,7 +107,7 @@ def test_only_an_end_that_was_not_orderly_is_looked_into(
     assert looked == [path], "once is enough"
 
 
-def test_a_state_that_is_not_there_or_was_never_written_is_a_new_one(tmp_path: Path) -> None:
+def test_a_state_that_does_not_exist_or_is_empty_is_new(tmp_path: Path) -> None:
     path = tmp_path / "state"
     assert summary_of_state(path).applied == 0
     OpenMarker(path).set()
@@ -119,7 +117,7 @@ def test_a_state_that_is_not_there_or_was_never_written_is_a_new_one(tmp_path: P
     OpenMarker(path).check()
 
 
-def test_a_file_that_lacks_only_what_was_never_written_gets_it_back(tmp_path: Path) -> None:
+def test_a_file_that_lacks_only_unused_pages_is_extended(tmp_path: Path) -> None:
     path = make_state(tmp_path / "state")
     write(path, {("other", b"more"): b"y" * 20_000})
     write(path, {("other", b"more"): None})
@@ -139,7 +137,7 @@ def test_a_file_cut_short_is_damage(tmp_path: Path) -> None:
         OpenMarker(path).check()
 
 
-def test_the_records_of_a_small_table_can_be_had_from_a_damaged_state(tmp_path: Path) -> None:
+def test_the_records_of_a_small_table_can_be_read_from_a_damaged_state(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write(path, {("plain", b"a"): b"spoiled", ("other", b"1"): b"one", ("other", b"2"): b"two"})
     spoil(path, b"spoiled")
@@ -147,8 +145,8 @@ def test_the_records_of_a_small_table_can_be_had_from_a_damaged_state(tmp_path: 
     assert readable_records(path, "plain") == []
 
 
-def test_half_of_a_record_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What shows them may end amid one."""
+def test_an_incomplete_record_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may be ended while it prints one."""
     for half in (b"", b"6", b"61", b"616"):
         shown = subprocess.CompletedProcess((), -7, stdout=b"6f6e65\n74776f\n" + half)
         monkeypatch.setattr(verification, "_run", lambda *_, shown=shown: shown)

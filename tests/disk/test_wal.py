@@ -1,4 +1,4 @@
-"""The log against a slow twin, under crashes and failed writes; and its rules one by one."""
+"""The log is compared with a simple model under crashes and failed writes; then its rules one by one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def meta(index: int, term: int = 1) -> SnapshotMeta:
 
 
 class View(NamedTuple):
-    """What a replay must give: the slow twin of the log, one value after each record."""
+    """A simple model of the log: what a replay must return after each record."""
 
     hard_state: HardState | None = None
     mark: SnapshotMeta | None = None
@@ -67,7 +67,7 @@ def seen(replay: Replay) -> View:
 
 
 class Log(RuleBasedStateMachine):
-    """Whatever happens, a replay gives the twin at some record at or after the last acknowledged one."""
+    """A replay returns the model after some record at or after the last acknowledged one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Log(RuleBasedStateMachine):
         self.answers: list[bool] = []
 
     def promise(self, view: View) -> Callable[[OSError | None], None]:
-        """Note a record on its way; the answer moves the acknowledged mark or takes the record back."""
+        """Add a record that is under way; its result acknowledges it or removes it."""
         place = len(self.views)
         self.views.append(view)
 
@@ -113,7 +113,7 @@ class Log(RuleBasedStateMachine):
 
     @rule(ahead=st.integers(-3, 5))
     def mark_installed(self, ahead: int) -> None:
-        """A snapshot from the leader, beyond the log's end or where the log is another one."""
+        """A snapshot from the leader, beyond the end of the log or with another term."""
         now = self.views[-1]
         last = now.entries[-1] if now.entries else entry(now.first - 1, now.mark.term if now.mark else 1)
         mark = meta(max(now.first, last.index + ahead), last.term + 1)
@@ -158,7 +158,7 @@ class Log(RuleBasedStateMachine):
 
     @invariant()
     def a_second_reader_agrees(self) -> None:
-        """What is on the disk now, without anything that waits, reads as the last acknowledged record."""
+        """The disk as it is now, without the writes under way, replays to the last acknowledged record."""
         assert (
             seen(Wal.open(Platter(self.platter.disk, SEGMENT), IDENTITY, SEGMENT)[1])
             == self.views[self.acknowledged]
@@ -184,7 +184,7 @@ def fresh(segment_bytes: int = SEGMENT) -> tuple[Platter, Wal]:
     return platter, Wal.open(platter, IDENTITY, segment_bytes)[0]
 
 
-def test_nothing_is_answered_before_the_device_says_so() -> None:
+def test_nothing_is_answered_before_the_device_has_synced_it() -> None:
     platter, wal = fresh()
     answers = Answers()
     wal.append(None, entries(1, 1), answers)
@@ -199,7 +199,7 @@ def test_a_batch_is_one_write() -> None:
     assert len(platter.waiting) == 1
 
 
-def test_a_full_segment_is_followed_by_one_that_repeats_what_must_not_be_lost() -> None:
+def test_the_next_segment_repeats_hard_state_and_mark() -> None:
     platter, wal = fresh()
     hard_state = HardState(Term(3), NodeId(2), Index(1))
     wal.append(hard_state, entries(1, 2), Answers())
@@ -226,7 +226,7 @@ def test_a_full_segment_is_followed_by_one_that_repeats_what_must_not_be_lost() 
     assert [kept.index for kept in replay.entries] == list(range(61, 93))
 
 
-def test_a_segment_is_not_dropped_before_its_successor_is_durable() -> None:
+def test_a_segment_is_not_removed_before_the_next_one_is_durable() -> None:
     platter, wal = fresh()
     wal.append(None, entries(1, 3, 500), Answers())
     wal.mark(meta(3), Answers())
@@ -269,8 +269,8 @@ def test_after_a_full_disk_the_same_batch_may_be_appended_again() -> None:
     assert replay.hard_state is None
 
 
-def test_nothing_is_taken_until_all_that_failed_is_reported() -> None:
-    """It would be kept, and what was given before it is not."""
+def test_nothing_is_accepted_until_all_failures_are_reported() -> None:
+    """It would be kept, while the writes before it are not."""
     platter, wal = fresh()
     answers = Answers()
     left: list[int] = []
@@ -298,8 +298,8 @@ def test_nothing_is_taken_until_all_that_failed_is_reported() -> None:
     assert Wal.open(platter, IDENTITY, SEGMENT)[1].entries == entries(1, 2)
 
 
-def test_entries_that_do_not_follow_are_not_taken() -> None:
-    """No start could read that log."""
+def test_entries_that_do_not_follow_the_last_one_are_refused() -> None:
+    """No start could read such a log."""
     platter, wal = fresh()
     wal.append(None, entries(1, 4), Answers())
     platter.turn()
@@ -323,8 +323,8 @@ def test_entries_that_do_not_follow_are_not_taken() -> None:
     wal.append(None, entries(10, 12), Answers())
 
 
-def test_what_follows_a_copy_that_takes_the_place_of_another_log_is_what_comes_after_the_copy() -> None:
-    """Entries that the log had beyond that place are those of another log."""
+def test_entries_after_a_snapshot_that_replaces_the_log_follow_the_snapshot() -> None:
+    """Entries that the log had after the snapshot's index belong to another log."""
     platter, wal = fresh()
     wal.append(None, entries(1, 15), Answers())
     wal.mark(meta(12, 2), Answers(), replaces=True)
@@ -336,7 +336,7 @@ def test_what_follows_a_copy_that_takes_the_place_of_another_log_is_what_comes_a
     assert Wal.open(platter, IDENTITY, SEGMENT)[1].entries == [entry(13, 2)]
 
 
-def test_a_stop_with_writes_on_their_way_finishes_them() -> None:
+def test_closing_finishes_the_writes_under_way() -> None:
     platter, wal = fresh()
     answers = Answers()
     wal.append(None, entries(1, 1), answers)
@@ -384,7 +384,7 @@ def test_other_files_in_the_folder_are_left_alone() -> None:
     assert Wal.open(platter, IDENTITY, SEGMENT)[1].entries == entries(1, 1)
 
 
-def test_an_append_of_nothing_is_a_sync() -> None:
+def test_an_empty_append_is_a_sync() -> None:
     platter, wal = fresh()
     answers = Answers()
     wal.append(None, [], answers)
@@ -395,7 +395,7 @@ def test_an_append_of_nothing_is_a_sync() -> None:
 
 
 def written(platter: Platter, first: int, last: int) -> bytes:
-    """Entries one batch each, all kept; what the log says of how far it is."""
+    """Write entries, one in each batch, all synced; the position of the log."""
     wal, _ = Wal.open(platter, IDENTITY, SEGMENT)
     for index in range(first, last + 1):
         wal.append(None, [entry(index, 1, b"x" * 100)], lambda error: None)
@@ -408,8 +408,8 @@ def used(platter: Platter, name: str) -> int:
 
 
 @pytest.mark.parametrize("kept_by", ["the device", "the state"])
-def test_a_log_whose_tail_went_after_it_was_synced_is_refused(kept_by: str) -> None:
-    """What is left looks as if the last write had never finished; only the note tells that it did."""
+def test_a_log_that_lost_a_synced_tail_is_refused(kept_by: str) -> None:
+    """What is left looks like a torn write; only the note shows that it was synced."""
     platter = Platter(size=SEGMENT)
     told = written(platter, 1, 5)
     name = segment_name(0)
@@ -446,7 +446,7 @@ def test_a_log_without_its_last_file_is_refused() -> None:
 
 
 def test_another_log_of_the_same_member_is_refused() -> None:
-    """As long, and whole; but not what was acknowledged."""
+    """As long, and intact, but not what was acknowledged."""
     platter, other = Platter(size=SEGMENT), Platter(size=SEGMENT)
     told = written(platter, 1, 5)
     wal, _ = Wal.open(other, IDENTITY, SEGMENT)
@@ -457,7 +457,7 @@ def test_another_log_of_the_same_member_is_refused() -> None:
         Wal.open(other, IDENTITY, SEGMENT, position=told)
 
 
-def test_a_note_of_another_log_or_of_a_dropped_file_says_nothing() -> None:
+def test_a_note_of_another_log_or_of_a_removed_segment_is_ignored() -> None:
     platter = Platter(size=SEGMENT)
     wal, _ = Wal.open(platter, IDENTITY, SEGMENT)
     assert wal.position() == b""
@@ -483,10 +483,10 @@ def test_a_note_of_another_log_or_of_a_dropped_file_says_nothing() -> None:
         assert replay.last == 41
 
 
-def test_no_memory_for_a_record_that_opens_a_segment_leaves_the_log_as_it_was(
+def test_no_memory_for_the_first_record_of_a_segment_leaves_the_log_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopping afterwards seals the log where it stands; trying again writes the record."""
+    """Closing the log then seals it at its end; appending again writes the record."""
     for again in (False, True):
         platter, wal = fresh()
         wal.append(HardState(Term(1), NodeId(0), Index(0)), entries(1, 3), Answers())

@@ -1,5 +1,5 @@
-"""A process that appends for ever and says what was acknowledged, to be killed: `python -m tests.disk.writer
-FOLDER`.
+"""A process that appends for ever and prints what was acknowledged, to be killed: `python -m
+tests.disk.writer FOLDER`.
 
 Prints one line per acknowledged batch: the last index. Entry N carries `payload(N)`.
 """
@@ -30,7 +30,7 @@ TABLES: Final = ("entries",)
 
 
 def payload(index: int) -> bytes:
-    """What entry `index` carries: of every length, with many zeros."""
+    """The payload of entry `index`: of various lengths, with many zeros."""
     return index.to_bytes(8, "little") * (index % 90)
 
 
@@ -39,7 +39,7 @@ def key(index: int) -> bytes:
 
 
 def run(folder: Path, seed: int) -> None:
-    """Append and apply, in the order a member does: to the state only what is acknowledged."""
+    """Append and apply in the order of a member: only acknowledged entries change the state."""
     random = Random(seed)  # noqa: S311 - sizes of a test
     calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
     device = PosixDevice(folder / "wal", calls.put, SEGMENT_BYTES)

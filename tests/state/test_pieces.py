@@ -49,7 +49,7 @@ from netstore.state.v3.commands import (
 )
 from netstore.state.v3.mvcc import DELETE_STEP
 from netstore.types import EtcdIndex, Event, Index, Nanos, Revision
-from tests.disk.hand import Hand
+from tests.disk.fakeloop import FakeLoop
 from tests.state.v3.strategies import v3_commands
 from tests.state.v3.twin import Twin
 from tests.support.local_member import memory_engine
@@ -297,8 +297,8 @@ def test_long_paths_are_loaded_in_steps_of_their_own_number(tmp_path: Path) -> N
     """Directories with short and with long paths, below one another, from an engine that sorts long ones its
     own way.
     """
-    hand = Hand()
-    engine = LmdbEngine(tmp_path / "state", hand, tables.TABLES, lambda _: None)
+    loop = FakeLoop()
+    engine = LmdbEngine(tmp_path / "state", loop, tables.TABLES, lambda _: None)
     machine = Machine(engine)
     machine.load()
     for number in range(400):
@@ -307,7 +307,7 @@ def test_long_paths_are_loaded_in_steps_of_their_own_number(tmp_path: Path) -> N
     machine.save()
     durable: list[object] = []
     engine.sync(durable.append)
-    hand.until(lambda: bool(durable))
+    loop.run_until(lambda: bool(durable))
     again = Machine(engine)
     steps = sum(1 for _ in again.load_steps())
     assert steps >= 1_201 // LOAD_STEP
