@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.exchange import Exchange
-    from netstore.net.http1.connection import Http1Server
+    from netstore.net.http1.server import Http1Server
     from netstore.net.http2 import Head, Http2Connection
 
 _CONTINUE: Final = status_field(100)

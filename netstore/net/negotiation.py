@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.net.http1.connection import HEAD_SECONDS, Http1Connection
+from netstore.net.http1.bounds import HEAD_SECONDS
+from netstore.net.http1.connection import Http1Connection
 from netstore.net.http2 import PREFACE, Http2Connection
 
 if TYPE_CHECKING:
     from netstore.net.connection import Connection
-    from netstore.net.http1.connection import Http1Server
+    from netstore.net.http1.server import Http1Server
     from netstore.net.http2 import Http2Server
     from netstore.net.session import Session
 
