@@ -41,7 +41,7 @@ from netstore.meter import Meter
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
-from netstore.net.http1.connection import Cors, Http1Server
+from netstore.net.http1.server import Cors, Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
 from netstore.net.listener import bind, bound_url

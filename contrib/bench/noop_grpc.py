@@ -24,7 +24,7 @@ import trio
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
-from netstore.net.http1.connection import Http1Server
+from netstore.net.http1.server import Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.net.reactor import Limits, Reactor
 from netstore.node.timekeeper import Deadline

@@ -27,7 +27,8 @@ from netstore.net import http2
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
-from netstore.net.http1.connection import Http1Connection, Http1Server
+from netstore.net.http1.connection import Http1Connection
+from netstore.net.http1.server import Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.node.timekeeper import Deadline
 from netstore.proto import kv_pb2, rpc_pb2

@@ -1,7 +1,6 @@
-"""Taking connections off a listening socket, for the ports of clients and of members alike.
-
-accept(2) tells of two kinds of trouble besides "nobody waits": that the connection it would have given has
-failed already, which concerns nobody but the caller, and that this process can take none for now.
+"""accept(2) for the ports of clients and of members. Besides "no connection waits" it reports two kinds of
+errors: that the connection it would have returned has failed already, which concerns only that caller, and
+that this process cannot accept any for now.
 """
 
 from __future__ import annotations
@@ -29,21 +28,20 @@ _LOST: Final = frozenset(
         errno.EPERM,
     )
 )
-"""Errors of the connection that was to be accepted, to be taken like EAGAIN (accept(2), "Error handling");
-EPERM is a firewall's.
+"""Errors of the connection that was to be accepted, treated like EAGAIN (accept(2), "Error handling");
+EPERM comes from a firewall.
 """
 
 
 class CannotAccept(NetstoreError):  # noqa: N818 - named for what happened
-    """Nothing can be accepted for now, for want of descriptors or memory most often. The socket stays ready:
-    whoever gets this stops watching it for a while.
+    """Nothing can be accepted for now, mostly because descriptors or memory are exhausted. The socket
+    stays ready, so the caller should stop watching it for a while.
     """
 
 
 def accept(listener: socket.socket) -> tuple[socket.socket, Any] | None:
-    """The next connection and its address, not blocking; None when nobody waits, or who waited is gone.
-
-    CannotAccept, with the system's words, for everything else.
+    """The next connection, non-blocking, and its address; None if none waits, or the one that waited has
+    failed. Raises CannotAccept with the system's error text for every other error.
     """
     try:
         sock, address = listener.accept()

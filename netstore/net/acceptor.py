@@ -1,4 +1,6 @@
-"""Accepting connections of clients: the listening sockets, the limit of connections, and pauses at it."""
+"""Accepting connections of clients: the listening sockets, the limit of connections, and pauses when it is
+reached.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ group (socket(7), tcp(7)). For a client 20 ms away this allows 6 MiB a second.
 """
 
 ACCEPT_SECONDS: Final = 0.001
-"""How much of a round is for accepting connections; each takes about 50 us."""
+"""Time of a round for accepting connections; each takes about 50 us."""
 
 _ACCEPTS_PER_ROUND: Final = 64
 _BACKLOG: Final = 1024

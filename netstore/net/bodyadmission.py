@@ -1,23 +1,23 @@
-"""Which request bodies are read while memory is short: so many as have their whole size, one after another.
+"""Admission control for request bodies: which ones are read while memory is short.
 
-A body, or a message of gRPC, that has not come whole with its first bytes asks for all of its size (`Claim`),
-and is read on only once it has it. What it got is kept free for it, so it is read whatever else is held, and
-becomes complete: those that are read never wait for each other. Who is not admitted is not read, its time
-does not run, and the buffers of the kernel hold what it sends. A body whose size nobody said asks for more as
-it grows; where there is no more it gives up what it got, until it is its turn again.
+A body, or a message of gRPC, that does not arrive completely with its first bytes asks for memory for its
+whole size (`Claim`) and is read on only when it has it. That memory is reserved: the body is read whatever
+else is held, and becomes complete, so admitted bodies never wait for each other. A connection whose body
+is not admitted is not read; its time limits do not run, and the kernel's buffers hold what it sends. A
+body of unknown size asks for more as it grows; if there is no more, it returns what it has and waits.
 
-Memory up to `MARK` is given to who asks first. Beyond it, up to the limit, one claim of each household is
-admitted, or so many as have `FEW` of it together, so that nobody who sends much locks others out; and where
-none of more than `SMALL` bytes is admitted, or none at all, the next one is whatever others hold. So what is
-promised to all is never more than the budget and one body. Households take turns, within each the oldest is
-first. Who has none of it admitted and has waited for `PASSED_SECONDS` is passed over no more: what is
-admitted before it leaves the memory that it asks for, so it comes when those that are read are done. While
-somebody waits, who was admitted has to send at `PACE`, or is given up after `PATIENCE_SECONDS`.
-Beyond `ROOM` of the memory in what has come of bodies that wait, the next ones are refused, those of the
-household that has most bytes of it first.
+Memory up to `MARK` is given in order of arrival. Beyond it, up to the limit, each household gets one
+claim, or several that have `FEW` of it together, so that a client that sends much cannot lock out others.
+And if no claim of more than `SMALL` bytes is admitted, or none at all, the next one is admitted whatever
+others hold. So at most the budget and one body are promised in all. Households take candidates, and within
+one the oldest claim is first. A household that has nothing admitted and has waited for `PASSED_SECONDS` is
+not passed over any longer: claims admitted before it leave the memory that it needs, so it is admitted
+when the current ones are done. While others wait, an admitted body must arrive at `PACE`, or is given up
+after `PATIENCE_SECONDS`. When what has arrived of waiting bodies exceeds `ROOM` of the memory, further
+ones are refused, those of the household with most bytes first.
 
-To give back is O(1), however many are given back at once: who is next is seen by the looks, at the end of
-each round, and who is too slow in pieces.
+Returning memory is O(1), however many claims are returned at once: the next ones are admitted by `look`,
+at the end of each round, and slow ones are searched for in pieces.
 """
 
 from __future__ import annotations
@@ -38,79 +38,79 @@ if TYPE_CHECKING:
     from netstore.seams import Log
 
 MARK: Final = 0.5
-"""Part of the budget up to which claims are admitted, with what else connections hold."""
+"""Part of the budget up to which claims are admitted, together with everything else that connections hold."""
 
 ROOM: Final = 0.5
-"""Part of the budget for what has come of bodies that wait."""
+"""Part of the budget for what has arrived of waiting bodies."""
 
 SMALL: Final = 16 * 1024
-"""A stream does not ask for so few bytes: what has come of them is charged."""
+"""HTTP/2 streams do not ask for so few bytes: they are charged as they arrive."""
 
 FEW: Final = 1 / 32
-"""Part of the budget that a household may have, beyond the mark, in several claims: small writes go on
-beside each other.
+"""Part of the budget that a household may have, beyond the mark, in several claims: small writes of one
+client proceed in parallel.
 """
 
 GROWTH: Final = 256 * 1024
-"""What a body of unknown size asks for first; then four times what has come."""
+"""Bytes that a body of unknown size asks for first; then four times what has arrived."""
 
 PASSED_SECONDS: Final = 3.0
-"""For how long others may be admitted before who is first, though they take what it would need."""
+"""How long others may be admitted before the first in queue, though they take memory that it needs."""
 
 PACE: Final = 64 * 1024
-"""Bytes of a body that was admitted that have to come each second while others wait."""
+"""Bytes of an admitted body that must arrive each second while others wait."""
 
 PATIENCE_SECONDS: Final = 3
-"""For how many seconds less may come."""
+"""How many seconds in a row fewer may arrive."""
 
 LOOKED_AT: Final = 64
-"""Households that are looked at in one piece, and claims that are admitted in it."""
+"""Households that are examined in one piece, and claims that are admitted in it."""
 
 REFUSED_AT_ONCE: Final = 256
-"""Claims that are refused at most to make room for one: a millisecond."""
+"""Most claims that are refused to make room for one: a millisecond."""
 
 TOO_MANY: Final = b"too many large requests wait for memory; try again"
 TOO_SLOW: Final = b"it came too slowly while others waited for memory"
 
-_TOLD_EVERY: Final = 10.0
+_LOG_SECONDS: Final = 10.0
 _COST: Final = 512
 
 
 class Owner(Protocol):
-    """The connection on which the body comes."""
+    """The connection of the body."""
 
     @property
     def account(self) -> Account:
-        """Where the bytes it keeps are charged; closed by who opened it."""
+        """Where the bytes that it holds are charged; whoever opened it closes it."""
 
     @property
     def principal(self) -> str:
-        """Who is at the other end; see `Exchange.principal`."""
+        """See `Exchange.principal`."""
 
     @property
     def unread(self) -> float | None:
-        """When something was read of the connection last, where nothing is read for now, for whatever reason
-        of ours: also because it waits for its turn. None while it is read.
+        """When something was last read, if the connection is not read for now for a reason of ours, such
+        as waiting for its turn; None while it is read.
         """
 
     def cut(self) -> None:
-        """Close now; what is queued to be sent is lost."""
+        """Close now; what is queued is lost."""
 
 
 class Asker(Protocol):
-    """Who reads the body. Neither call does more than to note it, and to ask for a turn. What one raises cuts
-    its connection and concerns nobody else.
+    """The codec that reads the body. Both methods only take a note and ask for a turn. What one raises
+    cuts its connection and concerns no other.
     """
 
     def admitted(self) -> None:
         """It may be read now."""
 
     def given_up(self, status: int, reason: bytes) -> None:
-        """It will not be read on: say so."""
+        """It will not be read on: answer with this status."""
 
 
 class QueueFull(Exception):  # noqa: N818 - named for what is so
-    """No more can wait."""
+    """No more claims can wait."""
 
 
 class Claim:
@@ -134,28 +134,29 @@ class Claim:
         self.owner = owner
         self.household = household(owner.principal)
         self.asker: Asker | None = asker
-        """None once it has come whole."""
+        """None once the body is complete."""
         self.size = 0
-        """Bytes that it has: charged to the account, whatever of them has come. 0: it waits, or is over."""
+        """Bytes that it has: charged to the account, whatever has arrived. 0 if it waits or is over."""
         self.wanted = 0
         self.kept = 0
-        """What has come of it, while it waits, with what it costs to wait."""
+        """Bytes that have arrived while it waits, with an overhead for waiting."""
         self.since = 0.0
-        """Since when it waits."""
+        """When it began to wait."""
         self.came = 0
-        """Bytes that have come; whoever reads them says so."""
+        """Bytes that have arrived; kept up to date by the codec."""
         self._came = 0
         self._unread: float | None = None
         self.slow = 0
 
     @property
     def granted(self) -> bool:
-        """It may be read."""
+        """The body may be read."""
         return self.size > 0
 
     def is_slow(self) -> bool:
-        """Once a second: too little has come, for too long. A second in which nothing was read of its
-        connection does not count; where that stands in line and was read once, half of the pace is enough.
+        """Called once a second: whether too little has arrived for too long. A second in which the
+        connection was not read does not count; if it waits for its turn and was read once, half of the
+        pace is enough.
         """
         unread = self.owner.unread
         if unread is not None and unread == self._unread:
@@ -167,19 +168,19 @@ class Claim:
         return self.slow >= PATIENCE_SECONDS
 
 
-class _Line:
-    """The claims of one household that wait, the next one first."""
+class _Queue:
+    """The waiting claims of one household, the next one first."""
 
     __slots__ = ("claims", "kept")
 
     def __init__(self) -> None:
         self.claims: OrderedDict[Claim, None] = OrderedDict()
         self.kept = 0
-        """What has come of all of them."""
+        """Bytes that have arrived for all of them."""
 
 
 class BodyAdmission:
-    """The claims of all connections. `wake` asks for a look soon, whatever else there is to do."""
+    """The claims of all connections. `wake` requests a call of `look` soon."""
 
     def __init__(self, memory: Budget, log: Log, wake: Callable[[], object] = lambda: None) -> None:
         self._memory = memory
@@ -192,31 +193,31 @@ class BodyAdmission:
         self._large = 0
         """How many of them have more than `SMALL`."""
         self._active: dict[str, int] = {}
-        """How many bytes of them each household has."""
-        self._lines: OrderedDict[str, _Line] = OrderedDict()
-        """Those that wait, by household."""
+        """Household -> bytes that its claims have."""
+        self._queues: OrderedDict[str, _Queue] = OrderedDict()
+        """Household -> its waiting claims."""
         self._most: BucketQueue[str] = BucketQueue()
-        """Households by what has come of those."""
+        """Households by what has arrived for their waiting claims."""
         self._owed = 0
-        """Bytes that the first of those wants which was passed over for long: others leave them to it."""
+        """Bytes wanted by the first household that was passed over for long: others leave them."""
         self.waiting = 0
-        """How many wait."""
+        """How many claims wait."""
         self._kept = 0
         self._sweeping: Iterator[None] | None = None
-        """It is being found out who is too slow."""
+        """The search for slow bodies that is under way."""
         self.looking = False
-        """A look is not over: the next one goes on with it."""
-        self._told_at = float("-inf")
+        """A search is not finished: the next `look` continues it."""
+        self._logged_at = float("-inf")
         self._now = 0.0
 
     def ask(self, claim: Claim, size: int, kept: int) -> bool:
-        """It wants so many bytes in all, and has so many already. False: it waits. Raises QueueFull."""
+        """Ask for `size` bytes in all; `kept` bytes have arrived. False if it must wait. Raises QueueFull."""
         more = size - claim.size
         used = self._memory.used + more
         if (
-            (self._large == 1 and claim.size > SMALL)  # it is the only one, and grows
-            or (not self._lines and (used <= self._mark or self._is_first(size)))
-            or (claim.household not in self._lines and self._has_part(claim.household, more, used))
+            (self._large == 1 and claim.size > SMALL)  # the only one, and it grows
+            or (not self._queues and (used <= self._mark or self._is_first(size)))
+            or (claim.household not in self._queues and self._has_part(claim.household, more, used))
         ):
             self._grant(claim, size)
             return True
@@ -230,97 +231,97 @@ class BodyAdmission:
                 raise QueueFull
             refused += 1
         claim.wanted, claim.kept, claim.since = size, kept, self._now
-        line = self._lines.get(claim.household)
-        if line is None:
-            line = self._lines[claim.household] = _Line()
-        line.claims[claim] = None
+        queue = self._queues.get(claim.household)
+        if queue is None:
+            queue = self._queues[claim.household] = _Queue()
+        queue.claims[claim] = None
         if grows:
-            line.claims.move_to_end(claim, last=False)
-        line.kept += kept
-        self._most.put(claim.household, line.kept)
+            queue.claims.move_to_end(claim, last=False)
+        queue.kept += kept
+        self._most.put(claim.household, queue.kept)
         self.waiting += 1
         self._kept += kept
-        if self._now - self._told_at >= _TOLD_EVERY:
-            self._told_at = self._now
-            guarded(_lost, self._tell, claim)
+        if self._now - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = self._now
+            guarded(_log_failed, self._log_waiting, claim)
         self._wake()
         return False
 
     def whole(self, claim: Claim) -> None:
-        """All of it has come. It keeps what it has until it is released."""
+        """The body is complete. It keeps its memory until it is released."""
         if claim.asker is not None:
             claim.asker = None
             claim.owner.account.promise(0, -claim.size)
 
     def release(self, claim: Claim) -> None:
-        """It is over. May be called again. O(1)."""
+        """Return the memory, or stop waiting. May be called again. O(1)."""
         if claim.size:
             self._take_back(claim)
         elif claim.wanted:
             self._leave(claim)
         claim.asker = None
-        if self._lines:
+        if self._queues:
             self._wake()
 
     def look(self, now: float) -> None:
-        """Once a round, and once a second: see who is next. O(1) while nobody waits."""
+        """Called once a round, and once a second: admit the next claims. O(1) while none waits."""
         self._now = now
         if self._sweeping is not None:
             self._sweeping = run_steps(self._sweeping)
         self._owed = 0
-        more = bool(self._lines) and self._admit()
+        more = bool(self._queues) and self._admit()
         self.looking = more or self._sweeping is not None
 
     def sweep(self) -> None:
-        """Once a second: while somebody waits, give up who sends too slowly. A piece of it; the looks go on
-        with it.
+        """Called once a second: while claims wait, give up bodies that arrive too slowly. Does one piece
+        of that; `look` does the rest.
         """
-        if self._lines and self._sweeping is None:
+        if self._queues and self._sweeping is None:
             self._sweeping = run_steps(self._give_up_slow())
             self.looking = self.looking or self._sweeping is not None
 
     # --- inside
 
     def _admit(self) -> bool:
-        """Admit the first ones of the households in their turn, as far as memory goes. Whether there may be
-        more.
+        """Admit the first claim of each household in turn, as far as there is memory. Whether there may be
+        more to admit.
         """
-        lines, memory = self._lines, self._memory
-        turns = deque(islice(lines, LOOKED_AT))
+        queues, memory = self._queues, self._memory
+        candidates = deque(islice(queues, LOOKED_AT))
         full = False
         for _ in range(LOOKED_AT):
-            if not turns:
+            if not candidates:
                 return False
-            name = turns.popleft()
-            if name not in lines:
+            name = candidates.popleft()
+            if name not in queues:
                 continue
-            claim = next(iter(lines[name].claims))
+            claim = next(iter(queues[name].claims))
             size = claim.wanted
             used = memory.used + size
             fits = not full and used <= self._mark
             full = full or not fits
             if fits or self._is_first(size) or self._has_part(name, size, used):
                 self._leave(claim)
-                if name in lines:
-                    lines.move_to_end(name)
-                    turns.append(name)
+                if name in queues:
+                    queues.move_to_end(name)
+                    candidates.append(name)
                 self._grant(claim, size)
                 if claim.asker is not None:
                     self._call(claim, claim.asker.admitted)
             elif not self._owed and name not in self._active and self._now - claim.since >= PASSED_SECONDS:
                 self._owed = size
-            elif name in self._active and len(lines) > LOOKED_AT:
-                lines.move_to_end(name)  # who stands behind it, and has none, is to be seen
-        return bool(turns)
+            elif name in self._active and len(queues) > LOOKED_AT:
+                queues.move_to_end(name)  # those behind it that have none are to be examined
+        return bool(candidates)
 
     def _is_first(self, size: int) -> bool:
-        """One of this size is admitted whatever is held, because no other is."""
+        """A claim of this size is admitted in any case, because no other is."""
         return not (self._large if size > SMALL else self._granted)
 
     def _has_part(self, name: str, more: int, used: int) -> bool:
-        """A household may have so many bytes more beyond the mark, when so many are used in all. To who is
-        first and was passed over for long is left what it wants, but for small ones beside a large one: it is
-        admitted whatever of those there are.
+        """Whether a household may have `more` bytes beyond the mark, if `used` bytes are used then in all.
+        Others leave what the first one wants that was passed over for long; small ones need not do so
+        beside a large one, because a large one is admitted however many small ones there are.
         """
         active = self._active.get(name, 0)
         owed = 0 if more <= SMALL < self._owed else self._owed
@@ -329,7 +330,7 @@ class BodyAdmission:
     def _give_up_slow(self) -> Iterator[None]:
         for claim in list(self._granted):
             asker = claim.asker
-            if asker is not None and claim.size and claim.is_slow() and self._lines:
+            if asker is not None and claim.size and claim.is_slow() and self._queues:
                 self.release(claim)
                 self._call(claim, asker.given_up, 408, TOO_SLOW)
             yield
@@ -353,27 +354,27 @@ class BodyAdmission:
         del self._granted[claim]
 
     def _leave(self, claim: Claim) -> None:
-        line = self._lines[claim.household]
-        del line.claims[claim]
-        line.kept -= claim.kept
-        self._most.put(claim.household, line.kept)
-        if not line.claims:
-            del self._lines[claim.household]
+        queue = self._queues[claim.household]
+        del queue.claims[claim]
+        queue.kept -= claim.kept
+        self._most.put(claim.household, queue.kept)
+        if not queue.claims:
+            del self._queues[claim.household]
         self.waiting -= 1
         self._kept -= claim.kept
         claim.wanted = 0
 
     def _make_room(self, claim: Claim, kept: int) -> bool:
-        """Refuse the newest of the household of which most waits; False where that is this one's, with what
-        it asks for now.
+        """Refuse the newest claim of the household with most bytes waiting; False if that would be this
+        claim's own household, with what it asks for now.
         """
         name = self._most.heaviest
         if name is None:
             return False
-        line, own = self._lines[name], self._lines.get(claim.household)
-        if line.kept <= (0 if own is None else own.kept) + kept:
+        queue, own = self._queues[name], self._queues.get(claim.household)
+        if queue.kept <= (0 if own is None else own.kept) + kept:
             return False
-        last = next(reversed(line.claims))
+        last = next(reversed(queue.claims))
         self._leave(last)
         asker, last.asker = last.asker, None
         if asker is not None:
@@ -381,14 +382,16 @@ class BodyAdmission:
         return True
 
     def _call(self, claim: Claim, call: Callable[..., None], *arguments: object) -> None:
-        """Tell somebody in the turn of somebody else: what that raises ends the connection it concerns."""
+        """Call the codec of another connection than the one whose turn it is: an exception ends the
+        connection that it concerns.
+        """
         if not guarded(self._failed, call, *arguments):
             guarded(self._failed, claim.owner.cut)
 
     def _failed(self, fault: Exception) -> None:
         self._log.warning("connection_failed", error=repr(fault))
 
-    def _tell(self, claim: Claim) -> None:
+    def _log_waiting(self, claim: Claim) -> None:
         self._log.warning(
             "requests_wait_for_memory",
             principal=claim.owner.principal,
@@ -401,5 +404,5 @@ class BodyAdmission:
         )
 
 
-def _lost(_: Exception) -> None:
-    """A line could not be written, for want of memory most often: what it tells of is so all the same."""
+def _log_failed(_: Exception) -> None:
+    """Logging failed, mostly because memory is exhausted; what was to be logged is done in any case."""

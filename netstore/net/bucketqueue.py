@@ -1,5 +1,5 @@
-"""Many who hold bytes, in the order of how many they hold, an eighth more or less: who holds most is known at
-once, whatever changes.
+"""An approximate priority queue: holders of memory ordered by how many bytes they hold, in buckets of an
+eighth. The largest holder is known at any time, at O(1) for each change.
 """
 
 from __future__ import annotations
@@ -14,55 +14,57 @@ _H = TypeVar("_H")
 
 
 class BucketQueue(Generic[_H]):
-    """Holders by what they hold. `put` and `heaviest` are O(1)."""
+    """Holders by bytes held. `put` and `heaviest` are O(1)."""
 
     def __init__(self) -> None:
-        self._ranks: dict[_H, int] = {}
-        self._lines: dict[int, OrderedDict[_H, None]] = {}
-        """Who is first in one is found in O(1), however many went before; in a plain dictionary it is not."""
-        self._taken = 0
-        """A bit for each rank that somebody has."""
+        self._bucket_of: dict[_H, int] = {}
+        self._buckets: dict[int, OrderedDict[_H, None]] = {}
+        """Bucket -> its holders. The first one of an OrderedDict is found in O(1), however many were
+        removed before it; of a plain dict it is not.
+        """
+        self._occupied = 0
+        """A bit for each bucket that is not empty."""
 
     def __len__(self) -> int:
         """How many hold anything."""
-        return len(self._ranks)
+        return len(self._bucket_of)
 
     def __contains__(self, holder: _H) -> bool:
         """It holds anything."""
-        return holder in self._ranks
+        return holder in self._bucket_of
 
     @property
     def heaviest(self) -> _H | None:
-        """One of the highest rank; None where nobody holds anything."""
-        return next(iter(self._lines[self._taken.bit_length() - 1])) if self._taken else None
+        """One of the highest bucket; None if nobody holds anything."""
+        return next(iter(self._buckets[self._occupied.bit_length() - 1])) if self._occupied else None
 
     def put(self, holder: _H, size: int) -> bool:
-        """It holds so many bytes now. Whether that is another rank than before."""
+        """Set how many bytes a holder has. Whether its bucket changed."""
         length = size.bit_length()
-        rank = 8 * length + (size << 4 >> length) if size > 0 else 0
-        before = self._ranks.get(holder, 0)
-        if rank == before:
+        bucket = 8 * length + (size << 4 >> length) if size > 0 else 0
+        before = self._bucket_of.get(holder, 0)
+        if bucket == before:
             return False
         if before:
-            line = self._lines[before]
-            del line[holder]
-            if not line:
-                del self._lines[before]
-                self._taken &= ~(1 << before)
-        if rank:
-            self._ranks[holder] = rank
-            if rank not in self._lines:
-                self._lines[rank] = OrderedDict()
-            self._lines[rank][holder] = None
-            self._taken |= 1 << rank
+            members = self._buckets[before]
+            del members[holder]
+            if not members:
+                del self._buckets[before]
+                self._occupied &= ~(1 << before)
+        if bucket:
+            self._bucket_of[holder] = bucket
+            if bucket not in self._buckets:
+                self._buckets[bucket] = OrderedDict()
+            self._buckets[bucket][holder] = None
+            self._occupied |= 1 << bucket
         else:
-            del self._ranks[holder]
+            del self._bucket_of[holder]
         return True
 
     def in_order(self) -> Iterator[_H]:
-        """All of them, the heaviest first. Nobody may be `put` meanwhile."""
-        taken = self._taken
-        while taken:
-            rank = taken.bit_length() - 1
-            taken ^= 1 << rank
-            yield from self._lines[rank]
+        """All holders, the largest first. `put` must not be called meanwhile."""
+        occupied = self._occupied
+        while occupied:
+            bucket = occupied.bit_length() - 1
+            occupied ^= 1 << bucket
+            yield from self._buckets[bucket]

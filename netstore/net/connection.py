@@ -1,5 +1,8 @@
 """One accepted client socket: reading for its session, sending what the session wrote, TLS and time limits.
 
+It has more than 500 lines, because all of this works on the state of one socket in the path of each request:
+divided, each part would need most of the state of the others, and a call more for each read and each send.
+
 The reactor decides whose turn it is and makes all calls; `session.Session` is the codec on top. A turn is a
 bounded piece of work: one read, one piece of what the session has to handle, and `SEND_SIZE` bytes sent.
 """

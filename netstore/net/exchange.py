@@ -1,9 +1,9 @@
-"""One request and the way to answer it: the only thing the API sees of a connection.
+"""One request and the way to answer it: the only part of a connection that the API sees.
 
-A request is complete when it is handed over (body included). Its exchange is answered once: with `respond`,
-or with `begin`, any number of `push` and `end`. Answers may come in any order; the connection sends them in
-the order of the requests (RFC 9112, section 9.3.2). All calls are plain functions: nothing blocks, nothing is
-awaited.
+A request is complete when it is handled (body included). Its exchange is answered once: with `respond`, or
+with `begin`, any number of `push` and `end`. Answers may be given in any order; the connection sends them
+in the order of the requests (RFC 9112, section 9.3.2). All calls are plain functions that neither block
+nor await.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
-"""The header field of an answer in words."""
+"""The header line of a plain-text answer."""
 
 LOW_WATER: Final = 64 * 1024
 """Unsent bytes at which `on_drained` is called."""
@@ -27,16 +27,16 @@ requests.
 """
 
 OPEN_BODY_LIMIT: Final = 4 * 1024 * 1024
-"""Unsent bytes of one connection beyond which `push` refuses: a watcher this far behind must start again from
-history.
+"""Unsent bytes of one connection beyond which `push` refuses: a watcher this far behind must resume from
+the history.
 """
 
 _NO_VALUE: Final = re.compile(rb"[\0\r\n]")
 
 
 def field_line(name: bytes, value: bytes) -> bytes:
-    """A header line for `Exchange.respond` with a value that a client may have chosen. ValueError where it
-    would end the line and begin another one (RFC 9110, 5.5).
+    """A header line for `Exchange.respond` with a value that a client may have chosen. ValueError if the
+    value would end the line and begin another one (RFC 9110, 5.5).
     """
     if _NO_VALUE.search(value):
         raise ValueError("a field value with a line break or NUL")
@@ -44,10 +44,9 @@ def field_line(name: bytes, value: bytes) -> bytes:
 
 
 class Request:
-    """A parsed request. `path` and `query` are as sent (still percent-encoded), split at the first `?`.
-
-    Never changed while its answer is owed: a connection may hand over the same object for equal requests. The
-    body of a method that changes nothing may be left out.
+    """A parsed request. `path` and `query` are as sent (still percent-encoded), split at the first `?`. It
+    is not changed while it is unanswered: a connection may use the same object for equal requests. The
+    body may be left out if the method changes nothing.
     """
 
     __slots__ = (
@@ -105,11 +104,11 @@ class Exchange(Protocol):
 
     @property
     def principal(self) -> str:
-        """Who asks: the common name of a certificate, or an address; empty where neither is known."""
+        """The client: the common name of its certificate, or its address; empty if neither is known."""
 
     @property
     def request(self) -> Request:
-        """What was asked."""
+        """The request."""
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
         """Answer in one piece. `fields` are header lines, each ended by CRLF; Content-Length, Connection and
@@ -119,27 +118,26 @@ class Exchange(Protocol):
         """
 
     def refuse(self, status: int, text: bytes) -> None:
-        """Answer in plain text and close the connection: the request is not HTTP as the RFC has it."""
+        """Answer in plain text and close the connection: the request violates HTTP."""
 
     @property
     def backlog(self) -> int:
-        """Bytes of the connection, and held for this exchange, that the network has not taken."""
+        """Bytes of the connection, and those held for this exchange, that the network has not accepted."""
 
     def begin(self, status: int, fields: bytes, *, endless: bool = True) -> None:
-        """Send the head now and keep the body open: chunked for HTTP/1.1, until close for 1.0. An answer that
-        has an end by itself (`endless` false) is finished when the server stops or the client sends no more.
-
-        For HEAD this is the whole answer.
+        """Send the head now and keep the body open: chunked for HTTP/1.1, until close for 1.0. A response
+        with `endless` false ends by itself: it is still completed when the server stops or the client has
+        closed its sending side. For HEAD this is the whole answer.
         """
 
     def push(self, *parts: bytes) -> bool:
-        """Send a piece of an open body, all of it or nothing. False: the connection is gone or too far
-        behind, stop.
+        """Send a piece of an open body, all of it or nothing. False if the connection is closed or too far
+        behind: stop.
         """
 
     def on_drained(self, call: Callable[[], None]) -> bool:
-        """Call once when the `backlog` is small; at once where it is. False, and never, where the answer is
-        over.
+        """Call once when the `backlog` is small, or at once if it is. False, and never called, if the
+        answer is over.
         """
 
     def end(self) -> None:
@@ -149,15 +147,15 @@ class Exchange(Protocol):
         """Cut the connection without ending the body."""
 
     def defer(self, gone: Callable[[], None]) -> None:
-        """The request is worked on before it can take its place among others: nothing that follows it on an
-        HTTP/1 connection is handed over before it is answered. `gone` is called once if the connection is
-        lost before that; a client that sends no more is answered.
+        """The request is worked on before it takes its place among others: no request behind it on an
+        HTTP/1 connection is handled before it is answered. `gone` is called once if the connection is lost
+        before that. A client that only closes its sending side is still answered.
         """
 
     def worked(self, seconds: float) -> None:
-        """So much work was done for this request beside the turns of its connection: it counts for the
-        connection's load (`net.load`).
+        """Add work that was done for this request outside the turns of its connection to the connection's
+        load (`net.load`).
         """
 
     def on_gone(self, call: Callable[[], None]) -> None:
-        """Call once if the client hangs up before the answer is complete; never where it has already."""
+        """Call once if the client disconnects before the answer is complete; never if it has already."""

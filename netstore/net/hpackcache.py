@@ -1,10 +1,10 @@
-"""Header blocks of requests, read with a memory (RFC 7541).
+"""HPACK for requests: decoding header blocks, with a cache (RFC 7541).
 
-Clients repeat themselves: after its first request a connection sends the same header block again and again,
-and it changes nothing in the tables. Such a block is remembered whole, with what it means, until the dynamic
-table changes; reading it again is one dictionary look-up. Clients that send a time limit with every call may
-change the table every time, so a block that is not remembered is walked here, over the tables and the Huffman
-code of `hpack`: 6 us where its own general walk takes 50.
+Clients repeat themselves: after its first request a connection sends the same header block again and
+again, without changing the dynamic table. Such a block is remembered with its meaning until the table
+changes; decoding it again is one dictionary look-up. Clients that send a time limit with every call may
+change the table every time, so a block that is not remembered is decoded here, with the tables and the
+Huffman code of `hpack`: 6 us, where its general decoder takes 50.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Field = tuple[bytes, bytes]
 Meaning = TypeVar("Meaning")
 
 BLOCKS_KNOWN: Final = 64
-"""Blocks remembered by one connection; at this bound, or that of bytes, the memory starts anew."""
+"""Blocks remembered by one connection; at this bound, or that of bytes, all are forgotten."""
 
 BLOCKS_KNOWN_SIZE: Final = 32 * 1024
-"""Bytes of those blocks with what they mean, as `kept_size` counts: clients repeat two or three blocks."""
+"""Bytes of those blocks with their meaning, as `kept_size` counts: clients repeat two or three blocks."""
 
 HUFFMAN_LIMIT: Final = 8 * 1024
-"""Bytes in the Huffman code of one header block. Decoding takes 0.2 us for each, so this is 1.5 ms."""
+"""Bytes of Huffman code in one header block. Decoding takes 0.2 us for each, so this is 1.5 ms."""
 
 FIELD_COST: Final = 120
-"""Bytes the interpreter takes for a field beside its name and value: a tuple and two strings."""
+"""Bytes of memory for a field beside its name and value: a tuple and two strings."""
 
 _STATIC: Final[tuple[Field, ...]] = ((b"", b""), *((bytes(n), bytes(v)) for n, v in HeaderTable.STATIC_TABLE))
 _FIRST_DYNAMIC: Final = len(_STATIC)
@@ -53,24 +53,24 @@ _STATUSES: Final = {value: index for index, (name, value) in enumerate(_STATIC) 
 
 
 def kept_size(fields: Iterable[Field]) -> int:
-    """Bytes that it takes to keep a header list. O(fields)."""
+    """Bytes of memory for a header list. O(fields)."""
     return sum(len(name) + len(value) + FIELD_COST for name, value in fields)
 
 
 class BadBlock(Exception):  # noqa: N818 - named for what was found
-    """A header block that cannot be read; the tables of both sides differ from here on."""
+    """A header block that cannot be decoded; the tables of both sides differ from here on."""
 
 
 class LargeList(BadBlock):
-    """A header list beyond the limit; it was not read to its end, so the tables differ too."""
+    """A header list beyond the limit; it was not decoded to its end, so the tables differ too."""
 
 
 class HeaderBlocks(Generic[Meaning]):
     """The receiving half of one connection's header compression.
 
-    `mean` says what a list of fields means; what it raises is passed on, and not remembered. The field named
-    `varying`, which differs from request to request, is kept out of the list and given beside it. `limit` is
-    the size of a list as RFC 9113 (6.5.2) counts it.
+    `mean` turns a list of fields into its meaning; what it raises is passed on, and not remembered. The
+    field named `varying`, which differs from request to request, is left out of the list and returned
+    beside it. `limit` is the size of a list as RFC 9113 (6.5.2) counts it.
     """
 
     __slots__ = (
@@ -94,25 +94,27 @@ class HeaderBlocks(Generic[Meaning]):
         self._limit = limit
         self._most = limit // _ENTRY_OVERHEAD
         self.cost = 0
-        """Units of work of the block read last, about a microsecond each; who charges them sets it to 0."""
+        """Units of work of the last block that was decoded, about a microsecond each; the caller that
+        charges them resets it to 0.
+        """
         self._decoder = Decoder(limit)
         self._table = self._decoder.header_table
         self._entries = self._table.dynamic_entries
         self._known: dict[bytes, tuple[Meaning, bytes | None]] = {}
         self.find: Callable[[bytes], tuple[Meaning, bytes | None] | None] = self._known.get
-        """What `read` gives for a block that is remembered, None for any other."""
+        """The result of `read` for a block that is remembered, None for any other."""
         self._known_size = 0
         self._changed = False
 
     @property
     def held(self) -> int:
-        """Bytes that the table and what is remembered of blocks take, at most. O(1)."""
+        """Bytes that the dynamic table and the remembered blocks take at most. O(1)."""
         entries = len(self._entries)
         table = HeaderTable.DEFAULT_SIZE + FIELD_COST * entries if entries else 0
         return self._known_size + table
 
     def read(self, block: bytes) -> tuple[Meaning, bytes | None]:
-        """What a block means, and the value of the varying field. BadBlock when it cannot be read."""
+        """The meaning of a block, and the value of the varying field. Raises BadBlock."""
         found = self._known.get(block)
         if found is not None:
             return found
@@ -121,7 +123,7 @@ class HeaderBlocks(Generic[Meaning]):
         value = None
         for place, field in enumerate(fields):
             if field[0] == self._varying:
-                # Where a pseudo-header field comes after it the list is malformed, and must be seen whole.
+                # If a pseudo-header field follows, the list is malformed, and `mean` must see all of it.
                 if not (place + 1 < len(fields) and fields[place + 1][0].startswith(b":")):
                     value = field[1]
                     del fields[place]
@@ -132,8 +134,8 @@ class HeaderBlocks(Generic[Meaning]):
         return found
 
     def _learn(self, block: bytes, found: tuple[Meaning, bytes | None], size: int) -> None:
-        """Remember what a block means, which holds as long as the table is not changed: nothing else is read
-        when a block is. A list can be far larger than its block, so both are counted.
+        """Remember the meaning of a block, which holds until the table changes: decoding reads nothing
+        else. A list can be far larger than its block, so both are counted.
         """
         if size > _BLOCK_KNOWN_SIZE:
             return
@@ -144,14 +146,14 @@ class HeaderBlocks(Generic[Meaning]):
         self._known_size += size
 
     def forget(self) -> None:
-        """Nothing more will be read: let go of the memory and of the table."""
+        """Nothing more will be decoded: free the remembered blocks and the table."""
         self._change()
         self._entries.clear()
 
     def decode(self, block: bytes) -> list[Field]:
-        """The fields of a block, in order. BadBlock when it cannot be read.
+        """The fields of a block, in order. Raises BadBlock.
 
-        O(bytes), and for literals that enter the table O(what they push out).
+        O(bytes), and for literals that enter the table O(entries evicted).
         """
         try:
             return self._walk(block)
@@ -212,15 +214,15 @@ class HeaderBlocks(Generic[Meaning]):
         return fields
 
     def _measure(self, fields: list[Field]) -> None:
-        """LargeList when the list is. Not asked for a list that cannot be: a field comes from the block, or
-        from a table whose entries have their own bound.
+        """Raise LargeList if the list is too large. Not called for a list that cannot be: a field comes
+        from the block, or from a table whose entries are bounded.
         """
         if sum(len(name) + len(value) + _ENTRY_OVERHEAD for name, value in fields) > self._limit:
             raise LargeList(f"header list larger than {self._limit} bytes")
 
     def _resize(self, block: bytes) -> int:
-        """Obey changes of the table's size at the start of a block; where the fields begin. Two say all there
-        can be to say, the smallest size in between and the last (RFC 7541, 4.2).
+        """Apply table size updates at the start of a block; returns the position of the first field. More
+        than two are never needed: the smallest size in between and the last (RFC 7541, 4.2).
         """
         position = 0
         count = 0
@@ -238,7 +240,7 @@ class HeaderBlocks(Generic[Meaning]):
         return position
 
     def _change(self) -> None:
-        """The table changes: what is remembered would mean something else."""
+        """The table changes, so remembered blocks would have another meaning: forget them."""
         self._changed = True
         if self._known:
             self._known.clear()
@@ -253,7 +255,7 @@ class HeaderBlocks(Generic[Meaning]):
 
 
 def _number(block: bytes, position: int, value: int) -> tuple[int, int]:
-    """The rest of an integer whose prefix was full (RFC 7541, 5.1), and where it ends."""
+    """The rest of an integer whose prefix is full (RFC 7541, 5.1), and the position behind it."""
     shift = 0
     while True:
         byte = block[position]
@@ -267,7 +269,7 @@ def _number(block: bytes, position: int, value: int) -> tuple[int, int]:
 
 
 def _text(block: bytes, position: int) -> tuple[bytes, int]:
-    """A string (RFC 7541, 5.2), and where it ends."""
+    """A string (RFC 7541, 5.2), and the position behind it."""
     first = block[position]
     position += 1
     length = first & 0x7F
@@ -285,8 +287,8 @@ def _text(block: bytes, position: int) -> tuple[bytes, int]:
 
 
 def _short_codes() -> tuple[tuple[int, int], ...]:
-    """For every byte, the symbol whose Huffman code it begins with, and the code's length; 0 for codes that
-    are longer than a byte.
+    """For every byte, the symbol whose Huffman code begins it, and the length of that code; 0 for codes
+    longer than a byte.
     """
     found = [(0, 0)] * 256
     for symbol, (code, length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):
@@ -301,9 +303,10 @@ _SHORT_CODES: Final = _short_codes()
 
 @lru_cache(_TEXTS_KNOWN)
 def decode_text(text: bytes) -> bytes:
-    """Undo the Huffman code of a short text (RFC 7541, 5.2 and B). HPACKError when it is malformed.
+    """Decode the Huffman code of a short string (RFC 7541, 5.2 and B). Raises HPACKError.
 
-    Digits and letters, of which time limits are made, go symbol by symbol; everything else to `hpack`.
+    Digits and letters, of which time limits consist, are decoded symbol by symbol; everything else by
+    `hpack`.
     """
     bits = int.from_bytes(text, "big") << 8 | 0xFF
     left = len(text) * 8
@@ -320,8 +323,8 @@ def decode_text(text: bytes) -> bytes:
 
 
 def literal(name: bytes, value: bytes) -> bytes:
-    """A header field that enters no table (RFC 7541, 6.2.2), so that the same bytes mean the same to every
-    peer. Both are sent as they are: the Huffman code would cost more here than the bytes it saves.
+    """A header field that is not added to the table (RFC 7541, 6.2.2), so that the same bytes mean the
+    same to every peer. Not Huffman-coded: that would cost more here than the bytes it saves.
     """
     index = _STATIC_NAMES.get(name, 0)
     head = _prefixed(index, 0x0F) if index else b"\0" + _prefixed(len(name), 0x7F) + name
@@ -329,7 +332,7 @@ def literal(name: bytes, value: bytes) -> bytes:
 
 
 def status_field(status: int) -> bytes:
-    """The pseudo-header field of an answer."""
+    """The `:status` pseudo-header field of a response."""
     indexed = _STATUSES.get(b"%d" % status)
     return bytes((0x80 | indexed,)) if indexed else literal(b":status", b"%d" % status)
 

@@ -1,7 +1,7 @@
-"""Requests that are not gRPC, over HTTP/2: what curl and browsers speak to a port with TLS.
+"""Requests over HTTP/2 that are not gRPC: curl and browsers on a port with TLS.
 
-The API sees the same `Exchange` as over HTTP/1. Header lines are turned into a header block that enters no
-table; what belongs to HTTP/1 alone is left out (RFC 9113, 8.2.2).
+The API sees the same `Exchange` as over HTTP/1. Header lines are turned into a header block that adds
+nothing to the table; fields that belong to HTTP/1 alone are left out (RFC 9113, 8.2.2).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.exchange import Exchange
-    from netstore.net.http1.connection import Http1Server
+    from netstore.net.http1.server import Http1Server
     from netstore.net.http2 import Head, Http2Connection
 
 _CONTINUE: Final = status_field(100)
@@ -30,7 +30,7 @@ _HTTP1_ONLY: Final = frozenset((b"connection", b"keep-alive", b"transfer-encodin
 
 
 def block_of(status: int, lines: bytes) -> bytes:
-    """The header block of an answer, from header lines that each end with CRLF."""
+    """The header block of a response, from header lines that each end with CRLF."""
     parts = [status_field(status)]
     for line in lines.split(b"\r\n"):
         name, colon, value = line.partition(b":")
@@ -79,10 +79,12 @@ class Http2Exchange(Stream):
         self._claimed = 0
         """Bytes of memory that were asked for."""
         self._verdict: tuple[int, bytes] | None = None
-        """Why the body will not be read on."""
+        """Status and text of the answer if the body will not be read on."""
         self._handle: Callable[[Exchange], None] | None = handle
         self._reads = head.method not in SAFE
-        """The body is read. What changes nothing may stay for long, and nobody looks at its body."""
+        """The body is kept. A request that changes nothing may stay open for long, and its body is not
+        used.
+        """
         self._gone: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
         self._finite = False
@@ -102,7 +104,7 @@ class Http2Exchange(Stream):
         self._size += stop - start
         if self._size > self._server.body_limit:
             request.too_large = True
-            self._let_go()
+            self._free_body()
             self.connection.ready.append(self)
             return
         if start < stop and self._reads:
@@ -112,22 +114,22 @@ class Http2Exchange(Stream):
             self.weigh(self._size)
         if ended:
             self.complete()
-            request.body = self._body.getvalue() if self._body is not None else b""  # which copies nothing
-            self._let_go()
+            request.body = self._body.getvalue() if self._body is not None else b""  # without a copy
+            self._free_body()
             self.connection.ready.append(self)
         elif not self._reads:
             return
         elif self._size > self._claimed and not self._claim_more():
-            self._let_go()
+            self._free_body()
             self._verdict = 503, TOO_MANY
             self.connection.ready.append(self)
         elif holds_too_much(self.connection):
-            self._let_go()
+            self._free_body()
             reset(self.connection, self, ENHANCE_YOUR_CALM)
 
     def _claim_more(self) -> bool:
-        """Ask for memory for all of the body, or where its size is not known, for more than has come. False
-        where no more can wait.
+        """Ask for memory for the whole body, or, if its size is not known, for more than has arrived.
+        False if no more claims can wait.
         """
         known = self.expected
         most = self._server.body_limit
@@ -144,7 +146,7 @@ class Http2Exchange(Stream):
 
     def given_up(self, status: int, reason: bytes) -> None:
         """See `bodyadmission.Asker`."""
-        self._let_go()
+        self._free_body()
         self.unclaim()
         self._verdict = status, reason
         self.connection.ready.append(self)
@@ -169,7 +171,7 @@ class Http2Exchange(Stream):
         return len(self.request.body)
 
     def free(self) -> None:
-        """See `http2.Stream.free`. The answer may wait for the client's windows for long; the body does not
+        """See `http2.Stream.free`. The answer may wait long for the client's windows; the body does not
         stay for that.
         """
         self.request.body = b""
@@ -177,12 +179,12 @@ class Http2Exchange(Stream):
 
     def lost(self) -> None:
         """See `http2.Stream.lost`."""
-        self._let_go()
-        self._drained = None  # who waits for that holds this exchange
+        self._free_body()
+        self._drained = None  # the callback refers to this exchange
         self.connection.ready.append(self)
 
     def drain(self) -> None:
-        """See `http2.Stream.drain`: an answer without an end is given up."""
+        """See `http2.Stream.drain`: a streaming response without an end is given up."""
         if self._finite:
             return
         gone, self._gone = self._gone, None
@@ -223,8 +225,8 @@ class Http2Exchange(Stream):
         self.put_last()
 
     def refuse(self, status: int, text: bytes) -> None:
-        """Answer in plain text; see `Exchange.refuse`. The frames around it are sound, so the connection
-        stays.
+        """Answer in plain text; see `Exchange.refuse`. The frames around the request are valid, so the
+        connection stays.
         """
         self.respond(status, PLAIN, text)
 
@@ -254,7 +256,7 @@ class Http2Exchange(Stream):
             self.put_last()
 
     def abort(self) -> None:
-        """Give the stream up; see `Exchange.abort`."""
+        """Reset the stream; see `Exchange.abort`."""
         self._gone = self._drained = None
         reset(self.connection, self, INTERNAL_ERROR)
 
@@ -269,11 +271,13 @@ class Http2Exchange(Stream):
         self.connection.output.worked(seconds)
 
     def on_gone(self, call: Callable[[], None]) -> None:
-        """Call when the client gives up before the answer is complete; see `Exchange.on_gone`."""
+        """Call when the client resets the stream or disconnects before the answer is complete; see
+        `Exchange.on_gone`.
+        """
         if self.open:
             self._gone = call
 
-    def _let_go(self) -> None:
+    def _free_body(self) -> None:
         self._body = None
         self.weigh(0)
 
@@ -284,9 +288,7 @@ class Http2Exchange(Stream):
 def opener(
     handle: Callable[[Exchange], None], server: Http1Server
 ) -> Callable[[Http2Connection, int, Head], Stream]:
-    """What opens such streams: for this handler, with the limits and the common header lines that answers
-    over HTTP/1 have.
-    """
+    """Makes such streams, for this handler, with the limits and common header lines of HTTP/1."""
 
     def open_exchange(connection: Http2Connection, number: int, head: Head) -> Stream:
         return Http2Exchange(handle, server, connection, number, head)

@@ -1,4 +1,4 @@
-"""Work on many connections that is done in pieces, the next one in the next round."""
+"""Long work on many connections in short pieces, one in each round."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STEPS_AT_ONCE: Final = 500
-"""Connections, or claims, that are looked at in one piece, or changed: a millisecond and a half."""
+"""Steps of one piece, each for one connection or claim: a millisecond and a half."""
 
 
 def run_steps(steps: Iterator[None]) -> Iterator[None] | None:
-    """Do some of the steps; what is left of them."""
+    """Do the next `STEPS_AT_ONCE` steps; returns the iterator with the rest, or None if there is none."""
     for _ in range(STEPS_AT_ONCE):
         if next(steps, steps) is steps:
             return None

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def bind(setting: str, url: Url) -> socket.socket:
-    """A TCP socket bound to the address of a URL, not listening yet. `setting` names where the URL is from.
+    """A TCP socket bound to the address of a URL, not listening yet. `setting` names the setting that the
+    URL is from.
 
     NetstoreError if the address cannot be bound.
     """
@@ -33,5 +34,5 @@ def bind(setting: str, url: Url) -> socket.socket:
 
 
 def bound_url(url: Url, sock: socket.socket) -> Url:
-    """The URL with the port that the system chose, where the setting says 0."""
+    """The URL with the port that the kernel chose, if the setting says 0."""
     return url._replace(port=sock.getsockname()[1])

@@ -1,11 +1,13 @@
-"""How much of the loop somebody took lately, for serving first who took little.
+"""How much time of the loop each connection and household used lately, so that those that used little are
+served first.
 
-A load is a sum of seconds of work that is halved every `HALF_LIFE`: who takes a part `p` of the loop for long
-has about `p * HALF_LIFE / ln 2`. It is compared by levels, one for each factor of two, because whoever is
-within a factor of two of another should be served in the order of arrival.
+A load is a sum of seconds of work that decays by half every `HALF_LIFE`: a steady use of a part `p` of the
+loop gives about `p * HALF_LIFE / ln 2`. Loads are compared by levels, one for each factor of two, because
+those within a factor of two of each other should be served in order of arrival.
 
-Each connection has a load, and so have all that count as one (`admission.household`). A new connection begins
-with the load of these and a little more: to close one and open another makes nobody light.
+Each connection has a load, and so has each household: all connections that count as one client
+(`admission.household`). A new connection begins with the load of its household and a little more, so that
+closing a connection and opening another makes nobody light.
 """
 
 from __future__ import annotations
@@ -15,67 +17,68 @@ from collections import deque
 from typing import Final
 
 HALF_LIFE: Final = 0.1
-"""Seconds. Some rounds long, so that one expensive request makes nobody wait for long."""
+"""Seconds: a few rounds, so that one expensive request delays the next ones of its client only briefly."""
 
 LEAST: Final = 0.00025
-"""Seconds of load that are level 0: a few requests."""
+"""Seconds of load up to which the level is 0: a few requests."""
 
 NEWCOMER: Final = 0.01
-"""Seconds of load that a new connection begins with, beside those of its household: fifty that come at once
-stand behind who was there before, for a few half-lives.
+"""Seconds of load that a new connection begins with, beside those of its household: fifty that are opened
+at once come after those that were there before, for a few half-lives.
 """
 
 MOST: Final = 10
 """The highest level of a load: from 0.13 s on, which is 90 % of the loop."""
 
 APART: Final = 2
-"""Levels between two of whom one took far more."""
+"""Difference in levels from which on one used far more than the other."""
 
 BEHIND: Final = MOST + 1
-"""Levels that a connection stands higher that did not get done in its last turn, or whose turns are long:
-behind all others of its household. Fifty who share the loop took less each than one who asks now and then.
+"""Levels added for a connection that was not done at the end of its last turn, or whose turns are long: it
+comes after all others of its household. (Fifty that share the loop used less each than one that asks now
+and then.)
 """
 
 LONG_TURN: Final = 0.0004
-"""Seconds that turns take which are long: whoever waits behind some of them waits for longer than behind many
-others, however little each of them took in all. A small request takes 0.1 ms.
+"""Seconds from which on a turn is long: waiting behind a few long turns takes longer than behind many
+short ones, however little each connection used in all. A small request takes 0.1 ms.
 """
 
 _LONGEST_TURN: Final = 0.001
 _LAST_TURN: Final = 0.25
-"""What the last turn counts for, at this length at most: one in which the processor was another's makes none
-long.
+"""Weight of the last turn in the average; it counts `_LONGEST_TURN` at most, so that a single turn during
+which the processor was used by others makes no connection one of long turns.
 """
 
 LIGHT: Final = 5
-"""The highest level of a connection that is light: it takes about a twentieth of the loop at most."""
+"""The highest level of a light connection: it uses about a twentieth of the loop at most."""
 
 OWN: Final = MOST + BEHIND + 1
-"""Levels of the connections of one household, by what each took itself."""
+"""Levels of the connections within one household, by their own load."""
 
 LEVELS: Final = (MOST + 1) * OWN
-"""Levels of a connection: by what its household took, and within that its own."""
+"""Levels of a connection among all: by the load of its household, and within that by its own."""
 
 _STEP: Final = HALF_LIFE / 10
-"""Seconds within which nothing is halved: 7 %. Loads are added to and looked at for each request."""
+"""Seconds within which a load is not decayed: 7 %. Loads are added to and compared for each request."""
 
 _BOUNDS: Final = tuple(LEAST * 2**level for level in range(MOST))
-"""From which load on each level but 0 is."""
+"""Lower bound of each level but 0."""
 
 _FORGOTTEN_SECONDS: Final = (MOST + 1) * HALF_LIFE
-"""After which every load is level 0."""
+"""Seconds after which every load is at level 0."""
 
 
 class Load:
-    """Seconds of work, of which older ones count less. All times are monotonic seconds."""
+    """An exponentially decaying sum of seconds of work. All times are monotonic seconds."""
 
     __slots__ = ("at", "sum")
 
     def __init__(self, now: float, seconds: float = 0.0) -> None:
         self.at = now
-        """When it was halved last."""
+        """When it was decayed last."""
         self.sum = seconds
-        """What it was then, and what was added since."""
+        """The sum then, and what was added since."""
 
     def seconds(self, now: float) -> float:
         """The load at this time."""
@@ -98,7 +101,7 @@ class Load:
 
 
 class Household(Load):
-    """The load of all connections that count as one."""
+    """The load of all connections of a household."""
 
     __slots__ = ("connections", "name")
 
@@ -109,7 +112,7 @@ class Household(Load):
 
 
 class ConnectionLoad(Load):
-    """The load of a connection, which is its household's too."""
+    """The load of a connection; what is added to it is added to its household's too."""
 
     __slots__ = ("_turn", "has_long_turns", "household")
 
@@ -117,18 +120,18 @@ class ConnectionLoad(Load):
         super().__init__(now, household.seconds(now) + NEWCOMER)
         self.household = household
         self._turn = 0.0
-        """Seconds that the last turns took, on average."""
+        """Average seconds of the last turns."""
         self.has_long_turns = False
-        """Its turns take long."""
+        """Its turns are long (`LONG_TURN`)."""
 
     def add_turn(self, now: float, seconds: float) -> None:
-        """A turn of it took so long."""
+        """Add a turn of so many seconds."""
         self._turn += (min(seconds, _LONGEST_TURN) - self._turn) * _LAST_TURN
         self.has_long_turns = self._turn > LONG_TURN
         self.add(now, seconds)
 
     def add(self, now: float, seconds: float) -> None:
-        """So much work was done for it."""
+        """Add work."""
         if now - self.at > _STEP:
             self.seconds(now)
         self.sum += seconds
@@ -138,12 +141,14 @@ class ConnectionLoad(Load):
         household.sum += seconds
 
     def is_light(self, now: float) -> bool:
-        """Little was done for this connection lately."""
+        """This connection used little of the loop lately."""
         return self.level(now) <= LIGHT
 
 
 class Loads:
-    """The loads of all households that have connections, or had until a second ago. Every call is O(1)."""
+    """The loads of all households that have connections, or had some until a second ago. Every method is
+    O(1).
+    """
 
     def __init__(self) -> None:
         self._households: dict[str, Household] = {}
@@ -154,7 +159,7 @@ class Loads:
 
     def join(self, name: str, now: float) -> ConnectionLoad:
         """The load of a new connection of this household."""
-        # A connection that turns out to be another household's leaves two entries. More are taken than come.
+        # A connection that moves to another household leaves two entries: remove more than are added.
         for _ in range(3):
             if not self._left or now - self._left[0][0] < _FORGOTTEN_SECONDS:
                 break
@@ -165,7 +170,7 @@ class Loads:
         return ConnectionLoad(self._entered(name, now), now)
 
     def move(self, load: ConnectionLoad, name: str, now: float) -> None:
-        """A connection turned out to be of this household."""
+        """A connection belongs to another household than was thought."""
         self.leave(load, now)
         load.household = self._entered(name, now)
 

@@ -1,26 +1,30 @@
-"""What happens when client connections hold more of the memory than they should.
+"""Memory pressure: what happens when client connections hold too much of the shared memory.
 
-What requests were promised (`Account.promised`) is no part of it here: `bodyadmission` bounds that, at the
-budget and one body more, whoever waits gives none of it back, and nobody is cut for it. From `WAIT` of the
-budget on in the rest, no new request is handled of the connections that hold most of what can be given back,
-until what the others hold fits. What they were answered goes on being sent, and over HTTP/2 read from them is
-what opens their windows; so each goes on as soon as it is no more among the heaviest, or has taken what it
-was owed. One of them that takes less than `PACE` meanwhile is cut once the budget is spent, after
-`PATIENCE_SECONDS`. Where all this is not enough, because answers already under way or events for a thousand
-watches grow until twice the budget is held with what was promised, the heaviest lose what they hold at once
-and are cut, until the budget holds the others; an answer that was made just now, and not sent yet, does not
-count there. While more than twice the budget is held all the same, it does. So no charge leaves more than
-that, unless the promised part alone is larger than the budget, and then no more than the budget beside it: an
-account tells of each change, wherever in a connection or its codec and in whose turn it is charged (`moved`),
-so who holds most is known at each (`ranks`), and holds no less than what was charged.
+Memory promised to request bodies (`Account.promised`) is not counted here: `bodyadmission` bounds it at
+the budget and one body, those who wait return none of it, and no connection is cut because of it. When the
+rest exceeds `WAIT` of the budget, no new request is handled on the connections that hold most of what can
+be freed by reading answers, until what the others hold fits. Their answers are still sent, and HTTP/2
+connections are still read for window updates, so each continues as soon as it is no longer among the
+largest, or its peer has read its answers. A connection held back whose peer reads less than `PACE` is cut
+after `PATIENCE_SECONDS` if the budget is exceeded.
 
-Only what reading answers gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new
-streams for who has many of them, instead), and nobody waits who holds no more than an equal part of the mark:
-those together cannot pass it.
+If that is not enough, because answers under way or events for a thousand watches grow until twice the
+budget is held with what was promised, the largest connections lose what they hold at once and are cut,
+until the budget holds the others. An answer that was just made and not sent yet (`FRESH`) does not count
+then, unless more than twice the budget is held all the same. So no charge leaves more than twice the
+budget held; only if the promised part alone is larger than the budget, the rest may be up to the budget
+beside it. An account reports each change, wherever a connection or its codec charges it and in whose turn
+(`moved`), so the largest holder is known at each charge (`bucketqueue`) and cutting it frees at least what
+was charged.
 
-Who has to wait is looked at again when the sum has moved by a part or a while has passed, and only while the
-mark is passed or somebody waits. However many connections there are, a look takes `STEPS_AT_ONCE` for who has
-to wait, who takes too little and who is cut, each; the next one, a round later, goes on with it.
+Only what reading answers frees makes a connection wait (`Account.lasting` is the rest: an HTTP/2
+connection with many open streams opens no new ones instead), and none waits that holds no more than an
+equal share of the mark: those together cannot exceed it.
+
+Which connections have to wait is computed again when the sum has changed by some part or after a while,
+and only while the mark is exceeded or a connection waits. However many connections there are, one `look`
+does `STEPS_AT_ONCE` steps each of finding those that have to wait, those that are slow, and of cutting;
+the next one, a round later, continues.
 """
 
 from __future__ import annotations
@@ -38,28 +42,28 @@ if TYPE_CHECKING:
     from netstore.seams import Log
 
 WAIT: Final = 0.5
-"""Part of the budget from which the heaviest wait."""
+"""Part of the budget from which the largest connections are held back."""
 
 RELEASE: Final = 0.375
-"""Part of the budget below which all go on at once."""
+"""Part of the budget below which all continue at once."""
 
 CUT: Final = 2.0
-"""Times the budget beyond which the heaviest lose what they hold at once."""
+"""Multiple of the budget beyond which the largest connections lose what they hold at once."""
 
 FRESH: Final = 0.0625
-"""Part of the budget that one may hold in what was made since it was sent to last, before that counts when
-the heaviest are cut: 4 MiB of 64, an answer of v2 with the largest values before and after.
+"""Part of the budget that a connection may hold in data made since the last send, before that counts when
+the largest ones are cut: 4 MiB of 64, an answer of v2 with the largest values before and after.
 """
 
 PACE: Final = 64 * 1024
-"""Bytes that one which waits has to take each second."""
+"""Bytes that the peer of a connection held back must read each second."""
 
 PATIENCE_SECONDS: Final = 3
-"""For how many seconds it may take less."""
+"""How many seconds in a row it may read fewer."""
 
 _HELD_MOST: Final = "memory ran out and it held most"
-_TOLD_EVERY: Final = 10.0
-_CUT_TOLD_EVERY: Final = 1.0
+_LOG_SECONDS: Final = 10.0
+_CUT_LOG_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 0.1
 _AGAIN_PART: Final = 16
 
@@ -69,21 +73,21 @@ class Holder(Protocol):
 
     account: Account
     not_taken: int
-    """What it held when it was sent to last, beside what was promised."""
+    """Bytes held after the last send, without what was promised."""
 
     principal: str
     sent: int
     """Bytes that the kernel accepted from it, in all."""
 
     def hold_back(self, *, held: bool) -> None:
-        """Handle nothing new of it, or go on."""
+        """Handle no new request of it; or continue, if `held` is false."""
 
     def discard(self) -> None:
-        """Let go of what it holds now, and be cut soon."""
+        """Free what it holds now, to be cut soon."""
 
 
 class MemoryPressure:
-    """Watches over what all connections hold together. `holders` gives the open ones."""
+    """Limits what all connections hold together. `holders` returns the open ones."""
 
     def __init__(self, memory: Budget, holders: Callable[[], Collection[Holder]], log: Log) -> None:
         self._memory = memory
@@ -96,17 +100,21 @@ class MemoryPressure:
         self._by_held = BucketQueue[Holder]()
         self._by_not_taken = BucketQueue[Holder]()
         self._finding: Iterator[None] | None = None
-        """It is being found out who has to wait."""
+        """The search for those that have to wait, if one is under way."""
         self._sweeping: Iterator[None] | None = None
-        """It is being found out who took too little."""
+        """The search for those that are slow, if one is under way."""
         self._cutting = False
-        """The heaviest are being cut."""
+        """The largest are being cut."""
         self._held_back: dict[Holder, tuple[int, int]] = {}
-        """What each had taken when it was looked at last, and for how many seconds it took too little."""
+        """Connections held back -> bytes sent when it was last examined, and seconds in a row in which it
+        read too little.
+        """
         self._looked_used = 0
-        self._looked_at = self._told_at = self._cut_told_at = float("-inf")
+        self._looked_at = self._logged_at = self._cut_logged_at = float("-inf")
         self._left_out = 0
-        """Cuts that were not told of since the last that was: a line takes longer than a cut."""
+        """Cuts that were not logged since the last one that was: writing a log line takes longer than a
+        cut.
+        """
         self._now = 0.0
 
     @property
@@ -116,11 +124,13 @@ class MemoryPressure:
 
     @property
     def looking(self) -> bool:
-        """A look is not over: the next one goes on with it."""
+        """A search is not finished: the next `look` continues it."""
         return self._cutting or self._finding is not None or self._sweeping is not None
 
     def moved(self, holder: Holder) -> None:
-        """It holds more or less, or was sent to. Makes room at once where it must; O(1) otherwise."""
+        """Called when it holds more or less, or was sent to. Makes room at once if it must; O(1)
+        otherwise.
+        """
         own = _own(holder)
         self._by_held.put(holder, own)
         self._by_not_taken.put(holder, self._without_fresh(holder, own))
@@ -128,8 +138,8 @@ class MemoryPressure:
             self._make_room()
 
     def look(self, now: float) -> None:
-        """Once a round, and once a second: see who has to wait, and who does no longer. O(1) while nobody
-        has to, and mostly else; never more than `STEPS_AT_ONCE` of each kind.
+        """Called once a round, and once a second: hold connections back, or let them continue. O(1) while
+        none has to wait, and mostly otherwise; never more than `STEPS_AT_ONCE` of each kind.
         """
         self._now = now
         memory = self._memory
@@ -144,7 +154,7 @@ class MemoryPressure:
         if used <= self._wait and not self._held_back:
             return
         if used <= self._release:
-            self._finding = run_steps(self._let_all_go())
+            self._finding = run_steps(self._release_all())
             return
         moved = abs(used - self._looked_used) * _AGAIN_PART > self._memory.limit
         if moved or now - self._looked_at >= _AGAIN_SECONDS:
@@ -152,8 +162,8 @@ class MemoryPressure:
             self._finding = run_steps(self._find(now))
 
     def sweep(self) -> None:
-        """Once a second: cut who waits, takes nothing, and stands in the way of others. A piece of it; the
-        looks go on with it.
+        """Called once a second: cut connections held back whose peers read too little, if the budget is
+        exceeded. Does one piece of that; `look` does the rest.
         """
         if self._sweeping is None:
             self._sweeping = run_steps(self._cut_the_slow())
@@ -176,15 +186,15 @@ class MemoryPressure:
         self._by_not_taken.put(holder, 0)
 
     def _find(self, now: float) -> Iterator[None]:
-        """Hold back those whose answers have to be taken so that what is held is less by what is too much,
-        the heaviest first, and let go of the others. Who waits already and holds more than its part goes on
-        waiting though there is no excess, so that nobody is stopped and started again around the mark.
+        """Hold back the largest connections until what they can free covers the excess, and let the others
+        continue. One that is held back already and holds more than its share stays so even without an
+        excess: otherwise connections would be stopped and started again around the mark.
         """
         holders = self._holders()
         part = self._wait // max(len(holders), 1)
         found: BucketQueue[Holder] = BucketQueue()
-        for holder in holders:  # most hold less than their part
-            size = _given_back(holder)
+        for holder in holders:  # most hold less than their share
+            size = _can_free(holder)
             if size > part:
                 found.put(holder, size)
             yield
@@ -192,7 +202,7 @@ class MemoryPressure:
         waits: set[Holder] = set()
         first: Holder | None = None
         for holder in found.in_order():
-            size = _given_back(holder)
+            size = _can_free(holder)
             if size > part and (excess > 0 or holder in self._held_back):
                 waits.add(holder)
                 excess -= size
@@ -202,13 +212,13 @@ class MemoryPressure:
                     holder.hold_back(held=True)
             yield
         for holder in self._held_back.keys() - waits:
-            self._let_go(holder)
+            self._release_one(holder)
             yield
-        if first is not None and now - self._told_at >= _TOLD_EVERY:
-            self._told_at = now
-            guarded(_lost, self._tell_held_back, first)
+        if first is not None and now - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = now
+            guarded(_log_failed, self._log_held_back, first)
 
-    def _tell_held_back(self, first: Holder) -> None:
+    def _log_held_back(self, first: Holder) -> None:
         self._log.warning(
             "connections_held_back",
             principal=first.principal,
@@ -221,25 +231,25 @@ class MemoryPressure:
             fix="read answers as they come, or raise memory_budget: an eighth of it is for connections",
         )
 
-    def _let_all_go(self) -> Iterator[None]:
+    def _release_all(self) -> Iterator[None]:
         while self._held_back and self._own_of_all <= self._release:
-            self._let_go(next(iter(self._held_back)))
+            self._release_one(next(iter(self._held_back)))
             yield
 
-    def _let_go(self, holder: Holder) -> None:
+    def _release_one(self, holder: Holder) -> None:
         if self._held_back.pop(holder, None) is not None:
             holder.hold_back(held=False)
 
     @property
     def _own_of_all(self) -> int:
-        """What all hold beside what was promised."""
+        """What all hold without what was promised."""
         return self._memory.used - self._memory.promised
 
     def _make_room(self) -> None:
-        """Cut those who hold most that is not fresh, until the budget holds the others; the rest of them with
-        the next looks and charges. Nobody goes who holds no more than an equal part of it: those together
-        fit. What is fresh counts only while too much is held all the same. Nobody goes at all where it is
-        what was promised that is too much.
+        """Cut the connections that hold most, not counting fresh data, until the budget holds the others;
+        more of them at the next looks and charges. None is cut that holds no more than an equal share of
+        the budget: those together fit. Fresh data counts only while too much is held all the same. None is
+        cut if it is the promised part that is too large.
         """
         memory = self._memory
         self._cutting = False
@@ -249,7 +259,7 @@ class MemoryPressure:
                 break
             size = self._without_fresh(holder, _own(holder))
             if self._by_not_taken.put(holder, size):
-                continue  # it had less than was told of it
+                continue  # it had less than the queue says
             if size <= memory.limit // max(len(self._by_held), 1):
                 break
             self._drop(holder, _HELD_MOST)
@@ -264,21 +274,23 @@ class MemoryPressure:
         self._cutting = True
 
     def _without_fresh(self, holder: Holder, own: int) -> int:
-        """What of its `own` could have been sent, or is more than may be fresh."""
+        """The part of `own` that could have been sent, or exceeds what may be fresh."""
         return own - min(max(own - holder.not_taken, 0), self._fresh)
 
     def _drop(self, holder: Holder, reason: str) -> None:
-        """Let go of one. First of all: this may be in the charge of another, which is to fail for nothing."""
+        """Cut one. It is freed first, because this may run inside a charge of another connection, which
+        must not fail for it.
+        """
         held = holder.account.held
         holder.discard()
         self.forget(holder)
-        if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:
-            left_out, self._left_out, self._cut_told_at = self._left_out, 0, self._now
-            guarded(_lost, self._tell_cut, holder.principal, held, reason, left_out)
+        if self._now - self._cut_logged_at >= _CUT_LOG_SECONDS:
+            left_out, self._left_out, self._cut_logged_at = self._left_out, 0, self._now
+            guarded(_log_failed, self._log_cut, holder.principal, held, reason, left_out)
         else:
             self._left_out += 1
 
-    def _tell_cut(self, principal: str, held: int, reason: str, left_out: int) -> None:
+    def _log_cut(self, principal: str, held: int, reason: str, left_out: int) -> None:
         self._log.warning(
             "connection_cut_for_memory",
             principal=principal,
@@ -290,16 +302,16 @@ class MemoryPressure:
         )
 
 
-def _lost(_: Exception) -> None:
-    """A line could not be written, for want of memory most often: what it tells of is done all the same."""
+def _log_failed(_: Exception) -> None:
+    """Logging failed, mostly because memory is exhausted; what was to be logged is done in any case."""
 
 
 def _own(holder: Holder) -> int:
-    """What it holds beside what was promised."""
+    """What it holds without what was promised."""
     return holder.account.held - holder.account.promised
 
 
-def _given_back(holder: Holder) -> int:
-    """What it holds until it has read its answers."""
+def _can_free(holder: Holder) -> int:
+    """What is freed when its peer has read its answers."""
     account = holder.account
     return account.held - account.lasting - account.promised

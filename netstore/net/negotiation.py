@@ -1,30 +1,28 @@
-"""What a client port speaks: HTTP/1 or HTTP/2, told apart for each connection.
-
-Under TLS both sides say it in the handshake (ALPN). Otherwise the first bytes do: every HTTP/2 client begins
-with the same preface, which is no request of HTTP/1 (RFC 9113, 3.4).
+"""Chooses the protocol of each client connection, HTTP/1 or HTTP/2. Under TLS it is agreed on in the
+handshake (ALPN). Otherwise the first bytes decide: every HTTP/2 client begins with the same preface, which
+is no valid HTTP/1 request (RFC 9113, 3.4).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.net.http1.connection import HEAD_SECONDS, Http1Connection
+from netstore.net.http1.bounds import HEAD_SECONDS
+from netstore.net.http1.connection import Http1Connection
 from netstore.net.http2 import PREFACE, Http2Connection
 
 if TYPE_CHECKING:
     from netstore.net.connection import Connection
-    from netstore.net.http1.connection import Http1Server
+    from netstore.net.http1.server import Http1Server
     from netstore.net.http2 import Http2Server
     from netstore.net.session import Session
 
 ALPN = ("h2", "http/1.1")
-"""What is offered to clients in a TLS handshake, the best first."""
+"""The protocols offered in a TLS handshake, the preferred one first."""
 
 
 class ProtocolDetection:
-    """Stands in for the session of a connection until it has shown what it speaks. Implements
-    `session.Session`.
-    """
+    """The session of a connection whose protocol is not known yet. Implements `session.Session`."""
 
     busy = False
     idle = True
@@ -42,11 +40,11 @@ class ProtocolDetection:
 
     @property
     def waiting(self) -> bool:
-        """Part of a preface is here."""
+        """Part of a preface has arrived."""
         return bool(self._read)
 
     def receive(self, data: bytes) -> None:
-        """Decide as soon as one byte differs from the preface, or all of it is here."""
+        """Decide as soon as one byte differs from the preface, or all of it has arrived."""
         read = self._read + data
         if read.startswith(PREFACE):
             connection = self._connection
@@ -62,23 +60,23 @@ class ProtocolDetection:
         session.receive(read)
 
     def resume(self) -> None:
-        """Nothing waits."""
+        """Does nothing."""
 
     def eof(self) -> None:
-        """The peer said nothing, or half of a preface."""
+        """The peer sent nothing, or part of a preface."""
         self._connection.cut()
 
     def gone(self) -> None:
-        """Nobody is to be told."""
+        """Does nothing."""
 
     def refuse(self, status: int, text: bytes) -> None:
-        """The rest of the first bytes did not come: answer as HTTP/1, which half a preface is."""
+        """The rest of the preface did not arrive: answer as HTTP/1."""
         session = self._connection.session = self._http1_session()
         session.receive(self._read)
         session.refuse(status, text)
 
     def sweep(self, now: float) -> None:
-        """See whether the rest of a preface comes in time; see `Http1Connection.sweep`."""
+        """Check the time limit for the preface; see `Http1Connection.sweep`."""
         if not self._read:
             return
         if self._since is None:
@@ -86,7 +84,7 @@ class ProtocolDetection:
         self.late = now - self._since > HEAD_SECONDS
 
     def drain(self) -> None:
-        """Nothing was asked yet."""
+        """No request was made yet."""
         self._connection.finish()
 
     def _http1_session(self) -> Session:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
 
-    from netstore.net.http1.connection import Http1Server
+    from netstore.net.http1.server import Http1Server
     from netstore.net.session import Session
     from netstore.net.tls import Credentials
     from netstore.seams import Log

@@ -1,17 +1,18 @@
-"""TLS between programs: contexts that follow their files, and a tunnel that knows no socket.
+"""TLS: contexts that follow their files, and a TLS stream without a socket.
 
-    credentials = Credentials(certificate, key, trusted, client_auth=True, log=log)    at the start, once
-    tunnel = Tunnel(credentials.server(), None)         called: for each socket that was accepted
-    tunnel = Tunnel(credentials.client(), "host")       calling: send `begin()` first
-    plain = tunnel.take(data)                           what was read from the socket; TlsFailed ends it
+    credentials = Credentials(certificate, key, trusted, client_auth=True, log=log)    once, at the start
+    tunnel = Tunnel(credentials.server(), None)         called side: for each accepted socket
+    tunnel = Tunnel(credentials.client(), "host")       calling side: send `begin()` first
+    plain = tunnel.take(data)                           data read from the socket; TlsFailed ends the stream
     socket.send(tunnel.outbound())                      after each `take`, also one that failed
     socket.send(tunnel.send(plain))                     once `tunnel.open`
 
-The caller bounds how long it waits for `open`: a peer that never finishes its handshake holds a socket and
-two empty buffers until then.
+The caller bounds the time until `open`: a peer that never finishes its handshake holds a socket and two
+empty buffers until then.
 
-Minimum version 1.2 (RFC 8996 ends what is older). Certificates are read again when a file changes, at the
-next handshake; files that cannot be read then are told once, and what was read before stays in use.
+The minimum version is 1.2 (RFC 8996 deprecates what is older). Certificates are read again when a file has
+changed, at the next handshake; if the files cannot be read then, that is logged once and the previous ones
+stay in use.
 """
 
 from __future__ import annotations
@@ -34,25 +35,25 @@ second.
 """
 
 _SOURCE: Final = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")
-"""The library's name before what went wrong, and the place in its source after it."""
+"""The library's name before the error text, and the place in its source after it."""
 
 _READ_BYTES: Final = 256 * 1024
 _RECORD_HEAD: Final = 5
 
 
 class TlsFailed(NetstoreError):  # noqa: N818 - named for what happened
-    """The other side is not who it should be, or what it sent is not TLS. The text says what."""
+    """The peer is not the expected one, or what it sent is not valid TLS. The text says what is wrong."""
 
 
 class Credentials:
-    """A certificate, its key, and whom to trust; for both ends of a stream.
+    """A certificate, its key, and trusted authorities; for both ends of a stream.
 
-    Called for each new stream: `server` at the side that is called, `client` at the side that calls. Both
-    look whether a file has changed, which costs about 5 us.
+    Called for each new stream: `server` at the called side, `client` at the calling side. Both check
+    whether a file has changed, which costs about 5 us.
 
     `trusted` is the file of the authorities whose certificates are accepted from others, None for those of
-    the system. With `client_auth` who calls must show one of theirs. `alpn` names the protocols that the
-    called side speaks, best first (RFC 7301).
+    the system. With `client_auth` a caller must present one of theirs. `alpn` lists the protocols of the
+    called side, the preferred one first (RFC 7301).
     """
 
     def __init__(
@@ -65,25 +66,27 @@ class Credentials:
         log: Log,
         alpn: tuple[str, ...] = (),
     ) -> None:
-        """Read the files. NetstoreError when they do not make a pair, or the key is open to others."""
+        """Read the files. NetstoreError if certificate and key do not match, or other users may read the
+        key.
+        """
         self._certificate = certificate
         self._key = key
         self._trusted = trusted
         self.client_auth = client_auth
-        """Whether who calls must show a certificate of a trusted authority."""
+        """Callers must present a certificate of a trusted authority."""
         self._alpn = alpn
         self._log = log
         self._seen = self._stamp()
-        self._told = ""
+        self._logged = ""
         self._server, self._client = self._read()
 
     def server(self) -> ssl.SSLContext:
-        """For who is called."""
+        """The context of the called side."""
         self._refresh()
         return self._server
 
     def client(self) -> ssl.SSLContext:
-        """For who calls; checks the name in the other's certificate."""
+        """The context of the calling side; it verifies the name in the peer's certificate."""
         self._refresh()
         return self._client
 
@@ -94,15 +97,15 @@ class Credentials:
                 return
             self._server, self._client = self._read()
         except NetstoreError as fault:
-            if str(fault) != self._told:
-                self._told = str(fault)
+            if str(fault) != self._logged:
+                self._logged = str(fault)
                 self._log.warning("certificates_not_read", error=str(fault), kept="those from before")
             return
-        self._seen, self._told = stamp, ""
+        self._seen, self._logged = stamp, ""
         self._log.info("certificates_read", file=str(self._certificate))
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """What changes when a file does."""
+        """A value that changes when a file does."""
         files = [self._certificate, self._key]
         if self._trusted is not None:
             files.append(self._trusted)
@@ -152,7 +155,7 @@ class Credentials:
 
 
 class Tunnel:
-    """One end of a TLS stream as bytes in, bytes out. Plain bytes may be sent once it is `open`."""
+    """One end of a TLS stream: bytes in, bytes out. Plaintext may be sent once it is `open`."""
 
     __slots__ = (
         "_ended",
@@ -169,7 +172,7 @@ class Tunnel:
     )
 
     def __init__(self, context: ssl.SSLContext, host: str | None) -> None:
-        """`host` is whom to expect, None at the side that was called."""
+        """`host` is the name to verify, None at the called side."""
         self._inbound = ssl.MemoryBIO()
         self._outbound = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -180,9 +183,9 @@ class Tunnel:
         self._head = b""
         self._left = 0
         self.records = 0
-        """Records that have begun."""
+        """Number of records received, with the one that is incomplete."""
         self.partial = 0
-        """Bytes of the last of them, whose rest has not come: the library keeps them, at most 16 KiB."""
+        """Bytes of the incomplete record, at most 16 KiB: the library holds them."""
 
         self._timed = 0
         """Which record is timed, since `record_since`."""
@@ -190,12 +193,12 @@ class Tunnel:
 
     @property
     def protocol(self) -> str | None:
-        """What both sides chose to speak by ALPN; None when nothing was agreed, and before it is `open`."""
+        """The protocol agreed on by ALPN; None without agreement, and before it is `open`."""
         return self._tls.selected_alpn_protocol()
 
     @property
     def common_name(self) -> str | None:
-        """The common name in the other side's certificate, if it showed one that was checked."""
+        """The common name of the peer's certificate, if it presented one that was verified."""
         shown = self._tls.getpeercert() if self.open else None
         subject: Any = (shown or {}).get("subject", ())
         names = [value for part in subject for name, value in part if name == "commonName"]
@@ -203,18 +206,18 @@ class Tunnel:
 
     @property
     def ended(self) -> bool:
-        """The other side has said that it sends nothing more."""
+        """The peer has ended the stream (close_notify)."""
         return self._ended
 
     def begin(self) -> bytes:
-        """What to send first; nothing at the side that was called."""
+        """The first bytes to send; none at the called side."""
         self._shake()
         return self._outbound.read()
 
     def take(self, data: bytes) -> bytes:
-        """The plain bytes that `data` completes. TlsFailed when the stream must end.
+        """The plaintext that `data` completes. TlsFailed if the stream must end.
 
-        Call `outbound` afterwards, also when it failed: the other side is told why.
+        Call `outbound` afterwards, also if it failed: it has the alert for the peer.
         """
         self._inbound.write(data)
         self._follow(data)
@@ -236,7 +239,7 @@ class Tunnel:
         return b"".join(pieces)
 
     def _follow(self, data: bytes) -> None:
-        """Count records by their heads: three bytes, and two of length (RFC 8446, 5.1). O(records)."""
+        """Count records by their headers: three bytes, and two of length (RFC 8446, 5.1). O(records)."""
         at = 0
         while at < len(data):
             if self._left:
@@ -262,19 +265,19 @@ class Tunnel:
         return now - self.record_since > RECORD_SECONDS
 
     def send(self, data: bytes | memoryview) -> bytes:
-        """`data` as it goes over the wire, with anything else that waits to be sent."""
+        """`data` encrypted, with anything else that waits to be sent."""
         if data:
             self._tls.write(data)
         return self._outbound.read()
 
     def close(self) -> bytes:
-        """What to send last: that nothing more comes, so that an end cannot be forged (RFC 8446, 6.1)."""
+        """The last bytes to send: close_notify, so that the end cannot be forged (RFC 8446, 6.1)."""
         with contextlib.suppress(ssl.SSLError):  # nobody waits for the other side to say so too
             self._tls.unwrap()
         return self._outbound.read()
 
     def outbound(self) -> bytes:
-        """What the protocol itself wants to send."""
+        """What TLS itself has to send."""
         return self._outbound.read()
 
     def _shake(self) -> None:
@@ -288,7 +291,7 @@ class Tunnel:
 
 
 def words(error: OSError) -> str:
-    """What went wrong with TLS or its files, without numbers of the library's source."""
+    """The text of an error of TLS or its files, without line numbers of the library's source."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate refused: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

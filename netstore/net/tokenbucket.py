@@ -1,10 +1,12 @@
-"""How often something may be done: a burst, and a rate for long."""
+"""Rate limits."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """So many in one go, and `rate` more for every second that passes (a token bucket). Monotonic seconds."""
+    """A token bucket: a burst of `most`, and `rate` more for each second that passes. Times are monotonic
+    seconds.
+    """
 
     __slots__ = ("_at", "_left", "_most", "_rate")
 
@@ -15,13 +17,15 @@ class TokenBucket:
         self._rate = rate
 
     def spend(self, now: float, count: int = 1) -> bool:
-        """Whether that many were left. They are taken in any case: what was done was done."""
+        """Take `count` tokens, also if fewer are left, because the work is done already. Whether there
+        were enough.
+        """
         self._left = min(self._most, self._left + (now - self._at) * self._rate) - count
         self._at = now
         return self._left >= 0
 
     def take(self, now: float) -> bool:
-        """Take one, if there is one."""
+        """Take one token, if there is one."""
         self._left = min(self._most, self._left + (now - self._at) * self._rate)
         self._at = now
         if self._left < 1:

@@ -1,11 +1,14 @@
-"""One socket between two members, driven by the reactor: passes what it reads to its handler, sends what the
-handler writes.
+"""One socket between two members, driven by the reactor: passes what it reads to its handler, sends what
+the handler writes.
 
-A write goes to the kernel at once if nothing is queued before it; so a message that the member's loop decided
-on leaves before the turn ends, without a task switch. What the kernel does not accept is queued; the handler
-bounds the queue by looking at `unsent`. Record tags and TLS are computed as the kernel accepts the result,
-`ENCODED_PER_TURN` in a turn, so that a large write does not block the loop. No call blocks. A link ends once;
-its handler is then told the reason.
+A write goes to the kernel at once if nothing is queued before it, so a message that the member's loop
+decided on is sent before the turn ends, without a task switch. What the kernel does not accept is queued;
+the handler bounds the queue by looking at `unsent`. Record tags and TLS are computed as the kernel accepts
+the result, `ENCODED_PER_TURN` in a turn, so that a large write does not block the loop. No call blocks. A
+link ends once; its handler is then told the reason.
+
+`net.connection` drives the sockets of clients. The two share the queue of pieces (`net.sendqueue`) and TLS
+(`net.tls`); `net/DESIGN.md` says why not more.
 """
 
 from __future__ import annotations

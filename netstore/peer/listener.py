@@ -1,13 +1,13 @@
-"""Accepting streams from other members: who is let in, and what callers that are not authenticated may cost.
+"""Accepting streams from other members: who is admitted, and what unauthenticated callers may cost.
 
-A caller is unverified until it has proved that it is a member. It has `AUTHENTICATION_SECONDS` for that, and
-can make this member hold one greeting. Unverified callers have a limit of their own, so they can displace
-each other but never a member. At the limit the one displaced is of a network with a crowd of callers, if
-there is one, and has got least far (`Listener.make_room`). TLS handshakes are rate-limited, because each
-costs about a millisecond.
+A caller is unverified until it has proved that it is a member. It has `AUTHENTICATION_SECONDS` for that,
+and can make this member hold one greeting. Unverified callers have a limit of their own, so they can
+displace each other but never a member. At the limit the one displaced is of a network with many unverified
+callers, if there is one, and has got least far (`Listener.make_room`). TLS handshakes are rate-limited,
+because each costs about a millisecond.
 
-An unverified caller may ask for the member list, which the client port gives to anybody too. It stays under
-the limits of unverified callers.
+An unverified caller may ask for the member list, which the client port gives to anybody too. It stays
+under the limits of unverified callers.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ MAX_UNVERIFIED: Final = 128
 MAX_UNVERIFIED_PER_NETWORK: Final = 64
 """The same for one network (`admission.household`)."""
 
-CROWD: Final = 8
-"""Unverified callers of one network above which one of them makes room for a caller from elsewhere: more
-streams than a machine with members opens at once."""
+CROWDED_NETWORK: Final = 8
+"""Unverified callers of one network above which one of them is displaced for a caller from elsewhere: more
+streams than a machine with members opens at once.
+"""
 
 MAX_MEMBER_LIST_STREAMS: Final = 16
 """Open member list streams of authenticated callers, each of which lasts as long as adding a member takes;
@@ -160,9 +161,9 @@ class Listener:
     def make_room(self, address: str) -> None:
         """End the stream of an unverified caller if another one from `address` would exceed a limit.
 
-        It is one of the same network if that is at its limit, else of the network with most of them if those
-        are a crowd, else any. Of these it is the one that has got least far, then one of the network with
-        most.
+        It is one of the same network if that is at its limit, else of the network with most callers if it
+        has more than `CROWDED_NETWORK`, else any. Of these it is the one that has got least far, then one
+        of the network with most.
         """
         if len(self.unverified) < MAX_UNVERIFIED_PER_NETWORK:
             return
@@ -172,8 +173,8 @@ class Listener:
             if len(self.unverified) < MAX_UNVERIFIED:
                 return
             network = counts.most_common(1)[0][0]
-        crowd = counts[network] > CROWD
-        candidates = [stream for stream in self.unverified if not crowd or stream.network == network]
+        crowded = counts[network] > CROWDED_NETWORK
+        candidates = [stream for stream in self.unverified if not crowded or stream.network == network]
         least = min(candidates, key=lambda stream: (stream.stage, -counts[stream.network]))
         least.link.cut("too many callers that have not proved who they are")
 

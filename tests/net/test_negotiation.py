@@ -15,7 +15,8 @@ import h2.events
 import pytest
 
 from netstore.net import http2
-from netstore.net.http1.connection import HEAD_SECONDS, Http1Server
+from netstore.net.http1.bounds import HEAD_SECONDS
+from netstore.net.http1.server import Http1Server
 from netstore.net.http2 import PREFACE, frame
 from netstore.net.negotiation import ALPN, ProtocolDetection
 from netstore.net.tls import Credentials

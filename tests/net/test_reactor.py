@@ -21,15 +21,9 @@ from netstore.net import reactor, scheduler
 from netstore.net.acceptor import ACCEPT_SECONDS, KERNEL_BUFFER
 from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE, Connection
 from netstore.net.exchange import HIGH_WATER
-from netstore.net.http1.connection import (
-    BODY_SECONDS,
-    HEAD_SECONDS,
-    HURRIED_LIMIT,
-    PIPELINE_LIMIT,
-    TURN_LIMIT,
-    Http1Connection,
-    Http1Server,
-)
+from netstore.net.http1.bounds import BODY_SECONDS, HEAD_SECONDS, HURRIED_LIMIT, PIPELINE_LIMIT, TURN_LIMIT
+from netstore.net.http1.connection import Http1Connection
+from netstore.net.http1.server import Http1Server
 from netstore.net.http2 import SETTINGS, Http2Connection, Http2Server, frame
 from netstore.net.http2.frames import PREFACE
 from netstore.net.load import LONG_TURN
@@ -653,7 +647,7 @@ async def test_a_request_that_drips_is_refused_in_words() -> None:
         (connection,) = here.reactor._connections.values()
         for at in range(1, int(HEAD_SECONDS / 4) + 2):
             with trio.fail_after(seconds(10)):
-                while len(connection.session._begun) < at:  # type: ignore[attr-defined]
+                while len(connection.session._reader.begun) < at:  # type: ignore[attr-defined]
                     await trio.lowlevel.checkpoint()
             here.reactor.sweep()
             assert len(here.reactor._connections) == 1

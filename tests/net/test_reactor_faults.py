@@ -16,7 +16,7 @@ import trio.lowlevel
 
 from netstore.errors import MustStop
 from netstore.net.accept import CannotAccept
-from netstore.net.http1.connection import Http1Server
+from netstore.net.http1.server import Http1Server
 from netstore.net.reactor import Limits, Reactor
 from tests.support.log import KeptLog
 from tests.support.patience import seconds

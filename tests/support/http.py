@@ -7,7 +7,8 @@ from weakref import ref
 
 from netstore.limits import Budget
 from netstore.net.bodyadmission import BodyAdmission
-from netstore.net.http1.connection import Http1Connection, Http1Server
+from netstore.net.http1.connection import Http1Connection
+from netstore.net.http1.server import Http1Server
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from netstore.net.http1.connection import Http1Connection, Http1Server
+from netstore.net.http1.connection import Http1Connection
+from netstore.net.http1.server import Http1Server
 from netstore.net.reactor import Limits, Reactor
 from tests.support.log import AnyLevel
 from tests.support.patience import seconds

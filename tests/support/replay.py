@@ -7,7 +7,7 @@ import json
 from email.message import Message
 from typing import TYPE_CHECKING, Any, Final
 
-from netstore.net.http1.connection import Cors
+from netstore.net.http1.server import Cors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from netstore.codes import INVALID_ARGUMENT
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
-from netstore.net.http1.connection import Http1Server
+from netstore.net.http1.server import Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
 from netstore.net.negotiation import SessionFactory

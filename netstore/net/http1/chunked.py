@@ -1,7 +1,6 @@
-"""A chunked body, taken apart as it comes (RFC 9112, section 7.1).
-
-Only what has a meaning is kept: extensions and trailer fields are checked and dropped. Everything around the
-data is bounded, so that no body can be mostly frame, and no trailer longer than a head.
+"""Parses a chunked body as it arrives (RFC 9112, section 7.1). Only the data is kept: extensions and
+trailer fields are checked and dropped. Everything around the data is bounded: no body can consist mostly
+of framing, and no trailer is longer than a head.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from typing import Final
 from netstore.net.http1.head import FIELD_LINE, Malformed
 
 FRAMING_LIMIT: Final = 16 * 1024
-"""Bytes of chunk sizes, extensions and line ends beyond one for every two bytes of data. Chunks of ten bytes
-pass; thousands of a few, each with its line, cost more than they are worth.
+"""Bytes of chunk sizes, extensions and line ends, beyond one for every two bytes of data. Chunks of ten
+bytes pass; thousands of chunks of a few bytes cost more than their data is worth.
 """
 
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8}+)(?:[\t ]*+;[\t -~\x80-\xff]*+)?\r\n")
@@ -28,7 +27,7 @@ class BodyTooLarge(Exception):  # noqa: N818 - named for what is wrong with it
 
 
 class ChunkedBody:
-    """Feed it with `take` until it has `ended`; the body so far has `size` bytes, at most `limit`."""
+    """To be fed with `take` until it has `ended`; the body so far has `size` bytes, at most `limit`."""
 
     __slots__ = ("_data", "_framing", "_left", "_limit", "_line", "_step", "_trailer", "size")
 
@@ -38,37 +37,38 @@ class ChunkedBody:
         self._limit = limit
         self._step = _SIZE
         self._left = 0
-        """Bytes of the chunk that are still to come."""
+        """Bytes of the chunk that have not arrived."""
         self._line = bytearray()
-        """The beginning of a line whose end is still to come."""
+        """The beginning of a line that is incomplete."""
         self._framing = FRAMING_LIMIT
-        """Bytes that further lines may have, beside those that data earns."""
+        """Bytes allowed for further lines, beside those that data adds."""
         self._trailer = trailer_limit
-        """Bytes that the rest of the trailer may have."""
+        """Bytes allowed for the rest of the trailer."""
 
     @property
     def ended(self) -> bool:
-        """The body is whole."""
+        """The body is complete."""
         return self._step == _ENDED
 
     @property
     def held(self) -> int:
-        """Bytes that are kept."""
+        """Bytes that are held."""
         return self.size + len(self._line)
 
     def whole(self) -> bytes:
-        """The body. Nothing is copied for it."""
+        """The body, without a copy."""
         return self._data.getvalue()
 
     def take(self, data: bytes, at: int) -> int:
-        """Take bytes from `at` on; the place behind the last one that belongs to the body. Raises Malformed
-        for a broken frame, BodyTooLarge as soon as a chunk is announced that goes beyond the limit.
+        """Take bytes from `at` on; returns the position after the last one that belongs to the body.
+        Raises Malformed for invalid framing, BodyTooLarge as soon as the size of a chunk goes beyond the
+        limit.
         """
         while at < len(data) and self._step != _ENDED:
             if self._step == _DATA:
                 end = at + self._left
                 if data.startswith(b"\r\n", end):
-                    # All of a chunk is here, as it mostly is.
+                    # The common case: the whole chunk is here.
                     self._data.write(data[at:end])
                     self.size += self._left
                     self._admit(2)
@@ -98,7 +98,7 @@ class ChunkedBody:
         return at
 
     def _admit(self, size: int) -> None:
-        """Raise Malformed for a line of so many bytes, or more, if less is left for lines."""
+        """Raise Malformed if a line of so many bytes, or more, is longer than allowed."""
         if self._step == _TRAILER:
             if size > self._trailer:
                 raise Malformed(431, b"431 Request Header Fields Too Large")

@@ -1,5 +1,5 @@
-"""One request on an HTTP/1 connection and its answer: the lines of the head, the pieces of the body, and what
-is held until the answers before it are complete (RFC 9112).
+"""One request on an HTTP/1 connection and its answer: status line and header, the body or its pieces, and
+what is held until the answers before it are complete (RFC 9112).
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from netstore.net.http1.connection import Http1Connection
 
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
-"""Methods that change nothing."""
+"""Methods that do not change anything (RFC 9110, 9.2.1), as far as this server has them."""
 
 SHARED_SIZE: Final = 4096
-"""A larger piece of a body is not copied to be framed: one that goes to many connections is kept once."""
+"""A larger piece of a body is sent without copying it into its chunk: a piece that goes to many
+connections is in memory once.
+"""
 
 _STATUS_11: Final = {s.value: b"HTTP/1.1 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _STATUS_10: Final = {s.value: b"HTTP/1.0 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
@@ -51,13 +53,15 @@ class Http1Exchange:
         self.writes = request.method not in SAFE
         """It may change what a later request sees."""
         self.claim: Claim | None = None
-        """The memory of its body, until it is answered."""
+        """The memory reserved for its body, until it is answered."""
         self.complete = False
-        """The whole answer has been given."""
+        """The whole answer is written."""
         self.endless = False
-        """The answer was begun and has no end yet, or somebody wants to know when the client hangs up."""
+        """It is a streaming response that has no end of its own, or the handler wants to be told of a
+        disconnect.
+        """
         self.deferred = False
-        """Nothing behind it is handed over before it is complete."""
+        """No request behind it is handled before it is complete."""
         self.closing = not request.keep_alive
         """The connection closes after this answer."""
         self._connection = connection
@@ -79,8 +83,8 @@ class Http1Exchange:
         return self._connection.output.unsent + self._held_size
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
-        """Answer in one piece; see `Exchange.respond`. Nothing happens where the answer is complete."""
-        if self.complete:  # who failed half-way is asked to say so, and may have answered already
+        """Answer in one piece; see `Exchange.respond`. Does nothing if the answer is complete."""
+        if self.complete:  # a handler that failed is made to answer, and may have answered before
             return
         request = self.request
         line = _STATUS_11[status] if request.version == b"1.1" else _STATUS_10[status]
@@ -159,7 +163,7 @@ class Http1Exchange:
         self._connection.output.cut()
 
     def on_gone(self, call: Callable[[], None]) -> None:
-        """Call when the client hangs up before the answer is complete; see `Exchange.on_gone`."""
+        """Call when the client disconnects before the answer is complete; see `Exchange.on_gone`."""
         if self.complete:
             return
         self._gone = call
@@ -190,13 +194,13 @@ class Http1Exchange:
         return True
 
     def drained(self) -> None:
-        """The network has taken nearly everything."""
+        """The network has accepted nearly everything."""
         call, self._drained = self._drained, None
         if call is not None:
             call()
 
     def release(self) -> None:
-        """This exchange is now the first in line: let what it held go."""
+        """All answers before this one are complete: write what was held."""
         if self._held is not None:
             held, self._held = self._held, None
             self._connection.weigh(-self._held_size)
@@ -207,13 +211,13 @@ class Http1Exchange:
                 self._connection.await_drain(self)
 
     def hold(self) -> None:
-        """Another exchange is ahead: keep what is answered until it is done."""
+        """Hold the answer until those before it are complete."""
         self._held = []
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """The connection is closed."""
         self.complete = True
-        self._drained = None  # who waits for that holds this exchange
+        self._drained = None  # the callback refers to this exchange
         call, self._gone = self._gone, None
         if call is not None:
             call()

@@ -1,13 +1,15 @@
-"""What the head of an HTTP/1 request means: a strict grammar, and a memory of what was asked (RFC 9112).
+"""Parses the head of an HTTP/1 request by a strict grammar, and remembers heads that were parsed (RFC
+9112).
 
-A meaning is a pure function of exactly the bytes of one head, from its first letter to the empty line that
+The meaning of a head is a pure function of exactly its bytes, from the first letter to the empty line that
 ends it: `parse_head` looks at nothing else. So what is remembered for a head cannot depend on who sent it
-first, on what came before it on the wire, or on how the bytes were cut.
+first, on what came before it on the connection, or on how the bytes were split into reads.
 
-Nothing is guessed. Where the RFC lets a server choose between repairing and refusing, this one refuses: lines
-end with CRLF, folded lines, bare CR, bare LF and NUL are no part of a head, and a field that decides where a
-message ends or who asks (Host, Content-Length, Transfer-Encoding, Authorization) stands in it once. Two
-readers of the same bytes, a proxy and this server say, can then not come to different messages.
+Nothing is guessed. Where the RFC lets a server choose between repairing and refusing, this one refuses:
+lines end with CRLF; folded lines, bare CR, bare LF and NUL are errors; and a field that decides where a
+message ends or who asks (Host, Content-Length, Transfer-Encoding, Authorization) may occur once only. So
+two readers of the same bytes, such as a proxy and this server, cannot see different messages (request
+smuggling).
 """
 
 from __future__ import annotations
@@ -21,16 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHUNKED: Final = -1
-"""In place of the length of a body: it says itself where it ends."""
+"""In place of the length of a body: chunked."""
 
 KNOWN_HEADS: Final = 4096
-"""Heads that are remembered. Beyond that many, or that many bytes, the memory starts anew."""
+"""Heads that are remembered. At this bound, or that of bytes, all are forgotten."""
 
 KNOWN_HEAD_BYTES: Final = 1024
-"""Longer heads are parsed each time."""
+"""Heads longer than this are not remembered."""
 
 KNOWN_BYTES: Final = 2 * 1024 * 1024
-"""Bytes of all heads that are remembered; with what they mean, a few times as much memory."""
+"""Bytes of all heads that are remembered; their parsed form takes a few times as much memory."""
 
 METHOD_BYTES: Final = 64
 """The longest method; the longest one registered has 17."""
@@ -48,7 +50,7 @@ _READ: Final = re.compile(
     rb"|proxy-authorization|transfer-encoding):([^\r]*+)",
     re.IGNORECASE,
 )
-"""The fields that mean something here, in a head that is known to be well formed."""
+"""The fields that are used here, in a head that is known to be well-formed."""
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Za-z:.%_~\-]+\]|[0-9A-Za-z\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+://([^/?#]++)")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
@@ -60,7 +62,7 @@ _ENDS_CHUNKED: Final = re.compile(rb"(?:.*,)?[\t ]*+chunked", re.IGNORECASE)
 
 
 class Malformed(Exception):  # noqa: N818 - named for what the bytes are
-    """These bytes are no request that is taken here; `status` and `text` are the answer."""
+    """The request is malformed or not supported; `status` and `text` are the answer."""
 
     def __init__(self, status: int, text: bytes) -> None:
         super().__init__(status, text)
@@ -69,7 +71,7 @@ class Malformed(Exception):  # noqa: N818 - named for what the bytes are
 
 
 class Head:
-    """What a head means: the request without its body, and the body's length in bytes, or `CHUNKED`."""
+    """A parsed head: the request without its body, and the body's length in bytes, or `CHUNKED`."""
 
     __slots__ = ("length", "private", "request")
 
@@ -77,11 +79,11 @@ class Head:
         self.request = request
         self.length = length
         self.private = private
-        """It carries what proves who asks."""
+        """It contains credentials."""
 
 
 def parse_head(head: bytes) -> Head:
-    """The meaning of one whole head, which ends with its empty line; raises Malformed. O(bytes)."""
+    """Parse one complete head, which ends with its empty line; raises Malformed. O(bytes)."""
     whole = _HEAD.fullmatch(head)
     if whole is None:
         raise _bad(_GRAMMAR)
@@ -132,10 +134,11 @@ def parse_head(head: bytes) -> Head:
 
 
 def refuse_unfinished(begun: bytes | bytearray, searched: int, limit: int) -> None:
-    """Raise Malformed when no more bytes can make a head of at most `limit` bytes of this beginning.
+    """Raise Malformed if no more bytes can complete this beginning to a head of at most `limit` bytes.
 
-    The part before `searched` was looked at already. Whatever the cuts, the same stream is refused the same
-    way: for what is wrong within the limit before for its length. O(bytes not searched).
+    The part before `searched` was examined already. However the bytes are split into reads, the same
+    stream is refused in the same way: a syntax error within the limit has precedence over the length.
+    O(bytes not searched).
     """
     if _START.match(begun, 0, METHOD_BYTES + 1) is None or _BARE_LF.search(begun, searched, limit):
         raise _bad(_GRAMMAR)
@@ -144,9 +147,8 @@ def refuse_unfinished(begun: bytes | bytearray, searched: int, limit: int) -> No
 
 
 class KnownHeads:
-    """Remembers the meaning of heads: clients repeat themselves, and looking up is a fifth of parsing.
-
-    A head that proves who asks is never kept. Bounded in number and in bytes; `count` 0 remembers nothing.
+    """Remembers parsed heads: clients repeat themselves, and a look-up costs a fifth of parsing. Heads
+    with credentials are never kept. Bounded in number and in bytes; a `count` of 0 remembers nothing.
     """
 
     __slots__ = ("_count", "_heads", "_size", "find")
@@ -155,7 +157,7 @@ class KnownHeads:
         self._count = count
         self._heads: dict[bytes, Head] = {}
         self.find: Callable[[bytes], Head | None] = self._heads.get
-        """The meaning of these bytes where it is remembered: only of a whole head."""
+        """The parsed head for these bytes, if it is remembered: of a complete head only."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -167,7 +169,7 @@ class KnownHeads:
         return self._size
 
     def read(self, head: bytes) -> Head:
-        """The meaning of a whole head; raises Malformed."""
+        """The parsed head for a complete head; raises Malformed."""
         return self.find(head) or self._learn(head)
 
     def _learn(self, head: bytes) -> Head:
@@ -182,8 +184,8 @@ class KnownHeads:
 
 
 def _path_of(request: Request, target: bytes) -> bytes:
-    """Path and query of a request target that is more than they are; sets the host that stands in it (RFC
-    9112, 3.2).
+    """Path and query of a request target that contains more than these; sets the host that it contains
+    (RFC 9112, 3.2).
     """
     if request.method == b"CONNECT":
         raise Malformed(501, b"501 Not Implemented: no tunnel is opened here")
@@ -198,7 +200,7 @@ def _path_of(request: Request, target: bytes) -> bytes:
 
 
 def _length_of(length: bytes | None, coding: bytes | None, version: bytes) -> int:
-    """How long the body is, from Content-Length and Transfer-Encoding (RFC 9112, 6)."""
+    """The length of the body, from Content-Length and Transfer-Encoding (RFC 9112, 6)."""
     if coding is not None:
         if length is not None:
             raise _bad(b"both Content-Length and Transfer-Encoding")

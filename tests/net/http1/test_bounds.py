@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from netstore.limits import Budget
 from netstore.net.bodyadmission import GROWTH, TOO_MANY, TOO_SLOW, BodyAdmission
 from netstore.net.exchange import HIGH_WATER, OPEN_BODY_LIMIT
-from netstore.net.http1.connection import (
+from netstore.net.http1.bounds import (
     BEHIND_LIMIT,
     BODY_RATE,
     BODY_SECONDS,
@@ -19,8 +19,8 @@ from netstore.net.http1.connection import (
     HURRIED_LIMIT,
     PIPELINE_LIMIT,
     TURN_LIMIT,
-    Http1Server,
 )
+from netstore.net.http1.server import Http1Server
 from tests.support.http import Wire
 from tests.support.log import KeptLog
 

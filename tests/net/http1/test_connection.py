@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net.exchange import LOW_WATER
-from netstore.net.http1.connection import PIPELINE_LIMIT, REFUSED_DROP, Cors, Http1Server
+from netstore.net.http1.bounds import PIPELINE_LIMIT, REFUSED_DROP
 from netstore.net.http1.exchange import SHARED_SIZE
+from netstore.net.http1.server import Cors, Http1Server
 from tests.support.http import Seen, Wire, waiting
 
 GET = b"GET /v2/keys/a?wait=true HTTP/1.1\r\nHost: x\r\n\r\n"

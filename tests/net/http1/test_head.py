@@ -8,7 +8,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netstore.net.exchange import Request
-from netstore.net.http1.connection import Http1Server
 from netstore.net.http1.head import (
     CHUNKED,
     KNOWN_BYTES,
@@ -20,6 +19,7 @@ from netstore.net.http1.head import (
     parse_head,
     refuse_unfinished,
 )
+from netstore.net.http1.server import Http1Server
 from tests.support.http import Wire
 
 MESSAGES = (
