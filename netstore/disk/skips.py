@@ -30,7 +30,7 @@ _TITLE: Final = "netstore skipped entries"
 
 
 def read_skips(folder: Path) -> dict[Index, str]:
-    """Index -> hash (`state.words.payload_hash`) of each entry that is passed over. Blocks.
+    """Index -> hash (`state.display.payload_hash`) of each entry that is passed over. Blocks.
 
     CorruptData when the file is not what `keep_skips` wrote.
     """

@@ -42,6 +42,7 @@ from netstore.raft.messages import Forward, ForwardRefused, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import NO_MEANS, NO_ROOM, PASSING, SyncFailed
 from netstore.state.commands import RemoveMember
+from netstore.state.display import describe, payload_hash
 from netstore.state.envelope import command_of, is_bare, principal_of, request_of
 from netstore.state.machine import UNFINISHED
 from netstore.state.v2.commands import CompareAndDelete, Delete, ExpireNodes
@@ -55,7 +56,6 @@ from netstore.state.v3.commands import (
     SetAlarm,
     Txn,
 )
-from netstore.state.words import describe, payload_hash
 from netstore.types import Index, Nanos, Term
 from netstore.watch.watches import Watches
 

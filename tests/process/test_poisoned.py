@@ -12,8 +12,8 @@ from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
 from netstore.raft.entry import Entry, EntryKind
+from netstore.state.display import payload_hash
 from netstore.state.envelope import seal
-from netstore.state.words import payload_hash
 from netstore.types import Index
 from tests.support.daemon import start_netstored
 
