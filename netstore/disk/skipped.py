@@ -30,7 +30,7 @@ _TITLE: Final = "netstore skipped entries"
 
 
 def read_skipped(folder: Path) -> dict[Index, str]:
-    """Index -> hash (`state.words.payload_hash`) of each entry that is skipped. Blocks.
+    """Index -> hash (`state.display.payload_hash`) of each entry that is skipped. Blocks.
 
     CorruptData when the file is not what `write_skipped` wrote.
     """

@@ -13,9 +13,9 @@ from netstore.errors import CannotApply, MustStop, NetstoreError
 from netstore.node.logsize import log_size
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
+from netstore.state.display import describe, payload_hash
 from netstore.state.envelope import command_of, is_bare, request_of
 from netstore.state.machine import UNFINISHED
-from netstore.state.words import describe, payload_hash
 from netstore.types import Term
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from netstore.etcdfile import boltwriter
 from netstore.state import tables
 from netstore.state.members import MemberInfo
 from netstore.state.tables import RECORDS
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.lease import LeaseRecord
 from netstore.state.v3.store import V3Scalars
 
@@ -175,7 +175,7 @@ def _keys(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
         place = int.from_bytes(stored, "big")
         revision = _REVISION.pack(place >> 32, b"_", (place & 0xFFFFFFFF) >> 1)
         if place & 1:
-            yield revision + b"t", pair.join_key(pair.split(record).key)
+            yield revision + b"t", keyvalue.encode_key(keyvalue.decode(record).key)
         else:
             yield revision, record
 

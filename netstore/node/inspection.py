@@ -16,7 +16,7 @@ from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
-from netstore.state.words import line, payload_hash
+from netstore.state.display import describe_entry, payload_hash
 from netstore.types import Index
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ class Inspection:
                 payload = _payload(entry)
                 kind = "change" if entry.kind is EntryKind.CHANGE else "entry"
                 skipped = " [skipped]" if self._skips.get(entry.index) == payload_hash(payload) else ""
-                yield (f"{entry.index} {entry.term} {kind} {payload_hash(payload)} {line(payload)}{skipped}")
+                said = f"{payload_hash(payload)} {describe_entry(payload)}{skipped}"
+                yield f"{entry.index} {entry.term} {kind} {said}"
 
     def find(self, index: int) -> Skip:
         """The entry that an operator wants skipped. NetstoreError if it cannot be."""
@@ -129,7 +130,7 @@ class Inspection:
         for entry in self.replay.entries:
             if entry.index == index:
                 payload = _payload(entry)
-                found = Skip(entry.index, payload_hash(payload), line(payload))
+                found = Skip(entry.index, payload_hash(payload), describe_entry(payload))
                 if self._stop.get(entry.index) != found.hash:
                     raise NetstoreError(
                         f"entry {index} has not ended this member, and only what cannot be applied is"

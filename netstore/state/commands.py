@@ -1,13 +1,13 @@
 """Every replicated command and its byte form: a msgpack array whose first element is the number of the
 command.
 
-The numbers are for ever (9 is not used any more), and so are the fields of a command: one that must mean or
-say more gets a new number, and the *feature level* at which it came (`features`). So members of two releases
-can run side by side. A field or number that this version does not know stops the member; it is never skipped,
-for a member that guessed would diverge from the others. The rules: contrib/doc/format-entry.md.
+Numbers and fields are never changed (number 9 is retired): a command with another meaning or more fields gets
+a new number, and the *feature level* that introduces it (`features`). So members of two releases can run in
+one cluster. A field or number that this version does not know stops the member; it is never ignored, because
+the member would diverge from the others. The rules: contrib/doc/format-entry.md.
 
-The commands of the two APIs are in `v2.commands` and `v3.commands`; those on members and on the cluster are
-here. A command carries everything its outcome depends on, and time is no part of that.
+The commands of the two APIs are in `v2.commands` and `v3.commands`; those that change members and the cluster
+are here. A command contains everything that its outcome depends on beside the state; time is not part of it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,9 @@ _Number = Annotated[int, msgspec.Meta(ge=0)]  # msgpack itself ends at 64 bits
 
 
 class PublishMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=10):
-    """A member (re)started and tells its name and URLs, and the highest feature level it knows.
+    """A member has started and announces its name, URLs, and the highest feature level it knows.
 
-    A member seen for the first time is added to the list. One that knows less than the cluster's level is
-    refused.
+    An unknown member is added to the list. One that does not know the cluster's level is refused.
     """
 
     id: _Number
@@ -56,15 +55,15 @@ class PublishMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
 
 
 class SetClusterVersion(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=11):
-    """The version all members can speak, as decided by the leader."""
+    """The cluster version: the highest that all members support, as decided by the leader."""
 
     text: str
 
 
 class AddMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=12):
-    """A member is added to the list; it has no name before it publishes itself.
+    """Add a member to the list; it has no name before its PublishMember.
 
-    A `learner` has no vote yet; with `promote` it is to get one as soon as it has caught up.
+    A `learner` has no vote yet; with `promote` the leader promotes it as soon as it has caught up.
     """
 
     id: _Number
@@ -74,45 +73,45 @@ class AddMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 class RemoveMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=13):
-    """A member leaves the list for ever: its id is remembered and never let in again."""
+    """Remove a member from the list: its id is remembered and never accepted again."""
 
     id: _Number
 
 
 class UpdateMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=14):
-    """Where its peers reach a member from now on."""
+    """Change the peer URLs of a member."""
 
     id: _Number
     peer_urls: tuple[str, ...]
 
 
 class PromoteMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=15):
-    """A learner has got its vote."""
+    """A learner has become a voting member."""
 
     id: _Number
 
 
 class RefuseChange(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=16):
-    """The leader does not make the change of members that another member asked it for, and says why: this
-    answers the request, and changes nothing.
+    """The leader refuses a change of members that another member asked for, with the reason: this completes
+    the request and changes nothing.
     """
 
     why: str
 
 
 class RaiseLevel(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=17):
-    """From here on the cluster is at this feature level. Refused unless every member has told that it knows
-    it; without effect where the level is not below it.
+    """Raise the feature level of the cluster to this one. Refused unless every member has announced that it
+    knows it; without effect if the cluster is at this level or a higher one.
     """
 
     level: _Level
 
 
 class JoinMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=18):
-    """A program is let in as a learner, and is to vote if fewer than `voters` members vote or are to vote
-    when this is applied: who asks at the same time is counted, too.
+    """Add a member as a learner. It is to be promoted if fewer than `voters` members vote or are to be
+    promoted when this is applied, so that simultaneous joins count each other.
 
-    It takes the place of the member `replaces`, which leaves for ever in the same entry; 0 is nobody.
+    It replaces the member `replaces`, which is removed by the same entry; 0: none.
     """
 
     id: _Number
@@ -145,10 +144,10 @@ Command: TypeAlias = (
 )
 
 _ARRAY_SIZES: Final = {0xDC: 2, 0xDD: 4}
-"""First byte of a long array -> bytes of its length."""
+"""First byte of a long msgpack array -> bytes of its length field."""
 
 _NUMBER_SIZES: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
-"""First byte of an unsigned number -> its bytes."""
+"""First byte of a msgpack unsigned integer -> bytes of its value."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Command)
@@ -157,7 +156,7 @@ _decoder: Final = msgspec.msgpack.Decoder(Command)
 _FIELDS: Final[dict[int, int]] = {
     kind.__struct_config__.tag: len(kind.__struct_fields__) for kind in get_args(Command)
 }
-"""Number of each command -> how many fields it has."""
+"""Number of each command -> its number of fields."""
 
 _TOO_DEEP: Final = f"not a command of this version: more than {MAX_DEPTH} transactions in one another"
 
@@ -168,10 +167,10 @@ def encode(command: Command) -> bytes:
 
 
 def decode(data: bytes) -> Command:
-    """The command that `data` stands for.
+    """The command that these bytes encode.
 
-    Any bytes may be given; what `encode` did not make raises CorruptData, in words that every member finds
-    alike: UnknownCommand when a later version may have made it.
+    Any bytes may be given. What `encode` cannot have made raises CorruptData with the same text on every
+    member; UnknownCommand if a later version may have made it.
     """
     try:
         command: Command = _decoder.decode(data)
@@ -191,8 +190,8 @@ def decode(data: bytes) -> Command:
 
 
 def head_of(data: bytes) -> tuple[int, int] | None:
-    """The number of the command that these bytes begin with, and how many fields follow it; None when they
-    begin with none. Any bytes may be given. (msgpack specification, formats of arrays and of integers.)
+    """The number of the command that these bytes begin with, and how many fields follow it; None if they
+    begin with none. Any bytes may be given. (msgpack specification, array and int formats.)
     """
     first = data[0] if data else 0
     if first & 0xF0 == 0x90:
@@ -224,7 +223,7 @@ def _what_is_unknown(data: bytes, fields: Mapping[int, int]) -> str | None:
 
 
 def _is_deep(txn: Txn) -> bool:
-    """Whether there are more than `MAX_DEPTH` transactions in one another. O(operations), no recursion."""
+    """Whether transactions are nested more than `MAX_DEPTH` deep. O(operations), no recursion."""
     if Txn not in map(type, txn.success) and Txn not in map(type, txn.failure):
         return False
     level: list[Txn] = [txn]

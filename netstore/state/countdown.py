@@ -1,16 +1,17 @@
-"""Time that is left, counted by one member: for leases of the v3 API, and nodes of the v2 tree with a TTL.
+"""TTL timers of one member: for leases of the v3 API, and for nodes of the v2 tree with a TTL.
 
-What has a TTL is made, renewed and ended by commands, at one index, for everybody; no instant is replicated
-that anything is judged by. Every member counts for itself how long ago it applied the last renewal, by its
-monotonic clock, and the leader proposes the end of what is overdue by its count. Invariants:
- 1. Everything lives at least its TTL from its last renewal: by the clock of the member that proposes its end,
-    which started when that member applied the renewal, or later. Of what a checkpoint left of the TTL where
-    no member has counted on since, as after a restart.
- 2. A proposal that is overtaken by a renewal is void, whoever made it: it names the index of the renewal it
-    counts from (`Timed.since`).
- 3. However often leaders change, a member spares what is overdue for that reason at most `MOST_GRACES` times.
- 4. However often requests have to wait, and however many renewals of the same thing wait or are refused,
-    nothing ends more than `LONGEST_SPARED` later for these reasons together than it would by the rest.
+What has a TTL (here: an item) is created, renewed and ended by log entries. No replicated instant decides
+anything: every member measures by its monotonic clock how long ago it applied the last renewal, and the
+leader proposes the end of the items that are overdue by its clock. Invariants:
+ 1. An item lives at least its TTL after its last renewal, measured by the member that proposes its end from
+    when that member applied the renewal or later. After a restart the time runs from the last checkpoint: at
+    least the TTL that it left.
+ 2. A proposal to end an item is void if the item was renewed after that proposal was made: it names the index
+    of the renewal that it counts from (`Timed.since`).
+ 3. However often leaders change, a member postpones the end of an item for that reason at most `MOST_GRACES`
+    times.
+ 4. However often requests have to wait, and however many renewals of an item wait or are refused, its end is
+    postponed for these reasons by at most `LONGEST_SPARED` in all.
 """
 
 from __future__ import annotations
@@ -28,34 +29,34 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound=Any)
 
 MAX_DUE: Final = 500
-"""How many one look at the clock finds: a wave of them must not fill the log at once."""
+"""Items that one call of `due` returns: many that end together must not fill the log at once."""
 
 RETRY_SECONDS: Final = 3.0
-"""After this long what is overdue and still there is told again."""
+"""After this time an item that was returned by `due` and still exists is returned again."""
 
 MOST_BYTES: Final = 64 * 1024
-"""Bytes of the keys in one proposal, and one key more: a path may have tens of kilobytes."""
+"""Bytes of the keys in one proposal; the last may exceed it: a path may have tens of kilobytes."""
 
 COUNTED_AT_ONCE: Final = 500
-"""Renewals that are counted in one call, removals, and ends that are looked at: 1 to 5 us each. After a state
-was loaded there may be many; what is counted later lives longer.
+"""Renewals, removals and timers that are processed in one call, each: 1 to 5 us each. After a state was
+loaded there may be many; an item whose timer starts later lives longer.
 """
 
 MOST_GRACES: Final = 10
-"""How often a member that comes to lead gives the same thing a grace: else leaders that follow each other
-faster than graces pass would keep it for ever.
+"""How often a new leader postpones the end of the same item: otherwise leaders that change faster than the
+grace time passes would keep it for ever.
 """
 
 LONGEST_SPARED: Final = 60.0
-"""By so many seconds an end is put off, at most, because requests wait or had to, or what may renew it
-waits: else a leader that always has more to do than it can would end nothing, and what others try to write
-all the time, as a lock, would outlive its owner for ever.
+"""Seconds by which an end is postponed at most because requests wait or had to wait, or because a renewal
+waits: otherwise an overloaded leader would end nothing, and a lock that others try to take all the time would
+outlive its owner for ever.
 """
 
 
 class Timed(Protocol):
-    """Something with a TTL. `since` is the index that made or last renewed it, `remaining` what a checkpoint
-    after that left of its TTL, 0 for all of it. Both times in seconds.
+    """An item with a TTL. `since` is the index that created or last renewed it, `remaining` what a checkpoint
+    after that has recorded as left of the TTL, 0 if there was none. Both times in seconds.
     """
 
     ttl: int
@@ -64,22 +65,22 @@ class Timed(Protocol):
 
 
 class Table(Protocol[K]):
-    """Where what has a TTL lies (`lease.Leases`, `tree.Tree.timed`)."""
+    """A table of items with a TTL (`lease.Leases`, `ttl.TimedNodes`)."""
 
     def get(self, key: K) -> Timed | None:
-        """What lies there, or None."""
+        """The item, or None."""
 
     def timed_keys(self) -> Iterable[K]:
-        """The keys of all that has a TTL."""
+        """The keys of all items."""
 
     @property
-    def news(self) -> News[K]:
-        """What changed of it, for the one clock of this member."""
+    def ttl_changes(self) -> TtlChanges[K]:
+        """Its changes, for the one `Countdown` of this member."""
 
 
-class Waiting(Generic[K]):
-    """Keys that wait to be taken, each once, in the order in which they came: one that comes again keeps its
-    place. So each is taken after what was there before it, however many come, and however often.
+class KeyQueue(Generic[K]):
+    """A first-in, first-out queue of distinct keys: a key that is added again keeps its place. So no key
+    waits for more than those that were there before it, however many are added, and however often.
     """
 
     __slots__ = ("_is_wanted", "_order", "_spent")
@@ -87,31 +88,31 @@ class Waiting(Generic[K]):
     def __init__(self) -> None:
         self._order: deque[K] = deque()
         self._is_wanted: Parted[K, bool] = Parted()
-        """Of each key in the order: not, where it was dropped since. Its place is kept, so that who drops
-        keys and adds them again makes the order no longer than there are keys.
+        """For each key in the order: False if it was dropped since. Its place is kept, so that dropping keys
+        and adding them again does not make the queue longer than the number of keys.
         """
         self._spent: Iterator[None] = iter(())
-        """Gives back the room of many that were taken, in steps."""
+        """Frees the table of a large queue that was emptied, in steps."""
 
     def __len__(self) -> int:
-        """How many places there are. O(1)."""
+        """Keys in the queue, dropped ones included. O(1)."""
         return len(self._order)
 
     def add(self, key: K) -> None:
-        """It waits, from now on if it did not."""
+        """Append a key, unless it is in the queue."""
         if key not in self._is_wanted:
             self._order.append(key)
         self._is_wanted[key] = True
 
     def drop(self, key: K) -> bool:
-        """It waits no more; whether it did."""
+        """Remove a key; whether it was in the queue."""
         if not self._is_wanted.get(key, False):
             return False
         self._is_wanted[key] = False
         return True
 
     def take(self, most: int) -> list[K]:
-        """The next that wait, of so many places."""
+        """Take the next keys out of so many places; fewer keys if some were dropped."""
         order, is_wanted = self._order, self._is_wanted
         keys = [order.popleft() for _ in range(min(most, len(order)))]
         found = [key for key in keys if is_wanted.pop(key)]
@@ -121,7 +122,7 @@ class Waiting(Generic[K]):
         return found
 
     def let_go(self) -> Iterator[None]:
-        """Forget all of it in steps, when nobody looks at it any more."""
+        """Free the queue in steps, when it is used no more."""
         order = self._order
         while order:
             for _ in range(min(LET_GO_STEP, len(order))):
@@ -130,112 +131,113 @@ class Waiting(Generic[K]):
         yield from self._is_wanted.let_go()
 
 
-class News(Generic[K]):
-    """What a table notes for who counts its time: which keys were renewed and which were removed since it was
-    asked. What was noted first is told first: else a flood of others would put a key off for ever.
+class TtlChanges(Generic[K]):
+    """The changes of a table for its `Countdown`: the keys that were renewed and those that were removed
+    since it asked last, oldest first, so that many changes of others cannot delay a key for ever.
     """
 
     __slots__ = ("_removed", "_renewed")
 
     def __init__(self) -> None:
-        self._renewed: Waiting[K] = Waiting()
-        self._removed: Waiting[K] = Waiting()
+        self._renewed: KeyQueue[K] = KeyQueue()
+        self._removed: KeyQueue[K] = KeyQueue()
 
     def renew(self, key: K) -> None:
-        """Its time begins anew."""
+        """The key was created or renewed: its time starts anew."""
         self._renewed.add(key)
 
     def remove(self, key: K) -> None:
-        """It is gone."""
+        """The key was removed."""
         self._renewed.drop(key)
         self._removed.add(key)
 
     @property
     def waits(self) -> bool:
-        """Something was not taken yet."""
+        """Whether something was not taken yet."""
         return bool(self._renewed or self._removed)
 
     def take_one(self, key: K) -> bool:
-        """Take this one; whether it was renewed and not taken yet."""
+        """Take one renewed key out of turn; whether it was renewed and not taken yet."""
         return self._renewed.drop(key)
 
-    def restart(self, keys: Waiting[K]) -> Iterator[None]:
-        """These are all there are, with their time beginning now; they are taken over. What was there before
-        and is not any more is told by `remove`. Gives the steps in which what waited is let go of.
+    def restart(self, keys: KeyQueue[K]) -> Iterator[None]:
+        """The table was replaced: `keys`, which is taken over, are all its keys, and their time starts now.
+        The table reports keys that do not exist any more by `remove`. Returns the steps that free the old
+        queue.
         """
         gone, self._renewed = self._renewed, keys
         return gone.let_go()
 
     def take_renewed(self, most: int) -> list[K]:
-        """So many of those that were renewed and not taken yet, or fewer though some are left (`waits`)."""
+        """The next renewed keys, at most so many; may be fewer although some are left (`waits`)."""
         return self._renewed.take(most)
 
     def take_removed(self, most: int) -> list[K]:
-        """So many of those that were removed and not taken yet; some may be there again."""
+        """The next removed keys, at most so many; some may have been created again."""
         return self._removed.take(most)
 
 
 class _Count(Generic[K]):
-    """What is known of one of them."""
+    """The timer of one item."""
 
     __slots__ = ("end", "is_overdue", "leads", "look", "since")
 
     def __init__(self, end: float, leads: int, since: Any, look: Expiry[K]) -> None:
         self.end = end
-        """When its time is over."""
+        """When its TTL is over."""
         self.leads = leads
-        """How often this member had come to lead when that began to be counted."""
+        """How often this member had become leader when the timer was started."""
         self.since = since
-        """The index of the renewal that it counts from."""
+        """The index of the renewal that it was started for."""
         self.look = look
-        """Its place among those to be looked at, or among those that are overdue."""
+        """Its entry in `_looks` or `_overdue`."""
         self.is_overdue = False
-        """Which of the two."""
+        """Whether that is `_overdue`."""
 
 
 class Countdown(Generic[K]):
-    """How long each has left by this member's count. Instants are seconds of its monotonic clock.
+    """The timers of a table. Instants are seconds of this member's monotonic clock.
 
-    A renewal counts from the first call after it was applied, so one of them has to be made often: what comes
-    between lets things live longer. Each call does at most `COUNTED_AT_ONCE` of what is to be done of each
-    kind, O(log n) each, and has nothing to make up for; nothing is held of what is gone.
+    The timer of a renewal starts at the first call of `count` after it was applied, so `count` must be called
+    often: a delay only makes items live longer. Each call processes at most `COUNTED_AT_ONCE` changes of each
+    kind, O(log n) each. Nothing is kept of items that were removed.
     """
 
     def __init__(self, table: Table[K]) -> None:
         self._table = table
         self._counts: Parted[K, _Count[K]] = Parted()
         self._looks: Expiries[K] = Expiries()
-        """When each is to be looked at, which may be before its end."""
+        """Timers that are not overdue, by when to check them, which may be before their end."""
         self._overdue: Expiries[K] = Expiries()
-        """Those whose end has come, by when that was seen."""
+        """Timers that are overdue, by when they were found to be."""
         self._led = -inf
-        """When this member came to lead last."""
+        """When this member became leader last."""
         self._leads = 0
         self._grace = 0.0
         self._spared_until = -inf
-        """Before this, nothing is overdue that has not been so for long."""
+        """Ends are postponed until this instant, but by at most `LONGEST_SPARED` (`spare`)."""
         self._noted: tuple[float, int] | None = None
-        """How far the round of notes has come in `_looks`: a time, and a number of those that have it."""
+        """How far the round of `notes` has come in `_looks`: the time and number of an entry."""
 
     def __len__(self) -> int:
-        """How many are counted."""
+        """The number of timers."""
         return len(self._counts)
 
     def count(self, now: float) -> bool:
-        """Begin to count what was renewed since the last call, and look whose time has come. Whether some of
-        that is left for another call, which should come soon.
+        """Start the timers of items renewed since the last call, and check which are overdue. Whether some of
+        this work is left for another call, which should come soon.
         """
         table = self._table
-        news = table.news
-        for key in news.take_removed(COUNTED_AT_ONCE):
+        ttl_changes = table.ttl_changes
+        for key in ttl_changes.take_removed(COUNTED_AT_ONCE):
             if table.get(key) is None:
                 self._forget(key)
-        for key in news.take_renewed(COUNTED_AT_ONCE):
+        for key in ttl_changes.take_renewed(COUNTED_AT_ONCE):
             self._begin(key, now)
-        return not self._look_through(now) or news.waits
+        return not self._look_through(now) or ttl_changes.waits
 
     def _look_through(self, now: float) -> bool:
-        """Look at those whose time for that has come: whether at all of them."""
+        """Check the timers whose time for that has come; whether all were checked."""
         looks, overdue = self._looks, self._overdue
         for key in looks.due(now, COUNTED_AT_ONCE):
             if self._table.get(key) is None:
@@ -248,7 +250,7 @@ class Countdown(Generic[K]):
         return not looks.is_due(now)
 
     def left(self, key: K, now: float) -> float | None:
-        """The seconds it has left, not below 0; None when it is not there. O(log n)."""
+        """The seconds an item has left, not below 0; None if it does not exist. O(log n)."""
         timed = self._table.get(key)
         if timed is None:
             return None
@@ -257,9 +259,9 @@ class Countdown(Generic[K]):
         return float(timed.remaining or timed.ttl) if count is None else max(0.0, self._end(count) - now)
 
     def left_since(self, key: K, since: Any, now: float) -> float | None:
-        """The seconds left of the TTL that began at the index `since`, below 0 where it is overdue; all of
-        them where it is not counted yet, and never more. None where that is not known: something has come
-        after it and was counted. Changes nothing.
+        """The seconds left of the TTL that began at the index `since`, below 0 if it is overdue; the whole
+        TTL if its timer was not started yet, and never more. None if that is not known because a later
+        renewal was processed. Changes nothing.
         """
         count, timed = self._counts.get(key), self._table.get(key)
         if count is None or count.since != since:
@@ -269,9 +271,9 @@ class Countdown(Generic[K]):
         return min(left, timed.ttl) if timed is not None and timed.since == since else left
 
     def due(self, now: float, spared: Container[K] = ()) -> list[tuple[K, Any]]:
-        """What is overdue, as (key, since), the longest overdue first, at most `MAX_DUE` and `MOST_BYTES`.
-        What was told is not told again for `RETRY_SECONDS`. What is `spared` has up to `LONGEST_SPARED` after
-        its time; once it is not spared any more, the next call may tell it.
+        """The overdue items as (key, since), longest overdue first, at most `MAX_DUE` and `MOST_BYTES`. One
+        that was returned is not returned again for `RETRY_SECONDS`. One in `spared` is returned at most
+        `LONGEST_SPARED` later; when it is not in it any more, the next call may return it.
         """
         self.count(now)
         found: list[tuple[K, Any]] = []
@@ -287,7 +289,7 @@ class Countdown(Generic[K]):
                 continue
             end = self._end(count)
             if end <= now and key in spared and self._end(count, inf) > now:
-                end = now  # looked at again behind all others
+                end = now  # checked again after all others
             elif end <= now:
                 if size >= MOST_BYTES:
                     break
@@ -298,9 +300,9 @@ class Countdown(Generic[K]):
         return found
 
     def lead(self, now: float, grace: float) -> None:
-        """This member has come to lead. What was renewed before gets a grace of so many seconds, because
-        others may have been answered later than is counted here, and what is overdue so many from now, for
-        its owner to renew it.
+        """This member has become leader. Items renewed before get `grace` seconds more, because clients may
+        have been told later ends by other members; overdue items get so many from now, so that their owners
+        can renew them.
         """
         self.count(now)
         self._led = now
@@ -308,24 +310,25 @@ class Countdown(Generic[K]):
         self._grace = grace
 
     def spare(self, now: float, grace: float) -> None:
-        """Requests wait at this member, which leads, or did until now: what is overdue, or will be within so
-        many seconds, has these from now, for its owner to renew it, up to `LONGEST_SPARED` after its time.
+        """Requests wait at this leader, or did until now: postpone the ends within the next `grace` seconds,
+        and those that are over, to the end of these, so that owners can renew their items; by at most
+        `LONGEST_SPARED` each.
         """
         self._spared_until = now + grace
 
     @property
     def noting(self) -> bool:
-        """A round of `notes` is not over."""
+        """Whether a round of `notes` is not finished."""
         return self._noted is not None
 
     def begin_notes(self) -> None:
-        """Begin another round of `notes`."""
+        """Start another round of `notes`: checkpoints of the time that items have left."""
         self._noted = _FIRST if self._looks else None
 
     def notes(self, now: float, longer_than: int, most: int) -> list[tuple[K, Any, int]]:
-        """What is left, in whole seconds rounded up, of what has a longer TTL than this and is not overdue,
-        as (key, since, seconds): out of the next `most` of the round, or fewer where their keys are long.
-        What is renewed while the round lasts may be left out, or come twice.
+        """The time left of items that have a longer TTL than `longer_than` and are not overdue, as (key,
+        since, seconds rounded up): out of the next `most` items of the round, fewer if their keys are long.
+        An item that is renewed during the round may be left out, or returned twice.
         """
         found: list[tuple[K, Any, int]] = []
         if self._noted is None:
@@ -349,14 +352,14 @@ class Countdown(Generic[K]):
         return found
 
     def _end(self, count: _Count[K], spared_until: float = -inf) -> float:
-        """When it ends. Whatever spares it does so here, under the one bound."""
+        """When an item is to be ended. All that postpones it is applied here, within the bound."""
         end = count.end
         if 0 < self._leads - count.leads <= MOST_GRACES:
             end = max(end, self._led) + self._grace
         return max(end, min(max(self._spared_until, spared_until), end + LONGEST_SPARED))
 
     def _begin(self, key: K, now: float) -> None:
-        """It was renewed: its time begins now."""
+        """Start the timer of an item that was renewed."""
         timed = self._table.get(key)
         if timed is None:
             return
@@ -371,8 +374,8 @@ class Countdown(Generic[K]):
             self._look(key, count, end)
 
     def _catch_up(self, key: K, now: float) -> None:
-        """Count its renewal before anything is said of it."""
-        if self._table.news.take_one(key):
+        """Process a pending renewal of an item before its timer is used."""
+        if self._table.ttl_changes.take_one(key):
             self._begin(key, now)
 
     def _look(self, key: K, count: _Count[K], when: float) -> None:
@@ -390,9 +393,9 @@ class Countdown(Generic[K]):
 
 
 _FIRST: Final = (-inf, 0)
-"""Before all times and numbers."""
+"""Less than every entry."""
 
 
 def _size(key: object) -> int:
-    """Bytes that a key takes in a proposal, about."""
+    """Bytes of a key in a proposal, about."""
     return len(key) if isinstance(key, bytes) else 8

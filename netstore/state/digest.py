@@ -1,14 +1,14 @@
-"""A digest of the replicated state, by which members find out that they hold the same.
+"""A digest of the replicated state, by which members find out whether their states are the same.
 
-It grows with the log: each entry that is applied, each record of a v3 key and each event of the v2 tree that
-comes of it, goes into one checksum, in order (`trail`). So it costs a fraction of a microsecond for each
-change and nothing else, is there after every entry, and is stored with the state: a restart and a copy go on
-with it. Two members that once got different results have different digests for ever, because going on from
-different checksums with the same bytes gives different checksums.
+Its main part is a running checksum (`checksum`): the beginning of each command that is applied, and each v3
+record and v2 event that it produces, in order. This costs a fraction of a microsecond for each change, is
+available after every entry, and is stored with the state, so that a restart or a snapshot continues it. Two
+members that once got different results have different digests from then on, because the same bytes appended
+to different checksums give different checksums.
 
-The digest that is told adds what is small enough to be looked at each time: the counters, the members, and
-how many nodes, keys and leases there are, so that a part of the state that was not loaded shows too. What the
-records on a disk say is not its concern: each has a checksum of its own (`disk.tables`).
+The digest adds what is small enough to be read each time: the counters, the members, and the numbers of
+nodes, keys and leases, so that a part of the state that was not loaded shows too. It does not check the
+records on the disk: each has a checksum of its own (`disk.tables`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _pack = Struct(">IIQ").pack
 
 
 def digest(machine: Machine) -> bytes:
-    """The digest of the state as it is, between two entries. O(members), about 20 us."""
+    """The digest of the state between two entries. O(members and alarms), about 20 us."""
     mvcc = machine.mvcc
     small = (
         machine.applied,
@@ -47,4 +47,4 @@ def digest(machine: Machine) -> bytes:
         sorted(machine.removed),
         sorted(machine.alarms.active),
     )
-    return _pack(machine.trail.checksum, crc32c(msgspec.msgpack.encode(small)), mvcc.revision)
+    return _pack(machine.checksum.value, crc32c(msgspec.msgpack.encode(small)), mvcc.revision)

@@ -1,4 +1,4 @@
-"""Whether this release can apply an entry of the log; judged before its command is decoded."""
+"""Checks whether this release can apply a log entry, before its command is decoded."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from netstore.errors import CannotApply, CorruptData, UnknownCommand
 from netstore.state.commands import head_of
+from netstore.state.display import payload_hash
 from netstore.state.envelope import FORMAT, Envelope, read
-from netstore.state.words import payload_hash
 
 if TYPE_CHECKING:
     from netstore.types import Index
 
 
 def opened(payload: bytes, level: int, known_level: int) -> Envelope:
-    """An entry in its envelope, in a cluster at this feature level.
+    """The envelope of an entry, in a cluster at feature level `level`, if this release may apply it.
 
-    UnknownCommand when a later release may have written it; CorruptData when none can have.
+    UnknownCommand if a later release may have written it; CorruptData if no release can have.
     """
     envelope = read(payload)
     if envelope.format > FORMAT:
@@ -34,7 +34,7 @@ def opened(payload: bytes, level: int, known_level: int) -> Envelope:
 
 
 def check_skipped(index: Index, payload: bytes, wanted: str) -> None:
-    """CannotApply where the entry is not the one that an operator has this member pass over."""
+    """CannotApply if the entry is not the one that the operator told this member to skip."""
     if payload_hash(payload) != wanted:
         raise CannotApply(
             f"entry {index} of the log is not the one that --skip-entry was given: it has the hash"
@@ -44,7 +44,7 @@ def check_skipped(index: Index, payload: bytes, wanted: str) -> None:
 
 
 def too_new(index: Index, what: str) -> str:
-    """Why this member stops at an entry, and what its operator can do."""
+    """The error message for an entry of a later version: why the member stops, and what to do."""
     return (
         f"entry {index} of the log: {what}; this member is older than the cluster: upgrade it to the version"
         f" of the others. If no version knows it: netstored --inspect-log {index}:{index} shows it, and"

@@ -1,16 +1,16 @@
-"""What stands around every command in the log: who reads it first learns whether it can be understood.
+"""The envelope of every command in the log: tells whether the command can be understood, and its origin.
 
     format       u8    1
     principal    u8    its length in bytes
     level        u16   the feature level that the command belongs to (`features.LEVEL`)
-    request      u64   id by which the member that took the request finds its slot again; 0 is nobody's
-    wall         u64   nanoseconds since 1970 at the proposing member: for people, and for restoring to a
-                       moment; nothing is ever decided by it
-    principal          who asked, as the connection proved or gave it; empty when nobody did
+    request      u64   id by which the member that took the request finds its slot; 0: no request
+    wall         u64   nanoseconds since 1970 at the proposing member: for display, and for restoring to a
+                       moment; no decision depends on it
+    principal          who asked, as the connection authenticated or named them; empty: nobody
     command            to the end
 
-Little-endian, 20 bytes and the principal. A payload without bytes is a leader's first entry of a term and
-has no envelope. contrib/doc/format-entry.md has the rules, and a dump.
+Little-endian, 20 bytes and the principal. An empty payload is a leader's first entry of a term and has no
+envelope. contrib/doc/format-entry.md has the rules and an annotated dump.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from netstore.codec import layout
 from netstore.errors import CorruptData
 
 FORMAT: Final = 1
-"""The format written here. A reader that meets a later one must not guess."""
+"""The format written here. A reader that finds a later one must stop."""
 
 HEAD_BYTES: Final = 20
 """Bytes before the principal."""
 
 MAX_PRINCIPAL_BYTES: Final = 255
-"""A longer one is cut: a name in a certificate has at most 64 characters (RFC 5280, appendix A.1)."""
+"""A longer one is truncated: a name in a certificate has at most 64 characters (RFC 5280, appendix A.1)."""
 
 _HEAD: Final = layout("BBHQQ")
 _pack: Final = _HEAD.pack
@@ -36,7 +36,7 @@ _REQUEST: Final = slice(4, 12)
 
 
 class Envelope(NamedTuple):
-    """An entry's payload taken apart."""
+    """The fields of an entry's payload."""
 
     format: int
     level: int
@@ -47,10 +47,10 @@ class Envelope(NamedTuple):
 
 
 def seal(command: bytes, request: int = 0, level: int = 1, wall: int = 0, principal: bytes = b"") -> bytes:
-    """A command as it enters the log. About 0.4 us.
+    """Put a command into its envelope. About 0.4 us.
 
-    `wall` is cut to what has a place. The defaults are what every initial member of a new cluster writes
-    alike.
+    The principal is truncated if it is too long. The defaults are those of the entries that all initial
+    members of a new cluster write alike.
     """
     if principal:
         if len(principal) > MAX_PRINCIPAL_BYTES:
@@ -70,9 +70,7 @@ def principal_of(payload: bytes) -> bytes:
 
 
 def is_bare(payload: bytes) -> bool:
-    """Whether there is no command in a payload: a leader's first entry of a term, or one with an envelope
-    only.
-    """
+    """Whether a payload has no command: empty (a leader's first entry of a term), or only an envelope."""
     return not payload or (len(payload) >= HEAD_BYTES and len(payload) == HEAD_BYTES + payload[1])
 
 
@@ -82,8 +80,8 @@ def command_of(payload: bytes) -> bytes:
 
 
 def first_level_command(payload: bytes) -> bytes | None:
-    """The command in a payload of this format and of the first feature level, which nearly all are; None for
-    any other bytes. What `read` tells in a fifth of its time.
+    """The command of a payload of this format and of the first feature level, as nearly all are; None for any
+    other bytes. Takes a fifth of the time of `read`.
     """
     if len(payload) < HEAD_BYTES or payload[0] != FORMAT or payload[2] != 1 or payload[3]:
         return None
@@ -92,14 +90,14 @@ def first_level_command(payload: bytes) -> bytes | None:
 
 
 def answering(payload: bytes, command: bytes) -> bytes:
-    """Another command under the same request: what is said instead of the one that was asked for."""
+    """Another command in the envelope of `payload`: it completes the same request."""
     return payload[: HEAD_BYTES + payload[1]] + command
 
 
 def read(payload: bytes) -> Envelope:
-    """Take a payload apart. CorruptData when it is too short to be one.
+    """The fields of a payload. CorruptData if it is too short for them.
 
-    Of a later format only `format` means anything.
+    For a later format only `format` is meaningful.
     """
     size = len(payload)
     if size < HEAD_BYTES:

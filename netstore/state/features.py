@@ -1,7 +1,7 @@
 """Feature levels: which commands a cluster may use.
 
-Every command belongs to a level, `LEVELS` has those that are not of the first. The level of a cluster is
-replicated and rises when every member knows the next one; until then no command of it is proposed.
+Every command belongs to a level; `LEVELS` lists those that are not of the first. The level of a cluster is
+replicated and rises when every member knows the next one; until then no command of that level is proposed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ LEVEL: Final = 1
 """The highest feature level that this release knows."""
 
 LEVELS: Final[dict[int, int]] = {}
-"""Number of a command -> the feature level at which it came, where that is not the first."""
+"""Number of a command -> the feature level that introduced it, if that is not the first."""
 
 MAX_LEVEL: Final = 2**16 - 1

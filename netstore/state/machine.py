@@ -1,17 +1,17 @@
-"""The single door to the replicated state.
+"""The replicated state machine: the only way to change the state is to apply log entries here.
 
 Invariants:
- 1. Whatever an entry holds, every member does the same with it. What is no command is refused alike. What a
-    later version may have written (`errors.UnknownCommand`, a level beyond `LEVEL`) is not for this member to
-    judge: it raises CannotApply, with nothing changed, and the member stops.
- 2. The applied index moves in the same step as the state, and `save` hands both to the engine in one write,
-    so that no crash can part them.
+ 1. Whatever bytes an entry holds, every member does the same with it. Bytes that are no command are refused
+    by all alike. A command that a later version may have written (`errors.UnknownCommand`, a level beyond
+    `LEVEL`) raises CannotApply with nothing changed, and the member stops.
+ 2. The applied index changes together with the state, and `save` hands both to the engine in one write, so
+    that they agree after any crash.
  3. The outcome depends on the state and the command alone.
- 4. A command that is long is carried out in pieces. Until it is finished it is not applied and nothing of it
-    can become durable, and nobody sees anything of it: no revision, no change, no lease that it ends or moves
-    keys of. But for directories of the v2 tree: one that is removed is out of sight, with all below it, from
-    one moment within the command on, with its index and its event in the window; live watchers are told when
-    all below it is cleared away.
+ 4. A long command is carried out in pieces. Until it is finished, it does not count as applied, nothing of it
+    can become durable and nothing of it is visible: no revision, no change, no lease that it ends or whose
+    keys it moves. Exception: a removed directory of the v2 tree becomes invisible at one moment within the
+    command, with all below it, and its event is in the window from then on; live watchers are told when all
+    below it was removed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError, UnknownCommand
 from netstore.state import commands, features, tables
 from netstore.state.applying import COMMAND_UNITS, UNIT_BYTES, Applying
+from netstore.state.checksum import COMMAND_BYTES, RunningChecksum
 from netstore.state.commands import Command, head_of
 from netstore.state.entries import check_skipped, opened, too_new
 from netstore.state.envelope import first_level_command
 from netstore.state.members import MemberInfo, Roster
-from netstore.state.trail import COMMAND_BYTES, Trail
 from netstore.state.v2.statistics import REPLICATED
 from netstore.state.v2.store import V2Store
 from netstore.state.v2.walk import Walk
@@ -45,30 +45,30 @@ if TYPE_CHECKING:
     from netstore.types import KeyChange, NodeId
 
 Outcome: TypeAlias = Event | Walk | V3Outcome | None
-"""What applying a command gave: the change or the answer, the refusal, or nothing to tell."""
+"""The result of a command: a change, an answer, a refusal, or None."""
 
 Work: TypeAlias = "Generator[int, None, Outcome]"
 """A command that is carried out in pieces (`txn`)."""
 
 APPLY_UNITS: Final = 2_000
-"""Microseconds, about, that `apply` and `go_on` work on one command."""
+"""Units (about a microsecond) that `begin` and `go_on` work on one command in one call."""
 
 _NEW: Final = tables.Scalars(EtcdIndex(0), (0,) * len(REPLICATED), "")
-"""What a state starts with, before anything is written."""
+"""The scalars of an empty state."""
 
 
 class Unfinished(Enum):
-    """A command was begun, and there is more to do of it."""
+    """The type of `UNFINISHED`."""
 
     UNFINISHED = 0
 
 
 UNFINISHED: Final = Unfinished.UNFINISHED
-"""What `apply` and `go_on` give then."""
+"""What `begin` and `go_on` return while there is more to do of the command."""
 
 
 def _to_nobody(_: int) -> None:
-    """Nobody wants to know how far loading is."""
+    """Drop reports on the progress of loading."""
 
 
 class Machine:
@@ -85,17 +85,17 @@ class Machine:
     """Number of a command -> its feature level, where that is not the first."""
 
     def __init__(self, engine: Engine, reads: Budget | None = None, walks: Budget | None = None) -> None:
-        """`reads` and `walks` are what reads in steps of the v3 keys and of the v2 tree may hold."""
+        """`reads` and `walks` are the memory budgets of stepwise reads of the v3 keys and the v2 tree."""
         self._engine = engine
         self.applied = Index(0)
-        """The last log entry that is part of the state."""
-        self.trail = Trail()
-        """What everything that was applied came to (`digest`)."""
+        """Index of the last log entry that is part of the state."""
+        self.checksum = RunningChecksum()
+        """The checksum of everything that was applied (`digest`)."""
         self.applying = Applying()
-        self.v2 = V2Store(engine, self.trail, self.applying, walks)
-        self.v3 = V3Store(engine, self.trail, self.applying, reads)
+        self.v2 = V2Store(engine, self.checksum, self.applying, walks)
+        self.v3 = V3Store(engine, self.checksum, self.applying, reads)
         self.roster = Roster(engine, self.v2, self.applying, self.LEVEL)
-        # The parts of the stores that others read. They are the same objects for ever.
+        # The parts of the stores that others read. These objects are never replaced.
         self.tree = self.v2.tree
         self.history = self.v2.history
         self.statistics = self.v2.statistics
@@ -103,16 +103,16 @@ class Machine:
         self.leases = self.v3.leases
         self.alarms = self.v3.alarms
         self.passed_over: Mapping[Index, str] = {}
-        """Entries that an operator has this member pass over: index -> hash of the payload."""
+        """Entries that the operator told this member to skip: index -> hash of the payload."""
         self._scalars: tables.Scalars | None = None
         self._work: Work | None = None
         """The command that is not finished."""
         self._work_index = Index(0)
         self._before: Iterator[None] = iter(())
-        self._doors: dict[type, Callable[..., Outcome | Work]] = {
-            **self.v2.doors(),
-            **self.v3.doors(),
-            **self.roster.doors(),
+        self._handlers: dict[type, Callable[..., Outcome | Work]] = {
+            **self.v2.handlers(),
+            **self.v3.handlers(),
+            **self.roster.handlers(),
         }
 
     @property
@@ -128,10 +128,10 @@ class Machine:
     # --- loading
 
     def load(self, told: Callable[[int], object] = _to_nobody) -> None:
-        """Become what the engine holds, dropping what was applied since. `told` gets how many records were
-        read so far, after some hundred each.
+        """Replace the state by what the engine holds. `told` is called with the number of records read so
+        far, after every few hundred.
 
-        O(stored nodes and v3 records). CorruptData when it cannot be read; NoRestart when it is of a feature
+        O(stored nodes and v3 records). CorruptData if it cannot be read; NoRestart if it is of a feature
         level that this release does not know.
         """
         for _ in self._load(whole=True):
@@ -140,8 +140,8 @@ class Machine:
             pass
 
     def load_steps(self) -> Iterator[None]:
-        """The same in bounded steps. Until the last, no v3 key can be read, leases are those to come, and the
-        rest is what it was before. To be followed by `let_go`.
+        """The same in bounded steps. Until the last one no v3 key can be read; the leases change when they
+        were read, the rest of the state in the last step. To be followed by `let_go`.
         """
         return self._load(whole=False)
 
@@ -152,8 +152,8 @@ class Machine:
 
     @property
     def stored(self) -> int:
-        """How many records `load` reads: one for each v2 node and lease, and for each change of a v3 key that
-        is not compacted away.
+        """How many records `load` reads: one for each v2 node, lease, and change of a v3 key that was not
+        compacted.
         """
         return sum(self._engine.count(table) or 0 for table in (tables.NODES, tables.LEASES, tables.RECORDS))
 
@@ -175,22 +175,24 @@ class Machine:
         v3.tell_swept()
 
     def let_go(self) -> Iterator[None]:
-        """Forget what was there before the last `load_steps` in bounded steps: at once it would take long."""
+        """Free the v2 tree that the last `load_steps` replaced, in bounded steps: all at once would hold the
+        loop too long.
+        """
         before, self._before = self._before, iter(())
         return before
 
     # --- applying
 
     def enter(self, index: Index, payload: bytes) -> Outcome:
-        """Carry out the log entry at `index` as it lies in the log: a command in its envelope, or nothing.
+        """Carry out the log entry at `index`, given its payload: a command in its envelope, or empty.
 
-        CannotApply, with nothing changed, for what a later version has written.
+        CannotApply, with nothing changed, if a later version has written it.
         """
         return self._finished(self._enter(index, payload))
 
     def begin(self, index: Index, payload: bytes, units: int = APPLY_UNITS) -> Outcome | Unfinished:
-        """The same for about so many units: what takes longer is `UNFINISHED`, and is to be finished by
-        `go_on` before anything else is applied.
+        """The same for about so many units. If more is to be done, the result is `UNFINISHED`, and `go_on`
+        must be called until the command is finished before anything else is applied.
         """
         command = None if self.passed_over else first_level_command(payload)
         outcome = self._enter(index, payload) if command is None else self._start(index, command)
@@ -222,9 +224,9 @@ class Machine:
         return self.roster.refusal("the entry was passed over")
 
     def understand(self, payload: bytes) -> Command | None:
-        """The command of a payload that somebody asks to have proposed; None for one without a command.
+        """Decode the command of a payload that another member asks to have proposed; None if it has none.
 
-        CorruptData when it is none of this version and of the cluster's feature level.
+        CorruptData if it is no command of this version and of the cluster's feature level.
         """
         command = first_level_command(payload)
         if command is None:
@@ -248,14 +250,14 @@ class Machine:
         return 1 if head is None else self.LEVELS.get(head[0], 1)
 
     def apply(self, index: Index, command: bytes) -> Outcome:
-        """Carry out a command at `index`. CannotApply as by `enter`.
+        """Carry out a command at `index`. CannotApply as in `enter`.
 
-        Empty bytes are an entry without a command: only the applied index moves.
+        Empty bytes are an entry without a command: only the applied index changes.
         """
         return self._finished(self._start(index, command))
 
     def _start(self, index: Index, command: bytes) -> Outcome | Unfinished:
-        """Carry out a command, or take it up where it is done in pieces."""
+        """Carry out a command, or begin it if it is done in pieces."""
         if self._work is not None:
             raise NetstoreError(f"entry {index} before entry {self._work_index} is finished")
         if index <= self.applied:
@@ -268,29 +270,29 @@ class Machine:
         except UnknownCommand as error:
             raise CannotApply(too_new(index, str(error))) from None
         except CorruptData as error:
-            self.trail.add(command[:COMMAND_BYTES])
+            self.checksum.add(command[:COMMAND_BYTES])
             self.applied = index
             return self.roster.refusal(str(error))
         before = self.applied
-        self.trail.add(command[:COMMAND_BYTES])
+        self.checksum.add(command[:COMMAND_BYTES])
         applying = self.applying
         self.applied = applying.index = index
         applying.worked += COMMAND_UNITS + len(command) // UNIT_BYTES
         try:
-            outcome = self._doors[type(decoded)](decoded)
+            outcome = self._handlers[type(decoded)](decoded)
         except CannotApply:
             self.applied = before
-            self.trail.take_back()
+            self.checksum.take_back()
             raise
         if not isinstance(outcome, GeneratorType):
-            return outcome  # type: ignore[return-value]  # work is a generator, always
+            return outcome  # type: ignore[return-value]  # a `Work` is always a generator
         self._work, self._work_index = outcome, index
         self.leases.begin()
         self.applied = before
         return UNFINISHED
 
     def go_on(self, units: int = APPLY_UNITS) -> Outcome | Unfinished:
-        """Work on the unfinished command for so many units."""
+        """Continue the unfinished command for so many units."""
         work = self._work
         if work is None:
             raise NetstoreError("no entry is half applied")
@@ -299,7 +301,7 @@ class Machine:
             while units > 0:
                 before = applying.worked
                 worked = next(work)
-                applying.worked += worked  # beside what it counted itself
+                applying.worked += worked  # in addition to what it has counted itself
                 units -= applying.worked - before
         except StopIteration as end:
             self._work = None
@@ -308,19 +310,21 @@ class Machine:
             outcome: Outcome = end.value
             return outcome
         self._prepare()
-        self.trail.settle()
+        self.checksum.settle()
         return UNFINISHED
 
     def _prepare(self) -> None:
-        """Hand what a piece has written to the engine, to be saved with the whole. O(what was written)."""
+        """Hand what a piece has written to the engine, to be committed together with the whole command.
+        O(what was written).
+        """
         changes = self.mvcc.take_records()
         self.v2.save(changes, nodes_only=True)
         if changes:
             self._engine.prepare(changes)
 
     def must_be_logged(self, command: Txn) -> bool:
-        """Whether a transaction must go through the log even if it only reads: it compares so many keys that
-        this is to be done in pieces, or a command is half done, and what it compares is in between.
+        """Whether a transaction must go through the log even if it only reads: if it compares so many keys
+        that this takes several pieces, or while a command is half done, which compares would see.
         """
         return self._work is not None or txn.compared(self.mvcc, command) > txn.FEW_COMPARED
 
@@ -333,8 +337,8 @@ class Machine:
     def save(self) -> None:
         """Hand everything applied since the last save to the engine; nothing while a command is half done.
 
-        O(nodes touched), however often each was, and records written; of a command that was carried out in
-        pieces, in its last one.
+        O(distinct nodes changed, and v3 records written). Of a command in pieces only what its last piece
+        wrote is left (`_prepare`).
         """
         if self._work is not None:
             return
@@ -358,8 +362,8 @@ class Machine:
         return self._work is None and (self.leases.spent or self.mvcc.sweeping)
 
     def sweep(self) -> None:
-        """Do a bounded part of what a compaction or a long command has left to do, and save it. For between
-        batches, again and again while `sweeping`.
+        """Do a bounded part of the work that a compaction or a long command has left, and save it. To be
+        called between batches while `sweeping`.
         """
         if self.leases.spent:
             self.leases.let_go()

@@ -1,7 +1,7 @@
-"""The members of the cluster, and what is agreed among them: the version they speak and the feature level.
+"""The members of the cluster, the cluster version and the feature level.
 
-Members count in the index and in the counters of the v2 store as etcd's own records of them do (v2 API,
-indexes).
+Each change of them takes an index of the v2 store and counts in its statistics, as in etcd, which keeps them
+in its v2 store (v2 API, indexes).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 
 def to_vote(members: Iterable[MemberInfo]) -> int:
-    """How many of these vote, or are to as soon as they have caught up."""
+    """How many of these vote, or are to be promoted as soon as they have caught up."""
     return sum(each.promote or not each.learner for each in members)
 
 
 class MemberInfo(msgspec.Struct, array_like=True, frozen=True):
-    """A member: its name, empty before it first published itself, where clients and where peers reach it.
+    """A member: its name (empty before its first PublishMember), client URLs and peer URLs.
 
-    A `learner` has no vote; with `promote` it is to get one as soon as it has caught up. `level` is the
-    highest feature level it has told that it knows, 0 before it told any.
+    A `learner` has no vote; with `promote` the leader promotes it as soon as it has caught up. `level` is the
+    highest feature level that it has announced to know, 0 before it announced any.
     """
 
     id: NodeId
@@ -56,7 +56,7 @@ class MemberInfo(msgspec.Struct, array_like=True, frozen=True):
 
 
 def member_key(member: NodeId) -> bytes:
-    """Where a member's record lies in its table."""
+    """The key of a member's record in its table."""
     return b"%016x" % member
 
 
@@ -68,7 +68,7 @@ def _older(level: int, known: int) -> str:
 
 
 class Roster:
-    """The list of members, and what they agreed on, with a method for each command (`doors`)."""
+    """The list of members, the cluster version and the feature level, with a method for each command."""
 
     def __init__(self, engine: Engine, v2: V2Store, applying: Applying, known_level: int) -> None:
         """`known_level` is the highest feature level that this member knows."""
@@ -81,13 +81,13 @@ class Roster:
         self.removed: set[NodeId] = set()
         """The members that were removed; their ids are never used again."""
         self.cluster_version = ""
-        """The version all members can speak; empty before the first agreement."""
+        """The highest version that all members support; empty before it is first decided."""
         self.level = 1
-        """The feature level of the cluster: no command beyond it is proposed."""
+        """The feature level of the cluster: no command of a higher one is proposed."""
         self.touched: set[NodeId] = set()
-        """Whose records changed since the last `save`."""
+        """Members whose records changed since the last `save`."""
 
-    def doors(self) -> dict[type, Callable[..., Fault | None]]:
+    def handlers(self) -> dict[type, Callable[..., Fault | None]]:
         """The method for each command."""
         return {
             PublishMember: self.publish_member,
@@ -102,8 +102,8 @@ class Roster:
         }
 
     def load(self, cluster_version: str, level: int) -> None:
-        """Become what the engine holds. NoRestart when it is of a feature level that this release does not
-        know.
+        """Load the members from the engine; the other two are given. NoRestart if the level is one that this
+        release does not know.
         """
         self.cluster_version = cluster_version
         self.level = level
@@ -115,7 +115,7 @@ class Roster:
         self.touched = set()
 
     def save(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
-        """Add the records of the members that were touched since the last call."""
+        """Add the records of the members that changed since the last call."""
         for id_ in self.touched:
             key = member_key(id_)
             member = self.by_id.get(id_)
@@ -126,7 +126,7 @@ class Roster:
 
     @property
     def common_level(self) -> int:
-        """The highest feature level that every member has told that it knows; 0 while one has told none."""
+        """The highest feature level that every member has announced; 0 while one has announced none."""
         return min((member.level for member in self.by_id.values()), default=0)
 
     def publish_member(self, command: PublishMember) -> Fault | None:
@@ -166,10 +166,10 @@ class Roster:
         return None
 
     def join_member(self, command: JoinMember) -> Fault | None:
-        """The one place where it is decided whether who joins is to vote: here everything before it has
-        happened, on every member alike. Whom it replaces has left the configuration with this entry, and
-        leaves the list even if the other is refused for its addresses; where the other's id was given before,
-        nothing is changed.
+        """Carry out a JoinMember. Whether the new member is to vote is decided only here, where all entries
+        before it were applied on every member alike. The replaced member left the Raft configuration with
+        this entry, so it leaves the list even if the new one is refused for its URLs; if the new one's id was
+        used before, nothing is changed.
         """
         id_, replaced = NodeId(command.id), NodeId(command.replaces)
         if id_ in self.by_id or id_ in self.removed:
@@ -226,7 +226,7 @@ class Roster:
         return refusal(Reason.ID_EXISTS if id_ in self.by_id else Reason.ID_REMOVED, self._v2.tree.index)
 
     def refusal(self, why: str) -> Fault:
-        """What is refused for this reason."""
+        """A refusal for this reason."""
         return told(why, self._v2.tree.index)
 
     def _record_member(self, action: str, member: MemberInfo) -> None:

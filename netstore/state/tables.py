@@ -1,19 +1,20 @@
-"""The tables of the state in the engine, and how their records are read.
+"""The tables of the state in the engine, and reading their records.
 
 Five tables of the v2 state and the members:
- - `v2`: a record for each node under its path; the root is implied.
- - `v2_window`: the event window as a ring, an event for each slot `index % 1000`, so that it never grows.
+ - `v2`: a record for each node, by path; the root is implied.
+ - `v2_window`: the event window as a ring buffer: an event in each slot `index % 1000`.
  - `v2_members`: a record for each member.
- - `v2_removed`: the id of each member that was removed.
+ - `v2_removed`: the id of each removed member.
  - `v2_state`: the scalars, under the one key `state`.
 
 Four tables of the v3 state:
- - `v3`: the pairs by revision, in the byte form of `mvcc`.
- - `v3_leases`: a record for each lease; which keys it has stands in their pairs.
- - `v3_alarms`: each alarm that is raised.
+ - `v3`: the key-value pairs by place (`v3.index`), in the byte form of `v3.keyvalue`.
+ - `v3_leases`: a record for each lease; the keys attached to it follow from the pairs.
+ - `v3_alarms`: each raised alarm.
  - `v3_state`: the scalars, under the one key `state`.
 
-Every record is a msgpack array, but in `v3`. What cannot be read raises StateDamaged naming table and key.
+Every record but those of `v3` is a msgpack array. One that cannot be read raises StateDamaged, which names
+table and key.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ LOAD_STEP: Final = 500
 """Records read in one step of loading: 2 ms."""
 
 LOAD_BYTES: Final = 1 << 20
-"""Bytes of records read in one step, give or take one."""
+"""Bytes of records read in one step; the last record may exceed it."""
 
 STATE_KEY: Final = b"state"
 
 
 class Scalars(msgspec.Struct, array_like=True, frozen=True):
-    """The index, the counters in the order of `statistics.REPLICATED`, the agreed version, and the feature
-    level.
+    """The v2 index, the counters in the order of `statistics.REPLICATED`, the cluster version, and the
+    feature level.
     """
 
     index: EtcdIndex
@@ -66,7 +67,7 @@ class Scalars(msgspec.Struct, array_like=True, frozen=True):
 _T = TypeVar("_T")
 
 encode: Final = msgspec.msgpack.Encoder().encode
-"""The byte form of a record (a MemberInfo, Scalars)."""
+"""The byte form of a record, but of those in `v3`."""
 
 
 def load_all(engine: Engine, table: str, kind: type[_T]) -> Iterator[_T]:
@@ -75,18 +76,18 @@ def load_all(engine: Engine, table: str, kind: type[_T]) -> Iterator[_T]:
 
 
 def corrupt(what: str) -> StateDamaged:
-    """The stored state is not what was written."""
+    """The error for a stored state that is not what was written."""
     return StateDamaged(f"{what}; restore this member from its peers or from a backup")
 
 
 def some_records(
     engine: Engine, table: str, decoder: msgspec.msgpack.Decoder[_T], *, whole: bool
 ) -> Iterator[list[tuple[bytes, _T]]]:
-    """Every record of a table with its key, in steps of `LOAD_STEP`; in the order of their keys, but where
-    the table is not read as a `whole` long keys come last, in any order (`Engine.some`). The state must not
-    change meanwhile. Whoever reads it all compares the number (`check_count`).
+    """Every record of a table with its key, in steps of `LOAD_STEP`. The state must not change meanwhile. The
+    caller checks the number of records at the end (`check_count`).
 
-    As a whole the table is read by one scan and compared with its sum, else only the records are counted.
+    With `whole` the table is read by one scan in key order, which also verifies its checksum; otherwise step
+    by step, and long keys come last, in any order (`Engine.some`).
     """
     if whole:
         yield from batches(records(engine, table, decoder), LOAD_STEP)
@@ -98,7 +99,7 @@ def some_records(
 
 
 def check_count(engine: Engine, table: str, found: int) -> None:
-    """StateDamaged where so many records were found and another number was written."""
+    """StateDamaged if the number of records found is not the number that was written."""
     count = engine.count(table)
     if count not in {None, found}:
         raise corrupt(f"table {table}: {found} records, {count} were written")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from netstore.errors import Fault
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import Deleted, DeleteRange, Found, Put, PutDone, Range, Txn, TxnDone
 from tests.check.history import NEVER, Fate, Wrong
 
@@ -78,7 +78,7 @@ def judge(calls: Sequence[PairCall], changes: Iterable[KeyChange]) -> None:
     for change in changes:
         value = None
         if not change.deleted:
-            *_, start, end = pair.fields(change.pair)
+            *_, start, end = keyvalue.decode_fields(change.pair)
             value = change.pair[start:end]
         history.setdefault(change.revision, []).append(_Change(change.key, value))
     if list(history) != sorted(history):
@@ -245,7 +245,7 @@ def _look(call: PairCall, pairs: dict[bytes, bytes], history: dict[int, list[_Ch
         assert isinstance(outcome, Found)
         shown = {}
         for record in outcome.kvs:
-            key, *_, start, end = pair.fields(record)
+            key, *_, start, end = keyvalue.decode_fields(record)
             shown[key] = record[start:end]
         if shown != pairs:
             raise Wrong(f"read something else than {pairs}: {call}")

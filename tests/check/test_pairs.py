@@ -11,7 +11,7 @@ import pytest
 from netstore.errors import Fault
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import (
     EQUAL,
     VALUE,
@@ -93,7 +93,7 @@ def other_read(random: Random, calls: list[PairCall], changes: list[KeyChange]) 
     read = _one(random, calls, Found)
     if read is None or not isinstance(read.outcome, Found):
         return False
-    record = pair.join(b"k9", 1, 1, 1, value=b"?", lease=0)
+    record = keyvalue.encode(b"k9", 1, 1, 1, value=b"?", lease=0)
     read.outcome = msgspec.structs.replace(read.outcome, kvs=[*read.outcome.kvs, record])
     return True
 
@@ -291,7 +291,7 @@ def wrong_branch_untold(random: Random, calls: list[PairCall], changes: list[Key
 def _value(change: KeyChange) -> bytes | None:
     if change.deleted:
         return None
-    *_, start, end = pair.fields(change.pair)
+    *_, start, end = keyvalue.decode_fields(change.pair)
     return change.pair[start:end]
 
 

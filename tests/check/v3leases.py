@@ -20,7 +20,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from netstore.errors import Fault, Reason
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import LeaseExpire, LeaseGrant, LeaseRenew, LeaseRevoke
 from tests.check.history import Fate, Wrong
 
@@ -214,7 +214,7 @@ class _Table:
                 continue
             if change.deleted:
                 raise Wrong(f"{change.key!r} went without its lease: {step}")
-            written = pair.split(change.pair)
+            written = keyvalue.decode(change.pair)
             lease = self.alive.get(written.lease)
             if lease is None:
                 raise Wrong(f"written with lease {written.lease}, which does not live: {step}")

@@ -17,7 +17,7 @@ from netstore.node.inspection import Inspection
 from netstore.node.member import OWN
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.entry import Entry, EntryKind, HardState
-from netstore.state import commands, words
+from netstore.state import commands, display
 from netstore.state.commands import AddMember, encode
 from netstore.state.digest import digest
 from netstore.state.envelope import seal
@@ -75,7 +75,7 @@ def test_the_log_is_listed_in_words(folder: Path, capsys: pytest.CaptureFixture[
         *([str(index), "2", "entry"] for index in range(1, 5)),
         ["5", "2", "change"],
     ]
-    assert [each[3] for each in shown[:4]] == [words.payload_hash(each) for each in PAYLOADS]
+    assert [each[3] for each in shown[:4]] == [display.payload_hash(each) for each in PAYLOADS]
     assert [each[4] for each in shown] == [
         "- - first entry of a term",
         "2026-11-18T11:06:40.123Z 'node1' Put(key='/registry/a', value=54 bytes)",
@@ -113,7 +113,7 @@ def test_an_entry_is_skipped_once_it_was_confirmed(folder: Path, capsys: pytest.
     ):
         applied(folder)
     flags = ["--data-dir", str(folder), "--skip-entry", "3"]
-    hash_ = words.payload_hash(POISON)
+    hash_ = display.payload_hash(POISON)
     write_stopped(folder, Index(3), hash_)
     assert main(flags) == 1
     told = capsys.readouterr().err
@@ -136,8 +136,8 @@ def test_an_entry_is_skipped_once_it_was_confirmed(folder: Path, capsys: pytest.
 
 
 def test_only_what_has_ended_the_member_is_skipped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sound = words.payload_hash(PAYLOADS[1])
-    for stopped in ({}, {Index(3): words.payload_hash(POISON)}, {Index(2): "0" * 16}):
+    sound = display.payload_hash(PAYLOADS[1])
+    for stopped in ({}, {Index(3): display.payload_hash(POISON)}, {Index(2): "0" * 16}):
         for index, hash_ in stopped.items():
             write_stopped(folder, index, hash_)
         assert main(["--data-dir", str(folder), "--skip-entry", "2", "--confirm", sound]) == 1
@@ -183,12 +183,14 @@ def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
 def test_what_is_long_is_told_by_its_size() -> None:
     deep = Txn((), (Txn((), (Txn((), (Range(b"k"),)),)),))
     many = Txn((), tuple(Put(b"%d" % number) for number in range(9)))
-    assert words.describe(encode(deep)) == "Txn(success=[Txn(success=[Txn(success=[Range])])])"
-    assert words.describe(encode(many)).endswith("Put(key='3'), and 5 more])")
-    assert words.describe(encode(Put(b"k" * 900))) == f"Put(key='{'k' * 60}'... (900 bytes))"
-    assert words.describe(b"\xff").startswith("1 bytes: not a command")
-    assert words.line(b"\x09" * 30) == "- - 30 bytes of format 9, which this release does not know"
-    assert words.when(2**64 - 1) in {"-", "2554-07-21T23:34:33.709Z"}
+    assert display.describe(encode(deep)) == "Txn(success=[Txn(success=[Txn(success=[Range])])])"
+    assert display.describe(encode(many)).endswith("Put(key='3'), and 5 more])")
+    assert display.describe(encode(Put(b"k" * 900))) == f"Put(key='{'k' * 60}'... (900 bytes))"
+    assert display.describe(b"\xff").startswith("1 bytes: not a command")
+    assert (
+        display.describe_entry(b"\x09" * 30) == "- - 30 bytes of format 9, which this release does not know"
+    )
+    assert display.format_time(2**64 - 1) in {"-", "2554-07-21T23:34:33.709Z"}
 
 
 BUG = encode(Put(b"bug", b"1"))
@@ -210,7 +212,7 @@ def passing_over(index: int, payload: bytes) -> type[Machine]:
     class Skipping(Buggy):
         def __init__(self, engine: MemoryEngine) -> None:
             super().__init__(engine)
-            self.passed_over = {Index(index): words.payload_hash(payload)}
+            self.passed_over = {Index(index): display.payload_hash(payload)}
 
     return Skipping
 
@@ -245,7 +247,7 @@ def test_a_cluster_that_an_entry_stops_goes_on_once_every_member_skips_it() -> N
 def test_a_member_that_did_not_skip_what_the_others_did_has_another_digest() -> None:
     payload = seal(encode(Put(b"a")))
     states = []
-    for skipped in ({}, {Index(1): words.payload_hash(payload)}, {Index(1): words.payload_hash(payload)}):
+    for skipped in ({}, {Index(1): display.payload_hash(payload)}, {Index(1): display.payload_hash(payload)}):
         machine = Machine(memory_engine())
         machine.passed_over = skipped
         machine.enter(Index(1), payload)

@@ -20,7 +20,7 @@ from netstore.state.digest import digest
 from netstore.state.envelope import command_of
 from netstore.state.machine import Machine
 from netstore.state.tables import TABLES
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.types import LeaseId
 from tests.support import kept
 from tests.support.contents import nodes_of
@@ -76,7 +76,7 @@ def test_the_folder_of_level_1_opens_and_holds_what_it_held(folder: Path) -> Non
         }
         assert len([node for node in nodes_of(machine.tree) if node.key.startswith(b"/queue/")]) == 1
         pairs = {
-            key: pair.split(record).value
+            key: keyvalue.decode(record).value
             for key in (b"a", b"b\x00" + b"k" * 600, b"ends", b"held", b"last", b"txn")
             if (record := machine.mvcc.get(key)) is not None
         }

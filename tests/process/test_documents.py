@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from netstore.disk.datadir import read_token
-from netstore.state.words import payload_hash
+from netstore.state.display import payload_hash
 from tests.process.test_poisoned import POISON
 from tests.support.certificates import Certificates
 from tests.support.cluster import Members, converged, get, listed, write

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from netstore.state.display import payload_hash
 from netstore.state.envelope import seal
-from netstore.state.words import payload_hash
 from tests.support.cluster import get, put
 from tests.support.daemon import start_netstored
 from tests.support.patience import seconds

@@ -686,7 +686,7 @@ def _no_replacement(watches: Watches) -> None:
 
 def _digest_begins_anew(machine: Machine, load: Callable[[Machine], None] = Machine.load) -> None:
     load(machine)
-    machine.trail.checksum = 0
+    machine.checksum.value = 0
 
 
 def _limit_overflows(store: V3Store, command: Range, range_: Any = V3Store.range) -> Any:
@@ -743,7 +743,7 @@ def _commits_pieces(machine: Machine) -> None:
 
 
 def _digests_pieces(machine: Machine, units: int = APPLY_UNITS, go_on: Any = Machine.go_on) -> Any:
-    machine.trail.add(b"a piece")
+    machine.checksum.add(b"a piece")
     return go_on(machine, units)
 
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.codec import crc32c
+from netstore.state.checksum import LARGE_BYTES, WAITING_BYTES, RunningChecksum
 from netstore.state.commands import encode
 from netstore.state.digest import DIGEST_BYTES, digest
 from netstore.state.machine import Machine
 from netstore.state.tables import LEASES, NODES
-from netstore.state.trail import LARGE_BYTES, WAITING_BYTES, Trail
 from netstore.state.v2.commands import Set
 from netstore.state.v2.tree import Tree
 from netstore.state.v2.ttl import FOR_EVER
@@ -78,16 +78,16 @@ def test_other_states_have_other_digests(
     st.sets(st.integers(0, 12)),
 )
 def test_the_checksum_is_that_of_all_joined(sizes: list[int], asked: set[int]) -> None:
-    trail, everything = Trail(), b""
+    checksum, everything = RunningChecksum(), b""
     for place, size in enumerate(sizes):
         data = bytes([place + 1]) * size
-        trail.add(b"taken back" * size)
-        trail.take_back()
-        trail.add(data)
+        checksum.add(b"taken back" * size)
+        checksum.take_back()
+        checksum.add(data)
         everything += data
         if place in asked:
-            assert trail.checksum == crc32c(everything)
-    assert trail.checksum == crc32c(everything)
+            assert checksum.value == crc32c(everything)
+    assert checksum.value == crc32c(everything)
 
 
 def test_what_waits_for_the_checksum_is_bounded_and_only_small_pieces_are_joined(
@@ -99,18 +99,18 @@ def test_what_waits_for_the_checksum_is_bounded_and_only_small_pieces_are_joined
         given.append(len(data))
         return crc32c(data, start)
 
-    monkeypatch.setattr("netstore.state.trail.crc32c", counted)
-    trail, waiting = Trail(), 0
+    monkeypatch.setattr("netstore.state.checksum.crc32c", counted)
+    checksum, waiting = RunningChecksum(), 0
     for _ in range(64):
-        trail.add(bytes(WAITING_BYTES))
-        waiting = max(waiting, sum(map(len, trail._waiting)))
+        checksum.add(bytes(WAITING_BYTES))
+        waiting = max(waiting, sum(map(len, checksum._waiting)))
     assert waiting <= 3 * WAITING_BYTES
     assert max(given) == WAITING_BYTES
-    trail.settle()
+    checksum.settle()
     given.clear()
     for size in (1, 2, 3, LARGE_BYTES, 4, LARGE_BYTES + 1, LARGE_BYTES + 2, 5, 6):
-        trail.add(bytes(size))
-    trail.settle()
+        checksum.add(bytes(size))
+    checksum.settle()
     assert given == [6, LARGE_BYTES, 4, LARGE_BYTES + 1, LARGE_BYTES + 2, 11]
 
 

@@ -251,7 +251,7 @@ def test_what_a_note_left_of_a_ttl_is_stored_and_loaded() -> None:
     engine.commit()
     other = machine_on(engine)
     assert other.tree.timed.get(b"/a") == Timed(50, timed.since, 20)
-    assert list(other.tree.timed.news.take_renewed(10)) == [b"/a"]
+    assert list(other.tree.timed.ttl_changes.take_renewed(10)) == [b"/a"]
 
 
 def test_a_batch_writes_each_node_and_slot_once() -> None:
@@ -372,7 +372,7 @@ COUNTED = [
 
 
 def test_what_an_earlier_build_left_out_is_not_guessed() -> None:
-    """A node without a TTL would end at once; a missing trail would not be the same on all members."""
+    """A node without a TTL would end at once; a missing checksum would not be the same on all members."""
     engine = memory_engine()
     machine = machine_on(engine)
     apply(machine, v2.Set(b"/held", b"1", expires=v2.LATEST, ttl=5))

@@ -522,8 +522,8 @@ def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.M
         for name, left, had in zip(tables, held, before, strict=True):
             assert left >= had - 10, name
     assert not any(held)
-    assert old.tree.timed.news.take_removed(1_000)
-    assert len(old.leases.news.take_removed(1_000)) == 99
+    assert old.tree.timed.ttl_changes.take_removed(1_000)
+    assert len(old.leases.ttl_changes.take_removed(1_000)) == 99
 
 
 def test_what_a_command_remembered_is_let_go_of_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -585,7 +585,7 @@ def test_no_order_of_a_table_decides_anything(commands: list[V3Command]) -> None
             engine = machine._engine
             assert isinstance(engine, MemoryEngine)
             engine.commit()
-            found.append((machine.trail.checksum, engine.kept()))
+            found.append((machine.checksum.value, engine.kept()))
     assert found[0] == found[1]
 
 

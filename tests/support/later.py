@@ -35,7 +35,7 @@ class Later(Machine):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._doors[Append] = self._append
+        self._handlers[Append] = self._append
 
     @staticmethod
     def decode(data: bytes) -> Command:

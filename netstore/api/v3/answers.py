@@ -22,7 +22,7 @@ from netstore.proto.wire import repeated
 from netstore.state.v3 import txn
 from netstore.state.v3.commands import Deleted, Later, PutDone, TxnDone
 from netstore.state.v3.reads import STEP_UNITS, Lost, TooMuch
-from netstore.state.v3.small import SMALL_BYTES, SMALL_KEYS
+from netstore.state.v3.smallreads import SMALL_BYTES, SMALL_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -164,7 +164,7 @@ class _SmallReads:
         """Bytes that the next reads may have."""
 
     def find(self, later: Later) -> Found:
-        found = self._mvcc.glance(later.query, later.bound)
+        found = self._mvcc.read_small(later.query, later.bound)
         if found is None:
             raise _Large
         if isinstance(found, Fault):

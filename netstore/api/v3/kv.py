@@ -135,7 +135,7 @@ class KvService:
 
     def _found(self, call: Call, query: Range, fault: Fault | None) -> None:
         mvcc = self._member.machine.mvcc
-        found = fault or mvcc.glance(query)
+        found = fault or mvcc.read_small(query)
         if isinstance(found, Found):
             self._answers.found(call, query, found)
         elif isinstance(found, Fault):

@@ -1,11 +1,10 @@
 """The replicated commands of the v2 API.
 
-They are numbered from 1 up; the rules of `commands` (numbers are for ever, unknown fields are refused) hold
-here.
+They are numbered from 1; the rules of `commands` apply (numbers never change, unknown fields are refused).
 
-How long a node lives is a number of seconds, counted by each member from when it applied the command
-(`countdown`). The instant at which that will be over, by the wall clock of the member that took the request,
-is only shown to users (v2 API, TTL and refresh).
+A TTL is a number of seconds, which each member measures from when it applied the command (`countdown`). The
+instant of expiry, by the wall clock of the member that took the request, is only shown to users (v2 API, TTL
+and refresh).
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def is_canonical(path: bytes) -> bool:
 
 
 class KeyCommand(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
-    """What all commands on the v2 tree share: the user's path, canonical (`is_canonical`)."""
+    """The base of the commands on one node of the v2 tree: its path, canonical (`is_canonical`)."""
 
     path: bytes
 
@@ -90,7 +89,7 @@ class CompareAndSwap(KeyCommand, frozen=True, tag=4):
 
 
 class InOrder(KeyCommand, frozen=True, tag=5):
-    """Create a node in the directory `path`, named by the index this command gets (v2 API, POST)."""
+    """Create a node in the directory `path`, named by the index of this change (v2 API, POST)."""
 
     value: bytes = b""
     dir: bool = False
@@ -113,20 +112,20 @@ class CompareAndDelete(KeyCommand, frozen=True, tag=7):
 
 
 class QuorumGet(KeyCommand, frozen=True, tag=8):
-    """Read at this place in the log (v2 API, `quorum=true`)."""
+    """A linearizable read, at this entry of the log (v2 API, `quorum=true`)."""
 
     recursive: bool = False
 
 
 class ExpireNodes(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=20):
-    """The time of these nodes is up by the leader's count: each as (path, since), and only while nothing has
-    given it another TTL after `since` (`ttl.Life`). Removed in this order, each in an event of its own.
+    """Remove nodes whose TTL is over by the leader's clock: each as (path, since), unless its TTL was set
+    anew after the index `since` (`ttl.Timed`). Removed in this order, each with an event of its own.
     """
 
     nodes: tuple[tuple[bytes, _Number], ...]
 
 
 class NoteTtl(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=21):
-    """What nodes have left, as (path, since, seconds), for members that start anew."""
+    """A checkpoint of what nodes have left of their TTLs, as (path, since, seconds), for restarts."""
 
     nodes: tuple[tuple[bytes, _Number, _Seconds], ...]

@@ -1,10 +1,9 @@
-"""The event window: the last 1000 changes, so that a client can take up a watch where it left (v2 API,
-history). Where their keys and values are more than `MOST_BYTES`, the window begins later.
+"""The event window: the last 1000 changes, so that a client can resume a watch (v2 API, history); fewer if
+their keys and values are more than `MOST_BYTES`.
 
-Invariant: the kept events have consecutive indexes `first` .. `last`, and event i lies in slot i modulo the
-capacity. `first` never goes back, and follows from the events alone: every member has the same window.
-Changes of the cluster's own data and refreshes take a slot like any other; that is what makes the indexes
-consecutive.
+Invariant: the kept events have consecutive indexes `first` .. `last`, and event i is in slot i modulo the
+capacity. `first` never decreases and depends on the events alone, so every member has the same window.
+Changes of the cluster's own data and refreshes take a slot too, which makes the indexes consecutive.
 """
 
 from __future__ import annotations
@@ -21,22 +20,20 @@ CAPACITY: Final = 1000
 """How many events are kept: etcd's number, which clients see in error 401."""
 
 MOST_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of keys and values, before and after, of all kept events; the newest is kept however large it is. Of
-values as large as they may be these are 30 events, and a thousand of 32 KiB.
+"""Bytes of keys and values, before and after, of all kept events; the newest is kept however large it is.
+Enough for 30 events with values of the largest size, and for a thousand of 32 KiB.
 """
 
 _NO_EVENT: Final = Event("", EtcdIndex(0), NodeView(b"", EtcdIndex(0), EtcdIndex(0)))
-"""Stands in the slots outside `first` .. `last`."""
+"""Fills the slots outside `first` .. `last`."""
 _REMOVALS_OF_TREES: Final = frozenset({"delete", "expire"})
 
 
 class History:
-    """The window.
+    """The window. Events that watchers have not been sent yet are kept by `watch.hub`, not here.
 
-    It keeps nothing for watchers that have not been told yet: `watch.hub` has those events itself.
-
-    Adding is O(1); `scan` looks at the events from `since` on, at most 1000, and at none for a watch from now
-    on.
+    Adding is O(1); `scan` looks at the events from `since` on, at most 1000, and at none for a watch of
+    future events.
     """
 
     __slots__ = ("_bytes", "_ring", "_sizes", "first", "last")
@@ -47,17 +44,17 @@ class History:
         """Bytes of the event in each slot."""
         self._bytes = 0
         self.first = EtcdIndex(1)
-        """Index of the oldest kept event; above `last` when there is none."""
+        """Index of the oldest kept event; above `last` if there is none."""
         self.last = EtcdIndex(0)
-        """Index of the newest kept event, 0 when there is none."""
+        """Index of the newest kept event, 0 if there is none."""
 
     def add(self, event: Event) -> None:
-        """Keep an event whose index follows the last one; the oldest make room. O(events that go)."""
+        """Keep an event whose index follows the last one; drop the oldest if necessary. O(events dropped)."""
         index = event.index
         if index != self.last + 1:
             raise NetstoreError(f"event {index} after {self.last}: the event window must not have gaps")
         place = index % CAPACITY
-        if index - self.first >= CAPACITY:  # the oldest lies where this one goes
+        if index - self.first >= CAPACITY:  # the oldest event is in the slot of this one
             self._bytes -= self._sizes[place]
             self.first = EtcdIndex(self.first + 1)
         self._ring[place] = event
@@ -74,8 +71,8 @@ class History:
         self.first = EtcdIndex(self.first + 1)
 
     def restore(self, events: Iterable[Event]) -> None:
-        """Start from stored events, in any order, of consecutive indexes. Those that had gone because of
-        their size go again.
+        """Replace the window by stored events of consecutive indexes, in any order. Those that were dropped
+        for their size are dropped again.
         """
         self._ring = [_NO_EVENT] * CAPACITY
         self._sizes = [0] * CAPACITY
@@ -94,16 +91,15 @@ class History:
             yield self._ring[place % CAPACITY]
 
     def scan(self, path: bytes, recursive: bool, since: int) -> Event | Fault | None:
-        """The first event from `since` on that a watch of `path` asks for; None when it lies in the future.
+        """The first event from `since` on that matches a watch of `path`; None if there is none yet.
 
-        Fault 401 when events from `since` on may have been forgotten; its index is that of the window's end.
-        The rules are etcd's and differ from those for live events: hidden keys count, refreshes do not, and a
-        removed directory matches every path that *begins with its key as a string*, a sibling with a longer
-        name included.
+        Fault 401 if events from `since` on may have been dropped; its index is that of the newest event. The
+        rules are etcd's and differ from those for live events: hidden keys match, refreshes do not, and a
+        removed directory matches every path that *begins with its key as a string*, which includes a sibling
+        with a longer name.
 
-        Cost: nothing is looked at when `since` is beyond the last event, which is the case for a watch
-        without `waitIndex` and for a client that keeps up; otherwise about 0.1 us for each event between, so
-        at most 0.1 ms.
+        Cost: nothing if `since` is beyond the last event, as for a watch without `waitIndex` and for a client
+        that keeps up; else about 0.1 us for each event since, so at most 0.1 ms.
         """
         if since < self.first and self.last:
             cause = b"the requested history has been cleared [%d/%d]" % (self.first, since)

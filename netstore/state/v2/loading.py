@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from netstore.parted import LET_GO_STEP, Parted
-from netstore.state.countdown import Waiting
+from netstore.state.countdown import KeyQueue
 from netstore.state.v2.nodes import ROOT, Children, add_child, parent_of, root
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Stored:
         self.children: Parted[bytes, Children] = Parted({ROOT: {}})
         self.timed: Parted[bytes, Timed] = Parted()
         """The nodes with a TTL."""
-        self.renewed: Waiting[bytes] = Waiting()
+        self.renewed: KeyQueue[bytes] = KeyQueue()
         """Their paths, as renewals to be counted from now on."""
 
     def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> None:

@@ -45,12 +45,12 @@ _WINDOW_KEYS: Final = tuple(b"%03d" % place for place in range(CAPACITY))
 
 
 def window_key(index: EtcdIndex) -> bytes:
-    """Where the event with this index lies in its table, until the one a thousand later takes its place."""
+    """The key of an event in its table; the event with an index greater by 1000 has the same."""
     return _WINDOW_KEYS[index % CAPACITY]
 
 
-# Plain tuples are written and structs are read: a tuple is the cheapest thing to encode, and this is done for
-# every change; a struct is checked while it is decoded.
+# Records are encoded from plain tuples, which is fastest and done for every change, and decoded to structs,
+# which validates them.
 
 
 def pack_node(node: NodeView, timed: Timed | None = None) -> bytes:
@@ -62,9 +62,8 @@ def pack_node(node: NodeView, timed: Timed | None = None) -> bytes:
 
 
 def pack_event(event: Event) -> bytes:
-    """The record of an event.
-
-    What was removed below a directory is left out: only live watchers ask for it.
+    """The record of an event, without the paths that were removed below a directory: only live watchers need
+    them.
     """
     node, prev = event.node, event.prev
     return encode(
@@ -81,9 +80,7 @@ def pack_event(event: Event) -> bytes:
 
 
 def load_nodes(engine: Engine, *, whole: bool) -> Iterator[list[tuple[NodeView, Timed | None]]]:
-    """Every stored node, with what one with a TTL counts by, in steps and in the order of
-    `tables.some_records`.
-    """
+    """Every stored node, with its TTL if it has one, in the steps and the order of `tables.some_records`."""
     found = 0
     for some in some_records(engine, NODES, _decode_node, whole=whole):
         nodes: list[tuple[NodeView, Timed | None]] = []

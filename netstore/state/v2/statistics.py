@@ -1,4 +1,4 @@
-"""What the store counts (v2 API, `/v2/stats/store`)."""
+"""The operation counters of the v2 store (v2 API, `/v2/stats/store`)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ _replicated: Final[Callable[[object], tuple[int, ...]]] = attrgetter(*REPLICATED
 
 
 class Statistics(msgspec.Struct, gc=False):
-    """Operations so far.
-
-    Writes are replicated state, equal on all members; reads are this member's own since it started.
+    """Operations so far: writes are replicated state, the same on all members; reads are those of this member
+    since it started.
     """
 
     gets_success: int = 0
@@ -57,7 +56,7 @@ class Statistics(msgspec.Struct, gc=False):
         return _replicated(self)
 
     def restore(self, counts: tuple[int, ...]) -> None:
-        """Take over stored counters; reads are counted from 0."""
+        """Set the replicated counters to stored ones, and those of reads to 0."""
         self.gets_success = self.gets_fail = 0
         for name, count in zip(REPLICATED, counts, strict=True):
             setattr(self, name, count)

@@ -1,7 +1,6 @@
-"""The v2 store: the tree, its event window and its counters, and what each command of the v2 API does to
-them.
+"""The v2 store: the tree, its event window and its counters, with a method for each command of the v2 API.
 
-The counters are etcd's, oddities included (v2 API, statistics): some refusals count as success.
+The counters are etcd's, with its oddities (v2 API, statistics): some refusals count as successes.
 """
 
 from __future__ import annotations
@@ -42,44 +41,46 @@ if TYPE_CHECKING:
     from netstore.limits import Budget
     from netstore.seams import Engine
     from netstore.state.applying import Applying
-    from netstore.state.trail import Trail
+    from netstore.state.checksum import RunningChecksum
 
 Outcome: TypeAlias = Event | Walk | Fault | None
-"""The change or the answer, the refusal, or nothing to tell."""
+"""The change, the answer or the refusal; None if there is none."""
 
 Work: TypeAlias = "Generator[int, None, Outcome]"
-"""A command that is carried out in pieces; between two of them it gives the units it worked."""
+"""A command that is carried out in pieces; after each it yields the units of work done."""
 
 CLEAR_UNITS: Final = 4
-"""Microseconds, about, for each node that goes with a directory, and to save that."""
+"""Units for each node that is removed with a directory, saving included."""
 
 
 class V2Store:
-    """The tree, the event window and the counters, with a method for each command (`doors`)."""
+    """The tree, the event window and the counters, with a method for each command (`handlers`)."""
 
-    def __init__(self, engine: Engine, trail: Trail, applying: Applying, walks: Budget | None = None) -> None:
-        """`walks` is what reads of the tree in steps may hold."""
+    def __init__(
+        self, engine: Engine, checksum: RunningChecksum, applying: Applying, walks: Budget | None = None
+    ) -> None:
+        """`walks` is the memory budget of stepwise listings."""
         self._engine = engine
-        self._trail = trail
+        self._checksum = checksum
         self._applying = applying
         self.tree = Tree(walks)
         self.history = History()
         self.statistics = Statistics()
         self.watched: Callable[[bytes], bool] = _perhaps
-        """Whether a live watcher is at a path of the tree: it is to be told when what is there goes with a
-        directory (`Event.removed`). This member's affair: nothing but who is told depends on it.
+        """Whether there may be a live watcher of a path, which must be told when the node is removed with a
+        directory (`Event.removed`). Differs between members: only delivery depends on it.
         """
         self.awaited: Callable[[], bool] = _always
-        """Whether somebody waits here for the outcome of what is being applied: a read that goes through the
-        log is made for nobody else. This member's affair, as reads are: they change nothing.
+        """Whether a request of this member waits for the outcome of what is being applied: otherwise a
+        QuorumGet reads nothing. Differs between members, which is safe because reads change nothing.
         """
         self.loaded = 0
-        """Nodes that were read since `load_steps` began."""
+        """Nodes read since `load_steps` began."""
         self._events: list[Event] = []
         self._window: dict[bytes, bytes] = {}
-        """The records of the events since the last save, by where they are stored."""
+        """The records of the events since the last save, by their keys in the engine."""
 
-    def doors(self) -> dict[type, Callable[..., Outcome | Work]]:
+    def handlers(self) -> dict[type, Callable[..., Outcome | Work]]:
         """The method for each command."""
         return {
             Set: self.set,
@@ -97,7 +98,7 @@ class V2Store:
     # --- loading and saving
 
     def load_steps(self, *, whole: bool) -> Generator[None, None, Stored]:
-        """Read the stored nodes in bounded steps, for `restore`; nothing changes before that."""
+        """Read the stored nodes in bounded steps, for `restore`, which changes the state."""
         stored = Stored()
         for nodes in load_nodes(self._engine, whole=whole):
             stored.add(nodes)
@@ -108,7 +109,7 @@ class V2Store:
         return stored
 
     def restore_counts(self, counts: tuple[int, ...]) -> None:
-        """Become what the engine holds: the counters, replicated ones as stored, the others from 0."""
+        """Set the replicated counters as stored, and the others to 0."""
         if len(counts) != len(REPLICATED):
             raise tables.corrupt(
                 f"table {tables.STATE}: {len(counts)} counters, and there are {len(REPLICATED)}"
@@ -116,9 +117,7 @@ class V2Store:
         self.statistics.restore(counts)
 
     def restore(self, index: EtcdIndex, stored: Stored) -> Iterator[None]:
-        """Become what the engine holds: window and tree. Gives the steps in which the tree that was there
-        before is let go of.
-        """
+        """Replace window and tree by what is stored. Returns the steps that free the old tree."""
         self.history.restore(load_events(self._engine))
         if self.history.last != index:
             raise tables.corrupt(
@@ -130,8 +129,8 @@ class V2Store:
         return before
 
     def save(self, changes: dict[tuple[str, bytes], bytes | None], *, nodes_only: bool = False) -> None:
-        """Add what is to be written of the nodes that were touched since the last call, and, but for a
-        command that is half done, of the window.
+        """Add the records of the nodes that changed since the last call and, unless `nodes_only` (a command
+        is half done), of the window.
         """
         for path, node in self.tree.take_changes().items():
             if node is None:
@@ -145,7 +144,7 @@ class V2Store:
                 changes[tables.WINDOW, key] = packed
 
     def take_events(self) -> list[Event]:
-        """What live watchers may see of the changes since the last call, in order."""
+        """The events since the last call for live watchers, in order."""
         events, self._events = self._events, []
         return events
 
@@ -211,7 +210,7 @@ class V2Store:
         return outcome
 
     def delete(self, command: Delete) -> Outcome | Work:
-        """Carry out a Delete, in pieces where a directory that is not empty goes."""
+        """Carry out a Delete, in pieces if it removes a directory that is not empty."""
         outcome = self.tree.delete(command.path, command.dir, command.recursive)
         work: Work | None = None
         if isinstance(outcome, Event):
@@ -234,7 +233,7 @@ class V2Store:
         return outcome
 
     def quorum_get(self, command: QuorumGet) -> Outcome:
-        """Read for a QuorumGet, if somebody waits for the answer here."""
+        """Carry out a QuorumGet: read, if a request of this member waits for the answer."""
         if not self.awaited():
             self._count_get(self.tree.fault(command.path))
             return None
@@ -245,19 +244,19 @@ class V2Store:
         return outcome
 
     def look(self, path: bytes, recursive: bool = False) -> Event | Walk | Fault:
-        """The same as `get` in bounded time (`Tree.look`)."""
+        """Read the tree in bounded time (`Tree.look`), and count it."""
         outcome = self.tree.look(path, recursive)
         self._count_get(outcome if type(outcome) is Fault else None)
         return outcome
 
     def _count_get(self, fault: Fault | None) -> None:
-        if fault is None or fault.code == 300:  # how many walks there are is this member's affair
+        if fault is None or fault.code == 300:  # a limit of this member, not an answer of the store
             self.statistics.gets_success += 1
         else:
             self.statistics.gets_fail += 1
 
     def get(self, path: bytes, recursive: bool = False) -> Event | Fault:
-        """Read the tree as it is here and now, and count it."""
+        """Read the tree in one call (`Tree.get`), and count it."""
         outcome = self.tree.get(path, recursive)
         if type(outcome) is Event:
             self.statistics.gets_success += 1
@@ -292,7 +291,7 @@ class V2Store:
             self._events.append(event)
 
     def _record_removal(self, event: Event) -> Work | None:
-        """Something was removed; what is left to do where it was a directory that was not empty."""
+        """Record a removal; the work that is left if it was a directory that was not empty."""
         if not self.tree.clearing:
             self._record(event)
             return None
@@ -315,9 +314,8 @@ class V2Store:
         return event
 
     def record_internal(self, action: str, path: bytes) -> None:
-        """A change of the cluster's own data.
-
-        It takes an index and a place in the window and is shown to nobody.
+        """Record a change of the cluster's own data: it takes an index and a slot of the window, and is shown
+        to nobody.
         """
         index = self.tree.skip()
         self._remember(Event(action, index, NodeView(path, index, index), internal=True))
@@ -326,7 +324,7 @@ class V2Store:
         packed = pack_event(event)
         self._applying.worked += len(packed) // UNIT_BYTES
         self.history.add(event)
-        self._trail.add(packed)
+        self._checksum.add(packed)
         self._window[window_key(event.index)] = packed
 
 

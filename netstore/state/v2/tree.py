@@ -3,11 +3,12 @@
 Invariants:
  1. Every node but the root has a parent, and the parent is a directory.
  2. `index` is the number of changes so far; a change takes exactly one index, a refusal takes none.
- 3. A stored node is an immutable value. A change puts a new value in its place, so that an event can hold the
-    old and the new one without copying, and what a reader got never changes under it.
- 4. Equal commands in equal order give equal trees: no clock, no chance, no order of a set or of memory shows.
+ 3. A stored node is an immutable value. A change replaces it, so that events can refer to the old and the new
+    value without copying, and what a reader got never changes.
+ 4. The same commands in the same order give the same tree: it depends on no clock, random number or order of
+    a set.
 
-All nodes lie in one map by full path: a look-up costs the same at every depth.
+All nodes are in one table by full path, so that a look-up costs the same at every depth.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ if TYPE_CHECKING:
     from netstore.state.v2.loading import Stored
 
 SMALL_NODES: Final = 500
-"""Nodes that are listed in one call: half a millisecond, and as much to show them."""
+"""Nodes that are listed in one call: half a millisecond, and as much to encode them."""
 
 SMALL_BYTES: Final = 512 * 1024
-"""Bytes of their values."""
+"""Bytes of values that are listed in one call."""
 
 CLEAR_STEP: Final = 100
-"""Nodes that are cleared away in one call: 0.2 ms, and as much for each few walks under way."""
+"""Nodes below a removed directory that `clear` removes in one call: 0.2 ms, and more with walks under way."""
 
 
 class Tree:
-    """The nodes. Each operation gives the Event of its success or the Fault of its refusal, and never raises.
+    """The nodes. An operation returns the Event of its success or the Fault of its refusal, and never raises.
 
     Paths are canonical (`commands.is_canonical`). Reading, changing or removing one node is O(1), creating it
-    O(its missing ancestors), listing a directory O(what it holds).
+    O(its missing ancestors), listing a directory O(its contents).
 
-    A directory that is removed is out of reach at once, with all below it; what it held goes in steps
+    A removed directory is invisible at once, with all below it; the nodes below are removed in steps
     (`clear`). Nothing may be changed before the last of them.
     """
 
@@ -66,31 +67,31 @@ class Tree:
     )
 
     def __init__(self, walks: Budget | None = None) -> None:
-        """`walks` is what all walks together may hold."""
+        """`walks` is the memory budget of all walks."""
         self.index = EtcdIndex(0)
         """Index of the last change."""
         self.changed: dict[bytes, NodeView | None] = {}
-        """What each node touched since `take_changes` is now; None is gone."""
+        """The nodes changed since `take_changes`, by path; None: removed."""
         self._nodes: Parted[bytes, NodeView] = Parted({ROOT: root()})
         self._children: Parted[bytes, Children] = Parted({ROOT: {}})
         self.timed = TimedNodes()
         self._walks = Walks(walks)
         self._cleared = b""
-        """What the paths begin with that are out of reach: a directory was removed. Empty: none."""
+        """The prefix of the paths below a directory that was removed and is not cleared yet; empty: none."""
         self._cleared_at = EtcdIndex(0)
-        """The index of that."""
+        """The index of its removal."""
         self._emptied: list[bytes] = []
-        """Its directories that are still to be emptied."""
+        """The directories below it that are still to be emptied, innermost last."""
         self.clear_step = CLEAR_STEP
-        """Nodes that `clear` forgets where it is not told how many."""
+        """Nodes that `clear` removes by default."""
         self.listed = 0
-        """Nodes looked at so far to list a directory or show a file."""
+        """Nodes read so far by `get` and `look`; for the units of work of a QuorumGet."""
         self.listed_bytes = 0
         """Bytes of their values."""
 
     def restore(self, index: EtcdIndex, stored: Stored) -> Iterator[None]:
-        """Become the tree that was stored as it was at `index`. Gives the steps in which what it was, which
-        is in `stored` then, is let go of. O(walks).
+        """Replace the tree by the stored one, which is as of `index`. Returns the steps that free the old
+        one. O(walks).
         """
         self.index = index
         self._nodes, stored.nodes = stored.nodes, self._nodes
@@ -103,36 +104,35 @@ class Tree:
         return chain(timed, stored.let_go())
 
     def __len__(self) -> int:
-        """How many nodes there are beside the root."""
+        """The number of nodes, without the root."""
         return len(self._nodes) - 1
 
     def take_changes(self) -> dict[bytes, NodeView | None]:
-        """What changed since the last call."""
+        """The nodes changed since the last call, by path; None: removed."""
         changed, self.changed = self.changed, {}
         return changed
 
     # Reading
 
     def begun(self, view: NodeView) -> EtcdIndex:
-        """The index at which what a node is shown to have of time began. A TTL of a directory begins anew
-        without a change of the directory.
+        """The index at which the TTL that a view of a node shows began. It may differ from the view's
+        modified index: the TTL of a directory can start anew without a change of that.
         """
         node, timed = self._nodes.get(view.key), self.timed.get(view.key)
         is_that = node is not None and timed is not None and node.expires == view.expires
         return timed.since if is_that and timed is not None else view.modified
 
     def get(self, path: bytes, recursive: bool = False) -> Event | Fault:
-        """The node with, for a directory, its visible children, however many they are.
-
-        With `recursive` theirs too. No index is taken.
+        """The node; if it is a directory, with its visible children, with `recursive` with all visible nodes
+        below. However many these are.
         """
         found = self._get(path, recursive, inf, inf)
-        assert not isinstance(found, Walk)  # noqa: S101 - nothing is more than everything
+        assert not isinstance(found, Walk)  # noqa: S101 - there was no bound
         return found
 
     def look(self, path: bytes, recursive: bool = False) -> Event | Walk | Fault:
-        """The same in bounded time: a walk where there are more than `SMALL_NODES` nodes to list, or values
-        of more than `SMALL_BYTES`. Fault 300 when there are too many walks.
+        """The same in bounded time: a `Walk` if there are more than `SMALL_NODES` nodes to list, or more than
+        `SMALL_BYTES` of values. Fault 300 if there are too many walks, or too little memory for one.
         """
         return self._get(path, recursive, SMALL_NODES, SMALL_BYTES)
 
@@ -151,11 +151,11 @@ class Tree:
         return Event("get", self.index, node)
 
     def fault(self, path: bytes) -> Fault | None:
-        """What `get` refuses with, None where it finds a node."""
+        """The Fault of `get`, None if there is a node."""
         return self._unreachable(path) if self._find(path) is None else None
 
     def _find(self, path: bytes) -> NodeView | None:
-        """The node at a path, for who reads while a directory is being cleared away."""
+        """The visible node at a path: none below a removed directory that is not cleared yet."""
         node = self._nodes.get(path)
         if node is not None and self._cleared and path.startswith(self._cleared):
             return None
@@ -166,14 +166,14 @@ class Tree:
         return refusal(Reason.TOO_MANY, self.index) if walk is None else walk
 
     def _listing(self, top: NodeView, recursive: bool, most: float, size: float) -> NodeView | None:
-        """The directory with its children filled in; None when there are more nodes, or more bytes of values,
-        than that.
+        """The directory with its children filled in; None if there are more than `most` nodes, or more than
+        `size` bytes of values.
 
-        Walks without recursion: a path may be thousands of names deep.
+        Not recursive: a path may be thousands of names deep.
         """
         nodes = self._nodes
-        # Parents come before their children in `order`, so that the way back finds every child's listing
-        # ready.
+        # Parents come before their children in `order`, so that backwards every child is complete before its
+        # parent is made.
         order: list[tuple[NodeView, list[NodeView]]] = []
         waiting = [top]
         while waiting:
@@ -204,7 +204,7 @@ class Tree:
         name_at = len(path) + (path != ROOT)
         return (child for child in self._children[path] if not child.startswith(b"_", name_at))
 
-    # Changing
+    # Writing
 
     def set(
         self, path: bytes, value: bytes, directory: bool, life: Life, refresh: bool = False
@@ -231,7 +231,7 @@ class Tree:
         return self._place("create", path, value, directory, life, None, False)
 
     def create_in_order(self, path: bytes, value: bytes, directory: bool, life: Life) -> Event | Fault:
-        """Create a node below `path`, named by the index it gets, in decimal with 20 digits."""
+        """Create a node in `path`, named by the index of the change in decimal with 20 digits."""
         name = b"/%020d" % (self.index + 1)
         return self.create(name if path == ROOT else path + name, value, directory, life)
 
@@ -261,7 +261,7 @@ class Tree:
         life: Life,
         refresh: bool = False,
     ) -> Event | Fault:
-        """Update a file that is as expected; an empty value and the index 0 expect nothing."""
+        """Update a file if it is as expected; an empty value and the index 0 match anything."""
         if path == ROOT:
             return self._root_fault()
         old = self._expected(path, prev_value, prev_index)
@@ -287,21 +287,21 @@ class Tree:
         return self._remove("delete", old)
 
     def compare_and_delete(self, path: bytes, prev_value: bytes, prev_index: int) -> Event | Fault:
-        """Remove a file that is as expected; an empty value and the index 0 expect nothing."""
+        """Remove a file if it is as expected; an empty value and the index 0 match anything."""
         old = self._expected(path, prev_value, prev_index)
         if isinstance(old, Fault):
             return old
         return self._remove("compareAndDelete", old)
 
     def skip(self) -> EtcdIndex:
-        """Take an index for a change outside the tree."""
+        """Take an index for a change outside of the tree, of the cluster's own data."""
         return self._next()
 
     # Expiry
 
     def expire(self, path: bytes, since: int) -> Event | None:
-        """Remove a node whose time is up, with all below it (`clear`); None, and nothing happens, when there
-        is none or its TTL began anew after the index `since`.
+        """Remove a node whose TTL is over, with all below it (`clear`). None, with nothing changed, if the
+        node does not exist or its TTL started anew after the index `since`.
         """
         timed = self.timed.get(path)
         if timed is None or timed.since != since:
@@ -309,7 +309,7 @@ class Tree:
         return self._remove("expire", self._nodes[path])
 
     def note_ttl(self, path: bytes, since: int, remaining: int) -> None:
-        """Note what a node has left, unless its TTL began anew after the index `since`."""
+        """Record what a node has left of its TTL, unless that started anew after the index `since`."""
         timed = self.timed.get(path)
         if timed is not None and timed.since == since:
             timed.remaining = min(remaining, timed.ttl)
@@ -328,9 +328,8 @@ class Tree:
         return self._root_fault() if path == ROOT else Fault(code, path, self.index)
 
     def _unreachable(self, path: bytes) -> Fault:
-        """Why there is no node at `path`.
-
-        104 with the file in the way, else 100 with the topmost missing path.
+        """Why there is no node at `path`: 104 with the file that is an ancestor of it, else 100 with the
+        topmost missing path.
         """
         missing = path
         while True:
@@ -345,7 +344,7 @@ class Tree:
         if node is None:
             return self._unreachable(path)
         if node.dir:
-            # The root has no name to show: etcd names it only by its inner path, which users never see.
+            # etcd shows the root by its internal path, which users never see; so nothing is shown.
             return Fault(102, b"" if path == ROOT else path, self.index)
         causes = []
         if prev_value and prev_value != node.value:
@@ -354,7 +353,7 @@ class Tree:
             causes.append(b"[%d != %d]" % (prev_index, node.modified))
         return Fault(101, b" ".join(causes), self.index) if causes else node
 
-    def _place(  # noqa: PLR0917 - everything a node and its event are made of
+    def _place(  # noqa: PLR0917 - all parts of a node and its event
         self,
         action: str,
         path: bytes,
@@ -364,7 +363,7 @@ class Tree:
         old: NodeView | None,
         refresh: bool,
     ) -> Event:
-        """Put a new node at `path`, in place of `old` or where nothing is and no file in the way."""
+        """Put a new node at `path`, replacing `old` if given. No ancestor is a file."""
         index = self._next()
         node = NodeView(path, index, index, None if directory else value, directory, life.expires)
         if old is None:
@@ -375,7 +374,7 @@ class Tree:
         return Event(action, index, node, old, (), refresh)
 
     def _adopt(self, path: bytes, index: EtcdIndex) -> None:
-        """Enter `path` in its parent, making the missing ancestors as permanent directories."""
+        """Add `path` to its parent, creating missing ancestors as permanent directories."""
         while True:
             above = parent_of(path)
             children = self._children.get(above)
@@ -389,14 +388,14 @@ class Tree:
             path = above
 
     def _overwrite(self, action: str, old: NodeView, value: bytes, life: Life, refresh: bool) -> Event:
-        """Give a file a new value and expiry; it stays the node it was created as."""
+        """Give a file a new value and expiry; its created index stays."""
         index = self._next()
         node = NodeView(old.key, old.created, index, value, False, life.expires)
         self._store(node, life, old)
         return Event(action, index, node, old, (), refresh)
 
     def _store(self, node: NodeView, life: Life, old: NodeView | None) -> None:
-        """Put a node in place of `old`, or where nothing is."""
+        """Store a node, which replaces `old` if given."""
         path = node.key
         if self._walks.refs:
             self._walks.keep(parent_of(path), path, self._nodes.get(path))
@@ -407,7 +406,7 @@ class Tree:
             self.timed.remove(path)
 
     def _remove(self, action: str, old: NodeView) -> Event:
-        """Take a node out, and all below it out of reach when it is a directory. O(1)."""
+        """Remove a node; if it is a directory, make all below it invisible. O(1)."""
         path = old.key
         index = self._next()
         children = self._children.get(path)
@@ -423,17 +422,17 @@ class Tree:
 
     @property
     def clearing(self) -> bool:
-        """Whether there is something to do for `clear`."""
+        """Whether nodes below a removed directory are left for `clear`."""
         return bool(self._emptied)
 
     @property
     def walkers(self) -> int:
-        """How many walks are told of each node that `clear` forgets."""
+        """How many walks must be told of each node that `clear` removes."""
         return len(self._walks.before(self._cleared_at)) if self._walks.refs else 0
 
     def clear(self, most: int | None = None) -> list[bytes]:
-        """Forget so many (`clear_step`) of the nodes that were below the directory that was removed last;
-        their paths, each directory before what it holds. About 2 us each.
+        """Remove some of the nodes below the directory that was removed last, at most so many (default:
+        `clear_step`). Returns their paths, a directory before its contents. About 2 us each.
         """
         most = most or self.clear_step
         walks = self._walks.before(self._cleared_at) if self._walks.refs else ()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from netstore.parted import LET_GO_STEP, Parted
-from netstore.state.countdown import News, Waiting
+from netstore.state.countdown import KeyQueue, TtlChanges
 from netstore.types import EtcdIndex, Nanos
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ class Timed(msgspec.Struct, gc=False):
 class TimedNodes:
     """The nodes that have a TTL, by path: the `countdown.Table` of the v2 tree."""
 
-    __slots__ = ("_nodes", "news")
+    __slots__ = ("_nodes", "ttl_changes")
 
     def __init__(self) -> None:
         self._nodes: Parted[bytes, Timed] = Parted()
-        self.news: News[bytes] = News()
+        self.ttl_changes: TtlChanges[bytes] = TtlChanges()
         """See `countdown.Table`."""
 
     def __len__(self) -> int:
@@ -56,27 +56,27 @@ class TimedNodes:
         """The paths."""
         return self._nodes
 
-    def restore(self, timed: Parted[bytes, Timed], renewed: Waiting[bytes]) -> Iterator[None]:
+    def restore(self, timed: Parted[bytes, Timed], renewed: KeyQueue[bytes]) -> Iterator[None]:
         """Replace the contents by `timed`, whose paths are in `renewed`. Returns the steps that free the
         previous contents.
         """
         gone, self._nodes = self._nodes, timed
-        return chain(self.news.restart(renewed), self._let_go(gone))
+        return chain(self.ttl_changes.restart(renewed), self._let_go(gone))
 
     def _let_go(self, gone: Parted[bytes, Timed]) -> Iterator[None]:
-        """Report those that no longer exist as removed."""
+        """Free entries, and report those that do not exist any more as removed."""
         while some := gone.take(LET_GO_STEP):
             for path in some:
                 if path not in self._nodes:
-                    self.news.remove(path)
+                    self.ttl_changes.remove(path)
             yield
 
     def put(self, path: bytes, timed: Timed) -> None:
         """Start the TTL of the node at this path."""
         self._nodes[path] = timed
-        self.news.renew(path)
+        self.ttl_changes.renew(path)
 
     def remove(self, path: bytes) -> None:
         """The node at this path has no TTL any more."""
         if self._nodes.pop(path, None) is not None:
-            self.news.remove(path)
+            self.ttl_changes.remove(path)

@@ -1,15 +1,15 @@
 """A directory of the v2 tree as it was at one index, listed in pieces while the tree goes on changing.
 
-The tree keeps nodes as they are now. A walk that has begun is told of every node before it changes (`keep`)
-and remembers what it was; what it has not come to yet it then sees as it was when it began. So beginning a
-walk costs nothing, going on costs what is listed, and each change meanwhile costs a dictionary entry for each
-walk. A walk that would have to remember too much is `lost`.
+A walk is a snapshot read by copy on write. The tree has only the current nodes; it tells every walk of a node
+before it changes that (`keep`), and the walk remembers the old node if it has not listed it yet. So starting
+a walk costs nothing, continuing it costs what is listed, and each change meanwhile costs a dictionary entry
+for each walk. A walk that would have to remember too much is aborted (`lose`).
 
 What a walk holds is charged to its account (`limits`): names and nodes of the directories that it is in,
-nodes that changed since it began, with their values, and the directories that it has been in. While all walks
-together hold more than their budget, the one that holds most is lost; the last one may hold twice as much.
-What it takes to list its first directory is charged when it is made, so that the tree refuses one that would
-be lost at once, before anything is answered.
+nodes that changed since it began, with their values, and the directories that it has finished. While all
+walks together hold more than their budget, the one that holds most is aborted; the last one may hold twice
+as much. The memory for its first directory is charged at the start, so that a walk that would be aborted at
+once is refused before anything is sent (`walks`).
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ nodes takes a second or two.
 """
 
 WALK_BYTES: Final = 16 * 1024 * 1024
-"""What all walks may hold where no budget is given."""
+"""What all walks may hold if no budget is given."""
 
 ALONE: Final = 2
-"""Times the budget that the last walk may hold, so that a large directory can be listed at all."""
+"""The only walk may hold so many times the budget, so that a large directory can be listed at all."""
 
 ROW_BYTES: Final = 16
-"""What a node of a directory takes while the walk is in it, beside what the tree has of it anyway."""
+"""What a node of a directory takes while the walk is in it, beside the node itself."""
 
 KEPT_BYTES: Final = 200
-"""What a node that changed takes, about, beside its path and its value."""
+"""What a remembered node takes, about, beside its path and its value."""
 
 PASSED_BYTES: Final = 48
-"""What a directory takes that the walk is done with."""
+"""What a directory takes that the walk has finished."""
 
 MOST_WALKS: Final = 64
-"""Walks of one tree at once; each slows every change down. Whoever opens them sees that one client does not
-have them all.
+"""Walks of one tree at once, because each slows down every change. The API sees to it that one client does
+not use them all.
 """
 
 SORTED_AT_ONCE: Final = 1_000
@@ -74,7 +74,7 @@ class Closed(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Why a walk cannot go on: the cause, the setting that bounds it, if one does, and what helps."""
+    """Why a walk was aborted: the cause, the setting that limits it if there is one, and what helps."""
 
     cause: str
     limit: str
@@ -101,7 +101,7 @@ REPLACED: Final = Loss(
 
 
 class WalkLost(Shed):
-    """The walk cannot go on."""
+    """The walk was aborted."""
 
     def __init__(self, loss: Loss) -> None:
         super().__init__(loss.cause)
@@ -109,7 +109,7 @@ class WalkLost(Shed):
 
 
 class Walk:
-    """One listing under way; made by `Tree.look`. `rows` gives it, once."""
+    """One listing under way; made by `Walks.begin`. `rows` returns its rows, once."""
 
     def __init__(
         self,
@@ -122,13 +122,14 @@ class Walk:
         account: Account,
         relieve: Callable[[], None],
     ) -> None:
-        """`nodes` and `children` are the tree's own, which go on changing. What is held is charged to
-        `account`, which whoever made the walk closes when it is gone; `relieve` is called when that is over.
+        """`nodes` and `children` are the tables of the tree, which continue to change. What is held is
+        charged to `account`, which its owner closes after the walk; `relieve` is called when the budget is
+        exceeded.
         """
         self.index = index
-        """Index of the tree it shows."""
+        """The index as of which it shows the tree."""
         self.lost: Loss | None = None
-        """Why it cannot go on, once it cannot."""
+        """Why it was aborted, None if it was not."""
         self.account = account
         self._relieve = relieve
         self._nodes = nodes
@@ -136,16 +137,18 @@ class Walk:
         self._top = top
         self._recursive = recursive
         self._passed: set[bytes] = set()
-        """Directories whose nodes are all known to the walk."""
+        """Directories whose nodes were all collected: later changes are not needed."""
         self._kept: dict[bytes, dict[bytes, NodeView | None]] = {}
-        """What changed since, by directory and path; None is a node that there was not."""
+        """The old nodes of what changed since, by directory and path; None: there was no node."""
         self._count = 0
         self._charges: dict[bytes, int] = {}
-        """Bytes charged for each directory that the walk has not left."""
+        """Bytes charged for each directory that is not finished."""
         self._inside: list[tuple[NodeView, Generator[NodeView | None]]] = []
-        """The directories it is in, with what is left of them."""
+        """The directories it is in, with the rest of their rows."""
         self._reserved = ROW_BYTES * len(children.get(top.key, ()))
-        """What it takes to list the first directory, charged from the start: whoever comes next sees it."""
+        """Bytes for the first directory, charged from the start so that the next walk takes them into
+        account.
+        """
         self.account.charge(self._reserved)
         self._charges[top.key] = self._reserved
         self._below = top.key if top.key.endswith(b"/") else top.key + b"/"
@@ -156,7 +159,7 @@ class Walk:
             return
         size = KEPT_BYTES + len(path) + (len(node.value) if node is not None and node.value else 0)
         if parent in self._passed:
-            # Among the rows of a directory it is in there is what was there when it began, nothing newer.
+            # The rows of this directory may still refer to the old node, unless it is newer than the walk.
             if parent in self._charges and node is not None and node.modified <= self.index:
                 self._charge(parent, size)
             return
@@ -170,7 +173,7 @@ class Walk:
                 self._charge(parent, size)
 
     def lose(self, loss: Loss) -> None:
-        """Let go of everything: whoever lists the rest is told WalkLost. O(rows that are held)."""
+        """Abort: free everything; `rows` raises WalkLost. O(rows held)."""
         self.lost = loss
         self.account.close()
         self._kept = {}
@@ -185,8 +188,8 @@ class Walk:
             self._relieve()
 
     def rows(self) -> Iterator[NodeView | Opened | Closed | None]:
-        """The visible nodes in order, each directory that is listed between `Opened` and `Closed`. A row that
-        is None is a piece of work, about half a millisecond, without one. WalkLost when it cannot go on.
+        """The visible nodes in order; the contents of a directory stand between `Opened` and `Closed`. None
+        in place of a row ends a piece of work, about half a millisecond, without a row. WalkLost if aborted.
         """
         yield Opened(self._top)
         self._enter(self._top)
@@ -208,7 +211,7 @@ class Walk:
                 yield Closed(directory)
 
     def _enter(self, directory: NodeView) -> None:
-        """List a directory next. WalkLost when that is too much."""
+        """Start to list a directory. WalkLost if that takes too much memory."""
         path = directory.key
         reserved, self._reserved = self._reserved, 0
         rows = len(self._children.get(path, ())) + len(self._kept.get(path, ()))
@@ -218,15 +221,15 @@ class Walk:
         self._inside.append((directory, self._listed(directory)))
 
     def _leave(self, directory: bytes) -> None:
-        """All of a directory was given."""
+        """A directory is finished."""
         self.account.release(self._charges.pop(directory, 0))
         self.account.charge(PASSED_BYTES)
 
     def _listed(self, directory: NodeView) -> Generator[NodeView | None]:
-        """The visible children of a directory, sorted, as they were; fewer when it is lost meanwhile."""
+        """The visible children of a directory as of `index`, sorted; ends early if the walk is aborted."""
         path = directory.key
         name_at = len(path) + (len(path) > 1)
-        then = self._kept.setdefault(path, {})  # goes on to fill while names are taken and runs are made
+        then = self._kept.setdefault(path, {})  # `keep` adds to it while this runs
         now: Children = self._children.get(path, {})
         names: list[list[bytes]] = []
         taken = 0
@@ -236,7 +239,7 @@ class Walk:
             if taken >= TAKEN_AT_ONCE:
                 taken = 0
                 yield None
-        # What changed meanwhile may be in no part, or in two.
+        # A child that changed meanwhile may be in none of the copied parts, or in two.
         changed = dict.fromkeys(then)
         others = (child for child in _drained(names) if child not in changed)
         runs: list[list[NodeView]] = []
@@ -256,7 +259,7 @@ class Walk:
 
 
 def _drained(names: list[list[bytes]]) -> Iterator[bytes]:
-    """All names, each list let go of as soon as it was given: all at once would take long."""
+    """All names; each list is freed when it was returned: freeing all at once would take long."""
     while names:
         yield from names.pop()
 

@@ -1,7 +1,7 @@
-"""Alarms (v3 API, Alarm): replicated marks that shut a part of the store until somebody has looked.
+"""Alarms (v3 API, Alarm): replicated flags that block a part of the commands until an operator clears them.
 
-`NOSPACE` refuses what grows the store; raised by a member whose state has reached its quota. `CORRUPT`
-refuses everything; raised when members were found to differ.
+`NOSPACE` blocks commands that grow the store; raised by a member whose state has reached its quota. `CORRUPT`
+blocks all commands; raised if members were found to differ.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from netstore.state.v3.commands import Operation, V3Command
 
 PUT_COST: Final = 256
-"""Bytes that a put is reckoned to cost beside its key and value, as by etcd."""
+"""Estimated bytes of a put beside its key and value, as in etcd."""
 
 GRANT_COST: Final = 64
-"""Bytes that a lease is reckoned to cost, as by etcd."""
+"""Estimated bytes of a lease, as in etcd."""
 
 
 def cost(command: V3Command) -> int:
-    """By how many bytes a command may grow the store; 0 for what never does. A transaction costs as much as
-    the dearer of its branches.
+    """By how many bytes a command may grow the store; 0 if it never does. For a transaction, that of the
+    larger branch.
     """
     if isinstance(command, Put):
         return PUT_COST + len(command.key) + len(command.value)
@@ -38,7 +38,7 @@ def cost(command: V3Command) -> int:
 
 
 def alarm_key(member: NodeId, kind: int) -> bytes:
-    """Where an alarm lies in its table."""
+    """The key of an alarm in its table."""
     return b"%016x %d" % (member, kind)
 
 
@@ -50,13 +50,13 @@ class Alarms:
         self._kinds: Counter[int] = Counter()
         """How many of each kind are raised."""
         self.nospace = False
-        """Some member has no space."""
+        """Whether a NOSPACE alarm is raised."""
         self.corrupt = False
-        """Some member was found to differ."""
+        """Whether a CORRUPT alarm is raised."""
 
     @property
     def active(self) -> list[tuple[NodeId, int]]:
-        """All that are raised, by member and kind; not to be changed."""
+        """The raised alarms, sorted; not to be changed by callers."""
         return self._sorted
 
     def raised(self, alarm: tuple[NodeId, int]) -> bool:
@@ -65,7 +65,7 @@ class Alarms:
         return self._sorted[place : place + 1] == [alarm]
 
     def set(self, command: SetAlarm) -> list[tuple[NodeId, int]]:
-        """Raise or clear one; what changed. O(log alarms), and 8 bytes moved for each."""
+        """Raise or clear an alarm; returns those that changed. O(log alarms), and moves 8 bytes for each."""
         alarm = (NodeId(command.member), command.kind)
         if self.raised(alarm) is command.active:
             return []
@@ -79,13 +79,13 @@ class Alarms:
         return [alarm]
 
     def restore(self, alarms: Iterable[tuple[NodeId, int]]) -> None:
-        """Become what was stored."""
+        """Replace the alarms by stored ones."""
         self._sorted = sorted(set(alarms))
         self._kinds = Counter(kind for _, kind in self._sorted)
         self._look()
 
     def refuse(self, command: V3Command) -> Fault | None:
-        """What a raised alarm has against a command."""
+        """The Fault with which a raised alarm blocks a command."""
         if self.corrupt and not isinstance(command, SetAlarm):
             return refusal(Reason.CORRUPT)
         return refusal(Reason.QUOTA) if self.nospace and cost(command) else None

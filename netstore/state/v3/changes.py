@@ -1,4 +1,4 @@
-"""The changes of the past in order, for watches that catch up, in bounded parts."""
+"""The history of changes in order, in bounded parts, for watches that catch up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Present(Protocol):
-    """Where the store stands (`mvcc.Mvcc`); it goes on between two parts."""
+    """The revisions of the store (`mvcc.Mvcc`), which may change between two parts."""
 
     revision: Revision
     compacted: Revision
@@ -44,7 +44,7 @@ def history(  # noqa: PLR0917 - what is read, and the bounds of a part
     told: int,
     size: int,
 ) -> Iterator[tuple[list[KeyChange], Revision]]:
-    """The parts that `Mvcc.history` promises."""
+    """See `Mvcc.history`."""
     if not range_end:
         yield _of_key(store, index, records, start, key, looked, told, size)
         return
@@ -85,7 +85,7 @@ def _of_key(  # noqa: PLR0917 - those of `history`
     told: int,
     size: int,
 ) -> tuple[list[KeyChange], Revision]:
-    """Of one key, which changes a few times in a revision at most."""
+    """The same for one key, which changes at most a few times in a revision; in one part."""
     places, following = _changed_key(store, index, start, key, looked)
     changes: list[KeyChange] = []
     revision = 0
@@ -126,12 +126,12 @@ def _changed_key(
 
 
 def _end(store: Present, log: Log) -> int:
-    """The position after the last change of a command that is finished."""
+    """The position in the log after the last change of a finished command."""
     return log.find(store.revision + 1) if store.next_place != store.first_place else log.end
 
 
 def _change(store: Present, index: KeyIndex, records: Records, place: int, key: bytes) -> KeyChange:
-    """A change of the past, the pair before it included if that can still be read (v3 API, prev_kv)."""
+    """A past change, with the place of the pair before it if that was not compacted (v3 API, prev_kv)."""
     revision = Revision(place >> NUMBER_BITS)
     before = pair_below(index.items[key], place) if revision > store.compacted else 0
     return KeyChange(key, revision, records.get(place), bool(place & DELETED), before)

@@ -1,11 +1,11 @@
-"""The replicated commands of the v3 API and what each of them gives.
+"""The replicated commands of the v3 API and their outcomes.
 
-Commands are numbered from 64 up; the rules of `commands` (numbers are for ever, unknown fields are refused)
-hold here too. What the API must refuse before it proposes anything is in `txn.check`; what can only be known
-when a command's turn in the log has come is a `Fault` in place of the outcome.
+Commands are numbered from 64; the rules of `commands` apply (numbers never change, unknown fields are
+refused). What the API must refuse before it proposes a command is in `txn.check`; what can only be decided
+when it is applied is a `Fault` in place of the outcome.
 
-The `revision` of an outcome is what the header of its answer tells (v3 API, ResponseHeader). Pairs are
-ready-made `mvccpb.KeyValue` bytes.
+The `revision` of an outcome is that in the header of its answer (v3 API, ResponseHeader). Pairs are encoded
+`mvccpb.KeyValue` messages (`keyvalue`).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ CORRUPT: Final = 2
 """`SetAlarm.kind`, as on the wire."""
 
 MAX_DEPTH: Final = 128
-"""Transactions in one another, the outermost counted. What is deeper is no command: reading it would depend
-on how much stack there is, which is not the same everywhere.
+"""Nesting of transactions, the outermost included. Anything deeper is no command: whether it could be decoded
+would depend on the stack size, which differs between members.
 """
 
 _Key = Annotated[bytes, msgspec.Meta(min_length=1)]
@@ -59,7 +59,7 @@ _Member = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class V3Struct(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
-    """How every command of the v3 API is written: an array, its number first."""
+    """The base of the commands of the v3 API: encoded as an array, the number first."""
 
 
 class Put(V3Struct, frozen=True, tag=64):
@@ -82,8 +82,8 @@ class DeleteRange(V3Struct, frozen=True, tag=65):
 
 
 class Range(V3Struct, frozen=True, tag=66):
-    """A read (v3 API, Range). Gives `Found`, in the log `Later`; it enters that only inside a transaction
-    that writes.
+    """A read (v3 API, Range). Gives `Found`, or `Later` if applied; the API proposes it only inside a
+    transaction.
     """
 
     key: _Key
@@ -101,8 +101,8 @@ class Range(V3Struct, frozen=True, tag=66):
 
 
 class Compare(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
-    """One condition of a transaction (v3 API, Compare). `number` is the operand of every target but `VALUE`,
-    whose operand is `value`; an operand that was not given is 0 or empty.
+    """One condition of a transaction (v3 API, Compare). `value` is the operand for the target `VALUE`,
+    `number` for all others; an operand that was not given is 0 or empty.
     """
 
     key: _Key
@@ -114,7 +114,7 @@ class Compare(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unk
 
 
 class Txn(V3Struct, frozen=True, tag=67):
-    """Compare, then do one of two lists of operations (v3 API, Txn). Gives `TxnDone`."""
+    """If all compares hold, run `success`, else `failure` (v3 API, Txn). Gives `TxnDone`."""
 
     compares: tuple[Compare, ...] = ()
     success: tuple[Range | Put | DeleteRange | Txn, ...] = ()
@@ -128,8 +128,8 @@ class Compact(V3Struct, frozen=True, tag=68):
 
 
 class LeaseGrant(V3Struct, frozen=True, tag=69):
-    """Make a lease. The member that took the request has chosen the id and raised the TTL to the minimum
-    (`lease.granted_ttl`). Gives `LeaseGranted`.
+    """Create a lease. The member that took the request has chosen the id, unless the client did, and raised
+    the TTL to the minimum (`lease.granted_ttl`). Gives `LeaseGranted`.
     """
 
     id: _Int64
@@ -144,21 +144,21 @@ class LeaseRevoke(V3Struct, frozen=True, tag=70):
 
 
 class LeaseRenew(V3Struct, frozen=True, tag=71):
-    """Start a lease's TTL again (v3 API, LeaseKeepAlive). Gives `LeaseGranted`."""
+    """Start a lease's TTL anew (v3 API, LeaseKeepAlive). Gives `LeaseGranted`."""
 
     id: _Int64
 
 
 class LeaseExpire(V3Struct, frozen=True, tag=72):
-    """The time of these leases is up by the leader's clock: each as (id, since), and only while nothing has
-    renewed it after `since` (`Lease.since`). Each that has keys makes a revision. Gives `Done`.
+    """End leases whose TTL is over by the leader's clock: each as (id, since), unless it was renewed after
+    the index `since` (`Lease.since`). Each that has keys makes a revision. Gives `Done`.
     """
 
     leases: tuple[tuple[_Int64, _Count], ...]
 
 
 class LeaseCheckpoint(V3Struct, frozen=True, tag=73):
-    """What leases have left, as (id, since, seconds), for members that start anew. Gives `Done`."""
+    """A checkpoint of what leases have left, as (id, since, seconds), for restarts. Gives `Done`."""
 
     leases: tuple[tuple[_Int64, _Count, _Count], ...]
 
@@ -172,7 +172,7 @@ class SetAlarm(V3Struct, frozen=True, tag=74):
 
 
 Operation: TypeAlias = Range | Put | DeleteRange | Txn
-"""What a transaction may hold."""
+"""An operation of a transaction."""
 
 V3Command: TypeAlias = (
     Put
@@ -190,8 +190,9 @@ V3Command: TypeAlias = (
 
 
 class Later(msgspec.Struct, frozen=True, gc=False):
-    """What a read inside a command finds. Applying a command reads nothing: who waits for the answer reads it
-    then, as of a bound (`index`), which is the state between two operations (`txn.settle`).
+    """A deferred read: the outcome of a read inside a command. Applying a command reads nothing for answers;
+    only the member that answers the request reads, at a bound (`index`) that is the state between two
+    operations (`txn.settle`).
     """
 
     revision: Revision
@@ -200,14 +201,14 @@ class Later(msgspec.Struct, frozen=True, gc=False):
 
 
 class PutDone(msgspec.Struct, frozen=True, gc=False):
-    """`prev_kv` is the pair before, when it was asked for and there was one."""
+    """The outcome of a put. `prev_kv` is the previous pair, if it was asked for and existed."""
 
     revision: Revision
     prev_kv: bytes | Later | None = None
 
 
 class Deleted(msgspec.Struct, frozen=True, gc=False):
-    """How many keys were deleted; the pairs in key order, when they were asked for."""
+    """The number of deleted keys, and their pairs in key order, if they were asked for."""
 
     revision: Revision
     deleted: int
@@ -215,7 +216,7 @@ class Deleted(msgspec.Struct, frozen=True, gc=False):
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """The answer to a read. `count` is what is in the range, whatever limit and filters say."""
+    """The answer to a read. `count` is the number of keys in the range, ignoring limit and filters."""
 
     revision: Revision
     kvs: list[bytes]
@@ -226,7 +227,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 class TxnDone(msgspec.Struct, frozen=True):
     """One response for each operation of the branch taken, in order.
 
-    A nested transaction's header is present and empty: its `revision` is 0.
+    The header of a nested transaction is present but empty: its `revision` is 0.
     """
 
     revision: Revision
@@ -235,13 +236,13 @@ class TxnDone(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True, gc=False):
-    """It is done; there is nothing to tell but the store's revision."""
+    """The outcome of a command that has nothing to report but the store's revision."""
 
     revision: Revision
 
 
 class LeaseGranted(msgspec.Struct, frozen=True, gc=False):
-    """The lease exists and has all of its TTL before it; `ttl` in seconds."""
+    """The lease was granted or renewed; `ttl` is its full TTL in seconds."""
 
     revision: Revision
     id: LeaseId
@@ -258,4 +259,4 @@ class AlarmChanged(msgspec.Struct, frozen=True, gc=False):
 V3Outcome: TypeAlias = (
     PutDone | Deleted | Found | Later | TxnDone | Done | LeaseGranted | AlarmChanged | Fault
 )
-"""What applying a command of the v3 API gives."""
+"""The result of applying a command of the v3 API."""

@@ -1,4 +1,6 @@
-"""What a compaction of the v3 keys has left to do once it is decided: erase what cannot be read any more."""
+"""Compaction of the v3 keys: after the command was applied, records that cannot be read any more are erased
+here, in bounded steps.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,19 @@ SWEEP_STEP: Final = 200
 """Changes looked at in one step of a compaction: 1 to 2 ms."""
 
 SWEEP_BYTES: Final = 1 << 20
-"""Bytes of records erased in one step, give or take one: each is read, to know how long it was."""
+"""Bytes of records erased in one step; the last may exceed it. Each is read, because its size must be known.
+"""
 
 
 class Pins:
-    """The revisions that open reads need: what they see is not erased before they are closed."""
+    """The revisions of open reads: what they see is not erased before they are closed."""
 
     __slots__ = ("_counts", "lost")
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
         self.lost = False
-        """The state was replaced: what the reads wanted is gone."""
+        """The state was replaced: the records for the reads do not exist any more."""
 
     def add(self, revision: int) -> None:
         """A read at this revision is opened."""
@@ -41,14 +44,12 @@ class Pins:
             self._counts.pop(revision, None)
 
     def allow(self, revision: Revision) -> Revision:
-        """Of what is before `revision`, what may be erased: all that is before the revision that is returned.
-        O(revisions that are read).
-        """
+        """The revision up to which a compaction to `revision` may erase now. O(pinned revisions)."""
         return min(revision, Revision(min(self._counts))) if self._counts else revision
 
 
 class Sweep:
-    """Goes through the changes that a compaction forgets, key by key, and erases what is needless."""
+    """Goes through the log of changes up to the compacted revision and erases superseded records."""
 
     __slots__ = ("_at", "_index", "_records", "swept", "target")
 
@@ -56,13 +57,13 @@ class Sweep:
         self._index = index
         self._records = records
         self.target = swept
-        """What is before this is being erased, or is gone."""
+        """The revision up to which is erased now, or was."""
         self._at = index.log.first
         self.swept = swept
-        """Nothing is left in the engine of what compaction up to this revision forgets."""
+        """The revision up to which erasing is finished."""
 
     def begin(self, revision: Revision) -> None:
-        """Everything before this revision is to be erased from now on."""
+        """Start to erase up to this revision."""
         self.target = revision
         self._at = self._index.log.first
 
@@ -82,8 +83,8 @@ class Sweep:
         log.forget(min(self._at, log.find(self.target)))
 
     def _sweep_key(self, key: bytes, most: int, size: int) -> tuple[int, int, bool]:
-        """Erase what of a key cannot be read any more: how many records were erased, their bytes, and whether
-        it was all.
+        """Erase the records of a key that cannot be read any more. Returns the number of records erased,
+        their bytes, and whether that was all.
         """
         index, erase = self._index, self._records.erase
         item = index.items.get(key)

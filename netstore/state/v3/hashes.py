@@ -1,4 +1,4 @@
-"""The checksum of the v3 history by which etcd's members are compared (v3 API, HashKV), in bounded steps."""
+"""etcd's checksum of the v3 history (v3 API, HashKV), computed in bounded steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from netstore import errors
 from netstore.codec import crc32c
 from netstore.errors import Reason
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.index import DELETED, NUMBER_BITS, bound_after, newest_below
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ HASH_STEP: Final = 500
 """Records hashed in one step: 2 ms."""
 
 HASH_BYTES: Final = 1 << 20
-"""Bytes of records hashed in one step, give or take one."""
+"""Bytes of records hashed in one step; the last may exceed it."""
 
 MAX_HASHES: Final = 16
-"""Checksums that may be asked for at once."""
+"""Checksums that may be pending at once."""
 
 
 class Hash(NamedTuple):
-    """What `Mvcc.hash_kv` tells."""
+    """The result of `Mvcc.hash_kv`."""
 
     checksum: int
     compacted: Revision
@@ -37,7 +37,7 @@ class Hash(NamedTuple):
 
 
 class _Run:
-    """A checksum that is being worked out."""
+    """A checksum that is being computed."""
 
     __slots__ = ("checksum", "compacted", "done", "revision", "start")
 
@@ -50,7 +50,7 @@ class _Run:
 
 
 class Hashes:
-    """The checksums that were asked for, worked out one after another. Nothing may be swept meanwhile."""
+    """The pending checksums, computed one after another. Nothing may be swept (`compaction`) meanwhile."""
 
     __slots__ = ("_index", "_records", "_runs")
 
@@ -64,7 +64,7 @@ class Hashes:
         return bool(self._runs)
 
     def ask(self, revision: Revision, compacted: Revision, done: Callable[[Hash | Fault], None]) -> bool:
-        """Work out one more. True when it is the only one; `done` gets a fault when there are too many."""
+        """Add one. True if it is the only one; `done` gets a Fault if there are too many."""
         if len(self._runs) >= MAX_HASHES:
             done(errors.too_many())
             return False
@@ -72,13 +72,13 @@ class Hashes:
         return len(self._runs) == 1
 
     def end(self) -> None:
-        """The state was replaced: there is nothing to work on any more."""
+        """The state was replaced: all pending checksums fail."""
         runs, self._runs = self._runs, []
         for run in runs:
             run.done(errors.timed_out(Reason.TIMED_OUT_LEADER))
 
     def step(self, records: int = HASH_STEP, size: int = HASH_BYTES) -> None:
-        """Work on the first: so many records, 3 us each, or about so many bytes."""
+        """Work on the first one: hash so many records, 3 us each, or about so many bytes."""
         if not self._runs:
             return
         run = self._runs[0]
@@ -96,7 +96,7 @@ class Hashes:
 
     def _hash(self, run: _Run, stored: bytes, record: bytes) -> None:
         place = int.from_bytes(stored, "big")
-        key = pair.fields(record)[0]
+        key = keyvalue.decode_fields(record)[0]
         deleted = place & DELETED
         if place >> NUMBER_BITS <= run.compacted and (
             deleted or place != newest_below(self._index.items[key], bound_after(run.revision))
@@ -104,4 +104,4 @@ class Hashes:
             return
         number = (place & 0xFFFFFFFF) >> 1
         checksum = crc32c(b"%b_%b" % (stored[:8], number.to_bytes(8, "big")), run.checksum)
-        run.checksum = crc32c(b"t" + pair.join_key(key) if deleted else record, checksum)
+        run.checksum = crc32c(b"t" + keyvalue.encode_key(key) if deleted else record, checksum)

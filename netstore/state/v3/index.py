@@ -1,9 +1,9 @@
-"""What is known in memory of the v3 keys: where each one's changes lie, and which keys there are.
+"""The index of the v3 keys in memory: the places of each key's changes, and the sorted keys.
 
 Every change has a *place*: its revision, its number within the revision and whether it is a deletion, packed
-into one integer in that order (`revision << 32 | number << 1 | deleted`), so that places sort as the changes
-happened. A read is at a *bound*: it sees the changes whose place is below it. All of revision r and before is
-the bound `bound_after(r)`; the state between two operations of a transaction is a bound, too.
+into one integer in that order (`revision << 32 | number << 1 | deleted`), so that places sort in the order of
+the changes. A read is at a *bound*: it sees the changes whose place is below it. Revision r is read at
+`bound_after(r)`; the state between two operations of a transaction has a bound, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PLACE_BYTES: Final = 12
-"""A place as the key of its record in the engine."""
+"""Bytes of a place as the key of its record in the engine."""
 
 DELETED: Final = 1
 """The bit of a place that says that the change is a deletion."""
@@ -33,11 +33,11 @@ NUMBER_BITS: Final = 32
 
 _LOT_BITS: Final = 13
 _LOT: Final = 1 << _LOT_BITS
-"""Changes that lie in one piece of the log in memory, and are let go of together: 0.1 ms."""
+"""Changes in one block of the log, which are freed together: 0.1 ms."""
 
 
 class Item(msgspec.Struct, gc=False):
-    """What is known of one key. `created`, `version` and `lease` are 0 when it was deleted."""
+    """The index entry of one key. `created`, `version` and `lease` are 0 if it is deleted."""
 
     key: bytes
     at: int
@@ -52,12 +52,12 @@ class Item(msgspec.Struct, gc=False):
 
 
 def bound_after(revision: int) -> int:
-    """The bound below which everything of this revision and before lies."""
+    """The bound at which all changes up to this revision are seen."""
     return (revision + 1) << NUMBER_BITS
 
 
 def remember(item: Item) -> None:
-    """The newest change of a key is about to be followed by another."""
+    """Add the newest place of a key to its past ones: another change follows."""
     place = item.at.to_bytes(PLACE_BYTES, "big")
     if item.past is None:
         item.past = bytearray(place)
@@ -71,7 +71,7 @@ def past_place(past: bytearray, number: int) -> int:
 
 
 def past_below(past: bytearray, bound: int) -> int:
-    """How many of the places lie below a bound. O(log n)."""
+    """How many of the places are below a bound. O(log n)."""
     limit = bytearray(bound.to_bytes(PLACE_BYTES, "big"))
     count = len(past) // PLACE_BYTES
     if past[-PLACE_BYTES:] < limit:
@@ -84,7 +84,7 @@ def past_below(past: bytearray, bound: int) -> int:
 
 
 def newest_below(item: Item, bound: int) -> int:
-    """The place of the key's last change below a bound, be it a deletion; 0 when there is none."""
+    """The place of the key's last change below a bound, deletions included; 0 if there is none."""
     if item.at < bound:
         return item.at
     past = item.past
@@ -93,13 +93,13 @@ def newest_below(item: Item, bound: int) -> int:
 
 
 def pair_below(item: Item, bound: int) -> int:
-    """The place of the key's pair as it is seen at a bound; 0 when the key does not exist there."""
+    """The place of the key's pair that is seen at a bound; 0 if the key does not exist there."""
     place = newest_below(item, bound)
     return 0 if place & DELETED else place
 
 
 class _Lot:
-    """Changes that follow one another."""
+    """Consecutive changes."""
 
     __slots__ = ("keys", "numbers", "revisions")
 
@@ -114,10 +114,10 @@ def _last_of(lot: _Lot) -> int:
 
 
 class Log:
-    """The changes since the last compaction in order: 20 bytes for each beside what others hold anyway.
+    """The changes since the last compaction in order: 20 bytes each, beside the key, which is shared.
 
-    A position stays what it is when older changes are forgotten. They lie in lots of `_LOT`, each filled
-    before the next one begins, so that forgetting some moves none of the others.
+    A position stays valid when older changes are forgotten. Changes are in blocks of `_LOT`, so that
+    forgetting some moves none of the others.
     """
 
     __slots__ = ("_base", "_lots", "end", "first")
@@ -125,14 +125,14 @@ class Log:
     def __init__(self) -> None:
         self._lots: list[_Lot] = []
         self._base = 0
-        """The position of what stands first in the first lot, or will; a multiple of `_LOT`."""
+        """The position of the first change of the first block; a multiple of `_LOT`."""
         self.first = 0
         """The position of the first change that is not forgotten."""
         self.end = 0
-        """The position of the next change to come."""
+        """The position of the next change."""
 
     def add(self, place: int, key: bytes) -> None:
-        """One more change, which is the newest."""
+        """Append a change."""
         if not self.end % _LOT:
             self._lots.append(_Lot())
         lot = self._lots[-1]
@@ -143,11 +143,11 @@ class Log:
 
     @property
     def newest(self) -> int:
-        """The place of the newest change that is not forgotten; 0 when there is none."""
+        """The place of the newest change; 0 if all are forgotten."""
         return self.place(self.end - 1) if self.end > self.first else 0
 
     def find(self, revision: int) -> int:
-        """The position of the first change that is not older than this. O(log n)."""
+        """The position of the first change of this revision or a later one. O(log n)."""
         start = self.first
         number = bisect_left(self._lots, revision, (start - self._base) >> _LOT_BITS, key=_last_of)
         if number == len(self._lots):
@@ -156,7 +156,7 @@ class Log:
         return begin + bisect_left(self._lots[number].revisions, revision, max(0, start - begin))
 
     def after(self, at: int) -> int:
-        """Where the next revision begins after that of the change at `at`. O(log n)."""
+        """The position of the first change of the revision after that of the change at `at`. O(log n)."""
         revision = self.revision(at)
         number = bisect_right(self._lots, revision, (at - self._base) >> _LOT_BITS, key=_last_of)
         if number == len(self._lots):
@@ -165,20 +165,20 @@ class Log:
         return begin + bisect_right(self._lots[number].revisions, revision, max(0, at - begin))
 
     def key(self, at: int) -> bytes:
-        """The key that was changed there."""
+        """The key of the change at a position."""
         return self._lots[(at - self._base) >> _LOT_BITS].keys[at % _LOT]
 
     def place(self, at: int) -> int:
-        """The place of the change there."""
+        """The place of the change at a position."""
         lot = self._lots[(at - self._base) >> _LOT_BITS]
         return lot.revisions[at % _LOT] << NUMBER_BITS | lot.numbers[at % _LOT]
 
     def revision(self, at: int) -> int:
-        """The revision of the change there."""
+        """The revision of the change at a position."""
         return self._lots[(at - self._base) >> _LOT_BITS].revisions[at % _LOT]
 
     def keys(self, start: int, end: int) -> list[bytes]:
-        """The keys that were changed from one position to another."""
+        """The keys of the changes from `start` up to `end`, not included."""
         found: list[bytes] = []
         while start < min(end, self.end):
             some = self._lots[(start - self._base) >> _LOT_BITS].keys
@@ -187,7 +187,7 @@ class Log:
         return found
 
     def forget(self, before: int) -> None:
-        """Let go of all changes that lie before this position. O(lots that are needless then)."""
+        """Forget all changes before this position. O(blocks freed)."""
         self.first = before
         needless = (before - self._base) >> _LOT_BITS
         if needless:
@@ -196,8 +196,8 @@ class Log:
 
 
 class KeyIndex:
-    """All keys that have a record, those that exist now and those that do not any more in order, and the log
-    of their changes.
+    """All keys that have a record, sorted lists of the existing and of the deleted ones, and the log of
+    changes.
     """
 
     __slots__ = ("dead", "items", "live", "log", "newest_deletion")
@@ -208,10 +208,10 @@ class KeyIndex:
         self.dead: SortedList = SortedList()
         self.log = Log()
         self.newest_deletion = 0
-        """Where the last deletion lies. At a bound above it, no key that is dead now is seen."""
+        """The place of the last deletion. At a bound above it, no key that is deleted now is seen."""
 
     def let_go(self) -> Iterator[None]:
-        """Forget all of it in steps, when nobody looks at it any more: all at once would take long."""
+        """Free the index in steps, when it is used no more: all at once would take long."""
         log = self.log
         while log.first < log.end:
             log.forget(min(log.first + _LOT, log.end))
@@ -233,7 +233,7 @@ class KeyIndex:
     def keys_at(
         self, key: bytes, range_end: bytes, bound: int, *, backwards: bool = False
     ) -> Iterable[bytes]:
-        """The keys in the range that may be seen at a bound, in order: those that are, and others."""
+        """A superset of the keys in the range that exist at a bound, in order."""
         if not range_end:
             return (key,) if key in self.items else ()
         live = between(self.live, key, range_end, backwards)
@@ -244,7 +244,7 @@ class KeyIndex:
     def some_keys(
         self, key: bytes, range_end: bytes, bound: int, most: int, *, backwards: bool = False
     ) -> list[bytes]:
-        """The first of `keys_at`, `most` at most."""
+        """The first keys of `keys_at`, at most `most`."""
         return list(islice(self.keys_at(key, range_end, bound, backwards=backwards), most))
 
     def count_live(self, key: bytes, range_end: bytes) -> int:
@@ -255,7 +255,7 @@ class KeyIndex:
         return count_between(self.live, key, range_end)
 
     def count_near(self, key: bytes, range_end: bytes, bound: int) -> int:
-        """How many keys `keys_at` gives. O(log n)."""
+        """How many keys `keys_at` returns. O(log n)."""
         if not range_end:
             return int(key in self.items)
         count = count_between(self.live, key, range_end)
@@ -264,8 +264,8 @@ class KeyIndex:
         return count
 
     def growth(self, key: bytes, range_end: bytes, bound: int, until: int, span: tuple[int, int]) -> int:
-        """By how many the keys in the range are more at the bound `until` than at `bound`, of those keys
-        whose first change between the two lies in this span of positions of the log. O(span).
+        """By how much the number of keys in the range grew from `bound` to the bound `until`, counting the
+        keys whose first change between the two is in this span of positions of the log. O(span).
         """
         more = 0
         items, log = self.items, self.log
@@ -275,7 +275,7 @@ class KeyIndex:
             if key <= each and (to_the_end or each < range_end):
                 item = items[each]
                 if item.at < bound or (item.version and item.created < revision):
-                    continue  # nothing has happened to it, or it has existed all the time
+                    continue  # unchanged since the bound, or existed all the time
                 past = item.past
                 before = 0 if past is None else past_below(past, bound)
                 if past is None or before * PLACE_BYTES == len(past):
@@ -290,7 +290,7 @@ class KeyIndex:
 
 
 def between(keys: SortedList, key: bytes, range_end: bytes, backwards: bool = False) -> Iterator[bytes]:
-    """The keys of a sorted list that are in a range."""
+    """The keys of a sorted list in a range."""
     found: Iterator[bytes] = iter(())
     if range_end == TO_THE_END:
         found = keys.irange(key, reverse=backwards)
@@ -300,7 +300,7 @@ def between(keys: SortedList, key: bytes, range_end: bytes, backwards: bool = Fa
 
 
 def count_between(keys: SortedList, key: bytes, range_end: bytes) -> int:
-    """How many keys of a sorted list are in a range. O(log n)."""
+    """The number of keys of a sorted list in a range. O(log n)."""
     if range_end != TO_THE_END and range_end <= key:
         return 0
     end: int = len(keys) if range_end == TO_THE_END else keys.bisect_left(range_end)

@@ -1,4 +1,8 @@
-"""Leases (v3 API, Lease): the replicated table. How long each has left is counted by `countdown`."""
+"""Leases (v3 API, Lease): the replicated table.
+
+Grants, renewals and ends are log entries. No remaining time is replicated but in checkpoints: each member
+measures it since the renewal that it applied (`countdown`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import msgspec
 
 from netstore.errors import Fault, Reason, refusal
 from netstore.parted import LET_GO_STEP, Parted, batches
-from netstore.state.countdown import News, Waiting
+from netstore.state.countdown import KeyQueue, TtlChanges
 from netstore.state.tables import LEASES, check_count, some_records
 from netstore.state.v3.reads import Lost
 from netstore.types import Index, LeaseId
@@ -21,15 +25,15 @@ if TYPE_CHECKING:
     from netstore.seams import Engine
 
 KEYS_AT_ONCE: Final = 1_000
-"""Keys of a lease that are looked at in one step of `Leases.listed`: 0.3 ms."""
+"""Keys of a lease, or leases, in one step of a listing: 0.3 ms."""
 
 MAX_TTL: Final = 9_000_000_000
-"""Seconds; more is refused, as by etcd."""
+"""Seconds; a longer TTL is refused, as by etcd."""
 
 
 class Lease(msgspec.Struct, gc=False):
     """One lease. `since` is the index that granted or last renewed it, `remaining` what a checkpoint after
-    that left of its TTL, 0 for all of it. Both times in seconds.
+    that has recorded as left of the TTL, 0 if there was none. Both times in seconds.
     """
 
     id: LeaseId
@@ -37,16 +41,16 @@ class Lease(msgspec.Struct, gc=False):
     since: Index
     remaining: int
     keys: Parted[bytes, None] = msgspec.field(default_factory=Parted)
-    """Which it has, but for what `late` says."""
+    """The keys attached to it, but for the changes in `late`."""
     late: Parted[bytes, bool] | None = None
-    """Keys that came (True) or went since `keys` is being listed, which is left alone meanwhile. When the
-    listing was given up, `late` is put to the keys with the changes that come (`_settle`).
+    """Keys attached (True) or detached (False) while `keys` is being listed, which is not changed meanwhile.
+    If a listing was abandoned, `late` is merged into `keys` with further changes (`_settle`).
     """
     is_listed: bool = False
-    """Its keys belong to a listing: they are not let go of before that is over, whatever becomes of it."""
+    """Whether a listing uses its keys: they are not freed before that ends, even if the lease does."""
 
     def all_keys(self) -> Iterator[bytes]:
-        """The keys it has. While the iterator is used nothing may be listed, nor any of them moved."""
+        """The keys attached to it. While the iterator is used, no listing may begin and no key may move."""
         late = self.late
         if not late:
             return iter(self.keys)
@@ -55,7 +59,7 @@ class Lease(msgspec.Struct, gc=False):
 
 
 class LeaseRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """What is stored of a lease; which keys it has stands in their pairs."""
+    """The record of a lease; its keys are known from the pairs."""
 
     id: LeaseId
     ttl: int
@@ -67,7 +71,7 @@ _decode_lease: Final = msgspec.msgpack.Decoder(LeaseRecord)
 
 
 def _settle(lease: Lease, late: Parted[bytes, bool], most: int) -> None:
-    """Put so much of what came and went to the keys."""
+    """Merge so many of the changes in `late` into the keys."""
     keys = lease.keys
     for _ in range(min(most, len(late))):
         key, is_there = late.popitem()
@@ -96,18 +100,18 @@ class StoredLeases:
 
     def __init__(self) -> None:
         self.leases: Parted[LeaseId, Lease | None] = Parted()
-        self.renewed: Waiting[LeaseId] = Waiting()
-        """Their ids, for who counts their time."""
+        self.renewed: KeyQueue[LeaseId] = KeyQueue()
+        """Their ids, as renewals for the `countdown`."""
 
     def add(self, records: Iterable[LeaseRecord]) -> None:
-        """The next ones."""
+        """Add leases."""
         for each in records:
             self.leases[each.id] = Lease(each.id, each.ttl, each.since, each.remaining)
             self.renewed.add(each.id)
 
 
 def lease_key(lease: LeaseId) -> bytes:
-    """Where a lease's record lies in its table."""
+    """The key of a lease's record in its table."""
     return b"%016x" % (lease & 2**64 - 1)
 
 
@@ -121,32 +125,32 @@ def load_leases(engine: Engine, *, whole: bool) -> Iterator[list[LeaseRecord]]:
 
 
 def granted_ttl(asked: int, minimum: int) -> int | Fault:
-    """The TTL that a lease gets that was asked for with this one. Seconds."""
+    """The TTL in seconds of a lease that was requested with this one."""
     return refusal(Reason.LEASE_TTL_TOO_LARGE) if asked > MAX_TTL else max(asked, minimum)
 
 
 class Leases:
-    """The replicated table. Every member has the same.
+    """The replicated table, the same on every member.
 
-    Of a command that is carried out in pieces nothing is seen here before it is finished: `keys_of` gives
-    what was there when it began (`begin`, `finish`), and leases end in its last piece.
+    Nothing of a command in pieces is visible here before it is finished: `keys_of` returns the keys as of its
+    beginning (`begin`, `finish`), and leases are removed in its last piece.
     """
 
     def __init__(self) -> None:
         self._leases: Parted[LeaseId, Lease | None] = Parted()
-        """None for one that ended while all were listed: what is listed neither grows nor shrinks."""
+        """None for a lease that ended during a listing of all: the table must not change its size then."""
         self._gone: Parted[LeaseId, None] = Parted()
-        """Which those are."""
+        """The ids of those."""
         self._young: Parted[LeaseId, Lease] = Parted()
-        """Leases that were granted while all were listed."""
+        """Leases that were granted during a listing of all."""
         self._is_listing = False
         self._touched: dict[LeaseId, LeaseRecord | None] = {}
-        self.news: News[LeaseId] = News()
+        self.ttl_changes: TtlChanges[LeaseId] = TtlChanges()
         """See `countdown.Table`."""
         self._moved: Parted[LeaseId, Parted[bytes, bool]] | None = None
-        """While a command is half done: of each lease the keys that it moved, and whether they were there."""
+        """While a command is half done: for each lease the keys it moved, and whether they were attached."""
         self._spent: deque[Iterator[None]] = deque()
-        """Lets go of large tables that nobody looks at any more, in steps."""
+        """Free large tables that are used no more, in steps."""
 
     def __iter__(self) -> Iterator[Lease]:
         old = (lease for lease in self._leases.values() if lease is not None)
@@ -157,16 +161,16 @@ class Leases:
 
     @property
     def places(self) -> int:
-        """How many of them `timed_keys` looks at: those that are there, and some that have ended. O(1)."""
+        """How many entries `timed_keys` looks at: existing leases, and some that ended. O(1)."""
         return len(self._leases) + len(self._young)
 
     def get(self, id_: int) -> Lease | None:
-        """The lease with this id."""
+        """The lease with this id, or None."""
         lease = self._leases.get(LeaseId(id_))
         return lease if lease is not None or not self._young else self._young.get(LeaseId(id_))
 
     def grant(self, id_: int, ttl: int, index: Index) -> Lease | Fault:
-        """Make a lease."""
+        """Create a lease."""
         if not id_:
             return refusal(Reason.LEASE_NOT_FOUND)
         if self.get(id_) is not None:
@@ -183,7 +187,7 @@ class Leases:
         return lease
 
     def renew(self, id_: int, index: Index) -> Lease | Fault:
-        """Give a lease all of its TTL again."""
+        """Start the TTL of a lease anew."""
         lease = self.get(id_)
         if lease is None:
             return refusal(Reason.LEASE_NOT_FOUND)
@@ -193,9 +197,9 @@ class Leases:
         return lease
 
     def remove(self, lease: Lease) -> None:
-        """Forget a lease, whose keys have been deleted."""
+        """Remove a lease, whose keys have been deleted."""
         self._touched[lease.id] = None
-        self.news.remove(lease.id)
+        self.ttl_changes.remove(lease.id)
         self._spend(lease)
         if self._young.pop(lease.id, None) is not None:
             return
@@ -206,17 +210,17 @@ class Leases:
             del self._leases[lease.id]
 
     def at(self, id_: int, since: int) -> Lease | None:
-        """The lease, if nothing has renewed it after this index."""
+        """The lease, if it was not renewed after this index."""
         lease = self.get(id_)
         return lease if lease is not None and lease.since == since else None
 
     def checkpoint(self, lease: Lease, remaining: int) -> None:
-        """Note what is left of a lease."""
+        """Record what a lease has left."""
         lease.remaining = min(remaining, lease.ttl)
         self._touch(lease)
 
     def move(self, key: bytes, before: int, after: int) -> None:
-        """A key changes its lease; 0 is none."""
+        """A key is detached from one lease and attached to another; 0: none."""
         moved = self._moved
         if moved is not None:
             for id_, was_there in ((LeaseId(before), True), (LeaseId(after), False)):
@@ -238,13 +242,13 @@ class Leases:
                 self._note(lease, lease.late, key, is_there=True)
 
     def begin(self) -> None:
-        """A command begins that is carried out in pieces: until `finish`, the keys it moves are remembered.
-        O(leases and keys that it moves) of memory.
+        """A command in pieces begins: until `finish`, the keys it moves are remembered. Takes O(leases and
+        keys moved) of memory.
         """
         self._moved = Parted()
 
     def finish(self) -> None:
-        """It is over. What was remembered is let go of by `let_go`, where that is much."""
+        """The command is finished. What was remembered is freed by `let_go`."""
         moved, self._moved = self._moved, None
         if moved:
             self._spent.append(_forget(moved))
@@ -256,12 +260,12 @@ class Leases:
         return bool(self._spent)
 
     def let_go(self) -> None:
-        """Let go of some of what nobody looks at any more: all at once would take long."""
+        """Do a step of freeing tables that are used no more: all at once would take long."""
         if self._spent and next(self._spent[0], self) is self:
             self._spent.popleft()
 
     def _spend(self, lease: Lease) -> None:
-        """A lease is gone: let go of its keys, unless a listing has them (`unlist`)."""
+        """A lease was removed: free its keys, unless a listing uses them (`unlist`)."""
         if lease.is_listed:
             return
         for keys in (lease.keys, lease.late):
@@ -269,11 +273,11 @@ class Leases:
                 self._spent.append(keys.let_go())
 
     def _is_there(self, lease: Lease) -> bool:
-        """It has not ended, whether or not another has its id."""
+        """Whether this lease has not ended; another may have its id."""
         return self.get(lease.id) is lease
 
     def keys_of(self, lease: Lease) -> set[bytes]:
-        """The keys of a lease as of the last command that is finished. O(keys)."""
+        """The keys of a lease as of the last finished command. O(keys)."""
         moved = self._moved.get(lease.id) if self._moved else None
         if not moved:
             return set(lease.all_keys())
@@ -287,11 +291,11 @@ class Leases:
         return len(lease.keys) + len(lease.late or ()) + len(moved or ())
 
     def listed(self, lease: Lease) -> Iterator[list[bytes]]:
-        """The keys of a lease, in no order, `KEYS_AT_ONCE` at a time, as they are at one moment: when the
-        first list comes that is not empty, or the iterator ends. None if the lease ends before that; if it
-        does so later, or the state is replaced by another, they come none the less. The state may go on
-        between two steps, but of one lease there must be one such iterator at a time. Whoever is done with
-        one, at its end or before, says so to `unlist`.
+        """The keys of a lease, unsorted, `KEYS_AT_ONCE` at a time, all as of one moment: when the first list
+        is returned that is not empty, or the iterator ends. There are none if the lease ends before that; if
+        it ends later, or the state is replaced, the listing still completes. The state may change between two
+        steps, but there must be only one such iterator of a lease at a time. The caller must call `unlist`
+        when it is done, at the end or before.
         """
         if not self._is_there(lease):
             return
@@ -306,9 +310,9 @@ class Leases:
             lease.late = None
 
     def unlist(self, lease: Lease) -> None:
-        """The iterator over its keys is used no more. Where it is given up, what came and went meanwhile is
-        put to them by and by: a little with each change of its keys, the rest when they are listed again. If
-        the lease has ended, its keys are let go of now, by `let_go`. O(1).
+        """The iterator over its keys is used no more. If it was abandoned, the changes since are merged
+        gradually: two with each further change, the rest when the keys are listed again. If the lease has
+        ended, its keys are freed by `let_go` from now on. O(1).
         """
         if lease.is_listed:
             lease.is_listed = False
@@ -317,27 +321,27 @@ class Leases:
 
     @staticmethod
     def _note(lease: Lease, late: Parted[bytes, bool], key: bytes, *, is_there: bool) -> None:
-        """A key came or went that cannot be put to the others at once. O(1)."""
+        """Record that a key was attached or detached while `keys` must not change. O(1)."""
         if (key in lease.keys) is is_there:
             late.pop(key, None)
         else:
             late[key] = is_there
         if not lease.is_listed:
-            _settle(lease, late, 2)  # so there is always less of it
+            _settle(lease, late, 2)  # more than is added, so that it becomes empty
             if not late:
                 lease.late = None
 
     def _caught_up(self, lease: Lease) -> Iterator[list[bytes]]:
-        """Until `keys` is what the lease has, and no command is half done."""
+        """Steps until all changes are merged into `keys`, and no command is half done."""
         while lease.late or self._moved is not None:
             if self._moved is None and lease.late:
                 _settle(lease, lease.late, KEYS_AT_ONCE)
             yield []
 
     def ids(self) -> Generator[list[LeaseId]]:
-        """The ids of all leases, `KEYS_AT_ONCE` at a time, as they are at one moment: when the first list
-        comes that is not empty, or the iterator ends. The state may go on between two steps, but there must
-        be one such iterator at a time. Lost when the state is replaced by another meanwhile.
+        """The ids of all leases, unsorted, `KEYS_AT_ONCE` at a time, all as of one moment: when the first
+        list is returned that is not empty, or the iterator ends. The state may change between two steps, but
+        there must be only one such iterator at a time. Lost if the state is replaced meanwhile.
         """
         yield from self._settled()
         leases = self._leases
@@ -353,7 +357,7 @@ class Leases:
         yield from self._settled()
 
     def _settled(self) -> Iterator[list[LeaseId]]:
-        """Until what came and went while all were listed is put to the others."""
+        """Steps until the changes during a listing are merged into the table."""
         while self._gone or self._young:
             for _ in range(min(KEYS_AT_ONCE, len(self._gone))):
                 del self._leases[self._gone.popitem()[0]]
@@ -363,26 +367,26 @@ class Leases:
             yield []
 
     def restore(self, stored: StoredLeases) -> Iterator[None]:
-        """Become what was stored; the keys come by `move`. Gives the steps in which what there was is let go
-        of.
+        """Replace the leases by stored ones; their keys are added by `move`. Returns the steps that free the
+        old ones.
         """
         gone, young = self._leases, self._young
         self._leases = stored.leases
         self._gone, self._young, self._is_listing = Parted(), Parted(), False
         self._touched = {}
         self._moved = None
-        waited = self.news.restart(stored.renewed)
+        waited = self.ttl_changes.restart(stored.renewed)
         return chain(waited, self._let_go(gone), self._let_go(young))
 
     def _let_go(self, gone: Parted[LeaseId, Any]) -> Iterator[None]:
-        """Who counts their time is told of those that are there no more."""
+        """Free leases, and report those that do not exist any more as removed."""
         while gone:
             left = LET_GO_STEP
             while gone and left > 0:
                 id_, lease = gone.popitem()
                 left -= 1
                 if self.get(id_) is None:
-                    self.news.remove(id_)
+                    self.ttl_changes.remove(id_)
                 for keys in () if lease is None or lease.is_listed else (lease.keys, lease.late):
                     if keys:
                         left -= len(keys)
@@ -390,7 +394,7 @@ class Leases:
             yield
 
     def take_changes(self) -> dict[LeaseId, LeaseRecord | None]:
-        """The leases changed since the last call; None for one that ended."""
+        """The records of the leases changed since the last call; None for one that ended."""
         touched, self._touched = self._touched, {}
         return touched
 
@@ -399,7 +403,7 @@ class Leases:
         return [lease.id for lease in self]
 
     def _renew(self, lease: Lease) -> None:
-        self.news.renew(lease.id)
+        self.ttl_changes.renew(lease.id)
         self._touch(lease)
 
     def _touch(self, lease: Lease) -> None:

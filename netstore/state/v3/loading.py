@@ -1,4 +1,4 @@
-"""The index of the v3 keys, built from the records in the engine, in bounded steps."""
+"""Building the index of the v3 keys from the records in the engine, in bounded steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from netstore.codec import Malformed
 from netstore.parted import batches
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.index import DELETED, NUMBER_BITS, PLACE_BYTES, Item, remember
 from netstore.state.v3.records import corrupt
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from netstore.types import Revision
 
 
-def read(  # noqa: PLR0917 - what to build, from what, and the bounds of a step
+def read(  # noqa: PLR0917 - the target, the source, and the bounds of a step
     index: KeyIndex,
     records: Records,
     revision: Revision,
@@ -28,11 +28,11 @@ def read(  # noqa: PLR0917 - what to build, from what, and the bounds of a step
     *,
     whole: bool,
 ) -> Iterator[tuple[int, bool]]:
-    """Enter what the records say into an empty index, but for the order of the keys (`sort`). Gives after
-    each step of so many records or bytes, about, how many were read so far, and whether that was all. As a
-    `whole` the records are read by one scan, and compared with their sum.
+    """Fill an empty index from the records, but for the sorted lists of keys (`sort`). Yields after each step
+    of about so many records or bytes the number read so far, and whether that was all. With `whole` the
+    records are read by one scan, which also verifies their checksum.
 
-    O(records), 5 us each. StateDamaged when they cannot be read.
+    O(records), 5 us each. StateDamaged if they cannot be read.
     """
     start = b""
     last = found = 0
@@ -63,8 +63,8 @@ def read(  # noqa: PLR0917 - what to build, from what, and the bounds of a step
 def sort(
     index: KeyIndex, move_lease: Callable[[bytes, int, int], None], step: int, *, whole: bool
 ) -> Iterator[None]:
-    """Put the keys that were read in order, and give them to their leases, in steps of so many keys."""
-    # All keys at once are sorted once; in steps a place is looked up for each, which takes longer.
+    """Fill the sorted lists of keys, and attach keys to their leases, in steps of so many keys."""
+    # All keys at once are sorted once; in steps each is inserted, which takes longer.
     for some in batches(index.items.values(), len(index.items) if whole else step):
         index.live.update([item.key for item in some if item.version])
         index.dead.update([item.key for item in some if not item.version])
@@ -74,7 +74,7 @@ def sort(
         yield
 
 
-def _take(  # noqa: PLR0917 - as `read`
+def _take(  # noqa: PLR0917 - as for `read`
     index: KeyIndex,
     records: Records,
     scan: Iterator[tuple[bytes, bytes]],
@@ -82,9 +82,9 @@ def _take(  # noqa: PLR0917 - as `read`
     step: int,
     step_bytes: int,
 ) -> tuple[int, bytes, bool]:
-    """Take so many of these records, or bytes; how many, the key of the last, and whether it was all."""
+    """Read one step: the number of records, the engine's key of the last, and whether that was all."""
     items, log = index.items, index.log
-    fields = pair.fields
+    fields = keyvalue.decode_fields
     stored, count, size, is_all = b"", 0, 0, True
     for stored, record in scan:
         place = int.from_bytes(stored, "big")

@@ -1,23 +1,23 @@
-"""The v3 keys and their history: an index in memory, pairs by revision in the engine.
+"""The v3 keys and their history (multi-version store): an index in memory, key-value pairs in the engine.
 
-`index` says what a place is. The twelve bytes of a place are the key of its record in the engine, and the
-record is the ready-made pair (`pair`), of a deletion its key and mod_revision. In memory there are, for each
-key that has a record: the place, size, create_revision, version and lease of its newest state, and the places
-of what it was before; two sorted lists, of the keys that exist and of those that do not any more; and, for
-each change since the last compaction, the place and the key. No pair stays in memory but those used lately
-(`records`).
+Every change has a place (`index`), whose twelve bytes are the key of its record in the engine. The record is
+the encoded pair (`keyvalue`), of a deletion its key and mod_revision. In memory are, for each key that has a
+record: the place, size, create_revision, version and lease of its newest state, and the places of its older
+states; two sorted lists, of the keys that exist and of the deleted ones; and, for each change since the last
+compaction, its place and key. Of the pairs only recently used ones are in memory (`records`).
 
-Here are the writes and what is read of the present. `small` has reads that are answered in one call, `reads`
-those in steps, `changes` what watches read of the past, `loading` how the index is built at a start,
-`compaction` and `hashes` what is done in steps between the requests.
+This module has the writes, and reads of the newest state. `smallreads` has reads that are answered in one
+call, `reads` those in steps, `changes` the history for watches, `loading` builds the index at a start,
+`compaction` and `hashes` work in steps between requests.
 
 Invariants:
- 1. Records are never changed. A read at a revision that is not compacted gives the same for ever.
- 2. The revision moves in `finish`, once in a command, and only when something was written: by one, or by as
-    many as the command made (`begin_revision`). A command may be carried out in pieces (`delete_steps`);
-    until it is finished, nobody outside sees anything of it, neither its changes nor its revisions.
- 3. What compaction forgets is decided at once, in the command; records and index entries go later, in
-    bounded steps (`sweep`), no answer depends on how far that has come, and what an open read needs stays.
+ 1. Records are never changed. A read at a revision that is not compacted always returns the same.
+ 2. The revision changes in `finish`, once in a command, and only if something was written: by one, or by the
+    number of revisions that the command made (`begin_revision`). A command may be carried out in pieces
+    (`delete_steps`); until it is finished, its changes and revisions are not visible outside.
+ 3. What a compaction removes is decided at once, in the command; records and index entries are erased later,
+    in bounded steps (`sweep`). No answer depends on the progress of that, and what an open read needs is
+    kept.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Final
 from netstore import errors
 from netstore.errors import Fault, Reason, refusal
 from netstore.limits import Budget
+from netstore.state.checksum import RunningChecksum
 from netstore.state.tables import LOAD_BYTES, LOAD_STEP
-from netstore.state.trail import Trail
-from netstore.state.v3 import pair, small
+from netstore.state.v3 import keyvalue, smallreads
 from netstore.state.v3.changes import history
 from netstore.state.v3.commands import BY_KEY, CREATE, MOD, VERSION, Found, Range
 from netstore.state.v3.compaction import SWEEP_STEP, Pins, Sweep
@@ -48,7 +48,7 @@ from netstore.state.v3.loading import read, sort
 from netstore.state.v3.reads import UNBOUNDED, RangeRead
 from netstore.state.v3.records import Records
 from netstore.state.v3.scan import is_filtered
-from netstore.state.v3.small import SMALL_BYTES
+from netstore.state.v3.smallreads import SMALL_BYTES
 from netstore.types import KeyChange, Revision
 
 if TYPE_CHECKING:
@@ -57,29 +57,30 @@ if TYPE_CHECKING:
     from netstore.seams import Engine
 
 NEVER: Final = Revision(-1)
-"""The compacted revision of a store that never was."""
+"""The compacted revision of a store that was never compacted."""
 
 DELETE_STEP: Final = 64
 """Keys deleted in one step."""
 
 DELETE_MICROSECONDS: Final = 10
-"""What deleting one key takes, about."""
+"""Of deleting one key, about."""
 
 READ_BYTES: Final = 64 * 1024 * 1024
-"""What all reads in steps may hold where no budget is given: half a million rows that are sorted by a number,
-200,000 by value. The first few of a sorted list (`sorting.FEW_NUMBERS`) are found among any number of keys.
+"""What all stepwise reads may hold if no budget is given: half a million rows sorted by a number, 200,000 by
+value. For the first few rows of a sorted list (`sorting.FEW_NUMBERS`) it suffices whatever the number of
+keys.
 """
 
 MEASURED_BYTES: Final = 16 * 1024 * 1024
-"""What all plain lists may remember together of their first pass: 200,000 pairs. When it is used up, the
-second pass looks for the keys again.
+"""What all plain lists together may remember of their first pass: 200,000 pairs. When it is used up, the
+second pass looks up the keys again.
 """
 
 
 class Mvcc:
     """The keys at `revision` and at every revision back to `compacted`.
 
-    Writing: any number of `put` and `delete_steps`, then `finish`. Whoever calls them has checked what may
+    Writing: any number of `put` and `delete_steps`, then `finish`. The caller has checked that they cannot
     fail (`txn`). Saving: `take_records`. Watching: `take_changes`, `history`.
     """
 
@@ -91,34 +92,34 @@ class Mvcc:
         move_lease: Callable[[bytes, int, int], None],
         reads: Budget | None = None,
     ) -> None:
-        """`move_lease` is told when a key goes from one lease (0: none) to another; `reads` is what all reads
-        in steps may hold together.
+        """`move_lease(key, before, after)` is called when a key changes its lease (0: none); `reads` is the
+        memory budget of all stepwise reads.
         """
         self._engine = engine
         self._move_lease = move_lease
-        self.trail = Trail()
-        """Every record that is written goes into it."""
+        self.checksum = RunningChecksum()
+        """Every record that is written is added to it."""
         self._pins = Pins()
         self.read_budget = reads or Budget(READ_BYTES)
         self.read_units = 0
-        """Units of work (`reads`) that answers in one call took so far, beyond what the least of them takes:
-        whoever gives one adds what it looked at, `glance` what is more than one key.
+        """Units of work (`reads`) of answers in one call so far, beyond those of a read of one key: whoever
+        makes such an answer adds its units.
         """
         self._measured = self.read_budget.share(min(MEASURED_BYTES, self.read_budget.limit // 3))
         self.loaded = 0
-        """Records that were read since `load_steps` began."""
+        """Records read since `load_steps` began."""
         self._reset(Revision(1), NEVER, NEVER)
 
     def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
         self.revision = revision
-        """Of the last command that changed something and is finished."""
+        """That of the last finished command that changed something."""
         self.compacted = compacted
-        """Reads before this are refused."""
+        """Reads at earlier revisions are refused."""
         self.suspended = False
-        """The engine is about to hold another state: no read is answered until `load`."""
+        """The state is being replaced: reads are refused until it is loaded."""
         self.first_place = self.next_place = bound_after(revision)
-        """The places of the first change of the command that is not finished, and of its next one: equal
-        while it has written nothing.
+        """The places of the first and of the next change of the unfinished command: equal if it has written
+        nothing.
         """
         self._index = KeyIndex()
         self._records = Records(self._engine)
@@ -128,16 +129,16 @@ class Mvcc:
         self._pins = Pins()
         self._changes: list[KeyChange] = []
         self._finished = 0
-        """How many of these are of finished revisions."""
+        """How many of these belong to finished commands."""
 
     @property
     def size(self) -> int:
-        """Bytes of all records that are stored: keys, values and what goes with them."""
+        """Bytes of all stored records and of their keys in the engine."""
         return self._records.size
 
     @property
     def swept(self) -> Revision:
-        """Nothing is left in the engine of what compaction up to this revision forgets."""
+        """The revision up to which the erasing after compactions is finished."""
         return self._sweep.swept
 
     def load_steps(
@@ -150,11 +151,11 @@ class Mvcc:
         *,
         whole: bool = False,
     ) -> Iterator[None]:
-        """Become what the engine holds, given what was stored of its scalars: in steps of so many records or
-        bytes, about, after those in which what there was is let go of. No read is answered before the last.
-        As a `whole` the records are read by one scan, and compared with their sum.
+        """Replace the keys by those in the engine, given the stored scalars. First come steps that free the
+        old index, then steps of about so many records or bytes; reads are refused until the last. With
+        `whole` the records are read by one scan, which also verifies their checksum.
 
-        O(records), 5 us each. StateDamaged when they cannot be read.
+        O(records), 5 us each. StateDamaged if they cannot be read.
         """
         hashes, before = self._hashes, self._index
         self._reset(revision, compacted, swept)
@@ -173,18 +174,18 @@ class Mvcc:
 
     @property
     def current(self) -> Revision:
-        """The revision that what has been written so far can be seen at."""
+        """The revision of what has been written so far, within a command too."""
         return Revision((self.next_place - 1) >> NUMBER_BITS)
 
     @property
     def bound(self) -> int:
-        """The bound (`index`) of the state as it is now, within a command too: a read there sees what was
-        written so far and nothing that is written later.
+        """The bound (`index`) of the current state, within a command too: a read there sees what was written
+        so far and nothing that is written later.
         """
         return self.next_place
 
     def put(self, key: bytes, value: bytes, lease: int) -> int:
-        """Write a pair; the place of the pair before, 0 when there was none. O(log n) for a new key."""
+        """Write a pair; returns the place of the pair before, 0 if there was none. O(log n) for a new key."""
         place = self.next_place
         self.next_place = place + 2
         revision = place >> NUMBER_BITS
@@ -213,7 +214,7 @@ class Mvcc:
             if lease != item.lease:
                 self._move_lease(key, item.lease, lease)
                 item.lease = lease
-        record = pair.join(key, item.created, revision, item.version, value=value, lease=lease)
+        record = keyvalue.encode(key, item.created, revision, item.version, value=value, lease=lease)
         item.size = len(record)
         self._record(place, item, record, before)
         return before
@@ -223,9 +224,8 @@ class Mvcc:
         self._delete(self._index.items[key])
 
     def delete_steps(self, key: bytes, range_end: bytes) -> Generator[int, None, int]:
-        """Delete what is in the range, in key order, and give how many keys that were. Between steps of
-        `delete_step` keys it gives how many microseconds the last one took, about; nothing may be written
-        then.
+        """Delete the keys in the range, in order; returns their number. After each step of `delete_step` keys
+        it yields the units that the step took; nothing else may be written then.
         """
         index, most = self._index, self.delete_step
         count = 0
@@ -250,7 +250,7 @@ class Mvcc:
         index.newest_deletion = place
         if item.lease:
             self._move_lease(key, item.lease, 0)
-        record = pair.join_deleted(key, revision)
+        record = keyvalue.encode_deletion(key, revision)
         item.at = place
         item.size = len(record)
         item.created = item.version = item.lease = 0
@@ -258,18 +258,18 @@ class Mvcc:
 
     def _record(self, place: int, item: Item, record: bytes, before: int) -> None:
         self._records.add(place, record)
-        self.trail.add(record)
+        self.checksum.add(record)
         key = item.key
         self._index.log.add(place, key)
         revision: Revision = place >> NUMBER_BITS  # type: ignore[assignment]  # a call here would cost more
         self._changes.append(KeyChange(key, revision, record, (place & DELETED) != 0, before))
 
     def begin_revision(self) -> None:
-        """What the command writes from now on is of the next revision, if it has written anything in this."""
+        """Start another revision of the command, if it has written anything in the current one."""
         self.next_place = bound_after(self.current)
 
     def finish(self) -> Revision:
-        """The command is over: the revision moves if something was written."""
+        """Finish the command: the revision changes if something was written."""
         if self.next_place != self.first_place:
             self.revision = revision = (self.next_place - 1) >> NUMBER_BITS  # type: ignore[assignment]  # `current`
             self.first_place = self.next_place = (revision + 1) << NUMBER_BITS
@@ -277,7 +277,7 @@ class Mvcc:
         return self.revision
 
     def compact(self, revision: int) -> Fault | None:
-        """Forget the history before `revision`: of each key only its state there can still be read."""
+        """Forget the history before `revision`: its state at `revision` and all later changes are kept."""
         if revision <= self.compacted:
             return refusal(Reason.COMPACTED)
         if revision > self.revision:
@@ -288,12 +288,12 @@ class Mvcc:
     # --- reading
 
     def get(self, key: bytes) -> bytes | None:
-        """The pair of a key as it is now."""
+        """The pair of a key, None if it does not exist."""
         item = self._index.items.get(key)
         return self.pair(item.at) if item is not None and item.version else None
 
     def lease_of(self, key: bytes) -> int:
-        """The lease that holds a key, 0 for none."""
+        """The lease that a key is attached to, 0 for none."""
         item = self._index.items.get(key)
         return 0 if item is None else item.lease
 
@@ -303,12 +303,12 @@ class Mvcc:
         return item is not None and item.version > 0
 
     def number(self, key: bytes, target: int) -> int:
-        """What a transaction compares of a key, by `Compare.target`; 0 when the key does not exist."""
+        """The number of a key that `Compare.target` names; 0 if the key does not exist."""
         item = self._index.items.get(key)
         return 0 if item is None or not item.version else _number(item, target)
 
     def size_of(self, key: bytes) -> int:
-        """Bytes of the newest record of a key, 0 where there is none."""
+        """Bytes of the newest record of a key, 0 if there is none."""
         item = self._index.items.get(key)
         return 0 if item is None else item.size
 
@@ -317,22 +317,22 @@ class Mvcc:
         return self._index.count_live(key, range_end)
 
     def numbers(self, key: bytes, range_end: bytes, target: int) -> Iterator[int]:
-        """What `number` gives, of each key in the range that exists, one after another."""
+        """The `number` of each existing key in the range, lazily."""
         items = self._index.items
         return (_number(items[each], target) for each in self._index.live_keys(key, range_end))
 
     def values(self, key: bytes, range_end: bytes) -> Iterator[bytes]:
-        """The value of each key in the range that exists, one after another."""
+        """The value of each existing key in the range, lazily."""
         items = self._index.items
         for each in self._index.live_keys(key, range_end):
-            yield pair.split(self._records.get(items[each].at)).value
+            yield keyvalue.decode(self._records.get(items[each].at)).value
 
     def pair(self, place: int) -> bytes:
-        """The record at a place that was told by this object and has not been swept since."""
+        """The record at a place (`KeyChange.before`) that was not erased since."""
         return self._records.get(place)
 
     def check_revision(self, revision: int) -> Fault | None:
-        """Whether this revision can be read; 0 and below stand for the current one."""
+        """A Fault if this revision cannot be read; 0 and below stand for the current one."""
         if self.suspended:
             return errors.timed_out(Reason.TIMED_OUT_LEADER)
         if revision > self.revision:
@@ -340,10 +340,10 @@ class Mvcc:
         return refusal(Reason.COMPACTED) if 0 < revision < self.compacted else None
 
     def range(self, query: Range, bound: int = 0) -> Found | Fault:
-        """Read keys at a revision in one call, however long that takes (v3 API, Range). With a bound
-        (`index`), as of there and not of `query.revision`.
+        """Read keys at a revision in one call, however long that takes (v3 API, Range). If a bound (`index`)
+        is given, it replaces `query.revision`.
         """
-        found = self.glance(query, bound)
+        found = self.read_small(query, bound)
         if found is not None:
             return found
         read = self.read(query, bound)
@@ -358,8 +358,8 @@ class Mvcc:
         return Found(self.revision, kvs, read.count, read.more)
 
     def read(self, query: Range, bound: int = 0) -> RangeRead | Fault:
-        """Begin to read keys in steps, with a bound as of there. What it needs stays until it is closed.
-        Refused where those that are open hold all the memory that they may.
+        """Open a stepwise read; a bound replaces `query.revision`. What it reads is not erased until it is
+        closed. Refused if the open reads hold all of their memory budget.
         """
         revision = query.revision if not bound else 0
         fault = self.check_revision(revision)
@@ -372,11 +372,12 @@ class Mvcc:
             self._index, self._records, query, bound, self.read_budget, self._measured, self._pins
         )
 
-    def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
-        """The answer to a read that is a small one (`small`), None for any other. With a bound (`index`), as
-        of there and not of `query.revision`.
+    def read_small(self, query: Range, bound: int = 0) -> Found | Fault | None:
+        """The answer to a read if it is small (`smallreads`), else None. A bound (`index`) replaces
+        `query.revision`.
 
-        One key: about 3 us. A range: O(log n) and about 2 us for each pair in the answer.
+        One key: about 3 us; the newest state of a key is read here, which saves a call. A range: O(log n) and
+        about 2 us for each pair in the answer.
         """
         revision = query.revision if not bound else 0
         if revision > 0 or self.suspended:
@@ -398,11 +399,11 @@ class Mvcc:
             if item.size > SMALL_BYTES:
                 return None
             record = self._records.get(item.at)
-            return Found(self.revision, [pair.without_value(record) if query.keys_only else record], 1)
+            return Found(self.revision, [keyvalue.without_value(record) if query.keys_only else record], 1)
         if query.sort_target != BY_KEY or is_filtered(query):
             return None
         bound = bound or bound_after(revision if revision > 0 else self.revision)
-        found, units = small.glance(self._index, self._records, self.revision, query, bound)
+        found, units = smallreads.read_small(self._index, self._records, self.revision, query, bound)
         self.read_units += units
         return found
 
@@ -411,15 +412,15 @@ class Mvcc:
     def history(
         self, start: Revision, key: bytes, range_end: bytes, *, looked: int, told: int, size: int
     ) -> Iterator[tuple[list[KeyChange], Revision]]:
-        """The changes in the range from revision `start` on, in parts; with the last part the revision to go
-        on from, which is beyond the present when nothing is left, with the others 0. `start` must not be
-        before `compacted`; between two parts the state may go on, but not be replaced, nor `start` be
-        compacted.
+        """The changes in the range from revision `start` on, in parts. With the last part comes the revision
+        to continue from, which is beyond the current one if nothing is left; with the others 0. `start` must
+        not be before `compacted`. Between two parts the state may change, but not be replaced, and `start`
+        not be compacted.
 
-        All parts together are at least one revision, never cut, and no more once `looked` changes of all keys
-        were looked at, `told` were found or their pairs have `size` bytes; and no part is more than that,
-        give or take one change, however much a revision holds. About 0.05 us for each looked at and 4 us for
-        each found.
+        All parts together contain at least one revision, and whole ones only; the last is the one in which
+        `looked` changes of all keys were looked at, `told` were found, or their pairs have `size` bytes. No
+        part is larger than these either, except by one change, however large a revision is. About 0.05 us for
+        each change looked at and 4 us for each found.
         """
         return history(
             self, self._index, self._records, start, key, range_end, looked=looked, told=told, size=size
@@ -427,11 +428,11 @@ class Mvcc:
 
     @property
     def unpublished(self) -> bool:
-        """Whether `take_changes` has something to give."""
+        """Whether `take_changes` would return something."""
         return self._finished > 0
 
     def take_changes(self) -> list[KeyChange]:
-        """What has changed since the last call, in order, of the revisions that are finished."""
+        """The changes of finished commands since the last call, in order."""
         if self.next_place != self.first_place:
             changes = self._changes[: self._finished]
             del self._changes[: self._finished]
@@ -444,8 +445,8 @@ class Mvcc:
 
     @property
     def sweeping(self) -> bool:
-        """Whether `sweep` can go on: something is left to do, and nobody reads what would be erased. An open
-        read holds back what was there at its revision and after it, not what had gone before.
+        """Whether `sweep` has something to do that no open read prevents: one prevents erasing records that
+        existed at its revision or later.
         """
         if self.swept >= self.compacted or self.next_place != self.first_place:
             return False
@@ -453,8 +454,8 @@ class Mvcc:
         return self.swept < allowed and self._sweep.target <= allowed
 
     def sweep(self, steps: int = SWEEP_STEP) -> None:
-        """Do a part of what compaction has left to do: look at so many changes and erase at most as many
-        records and one. Call `take_changes` before and save after it.
+        """Do a step of erasing after compactions: look at so many changes and erase at most as many records
+        and one. Call `take_changes` before and save after it.
         """
         if self.sweeping and not self._hashes:
             allowed = self._pins.allow(self.compacted)
@@ -463,12 +464,12 @@ class Mvcc:
             self._sweep.step(steps)
 
     def take_records(self) -> dict[tuple[str, bytes], bytes | None]:
-        """What the engine has to be told of the changes since the last call."""
+        """The changes for the engine since the last call."""
         return self._records.take_unsaved()
 
     def hash_kv(self, revision: int, done: Callable[[Hash | Fault], None]) -> None:
-        """Work out the checksum of the history up to a revision (0: all), etcd's (v3 API, HashKV), by which
-        members are compared. `done` is called from here when it does not take long, else from `hash_on`.
+        """Compute etcd's checksum of the history up to a revision (0: the current one; v3 API, HashKV).
+        `done` is called from here if that does not take long, else from `hash_on`.
         """
         fault = self.check_revision(revision)
         if fault is not None:
@@ -478,11 +479,11 @@ class Mvcc:
 
     @property
     def hashing(self) -> bool:
-        """Whether there is something to do for `hash_on`. Meanwhile nothing is swept."""
+        """Whether `hash_on` has something to do. Meanwhile nothing is swept."""
         return bool(self._hashes) and self.next_place == self.first_place
 
     def hash_on(self, records: int = HASH_STEP) -> None:
-        """Work on the checksum that was asked for first."""
+        """Do a step of the checksum that was asked for first."""
         if self.hashing:
             self._hashes.step(records)
 

@@ -1,13 +1,12 @@
-"""One Range of the v3 API, read in bounded steps at a bound (`index`) that stays what it is.
+"""One Range of the v3 API, read in bounded steps at a fixed bound (`index`).
 
-Two passes: `measure` finds out how much the answer holds, in numbers and in bytes, without keeping it; `give`
-then yields the pairs, as fast as somebody takes them. Between steps the store goes on: keys come and go, and
-newer changes of a key hide behind the bound. A step starts again after the last key it saw, so nothing is
-held between steps but that key; of a sorted list the places in order, and of a plain one the places that the
-first pass found, where there is memory for them.
+Two passes: `measure` determines the number of pairs of the answer and their bytes, without keeping them;
+`give` then returns the pairs, as fast as they are taken. Between steps the store changes: keys are created
+and deleted, and changes after the bound are not seen. A step continues after the last key of the one before,
+so only that key is held between steps; of a sorted list also the places in order, and of a plain list (in key
+order, unfiltered, with values) the places that the first pass found, if there is memory for them.
 
-Work is counted in units of about a microsecond: a key looked at is one, or less where only its newest place
-is needed (`KEYS_PER_UNIT`), a record read is `RECORD_UNITS` and one more for each `UNIT_BYTES`.
+Work is counted in units of about a microsecond (`scan`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from netstore.state.applying import UNIT_BYTES
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import BY_CREATE, BY_KEY, BY_MOD, BY_VALUE, DESCEND
 from netstore.state.v3.index import NUMBER_BITS, pair_below
 from netstore.state.v3.scan import Row, Scan
@@ -37,40 +36,41 @@ STEP_UNITS: Final = 1_000
 """Units of one step: about a millisecond."""
 
 CHUNK: Final = 64
-"""Rows, or changes, worked on between two looks at how much work was done."""
+"""Rows, or changes, that are processed between two checks of how much work was done."""
 
 SORT_UNITS: Final = 6
-"""What a row costs that is sorted by value, beside reading it; its hash, 4 more for each `UNIT_BYTES`."""
+"""Units of a row that is sorted by value, beside reading it; its hash is 4 more for each `UNIT_BYTES`."""
 
 PIECE_BYTES: Final = 256 * 1024
-"""Bytes of pairs given at once, give or take one pair."""
+"""Bytes of pairs returned by one `give`; one pair may exceed it."""
 
 ROW_BYTES: Final = 80
-"""What the place and the size of a pair take in memory, where nothing else holds them."""
+"""What the place and the size of a pair take in memory."""
 
 KEEP_BYTES: Final = 2 << 20
-"""An answer up to this size is remembered (`records`): more would push out what others use."""
+"""The records of an answer up to this size are cached (`records`); a larger one would evict what others use.
+"""
 
 OPEN_BYTES: Final = 11 * 1024
-"""What a read takes that is under way, with the keys of a run and the pairs of a chunk, about."""
+"""What an open read takes, with the keys of a run and the pairs of a chunk, about."""
 
 UNBOUNDED: Final = 1 << 62
-"""Units for who wants all of it in one call."""
+"""Units for reading all in one call."""
 
 
 class TooMuch(Exception):  # noqa: N818 - named for what happened
-    """What is to be sorted does not fit into the memory that all reads in steps share."""
+    """The rows to be sorted do not fit into the memory budget of all stepwise reads."""
 
 
 class Lost(Exception):  # noqa: N818 - named for what happened
-    """The state was replaced by a copy: what was being read is not there any more."""
+    """The state was replaced by a snapshot: what was being read does not exist any more."""
 
 
 class RangeRead:
-    """Reads what a query asks for, as of a bound. Little of what is read is remembered.
+    """A stepwise read of a query at a bound.
 
-    From every step CorruptData when a record is not there, TooMuch, and Lost when the state was replaced by
-    another. `close` when it is not needed any more: until then its revision is not erased.
+    Every step may raise StateDamaged if a record is missing, TooMuch, and Lost if the state was replaced.
+    `close` must be called when it is not needed any more: until then its revision is not erased.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place only
@@ -98,40 +98,40 @@ class RangeRead:
         self._account.charge(OPEN_BYTES)
         self._measured = measured.account()
         self._found: deque[tuple[list[int], list[int], int]] | None = deque()
-        """Of a plain list: what the first pass has found, while there is memory for it. Places, sizes of
-        their records and the sum of them.
+        """Of a plain list: what the first pass has found, None if there is no memory for it. Places, sizes of
+        their records, and the sum of the sizes.
         """
         self._is_given = False
         """The second pass has begun."""
         self._order: list[int] | None = None
-        """Of a sorted list: its rows, each as one integer (`sorting`)."""
+        """Of a sorted list: its rows in order, each as one integer (`sorting`)."""
         self._room = PIECE_BYTES
-        """Bytes that may still be given in this step."""
+        """Bytes that may still be returned in this step."""
         self.count = 0
         """Keys in the range, whatever limit and filters say."""
         self.more = False
-        """The limit left some out."""
+        """Whether the limit left out pairs."""
         self.pairs = 0
         """Pairs in the answer."""
         self.size = 0
-        """Bytes of the pairs as a repeated field of a message with a number below 16."""
+        """Bytes of the pairs as a repeated protobuf field with a number below 16."""
         self._measuring = self._measure()
         self._giving = self._give()
 
     def measure(self, units: int = STEP_UNITS) -> bool:
-        """Work on `count`, `more`, `pairs` and `size`, for so many units; True when they are known."""
+        """Determine `count`, `more`, `pairs` and `size`, for so many units; True when they are known."""
         self._check()
         self._scan.units = units
         return all(self._scan.units > 0 for _ in self._measuring)
 
     @property
     def units_left(self) -> int:
-        """What the last step did not need of its units; negative where it took a little more."""
+        """Units that the last step did not use; negative if it used a few more."""
         return self._scan.units
 
     def give(self, units: int = STEP_UNITS, most: int = PIECE_BYTES) -> tuple[list[bytes], bool]:
-        """The next pairs, `most` bytes of them at most (`PIECE_BYTES` where that is less) and one more, and
-        whether these were all. For when it was measured.
+        """The next pairs, and whether these were the last. At most `most` bytes (or `PIECE_BYTES`), which one
+        pair may exceed. Only after `measure` has returned True.
         """
         self._check()
         self._scan.units = units
@@ -148,11 +148,11 @@ class RangeRead:
         return given, True
 
     def holds_back(self, compacted: int) -> bool:
-        """Whether compaction up to this revision waits for the read to be closed."""
+        """Whether erasing after a compaction to this revision waits for the read to be closed."""
         return self._pinned is not None and self._pinned < compacted
 
     def close(self) -> None:
-        """Let go of what is held. May be called again."""
+        """Release everything. May be called again."""
         if self._pinned is not None:
             self._pins.remove(self._pinned)
             self._pinned = None
@@ -216,8 +216,8 @@ class RangeRead:
         self.more = self._scan.more
 
     def _count(self) -> Iterator[None]:
-        """How many keys are in the range at the bound: those that exist now, corrected by what has changed
-        since; or, where that is less work, by looking at each.
+        """Count the keys in the range at the bound: those that exist now, corrected by the changes since; or,
+        if that is less work, each key.
         """
         index, bound, query = self._index, self._bound, self._query
         key, range_end = query.key, query.range_end
@@ -246,7 +246,7 @@ class RangeRead:
         self.count = count
 
     def _sort(self, first: int, *, counts: bool) -> Iterator[None]:
-        """Find the order. With `first` only so many are sorted, those that come first by key."""
+        """Sort the rows. With `first` only so many are sorted: the first by key."""
         query = self._query
         most = self._limit + 1 if self._limit else 0
         sorter = Sorter(self._account, self._records, most, descend=query.sort_order == DESCEND)
@@ -283,9 +283,9 @@ class RangeRead:
         if target == BY_VALUE:
             record = self._scan.read(row.place)
             self._scan.units -= SORT_UNITS + 4 * len(record) // UNIT_BYTES
-            return pair.split(record).value
+            return keyvalue.decode(record).value
         if item is None or item.at != row.place:
-            _, created, _, version, _, _, _ = pair.fields(self._scan.read(row.place))
+            _, created, _, version, _, _, _ = keyvalue.decode_fields(self._scan.read(row.place))
         else:
             created, version = item.created, item.version
         return created if target == BY_CREATE else version
@@ -298,7 +298,7 @@ class RangeRead:
     # --- the second pass
 
     def _give(self) -> Generator[tuple[list[bytes], int]]:
-        """Pairs, and how many bytes these have."""
+        """Lists of pairs, each with their bytes."""
         if self._query.count_only:
             return
         if self.size <= KEEP_BYTES:
@@ -342,7 +342,7 @@ class RangeRead:
                 if size > self._room:
                     some = some[: max(bisect_right(list(accumulate(some)), self._room), 1)]
                     size = sum(some)
-                if not min(some):  # the size of one is not known: not more than that one at once
+                if not min(some):  # a record of unknown size is read alone
                     some = some[: max(some.index(0), 1)]
                     size = sum(some)
                 stop = start + len(some)
@@ -354,39 +354,39 @@ class RangeRead:
                 start = stop
 
     def _measured_rows(self) -> Iterator[tuple[list[int], list[int], int]]:
-        """What the first pass has found, and the sums of the sizes."""
+        """What the first pass has found, or the same looked up again."""
         found = self._found
         if found is None:
             yield from ((places, sizes, sum(sizes)) for places, sizes in self._scan.places())
             return
         while found:
-            yield found.popleft()  # so that not all of them are let go of at once
+            yield found.popleft()  # freed one by one: all at once would take long
 
     def _without_value(self, row: Row) -> bytes:
         item = row.item
         if item is None or item.at != row.place:
-            return pair.without_value(self._scan.read(row.place))
+            return keyvalue.without_value(self._scan.read(row.place))
         self._scan.units -= 1
         modified = row.place >> NUMBER_BITS
-        return pair.join(item.key, item.created, modified, item.version, value=b"", lease=item.lease)
+        return keyvalue.encode(item.key, item.created, modified, item.version, value=b"", lease=item.lease)
 
     # --- both
 
     @property
     def _is_plain(self) -> bool:
-        """A list in the order of its keys, all of them or so many, whose pairs are given as they are."""
+        """In key order, unfiltered, and with values."""
         query = self._query
         return not (query.sort_target != BY_KEY or query.keys_only or self._filtered)
 
     def _chosen(self, *, counts: bool) -> Iterator[list[Row]]:
-        """What is in the answer, in its order."""
+        """The rows of the answer, in its order."""
         if self._order is not None:
             for start in range(0, len(self._order), CHUNK):
                 self._scan.units -= CHUNK
                 some = map(place_and_size, self._order[start : start + CHUNK])
                 yield [Row(place, size, None) for place, size in some]
                 if self._is_given:
-                    # Row by row: to let go of all of them at once takes long.
+                    # Freed row by row: all at once would take long.
                     self._order[start : start + CHUNK] = [0] * len(self._order[start : start + CHUNK])
             return
         left = self._limit
@@ -407,8 +407,8 @@ class RangeRead:
 
 
 def _heads_of(sizes: list[int]) -> int:
-    """Bytes that records of these sizes take beside their own as a repeated field with a number below 16:
-    each has a tag of one byte and its length before it (protobuf encoding guide).
+    """Bytes of the field headers of records of these sizes in a repeated field with a number below 16: a tag
+    of one byte and the length (protobuf encoding guide).
     """
     if sizes and min(sizes) >= 1 << 7 and max(sizes) < 1 << 14:
         return 3 * len(sizes)

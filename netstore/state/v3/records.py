@@ -1,7 +1,7 @@
-"""The records of the v3 keys by their places: what is not saved yet, what was used lately, and the engine.
+"""The records of the v3 keys by place: unsaved ones, a cache of recently used ones, and the engine.
 
-A record is the ready-made pair (`pair`), of a deletion its key and mod_revision. It never changes, so none
-that is remembered is ever wrong.
+A record is the encoded pair (`keyvalue`), of a deletion its key and mod_revision. It never changes, so cache
+entries are always valid.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ if TYPE_CHECKING:
     from netstore.seams import Engine
 
 RECENT_BYTES: Final = 12 * 1024 * 1024
-"""Bytes of records in each of the two generations that are kept in memory: 10,000 objects of 1 KiB."""
+"""Bytes of each of the two generations of the cache: 10,000 objects of 1 KiB."""
 
 _RECENT_COST: Final = 100
-"""What a record takes there beside its own bytes, about."""
+"""What a record takes in the cache beside its own bytes, about."""
 
 
 class _Recent:
-    """Records written or read lately, by their places: the same ones are asked for again, by the next list,
-    the next update, a watch that shows what was there before. Two generations: what is read in the older one
-    joins the younger, and the older one is dropped whole when the younger is full, so that nothing is ever
-    looked for to be dropped.
+    """A cache of records written or read recently, by place. Two generations: a record that is found in the
+    older one is added to the younger; when that is full, the older one is dropped and the younger takes its
+    place, so that no single record has to be chosen for eviction.
     """
 
     __slots__ = ("old", "room", "young")
@@ -37,10 +36,10 @@ class _Recent:
         self.young: dict[int, bytes] = {}
         self.old: dict[int, bytes] = {}
         self.room = RECENT_BYTES
-        """Bytes that the younger generation may still take."""
+        """Bytes left in the younger generation."""
 
     def keep(self, place: int, record: bytes) -> None:
-        """Remember a record."""
+        """Add a record."""
         self.room -= len(record) + _RECENT_COST
         if self.room < 0:
             self.old, self.young = self.young, {}
@@ -49,9 +48,9 @@ class _Recent:
 
 
 class Records:
-    """All records that can still be read, and what the engine has to be told of them.
+    """All records that can be read, and their changes for the engine.
 
-    StateDamaged from every read of a record that is not there.
+    Reading a record that is missing raises StateDamaged.
     """
 
     __slots__ = ("_engine", "_recent", "_unsaved", "size")
@@ -64,31 +63,31 @@ class Records:
         """Bytes of all records and their keys in the engine."""
 
     def add(self, place: int, record: bytes) -> None:
-        """A change was made."""
+        """Add the record of a change."""
         size = len(record)
         self._unsaved[RECORDS, place.to_bytes(PLACE_BYTES, "big")] = record
         self.size += PLACE_BYTES + size
         recent = self._recent
         if recent.room < size + _RECENT_COST:
             recent.keep(place, record)
-        else:  # what `keep` does then, without a call
+        else:  # as `keep`, without a call
             recent.room -= size + _RECENT_COST
             recent.young[place] = record
 
     def erase(self, stored: bytes) -> int:
-        """Forget the record under this key of the engine; how many bytes it had."""
+        """Erase the record with this key of the engine; returns its size."""
         size = len(self._peek(int.from_bytes(stored, "big")))
         self.size -= PLACE_BYTES + size
         self._unsaved[RECORDS, stored] = None
         return size
 
     def take_unsaved(self) -> dict[tuple[str, bytes], bytes | None]:
-        """What the engine has to be told of the changes since the last call."""
+        """The changes for the engine since the last call."""
         unsaved, self._unsaved = self._unsaved, {}
         return unsaved
 
     def get(self, place: int) -> bytes:
-        """The record at a place that is not erased; it is remembered."""
+        """The record at a place; it is cached."""
         recent = self._recent
         record = recent.young.get(place)
         if record is None:
@@ -97,18 +96,18 @@ class Records:
         return record
 
     def get_many(self, places: Sequence[int]) -> list[bytes]:
-        """The records at these places, which are remembered. 0.1 us each where they were used lately, else
-        2 us, where `get` takes 5.
+        """The records at these places; they are cached. 0.1 us each if in the younger generation, else 2 us,
+        where `get` takes 5.
         """
         found = list(map(self._recent.young.get, places))
         if None not in found:
-            return found  # type: ignore[return-value]  # as was just seen
+            return found  # type: ignore[return-value]  # checked just now
         missing = [place for place, record in zip(places, found, strict=True) if record is None]
         fetched = iter(self._fetch(missing) if missing else ())
         return [next(fetched) if record is None else record for record in found]
 
     def are_near(self, places: Sequence[int], most: int) -> bool:
-        """Whether at most so many of these records have to be fetched from the engine. 0.05 us each."""
+        """Whether at most so many of these records are not in the cache. 0.05 us each."""
         recent = self._recent
         if len(places) <= most:
             return True
@@ -118,7 +117,7 @@ class Records:
         return len(missing) <= most
 
     def peek_many(self, places: Sequence[int]) -> list[bytes]:
-        """The same for who reads much and once: nothing is remembered, so nothing is pushed out."""
+        """The records at these places, without caching them: for large reads, which would evict others."""
         recent = self._recent
         young, old = recent.young, recent.old
         found = list(map(young.get, places))
@@ -154,7 +153,7 @@ class Records:
         return records
 
     def stored(self, places: Sequence[int]) -> list[bytes]:
-        """The records at these places as they are stored, or wait for it: none out of memory but those."""
+        """The records at these places out of the unsaved ones and the engine, not out of the cache."""
         unsaved = self._unsaved
         keys = [place.to_bytes(PLACE_BYTES, "big") for place in places]
         found = [unsaved.get((RECORDS, key)) for key in keys] if unsaved else [None] * len(keys)
@@ -169,14 +168,14 @@ class Records:
         return records
 
     def lacking(self, found: int) -> str:
-        """What is wrong with having found so many records in the engine, empty when nothing is."""
+        """An error text if the number of records found is not the number written, else empty."""
         count = self._engine.count(RECORDS)
         return "" if count in (None, found) else f"{found} records, {count} were written"
 
     def some(self, start: bytes, most: int, size: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-        """The next records from this key of the engine on, at most so many, of about so many bytes; and where
-        the next ones begin, None when there are none. What is not saved comes last, and all at once: it is
-        newer, and what one turn made.
+        """The next records from this key of the engine on, at most so many, of about so many bytes; and the
+        key to continue from, None at the end. Unsaved records come last, all at once: they are newer, and
+        only those of one turn of the loop.
         """
         found, following = self._engine.some(RECORDS, start, most, size)
         unsaved = self._unsaved
@@ -191,7 +190,7 @@ class Records:
         return found, following
 
     def scan(self, start: bytes) -> Generator[tuple[bytes, bytes]]:
-        """All records from this key of the engine on: in order what is saved, then in order what is not."""
+        """All records from this key of the engine on, in order: the saved ones, then the unsaved ones."""
         unsaved = self._unsaved
         if not unsaved:
             yield from self._engine.scan(RECORDS, start, None)
@@ -205,7 +204,7 @@ class Records:
 
 
 def corrupt(stored: bytes, what: str) -> StateDamaged:
-    """What is wrong with a record, and what restores it."""
+    """The error for a damaged record, with what to do."""
     return StateDamaged(
         f"table {RECORDS}, key {stored!r}: {what}; restore this member from its peers or from a backup"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.state.applying import UNIT_BYTES
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import BY_KEY, DESCEND
 from netstore.state.v3.index import DELETED, NUMBER_BITS, pair_below
 
@@ -46,7 +46,7 @@ class Scan:
     """Walks over the keys of a query at a bound (`index`). Between two lists the state may change: each run
     is looked up anew after the last key of the run before.
 
-    CorruptData if a record cannot be read.
+    StateDamaged if a record is missing.
     """
 
     __slots__ = ("_bound", "_index", "_items", "_query", "fetch", "filtered", "limit", "more", "units")
@@ -146,7 +146,7 @@ class Scan:
     def _created(self, row: Row) -> int:
         if row.item is not None and row.item.at == row.place:
             return row.item.created
-        return pair.fields(self.read(row.place))[1]
+        return keyvalue.decode_fields(self.read(row.place))[1]
 
     def read(self, place: int) -> bytes:
         """The record at a place."""

@@ -1,9 +1,9 @@
-"""Sorting what a list found, in bounded steps: sorted runs, then one merge of all of them.
+"""Merge sort of the rows of a list in bounded steps: sorted runs, then one merge of all runs.
 
-A row stands for one pair: what it is sorted by, then in one integer its number in key order (so that equal
-ones stay in that order, as etcd's stable sort leaves them), the size of its record and its place. Numbers are
-sorted as part of that integer; values by their first bytes, and only where these are equal and the values are
-longer by the values themselves.
+A row stands for one pair. It is one integer: the number that it is sorted by, its ordinal in key order (so
+that the sort is stable, as etcd's), the size of its record and its place. A row that is sorted by value has
+the first bytes of the value beside that integer; only if these are equal and values are longer, the values
+themselves are compared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.index import PLACE_BYTES
 
 if TYPE_CHECKING:
@@ -25,21 +25,22 @@ if TYPE_CHECKING:
     from netstore.state.v3.records import Records
 
 RUN_ROWS: Final = 256
-"""Rows in one run: sorted in half a millisecond, by value in one."""
+"""Rows in one run: sorted in half a millisecond, by value in one millisecond."""
 
 RUN_BYTES: Final = 1 << 20
 """Bytes of values in one run: they are in memory until it is sorted."""
 
 FEW_NUMBERS: Final = 512
 FEW_VALUES: Final = 64
-"""Where no more rows are wanted than this, the others are dropped as they come."""
+"""If no more rows than this are wanted, the others are dropped when a run is sorted."""
 
 SHORT_VALUE: Final = 1_024
-"""Values up to this length are dropped so: to see that one is not wanted may need reading those that are."""
+"""Only if all values of a run are at most this long: comparing longer ones may require reading kept records.
+"""
 
 NUMBER_ROW_BYTES: Final = 130
 VALUE_ROW_BYTES: Final = 310
-"""What a row takes in memory until all are sorted, about."""
+"""Memory of a row until all are sorted, about."""
 
 _HEAD_BYTES: Final = 32
 _COUNT_BITS: Final = 32
@@ -53,8 +54,8 @@ _COUNT: Final = (1 << _COUNT_BITS) - 1
 
 
 class _ByValue(msgspec.Struct, gc=False, eq=False):
-    """A row that is sorted by its value. Of a value that is longer than `head`, `digest` tells it from others
-    without reading it, and `value` is there until its run is sorted.
+    """A row that is sorted by value. If the value is longer than `head`, `digest` detects equal values
+    without reading them, and `value` is in memory until its run is sorted.
     """
 
     head: bytes
@@ -77,16 +78,16 @@ class _ByValue(msgspec.Struct, gc=False, eq=False):
         if self.value is not None:
             return self.value
         (record,) = self.records.peek_many((self.rest & _PLACE,))
-        return pair.split(record).value
+        return keyvalue.decode(record).value
 
 
 _Row: TypeAlias = int | _ByValue
 
 
 class Sorter:
-    """Takes rows in key order and gives them in the order asked for.
+    """Takes rows in key order and returns them in the requested order.
 
-    `most` is how many are wanted, 0 for all. What is held is charged to `account`, which the caller closes.
+    `most` is how many are wanted, 0 for all. Memory is charged to `account`, which the caller closes.
     """
 
     def __init__(self, account: Account, records: Records, most: int, *, descend: bool) -> None:
@@ -98,17 +99,15 @@ class Sorter:
         self._run: list[_Row] = []
         self._run_bytes = 0
         self._whole_bytes = 0
-        """Of values that are there until the run is sorted."""
+        """Of long values that are in memory until the run is sorted."""
         self._longest = 0
         self._few = FEW_NUMBERS
         self._kept: list[_Row] = []
-        """The first of all rows so far, where few are wanted."""
+        """The first of all rows so far, if few are wanted."""
         self._runs: list[list[_Row]] = []
 
     def add(self, by: int | bytes, place: int, size: int) -> None:
-        """One more row: a number or a value, and where its record is and how long. Sorts a run when it is
-        full.
-        """
+        """Add a row: a number or a value, and the place and size of its record. Sorts a full run."""
         ordinal = _COUNT - self._ordinal if self._descend else self._ordinal
         self._ordinal += 1
         rest = ordinal << _ORDINAL_AT | size << _SIZE_AT | place
@@ -166,12 +165,12 @@ class Sorter:
 
 
 def _drain(run: list[_Row]) -> Iterator[_Row]:
-    """The rows of a run, each of which is let go of as it is taken: all at once would take long."""
+    """The rows of a run; each is freed when it is taken, because freeing all at once would take long."""
     run.reverse()
     while run:
         yield run.pop()
 
 
 def place_and_size(row: int) -> tuple[int, int]:
-    """Where the record of a row is, and how long."""
+    """The place and size of the record of a row."""
     return row & _PLACE, row >> _SIZE_AT & _COUNT

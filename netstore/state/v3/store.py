@@ -1,5 +1,5 @@
-"""The v3 store: keys, leases and alarms, and what each command of the v3 API does to them. An alarm is looked
-at before everything that it refuses.
+"""The v3 store: keys, leases and alarms, with a method for each command of the v3 API, which first checks
+whether an alarm blocks it.
 """
 
 from __future__ import annotations
@@ -43,51 +43,53 @@ if TYPE_CHECKING:
     from netstore.limits import Budget
     from netstore.seams import Engine
     from netstore.state.applying import Applying
-    from netstore.state.trail import Trail
+    from netstore.state.checksum import RunningChecksum
 
 Outcome: TypeAlias = V3Outcome
 
 Work: TypeAlias = "Generator[int, None, Outcome]"
-"""A command that is carried out in pieces (`txn`)."""
+"""A command that is carried out in pieces (`txn`); after each it yields the units of work done."""
 
 MOST_AWAIT_SWEEP: Final = 1_000
-"""How many may wait for compactions to be over; a read that is open keeps them waiting."""
+"""How many requests may wait for the end of compactions, which an open read can delay."""
 
 
 class V3Scalars(msgspec.Struct, array_like=True, frozen=True):
-    """Where the v3 keys stand (`Mvcc.revision`, `compacted`, `swept`), and what everything applied came to
-    (`trail.Trail`).
+    """The revisions of the v3 keys (`Mvcc.revision`, `compacted`, `swept`), and the checksum of everything
+    that was applied (`checksum.RunningChecksum`), for both stores.
     """
 
     revision: Revision
     compacted: Revision
     swept: Revision
-    trail: int
+    checksum: int
 
 
 NEW_V3: Final = V3Scalars(Revision(1), NEVER, NEVER, 0)
-"""What a store starts with, before anything is written."""
+"""The scalars of an empty store."""
 
 
 class V3Store:
-    """The keys, the leases and the alarms, with a method for each command (`doors`)."""
+    """The keys, the leases and the alarms, with a method for each command (`handlers`)."""
 
-    def __init__(self, engine: Engine, trail: Trail, applying: Applying, reads: Budget | None = None) -> None:
+    def __init__(
+        self, engine: Engine, checksum: RunningChecksum, applying: Applying, reads: Budget | None = None
+    ) -> None:
         """`reads` is what reads of the keys in steps may hold."""
         self._engine = engine
-        self._trail = trail
+        self._checksum = checksum
         self._applying = applying
         self.leases = Leases()
         self.mvcc = Mvcc(engine, self.leases.move, reads)
-        self.mvcc.trail = trail
+        self.mvcc.checksum = checksum
         self.alarms = Alarms()
         self.loaded = 0
-        """Leases that were read since `load_steps` began."""
+        """Leases read since `load_steps` began."""
         self._scalars = NEW_V3
         self._alarms_touched: set[tuple[NodeId, int]] = set()
         self._await_sweep: list[tuple[Revision, Callable[[Fault | None], None]]] = []
 
-    def doors(self) -> dict[type, Callable[..., Outcome | Work]]:
+    def handlers(self) -> dict[type, Callable[..., Outcome | Work]]:
         """The method for each command."""
         return {
             Put: self.put,
@@ -106,7 +108,7 @@ class V3Store:
     # --- loading, saving, compaction
 
     def load_steps(self, *, whole: bool) -> Iterator[None]:
-        """Become what the engine holds, in bounded steps."""
+        """Replace the state by what the engine holds, in bounded steps."""
         leases = StoredLeases()
         for records in load_leases(self._engine, whole=whole):
             leases.add(records)
@@ -120,14 +122,14 @@ class V3Store:
         for stored in tables.load_all(engine, tables.V3_STATE, V3Scalars):
             scalars = stored
         self._scalars = scalars
-        self._trail.checksum = scalars.trail
+        self._checksum.value = scalars.checksum
         yield from self.leases.restore(leases)
         yield from self.mvcc.load_steps(scalars.revision, scalars.compacted, scalars.swept, whole=whole)
         self.alarms.restore(tables.load_all(engine, tables.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()
 
     def save(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
-        """Add what is to be written of what changed since the last call."""
+        """Add the records that changed since the last call."""
         mvcc = self.mvcc
         changes.update(mvcc.take_records())
         for lease, record in self.leases.take_changes().items():
@@ -136,15 +138,14 @@ class V3Store:
             stored = tables.encode(alarm) if self.alarms.raised(alarm) else None
             changes[tables.ALARMS, alarm_key(*alarm)] = stored
         self._alarms_touched.clear()
-        scalars = V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self._trail.checksum)
+        scalars = V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self._checksum.value)
         if scalars != self._scalars:
             changes[tables.V3_STATE, tables.STATE_KEY] = tables.encode(scalars)
             self._scalars = scalars
 
     def when_swept(self, revision: Revision, done: Callable[[Fault | None], None]) -> None:
-        """Call `done(None)` when nothing is left in the engine of what compaction up to `revision` forgets:
-        from a later `tell_swept`, or now (v3 API, Compact, physical). It gets a Fault now when
-        `MOST_AWAIT_SWEEP` wait.
+        """Call `done(None)` when the erasing after a compaction to `revision` is finished (v3 API, Compact,
+        physical): from a later `tell_swept`, or now. It gets a Fault now if `MOST_AWAIT_SWEEP` wait.
         """
         if self._is_swept(revision):
             done(None)
@@ -154,7 +155,7 @@ class V3Store:
             self._await_sweep.append((revision, done))
 
     def tell_swept(self) -> None:
-        """Call those for whom enough was swept or loaded."""
+        """Call those of `when_swept` whose revision was reached by sweeping or loading."""
         if not self._await_sweep:
             return
         waiting, self._await_sweep = self._await_sweep, []
@@ -185,11 +186,11 @@ class V3Store:
         return self._shut(command) or txn.delete_range_steps(self.mvcc, command)
 
     def range(self, command: Range) -> Outcome:
-        """Carry out a Range: what it reads is a bound (`txn.range_later`)."""
+        """Carry out a Range: the outcome is a bound to read at (`txn.range_later`)."""
         return self._shut(command) or txn.range_later(self.mvcc, command)
 
     def txn(self, command: Txn) -> Outcome | Work:
-        """Carry out a Txn, in pieces where it is long."""
+        """Carry out a Txn, in pieces unless it is short."""
         done = self._shut(command) or txn.execute_short(self.mvcc, self.leases, command)
         if done is None:
             return txn.execute_steps(self.mvcc, self.leases, command)
@@ -198,7 +199,9 @@ class V3Store:
         return done
 
     def read_txn(self, command: Txn) -> TxnDone | Fault:
-        """Answer a transaction that only reads (`txn.is_read`) here and now. Counts in `Mvcc.read_units`."""
+        """Answer a transaction that only reads (`txn.is_read`), not through the log. Adds to
+        `Mvcc.read_units`.
+        """
         if not txn.is_read(command):
             raise ValueError("a transaction that may write goes through the log")
         fault = self._shut(command) or self.mvcc.check_revision(0)

@@ -1,12 +1,12 @@
-"""Transactions, and what single writes share with them (v3 API, Txn).
+"""Transactions (v3 API, Txn), and single writes, which share their parts.
 
-Three stages, so that a transaction is done whole or not at all: every compare of the whole tree is decided on
-the state before it; then every operation on the path taken is checked for what could fail; then they run, in
-order, each seeing those before it, and nothing can fail any more.
+Three stages make a transaction atomic: all compares, nested ones included, are evaluated on the state before
+it; then every operation of the branches taken is checked for what could fail; then they run, in order, each
+seeing those before it, and none can fail any more.
 
-What is applied is done in pieces: a function named `..._steps` is a generator that gives, now and then, how
-many units of about a microsecond it has worked, so that whoever drives it can do something else in between;
-what it does is the same however it is driven. Nothing is read for answers here (`Later`).
+Commands are carried out in pieces: a function named `..._steps` is a generator that yields the units of work
+done (about a microsecond each) now and then, so that the caller can pause it; the result does not depend on
+where it is paused. Nothing is read for answers here (`Later`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 
 from netstore.errors import Fault, Reason, refusal
 from netstore.state.applying import UNIT_BYTES
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import (
     EQUAL,
     GREATER,
@@ -52,27 +52,27 @@ MAX_OPS: Final = 128
 
 
 MAX_ALL_OPS: Final = 1_024
-"""Operations of a transaction and all nested in it, on both branches: `MAX_OPS` alone would allow 70,000."""
+"""Operations of a transaction and all nested in it, in both branches: `MAX_OPS` alone would allow 70,000."""
 
 MAX_COMPARED: Final = 100_000
-"""Keys that the compares of a transaction may look at: what one command does has an end."""
+"""Keys that the compares of a transaction may look at: bounds the work of one command."""
 
 FEW_COMPARED: Final = 500
-"""Keys that are compared in one call where a transaction only reads; with more it goes through the log."""
+"""Keys that a read-only transaction compares in one call; with more it goes through the log."""
 
 WRITE_UNITS: Final = 10
-"""Units of about a microsecond that one put takes, or a deletion of one key."""
+"""Units of a put, or of the deletion of one key."""
 
 READ_UNITS: Final = 6
-"""Units that one operation takes of a transaction that only reads, until it is answered: a key is fetched."""
+"""Units of one operation of a read-only transaction, until it is answered: a key is fetched."""
 
 _SORT_STEP: Final = 500
 _COMPARE_UNITS: Final = 5
 
 
 class _Path(NamedTuple):
-    """What a transaction was found to do: the operations of its branch, and in place of each transaction
-    nested there what that was found to do.
+    """The evaluated compares of a transaction: the operations of the branch taken, with nested transactions
+    replaced by their own paths.
     """
 
     succeeded: bool
@@ -82,17 +82,17 @@ class _Path(NamedTuple):
 _Response: TypeAlias = PutDone | Deleted | Found | Later | TxnDone
 _Answer: TypeAlias = PutDone | Deleted | Later | TxnDone
 
-# --- before anything is proposed
+# --- validation before proposing
 
 
 def check(command: Operation, max_ops: int = MAX_OPS) -> Fault | None:
-    """What is wrong with a request whatever the state is; untaken branches are looked at, too.
+    """Validate a request independently of the state, both branches of transactions included.
 
-    Linear in the size of the request, but for deleted ranges and puts of one list: each deleted range with
-    those keys that are put in it.
+    Linear in the size of the request, but for comparing each deleted range with the sorted keys put in the
+    same list.
     """
     if type(command) is Put and command.key and not (command.ignore_value or command.ignore_lease):
-        return None  # the way of most
+        return None  # the most frequent case
     if isinstance(command, Txn):
         if _count(command) > MAX_ALL_OPS:
             return refusal(Reason.TOO_MANY_OPS)
@@ -101,12 +101,12 @@ def check(command: Operation, max_ops: int = MAX_OPS) -> Fault | None:
 
 
 def is_read(txn: Txn) -> bool:
-    """Whether the transaction only reads, so that it need not enter the log."""
+    """Whether all operations are ranges, so that the transaction need not go through the log."""
     return all(isinstance(operation, Range) for operation in (*txn.success, *txn.failure))
 
 
 def read_units(mvcc: Mvcc, txn: Txn) -> int:
-    """Units that a transaction takes that only reads, about, but for its ranges, which count themselves."""
+    """Units of a read-only transaction, about, without its ranges, which count themselves."""
     operations = max(len(txn.success), len(txn.failure))
     return READ_UNITS * operations + len(txn.compares) + compared(mvcc, txn)
 
@@ -159,10 +159,10 @@ def _check_duplicates(txn: Txn) -> Fault | None:
 
 
 def _writes(branch: Sequence[Operation]) -> tuple[set[bytes], list[DeleteRange]] | None:
-    """The keys put and the ranges deleted by a list of operations, or None when two of them collide.
+    """The keys put and the ranges deleted by a list of operations, or None if two of them conflict.
 
-    The two branches of a nested transaction count together but do not collide with each other; nested
-    transactions go before the list's own puts, in order, and what one deletes may not be put by a later one.
+    The branches of a nested transaction are joined but do not conflict with each other. Nested transactions
+    are checked before the list's own puts, in order; a key deleted by one may not be put by a later one.
     """
     puts: set[bytes] = set()
     deletes = [operation for operation in branch if isinstance(operation, DeleteRange)]
@@ -184,7 +184,7 @@ def _writes(branch: Sequence[Operation]) -> tuple[set[bytes], list[DeleteRange]]
 
 
 def _any_covers(deletes: Iterable[DeleteRange], puts: Iterable[bytes]) -> bool:
-    """Whether a deletion is seen to take one of these keys; as in etcd, an open end is not looked into."""
+    """Whether a deletion covers one of these keys; as in etcd, a range without end (b"\\0") covers none."""
     keys = sorted(puts)
     if not keys:
         return False
@@ -195,11 +195,11 @@ def _any_covers(deletes: Iterable[DeleteRange], puts: Iterable[bytes]) -> bool:
     return False
 
 
-# --- when its turn in the log has come
+# --- applying
 
 
 def put(mvcc: Mvcc, leases: Leases, command: Put) -> PutDone | Fault:
-    """Carry out a put that stands alone."""
+    """Carry out a put outside a transaction."""
     if not (command.lease or command.prev_kv or command.ignore_value or command.ignore_lease):
         mvcc.put(command.key, command.value, 0)
         return PutDone(mvcc.finish())
@@ -212,18 +212,18 @@ def put(mvcc: Mvcc, leases: Leases, command: Put) -> PutDone | Fault:
 
 
 def range_later(mvcc: Mvcc, command: Range) -> Later | Fault:
-    """A read that stands alone in the log."""
+    """Carry out a range in the log outside a transaction."""
     return mvcc.check_revision(command.revision) or later(mvcc, command)
 
 
 def later(mvcc: Mvcc, query: Range) -> Later:
-    """A read of the state that is finished, at a revision that can be read."""
+    """A deferred read of the state between two commands, at a revision that can be read."""
     bound = bound_after(query.revision if query.revision > 0 else mvcc.revision)
     return Later(mvcc.revision, query, bound)
 
 
 def delete_range_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None, Deleted]:
-    """Carry out a deletion that stands alone."""
+    """Carry out a deletion outside a transaction."""
     deleted = yield from _delete_steps(mvcc, command)
     return Deleted(mvcc.finish(), deleted.deleted, deleted.prev_kvs)
 
@@ -253,8 +253,8 @@ def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
 
 
 def execute_short(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault | None:
-    """Carry out a transaction of plain compares, puts and ranges, which needs no pieces: at most `MAX_OPS` of
-    each. None, and nothing was done, for any other. What it does is what `execute_steps` does.
+    """Carry out a transaction of single-key compares, puts and ranges, at most `MAX_OPS` of each, in one
+    call. None, with nothing changed, for any other. The result is that of `execute_steps`.
     """
     succeeded = True
     for compare in txn.compares:
@@ -272,7 +272,7 @@ def execute_short(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault | Non
                 return None
     operations = txn.success if succeeded else txn.failure
     if max(len(txn.compares), len(operations)) > MAX_OPS:
-        return None  # the operator allows more
+        return None  # possible if the operator allows more operations
     bad_put, bad_range = _look_ahead(mvcc, leases, _Path(succeeded, operations))
     fault = bad_put or bad_range
     if fault is not None:
@@ -301,7 +301,7 @@ def execute_steps(mvcc: Mvcc, leases: Leases, txn: Txn) -> Generator[int, None, 
 
 
 def compared(mvcc: Mvcc, txn: Txn) -> int:
-    """How many keys the ranges hold that a transaction compares, nested ones included. O(log n) for each."""
+    """How many keys the compares over ranges look at, nested ones included. O(log n) for each."""
     count = sum(mvcc.count(each.key, each.range_end) for each in txn.compares if each.range_end)
     for branch in (txn.success, txn.failure):
         for operation in branch:
@@ -311,7 +311,7 @@ def compared(mvcc: Mvcc, txn: Txn) -> int:
 
 
 def _decide_steps(mvcc: Mvcc, txn: Txn) -> Generator[int, None, _Path]:
-    """The path through the tree, which is at most `MAX_DEPTH` deep."""
+    """Evaluate the compares of a transaction and of those nested in the branch taken, `MAX_DEPTH` deep."""
     succeeded = True
     for compare in txn.compares:
         if compare.range_end or compare.target == VALUE:
@@ -336,7 +336,7 @@ def _decide_steps(mvcc: Mvcc, txn: Txn) -> Generator[int, None, _Path]:
 def _holds_steps(mvcc: Mvcc, compare: Compare) -> Generator[int, None, bool]:
     result = compare.result
     if compare.target == VALUE:
-        # A missing key has no value, so nothing can be said of it, not even that it differs.
+        # As in etcd, every compare of the value of a missing key is false, "not equal" too.
         seen = False
         for value in mvcc.values(compare.key, compare.range_end):
             seen = True
@@ -364,7 +364,7 @@ def _judge(result: int, left: int | bytes, right: int | bytes) -> bool:
 
 
 def _look_ahead(mvcc: Mvcc, leases: Leases, path: _Path) -> tuple[Fault | None, Fault | None]:
-    """The first put and the first range that would fail. Where there are both, etcd tells the put."""
+    """The faults of the first put and the first range that would fail. etcd reports that of the put."""
     bad_range: Fault | None = None
     for step in path.steps:
         if type(step) is Put:
@@ -401,13 +401,13 @@ def _run_steps(mvcc: Mvcc, path: _Path) -> Generator[int, None, list[_Response]]
 
 
 def _read_later(mvcc: Mvcc, query: Range) -> Later:
-    """A read between two operations of a transaction."""
+    """A deferred read of the state between two operations of a transaction."""
     bound = bound_after(query.revision) if query.revision > 0 else mvcc.bound
     return Later(mvcc.current, query, bound)
 
 
 def _delete_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None, Deleted]:
-    """Delete a range. The pairs there were are those that are read at the bound before."""
+    """Delete a range. The previous pairs are a deferred read at the bound before."""
     bound, before = mvcc.bound, mvcc.current
     count = yield from mvcc.delete_steps(command.key, command.range_end)
     prev_kvs: list[bytes] | Later = []
@@ -417,8 +417,8 @@ def _delete_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None, Dele
 
 
 def _write(mvcc: Mvcc, command: Put) -> Later | None:
-    """Put a pair; what was there before, where it is asked for. What is to be kept of a pair that an
-    operation before it has deleted is empty.
+    """Put a pair; returns a deferred read of the previous one, if it was asked for and existed. If an earlier
+    operation of the transaction has deleted the key, `ignore_value` keeps an empty value.
     """
     value, lease = command.value, command.lease
     bound = mvcc.bound if command.prev_kv else 0
@@ -426,16 +426,16 @@ def _write(mvcc: Mvcc, command: Put) -> Later | None:
         lease = mvcc.lease_of(command.key)
     if command.ignore_value:
         old = mvcc.get(command.key)
-        value = b"" if old is None else pair.split(old).value
+        value = b"" if old is None else keyvalue.decode(old).value
     before = mvcc.put(command.key, value, lease)
     return Later(mvcc.revision, Range(command.key), bound) if bound and before else None
 
 
-# --- when somebody waits for the answer
+# --- answering
 
 
 def settle(outcome: _Answer, find: Callable[[Later], Found]) -> PutDone | Deleted | Found | TxnDone:
-    """The outcome with everything that was left for later."""
+    """The outcome with all deferred reads (`Later`) replaced by what `find` reads."""
     if isinstance(outcome, Later):
         found = find(outcome)
         return msgspec.structs.replace(found, revision=outcome.revision)

@@ -42,7 +42,7 @@ class MachineSafety(Invariant):
     def _compare(self, member: Member) -> None:
         machine = member.machine
         applied = machine.applied
-        scalars = (machine.tree.index, machine.trail.checksum, *machine.statistics.replicated())
+        scalars = (machine.tree.index, machine.checksum.value, *machine.statistics.replicated())
         first = self._at.setdefault(applied, scalars)
         require(
             first == scalars, "states differ", member=member.id, applied=applied, first=first, here=scalars

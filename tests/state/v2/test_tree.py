@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from netstore.errors import Fault
 from netstore.parted import Parted
-from netstore.state.countdown import Countdown, Waiting
+from netstore.state.countdown import Countdown, KeyQueue
 from netstore.state.v2.loading import Stored
 from netstore.state.v2.tree import Tree
 from netstore.state.v2.ttl import FOR_EVER, Life, Timed, TimedNodes
@@ -116,7 +116,7 @@ class AgainstTwin(RuleBasedStateMachine):
         copy.restore(self.tree.index, stored)
         assert copy.get(b"/", True) == self.tree.get(b"/", True)
         assert {node.key: node for node in nodes_of(copy)} == {node.key: node for node in nodes_of(self.tree)}
-        assert sorted(copy.timed.news.take_renewed(1_000)) == sorted(timed)
+        assert sorted(copy.timed.ttl_changes.take_renewed(1_000)) == sorted(timed)
         assert not copy.changed
         self.tree = copy
 
@@ -247,7 +247,7 @@ def test_what_is_in_the_new_state_too_is_not_told_to_be_gone() -> None:
     for path in (b"/kept", b"/gone"):
         nodes.put(path, Timed(5, EtcdIndex(1)))
     clock.count(0.0)
-    renewed: Waiting[bytes] = Waiting()
+    renewed: KeyQueue[bytes] = KeyQueue()
     renewed.add(b"/kept")
     for _ in nodes.restore(Parted({b"/kept": Timed(5, EtcdIndex(9))}), renewed):
         pass
@@ -255,7 +255,7 @@ def test_what_is_in_the_new_state_too_is_not_told_to_be_gone() -> None:
     assert len(clock) == 1
     assert clock.due(104.9) == []
     assert clock.due(105.0) == [(b"/kept", 9)]
-    assert nodes.news.take_removed(9) == []
+    assert nodes.ttl_changes.take_removed(9) == []
 
 
 def test_what_has_no_ttl_any_more_never_ends() -> None:
@@ -265,8 +265,8 @@ def test_what_has_no_ttl_any_more_never_ends() -> None:
     tree.set(b"/b/c", b"1", False, life(5))
     whole(tree, tree.delete(b"/b", False, True))
     assert not tree.timed
-    assert list(tree.timed.news.take_renewed(1_000)) == []
-    assert set(tree.timed.news.take_removed(1_000)) == {b"/a", b"/b/c"}
+    assert list(tree.timed.ttl_changes.take_renewed(1_000)) == []
+    assert set(tree.timed.ttl_changes.take_removed(1_000)) == {b"/a", b"/b/c"}
     assert tree.expire(b"/a", 1) is None
 
 

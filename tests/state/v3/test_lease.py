@@ -18,7 +18,7 @@ from netstore import parted
 from netstore.errors import Fault, Reason
 from netstore.parted import LET_GO_STEP, PARTS
 from netstore.state import countdown
-from netstore.state.countdown import COUNTED_AT_ONCE, MAX_DUE, MOST_GRACES, RETRY_SECONDS, Countdown, Waiting
+from netstore.state.countdown import COUNTED_AT_ONCE, MAX_DUE, MOST_GRACES, RETRY_SECONDS, Countdown, KeyQueue
 from netstore.state.v2.tree import Tree
 from netstore.state.v2.ttl import Life
 from netstore.state.v3.lease import MAX_TTL, Lease, LeaseRecord, Leases, StoredLeases, granted_ttl
@@ -375,7 +375,7 @@ WAITING_STEPS = st.tuples(st.sampled_from(("add", "drop", "take")), st.integers(
 def test_what_waits_longest_is_taken_first(steps: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parted, "FIRST", 2)
-        waiting: Waiting[int] = Waiting()
+        waiting: KeyQueue[int] = KeyQueue()
         twin: dict[int, bool] = {}
         for step, number in steps:
             if step == "add":
@@ -397,7 +397,7 @@ def test_what_waits_longest_is_taken_first(steps: list[tuple[str, int]]) -> None
 
 def test_the_room_of_many_that_waited_is_given_back_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parted, "FIRST", 2)
-    waiting: Waiting[int] = Waiting()
+    waiting: KeyQueue[int] = KeyQueue()
     for number in range(1_000):
         waiting.add(number)
     table = waiting._is_wanted
@@ -426,7 +426,7 @@ def test_what_comes_and_goes_uncounted_takes_no_more_places_than_there_are_keys(
         clock.left(LeaseId(1), 0.0)
         leases.renew(1, Index(index))
         leases.remove(lease)
-    assert (len(leases.news._renewed), len(leases.news._removed)) == (1, 1)
+    assert (len(leases.ttl_changes._renewed), len(leases.ttl_changes._removed)) == (1, 1)
 
 
 class Instant(float):
@@ -564,8 +564,8 @@ def test_a_list_of_all_leases_ends_with_the_state_it_began_in(monkeypatch: pytes
     leases.grant(11, 60, Index(11))
     gone = leases.restore(StoredLeases())
     assert len([*gone]) == 4, "what waited to be counted, then one table after the other"
-    assert not leases.news.take_renewed(1)
-    assert sorted(leases.news.take_removed(20)) == [*range(1, 10), 11]
+    assert not leases.ttl_changes.take_renewed(1)
+    assert sorted(leases.ttl_changes.take_removed(20)) == [*range(1, 10), 11]
     with pytest.raises(Lost):
         next(ids)
     leases.grant(1, 60, Index(12))

@@ -13,7 +13,7 @@ from netstore.errors import CorruptData, Fault, Reason
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.tables import RECORDS
-from netstore.state.v3 import pair, records
+from netstore.state.v3 import keyvalue, records
 from netstore.state.v3.commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, Txn, V3Command
 from netstore.state.v3.compaction import SWEEP_STEP
 from netstore.state.v3.hashes import MAX_HASHES, Hash, _Run
@@ -190,7 +190,7 @@ def test_compaction_leaves_only_what_can_be_read(commands: list[V3Command], step
     assert not both.machine.sweeping
     assert hash_kv(both.machine.mvcc, 0) == checksum
     both.save()
-    stored = [pair.split(record) for _, record in both.engine.scan(RECORDS, b"", None)]
+    stored = [keyvalue.decode(record) for _, record in both.engine.scan(RECORDS, b"", None)]
     readable = {p.key: p.mod_revision for p in both.twin.now.values()}
     last = {
         change.key: change.revision
@@ -394,9 +394,17 @@ def test_a_copy_that_is_swept_answers_who_waited_here_and_not_too_many_wait() ->
 @pytest.mark.parametrize(
     ("stored", "record", "what"),
     [
-        ((2 << 32).to_bytes(12, "big"), pair.join_deleted(b"a", 2), "it says revision 2, version 0"),
-        ((2 << 32).to_bytes(12, "big"), pair.join(b"a", 3, 3, 1, value=b"", lease=0), "it says revision 3"),
-        ((9 << 32).to_bytes(12, "big"), pair.join(b"a", 9, 9, 1, value=b"", lease=0), "is at revision 1"),
+        ((2 << 32).to_bytes(12, "big"), keyvalue.encode_deletion(b"a", 2), "it says revision 2, version 0"),
+        (
+            (2 << 32).to_bytes(12, "big"),
+            keyvalue.encode(b"a", 3, 3, 1, value=b"", lease=0),
+            "it says revision 3",
+        ),
+        (
+            (9 << 32).to_bytes(12, "big"),
+            keyvalue.encode(b"a", 9, 9, 1, value=b"", lease=0),
+            "is at revision 1",
+        ),
     ],
 )
 def test_a_record_in_the_wrong_place_is_named(stored: bytes, record: bytes, what: str) -> None:

@@ -14,7 +14,7 @@ from netstore.limits import Budget
 from netstore.state.applying import UNIT_BYTES
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.v3 import index, mvcc, reads, scan, small, sorting
+from netstore.state.v3 import index, mvcc, reads, scan, smallreads, sorting
 from netstore.state.v3.commands import (
     ASCEND,
     BY_KEY,
@@ -325,18 +325,18 @@ def test_a_revision_that_is_gone_is_refused_before_the_first_step() -> None:
 
 def test_a_list_out_of_memory_is_read_at_once_and_one_from_the_disk_in_steps() -> None:
     store = Store()
-    keys = small._MOST_FAR + 1
+    keys = smallreads._MOST_FAR + 1
     for number in range(keys):
         store.machine.mvcc.put(b"%06d" % number, b"", 0)
         store.machine.mvcc.finish()
     store.machine.take_changes()
     store.machine.save()
-    found = store.machine.mvcc.glance(Range(*ALL))
+    found = store.machine.mvcc.read_small(Range(*ALL))
     assert isinstance(found, Found)
     assert len(found.kvs) == keys
     recent = store.machine.mvcc._records._recent
     recent.old, recent.young = recent.young, {}
-    assert isinstance(store.machine.mvcc.glance(Range(*ALL)), Found)
+    assert isinstance(store.machine.mvcc.read_small(Range(*ALL)), Found)
     recent.old, recent.young = {}, {}
-    assert store.machine.mvcc.glance(Range(*ALL)) is None
-    assert isinstance(store.machine.mvcc.glance(Range(*ALL, limit=keys - 1)), Found)
+    assert store.machine.mvcc.read_small(Range(*ALL)) is None
+    assert isinstance(store.machine.mvcc.read_small(Range(*ALL, limit=keys - 1)), Found)

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.codec import Malformed
-from netstore.proto.kv_pb2 import KeyValue
-from netstore.state.v3 import pair
-from netstore.state.v3.pair import Pair
+from netstore.proto.kv_pb2 import KeyValue as ProtobufKeyValue
+from netstore.state.v3 import keyvalue
+from netstore.state.v3.keyvalue import KeyValue
 
 NUMBERS = st.one_of(st.integers(1, 300), st.integers(1, 2**63 - 1))
 PAIRS = st.builds(
-    Pair,
+    KeyValue,
     st.binary(min_size=1, max_size=200),
     NUMBERS,
     NUMBERS,
@@ -25,15 +25,15 @@ PAIRS = st.builds(
 )
 
 
-def join(given: Pair) -> bytes:
+def join(given: KeyValue) -> bytes:
     key, created, modified, version, value, lease = given
-    return pair.join(key, created, modified, version, value=value, lease=lease)
+    return keyvalue.encode(key, created, modified, version, value=value, lease=lease)
 
 
 @given(PAIRS)
-def test_a_pair_is_what_protobuf_makes_of_it_and_comes_back(given: Pair) -> None:
+def test_a_pair_is_what_protobuf_makes_of_it_and_comes_back(given: KeyValue) -> None:
     data = join(given)
-    judge = KeyValue(
+    judge = ProtobufKeyValue(
         key=given.key,
         create_revision=given.created,
         mod_revision=given.modified,
@@ -42,35 +42,35 @@ def test_a_pair_is_what_protobuf_makes_of_it_and_comes_back(given: Pair) -> None
         lease=given.lease,
     )
     assert data == judge.SerializeToString()
-    assert pair.split(data) == given
+    assert keyvalue.decode(data) == given
     judge.value = b""
-    assert pair.without_value(data) == judge.SerializeToString()
+    assert keyvalue.without_value(data) == judge.SerializeToString()
 
 
 @given(st.binary(min_size=1, max_size=200), NUMBERS)
 def test_a_deletion_has_key_and_revision(key: bytes, revision: int) -> None:
-    data = pair.join_deleted(key, revision)
-    assert data == KeyValue(key=key, mod_revision=revision).SerializeToString()
-    assert pair.split(data) == Pair(key, 0, revision, 0, b"", 0)
-    assert pair.join_key(key) == KeyValue(key=key).SerializeToString()
+    data = keyvalue.encode_deletion(key, revision)
+    assert data == ProtobufKeyValue(key=key, mod_revision=revision).SerializeToString()
+    assert keyvalue.decode(data) == KeyValue(key, 0, revision, 0, b"", 0)
+    assert keyvalue.encode_key(key) == ProtobufKeyValue(key=key).SerializeToString()
 
 
 @given(PAIRS, st.data())
-def test_a_pair_cut_short_or_with_more_behind_it_is_refused(given: Pair, data: st.DataObject) -> None:
+def test_a_pair_cut_short_or_with_more_behind_it_is_refused(given: KeyValue, data: st.DataObject) -> None:
     """Unless what is left is a whole pair of fewer fields."""
     whole = join(given)
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
     with contextlib.suppress(Malformed):
-        assert pair.split(cut).key == given.key
-        assert KeyValue.FromString(cut).SerializeToString() == cut
+        assert keyvalue.decode(cut).key == given.key
+        assert ProtobufKeyValue.FromString(cut).SerializeToString() == cut
     with pytest.raises(Malformed):
-        pair.fields(whole + b"\x00")
+        keyvalue.decode_fields(whole + b"\x00")
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_pair_or_malformed(data: bytes) -> None:
     with contextlib.suppress(Malformed):
-        pair.fields(data)
+        keyvalue.decode_fields(data)
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,4 @@ def test_any_bytes_are_a_pair_or_malformed(data: bytes) -> None:
 )
 def test_a_pair_has_a_key_and_a_revision(data: bytes) -> None:
     with pytest.raises(Malformed):
-        pair.fields(data)
+        keyvalue.decode_fields(data)

@@ -1,7 +1,7 @@
-"""The one byte form of a v3 pair: `mvccpb.KeyValue`, made once when it is written (v3 API, mvccpb).
+"""Encoding and decoding of a v3 key-value pair: `mvccpb.KeyValue` (v3 API, mvccpb), as it is stored and sent.
 
-Fields stand in the order of their numbers and those that are zero or empty are left out, as every protobuf
-encoder writes them.
+Fields are in the order of their numbers, and those that are zero or empty are omitted, as every protobuf
+encoder does it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _SIGN64 = 2**63
 _KEY, _CREATED, _MODIFIED, _VERSION, _VALUE, _LEASE = 0x0A, 0x10, 0x18, 0x20, 0x2A, 0x30
 
 
-class Pair(NamedTuple):
-    """A pair taken apart. Of a deletion there are only key and `modified`."""
+class KeyValue(NamedTuple):
+    """The fields of a pair. Of a deletion only `key` and `modified` are set."""
 
     key: bytes
     created: int
@@ -30,10 +30,10 @@ class Pair(NamedTuple):
     lease: int
 
 
-def join(key: bytes, created: int, modified: int, version: int, *, value: bytes, lease: int) -> bytes:
+def encode(key: bytes, created: int, modified: int, version: int, *, value: bytes, lease: int) -> bytes:
     """The bytes of a pair. About 1 us."""
     revision = varint(modified)
-    # One piece for what nearly all have: putting the parts together is most of the work.
+    # One format for what nearly all pairs have: formatting is most of the work.
     head = (b"\n%b%b\x10%b\x18%b\x20%b\x2a%b%b" if value else b"\n%b%b\x10%b\x18%b\x20%b%b%b") % (
         varint(len(key)),
         key,
@@ -46,28 +46,28 @@ def join(key: bytes, created: int, modified: int, version: int, *, value: bytes,
     return b"%b\x30%b" % (head, varint(lease & _MASK64)) if lease else head
 
 
-def join_deleted(key: bytes, modified: int) -> bytes:
+def encode_deletion(key: bytes, modified: int) -> bytes:
     """The bytes that stand for a deletion."""
     return b"\n%b%b\x18%b" % (varint(len(key)), key, varint(modified))
 
 
-def join_key(key: bytes) -> bytes:
-    """The bytes of a pair of which there is only the key."""
+def encode_key(key: bytes) -> bytes:
+    """The bytes of a pair that has only a key."""
     return b"\n" + prefixed(key)
 
 
-def fields(data: bytes) -> tuple[bytes, int, int, int, int, int, int]:
-    """The fields of a pair without its value: key, created, modified, version and lease, then where the value
-    begins and ends. About 1 us, however long the value is.
+def decode_fields(data: bytes) -> tuple[bytes, int, int, int, int, int, int]:
+    """The fields of a pair without its value: key, created, modified, version and lease, then the start and
+    end of the value. About 1 us, however long the value is.
 
-    Malformed when `join` or `join_deleted` did not make these bytes.
+    Malformed if `encode` or `encode_deletion` cannot have made these bytes.
     """
     created = version = lease = start = end = 0
     size = len(data)
     try:
         if data[0] != _KEY:
             raise Malformed("a pair without a key")
-        # Keys are short and versions low: what fits into a byte is read here.
+        # Most keys are short and versions low, so lengths and versions of one byte are read here.
         length, at = data[1], 2
         if length > _MOST_SHORT:
             length, at = read_varint(data, 1)
@@ -95,13 +95,13 @@ def fields(data: bytes) -> tuple[bytes, int, int, int, int, int, int]:
     return key, created, modified, version, lease - 2 * _SIGN64 if lease >= _SIGN64 else lease, start, end
 
 
-def split(data: bytes) -> Pair:
-    """The pair in these bytes; Malformed when they are none."""
-    key, created, modified, version, lease, start, end = fields(data)
-    return Pair(key, created, modified, version, data[start:end], lease)
+def decode(data: bytes) -> KeyValue:
+    """The pair in these bytes; Malformed if they are none."""
+    key, created, modified, version, lease, start, end = decode_fields(data)
+    return KeyValue(key, created, modified, version, data[start:end], lease)
 
 
 def without_value(data: bytes) -> bytes:
     """The same pair with an empty value (v3 API, keys_only)."""
-    key, created, modified, version, lease, start, end = fields(data)
-    return join(key, created, modified, version, value=b"", lease=lease) if start < end else data
+    key, created, modified, version, lease, start, end = decode_fields(data)
+    return encode(key, created, modified, version, value=b"", lease=lease) if start < end else data

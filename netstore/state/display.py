@@ -1,4 +1,4 @@
-"""A command, or a whole entry, as one line for people: what was asked, and how large what is left out is."""
+"""Commands and log entries as one line of text for operators; long values are replaced by their sizes."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_BYTES: Final = 60
-"""Of a key or text that are shown; of the rest there is the size."""
+"""Bytes of a key or text that are shown; of a longer one the size is added."""
 
 MAX_ITEMS: Final = 4
-"""Of a list that are shown; of the rest there is the number."""
+"""Items of a list that are shown; of a longer one the number of the rest is added."""
 
 MAX_NESTING: Final = 3
-"""Lists in one another that are shown."""
+"""Nested lists that are shown."""
 
 HASH_BYTES: Final = 8
 
 _HIDDEN: Final = frozenset({"value", "prev_value"})
-"""Fields of which only the size is shown: what users keep in the store is not for its operator's eyes."""
+"""Fields of which only the size is shown: users' data is not for the operator's eyes."""
 
 
 def payload_hash(payload: bytes) -> str:
-    """What tells one entry's payload from another: 16 hexadecimal digits of its BLAKE2b."""
+    """Identifies an entry's payload: 16 hexadecimal digits of its BLAKE2b."""
     return blake2b(payload, digest_size=HASH_BYTES).hexdigest()
 
 
 def describe(command: bytes) -> str:
-    """A command in words. Any bytes may be given."""
+    """A command as text. Any bytes may be given."""
     if not command:
         return "no command"
     try:
@@ -47,8 +47,8 @@ def describe(command: bytes) -> str:
         return f"{number}{len(command)} bytes: {error}"
 
 
-def when(wall: int) -> str:
-    """An instant of wall time, to the millisecond; `-` for none or one that no calendar has."""
+def format_time(wall: int) -> str:
+    """An instant of wall time (nanoseconds since 1970) to the millisecond; `-` for 0 or one out of range."""
     try:
         moment = datetime.fromtimestamp(wall / 1e9, UTC)
     except (ValueError, OverflowError, OSError):
@@ -56,8 +56,8 @@ def when(wall: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if wall else "-"
 
 
-def line(payload: bytes) -> str:
-    """A payload in words: when, who, and what, with the feature level where that is not the first."""
+def describe_entry(payload: bytes) -> str:
+    """A payload as text: time, principal and command, and the feature level if that is not the first."""
     if not payload:
         return "- - first entry of a term"
     try:
@@ -68,7 +68,7 @@ def line(payload: bytes) -> str:
         return f"- - {len(payload)} bytes of format {found.format}, which this release does not know"
     who = ascii(found.principal.decode("utf-8", "backslashreplace")) if found.principal else "-"
     level = "" if found.level == 1 else f" (feature level {found.level})"
-    return f"{when(found.wall)} {who} {describe(found.command)}{level}"
+    return f"{format_time(found.wall)} {who} {describe(found.command)}{level}"
 
 
 def _struct(value: msgspec.Struct, nesting: int) -> str:

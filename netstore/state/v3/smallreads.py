@@ -1,4 +1,4 @@
-"""Reads whose answer is small, in one call. What is larger is read in steps (`reads`)."""
+"""Range reads that are answered in one call because they are small. Others are read in steps (`reads`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from netstore.state.applying import UNIT_BYTES
-from netstore.state.v3 import pair
+from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import DESCEND, Found, Range
 from netstore.state.v3.index import DELETED, NUMBER_BITS, pair_below
 
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
     from netstore.types import Revision
 
 SMALL_KEYS: Final = 2_000
-"""Pairs that are answered in one call: 1 ms."""
+"""Pairs in such an answer: 1 ms."""
 
 SMALL_BYTES: Final = 1280 * 1024
-"""Bytes of pairs that are answered in one call: a thousand objects of 1 KiB. They are shared with all who ask
-for them until they are copied into the answer, which takes half a millisecond.
+"""Bytes of pairs in such an answer: a thousand objects of 1 KiB. Copying them into the answer takes half a
+millisecond; before that they are shared with the store.
 """
 
 _MOST_FAR: Final = 500
 """Records fetched from the engine for such an answer: 1 ms."""
 
 _MOST_CHANGES: Final = 2_000
-"""Changes looked at to count what was there before them: 1 ms."""
+"""Changes looked at to count the keys that existed before them: 1 ms."""
 
 _MOST_LOOKED: Final = 2 * SMALL_KEYS
-"""Keys looked at for such an answer, where some came or went since."""
+"""Keys looked at for such an answer, if some were created or deleted since its bound."""
 
 _MOST_UNKNOWN: Final = 16
-"""Pairs of the past in such an answer, whose size nobody knows before they are read."""
+"""Pairs that are not the newest of their keys in such an answer: their sizes are not known before reading."""
 
 
-def glance(
+def read_small(
     index: KeyIndex, records: Records, revision: Revision, query: Range, bound: int
 ) -> tuple[Found | None, int]:
-    """The answer to a read at a bound, by key order and without filters, if it is a small one: `SMALL_KEYS`,
-    `SMALL_BYTES`, few of them from the disk; None for any other. And the units of work that were done for it.
-    `revision` is what the answer tells as the present.
+    """The answer to a read at a bound in key order without filters, if it is small (`SMALL_KEYS`,
+    `SMALL_BYTES`, few records from the disk), else None; and the units of work done. `revision` is the one in
+    the header of the answer.
     """
     key, range_end, limit = query.key, query.range_end, max(query.limit, 0)
     if index.log.newest < bound:
@@ -77,13 +77,13 @@ def glance(
     kvs = records.get_many(places)
     units += len(kvs) + sum(map(len, kvs)) // UNIT_BYTES
     if query.keys_only:
-        kvs = [pair.without_value(record) for record in kvs]
+        kvs = [keyvalue.without_value(record) for record in kvs]
     return Found(revision, kvs, count, 0 < limit < count), units
 
 
 def _count_before(index: KeyIndex, query: Range, bound: int) -> tuple[int | None, int]:
-    """How many keys were in the range before the latest changes, if that is seen by looking at few; and the
-    units that took.
+    """How many keys existed in the range at the bound, None if that takes too much work; and the units of
+    work done.
     """
     log = index.log
     key, range_end = query.key, query.range_end

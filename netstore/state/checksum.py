@@ -1,4 +1,4 @@
-"""The checksum of everything that was applied, which every member carries on with each entry (`digest`)."""
+"""The running checksum of everything that was applied, which every entry continues (`digest`)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Final
 from netstore.codec import crc32c
 
 COMMAND_BYTES: Final = 256
-"""How much of a command counts: its kind and key. What it writes counts as what comes of it."""
+"""How much of a command is included: its kind and key. Its values are included with the records it writes."""
 
 WAITING_BYTES: Final = 1 << 20
-"""Bytes beyond which what was added does not wait any longer."""
+"""Bytes of pending data beyond which the checksum is updated."""
 
 LARGE_BYTES: Final = 4_096
-"""From this size on a piece goes into the checksum alone: to join it with others would take longer."""
+"""Data of at least this size is checksummed by itself: joining it with other data would take longer."""
 
 
-class Trail:
-    """The checksum of everything that was applied. The checksum of bytes that follow one another is that of
-    them joined, so what is added waits, up to `WAITING_BYTES`, until somebody asks.
+class RunningChecksum:
+    """The CRC of the concatenation of everything that was added. What was added is pending, up to about
+    `WAITING_BYTES`, until the value is read, so that many small additions take one call.
     """
 
     __slots__ = ("_bytes", "_checksum", "_waiting")
@@ -29,27 +29,27 @@ class Trail:
         self._bytes = 0
 
     def add(self, data: bytes) -> None:
-        """These bytes are part of what applying an entry gave. Works off what waits where that is much."""
+        """Append bytes that applying an entry has produced."""
         if self._bytes > WAITING_BYTES:
             self.settle()
         self._waiting.append(data)
         self._bytes += len(data)
 
     @property
-    def checksum(self) -> int:
-        """Of everything that was added."""
+    def value(self) -> int:
+        """The checksum of everything that was added."""
         self.settle()
         return self._checksum
 
-    @checksum.setter
-    def checksum(self, checksum: int) -> None:
+    @value.setter
+    def value(self, checksum: int) -> None:
         self._waiting.clear()
         self._bytes = 0
         self._checksum = checksum
 
     def settle(self) -> None:
-        """Work off what waits: 0.1 ns a byte. What is small is joined with what is beside it: a
-        call for each would take longer.
+        """Include the pending data: 0.1 ns a byte. Small neighbours are joined, because a call for each would
+        take longer.
         """
         if not self._waiting:
             return
@@ -70,7 +70,5 @@ class Trail:
         self._bytes = 0
 
     def take_back(self) -> None:
-        """What was added last is no part of it. Only before anybody has asked for the checksum, or has added
-        more.
-        """
+        """Remove what was added last. Only valid if neither `add`, `settle` nor `value` was used since."""
         self._bytes -= len(self._waiting.pop())
