@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore import __version__
-from netstore.api.health import raised
+from netstore.api.health import raised_alarms
 from netstore.api.http.body import BadBody, json_body
 from netstore.api.http.percent import decode
 from netstore.api.http.responses import JSON, json_line, method_allowed, not_found
@@ -44,7 +44,7 @@ PREFIX: Final = b"/netstore"
 _STATUS_OF: Final = {Reason.ID_NOT_FOUND: 404, Reason.ID_REMOVED: 410}
 
 
-class Scrubbed(Protocol):
+class ScrubProgress(Protocol):
     """The part of `disk.scrub.Scrubber` that is used here."""
 
     rounds: int
@@ -61,7 +61,7 @@ class AdminApi:
         member: Member,
         cluster: Membership,
         meter: Meter | None = None,
-        scrubber: Scrubbed | None = None,
+        scrubber: ScrubProgress | None = None,
         shares: Shares | None = None,
     ) -> None:
         self._member = member
@@ -88,7 +88,7 @@ class AdminApi:
                 case _:
                     not_found(exchange)
         except BadBody as bad:
-            _tell(exchange, bad.status, str(bad))
+            _respond_message(exchange, bad.status, str(bad))
 
     def _status(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET"):
@@ -114,10 +114,10 @@ class AdminApi:
                 "voters": [f"{voter:x}" for voter in conf.voters],
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
-                "problems": [*raised(member), *member.problems()],
+                "problems": [*raised_alarms(member), *member.problems()],
                 "backedUp": member.backed_up,
                 "pacedBytesPerSecond": member.paced_to,
-                "behind": [_shown_behind(each) for each in member.behind()],
+                "behind": [_behind_json(each) for each in member.behind()],
                 **self._loop(),
                 **self._memory(),
                 **self._scrub(),
@@ -175,11 +175,11 @@ class AdminApi:
         behind = {each.id: each for each in self._member.behind()}
         listed = []
         for id_ in sorted(known):
-            shown = _shown(known[id_], status.leader)
+            shown = _member_json(known[id_], status.leader)
             if id_ in peers:
                 shown |= {"active": peers[id_].active, "matchIndex": peers[id_].match}
             if id_ in behind:
-                shown["behind"] = _shown_behind(behind[id_])
+                shown["behind"] = _behind_json(behind[id_])
             listed.append(shown)
         _respond(exchange, 200, {"members": listed})
 
@@ -188,28 +188,28 @@ class AdminApi:
             return
         done, principal = partial(self._changed, exchange, 200), exchange.principal.encode()
         if exchange.request.method == b"PUT":
-            self._cluster.update(_named(name), peer_urls_of(json_body(exchange)), done, principal)
+            self._cluster.update(_member_id(name), peer_urls_of(json_body(exchange)), done, principal)
         else:
-            self._cluster.remove(_named(name), done, principal)
+            self._cluster.remove(_member_id(name), done, principal)
 
     def _promote(self, exchange: Exchange, name: str) -> None:
         if method_allowed(exchange, b"POST"):
             json_body(exchange)
             done = partial(self._changed, exchange, 200)
-            self._cluster.promote(_named(name), done, exchange.principal.encode())
+            self._cluster.promote(_member_id(name), done, exchange.principal.encode())
 
     def _transfer(self, exchange: Exchange) -> None:
         if method_allowed(exchange, b"POST"):
             name = json_body(exchange).get("to")
             if not isinstance(name, str):
                 raise BadBody(400, "to: the id of the member that is to lead, in hexadecimal")
-            self._cluster.transfer(_named(name), partial(self._transferred, exchange))
+            self._cluster.transfer(_member_id(name), partial(self._transferred, exchange))
 
     def _changed(self, exchange: Exchange, status: int, outcome: MemberInfo | Fault) -> None:
         if isinstance(outcome, Fault):
             _refuse(exchange, outcome)
         else:
-            _respond(exchange, status, _shown(outcome, self._member.leader))
+            _respond(exchange, status, _member_json(outcome, self._member.leader))
 
     def _transferred(self, exchange: Exchange, fault: Fault | None) -> None:
         if fault is not None:
@@ -224,7 +224,7 @@ def _role(status: Status) -> str:
     return status.role.value
 
 
-def _shown(member: MemberInfo, leader: NodeId) -> dict[str, object]:
+def _member_json(member: MemberInfo, leader: NodeId) -> dict[str, object]:
     role = "learner" if member.learner else "leader" if member.id == leader else "voter"
     return {
         "id": f"{member.id:x}",
@@ -236,7 +236,7 @@ def _shown(member: MemberInfo, leader: NodeId) -> dict[str, object]:
     }
 
 
-def _shown_behind(behind: Behind) -> dict[str, object]:
+def _behind_json(behind: Behind) -> dict[str, object]:
     """A member that is catching up. The size of its snapshot is 0 while it is not known."""
     shown: dict[str, object] = {"id": f"{behind.id:x}", "state": "catching up"}
     if behind.is_copying:
@@ -244,7 +244,7 @@ def _shown_behind(behind: Behind) -> dict[str, object]:
     return shown | {"entriesBehind": behind.entries, "waitedFor": behind.counts}
 
 
-def _named(text: str) -> NodeId:
+def _member_id(text: str) -> NodeId:
     id_ = member_id_of(text)
     if id_ is None:
         raise BadBody(404, f"No such member: {text}")
@@ -253,10 +253,10 @@ def _named(text: str) -> NodeId:
 
 def _refuse(exchange: Exchange, fault: Fault) -> None:
     status = 409 if fault.reason is None else _STATUS_OF.get(fault.reason, 409)
-    _tell(exchange, status if fault.outcome_known else 503, fault.cause.decode("utf-8", "replace"))
+    _respond_message(exchange, status if fault.outcome_known else 503, fault.cause.decode("utf-8", "replace"))
 
 
-def _tell(exchange: Exchange, status: int, message: str) -> None:
+def _respond_message(exchange: Exchange, status: int, message: str) -> None:
     _respond(exchange, status, {"message": message})
 
 

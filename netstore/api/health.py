@@ -80,7 +80,7 @@ class Health:
         self._member = member
         self._after = after
         self._admission = Admission(MOST_CHECKS)
-        self._round: _Round | None = None
+        self._read: _LogRead | None = None
         """The read that is under way."""
         self._found = _FIRST
         """The last result: why the member was not healthy; empty if it was."""
@@ -97,28 +97,28 @@ class Health:
             return
         check = _Check(exchange, self._member, self._admission)
         check.deadline = self._after(HEALTH_SECONDS, check.late)
-        if self._round is not None:
-            self._round.join(check)
+        if self._read is not None:
+            self._read.join(check)
             return
-        self._round = begun = _Round()
-        begun.join(check)
-        begun.deadline = self._after(HEALTH_SECONDS, self._late)
+        self._read = read = _LogRead()
+        read.join(check)
+        read.deadline = self._after(HEALTH_SECONDS, self._late)
         try:
-            self._member.propose(_READ, partial(self._done, begun), OWN)
+            self._member.propose(_READ, partial(self._done, read), OWN)
         except Exception:  # out of memory: there will be no outcome, so nobody may wait for it
-            self._round = None
-            begun.deadline.cancel()
+            self._read = None
+            read.deadline.cancel()
             raise
 
-    def _done(self, begun: _Round, outcome: Outcome | Fault) -> None:
-        if begun.deadline is not None:
-            begun.deadline.cancel()
-        if self._round is begun:
-            self._round = None
+    def _done(self, read: _LogRead, outcome: Outcome | Fault) -> None:
+        if read.deadline is not None:
+            read.deadline.cancel()
+        if self._read is read:
+            self._read = None
         fault = outcome if isinstance(outcome, Fault) else None
         reason = "" if fault is None else fault.cause.decode("utf-8", "replace") or fault.message
         self._found = reason
-        begun.answer(self._member.hub.failed, reason)
+        read.answer(self._member.hub.failed, reason)
 
     def _late(self) -> None:
         """The read under way takes too long."""
@@ -126,10 +126,10 @@ class Health:
 
     def _alarms(self, query: bytes) -> list[str]:
         """The raised alarms that the query does not exclude."""
-        return raised(self._member, _excluded(query) if query else set())
+        return raised_alarms(self._member, _excluded(query) if query else set())
 
 
-def raised(member: Member, excluded: AbstractSet[bytes] = frozenset()) -> list[str]:
+def raised_alarms(member: Member, excluded: AbstractSet[bytes] = frozenset()) -> list[str]:
     """The alarms that are raised, of any member, without those of these names."""
     kinds = sorted({kind for _, kind in member.machine.alarms.active})
     return [f"alarm {ALARMS[kind].decode()}" for kind in kinds if ALARMS[kind] not in excluded]
@@ -150,7 +150,7 @@ def _excluded(query: bytes) -> set[bytes]:
     return names
 
 
-class _Round:
+class _LogRead:
     """One read through the log, with the checks that wait for it."""
 
     def __init__(self) -> None:
@@ -207,7 +207,7 @@ def _explained(member: Member, reason: str) -> str:
 def _answer(exchange: Exchange, reason: str) -> None:
     """Without a reason the member is healthy. etcd 3.4 gives no reason, later versions do."""
     if reason:
-        told = {"health": "false", "reason": reason}
-        exchange.respond(503, PLAIN + NOSNIFF, json_line(told))
+        document = {"health": "false", "reason": reason}
+        exchange.respond(503, PLAIN + NOSNIFF, json_line(document))
     else:
         exchange.respond(200, PLAIN, b'{"health":"true"}')

@@ -66,14 +66,14 @@ class MembersApi:
     def _get(self, exchange: Exchange, below: str) -> None:
         known = self._member.machine.members
         if not below:
-            listed = [shown(known[member]) for member in sorted(known)]
+            listed = [member_json(known[member]) for member in sorted(known)]
             self._respond(exchange, 200, {"members": listed}, b"\n")
         elif below != "leader":
-            self._tell(exchange, 404, "Not found")
+            self._respond_message(exchange, 404, "Not found")
         elif self._member.leader in known:
-            self._respond(exchange, 200, shown(known[self._member.leader]), b"\n")
+            self._respond(exchange, 200, member_json(known[self._member.leader]), b"\n")
         else:
-            self._tell(exchange, 503, "During election")
+            self._respond_message(exchange, 503, "During election")
 
     def _post(self, exchange: Exchange) -> None:
         urls = self._peer_urls(exchange)
@@ -95,23 +95,23 @@ class MembersApi:
 
     def _removed(self, exchange: Exchange, id_: NodeId, outcome: MemberInfo | Fault) -> None:
         if isinstance(outcome, Fault) and outcome.reason is Reason.ID_REMOVED:
-            self._tell(exchange, 410, f"Member permanently removed: {id_:x}")
+            self._respond_message(exchange, 410, f"Member permanently removed: {id_:x}")
         else:
             self._changed(exchange, f"{id_:x}", 204, outcome)
 
     def _changed(self, exchange: Exchange, named: str, status: int, outcome: MemberInfo | Fault) -> None:
         if not isinstance(outcome, Fault):
             if status == 201:
-                self._respond(exchange, status, shown(outcome), b"\n")
+                self._respond(exchange, status, member_json(outcome), b"\n")
             else:
                 exchange.respond(status, self._fields)
             return
         if outcome.reason in (Reason.PEER_URL_EXISTS, Reason.ID_EXISTS):
-            self._tell(exchange, 409, outcome.cause.decode())
+            self._respond_message(exchange, 409, outcome.cause.decode())
         elif outcome.reason is Reason.ID_NOT_FOUND:
-            self._tell(exchange, 404, f"No such member: {named}")
+            self._respond_message(exchange, 404, f"No such member: {named}")
         else:
-            self._tell(exchange, 500, "Internal Server Error")
+            self._respond_message(exchange, 500, "Internal Server Error")
 
     # --- decoding
 
@@ -122,7 +122,7 @@ class MembersApi:
             return None
         id_ = member_id_of(below)
         if id_ is None:
-            self._tell(exchange, 404, f"No such member: {below}")
+            self._respond_message(exchange, 404, f"No such member: {below}")
         return id_
 
     def _peer_urls(self, exchange: Exchange) -> tuple[str, ...] | None:
@@ -130,10 +130,10 @@ class MembersApi:
         try:
             return peer_urls_of(json_body(exchange))
         except BadBody as bad:
-            self._tell(exchange, bad.status, str(bad))
+            self._respond_message(exchange, bad.status, str(bad))
         return None
 
-    def _tell(self, exchange: Exchange, status: int, message: str) -> None:
+    def _respond_message(self, exchange: Exchange, status: int, message: str) -> None:
         self._respond(exchange, status, {"message": message})
 
     def _respond(self, exchange: Exchange, status: int, document: object, end: bytes = b"") -> None:
@@ -162,7 +162,7 @@ def peer_urls_of(document: dict[str, Any]) -> tuple[str, ...]:
         raise BadBody(400, str(bad)) from None
 
 
-def shown(member: MemberInfo) -> dict[str, object]:
+def member_json(member: MemberInfo) -> dict[str, object]:
     """A member in the JSON of the v2 API."""
     return {
         "id": f"{member.id:x}",

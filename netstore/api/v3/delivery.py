@@ -76,7 +76,7 @@ class Pace:
         """There is no room: the client has to take data first."""
         self._since = now
 
-    def go_on(self, now: float) -> None:
+    def resume(self, now: float) -> None:
         """There is room."""
         if self._since is not None:
             self._waited += now - self._since
@@ -176,7 +176,7 @@ class Delivery(ABC):
         return room
 
     def _resume(self) -> None:
-        self.pace.go_on(self._clock.monotonic())
+        self.pace.resume(self._clock.monotonic())
         self._jobs.resume(self)
 
     def give_up(self, fault: Fault) -> None:

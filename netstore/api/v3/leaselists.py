@@ -127,7 +127,7 @@ class LeaseLists:
         self._member.machine.leases.unlist(lease)
         calls = deque(self._lists.pop(lease.id).waiting)
         try:
-            if calls and self._is_there(lease):
+            if calls and self._exists(lease):
                 self._list_keys(lease, calls)
             else:
                 steps = self._answer_ended(lease.id, calls)
@@ -136,13 +136,13 @@ class LeaseLists:
             self._failed(calls)
             raise
 
-    def _is_there(self, lease: Lease) -> bool:
+    def _exists(self, lease: Lease) -> bool:
         """The lease has not ended, even if another has its id now."""
         return self._member.machine.leases.get(lease.id) is lease
 
     def _head_of(self, lease: Lease) -> bytes | None:
         """The header of an answer that shows the keys of now; None if the lease has ended."""
-        return self._headers(self._member.machine.mvcc.revision) if self._is_there(lease) else None
+        return self._headers(self._member.machine.mvcc.revision) if self._exists(lease) else None
 
     def _answer_ended(self, id_: LeaseId, calls: deque[tuple[Call, int]]) -> Iterator[None]:
         """Answer those who wait for the keys of a lease that has ended."""

@@ -218,9 +218,9 @@ class MaintenanceService:
         )
 
     def _send_copy(self, call: Call, _: pb.SnapshotRequest) -> Callable[[], None]:
-        sending = _Sending(call)
-        self._copies.make(sending.start)
-        return sending.stop
+        sender = _SnapshotSender(call)
+        self._copies.make(sender.start)
+        return sender.stop
 
     # --- leader
 
@@ -238,7 +238,7 @@ def _alarm_type(kind: int) -> pb.AlarmType:
     return pb.CORRUPT if kind == CORRUPT else pb.NOSPACE
 
 
-class _Sending:
+class _SnapshotSender:
     """Sends a copy to one client, as fast as it reads. The last piece is the digest of all others."""
 
     def __init__(self, call: Call) -> None:

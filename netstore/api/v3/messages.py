@@ -328,7 +328,7 @@ class WatchAnswers:
 
     def __init__(self, headers: Headers) -> None:
         self._headers = headers
-        self._told: tuple[int, int, bytes] = (0, 0, b"")
+        self._last: tuple[int, int, bytes] = (0, 0, b"")
         self._bytes = b""
 
     def plain(self, watch_id: int, revision: int, events: bytes) -> bytes:
@@ -336,9 +336,9 @@ class WatchAnswers:
         bytes: for 1,000 clients with one watch each they are copied once. A watch id of -1 belongs to no
         watch.
         """
-        told = self._told
-        if events is not told[2] or watch_id != told[0] or revision != told[1] or not events:
-            self._told = (watch_id, revision, events)
+        last = self._last
+        if events is not last[2] or watch_id != last[0] or revision != last[1] or not events:
+            self._last = (watch_id, revision, events)
             self._bytes = self.head(watch_id, revision) + events
         return self._bytes
 

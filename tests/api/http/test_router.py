@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.api.gate import Gate
+from netstore.api.gate import Access, Api, Gate, Kind, Operation
 from netstore.api.http.router import Redirect, Route, Router
+from netstore.errors import permission_denied
 from netstore.net.exchange import Request
 from tests.support.local_member import RecordedExchange
 
 if TYPE_CHECKING:
+    from netstore.errors import Fault
     from netstore.net.exchange import Exchange
 
 
@@ -125,3 +127,30 @@ def test_what_is_not_of_etcd_is_closed_to_web_pages() -> None:
     ask(router, b"/own", b"POST")
     assert asked == [b"/own"]
     assert ask(router, b"/own", b"OPTIONS").status == 200
+
+
+def test_the_gate_is_asked_before_the_handler() -> None:
+    asked: list[tuple[Operation, str]] = []
+    operation = Operation(Api.ADMIN, b"x", (Access(Kind.OPERATE),))
+
+    def policy(operation: Operation, principal: str) -> Fault | None:
+        asked.append((operation, principal))
+        return None if principal == "ann" else permission_denied()
+
+    gate = Gate(policy)
+    asks = Route(_answer(b"handled"), lambda _: operation)
+    router = Router(gate, {b"/asks": asks, b"/own": Route(_answer(b"handled"), None)}, {})
+    for principal, status, body in (
+        ("ann", 200, b"handled"),
+        ("bob", 401, b'{"message":"Insufficient credentials"}\n'),
+    ):
+        exchange = RecordedExchange(Request(b"GET", b"/asks"), principal=principal)
+        router.handle(exchange)
+        assert (exchange.status, exchange.body) == (status, body)
+    assert asked == [(operation, "ann"), (operation, "bob")]
+    assert ask(router, b"/own").body == ask(router, b"/own").body == b"handled"
+    assert ask(router, b"/nowhere").status == 404
+    assert ask(router, b"/asks", b"OPTIONS").status == 200
+    gate.policy = None
+    assert ask(router, b"/asks").body == b"handled"
+    assert len(asked) == 2

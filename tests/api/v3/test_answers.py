@@ -240,11 +240,11 @@ def test_an_answer_holds_back_what_was_compacted_since_and_nothing_older(served:
 def test_only_the_time_counts_in_which_a_client_is_waited_for() -> None:
     pace = Pace()
     pace.wait(0.0)  # fixed: the clock of the test
-    pace.go_on(PACE_SECONDS - 1)
+    pace.resume(PACE_SECONDS - 1)
     assert not pace.is_slow(9 * PACE_SECONDS)
     pace.wait(9 * PACE_SECONDS)  # fixed: the clock of the test
     pace.take(PACE_BYTES - 1)
-    pace.go_on(9 * PACE_SECONDS + 2)
+    pace.resume(9 * PACE_SECONDS + 2)
     assert pace.is_slow(9 * PACE_SECONDS + 2), "though nobody waits at this moment"
     pace.take(1)
     assert not pace.is_slow(9 * PACE_SECONDS + 2)
