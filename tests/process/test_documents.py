@@ -17,11 +17,14 @@ from tests.support.cluster import Members, converged, get, listed, write
 from tests.support.daemon import ROOT, Daemon, clean_environment, free_port, start_netstored
 from tests.support.documents import RUN, Block, bash, block, blocks, documents, with_ports
 from tests.support.netns import Wire
+from tests.support.patience import seconds
 from tests.support.peers import PACKAGE_OF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.timeout(600)
 
 TO_RUN: Final = [
     each
@@ -72,7 +75,7 @@ def test_what_a_document_shows_works(each: Block, store: Daemon, tmp_path: Path)
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=100,
+        timeout=seconds(30),
     )
     assert done.returncode == 0, done.stdout
 
@@ -139,7 +142,7 @@ def test_an_entry_that_cannot_be_applied_is_passed_over(tmp_path: Path) -> None:
         daemon.stop()
         entry = poison(daemon.data_dir)
         daemon.spawn_again()
-        assert daemon.process.wait(60) == 2
+        assert daemon.process.wait(seconds(20)) == 2
         hash_ = payload_hash(POISON)
         variables = {"FOLDER": str(daemon.data_dir), "ENTRY": str(entry), "HASH": hash_}
         told = bash(block("contrib/doc/disaster.md", "skip"), tmp_path, variables)

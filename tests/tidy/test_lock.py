@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.daemon import ROOT
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +112,7 @@ def test_a_new_lock_says_what_it_lacks(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=seconds(20),
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "contrib/lock needs uv" in done.stderr
