@@ -1,5 +1,5 @@
 # Each target is one line, so that it can be read here and typed without make. `make` alone prints what there is.
-.PHONY: help check test docs demo bench sim matrix lock changes
+.PHONY: help check test coverage docs demo bench sim matrix lock changes
 PYTHON = .venv/bin/python
 SEEDS = 500
 VERSIONS = 3.11 3.12 3.13 3.14
@@ -7,6 +7,7 @@ SAY = sed -n 's/^\#= \(make $@  *.*\)/\1/p' Makefile
 
 #= make check      all that a change must pass: ruff, mypy, import contracts, tests; 15 to 25 minutes on two cores
 #= make test       the tests alone; 12 to 22 minutes
+#= make coverage   the part of each room that its own tests run, and its floor; two to ten minutes
 #= make docs       the documentation site, into build/docs; half a minute
 #= make demo       three nodes, a store and agents in network namespaces, as root; half a minute
 #= make bench      netstored beside Debian's etcd, as root; half an hour
@@ -19,6 +20,7 @@ help: ; @sed -n 's/^#= //p' Makefile
 
 check: ; @$(SAY) && bash contrib/check
 test: ; @$(SAY) && bash contrib/check tests
+coverage: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.coverage $(ROOMS)
 docs: ; @$(SAY) && bash contrib/docs
 demo: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.demo
 bench: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.bench

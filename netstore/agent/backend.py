@@ -59,7 +59,7 @@ API_VERSION: Final = 1
 GROUP: Final = "netstore.backends"
 
 REPAIR_INTERVAL: Final = 10.0
-"""Maximum seconds between two calls of `reconcile` (flannel)."""
+"""Maximum seconds between two calls of `reconcile`: as often as flannel checks its routes."""
 
 
 class Refused(NetstoreError):  # noqa: N818 - says what the backend did

@@ -42,7 +42,7 @@ MAX_RACE_DELAY: Final = 0.2
 """Maximum seconds to wait after another node took the chosen subnet first."""
 
 MAX_RACES: Final = 10
-"""Subnets lost to other nodes in a row after which the delay becomes `RETRY_DELAY` (flannel gives up)."""
+"""Subnets lost to other nodes in a row after which the delay becomes `RETRY_DELAY`. Flannel gives up then."""
 
 
 class LeaseHolder:

@@ -33,7 +33,7 @@ FIRST_RETRY_DELAY: Final = 0.5
 """Seconds before the second attempt at a failed write; each further delay is twice as long."""
 
 MAX_RETRY_DELAY: Final = 60.0
-"""Maximum seconds between attempts to renew while the store cannot be reached (flannel)."""
+"""Maximum seconds between attempts to renew while the store cannot be reached, as in flannel."""
 
 MAX_CLOCK_DRIFT: Final = 0.01
 """How much faster the store's clock may run than this node's, as a fraction of the TTL."""

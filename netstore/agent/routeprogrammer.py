@@ -1,5 +1,5 @@
-"""Turns leases into routes: filters the leases, asks the backend which routes they need, and has the
-reconciler keep the kernel's routes so.
+"""Turns leases into routes: filters the leases, asks the backend which routes they need, and hands those to
+the reconciler.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RETRY_DELAY: Final = 1.0
-"""Seconds between attempts during start (flannel)."""
+"""Seconds between attempts during start, as in flannel."""
 
 CLEANUP_TIMEOUT: Final = 10.0
-"""Seconds."""
+"""Seconds to remove routes, lease and subnet.env."""
 
 
 class SystemEntropy:

@@ -118,9 +118,9 @@ def with_ports(text: str, store: str = "") -> str:
     return _PORT.sub(lambda found: ports.setdefault(found[0], str(free_port())), text)
 
 
-def bash(text: str, folder: Path, variables: Mapping[str, str], *, limit: float = 100.0) -> str:
+def bash(text: str, folder: Path, variables: Mapping[str, str], *, limit: float = 30.0) -> str:
     """Run a block in this folder, and end what it started. What it printed; AssertionError if a command
-    failed.
+    failed, or the block takes longer than `limit` seconds of a quiet machine.
     """
     link = folder / ".venv"
     if not link.exists():
@@ -140,6 +140,6 @@ def bash(text: str, folder: Path, variables: Mapping[str, str], *, limit: float 
             told, _ = shell.communicate(timeout=seconds(limit))
         except subprocess.TimeoutExpired:
             os.killpg(shell.pid, signal.SIGKILL)
-            told = f"{shell.communicate()[0]}\nnot done after {limit} s"
+            told = f"{shell.communicate()[0]}\nnot done after {seconds(limit):.0f} s"
     assert shell.returncode == 0, f"{text}\nended with {shell.returncode}:\n{told}"
     return told

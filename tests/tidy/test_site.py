@@ -14,11 +14,13 @@ from tests.support.patience import seconds
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.importorskip("sphinx", reason="needs the docs extra: pip install -e .[docs]")
-pytest.importorskip("furo", reason="needs the docs extra: pip install -e .[docs]")
+pytestmark = pytest.mark.timeout(600)
 
-from contrib.site import adapted  # after the skip
-from contrib.site.links import broken
+for package in ("sphinx", "myst_parser", "furo"):
+    pytest.importorskip(package, reason="needs the docs extra: pip install -e .[docs]")
+
+from contrib.site import adapted  # noqa: E402 - after the skip
+from contrib.site.links import broken  # noqa: E402
 
 
 def sphinx(source: Path, settings: Path, site: Path) -> subprocess.CompletedProcess[str]:
