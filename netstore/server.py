@@ -394,7 +394,7 @@ class _Daemon:
             tuple(map(str, config.advertise_client_urls)),
             tuple(map(str, config.initial_advertise_peer_urls)),
         )
-        await publish(self.host, own, CLUSTER_VERSION, alone=config.force_new_cluster, log=self.log)
+        await publish(self.host, own, CLUSTER_VERSION, remove_others=config.force_new_cluster, log=self.log)
         published.set()
 
     def _chores(self) -> list[tuple[float, Callable[[], object]]]:

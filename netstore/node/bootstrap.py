@@ -72,8 +72,8 @@ def catch_up(machine: Machine, entries: Sequence[Entry]) -> None:
     machine.save()
 
 
-def alone(own: NodeId, replay: Replay) -> SnapshotMeta:
-    """The metadata of a state that has applied the whole log, with this member as the only voter."""
+def sole_voter_mark(own: NodeId, replay: Replay) -> SnapshotMeta:
+    """What a state stands for that has applied the whole log, with this member as the only voter."""
     last = replay.entries[-1] if replay.entries else replay.mark
     if last is None or not last.index:
         raise ValueError("a cluster cannot be started from a log without entries")

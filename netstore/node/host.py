@@ -263,11 +263,11 @@ class Host:
         self._wake()
 
     def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
-        """Ask for a moment to read at: `done(None)` comes once this member's state holds everything that was
+        """A linearizable read: `done(None)` is called once this member's state holds everything that was
         acknowledged anywhere before this call (ReadIndex; Ongaro's dissertation, section 6.4). It gets a
-        Fault when that cannot be had in time, or when too much waits already, of all or of `principal`. One
-        round of messages serves all reads that wait for one. The only voter of a cluster that has applied
-        what it committed calls `done` within this call.
+        Fault if that takes too long, or if too many reads wait, of all or of `principal`. One round of
+        messages serves all reads that wait for one. The only voter of a cluster calls `done` within this
+        call, if it has applied all that is committed.
         """
         if self.proposals.is_stopped:
             done(errors.stopped())
@@ -291,13 +291,13 @@ class Host:
         return self._raft.conf_history[-1][0]
 
     def transfer(self, to: NodeId) -> Refusal | None:
-        """Start handing leadership to a voter; None when it was started. It shows in `leader`, or never."""
+        """Start transferring leadership to a voter; None if it was started. Success shows in `leader`."""
         refusal = self._raft.transfer(to)
         self._wake()
         return refusal
 
     def status(self) -> Status:
-        """What Raft tells of itself."""
+        """Raft's own status."""
         return self._raft.status()
 
     # --- inputs
@@ -390,9 +390,7 @@ class Host:
             self._wake()  # those that wait for the engine are told
 
     def retry_writes(self) -> None:
-        """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on
-        meanwhile.
-        """
+        """Try again what could not be written, if anything. Nothing of it was acknowledged."""
         if self.space.state_error and not self._engine.failing():
             self.space.state_error = None
             self._log.info("state_writable")
@@ -420,8 +418,8 @@ class Host:
     def turn(self, *, alone: bool = False) -> None:
         """Take all input, carry out all effects. Raises what this member must not survive.
 
-        `alone`: nobody else is known to wait for the loop, so that the only voter may sync a single entry
-        within the turn (`seams.Device.release`), and apply and answer it too.
+        `alone`: nothing else is known to wait for the loop, so the only voter may sync a single entry within
+        the turn (`seams.Device.release`), and apply and answer it too.
         """
         if self._failure is not None:
             raise self._failure

@@ -112,7 +112,7 @@ class Proposals:
         return None if slot is None else slot.payload
 
     def _open(self, command: bytes, done: Done, principal: bytes, level: int) -> Slot | None:
-        size = len(command) + 1  # nobody holds no bytes
+        size = len(command) + 1  # never 0: an empty command counts too
         owner = owner_of(principal)
         if len(self._slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):
             done(errors.too_many())

@@ -23,15 +23,15 @@ RETRY_SECONDS: Final = 1.0
 """Pause after a proposal that failed."""
 
 
-async def publish(host: Host, own: PublishMember, version: str, *, alone: bool, log: Log) -> None:
+async def publish(host: Host, own: PublishMember, version: str, *, remove_others: bool, log: Log) -> None:
     """Publish this member; return when the cluster has a version, which the leader sets.
 
-    With `alone` all other members are removed from the list: they are lost.
+    With `remove_others` all other members are removed from the list: they are lost.
     """
     while not host.machine.members:  # noqa: ASYNC110 - a member that joins gets the list with its snapshot
         await trio.sleep(POLL_SECONDS)
     await _propose(host, encode(own), log)
-    if alone:
+    if remove_others:
         for other in sorted(set(host.machine.members) - {host.id}):
             await _propose(host, encode(RemoveMember(other)), log)
     while not host.machine.roster.cluster_version:

@@ -114,7 +114,9 @@ class Reads:
         return self._last
 
     def confirm(self, number: int, index: Index) -> None:
-        """This read may be answered once everything up to `index` is applied: mostly now. O(log n)."""
+        """The leader has confirmed this read: it may be answered once everything up to `index` is applied,
+        which is mostly the case. O(log n).
+        """
         if number not in self._asked or number in self._index_of:
             return
         if index <= self._applied:

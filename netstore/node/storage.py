@@ -141,7 +141,7 @@ class Storage:
         """Make this member the only voter and keep all its data: apply the whole log, committed or not."""
         bootstrap.catch_up(self.machine, self.replay.entries)
         await self._when_done(self.engine.sync)
-        mark = bootstrap.alone(own, self.replay)
+        mark = bootstrap.sole_voter_mark(own, self.replay)
         await self._when_done(lambda done: self.wal.mark(mark, done))
         self.mark, self.replay.mark, self.replay.entries = mark, mark, []
 

@@ -97,9 +97,9 @@ def test_a_sole_survivor_applies_everything_it_has(applied: int) -> None:
 def test_a_sole_survivor_votes_alone_from_its_last_entry_on() -> None:
     mark = SnapshotMeta(Index(4), Term(1), ConfState(voters=(NodeId(1), NodeId(2), NodeId(3))))
     alone = ConfState(voters=(NodeId(2),))
-    assert bootstrap.alone(NodeId(2), Replay(mark=mark, entries=log())) == SnapshotMeta(
+    assert bootstrap.sole_voter_mark(NodeId(2), Replay(mark=mark, entries=log())) == SnapshotMeta(
         Index(7), Term(3), alone
     )
-    assert bootstrap.alone(NodeId(2), Replay(mark=mark)) == SnapshotMeta(Index(4), Term(1), alone)
+    assert bootstrap.sole_voter_mark(NodeId(2), Replay(mark=mark)) == SnapshotMeta(Index(4), Term(1), alone)
     with pytest.raises(ValueError, match="without entries"):
-        bootstrap.alone(NodeId(2), Replay(mark=SnapshotMeta()))
+        bootstrap.sole_voter_mark(NodeId(2), Replay(mark=SnapshotMeta()))

@@ -45,8 +45,8 @@ class Member:
             self.machine.roster.cluster_version = "3.4.0"
         done(cast("Outcome", None))
 
-    async def publish(self, *, alone: bool = False, lines: Quiet | None = None) -> None:
-        await publish(cast("Host", self), ME, "3.4.0", alone=alone, log=lines or Quiet())
+    async def publish(self, *, remove_others: bool = False, lines: Quiet | None = None) -> None:
+        await publish(cast("Host", self), ME, "3.4.0", remove_others=remove_others, log=lines or Quiet())
 
 
 async def test_a_leader_publishes_itself_and_the_version(autojump_clock: MockClock) -> None:
@@ -91,7 +91,7 @@ async def test_a_refusal_is_told_once_and_tried_again(autojump_clock: MockClock)
 async def test_a_member_that_goes_on_alone_removes_the_others(autojump_clock: MockClock) -> None:
     member = Member()
     member.machine.members = dict.fromkeys((NodeId(3), NodeId(1), NodeId(2)))
-    await member.publish(alone=True)
+    await member.publish(remove_others=True)
     assert member.proposed == [
         encode(ME),
         encode(RemoveMember(NodeId(2))),
