@@ -19,7 +19,8 @@ def main() -> int:
     """Run the parts asked for, all of them by default; 2 when something they need is missing."""
     parser = argparse.ArgumentParser(
         prog="python -m contrib.bench",
-        description="Measure netstore side by side with Debian's etcd, or with another checkout.",
+        description="Measure netstore side by side with Debian's etcd, or with another checkout. All parts"
+        " take half an hour on two cores, `keys --rounds 3` takes a minute.",
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="keys, v3, cluster, routes; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each load on each store (5)")

@@ -23,6 +23,7 @@ def main() -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
+    print("Three nodes on this machine: half a minute, all of it in network namespaces.", flush=True)
     try:
         with Playground(NODES) as playground:
             _show(playground)
