@@ -1,0 +1,228 @@
+"""Which connections are served first, over real loopback sockets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.net import reactor, scheduler
+from netstore.net.http1.bounds import HURRIED_LIMIT, PIPELINE_LIMIT, TURN_LIMIT
+from netstore.net.load import LONG_TURN
+from netstore.net.scheduler import ROUND_SECONDS
+from tests.support.site import GET, Site, asking, site
+
+if TYPE_CHECKING:
+    from netstore.net.http1.exchange import Http1Exchange
+
+
+async def test_a_principal_with_many_connections_waits_for_itself() -> None:
+    """Each request takes a whole round, so turns are all that decides."""
+    async with site() as here:
+        many = asking(here, 20)
+        few = asking(here, 1)
+        await here.until_asked(21)
+        for number, connection in enumerate(list(here.reactor._connections.values())):
+            here.reactor.named(connection, "few" if number == 20 else "many")
+        here.exchanges.clear()
+        order: list[str] = []
+
+        def handle(exchange: Http1Exchange) -> None:
+            here.exchanges.append(exchange)
+            order.append(exchange.request.path.decode())
+            here.time += 3 * ROUND_SECONDS
+            exchange.respond(200, b"")
+
+        here.server.handle = handle
+        for one in many:
+            one.sendall(GET.replace(b"/a", b"/many"))
+        for one in few:
+            one.sendall(GET.replace(b"/a", b"/few"))
+        await here.until_asked(21)
+        assert order.index("/few") <= 2
+        assert order.count("/many") == 20
+        assert here.reactor.meter.held >= 20
+        for one in (*many, *few):
+            one.close()
+
+
+async def test_what_one_connection_pipelines_does_not_hold_up_another() -> None:
+    async with site() as here:
+        flood = asking(here, 1, GET.replace(b"/a", b"/f") * 2000)
+        other = asking(here, 1)
+        await here.until_asked(2001)
+        paths = [exchange.request.path for exchange in here.exchanges]
+        assert paths.index(b"/a") <= 2 * PIPELINE_LIMIT
+        for one in (*flood, *other):
+            one.close()
+
+
+def timed(here: Site, seconds: float) -> None:
+    """Each request takes so long."""
+
+    def handle(exchange: Http1Exchange) -> None:
+        here.exchanges.append(exchange)
+        here.time += seconds
+        exchange.respond(200, b"")
+
+    here.server.handle = handle
+
+
+async def test_who_asks_for_little_is_served_before_those_who_ask_for_much() -> None:
+    """All at one address, and twenty of them have 400 requests each that wait."""
+    async with site() as here:
+        timed(here, 0.0002)
+        (other,) = asking(here, 1)
+        await here.until_asked(1)
+        floods = asking(here, 20, GET.replace(b"/a", b"/f") * 400)
+        for number in range(2, 8):
+            await here.until_asked(1000 * number)
+            sent = len(here.exchanges)
+            other.sendall(GET.replace(b"/a", b"/%d" % number))
+            await here.until_asked(sent + 4 * TURN_LIMIT)
+            paths = [exchange.request.path for exchange in here.exchanges]
+            assert paths.index(b"/%d" % number) <= sent + TURN_LIMIT + HURRIED_LIMIT
+        await here.until_asked(8000 + 7)
+        for one in (*floods, other):
+            one.close()
+
+
+async def test_who_has_short_turns_is_served_before_those_who_have_long_ones() -> None:
+    """Though each of them took as much lately."""
+    async with site() as here:
+        timed(here, 2 * LONG_TURN)
+        floods = asking(here, 20, GET.replace(b"/a", b"/f"))
+        for number in range(1, 5):
+            await here.until_asked(20 * number)
+            for one in floods:
+                one.sendall(GET.replace(b"/a", b"/f"))
+        await here.until_asked(100)
+        timed(here, LONG_TURN / 2)
+        (other,) = asking(here, 1)
+        await here.until_asked(101)
+        now = here.time
+        for connection in here.reactor._connections.values():
+            connection.load.add(now, 0.02 - connection.load.seconds(now))
+        here.reactor.scheduler.heavy_at = now  # there are turns
+        for one in floods:
+            one.sendall(GET.replace(b"/a", b"/f"))
+        other.sendall(GET.replace(b"/a", b"/b"))
+        await here.until_asked(122)
+        assert here.exchanges[101].request.path == b"/b"
+        for one in (*floods, other):
+            one.close()
+
+
+async def test_what_is_done_beside_its_turns_counts_for_a_connection() -> None:
+    async with site() as here:
+        timed(here, 0.0)
+        (client,) = asking(here, 1)
+        await here.until_asked(1)
+        (connection,) = here.reactor._connections.values()
+        before = connection.load.seconds(here.time)
+        here.exchanges[0].worked(0.5)
+        assert connection.load.seconds(here.time) == pytest.approx(before + 0.5)
+        client.close()
+
+
+async def test_to_connect_again_makes_nobody_light() -> None:
+    async with site() as here:
+        timed(here, 0.0002)
+        (other,) = asking(here, 1)
+        await here.until_asked(1)
+        first = asking(here, 1, GET.replace(b"/a", b"/f") * 1000)
+        await here.until_asked(1000)
+        for number in range(5):
+            sent = len(here.exchanges)
+            again = asking(here, 20, GET.replace(b"/a", b"/f") * 100)
+            await here.until_asked(sent + 1000)
+            sent = len(here.exchanges)
+            other.sendall(GET.replace(b"/a", b"/%d" % number))
+            await here.until_asked(sent + 4 * TURN_LIMIT)
+            paths = [exchange.request.path for exchange in here.exchanges]
+            assert paths.index(b"/%d" % number) <= sent + TURN_LIMIT + HURRIED_LIMIT
+            for one in again:
+                one.close()
+            await here.until_open(2)
+        for one in (*first, other):
+            one.close()
+
+
+async def test_who_asks_for_much_goes_on_beside_many_who_ask_for_little() -> None:
+    """They ask again whenever they are answered, and could take all the time there is."""
+    async with site() as here:
+        timed(here, 0.0002)
+        (flood,) = asking(here, 1, GET.replace(b"/a", b"/f") * 400)
+        await here.until_asked(400)
+        flood.sendall(GET.replace(b"/a", b"/f") * 400)
+        many = asking(here, 50)
+        while sum(exchange.request.path == b"/f" for exchange in here.exchanges) < 800:
+            asked = len(here.exchanges)
+            assert asked < 20_000
+            await here.until_asked(asked + 1)
+            for one in many:
+                one.setblocking(False)
+                try:
+                    if one.recv(65536):
+                        one.sendall(GET)
+                except BlockingIOError:
+                    continue
+        for one in (flood, *many):
+            one.close()
+
+
+async def test_the_kernel_tells_once_of_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More wait than it tells of in a round, and somebody new is told of all the same."""
+    monkeypatch.setattr(reactor, "_EVENTS_PER_ROUND", 4)
+    monkeypatch.setattr(scheduler, "_LONG_QUEUE", 4)
+    async with site() as here:
+        many = asking(here, 200)
+        (other,) = asking(here, 1)
+        await here.until_asked(201)
+        connections = list(here.reactor._connections.values())
+        for number, connection in enumerate(connections):
+            here.reactor.named(connection, "other" if number == 200 else "many")
+        here.exchanges.clear()
+        timed(here, 2 * ROUND_SECONDS)
+        for one in many:
+            one.sendall(GET.replace(b"/a", b"/m"))
+        await here.until_asked(120)
+        other.sendall(GET.replace(b"/a", b"/b"))
+        sent = len(here.exchanges)
+        await here.until_asked(201)
+        paths = [exchange.request.path for exchange in here.exchanges]
+        assert paths.index(b"/b") <= sent + 4
+        assert paths.count(b"/m") == 200
+        assert not any(connection._suspended for connection in connections)
+        for one in (*many, other):
+            one.sendall(GET)
+        await here.until_asked(402)
+        for one in (*many, other):
+            one.close()
+
+
+async def test_what_is_closed_in_a_round_that_told_of_it_is_not_lined_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others wait for their turns already."""
+    monkeypatch.setattr(scheduler, "_LONG_QUEUE", 0)
+    async with site() as here:
+        many = asking(here, 20)
+        await here.until_asked(20)
+        timed(here, 2 * ROUND_SECONDS)
+        closed = list(here.reactor._connections.values())[10:]
+
+        def cut() -> None:
+            for connection in closed:
+                connection.cut()
+
+        for one in many[:10]:
+            one.sendall(GET)
+        await here.until_asked(23)
+        for one in many[10:]:
+            one.sendall(GET)
+        here.reactor.call_soon(cut)
+        await here.until_asked(30)
+        assert len(here.reactor._connections) == 10
+        for one in many:
+            one.close()
