@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netstore.codes import UNAVAILABLE
 from netstore.errors import CorruptData, Fault
-from netstore.state.machine import Machine
 from netstore.state.tables import RECORDS
 from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import Found, Put, Range, Txn, V3Command
 from netstore.types import Index
+from tests.state.machines import machine_on
 from tests.state.v3.both import LEASES, Both, hash_kv
 from tests.state.v3.strategies import v3_commands
 from tests.support.local_member import memory_engine
-
-if TYPE_CHECKING:
-    from netstore.disk.engine import MemoryEngine
-
-
-def machine_on(engine: MemoryEngine) -> Machine:
-    machine = Machine(engine)
-    machine.load()
-    return machine
 
 
 @settings(max_examples=30, deadline=None)
