@@ -1,7 +1,7 @@
-"""netstorectl, the command for people: words in, calls out, and one line when something is wrong.
+"""netstorectl, the command line client for operators.
 
-`cli` is the tree of commands. `run` is the one place that turns what happened into an exit status: no
-exception passes it, and no traceback is ever shown.
+`cli` is the tree of commands. `run` turns every exception into an exit status and one line on standard error;
+a traceback is never shown.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ cli.add_command(click.command(cls=Command)(completion.completion))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Do what the words say; the exit status."""
+    """Run the command with these arguments; returns the exit status."""
     try:
         asked = os.environ.get(completion.VARIABLE)
         if asked:
@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
         if group.subgroup(KeyboardInterrupt) is not None:
             return Exit.INTERRUPTED
         return _defect(group)
-    except Exception as error:  # noqa: BLE001 - the outermost edge: a person gets one line, whatever it is
+    except Exception as error:  # noqa: BLE001 - the last resort: every defect becomes one line
         return _defect(error)
     return Exit.OK
 
@@ -93,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """The entry point."""
     for stream in (sys.stdout, sys.stderr):
-        # What the locale cannot show is escaped, never an error half-way through an answer.
+        # Characters that the locale cannot encode are escaped: an error would cut the output.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(run(sys.argv[1:]))
 
@@ -106,7 +106,7 @@ def _defect(error: BaseException) -> int:
 
 
 def _close_standard_output() -> None:
-    """Point standard output at nothing: the interpreter would fail on it once more while it ends."""
+    """Redirect standard output to /dev/null: otherwise the interpreter's last flush would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -1,7 +1,7 @@
-"""What a command prints: one answer in three forms, and nothing that could act on a terminal.
+"""The output of commands: an answer in one of three forms, without terminal control sequences.
 
-A table is for eyes, plain is for scripts (fields parted by tabs, one record a line, no headings), json is one
-document. Whatever a store holds was written by anybody: control characters, text direction marks and line
+A table is for people, plain is for scripts (fields separated by tabs, one record a line, no headings), json
+is one document. The content of a store is not trusted: control characters, text direction marks and line
 separators are escaped in tables and plain lines, and JSON is pure ASCII. Only `emit` and `emit_value` write.
 """
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MISSING: Final = "-"
-"""Stands in a table where a field has no value; in plain lines the field is empty."""
+"""Shown in a table for a field without a value; in plain lines the field is empty."""
 
 PIPED_COLUMNS: Final = 10_000
-"""Width of a table that no terminal bounds: no cell is ever cut or folded there."""
+"""Width of a table that is not written to a terminal: so wide that no cell is folded."""
 
 NAMED_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -42,19 +42,21 @@ class Table:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, inert: active characters as `\\n`, `\\x1b`, `\\u202e`. `field` can be read back."""
+    """`text` on one line, with control characters escaped as `\\n`, `\\x1b`, `\\u202e`. For a form that can
+    be decoded again see `field`.
+    """
     if text.isprintable():
         return text
     return "".join(_inert(character) for character in text)
 
 
 def readable(text: str) -> str:
-    """Like `printable`, with line ends and tabs kept: for a value that is shown by itself."""
+    """Like `printable`, but line ends and tabs are kept: for a value that is shown alone."""
     return "".join(character if character in "\n\t" else _inert(character) for character in text)
 
 
 def field(value: str | int | None) -> str:
-    """A field of a plain line. Backslashes are doubled, so that every text can be read back."""
+    """A field of a plain line. Backslashes are doubled, so that every text can be decoded again."""
     if value is None:
         return ""
     return printable(str(value).replace("\\", "\\\\"))
@@ -92,7 +94,7 @@ def table(content: Table, *, columns: int | None) -> str:
 
 
 def render(form: Form, content: object, view: Table, *, columns: int | None = None) -> str:
-    """An answer in the form asked for: `content` is its JSON document, `view` what is shown otherwise."""
+    """An answer in the requested form: `content` is its JSON document, `view` the rows of the other forms."""
     match form:
         case Form.JSON:
             return document(content)
@@ -103,20 +105,20 @@ def render(form: Form, content: object, view: Table, *, columns: int | None = No
 
 
 def emit(text: str) -> None:
-    """Write to standard output now; OSError where it is gone or full."""
+    """Write to standard output and flush; OSError if that fails."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def emit_value(text: str) -> None:
-    """Write a value by itself: byte for byte where a program reads it, inert where a terminal shows it."""
+    """Write a value alone: unchanged for programs, with control characters escaped on a terminal."""
     shown = readable(text) if sys.stdout.isatty() else text
     sys.stdout.buffer.write(f"{shown}\n".encode())
     sys.stdout.buffer.flush()
 
 
 def _inert(character: str) -> str:
-    # Not printable are the separators but the blank, and all that may move the cursor or turn text round.
+    # Not printable: separators other than the space, and everything that moves the cursor or reverses text.
     if character.isprintable():
         return character
     code = ord(character)

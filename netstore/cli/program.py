@@ -1,8 +1,8 @@
-"""What the command lines of both daemons do alike: settings, exit codes, one line for the operator.
+"""The command line of both daemons: settings, exit codes, error messages of one line.
 
-Exit codes: 0 after a stop that was asked for, and when help, version or a valid configuration was printed;
-1 when the program could not start or had to stop; 2 when it would end the same way if it were started again,
-as with a configuration that cannot be used, so that a service manager need not try.
+Exit codes: 0 after a requested stop, and if help, version or a valid configuration was printed; 1 if the
+program could not start or had to stop; 2 if a restart would end the same way, as with an invalid
+configuration, so that a service manager need not try.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ NO_RESTART: Final = 2
 
 
 def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Sequence[str]], None]) -> int:
-    """Do what the words after the program's name ask for, those of the process by default.
+    """Run a program with these arguments, by default those of the process. Returns the exit code.
 
-    `start` runs the program with its settings, and with notices to log, until it is stopped; only it may load
-    what help and `--check-config` should not wait for. Returns the exit code. A fault that is not for the
-    operator is raised.
+    `start` runs it with its settings, and notices to log, until it is stopped; only `start` may import what
+    would slow down help and `--check-config`. Exceptions other than NetstoreError are raised.
     """
     name = layered.program
     try:
@@ -56,7 +55,7 @@ def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Se
 def _show(*lines: str) -> int:
     try:
         print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:  # the reader, a pager say, has seen enough; nor must the flush at exit complain
+    except BrokenPipeError:  # the reader, as a pager, has ended; the flush at exit must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return STOPPED
@@ -90,5 +89,5 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 def tell(name: str, error: BaseException) -> None:
-    """Say on stderr, in one line, what a program of this name could not do."""
+    """Print an error on stderr, in one line after the name of the program."""
     print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from netstore.seams import Log
 
 OWN_DESCRIPTORS: Final = 128
-"""File descriptors reserved for the member itself: its log, its state and state copies. A cluster of one
+"""File descriptors reserved for the member itself: its log, its state and snapshots. A cluster of one
 needs 22 of them. Its streams with other members are counted separately.
 """
 

@@ -69,7 +69,7 @@ class Start:
             self._manager.extend(STEP_SECONDS, f"applying the log, entry {index}")
 
     def verifying(self, size: int) -> None:
-        """A state of so many bytes is about to be verified: a received copy, or one that was not closed."""
+        """A state of so many bytes is to be verified: a received snapshot, or one that was not closed."""
         if self.over:
             return
         self._log.info("state_verifying", bytes=size)

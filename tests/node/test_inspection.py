@@ -23,7 +23,7 @@ from netstore.state.digest import digest
 from netstore.state.envelope import seal
 from netstore.state.machine import Machine
 from netstore.state.v2.commands import Set
-from netstore.state.v3.commands import DeleteRange, Put, Range, Txn
+from netstore.state.v3.commands import DeleteRange, Put
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.daemon import start_netstored
 from tests.support.folders import adopted
@@ -178,19 +178,6 @@ def test_a_folder_that_is_none_is_not_made(tmp_path: Path, capsys: pytest.Captur
 def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
     with Inspection(folder, None), pytest.raises(NetstoreError, match="in use by process"):
         Inspection(folder, None)
-
-
-def test_what_is_long_is_told_by_its_size() -> None:
-    deep = Txn((), (Txn((), (Txn((), (Range(b"k"),)),)),))
-    many = Txn((), tuple(Put(b"%d" % number) for number in range(9)))
-    assert display.describe(encode(deep)) == "Txn(success=[Txn(success=[Txn(success=[Range])])])"
-    assert display.describe(encode(many)).endswith("Put(key='3'), and 5 more])")
-    assert display.describe(encode(Put(b"k" * 900))) == f"Put(key='{'k' * 60}'... (900 bytes))"
-    assert display.describe(b"\xff").startswith("1 bytes: not a command")
-    assert (
-        display.describe_entry(b"\x09" * 30) == "- - 30 bytes of format 9, which this release does not know"
-    )
-    assert display.format_time(2**64 - 1) in {"-", "2554-07-21T23:34:33.709Z"}
 
 
 BUG = encode(Put(b"bug", b"1"))

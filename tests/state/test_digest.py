@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.codec import crc32c
-from netstore.state.checksum import LARGE_BYTES, WAITING_BYTES, RunningChecksum
 from netstore.state.commands import encode
 from netstore.state.digest import DIGEST_BYTES, digest
 from netstore.state.machine import Machine
@@ -71,47 +69,6 @@ def test_other_states_have_other_digests(
     feed(two, more)
     if more:
         assert digest(two) != before, "the index alone tells them apart"
-
-
-@given(
-    st.lists(st.sampled_from([0, 1, 100, LARGE_BYTES - 1, LARGE_BYTES, WAITING_BYTES, 0]), max_size=12),
-    st.sets(st.integers(0, 12)),
-)
-def test_the_checksum_is_that_of_all_joined(sizes: list[int], asked: set[int]) -> None:
-    checksum, everything = RunningChecksum(), b""
-    for place, size in enumerate(sizes):
-        data = bytes([place + 1]) * size
-        checksum.add(b"taken back" * size)
-        checksum.take_back()
-        checksum.add(data)
-        everything += data
-        if place in asked:
-            assert checksum.value == crc32c(everything)
-    assert checksum.value == crc32c(everything)
-
-
-def test_what_waits_for_the_checksum_is_bounded_and_only_small_pieces_are_joined(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    given: list[int] = []
-
-    def counted(data: bytes, start: int = 0) -> int:
-        given.append(len(data))
-        return crc32c(data, start)
-
-    monkeypatch.setattr("netstore.state.checksum.crc32c", counted)
-    checksum, waiting = RunningChecksum(), 0
-    for _ in range(64):
-        checksum.add(bytes(WAITING_BYTES))
-        waiting = max(waiting, sum(map(len, checksum._waiting)))
-    assert waiting <= 3 * WAITING_BYTES
-    assert max(given) == WAITING_BYTES
-    checksum.settle()
-    given.clear()
-    for size in (1, 2, 3, LARGE_BYTES, 4, LARGE_BYTES + 1, LARGE_BYTES + 2, 5, 6):
-        checksum.add(bytes(size))
-    checksum.settle()
-    assert given == [6, LARGE_BYTES, 4, LARGE_BYTES + 1, LARGE_BYTES + 2, 11]
 
 
 def _other_value(machine: Machine) -> None:

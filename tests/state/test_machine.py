@@ -1,4 +1,4 @@
-"""The door: any bytes, one applied index, and an engine that always holds a state that once was."""
+"""The machine: any bytes may be applied, each entry once, and what is saved is what is loaded."""
 
 from __future__ import annotations
 
@@ -11,59 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError
+from netstore.errors import Fault, NetstoreError
 from netstore.state import commands, tables
-from netstore.state.applying import COMMAND_UNITS, NODE_UNITS, UNIT_BYTES
+from netstore.state.applying import COMMAND_UNITS, UNIT_BYTES
 from netstore.state.commands import Command, encode
 from netstore.state.digest import digest
-from netstore.state.envelope import seal
-from netstore.state.machine import APPLY_UNITS, UNFINISHED, Machine
+from netstore.state.machine import Machine
 from netstore.state.members import MemberInfo
 from netstore.state.tables import LOAD_STEP
 from netstore.state.v2 import commands as v2
-from netstore.state.v2 import records
-from netstore.state.v2.commands import Delete, ExpireNodes, NoteTtl, QuorumGet, Set
-from netstore.state.v2.ttl import Timed
-from netstore.state.v3.commands import LeaseCheckpoint, Put, Txn
-from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId
+from netstore.state.v2.commands import QuorumGet, Set
+from netstore.state.v3.commands import Put, Txn
+from netstore.types import EtcdIndex, Event, Index, NodeId
+from tests.state.machines import apply, machine_on, refusal
 from tests.state.strategies import BASE, all_commands
 from tests.support.contents import nodes_of
 from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
-    from netstore.disk.memoryengine import MemoryEngine
     from netstore.state.v3.commands import V3Command
-
-
-def machine_on(engine: MemoryEngine) -> Machine:
-    machine = Machine(engine)
-    machine.load()
-    return machine
-
-
-def apply(machine: Machine, command: Command | bytes) -> object:
-    data = command if isinstance(command, bytes) else encode(command)
-    try:
-        return machine.apply(Index(machine.applied + 1), data)
-    except CannotApply:  # a later version's, it may be; the member would stop
-        machine.applied = Index(machine.applied + 1)
-        return None
-
-
-def test_what_a_command_of_the_tree_works_is_counted_by_the_nodes_it_touches() -> None:
-    machine = machine_on(memory_engine())
-
-    def work(command: Command) -> int:
-        before = machine.applying.worked
-        apply(machine, command)
-        return machine.applying.worked - before
-
-    assert work(Set(b"/d" * 200 + b"/file")) >= 200 * NODE_UNITS
-    assert work(Set(b"/d" * 200 + b"/file")) == COMMAND_UNITS
-    assert work(Delete(b"/d", dir=True, recursive=True)) >= 200 * NODE_UNITS
-    assert work(ExpireNodes(((b"/gone", 1),) * 50)) >= 50 * COMMAND_UNITS
-    assert work(NoteTtl(((b"/gone", 1, 1),) * 50)) >= 50 * NODE_UNITS
-    assert work(LeaseCheckpoint(((1, 1, 1),) * 50)) >= 50 * NODE_UNITS
 
 
 def test_what_is_large_is_counted_by_its_bytes() -> None:
@@ -81,34 +47,6 @@ def test_what_is_large_is_counted_by_its_bytes() -> None:
     assert work(Set(b"/k", b"1" * large)) >= 1_000
     assert work(Set(b"/k", b"")) >= 1_000, "the event has the value before"
     assert work(Set(b"/k", b"")) == COMMAND_UNITS
-
-
-def test_one_piece_of_an_expiry_is_as_long_as_what_it_ends_is_large() -> None:
-    machine = machine_on(memory_engine())
-    ends = []
-    for number in range(20):
-        path = b"/%d" % number
-        apply(machine, Set(path, b"1" * (APPLY_UNITS // 4 * UNIT_BYTES), expires=Nanos(1), ttl=1))
-        ends.append((path, int(machine.tree.index)))
-    outcome = machine.begin(Index(machine.applied + 1), seal(encode(ExpireNodes(tuple(ends))), 1))
-    left = [len(machine.tree)]
-    while outcome is UNFINISHED:
-        outcome = machine.go_on()
-        left.append(len(machine.tree))
-    assert left[0] >= 15
-    assert max(before - after for before, after in pairwise(left)) <= 5
-    assert left[-1] == 0
-
-
-def test_a_read_through_the_log_is_counted_by_what_it_lists() -> None:
-    machine = machine_on(memory_engine())
-    for number in range(200):
-        apply(machine, Set(b"/d/%d" % number, b"1" * UNIT_BYTES))
-    apply(machine, Set(b"/f", b"1" * 100 * UNIT_BYTES))
-    for path, units in ((b"/d", 200 * (NODE_UNITS + 1)), (b"/f", 100)):
-        before = machine.applying.worked
-        assert isinstance(apply(machine, QuorumGet(path)), Event)
-        assert machine.applying.worked - before >= units
 
 
 def test_a_read_that_nobody_waits_for_is_counted_and_lists_nothing() -> None:
@@ -223,37 +161,6 @@ def test_a_new_cluster_stands_at_three_and_a_restart_adds_one() -> None:
     assert found.index == 5
 
 
-def test_expiry_gives_an_event_for_each_node_and_no_outcome() -> None:
-    machine = machine_on(memory_engine())
-    for path in (b"/a", b"/b", b"/c"):
-        apply(machine, v2.Set(path, b"", expires=BASE, ttl=5))
-    assert apply(machine, v2.Set(b"/c", b"", expires=BASE, ttl=5)) is not None
-    machine.v2.take_events()
-    first = machine.tree.index - 3
-    nodes = ((b"/b", first + 1), (b"/a", first), (b"/c", first + 2), (b"/gone", 1))
-    assert apply(machine, v2.ExpireNodes(nodes)) is None
-    assert [(event.action, event.node.key) for event in machine.v2.take_events()] == [
-        ("expire", b"/b"),
-        ("expire", b"/a"),
-    ]
-    assert list(machine.tree.timed.timed_keys()) == [b"/c"], "it was written again"
-    assert machine.statistics.expire_count == 2
-
-
-def test_what_a_note_left_of_a_ttl_is_stored_and_loaded() -> None:
-    engine = memory_engine()
-    machine = machine_on(engine)
-    apply(machine, v2.Set(b"/a", b"", expires=BASE, ttl=50))
-    timed = machine.tree.timed.get(b"/a")
-    assert timed is not None
-    apply(machine, v2.NoteTtl(((b"/a", timed.since, 20), (b"/a", timed.since + 1, 7))))
-    machine.save()
-    engine.commit()
-    other = machine_on(engine)
-    assert other.tree.timed.get(b"/a") == Timed(50, timed.since, 20)
-    assert list(other.tree.timed.ttl_changes.take_renewed(10)) == [b"/a"]
-
-
 def test_a_batch_writes_each_node_and_slot_once() -> None:
     engine = memory_engine()
     machine = machine_on(engine)
@@ -266,22 +173,6 @@ def test_a_batch_writes_each_node_and_slot_once() -> None:
     written = {tables.NODES: 1, tables.WINDOW: 1_000, tables.STATE: 1, tables.V3_STATE: 1}
     assert Counter(table for table, _ in changes) == written
     assert unchanged == {}
-
-
-def test_a_path_of_any_length_is_kept() -> None:
-    engine = memory_engine()
-    machine = machine_on(engine)
-    paths = {b"/" + b"x" * 4_000 + tail for tail in (b"1", b"2", b"2/3")}
-    for path in paths:
-        apply(machine, v2.Set(path, b"1", dir=True))
-    machine.save()
-    assert {node.key for node in nodes_of(machine_on(engine).tree)} == paths
-
-
-def refusal(engine: MemoryEngine) -> str:
-    with pytest.raises(CorruptData, match="restore this member") as caught:
-        Machine(engine).load()
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("table", tables.TABLES)
@@ -297,26 +188,6 @@ def test_counters_of_another_kind_are_named() -> None:
     scalars = tables.Scalars(EtcdIndex(0), (1, 2, 3), "")
     engine.write(Index(1), {(tables.STATE, tables.STATE_KEY): tables.encode(scalars)})
     assert "3 counters, and there are 13" in refusal(engine)
-
-
-def test_a_node_without_its_directory_is_named() -> None:
-    engine = memory_engine()
-    machine = machine_on(engine)
-    apply(machine, v2.Set(b"/a/b", b"1"))
-    machine.save()
-    engine.write(Index(1), {(tables.NODES, b"/a"): None})
-    assert "key b'/a/b' lies in no directory" in refusal(engine)
-    with pytest.raises(CorruptData, match="lies in no directory"):
-        list(Machine(engine).load_steps())
-
-
-def test_a_window_that_does_not_end_at_the_state_is_named() -> None:
-    engine = memory_engine()
-    machine = machine_on(engine)
-    apply(machine, v2.Set(b"/a", b"1"))
-    machine.save()
-    engine.write(Index(1), {(tables.WINDOW, records.window_key(EtcdIndex(1))): None})
-    assert "ends at 0, the state is at 1" in refusal(engine)
 
 
 def test_loading_starts_from_nothing() -> None:
@@ -343,65 +214,3 @@ def test_loading_tells_how_far_it_is() -> None:
     steps = [after - before for before, after in pairwise((0, *told))]
     assert max(steps) <= LOAD_STEP, "never long without a word"
     assert again.stored == told[-1] >= 4 * LOAD_STEP
-
-
-COUNTED = [
-    (v2.Set(b"/f", b""), "sets_success"),
-    (v2.Set(b"/d"), "sets_fail"),
-    (v2.Create(b"/new"), "create_success"),
-    (v2.Create(b"/f"), "create_fail"),
-    (v2.InOrder(b"/d"), "create_success"),
-    (v2.Update(b"/f"), "update_success"),
-    (v2.Update(b"/none"), "update_fail"),
-    (v2.Update(b"/d", b"x"), "update_success"),  # refused, and still
-    (v2.Update(b"/"), "update_success"),  # refused, and still
-    (v2.CompareAndSwap(b"/f", b"", b"1"), "compare_and_swap_success"),
-    (v2.CompareAndSwap(b"/f", b"", b"2"), "compare_and_swap_fail"),
-    (v2.CompareAndSwap(b"/d", b"", b"2"), "compare_and_swap_fail"),
-    (v2.CompareAndSwap(b"/", b"", b"2"), "compare_and_swap_success"),  # refused, and still
-    (v2.Delete(b"/f"), "delete_success"),
-    (v2.Delete(b"/d"), "delete_fail"),
-    (v2.Delete(b"/"), "delete_success"),  # refused, and still
-    (v2.CompareAndDelete(b"/f", b"1"), "compare_and_delete_success"),
-    (v2.CompareAndDelete(b"/f", b"2"), "compare_and_delete_success"),  # refused, and still
-    (v2.CompareAndDelete(b"/d", b"2"), "compare_and_delete_success"),  # refused, and still
-    (v2.CompareAndDelete(b"/none", b"2"), "compare_and_delete_fail"),
-    (v2.QuorumGet(b"/f"), "gets_success"),
-    (v2.QuorumGet(b"/none"), "gets_fail"),
-]
-
-
-def test_what_an_earlier_build_left_out_is_not_guessed() -> None:
-    """A node without a TTL would end at once; a missing checksum would not be the same on all members."""
-    engine = memory_engine()
-    machine = machine_on(engine)
-    apply(machine, v2.Set(b"/held", b"1", expires=v2.LATEST, ttl=5))
-    machine.save()
-    record = msgspec.msgpack.decode(engine.get(tables.NODES, b"/held") or b"")
-    engine.write(Index(2), {(tables.NODES, b"/held"): tables.encode(record[:5])})
-    with pytest.raises(CorruptData, match="table v2, key b'/held': it ends at an instant, and has no TTL"):
-        machine_on(engine)
-    engine = memory_engine()
-    engine.write(Index(1), {(tables.V3_STATE, tables.STATE_KEY): tables.encode((1, 0, 0))})
-    with pytest.raises(CorruptData, match="table v3_state"):
-        machine_on(engine)
-
-
-@pytest.mark.parametrize(("command", "counter"), COUNTED, ids=lambda value: str(value)[:40])
-def test_counters_are_those_of_etcd(command: Command, counter: str) -> None:
-    """v2 API, statistics."""
-    machine = machine_on(memory_engine())
-    apply(machine, v2.Set(b"/f", b"1"))
-    apply(machine, v2.Create(b"/d/x"))
-    before = msgspec.structs.asdict(machine.statistics)
-    apply(machine, command)
-    after = msgspec.structs.asdict(machine.statistics)
-    assert {name for name in after if after[name] != before[name]} == {counter}
-
-
-def test_creating_below_a_file_counts_twice() -> None:
-    machine = machine_on(memory_engine())
-    apply(machine, v2.Set(b"/f", b"1"))
-    assert apply(machine, v2.Create(b"/f/x")) == Fault(104, b"/f", 1)
-    assert apply(machine, v2.InOrder(b"/f")) == Fault(104, b"/f", 1)
-    assert (machine.statistics.create_fail, machine.statistics.sets_fail) == (2, 2)

@@ -1,1 +1,1 @@
-"""The commands of netstorectl, one module for each noun; `invocation` is what they share."""
+"""The commands of netstorectl, one module for each noun, and what they share."""

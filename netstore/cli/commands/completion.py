@@ -1,6 +1,6 @@
-"""What the Tab key offers: words from click, keys and subnets from the store; and the hooks of the shells.
+"""Shell completion: words from click, keys, subnets and members from the store; and the hooks of the shells.
 
-A store that does not answer within `LIMIT` offers nothing: who sits at a prompt does not wait, and sees no
+If the store does not answer within `LIMIT`, there are no suggestions: the prompt must not block or show
 errors.
 """
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LIMIT: Final = 0.7
-"""Seconds to ask the store in."""
+"""Seconds for the request to the store."""
 
 MOST: Final = 1000
-"""Offers at most; a shell that lists more helps nobody."""
+"""Suggestions at most."""
 
 VARIABLE: Final = "_NETSTORECTL_COMPLETE"
-"""The environment variable by which a shell's hook asks for offers."""
+"""The environment variable with which a shell's hook requests suggestions."""
 
 SHELLS: Final = ("bash", "zsh", "fish")
 
 
 def keys(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Keys that begin with what is there already; directories with a slash, to go on from."""
+    """Keys that begin with the incomplete word; directories with a slash at the end."""
     folder = incomplete.rpartition("/")[0]
     beginning = "/" + incomplete.lstrip("/")
 
@@ -52,7 +52,7 @@ def keys(context: click.Context, _parameter: click.Parameter, incomplete: str) -
 def subnets(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Subnets of the network, bad records by their names; each with its holder where the shell shows that."""
+    """Subnets of the network, invalid records by their names; with their holders if the shell shows that."""
     settings = context.ensure_object(Settings)
 
     async def entries(client: V2Client) -> tuple[Node, ...]:
@@ -98,8 +98,8 @@ def _asked(context: click.Context, action: Callable[[V2Client], Awaitable[T]]) -
 def script(shell: str, cli: click.Command) -> str:
     """The hook of one shell, made by click."""
     maker = get_completion_class(shell)
-    assert maker is not None  # noqa: S101 - click knows all of SHELLS, said to the type checker
-    # Not through the class of the shell itself: bash's would start a bash first, to look at its version.
+    assert maker is not None  # noqa: S101 - click knows all of SHELLS; for the type checker
+    # Not by the method of the shell's own class: that of bash would run bash first, to check its version.
     return ShellComplete.source(maker(cli, {}, PROGRAM, VARIABLE))
 
 

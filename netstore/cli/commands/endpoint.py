@@ -1,4 +1,4 @@
-"""`netstorectl endpoint status|health`: each endpoint asked by itself, none for another."""
+"""`netstorectl endpoint status|health`: asks each endpoint separately, without failover."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Health:
-    """Whether one endpoint is well, and how long it took to say so."""
+    """Whether one endpoint is healthy, and its response time."""
 
     endpoint: str
     healthy: bool = False
@@ -33,7 +33,7 @@ class Health:
 
 @dataclass(slots=True)
 class Standing:
-    """How the member at one endpoint stands in Raft; None is: not told."""
+    """The Raft state of the member at one endpoint; None if the member does not report it."""
 
     endpoint: str
     status: MemberStatus | None = None
@@ -110,7 +110,7 @@ def status(settings: Settings, *, cluster: bool, wide: bool) -> None:
 
 
 def _table(seen: Sequence[Standing]) -> Table:
-    """What fits 80 columns."""
+    """The columns that fit into 80 characters."""
     rows: list[tuple[str | int | None, ...]] = []
     for each in seen:
         told = each.status
@@ -153,8 +153,8 @@ def _load(told: MemberStatus) -> tuple[str | None, int | None, str | None]:
 
 
 def _waits_for(told: MemberStatus) -> str | None:
-    """What a member that leads is waiting for: others that are being brought up; or that it lets requests
-    wait, for its disk or another of the causes of `backedUp`.
+    """What a leader waits for: members that catch up; or why requests wait at it (`backedUp`), as for its
+    disk.
     """
     waits = [f"{each.id} {each.words}" for each in told.behind or ()]
     if told.paced_to:
@@ -165,7 +165,7 @@ def _waits_for(told: MemberStatus) -> str | None:
 
 
 def _content(seen: Standing) -> dict[str, object]:
-    """The same fields whether it answered or not; null is: not told."""
+    """The same fields whether it answered or not; null: not reported."""
     told = seen.status
     memory, loop, behind = (None, None, None) if told is None else (told.memory, told.loop, told.behind)
     return {

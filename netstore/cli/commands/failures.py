@@ -24,12 +24,12 @@ class Exit(enum.IntEnum):
     REFUSED = 1
     """Validation or a precondition said no, or a file could not be read or written; nothing was changed."""
     USAGE = 2
-    """The words of the command are wrong; the store was not asked."""
+    """The command line is wrong; no request was sent."""
     NOT_FOUND = 3
     UNAVAILABLE = 4
-    """No store answered, or not as a store does; nothing was changed."""
+    """No store answered, or the answer is not that of a store; nothing was changed."""
     UNKNOWN = 5
-    """A write was sent and no answer came: it may have happened, or may still happen."""
+    """A write was sent without a usable answer: it may have happened, or may still happen."""
     INTERNAL = 70
     """A defect of netstorectl."""
     INTERRUPTED = 130
@@ -51,8 +51,8 @@ def refused(text: str) -> Failure:
 
 
 def failure_of(error: ClientError, *, named: bool = False) -> Failure:
-    """What a failed call means for the command: its exit status, and one line with the fix. `named`: it is
-    shown beside the one endpoint that was asked, and does not name it.
+    """The failure of the command for a failed call: exit status, and one line with the fix. `named`: the line
+    is shown beside its endpoint, and does not name it.
     """
     from netstore.client.transport import BadAnswer, Unreachable  # noqa: PLC0415 - loaded by whoever raised it
     from netstore.client.v2 import V2Error  # noqa: PLC0415 - same

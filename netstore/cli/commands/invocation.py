@@ -36,28 +36,28 @@ DEFAULT_TIMEOUT: Final = 8.0
 """Seconds: above the 7 s after which a store without quorum says so (v2 API, "Cluster behaviour")."""
 
 MAX_INPUT_BYTES: Final = 10 * 1024 * 1024
-"""The v2 API takes no longer form (v2 API, "Limits"); more on standard input is a mistake."""
+"""The v2 API accepts no longer form (v2 API, "Limits"), so more standard input is refused."""
 
 MAX_TTL: Final = 9_000_000_000
-"""Seconds. Longer ones overflow in etcd and come out as permanent or as expired (v2 API, "TTL")."""
+"""Seconds. Longer ones overflow in etcd: the node becomes permanent or expires (v2 API, "TTL")."""
 
 MAX_INDEX: Final = 2**64 - 2
-"""The largest index after which there can still be a next one."""
+"""The largest index that has a successor."""
 
 
 def say(text: str) -> None:
-    """One line to the person, beside the answer: standard error, inert on a terminal."""
+    """Print a line on standard error, with control characters escaped."""
     click.echo(f"{PROGRAM}: {printable(text)}", err=True)
 
 
 def warn(text: str) -> None:
-    """Something to know that stops nothing."""
+    """Print a warning on standard error."""
     say(f"warning: {text}")
 
 
 @dataclass
 class Settings:
-    """What the shared options say, whatever their place on the command line."""
+    """The values of the shared options, wherever they stand on the command line."""
 
     endpoints: str = DEFAULT_ENDPOINTS
     prefix: str = DEFAULT_PREFIX
@@ -69,27 +69,27 @@ class Settings:
     timeout: float = DEFAULT_TIMEOUT
     debug: bool = False
     may_ask: bool = True
-    """Whether a password may be asked for; not while words are completed."""
+    """Whether to prompt for a password; not during completion."""
 
     @property
     def form(self) -> Form:
-        """The form asked for; unasked, a table on a terminal and plain lines anywhere else."""
+        """The requested form; by default a table on a terminal, else plain lines."""
         if self.output is not None:
             return Form(self.output)
         return Form.TABLE if sys.stdout.isatty() else Form.PLAIN
 
     def show(self, content: object, view: Table, *, wide: bool = False) -> None:
-        """Print one answer: its JSON document, or the rows of `view`; these are not made to fit the terminal
-        where they are `wide`.
+        """Print one answer: its JSON document, or the rows of `view`, which are fitted to the terminal unless
+        `wide` is set.
         """
         emit(render(self.form, content, view, columns=None if wide else columns()))
 
     def key(self, *names: str) -> str:
-        """A key of the network: the prefix and the names below it."""
+        """The key with these names below the prefix of the network."""
         return posixpath.join(clean(self.prefix), *names)
 
     def ask(self, action: Callable[[V2Client], Awaitable[T]]) -> T:
-        """Run a conversation with the store. A request has the time limit at each endpoint, a watch none."""
+        """Run `action` with a client. Each request at each endpoint has the time limit, a watch none."""
 
         async def conversation() -> T:
             async with self.client() as client:
@@ -98,7 +98,7 @@ class Settings:
         return self.run(conversation)
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run work that asks the store. What goes wrong between us and it comes out as `Failure`."""
+        """Run work that calls the store. A failed call becomes a `Failure`."""
         import trio  # noqa: PLC0415 - with httpx 0.2 s, which help and usage errors need not wait
 
         from netstore.client.transport import ClientError  # noqa: PLC0415 - same
@@ -110,7 +110,7 @@ class Settings:
             raise failure_of(error) from None
 
     def client(self, endpoint: str | None = None) -> V2Client:
-        """A client as the options say; `Failure` if they cannot be used."""
+        """A client with these settings; `Failure` if they cannot be used."""
         from netstore.client.transport import Transport  # noqa: PLC0415 - see `run`
         from netstore.client.v2 import V2Client  # noqa: PLC0415 - same
 
@@ -131,13 +131,13 @@ class Settings:
             raise Failure(Exit.USAGE, str(error)) from None
 
     def addresses(self) -> tuple[str, ...]:
-        """The endpoints as URLs; without a scheme https when there is a certificate to use, else http."""
+        """The endpoints as URLs; https is the default if a certificate or CA file is given, else http."""
         from netstore.client.endpoints import parse_endpoints  # noqa: PLC0415 - see `run`
 
         scheme = "https" if self.ca_file or self.cert_file else "http"
         words = [word.strip() for word in self.endpoints.split(",") if word.strip()]
         if any("@" in word for word in words):
-            # Said here, because the usual message would show the password.
+            # Refused here, because the usual message would show the password.
             raise Failure(Exit.USAGE, "--endpoints: give the user name with --username, not in the address")
         try:
             return parse_endpoints(word if "://" in word else f"{scheme}://{word}" for word in words)
@@ -160,24 +160,24 @@ class Settings:
             import getpass  # noqa: PLC0415 - only where somebody is asked
 
             told = getpass.getpass(f"Password of {name}: ")
-        self.username = f"{name}:{told}"  # asked once, however many conversations follow
+        self.username = f"{name}:{told}"  # kept for further calls
         return name, told
 
 
 def columns() -> int | None:
-    """The width of the terminal that reads standard output; None where none does."""
+    """The width of the terminal on standard output; None if it is none."""
     import shutil  # noqa: PLC0415 - loads the compression modules; only answers need it
 
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def clean(key: str) -> str:
-    """A key as the store knows it: one slash in front, none at the end, no empty, `.` or `..` elements."""
+    """The canonical form of a key: one slash in front, none at the end, no empty, `.` or `..` elements."""
     return posixpath.normpath("/" + key.lstrip("/"))
 
 
 def text_of(content: bytes, what: str) -> str:
-    """`content` as the text the v2 API can carry; refused where the store would give back something else."""
+    """`content` as text, which is all that the v2 API can store; refused if it is not UTF-8."""
     try:
         return content.decode()
     except UnicodeDecodeError:
@@ -185,7 +185,7 @@ def text_of(content: bytes, what: str) -> str:
 
 
 def standard_input(what: str) -> bytes:
-    """All of standard input; refused when it is longer than any store takes."""
+    """All of standard input; refused if it is longer than a store accepts."""
     content = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
     if len(content) > MAX_INPUT_BYTES:
         raise refused(f"{what}: longer than {MAX_INPUT_BYTES} bytes, more than the store takes")
@@ -193,7 +193,7 @@ def standard_input(what: str) -> bytes:
 
 
 def agreed(question: str) -> bool:
-    """Whether the person at the terminal says yes; False where nobody is there to ask."""
+    """Ask for confirmation on the terminal; False if standard input is none."""
     if not sys.stdin.isatty():
         return False
     click.echo(f"{printable(question)} [y/N] ", err=True, nl=False)
@@ -201,7 +201,7 @@ def agreed(question: str) -> bool:
 
 
 async def node_at(client: V2Client, key: str) -> Node | None:
-    """What the cluster has at a key, None where that is nothing."""
+    """The node at a key, by a linearizable read; None if there is none."""
     from netstore.client.v2 import KEY_NOT_FOUND, V2Error  # noqa: PLC0415 - loaded by whoever made the client
 
     try:
@@ -214,7 +214,7 @@ async def node_at(client: V2Client, key: str) -> Node | None:
 
 @contextmanager
 def _requests_shown() -> Iterator[None]:
-    """Print each request on standard error, as httpx logs it: without headers, where secrets are."""
+    """Print each request on standard error as httpx logs it: without headers, which may have secrets."""
     import logging  # noqa: PLC0415 - only where --debug asks for it
 
     class Printer(logging.Handler):

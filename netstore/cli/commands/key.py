@@ -1,4 +1,4 @@
-"""`netstorectl key`: the v2 keys as etcdctl v2 shows them, with the traps taken out."""
+"""`netstorectl key`: reads and writes v2 keys, like etcdctl v2 without its pitfalls."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def rmdir(settings: Settings, key: str) -> None:
     """Remove an empty directory. Prints nothing."""
 
     async def removing(client: V2Client) -> Answer:
-        # The API would take a file as well: look first (v2 API, "DELETE").
+        # The API would remove a file as well, so check first (v2 API, "DELETE").
         if not (await client.get(key, quorum=True)).node.dir:
             raise refused(f"{key}: is a file; remove it with key rm {key}")
         return await client.delete(key, dir=True)
@@ -244,7 +244,7 @@ def content(answer: Answer) -> dict[str, object]:
 
 
 def node_content(node: Node) -> dict[str, object]:
-    """A node as a JSON document: the members of the v2 API, those that it has."""
+    """A node as a JSON document, with the fields of the v2 API that it has."""
     found: dict[str, object] = {"key": node.key}
     if node.dir:
         found["dir"] = True
@@ -275,7 +275,7 @@ def _event(form: Form, answer: Answer) -> str:
 
 
 def _below(node: Node) -> Iterator[Node]:
-    """All nodes below, each directory before what is in it, however deep."""
+    """All nodes below, each directory before its contents, however deep."""
     waiting = list(reversed(node.nodes))
     while waiting:
         child = waiting.pop()
@@ -291,7 +291,7 @@ def _summary(node: Node) -> str | None:
 
 
 def _given(value: str | None) -> str:
-    """VALUE, or all of standard input, kept as it is; an empty input is most often a command that failed."""
+    """VALUE, or all of standard input unchanged; refused if that is empty, often because a command failed."""
     if value is not None:
         try:
             value.encode()

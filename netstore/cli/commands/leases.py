@@ -1,4 +1,4 @@
-"""The records under `subnets` as a person should see them: every one, the bad ones with what is wrong."""
+"""The records under `subnets` for display: all of them, invalid ones with the reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ HEADINGS = ("SUBNET", "PUBLIC IP", "BACKEND", "TTL", "EXPIRES", "RESERVED", "PRO
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry under `subnets`; `lease` is None where it is none, `problems` what daemons stumble over."""
+    """One entry under `subnets`; `lease` is None if it is invalid, `problems` are those that daemons have
+    with it.
+    """
 
     node: Node
     lease: SubnetLease | None
@@ -37,7 +39,7 @@ class Record:
 
     @property
     def subnet(self) -> str:
-        """The subnet in its usual form; for an entry that is no lease its name, as it is."""
+        """The subnet in its usual form; for an invalid entry its name."""
         return self.name if self.lease is None else str(self.lease.subnet)
 
     @property
@@ -47,7 +49,7 @@ class Record:
 
     @property
     def in_use(self) -> bool:
-        """Whether a node holds it: it has an end to put off, or a node has written its backend into it."""
+        """Whether a node holds it: it has an expiration, or a node has written its backend into it."""
         return self.lease is not None and (not self.reserved or bool(self.lease.backend_type))
 
     @property
@@ -57,19 +59,19 @@ class Record:
 
     @property
     def expires(self) -> str | None:
-        """When it ends, to the second."""
+        """Its expiration, to the second."""
         expiration = self.node.expiration
         return None if expiration is None else f"{expiration.partition('.')[0].rstrip('Z')}Z"
 
     @property
     def ttl(self) -> int | None:
-        """Seconds left; 0 or less is overdue; None for one without end."""
+        """Seconds left; 0 or less if it is overdue; None for a reservation."""
         if self.node.expiration is None:
             return None
         return self.node.ttl or 0
 
     def row(self) -> tuple[str | int | None, ...]:
-        """Its cells under `HEADINGS`."""
+        """Its cells in the order of `HEADINGS`."""
         backend = self.lease.backend_type or None if self.lease is not None else None
         reserved = "yes" if self.reserved else "no"
         return (
@@ -103,7 +105,7 @@ class Record:
 
 
 async def listed(client: V2Client, folder: str) -> tuple[Node, ...]:
-    """The entries of the `subnets` folder; none while there is no folder, that is before the first lease."""
+    """The entries of the `subnets` folder; none if there is no folder, as before the first lease."""
     node = await node_at(client, folder)
     if node is None:
         return ()
@@ -113,7 +115,7 @@ async def listed(client: V2Client, folder: str) -> tuple[Node, ...]:
 
 
 def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
-    """Every entry with what is wrong with it: leases by subnet, then what is no lease. Pure; O(n log n)."""
+    """Every entry with its problems: leases by subnet, then invalid entries. Pure; O(n log n)."""
     leases: list[tuple[SubnetLease, Node]] = []
     others: list[Record] = []
     for node in nodes:
@@ -150,7 +152,7 @@ def _misfits(lease: SubnetLease, network: Network) -> list[str]:
 
 
 def _overlaps(ordered: Sequence[Subnet]) -> dict[int, Subnet]:
-    """For each subnet that shares addresses with another one its place and the other; `ordered` is sorted."""
+    """For each subnet that overlaps another one, its position and the other one; `ordered` is sorted."""
     shared: dict[int, Subnet] = {}
     for subnet, place, covering in nested((subnet, place) for place, subnet in enumerate(ordered)):
         if covering:

@@ -38,14 +38,14 @@ FIXES: Final = (
     ("ID already exist", "it is a member already, see member ls"),
     ("not leader", "another member leads by now; repeat it"),
 )
-"""What to do about a refusal that has these words."""
+"""Part of a refusal -> what to do about it."""
 
 _URL: Final = re.compile(r"https?://[^/?#@]+:[0-9]+", re.IGNORECASE)
 _ID: Final = re.compile(r"[0-9a-fA-F]{1,16}")
 
 
 def ask_cluster(settings: Settings, action: Callable[[ClusterClient], Awaitable[T]]) -> T:
-    """Run a conversation about the members. What the cluster refuses comes out as `Failure`."""
+    """Run calls about members. A refusal of the cluster becomes a `Failure`."""
     from netstore.client.cluster import ClusterClient, Refused  # noqa: PLC0415 - see Settings.run
 
     async def conversation(client: V2Client) -> T:
@@ -101,7 +101,7 @@ def add(settings: Settings, urls: tuple[str, ...], *, learner: bool) -> None:
 
 
 def _how_to_start(added: MemberRecord, members: Sequence[MemberRecord], *, netstore: bool) -> str:
-    """The options that let the program of a new member find the others."""
+    """The options with which a new member is to be started."""
     own = f"--initial-advertise-peer-urls {','.join(added.peer_urls)}"
     others = [(each.name, url) for each in members if each.id != added.id for url in each.peer_urls]
     if netstore and others:
@@ -227,7 +227,7 @@ def move_leader(settings: Settings, who: str) -> None:
 
 
 def _at(settings: Settings, leader: MemberRecord, action: Callable[[ClusterClient], Awaitable[T]]) -> T:
-    """Ask the leader itself, wherever the endpoints point."""
+    """Send the request to the leader, whichever endpoints are given."""
     if not leader.client_urls:
         raise Failure(
             Exit.UNAVAILABLE, f"{leader.name or leader.id}: the leader tells no address for clients"
@@ -240,7 +240,7 @@ def _at(settings: Settings, leader: MemberRecord, action: Callable[[ClusterClien
 
 
 def found_in(members: Sequence[MemberRecord], who: str) -> MemberRecord:
-    """The member with this id or, failing that, this name; `Failure` where that is none, or more than one."""
+    """The member with this id, or else this name; `Failure` if there is none, or more than one."""
     found = [each for each in members if _ID.fullmatch(who) and int(each.id, 16) == int(who, 16)]
     found = found or [each for each in members if who and each.name == who]
     if not found:
@@ -270,7 +270,7 @@ def show(settings: Settings, members: Sequence[MemberRecord], *, single: bool = 
 
 def _state(record: MemberRecord) -> str:
     if record.behind is not None and record.active is not False:
-        return record.behind.words  # a new one tells its name when it has the state
+        return record.behind.words  # a new member publishes its name when it has the state
     if not record.started:
         return "unstarted"
     if record.active is False:

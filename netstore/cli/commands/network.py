@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from netstore.network.lease import SubnetLease
 
 NAMED_ORPHANS: Final = 3
-"""How many orphans a refusal names before it only counts."""
+"""How many leases outside the network a refusal names; the rest is counted."""
 
 source_argument = click.argument(
     "source", metavar="[FILE|-|JSON]", required=False, type=click.Path(allow_dash=True)
@@ -145,7 +145,7 @@ def check(settings: Settings, source: str | None) -> None:
 
 
 def checked(text: bytes) -> tuple[Network | None, str | None]:
-    """The network a document describes, or what is wrong with the document and the fix."""
+    """The network that a document describes; `Failure` with problem and fix if it is invalid."""
     try:
         return parse_network(text), None
     except NetworkConfigError as error:
@@ -153,7 +153,7 @@ def checked(text: bytes) -> tuple[Network | None, str | None]:
 
 
 def effective(network: Network) -> list[tuple[str, str | int]]:
-    """What daemons make of a document, defaults included."""
+    """The settings that daemons take from a document, defaults included."""
     return [
         ("Network", str(network.network)),
         ("SubnetLen", network.subnet_len),
@@ -164,9 +164,9 @@ def effective(network: Network) -> list[tuple[str, str | int]]:
 
 
 def orphans(entries: Sequence[Node], present: Network | None, wanted: Network) -> list[SubnetLease]:
-    """The leases that fit the present document, if there is a good one, and not the wanted one.
+    """The leases that fit the stored document, if that is valid, and do not fit the new one.
 
-    Their nodes would run on with subnets of the old network and get others at their next start.
+    Their nodes would keep subnets of the old network, and get others at their next start.
     """
     leases = [record.lease for record in survey(entries, None) if record.lease is not None]
     return [
@@ -177,7 +177,7 @@ def orphans(entries: Sequence[Node], present: Network | None, wanted: Network) -
 
 
 def differences(before: str | None, after: str) -> list[tuple[str, Any, Any]]:
-    """Field, old and new value wherever two documents differ; None is absent.
+    """The differences of two documents as (field, old value, new value); None: absent.
 
     Names are compared in any case, as daemons read them.
     """
@@ -213,12 +213,12 @@ def _fields(text: str | None) -> dict[str, tuple[str, Any]]:
 
 
 def _exact(value: Any) -> str:
-    """A value in a form in which 1, 1.0, true and "1" differ and the order of names does not."""
+    """A form of a value for comparison: 1, 1.0, true and "1" differ, and the order of names is ignored."""
     return json.dumps(value, sort_keys=True)
 
 
 def _pair(before: Any, after: Any) -> tuple[str | None, str | None]:
-    """Two values as people write them, in quotes only where they would look the same."""
+    """Two values for display, in quotes only if they would look the same without."""
     plain = [
         value if value is None or isinstance(value, str) else json.dumps(value) for value in (before, after)
     ]
@@ -228,7 +228,7 @@ def _pair(before: Any, after: Any) -> tuple[str | None, str | None]:
 
 
 def _source(source: str | None) -> bytes:
-    """The document that FILE, `-` or JSON stands for, without the white space around it."""
+    """The document given as FILE, `-` or JSON, stripped of white space."""
     if source is None or source == "-":
         content = standard_input("config")
     elif source.lstrip().startswith("{"):
@@ -273,7 +273,7 @@ def _orphaned(lost: Sequence[SubnetLease]) -> str:
 
 
 def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
-    """Print what daemons make of a document; `Failure` where that is nothing."""
+    """Print the settings that daemons take from a document; `Failure` if it is invalid."""
     network, problem = checked(text)
     told = () if network is None else network.warnings
     for remark in told:

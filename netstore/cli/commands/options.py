@@ -18,11 +18,11 @@ MAX_TIMEOUT: Final = 3600.0
 OF_ETCDCTL: Final = frozenset(
     ("alarm", "compact", "compaction", "defrag", "del", "get", "lease", "put", "snapshot", "txn", "watch")
 )
-"""Commands of etcdctl for what the v3 API has: they work on netstored, so they are not here again."""
+"""Commands of etcdctl for the v3 API, which work with netstored, so netstorectl does not have them."""
 
 
 def key_of(word: str) -> str:
-    """A key given as an argument, cleaned the way every etcd client does it."""
+    """A key given as an argument, normalized as by every etcd client."""
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -31,7 +31,7 @@ def key_of(word: str) -> str:
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
-    """What reads an argument as a whole number in these bounds."""
+    """A parser of an argument that is a whole number in these bounds."""
 
     def number(word: str | int) -> int:
         try:
@@ -46,7 +46,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def seconds(word: str | float) -> float:
-    """What reads an argument as a time limit."""
+    """Parse an argument that is a time limit."""
     try:
         value = float(word)
     except ValueError:
@@ -58,7 +58,7 @@ def seconds(word: str | float) -> float:
 
 def _remember(context: click.Context, option: click.Parameter, value: Any) -> None:
     settings = context.ensure_object(Settings)
-    assert option.name is not None  # noqa: S101 - all options below do, said to the type checker
+    assert option.name is not None  # noqa: S101 - all options below have one; for the type checker
     from_default = context.get_parameter_source(option.name) is click.core.ParameterSource.DEFAULT
     if not from_default:
         setattr(settings, option.name, value)
@@ -66,7 +66,7 @@ def _remember(context: click.Context, option: click.Parameter, value: Any) -> No
 
 def _shared(*declaration: str, variables: Sequence[str] = (), **more: Any) -> Callable[[bool], click.Option]:
     def option(outermost: bool) -> click.Option:
-        # Only the outermost command reads the environment: a flag given there must beat it further in, too.
+        # Only the outermost command reads the environment, so a flag given there wins over it everywhere.
         return click.Option(
             declaration,
             envvar=list(variables) if outermost else None,
@@ -130,14 +130,16 @@ SHARED_OPTIONS: Final = (
     ),
     _shared("--debug", is_flag=True, help="Print each request on standard error."),
 )
-"""Makers of the shared options: called with True they read the environment, for the outermost command."""
+"""Factories of the shared options. The argument: whether the option reads the environment, which only those
+of the outermost command do.
+"""
 
 
 HELP_OPTIONS: Final = ["-h", "--help"]
 
 
 class Command(click.Command):
-    """A command that takes the shared options too, and keeps them out of its own help."""
+    """A command that accepts the shared options, too, but does not list them in its help."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -159,7 +161,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A noun and its verbs. It takes the shared options, so that they may stand between noun and verb."""
+    """A noun and its verbs. It accepts the shared options, so that they may stand between noun and verb."""
 
     command_class = Command
     group_class = type
@@ -175,7 +177,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Whoever looks here for what etcdctl has is told so."""
+        """Refer to etcdctl for its commands."""
         if ctx.parent is None and args[0] in OF_ETCDCTL and args[0] not in self.commands:
             text = f"No such command '{args[0]}'; etcdctl has it: ETCDCTL_API=3 etcdctl {args[0]}"
             raise click.UsageError(text, ctx)

@@ -1,4 +1,4 @@
-"""`netstorectl status`: one look at the endpoints, the network and its leases."""
+"""`netstorectl status`: a summary of the endpoints, the network and its leases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Endpoint:
-    """What one endpoint says about itself. None is: not told."""
+    """The state of one endpoint; None: not reported."""
 
     endpoint: str
     health: str = "unreachable"
@@ -38,7 +38,7 @@ class Endpoint:
 
 @dataclass(slots=True)
 class NetworkState:
-    """What the store holds of the network."""
+    """The state of the network in the store."""
 
     prefix: str
     config: str
@@ -90,7 +90,7 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             version = await client.version()
             seen.health = "unhealthy"
             seen.version, seen.cluster_version = version.get("etcdserver"), version.get("etcdcluster")
-            # The connection stands by now: this is the way there and back, and a round of the cluster.
+            # The connection exists by now: this measures the round trip and a round of the cluster.
             start = trio.current_time()
             told = await client.health()
             seen.latency_milliseconds = round(1000 * (trio.current_time() - start), 1)
@@ -107,11 +107,11 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
                 seen.member = member.name or member.id
                 seen.leader = (await client.leader()).id == member.id
         except ClientError:
-            return  # not told: the store has no members API, or no leader now
+            return  # not reported: the store has no members API, or no leader now
 
 
 def _member_at(members: Sequence[Member], address: str) -> Member | None:
-    """Whose endpoint it is: by the published URLs, or because there is only one."""
+    """The member of an endpoint: by the published client URLs, or because there is only one member."""
     published = [member for member in members if address in member.client_urls]
     return (published or list(members))[0] if len(members) == 1 or published else None
 

@@ -1,6 +1,7 @@
-"""`netstorectl subnet`: who holds which part of the network.
+"""`netstorectl subnet`: shows and changes the subnet leases of the network.
 
-Every write carries the index of the record it was decided on: one that was changed meanwhile is left alone.
+Every write is a compare with the index of the record that it was decided on, so that a record that was
+changed meanwhile is not overwritten.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def renew(settings: Settings, subnet: str, *, ttl: int) -> None:
 
 
 def objection_to(wanted: Subnet, address: int, network: Network, records: Sequence[Record]) -> str | None:
-    """Why a subnet should not be reserved for a node, and the fix; None where nothing is in the way. Pure."""
+    """Why a subnet cannot be reserved for a node, and the fix; None if it can. Pure."""
     misfit = network.misfit(wanted)
     if misfit is not None:
         bounds = f"{show_ip(network.subnet_min)} to {show_ip(network.subnet_max)}"
@@ -202,7 +203,7 @@ def _host(text: str) -> int:
 
 
 def _name(text: str) -> str:
-    """The name of a record: made from a subnet in its usual form, anything else taken as it is."""
+    """The name of a record: of a subnet in its usual form, or the argument itself."""
     name = text.replace("/", "-", 1)
     if not name or "/" in name or name in {".", ".."}:
         usage(f"SUBNET: {text!r} is neither a subnet such as 10.1.5.0/24 nor the last part of a key")
@@ -210,7 +211,7 @@ def _name(text: str) -> str:
 
 
 def _survey(settings: Settings) -> tuple[list[Record], Network | None]:
-    """All records, judged by the network config where there is a good one."""
+    """All records, checked against the network config if that is valid."""
 
     async def reading(client: V2Client) -> tuple[list[Record], Network | None]:
         config = await node_at(client, settings.key("config"))

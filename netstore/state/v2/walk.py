@@ -94,7 +94,7 @@ CHANGED: Final = Loss(
 )
 
 REPLACED: Final = Loss(
-    "a copy from the leader took the place of the state while a v2 list was under way",
+    "a snapshot from the leader replaced the state while a v2 list was under way",
     "",
     "list again: this member had fallen behind",
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Walks:
-    """The walks of one tree. They belong to who lists; here are weak references."""
+    """The walks of one tree, by weak references: the requests that list own them."""
 
     __slots__ = ("_budget", "refs")
 
@@ -23,7 +23,7 @@ class Walks:
         """`budget` is what all walks together may hold."""
         self._budget = budget or Budget(WALK_BYTES)
         self.refs: list[ref[Walk]] = []
-        """Empty if there is no walk, so that a change need not ask; some may be dead."""
+        """Empty if there is no walk: changes check this before they call `keep`. Some may be dead."""
 
     def begin(
         self,
@@ -59,7 +59,7 @@ class Walks:
             walk.keep(parent, path, node)
 
     def live(self) -> list[Walk]:
-        """The walks that somebody still holds."""
+        """The walks that still exist."""
         return [walk for each in self.refs if (walk := each()) is not None]
 
     def before(self, index: EtcdIndex) -> list[Walk]:

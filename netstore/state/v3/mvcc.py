@@ -45,7 +45,7 @@ from netstore.state.v3.index import (
     remember,
 )
 from netstore.state.v3.loading import read, sort
-from netstore.state.v3.reads import UNBOUNDED, RangeRead
+from netstore.state.v3.reads import MEASURED_BYTES, READ_BYTES, UNBOUNDED, RangeRead
 from netstore.state.v3.records import Records
 from netstore.state.v3.scan import is_filtered
 from netstore.state.v3.smallreads import SMALL_BYTES
@@ -63,18 +63,7 @@ DELETE_STEP: Final = 64
 """Keys deleted in one step."""
 
 DELETE_MICROSECONDS: Final = 10
-"""Of deleting one key, about."""
-
-READ_BYTES: Final = 64 * 1024 * 1024
-"""What all stepwise reads may hold if no budget is given: half a million rows sorted by a number, 200,000 by
-value. For the first few rows of a sorted list (`sorting.FEW_NUMBERS`) it suffices whatever the number of
-keys.
-"""
-
-MEASURED_BYTES: Final = 16 * 1024 * 1024
-"""What all plain lists together may remember of their first pass: 200,000 pairs. When it is used up, the
-second pass looks up the keys again.
-"""
+"""Units of the deletion of one key."""
 
 
 class Mvcc:

@@ -54,6 +54,17 @@ KEEP_BYTES: Final = 2 << 20
 OPEN_BYTES: Final = 11 * 1024
 """What an open read takes, with the keys of a run and the pairs of a chunk, about."""
 
+READ_BYTES: Final = 64 * 1024 * 1024
+"""What all stepwise reads may hold if no budget is given: half a million rows sorted by a number, 200,000 by
+value. For the first few rows of a sorted list (`sorting.FEW_NUMBERS`) it suffices whatever the number of
+keys.
+"""
+
+MEASURED_BYTES: Final = 16 * 1024 * 1024
+"""What all plain lists together may remember of their first pass: 200,000 pairs. When it is used up, the
+second pass looks up the keys again.
+"""
+
 UNBOUNDED: Final = 1 << 62
 """Units for reading all in one call."""
 

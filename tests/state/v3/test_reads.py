@@ -10,13 +10,9 @@ from hypothesis import strategies as st
 
 from netstore import errors
 from netstore.errors import Fault
-from netstore.limits import Budget
 from netstore.state.applying import UNIT_BYTES
-from netstore.state.commands import encode
-from netstore.state.machine import Machine
-from netstore.state.v3 import index, mvcc, reads, scan, smallreads, sorting
+from netstore.state.v3 import index, mvcc, reads, scan, sorting
 from netstore.state.v3.commands import (
-    ASCEND,
     BY_KEY,
     BY_MOD,
     BY_VALUE,
@@ -30,50 +26,16 @@ from netstore.state.v3.commands import (
     Range,
     V3Command,
 )
-from netstore.state.v3.reads import CHUNK, PIECE_BYTES, STEP_UNITS, Lost, RangeRead, TooMuch
-from netstore.types import Index
+from netstore.state.v3.reads import CHUNK, PIECE_BYTES, STEP_UNITS, Lost
+from tests.state.v3.reading import ALL, Store, steps
 from tests.state.v3.strategies import ranges, v3_commands
-from tests.state.v3.twin import Twin
-from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+
+    from netstore.state.machine import Machine
 
 LEASES = tuple(LeaseGrant(id_, 5) for id_ in (1, 2, -3))
-ALL = (b"\0", b"\0")
-
-
-class Store:
-    """A machine and its twin."""
-
-    def __init__(self, commands: Sequence[V3Command] = ()) -> None:
-        self.machine = Machine(memory_engine())
-        self.machine.load()
-        self.twin = Twin()
-        for command in commands:
-            self.apply(command)
-
-    def apply(self, command: V3Command) -> None:
-        self.machine.apply(Index(self.machine.applied + 1), encode(command))
-        self.twin.apply(command)
-        self.machine.take_changes()
-
-    def read(self, query: Range) -> RangeRead:
-        read = self.machine.mvcc.read(query)
-        assert isinstance(read, RangeRead)
-        return read
-
-
-def steps(read: RangeRead, units: int = STEP_UNITS) -> Iterator[list[bytes]]:
-    """What each step of a read gives: nothing, of those that measure."""
-    is_all = False
-    while not is_all:
-        is_all = read.measure(units)
-        yield []
-    is_all = False
-    while not is_all:
-        given, is_all = read.give(units)
-        yield given
 
 
 def framed(pairs: list[bytes]) -> int:
@@ -231,27 +193,6 @@ def test_a_plain_list_looks_for_its_keys_once_while_there_is_memory(
     assert store.machine.mvcc._measured.used == 0
 
 
-def test_rows_that_do_not_fit_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first few of them are, and what was held is given back."""
-    monkeypatch.setattr(mvcc, "READ_BYTES", reads.OPEN_BYTES + 1_000 * sorting.NUMBER_ROW_BYTES)
-    store = Store([Put(b"%04d" % number) for number in range(1_100)])
-    by_version = Range(*ALL, sort_target=BY_VERSION, sort_order=ASCEND)
-    for _ in range(3):
-        read = store.read(by_version)
-        with pytest.raises(TooMuch):
-            list(steps(read))
-        read.close()
-        few = store.read(Range(*ALL, sort_target=BY_VERSION, sort_order=ASCEND, limit=100))
-        assert sum(len(some) for some in steps(few)) == 100
-
-
-def test_what_other_parts_of_the_memory_hold_ends_no_sort() -> None:
-    store = Store([Put(b"%04d" % number) for number in range(1_100)])
-    read = store.read(Range(*ALL, sort_target=BY_VERSION, sort_order=ASCEND))
-    store.machine.mvcc.read_budget.parent = Budget(-1)
-    assert sum(len(some) for some in steps(read)) == 1_100
-
-
 def test_reads_that_are_open_hold_memory_and_are_refused_where_there_is_none() -> None:
     store = Store([Put(b"%04d" % number, bytes(5_000)) for number in range(300)])
     budget = store.machine.mvcc.read_budget
@@ -265,34 +206,6 @@ def test_reads_that_are_open_hold_memory_and_are_refused_where_there_is_none() -
     list(steps(one))
     more[1].close()
     assert budget.used <= reads.OPEN_BYTES
-
-
-def test_values_are_charged_until_their_run_is_sorted() -> None:
-    store = Store([Put(b"%04d" % number, bytes(5_000)) for number in range(300)])
-    read = store.read(Range(*ALL, sort_target=BY_VALUE, sort_order=ASCEND))
-    budget = store.machine.mvcc.read_budget
-    most = 0
-    while not read.measure(1):
-        most = max(most, budget.used)
-    assert most > 200 * 5_000
-    assert budget.used == reads.OPEN_BYTES + 300 * sorting.VALUE_ROW_BYTES
-    read.close()
-    assert budget.used == 0
-
-
-@pytest.mark.parametrize("order", [ASCEND, DESCEND])
-@pytest.mark.parametrize("limit", [0, 7])
-def test_long_values_are_sorted_by_all_their_bytes(order: int, limit: int) -> None:
-    """Many runs of values that begin alike, some of them the same."""
-    commands = [
-        Put(b"%03d" % number, b"the same beginning of all values%b%d" % (b"x" * (number % 5), number % 7))
-        for number in range(600)
-    ]
-    store = Store(commands)
-    query = Range(*ALL, sort_target=BY_VALUE, sort_order=order, limit=limit)
-    expected = store.twin.range(query)
-    assert isinstance(expected, Found)
-    assert [pair for some in steps(store.read(query)) for pair in some] == expected.kvs
 
 
 def test_nothing_is_erased_that_an_open_read_needs() -> None:
@@ -321,22 +234,3 @@ def test_a_read_ends_with_the_state() -> None:
 def test_a_revision_that_is_gone_is_refused_before_the_first_step() -> None:
     store = Store([Put(b"a", b"1"), Compact(2)])
     assert isinstance(store.machine.mvcc.read(Range(*ALL, revision=1)), Fault)
-
-
-def test_a_list_out_of_memory_is_read_at_once_and_one_from_the_disk_in_steps() -> None:
-    store = Store()
-    keys = smallreads._MOST_FAR + 1
-    for number in range(keys):
-        store.machine.mvcc.put(b"%06d" % number, b"", 0)
-        store.machine.mvcc.finish()
-    store.machine.take_changes()
-    store.machine.save()
-    found = store.machine.mvcc.read_small(Range(*ALL))
-    assert isinstance(found, Found)
-    assert len(found.kvs) == keys
-    recent = store.machine.mvcc._records._recent
-    recent.old, recent.young = recent.young, {}
-    assert isinstance(store.machine.mvcc.read_small(Range(*ALL)), Found)
-    recent.old, recent.young = {}, {}
-    assert store.machine.mvcc.read_small(Range(*ALL)) is None
-    assert isinstance(store.machine.mvcc.read_small(Range(*ALL, limit=keys - 1)), Found)

@@ -1,0 +1,20 @@
+"""Commands and log entries as text for operators."""
+
+from __future__ import annotations
+
+from netstore.state import display
+from netstore.state.commands import encode
+from netstore.state.v3.commands import Put, Range, Txn
+
+
+def test_what_is_long_is_told_by_its_size() -> None:
+    deep = Txn((), (Txn((), (Txn((), (Range(b"k"),)),)),))
+    many = Txn((), tuple(Put(b"%d" % number) for number in range(9)))
+    assert display.describe(encode(deep)) == "Txn(success=[Txn(success=[Txn(success=[Range])])])"
+    assert display.describe(encode(many)).endswith("Put(key='3'), and 5 more])")
+    assert display.describe(encode(Put(b"k" * 900))) == f"Put(key='{'k' * 60}'... (900 bytes))"
+    assert display.describe(b"\xff").startswith("1 bytes: not a command")
+    assert (
+        display.describe_entry(b"\x09" * 30) == "- - 30 bytes of format 9, which this release does not know"
+    )
+    assert display.format_time(2**64 - 1) in {"-", "2554-07-21T23:34:33.709Z"}
