@@ -29,7 +29,7 @@ import trio
 from netstore import __version__
 from netstore.client.endpoints import Endpoints
 from netstore.errors import NetstoreError
-from netstore.net.tls import words
+from netstore.net.tls import error_text
 
 # httpx imports its own command line, and with it rich and pygments, if it finds them: 40 of its 60 ms. None
 # makes that import fail as it does where the extra is not installed, which httpx allows for.
@@ -114,7 +114,7 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
         context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
         raise NetstoreError(
-            f"CA file {ca_file}: {words(error)}: give a PEM file of authorities' certificates"
+            f"CA file {ca_file}: {error_text(error)}: give a PEM file of authorities' certificates"
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert_file:
@@ -122,7 +122,7 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
             context.load_cert_chain(cert_file, key_file or None)
         except OSError as error:
             raise NetstoreError(
-                f"certificate {cert_file} with key {key_file or cert_file}: {words(error)}: give a PEM"
+                f"certificate {cert_file} with key {key_file or cert_file}: {error_text(error)}: give a PEM"
                 " certificate and the key that belongs to it"
             ) from None
     return context
@@ -350,7 +350,7 @@ def _reason(error: Exception) -> str:
     """Why a request failed, in words."""
     fault = _tls_fault(error)
     if fault is not None:
-        text = f"TLS: {words(fault)}"
+        text = f"TLS: {error_text(fault)}"
         if _rejects_certificate(error):
             return f"{text}: the store wants a certificate of ours that it trusts"
         return f"{text}; is it http:// there?" if fault.reason in _NO_TLS else text

@@ -56,7 +56,8 @@ class Acceptor:
         """Descriptor -> listening socket, and what TLS needs."""
         self.paused = False
         """The listeners are not watched."""
-        self._let_go_logged = -1.0
+        self._closing_logged = -1.0
+        """When the last connection closed for another one was logged."""
 
     def listen(self, sock: socket.socket, credentials: Credentials | None) -> None:
         """See `Reactor.listen`."""
@@ -119,24 +120,24 @@ class Acceptor:
 
     def make_room(self, coming: str) -> bool:
         """Cut a connection in favour of a new one of this principal; False to refuse the new one."""
-        weakest = self._limit.victim(coming)
-        gone = coming if weakest is None else weakest.principal
+        victim = self._limit.victim(coming)
+        principal = coming if victim is None else victim.principal
         now = self._reactor.now
-        if now - self._let_go_logged >= 1:
-            self._let_go_logged = now
-            said = weakest is None or weakest.heard
+        if now - self._closing_logged >= 1:
+            self._closing_logged = now
+            has_sent = victim is None or victim.heard
             share = f"it has more than its share, {self._limit.share} of {self._limit.most}"
             self._log.warning(
                 "connection_let_go",
-                principal=gone,
-                reason=share if said else "it never said anything",
+                principal=principal,
+                reason=share if has_sent else "it never said anything",
                 limit="max_connections",
                 connections=len(self._limit),
                 fix="raise max_connections if all of them are wanted",
             )
-        if weakest is None:
+        if victim is None:
             return False
-        weakest.cut()
+        victim.cut()
         return True
 
     def pause(self, reason: str, connections: int) -> None:

@@ -81,7 +81,7 @@ class Owner(Protocol):
 
     @property
     def account(self) -> Account:
-        """Where the bytes that it holds are charged; whoever opened it closes it."""
+        """Where the bytes that it holds are charged; it is closed by its opener."""
 
     @property
     def principal(self) -> str:

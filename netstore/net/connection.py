@@ -56,8 +56,8 @@ reset (RFC 9112, 9.6).
 """
 
 _UNCHARGED: Final = 4096
-"""Unsent bytes of a connection that are not charged to the shared memory: charging would cost more than it
-tells.
+"""Unsent bytes of a connection that are not charged to the shared memory: charging them would cost more
+than it gains.
 """
 
 _IN: Final = select.EPOLLIN

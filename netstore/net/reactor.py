@@ -74,7 +74,7 @@ which then uses the processor.
 """
 
 COUNTED_BYTES: Final = 4096
-"""Bytes sent that are added to the load together: counting each small answer would cost more than it tells.
+"""Bytes sent that are added to the load together: counting each small answer would cost more than it gains.
 """
 
 HELD_SECONDS: Final = 2.0
@@ -220,9 +220,9 @@ class Reactor:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    others = self._clock() + LINGER_SECONDS
+                    deadline = self._clock() + LINGER_SECONDS
                     self._round(0)
-                    while self._clock() < others and self._round(_LINGER_WAIT):
+                    while self._clock() < deadline and self._round(_LINGER_WAIT):
                         pass
         finally:
             self._close()
@@ -394,18 +394,18 @@ class Reactor:
         self.wakeup.in_round = True
         self._rounds.begin()
         connections, listeners = self._connections, self.acceptor.listeners
-        asking: list[tuple[Connection, int]] = []
-        calling: list[int] = []
+        clients: list[tuple[Connection, int]] = []
+        accepting: list[int] = []
         members: dict[int, int] = {}
         woken = False
         for fd, mask in ready:
             connection = connections.get(fd)
             if connection is not None:
-                asking.append((connection, mask))
+                clients.append((connection, mask))
             elif fd in watched.calls:
                 members[fd] = mask
             elif fd in listeners:
-                calling.append(fd)
+                accepting.append(fd)
             elif fd == self.wakeup.fd:
                 woken = True
         watched.ready = members
@@ -418,14 +418,14 @@ class Reactor:
             watched.serve(members)
             at = clock()
         if scheduler.queue.places or at - scheduler.heavy_at < LIGHT_SECONDS:
-            scheduler.enqueue(asking, at)
+            scheduler.enqueue(clients, at)
             at = scheduler.serve_queue(at)
         else:
-            at = scheduler.serve_all(asking, at)
-        if calling:
-            self.acceptor.accept_from(calling)
+            at = scheduler.serve_all(clients, at)
+        if accepting:
+            self.acceptor.accept_from(accepting)
         waiting = scheduler.queue.places or watched.unfinished or watched.unserved
-        self._rounds.end(alone=len(asking) + len(members) <= 1 and not waiting)
+        self._rounds.end(alone=len(clients) + len(members) <= 1 and not waiting)
         now = clock()
         if now - at > meter.budget:
             meter.over_turn(now - at)

@@ -132,8 +132,8 @@ class Credentials:
                 context.load_cert_chain(self._certificate, self._key)
             except (ssl.SSLError, OSError) as error:
                 raise NetstoreError(
-                    f"{self._certificate} and {self._key}: {words(error)}: give a PEM certificate and the"
-                    " key that belongs to it"
+                    f"{self._certificate} and {self._key}: {error_text(error)}: give a PEM certificate and"
+                    " the key that belongs to it"
                 ) from None
             self._trust(context)
         if self.client_auth:
@@ -150,7 +150,7 @@ class Credentials:
             context.load_verify_locations(self._trusted)
         except (ssl.SSLError, OSError) as error:
             raise NetstoreError(
-                f"{self._trusted}: {words(error)}: give a PEM file of authorities' certificates"
+                f"{self._trusted}: {error_text(error)}: give a PEM file of authorities' certificates"
             ) from None
 
 
@@ -235,7 +235,7 @@ class Tunnel:
         except ssl.SSLZeroReturnError:
             self._ended = True
         except ssl.SSLError as error:
-            raise TlsFailed(words(error)) from None
+            raise TlsFailed(error_text(error)) from None
         return b"".join(pieces)
 
     def _follow(self, data: bytes) -> None:
@@ -272,7 +272,7 @@ class Tunnel:
 
     def close(self) -> bytes:
         """The last bytes to send: close_notify, so that the end cannot be forged (RFC 8446, 6.1)."""
-        with contextlib.suppress(ssl.SSLError):  # nobody waits for the other side to say so too
+        with contextlib.suppress(ssl.SSLError):  # the peer's close_notify is not waited for
             self._tls.unwrap()
         return self._outbound.read()
 
@@ -286,11 +286,11 @@ class Tunnel:
         except ssl.SSLWantReadError:
             return
         except ssl.SSLError as error:
-            raise TlsFailed(words(error)) from None
+            raise TlsFailed(error_text(error)) from None
         self.open = True
 
 
-def words(error: OSError) -> str:
+def error_text(error: OSError) -> str:
     """The text of an error of TLS or its files, without line numbers of the library's source."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate refused: {error.verify_message}"

@@ -183,11 +183,12 @@ async def dial(
 
     Each side proves to the other that it belongs to the cluster: by its certificate, if the stream has TLS
     and an authority of the cluster's own is trusted, else by the join token that `secret` is derived from.
-    Nobody in between can prevent that: a called side that answers without a proof is not talked to. Bounded
-    by two times `DIAL_SECONDS`. The caller of this function ends the stream with `link.cut`.
+    A host in between cannot prevent that: a called side that answers without a proof is not talked to.
+    Bounded by two times `DIAL_SECONDS`. The caller of this function ends the stream with `link.cut`.
 
-    URLs come from a log that others write to, and whatever cannot be dialed fails in many ways (a name that
-    the resolver rejects, no descriptor left, a certificate that does not verify): all are a StreamFailed.
+    URLs come from a log that others write to, and whatever cannot be dialed fails in many ways (a name
+    that the resolver rejects, no descriptor left, a certificate that does not verify): all are a
+    StreamFailed.
     """
     try:
         return await _dial(reactor, url, hello, receive, credentials=credentials, secret=secret)

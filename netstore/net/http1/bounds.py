@@ -39,7 +39,9 @@ sending. More is not read: what follows may be a head or a trailer without end.
 """
 
 UNCHARGED: Final = 4096
-"""Bytes held by one connection up to which nothing is charged: charging would cost more than it tells."""
+"""Bytes held by one connection up to which nothing is charged: charging them would cost more than it
+gains.
+"""
 
 EXCHANGE_BYTES: Final = 512
 """Bytes charged for an unanswered request, beside its body."""
