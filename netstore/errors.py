@@ -37,23 +37,23 @@ MESSAGES: Final[dict[int, tuple[str, int]]] = {
 
 
 RAFT_INTERNAL: Final = 300
-"""The v2 code of every fault that is not one of the numbered ones; its text is the cause."""
+"""The v2 code of every fault that has no number of its own; its text is the cause."""
 
 
 UNAUTHORIZED: Final = 110
-"""The v2 code of `permission_denied`."""
+"""The v2 code of `Reason.PERMISSION_DENIED`."""
 
 
 @unique
 class Reason(Enum):
     """Why a request is refused or failed, if that is not one of the numbered faults of the v2 API: the gRPC
-    status code; the text, which is `Fault.cause`; and etcd's exact text in the v3 API, where that differs.
-    Its clients distinguish faults by this text alone (v3 API, error table). In the v2 API all of these but
-    `PERMISSION_DENIED` have code `RAFT_INTERNAL`.
+    status code; the text, which is `Fault.cause`; etcd's exact text in the v3 API, where that differs, for
+    its clients distinguish faults by this text alone (v3 API, error table); and the code of the v2 API.
     """
 
-    def __init__(self, grpc_code: int, text: str, v3_text: str = "") -> None:
+    def __init__(self, grpc_code: int, text: str, v3_text: str = "", v2_code: int = RAFT_INTERNAL) -> None:
         self.grpc_code = grpc_code
+        self.v2_code = v2_code
         self.text = text
         self.cause = text.encode()
         self.v3_text = v3_text or text
@@ -79,6 +79,7 @@ class Reason(Enum):
         codes.PERMISSION_DENIED,
         "Insufficient credentials",
         "etcdserver: permission denied",
+        UNAUTHORIZED,
     )
     UNKNOWN_SERVICE = codes.NOT_FOUND, "unknown service"
 
@@ -182,24 +183,25 @@ class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception s
 
 def refusal(reason: Reason, index: int = 0) -> Fault:
     """The request is refused; nothing was changed."""
-    return Fault(RAFT_INTERNAL, reason.cause, index, reason=reason)
+    return Fault(reason.v2_code, reason.cause, index, reason=reason)
 
 
 def permission_denied() -> Fault:
     """The principal may not do this; nothing was read or changed."""
-    return Fault(UNAUTHORIZED, Reason.PERMISSION_DENIED.cause, reason=Reason.PERMISSION_DENIED)
+    return refusal(Reason.PERMISSION_DENIED)
 
 
 def unknown(reason: Reason) -> Fault:
     """The request may have taken effect, or may still do."""
-    return Fault(RAFT_INTERNAL, reason.cause, outcome_known=False, reason=reason)
+    return Fault(reason.v2_code, reason.cause, outcome_known=False, reason=reason)
 
 
-def told(text: str, index: int = 0) -> Fault:
+def fault_from_text(text: str, index: int = 0) -> Fault:
     """A refusal whose text comes from another member or from the log; with the `Reason` that has this text,
     if there is one.
     """
-    return Fault(RAFT_INTERNAL, text.encode(), index, reason=_REASONS.get(text))
+    reason = _REASONS.get(text)
+    return Fault(RAFT_INTERNAL, text.encode(), index) if reason is None else refusal(reason, index)
 
 
 def timed_out(reason: Reason = Reason.TIMED_OUT) -> Fault:
@@ -233,7 +235,7 @@ def no_space_unknown() -> Fault:
 
 def too_many() -> Fault:
     """A bound on waiting requests, or on work done at once, is reached; nothing was changed."""
-    return Fault(RAFT_INTERNAL, _TOO_MANY.cause, 0, True, _TOO_MANY)
+    return Fault(_TOO_MANY.v2_code, _TOO_MANY.cause, 0, True, _TOO_MANY)
 
 
 def beyond_level(asked: int, level: int) -> Fault:

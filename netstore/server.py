@@ -43,7 +43,7 @@ from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
 from netstore.net.http1.server import Cors, Http1Server
 from netstore.net.http2 import Http2Server
-from netstore.net.http2exchange import opener
+from netstore.net.http2.exchange import opener
 from netstore.net.listener import bind, bound_url
 from netstore.net.negotiation import ALPN, SessionFactory
 from netstore.net.reactor import Limits, Reactor

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from netstore.errors import Fault, Reason, refusal, timed_out, told, too_many
+from netstore.errors import (
+    Fault,
+    Reason,
+    fault_from_text,
+    permission_denied,
+    refusal,
+    timed_out,
+    too_many,
+    unknown,
+)
 
 TOLD = {
     "etcdserver: key is not provided": (3, None),
@@ -48,15 +57,23 @@ TOLD = {
 @pytest.mark.parametrize("text", TOLD)
 def test_the_text_of_a_reason_gives_its_codes(text: str) -> None:
     code, v3_text = TOLD[text]
-    fault = told(text, 7)
+    fault = fault_from_text(text, 7)
     assert (fault.code, fault.index, fault.cause, fault.outcome_known) == (300, 7, text.encode(), True)
     assert (fault.grpc_code, fault.v3_text) == (code, v3_text or text)
     assert fault.reason is not None
     assert refusal(fault.reason, 7) == fault
 
 
+@pytest.mark.parametrize("reason", Reason)
+def test_the_v2_code_of_a_reason_does_not_depend_on_how_the_fault_is_made(reason: Reason) -> None:
+    code = 110 if reason is Reason.PERMISSION_DENIED else 300
+    made = (refusal(reason), unknown(reason), fault_from_text(reason.text))
+    assert [(fault.code, fault.reason) for fault in made] == [(code, reason)] * 3
+    assert permission_denied() == refusal(Reason.PERMISSION_DENIED)
+
+
 def test_a_text_without_a_reason_is_kept() -> None:
-    fault = told("never heard of")
+    fault = fault_from_text("never heard of")
     assert fault == Fault(300, b"never heard of")
     assert (fault.grpc_code, fault.v3_text) == (2, "never heard of")
 

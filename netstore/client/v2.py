@@ -66,7 +66,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     status: int = 200
 
 
-class Member(msgspec.Struct, frozen=True, gc=False):
+class ClusterMember(msgspec.Struct, frozen=True, gc=False):
     """A member of the cluster (v2 members API)."""
 
     id: str
@@ -76,7 +76,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Members(msgspec.Struct, frozen=True):
-    members: tuple[Member, ...] = ()
+    members: tuple[ClusterMember, ...] = ()
 
 
 class _ErrorBody(msgspec.Struct, frozen=True):
@@ -122,7 +122,7 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_error = msgspec.json.Decoder(_ErrorBody).decode
 _decode_message = msgspec.json.Decoder(_MessageBody).decode
 _decode_members = msgspec.json.Decoder(_Members).decode
-_decode_member = msgspec.json.Decoder(Member).decode
+_decode_member = msgspec.json.Decoder(ClusterMember).decode
 _decode_words = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -271,11 +271,11 @@ class V2Client:
         async with self.transport.request("GET", "/health", write=False) as response:
             return _decoded(response, await response.body(), _decode_words)
 
-    async def members(self) -> tuple[Member, ...]:
+    async def members(self) -> tuple[ClusterMember, ...]:
         """The members of the cluster."""
         return (await self._document("/v2/members", _decode_members)).members
 
-    async def leader(self) -> Member:
+    async def leader(self) -> ClusterMember:
         """The leader; BadAnswer with status 503 while there is none."""
         return await self._document("/v2/members/leader", _decode_member)
 

@@ -86,8 +86,8 @@ class LmdbEngine:
     `sync`, and the commit is retried each interval; nothing is lost. After any other failure there are no
     more commits (a failed sync leaves an unknown state): it is reported the same way, and the member should
     stop; the log has everything. Reads go on in both cases. The engine does not limit what is written: its
-    user begins no write while it is `behind` (`node.host`). What is prepared for one write has no limit at
-    all.
+    user begins no write while it is `behind` (`node.backpressure`). What is prepared for one write has no
+    limit at all.
 
     Damage: a read of a record that is not what was written raises StateDamaged. `on_damage` is called too, in
     case the exception is handled as the failure of one request: the member must end. Its next start verifies

@@ -7,9 +7,9 @@ They are in the folder of the state, so that a snapshot is installed by a rename
     incoming.part                     being received
     outgoing-<member>.part            being sent
 
-A snapshot from the leader replaces state and log in three durable steps (`node.host`): the file gets its
-final name; the log is marked with its index; the engine takes it as its state. `recover_install` finishes or
-undoes what a crash left between them.
+A snapshot from the leader replaces state and log in three durable steps (`node.snapshotinstall`): the file
+gets its final name; the log is marked with its index; the engine takes it as its state. `recover_install`
+finishes or undoes what a crash left between them.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ class Replay:
         return Index(self.mark.index if self.mark else 0)
 
 
-def _no_progress(_: int) -> None:
-    pass
+def _ignore(_: object) -> None:
+    """Progress that nobody waits for; or a seal that was not written: the log is judged as after a crash."""
 
 
 class _State(NamedTuple):
@@ -121,7 +121,7 @@ class Wal:
         segment_bytes: int = SEGMENT_BYTES,
         *,
         position: bytes = b"",
-        progress: Callable[[int], object] = _no_progress,
+        progress: Callable[[int], object] = _ignore,
     ) -> tuple[Wal, Replay]:
         """Read the whole log, cut a torn write off its end, and be ready to append. Blocks.
 
@@ -394,7 +394,3 @@ def _segments(device: Device, progress: Callable[[int], object]) -> Iterator[Seg
             size += len(data)
             progress(size)
             yield Segment(name, int(match[1], 16), data)
-
-
-def _ignore(_error: OSError | None) -> None:
-    """A seal that was not written: the log is judged as after a crash."""

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from netstore import errors
 from netstore.admission import PARTS
-from netstore.errors import CorruptData, Fault, Reason, refusal, told
+from netstore.errors import CorruptData, Fault, Reason, fault_from_text, refusal
 from netstore.node.bootstrap import member_id
 from netstore.node.fairqueue import owner_of
 from netstore.node.member import OWN
@@ -193,7 +193,7 @@ class Cluster:
             done(None)
         elif (refused := host.transfer(to)) is not None:
             bad = refused is Refusal.NOT_A_VOTER
-            done(refusal(Reason.BAD_TRANSFEREE) if bad else told(f"etcdserver: {refused.value}"))
+            done(refusal(Reason.BAD_TRANSFEREE) if bad else fault_from_text(f"etcdserver: {refused.value}"))
         else:
             self._transfers.append((to, host.clock.monotonic() + host.proposals.time_limit, done))
 
@@ -345,7 +345,7 @@ class Cluster:
 
     def _refuse(self, asked: _PendingChange, why: str) -> None:
         if asked.own:
-            self._host.proposals.complete(request_of(asked.payload), told(why))
+            self._host.proposals.complete(request_of(asked.payload), fault_from_text(why))
         else:
             self._host.proposer.relay(answering(asked.payload, encode(RefuseChange(why))))
 

@@ -228,4 +228,4 @@ class Proposer:
 
 def _fault_of(proposed: Proposed) -> Fault:
     why = "not accepted" if proposed.refusal is None else proposed.refusal.value
-    return errors.told(f"etcdserver: {why}")
+    return errors.fault_from_text(f"etcdserver: {why}")

@@ -51,10 +51,11 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from netstore.disk.datadir import MemberIdentity
+    from netstore.limits import Budget
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
+    from netstore.peer.handshake import Secret
     from netstore.peer.link import Link
-    from netstore.peer.listener import Listener
     from netstore.peer.wire import JoinRequest, MemberList
     from netstore.raft.messages import Message
     from netstore.seams import Clock
@@ -136,22 +137,47 @@ class Owner(Protocol):
         """Log a line unless it is the same as the last one about the same subject."""
 
 
+class StreamRegistry(Protocol):
+    """All streams that callers opened to this member (`peer.listener.Listener`)."""
+
+    owner: Owner
+    secret: Secret | None
+    """What a caller without a certificate must know; if it is None, no such caller is let in."""
+    budget: Budget
+    """Incomplete frames are charged to it."""
+
+    def may_handshake(self, stream: IncomingStream) -> bool:
+        """Whether a step of its TLS handshake may be done now; if not, `continue_handshake` is called."""
+
+    def may_answer(self) -> bool:
+        """Whether one more unverified caller may be sent the member list."""
+
+    def admit(self, stream: IncomingStream, hello: Hello) -> tuple[Verdict, str]:
+        """Let the stream of an authenticated caller in, or say why not."""
+
+    def forget(self, stream: IncomingStream) -> None:
+        """The stream has ended."""
+
+    def log(self, event: str, address: str, reason: str, **fields: object) -> None:
+        """Log a line about a caller; their rate is limited."""
+
+
 class IncomingStream:
     """A stream that a caller opened to this member. A `peer.link.LinkHandler`."""
 
-    def __init__(self, listener: Listener, address: str, *, certified: bool) -> None:
+    def __init__(self, registry: StreamRegistry, address: str, *, certified: bool) -> None:
         """`certified`: TLS is only established with a certificate that a trusted authority signed."""
         self.link: Link
         self.address = address
         self.network = household(address)
         self.snapshot: SnapshotSink | None = None
-        self.deadline = listener.owner.clock.monotonic() + AUTHENTICATION_SECONDS
+        self.deadline = registry.owner.clock.monotonic() + AUTHENTICATION_SECONDS
         """When it will have been silent too long."""
         self.spoke = False
         """Something was received."""
-        self._listener = listener
+        self._registry = registry
         self._certified = certified
-        self._account = listener.budget.account()
+        self._account = registry.budget.account()
         self._hello: Hello | None = None
         self._hello_bytes = b""
         """The hello as it was received."""
@@ -206,7 +232,7 @@ class IncomingStream:
     def may_handshake(self) -> bool:
         """The gate of its link: whether the TLS handshake may go on now."""
         self.spoke = True
-        return self._listener.may_handshake(self)
+        return self._registry.may_handshake(self)
 
     def continue_handshake(self) -> None:
         """Its TLS handshake may go on now."""
@@ -226,7 +252,7 @@ class IncomingStream:
             self._cut(fault)
 
     def _cut(self, fault: Exception) -> None:
-        self._listener.log("peer_cut", self.address, str(fault))
+        self._registry.log("peer_cut", self.address, str(fault))
         self.link.cut(str(fault))
 
     def gone(self, reason: str) -> None:
@@ -235,11 +261,11 @@ class IncomingStream:
         """
         self._account.close()
         self._batch = iter(())
-        self._listener.forget(self)
+        self._registry.forget(self)
         if self._hello is None and reason.startswith("TLS: "):
-            self._listener.log("peer_refused", self.address, reason)
+            self._registry.log("peer_refused", self.address, reason)
         elif reason.startswith(TAMPERED):
-            self._listener.log("peer_cut", self.address, reason)
+            self._registry.log("peer_cut", self.address, reason)
         if self.snapshot is not None:
             self.snapshot.gone(reason)
 
@@ -273,7 +299,7 @@ class IncomingStream:
             self._check(self._hello, proof[0], self._challenge)
 
     def _answer_hello(self, hello: Hello) -> None:
-        own = self._listener.owner.identity
+        own = self._registry.owner.identity
         verdict, text = check_addressee(hello, own.cluster_id, own.member_id)
         if verdict is not Verdict.ACCEPTED:
             self._refuse(verdict, text)
@@ -281,7 +307,7 @@ class IncomingStream:
             self._admit(hello)
         elif hello.offer is Offer.NOTHING:
             self._accept_unverified(hello)
-        elif self._listener.secret is None:
+        elif self._registry.secret is None:
             self._refuse(Verdict.NOT_PROVED, "this member has no join token to compare with: give it one")
         else:
             nonce = secrets.token_bytes(NONCE_BYTES)
@@ -289,7 +315,7 @@ class IncomingStream:
             self.link.write(self._challenge.encode())
 
     def _check(self, hello: Hello, proof: Proof, challenge: Challenge) -> None:
-        secret = self._listener.secret
+        secret = self._registry.secret
         if secret is not None and proofs_equal(
             proof.proof, secret.caller_proof(self._hello_bytes, challenge.encode())
         ):
@@ -299,35 +325,35 @@ class IncomingStream:
             self._refuse(Verdict.NOT_PROVED, "does not know the join token of this cluster")
 
     def _admit(self, hello: Hello) -> None:
-        verdict, text = self._listener.admit(self, hello)
+        verdict, text = self._registry.admit(self, hello)
         if verdict is not Verdict.ACCEPTED:
             self._refuse(verdict, text)
             return
         self._admitted = True
-        self.deadline = self._listener.owner.clock.monotonic() + SILENCE_SECONDS
+        self.deadline = self._registry.owner.clock.monotonic() + SILENCE_SECONDS
         if hello.purpose is Purpose.MEMBER_LIST:
             self._frames = FrameReader(MAX_MEMBER_LIST_BYTES)
         elif hello.purpose is Purpose.SNAPSHOT:
             self.deadline = float("inf")  # its receiver has time limits of its own
         self._welcome(Verdict.ACCEPTED, "")
-        secret = self._listener.secret
+        secret = self._registry.secret
         if secret is not None and self._challenge is not None and hello.version >= RECORDS_VERSION:
             self.link.use_records(secret.called_records(self._hello_bytes, self._challenge.encode()))
         if hello.purpose is Purpose.MESSAGES:
-            self._listener.owner.stream_opened(hello.sender)
+            self._registry.owner.stream_opened(hello.sender)
 
     def _refuse(self, verdict: Verdict, text: str) -> None:
         if self._hello is not None and self._hello.highest == FIRST_VERSION:
-            own = self._listener.owner.identity
+            own = self._registry.owner.identity
             welcome = Welcome(verdict, own.cluster_id, own.member_id, text, version=FIRST_VERSION)
             self.link.write(welcome.encode())
         else:
             self._welcome(verdict, text)
-        self._listener.log("peer_refused", self.address, text, peer=f"{self.sender or 0:x}")
+        self._registry.log("peer_refused", self.address, text, peer=f"{self.sender or 0:x}")
         self.link.cut("refused")
 
     def _welcome(self, verdict: Verdict, text: str) -> None:
-        own, secret = self._listener.owner.identity, self._listener.secret
+        own, secret = self._registry.owner.identity, self._registry.secret
         version = LOWEST_VERSION if self._hello is None else self._hello.version
         welcome = Welcome(verdict, own.cluster_id, own.member_id, text, version=version)
         # An unverified caller gets no proof: it could test guesses of the token against it.
@@ -341,7 +367,7 @@ class IncomingStream:
     def _accept_unverified(self, hello: Hello) -> None:
         if hello.purpose is not Purpose.MEMBER_LIST:
             self._refuse(Verdict.NOT_PROVED, "offers no proof that it is a member")
-        elif not self._listener.may_answer():
+        elif not self._registry.may_answer():
             self._refuse(Verdict.BUSY, "too many others ask at once")
         else:
             self._unverified_request = True
@@ -356,14 +382,14 @@ class IncomingStream:
             raise CorruptData(_ONE_REQUEST)
         self._requested = True
         request = decode_join_request(payload)
-        owner = self._listener.owner
+        owner = self._registry.owner
         if not self._unverified_request:
             self.deadline = float("inf")  # the answer has a time limit
             owner.handle_join(request, self._answer)
         elif request is None:
             owner.handle_join(None, self._answer)
         else:
-            self._listener.log("peer_refused", self.address, "wants to join, and offers no proof")
+            self._registry.log("peer_refused", self.address, "wants to join, and offers no proof")
             owner.handle_join(
                 None, lambda members: self._answer(structs.replace(members, refusal=JOIN_REFUSAL))
             )
@@ -372,7 +398,7 @@ class IncomingStream:
         self.link.write(frame(encode_document(members)))
         self._charge()
         if not self._unverified_request:
-            self.deadline = self._listener.owner.clock.monotonic() + SILENCE_SECONDS
+            self.deadline = self._registry.owner.clock.monotonic() + SILENCE_SECONDS
         elif not self.link.unsent:
             self.link.cut("answered")
 
@@ -382,7 +408,7 @@ class IncomingStream:
     # --- what follows the handshake
 
     def _take(self, data: bytes) -> None:
-        hello, owner = self._hello, self._listener.owner
+        hello, owner = self._hello, self._registry.owner
         if hello is None:
             return
         if self.snapshot is not None:
@@ -403,7 +429,7 @@ class IncomingStream:
         """Handle more of what was read, in a later turn."""
         if self._hello is None:
             return
-        self.deadline = self._listener.owner.clock.monotonic() + SILENCE_SECONDS
+        self.deadline = self._registry.owner.clock.monotonic() + SILENCE_SECONDS
         try:
             self._take_messages(self._hello, 0)
         except MustStop:
@@ -413,7 +439,7 @@ class IncomingStream:
 
     def _take_messages(self, hello: Hello, size: int) -> None:
         """Handle the next messages, up to the limits of a turn. `size` bytes were read."""
-        owner, frames = self._listener.owner, self._frames
+        owner, frames = self._registry.owner, self._frames
         messages: list[Message] = []
         count = taken = pings = 0
         while True:
@@ -452,7 +478,7 @@ class IncomingStream:
         if digest is None:
             self._batch, self._batch_size = decode_batch(payload), len(payload)
         else:
-            self._listener.owner.digest_received(hello.sender, digest)
+            self._registry.owner.digest_received(hello.sender, digest)
 
     def _charge_frames(self) -> None:
         """Charge buffered frames, and end the stream if the budget is used up. The budget is that of members
@@ -460,7 +486,7 @@ class IncomingStream:
         budget is still received if it is the only one.
         """
         self._charge()
-        budget, held = self._listener.budget, self._frames.held
+        budget, held = self._registry.budget, self._frames.held
         if not self._frames.has_pending and held > UNREAD_BYTES and held < budget.used > budget.limit:
             raise CorruptData("too many bytes of frames that are not complete are held")
 

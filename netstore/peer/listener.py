@@ -80,7 +80,7 @@ _IN: Final = select.EPOLLIN
 
 class Listener:
     """The listening sockets, and all streams that others opened to this member. All calls are made on the
-    loop.
+    loop. A `peer.incoming.StreamRegistry`.
     """
 
     def __init__(self, owner: Owner, secret: Secret | None, budget: Budget) -> None:
@@ -201,7 +201,7 @@ class Listener:
                 self.log("guest_refused", "", fault.strerror or str(fault))
                 self._not_watched.append(sock)
 
-    # --- for `IncomingStream`
+    # --- for `peer.incoming`: see `peer.incoming.StreamRegistry`
 
     def may_handshake(self, stream: IncomingStream) -> bool:
         """Whether a step of its TLS handshake may be done now; if not, it is continued by `sweep`."""

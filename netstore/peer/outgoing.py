@@ -8,7 +8,7 @@ nothing was heard for `SILENCE_SECONDS` is ended and dialed again later.
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -23,9 +23,13 @@ from netstore.raft.messages import ForwardRefused
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from netstore.limits import Budget
+    from netstore.net.reactor import Reactor
+    from netstore.net.tls import Credentials
     from netstore.peer.dial import OutgoingStream
-    from netstore.peer.peers import Peers
+    from netstore.peer.handshake import Hello, Secret
     from netstore.raft.messages import Message
+    from netstore.seams import Clock, Log
     from netstore.types import NodeId
 
 OUTBOX_BYTES: Final = 64 * 1024 * 1024
@@ -45,11 +49,42 @@ MAX_PONGS_PER_READ: Final = 512
 """Replies to pings accepted in one read; only one ping is under way at a time."""
 
 
+class Dialer(Protocol):
+    """The member that dials others and sends to them (`peer.peers.Peers`)."""
+
+    reactor: Reactor
+    credentials: Credentials | None
+    secret: Secret | None
+    """What proves to a member without certificates who this one is."""
+    budget: Budget
+    """Unsent data is charged to it."""
+    clock: Clock
+    log: Log
+
+    def hello(self, purpose: Purpose, receiver: NodeId) -> Hello:
+        """The hello of this member."""
+
+    def count_sent(self, messages: Sequence[Message], size: int) -> None:
+        """Messages were written to a stream."""
+
+    def stream_lost(self, peer: NodeId) -> None:
+        """The stream to a member broke: messages on it may be lost."""
+
+    def refused_as_removed(self, reason: str) -> None:
+        """A member says that this one was removed."""
+
+    def log_change(self, about: object, event: str, **fields: object) -> None:
+        """Log a line unless it is the same as the last one about the same subject."""
+
+    def forget_logged(self, about: object) -> None:
+        """The next line about this subject is logged, even if it is the same as the last."""
+
+
 class PeerConnection:
     """One other member, and the stream of messages to it."""
 
-    def __init__(self, peers: Peers, id_: NodeId) -> None:
-        self._peers = peers
+    def __init__(self, dialer: Dialer, id_: NodeId) -> None:
+        self._dialer = dialer
         self._id = id_
         self._urls: tuple[str, ...] = ()
         self._url = ""
@@ -58,7 +93,7 @@ class PeerConnection:
         self._redial = trio.Event()
         """Ends the pause before the next attempt."""
         self._removed = trio.CancelScope()
-        self._account = peers.budget.account()
+        self._account = dialer.budget.account()
         self.round_trip = RoundTrip()
         self._heard = 0.0
         """When something was received, or accepted from the queue, last."""
@@ -99,7 +134,7 @@ class PeerConnection:
             return False
         link.write(data)
         self._account.hold(link.unsent)
-        self._peers.count_sent(messages, len(data))
+        self._dialer.count_sent(messages, len(data))
         return True
 
     def send_frame(self, data: bytes) -> None:
@@ -120,15 +155,15 @@ class PeerConnection:
                     pause = FIRST_PAUSE_SECONDS
                 except StreamFailed as fault:
                     self.round_trip.failures += 1
-                    self._peers.log_change(
+                    self._dialer.log_change(
                         self._id, "peer_not_reached", peer=f"{self._id:x}", url=self._url, reason=str(fault)
                     )
                     if fault.verdict == Verdict.REMOVED:
-                        self._peers.refused_as_removed(str(fault))
+                        self._dialer.refused_as_removed(str(fault))
                 except MustStop:
                     raise
                 except Exception as fault:  # noqa: BLE001 - a fault with one member ends no other stream
-                    self._peers.log_change(
+                    self._dialer.log_change(
                         self._id, "peer_failed", peer=f"{self._id:x}", url=self._url, reason=repr(fault)
                     )
                 self._redial = trio.Event()
@@ -138,21 +173,21 @@ class PeerConnection:
 
     async def _run_stream(self) -> None:
         """One stream, from dialing to its end."""
-        peers = self._peers
+        dialer = self._dialer
         self._frames = FrameReader(0)
         stream = await dial(
-            peers.reactor,
+            dialer.reactor,
             self._url,
-            peers.hello(Purpose.MESSAGES, self._id),
+            dialer.hello(Purpose.MESSAGES, self._id),
             self._receive,
-            credentials=peers.credentials,
-            secret=peers.secret,
+            credentials=dialer.credentials,
+            secret=dialer.secret,
         )
         try:
-            self._heard = peers.clock.monotonic()
+            self._heard = dialer.clock.monotonic()
             self._stream = stream
-            peers.forget_logged(self._id)
-            peers.log.info("peer_connected", peer=f"{self._id:x}", url=self._url)
+            dialer.forget_logged(self._id)
+            dialer.log.info("peer_connected", peer=f"{self._id:x}", url=self._url)
             taken = 0
             while not stream.over.is_set():
                 with trio.move_on_after(PING_SECONDS):
@@ -160,23 +195,23 @@ class PeerConnection:
                 self._account.hold(stream.link.unsent)
                 if stream.link.taken != taken:
                     taken = stream.link.taken
-                    self._heard = peers.clock.monotonic()
-                if peers.clock.monotonic() - self._heard > SILENCE_SECONDS:
+                    self._heard = dialer.clock.monotonic()
+                if dialer.clock.monotonic() - self._heard > SILENCE_SECONDS:
                     stream.link.cut("nothing was heard in time")
                 if not stream.link.unsent and not self._pinged:
-                    self._pinged = peers.clock.monotonic()
+                    self._pinged = dialer.clock.monotonic()
                     stream.link.write(PING)
         finally:
             self._stream = None
             self._pinged = 0.0
             self._account.hold(0)
             stream.link.cut("stopped")
-        peers.log_change(self._id, "peer_lost", peer=f"{self._id:x}", url=self._url, reason=stream.reason)
-        peers.stream_lost(self._id)
+        dialer.log_change(self._id, "peer_lost", peer=f"{self._id:x}", url=self._url, reason=stream.reason)
+        dialer.stream_lost(self._id)
 
     def _receive(self, data: bytes) -> None:
         """Replies to pings, perhaps in pieces: nothing else comes on this stream."""
-        self._heard = self._peers.clock.monotonic()
+        self._heard = self._dialer.clock.monotonic()
         self._frames.add(data)
         replies = 0
         while self._frames.take() is not None:

@@ -73,7 +73,9 @@ class Snapshots(Protocol):
 
 
 class Peers:
-    """All other members. `send` is given to the host; `run` is the task. A `peer.incoming.Owner`."""
+    """All other members. `send` is given to the host; `run` is the task. A `peer.incoming.Owner` and a
+    `peer.outgoing.Dialer`.
+    """
 
     def __init__(
         self,
@@ -198,7 +200,7 @@ class Peers:
         for id_ in [id_ for id_ in self._peers if id_ not in addresses]:
             self._peers.pop(id_).stop()
 
-    # --- for `peer.outgoing`
+    # --- for `peer.outgoing`: see `peer.outgoing.Dialer`
 
     def log_change(self, about: object, event: str, **fields: object) -> None:
         """Log a line unless it is the same as the last one about the same subject."""

@@ -67,7 +67,7 @@ UNFINISHED: Final = Unfinished.UNFINISHED
 """What `begin` and `go_on` return while there is more to do of the command."""
 
 
-def _to_nobody(_: int) -> None:
+def _ignore(_: int) -> None:
     """Drop reports on the progress of loading."""
 
 
@@ -127,7 +127,7 @@ class Machine:
 
     # --- loading
 
-    def load(self, told: Callable[[int], object] = _to_nobody) -> None:
+    def load(self, told: Callable[[int], object] = _ignore) -> None:
         """Replace the state by what the engine holds. `told` is called with the number of records read so
         far, after every few hundred.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from netstore.errors import CannotApply, Fault, NoRestart, Reason, refusal, told
+from netstore.errors import CannotApply, Fault, NoRestart, Reason, fault_from_text, refusal
 from netstore.state import tables
 from netstore.state.commands import (
     AddMember,
@@ -227,7 +227,7 @@ class Roster:
 
     def refusal(self, why: str) -> Fault:
         """A refusal for this reason."""
-        return told(why, self._v2.tree.index)
+        return fault_from_text(why, self._v2.tree.index)
 
     def _record_member(self, action: str, member: MemberInfo) -> None:
         self.by_id[member.id] = member

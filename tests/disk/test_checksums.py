@@ -20,7 +20,7 @@ def test_a_record_has_the_checksum_of_database_length_of_key_key_and_value(key: 
 
 
 @given(st.binary(max_size=20), values, st.data())
-def test_what_was_changed_or_moved_does_not_verify(key: bytes, value: bytes, data: st.DataObject) -> None:
+def test_a_changed_or_moved_record_does_not_verify(key: bytes, value: bytes, data: st.DataObject) -> None:
     stored, _ = add_checksum(SEED, key, value)
     assert len(stored) == len(value) + CHECK_BYTES
     assert not is_intact(database_seed("other"), key, stored)

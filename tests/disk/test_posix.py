@@ -154,7 +154,7 @@ def test_a_held_write_on_a_full_disk_leaves_the_file_as_it_was(
     assert disk.answers[2][1] is None
 
 
-def test_what_is_written_is_there_when_it_is_answered(disk: Disk) -> None:
+def test_written_data_is_there_when_the_write_is_reported(disk: Disk) -> None:
     for part in (b"one", b"two", b"three"):
         disk.write("a", part)
         disk.settle()

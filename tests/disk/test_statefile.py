@@ -36,7 +36,7 @@ def test_a_damaged_record_is_not_returned(tmp_path: Path) -> None:
             next(pairs)
 
 
-def test_what_is_no_state_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"no state" * 1000)
     with pytest.raises(NetstoreError, match="not a state that can be read"):
         StateFile(tmp_path / "x")

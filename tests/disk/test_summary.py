@@ -34,7 +34,7 @@ def test_a_summary_is_read_as_it_was_written_and_not_otherwise(
             Summary.decode(wrong)
 
 
-def test_what_a_later_version_wrote_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_of_a_later_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state"
     monkeypatch.setattr("netstore.disk.summary.FORMAT", 2)
     write(path, {("plain", b"a"): b"1"})

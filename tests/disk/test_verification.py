@@ -26,7 +26,7 @@ def test_an_intact_state_is_verified(tmp_path: Path) -> None:
     assert verified_index(make_state(tmp_path / "state")) == 3
 
 
-def test_what_the_process_finds_is_raised_here(tmp_path: Path) -> None:
+def test_damage_found_by_the_process_is_raised_here(tmp_path: Path) -> None:
     path = make_state(tmp_path / "state")
     spoil(path, b"x" * 9000)
     with pytest.raises(StateDamaged, match=r"state: table other, key b'big': not what was written; nothing"):

@@ -284,7 +284,7 @@ def test_a_large_write_is_encoded_as_the_kernel_accepts_it() -> None:
     right.close()
 
 
-def test_what_is_left_of_a_write_keeps_no_more_than_twice_its_size_in_memory() -> None:
+def test_the_rest_of_a_write_keeps_no_more_than_twice_its_size_in_memory() -> None:
     """The bytes that others count are those unsent, not those of the objects they are part of."""
     left, right = socket.socketpair()
     reactor, handler = Watching(), Recorder()

@@ -37,24 +37,24 @@ class Machine:
     applied = Index(0)
 
 
-class Host:
-    """A host that records what it is told of snapshots."""
+class Compaction:
+    """What was compacted of the log of a member."""
 
-    def __init__(self) -> None:
-        self.machine = Machine()
-        self.snapshot_sending = self.snapshot_install = self.compaction = self
+    compacted = Index(0)
+
+
+class Sending:
+    """Records what is said of snapshots that are sent, as `node.snapshotsending.SnapshotSending` is told."""
+
+    def __init__(self, compaction: Compaction) -> None:
+        self._compaction = compaction
         self.held = 0
-        self.leader = A
-        self.term = Term(3)
-        self.compacted = Index(0)
-        self.refuses = ""
         self.over: list[tuple[NodeId, bool]] = []
         self.refused: list[bool] = []
         self.moved: list[tuple[int, int]] = []
-        self.arrived: list[tuple[InstallSnapshot, Path]] = []
 
     def is_usable(self, index: Index) -> bool:
-        return self.compacted <= index
+        return self._compaction.compacted <= index
 
     def begun(self, index: Index, peer: NodeId) -> SnapshotMeta:
         assert peer == B
@@ -73,10 +73,30 @@ class Host:
         self.over.append((peer, ok))
         self.refused.append(refused)
 
+
+class Install:
+    """Records the snapshots that arrive, as `node.snapshotinstall.SnapshotInstall` is given them."""
+
+    def __init__(self) -> None:
+        self.refuses = ""
+        self.arrived: list[tuple[InstallSnapshot, Path]] = []
+
     def receive(self, message: InstallSnapshot, image: Path) -> None:
         if self.refuses:
             raise MessageRefused(self.refuses)
         self.arrived.append((message, image))
+
+
+class Host:
+    """What `node.host.Host` is for snapshots."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.compaction = Compaction()
+        self.snapshot_sending = Sending(self.compaction)
+        self.snapshot_install = Install()
+        self.leader = A
+        self.term = Term(3)
 
 
 class Copier(Member):
@@ -87,6 +107,8 @@ class Copier(Member):
         folder.mkdir()
         self.folder = folder
         self.host: Any = Host()
+        self.sending: Any = self.host.snapshot_sending
+        self.install: Any = self.host.snapshot_install
         self.budget = Budget(1 << 24)
         self.engine = LmdbEngine(folder / "state.lmdb", reactor.call_soon, ("plain",), self._failed)
         self.copies = SnapshotTransfers(folder, self.engine, self.peers, self.log, self.budget)
@@ -126,17 +148,17 @@ async def test_a_snapshot_arrives_complete_durable_and_under_its_name(tmp_path: 
         two.copies.on_verifying = lambda size: arrived.append(("verifying", size))
         one.copies.request(WISH)
         one.copies.request(WISH)
-        await eventually(lambda: one.host.over, "it was sent")
-        assert (one.host.over, one.host.held) == ([(B, True)], 0)
-        [(message, image)] = two.host.arrived
+        await eventually(lambda: one.sending.over, "it was sent")
+        assert (one.sending.over, one.sending.held) == ([(B, True)], 0)
+        [(message, image)] = two.install.arrived
         assert message.meta == SnapshotMeta(Index(5), Term(2), ConfState(voters=(A,)))
         assert (message.sender, message.to, message.term) == (A, B, Term(3))
         assert verified_index(image) == 5
         size = image.stat().st_size
         assert arrived[-2:] == [("moved", size), ("verifying", size)]
         assert arrived[:-1] == sorted(arrived[:-1])
-        assert (one.host.moved[0], one.host.moved[-1]) == ((0, size), (size, size))
-        assert one.host.moved == sorted(one.host.moved)
+        assert (one.sending.moved[0], one.sending.moved[-1]) == ((0, size), (size, size))
+        assert one.sending.moved == sorted(one.sending.moved)
         assert two.files() == {image.name}
         await eventually(lambda: not two.budget.used, "none of its memory is charged any more")
         assert one.budget.used == 0
@@ -146,8 +168,8 @@ async def test_a_snapshot_arrives_complete_durable_and_under_its_name(tmp_path: 
 async def gives_up(one: Copier, two: Copier, why: str) -> None:
     """A snapshot is requested, fails for this reason, and leaves nothing; the next one is delayed."""
     one.copies.request(WISH)
-    await eventually(lambda: one.host.over, "it was given up")
-    assert (one.host.over, one.host.held, two.host.arrived) == ([(B, False)], 0, [])
+    await eventually(lambda: one.sending.over, "it was given up")
+    assert (one.sending.over, one.sending.held, two.install.arrived) == ([(B, False)], 0, [])
     assert why in one.log.events("state_copy_not_sent")[0]
     await eventually(lambda: two.copies._receiving is None, "the receiver is free again")
     assert (one.files(), two.files()) == (set(), set())
@@ -158,7 +180,7 @@ async def test_a_snapshot_with_a_refused_message_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     async with pair(tmp_path) as (one, two):
-        two.host.refuses = "a second leader"
+        two.install.refuses = "a second leader"
         await gives_up(one, two, "a second leader")
 
 
@@ -170,23 +192,23 @@ async def test_a_snapshot_is_given_up_when_the_sender_no_longer_leads(tmp_path: 
 
 async def test_a_snapshot_is_given_up_when_the_log_after_it_was_compacted(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
-        one.host.compacted = Index(6)
+        one.host.compaction.compacted = Index(6)
         await gives_up(one, two, "exceeded its bound and was compacted")
 
 
 async def test_a_log_compacted_while_the_snapshot_is_made_fails_the_snapshot_only(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         places = iter([True, False])
-        one.host.is_usable = lambda _: next(places)
+        one.sending.is_usable = lambda _: next(places)
         await gives_up(one, two, "is being replaced")
-        assert one.host.held == 0
+        assert one.sending.held == 0
 
 
 async def test_no_snapshot_is_made_if_the_log_after_it_is_gone(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
-        one.host.is_usable = lambda _: False
+        one.sending.is_usable = lambda _: False
         await gives_up(one, two, "is being replaced")
-        assert one.host.held == 0
+        assert one.sending.held == 0
 
 
 @pytest.mark.parametrize("place", ["receive", "made"])
@@ -196,7 +218,7 @@ async def test_must_stop_passes_through_a_transfer(tmp_path: Path, place: str) -
 
     with pytest.RaisesGroup(InvariantBroken, flatten_subgroups=True, allow_unwrapped=True):
         async with pair(tmp_path) as (one, two):
-            setattr(two.host if place == "receive" else one.host, place, broken)
+            setattr(two.install if place == "receive" else one.sending, place, broken)
             one.copies.request(WISH)
             await trio.sleep_forever()
 
@@ -220,9 +242,9 @@ async def test_a_slow_transfer_is_given_up(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module.SnapshotTransfers, "_take", never)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
-        await eventually(lambda: one.host.over, "it was given up")
-        assert one.host.over == [(B, False)]
-        assert two.host.arrived == []
+        await eventually(lambda: one.sending.over, "it was given up")
+        assert one.sending.over == [(B, False)]
+        assert two.install.arrived == []
 
 
 async def never(_self: SnapshotTransfers, _copy: object, _part: Path) -> Any:
@@ -238,7 +260,7 @@ async def test_a_snapshot_without_room_on_the_disk_is_refused_by_its_size(
         await gives_up(one, two, "has no room on the disk")
         monkeypatch.setattr(module, "SPARE_BYTES", 0)
         one.copies.request(WISH)
-        await eventually(lambda: two.host.arrived, "the next one arrives")
+        await eventually(lambda: two.install.arrived, "the next one arrives")
         await eventually(lambda: one.copies._pauses == {}, "there is no delay for the member any more")
 
 
@@ -258,11 +280,11 @@ async def test_a_refusal_ends_the_transfer_at_once_and_is_the_reason(
 
         monkeypatch.setattr(module.IncomingSnapshot, "discard_rest", leaves)
         one.copies.request(WISH)
-        await eventually(lambda: one.host.over, "the sender stops at the reply")
+        await eventually(lambda: one.sending.over, "the sender stops at the reply")
         assert "refused: a snapshot of" in one.log.events("state_copy_not_sent")[0]
         assert "has no room on the disk" in one.log.events("state_copy_not_sent")[0]
-        assert one.host.refused == [True]
-        sent, size = one.host.moved[-1]
+        assert one.sending.refused == [True]
+        sent, size = one.sending.moved[-1]
         assert sent < size
         await eventually(lambda: left, "the receiver has refused")
         await eventually(left[0].over.is_set, "the receiver reads to the end of the stream")
@@ -277,27 +299,28 @@ async def test_the_rest_of_a_refused_snapshot_is_read_and_discarded(
         one.engine.write(Index(6), {("plain", b"big%d" % number): bytes(1 << 20) for number in range(32)})
         one.copies.request(WISH)
         await eventually(
-            lambda: one.host.moved and one.host.moved[-1][0] == one.host.moved[-1][1], "all of it is taken"
+            lambda: one.sending.moved and one.sending.moved[-1][0] == one.sending.moved[-1][1],
+            "all of it is taken",
         )
         assert two.log.events("state_copy_not_received")
-        assert (two.budget.used, two.host.arrived, two.files()) == (0, [], set())
+        assert (two.budget.used, two.install.arrived, two.files()) == (0, [], set())
 
 
 async def test_a_broken_transfer_is_not_a_refusal(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, _):
         one.addresses = {A: (one.url,), B: ("http://127.0.0.1:1",)}
         one.copies.request(WISH)
-        await eventually(lambda: one.host.over, "it was given up")
-        assert one.host.refused == [False]
+        await eventually(lambda: one.sending.over, "it was given up")
+        assert one.sending.refused == [False]
 
 
 async def test_busy_is_not_a_refusal(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         two.copies._receiving = cast("Any", object())
         one.copies.request(WISH)
-        await eventually(lambda: one.host.over, "it was given up")
+        await eventually(lambda: one.sending.over, "it was given up")
         assert "another snapshot is being received" in one.log.events("state_copy_not_sent")[0]
-        assert one.host.refused == [False]
+        assert one.sending.refused == [False]
 
 
 async def test_the_delay_after_failures_grows_to_its_bound(tmp_path: Path) -> None:
@@ -318,8 +341,8 @@ async def test_the_state_is_synced_before_it_is_copied(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         one.engine.write(Index(9), {("plain", b"late"): b"1"})
         one.copies.request(WISH)
-        await eventually(lambda: one.host.over, "it was sent")
-        [(message, _)] = two.host.arrived
+        await eventually(lambda: one.sending.over, "it was sent")
+        [(message, _)] = two.install.arrived
         assert message.meta.index == 9
 
 
@@ -333,14 +356,14 @@ async def test_a_broken_stream_leaves_nothing_and_the_next_one_succeeds(
         receiving = two.copies._receiving
         assert receiving is not None
         receiving.link.cut("cut by the test")
-        await eventually(lambda: one.host.over, "the sender gave up")
+        await eventually(lambda: one.sending.over, "the sender gave up")
         await eventually(lambda: two.log.events("state_copy_not_received"), "the receiver says why")
-        assert (one.host.over, one.host.held) == ([(B, False)], 0)
+        assert (one.sending.over, one.sending.held) == ([(B, False)], 0)
         assert "cut by the test" in two.log.events("state_copy_not_received")[0]
-        assert (one.files(), two.files(), two.host.arrived) == (set(), set(), [])
+        assert (one.files(), two.files(), two.install.arrived) == (set(), set(), [])
         await eventually(lambda: two.copies._receiving is None, "another one may come")
         one.copies.request(WISH)
-        await eventually(lambda: two.host.arrived, "the next one arrives")
+        await eventually(lambda: two.install.arrived, "the next one arrives")
 
 
 async def test_a_snapshot_that_does_not_fit_its_digest_is_refused(
@@ -354,10 +377,10 @@ async def test_a_snapshot_that_does_not_fit_its_digest_is_refused(
     monkeypatch.setattr(module, "_write", spoil)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
-        await eventually(lambda: one.host.over, "the sender is told")
-        assert one.host.over == [(B, False)]
+        await eventually(lambda: one.sending.over, "the sender is told")
+        assert one.sending.over == [(B, False)]
         assert "does not fit its digest" in one.log.events("state_copy_not_sent")[0]
-        assert (two.host.arrived, two.files()) == ([], set())
+        assert (two.install.arrived, two.files()) == ([], set())
 
 
 async def test_a_full_disk_at_the_receiver_is_reported_to_the_sender(
@@ -369,23 +392,23 @@ async def test_a_full_disk_at_the_receiver_is_reported_to_the_sender(
     monkeypatch.setattr(module, "_write", full)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
-        await eventually(lambda: one.host.over, "the sender is told")
+        await eventually(lambda: one.sending.over, "the sender is told")
         assert "No space left on device" in one.log.events("state_copy_not_sent")[0]
-        assert (one.host.over, two.files()) == ([(B, False)], set())
+        assert (one.sending.over, two.files()) == ([(B, False)], set())
 
 
 async def test_an_unreachable_receiver_fails_the_attempt(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, _):
         one.addresses = {A: (one.url,), B: ("http://127.0.0.1:1",)}
         one.copies.request(WISH)
-        await eventually(lambda: one.host.over, "it was given up")
+        await eventually(lambda: one.sending.over, "it was given up")
         one.addresses = {A: (one.url,)}
         one.copies.request(WISH)
-        await eventually(lambda: len(one.host.over) == 2, "it was given up")
+        await eventually(lambda: len(one.sending.over) == 2, "it was given up")
         reasons = one.log.events("state_copy_not_sent")
         assert "connection refused" in reasons[0]
         assert "its address is not known" in reasons[1]
-        assert one.host.held == 0
+        assert one.sending.held == 0
 
 
 async def test_obsolete_snapshot_files_are_removed_before_receiving(tmp_path: Path) -> None:
@@ -394,5 +417,5 @@ async def test_obsolete_snapshot_files_are_removed_before_receiving(tmp_path: Pa
         old.write_bytes(b"old")
         two.host.machine.applied = Index(2)
         one.copies.request(WISH)
-        await eventually(lambda: two.host.arrived, "it arrives")
+        await eventually(lambda: two.install.arrived, "it arrives")
         assert not old.exists()

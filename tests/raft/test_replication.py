@@ -152,7 +152,7 @@ def test_a_new_leader_counts_the_backlog_it_inherits() -> None:
     assert raft.propose([b""]).refusal is Refusal.BACKLOG_FULL
 
 
-def test_what_a_follower_forwards_in_one_turn_is_bounded() -> None:
+def test_forwards_of_a_follower_in_one_turn_are_bounded() -> None:
     raft = member(1, TRIO, [1], max_uncommitted_bytes=100)
     raft.step(Heartbeat(TWO, ONE, Term(1), Index(0), 0))
     assert raft.propose([b"x" * 80]).fate is Fate.FORWARDED

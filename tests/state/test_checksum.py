@@ -31,7 +31,7 @@ def test_the_checksum_is_that_of_all_joined(sizes: list[int], asked: set[int]) -
     assert checksum.value == crc32c(everything)
 
 
-def test_what_waits_for_the_checksum_is_bounded_and_only_small_pieces_are_joined(
+def test_data_queued_for_the_checksum_is_bounded_and_only_small_pieces_are_joined(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given: list[int] = []

@@ -64,7 +64,7 @@ def test_a_command_cut_short_is_refused(command: Command, keep: int) -> None:
         [[[]]],
     ],
 )
-def test_what_this_version_does_not_know_is_refused(fields: object) -> None:
+def test_unknown_commands_and_fields_are_refused(fields: object) -> None:
     with pytest.raises(CorruptData, match="not a command of this version"):
         decode(msgspec.msgpack.encode(fields))
 
@@ -99,7 +99,7 @@ FIRST_WRITTEN = [
 
 
 @pytest.mark.parametrize(("command", "written"), FIRST_WRITTEN, ids=lambda value: str(value)[:20])
-def test_what_was_once_written_is_read_for_ever(command: Command, written: str) -> None:
+def test_commands_of_earlier_versions_are_still_decoded(command: Command, written: str) -> None:
     """The bytes of each command as they lie in logs; an example here may be added, never changed."""
     assert decode(bytes.fromhex(written)) == command
 

@@ -256,7 +256,7 @@ def test_more_that_are_spared_than_one_look_finds_put_off_no_other() -> None:
     assert told == spared
 
 
-def test_what_is_gone_is_forgotten_long_before_its_time() -> None:
+def test_a_revoked_lease_is_forgotten_long_before_its_time() -> None:
     leases = Leases()
     clock = Countdown(leases)
     for number in range(1, 3_001):
@@ -283,7 +283,7 @@ def test_a_shrinking_ttl_leaves_nothing_behind() -> None:
     assert clock.due(7_001.0) == [(1, 3_000)]
 
 
-def test_what_waits_longest_to_be_told_is_told_first() -> None:
+def test_the_longest_due_is_reported_first() -> None:
     """However often others were told already."""
     leases = Leases()
     clock = Countdown(leases)
@@ -301,7 +301,7 @@ def test_what_waits_longest_to_be_told_is_told_first() -> None:
     assert not set(first) & set(second)
 
 
-def test_what_was_loaded_is_counted_in_pieces_and_lives_longer_for_it(
+def test_loaded_leases_are_counted_in_pieces_and_live_longer_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(countdown, "COUNTED_AT_ONCE", 10)
@@ -358,7 +358,7 @@ WAITING_STEPS = st.tuples(st.sampled_from(("add", "drop", "take")), st.integers(
 
 
 @given(st.lists(WAITING_STEPS, max_size=60))
-def test_what_waits_longest_is_taken_first(steps: list[tuple[str, int]]) -> None:
+def test_the_longest_queued_key_is_taken_first(steps: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parted, "FIRST", 2)
         waiting: KeyQueue[int] = KeyQueue()
@@ -403,7 +403,7 @@ def test_the_room_of_many_that_waited_is_given_back_in_steps(monkeypatch: pytest
     assert not waiting._is_wanted
 
 
-def test_what_comes_and_goes_uncounted_takes_no_more_places_than_there_are_keys() -> None:
+def test_keys_added_and_removed_between_counts_take_one_place_each() -> None:
     leases = Leases()
     clock = Countdown(leases)
     for index in range(1, 2_000):

@@ -113,7 +113,7 @@ def test_the_same_command_with_another_result_shows(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("table", [NODES, LEASES, "v3"])
-def test_what_was_not_loaded_shows(table: str) -> None:
+def test_a_record_missing_after_loading_changes_the_digest(table: str) -> None:
     engine = memory_engine()
     machine = Machine(engine)
     feed(machine, [Put(b"k", b"v", 0), Set(b"/k", b"v"), LeaseGrant(7, 60)])

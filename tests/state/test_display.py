@@ -7,7 +7,7 @@ from netstore.state.commands import encode
 from netstore.state.v3.commands import Put, Range, Txn
 
 
-def test_what_is_long_is_told_by_its_size() -> None:
+def test_long_values_are_displayed_by_their_size() -> None:
     deep = Txn((), (Txn((), (Txn((), (Range(b"k"),)),)),))
     many = Txn((), tuple(Put(b"%d" % number) for number in range(9)))
     assert display.describe(encode(deep)) == "Txn(success=[Txn(success=[Txn(success=[Range])])])"

@@ -42,7 +42,7 @@ def test_an_entry_of_an_earlier_nowhere_is_refused_and_counted() -> None:
         (seal(b"\xdc\x00\x02\xcd\x01\x00\xc4\x00"), "command 256 is not known"),
     ],
 )
-def test_what_a_later_version_wrote_stops_the_member_before_anything_changes(
+def test_a_command_of_a_later_version_stops_the_member_before_anything_changes(
     payload: bytes, words: str
 ) -> None:
     machine = fresh()

@@ -16,7 +16,7 @@ U64 = st.integers(0, 2**64 - 1)
 
 
 @given(st.binary(max_size=40), U64, st.integers(1, 2**16 - 1), U64, st.binary(max_size=300))
-def test_what_is_sealed_comes_back(
+def test_reading_a_sealed_payload_gives_what_was_sealed(
     command: bytes, request: int, level: int, wall: int, principal: bytes
 ) -> None:
     payload = seal(command, request=request, level=level, wall=wall, principal=principal)

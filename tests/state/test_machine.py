@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from netstore.state.v3.commands import V3Command
 
 
-def test_what_is_large_is_counted_by_its_bytes() -> None:
+def test_the_work_of_a_large_command_is_counted_by_its_bytes() -> None:
     machine = machine_on(memory_engine())
     large = 1_000 * UNIT_BYTES
 
@@ -85,7 +85,7 @@ def state_of(machine: Machine) -> object:
 
 @settings(max_examples=200)
 @given(st.lists(st.one_of(all_commands().map(encode), st.binary(max_size=8)), max_size=30), st.data())
-def test_what_was_saved_is_what_is_loaded(entries: list[bytes], data: st.DataObject) -> None:
+def test_a_saved_state_is_loaded_unchanged(entries: list[bytes], data: st.DataObject) -> None:
     """Saved at random moments and loaded elsewhere, entries give the state they give in one go."""
     whole = machine_on(memory_engine())
     engine = memory_engine()

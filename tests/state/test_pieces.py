@@ -223,7 +223,7 @@ def test_nothing_is_applied_before_what_is_half_done() -> None:
         machine.apply(Index(at + 2), encode(Put(b"a")))
 
 
-def test_what_is_half_done_is_not_saved() -> None:
+def test_a_half_done_command_is_not_saved() -> None:
     machine = machine_with(*many(1_000))
     machine.save()
     written: list[Index] = []
@@ -356,7 +356,7 @@ class Counting(MemoryEngine):
         super().write(applied, changes)
 
 
-def test_what_many_pieces_wrote_is_given_to_the_engine_piece_by_piece() -> None:
+def test_changes_of_many_pieces_are_given_to_the_engine_piece_by_piece() -> None:
     engine = Counting(lambda call: call(), tables.TABLES)
     machine = Machine(engine)
     machine.load()
@@ -526,7 +526,7 @@ def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.M
     assert len(old.leases.ttl_changes.take_removed(1_000)) == 99
 
 
-def test_what_a_command_remembered_is_let_go_of_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_finished_command_is_freed_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for room in ("parted", "state.v3.lease"):
         monkeypatch.setattr(f"netstore.{room}.LET_GO_STEP", 10)
     monkeypatch.setattr(parted, "FIRST", 10)
@@ -589,7 +589,7 @@ def test_no_order_of_a_table_decides_anything(commands: list[V3Command]) -> None
     assert found[0] == found[1]
 
 
-def test_who_watches_below_a_removed_directory_is_told_in_the_order_of_paths(
+def test_events_below_a_removed_directory_come_in_the_order_of_paths(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not in that of the table they lie in."""

@@ -161,6 +161,6 @@ def test_a_number_beyond_its_field_is_refused_alike(fields: list[object]) -> Non
     assert outcomes[0] == outcomes[1]
 
 
-def test_what_does_not_fit_is_refused_before_it_has_bytes() -> None:
+def test_a_number_that_does_not_fit_is_refused_when_encoded() -> None:
     with pytest.raises(OverflowError):
         encode(Set(b"/a", expires=2**64))

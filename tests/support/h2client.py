@@ -16,8 +16,8 @@ import h2.settings
 from hpack import Decoder, Encoder
 
 from netstore.net import http2
-from netstore.net.hpackcache import literal, status_field
 from netstore.net.http2 import Head, Http2Connection, Http2Server, Stream, frame
+from netstore.net.http2.hpackcache import literal, status_field
 from tests.support.http import FakeOutput
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from netstore.net import http2
-from netstore.net.hpackcache import HUFFMAN_LIMIT
 from netstore.net.http2 import (
     DATA,
     END_HEADERS,
@@ -15,6 +14,7 @@ from netstore.net.http2 import (
     frame,
 )
 from netstore.net.http2.charging import charge
+from netstore.net.http2.hpackcache import HUFFMAN_LIMIT
 from tests.support.h2client import REQUEST, Wire, block
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
 from netstore.net.http1.server import Http1Server
 from netstore.net.http2 import Http2Server
-from netstore.net.http2exchange import opener
+from netstore.net.http2.exchange import opener
 from netstore.net.negotiation import SessionFactory
 from netstore.net.reactor import Limits, Reactor
 from netstore.node.timekeeper import Deadlines

@@ -11,16 +11,16 @@ import pytest
 from tests.support.daemon import ROOT
 from tests.support.patience import seconds
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-pytestmark = pytest.mark.timeout(600)
-
 for package in ("sphinx", "myst_parser", "furo"):
     pytest.importorskip(package, reason="needs the docs extra: pip install -e .[docs]")
 
 from contrib.site import adapted  # noqa: E402 - after the skip
 from contrib.site.links import broken  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def sphinx(source: Path, settings: Path, site: Path) -> subprocess.CompletedProcess[str]:

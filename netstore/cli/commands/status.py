@@ -19,7 +19,7 @@ from netstore.cli.output import Form, Table, document, emit, plain, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.client.v2 import Member, Node, V2Client
+    from netstore.client.v2 import ClusterMember, Node, V2Client
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             return  # not reported: the store has no members API, or no leader now
 
 
-def _member_at(members: Sequence[Member], address: str) -> Member | None:
+def _member_at(members: Sequence[ClusterMember], address: str) -> ClusterMember | None:
     """The member of an endpoint: by the published client URLs, or because there is only one member."""
     published = [member for member in members if address in member.client_urls]
     return (published or list(members))[0] if len(members) == 1 or published else None

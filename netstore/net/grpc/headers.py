@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from netstore.net.hpackcache import literal, status_field
+from netstore.net.http2.hpackcache import literal, status_field
 
 TEXT_LIMIT: Final = 4096
 """Largest `grpc-message`, in bytes as sent; longer texts are truncated."""

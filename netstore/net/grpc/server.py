@@ -12,8 +12,8 @@ from netstore.net.grpc.headers import CONTENT_TYPE, parse_timeout, status_block
 from netstore.net.grpc.messages import MESSAGE_LIMIT
 from netstore.net.grpc.streaming import StreamCall
 from netstore.net.grpc.unary import UnaryCall
-from netstore.net.hpackcache import literal, status_field
 from netstore.net.http2 import Stream
+from netstore.net.http2.hpackcache import literal, status_field
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,6 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import MustStop
-from netstore.net.hpackcache import HeaderBlocks
 from netstore.net.http2.bounds import (
     CONNECTION_WINDOW,
     EARLY_RESETS_BURST,
@@ -61,6 +60,7 @@ from netstore.net.http2.frames import (
     ConnectionFault,
     frame,
 )
+from netstore.net.http2.hpackcache import HeaderBlocks
 from netstore.net.http2.opening import open_stream
 from netstore.net.http2.progress import check_progress, give_up_late, is_late
 from netstore.net.http2.receiving import other_data, receive_data

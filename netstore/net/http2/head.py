@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from netstore.net.http2.frames import PROTOCOL_ERROR, StreamFault
 
 if TYPE_CHECKING:
-    from netstore.net.hpackcache import Field
+    from netstore.net.http2.hpackcache import Field
 
 _HEAD_FIELD_WORK: Final = 2
 _NAME: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import MustStop
-from netstore.net.hpackcache import BadBlock, LargeList
 from netstore.net.http2.bounds import LIST_LIMIT, MAX_CONTINUATIONS, MAX_STREAMS_OVER, MAX_UNFINISHED
 from netstore.net.http2.charging import complete_message
 from netstore.net.http2.closing import CLOSING, RESET_BY_US, WARNED, on_closed_stream, remember, stream_error
@@ -29,6 +28,7 @@ from netstore.net.http2.frames import (
     unpadded,
 )
 from netstore.net.http2.head import trailers_allowed
+from netstore.net.http2.hpackcache import BadBlock, LargeList
 
 if TYPE_CHECKING:
     from netstore.net.http2.connection import Http2Connection

@@ -7,17 +7,17 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.errors import MustStop
-from netstore.net.hpackcache import kept_size
 from netstore.net.http2.bounds import ENDED_AT_ONCE, MAX_STREAMS, ROUND_WORK, SHORT_TURN_WORK, TURN_WORK
 from netstore.net.http2.closing import free_orphan
 from netstore.net.http2.frames import INTERNAL_ERROR, StreamFault
 from netstore.net.http2.head import Head
+from netstore.net.http2.hpackcache import kept_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from netstore.net.hpackcache import Field
     from netstore.net.http2.connection import Http2Connection
+    from netstore.net.http2.hpackcache import Field
     from netstore.net.http2.stream import Stream
 
 HEADS_KNOWN: Final = 4_096

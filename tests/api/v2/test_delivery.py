@@ -19,7 +19,7 @@ from netstore.errors import Fault, too_many
 from netstore.net.exchange import Request
 from netstore.state.v2 import tree
 from netstore.types import ClusterId, EtcdIndex, Event, Nanos, NodeView
-from tests.net.test_http2exchange import Site
+from tests.net.http2.test_exchange import Site
 from tests.support.http import Wire
 from tests.support.local_member import START, LocalMember, RecordedExchange
 from tests.support.tree import file_at

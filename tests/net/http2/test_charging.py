@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from netstore.net import http2
-from netstore.net.hpackcache import FIELD_COST
 from netstore.net.http2 import (
     ACK,
     DATA,
@@ -21,6 +20,7 @@ from netstore.net.http2 import (
     WINDOW_UPDATE,
     frame,
 )
+from netstore.net.http2.hpackcache import FIELD_COST
 from tests.support.h2client import REQUEST, Wire, block
 from tests.support.h2frames import (
     CALM,

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from netstore.net import http2
-from netstore.net.hpackcache import kept_size
+from netstore.net.http2.hpackcache import kept_size
 from tests.support.h2client import ENDING, Wire
 from tests.support.h2frames import (
     check_counters,

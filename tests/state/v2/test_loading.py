@@ -18,7 +18,7 @@ from tests.support.contents import nodes_of
 from tests.support.local_member import memory_engine
 
 
-def test_what_a_note_left_of_a_ttl_is_stored_and_loaded() -> None:
+def test_a_ttl_checkpoint_is_stored_and_loaded() -> None:
     engine = memory_engine()
     machine = machine_on(engine)
     apply(machine, v2.Set(b"/a", b"", expires=BASE, ttl=50))
@@ -62,7 +62,7 @@ def test_a_window_that_does_not_end_at_the_state_is_named() -> None:
     assert "ends at 0, the state is at 1" in refusal(engine)
 
 
-def test_what_an_earlier_build_left_out_is_not_guessed() -> None:
+def test_fields_that_an_earlier_build_left_out_are_not_guessed() -> None:
     """A node without a TTL would end at once; a missing checksum would not be the same on all members."""
     engine = memory_engine()
     machine = machine_on(engine)

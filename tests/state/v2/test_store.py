@@ -21,7 +21,7 @@ from tests.state.strategies import BASE
 from tests.support.local_member import memory_engine
 
 
-def test_what_a_command_of_the_tree_works_is_counted_by_the_nodes_it_touches() -> None:
+def test_the_work_of_a_command_of_the_tree_is_counted_by_the_nodes_it_touches() -> None:
     machine = machine_on(memory_engine())
 
     def work(command: Command) -> int:

@@ -179,7 +179,7 @@ def test_a_path_of_many_thousand_names_needs_no_stack(recursive: bool) -> None:
     assert list(nodes_of(tree)) == []
 
 
-def test_what_was_in_a_removed_directory_is_out_of_reach_before_it_is_cleared() -> None:
+def test_nodes_of_a_removed_directory_are_out_of_reach_before_it_is_cleared() -> None:
     tree = Tree()
     for number in range(500):
         tree.set(b"/a/d/%03d/x" % number, b"1", False, never())

@@ -54,7 +54,7 @@ def test_the_time_of_a_directory_begins_anew_without_a_change_of_it() -> None:
     assert tree.begun(file) == 2
 
 
-def test_what_is_in_the_new_state_too_is_not_told_to_be_gone() -> None:
+def test_a_node_that_is_also_in_the_new_state_is_not_reported_as_removed() -> None:
     """Its time, which begins with that state, would not be counted."""
     nodes = TimedNodes()
     clock: Countdown[bytes] = Countdown(nodes)
@@ -72,7 +72,7 @@ def test_what_is_in_the_new_state_too_is_not_told_to_be_gone() -> None:
     assert nodes.ttl_changes.take_removed(9) == []
 
 
-def test_what_has_no_ttl_any_more_never_ends() -> None:
+def test_a_node_without_a_ttl_any_more_never_expires() -> None:
     tree = Tree()
     tree.set(b"/a", b"1", False, life(5))
     tree.set(b"/a", b"1", False, never())

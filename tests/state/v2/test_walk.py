@@ -182,7 +182,7 @@ def test_a_directory_that_was_listed_is_remembered_no_more(monkeypatch: pytest.M
     assert isinstance(next(going), Closed)
 
 
-def test_what_a_walk_holds_is_charged_and_given_back() -> None:
+def test_the_memory_of_a_walk_is_charged_and_given_back() -> None:
     tree, budget = full()
     tree.set(b"/e", LARGE, False, FOR_EVER)
     walk, going = begun(tree)

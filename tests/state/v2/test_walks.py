@@ -61,7 +61,7 @@ def test_the_walk_that_holds_most_is_lost_and_the_others_go_on() -> None:
     assert budget.used == walks.ROW_BYTES + walks.PASSED_BYTES
 
 
-def test_who_comes_to_hold_most_is_refused_for_others() -> None:
+def test_at_the_bound_the_walk_that_holds_most_is_refused() -> None:
     tree, budget = full()
     tree.set(b"/f/a", LARGE, False, FOR_EVER)
     small, small_going = begun(tree, b"/f")
@@ -100,7 +100,7 @@ def test_the_last_walk_may_hold_twice_as_much_and_no_more() -> None:
     assert lost.value.limit == "memory_budget"
 
 
-def test_what_other_parts_of_the_memory_hold_takes_no_walk_away() -> None:
+def test_memory_held_by_other_parts_ends_no_walk() -> None:
     """A walk would give back next to nothing of it."""
     whole = Budget(1 << 20)
     tree = Tree(whole.share(1 << 17))

@@ -111,7 +111,7 @@ def test_only_a_change_is_told_and_kept(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(("kind", "command"), [(NOSPACE, PUT), (CORRUPT, Compact(1))])
-def test_what_several_members_raised_is_shut_until_the_last_has_cleared(
+def test_an_alarm_of_several_members_holds_until_the_last_has_cleared_it(
     machine: Machine, kind: int, command: V3Command
 ) -> None:
     for member in (9, 8, 9):

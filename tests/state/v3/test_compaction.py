@@ -69,7 +69,7 @@ def test_a_large_compaction_goes_in_small_steps(keys: int) -> None:
     assert log.end - log.first == 1
 
 
-def test_what_is_deleted_is_forgotten_by_the_compaction_after() -> None:
+def test_a_tombstone_is_removed_by_the_next_compaction_after_it() -> None:
     both = Both()
     both.apply(Put(b"a", b"1"))
     both.apply(DeleteRange(b"a"))
@@ -83,7 +83,7 @@ def test_what_is_deleted_is_forgotten_by_the_compaction_after() -> None:
     assert [key[:8] for key, _ in both.engine.scan(RECORDS, b"", None)] == [(4).to_bytes(8, "big")]
 
 
-def test_who_waits_for_a_compaction_is_told_when_it_is_over() -> None:
+def test_the_callback_of_a_compaction_is_called_when_it_is_over() -> None:
     both = Both()
     for _ in range(3):
         both.apply(Put(b"a", b""))

@@ -178,7 +178,7 @@ def being_listed(keys: int) -> tuple[Leases, Lease]:
     return leases, lease
 
 
-def test_what_came_while_keys_were_listed_is_put_to_them_a_little_at_a_time() -> None:
+def test_keys_attached_during_a_listing_are_merged_in_steps() -> None:
     leases, lease = being_listed(3_000)
     for number in range(3_000, 4_000):
         leases.move(b"%d" % number, 0, 1)
@@ -237,7 +237,7 @@ def test_a_lease_that_ends_after_its_listing_was_given_up_is_let_go_of_in_steps(
     assert (len(lease.keys), len(late)) == (0, 0)
 
 
-def test_what_came_and_went_while_keys_are_listed_is_not_kept() -> None:
+def test_keys_attached_and_detached_during_a_listing_are_not_kept() -> None:
     leases, lease = being_listed(3_000)
     for number in range(3_000, 5_000):
         leases.move(b"%d" % number, 0, 1)

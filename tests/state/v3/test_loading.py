@@ -20,7 +20,7 @@ from tests.support.local_member import memory_engine
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(v3_commands(alarms=False), min_size=3, max_size=25))
-def test_what_is_loaded_is_what_was(commands: list[V3Command]) -> None:
+def test_the_loaded_state_is_the_state_that_was_saved(commands: list[V3Command]) -> None:
     """The whole inner state, so that nothing that matters later can differ."""
     both = Both(*LEASES)
     for command in commands:

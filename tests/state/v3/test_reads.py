@@ -146,7 +146,7 @@ def test_a_step_does_no_more_than_it_may(size: int, target: int, limit: int) -> 
     assert longest > 0
 
 
-def test_what_a_large_answer_holds_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_a_large_answer_are_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reads, "KEEP_BYTES", 1_000_000)
     store = Store([Put(b"%04d" % number, bytes(1_000)) for number in range(1_000)])
     store.machine.save()

@@ -23,7 +23,7 @@ def test_a_list_with_a_record_that_is_gone_is_not_answered() -> None:
         both.machine.mvcc.range(Range(b"a", b"\0"))
 
 
-def test_what_is_remembered_is_bounded_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_records_is_bounded_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "RECENT_BYTES", 3_000)
     both = Both()
     for number in range(100):

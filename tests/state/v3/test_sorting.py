@@ -33,7 +33,7 @@ def test_rows_that_do_not_fit_are_not_sorted(monkeypatch: pytest.MonkeyPatch) ->
         assert sum(len(some) for some in steps(few)) == 100
 
 
-def test_what_other_parts_of_the_memory_hold_ends_no_sort() -> None:
+def test_memory_held_by_other_parts_ends_no_sort() -> None:
     store = Store([Put(b"%04d" % number) for number in range(1_100)])
     read = store.read(Range(*ALL, sort_target=BY_VERSION, sort_order=ASCEND))
     store.machine.mvcc.read_budget.parent = Budget(-1)

@@ -98,7 +98,7 @@ def cause(outcome: V3Outcome | None) -> tuple[str, int]:
         (Txn((), (), (A, A)), "duplicate key given in txn request"),
     ],
 )
-def test_what_etcd_refuses_is_refused_in_its_words(command: Operation, text: str) -> None:
+def test_a_transaction_that_etcd_refuses_is_refused_with_its_text(command: Operation, text: str) -> None:
     assert cause(txn.check(command)) == (f"etcdserver: {text}", INVALID_ARGUMENT)
 
 
@@ -116,7 +116,7 @@ def test_what_etcd_refuses_is_refused_in_its_words(command: Operation, text: str
         Put(b"a", ignore_value=True, ignore_lease=True),
     ],
 )
-def test_what_etcd_takes_is_taken(command: Operation) -> None:
+def test_a_transaction_that_etcd_accepts_is_accepted(command: Operation) -> None:
     assert txn.check(command) is None
 
 
@@ -152,7 +152,7 @@ def branches(given: Txn) -> Iterator[list[Operation]]:
 
 @settings(deadline=None, max_examples=150)
 @given(txns())
-def test_what_is_taken_never_puts_a_key_twice(command: Txn) -> None:
+def test_an_accepted_transaction_never_puts_a_key_twice(command: Txn) -> None:
     """The purpose of the rule: in no run of what passes is a key put twice, or put and deleted in a list."""
     fault = txn.check(command)
     for run in branches(command):
@@ -167,7 +167,7 @@ def test_what_is_taken_never_puts_a_key_twice(command: Txn) -> None:
             assert fault is not None
 
 
-def test_what_only_reads_is_known() -> None:
+def test_transactions_that_only_read_are_recognized() -> None:
     assert txn.is_read(Txn((Compare(b"a"),), (GET,), (GET,)))
     assert txn.is_read(Txn())
     assert not txn.is_read(Txn((), (GET,), (A,)))

@@ -12,7 +12,7 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.hpackcache import (
+from netstore.net.http2.hpackcache import (
     BLOCKS_KNOWN,
     BLOCKS_KNOWN_SIZE,
     HUFFMAN_LIMIT,
@@ -246,5 +246,5 @@ def test_only_one_module_uses_hpack() -> None:
     used = re.compile(r"^\s*(?:from|import) hpack\b", re.MULTILINE)
     package = ROOT / "netstore"
     users = [path for path in package.rglob("*.py") if used.search(path.read_text())]
-    assert users == [package / "net" / "hpackcache.py"]
+    assert users == [package / "net" / "http2" / "hpackcache.py"]
     assert '"hpack>=4.1,<5"' in (ROOT / "pyproject.toml").read_text()

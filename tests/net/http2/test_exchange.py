@@ -14,7 +14,7 @@ from netstore.net.grpc.protocols import Services
 from netstore.net.grpc.server import GrpcServer
 from netstore.net.http1.server import Http1Server
 from netstore.net.http2 import DATA, END_STREAM, ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server, frame
-from netstore.net.http2exchange import block_of, opener
+from netstore.net.http2.exchange import block_of, opener
 from netstore.node.timekeeper import Deadline
 from tests.support.h2client import Headers, Judged
 from tests.support.http import waiting
