@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.admission import PARTS
-from netstore.errors import Fault, Reason
+from netstore.errors import Fault, Reason, stopped
 from netstore.node.backpressure import BEHIND_SECONDS, HELD_BYTES
 from netstore.node.fairqueue import TURN
 from netstore.node.member import OWN
@@ -699,6 +699,21 @@ def test_an_id_that_is_none_never_reaches_another_member(through: int, id_: int)
     assert not group.sent
     group.pass_time(1)
     assert set(group[1].seen()) == {1, 2, 3}
+
+
+def test_a_stopped_member_refuses_changes() -> None:
+    host = Solo().lead().host
+    cluster = Cluster(host, log=Lines())
+    host.stop()
+    told: Answers = []
+    cluster.add(NEW, learner=True, done=told.append, principal=b"ann")
+    cluster.join(NEW, voters=3, replaces=NodeId(0), done=told.append)
+    cluster.remove(host.id, told.append, b"ann")
+    cluster.promote(NodeId(9), told.append, b"ann")
+    cluster.update(host.id, NEW, told.append, b"ann")
+    cluster.tick()
+    assert told == [stopped()] * 5
+    assert not host.proposals
 
 
 # --- for whom

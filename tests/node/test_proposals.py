@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.admission import PARTS
-from netstore.errors import timed_out
+from netstore.errors import stopped, timed_out
 from netstore.node.fairqueue import TURN, TURN_BYTES
 from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, Proposals, Slot
@@ -210,3 +210,14 @@ def test_a_leader_refuses_only_what_it_was_given_in_its_term() -> None:
     assert made.refused(Term(1), [two]) == []
     made.jumped()
     assert made.refused(Term(2), [two, three, four]) == []
+
+
+def test_a_stopped_member_refuses_every_request_and_opens_no_slot() -> None:
+    proposals = Proposals(1, 10.0)
+    proposals.is_stopped = True
+    told: list[object] = []
+    assert proposals.open(b"change", told.append, OWN) is None
+    proposals.add(b"put", told.append, b"ann")
+    assert told == [stopped(), stopped()]
+    assert not proposals
+    assert not proposals.queued

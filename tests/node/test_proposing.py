@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.errors import Fault, Reason
+from netstore.errors import Fault, Reason, stopped
 from netstore.node.forwards import Why
 from netstore.node.logsize import BYTES_PER_TURN, PAYLOADS_PER_TURN
 from netstore.node.member import OWN
@@ -129,3 +129,15 @@ def test_many_that_a_leader_did_not_take_are_told_some_at_a_time() -> None:
     assert len(done) == seen[2]
     unknown = ForwardRefused(leader.id, other.id, other.host.term, 200, (1,))
     other.host.receive([unknown])
+
+
+def test_a_stopped_member_refuses_writes_and_changes_of_the_members() -> None:
+    member = Solo().lead()
+    member.host.stop()
+    last = member.host.status().last
+    told: list[Outcome | Fault] = []
+    member.host.propose(encode(Set(b"/k")), told.append, b"ann")
+    member.host.proposer.change_members((Step(StepKind.ADD_LEARNER, NodeId(9)),), b"", told.append)
+    member.settle()
+    assert told == [stopped(), stopped()]
+    assert member.host.status().last == last
