@@ -141,8 +141,11 @@ class Forwards:
         waiting.leave(each for each in found if each not in kept)
         waiting.put_back(waits)
         # What waits for Raft is looked at again at the next tick, or when a turn is run for another reason.
-        if waiting and not waits and self._pacing.more_waits(found, fitting=fitting):
-            self._wake()
+        if waiting and not waits:
+            if fitting:
+                self._pacing.hold()
+            if found or not fitting:  # there is no room, and nothing fits: a tick looks again
+                self._wake()
 
     def refuse_late(self) -> None:
         """Refuse some of those that have waited so long that soon nobody may wait for them: they would be

@@ -106,7 +106,7 @@ class Proposals:
 
     def open(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), which the caller proposes. None,
-        after `done` was called, when too much waits already, of all or of this principal, or the member stops.
+        after `done` was called, when the member stops or too much waits already, of all or of this principal.
         """
         slot = self._open(command, done, principal, level)
         return None if slot is None else slot.payload

@@ -116,8 +116,11 @@ class Proposer:
             slots = self._refuse_growth(slots)
         if slots and not self._propose(slots):
             return
-        if proposals.queued and self._pacing.more_waits(taken, fitting=fitting):
-            self._wake()
+        if proposals.queued:
+            if fitting:
+                self._pacing.hold()
+            if taken or not fitting:  # there is no room, and nothing fits: a tick looks again
+                self._wake()
 
     def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait because leadership is being transferred: a tick tries again."""

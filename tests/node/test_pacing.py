@@ -80,7 +80,7 @@ class Course:
             written += 1
             pacing.spend(ENTRY)
         if written < asked:
-            pacing.more_waits((), fitting=True)
+            pacing.hold()
         self.last += written
         self.rates.append(written * ENTRY / TICK)
         if self.weight > LIMIT:
