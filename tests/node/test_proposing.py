@@ -19,12 +19,12 @@ from netstore.state.v2.commands import Delete, Set
 from netstore.types import Event, NodeId, Term
 from tests.support.group import Group
 from tests.support.member import ME, Solo
+from tests.support.solo import FULL, Room, decoding, put, refusal, turns
 
 if TYPE_CHECKING:
     import pytest
 
     from netstore.state.machine import Outcome
-from tests.support.solo import FULL, Room, decoding, put, refusal, turns
 
 
 def test_while_leadership_is_handed_over_what_waits_makes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_writes_the_log_finds_no_room_for_are_given_up_some_at_a_time() -> None:
     assert not member.woken
 
 
-def test_what_the_log_has_room_for_again_is_given_up_no_more() -> None:
+def test_requests_the_log_has_room_for_again_are_not_given_up() -> None:
     member = Solo().lead()
     outcomes = [put(member) for _ in range(2 * COMPLETED_AT_ONCE)]
     member.turn()
