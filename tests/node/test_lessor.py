@@ -520,9 +520,7 @@ def test_a_node_that_is_to_get_a_ttl_does_not_end_before_all_that_waits_of_it(me
         ("/v2/keys/lock?dir=true&ttl=5", LONGEST_SPARED),
     ],
 )
-def test_endless_writes_of_others_delay_no_end_for_ever(
-    member: Leading, target: str, most: float
-) -> None:
+def test_endless_writes_of_others_delay_no_end_for_ever(member: Leading, target: str, most: float) -> None:
     """A lock whose owner is gone, say: one of them always waits, and none renews it."""
     member.reaper = member.lessor._nodes
     member.send("PUT", "/v2/keys/lock?ttl=5&value=dead")
