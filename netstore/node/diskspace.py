@@ -6,7 +6,7 @@ removes, because that is how space comes back. Once the log itself cannot be wri
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from netstore import errors
 from netstore.seams import NO_MEANS, NO_ROOM
@@ -24,8 +24,12 @@ from netstore.state.v3.commands import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from netstore.errors import Fault
     from netstore.seams import Log
+
+T = TypeVar("T")
 
 _REMOVALS: Final = (
     Delete,
@@ -107,6 +111,15 @@ def remedy(failure: OSError) -> str:
     if failure.errno in NO_ROOM:
         return "free disk space"
     return "allow this process more memory and open files"
+
+
+def split(requests: Sequence[T], is_possible: Callable[[T], bool]) -> tuple[list[T], list[T]]:
+    """The requests that can be done while space is short, and those to be refused."""
+    able: list[T] = []
+    refused: list[T] = []
+    for each in requests:
+        (able if is_possible(each) else refused).append(each)
+    return able, refused
 
 
 def only_removes(command: object) -> bool:

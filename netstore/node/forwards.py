@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from netstore import errors
 from netstore.errors import CorruptData, Fault, Reason
 from netstore.node.backpressure import HELD_BYTES
-from netstore.node.diskspace import only_removes
+from netstore.node.diskspace import only_removes, split
 from netstore.node.fairqueue import owner_of
 from netstore.node.logsize import BYTES_PER_TURN, PAYLOADS_PER_TURN
 from netstore.node.postponed import Postponed, Request
@@ -141,8 +141,11 @@ class Forwards:
         waiting.leave(each for each in found if each not in kept)
         waiting.put_back(waits)
         # What waits for Raft is looked at again at the next tick, or when a turn is run for another reason.
-        if waiting and not waits and self._pacing.more_waits(found, fitting=fitting):
-            self._wake()
+        if waiting and not waits:
+            if fitting:
+                self._pacing.hold()
+            if found or not fitting:  # there is no room, and nothing fits: a tick looks again
+                self._wake()
 
     def refuse_late(self) -> None:
         """Refuse some of those that have waited so long that soon nobody may wait for them: they would be
@@ -170,8 +173,10 @@ class Forwards:
         """Propose these, all or none; returns those that have to wait. What the disk has no space for is
         refused.
         """
-        if self._space.is_short:
-            requests = self._refuse_growth(requests)
+        space = self._space
+        if space.is_short:
+            requests, refused = split(requests, lambda each: each.removes and space.log_error is None)
+            self._refuse(refused, Why.TOO_MANY if space.lacks_means else Why.NO_SPACE)
         if not requests:
             return []
         refusal = self._raft.propose([each.payload for each in requests]).refusal
@@ -182,16 +187,6 @@ class Forwards:
         else:
             self._pacing.spend(sum(each.size for each in requests))
         return []
-
-    def _refuse_growth(self, requests: list[Request]) -> list[Request]:
-        """While disk space is short: refuse those that cannot be done, return the others."""
-        space = self._space
-        able: list[Request] = []
-        refused: list[Request] = []
-        for each in requests:
-            (able if each.removes and space.log_error is None else refused).append(each)
-        self._refuse(refused, Why.TOO_MANY if space.lacks_means else Why.NO_SPACE)
-        return able
 
     def _refuse(self, requests: Sequence[Request], why: Why) -> None:
         """Tell those that asked, in a message for each member and term."""

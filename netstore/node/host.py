@@ -250,9 +250,6 @@ class Host:
 
     def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         """Replicate a command; see `Member.propose`."""
-        if self.proposals.is_stopped:
-            done(errors.stopped())
-            return
         machine = self.machine
         level = machine.level_of(command) if machine.LEVELS else 1
         if level > machine.roster.level:

@@ -23,8 +23,6 @@ from netstore.raft.status import Role
 from netstore.types import Index, NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from netstore.raft.status import PeerStatus, Status
 
 PACED_SECONDS: Final = 256.0
@@ -404,13 +402,9 @@ class Pacing:
             return min(most, self.spare), True
         return most if room is None else min(most, room), False
 
-    def more_waits(self, taken: Sequence[object], *, fitting: bool) -> bool:
-        """More waits than was taken with this `budget`. Whether the next turn may take some of it: if there
-        is no room and nothing fits, a tick looks again.
-        """
-        if fitting:
-            self._held = True
-        return bool(taken) or not fitting
+    def hold(self) -> None:
+        """Something had to wait because there was no room."""
+        self._held = True
 
     @property
     def paced_to(self) -> int:
@@ -425,9 +419,7 @@ class Pacing:
     def behind(self) -> list[Behind]:
         """The members that are brought up, or have not caught up, by id."""
         return [
-            Behind(
-                id_, peer.is_sending or peer.is_installing, peer.sent, peer.size, peer.entries, peer.counts
-            )
+            Behind(id_, peer.takes_snapshot, peer.sent, peer.size, peer.entries, peer.counts)
             for id_, peer in sorted(self._peers.items())
             if peer.is_sending or (peer.is_alive and peer.place and peer.gap > self._limit / NEAR_PART)
         ]

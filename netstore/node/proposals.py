@@ -106,12 +106,15 @@ class Proposals:
 
     def open(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), which the caller proposes. None,
-        after `done` was called, when too much waits already, of all or of this principal.
+        after `done` was called, when the member stops or too much waits already, of all or of this principal.
         """
         slot = self._open(command, done, principal, level)
         return None if slot is None else slot.payload
 
     def _open(self, command: bytes, done: Done, principal: bytes, level: int) -> Slot | None:
+        if self.is_stopped:
+            done(errors.stopped())
+            return None
         size = len(command) + 1  # never 0: an empty command counts too
         owner = owner_of(principal)
         if len(self._slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from netstore import errors
 from netstore.errors import CorruptData
-from netstore.node.diskspace import only_removes
+from netstore.node.diskspace import only_removes, split
 from netstore.node.forwards import Why, fault_for
 from netstore.node.logsize import BYTES_PER_TURN, PAYLOADS_PER_TURN, log_size
 from netstore.node.member import OWN
@@ -113,11 +113,15 @@ class Proposer:
         most, fitting = self._pacing.budget(BYTES_PER_TURN)
         slots = taken = proposals.take(PAYLOADS_PER_TURN, most, fitting=fitting)
         if self._space.is_short:
-            slots = self._refuse_growth(slots)
+            slots, refused = split(slots, self._is_possible)
+            self._proposals.refuse(refused, self._space.refusal())
         if slots and not self._propose(slots):
             return
-        if proposals.queued and self._pacing.more_waits(taken, fitting=fitting):
-            self._wake()
+        if proposals.queued:
+            if fitting:
+                self._pacing.hold()
+            if taken or not fitting:  # there is no room, and nothing fits: a tick looks again
+                self._wake()
 
     def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait because leadership is being transferred: a tick tries again."""
@@ -135,15 +139,6 @@ class Proposer:
         return True
 
     # --- disk space is short
-
-    def _refuse_growth(self, slots: list[Slot]) -> list[Slot]:
-        """Refuse those that cannot be done, return the others."""
-        able: list[Slot] = []
-        refused: list[Slot] = []
-        for slot in slots:
-            (able if self._is_possible(slot) else refused).append(slot)
-        self._proposals.refuse(refused, self._space.refusal())
-        return able
 
     def _is_possible(self, slot: Slot) -> bool:
         """Whether this can be done: what only removes can, unless the log cannot be written at all. Each

@@ -59,7 +59,7 @@ def put_many(member: Solo, keys: int) -> None:
     member.settle()
 
 
-def test_what_comes_after_a_long_command_waits_for_it_and_nothing_else_does() -> None:
+def test_entries_after_a_long_command_wait_for_it_and_nothing_else_does() -> None:
     alone = Solo().lead()
     put_many(alone, 3_000)
     deleted: Outcomes = []

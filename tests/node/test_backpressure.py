@@ -24,12 +24,6 @@ from netstore.state.v3.commands import (
 from netstore.types import Event, Index, Term
 from tests.support.group import Group
 from tests.support.member import Solo
-from tests.support.tree import file_at
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from netstore.state.machine import Outcome
 from tests.support.solo import (
     FULL,
     Slow,
@@ -42,6 +36,12 @@ from tests.support.solo import (
     turns,
     value,
 )
+from tests.support.tree import file_at
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from netstore.state.machine import Outcome
 
 
 def test_while_the_engine_is_behind_nothing_is_applied_and_what_is_asked_waits() -> None:
@@ -70,7 +70,7 @@ def test_while_the_engine_is_behind_nothing_is_applied_and_what_is_asked_waits()
     assert member.lines.events.count("state_behind") == member.lines.events.count("state_caught_up") == 1
 
 
-def test_what_waits_for_the_engine_is_refused_when_it_has_been_behind_for_too_long() -> None:
+def test_requests_are_refused_when_the_engine_has_been_behind_for_too_long() -> None:
     member, engine = behind()
     pass_time(member, 2 * BEHIND_SECONDS)
     waiting = [put(member) for _ in range(2 * COMPLETED_AT_ONCE)]
@@ -95,7 +95,7 @@ def test_what_waits_for_the_engine_is_refused_when_it_has_been_behind_for_too_lo
     assert isinstance(after[0], Event)
 
 
-def test_what_waits_for_an_engine_that_finds_no_room_is_refused_at_once() -> None:
+def test_requests_are_refused_at_once_when_the_engine_has_no_space() -> None:
     member, engine = behind()
     waiting = put(member)
     turns(member, 1)
@@ -184,7 +184,7 @@ def test_no_lease_ends_whose_renewal_waits_somewhere(where: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("why", ["behind", "late"])
-def test_what_waits_is_refused_only_when_nothing_could_be_proposed(
+def test_requests_are_refused_only_when_nothing_could_be_proposed(
     why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine that is slow for long, but lets something through now and then, refuses nothing."""
@@ -238,7 +238,7 @@ def test_a_follower_passes_on_what_it_is_asked_whatever_its_engine_does(
     assert [type(each) for each in done] == [Event]
 
 
-def test_what_is_held_is_counted_once_however_often_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_held_are_counted_once_however_often_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(3)
     leader, late = group[1].host, group[2].host
     monkeypatch.setattr(group[2].engine, "behind", lambda: 1)
@@ -280,7 +280,7 @@ def test_while_much_is_committed_and_not_applied_own_requests_wait(monkeypatch: 
     assert member.host.applier.waiting_bytes == 0
 
 
-def test_what_waits_is_proposed_in_the_turn_after_all_was_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_proposed_in_the_turn_after_all_was_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backpressure, "HELD_BYTES", 100)
     member = Solo().lead()
     member.settle()

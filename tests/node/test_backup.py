@@ -67,7 +67,7 @@ def revision(main: int, sub: int = 0, end: bytes = b"") -> bytes:
     return main.to_bytes(8, "big") + b"_" + sub.to_bytes(8, "big") + end
 
 
-def test_what_is_in_a_copy(place: Place) -> None:
+def test_the_contents_of_a_backup(place: Place) -> None:
     place.apply(
         PublishMember(7, "seven", ("http://c:1",), ("http://p:1",)),
         PublishMember(8, "gone", (), ("http://p:2",)),

@@ -75,7 +75,7 @@ def test_only_the_newest_are_remembered() -> None:
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_what_was_said_of_a_state_says_nothing_of_the_copy_that_replaced_it(replaced: bool) -> None:
+def test_digests_of_a_state_are_not_compared_with_the_snapshot_that_replaced_it(replaced: bool) -> None:
     host = Group(3)[2].host
     consistency = Consistency(host, lambda *_: None, KeptLog())
     consistency.reached()

@@ -19,11 +19,11 @@ from netstore.state.v3.commands import (
 )
 from netstore.types import Event
 from tests.support.member import Solo
+from tests.support.solo import FULL, Outcomes, Room, put, refusal, refusal_of_next, value
 
 if TYPE_CHECKING:
     from netstore.state.commands import Command
     from netstore.state.v3.commands import V3Command
-from tests.support.solo import FULL, Outcomes, Room, put, refusal, refusal_of_next, value
 
 
 def test_a_state_that_finds_no_room_refuses_writes_until_it_does() -> None:

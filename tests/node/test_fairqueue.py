@@ -39,7 +39,7 @@ def test_where_only_what_fits_is_taken_a_line_waits_and_the_others_go_on() -> No
     assert not made
 
 
-def test_what_a_member_asks_for_itself_goes_on_where_nothing_fits() -> None:
+def test_own_requests_go_on_where_nothing_fits() -> None:
     half = TURN_BYTES // 2
     made = queues(("ann", 1), *[("", half)] * 5)
     assert told(made.take(9, 0, fitting=True)) == [("", half)] * 2
@@ -49,7 +49,7 @@ def test_what_a_member_asks_for_itself_goes_on_where_nothing_fits() -> None:
     assert told(made.take(9, 1, fitting=True)) == [("ann", 1)]
 
 
-def test_what_was_put_back_is_the_next_of_its_line_and_in_nobody_elses_way() -> None:
+def test_a_request_put_back_is_the_next_of_its_queue_and_delays_no_other_queue() -> None:
     made = queues(("bob", 1), ("ann", 50), ("cid", 8), ("ann", 1), ("", 1))
     made.put_back(made.take(4, 100)[2:])
     made.add(Item("", 2))

@@ -101,7 +101,7 @@ def test_a_state_copy_of_a_later_level_ends_the_member_with_the_same_words() -> 
         group.start(new)
 
 
-def test_who_knows_less_than_the_cluster_is_not_published() -> None:
+def test_a_member_of_a_lower_level_than_the_cluster_is_not_published() -> None:
     group = raised()
     outcome = ask(group, 1, encode(PublishMember(9, "old", (), ("http://p9:1",), 1)))
     assert isinstance(outcome, Fault)
@@ -118,7 +118,7 @@ def test_the_level_is_judged_when_it_is_applied() -> None:
     assert group[3].machine.roster.level == 1
 
 
-def test_what_a_member_could_not_carry_out_is_not_taken_from_another() -> None:
+def test_commands_beyond_the_cluster_level_are_not_taken_from_another_member() -> None:
     group = Group(3)
     leader = group.leader.host
     bad = (b"", b"\x01", seal(b"\x92\x5a\xc4\x00"), seal(b"\x00"), b"\x07" * 40)

@@ -24,10 +24,6 @@ from netstore.state.v2.commands import Delete, Set
 from netstore.types import Event, Index, Nanos, NodeId, Term
 from tests.support.group import Group
 from tests.support.member import ME, Solo
-from tests.support.tree import file_at
-
-if TYPE_CHECKING:
-    from netstore.state.machine import Outcome
 from tests.support.solo import (
     FULL,
     Outcomes,
@@ -42,6 +38,10 @@ from tests.support.solo import (
     turns,
     value,
 )
+from tests.support.tree import file_at
+
+if TYPE_CHECKING:
+    from netstore.state.machine import Outcome
 
 
 def test_while_the_engine_is_behind_what_others_ask_waits_within_a_bound() -> None:
@@ -63,7 +63,7 @@ def test_while_the_engine_is_behind_what_others_ask_waits_within_a_bound() -> No
     assert member.host.machine.applied == last + 9
 
 
-def test_what_asks_for_nothing_is_not_put_off() -> None:
+def test_a_message_without_requests_is_not_postponed() -> None:
     member, _ = behind()
     message = replace(forward(member), payloads=[])
     member.host.receive([message] * 100)
@@ -71,7 +71,7 @@ def test_what_asks_for_nothing_is_not_put_off() -> None:
 
 
 @pytest.mark.parametrize("why", ["late", "full", "term"])
-def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> None:
+def test_forwarded_requests_wait_no_longer_than_own_ones(why: str) -> None:
     member, engine = behind()
     last = member.host.status().last
     message = forward(member)
@@ -94,7 +94,7 @@ def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> No
     assert member.host.machine.applied == last + (why == "late")
 
 
-def test_what_others_asked_is_taken_some_at_a_time() -> None:
+def test_postponed_requests_are_proposed_some_at_a_time() -> None:
     member, engine = behind()
     host = member.host
     [payload] = forward(member, 1).payloads
@@ -112,7 +112,7 @@ def test_what_others_asked_is_taken_some_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("size", [HELD_BYTES // 8, 9])
-def test_what_a_member_asks_of_a_leader_whose_engine_is_behind_is_done_when_it_is_no_more(
+def test_forwarded_requests_are_done_once_the_leaders_engine_has_caught_up(
     monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     group = Group(3)
@@ -131,7 +131,7 @@ def test_what_a_member_asks_of_a_leader_whose_engine_is_behind_is_done_when_it_i
     assert sizes == [size] * 6 + [1], "in the order in which they were asked"
 
 
-def test_what_was_put_off_waits_while_leadership_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postponed_requests_wait_while_leadership_is_transferred(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(3)
     leader, other = group[1], group[2]
     monkeypatch.setattr(leader.engine, "behind", lambda: 1)
@@ -153,7 +153,7 @@ def test_what_was_put_off_waits_while_leadership_is_handed_over(monkeypatch: pyt
     assert leader.host.term == term, "by the leader it was asked of"
 
 
-def test_what_others_ask_waits_for_what_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forwarded_requests_wait_while_too_much_is_uncommitted(monkeypatch: pytest.MonkeyPatch) -> None:
     member = Solo().lead()
     last = member.host.status().last
     with monkeypatch.context() as patch:
@@ -168,7 +168,7 @@ def test_what_others_ask_waits_for_what_is_not_committed(monkeypatch: pytest.Mon
     assert member.host.machine.applied == last + 2
 
 
-def test_what_others_ask_waits_behind_what_waits_already(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forwarded_requests_wait_behind_postponed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there would be room for it."""
     member = Solo().lead()
     last = member.host.status().last
@@ -252,7 +252,7 @@ def test_a_leader_without_room_does_not_let_others_fill_the_log(short: str) -> N
     assert value(member) == (b"v" if short == "log" else None)
 
 
-def test_what_was_put_off_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postponed_requests_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it is tried, and however short of room the member is."""
     member = Solo().lead()
     member.settle()
@@ -286,7 +286,7 @@ def test_what_was_put_off_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("short", "why"), [(FULL, Why.NO_SPACE), (OSError(errno.ENOMEM, "no memory"), Why.TOO_MANY)]
 )
-def test_who_asks_a_leader_without_room_is_told_so(short: OSError, why: Why) -> None:
+def test_a_leader_without_space_refuses_forwarded_requests(short: OSError, why: Why) -> None:
     member = Solo().lead()
     member.settle()
     message = forward(member, 9)
@@ -297,7 +297,7 @@ def test_who_asks_a_leader_without_room_is_told_so(short: OSError, why: Why) -> 
     ]
 
 
-def test_who_asks_what_no_log_takes_is_told_so() -> None:
+def test_a_forwarded_request_too_large_for_the_log_is_refused() -> None:
     member = Solo().lead()
     member.settle()
     message = Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [seal(b"nonsense", 5)])
@@ -305,7 +305,7 @@ def test_who_asks_what_no_log_takes_is_told_so() -> None:
     assert [(each.why, list(each.requests)) for each in told(member)] == [(Why.FAILED, [5])]
 
 
-def test_more_than_may_be_put_off_is_refused_to_who_asks_it() -> None:
+def test_more_than_may_be_postponed_is_refused() -> None:
     member, _ = behind()
     member.host.receive([forward(member, principal=b"%d" % number) for number in range(9)])
     assert len(member.host.forwards.postponed) == 8
@@ -313,7 +313,7 @@ def test_more_than_may_be_put_off_is_refused_to_who_asks_it() -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_what_others_asked_is_refused_some_at_a_time(full: bool) -> None:
+def test_postponed_requests_are_refused_some_at_a_time(full: bool) -> None:
     member, _ = behind()
     [payload] = forward(member, 1).payloads
     many = Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [payload] * PAYLOADS_PER_TURN)
@@ -338,7 +338,7 @@ def test_what_others_asked_is_refused_some_at_a_time(full: bool) -> None:
 
 
 @pytest.mark.parametrize(("full", "cause"), [(False, Reason.TOO_MANY.text), (True, Reason.NO_SPACE.text)])
-def test_who_asked_a_follower_is_told_at_once_that_its_leader_does_not_take_it(
+def test_a_client_of_a_follower_is_told_at_once_that_the_leader_refused(
     full: bool, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = Group(3)

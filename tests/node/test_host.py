@@ -29,13 +29,13 @@ from netstore.watch.watches import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
+from tests.support.solo import put, refusal, value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from netstore.raft.messages import Message
     from netstore.state.machine import Outcome
-from tests.support.solo import put, refusal, value
 
 
 @given(st.lists(st.binary(max_size=8), min_size=1, max_size=12), st.data())

@@ -142,7 +142,7 @@ async def test_a_member_that_lost_its_data_does_not_begin_again(
     assert folder.found is None
 
 
-async def test_who_accepted_a_connection_once_has_to_answer(
+async def test_a_member_that_accepted_a_connection_once_has_to_answer(
     enrolled: Enrolled, autojump_clock: MockClock
 ) -> None:
     busy = NoAnswer("busy", connected=True)
@@ -199,7 +199,9 @@ async def test_a_member_that_joins_asks_until_it_is_let_in(
     assert len(cluster.asked) == asked, "it knows the others"
 
 
-async def test_who_is_not_let_in_gives_up_in_the_end(enrolled: Enrolled, autojump_clock: MockClock) -> None:
+async def test_a_member_that_is_not_let_in_gives_up_in_the_end(
+    enrolled: Enrolled, autojump_clock: MockClock
+) -> None:
     cluster = Cluster(NOBODY)
     with pytest.raises(NetstoreError, match=f"within {JOIN_SECONDS:g} s: nobody is there"):
         await enrolled(replace(PAIR, join=B), cluster).find()

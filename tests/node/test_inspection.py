@@ -162,7 +162,7 @@ def test_a_skip_is_for_the_entry_that_was_seen_only(folder: Path) -> None:
         (["--confirm", "00"], "works only with --skip-entry"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_inspection_failures_are_reported(
     folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], told: str
 ) -> None:
     assert main(["--data-dir", str(folder), *flags]) in {1, 2}

@@ -207,7 +207,7 @@ def test_a_paused_job_waits_and_wakes_the_loop_when_it_goes_on(bench: Bench) -> 
     assert bench.run(9) == "a"
 
 
-def test_what_is_over_is_not_resumed(bench: Bench) -> None:
+def test_a_finished_job_is_not_resumed(bench: Bench) -> None:
     job = bench.start("ann", "a", steps=1)
     bench.run(1)
     bench.jobs.resume(job)

@@ -139,7 +139,7 @@ def test_however_often_requests_had_to_wait_what_is_overdue_may_be_renewed(membe
 
 
 @pytest.mark.parametrize("grace", [0.1, 3.0])
-def test_what_is_spared_is_spared_from_when_no_more_requests_wait(member: Leading, grace: float) -> None:
+def test_the_grace_counts_from_when_no_more_requests_wait(member: Leading, grace: float) -> None:
     """Whatever is between two looks."""
     member.lessor = Lessor(member, grace)
     member.grant(7, 5)
@@ -154,7 +154,7 @@ def test_what_is_spared_is_spared_from_when_no_more_requests_wait(member: Leadin
     assert member.expired() == [7]
 
 
-def test_what_a_new_leader_spares_is_not_less_for_requests_that_had_to_wait(member: Leading) -> None:
+def test_the_grace_of_a_new_leader_is_not_shortened_by_requests_that_had_to_wait(member: Leading) -> None:
     member.grant(7, 60)
     member.back_up(2 * MOST_GRACES)
     member.leader = NodeId(1)
@@ -294,7 +294,7 @@ def test_a_renewal_overtakes_an_end_on_its_way(member: Leading) -> None:
     assert member.machine.leases.get(7) is not None
 
 
-def test_what_is_asked_for_somebody_is_theirs(member: Leading) -> None:
+def test_lease_requests_name_their_principal(member: Leading) -> None:
     """A renewal is a proposal of theirs, and the time left a read of theirs."""
     member.grant(7, 5)
     member.asked.clear()
@@ -305,7 +305,7 @@ def test_what_is_asked_for_somebody_is_theirs(member: Leading) -> None:
 
 
 @pytest.mark.parametrize("fault", [errors.timed_out(), errors.refusal(Reason.CORRUPT)])
-def test_what_keeps_an_answer_is_told(member: Leading, fault: Fault) -> None:
+def test_a_fault_that_prevents_an_answer_is_told(member: Leading, fault: Fault) -> None:
     member.unreadable = fault
     assert member.time_to_live(7) == fault
     member.loses = True
@@ -332,7 +332,7 @@ def _noted(member: Leading) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("hindrance", ["none", "requests wait", "another leads", "elected again"])
-def test_what_happens_now_and_then_puts_no_notes_off(member: Leading, hindrance: str) -> None:
+def test_occasional_hindrances_postpone_no_notes(member: Leading, hindrance: str) -> None:
     """Else what nobody renews would live as long as members are restarted."""
     member.grant(7, 36_000)
     member.send("PUT", "/v2/keys/node", b"value=1&ttl=36000")
@@ -520,7 +520,7 @@ def test_a_node_that_is_to_get_a_ttl_does_not_end_before_all_that_waits_of_it(me
         ("/v2/keys/lock?dir=true&ttl=5", LONGEST_SPARED),
     ],
 )
-def test_what_others_try_to_write_without_end_ends(member: Leading, target: str, most: float) -> None:
+def test_endless_writes_of_others_delay_no_end_for_ever(member: Leading, target: str, most: float) -> None:
     """A lock whose owner is gone, say: one of them always waits, and none renews it."""
     member.reaper = member.lessor._nodes
     member.send("PUT", "/v2/keys/lock?ttl=5&value=dead")

@@ -146,7 +146,7 @@ def test_while_members_that_leave_still_vote_nothing_is_given_up_and_nobody_vote
     assert outcomes == [], "the entry may be committed by the others"
 
 
-def test_what_arrives_during_a_sync_is_the_next_batch() -> None:
+def test_records_that_arrive_during_a_sync_are_the_next_batch() -> None:
     member = Solo().lead()
     put(member)
     member.turn()
@@ -230,7 +230,7 @@ def test_want_of_room_is_told_also_where_memory_was_wanted_before(monkeypatch: p
 
 
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.EMFILE])
-def test_what_is_missing_for_now_is_waited_for(code: int) -> None:
+def test_a_passing_shortage_is_waited_for(code: int) -> None:
     member = Solo().lead()
     outcomes = put(member)
     member.turn()
@@ -267,7 +267,7 @@ def forgetting() -> Solo:
     return member
 
 
-def test_what_is_given_behind_a_mark_that_finds_no_room_waits_for_it() -> None:
+def test_records_behind_a_mark_without_room_wait_for_it() -> None:
     """The disk reports one failure after the other: what comes between two of them must not be kept while
     what was given before it is not.
     """
@@ -334,7 +334,7 @@ def test_a_mark_that_a_broken_disk_did_not_take_ends_the_member(error: OSError) 
         member.host.turn()
 
 
-def test_what_the_log_had_no_room_for_is_written_some_in_each_turn() -> None:
+def test_records_the_log_had_no_room_for_are_written_some_in_each_turn() -> None:
     member = Solo().lead()
     put(member)
     member.turn()

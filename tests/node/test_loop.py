@@ -83,7 +83,7 @@ async def test_outside_a_round_the_task_runs_the_turn() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_what_a_turn_asks_for_is_the_next_turns() -> None:
+async def test_a_wake_during_a_turn_runs_another_turn() -> None:
     loop = Loop()
     host = Turns(loop)
     async with trio.open_nursery() as nursery:

@@ -27,7 +27,7 @@ def jobs(group: Group, member: int) -> int:
     return sum(node.key.startswith(b"/queue/") for node in nodes_of(group[member].machine.tree))
 
 
-def test_what_was_sent_to_a_leader_that_died_is_sent_to_the_next() -> None:
+def test_requests_sent_to_a_leader_that_died_are_sent_to_the_next() -> None:
     group = Group(3)
     outcomes: list[Outcome | Fault] = []
     group[1].cut_off = True
@@ -43,7 +43,7 @@ def test_what_was_sent_to_a_leader_that_died_is_sent_to_the_next() -> None:
     assert [jobs(group, member) for member in (1, 2, 3)] == [1, 1, 1]
 
 
-def test_what_the_old_leader_could_not_commit_is_done_by_the_new_one_once() -> None:
+def test_requests_the_old_leader_could_not_commit_are_done_once_by_the_new_one() -> None:
     group = Group(3)
     outcomes: list[Outcome | Fault] = []
     group[1].cut_off = True
@@ -58,7 +58,7 @@ def test_what_the_old_leader_could_not_commit_is_done_by_the_new_one_once() -> N
     assert [jobs(group, member) for member in (1, 2, 3)] == [1, 1, 1]
 
 
-def test_what_the_old_leader_did_commit_is_not_done_again() -> None:
+def test_requests_the_old_leader_committed_are_not_done_again() -> None:
     group = Group(3)
     outcomes: list[Outcome | Fault] = []
     group[2].host.propose(ENQUEUE, outcomes.append, OWN)
@@ -112,7 +112,7 @@ def test_only_what_is_overtaken_is_queued_again_and_in_order(term: int, again: l
     assert answered == [None]
 
 
-def test_what_was_overtaken_is_queued_again_in_its_order() -> None:
+def test_lost_requests_are_queued_again_in_their_order() -> None:
     proposals = Proposals(1, TIME_LIMIT)
     old: list[bytes] = []
     for number in range(MAX_WAITING // 4):
@@ -132,7 +132,7 @@ def test_what_was_overtaken_is_queued_again_in_its_order() -> None:
     assert command_of(again[0]) == b"own"
 
 
-def test_what_timed_out_after_it_was_overtaken_is_not_sent_again() -> None:
+def test_lost_requests_that_timed_out_are_not_sent_again() -> None:
     proposals = Proposals(1, TIME_LIMIT)
     for word in (b"first", b"second"):
         proposals.add(word, lambda _: None, OWN)
@@ -156,7 +156,7 @@ def test_after_a_state_copy_nothing_is_sent_again() -> None:
     assert len(proposals) == 1
 
 
-def test_what_is_known_to_be_lost_is_sent_again_after_a_state_copy_too() -> None:
+def test_requests_known_to_be_lost_are_sent_again_after_a_snapshot_too() -> None:
     proposals = Proposals(1, TIME_LIMIT)
     proposals.add(b"lost", lambda _: None, OWN)
     proposals.sent(Term(4), proposals.take(9))
@@ -165,7 +165,7 @@ def test_what_is_known_to_be_lost_is_sent_again_after_a_state_copy_too() -> None
     assert [command_of(each.payload) for each in proposals.take(9)] == [b"lost"]
 
 
-def test_what_was_sent_is_forgotten_once_it_is_answered() -> None:
+def test_a_sent_request_is_forgotten_once_it_is_answered() -> None:
     """Though what was sent before it is not."""
     proposals = Proposals(1, TIME_LIMIT)
     proposals.add(b"lost", lambda _: None, OWN)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.admission import PARTS
-from netstore.errors import Fault, Reason
+from netstore.errors import Fault, Reason, stopped
 from netstore.node.backpressure import BEHIND_SECONDS, HELD_BYTES
 from netstore.node.fairqueue import TURN
 from netstore.node.member import OWN
@@ -274,7 +274,7 @@ def test_a_learner_can_always_be_removed() -> None:
 
 
 @pytest.mark.parametrize("through", [1, 2])
-def test_who_is_in_the_list_only_can_leave_it(through: int) -> None:
+def test_a_member_that_is_only_listed_can_be_removed(through: int) -> None:
     """So it stands after a cluster was begun anew from one member's data."""
     group = Group(3)
     group[1].host.propose(encode(PublishMember(9, "ghost", (), NEW)), lambda _: None, OWN)
@@ -505,7 +505,7 @@ def test_a_change_that_both_leaders_make_is_made_once(heard: bool) -> None:
     assert group.leader.conf.learners == (answers[0].id,)
 
 
-def test_what_a_state_copy_may_hold_is_unknown_and_never_called_refused() -> None:
+def test_a_change_that_a_snapshot_may_contain_is_unknown_and_never_called_refused() -> None:
     """The change was made, and its entry is forgotten before the member that asked for it could see it."""
     group = Group(3)
     answers: Answers = []
@@ -699,6 +699,21 @@ def test_an_id_that_is_none_never_reaches_another_member(through: int, id_: int)
     assert not group.sent
     group.pass_time(1)
     assert set(group[1].seen()) == {1, 2, 3}
+
+
+def test_a_stopped_member_refuses_changes() -> None:
+    host = Solo().lead().host
+    cluster = Cluster(host, log=Lines())
+    host.stop()
+    told: Answers = []
+    cluster.add(NEW, learner=True, done=told.append, principal=b"ann")
+    cluster.join(NEW, voters=3, replaces=NodeId(0), done=told.append)
+    cluster.remove(host.id, told.append, b"ann")
+    cluster.promote(NodeId(9), told.append, b"ann")
+    cluster.update(host.id, NEW, told.append, b"ann")
+    cluster.tick()
+    assert told == [stopped()] * 5
+    assert not host.proposals
 
 
 # --- for whom

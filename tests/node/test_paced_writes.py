@@ -20,13 +20,13 @@ from netstore.state.v3.commands import (
 )
 from netstore.types import Event, Index, NodeId
 from tests.support.member import ME, Solo
+from tests.support.solo import LIGHT, Outcomes, forward, paced, put, tick, told
 
 if TYPE_CHECKING:
     from netstore.raft.messages import Message
     from netstore.raft.status import Status
     from netstore.state.commands import Command
     from netstore.state.v3.commands import V3Command
-from tests.support.solo import LIGHT, Outcomes, forward, paced, put, tick, told
 
 
 def test_writes_that_are_paced_wait_and_all_are_done() -> None:
@@ -73,7 +73,7 @@ def test_own_writes_and_those_of_others_are_paced_together_and_take_turns() -> N
     assert member.host.backed_up, "renewals may be among them"
 
 
-def test_what_others_asked_and_is_not_done_in_time_is_refused_to_them() -> None:
+def test_forwarded_requests_not_done_in_time_are_refused() -> None:
     """So early that nobody is told that it took too long, and it is written after that."""
     member = paced(20.0)
     host = member.host
@@ -98,7 +98,7 @@ def test_what_others_asked_and_is_not_done_in_time_is_refused_to_them() -> None:
     assert host.status().last == last + done[-1]
 
 
-def test_what_would_not_have_its_turn_in_time_is_refused_at_once() -> None:
+def test_forwarded_requests_that_cannot_be_proposed_in_time_are_refused_at_once() -> None:
     member = paced(20.0)
     host = member.host
     rate = host._pacing.rate
@@ -117,7 +117,7 @@ def test_what_would_not_have_its_turn_in_time_is_refused_at_once() -> None:
     assert told(member) == [], "neither what comes alone nor what a member asks for itself"
 
 
-def test_who_overloads_a_follower_delays_nobody_else_while_writes_are_paced() -> None:
+def test_overloading_a_follower_delays_no_other_client_while_writes_are_paced() -> None:
     """Of three times what may be written all that is written is done in time, and who asks little waits for a
     moment only, with its lease for as long as it renews it.
     """

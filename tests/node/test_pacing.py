@@ -80,7 +80,7 @@ class Course:
             written += 1
             pacing.spend(ENTRY)
         if written < asked:
-            pacing.more_waits((), fitting=True)
+            pacing.hold()
         self.last += written
         self.rates.append(written * ENTRY / TICK)
         if self.weight > LIMIT:
@@ -181,7 +181,7 @@ def test_a_member_that_begins_slowly_is_not_given_up() -> None:
     assert course.compacted <= course.match
 
 
-def test_who_is_little_behind_slows_nobody() -> None:
+def test_a_member_little_behind_slows_nobody() -> None:
     course = Course(FAST)
     course.ticks(0.9)
     assert course.last - course.match < LIMIT / BEHIND_PART / ENTRY
@@ -191,7 +191,7 @@ def test_who_is_little_behind_slows_nobody() -> None:
     assert not course.pacing.paced
 
 
-def test_who_stands_still_slows_others_for_a_moment_only() -> None:
+def test_a_member_without_progress_slows_others_for_a_moment_only() -> None:
     course = Course(FAST)
     course.until(lambda: course.pacing.paced)
     course.ticks(WINDOW_SECONDS - 0.5)
@@ -202,7 +202,7 @@ def test_who_stands_still_slows_others_for_a_moment_only() -> None:
 
 
 @pytest.mark.parametrize("copying", [False, True])
-def test_who_is_silent_slows_nobody(copying: bool) -> None:
+def test_a_silent_member_slows_nobody(copying: bool) -> None:
     course = Course(FAST)
     if copying:
         course.pacing.snapshot_begun(SHE, Index(course.last), 0.0)
@@ -227,7 +227,7 @@ def test_a_copy_that_will_not_be_there_in_time_slows_nobody() -> None:
     assert course.pacing.needed() is None, "what is forgotten keeps nothing"
 
 
-def test_who_refused_a_copy_slows_nobody_during_the_next_until_it_gets_further() -> None:
+def test_a_member_that_refused_a_snapshot_slows_nobody_during_the_next_until_it_gets_further() -> None:
     course = Course(FAST)
     pacing = course.pacing
     course.ticks(1.0)
@@ -294,7 +294,7 @@ def test_copies_that_are_never_taken_slow_others_for_a_bounded_time() -> None:
     assert PACED_SECONDS + given_back / 2 < paced <= PACED_SECONDS + given_back + 25
 
 
-def test_who_was_waited_for_in_vain_is_not_until_half_of_that_is_given_back() -> None:
+def test_a_member_that_used_up_its_time_counts_again_once_half_of_it_is_given_back() -> None:
     """So it gets a time that may be enough, and not a little again and again."""
     course = Course(FAST)
 
@@ -379,7 +379,7 @@ def test_of_two_the_slower_one_counts_and_who_is_no_member_is_forgotten() -> Non
     assert pacing.needed() == 90, "it takes the log, and is near"
 
 
-def test_who_leads_no_more_paces_nothing() -> None:
+def test_a_former_leader_paces_nothing() -> None:
     course = Course(FAST)
     course.until(lambda: course.pacing.paced)
     course.pacing.look(2.0, standing(course.last, {}))

@@ -13,7 +13,7 @@ def asked(owner: str, request: int = 0, *, size: int = 100, came: float = 0.0) -
     return Request(NodeId(9), Term(1), request, bytes(size), owner, False, size, came)
 
 
-def test_who_asks_for_much_is_behind_itself_only() -> None:
+def test_a_household_with_many_requests_delays_only_itself() -> None:
     waiting = Postponed(1 << 20)
     assert all(waiting.add(asked("busy", number), ANY) for number in range(500))
     assert waiting.add(asked("calm", 500), ANY)

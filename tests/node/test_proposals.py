@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.admission import PARTS
-from netstore.errors import timed_out
+from netstore.errors import stopped, timed_out
 from netstore.node.fairqueue import TURN, TURN_BYTES
 from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, Proposals, Slot
@@ -29,7 +29,7 @@ def queue(*what: tuple[bytes, bytes]) -> Proposals:
     return made
 
 
-def test_who_writes_without_a_pause_delays_only_itself() -> None:
+def test_a_client_that_writes_without_a_pause_delays_only_itself() -> None:
     made = queue(*((b"flood", b"f%d" % number) for number in range(1000)), (b"other", b"o"))
     first = commands(made.take(100))
     assert first.index(b"o") == TURN
@@ -37,7 +37,7 @@ def test_who_writes_without_a_pause_delays_only_itself() -> None:
     assert made.queued
 
 
-def test_who_writes_much_at_a_time_delays_only_itself() -> None:
+def test_a_client_that_writes_much_at_a_time_delays_only_itself() -> None:
     """By bytes as by count: nothing is taken that has to be put back, before everybody else."""
     large = bytes(TURN_BYTES // 2)
     made = queue(*[(b"flood", large)] * 60, (b"other", b"o"), (b"", b"own"))
@@ -75,7 +75,7 @@ def test_the_members_own_go_first_and_what_was_taken_in_vain_goes_before_what_ca
     assert not made.queued
 
 
-def test_what_is_put_back_keeps_its_place_among_what_was_sent_in_vain() -> None:
+def test_slots_put_back_keep_their_place_among_lost_ones() -> None:
     """However much of either there is."""
     made = queue(*((b"ann", b"%d" % number) for number in range(900)))
     made.sent(Term(1), made.take(700))
@@ -88,7 +88,7 @@ def test_what_is_put_back_keeps_its_place_among_what_was_sent_in_vain() -> None:
 
 
 @pytest.mark.parametrize("origin", [1, (1 << 64) - 3])
-def test_what_was_sent_in_vain_at_different_times_is_in_its_order_again(origin: int) -> None:
+def test_slots_lost_at_different_times_are_in_their_order_again(origin: int) -> None:
     """Whichever leader each was given to, and however ids are counted."""
     made = Proposals(origin, 10.0)
     for number in range(6):
@@ -109,7 +109,7 @@ def test_what_was_sent_in_vain_at_different_times_is_in_its_order_again(origin: 
         assert own == sorted(own)
 
 
-def test_what_was_sent_in_vain_stands_in_no_other_clients_way() -> None:
+def test_lost_slots_delay_no_other_client() -> None:
     large, small = bytes(5_000), bytes(10)
     made = queue(*[(b"large", large)] * 4)
     made.sent(Term(1), made.take(9))
@@ -135,7 +135,7 @@ def test_nothing_is_lost_and_each_principal_keeps_its_order(what: list[bytes], m
         assert own == [command for each, command in numbered if each == principal]
 
 
-def test_what_timed_out_is_proposed_no_more() -> None:
+def test_slots_that_timed_out_are_not_proposed() -> None:
     made = queue((b"a", b"1"), (b"", b"own"))
     made.now = 11.0
     made.expire(timed_out, 1000)
@@ -152,7 +152,7 @@ def test_only_what_was_handed_to_raft_is_given_up() -> None:
     assert commands(made.take(9)) == [b"%d" % number for number in range(2, 9)]
 
 
-def test_what_was_told_that_it_timed_out_is_taken_from_no_place() -> None:
+def test_a_slot_that_timed_out_is_taken_from_no_queue() -> None:
     made = queue((b"ann", b"old"), (b"", b"older"))
     made.now = 9.0
     made.add(b"young", lambda _: None, b"bob")
@@ -210,3 +210,14 @@ def test_a_leader_refuses_only_what_it_was_given_in_its_term() -> None:
     assert made.refused(Term(1), [two]) == []
     made.jumped()
     assert made.refused(Term(2), [two, three, four]) == []
+
+
+def test_a_stopped_member_refuses_every_request_and_opens_no_slot() -> None:
+    proposals = Proposals(1, 10.0)
+    proposals.is_stopped = True
+    told: list[object] = []
+    assert proposals.open(b"change", told.append, OWN) is None
+    proposals.add(b"put", told.append, b"ann")
+    assert told == [stopped(), stopped()]
+    assert not proposals
+    assert not proposals.queued

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.errors import Fault, Reason
+from netstore.errors import Fault, Reason, stopped
 from netstore.node.forwards import Why
 from netstore.node.logsize import BYTES_PER_TURN, PAYLOADS_PER_TURN
 from netstore.node.member import OWN
@@ -19,12 +19,12 @@ from netstore.state.v2.commands import Delete, Set
 from netstore.types import Event, NodeId, Term
 from tests.support.group import Group
 from tests.support.member import ME, Solo
+from tests.support.solo import FULL, Room, decoding, put, refusal, turns
 
 if TYPE_CHECKING:
     import pytest
 
     from netstore.state.machine import Outcome
-from tests.support.solo import FULL, Room, decoding, put, refusal, turns
 
 
 def test_while_leadership_is_handed_over_what_waits_makes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_writes_the_log_finds_no_room_for_are_given_up_some_at_a_time() -> None:
     assert not member.woken
 
 
-def test_what_the_log_has_room_for_again_is_given_up_no_more() -> None:
+def test_requests_the_log_has_room_for_again_are_not_given_up() -> None:
     member = Solo().lead()
     outcomes = [put(member) for _ in range(2 * COMPLETED_AT_ONCE)]
     member.turn()
@@ -129,3 +129,15 @@ def test_many_that_a_leader_did_not_take_are_told_some_at_a_time() -> None:
     assert len(done) == seen[2]
     unknown = ForwardRefused(leader.id, other.id, other.host.term, 200, (1,))
     other.host.receive([unknown])
+
+
+def test_a_stopped_member_refuses_writes_and_changes_of_the_members() -> None:
+    member = Solo().lead()
+    member.host.stop()
+    last = member.host.status().last
+    told: list[Outcome | Fault] = []
+    member.host.propose(encode(Set(b"/k")), told.append, b"ann")
+    member.host.proposer.change_members((Step(StepKind.ADD_LEARNER, NodeId(9)),), b"", told.append)
+    member.settle()
+    assert told == [stopped(), stopped()]
+    assert member.host.status().last == last

@@ -156,7 +156,7 @@ def test_many_that_waited_too_long_are_told_in_pieces(monkeypatch: pytest.Monkey
     assert len(host.reads) == 1
 
 
-def test_what_was_given_up_does_not_gather() -> None:
+def test_reads_that_were_given_up_do_not_accumulate() -> None:
     """However long what has to be applied does not come."""
     waiting = reads.Reads(5.0)
     for second in range(0, 1000, 10):

@@ -51,7 +51,9 @@ def test_after_a_copy_in_the_place_of_another_log_the_log_takes_what_follows_the
         follower.host._writer._wal.append(None, [after], lambda _: None)
 
 
-def test_what_was_to_be_written_is_not_when_a_copy_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_to_be_written_are_dropped_when_a_snapshot_takes_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It would stand in the log behind the mark of the copy, and no start could read that."""
     group = Group(3)
     follower, leader = group[2], group.leader

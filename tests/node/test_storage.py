@@ -88,7 +88,7 @@ def test_a_member_without_a_cluster_waits_for_a_copy(tmp_path: Path) -> None:
         assert boot.entries == []
 
 
-def test_what_was_kept_is_loaded_and_reported(tmp_path: Path) -> None:
+def test_stored_data_is_loaded_and_reported(tmp_path: Path) -> None:
     kept.unpack(kept.ARCHIVE, tmp_path / "data")
     reports = Reports()
     with opened(tmp_path / "data", reports=reports) as storage:

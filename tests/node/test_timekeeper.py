@@ -121,7 +121,7 @@ def test_many_that_are_due_are_called_in_pieces_and_in_order() -> None:
     assert not deadlines.run_due()
 
 
-def test_what_is_asked_for_while_many_are_called_comes_after_all_of_them() -> None:
+def test_deadlines_set_during_calls_come_after_all_that_are_due() -> None:
     """Also where no time went by, and at the instant at which they were due."""
     deadlines = Deadlines(HandClock(Nanos(0)))
     ran: list[int] = []
@@ -250,7 +250,7 @@ async def test_no_tick_waits_for_all_that_is_due(autojump_clock: trio.testing.Mo
     assert done[:8] == ["tick", "piece", "piece", "piece", "tick", "piece", "piece", "tick"]
 
 
-async def test_what_a_state_has_with_a_ttl_is_counted_between_ticks(
+async def test_the_ttls_of_a_state_are_counted_between_ticks(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """However many there are, all of them soon, and in pieces."""
@@ -294,7 +294,7 @@ async def test_a_full_disk_is_tried_again(
     assert len(tried) == 3
 
 
-async def test_what_members_sent_is_heard_before_anybody_is_judged(
+async def test_messages_of_members_are_read_before_a_tick(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Also by a tick that comes late: it was the loop that was held, not the leader that was silent."""

@@ -17,8 +17,6 @@ DOORS: Final = ("self._member", "member", "self._cluster", "self._members", "sel
 
 OWN: Final = {
     ("netstore/api/health.py", "Health.__call__"): "one read for all that ask",
-    ("netstore/api/v3/compaction.py", "Compaction.to"): "what the operator has set",
-    ("netstore/api/v3/quota.py", "Quota._raise"): "one alarm, however many writes are too much",
 }
 """Where the member asks for itself, and why."""
 

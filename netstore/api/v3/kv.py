@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from netstore.api.v3.answers import Answers
     from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
-    from netstore.api.v3.quota import Quota
     from netstore.net.grpc.protocols import Call, Handler
     from netstore.node.member import Replica
+    from netstore.node.quota import Quota
     from netstore.state.machine import Outcome
     from netstore.state.v3.commands import Operation, Put, Range, Txn
 

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from netstore.api.gate import Gate
     from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
-    from netstore.api.v3.quota import Quota
     from netstore.api.v3.shared import SharedAnswers
     from netstore.net.grpc.protocols import Call, Handler, StreamHandler
     from netstore.node.member import Member
+    from netstore.node.quota import Quota
     from netstore.state.machine import Outcome
     from netstore.state.v3.lease import Lease
     from netstore.types import LeaseId

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from netstore.api.gate import Gate
     from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
-    from netstore.api.v3.quota import Quota
     from netstore.net.grpc.protocols import Call, Handler, Receiver, StreamHandler
     from netstore.node.member import Member, Membership
+    from netstore.node.quota import Quota
     from netstore.state.machine import Outcome
     from netstore.state.v3.hashes import Hash
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Final
 from netstore.api.v3 import health
 from netstore.api.v3.answers import Answers
 from netstore.api.v3.cluster import ClusterService
-from netstore.api.v3.compaction import ByRevisions, ByTime
 from netstore.api.v3.delivery import Deliveries
 from netstore.api.v3.interceptor import Interceptor
 from netstore.api.v3.kv import KvService
 from netstore.api.v3.lease import LeaseService
 from netstore.api.v3.maintenance import MaintenanceService
 from netstore.api.v3.messages import Headers, WatchAnswers
-from netstore.api.v3.quota import Quota
 from netstore.api.v3.shared import SharedAnswers
 from netstore.api.v3.watch import WatchService
 from netstore.net.grpc.protocols import Services
+from netstore.node.autocompaction import ByRevisions, ByTime
+from netstore.node.quota import Quota
 
 if TYPE_CHECKING:
     from collections.abc import Callable

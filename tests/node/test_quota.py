@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from netstore import codes
-from netstore.api.v3.quota import DEFAULT_BYTES, Quota
+from netstore.node.quota import DEFAULT_BYTES, Quota
 from netstore.proto import rpc_pb2 as pb
 from netstore.state.v3.commands import NOSPACE
 from tests.support.v3member import OPTIONS, ReadableMember, Served

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from netstore.api.v3.compaction import ByRevisions, ByTime
 from netstore.errors import timed_out
+from netstore.node.autocompaction import ByRevisions, ByTime
 from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
 from tests.support.member import Lines
