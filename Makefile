@@ -11,7 +11,7 @@ SAY = sed -n 's/^\#= \(make $@  *.*\)/\1/p' Makefile
 #= make docs       the documentation site, into build/docs; half a minute
 #= make demo       three nodes, a store and agents in network namespaces, as root; half a minute
 #= make bench      netstored beside Debian's etcd, as root; half an hour
-#= make sim        SEEDS=500 simulated clusters; two minutes for 500; it goes on where it was stopped
+#= make sim        SEEDS=500 simulated clusters, fewer do not reach all; two minutes for 500; it goes on where it was stopped
 #= make matrix     the tests that are not slow with Python 3.11 to 3.14, by uv; an hour
 #= make lock       the newest releases into contrib/lock.txt, by uv; less than a minute
 #= make changes    the changes since the last release; VERSION=1.2.0 puts them into CHANGELOG.md; less than a minute
