@@ -27,4 +27,4 @@ bench: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.bench
 sim: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m tests.sim --seeds $(SEEDS)
 matrix: ; @$(SAY) && VERSIONS="$(VERSIONS)" bash contrib/matrix
 lock: ; @$(SAY) && bash contrib/lock
-changes: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version Unreleased)
+changes: ; @$(SAY) && bash contrib/venv && if [ "$(VERSION)" ] || ls contrib/changes/*.*.md >/dev/null 2>&1; then $(PYTHON) -m towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version Unreleased); else echo "no change since the last release: contrib/changes has no file of one"; fi
