@@ -115,6 +115,8 @@ def main(words: list[str] | None = None) -> int:
     if unknown := set(chosen) - set(rooms()):
         parser.error(f"no such room: {', '.join(sorted(unknown))}; there are {', '.join(rooms())}")
     least, failed = floors(), []
+    if without := sorted(set(chosen) - set(least)):
+        parser.error(f"no floor in pyproject.toml (tool.netstore.coverage) for {', '.join(without)}: add one")
     print(f"{'room':10} {'lines':>6} {'missed':>6} {'percent':>8} {'floor':>6}")
     with ThreadPoolExecutor(WORKERS) as pool:
         for each in pool.map(measure, chosen):

@@ -63,6 +63,7 @@ def test_the_program_says_whether_it_proved_anything(
     assert main() == code
     shown = capsys.readouterr().out
     assert ("never reached: " in shown) == bool(code)
+    assert ("too few runs to reach all; use SEEDS=500" in shown) == bool(code)
 
 
 def test_a_trace_is_shown_line_by_line(

@@ -29,6 +29,7 @@ PACKAGE_OF: Final = {
     "bash": "bash",
     "curl": "curl",
     "h2load": "nghttp2-client",
+    "make": "make",
 }
 """Program -> the Debian package that has it."""
 

@@ -41,3 +41,16 @@ def test_the_table_is_printed_and_judged(
     assert state.endswith(f"below {floors()['state']:g}")
     with pytest.raises(SystemExit):
         main(["kitchen"])
+
+
+def test_a_room_without_a_floor_is_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(room: str) -> Measured:
+        raise AssertionError(room)
+
+    monkeypatch.setattr("contrib.coverage.measure", measure)
+    monkeypatch.setattr("contrib.coverage.floors", lambda: {"raft": 90.0})
+    with pytest.raises(SystemExit):
+        main(["raft", "etcdfile"])
+    assert "tool.netstore.coverage) for etcdfile: add one" in capsys.readouterr().err

@@ -21,6 +21,11 @@ LIST_LIMIT: Final = 64 * 1024
 MAX_CONTINUATIONS: Final = 16
 """CONTINUATION frames of one header block."""
 
+FRAME_LIMIT: Final = 64 * 1024
+"""Largest frame that we send, also to a peer that takes larger ones (SETTINGS_MAX_FRAME_SIZE). Until the peer
+says so, frames have 16 KiB at most; larger ones that it sends are refused (`frames.MAX_FRAME`).
+"""
+
 UNSENT_LIMIT: Final = 256 * 1024
 """Unsent bytes of a connection at which no further DATA is framed, so that later data of another stream waits
 behind at most this much.

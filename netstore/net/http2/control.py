@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.net.http2.bounds import IDLE_PING_SECONDS, MAX_PING_STRIKES, PING_SECONDS
+from netstore.net.http2.bounds import FRAME_LIMIT, IDLE_PING_SECONDS, MAX_PING_STRIKES, PING_SECONDS
 from netstore.net.http2.charging import count_early_reset, count_empty_frame
 from netstore.net.http2.closing import (
     CLOSING,
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 _SETTINGS_PER_UNIT: Final = 4
 _EARLY_SECONDS: Final = 1.0
 _LARGEST_FRAME_LIMIT: Final = 2**24 - 1
-_FRAME_WANTED: Final = 64 * 1024
 _DEFAULT_TABLE: Final = 4_096
 _DRAIN_PING: Final = b"draining"
 
@@ -160,7 +159,7 @@ def _set(connection: Http2Connection, name: int, value: int) -> None:
     if name == SET_MAX_FRAME:
         if not LEAST_FRAME_LIMIT <= value <= _LARGEST_FRAME_LIMIT:
             raise ConnectionFault(PROTOCOL_ERROR, f"a frame limit of {value}")
-        connection.frame_limit = min(value, _FRAME_WANTED)
+        connection.frame_limit = min(value, FRAME_LIMIT)
     elif name == SET_TABLE_SIZE:
         # We put nothing into the peer's table, but a smaller one must be acknowledged in the next block
         # (RFC 7541, 4.2).

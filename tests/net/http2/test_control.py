@@ -11,6 +11,7 @@ from netstore.net.http2 import (
     SETTINGS,
     frame,
 )
+from netstore.net.http2.bounds import FRAME_LIMIT
 from tests.support.h2client import ENDING, OPENING, Wire
 from tests.support.h2frames import (
     CALM,
@@ -36,6 +37,16 @@ def test_of_several_initial_windows_in_a_frame_each_is_checked_and_the_last_is_u
     assert [(each.kind, each.flags) for each in wire.sent()] == [(SETTINGS, ACK)]
     wire.feed(frame(SETTINGS, 0, 0, window + u32(MAX + 1) + window + u32(7)))
     assert wire.verdict() == ("connection", http2.FLOW_CONTROL_ERROR)
+
+
+def test_frames_are_as_large_as_the_peer_takes_but_for_our_own_limit() -> None:
+    for wanted, largest in ((None, 16_384), (20_000, 20_000), (2**24 - 1, FRAME_LIMIT)):
+        wire = Wire()
+        wire.feed(setting(http2.SET_INITIAL_WINDOW, MAX), frame(http2.WINDOW_UPDATE, 0, 0, u32(1_000_000)))
+        if wanted is not None:
+            wire.feed(setting(http2.SET_MAX_FRAME, wanted))
+        wire.feed(wire.request(1, bytes(200_000)))
+        assert max(len(each.payload) for each in wire.sent() if each.kind == http2.DATA) == largest
 
 
 def test_the_cost_of_settings_does_not_grow_with_the_streams() -> None:
