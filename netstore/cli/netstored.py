@@ -105,8 +105,7 @@ def _work_on_log(config: StoreConfig, work: _LogWork) -> None:
     with Inspection(config.data_dir, config.wal_dir) as inspection:
         if work.shown is not None:
             first, last = _bounds(work.shown)
-            for each in inspection.lines(first, last):
-                print(each)
+            program.write(inspection.lines(first, last))
         if work.skip is not None:
             _skip(inspection, int(work.skip), work.confirm)
 
@@ -120,13 +119,10 @@ def _bounds(shown: str) -> tuple[int, int]:
 
 def _skip(inspection: Inspection, index: int, confirm: str | None) -> None:
     entry = inspection.find(index)
-    print(f"{entry.index} {entry.hash} {entry.line}")
+    program.write([f"{entry.index} {entry.hash} {entry.line}"])
     if confirm is None and sys.stdin.isatty():
-        print(
-            f"This member will not apply this entry. Type its hash, {entry.hash}, to skip it: ",
-            end="",
-            flush=True,
-        )
+        question = f"This member will not apply this entry. Type its hash, {entry.hash}, to skip it: "
+        program.write([question], end="")
         confirm = sys.stdin.readline().strip()
     if confirm is None:
         raise NetstoreError(
@@ -136,10 +132,14 @@ def _skip(inspection: Inspection, index: int, confirm: str | None) -> None:
     if confirm != entry.hash:
         raise NetstoreError(f"entry {index} was not skipped: its hash is {entry.hash}, not {confirm!r}")
     inspection.skip(entry)
-    print(f"This member skips entry {index} from its next start on.")
-    print("Every member of the cluster has to skip it, before its next start:")
-    print(f"    netstored --data-dir FOLDER --skip-entry {index} --confirm {entry.hash}")
-    print("Members compare their states when they run again; one that differs from the others stops.")
+    program.write(
+        [
+            f"This member skips entry {index} from its next start on.",
+            "Every member of the cluster has to skip it, before its next start:",
+            f"    netstored --data-dir FOLDER --skip-entry {index} --confirm {entry.hash}",
+            "Members compare their states when they run again; one that differs from the others stops.",
+        ]
+    )
 
 
 if __name__ == "__main__":

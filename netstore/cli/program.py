@@ -16,7 +16,7 @@ from netstore.errors import NetstoreError, NoRestart
 from netstore.ops.layers import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from _typeshed import DataclassInstance
 
@@ -43,22 +43,33 @@ def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Se
         return NO_RESTART
     match loaded.task:
         case Task.HELP:
-            return _show(layered.usage())
+            return _run(name, lambda: write([layered.usage()]))
         case Task.VERSION:
-            return _show(f"{name} {__version__}")
+            return _run(name, lambda: write([f"{name} {__version__}"]))
         case Task.CHECK:
-            return _show(layered.report(loaded), *(f"# {notice}" for notice in loaded.notices))
+            lines = [layered.report(loaded), *(f"# {notice}" for notice in loaded.notices)]
+            return _run(name, lambda: write(lines))
         case Task.RUN:
             return _run(name, lambda: start(loaded.config, loaded.notices))
 
 
-def _show(*lines: str) -> int:
+class _ReaderGone(NetstoreError):  # noqa: N818 - named for what happened
+    """The reader of standard output, as `head` or a pager, has ended; nothing is printed about it."""
+
+
+def write(lines: Iterable[str], *, end: str = "\n") -> None:
+    """Print lines on standard output and flush. NetstoreError if that takes no more."""
     try:
-        print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:  # the reader, as a pager, has ended; the flush at exit must not fail either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    return STOPPED
+        for line in lines:
+            print(line, end=end)
+        print(end="", flush=True)
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # the flush at exit must not fail, too
+        os.close(nowhere)
+        if isinstance(error, BrokenPipeError):
+            raise _ReaderGone from None
+        raise NetstoreError(f"standard output: {error.strerror}: write to another file or disk") from None
 
 
 def _run(name: str, start: Callable[[], None]) -> int:
@@ -69,6 +80,8 @@ def _run(name: str, start: Callable[[], None]) -> int:
         if told is None or others is not None:
             raise
         errors = list(_leaves(told))
+    except _ReaderGone:
+        return FAILED
     except NetstoreError as error:
         errors = [error]
     except KeyboardInterrupt:

@@ -54,6 +54,10 @@ MAX_TOKEN_CHARACTERS: Final = 256
 """Longest join token."""
 
 _JOIN: Final = "token"
+
+_OWN_NAMES: Final = frozenset({"lock", "lost+found", "state", "wal", _JOIN})
+"""What a folder has before it has an identity, at most; also the root of a disk of its own."""
+
 _TITLE: Final = "netstore data folder"
 _JOIN_TITLE: Final = "netstore join token"
 
@@ -132,8 +136,8 @@ class DataDir:
         _make_folder(path)
         lock = _lock(path)
         try:
-            _make_folder(wal)
-            _make_folder(path / "state")
+            _make_folder(wal, own=wal_dir is None)
+            _make_folder(path / "state", own=True)
             _finish_replacing(path, wal)
             narrowed = [each for folder in (path, wal, path / "state") for each in _make_private(folder)]
             found = _read_both(path, wal)
@@ -188,22 +192,30 @@ def explain_errors(path: Path) -> Iterator[None]:
             f"{path}: {error.strerror}: run as the owner of the folder, or give it to this user with chown"
         ) from error
     except (FileExistsError, NotADirectoryError) as error:
-        raise NetstoreError(
-            f"{path}: a file is in the way of the folder: move it, or choose another folder"
-        ) from error
+        raise NetstoreError(f"{path}: a file is in the way of the folder: choose another folder") from error
     except OSError as error:
         raise NetstoreError(f"{path}: {error.strerror}: check the disk, or choose another folder") from error
 
 
-def _make_folder(path: Path) -> None:
+def _make_folder(path: Path, *, own: bool = False) -> None:
+    """Create a folder if necessary, and check that it is private. `own`: it is inside a member's folder."""
     with explain_errors(path):
         if not path.exists():
             path.mkdir(mode=0o700, parents=True)
             sync_folder(path.parent)
-        mode = path.stat().st_mode & 0o777
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError
+        names = set(os.listdir(path))  # noqa: PTH208 - may fail, as may all here
+        mode = status.st_mode & 0o777
         if mode & 0o077:
+            # Nobody is told to close a folder of the system, as /etc, because its name was given by mistake.
+            if not (own or _IDENTITY in names or names <= _OWN_NAMES):
+                raise NetstoreError(
+                    f"{path}: mode {mode:04o} lets other users in, and it has files that are no member's:"
+                    " choose another folder"
+                )
             raise NetstoreError(f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}")
-        os.listdir(path)  # noqa: PTH208 - checks that it is a folder and can be read
 
 
 def _make_private(folder: Path) -> list[str]:
@@ -347,7 +359,7 @@ def _finish_replacing(path: Path, wal: Path) -> None:
         return
     with explain_errors(path):
         for folder in (wal, path / "state"):
-            _make_folder(folder / DAMAGED)
+            _make_folder(folder / DAMAGED, own=True)
             for file in folder.iterdir():
                 if file.name not in (DAMAGED, _IDENTITY):
                     file.rename(folder / DAMAGED / file.name)

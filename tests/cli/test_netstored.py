@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,10 +15,11 @@ import netstore.server
 from netstore import __version__
 from netstore.cli.netstored import main
 from netstore.errors import CorruptData, NetstoreError, NoRestart
+from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from netstore.ops.store import StoreConfig
 
@@ -133,17 +136,50 @@ def test_an_interrupt_ends_with_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["--log-level=fatal"]) == 1
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
-    program = f"{sys.executable} -m netstore.cli.netstored --check-config"
+@pytest.mark.parametrize("program", ["netstored", "agent"])
+@pytest.mark.parametrize("task", ["--help", "--version", "--check-config"])
+def test_output_that_nobody_takes_is_no_traceback(program: str, task: str) -> None:
+    assert unread(program, task) == (1, "")
+    name = "netstore-agent" if program == "agent" else program
+    full = f"{name}: standard output: No space left on device: write to another file or disk\n"
+    assert on_full_disk(program, task) == (1, full)
+
+
+def test_a_listed_log_that_nobody_takes_is_no_traceback(tmp_path: Path) -> None:
+    with start_netstored(tmp_path) as daemon:
+        assert daemon.stop() == 0
+        words = ("--data-dir", str(daemon.data_dir), "--inspect-log")
+        assert unread("netstored", *words) == (1, "")
+        code, err = on_full_disk("netstored", *words)
+        assert code == 1
+        assert err.startswith("netstored: standard output: No space left on device: ")
+
+
+def unread(program: str, *words: str) -> tuple[int, str]:
+    """Exit code and errors of a program whose output goes into a pipe without a reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return _ended(writer, program, *words)
+    finally:
+        os.close(writer)
+
+
+def on_full_disk(program: str, *words: str) -> tuple[int, str]:
+    with Path("/dev/full").open("w") as full:
+        return _ended(full.fileno(), program, *words)
+
+
+def _ended(output: int, program: str, *words: str) -> tuple[int, str]:
     done = subprocess.run(
-        ["bash", "-c", f"{program} | true; exit ${{PIPESTATUS[0]}}"],
-        capture_output=True,
+        [sys.executable, "-m", f"netstore.cli.{program}", *words],
+        stdout=output,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
-        env={"PYTHONUNBUFFERED": "1", "NETSTORE_CONFIG_FILE": ""},
+        timeout=seconds(60),
     )
-    assert done.stderr == ""
-    assert done.returncode in {0, 1}, "0 when all fitted into the pipe before it was closed"
+    return done.returncode, done.stderr
 
 
 def test_check_config_loads_neither_trio_nor_the_server() -> None:

@@ -152,11 +152,25 @@ def test_a_folder_open_to_other_users_is_refused_with_the_chmod_to_run(
     adopted(folder, ME).close()
 
 
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_nobody_is_told_to_close_a_folder_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "etc"
+    path.mkdir(mode=0o755)
+    (path / "passwd").write_text("")
+    mine = tmp_path / "data"
+    text = "mode 0755 lets other users in, and it has files that are no member's: choose another folder"
+    assert refused(path) == f"{path}: {text}"
+    with pytest.raises(NetstoreError, match=f"{path}: {text}"):
+        DataDir.lock(mine, path)
+    (path / "passwd").rename(path / "lost+found")
+    assert refused(path) == f"{path}: mode 0755 lets other users in: run chmod 700 {path}"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_file_in_the_way_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "data"
     path.write_text("")
-    path.chmod(0o600)
-    assert refused(path) == f"{path}: a file is in the way of the folder: move it, or choose another folder"
+    path.chmod(mode)
+    assert refused(path) == f"{path}: a file is in the way of the folder: choose another folder"
     assert "a file is in the way" in refused(path / "below")
 
 
