@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-import netstore.server
 from netstore import __version__
 from netstore.cli.netstored import main
 from netstore.errors import CorruptData, NetstoreError, NoRestart
+from netstore.server import daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def serving(monkeypatch: pytest.MonkeyPatch, fault: BaseException | None = None)
         if fault is not None:
             raise fault
 
-    monkeypatch.setattr(netstore.server, "serve", serve)
+    monkeypatch.setattr(daemon, "serve", serve)
     return seen
 
 
