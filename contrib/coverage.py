@@ -30,9 +30,6 @@ WORKERS: Final = 2
 GENERATED: Final = "proto"
 """A room that protoc writes."""
 
-WIRING: Final = "netstore/server.py"
-"""Runs only in real processes."""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -73,7 +70,7 @@ def settings(room: str, data: Path) -> str:
     """Coverage's configuration."""
     measured = f"source = netstore.{room}"
     if room == SHARED:
-        measured = f"source = netstore\nomit =\n    netstore/*/*\n    {WIRING}"
+        measured = "source = netstore\nomit =\n    netstore/*/*"
     return f"[run]\ndata_file = {data}\n{measured}\n"
 
 

@@ -1,5 +1,5 @@
 """The outside world as small protocols: clocks, timers, random numbers, the log, disks. Their implementations
-are chosen by `server.py`, `node.storage`, the agent's service and tests.
+are chosen by `server`, `node.storage`, the agent's service and tests.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
     import trio  # noqa: PLC0415
 
     from netstore.ops import logging  # noqa: PLC0415
-    from netstore.server import serve  # noqa: PLC0415
+    from netstore.server.daemon import serve  # noqa: PLC0415
 
     logging.configure(config.log_level, config.log_format)
     log = logging.get_logger("netstored")

@@ -30,10 +30,12 @@ from netstore.types import NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from netstore.disk.datadir import DataDir
     from netstore.node.membersettings import MemberSettings
     from netstore.seams import Log
+    from netstore.state.machine import Machine
     from netstore.state.members import MemberInfo
     from netstore.types import ClusterId
 
@@ -140,6 +142,14 @@ class Enrollment:
         if own.member_id in self._initial and bootstrap.cluster_id(self._initial) == own.cluster_id:
             return {id_: urls for id_, (_, urls) in self._initial.items()}
         return {}
+
+    def directory(self, machine: Machine) -> tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]:
+        """Peer URLs of every member, and the ids of removed members: from this member's state, or as the
+        cluster listed them until it has one.
+        """
+        if not machine.members:
+            return self.acquainted, machine.removed
+        return {id_: member.peer_urls for id_, member in machine.members.items()}, machine.removed
 
     async def meet(self) -> None:
         """Ask the cluster for its members, unless that was done: fills `acquainted`."""

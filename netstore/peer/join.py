@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.errors import Fault, NoRestart, Reason
+from netstore import __version__
+from netstore.errors import Fault, Reason
+from netstore.node.identity import NoAnswer
 from netstore.peer.dial import StreamFailed, dial
 from netstore.peer.handshake import Hello, Purpose, Verdict
 from netstore.peer.wire import (
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
     from netstore.node.host import Host
+    from netstore.node.membersettings import MemberSettings
     from netstore.node.membership import Cluster
     from netstore.peer.handshake import Secret
     from netstore.seams import Log
@@ -47,10 +50,6 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS: Final = 15.0
 """Time limit for an answer: adding a member goes through the log, after others that join."""
-
-
-class Expelled(NoRestart):
-    """This member was removed from its cluster: it stops for good."""
 
 
 class JoinService:
@@ -152,6 +151,48 @@ class JoinService:
         members = self._host.machine.members
         listed = tuple(members[id_] for id_ in sorted(members))
         return MemberList(self._host.cluster_id, you, listed, refusal)
+
+
+class Applicant:
+    """Asks running members for the member list, and to be added. Implements what `node.identity.Enrollment`
+    needs.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        settings: MemberSettings,
+        *,
+        credentials: Credentials | None,
+        secret: Secret | None,
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._credentials = credentials
+        self._secret = secret
+
+    async def list_members(self, urls: Sequence[str]) -> MemberList:
+        """The member list of the first of these that answers. NoAnswer if none does."""
+        return await self._ask(urls, None)
+
+    async def join(self, urls: Sequence[str], replaces: NodeId) -> MemberList:
+        """Ask to be added, in place of `replaces` unless that is 0. NoAnswer if none of these agrees."""
+        own = self._settings
+        return await self._ask(urls, JoinRequest(own.name, own.peer_urls, replaces))
+
+    async def _ask(self, urls: Sequence[str], request: JoinRequest | None) -> MemberList:
+        try:
+            return await request_member_list(
+                self._reactor,
+                urls,
+                request,
+                program=f"netstored {__version__}",
+                credentials=self._credentials,
+                secret=self._secret,
+            )
+        except StreamFailed as fault:
+            other_token = fault.verdict == Verdict.NOT_PROVED
+            raise NoAnswer(str(fault), connected=fault.verdict is not None, other_token=other_token) from None
 
 
 async def request_member_list(

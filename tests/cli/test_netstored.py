@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-import netstore.server
 from netstore import __version__
 from netstore.cli.netstored import main
 from netstore.errors import CorruptData, NetstoreError, NoRestart
+from netstore.server import daemon
 from tests.support.daemon import start_netstored
 from tests.support.patience import seconds
 
@@ -44,7 +44,7 @@ def serving(monkeypatch: pytest.MonkeyPatch, fault: BaseException | None = None)
         if fault is not None:
             raise fault
 
-    monkeypatch.setattr(netstore.server, "serve", serve)
+    monkeypatch.setattr(daemon, "serve", serve)
     return seen
 
 

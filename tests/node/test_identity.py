@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import pytest
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio.testing import MockClock
+
+    from netstore.state.machine import Machine
 
     Enrolled: TypeAlias = Callable[["MemberSettings", "Cluster"], "Enrollment"]
 
@@ -169,6 +172,11 @@ async def test_a_member_of_a_running_cluster_finds_itself_by_its_urls(enrolled: 
     await enrollment.find()
     assert enrollment.identity == MemberIdentity(CLUSTER, NodeId(7), "a")
     assert enrollment.acquainted == {8: B}
+    members: dict[NodeId, MemberInfo] = {}
+    machine = cast("Machine", SimpleNamespace(members=members, removed={3}))
+    assert enrollment.directory(machine) == ({8: B}, {3}), "until the state has the members"
+    members[NodeId(9)] = member(NodeId(9), A)
+    assert enrollment.directory(machine) == ({9: A}, {3})
     assert enrollment.first_members() == {}, "it began no cluster"
 
 

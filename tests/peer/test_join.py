@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from netstore.node.identity import NoAnswer
 from netstore.node.member import OWN
-from netstore.peer.join import JoinService
+from netstore.ops.enrollment import member_settings
+from netstore.ops.store import STORE
+from netstore.peer.dial import StreamFailed
+from netstore.peer.handshake import Verdict
+from netstore.peer.join import Applicant, JoinService
 from netstore.peer.wire import JoinRequest, MemberList
 from netstore.state.members import MemberInfo, to_vote
 from netstore.types import NodeId
@@ -285,3 +290,26 @@ def test_an_identity_is_given_out_again_only_at_a_read_index() -> None:
     desk.group.pass_time(4)
     [members] = answers
     assert members.you != first
+
+
+@pytest.mark.parametrize(
+    ("verdict", "connected", "other_token"),
+    [(None, False, False), (Verdict.FAILED, True, False), (Verdict.NOT_PROVED, True, True)],
+)
+async def test_a_failed_application_says_whether_anybody_answered(
+    monkeypatch: pytest.MonkeyPatch, verdict: int | None, *, connected: bool, other_token: bool
+) -> None:
+    asked: list[JoinRequest | None] = []
+
+    async def fail(_reactor: object, _urls: object, request: JoinRequest | None, **_: object) -> MemberList:
+        asked.append(request)
+        raise StreamFailed("nobody", verdict)
+
+    monkeypatch.setattr("netstore.peer.join.request_member_list", fail)
+    settings = member_settings(STORE.load((), {}).config)
+    applicant = Applicant(cast("Any", None), settings, credentials=None, secret=None)
+    for call in (applicant.list_members(URL), applicant.join(URL, NodeId(3))):
+        with pytest.raises(NoAnswer, match="nobody") as raised:
+            await call
+        assert (raised.value.connected, raised.value.other_token) == (connected, other_token)
+    assert asked == [None, JoinRequest("default", settings.peer_urls, NodeId(3))]

@@ -1,0 +1,222 @@
+"""The member itself: what is built once it has an identity, on its log and its state."""
+
+from __future__ import annotations
+
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from netstore.api.admin import AdminApi
+from netstore.api.gate import Gate
+from netstore.api.routes import routes
+from netstore.api.v2.stats import StatsApi
+from netstore.api.v3 import services as v3
+from netstore.disk.scrub import Scrubber
+from netstore.guard import guarded
+from netstore.node.backup import Backups
+from netstore.node.chores import ROUND_SECONDS
+from netstore.node.consistency import Consistency
+from netstore.node.driver import Driver
+from netstore.node.featurelevel import Levels
+from netstore.node.host import Host
+from netstore.node.lessor import Lessor
+from netstore.node.logcompaction import CATCH_UP_ENTRIES
+from netstore.node.membership import Cluster
+from netstore.node.proposals import Proposals
+from netstore.node.recovery import recover
+from netstore.node.removal import Removal
+from netstore.node.storage import Storage
+from netstore.node.timekeeper import Timekeeper
+from netstore.ops.logging import get_logger, set_level
+from netstore.peer.join import JoinService
+from netstore.peer.peers import Peers
+from netstore.peer.snapshots import SnapshotTransfers
+from netstore.peer.wire import DigestMessage
+from netstore.watch.hub import Hub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import trio
+
+    from netstore.net.grpc.protocols import Services
+    from netstore.peer.wire import JoinRequest, MemberList
+    from netstore.raft.core import Raft
+    from netstore.server.base import Base
+    from netstore.types import Index, NodeId
+
+SAMPLE_SECONDS: Final = 1.0
+"""How often the traffic with other members is sampled for the statistics."""
+
+
+async def open_member(base: Base) -> RunningMember:
+    """Open the storage and build the parts that need it."""
+    config = base.config
+    store, raft = await recover(
+        partial(Storage, base.folder, base.reactor.call_soon, base.shares, base.start, base.log),
+        base.enrollment,
+        election_ticks=max(2, config.election_timeout // config.heartbeat_interval),
+        below=secrets.randbelow,
+        log=base.log,
+    )
+    base.parts.callback(store.close)
+    return RunningMember(base, store, raft)
+
+
+class RunningMember:
+    """The parts of one member that need its storage, in the order in which they are built."""
+
+    def __init__(self, base: Base, store: Storage, raft: Raft) -> None:
+        config = base.config
+        self._base = base
+        self.store = store
+        self._build_peers()
+        self._build_host(raft)
+        host = self.host
+        scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
+        base.parts.callback(scrubber.stop)
+        scrubber.start()
+        self.cluster = Cluster(host, log=get_logger("cluster"))
+        self.levels = Levels(host)
+        self.removal = Removal(host, config.data_dir)
+        self.joins = JoinService(host, self.cluster, config.voters, get_logger("register"))
+        self.lessor = Lessor(host, config.election_timeout / 1000)
+        self.timekeeper = Timekeeper(
+            host,
+            base.deadlines,
+            config.heartbeat_interval / 1000,
+            base.reactor.flush,
+            self.lessor,
+            hear=base.reactor.watched.catch_up,
+            meter=base.meter,
+        )
+        self.consistency = host.applier.observer = Consistency(
+            host,
+            lambda index, digest: self.peers.broadcast(DigestMessage(index, digest)),
+            get_logger("consistency"),
+        )
+        self.gate = Gate()
+        self.statistics = StatsApi(host, self.peers)
+        base.router = routes(
+            host,
+            self.cluster,
+            self.lessor,
+            base.deadlines,
+            gate=self.gate,
+            statistics=self.statistics,
+            admin_api=AdminApi(host, self.cluster, base.meter, scrubber, base.shares),
+            set_level=set_level,
+            enable_v2=config.enable_v2,
+        )
+        base.grpc.services = self._services()
+
+    def _build_peers(self) -> None:
+        base, store = self._base, self.store
+        self.peers = Peers(
+            identity=base.folder.identity,
+            reactor=base.reactor,
+            credentials=base.ports.peer_credentials,
+            directory=partial(base.enrollment.directory, store.machine),
+            join=self._answer_join,
+            on_removed=self._removed,
+            on_digest=self._take_digest,
+            clock=base.clock,
+            log=get_logger("peers"),
+            secret=base.secret,
+            budget=base.shares.peers,
+        )
+        self.snapshot_transfers = SnapshotTransfers(
+            base.folder.state_dir, store.engine, self.peers, get_logger("copies"), base.shares.copies
+        )
+        self.snapshot_transfers.on_received = partial(base.start.moved, "receiving the state")
+        self.snapshot_transfers.on_verifying = base.start.verifying
+
+    def _build_host(self, raft: Raft) -> None:
+        base, config, store = self._base, self._base.config, self.store
+        limit = 5.0 + 2 * config.election_timeout / 1000
+        self.host = host = Host(
+            name=config.name,
+            cluster_id=base.folder.identity.cluster_id,
+            driver=Driver(raft),
+            wal=store.wal,
+            engine=store.engine,
+            machine=store.machine,
+            hub=Hub(),
+            clock=base.clock,
+            proposals=Proposals(secrets.randbits(64), limit),
+            wake=base.loop.wake,
+            send=self.peers.send,
+            flush=base.reactor.flush,
+            snapshot_count=config.snapshot_count,
+            log=get_logger("node"),
+            catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
+            log_budget=base.shares.log,
+        )
+        host.space.room = store.device
+        host.background.contended = lambda: base.reactor.contended
+        store.failed = host.engine_failed
+        store.damaged = host.fail
+        base.deadlines.failed = host.request_failed
+
+    def _services(self) -> Services:
+        base, config, store = self._base, self._base.config, self.store
+        return v3.build(
+            self.host,
+            v3.Options(
+                election_seconds=config.election_timeout / 1000,
+                max_request_bytes=config.max_request_bytes,
+                max_txn_ops=config.max_txn_ops,
+                quota_bytes=config.quota_backend_bytes,
+                progress_seconds=config.progress_seconds,
+                history_seconds=config.history_seconds,
+                history_revisions=config.history_revisions,
+            ),
+            watches=self.host.watches,
+            lessor=self.lessor,
+            members=self.cluster,
+            copies=Backups(
+                base.folder.state_dir,
+                store.engine,
+                self._call_for_client,
+                get_logger("backup"),
+                self.host.fail,
+            ),
+            sizes=store.engine.sizes,
+            after=base.deadlines.after,
+            below=secrets.randbelow,
+            log=get_logger("v3"),
+            gate=self.gate,
+        )
+
+    def _answer_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
+        self.joins.handle(request, answer)
+
+    def _removed(self, reason: str) -> None:
+        self.removal.expelled(reason)
+
+    def _take_digest(self, member: NodeId, index: Index, digest: bytes) -> None:
+        self.consistency.take(member, index, digest)
+
+    def _call_for_client(self, call: Callable[[], object]) -> None:
+        self._base.reactor.call_soon(partial(guarded, self.host.request_failed, call))
+
+    def run_in(self, nursery: trio.Nursery) -> None:
+        """Start the tasks that end the member if they fail."""
+        nursery.start_soon(self._base.loop.run, self.host)
+        nursery.start_soon(self.snapshot_transfers.run, self.host)
+        nursery.start_soon(self.peers.run, self.host, self.snapshot_transfers)
+        nursery.start_soon(self.timekeeper.run)
+        nursery.start_soon(self.consistency.run)
+
+    def chores(self) -> list[tuple[float, Callable[[], object]]]:
+        """Period and call of each (`node.chores`)."""
+        manager = self._base.manager
+        chores: list[tuple[float, Callable[[], object]]] = [
+            (ROUND_SECONDS, self.cluster.tick),
+            (ROUND_SECONDS, self.levels.look),
+            (SAMPLE_SECONDS, self.statistics.sample),
+            (ROUND_SECONDS, self.removal.look),
+        ]
+        if manager.watchdog_seconds:
+            chores.append((manager.watchdog_seconds / 2, manager.alive))
+        return chores
