@@ -77,8 +77,9 @@ class DiskSpace:
 
     @property
     def lacks_means(self) -> bool:
-        """The log lacks memory or file descriptors, not space on the disk."""
-        return self.log_error is not None and self.log_error.errno in NO_MEANS
+        """Memory or file descriptors are lacking, to the log or the state, and there is space on the disk."""
+        failures = [each for each in (self.log_error, self.state_error) if each is not None]
+        return bool(failures) and not self._is_low() and all(each.errno in NO_MEANS for each in failures)
 
     def refusal(self) -> Fault:
         """What a request is refused with that cannot be done while `is_short`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 from netstore.errors import Fault, Reason
@@ -36,6 +38,18 @@ def test_a_state_that_finds_no_room_refuses_writes_until_it_does() -> None:
     outcomes = put(member)
     member.settle()
     assert isinstance(outcomes[0], Event)
+
+
+def test_a_state_that_finds_no_descriptors_is_not_said_to_lack_space() -> None:
+    member = Solo().lead()
+    member.settle()
+    member.host.engine_failed(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+    assert refusal_of_next(member) == Reason.TOO_MANY.text
+    member.host.space.log_error = FULL
+    assert member.host.space.refusal().reason is Reason.NO_SPACE, "one of the two lacks space"
+    member.host.space.log_error = None
+    member.host.space.room = Room()
+    assert refusal_of_next(member) == Reason.NO_SPACE.text
 
 
 def test_while_the_state_finds_no_room_what_only_removes_is_done() -> None:
