@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from netstore.guard import guarded
 from netstore.net.accept import CannotAccept, accept
+from netstore.net.listener import listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,8 +64,7 @@ class Acceptor:
         """See `Reactor.listen`."""
         for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
+        listen(sock, _BACKLOG)
         self.listeners[sock.fileno()] = sock, credentials
         self._epoll.register(sock.fileno(), _IN)
 

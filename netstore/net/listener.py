@@ -1,4 +1,4 @@
-"""Sockets bound to the URLs that this member listens on."""
+"""Sockets that this member listens on."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ def bind(setting: str, url: Url) -> socket.socket:
             f"{setting}: cannot listen on {url}: {why}; stop what uses it or choose another address"
         ) from None
     return sock
+
+
+def listen(sock: socket.socket, backlog: int) -> None:
+    """Let a bound socket take connections, without blocking.
+
+    NetstoreError if another program, which bound the same address before it was taken, listens there by now.
+    """
+    try:
+        sock.listen(backlog)
+    except OSError as fault:
+        host, port = sock.getsockname()[:2]
+        sock.close()
+        why = os.strerror(fault.errno) if fault.errno else str(fault)
+        raise NetstoreError(
+            f"cannot listen on {host}, port {port}: {why}; stop what uses it or choose another address"
+        ) from None
+    sock.setblocking(False)
 
 
 def bound_url(url: Url, sock: socket.socket) -> Url:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.admission import household
 from netstore.net.accept import CannotAccept, accept
+from netstore.net.listener import listen
 from netstore.net.tokenbucket import TokenBucket
 from netstore.peer.handshake import Purpose, Verdict
 from netstore.peer.incoming import IncomingStream
@@ -108,8 +109,7 @@ class Listener:
 
     def listen(self, sock: socket.socket, *, tls: bool) -> None:
         """Accept streams on this bound socket, and take ownership of it."""
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
+        listen(sock, _BACKLOG)
         self._sockets[sock] = lambda _: self._accept(sock, tls=tls)
         self._attend(sock)
 

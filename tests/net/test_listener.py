@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from netstore.errors import NetstoreError
-from netstore.net.listener import bind, bound_url
+from netstore.net.listener import bind, bound_url, listen
 from netstore.urls import read_url
 
 
@@ -29,5 +29,20 @@ def test_an_address_that_is_taken_is_told_with_the_setting_and_the_fix() -> None
             bind("listen_peer_urls", taken)
     assert str(caught.value) == (
         f"listen_peer_urls: cannot listen on {taken}: Address already in use; stop what uses it or choose"
+        " another address"
+    )
+
+
+def test_an_address_on_which_another_listens_since_it_was_bound_is_told_with_the_fix() -> None:
+    url = read_url("http://127.0.0.1:0")
+    with closing(bind("listen_client_urls", url)) as other:
+        port = other.getsockname()[1]
+        sock = bind("listen_client_urls", bound_url(url, other))
+        listen(other, 1)
+        with pytest.raises(NetstoreError) as caught:
+            listen(sock, 1)
+        assert sock.fileno() == -1, "it is closed"
+    assert str(caught.value) == (
+        f"cannot listen on 127.0.0.1, port {port}: Address already in use; stop what uses it or choose"
         " another address"
     )
