@@ -60,6 +60,10 @@ def test_what_has_another_form_is_seen(name: str, text: str, what: str) -> None:
     assert bool(what) == bool(wrong(name, text))
 
 
+def test_the_log_has_releases_only() -> None:
+    assert "## Unreleased" not in (ROOT / "CHANGELOG.md").read_text(), "what is new is in contrib/changes"
+
+
 def test_a_release_takes_the_changes_into_the_log(tmp_path: Path) -> None:
     pytest.importorskip("towncrier", reason="needs the dev extra: pip install -e .[dev]")
     folder = tmp_path / "contrib" / "changes"
