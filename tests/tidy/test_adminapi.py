@@ -40,7 +40,7 @@ def answer(path: bytes) -> dict[str, Any]:
     """What a leader answers while it brings itself up, which nothing but a test can see."""
     member = LocalMember()
     member.peers = (PeerStatus(member.id, Index(7), True, False),)
-    member.others_behind = [Behind(member.id, is_copying=True, sent=3, size=7, entries=9, counts=True)]
+    member.others_behind = [Behind(member.id, True, 3, 7, 9, True)]
     meter = Meter(lambda: 1.0, Lines(), budget=0.005)
     exchange = RecordedExchange(Request(b"GET", path))
     AdminApi(member, member.cluster, meter, Scrubbed(), Shares.of(1 << 20)).handle(exchange)
