@@ -15,7 +15,7 @@ SAY = sed -n 's/^\#= \(make $@  *.*\)/\1/p' Makefile
 #= make matrix     the tests that are not slow with Python 3.11 to 3.14, by uv; an hour
 #= make lock       the newest releases into contrib/lock.txt, by uv; less than a minute
 #= make changes    the changes since the last release; VERSION=1.2.0 puts them into CHANGELOG.md; less than a minute
-#= The first of them installs .venv, a minute or two.
+#= The first of them installs .venv: a minute or two more, or five on a busy machine. Only matrix and lock do without it.
 help: ; @sed -n 's/^#= //p' Makefile
 
 check: ; @$(SAY) && bash contrib/check

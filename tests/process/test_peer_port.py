@@ -277,7 +277,7 @@ def test_readme_s_way_to_three_members(tmp_path: Path) -> None:
     [block] = re.findall(r"<!-- command: three -->\n```sh\n(.*?)```", readme, re.DOTALL)
     ports = {number: str(free_port()) for number in ("2380", "2479", "2480", "2579", "2580")}
     lines = re.sub(r"\b2[0-9]{3}\b", lambda found: ports.get(found[0], found[0]), block)
-    lines = lines.replace("/srv/", f"{tmp_path}/").replace("\\\n", " ")
+    lines = lines.replace("/var/tmp/netstore-", f"{tmp_path}/").replace("\\\n", " ").replace(".venv/bin/", "")
     first, second, third, *_ = [line for line in lines.splitlines() if line.strip()]
     own = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
