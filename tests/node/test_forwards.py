@@ -117,7 +117,7 @@ def test_what_a_member_asks_of_a_leader_whose_engine_is_behind_is_done_when_it_i
 ) -> None:
     group = Group(3)
     leader, other = group[1], group[2]
-    monkeypatch.setattr(leader.engine, "behind", lambda: 1)
+    monkeypatch.setattr(leader.engine, "excess_bytes", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
     for number in range(7):
@@ -134,7 +134,7 @@ def test_what_a_member_asks_of_a_leader_whose_engine_is_behind_is_done_when_it_i
 def test_what_was_put_off_waits_while_leadership_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(3)
     leader, other = group[1], group[2]
-    monkeypatch.setattr(leader.engine, "behind", lambda: 1)
+    monkeypatch.setattr(leader.engine, "excess_bytes", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
     other.host.propose(encode(Set(b"/k", b"early")), done.append, OWN)
@@ -343,7 +343,7 @@ def test_who_asked_a_follower_is_told_at_once_that_its_leader_does_not_take_it(
 ) -> None:
     group = Group(3)
     leader, other = group[1], group[2]
-    monkeypatch.setattr(leader.engine, "behind", lambda: 1)
+    monkeypatch.setattr(leader.engine, "excess_bytes", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
     other.host.propose(encode(Set(b"/k", b"v")), done.append, OWN)
