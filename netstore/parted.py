@@ -22,7 +22,7 @@ FIRST: Final = 20_000
 PARTS: Final = 256
 """Dictionaries (parts) for all further entries: with five million, each has 20,000."""
 
-LET_GO_STEP: Final = 2_000
+FREE_STEP: Final = 2_000
 """Entries that are freed in one step: 1 ms."""
 
 _ROOMS: Final = 16
@@ -181,7 +181,7 @@ class Parted(Generic[K, V]):
 
     @property
     def is_large(self) -> bool:
-        """It has parts, which may be empty: free it with `let_go`, not at once."""
+        """It has parts, which may be empty: free it with `free_steps`, not at once."""
         return bool(self._parts)
 
     def popitem(self) -> tuple[K, V]:
@@ -230,12 +230,12 @@ class Parted(Generic[K, V]):
         """
         return chain((self._first,), self._parts)
 
-    def let_go(self) -> Iterator[None]:
-        """Free all entries, in steps of `LET_GO_STEP`, because freeing them at once would take long. The
+    def free_steps(self) -> Iterator[None]:
+        """Free all entries, in steps of `FREE_STEP`, because freeing them at once would take long. The
         table must not be used any more.
         """
         while self:
-            left, rooms = LET_GO_STEP, _ROOMS
+            left, rooms = FREE_STEP, _ROOMS
             while left and rooms and self:
                 table = self._parts[-1] if self._parts else self._first
                 some = min(left, len(table))

@@ -152,7 +152,7 @@ class Engine(Protocol):
     def durable(self) -> Index:
         """The index of the last `write` known to be on stable storage."""
 
-    def behind(self) -> int:
+    def excess_bytes(self) -> int:
         """Bytes by which the writes that are not durable exceed their bound. While it is not 0 the caller
         should begin no further write.
         """
@@ -161,7 +161,7 @@ class Engine(Protocol):
         """The last commit failed, whether it is retried or not."""
 
     eased: Callable[[], object]
-    """Called on the loop after a commit that was made while the engine was `behind`, which is less now."""
+    """Called on the loop after a commit made while the engine had `excess_bytes`: they are fewer now."""
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value of a key, as of the last write. This and the other reads raise StateDamaged for a record
@@ -201,13 +201,13 @@ class Engine(Protocol):
         """Give part of the changes of the next `write`, so that a large write comes in pieces. They can be
         read at once, and become durable together with it. A crash or `close` before that `write` loses all of
         them; `close` may then also lose earlier writes that were not durable, as a crash does (the log has
-        them). They are held in memory until then, however many they are, and do not count for `behind`.
+        them). They are held in memory until then, however many they are, and do not count for `excess_bytes`.
         """
 
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Call `done` on the loop once everything written so far is durable, or with the error."""
 
-    def install(self, image: object, done: Callable[[OSError | None], None]) -> None:
+    def install(self, snapshot: object, done: Callable[[OSError | None], None]) -> None:
         """Replace everything by a copy of another engine's state, which is durable already. Nothing may be
         read or written until `done` is called on the loop; then `applied` and `durable` are the copy's.
         """

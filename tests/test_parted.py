@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore import parted
-from netstore.parted import FIRST, LET_GO_STEP, PARTS, Parted, batches
+from netstore.parted import FIRST, FREE_STEP, PARTS, Parted, batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -177,8 +177,8 @@ def test_it_is_freed_in_steps() -> None:
     for number in range(3 * FIRST):
         table[number] = number
     before = len(table)
-    for _ in table.let_go():
-        assert before - LET_GO_STEP <= len(table) < before
+    for _ in table.free_steps():
+        assert before - FREE_STEP <= len(table) < before
         before = len(table)
     assert not table
     table[1] = 1

@@ -51,7 +51,7 @@ COMMIT_BYTES: Final = 16 << 20
 """Changes of so many bytes are committed without waiting for the interval."""
 
 OVERLAY_BYTES: Final = 64 << 20
-"""Uncommitted changes beyond which the engine is `behind`: two commits, and what comes while they are made.
+"""Uncommitted changes beyond which there are `excess_bytes`: two commits, and what comes while they are made.
 """
 
 INDEX_STEP: Final = 2_000
@@ -86,8 +86,8 @@ class LmdbEngine:
     `sync`, and the commit is retried each interval; nothing is lost. After any other failure there are no
     more commits (a failed sync leaves an unknown state): it is reported the same way, and the member should
     stop; the log has everything. Reads go on in both cases. The engine does not limit what is written: its
-    user begins no write while it is `behind` (`node.backpressure`). What is prepared for one write has no
-    limit at all.
+    user begins no write while there are `excess_bytes` (`node.backpressure`). What is prepared for one write
+    has no limit at all.
 
     Damage: a read of a record that is not what was written raises StateDamaged. `on_damage` is called too, in
     case the exception is handled as the failure of one request: the member must end. Its next start verifies
@@ -176,7 +176,7 @@ class LmdbEngine:
     def durable(self) -> Index:
         return self._durable
 
-    def behind(self) -> int:
+    def excess_bytes(self) -> int:
         """See `seams.Engine`."""
         return max(0, self._account.held - self._prepared - self._overlay_bytes)
 
@@ -295,8 +295,9 @@ class LmdbEngine:
 
     def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """See `seams.Engine`. Costs what `write` does. No batch is made before that `write`, so what was
-        written before waits too. The changes are charged to the budget at once, but count in `behind` only
-        from the `write` on: the command that they belong to must be finished. Its size is their only bound.
+        written before waits too. The changes are charged to the budget at once, but count in `excess_bytes`
+        only from the `write` on: the command that they belong to must be finished. Its size is their only
+        bound.
         """
         self._pending.update(changes)
         size = memory_cost(changes)
@@ -366,7 +367,7 @@ class LmdbEngine:
             self._durable = batch.applied
             self._in_flight = Overlay()
             self._committer.free(batch.changes)
-            behind = self.behind() > 0
+            behind = self.excess_bytes() > 0
             self._account.hold(self._pending_bytes + self._prepared)
             if behind:
                 self.eased()
@@ -390,15 +391,15 @@ class LmdbEngine:
 
     # --- snapshots, sizes, verification
 
-    def install(self, image: object, done: Done) -> None:
-        """See `seams.Engine`. `image` is the path of a file made by `copy_to`, on the same file system: it is
-        moved into place.
+    def install(self, snapshot: object, done: Done) -> None:
+        """See `seams.Engine`. `snapshot` is the path of a file made by `copy_to`, on the same file system: it
+        is moved into place.
 
         What was written and not committed is dropped; a `sync` that waits is answered when the snapshot is
         installed.
         """
-        if not isinstance(image, Path):
-            raise TypeError(f"{image!r} is not the path of a copy")
+        if not isinstance(snapshot, Path):
+            raise TypeError(f"{snapshot!r} is not the path of a copy")
         for changes in (self._pending, self._in_flight):
             self._committer.free(changes)
         self._pending, self._in_flight = Overlay(), Overlay()
@@ -406,7 +407,7 @@ class LmdbEngine:
         self._pending_bytes = self._prepared = 0
         self._batched = self._serial
         self._sizes_before = self.sizes()
-        self._committer.install(Install(image, done))
+        self._committer.install(Install(snapshot, done))
 
     def _installed(self, job: Install, outcome: Index | OSError) -> None:
         """Called on the loop by the committer. After a failure there are no more commits."""

@@ -39,7 +39,7 @@ class MemoryEngine:
         self._durable = Index(0)
         self._failure: OSError | None = None
         self.eased: Callable[[], object] = _ignore
-        """See `seams.Engine`. Never called: this engine is never `behind`."""
+        """See `seams.Engine`. Never called: this engine never has `excess_bytes`."""
 
     def applied(self) -> Index:
         return self._journal[-1][0] if self._journal else self._durable
@@ -47,7 +47,7 @@ class MemoryEngine:
     def durable(self) -> Index:
         return self._durable
 
-    def behind(self) -> int:
+    def excess_bytes(self) -> int:
         """See `seams.Engine`. Always 0: what is not durable has no bound here."""
         return 0
 
@@ -106,13 +106,13 @@ class MemoryEngine:
             raise self._failure
         self.commit()
 
-    def install(self, image: object, done: Done) -> None:
-        """See `seams.Engine`. `image` is another engine of this kind; its durable state is taken over."""
-        if not isinstance(image, MemoryEngine):
-            raise TypeError(f"{image!r} is not a copy of an engine in memory")
+    def install(self, snapshot: object, done: Done) -> None:
+        """See `seams.Engine`. `snapshot` is another engine of this kind; its durable state is taken over."""
+        if not isinstance(snapshot, MemoryEngine):
+            raise TypeError(f"{snapshot!r} is not a copy of an engine in memory")
         if self._failure is None:
-            self._seen, self._kept = image.kept(), image.kept()
-            self._durable = image.durable()
+            self._seen, self._kept = snapshot.kept(), snapshot.kept()
+            self._durable = snapshot.durable()
             self._journal.clear()
             self._prepared = {}
         self._call_soon(partial(done, self._failure))

@@ -2,7 +2,7 @@
 loop.
 
 While every ready connection is served within its round, they are served in the order in which epoll reports
-them, which costs nothing. Once some are left over, those that are ready wait in a fair queue (`fairqueue`),
+them, which costs nothing. Once some are left over, those that are ready wait in a fair queue (`loadqueue`),
 ordered by their load (`load`), until their turn.
 """
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.admission import household
 from netstore.errors import MustStop
-from netstore.net.fairqueue import FairQueue
 from netstore.net.load import APART, BEHIND, LEVELS, Loads
+from netstore.net.loadqueue import LoadQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ class Scheduler:
         self._meter = meter
         self._wakeup = wakeup
         self._failed = failed
-        self.queue: FairQueue[Connection] = FairQueue()
+        self.queue: LoadQueue[Connection] = LoadQueue()
         self.clock_read = clock()
         """What the clock said when the reactor read it last; set by the reactor."""
         self.heavy_at = float("-inf")

@@ -97,7 +97,7 @@ class Applier:
             return False
         begin, complete = machine.begin, self._proposals.complete
         last: Index | None = None
-        while waiting and machine.applying.worked < self.work_limit and not self._raft.holding:
+        while waiting and machine.applying.worked < self.work_limit and not self._raft.apply_paused:
             entry = waiting[0]
             if not self._is_unfinished:
                 if entry.term != self._last_term or entry.kind is EntryKind.CHANGE:

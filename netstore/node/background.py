@@ -62,7 +62,7 @@ class Background:
         """
         machine, ran = self._machine, self._parts.ran
         has_sweep, has_job = self._has_sweep, self._jobs.ready
-        if not (has_sweep or has_job or self._hub.behind or self._watches.behind):
+        if not (has_sweep or has_job or self._hub.has_work or self._watches.has_work):
             return
         is_busy = self._is_busy
         if is_busy and has_sweep and has_job:
@@ -74,23 +74,23 @@ class Background:
         elif has_sweep:
             machine.sweep()
             ran("sweep")
-        if self._hub.behind or self._watches.behind:
-            if self._hub.behind:
+        if self._hub.has_work or self._watches.has_work:
+            if self._hub.has_work:
                 self._hub.step()
-            if self._watches.behind:
+            if self._watches.has_work:
                 self._watches.step()
             ran("watches")
         if has_job:
             self._jobs.run(STEPS_BESIDE if is_busy else STEPS_PER_TURN)
             ran("jobs")
-        if self._has_sweep or self._hub.behind or self._watches.behind or self._jobs.ready:
+        if self._has_sweep or self._hub.has_work or self._watches.has_work or self._jobs.ready:
             self._wake()
 
     @property
     def _has_sweep(self) -> bool:
         """There is something to be erased or hashed, and it may be."""
         machine = self._machine
-        return machine.mvcc.hashing or (machine.sweeping and not self._raft.holding)
+        return machine.mvcc.hashing or (machine.sweeping and not self._raft.apply_paused)
 
     @property
     def _is_busy(self) -> bool:

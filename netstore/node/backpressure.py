@@ -59,9 +59,9 @@ class Backpressure:
         """Stop applying while the engine is behind, so that entries stay in the log. Called in each turn, so
         at each tick, and when the engine has made a commit (`Engine.eased`).
         """
-        behind = self._engine.behind() > 0
-        if behind != self._raft.holding:
-            self._raft.holding = behind
+        behind = self._engine.excess_bytes() > 0
+        if behind != self._raft.apply_paused:
+            self._raft.apply_paused = behind
             self._log_bytes_before = self._raft.log_bytes
             self._log.info("state_behind" if behind else "state_caught_up", applied=self._machine.applied)
 
@@ -71,19 +71,19 @@ class Backpressure:
         follower passes on what it is asked, whatever its own engine does: the leader bounds the log.
         """
         raft = self._raft
-        return (raft.holding or self._applier.waiting_bytes > HELD_BYTES) and raft.leader == raft.id
+        return (raft.apply_paused or self._applier.waiting_bytes > HELD_BYTES) and raft.leader == raft.id
 
     def refusal(self, seconds: float) -> Fault | None:
         """What to refuse a request with that has waited for so long for a leader that was `crowded` all the
         while; None while it is to wait on. Refused at once when the engine is behind for want of space.
         """
-        if self._space.state_error and self._raft.holding:
+        if self._space.state_error and self._raft.apply_paused:
             return errors.no_space()
         return errors.too_many() if seconds > BEHIND_SECONDS else None
 
     def accepts(self, message: Message) -> bool:
         """Whether there is room for what the leader sends; entries are refused while too much waits."""
-        holding, late = self._raft.holding, self._applier.waiting_bytes > UNAPPLIED_BYTES
+        holding, late = self._raft.apply_paused, self._applier.waiting_bytes > UNAPPLIED_BYTES
         if not (holding or late):
             return True
         size = log_size([entry.data for entry in message.entries]) if type(message) is Append else 0

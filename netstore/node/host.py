@@ -270,7 +270,7 @@ class Host:
             done(errors.stopped())
             return
         is_free = not self.reads and self.snapshot_install.steps is None and self._failure is None
-        if is_free and self._raft.read_index_alone() == self.machine.applied:
+        if is_free and self._raft.local_read_index() == self.machine.applied:
             self._asked = True
             self.reads.finish(done, None)
             return
@@ -482,7 +482,7 @@ class Host:
         elif not self.compaction.replacing:
             self.background.run()
         is_stalled = proposer.stalled_since is not None and not self.backpressure.crowded
-        if has_more or is_stalled or (self.applier.waiting and not self._raft.holding):
+        if has_more or is_stalled or (self.applier.waiting and not self._raft.apply_paused):
             self._wake()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader

@@ -14,7 +14,7 @@ from netstore.errors import Fault, Reason
 from netstore.node.member import OWN
 from netstore.state.commands import Command, encode
 from netstore.state.countdown import Countdown
-from netstore.state.v2.commands import ExpireNodes, NoteTtl
+from netstore.state.v2.commands import ExpireNodes, TtlCheckpoint
 from netstore.state.v3.commands import LeaseCheckpoint, LeaseExpire, LeaseGranted, LeaseRenew
 from netstore.types import LeaseId
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 K = TypeVar("K", bound=Any)
 
-NOTE_SECONDS: Final = 300.0
+CHECKPOINT_SECONDS: Final = 300.0
 """How often the leader writes into the log what longer TTLs have left (a checkpoint), for members that start;
 5 minutes as in etcd. While requests wait, checkpoints wait too, but no longer than this.
 """
@@ -36,7 +36,7 @@ NOTE_SECONDS: Final = 300.0
 AGAIN_SECONDS: Final = 1.0
 """While requests wait, overdue TTLs are looked at again after this time."""
 
-NOTES_AT_ONCE: Final = 1_000
+CHECKPOINTS_AT_ONCE: Final = 1_000
 """TTLs looked at for one checkpoint entry, at most: a millisecond to apply."""
 
 
@@ -89,8 +89,8 @@ class Renewals(Generic[K]):
 
 
 class Reaper(Generic[K]):
-    """Proposes, while this member leads, the end of what is overdue in one table. `end` and `note` make the
-    commands. `look` has to be called about twice a second, whoever leads.
+    """Proposes, while this member leads, the end of what is overdue in one table. `end` and `checkpoint` make
+    the commands. `look` has to be called about twice a second, whoever leads.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Reaper(Generic[K]):
         table: Table[K],
         grace_seconds: float,
         end: Callable[[tuple[tuple[K, Any], ...]], Command],
-        note: Callable[[tuple[tuple[K, Any, int], ...]], Command],
+        checkpoint: Callable[[tuple[tuple[K, Any, int], ...]], Command],
     ) -> None:
         """For `grace_seconds`, one election timeout, overdue TTLs are spared under a new leader, and after
         requests had to wait.
@@ -107,11 +107,11 @@ class Reaper(Generic[K]):
         self._member = member
         self._grace_seconds = grace_seconds
         self._end = end
-        self._note = note
+        self._checkpoint = checkpoint
         self.countdown = Countdown(table)
         self._led: Term | None = None
         now = member.clock.monotonic()
-        self._next_notes = now + NOTE_SECONDS
+        self._next_checkpoints = now + CHECKPOINT_SECONDS
         """When the next checkpoint is due, whoever leads then: if it began anew with each leader, frequent
         changes would put it off for ever.
         """
@@ -154,18 +154,18 @@ class Reaper(Generic[K]):
         due = countdown.due(now, spared)
         if due:
             member.propose(encode(self._end(tuple(due))), _ignore, OWN)
-        if not waits or now >= self._free_at + NOTE_SECONDS:
-            self._note_some(now)
+        if not waits or now >= self._free_at + CHECKPOINT_SECONDS:
+            self._checkpoint_some(now)
 
-    def _note_some(self, now: float) -> None:
+    def _checkpoint_some(self, now: float) -> None:
         """Go on with the checkpoint, or begin one if it is due."""
         countdown = self.countdown
-        if now >= self._next_notes and not countdown.noting:
-            self._next_notes = now + NOTE_SECONDS
-            countdown.begin_notes()
-        left = countdown.notes(now, int(NOTE_SECONDS), NOTES_AT_ONCE)
+        if now >= self._next_checkpoints and not countdown.is_checkpointing:
+            self._next_checkpoints = now + CHECKPOINT_SECONDS
+            countdown.begin_checkpoints()
+        left = countdown.checkpoints(now, int(CHECKPOINT_SECONDS), CHECKPOINTS_AT_ONCE)
         if left:
-            self._member.propose(encode(self._note(tuple(left))), _ignore, OWN)
+            self._member.propose(encode(self._checkpoint(tuple(left))), _ignore, OWN)
 
 
 class Lessor:
@@ -179,7 +179,7 @@ class Lessor:
             member, machine.leases, election_seconds, LeaseExpire, LeaseCheckpoint
         )
         self._nodes: Reaper[bytes] = Reaper(
-            member, machine.tree.timed, election_seconds, ExpireNodes, NoteTtl
+            member, machine.tree.timed, election_seconds, ExpireNodes, TtlCheckpoint
         )
         self._renewing: Renewals[LeaseId] = Renewals()
         self.renewing_nodes: Container[bytes] = ()

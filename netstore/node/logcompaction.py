@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from netstore.limits import Budget
-from netstore.node.logwriter import Mark
+from netstore.node.logwriter import SnapshotMark
 from netstore.node.pacing import Pacing
 from netstore.types import Index
 
@@ -99,7 +99,7 @@ class LogCompaction:
         meta = self._raft.snapshot_meta(keep)
         self.compacted = meta.index
         self._drop()
-        self._writer.write(Mark(meta, self._drop_files))
+        self._writer.write(SnapshotMark(meta, self._drop_files))
         self._log.info("log_compacted", before=meta.index, durable=durable)
         return True
 

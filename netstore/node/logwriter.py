@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, frozen=True)
-class Mark:
+class SnapshotMark:
     """A record that says: a snapshot at this place stands for all entries up to it."""
 
     meta: SnapshotMeta
@@ -67,7 +67,7 @@ class LogWriter:
         self._wake = wake
         self._fail = fail
         self._out_of_space = out_of_space
-        self.records: deque[Append | Mark] = deque()
+        self.records: deque[Append | SnapshotMark] = deque()
         """Records that are not durable yet, in order. While one cannot be written, those behind it wait."""
         self.handed_over = 0
         """How many of them, the first ones, the log was given."""
@@ -76,7 +76,7 @@ class LogWriter:
         self._is_syncing_now = False
         """The turn waits for the disk, and takes up the result itself."""
 
-    def write(self, record: Append | Mark) -> None:
+    def write(self, record: Append | SnapshotMark) -> None:
         """Write a record after those before it."""
         self.records.append(record)
         if self._space.log_error is None and self.handed_over == len(self.records) - 1:
@@ -122,7 +122,7 @@ class LogWriter:
         self._space.log_error = None
         self.write_waiting()
 
-    def _hand_over(self, record: Append | Mark, *, held: bool = False) -> bool:
+    def _hand_over(self, record: Append | SnapshotMark, *, held: bool = False) -> bool:
         """Give a record to the log. False where there is no memory for it now."""
         try:
             if isinstance(record, Append):

@@ -9,15 +9,15 @@ outcomes come in log order. Only if a snapshot may contain the first one, so tha
 here, a refusal of the second proves nothing, and the outcome is unknown.
 
 A member that is added as a voter could cost the cluster its quorum before it has started. So it enters as a
-learner with a mark in its record, and the leader promotes it once it has caught up (Ongaro's dissertation,
-section 4.2.1). Adding is therefore always safe, and etcd's refusal to add to a cluster with too few started
-members has no counterpart here; removing and promoting are refused as in etcd.
+learner with a promotion flag in its record, and the leader promotes it once it has caught up (Ongaro's
+dissertation, section 4.2.1). Adding is therefore always safe, and etcd's refusal to add to a cluster with too
+few started members has no counterpart here; removing and promoting are refused as in etcd.
 
 No member decides by its own view. A joining program asks with the number of voters that are wished, and
 whether it will be one is decided when its entry is applied: by then all who joined, were promoted or left
-before it are known (`JoinMember`). So however many join at once, no more are marked than are wished. A mark
-is given once: when a voter leaves, no learner takes its place unless it has the mark; the next that joins
-gets it, or an operator promotes a learner.
+before it are known (`JoinMember`). So however many join at once, no more get the flag than are wished. It is
+given once: when a voter leaves, no learner takes its place unless it has the flag; the next that joins gets
+it, or an operator promotes a learner.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Cluster:
             self._advance()
         host = self._host
         if host.leader == host.id and self._is_current():
-            self._promote_marked()
+            self._promote_flagged()
             if self._tidy_at != host.change_index:
                 self._remove_unlisted()
 
@@ -408,8 +408,8 @@ class Cluster:
 
     # --- what a leader does by itself
 
-    def _promote_marked(self) -> None:
-        """Promote one member that is marked to vote, has published its name, and has caught up.
+    def _promote_flagged(self) -> None:
+        """Promote one member that is flagged to vote, has published its name, and has caught up.
 
         Until its name is in the list, another program with the same URLs is given the same identity
         (`peer.join`): a member that has voted must not be given away like that.

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from netstore.errors import MustStop
-from netstore.node.logwriter import DiskFailed, Mark
+from netstore.node.logwriter import DiskFailed, SnapshotMark
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import MessageRefused
 
@@ -98,7 +98,7 @@ class SnapshotInstall:
         self._compaction.replacing = True
         self._applier.clear()
         self._log.info("state_copy_installing", index=meta.index)
-        self._writer.write(Mark(meta, partial(self._replace_state, meta), replaces=True))
+        self._writer.write(SnapshotMark(meta, partial(self._replace_state, meta), replaces=True))
 
     def load_on(self, steps: Iterator[None]) -> None:
         """Do the next step of loading the state."""
@@ -130,4 +130,4 @@ class SnapshotInstall:
         self._raft.snapshot_installed(meta)
         self._compaction.restart(meta.index)
         self._log.info("state_copy_installed", index=meta.index)
-        yield from self._machine.let_go()
+        yield from self._machine.free_steps()

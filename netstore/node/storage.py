@@ -114,9 +114,9 @@ class Storage:
             parts.callback(self._close_engine)
             self.engine.log_position = self.wal.position
             self.machine = Machine(self.engine, shares.reads, shares.walks)
-            self.machine.passed_over = read_skipped(folder.path)
-            if self.machine.passed_over:
-                log.warning("entries_skipped", entries=sorted(self.machine.passed_over))
+            self.machine.skipped = read_skipped(folder.path)
+            if self.machine.skipped:
+                log.warning("entries_skipped", entries=sorted(self.machine.skipped))
             progress.loading(self.machine.stored, self.engine.sizes()[1])
             self.machine.load(progress.loaded)
             self._parts = parts.pop_all()

@@ -132,14 +132,14 @@ class Listener:
 
     def _not_taken(self, fault: Exception) -> None:
         """An accepted connection could not be set up; its socket is closed with its last reference."""
-        self.log("guest_refused", "", repr(fault))
+        self.log("stream_refused", "", repr(fault))
 
     def _accept(self, listener: socket.socket, *, tls: bool) -> None:
         for _ in range(ACCEPTS_AT_ONCE):
             try:
                 accepted = accept(listener)
             except CannotAccept as why:  # watched further, it would be reported in each round
-                self.log("guest_refused", "", str(why))
+                self.log("stream_refused", "", str(why))
                 self.owner.reactor.watched.unwatch(listener.fileno())
                 self._not_watched.append(listener)
                 return
@@ -198,7 +198,7 @@ class Listener:
             try:
                 self._attend(sock)
             except OSError as fault:  # the kernel has no memory for it, or watches too many descriptors
-                self.log("guest_refused", "", fault.strerror or str(fault))
+                self.log("stream_refused", "", fault.strerror or str(fault))
                 self._not_watched.append(sock)
 
     # --- for `peer.incoming`: see `peer.incoming.StreamRegistry`

@@ -277,11 +277,11 @@ class SnapshotTransfers:
         account.charge(2 * PIECE_BYTES)  # one piece is written while the next one is received
         part = self._folder / snapshots.INCOMING
         try:
-            message, image = await self._take(snapshot, part)
+            message, path = await self._take(snapshot, part)
             try:
-                self._host.snapshot_install.receive(message, image)
+                self._host.snapshot_install.receive(message, path)
             except MessageRefused:
-                await trio.to_thread.run_sync(image.unlink)
+                await trio.to_thread.run_sync(path.unlink)
                 raise
         except MustStop:
             raise
@@ -332,8 +332,8 @@ class SnapshotTransfers:
             raise CorruptData(str(fault)) from None
         if applied != snapshot.message.meta.index:
             raise CorruptData(f"snapshot has applied {applied}, not {snapshot.message.meta.index}")
-        image = await trio.to_thread.run_sync(snapshots.complete, part, applied, digest.digest())
-        return snapshot.message, image
+        path = await trio.to_thread.run_sync(snapshots.complete, part, applied, digest.digest())
+        return snapshot.message, path
 
 
 class IncomingSnapshot:

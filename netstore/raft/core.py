@@ -123,7 +123,7 @@ class Raft(RaftState):
         """No vote but this member's own is needed for anything."""
         return self.conf.voters == (self.id,) and not self.conf.voters_outgoing
 
-    def read_index_alone(self) -> Index | None:
+    def local_read_index(self) -> Index | None:
         """At which index a linearizable read may be served now, without a round: the commit index, where this
         member leads and is the only voter. None where it takes a round.
         """
@@ -214,7 +214,7 @@ class Raft(RaftState):
                 log.applying < log.commit
                 and log.has_committed()
                 and self.installing is None
-                and not self.holding
+                and not self.apply_paused
             )
             or self.accepted is not None
             or self.reads_done
@@ -263,7 +263,7 @@ class Raft(RaftState):
             self.snapshot,
             self.messages,
             self.after_sync,
-            log.take_committed() if self.installing is None and not self.holding else [],
+            log.take_committed() if self.installing is None and not self.apply_paused else [],
             self.reads_done,
             self.reads_failed,
             bool(entries or is_vote_new or self.after_sync),

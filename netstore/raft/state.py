@@ -32,6 +32,7 @@ class RaftState:
     __slots__ = (
         "accepted",
         "after_sync",
+        "apply_paused",
         "backlog",
         "backlog_bytes",
         "conf",
@@ -41,7 +42,6 @@ class RaftState:
         "elapsed",
         "forwarded_bytes",
         "heartbeat_elapsed",
-        "holding",
         "id",
         "installing",
         "leader",
@@ -89,7 +89,7 @@ class RaftState:
         """(index of the entry, configuration from it on), from the snapshot to the end of the log."""
         self.installing: SnapshotMeta | None = None
         """The snapshot that the host is putting in place."""
-        self.holding = False
+        self.apply_paused = False
         """Set by the host while it takes no entries to apply, because its state machine is too far behind."""
 
         # Times, in ticks.

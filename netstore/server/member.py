@@ -79,7 +79,7 @@ class RunningMember:
         self.cluster = Cluster(host, log=get_logger("cluster"))
         self.levels = Levels(host)
         self.removal = Removal(host, config.data_dir)
-        self.joins = JoinService(host, self.cluster, config.voters, get_logger("register"))
+        self.joins = JoinService(host, self.cluster, config.voters, get_logger("join"))
         self.lessor = Lessor(host, config.election_timeout / 1000)
         self.timekeeper = Timekeeper(
             host,

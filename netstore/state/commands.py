@@ -26,9 +26,9 @@ from netstore.state.v2.commands import (
     ExpireNodes,
     InOrder,
     KeyCommand,
-    NoteTtl,
     QuorumGet,
     Set,
+    TtlCheckpoint,
     Update,
     is_canonical,
 )
@@ -130,7 +130,7 @@ Command: TypeAlias = (
     | CompareAndDelete
     | QuorumGet
     | ExpireNodes
-    | NoteTtl
+    | TtlCheckpoint
     | PublishMember
     | SetClusterVersion
     | AddMember

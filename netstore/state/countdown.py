@@ -21,7 +21,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from netstore.expiry import Expiries, Expiry
-from netstore.parted import LET_GO_STEP, Parted
+from netstore.parted import FREE_STEP, Parted
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
@@ -118,17 +118,17 @@ class KeyQueue(Generic[K]):
         found = [key for key in keys if is_wanted.pop(key)]
         next(self._spent, None)
         if not order and is_wanted.is_large:
-            self._is_wanted, self._spent = Parted(), is_wanted.let_go()
+            self._is_wanted, self._spent = Parted(), is_wanted.free_steps()
         return found
 
-    def let_go(self) -> Iterator[None]:
+    def free_steps(self) -> Iterator[None]:
         """Free the queue in steps, when it is used no more."""
         order = self._order
         while order:
-            for _ in range(min(LET_GO_STEP, len(order))):
+            for _ in range(min(FREE_STEP, len(order))):
                 order.popleft()
             yield
-        yield from self._is_wanted.let_go()
+        yield from self._is_wanted.free_steps()
 
 
 class TtlChanges(Generic[K]):
@@ -166,7 +166,7 @@ class TtlChanges(Generic[K]):
         queue.
         """
         gone, self._renewed = self._renewed, keys
-        return gone.let_go()
+        return gone.free_steps()
 
     def take_renewed(self, most: int) -> list[K]:
         """The next renewed keys, at most so many; may be fewer although some are left (`waits`)."""
@@ -216,8 +216,8 @@ class Countdown(Generic[K]):
         self._grace = 0.0
         self._spared_until = -inf
         """Ends are postponed until this instant, but by at most `LONGEST_SPARED` (`spare`)."""
-        self._noted: tuple[float, int] | None = None
-        """How far the round of `notes` has come in `_looks`: the time and number of an entry."""
+        self._checkpointed: tuple[float, int] | None = None
+        """How far the round of `checkpoints` has come in `_looks`: the time and number of an entry."""
 
     def __len__(self) -> int:
         """The number of timers."""
@@ -317,26 +317,26 @@ class Countdown(Generic[K]):
         self._spared_until = now + grace
 
     @property
-    def noting(self) -> bool:
-        """Whether a round of `notes` is not finished."""
-        return self._noted is not None
+    def is_checkpointing(self) -> bool:
+        """Whether a round of `checkpoints` is not finished."""
+        return self._checkpointed is not None
 
-    def begin_notes(self) -> None:
-        """Start another round of `notes`: checkpoints of the time that items have left."""
-        self._noted = _FIRST if self._looks else None
+    def begin_checkpoints(self) -> None:
+        """Start another round of `checkpoints`: checkpoints of the time that items have left."""
+        self._checkpointed = _FIRST if self._looks else None
 
-    def notes(self, now: float, longer_than: int, most: int) -> list[tuple[K, Any, int]]:
+    def checkpoints(self, now: float, longer_than: int, most: int) -> list[tuple[K, Any, int]]:
         """The time left of items that have a longer TTL than `longer_than` and are not overdue, as (key,
         since, seconds rounded up): out of the next `most` items of the round, fewer if their keys are long.
         An item that is renewed during the round may be left out, or returned twice.
         """
         found: list[tuple[K, Any, int]] = []
-        if self._noted is None:
+        if self._checkpointed is None:
             return found
-        entries = self._looks.following(self._noted, most)
+        entries = self._looks.following(self._checkpointed, most)
         size = 0
         for when, number, key in entries:
-            self._noted = when, number
+            self._checkpointed = when, number
             timed = self._table.get(key)
             if timed is None or timed.ttl <= longer_than:
                 continue
@@ -348,7 +348,7 @@ class Countdown(Generic[K]):
                 if size >= MOST_BYTES:
                     return found
         if len(entries) < most:
-            self._noted = None
+            self._checkpointed = None
         return found
 
     def _end(self, count: _Count[K], spared_until: float = -inf) -> float:

@@ -102,7 +102,7 @@ class Machine:
         self.mvcc = self.v3.mvcc
         self.leases = self.v3.leases
         self.alarms = self.v3.alarms
-        self.passed_over: Mapping[Index, str] = {}
+        self.skipped: Mapping[Index, str] = {}
         """Entries that the operator told this member to skip: index -> hash of the payload."""
         self._scalars: tables.Scalars | None = None
         self._work: Work | None = None
@@ -136,12 +136,12 @@ class Machine:
         """
         for _ in self._load(whole=True):
             told(self.loaded)
-        for _ in self.let_go():
+        for _ in self.free_steps():
             pass
 
     def load_steps(self) -> Iterator[None]:
         """The same in bounded steps. Until the last one no v3 key can be read; the leases change when they
-        were read, the rest of the state in the last step. To be followed by `let_go`.
+        were read, the rest of the state in the last step. To be followed by `free_steps`.
         """
         return self._load(whole=False)
 
@@ -174,7 +174,7 @@ class Machine:
         self._before = v2.restore(scalars.index, nodes)
         v3.tell_swept()
 
-    def let_go(self) -> Iterator[None]:
+    def free_steps(self) -> Iterator[None]:
         """Free the v2 tree that the last `load_steps` replaced, in bounded steps: all at once would hold the
         loop too long.
         """
@@ -194,7 +194,7 @@ class Machine:
         """The same for about so many units. If more is to be done, the result is `UNFINISHED`, and `go_on`
         must be called until the command is finished before anything else is applied.
         """
-        command = None if self.passed_over else first_level_command(payload)
+        command = None if self.skipped else first_level_command(payload)
         outcome = self._enter(index, payload) if command is None else self._start(index, command)
         return self.go_on(units) if outcome is UNFINISHED else outcome
 
@@ -204,7 +204,7 @@ class Machine:
         return outcome
 
     def _enter(self, index: Index, payload: bytes) -> Outcome | Unfinished:
-        if index in self.passed_over:
+        if index in self.skipped:
             return self._pass_over(index, payload)
         command = first_level_command(payload) if payload else payload
         if command is not None:
@@ -219,7 +219,7 @@ class Machine:
         return self._start(index, envelope.command)
 
     def _pass_over(self, index: Index, payload: bytes) -> Fault:
-        check_skipped(index, payload, self.passed_over[index])
+        check_skipped(index, payload, self.skipped[index])
         self.apply(index, b"")
         return self.roster.refusal("the entry was passed over")
 
@@ -366,7 +366,7 @@ class Machine:
         called between batches while `sweeping`.
         """
         if self.leases.spent:
-            self.leases.let_go()
+            self.leases.free_step()
             return
         self.mvcc.sweep()
         self.save()

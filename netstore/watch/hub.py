@@ -174,7 +174,7 @@ class Hub:
         return path in self.maps.at
 
     @property
-    def behind(self) -> bool:
+    def has_work(self) -> bool:
         """Whether `step` has something to do."""
         return bool(self._ending or self._waiting)
 

@@ -72,8 +72,9 @@ class _Group:
 class Watches:
     """All v3 watches of a member.
 
-    The member gives the changes of each batch to `publish`, calls `step` between turns while `behind`, and
-    `replaced` when its state was replaced by a snapshot. `wake` is called when there is something to `step`.
+    The member gives the changes of each batch to `publish`, calls `step` between turns while it `has_work`,
+    and `replaced` when its state was replaced by a snapshot. `wake` is called when there is something to
+    `step`.
     """
 
     def __init__(self, source: Source, wake: Callable[[], None]) -> None:
@@ -108,7 +109,7 @@ class Watches:
         return self._places.taken
 
     @property
-    def behind(self) -> bool:
+    def has_work(self) -> bool:
         """Whether `step` has something to do."""
         return bool(self._unsynced.queues or self._tasks) or self.in_round
 
@@ -208,7 +209,7 @@ class Watches:
         self._published = max(self._published, self.source.revision)
         self._run_round()
         self._free(missed)
-        if self.behind:
+        if self.has_work:
             self._wake()
 
     def step(self) -> None:

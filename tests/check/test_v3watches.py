@@ -96,10 +96,10 @@ def history(random: Random) -> History:
             watches.append(watch)
             streams.append(store.open(Sink(watch)))
             streams[-1].create(watch.selection, start)
-        while store.behind and random.random() < 0.9:
+        while store.has_work and random.random() < 0.9:
             store.step()
         random.choice(streams).progress()
-    while store.behind:
+    while store.has_work:
         store.step()
     return History(watches, changes, compactions, machine.mvcc.revision)
 

@@ -45,17 +45,19 @@ def test_prepared_changes_are_charged_at_once_and_count_in_behind_from_their_wri
     engine = opened.engine
     engine.write(Index(1), {("plain", b"0"): b"v"})
     written = 2 + CHANGE_COST
-    assert (budget.used, engine.behind()) == (written, 0)
+    assert (budget.used, engine.excess_bytes()) == (written, 0)
     engine.sync(lambda _: None)
     for number in range(1, 6):
         engine.prepare({("plain", b"%d" % number): b"v"})
-        assert (budget.used, engine.behind()) == (written * (number + 1), 0)
+        assert (budget.used, engine.excess_bytes()) == (written * (number + 1), 0)
     opened.loop.run_until(lambda: engine.durable() == 1)
-    assert (budget.used, engine.behind()) == (written * 5, 0), "what was committed meanwhile is not held"
+    assert (budget.used, engine.excess_bytes()) == (written * 5, 0), (
+        "what was committed meanwhile is not held"
+    )
     engine.write(Index(2), {})
-    assert (budget.used, engine.behind()) == (written * 5, written * 5 - 1000)
+    assert (budget.used, engine.excess_bytes()) == (written * 5, written * 5 - 1000)
     opened.sync()
-    assert (budget.used, engine.behind()) == (0, 0)
+    assert (budget.used, engine.excess_bytes()) == (0, 0)
     engine.close()
 
 
@@ -118,15 +120,15 @@ def test_the_overlay_is_charged_and_committed_by_bytes_and_reports_when_it_is_to
     assert reached.wait(seconds(TIMEOUT)), "committed for its size, long before the interval"
     assert budget.used == 100_000 + 1 + CHANGE_COST
     index = 1
-    while not engine.behind():
+    while not engine.excess_bytes():
         index += 1
         engine.write(Index(index), {("plain", b"%d" % index): bytes(100_000), ("other", b"gone"): None})
         assert index < 20
     assert budget.used > 1 << 20
     eased: list[bool] = []
-    engine.eased = lambda: eased.append(engine.behind() > 0)
+    engine.eased = lambda: eased.append(engine.excess_bytes() > 0)
     go_on.set()
-    opened.loop.run_until(lambda: not engine.behind())
+    opened.loop.run_until(lambda: not engine.excess_bytes())
     assert eased == [False], "told by the commit that made room"
     assert opened.sync() is None
     assert (budget.used, engine.durable()) == (0, index)

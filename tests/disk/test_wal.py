@@ -349,7 +349,7 @@ def test_closing_finishes_the_writes_under_way() -> None:
 @pytest.mark.parametrize(
     ("kind", "payload", "why"),
     [
-        (Kind.BATCH, b"\x05abc", "bytes promised"),
+        (Kind.BATCH, b"\x05abc", "bytes announced"),
         (Kind.BATCH, b"\x00xyz", "entry batch"),
         (Kind.MARK, b"short", "snapshot description"),
         (9, b"", "record of unknown kind 9"),

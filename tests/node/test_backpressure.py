@@ -160,7 +160,7 @@ def test_no_lease_ends_whose_renewal_waits_somewhere(where: str, monkeypatch: py
         if where == "queued":
             patch.setattr(leader.host.applier, "waiting_bytes", HELD_BYTES + 1)
         else:
-            patch.setattr((leader if where == "put off" else other).engine, "behind", lambda: 1)
+            patch.setattr((leader if where == "put off" else other).engine, "excess_bytes", lambda: 1)
         group.tick()
         told: list[int | Fault] = []
         lessors[1].keep_alive(5, told.append, "ann")
@@ -225,7 +225,7 @@ def test_a_follower_passes_on_what_it_is_asked_whatever_its_engine_does(
 ) -> None:
     group = Group(3)
     leader, other = group[1], group[2]
-    monkeypatch.setattr(other.engine, "behind", lambda: 1)
+    monkeypatch.setattr(other.engine, "excess_bytes", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
     other.host.propose(encode(Set(b"/k", b"v")), done.append, OWN)
@@ -241,7 +241,7 @@ def test_a_follower_passes_on_what_it_is_asked_whatever_its_engine_does(
 def test_messages_held_are_counted_once_however_often_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(3)
     leader, late = group[1].host, group[2].host
-    monkeypatch.setattr(group[2].engine, "behind", lambda: 1)
+    monkeypatch.setattr(group[2].engine, "excess_bytes", lambda: 1)
     group.tick()
     applied = late.machine.applied
     big = encode(Set(b"/big", bytes(HELD_BYTES // 5)))

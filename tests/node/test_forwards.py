@@ -117,7 +117,7 @@ def test_forwarded_requests_are_done_once_the_leaders_engine_has_caught_up(
 ) -> None:
     group = Group(3)
     leader, other = group[1], group[2]
-    monkeypatch.setattr(leader.engine, "behind", lambda: 1)
+    monkeypatch.setattr(leader.engine, "excess_bytes", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
     for number in range(7):
@@ -134,7 +134,7 @@ def test_forwarded_requests_are_done_once_the_leaders_engine_has_caught_up(
 def test_postponed_requests_wait_while_leadership_is_transferred(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(3)
     leader, other = group[1], group[2]
-    monkeypatch.setattr(leader.engine, "behind", lambda: 1)
+    monkeypatch.setattr(leader.engine, "excess_bytes", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
     other.host.propose(encode(Set(b"/k", b"early")), done.append, OWN)
@@ -343,7 +343,7 @@ def test_a_client_of_a_follower_is_told_at_once_that_the_leader_refused(
 ) -> None:
     group = Group(3)
     leader, other = group[1], group[2]
-    monkeypatch.setattr(leader.engine, "behind", lambda: 1)
+    monkeypatch.setattr(leader.engine, "excess_bytes", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
     other.host.propose(encode(Set(b"/k", b"v")), done.append, OWN)

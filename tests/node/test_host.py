@@ -210,8 +210,8 @@ def test_a_turn_tells_which_part_of_it_took_longest(
         return real(*given, **named)
 
     monkeypatch.setattr(owner, name, slowly)
-    monkeypatch.setattr(Watches, "behind", True)
-    monkeypatch.setattr(Raft, "read_index_alone", lambda _: None)
+    monkeypatch.setattr(Watches, "has_work", True)
+    monkeypatch.setattr(Raft, "local_read_index", lambda _: None)
     found: list[str] = []
     member.host.read(lambda _: None)
     assert member.host.jobs.start("somebody", SlowJob()) is None

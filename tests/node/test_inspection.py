@@ -101,7 +101,7 @@ def test_a_range_of_it_is_listed(folder: Path, capsys: pytest.CaptureFixture[str
 def applied(folder: Path, upto: int = 5) -> Machine:
     """What a member does with the log at a start."""
     machine = Machine(memory_engine())
-    machine.passed_over = read_skipped(folder)
+    machine.skipped = read_skipped(folder)
     for place, payload in enumerate(PAYLOADS[:upto], 1):
         machine.enter(Index(place), payload)
     return machine
@@ -199,7 +199,7 @@ def passing_over(index: int, payload: bytes) -> type[Machine]:
     class Skipping(Buggy):
         def __init__(self, engine: MemoryEngine) -> None:
             super().__init__(engine)
-            self.passed_over = {Index(index): display.payload_hash(payload)}
+            self.skipped = {Index(index): display.payload_hash(payload)}
 
     return Skipping
 
@@ -236,7 +236,7 @@ def test_a_member_that_did_not_skip_what_the_others_did_has_another_digest() -> 
     states = []
     for skipped in ({}, {Index(1): display.payload_hash(payload)}, {Index(1): display.payload_hash(payload)}):
         machine = Machine(memory_engine())
-        machine.passed_over = skipped
+        machine.skipped = skipped
         machine.enter(Index(1), payload)
         machine.enter(Index(2), seal(encode(DeleteRange(b"a"))))
         states.append(digest(machine))

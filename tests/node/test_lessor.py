@@ -10,10 +10,10 @@ import pytest
 from netstore import errors
 from netstore.errors import Reason
 from netstore.node import lessor
-from netstore.node.lessor import NOTE_SECONDS, Lessor
+from netstore.node.lessor import CHECKPOINT_SECONDS, Lessor
 from netstore.state.commands import decode, encode
 from netstore.state.countdown import LONGEST_SPARED, MOST_GRACES
-from netstore.state.v2.commands import ExpireNodes, NoteTtl, Set
+from netstore.state.v2.commands import ExpireNodes, Set, TtlCheckpoint
 from netstore.state.v3.commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRenew, Put
 from netstore.types import Nanos, NodeId, Term
 from tests.support.local_member import LocalMember
@@ -315,7 +315,7 @@ def test_a_fault_that_prevents_an_answer_is_told(member: Leading, fault: Fault) 
 def test_the_leader_notes_what_long_leases_have_left(member: Leading) -> None:
     member.grant(7, 1_000)
     member.grant(8, 300)
-    member.wait(NOTE_SECONDS)
+    member.wait(CHECKPOINT_SECONDS)
     (note,) = [command for command in member.proposed if isinstance(command, LeaseCheckpoint)]
     assert [(id_, left) for id_, _, left in note.leases] == [(7, 700)]
     lease = member.machine.leases.get(7)
@@ -328,7 +328,7 @@ def test_the_leader_notes_what_long_leases_have_left(member: Leading) -> None:
 def _noted(member: Leading) -> tuple[int, int]:
     """How often something was noted of leases, and of nodes."""
     kinds = [type(command) for command in member.proposed]
-    return kinds.count(LeaseCheckpoint), kinds.count(NoteTtl)
+    return kinds.count(LeaseCheckpoint), kinds.count(TtlCheckpoint)
 
 
 @pytest.mark.parametrize("hindrance", ["none", "requests wait", "another leads", "elected again"])
@@ -336,7 +336,7 @@ def test_occasional_hindrances_postpone_no_notes(member: Leading, hindrance: str
     """Else what nobody renews would live as long as members are restarted."""
     member.grant(7, 36_000)
     member.send("PUT", "/v2/keys/node", b"value=1&ttl=36000")
-    for number in range(4 * int(NOTE_SECONDS / LOOK_SECONDS)):
+    for number in range(4 * int(CHECKPOINT_SECONDS / LOOK_SECONDS)):
         now_and_then = number % 200 == 0
         member.backed_up = hindrance == "requests wait" and now_and_then
         if now_and_then and hindrance == "elected again":
@@ -350,9 +350,9 @@ def test_occasional_hindrances_postpone_no_notes(member: Leading, hindrance: str
 def test_notes_wait_for_requests_that_wait_but_not_without_end(member: Leading) -> None:
     member.grant(7, 36_000)
     member.send("PUT", "/v2/keys/node", b"value=1&ttl=36000")
-    member.wait(NOTE_SECONDS - 1)
+    member.wait(CHECKPOINT_SECONDS - 1)
     member.backed_up = True
-    member.wait(NOTE_SECONDS - 1)
+    member.wait(CHECKPOINT_SECONDS - 1)
     assert _noted(member) == (0, 0)
     member.wait(2)
     assert _noted(member) == (1, 1)
@@ -362,7 +362,7 @@ def test_a_leader_that_begins_while_requests_wait_puts_no_notes_off(member: Lead
     """How often they were put off before it led, it does not know."""
     member.grant(7, 36_000)
     member.leader = NodeId(8)
-    member.wait(NOTE_SECONDS + 1)
+    member.wait(CHECKPOINT_SECONDS + 1)
     member.backed_up = True
     member.leader = member.id
     member.wait(LOOK_SECONDS)
@@ -384,10 +384,10 @@ def test_a_lease_that_nobody_renews_ends_though_its_member_is_restarted(member: 
 def test_a_round_of_notes_that_takes_long_comes_to_its_end(
     member: Leading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lessor, "NOTES_AT_ONCE", 1)
+    monkeypatch.setattr(lessor, "CHECKPOINTS_AT_ONCE", 1)
     for id_ in range(1, 1_001):
         member.grant(id_, 36_000)
-    member.wait(3 * NOTE_SECONDS)
+    member.wait(3 * CHECKPOINT_SECONDS)
     noted = {id_ for c in member.proposed if isinstance(c, LeaseCheckpoint) for id_, _, _ in c.leases}
     assert noted == set(range(1, 1_001))
 

@@ -371,7 +371,7 @@ def test_a_change_waits_for_a_leader() -> None:
 def crowd(group: Group, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The leader's engine is behind, or it has too much to apply."""
     if why == "behind":
-        monkeypatch.setattr(group[1].engine, "behind", lambda: 1)
+        monkeypatch.setattr(group[1].engine, "excess_bytes", lambda: 1)
     else:
         monkeypatch.setattr(group[1].host.applier, "waiting_bytes", HELD_BYTES + 1)
     group.tick()
@@ -450,7 +450,7 @@ def test_how_long_a_change_has_waited_counts_anew_when_its_leader_was_none_meanw
 def test_a_change_is_passed_on_whatever_the_own_engine_does(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(3)
     answers: list[MemberInfo | Fault] = []
-    monkeypatch.setattr(group[2].engine, "behind", lambda: 1)
+    monkeypatch.setattr(group[2].engine, "excess_bytes", lambda: 1)
     group.tick()
     group[2].cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.settle()

@@ -33,7 +33,7 @@ class Reader:
     def of(cls, monkeypatch: pytest.MonkeyPatch) -> Reader:
         member = Solo().lead()
         monkeypatch.setattr(Raft, "read", lambda *_: None)
-        monkeypatch.setattr(Raft, "read_index_alone", lambda _: None)
+        monkeypatch.setattr(Raft, "local_read_index", lambda _: None)
         return cls(member, [])
 
     def ask(self, principal: str, count: int = 1) -> None:

@@ -263,7 +263,7 @@ async def test_without_descriptors_accepting_stops_and_is_tried_again(
 
         with Exhausted() as exhausted:
             one.peers.listener._accept(exhausted, tls=False)
-        assert one.log.events("guest_refused") == ["{'reason': 'Too many open files'}"]
+        assert one.log.events("stream_refused") == ["{'reason': 'Too many open files'}"]
         assert one.peers.listener._not_watched
         one.peers.listener._not_watched[:] = [listener]
         made = await open_stream(one)

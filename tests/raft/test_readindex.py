@@ -86,16 +86,16 @@ def test_only_the_only_voter_reads_without_a_round(conf: ConfState, is_only: boo
     """And only once it has committed an entry of its own term (Ongaro's dissertation, section 6.4)."""
     raft = member(1, conf, (1,))
     assert raft.is_only_voter is is_only
-    assert raft.read_index_alone() is None, "it does not lead"
+    assert raft.local_read_index() is None, "it does not lead"
     stand(raft)
     if not is_only:
         raft.step(VoteAnswer(TWO, ONE, raft.term, granted=True))
     assert raft.role is Role.LEADER
-    assert raft.read_index_alone() is None, "what it has committed may not be the newest"
+    assert raft.local_read_index() is None, "what it has committed may not be the newest"
     said(raft)
-    assert raft.read_index_alone() == (2 if is_only else None)
+    assert raft.local_read_index() == (2 if is_only else None)
     if is_only:
         raft.propose([b"x"])
-        assert raft.read_index_alone() == 2, "the entry is not committed"
+        assert raft.local_read_index() == 2, "the entry is not committed"
         said(raft)
-        assert raft.read_index_alone() == 3
+        assert raft.local_read_index() == 3

@@ -25,7 +25,7 @@ from netstore.disk.wal import Wal
 from netstore.node.driver import Append, Driver
 from netstore.node.host import Host
 from netstore.node.lessor import Lessor
-from netstore.node.logwriter import DiskFailed, LogWriter, Mark
+from netstore.node.logwriter import DiskFailed, LogWriter, SnapshotMark
 from netstore.node.member import OWN
 from netstore.node.membership import Cluster
 from netstore.node.proposals import Proposals
@@ -375,7 +375,7 @@ def _nothing_waits(raft: Raft, take: Callable[[Raft], Ready] = Raft.take_ready) 
     return ready
 
 
-def _reported_at_once(writer: LogWriter, record: Append | Mark, *, held: bool = False) -> bool:
+def _reported_at_once(writer: LogWriter, record: Append | SnapshotMark, *, held: bool = False) -> bool:
     writer.handed_over += 1
     if isinstance(record, Append):
         writer._wal.append(record.hard_state, record.entries, _nobody, held=held)
@@ -560,8 +560,8 @@ def _drops_all_but_one(wal: Wal, index: Index) -> None:
 
 def _mark_overtakes(
     writer: LogWriter,
-    record: Append | Mark,
-    write: Callable[[LogWriter, Append | Mark], None] = LogWriter.write,
+    record: Append | SnapshotMark,
+    write: Callable[[LogWriter, Append | SnapshotMark], None] = LogWriter.write,
 ) -> None:
     if isinstance(record, Append) or not record.replaces:
         write(writer, record)
@@ -578,8 +578,8 @@ def _mark_overtakes(
 
 def _mark_beside(
     writer: LogWriter,
-    record: Append | Mark,
-    write: Callable[[LogWriter, Append | Mark], None] = LogWriter.write,
+    record: Append | SnapshotMark,
+    write: Callable[[LogWriter, Append | SnapshotMark], None] = LogWriter.write,
 ) -> None:
     if isinstance(record, Append) or record.replaces:
         write(writer, record)

@@ -36,7 +36,7 @@ def key_commands() -> st.SearchStrategy[Command]:
         st.builds(v2.CompareAndDelete, PATHS, values, INDEXES),
         st.builds(v2.QuorumGet, PATHS, FLAGS),
         st.builds(v2.ExpireNodes, st.tuples(st.tuples(PATHS, INDEXES))),
-        st.builds(v2.NoteTtl, st.tuples(st.tuples(PATHS, INDEXES, st.integers(0, 9)))),
+        st.builds(v2.TtlCheckpoint, st.tuples(st.tuples(PATHS, INDEXES, st.integers(0, 9)))),
     )
 
 

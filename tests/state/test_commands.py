@@ -84,7 +84,7 @@ FIRST_WRITTEN = [
     (v2.CompareAndDelete(b"/a", b"p", 6), "9407c4022f61c4017006"),
     (v2.QuorumGet(b"/a", True), "9308c4022f61c3"),
     (v2.ExpireNodes(((b"/a", 5),)), "92149192c4022f6105"),
-    (v2.NoteTtl(((b"/a", 5, 7),)), "92159193c4022f610507"),
+    (v2.TtlCheckpoint(((b"/a", 5, 7),)), "92159193c4022f610507"),
     (commands.PublishMember(1, "n", ("c",), ("p", "q")), "950a01a16e91a16392a170a171"),
     (commands.PublishMember(1, "n", ("c",), ("p", "q"), 3), "960a01a16e91a16392a170a17103"),
     (commands.SetClusterVersion("3"), "920ba133"),

@@ -122,10 +122,10 @@ class Clocks(RuleBasedStateMachine):
 
     @rule(longer_than=st.sampled_from((0, 2, 5)))
     def checkpoint(self, longer_than: int) -> None:
-        self.clock.begin_notes()
+        self.clock.begin_checkpoints()
         found: dict[int, int] = {}
         for _ in range(3):
-            piece = self.clock.notes(self.now, longer_than, 2)
+            piece = self.clock.checkpoints(self.now, longer_than, 2)
             assert len(piece) <= 2
             found |= {id_: left for id_, _, left in piece}
         for id_, (end, _) in self.began.items():
@@ -398,7 +398,7 @@ def test_the_room_of_many_that_waited_is_given_back_in_steps(monkeypatch: pytest
     assert all(before - after <= 16 for before, after in pairwise(rooms))
     for number in range(5_000):
         waiting.add(number)
-    sizes = [len(waiting) for _ in waiting.let_go()]
+    sizes = [len(waiting) for _ in waiting.free_steps()]
     assert sizes[:3] == [3_000, 1_000, 0]
     assert not waiting._is_wanted
 
@@ -483,9 +483,9 @@ def test_long_keys_come_in_small_proposals() -> None:
         tree.set(b"/%d" % number + b"x" * 30_000, b"", False, Life(Nanos(1), 400))
     clock: Countdown[bytes] = Countdown(tree.timed)
     clock.count(0.0)
-    clock.begin_notes()
-    notes = []
-    while found := clock.notes(1.0, 300, 1_000):
-        notes.append(len(found))
-    assert notes == [3, 3, 3, 1]
+    clock.begin_checkpoints()
+    counts = []
+    while found := clock.checkpoints(1.0, 300, 1_000):
+        counts.append(len(found))
+    assert counts == [3, 3, 3, 1]
     assert [len(clock.due(500.0)) for _ in range(5)] == [3, 3, 3, 1, 0]

@@ -487,16 +487,16 @@ def test_no_step_of_loading_looks_at_more_than_its_share() -> None:
     assert len(copy.leases) == 2_999
     assert len(copy.tree) == 3_001
     assert file_at(copy.tree, b"/old") is None
-    assert sum(1 for _ in copy.let_go()) == 2
-    assert sum(1 for _ in copy.let_go()) == 0
+    assert sum(1 for _ in copy.free_steps()) == 2
+    assert sum(1 for _ in copy.free_steps()) == 0
 
 
 def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what there was: nodes, leases, keys, whoever has many of whatever."""
     for room in ("parted", "state.v3.lease", "state.v2.ttl", "state.v2.loading", "state.v3.index"):
-        monkeypatch.setattr(f"netstore.{room}.LET_GO_STEP", 10)
-    monkeypatch.setattr("netstore.state.v3.index._LOT_BITS", 3)
-    monkeypatch.setattr("netstore.state.v3.index._LOT", 8)
+        monkeypatch.setattr(f"netstore.{room}.FREE_STEP", 10)
+    monkeypatch.setattr("netstore.state.v3.index._BLOCK_BITS", 3)
+    monkeypatch.setattr("netstore.state.v3.index._BLOCK", 8)
     monkeypatch.setattr(parted, "FIRST", 10)
     monkeypatch.setattr(nodes, "FIRST", 10)
     old = machine_with(*[LeaseGrant(number, 60) for number in range(1, 100)])
@@ -517,7 +517,7 @@ def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.M
         "living keys": old.mvcc._index.live,
     }
     held = [len(each) for each in tables.values()]
-    for _ in (each for work in (old.load_steps, old.let_go) for each in work()):
+    for _ in (each for work in (old.load_steps, old.free_steps) for each in work()):
         before, held = held, [len(each) for each in tables.values()]
         for name, left, had in zip(tables, held, before, strict=True):
             assert left >= had - 10, name
@@ -528,7 +528,7 @@ def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.M
 
 def test_the_memory_of_a_finished_command_is_freed_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for room in ("parted", "state.v3.lease"):
-        monkeypatch.setattr(f"netstore.{room}.LET_GO_STEP", 10)
+        monkeypatch.setattr(f"netstore.{room}.FREE_STEP", 10)
     monkeypatch.setattr(parted, "FIRST", 10)
     machine = machine_with(LeaseGrant(1, 60), *[LeaseGrant(number, 60) for number in range(2, 50)])
     for number in range(200):

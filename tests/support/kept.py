@@ -91,7 +91,7 @@ def log() -> list[bytes]:
         commands.RefuseChange("no"),
         commands.RaiseLevel(1),
         v2.ExpireNodes(((b"/none", 1),)),
-        v2.NoteTtl(((b"/none", 1, 1),)),
+        v2.TtlCheckpoint(((b"/none", 1, 1),)),
         v2.Set(b"/last", b"in the log only"),
         v3.Put(b"last", b"in the log only"),
     ]

@@ -281,7 +281,7 @@ class LocalMember:
         self.jobs = Jobs(lambda: None, _FailingLog())
         self.stats = StatsApi(self, NoPeers())
         self.cluster = LocalCluster(self)
-        self.reaper = Reaper(self, self.machine.tree.timed, 0.0, v2.ExpireNodes, v2.NoteTtl)
+        self.reaper = Reaper(self, self.machine.tree.timed, 0.0, v2.ExpireNodes, v2.TtlCheckpoint)
         self.gate = Gate()
         self.keys = KeysApi(self, self.reaper.countdown, self.gate)
         self.deadlines = Deadlines(self.clock)

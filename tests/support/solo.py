@@ -70,7 +70,7 @@ class Slow(MemoryEngine):
 
     late = 0
 
-    def behind(self) -> int:
+    def excess_bytes(self) -> int:
         return self.late
 
 
@@ -82,7 +82,7 @@ def behind() -> tuple[Solo, Slow]:
     engine.late = 1
     member.host.tick()
     turns(member, 2)
-    assert member.host._raft.holding
+    assert member.host._raft.apply_paused
     assert not member.woken
     return member, engine
 

@@ -165,7 +165,7 @@ class ReadableMember(LocalMember):
         self.watches.publish(self.machine.take_changes())
         while self.machine.sweeping:
             self.machine.sweep()
-        while self.watches.behind:
+        while self.watches.has_work:
             self.watches.step()
         while self.jobs.ready:
             self.jobs.run()

@@ -108,7 +108,7 @@ class Store:
 
     def settle(self) -> None:
         for _ in range(10_000):
-            if not self.watches.behind:
+            if not self.watches.has_work:
                 return
             self.watches.step()
         raise AssertionError("watches never catch up")
@@ -145,7 +145,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[i
 def most_at_once(store: Store, calls: list[int]) -> int:
     """Settle; the most calls of one step."""
     most = before = calls[0]
-    while store.watches.behind:
+    while store.watches.has_work:
         store.watches.step()
         most, before = max(most, calls[0] - before), calls[0]
     return most

@@ -258,7 +258,7 @@ def test_events_are_delivered_in_slices_and_in_order_to_each_watcher() -> None:
     hub.publish(events[2])
     slices, before = 2, told(clients)
     assert before == 2 * SLICE_WATCHERS
-    while hub.behind:
+    while hub.has_work:
         assert told(clients) - before <= SLICE_WATCHERS
         before = told(clients)
         hub.step()
@@ -273,7 +273,7 @@ def test_look_ups_of_removed_paths_count_as_work() -> None:
     (client,) = crowd(hub, 1, b"/d/99999")
     hub.publish(event(1, b"/d", "delete", tuple(b"/d/%d" % number for number in range(100_000))))
     steps = 0
-    while hub.behind:
+    while hub.has_work:
         hub.step()
         steps += 1
     assert 15 <= steps <= 25
@@ -289,7 +289,7 @@ def test_a_watcher_removed_between_slices_gets_nothing() -> None:
     last.remove()
     hub.step()
     assert told(clients) == SLICE_WATCHERS
-    assert not hub.behind
+    assert not hub.has_work
 
 
 def test_an_interrupt_ends_many_watchers_in_slices_and_delivers_nothing_more() -> None:
@@ -301,7 +301,7 @@ def test_an_interrupt_ends_many_watchers_in_slices_and_delivers_nothing_more() -
     hub.publish(event(7, b"/a"))
     before = 3 * SLICE_WATCHERS
     assert told(clients) == before
-    while hub.behind:
+    while hub.has_work:
         assert told(clients) - before <= SLICE_WATCHERS
         before = told(clients)
         hub.step()
@@ -316,7 +316,7 @@ def large(index: int, size: int) -> Event:
 
 def settle(hub: Hub) -> int:
     steps = 0
-    while hub.behind:
+    while hub.has_work:
         hub.step()
         steps += 1
     return steps
@@ -390,7 +390,7 @@ def test_if_too_much_waits_all_watchers_are_ended(most: int, size: int) -> None:
         assert len(hub._waiting) < most + 500
         hub.publish(*[large(last + number, size) for number in range(1, 501)])
         last += 500
-    assert not hub.behind
+    assert not hub.has_work
     assert_no_gaps(clients, last)
     assert last > most
 
@@ -429,7 +429,7 @@ def test_an_event_is_prepared_once_in_slices_before_it_is_delivered() -> None:
     changes = [event(index, b"/a") for index in (1, 2)]
     hub.publish(*changes)
     slices = 1
-    while hub.behind:
+    while hub.has_work:
         assert len(done) == slices
         hub.step()
         slices += 1
@@ -466,13 +466,13 @@ def test_nothing_is_prepared_for_watchers_that_are_ended_or_removed() -> None:
     assert gone.watcher is not None
     gone.watcher.remove()
     hub.step()
-    assert (done, hub.behind) == ([2], False)
+    assert (done, hub.has_work) == ([2], False)
     hub.publish(*(event(index, b"/ended") for index in range(3, MAX_WAITING + 4)))
     hub.step()
     assert (done, ended.ends) == ([2, 3, 3], 0)
     hub.step()
     assert done == [2, 3, 3]
-    assert (ended.got, ended.ends, hub.behind) == ([], 1, False)
+    assert (ended.got, ended.ends, hub.has_work) == ([], 1, False)
 
 
 def test_an_interrupted_event_is_not_delivered() -> None:

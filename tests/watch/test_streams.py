@@ -283,7 +283,7 @@ def test_a_full_sink_gets_no_more_and_misses_nothing() -> None:
     assert MAX_BACKLOG < sink.backlog <= MAX_BACKLOG + 2 * len(value)
     before = [event for response in sink.take() for event in told(response)]
     stream.drained()
-    assert not store.watches.behind, "the sink has not drained"
+    assert not store.watches.has_work, "the sink has not drained"
     sink.backlog, sink.stuck = 0, False
     stream.drained()
     store.settle()

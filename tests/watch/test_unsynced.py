@@ -30,7 +30,7 @@ def test_history_is_sent_in_responses_of_bounded_size() -> None:
     stream, sink = store.open()
     stream.create(ALL, 1)
     steps = 0
-    while store.watches.behind:
+    while store.watches.has_work:
         store.watches.step()
         steps += 1
     sent = sink.take()[1:]

@@ -125,7 +125,7 @@ def test_many_watches_are_sent_an_event_in_slices(crowd: tuple[Store, Stream, Si
     sent = [len(sink.sent)]
     store.apply(Put(b"a", b"2"))
     store.apply(Put(b"a", b"3"))
-    while store.watches.behind:
+    while store.watches.has_work:
         store.watches.step()
         sent.append(len(sink.sent))
     assert max(after - before for before, after in zip([0, *sent], sent, strict=False)) <= SLICE_WATCHES

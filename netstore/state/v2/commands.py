@@ -125,7 +125,9 @@ class ExpireNodes(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid
     nodes: tuple[tuple[bytes, _Number], ...]
 
 
-class NoteTtl(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=21):
+class TtlCheckpoint(
+    msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=21
+):
     """A checkpoint of what nodes have left of their TTLs, as (path, since, seconds), for restarts."""
 
     nodes: tuple[tuple[bytes, _Number, _Seconds], ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.parted import LET_GO_STEP, Parted
+from netstore.parted import FREE_STEP, Parted
 from netstore.state.countdown import KeyQueue
 from netstore.state.v2.nodes import ROOT, Children, add_child, parent_of, root
 
@@ -57,14 +57,14 @@ class Stored:
         """
         return next((path for children in self._early.values() for path in children), None)
 
-    def let_go(self) -> Iterator[None]:
-        """Free the tables in steps of `LET_GO_STEP`: all at once would hold the loop too long."""
-        yield from self.nodes.let_go()
+    def free_steps(self) -> Iterator[None]:
+        """Free the tables in steps of `FREE_STEP`: all at once would hold the loop too long."""
+        yield from self.nodes.free_steps()
         while self.children:
-            left = LET_GO_STEP
+            left = FREE_STEP
             while self.children and left > 0:
                 _, children = self.children.popitem()
                 left -= 1 + len(children)
                 if isinstance(children, Parted):
-                    yield from children.let_go()
+                    yield from children.free_steps()
             yield

@@ -21,9 +21,9 @@ from netstore.state.v2.commands import (
     Delete,
     ExpireNodes,
     InOrder,
-    NoteTtl,
     QuorumGet,
     Set,
+    TtlCheckpoint,
     Update,
 )
 from netstore.state.v2.history import History
@@ -92,7 +92,7 @@ class V2Store:
             CompareAndDelete: self.compare_and_delete,
             QuorumGet: self.quorum_get,
             ExpireNodes: self.expire,
-            NoteTtl: self.note_ttl,
+            TtlCheckpoint: self.checkpoint_ttl,
         }
 
     # --- loading and saving
@@ -276,11 +276,11 @@ class V2Store:
             yield COMMAND_UNITS
         return None
 
-    def note_ttl(self, command: NoteTtl) -> Outcome:
-        """Carry out a NoteTtl."""
+    def checkpoint_ttl(self, command: TtlCheckpoint) -> Outcome:
+        """Carry out a TtlCheckpoint."""
         self._applying.worked += NODE_UNITS * len(command.nodes)
         for path, since, seconds in command.nodes:
-            self.tree.note_ttl(path, since, seconds)
+            self.tree.checkpoint_ttl(path, since, seconds)
         return None
 
     def _record(self, event: Event) -> None:

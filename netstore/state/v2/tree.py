@@ -101,7 +101,7 @@ class Tree:
         self._cleared = b""
         self._emptied = []
         self.changed = {}
-        return chain(timed, stored.let_go())
+        return chain(timed, stored.free_steps())
 
     def __len__(self) -> int:
         """The number of nodes, without the root."""
@@ -308,7 +308,7 @@ class Tree:
             return None
         return self._remove("expire", self._nodes[path])
 
-    def note_ttl(self, path: bytes, since: int, remaining: int) -> None:
+    def checkpoint_ttl(self, path: bytes, since: int, remaining: int) -> None:
         """Record what a node has left of its TTL, unless that started anew after the index `since`."""
         timed = self.timed.get(path)
         if timed is not None and timed.since == since:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from netstore.parted import LET_GO_STEP, Parted
+from netstore.parted import FREE_STEP, Parted
 from netstore.state.countdown import KeyQueue, TtlChanges
 from netstore.types import EtcdIndex, Nanos
 
@@ -61,11 +61,11 @@ class TimedNodes:
         previous contents.
         """
         gone, self._nodes = self._nodes, timed
-        return chain(self.ttl_changes.restart(renewed), self._let_go(gone))
+        return chain(self.ttl_changes.restart(renewed), self._free_steps(gone))
 
-    def _let_go(self, gone: Parted[bytes, Timed]) -> Iterator[None]:
+    def _free_steps(self, gone: Parted[bytes, Timed]) -> Iterator[None]:
         """Free entries, and report those that do not exist any more as removed."""
-        while some := gone.take(LET_GO_STEP):
+        while some := gone.take(FREE_STEP):
             for path in some:
                 if path not in self._nodes:
                     self.ttl_changes.remove(path)

@@ -19,7 +19,7 @@ from netstore.types import KeyChange, Revision
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from netstore.state.v3.index import KeyIndex, Log
+    from netstore.state.v3.index import ChangeLog, KeyIndex
     from netstore.state.v3.records import Records
 
 
@@ -125,7 +125,7 @@ def _changed_key(
     return places, following
 
 
-def _end(store: Present, log: Log) -> int:
+def _end(store: Present, log: ChangeLog) -> int:
     """The position in the log after the last change of a finished command."""
     return log.find(store.revision + 1) if store.next_place != store.first_place else log.end
 

@@ -18,7 +18,7 @@ import msgspec
 from sortedcontainers import SortedList  # type: ignore[import-untyped]  # it has no annotations
 
 from netstore.intervals import TO_THE_END
-from netstore.parted import LET_GO_STEP, Parted
+from netstore.parted import FREE_STEP, Parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,8 +31,8 @@ DELETED: Final = 1
 
 NUMBER_BITS: Final = 32
 
-_LOT_BITS: Final = 13
-_LOT: Final = 1 << _LOT_BITS
+_BLOCK_BITS: Final = 13
+_BLOCK: Final = 1 << _BLOCK_BITS
 """Changes in one block of the log, which are freed together: 0.1 ms."""
 
 
@@ -98,7 +98,7 @@ def pair_below(item: Item, bound: int) -> int:
     return 0 if place & DELETED else place
 
 
-class _Lot:
+class _Block:
     """Consecutive changes."""
 
     __slots__ = ("keys", "numbers", "revisions")
@@ -109,23 +109,23 @@ class _Lot:
         self.keys: list[bytes] = []
 
 
-def _last_of(lot: _Lot) -> int:
-    return lot.revisions[-1]
+def _last_of(block: _Block) -> int:
+    return block.revisions[-1]
 
 
-class Log:
+class ChangeLog:
     """The changes since the last compaction in order: 20 bytes each, beside the key, which is shared.
 
-    A position stays valid when older changes are forgotten. Changes are in blocks of `_LOT`, so that
+    A position stays valid when older changes are forgotten. Changes are in blocks of `_BLOCK`, so that
     forgetting some moves none of the others.
     """
 
-    __slots__ = ("_base", "_lots", "end", "first")
+    __slots__ = ("_base", "_blocks", "end", "first")
 
     def __init__(self) -> None:
-        self._lots: list[_Lot] = []
+        self._blocks: list[_Block] = []
         self._base = 0
-        """The position of the first change of the first block; a multiple of `_LOT`."""
+        """The position of the first change of the first block; a multiple of `_BLOCK`."""
         self.first = 0
         """The position of the first change that is not forgotten."""
         self.end = 0
@@ -133,12 +133,12 @@ class Log:
 
     def add(self, place: int, key: bytes) -> None:
         """Append a change."""
-        if not self.end % _LOT:
-            self._lots.append(_Lot())
-        lot = self._lots[-1]
-        lot.revisions.append(place >> NUMBER_BITS)
-        lot.numbers.append(place & 0xFFFFFFFF)
-        lot.keys.append(key)
+        if not self.end % _BLOCK:
+            self._blocks.append(_Block())
+        block = self._blocks[-1]
+        block.revisions.append(place >> NUMBER_BITS)
+        block.numbers.append(place & 0xFFFFFFFF)
+        block.keys.append(key)
         self.end += 1
 
     @property
@@ -149,50 +149,50 @@ class Log:
     def find(self, revision: int) -> int:
         """The position of the first change of this revision or a later one. O(log n)."""
         start = self.first
-        number = bisect_left(self._lots, revision, (start - self._base) >> _LOT_BITS, key=_last_of)
-        if number == len(self._lots):
+        number = bisect_left(self._blocks, revision, (start - self._base) >> _BLOCK_BITS, key=_last_of)
+        if number == len(self._blocks):
             return self.end
-        begin = self._base + (number << _LOT_BITS)
-        return begin + bisect_left(self._lots[number].revisions, revision, max(0, start - begin))
+        begin = self._base + (number << _BLOCK_BITS)
+        return begin + bisect_left(self._blocks[number].revisions, revision, max(0, start - begin))
 
     def after(self, at: int) -> int:
         """The position of the first change of the revision after that of the change at `at`. O(log n)."""
         revision = self.revision(at)
-        number = bisect_right(self._lots, revision, (at - self._base) >> _LOT_BITS, key=_last_of)
-        if number == len(self._lots):
+        number = bisect_right(self._blocks, revision, (at - self._base) >> _BLOCK_BITS, key=_last_of)
+        if number == len(self._blocks):
             return self.end
-        begin = self._base + (number << _LOT_BITS)
-        return begin + bisect_right(self._lots[number].revisions, revision, max(0, at - begin))
+        begin = self._base + (number << _BLOCK_BITS)
+        return begin + bisect_right(self._blocks[number].revisions, revision, max(0, at - begin))
 
     def key(self, at: int) -> bytes:
         """The key of the change at a position."""
-        return self._lots[(at - self._base) >> _LOT_BITS].keys[at % _LOT]
+        return self._blocks[(at - self._base) >> _BLOCK_BITS].keys[at % _BLOCK]
 
     def place(self, at: int) -> int:
         """The place of the change at a position."""
-        lot = self._lots[(at - self._base) >> _LOT_BITS]
-        return lot.revisions[at % _LOT] << NUMBER_BITS | lot.numbers[at % _LOT]
+        block = self._blocks[(at - self._base) >> _BLOCK_BITS]
+        return block.revisions[at % _BLOCK] << NUMBER_BITS | block.numbers[at % _BLOCK]
 
     def revision(self, at: int) -> int:
         """The revision of the change at a position."""
-        return self._lots[(at - self._base) >> _LOT_BITS].revisions[at % _LOT]
+        return self._blocks[(at - self._base) >> _BLOCK_BITS].revisions[at % _BLOCK]
 
     def keys(self, start: int, end: int) -> list[bytes]:
         """The keys of the changes from `start` up to `end`, not included."""
         found: list[bytes] = []
         while start < min(end, self.end):
-            some = self._lots[(start - self._base) >> _LOT_BITS].keys
-            found += some[start % _LOT : start % _LOT + end - start]
-            start += _LOT - start % _LOT
+            some = self._blocks[(start - self._base) >> _BLOCK_BITS].keys
+            found += some[start % _BLOCK : start % _BLOCK + end - start]
+            start += _BLOCK - start % _BLOCK
         return found
 
     def forget(self, before: int) -> None:
         """Forget all changes before this position. O(blocks freed)."""
         self.first = before
-        needless = (before - self._base) >> _LOT_BITS
+        needless = (before - self._base) >> _BLOCK_BITS
         if needless:
-            del self._lots[:needless]
-            self._base += needless << _LOT_BITS
+            del self._blocks[:needless]
+            self._base += needless << _BLOCK_BITS
 
 
 class KeyIndex:
@@ -206,22 +206,22 @@ class KeyIndex:
         self.items: Parted[bytes, Item] = Parted()
         self.live: SortedList = SortedList()
         self.dead: SortedList = SortedList()
-        self.log = Log()
+        self.log = ChangeLog()
         self.newest_deletion = 0
         """The place of the last deletion. At a bound above it, no key that is deleted now is seen."""
 
-    def let_go(self) -> Iterator[None]:
+    def free_steps(self) -> Iterator[None]:
         """Free the index in steps, when it is used no more: all at once would take long."""
         log = self.log
         while log.first < log.end:
-            log.forget(min(log.first + _LOT, log.end))
+            log.forget(min(log.first + _BLOCK, log.end))
             yield
         for keys in (self.live, self.dead):
             while keys:
-                for _ in range(min(len(keys), LET_GO_STEP // 2)):
+                for _ in range(min(len(keys), FREE_STEP // 2)):
                     keys.pop()
                 yield
-        yield from self.items.let_go()
+        yield from self.items.free_steps()
 
     def live_keys(self, key: bytes, range_end: bytes, *, backwards: bool = False) -> Iterable[bytes]:
         """The keys in the range that exist now, in order."""

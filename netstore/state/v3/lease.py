@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from netstore.errors import Fault, Reason, refusal
-from netstore.parted import LET_GO_STEP, Parted, batches
+from netstore.parted import FREE_STEP, Parted, batches
 from netstore.state.countdown import KeyQueue, TtlChanges
 from netstore.state.tables import LEASES, check_count, some_records
 from netstore.state.v3.reads import Lost
@@ -82,14 +82,14 @@ def _settle(lease: Lease, late: Parted[bytes, bool], most: int) -> None:
 
 
 def _forget(moved: Parted[LeaseId, Parted[bytes, bool]]) -> Iterator[None]:
-    left = LET_GO_STEP
+    left = FREE_STEP
     while moved:
         _, keys = moved.popitem()
         if keys.is_large:
-            yield from keys.let_go()
+            yield from keys.free_steps()
         left -= 1 + len(keys)
         if left <= 0:
-            left = LET_GO_STEP
+            left = FREE_STEP
             yield
 
 
@@ -248,18 +248,18 @@ class Leases:
         self._moved = Parted()
 
     def finish(self) -> None:
-        """The command is finished. What was remembered is freed by `let_go`."""
+        """The command is finished. What was remembered is freed by `free_step`."""
         moved, self._moved = self._moved, None
         if moved:
             self._spent.append(_forget(moved))
-            self.let_go()
+            self.free_step()
 
     @property
     def spent(self) -> bool:
-        """Whether there is something to do for `let_go`."""
+        """Whether there is something to do for `free_step`."""
         return bool(self._spent)
 
-    def let_go(self) -> None:
+    def free_step(self) -> None:
         """Do a step of freeing tables that are used no more: all at once would take long."""
         if self._spent and next(self._spent[0], self) is self:
             self._spent.popleft()
@@ -270,7 +270,7 @@ class Leases:
             return
         for keys in (lease.keys, lease.late):
             if keys is not None and keys.is_large:
-                self._spent.append(keys.let_go())
+                self._spent.append(keys.free_steps())
 
     def _is_there(self, lease: Lease) -> bool:
         """Whether this lease has not ended; another may have its id."""
@@ -312,7 +312,7 @@ class Leases:
     def unlist(self, lease: Lease) -> None:
         """The iterator over its keys is used no more. If it was abandoned, the changes since are merged
         gradually: two with each further change, the rest when the keys are listed again. If the lease has
-        ended, its keys are freed by `let_go` from now on. O(1).
+        ended, its keys are freed by `free_step` from now on. O(1).
         """
         if lease.is_listed:
             lease.is_listed = False
@@ -376,12 +376,12 @@ class Leases:
         self._touched = {}
         self._moved = None
         waited = self.ttl_changes.restart(stored.renewed)
-        return chain(waited, self._let_go(gone), self._let_go(young))
+        return chain(waited, self._free_steps(gone), self._free_steps(young))
 
-    def _let_go(self, gone: Parted[LeaseId, Any]) -> Iterator[None]:
+    def _free_steps(self, gone: Parted[LeaseId, Any]) -> Iterator[None]:
         """Free leases, and report those that do not exist any more as removed."""
         while gone:
-            left = LET_GO_STEP
+            left = FREE_STEP
             while gone and left > 0:
                 id_, lease = gone.popitem()
                 left -= 1
@@ -390,7 +390,7 @@ class Leases:
                 for keys in () if lease is None or lease.is_listed else (lease.keys, lease.late):
                     if keys:
                         left -= len(keys)
-                        yield from keys.let_go()
+                        yield from keys.free_steps()
             yield
 
     def take_changes(self) -> dict[LeaseId, LeaseRecord | None]:

@@ -151,7 +151,7 @@ class Mvcc:
         self.loaded = 0
         self.suspended = True
         hashes.end()
-        yield from before.let_go()
+        yield from before.free_steps()
         for found, is_all in read(self._index, self._records, revision, swept, step, step_bytes, whole=whole):
             self.loaded = found
             if not is_all:

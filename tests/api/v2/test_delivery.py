@@ -441,7 +441,7 @@ def test_watchers_get_a_large_event_whole_and_in_order(member: LocalMember) -> N
         steps += 1
         assert asked(member, "/small").done
     assert steps >= 50
-    while member.hub.behind:
+    while member.hub.has_work:
         member.hub.step()
     finish(member, written)
     assert once.text == written.text
@@ -478,7 +478,7 @@ def test_an_event_is_made_once_for_its_answer_and_its_watchers(
     written = put(member, "/other", value)
     if first == "answer":
         finish(member, written)
-    while member.hub.behind:
+    while member.hub.has_work:
         member.hub.step()
         if first == "both":
             member.jobs.run(1)
@@ -519,7 +519,7 @@ def test_a_line_that_fails_at_one_is_whole_for_the_other_or_cut(
     if where == "answer":
         while broken:
             member.jobs.run(1)
-    while member.hub.behind:
+    while member.hub.has_work:
         member.hub.step()
     finish(member, written)
     assert not broken
@@ -581,12 +581,12 @@ def test_an_event_that_nobody_waits_for_is_not_shown(member: LocalMember) -> Non
     watch = asked(member, "/large", "wait=true&stream=true")
     put(member, "/large", RANDOM)
     member.hub.step()
-    behind = [member.hub.behind]
+    behind = [member.hub.has_work]
     watch.hang_up()
     member.hub.step()
-    behind.append(member.hub.behind)
+    behind.append(member.hub.has_work)
     put(member, "/other", RANDOM)
-    behind.append(member.hub.behind)
+    behind.append(member.hub.has_work)
     assert behind == [True, False, False]
 
 

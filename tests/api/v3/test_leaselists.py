@@ -16,7 +16,7 @@ from netstore.api.v3.sortedruns import STEP_BYTES
 from netstore.api.v3.sortedruns import STEP_KEYS as FEW
 from netstore.limits import Budget
 from netstore.node import jobs
-from netstore.parted import FIRST, LET_GO_STEP
+from netstore.parted import FIRST, FREE_STEP
 from netstore.proto import rpc_pb2 as pb
 from netstore.state.applying import UNIT_BYTES
 from netstore.state.commands import encode
@@ -146,7 +146,7 @@ def test_a_lease_that_ends_while_its_keys_are_listed_takes_all_of_them_along(ser
 
 @pytest.mark.parametrize("at_once", [1, 4])
 @pytest.mark.parametrize("is_replaced", [False, True])
-def test_keys_of_a_large_lease_are_told_though_it_is_let_go_of_meanwhile(
+def test_keys_of_a_large_lease_are_told_though_it_is_freed_meanwhile(
     served: Served, is_replaced: bool, at_once: int
 ) -> None:
     """The lease ends, or the state is replaced by another; what is left to do is done between the steps."""
@@ -172,9 +172,9 @@ def test_keys_of_a_large_lease_are_told_though_it_is_let_go_of_meanwhile(
     served.member.settle()
     before = len(lease.keys)
     while machine.leases.spent:
-        assert len(lease.keys) >= before - LET_GO_STEP
+        assert len(lease.keys) >= before - FREE_STEP
         before = len(lease.keys)
-        machine.leases.let_go()
+        machine.leases.free_step()
     assert not lease.keys
 
 

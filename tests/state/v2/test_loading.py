@@ -24,7 +24,7 @@ def test_a_ttl_checkpoint_is_stored_and_loaded() -> None:
     apply(machine, v2.Set(b"/a", b"", expires=BASE, ttl=50))
     timed = machine.tree.timed.get(b"/a")
     assert timed is not None
-    apply(machine, v2.NoteTtl(((b"/a", timed.since, 20), (b"/a", timed.since + 1, 7))))
+    apply(machine, v2.TtlCheckpoint(((b"/a", timed.since, 20), (b"/a", timed.since + 1, 7))))
     machine.save()
     engine.commit()
     other = machine_on(engine)

@@ -13,7 +13,7 @@ from netstore.state.commands import Command, encode
 from netstore.state.envelope import seal
 from netstore.state.machine import APPLY_UNITS, UNFINISHED
 from netstore.state.v2 import commands as v2
-from netstore.state.v2.commands import Delete, ExpireNodes, NoteTtl, QuorumGet, Set
+from netstore.state.v2.commands import Delete, ExpireNodes, QuorumGet, Set, TtlCheckpoint
 from netstore.state.v3.commands import LeaseCheckpoint
 from netstore.types import Event, Index, Nanos
 from tests.state.machines import apply, machine_on
@@ -33,7 +33,7 @@ def test_the_work_of_a_command_of_the_tree_is_counted_by_the_nodes_it_touches() 
     assert work(Set(b"/d" * 200 + b"/file")) == COMMAND_UNITS
     assert work(Delete(b"/d", dir=True, recursive=True)) >= 200 * NODE_UNITS
     assert work(ExpireNodes(((b"/gone", 1),) * 50)) >= 50 * COMMAND_UNITS
-    assert work(NoteTtl(((b"/gone", 1, 1),) * 50)) >= 50 * NODE_UNITS
+    assert work(TtlCheckpoint(((b"/gone", 1, 1),) * 50)) >= 50 * NODE_UNITS
     assert work(LeaseCheckpoint(((1, 1, 1),) * 50)) >= 50 * NODE_UNITS
 
 

@@ -14,11 +14,11 @@ from tests.support.tree import file_at
 def test_a_refresh_begins_the_ttl_anew_and_an_end_that_counts_from_before_is_void() -> None:
     tree = Tree()
     tree.set(b"/lease", b"1", False, life(5))
-    tree.note_ttl(b"/lease", 1, 3)
+    tree.checkpoint_ttl(b"/lease", 1, 3)
     assert tree.timed.get(b"/lease") == Timed(5, EtcdIndex(1), 3)
     tree.update(b"/lease", b"", life(7), refresh=True)
     assert tree.expire(b"/lease", 1) is None
-    tree.note_ttl(b"/lease", 1, 1)
+    tree.checkpoint_ttl(b"/lease", 1, 1)
     assert tree.timed.get(b"/lease") == Timed(7, EtcdIndex(2))
     event = tree.expire(b"/lease", 2)
     assert event is not None

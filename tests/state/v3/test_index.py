@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.state.v3 import index
-from netstore.state.v3.index import NUMBER_BITS, Log
+from netstore.state.v3.index import NUMBER_BITS, ChangeLog
 
 
 @given(
@@ -18,9 +18,9 @@ from netstore.state.v3.index import NUMBER_BITS, Log
 )
 def test_it_is_what_a_plain_list_is(steps: list[tuple[str, int, bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "_LOT_BITS", 2)
-        patch.setattr(index, "_LOT", 4)
-        log = Log()
+        patch.setattr(index, "_BLOCK_BITS", 2)
+        patch.setattr(index, "_BLOCK", 4)
+        log = ChangeLog()
         twin: list[tuple[int, bytes]] = []
         first, revision, number = 0, 1, 0
         for step, value, is_same in steps:
@@ -34,7 +34,7 @@ def test_it_is_what_a_plain_list_is(steps: list[tuple[str, int, bool]]) -> None:
                 twin.append((place, b"%d" % place))
             assert (log.first, log.end) == (first, len(twin))
             assert log.newest == (twin[-1][0] if len(twin) > first else 0)
-            assert sum(len(lot.keys) for lot in log._lots) < len(twin) - first + 4
+            assert sum(len(block.keys) for block in log._blocks) < len(twin) - first + 4
         revisions = [place >> NUMBER_BITS for place, _ in twin]
         for at in range(first, len(twin)):
             assert (log.place(at), log.key(at), log.revision(at)) == (*twin[at], revisions[at])
@@ -47,12 +47,12 @@ def test_it_is_what_a_plain_list_is(steps: list[tuple[str, int, bool]]) -> None:
 
 
 def test_to_forget_some_moves_nothing_of_what_stays() -> None:
-    log = Log()
+    log = ChangeLog()
     for number in range(50_000):
         log.add((number + 1) << NUMBER_BITS, b"k")
-    kept = [id(lot) for lot in log._lots]
+    kept = [id(block) for block in log._blocks]
     for before in range(200, 30_000, 200):
         log.forget(before)
-        assert [id(lot) for lot in log._lots] == kept[-len(log._lots) :]
-        assert all(len(lot.keys) <= index._LOT for lot in log._lots)
-    assert len(log._lots) == len(kept) - 30_000 // index._LOT
+        assert [id(block) for block in log._blocks] == kept[-len(log._blocks) :]
+        assert all(len(block.keys) <= index._BLOCK for block in log._blocks)
+    assert len(log._blocks) == len(kept) - 30_000 // index._BLOCK

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from netstore import parted
 from netstore.errors import Fault, Reason
-from netstore.parted import LET_GO_STEP
+from netstore.parted import FREE_STEP
 from netstore.state.countdown import Countdown
 from netstore.state.v2.tree import Tree
 from netstore.state.v2.ttl import Life
@@ -193,7 +193,7 @@ def test_keys_attached_during_a_listing_are_merged_in_steps() -> None:
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
-def test_a_lease_that_ends_is_let_go_of_in_steps_when_it_is_listed_no_more(
+def test_a_lease_that_ends_is_freed_in_steps_when_it_is_listed_no_more(
     monkeypatch: pytest.MonkeyPatch, is_replaced: bool
 ) -> None:
     """Its keys, and what came and went while they were listed."""
@@ -213,14 +213,14 @@ def test_a_lease_that_ends_is_let_go_of_in_steps_when_it_is_listed_no_more(
     leases.unlist(lease)
     sizes = [20_000]
     while leases.spent:
-        leases.let_go()
+        leases.free_step()
         sizes.append(len(lease.keys) + len(late))
-    assert all(before - after <= LET_GO_STEP for before, after in pairwise(sizes))
+    assert all(before - after <= FREE_STEP for before, after in pairwise(sizes))
     assert sizes[-1] == 0
     assert [*leases.listed(lease)] == [], "of what is gone nothing is listed"
 
 
-def test_a_lease_that_ends_after_its_listing_was_given_up_is_let_go_of_in_steps(
+def test_a_lease_that_ends_after_its_listing_was_given_up_is_freed_in_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(parted, "FIRST", 10)
@@ -233,7 +233,7 @@ def test_a_lease_that_ends_after_its_listing_was_given_up_is_let_go_of_in_steps(
     assert late is not None
     assert len(late) == 5_000
     while leases.spent:
-        leases.let_go()
+        leases.free_step()
     assert (len(lease.keys), len(late)) == (0, 0)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.fairqueue import FairQueue
 from netstore.net.load import BEHIND, LEVELS, MOST, OWN
+from netstore.net.loadqueue import LoadQueue
 
 
 class House:
@@ -39,7 +39,7 @@ class One:
         return self.took
 
 
-def order(turns: FairQueue[One]) -> list[tuple[str, int]]:
+def order(turns: LoadQueue[One]) -> list[tuple[str, int]]:
     taken = []
     while turns:
         one, _ = turns.take()
@@ -48,7 +48,7 @@ def order(turns: FairQueue[One]) -> list[tuple[str, int]]:
 
 
 def test_principals_take_turns_however_many_connections_they_have() -> None:
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     for number in range(5):
         turns.add(One("many", number), 1, 0.0)
     turns.add(One("few", 0), 1, 0.0)
@@ -67,7 +67,7 @@ def test_principals_take_turns_however_many_connections_they_have() -> None:
 
 
 def test_who_waits_keeps_its_place_and_its_reasons_add_up() -> None:
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     first, second = One("a"), One("a")
     turns.add(first, 1, 0.0)
     turns.add(second, 1, 0.0)
@@ -78,7 +78,7 @@ def test_who_waits_keeps_its_place_and_its_reasons_add_up() -> None:
 
 
 def test_a_new_name_does_not_lose_a_connection() -> None:
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     one = One("address")
     turns.add(one, 1, 0.0)
     one.household = House("name")
@@ -89,7 +89,7 @@ def test_a_new_name_does_not_lose_a_connection() -> None:
 
 
 def test_who_took_least_comes_first_whoever_it_is() -> None:
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     for number, level in enumerate((10, 3, 7, 3, 0)):
         turns.add(One("abcab"[number], number, level), 1, 0.0)
     assert turns.first == 0
@@ -98,7 +98,7 @@ def test_who_took_least_comes_first_whoever_it_is() -> None:
 
 
 def test_what_the_household_took_comes_first() -> None:
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     greedy, modest = House("greedy", MOST), House("modest", 1)
     assert turns.add(One(greedy, 1, took=0), 1, 0.0) == OWN * MOST
     assert turns.add(One(modest, 2, took=MOST), 1, 0.0, BEHIND) == OWN + MOST + BEHIND
@@ -108,7 +108,7 @@ def test_what_the_household_took_comes_first() -> None:
 
 
 def test_who_is_behind_comes_after_all_others_of_its_household_however_little_it_took() -> None:
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     house = House("a", MOST)
     for number in range(50):
         turns.add(One(house, number), 1, 0.0, BEHIND)
@@ -118,7 +118,7 @@ def test_who_is_behind_comes_after_all_others_of_its_household_however_little_it
 
 def test_a_household_whose_load_has_changed_takes_all_along() -> None:
     """Or who came before the change would stand before, or behind, who came after it."""
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     house, other = House("a", 4), House("b", 5)
     for number in range(50):
         turns.add(One(house, number), 1, 0.0, BEHIND)
@@ -136,7 +136,7 @@ def test_a_household_whose_load_has_changed_takes_all_along() -> None:
 
 
 def test_who_waits_under_another_name_by_now_moves_no_household_of_that_name() -> None:
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     one = One(House("address", 3))
     turns.add(one, 1, 0.0)
     one.household = House("name", 9)
@@ -147,7 +147,7 @@ def test_who_waits_under_another_name_by_now_moves_no_household_of_that_name() -
 
 def test_who_has_waited_longest_is_served_in_the_end() -> None:
     """However much those at the front ask for."""
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     behind = [One("a", number) for number in range(6)]
     for one, level in zip(behind, (2, 20, 5, 9, 5, 20), strict=True):
         turns.add(one, 1, 0.0, level)
@@ -160,7 +160,7 @@ def test_who_has_waited_longest_is_served_in_the_end() -> None:
 
 
 def test_whose_load_has_fallen_comes_further_ahead() -> None:
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     many = [One("a", number) for number in range(100)]
     for one in many:
         one.took = 5
@@ -184,7 +184,7 @@ def test_whose_load_has_fallen_comes_further_ahead() -> None:
 @given(st.lists(st.tuples(st.sampled_from("atsr"), st.integers(0, 8), st.integers(0, OWN - 1)), max_size=60))
 def test_nobody_is_lost_or_served_twice(steps: list[tuple[str, int, int]]) -> None:
     everybody = [One("xyz"[number % 3], number) for number in range(9)]
-    turns: FairQueue[One] = FairQueue()
+    turns: LoadQueue[One] = LoadQueue()
     waiting: list[One] = []
     levels: dict[One, int] = {}
     for step, number, level in steps:

@@ -70,7 +70,7 @@ class _Household(Generic[_C]):
         return mask
 
 
-class FairQueue(Generic[_C]):
+class LoadQueue(Generic[_C]):
     """Connections that wait, each with the epoll events that it waits for. All methods but `review` are
     O(1).
     """
