@@ -64,7 +64,7 @@ def test_a_log_that_is_low_on_room_takes_what_only_removes() -> None:
     member = Solo().lead()
     put(member)
     member.settle()
-    room = member.host.space.room = Room()
+    room = member.host.space.next_segment = Room()
     outcomes: Outcomes = []
     wide = DeleteRange(b"a", b"b")
     commands: list[tuple[Command | V3Command, bool]] = [
