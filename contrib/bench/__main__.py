@@ -44,7 +44,7 @@ def main() -> int:
     if unknown := set(parts) - {"keys", "v3", "cluster", "routes"}:
         parser.error(f"no part named {', '.join(sorted(unknown))}; there are keys, v3, cluster and routes")
     if arguments.against is not None:
-        if not (arguments.against / "netstore" / "server.py").is_file():
+        if not (arguments.against / "netstore" / "cli" / "netstored.py").is_file():
             parser.error(f"--against: {arguments.against} holds no checkout of netstore")
         if set(parts) - {"keys", "v3"}:
             parser.error("--against measures keys and v3: name them")

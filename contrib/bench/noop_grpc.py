@@ -48,7 +48,7 @@ class Rounds:
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self, *, alone: bool) -> None:
+    def end(self, *, is_idle: bool) -> None:
         """It ends."""
 
 

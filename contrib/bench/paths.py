@@ -156,7 +156,7 @@ class _Store:
             watches=host.watches,
             lessor=_nobody,
             members=FakeMembers(),
-            copies=_nobody,
+            backups=_nobody,
             sizes=lambda: (0, 0),
             after=_never,
             below=lambda bound: bound // 2,

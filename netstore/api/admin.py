@@ -239,7 +239,7 @@ def _member_json(member: MemberInfo, leader: NodeId) -> dict[str, object]:
 def _behind_json(behind: Behind) -> dict[str, object]:
     """A member that is catching up. The size of its snapshot is 0 while it is not known."""
     shown: dict[str, object] = {"id": f"{behind.id:x}", "state": "catching up"}
-    if behind.is_copying:
+    if behind.gets_snapshot:
         shown |= {"state": "copying", "sentBytes": behind.sent, "totalBytes": behind.size}
     return shown | {"entriesBehind": behind.entries, "waitedFor": behind.counts}
 

@@ -163,7 +163,7 @@ class PosixDevice:
         failure = self._spare.failure
         return failure if failure is not None and failure.errno in NO_ROOM else None
 
-    def try_room(self) -> None:
+    def retry(self) -> None:
         """Prepare the next file again, if that failed and there is room for it now. One system call."""
         if self._spare.failure is None or self._closed:
             return

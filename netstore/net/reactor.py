@@ -95,8 +95,8 @@ class Rounds(Protocol):
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self, *, alone: bool) -> None:
-        """Everything was read. `alone`: from one connection at most, and none waits for a turn. What this
+    def end(self, *, is_idle: bool) -> None:
+        """Everything was read. `is_idle`: from one connection at most, and none waits for a turn. What this
         raises ends the reactor.
         """
 
@@ -425,7 +425,7 @@ class Reactor:
         if accepting:
             self.acceptor.accept_from(accepting)
         waiting = scheduler.queue.places or watched.unfinished or watched.unserved
-        self._rounds.end(alone=len(clients) + len(members) <= 1 and not waiting)
+        self._rounds.end(is_idle=len(clients) + len(members) <= 1 and not waiting)
         now = clock()
         if now - at > meter.budget:
             meter.over_turn(now - at)

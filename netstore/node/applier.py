@@ -154,7 +154,7 @@ class Applier:
         """Before an entry is applied that is of a new term or changes the members."""
         if entry.term != self._last_term:
             self._last_term = entry.term
-            self._proposals.overtaken(entry.term)
+            self._proposals.requeue_lost(entry.term)
             self._wake()
         self._payload = entry.data
         if entry.kind is EntryKind.CHANGE:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 HELD_BYTES: Final = 16 * 1024 * 1024
 """By how much a follower's log in memory may grow while no entries are applied because the state engine is
 behind; the rest is dropped as if lost on the way. A leader whose committed and not applied entries weigh
-more, or whose engine is behind, proposes nothing: it is `crowded`. Requests of its clients wait then, within
-`proposals.MAX_WAITING_BYTES`; those of other members are postponed, up to twice this; more is refused.
+more, or whose engine is behind, proposes nothing (`Backpressure.is_overloaded`). Requests of its clients wait
+then, within `proposals.MAX_WAITING_BYTES`; those of other members are postponed, up to twice this; more is
+refused.
 """
 
 BEHIND_SECONDS: Final = 1.0
-"""For how long a leader may be `crowded`, while something waits, before what waits is refused. An engine that
-is only slow makes it crowded for some tenths of a second at a time. Monotonic clock, looked at in each turn.
+"""For how long a leader may be overloaded, while something waits, before what waits is refused. An engine
+that is only slow overloads it for some tenths of a second at a time. Monotonic clock, looked at in each turn.
 """
 
 UNAPPLIED_BYTES: Final = 64 * 1024 * 1024
@@ -66,7 +67,7 @@ class Backpressure:
             self._log.info("state_behind" if behind else "state_caught_up", applied=self._machine.applied)
 
     @property
-    def crowded(self) -> bool:
+    def is_overloaded(self) -> bool:
         """This member leads and is to propose nothing now: nothing is applied, or too much waits for that. A
         follower passes on what it is asked, whatever its own engine does: the leader bounds the log.
         """
@@ -74,7 +75,7 @@ class Backpressure:
         return (raft.apply_paused or self._applier.waiting_bytes > HELD_BYTES) and raft.leader == raft.id
 
     def refusal(self, seconds: float) -> Fault | None:
-        """What to refuse a request with that has waited for so long for a leader that was `crowded` all the
+        """What to refuse a request with that has waited for so long for a leader that was overloaded all the
         while; None while it is to wait on. Refused at once when the engine is behind for want of space.
         """
         if self._space.state_error and self._raft.apply_paused:
@@ -82,7 +83,9 @@ class Backpressure:
         return errors.too_many() if seconds > BEHIND_SECONDS else None
 
     def accepts(self, message: Message) -> bool:
-        """Whether there is room for what the leader sends; entries are refused while too much waits."""
+        """Whether there is room for what the leader sends. If not, its entries are dropped: Raft sends them
+        again.
+        """
         holding, late = self._raft.apply_paused, self._applier.waiting_bytes > UNAPPLIED_BYTES
         if not (holding or late):
             return True

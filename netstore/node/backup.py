@@ -72,23 +72,24 @@ class BoltCopy:
 
 
 class Backups:
-    """Makes snapshots of one member's state in `folder`, where the state is. `api.v3.maintenance.Copies`.
+    """Makes snapshots of one member's state in `folder`, where the state is. Implements
+    `api.v3.maintenance.BackupSource`.
 
-    `deliver` makes a call on the loop, from any thread.
+    `call_soon` makes a call on the loop, from any thread.
     """
 
     def __init__(
         self,
         folder: Path,
         source: Source,
-        deliver: Callable[[Callable[[], object]], None],
+        call_soon: Callable[[Callable[[], object]], None],
         log: Log,
         damaged: Callable[[StateDamaged], None],
     ) -> None:
         """`damaged` is called on the loop if a copy, and so the state, is not what was written."""
         self._folder = folder
         self._source = source
-        self._deliver = deliver
+        self._call_soon = call_soon
         self._log = log
         self._damaged = damaged
         self._busy = False
@@ -117,7 +118,7 @@ class Backups:
             outcome = self._copy()
         except (OSError, NetstoreError, ValueError) as error:
             outcome = error
-        self._deliver(partial(self._made, done, outcome))
+        self._call_soon(partial(self._made, done, outcome))
 
     def _made(self, done: Callable[[BoltCopy | Fault], None], outcome: BoltCopy | Exception) -> None:
         self._busy = False

@@ -45,24 +45,24 @@ class StateDiverged(NoRestart):
     """This member's state is not that of the others: it is wrong, and the member stops."""
 
 
-class Judge:
-    """The digests each member has reported, and what they mean for this one. Pure."""
+class DigestComparison:
+    """The digests each member has reported, and what they mean for this one."""
 
     def __init__(self, own: NodeId) -> None:
         self._own = own
         self._told: dict[Index, dict[NodeId, bytes]] = {}
 
-    def tell(self, member: NodeId, index: Index, digest: bytes) -> None:
+    def add(self, member: NodeId, index: Index, digest: bytes) -> None:
         """A member reports its digest after the entry at `index`; the oldest index is forgotten."""
         self._told.setdefault(index, {})[member] = digest
         while len(self._told) > MOST_KEPT:
             del self._told[min(self._told)]
 
-    def differ(self, index: Index) -> bool:
+    def has_differences(self, index: Index) -> bool:
         """Members have reported different digests."""
         return len(set(self._told.get(index, {}).values())) > 1
 
-    def verdict(self, index: Index, voters: tuple[NodeId, ...]) -> str:
+    def reason_to_stop(self, index: Index, voters: tuple[NodeId, ...]) -> str:
         """Why this member must stop, or an empty text."""
         told = self._told.get(index, {})
         own = told.get(self._own)
@@ -90,9 +90,9 @@ class Consistency:
         self._tell = tell
         self._log = log
         self._check_seconds = check_seconds
-        self._judge = Judge(host.id)
+        self._comparison = DigestComparison(host.id)
         self._snapshots = host.snapshot_install.installed
-        """Snapshots installed before the judge began."""
+        """Snapshots installed before the comparison began."""
         self._next_check = 0.0
 
     def reached(self) -> None:
@@ -102,7 +102,7 @@ class Consistency:
             return
         self._forget_replaced()
         index, value = host.machine.applied, digest(host.machine)
-        self._judge.tell(host.id, index, value)
+        self._comparison.add(host.id, index, value)
         self._tell(index, value)
         self._log.debug("state_digest", index=index, digest=value.hex())
         self._decide(index)
@@ -112,7 +112,7 @@ class Consistency:
         if member not in self._host.machine.members:
             return
         self._forget_replaced()
-        self._judge.tell(member, index, digest)
+        self._comparison.add(member, index, digest)
         self._decide(index)
 
     async def run(self) -> None:
@@ -130,13 +130,13 @@ class Consistency:
         """After a snapshot was installed, digests of the state before it say nothing of the present one."""
         if self._snapshots != self._host.snapshot_install.installed:
             self._snapshots = self._host.snapshot_install.installed
-            self._judge = Judge(self._host.id)
+            self._comparison = DigestComparison(self._host.id)
 
     def _decide(self, index: Index) -> None:
-        if self._judge.differ(index):
+        if self._comparison.has_differences(index):
             self._log.warning("states_differ", index=index)
             self._next_check = min(self._next_check, self._host.clock.monotonic() + RETRY_SECONDS)
-        why = self._judge.verdict(index, self._host.status().conf.voters)
+        why = self._comparison.reason_to_stop(index, self._host.status().conf.voters)
         if why:
             self._host.fail(
                 StateDiverged(

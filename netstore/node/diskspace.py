@@ -46,14 +46,14 @@ _REMOVALS: Final = (
 """Commands after which the state is not larger than before; also transactions of these and of reads."""
 
 
-class LogRoom(Protocol):
+class NextSegment(Protocol):
     """Reserves the file that the log continues in when the present one is full (`disk.posix.PosixDevice`)."""
 
     @property
     def low(self) -> OSError | None:
         """Why no such file can be made; None while it can."""
 
-    def try_room(self) -> None:
+    def retry(self) -> None:
         """Try again to make one, if that failed. Does not block."""
 
 
@@ -65,7 +65,7 @@ class DiskSpace:
         """Why the log cannot be written; None while it can."""
         self.state_error: OSError | None = None
         """Why the last commit of the state failed; None once one has succeeded."""
-        self.room: LogRoom | None = None
+        self.next_segment: NextSegment | None = None
         """Reports that the log is low on space; without it, that is never reported."""
         self._was_low = False
         self._log = log
@@ -87,7 +87,7 @@ class DiskSpace:
 
     def problems(self) -> list[str]:
         """What is lacking, in words for people."""
-        low = None if self.room is None else self.room.low
+        low = None if self.next_segment is None else self.next_segment.low
         found = (
             ("log cannot be written", self.log_error),
             ("log has no room to grow", low),
@@ -97,7 +97,7 @@ class DiskSpace:
 
     def _is_low(self) -> bool:
         """The log has no file to continue in: what is left of the present one is kept for removals."""
-        low = None if self.room is None else self.room.low
+        low = None if self.next_segment is None else self.next_segment.low
         if (low is not None) is not self._was_low:
             self._was_low = low is not None
             if low is not None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, frozen=True)
-class Append:
+class LogBatch:
     """A batch for the disk: the hard state if it changed, and entries. The log is cut before the index of the
     first one.
     """
@@ -45,7 +45,7 @@ class Append:
 class Effects:
     """What the host has to do in a turn, in the order of the fields."""
 
-    append: Append | None
+    append: LogBatch | None
     install: SnapshotMeta | None
     send: Sequence[Message]
     apply: Sequence[Entry]
@@ -83,11 +83,11 @@ class Driver:
             self._released = []
             return Effects(None, None, released, (), (), ())
         ready = raft.take_ready()
-        append: Append | None = None
+        append: LogBatch | None = None
         send = ready.messages
         hard_state = ready.hard_state or self._unwritten
         if ready.must_sync and (hard_state is not None or ready.entries):
-            append = Append(hard_state, ready.entries)
+            append = LogBatch(hard_state, ready.entries)
             last = (ready.entries[-1].index, ready.entries[-1].term) if ready.entries else None
             self._in_flight.append(_InFlight(True, last, ready.after_sync))
             self._unwritten = None

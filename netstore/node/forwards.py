@@ -39,7 +39,7 @@ _TEMPORARY: Final = (Refusal.TRANSFERRING, Refusal.BACKLOG_FULL)
 """Refusals of Raft after which a request of another member waits."""
 
 
-class Why(IntEnum):
+class RefusalReason(IntEnum):
     """Why a leader does not propose a request of another member, as `ForwardRefused` says. An unknown number
     means `FAILED`.
     """
@@ -50,7 +50,10 @@ class Why(IntEnum):
     NO_SPACE = 2
 
 
-_FAULTS: Final[dict[int, Fault]] = {Why.TOO_MANY: errors.too_many(), Why.NO_SPACE: errors.no_space()}
+_FAULTS: Final[dict[int, Fault]] = {
+    RefusalReason.TOO_MANY: errors.too_many(),
+    RefusalReason.NO_SPACE: errors.no_space(),
+}
 _NOT_TAKEN: Final = errors.refusal(Reason.NOT_TAKEN)
 
 
@@ -60,7 +63,7 @@ def fault_for(why: int) -> Fault:
 
 
 class Forwards:
-    """The forwarded requests that a leader has not answered."""
+    """Proposes, postpones or refuses forwarded requests."""
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class Forwards:
                 command = self._machine.understand(payload)
             except CorruptData as error:
                 self._log.warning("proposal_not_read", member=f"{message.sender:x}", reason=str(error))
-                self._send_refusal(message.sender, message.term, (request,), Why.FAILED)
+                self._send_refusal(message.sender, message.term, (request,), RefusalReason.FAILED)
                 continue
             size = len(payload) + ENTRY_OVERHEAD_BYTES
             removes, now = only_removes(command), self._proposals.now
@@ -113,7 +116,7 @@ class Forwards:
             return
         if not (
             self.postponed
-            or self._backpressure.crowded
+            or self._backpressure.is_overloaded
             or self._pacing.rate is not None
             or self.new_bytes >= BYTES_PER_TURN
         ):
@@ -125,7 +128,7 @@ class Forwards:
         most = float("inf") if rate is None else rate * self._patience
         for each in waits:
             each.owner = owner_of(principal_of(each.payload))
-        self._refuse([each for each in waits if not self.postponed.add(each, most)], Why.TOO_MANY)
+        self._refuse([each for each in waits if not self.postponed.add(each, most)], RefusalReason.TOO_MANY)
 
     def propose_postponed(self) -> None:
         """Propose some of those that wait, by turns of their households. What was asked of the leader of an
@@ -154,11 +157,11 @@ class Forwards:
         long.
         """
         late = self.postponed.give_up(PAYLOADS_PER_TURN, self._proposals.now - self._patience)
-        self._refuse(late, Why.TOO_MANY)
+        self._refuse(late, RefusalReason.TOO_MANY)
         if len(late) == PAYLOADS_PER_TURN:
             self._wake()
 
-    def refuse_some(self, why: Why) -> None:
+    def refuse_some(self, why: RefusalReason) -> None:
         """Refuse up to `PAYLOADS_PER_TURN` of those that wait, the oldest first."""
         self._refuse(self.postponed.give_up(PAYLOADS_PER_TURN), why)
 
@@ -176,19 +179,19 @@ class Forwards:
         space = self._space
         if space.is_short:
             requests, refused = split(requests, lambda each: each.removes and space.log_error is None)
-            self._refuse(refused, Why.TOO_MANY if space.lacks_means else Why.NO_SPACE)
+            self._refuse(refused, RefusalReason.TOO_MANY if space.lacks_means else RefusalReason.NO_SPACE)
         if not requests:
             return []
         refusal = self._raft.propose([each.payload for each in requests]).refusal
         if refusal in _TEMPORARY:
             return requests
         if refusal is not None:
-            self._refuse(requests, Why.FAILED)
+            self._refuse(requests, RefusalReason.FAILED)
         else:
             self._pacing.spend(sum(each.size for each in requests))
         return []
 
-    def _refuse(self, requests: Sequence[Request], why: Why) -> None:
+    def _refuse(self, requests: Sequence[Request], why: RefusalReason) -> None:
         """Tell those that asked, in a message for each member and term."""
         asked: dict[tuple[NodeId, Term], list[int]] = {}
         for each in requests:
@@ -196,7 +199,9 @@ class Forwards:
         for (sender, term), those in asked.items():
             self._send_refusal(sender, term, tuple(those), why)
 
-    def _send_refusal(self, sender: NodeId, term: Term, requests: tuple[int, ...], why: Why) -> None:
+    def _send_refusal(
+        self, sender: NodeId, term: Term, requests: tuple[int, ...], why: RefusalReason
+    ) -> None:
         """Tell the member that asked in this term that these are not in the log and that this leader never
         puts them there; whoever is told so asks no other leader.
         """

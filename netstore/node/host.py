@@ -198,7 +198,7 @@ class Host:
         self._is_expiring = False
         """More requests have waited too long than were told at once."""
         self._leader_known: NodeId | None = None
-        self._forgetful: set[NodeId] = set()
+        self._lost_entries: set[NodeId] = set()
         """Members found, since the leader changed, to lack entries that they acknowledged."""
         self.leader_since = Nanos(0)
         """Wall time at which this member came to know its leader; 0 before it knew any."""
@@ -232,8 +232,8 @@ class Host:
 
     @property
     def backed_up(self) -> bool:
-        """See `Member.backed_up`: it is crowded, requests of others are postponed, or writes are paced."""
-        return self.backpressure.crowded or bool(self.forwards.postponed) or self._pacing.paced
+        """See `Member.backed_up`: it is overloaded, requests of others are postponed, or writes are paced."""
+        return self.backpressure.is_overloaded or bool(self.forwards.postponed) or self._pacing.paced
 
     @property
     def paced_to(self) -> int:
@@ -307,8 +307,8 @@ class Host:
         self._raft.tick()
         self.compaction.tick(self.proposals.now)
         for peer, (acknowledged, kept) in self._raft.take_lost_entries().items():
-            if peer not in self._forgetful:
-                self._forgetful.add(peer)
+            if peer not in self._lost_entries:
+                self._lost_entries.add(peer)
                 self._log.warning(
                     "member_forgot",
                     member=f"{peer:x}",
@@ -338,11 +338,11 @@ class Host:
                 elif self.backpressure.accepts(message):
                     self._raft.step(message)
                     if type(message) is ForwardRefused:
-                        self.proposer.hear_refusal(message)
+                        self.proposer.refusal_received(message)
         except (MessageRefused, MustStop):
             raise
         except Exception as fault:
-            raise InvariantBroken(f"a message of a peer was taken half: {fault!r}") from fault
+            raise InvariantBroken(f"a message of a peer was processed in part: {fault!r}") from fault
         finally:
             self._wake()
 
@@ -391,8 +391,8 @@ class Host:
         if self.space.state_error and not self._engine.failing():
             self.space.state_error = None
             self._log.info("state_writable")
-        if self.space.room is not None:
-            self.space.room.try_room()
+        if self.space.next_segment is not None:
+            self.space.next_segment.retry()
         self._writer.retry()
 
     def _give_up(self) -> None:
@@ -412,11 +412,11 @@ class Host:
 
     # --- the turn
 
-    def turn(self, *, alone: bool = False) -> None:
+    def turn(self, *, is_idle: bool = False) -> None:
         """Take all input, carry out all effects. Raises what this member must not survive.
 
-        `alone`: nothing else is known to wait for the loop, so the only voter may sync a single entry within
-        the turn (`seams.Device.release`), and apply and answer it too.
+        `is_idle`: nothing else is known to wait for the loop, so the only voter may sync a single entry
+        within the turn (`seams.Device.release`), and apply and answer it too.
         """
         if self._failure is not None:
             raise self._failure
@@ -449,7 +449,7 @@ class Host:
         while not has_more and (effects := self._driver.take()) is not None:
             has_more = self._raft.has_more
             if effects.append is not None:
-                if writer.may_sync_now(effects.append, alone=alone):
+                if writer.may_sync_now(effects.append, is_idle=is_idle):
                     writer.write_now(effects.append)
                 else:
                     writer.write(effects.append)
@@ -481,12 +481,12 @@ class Host:
             ran("load")
         elif not self.compaction.replacing:
             self.background.run()
-        is_stalled = proposer.stalled_since is not None and not self.backpressure.crowded
+        is_stalled = proposer.stalled_since is not None and not self.backpressure.is_overloaded
         if has_more or is_stalled or (self.applier.waiting and not self._raft.apply_paused):
             self._wake()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
-            self._forgetful.clear()
+            self._lost_entries.clear()
             self.leader_since = self.clock.wall()
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         if self._failure is not None:

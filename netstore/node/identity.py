@@ -96,7 +96,7 @@ class Enrollment:
         the cluster besides, in place of a member if an id other than 0 is given. Both raise `NoAnswer`.
         """
         self.settings = settings
-        self.acquainted: Mapping[NodeId, tuple[str, ...]] = {}
+        self.known_peer_urls: Mapping[NodeId, tuple[str, ...]] = {}
         """Peer URLs of the other members as the cluster listed them, used until this member's own state has
         the list.
         """
@@ -148,12 +148,12 @@ class Enrollment:
         cluster listed them until it has one.
         """
         if not machine.members:
-            return self.acquainted, machine.removed
+            return self.known_peer_urls, machine.removed
         return {id_: member.peer_urls for id_, member in machine.members.items()}, machine.removed
 
     async def meet(self) -> None:
-        """Ask the cluster for its members, unless that was done: fills `acquainted`."""
-        if not self.acquainted:
+        """Ask the cluster for its members, unless that was done: fills `known_peer_urls`."""
+        if not self.known_peer_urls:
             listed = await self._ask(partial(self._list_members, self._others()))
             self._meet(listed, self._folder.identity.member_id)
 
@@ -163,10 +163,10 @@ class Enrollment:
         Raises the damage if no other member is known, or none of them agrees.
         """
         old = self._folder.identity.member_id
-        self.acquainted = {
+        self.known_peer_urls = {
             member.id: member.peer_urls for member in readable_members(self._folder) if member.id != old
         }
-        known = (url for urls in self.acquainted.values() for url in urls)
+        known = (url for urls in self.known_peer_urls.values() for url in urls)
         others = list(dict.fromkeys((*self._others(), *known)))
         if not others:
             raise damage
@@ -236,7 +236,7 @@ class Enrollment:
         return listed
 
     def _meet(self, listed: MemberList, own: NodeId) -> None:
-        self.acquainted = {member.id: member.peer_urls for member in listed.members if member.id != own}
+        self.known_peer_urls = {member.id: member.peer_urls for member in listed.members if member.id != own}
 
     async def _ask(
         self,

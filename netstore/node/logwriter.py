@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from netstore.errors import MustStop, NetstoreError
 from netstore.node.diskspace import remedy
-from netstore.node.driver import Append
+from netstore.node.driver import LogBatch
 from netstore.node.logsize import BYTES_PER_TURN, log_size
 from netstore.seams import NO_ROOM, PASSING, SyncFailed
 
@@ -67,7 +67,7 @@ class LogWriter:
         self._wake = wake
         self._fail = fail
         self._out_of_space = out_of_space
-        self.records: deque[Append | SnapshotMark] = deque()
+        self.records: deque[LogBatch | SnapshotMark] = deque()
         """Records that are not durable yet, in order. While one cannot be written, those behind it wait."""
         self.handed_over = 0
         """How many of them, the first ones, the log was given."""
@@ -76,22 +76,22 @@ class LogWriter:
         self._is_syncing_now = False
         """The turn waits for the disk, and takes up the result itself."""
 
-    def write(self, record: Append | SnapshotMark) -> None:
+    def write(self, record: LogBatch | SnapshotMark) -> None:
         """Write a record after those before it."""
         self.records.append(record)
         if self._space.log_error is None and self.handed_over == len(self.records) - 1:
             self._hand_over(record)
 
-    def may_sync_now(self, record: Append, *, alone: bool) -> bool:
+    def may_sync_now(self, record: LogBatch, *, is_idle: bool) -> bool:
         """Whether to sync this batch within the turn: it and the batch before it are single entries, nobody
-        waits for the turn (`alone`), nothing is being written, and no other member votes: a slow disk would
+        waits for the turn (`is_idle`), nothing is being written, and no other member votes: a slow disk would
         cost those their leader.
         """
-        was_single, self._was_single = self._was_single, alone and len(record.entries) == 1
+        was_single, self._was_single = self._was_single, is_idle and len(record.entries) == 1
         is_lone = was_single and self._was_single and not self.records and self._space.log_error is None
         return is_lone and self._raft.is_only_voter
 
-    def write_now(self, record: Append) -> None:
+    def write_now(self, record: LogBatch) -> None:
         """Write a batch, and sync it before this returns where the disk is fast."""
         self.records.append(record)
         self._is_syncing_now = True
@@ -110,7 +110,7 @@ class LogWriter:
             record = self.records[self.handed_over]
             if not self._hand_over(record):
                 return
-            if isinstance(record, Append):
+            if isinstance(record, LogBatch):
                 size += log_size([entry.data for entry in record.entries])
         if self.handed_over < len(self.records):
             self._wake()
@@ -122,10 +122,10 @@ class LogWriter:
         self._space.log_error = None
         self.write_waiting()
 
-    def _hand_over(self, record: Append | SnapshotMark, *, held: bool = False) -> bool:
+    def _hand_over(self, record: LogBatch | SnapshotMark, *, held: bool = False) -> bool:
         """Give a record to the log. False where there is no memory for it now."""
         try:
-            if isinstance(record, Append):
+            if isinstance(record, LogBatch):
                 self._wal.append(record.hard_state, record.entries, self._synced, held=held)
             else:
                 self._wal.mark(record.meta, self._synced, replaces=record.replaces)
@@ -143,7 +143,7 @@ class LogWriter:
         self.handed_over -= 1
         if failure is None:
             record = self.records.popleft()
-            if isinstance(record, Append):
+            if isinstance(record, LogBatch):
                 self._driver.synced()
                 if not self._is_syncing_now:
                     self._wake()

@@ -38,12 +38,12 @@ class Loop:
         """A round begins: what it brings is processed at its end."""
         self._in_round = True
 
-    def end(self, *, alone: bool) -> None:
-        """Run a turn if there is something to do; see `Host.turn` for `alone`. Raises what the member must
+    def end(self, *, is_idle: bool) -> None:
+        """Run a turn if there is something to do; see `Host.turn` for `is_idle`. Raises what the member must
         not survive.
         """
         if self._due:
-            self._turn(alone=alone)
+            self._turn(is_idle=is_idle)
         elif self._meter is not None:
             self._meter.part = ""
         self._in_round = False
@@ -79,11 +79,11 @@ class Loop:
         if (seconds := meter.clock() - begun) > meter.budget:
             meter.over_turn(seconds)
 
-    def _turn(self, *, alone: bool = False) -> None:
+    def _turn(self, *, is_idle: bool = False) -> None:
         if self._host is None:
             return
         self._due = False
-        self._host.turn(alone=alone)
+        self._host.turn(is_idle=is_idle)
         if self._meter is not None:
             self._meter.part = self._host.parts.longest
         if self._idle is not None and not self._host.proposals:

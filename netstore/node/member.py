@@ -102,8 +102,8 @@ class Replica(Member, Protocol):
 
 
 class Membership(Protocol):
-    """How the members are changed (`node.membership.Cluster`), for a principal. `done` is called once, on the
-    loop; a Fault has etcd's text as its cause (`errors.Reason`).
+    """How the members are changed (`node.membership.MembershipChanges`), for a principal. `done` is called
+    once, on the loop; a Fault has etcd's text as its cause (`errors.Reason`).
     """
 
     def add(

@@ -105,7 +105,7 @@ class _PendingChange:
         self.over = False
 
 
-class Cluster:
+class MembershipChanges:
     """The members as a whole, which can be changed through any of them. All methods are plain calls on the
     loop; `done` is called once, perhaps before the call returns.
     """
@@ -119,7 +119,7 @@ class Cluster:
         """Own requests that were given to Raft and have no answer yet."""
         self._held_since: float | None = None
         """Since when the first of the waiting changes, or those before it, waits because the leader is
-        `crowded`. Monotonic seconds.
+        overloaded. Monotonic seconds.
         """
         self._named = 0
         """Ids given to new members."""
@@ -306,11 +306,11 @@ class Cluster:
     def _try(self, asked: _PendingChange) -> bool:
         """Propose a change, or refuse it. False if it has to wait."""
         host = self._host
-        if not host.backpressure.crowded:
+        if not host.backpressure.is_overloaded:
             self._held_since = None
         if not host.leader:
             return False
-        if host.backpressure.crowded:
+        if host.backpressure.is_overloaded:
             if self._held_since is None:
                 self._held_since = host.clock.monotonic()
             fault = host.backpressure.refusal(host.proposals.now - self._held_since)

@@ -70,7 +70,7 @@ class Behind(msgspec.Struct, frozen=True, gc=False):
     """A member that is brought up, as its leader sees it."""
 
     id: NodeId
-    is_copying: bool
+    gets_snapshot: bool
     """It is given a snapshot; otherwise it takes the log."""
     sent: int
     """Bytes of the snapshot that were sent, of `size`; 0 of 0 while it is made."""
@@ -332,9 +332,9 @@ class Pacing:
             return None
         if record.takes_snapshot:
             record.samples.clear()
-            need: tuple[float, float] | None = self._for_copy(record, now)
+            need: tuple[float, float] | None = self._rate_for_snapshot(record, now)
         else:
-            need = self._for_log(record, now)
+            need = self._rate_for_log(record, now)
         if need is None:
             return None
         rate, left = need
@@ -342,7 +342,7 @@ class Pacing:
         record.counts = not (record.is_too_slow or record.may_refuse)
         return max(rate, self.least) if record.counts else None
 
-    def _for_copy(self, record: _Peer, now: float) -> tuple[float, float]:
+    def _rate_for_snapshot(self, record: _Peer, now: float) -> tuple[float, float]:
         """The rate: what the bound leaves, spread over the time that the snapshot will still take. And how
         long it will take at least: while it is made, twice as long as that has taken. Both follow from what
         is done so far, so a snapshot that slows down makes writes slower too.
@@ -352,7 +352,7 @@ class Pacing:
         rate = (self._limit * 15 / 16 - record.gap) / max(1.0, left)
         return rate, min(left, 2 * spent)
 
-    def _for_log(self, record: _Peer, now: float) -> tuple[float, float] | None:
+    def _rate_for_log(self, record: _Peer, now: float) -> tuple[float, float] | None:
         """The rate: three quarters of what it takes itself, so that it comes nearer. And how long that will
         take. None if it is not behind, or does not move.
         """

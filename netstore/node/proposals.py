@@ -146,7 +146,7 @@ class Proposals:
         for slot in slots:
             slot.term = term
 
-    def overtaken(self, term: Term) -> None:
+    def requeue_lost(self, term: Term) -> None:
         """An entry of this term was applied. What was proposed in an earlier term and has not been applied
         never will be: the terms of log entries only rise, and a leader takes only what was proposed in its
         own term (Ongaro's dissertation, section 3.6). It is queued again, in the queue of its household and
@@ -161,7 +161,7 @@ class Proposals:
         first = next(iter(self._slots))
         self._queue.put_among(again, lambda slot: (slot.request - first) & _ID_MASK)
 
-    def jumped(self) -> None:
+    def snapshot_installed(self) -> None:
         """A snapshot has replaced the state: it may contain what was proposed, so that is not proposed again.
         O(all).
         """

@@ -1,7 +1,7 @@
 """From waiting requests to the log: which are proposed in a turn, and what becomes of those that are not.
 
 Requests of this member's clients (`node.proposals`) and, at a leader, those forwarded by other members
-(`node.forwards`) take turns at going first. None are proposed while the leader is crowded
+(`node.forwards`) take turns at going first. None are proposed while the leader is overloaded
 (`node.backpressure`), fewer while writes are paced (`node.pacing`), and only what removes while disk space is
 short (`node.diskspace`).
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from netstore import errors
 from netstore.errors import CorruptData
 from netstore.node.diskspace import only_removes, split
-from netstore.node.forwards import Why, fault_for
+from netstore.node.forwards import RefusalReason, fault_for
 from netstore.node.logsize import BYTES_PER_TURN, PAYLOADS_PER_TURN, log_size
 from netstore.node.member import OWN
 from netstore.node.proposals import COMPLETED_AT_ONCE
@@ -64,7 +64,7 @@ class Proposer:
         self._wake = wake
         self._flush = flush
         self.stalled_since: float | None = None
-        """Since when this member has been `crowded` while something waited all the time; None while it is
+        """Since when this member has been overloaded while something waited all the time; None while it is
         not. Monotonic seconds.
         """
         self.refused: deque[tuple[Slot, Fault]] = deque()
@@ -76,17 +76,19 @@ class Proposer:
 
     def propose_waiting(self) -> None:
         """Propose requests of this member and forwarded ones, up to `PAYLOADS_PER_TURN` of each. While the
-        member is `crowded` they wait on, or some of each are refused.
+        member is overloaded they wait on, or some of each are refused.
         """
         forwards, proposals = self._forwards, self._proposals
         if forwards.postponed:
             forwards.refuse_late()
-        if self._backpressure.crowded:
+        if self._backpressure.is_overloaded:
             if self.stalled_since is None:
                 self.stalled_since = proposals.now
             fault = self._backpressure.refusal(proposals.now - self.stalled_since)
             if fault is not None:
-                forwards.refuse_some(Why.NO_SPACE if self._space.state_error else Why.TOO_MANY)
+                forwards.refuse_some(
+                    RefusalReason.NO_SPACE if self._space.state_error else RefusalReason.TOO_MANY
+                )
                 proposals.refuse(proposals.take(COMPLETED_AT_ONCE), fault)
                 if proposals.queued or forwards.postponed:
                     self._wake()
@@ -103,7 +105,7 @@ class Proposer:
     def check_stall(self) -> None:
         """To be called in each turn while `stalled_since` is set: it is not, once nothing waits."""
         has_waiting = bool(self._forwards.postponed) or self._proposals.queued
-        if not (has_waiting and self._backpressure.crowded):
+        if not (has_waiting and self._backpressure.is_overloaded):
             self.stalled_since = None
 
     def _propose_queued(self) -> None:
@@ -169,7 +171,7 @@ class Proposer:
 
     # --- refusals by the leader
 
-    def hear_refusal(self, message: ForwardRefused) -> None:
+    def refusal_received(self, message: ForwardRefused) -> None:
         """The leader of that term has not proposed these requests. One that was given to a later leader since
         may be done by that one, and one that a snapshot may contain has no term any more: those wait on.
         """
@@ -191,9 +193,9 @@ class Proposer:
         self, steps: tuple[Step, ...], command: bytes, done: Callable[[Outcome | Fault], None]
     ) -> None:
         """Change who votes and who learns, and apply `command` to the state in the same entry of the log.
-        Refused at once by a leader that is `crowded`.
+        Refused at once by a leader that is overloaded.
         """
-        if self._backpressure.crowded:
+        if self._backpressure.is_overloaded:
             done(errors.too_many())
             return
         payload = self._proposals.open(command, done, OWN)

@@ -89,7 +89,7 @@ class SnapshotInstall:
         except (MessageRefused, MustStop):
             raise
         except Exception as fault:
-            raise InvariantBroken(f"a state copy was taken half: {fault!r}") from fault
+            raise InvariantBroken(f"a state copy was processed in part: {fault!r}") from fault
         finally:
             self._wake()
 
@@ -125,7 +125,7 @@ class SnapshotInstall:
         yield from self._machine.load_steps()
         self._hub.interrupt()
         self._watches.replaced()
-        self._proposals.jumped()
+        self._proposals.snapshot_installed()
         self.installed += 1
         self._raft.snapshot_installed(meta)
         self._compaction.restart(meta.index)

@@ -47,11 +47,11 @@ class SnapshotSending:
         """So many bytes of the snapshot for this peer were sent, of a total `size`."""
         self._pacing.snapshot_sent(peer, sent, size)
 
-    def ended(self, peer: NodeId, *, ok: bool, begun: bool = True, refused: bool = False) -> None:
-        """The snapshot for this peer was delivered, or was given up; if not `begun`, before `begun` was
+    def ended(self, peer: NodeId, *, ok: bool, was_begun: bool = True, refused: bool = False) -> None:
+        """The snapshot for this peer was delivered, or was given up; if not `was_begun`, before `begun` was
         called.
         """
-        index = self._pacing.snapshot_ended(peer, ok=ok, refused=refused) if begun else Index(0)
+        index = self._pacing.snapshot_ended(peer, ok=ok, refused=refused) if was_begun else Index(0)
         self._raft.report_snapshot(peer, ok, index)
         self._wake()
 

@@ -63,14 +63,14 @@ class Storage:
     def __init__(
         self,
         folder: DataDir,
-        deliver: Callable[[Callable[[], object]], object],
+        call_soon: Callable[[Callable[[], object]], object],
         shares: Shares,
         progress: Progress,
         log: Log,
     ) -> None:
         """Open both. Blocks.
 
-        `deliver` runs a call on the loop; the threads of log and engine use it. `shares` bounds the
+        `call_soon` runs a call on the loop; the threads of log and engine use it. `shares` bounds the
         uncommitted changes of the state and the reads that are done in steps. CorruptData when bytes that
         were synced once cannot be read; nothing is changed then.
         """
@@ -83,7 +83,7 @@ class Storage:
         with ExitStack() as parts:
             path = folder.state_dir / STATE_FILE
             summary = summary_of_state(path, self._not_verified, progress.verifying)
-            self.device = device = PosixDevice(folder.wal_dir, deliver)
+            self.device = device = PosixDevice(folder.wal_dir, call_soon)
             parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
             self.wal, self.replay = Wal.open(
@@ -105,7 +105,7 @@ class Storage:
                 log.info("state_copy_installed", index=installed)
             self.engine = LmdbEngine(
                 path,
-                deliver,
+                call_soon,
                 TABLES,
                 self._engine_failed,
                 on_damage=self._found_damage,

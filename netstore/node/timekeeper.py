@@ -124,14 +124,14 @@ class Timekeeper:
         flush: Callable[[], None],
         lessor: Lessor,
         *,
-        hear: Callable[[], bool] | None = None,
+        read_pending: Callable[[], bool] | None = None,
         meter: Meter | None = None,
     ) -> None:
-        """`hear` reads what other members have sent by now, so that none is thought dead for messages that
-        were not read while the loop was busy. It is called before each tick, until it returns True: there is
-        no more.
+        """`read_pending` reads what other members have sent by now, so that none is thought dead for messages
+        that were not read while the loop was busy. It is called before each tick, until it returns True:
+        there is no more.
         """
-        self._hear = hear
+        self._read_pending = read_pending
         self._meter = meter
         self._host = host
         self._deadlines = deadlines
@@ -148,7 +148,7 @@ class Timekeeper:
         while True:
             await self._wait()
             begun = clock.monotonic()
-            while self._hear is not None and not self._hear():
+            while self._read_pending is not None and not self._read_pending():
                 self._measure("messages", begun)
                 await trio.lowlevel.checkpoint()
                 begun = clock.monotonic()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from netstore.net.tls import Credentials
     from netstore.node.host import Host
     from netstore.node.membersettings import MemberSettings
-    from netstore.node.membership import Cluster
+    from netstore.node.membership import MembershipChanges
     from netstore.peer.handshake import Secret
     from netstore.seams import Log
     from netstore.state.members import MemberInfo
@@ -55,7 +55,7 @@ ANSWER_SECONDS: Final = 15.0
 class JoinService:
     """Gives out the member list at one member, and adds members. All calls are made on the loop."""
 
-    def __init__(self, host: Host, cluster: Cluster, voters: int, log: Log) -> None:
+    def __init__(self, host: Host, cluster: MembershipChanges, voters: int, log: Log) -> None:
         """`voters` is the wanted number of voters."""
         self._host = host
         self._cluster = cluster

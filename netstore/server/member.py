@@ -21,7 +21,7 @@ from netstore.node.featurelevel import Levels
 from netstore.node.host import Host
 from netstore.node.lessor import Lessor
 from netstore.node.logcompaction import CATCH_UP_ENTRIES
-from netstore.node.membership import Cluster
+from netstore.node.membership import MembershipChanges
 from netstore.node.proposals import Proposals
 from netstore.node.recovery import recover
 from netstore.node.removal import Removal
@@ -76,7 +76,7 @@ class RunningMember:
         scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
         base.parts.callback(scrubber.stop)
         scrubber.start()
-        self.cluster = Cluster(host, log=get_logger("cluster"))
+        self.cluster = MembershipChanges(host, log=get_logger("cluster"))
         self.levels = Levels(host)
         self.removal = Removal(host, config.data_dir)
         self.joins = JoinService(host, self.cluster, config.voters, get_logger("join"))
@@ -87,7 +87,7 @@ class RunningMember:
             config.heartbeat_interval / 1000,
             base.reactor.flush,
             self.lessor,
-            hear=base.reactor.watched.catch_up,
+            read_pending=base.reactor.watched.catch_up,
             meter=base.meter,
         )
         self.consistency = host.applier.observer = Consistency(
@@ -152,7 +152,7 @@ class RunningMember:
             catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
             log_budget=base.shares.log,
         )
-        host.space.room = store.device
+        host.space.next_segment = store.device
         host.background.contended = lambda: base.reactor.contended
         store.failed = host.engine_failed
         store.damaged = host.fail
@@ -174,7 +174,7 @@ class RunningMember:
             watches=self.host.watches,
             lessor=self.lessor,
             members=self.cluster,
-            copies=Backups(
+            backups=Backups(
                 base.folder.state_dir,
                 store.engine,
                 self._call_for_client,

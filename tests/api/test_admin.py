@@ -59,8 +59,8 @@ def test_status_and_members_tell_who_is_brought_up() -> None:
     assert "behind" not in asked(member, "GET", "members")[1]["members"][0]
     member.paced_to = 1_000
     member.others_behind = [
-        Behind(member.id, is_copying=True, sent=3, size=7, entries=9, counts=True),
-        Behind(NodeId(5), is_copying=False, sent=7, size=7, entries=4, counts=False),
+        Behind(member.id, gets_snapshot=True, sent=3, size=7, entries=9, counts=True),
+        Behind(NodeId(5), gets_snapshot=False, sent=7, size=7, entries=4, counts=False),
     ]
     document = asked(member, "GET", "status")[1]
     copying = {"id": OWN, "state": "copying", "sentBytes": 3, "totalBytes": 7}

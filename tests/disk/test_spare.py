@@ -80,10 +80,10 @@ def test_no_room_for_the_next_file_is_reported_while_half_of_this_one_is_left(
     assert disk.settle()[-1] is None, "there is room in the file"
     full = os.statvfs_result((1, 1, 10, 0, 0, 0, 0, 0, 0, 255))
     monkeypatch.setattr(os, "fstatvfs", lambda _: full)
-    disk.device.try_room()
+    disk.device.retry()
     assert disk.device._spare._filler is filler, "nothing is tried where there is no room"
     monkeypatch.undo()
-    disk.device.try_room()
+    disk.device.retry()
     disk.write("a", b"z")
     disk.settle()
     again = disk.device._spare._filler
@@ -102,7 +102,7 @@ def test_the_next_file_is_tried_again_without_another_write_to_it(
     disk.write("b", b"the next file")
     assert disk.settle()[-1] is not None
     assert low_on(disk) == errno.ENOSPC
-    disk.device.try_room()
+    disk.device.retry()
     disk.write("a", b"y")
     assert disk.settle()[-1] is None
     filler = disk.device._spare._filler
@@ -131,8 +131,8 @@ def test_trying_for_room_twice_delays_no_write(disk: Disk, monkeypatch: pytest.M
         return real(*arguments, **options)
 
     monkeypatch.setattr(os, "open", slow)
-    disk.device.try_room()
-    disk.device.try_room()
+    disk.device.retry()
+    disk.device.retry()
     disk.write("a", b"y")
     assert disk.settle()[-1] is None
     answered.set()

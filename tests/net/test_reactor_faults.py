@@ -128,7 +128,7 @@ class Site:
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self, *, alone: bool) -> None:
+    def end(self, *, is_idle: bool) -> None:
         """It ends."""
 
     async def until(self, true: Callable[[], bool]) -> None:

@@ -289,7 +289,7 @@ def test_requests_are_proposed_in_the_turn_after_all_was_applied(monkeypatch: py
         put(member, bytes(100))
         put(member, bytes(100))
         turns(member, 5)
-        assert member.host.backpressure.crowded
+        assert member.host.backpressure.is_overloaded
         later = put(member)
         turns(member, 1)
     member.settle()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.node.consistency import MOST_KEPT, Consistency, Judge, StateDiverged
+from netstore.node.consistency import MOST_KEPT, Consistency, DigestComparison, StateDiverged
 from netstore.types import Index, NodeId
 from tests.support.group import Group
 from tests.support.log import KeptLog
@@ -26,10 +26,10 @@ def verdicts(told: Mapping[NodeId, bytes], voters: tuple[NodeId, ...] = VOTERS) 
     """Who stops once everybody has heard this."""
     stops = set()
     for own in told:
-        judge = Judge(own)
+        judge = DigestComparison(own)
         for member, digest in told.items():
-            judge.tell(member, AT, digest)
-        if judge.verdict(AT, voters):
+            judge.add(member, AT, digest)
+        if judge.reason_to_stop(AT, voters):
             stops.add(own)
     return stops
 
@@ -57,21 +57,21 @@ def test_where_nobody_is_right_all_stop() -> None:
 
 
 def test_other_indexes_say_nothing() -> None:
-    judge = Judge(A)
-    judge.tell(A, AT, b"x")
-    judge.tell(B, Index(8), b"y")
-    judge.tell(C, Index(8), b"y")
-    assert judge.verdict(AT, VOTERS) == ""
-    assert judge.verdict(Index(8), VOTERS) == "", "this member has not told what it had there"
+    judge = DigestComparison(A)
+    judge.add(A, AT, b"x")
+    judge.add(B, Index(8), b"y")
+    judge.add(C, Index(8), b"y")
+    assert judge.reason_to_stop(AT, VOTERS) == ""
+    assert judge.reason_to_stop(Index(8), VOTERS) == "", "this member has not told what it had there"
 
 
 def test_only_the_newest_are_remembered() -> None:
-    judge = Judge(A)
+    judge = DigestComparison(A)
     for index in range(MOST_KEPT + 2):
-        judge.tell(A, Index(index), b"x")
-        judge.tell(B, Index(index), b"y")
-    assert judge.verdict(Index(1), (A, B)) == ""
-    assert judge.verdict(Index(2), (A, B)) != ""
+        judge.add(A, Index(index), b"x")
+        judge.add(B, Index(index), b"y")
+    assert judge.reason_to_stop(Index(1), (A, B)) == ""
+    assert judge.reason_to_stop(Index(2), (A, B)) != ""
 
 
 @pytest.mark.parametrize("replaced", [False, True])

@@ -48,7 +48,7 @@ def test_a_state_that_finds_no_descriptors_is_not_said_to_lack_space() -> None:
     member.host.space.log_error = FULL
     assert member.host.space.refusal().reason is Reason.NO_SPACE, "one of the two lacks space"
     member.host.space.log_error = None
-    member.host.space.room = Room()
+    member.host.space.next_segment = Room()
     assert refusal_of_next(member) == Reason.NO_SPACE.text
 
 
@@ -78,7 +78,7 @@ def test_a_log_that_is_low_on_room_takes_what_only_removes() -> None:
     member = Solo().lead()
     put(member)
     member.settle()
-    room = member.host.space.room = Room()
+    room = member.host.space.next_segment = Room()
     outcomes: Outcomes = []
     wide = DeleteRange(b"a", b"b")
     commands: list[tuple[Command | V3Command, bool]] = [

@@ -11,7 +11,7 @@ import pytest
 from netstore.errors import Fault, Reason
 from netstore.node import backpressure, forwards, host
 from netstore.node.backpressure import BEHIND_SECONDS, HELD_BYTES
-from netstore.node.forwards import Why
+from netstore.node.forwards import RefusalReason
 from netstore.node.logsize import PAYLOADS_PER_TURN
 from netstore.node.member import OWN
 from netstore.raft.core import Raft
@@ -204,7 +204,7 @@ def test_a_leader_serves_its_own_clients_however_much_others_ask(monkeypatch: py
             member.host.tick()
         member.host.receive([message] * (30 if step == 0 else 5))
         if step == 5:
-            assert member.host.backpressure.crowded
+            assert member.host.backpressure.is_overloaded
             own = put(member)
         turns(member, 1)
         assert member.host.forwards.postponed._held.size <= 2 * backpressure.HELD_BYTES
@@ -242,7 +242,7 @@ def test_a_leader_without_room_does_not_let_others_fill_the_log(short: str) -> N
     if short == "log":
         member.host.space.log_error = FULL
     elif short == "low":
-        member.host.space.room = Room()
+        member.host.space.next_segment = Room()
     else:
         member.host.engine_failed(FULL)
     payloads = [*forward(member, 9).payloads, seal(encode(Delete(b"/k")), 1)]
@@ -263,7 +263,7 @@ def test_postponed_requests_are_decoded_once(monkeypatch: pytest.MonkeyPatch) ->
         EntryKind.NORMAL,
         [seal(encode(Set(b"/k", b"v")), 1), seal(encode(Delete(b"/k")), 2)],
     )
-    member.host.space.room = Room()
+    member.host.space.next_segment = Room()
     decoded = decoding(member, monkeypatch)
     with monkeypatch.context() as patch:
         full = Proposed(Fate.REFUSED, refusal=Refusal.BACKLOG_FULL)
@@ -284,9 +284,10 @@ def test_postponed_requests_are_decoded_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("short", "why"), [(FULL, Why.NO_SPACE), (OSError(errno.ENOMEM, "no memory"), Why.TOO_MANY)]
+    ("short", "why"),
+    [(FULL, RefusalReason.NO_SPACE), (OSError(errno.ENOMEM, "no memory"), RefusalReason.TOO_MANY)],
 )
-def test_a_leader_without_space_refuses_forwarded_requests(short: OSError, why: Why) -> None:
+def test_a_leader_without_space_refuses_forwarded_requests(short: OSError, why: RefusalReason) -> None:
     member = Solo().lead()
     member.settle()
     message = forward(member, 9)
@@ -302,14 +303,14 @@ def test_a_forwarded_request_too_large_for_the_log_is_refused() -> None:
     member.settle()
     message = Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [seal(b"nonsense", 5)])
     member.host.receive([message])
-    assert [(each.why, list(each.requests)) for each in told(member)] == [(Why.FAILED, [5])]
+    assert [(each.why, list(each.requests)) for each in told(member)] == [(RefusalReason.FAILED, [5])]
 
 
 def test_more_than_may_be_postponed_is_refused() -> None:
     member, _ = behind()
     member.host.receive([forward(member, principal=b"%d" % number) for number in range(9)])
     assert len(member.host.forwards.postponed) == 8
-    assert [each.why for each in told(member)] == [Why.TOO_MANY]
+    assert [each.why for each in told(member)] == [RefusalReason.TOO_MANY]
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -328,7 +329,7 @@ def test_postponed_requests_are_refused_some_at_a_time(full: bool) -> None:
         member.clock.now = Nanos(member.clock.now + int((BEHIND_SECONDS + 0.1) * 1e9))
         member.host.tick()
         turn = told(member)
-    why = Why.NO_SPACE if full else Why.TOO_MANY
+    why = RefusalReason.NO_SPACE if full else RefusalReason.TOO_MANY
     assert [(each.why, len(each.requests)) for each in turn] == [(why, PAYLOADS_PER_TURN)]
     assert len(member.host.forwards.postponed) == 2 * PAYLOADS_PER_TURN
     assert member.woken

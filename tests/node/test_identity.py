@@ -171,7 +171,7 @@ async def test_a_member_of_a_running_cluster_finds_itself_by_its_urls(enrolled: 
     enrollment = enrolled(existing, Cluster(listed))
     await enrollment.find()
     assert enrollment.identity == MemberIdentity(CLUSTER, NodeId(7), "a")
-    assert enrollment.acquainted == {8: B}
+    assert enrollment.known_peer_urls == {8: B}
     members: dict[NodeId, MemberInfo] = {}
     machine = cast("Machine", SimpleNamespace(members=members, removed={3}))
     assert enrollment.directory(machine) == ({8: B}, {3}), "until the state has the members"
@@ -231,7 +231,7 @@ async def test_a_damaged_member_is_replaced_by_another_one(enrolled: Enrolled, f
     assert cluster.asked == [(list(B), IDS["a"])]
     assert enrollment.identity == MemberIdentity(CLUSTER, NodeId(9), "a")
     assert (folder.wal_dir / DAMAGED / "0.wal").exists()
-    assert enrollment.acquainted == {IDS["b"]: B}
+    assert enrollment.known_peer_urls == {IDS["b"]: B}
 
 
 async def test_damage_is_raised_where_nobody_replaces_the_member(

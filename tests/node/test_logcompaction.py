@@ -27,7 +27,7 @@ def test_a_copy_that_stands_for_nothing_keeps_no_log() -> None:
     with pytest.raises(InvariantBroken):
         member.host.snapshot_sending.begun(Index(applied + 1), ME)
     assert member.host.behind() == []
-    member.host.snapshot_sending.ended(ME, ok=False, begun=False)
+    member.host.snapshot_sending.ended(ME, ok=False, was_begun=False)
 
 
 def test_the_log_forgets_what_the_durable_state_covers() -> None:
@@ -148,7 +148,7 @@ def test_the_log_keeps_what_a_member_needs_that_takes_it_as_far_as_it_may() -> N
         assert member.host._raft.log_bytes <= LIGHT.limit
     assert member.host.compaction.compacted <= place
     [behind] = member.host.behind()
-    assert (behind.id, behind.is_copying, behind.counts) == (9, True, True)
+    assert (behind.id, behind.gets_snapshot, behind.counts) == (9, True, True)
     peer.match = member.host.status().last
     tick(member)
     assert member.host.behind() == []

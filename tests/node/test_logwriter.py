@@ -35,7 +35,7 @@ def test_nothing_is_acknowledged_before_it_is_synced() -> None:
 def lone(member: Solo) -> Solo:
     """The batch before was a single entry in a turn that nobody waited for; the disk is fast from now on."""
     put(member)
-    member.host.turn(alone=True)
+    member.host.turn(is_idle=True)
     member.settle()
     member.device.fast = True
     return member
@@ -45,7 +45,7 @@ def test_a_lone_write_is_synced_applied_and_answered_in_one_turn() -> None:
     member = lone(Solo().lead())
     outcomes = put(member, b"lone")
     member.woken = False
-    member.host.turn(alone=True)
+    member.host.turn(is_idle=True)
     assert isinstance(outcomes[0], Event)
     assert value(member.crashed().lead()) == b"lone"
     assert not member.woken, "nothing is left to do"
@@ -58,7 +58,7 @@ def test_others_are_not_kept_waiting_for_a_sync(why: str) -> None:
         member.device.fast = False
         put(member)
         put(member)
-        member.host.turn(alone=True)
+        member.host.turn(is_idle=True)
         member.settle()
         member.device.fast = True
     if why == "under way":
@@ -69,7 +69,7 @@ def test_others_are_not_kept_waiting_for_a_sync(why: str) -> None:
     if why == "slow":
         member.device.fast = False
     outcomes = put(member)
-    member.host.turn(alone=why != "not alone")
+    member.host.turn(is_idle=why != "not alone")
     assert outcomes == []
     assert member.device.waiting
     member.settle()
@@ -83,11 +83,11 @@ def test_after_a_group_one_lone_write_goes_by_the_writer() -> None:
     member.turn()
     member.settle()
     first = put(member)
-    member.host.turn(alone=True)
+    member.host.turn(is_idle=True)
     assert first == []
     member.settle()
     second = put(member)
-    member.host.turn(alone=True)
+    member.host.turn(is_idle=True)
     assert isinstance(second[0], Event)
 
 
@@ -96,7 +96,7 @@ def test_a_lone_write_that_fails_ends_the_member_before_anybody_is_told() -> Non
     outcomes = put(member)
     member.device.failure = SyncFailed(errno.EIO, "sync failed")
     with pytest.raises(DiskFailed):
-        member.host.turn(alone=True)
+        member.host.turn(is_idle=True)
     assert outcomes == []
 
 
@@ -104,7 +104,7 @@ def test_a_lone_write_that_finds_no_room_waits_for_some() -> None:
     member = lone(Solo().lead())
     outcomes = put(member, b"stuck")
     member.device.failure = FULL
-    member.host.turn(alone=True)
+    member.host.turn(is_idle=True)
     assert refusal(outcomes) == Reason.NO_SPACE.text
     member.device.failure = None
     member.host.retry_writes()
@@ -120,12 +120,12 @@ def test_members_that_others_vote_beside_leave_each_sync_to_the_writer() -> None
     for _ in range(3):
         outcomes: Outcomes = []
         leader.host.propose(encode(Set(path=b"/k")), outcomes.append, OWN)
-        leader.host.turn(alone=True)
+        leader.host.turn(is_idle=True)
         assert leader.device.waiting
         brought = [each for each in group.sent if each.to == follower.id]
         group.sent[:] = [each for each in group.sent if each.to != follower.id]
         follower.host.receive(brought)
-        follower.host.turn(alone=True)
+        follower.host.turn(is_idle=True)
         assert follower.device.waiting
         group.settle()
         assert isinstance(outcomes[0], Event)

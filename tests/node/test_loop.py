@@ -32,9 +32,9 @@ class Turns:
         """As many as requests wait."""
         return [None] * self.waiting
 
-    def turn(self, *, alone: bool = False) -> None:
+    def turn(self, *, is_idle: bool = False) -> None:
         self.turns += 1
-        self.alone = alone
+        self.alone = is_idle
         if self.fault is not None:
             raise self.fault
         if self.again:
@@ -59,10 +59,10 @@ async def test_a_round_that_brought_something_ends_with_one_turn() -> None:
         loop.wake()
         loop.wake()
         assert host.turns == 0
-        loop.end(alone=True)
+        loop.end(is_idle=True)
         assert host.turns == 1
         loop.begin()
-        loop.end(alone=True)
+        loop.end(is_idle=True)
         await trio.testing.wait_all_tasks_blocked()
         assert host.turns == 1, "nothing was brought, and nobody else was woken"
         nursery.cancel_scope.cancel()
@@ -92,7 +92,7 @@ async def test_a_wake_during_a_turn_runs_another_turn() -> None:
         host.again = 3
         loop.begin()
         loop.wake()
-        loop.end(alone=True)
+        loop.end(is_idle=True)
         assert host.turns == 1, "others are served between two turns"
         await trio.testing.wait_all_tasks_blocked()
         assert host.turns == 4
@@ -110,7 +110,7 @@ async def test_a_fault_of_a_turn_is_raised_where_the_turn_ran(in_round: bool) ->
         if in_round:
             loop.begin()
             loop.wake()
-            loop.end(alone=True)
+            loop.end(is_idle=True)
         else:
             loop.wake()
 
@@ -121,7 +121,7 @@ async def test_a_fault_of_a_turn_is_raised_where_the_turn_ran(in_round: bool) ->
     assert host.stopped
     loop.begin()
     loop.wake()
-    loop.end(alone=True)
+    loop.end(is_idle=True)
     assert host.turns == 1, "after its end no turn is run"
 
 
@@ -155,9 +155,9 @@ async def test_a_long_turn_of_the_task_is_told() -> None:
     loop = Loop(meter)
 
     class Slow(Turns):
-        def turn(self, *, alone: bool = False) -> None:
+        def turn(self, *, is_idle: bool = False) -> None:
             nonlocal now
-            super().turn(alone=alone)
+            super().turn(is_idle=is_idle)
             now += 1.0
             self.parts.longest = "sweep" if self.turns == 1 else ""
 
@@ -186,6 +186,6 @@ async def test_a_round_without_a_turn_forgets_what_the_last_turn_did() -> None:
             loop.begin()
             if wake:
                 loop.wake()
-            loop.end(alone=True)
+            loop.end(is_idle=True)
             assert meter.part == part
         nursery.cancel_scope.cancel()

@@ -107,7 +107,7 @@ def test_only_what_is_overtaken_is_queued_again_and_in_order(term: int, again: l
     proposals.sent(Term(4), slots)
     proposals.complete(slots[1].request, None)
     proposals.add(b"third", answered.append, OWN)
-    proposals.overtaken(Term(term))
+    proposals.requeue_lost(Term(term))
     assert [command_of(each.payload) for each in proposals.take(9)] == [*again, b"third"]
     assert answered == [None]
 
@@ -123,7 +123,7 @@ def test_lost_requests_are_queued_again_in_their_order() -> None:
     for payload in old[:-10:2]:
         proposals.complete(request_of(payload), None)
     proposals.add(b"own", lambda _: None, OWN)
-    proposals.overtaken(Term(5))
+    proposals.requeue_lost(Term(5))
     again: list[bytes] = []
     while proposals.queued:
         again += [slot.payload for slot in proposals.take(512)]
@@ -137,7 +137,7 @@ def test_lost_requests_that_timed_out_are_not_sent_again() -> None:
     for word in (b"first", b"second"):
         proposals.add(word, lambda _: None, OWN)
     proposals.sent(Term(4), proposals.take(9))
-    proposals.overtaken(Term(5))
+    proposals.requeue_lost(Term(5))
     proposals.now = TIME_LIMIT + 1
     assert proposals.expire(timed_out, 1) == 1
     assert not proposals.take(0)
@@ -150,8 +150,8 @@ def test_after_a_state_copy_nothing_is_sent_again() -> None:
     proposals = Proposals(1, TIME_LIMIT)
     proposals.add(b"perhaps", lambda _: None, OWN)
     proposals.sent(Term(4), proposals.take(9))
-    proposals.jumped()
-    proposals.overtaken(Term(9))
+    proposals.snapshot_installed()
+    proposals.requeue_lost(Term(9))
     assert not proposals.queued
     assert len(proposals) == 1
 
@@ -160,8 +160,8 @@ def test_requests_known_to_be_lost_are_sent_again_after_a_snapshot_too() -> None
     proposals = Proposals(1, TIME_LIMIT)
     proposals.add(b"lost", lambda _: None, OWN)
     proposals.sent(Term(4), proposals.take(9))
-    proposals.overtaken(Term(5))
-    proposals.jumped()
+    proposals.requeue_lost(Term(5))
+    proposals.snapshot_installed()
     assert [command_of(each.payload) for each in proposals.take(9)] == [b"lost"]
 
 

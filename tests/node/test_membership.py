@@ -16,7 +16,7 @@ from netstore.node.membership import (
     MAX_LEARNERS,
     MAX_VOTERS,
     MAX_WAITING_CHANGES,
-    Cluster,
+    MembershipChanges,
 )
 from netstore.node.proposals import MAX_WAITING
 from netstore.raft.change import Change, Step, StepKind
@@ -439,7 +439,7 @@ def test_how_long_a_change_has_waited_counts_anew_when_its_leader_was_none_meanw
     host.campaign()
     group.settle()
     assert host.leader == host.id
-    assert host.backpressure.crowded
+    assert host.backpressure.is_overloaded
     group.pass_time(BEHIND_SECONDS - 0.2)
     assert answers == []
     group.pass_time(0.5)
@@ -703,7 +703,7 @@ def test_an_id_that_is_none_never_reaches_another_member(through: int, id_: int)
 
 def test_a_stopped_member_refuses_changes() -> None:
     host = Solo().lead().host
-    cluster = Cluster(host, log=Lines())
+    cluster = MembershipChanges(host, log=Lines())
     host.stop()
     told: Answers = []
     cluster.add(NEW, learner=True, done=told.append, principal=b"ann")
@@ -722,7 +722,7 @@ def test_a_stopped_member_refuses_changes() -> None:
 def test_a_client_that_moves_members_is_held_to_its_share_and_waits_its_turn() -> None:
     """It is no more the member's own than a put."""
     host = Solo().lead().host
-    cluster = Cluster(host, log=Lines())
+    cluster = MembershipChanges(host, log=Lines())
     told: list[object] = []
     for number in range(MAX_WAITING):
         cluster.update(NodeId(7), (f"http://new{number}:1",), told.append, b"flood")

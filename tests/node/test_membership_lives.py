@@ -25,7 +25,7 @@ from tests.support.group import Group
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.node.membership import Cluster
+    from netstore.node.membership import MembershipChanges
     from tests.support.group import Peer
 
 STEPS: Final = 30
@@ -148,7 +148,7 @@ class Life:
         taken = self.random.random() < 0.1
         return "http://p1:1" if taken else f"http://new{self.urls}:1"
 
-    def add(self, cluster: Cluster, *, learner: bool) -> None:
+    def add(self, cluster: MembershipChanges, *, learner: bool) -> None:
         url = self.new_url()
         request = Request("add", NodeId(0), url)
         self.ask(request, lambda done: cluster.add((url,), learner=learner, done=done, principal=OWN))

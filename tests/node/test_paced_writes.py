@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from netstore.node.forwards import Why
+from netstore.node.forwards import RefusalReason
 from netstore.node.lessor import Lessor
 from netstore.node.member import OWN
 from netstore.node.pacing import DEBT_SECONDS, SPARE_PART, Pacing
@@ -89,7 +89,7 @@ def test_forwarded_requests_not_done_in_time_are_refused() -> None:
     seconds = len(done) / 10
     assert host.proposals.time_limit / 2 - 0.2 <= seconds <= host.proposals.time_limit / 2 + 0.2
     refused = [each for each in sent if isinstance(each, ForwardRefused)]
-    assert {each.why for each in refused} == {Why.TOO_MANY}
+    assert {each.why for each in refused} == {RefusalReason.TOO_MANY}
     assert 0 < done[-1] < 10
     assert done[-1] + sum(len(each.requests) for each in refused) == 40, "each is the one or the other"
     assert host.forwards.postponed._held.size == 0

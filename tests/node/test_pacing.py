@@ -165,7 +165,7 @@ def test_without_it_the_log_is_forgotten_meanwhile() -> None:
 def test_a_member_that_takes_the_log_comes_near_and_writes_go_on() -> None:
     course = Course(FAST)
     course.until(lambda: course.pacing.paced)
-    assert [(each.is_copying, each.counts) for each in course.behind] == [(False, True)]
+    assert [(each.gets_snapshot, each.counts) for each in course.behind] == [(False, True)]
     taken = course.until(lambda: not course.behind, takes=FAST / 2)
     assert course.compacted <= course.match
     assert course.last - course.match <= (LIMIT / NEAR_PART + FAST * TICK) / ENTRY
@@ -366,8 +366,8 @@ def test_of_two_the_slower_one_counts_and_who_is_no_member_is_forgotten() -> Non
     assert pacing.rate == pytest.approx((LIMIT * 15 / 16 - 50 * ENTRY) / (2.0 * 3))
     assert pacing.needed() == 50
     assert pacing.behind() == [
-        Behind(SHE, is_copying=True, sent=0, size=0, entries=50, counts=True),
-        Behind(HE, is_copying=True, sent=1, size=2, entries=10, counts=True),
+        Behind(SHE, gets_snapshot=True, sent=0, size=0, entries=50, counts=True),
+        Behind(HE, gets_snapshot=True, sent=1, size=2, entries=10, counts=True),
     ]
     pacing.snapshot_made(SHE, Index(60))
     assert pacing.needed() == 60

@@ -80,7 +80,7 @@ def test_slots_put_back_keep_their_place_among_lost_ones() -> None:
     made = queue(*((b"ann", b"%d" % number) for number in range(900)))
     made.sent(Term(1), made.take(700))
     made.put_back(made.take(100))
-    made.overtaken(Term(2))
+    made.requeue_lost(Term(2))
     for most in (512, 100):
         made.put_back(made.take(most))
     assert commands(made.take(512) + made.take(512)) == [b"%d" % number for number in range(900)]
@@ -97,11 +97,11 @@ def test_slots_lost_at_different_times_are_in_their_order_again(origin: int) -> 
     first, second = made.take(6), made.take(6)
     made.sent(Term(1), [*first[:2], *second[:3]])
     made.put_back([*first[2:], *second[3:]])
-    made.overtaken(Term(2))
+    made.requeue_lost(Term(2))
     made.sent(Term(2), taken := made.take(5))
     made.complete(taken[0].request, None)
     made.put_back(made.take(4))
-    made.overtaken(Term(3))
+    made.requeue_lost(Term(3))
     again = commands(made.take(99))
     assert len(again) == 11
     for principal in (b"ann", b"bob"):
@@ -113,7 +113,7 @@ def test_lost_slots_delay_no_other_client() -> None:
     large, small = bytes(5_000), bytes(10)
     made = queue(*[(b"large", large)] * 4)
     made.sent(Term(1), made.take(9))
-    made.overtaken(Term(2))
+    made.requeue_lost(Term(2))
     for _ in range(9):
         made.add(small, lambda _: None, b"small")
     assert [slot.owner for slot in made.take(99, 1_000, fitting=True)] == ["small"] * 9
@@ -145,7 +145,7 @@ def test_slots_that_timed_out_are_not_proposed() -> None:
 def test_only_what_was_handed_to_raft_is_given_up() -> None:
     made = queue(*((b"ann", b"%d" % number) for number in range(9)))
     made.sent(Term(1), made.take(3))
-    made.overtaken(Term(2))
+    made.requeue_lost(Term(2))
     made.sent(Term(2), made.take(2))
     assert made.give_up_sent(timed_out(), 1)
     made.give_up_sent(timed_out(), 9)
@@ -158,7 +158,7 @@ def test_a_slot_that_timed_out_is_taken_from_no_queue() -> None:
     made.add(b"young", lambda _: None, b"bob")
     made.sent(Term(1), made.take(2))
     made.put_back(made.take(9))
-    made.overtaken(Term(2))
+    made.requeue_lost(Term(2))
     made.put_back(sorted(made.take(9), key=lambda slot: -slot.request))
     made.now = 11.0
     assert made.expire(timed_out, 1000) == 2
@@ -204,11 +204,11 @@ def test_a_leader_refuses_only_what_it_was_given_in_its_term() -> None:
     made.sent(Term(1), slots[:3])
     made.sent(Term(2), slots[3:4])
     assert made.refused(Term(1), [one, 77, four, five]) == slots[:1]
-    made.overtaken(Term(2))
+    made.requeue_lost(Term(2))
     assert [slot.request for slot in made.take(9)] == [two, three], "what is refused is not sent again"
     made.sent(Term(2), slots[1:3])
     assert made.refused(Term(1), [two]) == []
-    made.jumped()
+    made.snapshot_installed()
     assert made.refused(Term(2), [two, three, four]) == []
 
 

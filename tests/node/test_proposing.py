@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from netstore.errors import Fault, Reason, stopped
-from netstore.node.forwards import Why
+from netstore.node.forwards import RefusalReason
 from netstore.node.logsize import BYTES_PER_TURN, PAYLOADS_PER_TURN
 from netstore.node.member import OWN
 from netstore.node.proposals import COMPLETED_AT_ONCE
@@ -98,7 +98,7 @@ def test_a_change_is_asked_for_in_the_term_of_the_leader_only() -> None:
 def test_own_requests_that_are_put_back_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     member = Solo().lead()
     member.settle()
-    member.host.space.room = Room()
+    member.host.space.next_segment = Room()
     decoded = decoding(member, monkeypatch)
     busy = Proposed(Fate.REFUSED, refusal=Refusal.TRANSFERRING)
     monkeypatch.setattr(Raft, "propose", lambda _self, _payloads: busy)
@@ -119,7 +119,9 @@ def test_many_that_a_leader_did_not_take_are_told_some_at_a_time() -> None:
     other.host.turn()
     requests = tuple(other.host.proposals._slots)
     group.sent.clear()
-    other.host.receive([ForwardRefused(leader.id, other.id, other.host.term, Why.TOO_MANY, requests)] * 2)
+    other.host.receive(
+        [ForwardRefused(leader.id, other.id, other.host.term, RefusalReason.TOO_MANY, requests)] * 2
+    )
     seen = []
     while other.woken:
         other.woken = False

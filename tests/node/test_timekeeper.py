@@ -204,7 +204,7 @@ async def test_others_have_their_turn_between_pieces_of_what_is_due(
         0.1,
         lambda: done.append(f"flush {len(ran)}"),
         Lessor(member.host, 1.0),
-        hear=partial(said, done, "tick"),
+        read_pending=partial(said, done, "tick"),
     )
 
     async def other() -> None:
@@ -241,7 +241,7 @@ async def test_no_tick_waits_for_all_that_is_due(autojump_clock: trio.testing.Mo
         0.1,
         lambda: done.append("piece"),
         Lessor(member.host, 1.0),
-        hear=partial(said, done, "tick"),
+        read_pending=partial(said, done, "tick"),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
@@ -268,7 +268,7 @@ async def test_the_ttls_of_a_state_are_counted_between_ticks(
         0.1,
         lambda: None,
         lessor,
-        hear=lambda: said(counted, len(lessor._leases.countdown)),
+        read_pending=lambda: said(counted, len(lessor._leases.countdown)),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
@@ -313,7 +313,7 @@ async def test_messages_of_members_are_read_before_a_tick(
         0.1,
         lambda: None,
         Lessor(member.host, 1.0),
-        hear=partial(said, done, "hear"),
+        read_pending=partial(said, done, "hear"),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
@@ -336,7 +336,7 @@ async def test_long_ticks_are_told(autojump_clock: trio.testing.MockClock) -> No
         0.1,
         lambda: None,
         Lessor(member.host, 1.0),
-        hear=hear,
+        read_pending=hear,
         meter=meter,
     )
     async with trio.open_nursery() as nursery:

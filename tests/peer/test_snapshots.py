@@ -68,8 +68,8 @@ class Sending:
     def made(self, index: Index, peer: NodeId) -> SnapshotMeta:
         return SnapshotMeta(index, Term(2), ConfState(voters=(A,)))
 
-    def ended(self, peer: NodeId, *, ok: bool, begun: bool = True, refused: bool = False) -> None:
-        self.held -= begun
+    def ended(self, peer: NodeId, *, ok: bool, was_begun: bool = True, refused: bool = False) -> None:
+        self.held -= was_begun
         self.over.append((peer, ok))
         self.refused.append(refused)
 

@@ -19,7 +19,7 @@ from netstore.node.featurelevel import Levels
 from netstore.node.host import Host
 from netstore.node.lessor import Lessor
 from netstore.node.logwriter import DiskFailed
-from netstore.node.membership import Cluster
+from netstore.node.membership import MembershipChanges
 from netstore.node.proposals import Proposals
 from netstore.node.timekeeper import CHORES_SECONDS, EXPIRE_SECONDS, Deadlines, Timekeeper
 from netstore.peer.join import JoinService
@@ -230,10 +230,10 @@ class Member:
             catch_up_entries=plan.catch_up_entries,
             log_budget=Budget(plan.log_bytes) if plan.log_bytes else None,
         )
-        self.cluster = Cluster(self.host, log=_Lines(self._note))
+        self.cluster = MembershipChanges(self.host, log=_Lines(self._note))
         self.join_service = JoinService(self.host, self.cluster, plan.wish, _Lines(self._note))
         if not plan.joiners:
-            self.host.change_asked = None  # the operator asks for changes that `Cluster` does not make
+            self.host.change_asked = None  # the operator's changes are not those of `MembershipChanges`
         self.levels = Levels(self.host)
         self.lessor = Lessor(self.host, plan.election_ticks * plan.tick)
         self.timekeeper = Timekeeper(self.host, Deadlines(self.clock), plan.tick, _nothing, self.lessor)
@@ -335,7 +335,7 @@ class Member:
         self._turn_due = False
         while self._woken:
             self._woken = False
-            self.host.turn(alone=self.disk.quick)
+            self.host.turn(is_idle=self.disk.quick)
             self.world.reach["lone_syncs"] = max(self.world.reach["lone_syncs"], self.disk.synced_at_once)
             self.world.reach["turns_amid_a_command"] += self.machine._work is not None
             self.world.turned(self)

@@ -22,12 +22,12 @@ from netstore.disk import frame
 from netstore.disk.diagnose import CutTail, Position, segment_name
 from netstore.disk.frame import Flaw, Frame, Place
 from netstore.disk.wal import Wal
-from netstore.node.driver import Append, Driver
+from netstore.node.driver import Driver, LogBatch
 from netstore.node.host import Host
 from netstore.node.lessor import Lessor
 from netstore.node.logwriter import DiskFailed, LogWriter, SnapshotMark
 from netstore.node.member import OWN
-from netstore.node.membership import Cluster
+from netstore.node.membership import MembershipChanges
 from netstore.node.proposals import Proposals
 from netstore.peer.join import JoinService
 from netstore.raft import (
@@ -375,9 +375,9 @@ def _nothing_waits(raft: Raft, take: Callable[[Raft], Ready] = Raft.take_ready) 
     return ready
 
 
-def _reported_at_once(writer: LogWriter, record: Append | SnapshotMark, *, held: bool = False) -> bool:
+def _reported_at_once(writer: LogWriter, record: LogBatch | SnapshotMark, *, held: bool = False) -> bool:
     writer.handed_over += 1
-    if isinstance(record, Append):
+    if isinstance(record, LogBatch):
         writer._wal.append(record.hard_state, record.entries, _nobody, held=held)
         writer._synced(None)
     else:
@@ -398,7 +398,7 @@ def _forgets_what_found_no_room(host: Host) -> None:
     if host.space.log_error is not None and not writer.handed_over:
         host.space.log_error = None
         for record in list(writer.records):
-            if isinstance(record, Append):
+            if isinstance(record, LogBatch):
                 writer.records.popleft()
                 host._driver.synced()
         host._wake()
@@ -560,10 +560,10 @@ def _drops_all_but_one(wal: Wal, index: Index) -> None:
 
 def _mark_overtakes(
     writer: LogWriter,
-    record: Append | SnapshotMark,
-    write: Callable[[LogWriter, Append | SnapshotMark], None] = LogWriter.write,
+    record: LogBatch | SnapshotMark,
+    write: Callable[[LogWriter, LogBatch | SnapshotMark], None] = LogWriter.write,
 ) -> None:
-    if isinstance(record, Append) or not record.replaces:
+    if isinstance(record, LogBatch) or not record.replaces:
         write(writer, record)
         return
 
@@ -578,10 +578,10 @@ def _mark_overtakes(
 
 def _mark_beside(
     writer: LogWriter,
-    record: Append | SnapshotMark,
-    write: Callable[[LogWriter, Append | SnapshotMark], None] = LogWriter.write,
+    record: LogBatch | SnapshotMark,
+    write: Callable[[LogWriter, LogBatch | SnapshotMark], None] = LogWriter.write,
 ) -> None:
-    if isinstance(record, Append) or record.replaces:
+    if isinstance(record, LogBatch) or record.replaces:
         write(writer, record)
         return
 
@@ -758,7 +758,7 @@ def _some_know(roster: Roster) -> int:
 
 
 def _decides_where_asked(
-    cluster: Cluster, urls: tuple[str, ...], *, voters: int, replaces: NodeId, done: Any
+    cluster: MembershipChanges, urls: tuple[str, ...], *, voters: int, replaces: NodeId, done: Any
 ) -> None:
     learner = to_vote(cluster._host.machine.members.values()) >= voters
     cluster.add(urls, learner=learner, done=done, principal=OWN)
@@ -1029,13 +1029,13 @@ MUTANTS: Final = tuple(
         ("request ids repeat in the next life", _set(Proposals, "__init__", _same_ids), _no_battery, 0),
         (
             "whether one joins to vote is decided where it asks",
-            _set(Cluster, "join", _decides_where_asked),
+            _set(MembershipChanges, "join", _decides_where_asked),
             _joining,
             0,
         ),
         (
             "a member is replaced though it answers",
-            _set(Cluster, "_objection_to_replacing", lambda *_: None),
+            _set(MembershipChanges, "_objection_to_replacing", lambda *_: None),
             _thieves,
             0,
         ),

@@ -1,5 +1,5 @@
-"""A few real hosts with their `Cluster`, over memory: messages arrive at once, disks keep at once, time moves
-by hand. A member can be cut off from the others.
+"""A few real hosts and the changes of their members, over memory: messages arrive at once, disks keep at
+once, time moves by hand. A member can be cut off from the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from netstore.node.driver import Driver
 from netstore.node.featurelevel import Levels
 from netstore.node.host import Host
 from netstore.node.member import OWN
-from netstore.node.membership import Cluster
+from netstore.node.membership import MembershipChanges
 from netstore.node.proposals import Proposals
 from netstore.raft.config import Boot, Config
 from netstore.raft.core import Raft
@@ -91,7 +91,7 @@ class Peer:
             log=self.lines,
             catch_up_entries=0,
         )
-        self.cluster = Cluster(self.host, log=self.lines)
+        self.cluster = MembershipChanges(self.host, log=self.lines)
         self.levels = Levels(self.host)
 
     def _wake(self) -> None:

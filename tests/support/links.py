@@ -43,7 +43,7 @@ class NoRounds:
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self, *, alone: bool) -> None:
+    def end(self, *, is_idle: bool) -> None:
         """It is over."""
 
 

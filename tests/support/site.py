@@ -54,10 +54,10 @@ class Site:
     def begin(self) -> None:
         self.rounds += 1
 
-    def end(self, *, alone: bool) -> None:
+    def end(self, *, is_idle: bool) -> None:
         self.ended += 1
         if len(self.exchanges) > self.handled:
-            self.alone.append(alone)
+            self.alone.append(is_idle)
         self.handled = len(self.exchanges)
 
     def let_pass(self, seconds: float) -> None:

@@ -61,7 +61,7 @@ class Room:
         self.low: OSError | None = FULL
         self.tries = 0
 
-    def try_room(self) -> None:
+    def retry(self) -> None:
         self.tries += 1
 
 

@@ -165,7 +165,7 @@ class _Rounds:
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self, *, alone: bool) -> None:
+    def end(self, *, is_idle: bool) -> None:
         """It ends."""
 
 

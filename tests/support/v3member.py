@@ -195,7 +195,7 @@ class FakeLessor:
 
 
 class FakeMembers:
-    """`node.membership.Cluster` that notes what it is asked and refuses with `fault`, or does it."""
+    """`node.membership.MembershipChanges` that notes what is asked, and refuses with `fault` or does it."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -277,7 +277,7 @@ class Served:
             watches=self.member.watches,
             lessor=self.lessor,
             members=self.members,
-            copies=self,
+            backups=self,
             sizes=lambda: (2_000_000, 1_000_000),
             after=self.deadlines.after,
             below=self._draw,
@@ -289,7 +289,7 @@ class Served:
         return self.draws.pop(0) if self.draws else bound // 3
 
     def make(self, done: Callable[[FakeCopy | Fault], None]) -> None:
-        """`api.v3.maintenance.Copies`."""
+        """`api.v3.maintenance.BackupSource`."""
         done(self.copy)
 
     def call(self, path: str, request: Message | bytes, fields: dict[bytes, bytes] | None = None) -> FakeCall:

@@ -353,7 +353,7 @@ def test_what_a_member_tells_of_itself_is_listed_field_by_field() -> None:
     begin = text.index(".It Ic endpoint status")
     middle, end = (text.index(f".It Li GET /netstore/{each}") for each in ("status", "members"))
     member, exchange = LocalMember(), RecordedExchange(Request(b"GET", b"/netstore/status"))
-    member.others_behind = [Behind(NodeId(5), is_copying=True, sent=1, size=2, entries=3, counts=True)]
+    member.others_behind = [Behind(NodeId(5), gets_snapshot=True, sent=1, size=2, entries=3, counts=True)]
     meter = Meter(lambda: 1.0, Quiet())
     AdminApi(member, member.cluster, meter, Scrubbed(), Shares.of(SMALLEST)).handle(exchange)
     whole = json.loads(exchange.body)

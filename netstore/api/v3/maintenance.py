@@ -64,7 +64,7 @@ class Copy(Protocol):
         """Close the file. May be called again."""
 
 
-class Copies(Protocol):
+class BackupSource(Protocol):
     """Makes copies of the state (`node.backup.Backups`)."""
 
     def make(self, done: Callable[[Copy | Fault], None]) -> None:
@@ -81,14 +81,14 @@ class MaintenanceService:
         quota: Quota,
         *,
         sizes: Sizes,
-        copies: Copies,
+        backups: BackupSource,
         members: Membership,
     ) -> None:
         self._member = member
         self._headers = headers
         self._quota = quota
         self._sizes = sizes
-        self._copies = copies
+        self._backups = backups
         self._members = members
 
     def methods(self, interceptor: Interceptor) -> dict[bytes, Handler]:
@@ -219,7 +219,7 @@ class MaintenanceService:
 
     def _send_copy(self, call: Call, _: pb.SnapshotRequest) -> Callable[[], None]:
         sender = _SnapshotSender(call)
-        self._copies.make(sender.start)
+        self._backups.make(sender.start)
         return sender.stop
 
     # --- leader

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from netstore.api.gate import Gate
     from netstore.api.v3.lease import Lessor
-    from netstore.api.v3.maintenance import Copies, Sizes
+    from netstore.api.v3.maintenance import BackupSource, Sizes
     from netstore.node.member import Membership, Replica
     from netstore.seams import After, Log
     from netstore.watch.watches import Watches
@@ -66,7 +66,7 @@ def build(
     watches: Watches,
     lessor: Lessor,
     members: Membership,
-    copies: Copies,
+    backups: BackupSource,
     sizes: Sizes,
     after: After,
     below: Callable[[int], int],
@@ -91,7 +91,7 @@ def build(
         max_txn_ops=options.max_txn_ops,
     )
     lease = LeaseService(member, headers, quota, lessor, shared, below=below, minimum_ttl=options.minimum_ttl)
-    maintenance = MaintenanceService(member, headers, quota, sizes=sizes, copies=copies, members=members)
+    maintenance = MaintenanceService(member, headers, quota, sizes=sizes, backups=backups, members=members)
     watch = WatchService(watches, WatchAnswers(headers), after, below, options.progress_seconds)
     cluster = ClusterService(member, headers, members)
     if options.history_seconds:
