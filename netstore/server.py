@@ -124,7 +124,7 @@ class _Daemon:
         for sock in (*self.clients, *self.callers):
             parts.callback(sock.close)
         self.credentials = _credentials(
-            config.peer_cert_file, config.peer_key_file, config.peer_trusted_ca_file
+            config.peer_cert_file, config.peer_key_file, config.peer_trusted_ca_file, prefix="peer_"
         )
         self.client_credentials = _credentials(
             config.cert_file, config.key_file, config.trusted_ca_file, ALPN
@@ -468,7 +468,12 @@ def _first(fault: BaseException) -> BaseException:
 
 
 def _credentials(
-    cert: Path | None, key: Path | None, trusted: Path | None, alpn: tuple[str, ...] = ()
+    cert: Path | None,
+    key: Path | None,
+    trusted: Path | None,
+    alpn: tuple[str, ...] = (),
+    *,
+    prefix: str = "",
 ) -> Credentials | None:
     """The certificate of one port, or None. With `trusted`, clients and peers must show a certificate, as
     with etcd; `client_cert_auth` and `peer_client_cert_auth` change nothing, since they are refused without
@@ -476,7 +481,9 @@ def _credentials(
     """
     if cert is None or key is None:
         return None
-    return Credentials(cert, key, trusted, client_auth=trusted is not None, log=get_logger("tls"), alpn=alpn)
+    log = get_logger("tls")
+    asks = trusted is not None
+    return Credentials(cert, key, trusted, client_auth=asks, log=log, alpn=alpn, prefix=prefix)
 
 
 def _member_settings(config: StoreConfig) -> MemberSettings:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NetstoreError as error:
         program.tell(STORE.program, error)
         return program.NO_RESTART
-    return program.main(STORE, rest, lambda config, _: _work_on_log(config, work))
+    return program.main(STORE, rest, lambda config, _: _work_on_log(config, work), reads_files=False)
 
 
 def _serve(config: StoreConfig, notices: Sequence[str]) -> None:

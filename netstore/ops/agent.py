@@ -13,7 +13,7 @@ from netstore.network.config import DEFAULT_PREFIX
 from netstore.network.lease import DEFAULT_TTL
 from netstore.ops.addresses import TARGETS
 from netstore.ops.flannel_flags import FLANNEL_ONLY
-from netstore.ops.kinds import BadValue, FilePath, Several, Switch, Text, WholeNumber, quoted
+from netstore.ops.kinds import PEM, BadValue, FilePath, Several, Switch, Text, WholeNumber, quoted
 from netstore.ops.layers import CONFIG_FILE, Layered
 from netstore.ops.loglevels import log_format, log_level
 from netstore.ops.settings import BadSetting, check_settings, setting
@@ -59,7 +59,7 @@ class AgentConfig:
         variables=("FLANNELD_ETCD_PREFIX",),
     )
     ca_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the authorities that may sign the store's certificate.",
         flags=("etcd-cafile",),
@@ -67,14 +67,14 @@ class AgentConfig:
         default_words="the system's authorities",
     )
     cert_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the certificate shown to the store.",
         flags=("etcd-certfile",),
         variables=("FLANNELD_ETCD_CERTFILE",),
     )
     key_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the private key of cert_file.",
         flags=("etcd-keyfile",),

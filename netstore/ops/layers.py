@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import tomli
 
 from netstore.errors import NetstoreError
-from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, Switch, quoted
+from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, FilePath, Switch, quoted
 from netstore.ops.settings import BadSetting, Setting, default_words, without_secret
 
 if TYPE_CHECKING:
@@ -182,6 +182,16 @@ class Layered(Generic[C]):
                 each.key, f"default: {each.default_words}" if each.default_words else "default"
             )
         return Loaded(config, MappingProxyType(sources), tuple(notices), words.task)
+
+    def check_files(self, loaded: Loaded[C]) -> None:
+        """Raise `BadSetting` if a file that is needed at the start cannot be read."""
+        for each in self.settings():
+            path = getattr(loaded.config, each.key)
+            if path is None or not isinstance(each.kind, FilePath):
+                continue
+            problem = each.kind.problem(path)
+            if problem is not None:
+                raise BadSetting(each.key, problem, each.kind.fix, loaded.sources[each.key])
 
     def _build(self, values: Mapping[str, object]) -> C:
         return cast("Callable[..., C]", self.form)(**values)
