@@ -448,6 +448,13 @@ class StoreConfig:
                 "gets the members from a running cluster, and initial_cluster names them too",
                 "give one of the two",
             )
+        unnamed = isinstance(self.initial_cluster, Alone) and not self.join and not self.force_new_cluster
+        if self.initial_cluster_state == "existing" and unnamed:
+            raise BadSetting(
+                "initial_cluster_state",
+                "is existing, and no other member is named to ask",
+                "give initial_cluster with the members of the cluster, or use join",
+            )
 
     def _check_certificates(self, prefix: str, urls: Sequence[Url]) -> None:
         """Check the TLS settings of one side: certificate and key are both set or neither; authorities and
