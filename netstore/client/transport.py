@@ -345,6 +345,8 @@ def _reason(error: Exception) -> str:
         if _rejects_certificate(error):
             return f"{text}: the store wants a certificate of ours that it trusts"
         return f"{text}; is it http:// there?" if fault.reason in _NO_TLS else text
+    if isinstance(error, httpx.RemoteProtocolError) and "without sending a response" in str(error):
+        return "it closed the connection without an answer; is that its peer port, or https:// there?"
     if isinstance(error, httpx.ConnectTimeout):
         return "no connection, or no end of its TLS handshake, in time"
     return _system_error(error) or str(error) or type(error).__name__

@@ -258,8 +258,8 @@ class Enrollment:
                 await trio.sleep(RETRY_SECONDS)
         key = "join" if self.settings.join else "initial_cluster"
         raise NetstoreError(
-            f"the cluster did not let this member in within {seconds:g} s: {reason}: name peer URLs of members"
-            f" that run in {key}, or start this member later"
+            f"the cluster did not let this member in within {seconds:g} s: {reason}: name peer URLs of"
+            f" members that run in {key}, or start this member later"
         )
 
     def _other_token(self, fault: NoAnswer) -> NetstoreError:

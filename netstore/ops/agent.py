@@ -32,8 +32,14 @@ def _read_pattern(text: str) -> str:
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
-        raise BadValue(f"{quoted(text)} is no regular expression: {' '.join(str(error).split())}") from None
+        raise BadValue(f"{quoted(text)} is no regular expression{_place(error)}") from None
     return text
+
+
+def _place(error: Exception) -> str:
+    """Where a pattern is wrong. The library's words for what is wrong are for who knows its source."""
+    position = getattr(error, "pos", None)
+    return "" if position is None else f" at character {position + 1}"
 
 
 _IPV4: Final = r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?!$)|$)){4}"
@@ -103,7 +109,12 @@ class AgentConfig:
         default_words="the interface of the default route",
     )
     iface_regex: tuple[str, ...] = setting(
-        Several(_read_pattern, "give a regular expression", "PATTERN", whole=True),
+        Several(
+            _read_pattern,
+            "give a regular expression as ens[0-9]+, with \\ before a bracket that stands for itself",
+            "PATTERN",
+            whole=True,
+        ),
         (),
         "Patterns for the name or address of that interface, tried after iface; give the flag once for each.",
         variables=("FLANNELD_IFACE_REGEX",),

@@ -145,7 +145,7 @@ def promote(settings: Settings, who: str) -> None:
 
 
 @member.command("rm")
-@click.option("--yes", is_flag=True, help="Do not ask whether that is meant.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask whether that is meant.")
 @click.argument("who", metavar="ID|NAME", shell_complete=completion.members)
 @pass_settings
 def rm(settings: Settings, who: str, *, yes: bool) -> None:
@@ -283,6 +283,7 @@ def _content(record: MemberRecord) -> dict[str, object]:
         "id": record.id,
         "name": record.name,
         "role": record.role,
+        "state": _state(record),
         "started": record.started,
         "promote": record.promote,
         "active": record.active,
