@@ -308,7 +308,8 @@ class Layered(Generic[C]):
         for words, about in self.tools.items():
             lines += [f"  --{words}", f"        {about}"]
         for word, about in OWN_FLAGS.items():
-            lines.append(f"  --{word}{' PATH' if word == 'config-file' else ''}")
+            short = "-h, " if word == "help" else ""
+            lines.append(f"  {short}--{word}{' PATH' if word == 'config-file' else ''}")
             lines.append(f"        {about}")
         lines.append("")
         lines.append(

@@ -56,7 +56,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-h"]) == 0
-    assert capsys.readouterr().out.startswith("Usage: netstored [flags]\n")
+    out = capsys.readouterr().out
+    assert out.startswith("Usage: netstored [flags]\n")
+    assert "\n  -h, --help\n" in out
 
 
 def test_check_config_prints_values_sources_and_notices(

@@ -55,7 +55,7 @@ async def test_an_endpoint_that_ends_within_its_refusal_is_one_that_did_not_answ
 
 async def test_a_server_that_says_nothing_may_be_the_peer_port() -> None:
     with pytest.raises(Unreachable, match="closed the connection without an answer; is that its peer port"):
-        await read("")
+        await read(b"")
 
 
 async def test_the_outcome_of_a_write_is_unknown_when_its_answer_makes_no_sense() -> None:
