@@ -61,9 +61,10 @@ def choose_interface(
     ):
         return found
     if preferences.names or preferences.patterns or preferences.can_reach is not None:
-        wanted = [*preferences.names, *preferences.patterns]
+        wanted = [f"--iface {name}" for name in preferences.names]
+        wanted += [f"--iface-regex {pattern}" for pattern in preferences.patterns]
         if preferences.can_reach is not None:
-            wanted.append(f"a route to {show_ip(preferences.can_reach)}")
+            wanted.append(f"--iface-can-reach {show_ip(preferences.can_reach)}")
         raise NoInterfaceError(
             f"no interface with an IPv4 address matches {', '.join(wanted)}; there are: {candidates}"
         )

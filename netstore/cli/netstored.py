@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NetstoreError as error:
         program.tell(STORE.program, error)
         return program.NO_RESTART
-    return program.main(STORE, rest, lambda config, _: _work_on_log(config, work))
+    return program.main(STORE, rest, lambda config, _: _work_on_log(config, work), reads_files=False)
 
 
 def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
@@ -86,8 +86,8 @@ def _parse(given: Sequence[str]) -> tuple[_LogWork, list[str]]:
             work.skip = value
         else:
             work.confirm = value
-    if work.shown is not None and not _RANGE.fullmatch(work.shown):
-        raise NetstoreError(f"--inspect-log: {work.shown!r} is no range of entries; write FROM:TO")
+    if work.shown is not None:
+        _bounds(work.shown)
     if work.skip is not None and not re.fullmatch("[0-9]{1,19}", work.skip):
         raise NetstoreError(f"--skip-entry: {work.skip!r} is no index; --inspect-log lists the entries")
     if work.confirm is not None and work.skip is None:
@@ -96,7 +96,8 @@ def _parse(given: Sequence[str]) -> tuple[_LogWork, list[str]]:
 
 
 def _fits(flag: str, word: str) -> bool:
-    return _RANGE.fullmatch(word) is not None if flag == "inspect-log" else not word.startswith("--")
+    # A range may be left out, so what may be a flag is none; another value may begin with one dash.
+    return not word.startswith("-" if flag == "inspect-log" else "--")
 
 
 def _work_on_log(config: StoreConfig, work: _LogWork) -> None:
@@ -105,6 +106,10 @@ def _work_on_log(config: StoreConfig, work: _LogWork) -> None:
     with Inspection(config.data_dir, config.wal_dir) as inspection:
         if work.shown is not None:
             first, last = _bounds(work.shown)
+            if inspection.has_none(first, last):
+                raise NetstoreError(
+                    f"--inspect-log: {work.shown!r} has no entry of the log, which has {inspection.span}"
+                )
             program.write(inspection.lines(first, last))
         if work.skip is not None:
             _skip(inspection, int(work.skip), work.confirm)
@@ -112,9 +117,13 @@ def _work_on_log(config: StoreConfig, work: _LogWork) -> None:
 
 def _bounds(shown: str) -> tuple[int, int]:
     match = _RANGE.fullmatch(shown)
-    assert match is not None, "`_parse` checks it"  # noqa: S101 - a bug, not an input
+    if match is None:
+        raise NetstoreError(f"--inspect-log: {shown!r} is no range of entries; write FROM:TO")
     first, last, one = match.groups()
-    return (int(one), int(one)) if one else (int(first or 0), int(last or 10**19))
+    bounds = (int(one), int(one)) if one else (int(first or 0), int(last or 10**19))
+    if bounds[0] > bounds[1]:
+        raise NetstoreError(f"--inspect-log: {shown!r} ends before it begins; write the lower index first")
+    return bounds
 
 
 def _skip(inspection: Inspection, index: int, confirm: str | None) -> None:

@@ -29,7 +29,13 @@ FAILED: Final = 1
 NO_RESTART: Final = 2
 
 
-def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Sequence[str]], None]) -> int:
+def main(
+    layered: Layered[C],
+    argv: Sequence[str] | None,
+    start: Callable[[C, Sequence[str]], None],
+    *,
+    reads_files: bool = True,
+) -> int:
     """Run a program with these arguments, by default those of the process. Returns the exit code.
 
     `start` runs it with its settings, and notices to log, until it is stopped; only `start` may import what
@@ -38,6 +44,8 @@ def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Se
     name = layered.program
     try:
         loaded = layered.load(sys.argv[1:] if argv is None else argv, os.environ)
+        if reads_files and loaded.task in (Task.CHECK, Task.RUN):
+            layered.check_files(loaded)
     except NetstoreError as error:
         tell(name, error)
         return NO_RESTART

@@ -29,7 +29,7 @@ import trio
 from netstore import __version__
 from netstore.client.endpoints import Endpoints
 from netstore.errors import NetstoreError
-from netstore.net.tls import error_text
+from netstore.net.tls import error_text, load_authorities, load_certificate
 
 # httpx imports its own command line, and with it rich and pygments, if it finds them: 40 of its 60 ms. None
 # makes that import fail as it does where the extra is not installed, which httpx allows for.
@@ -108,23 +108,14 @@ class BadAnswer(ClientError):  # noqa: N818 - named for what was found
 
 def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
     """A client's TLS settings: trusts the system's authorities, or those in `ca_file` alone; with a
-    certificate of its own if one is given.
+    certificate of its own if one is given. `BadFile` names the parameter.
     """
-    try:
-        context = ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:
-        raise NetstoreError(
-            f"CA file {ca_file}: {error_text(error)}: give a PEM file of authorities' certificates"
-        ) from None
+    if ca_file:
+        load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file, "ca_file")
+    context = ssl.create_default_context(cafile=ca_file or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert_file:
-        try:
-            context.load_cert_chain(cert_file, key_file or None)
-        except OSError as error:
-            raise NetstoreError(
-                f"certificate {cert_file} with key {key_file or cert_file}: {error_text(error)}: give a PEM"
-                " certificate and the key that belongs to it"
-            ) from None
+        load_certificate(context, cert_file, key_file or None)
     return context
 
 
@@ -354,6 +345,8 @@ def _reason(error: Exception) -> str:
         if _rejects_certificate(error):
             return f"{text}: the store wants a certificate of ours that it trusts"
         return f"{text}; is it http:// there?" if fault.reason in _NO_TLS else text
+    if isinstance(error, httpx.RemoteProtocolError) and "without sending a response" in str(error):
+        return "it closed the connection without an answer; is that its peer port, or https:// there?"
     if isinstance(error, httpx.ConnectTimeout):
         return "no connection, or no end of its TLS handshake, in time"
     return _system_error(error) or str(error) or type(error).__name__

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KEY_NOT_FOUND: Final = 100
+NOT_A_FILE: Final = 102
 COMPARE_FAILED: Final = 101
 KEY_EXISTS: Final = 105
 RAFT_ERROR: Final = 300

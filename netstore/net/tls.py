@@ -22,7 +22,7 @@ import re
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
-from netstore.errors import NetstoreError
+from netstore.errors import NetstoreError, NoRestart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,69 @@ class TlsFailed(NetstoreError):  # noqa: N818 - named for what happened
     """The peer is not the expected one, or what it sent is not valid TLS. The text says what is wrong."""
 
 
+class BadFile(NoRestart):
+    """A file of TLS that cannot be used. The text names the setting, the file, the problem and the fix."""
+
+    def __init__(self, setting: str, problem: str, fix: str) -> None:
+        super().__init__(f"{setting}: {problem}; {fix}")
+        self.setting = setting
+        self.problem = problem
+        self.fix = fix
+
+
+def load_certificate(
+    context: ssl.SSLContext, certificate: Path | str, key: Path | str | None, prefix: str = ""
+) -> None:
+    """Load a certificate and its key, which may be in the same file. `BadFile` if that fails; it names the
+    setting `cert_file` or `key_file`, after `prefix`.
+    """
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        mismatch = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
+    else:
+        return
+    key_setting = f"{prefix}key_file" if key else f"{prefix}cert_file"
+    if mismatch:
+        problem, fix = (
+            f"{key or certificate}: is not the key of {certificate}",
+            "give the key that belongs to it",
+        )
+        raise BadFile(key_setting, problem, fix) from None
+    load_authorities(
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate, f"{prefix}cert_file", "a certificate"
+    )
+    _check_readable(key or certificate, key_setting, "a private key")
+    raise BadFile(
+        key_setting,
+        f"{key or certificate}: holds no private key in PEM form without a password",
+        "give the PEM file of the certificate's key",
+    ) from None
+
+
+def load_authorities(
+    context: ssl.SSLContext, file: Path | str, setting: str, what: str = "authorities' certificates"
+) -> None:
+    """Trust the certificates in a PEM file. `BadFile` if that fails."""
+    _check_readable(file, setting, what)
+    try:
+        context.load_verify_locations(file)
+    except ssl.SSLError:
+        raise BadFile(
+            setting, f"{file}: holds no certificate in PEM form", f"give a PEM file of {what}"
+        ) from None
+
+
+def _check_readable(file: Path | str, setting: str, what: str) -> None:
+    try:
+        with open(file, "rb") as opened:  # noqa: PTH123 - `file` may be text
+            opened.read(1)
+    except OSError as error:
+        raise BadFile(
+            setting, f"{file}: {error.strerror}", f"give a PEM file of {what} that can be read"
+        ) from None
+
+
 class Credentials:
     """A certificate, its key, and trusted authorities; for both ends of a stream.
 
@@ -65,10 +128,12 @@ class Credentials:
         client_auth: bool,
         log: Log,
         alpn: tuple[str, ...] = (),
+        prefix: str = "",
     ) -> None:
-        """Read the files. NetstoreError if certificate and key do not match, or other users may read the
-        key.
+        """Read the files. `BadFile` if certificate and key do not match, or other users may read the key; it
+        names the settings `cert_file`, `key_file` and `trusted_ca_file`, after `prefix`.
         """
+        self._prefix = prefix
         self._certificate = certificate
         self._key = key
         self._trusted = trusted
@@ -106,52 +171,42 @@ class Credentials:
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
         """A value that changes when a file does."""
-        files = [self._certificate, self._key]
+        files = {"cert_file": self._certificate, "key_file": self._key}
         if self._trusted is not None:
-            files.append(self._trusted)
+            files["trusted_ca_file"] = self._trusted
         found = []
-        for file in files:
+        for name, file in files.items():
             try:
                 status = file.stat()
             except OSError as error:
-                raise NetstoreError(f"{file}: {error.strerror}: name a PEM file that can be read") from None
+                raise BadFile(
+                    f"{self._prefix}{name}", f"{file}: {error.strerror}", "name a PEM file that can be read"
+                ) from None
             found.append((status.st_mtime_ns, status.st_size, status.st_ino))
         return tuple(found)
 
     def _read(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        mode = self._key.stat().st_mode
-        if mode & 0o007:
-            raise NetstoreError(
-                f"{self._key}: mode {mode & 0o777:04o} lets other users read it: run chmod 600 {self._key}"
-            )
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for context in (server, client):
             context.minimum_version = ssl.TLSVersion.TLSv1_2
-            try:
-                context.load_cert_chain(self._certificate, self._key)
-            except (ssl.SSLError, OSError) as error:
-                raise NetstoreError(
-                    f"{self._certificate} and {self._key}: {error_text(error)}: give a PEM certificate and"
-                    " the key that belongs to it"
-                ) from None
-            self._trust(context)
+            load_certificate(context, self._certificate, self._key, self._prefix)
+            if self._trusted is None:
+                context.load_default_certs()
+            else:
+                load_authorities(context, self._trusted, f"{self._prefix}trusted_ca_file")
+        mode = self._key.stat().st_mode
+        if mode & 0o007:  # only now is it known to be a key: no other file should be made private
+            raise BadFile(
+                f"{self._prefix}key_file",
+                f"{self._key}: mode {mode & 0o777:04o} lets other users read it",
+                f"run chmod 600 {self._key}",
+            )
         if self.client_auth:
             server.verify_mode = ssl.CERT_REQUIRED
         if self._alpn:
             server.set_alpn_protocols(list(self._alpn))
         return server, client
-
-    def _trust(self, context: ssl.SSLContext) -> None:
-        if self._trusted is None:
-            context.load_default_certs()
-            return
-        try:
-            context.load_verify_locations(self._trusted)
-        except (ssl.SSLError, OSError) as error:
-            raise NetstoreError(
-                f"{self._trusted}: {error_text(error)}: give a PEM file of authorities' certificates"
-            ) from None
 
 
 class Tunnel:

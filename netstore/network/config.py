@@ -120,6 +120,8 @@ def _fields(text: bytes) -> tuple[dict[str, msgspec.Raw], list[str]]:
         raise NetworkConfigError(
             "document", f"{len(text)} bytes long", f"a network needs no more than {MAX_DOCUMENT_BYTES} bytes"
         )
+    if not text.strip():
+        raise NetworkConfigError("document", "is empty", 'write an object such as {"Network":"10.1.0.0/16"}')
     try:
         document = _document.decode(text) or {}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

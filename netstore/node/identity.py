@@ -266,7 +266,11 @@ class Enrollment:
                         reason = str(fault)
                         self._log.warning("cluster_not_reached", reason=reason)
                 await trio.sleep(RETRY_SECONDS)
-        raise NetstoreError(f"the cluster did not let this member in within {seconds:g} s: {reason}")
+        key = "join" if self.settings.join else "initial_cluster"
+        raise NetstoreError(
+            f"the cluster did not let this member in within {seconds:g} s: {reason}: name peer URLs of"
+            f" members that run in {key}, or start this member later"
+        )
 
     def _other_token(self, fault: NoAnswer) -> NetstoreError:
         if self.settings.join:

@@ -105,13 +105,23 @@ class Inspection:
     def __exit__(self, *_: object) -> None:
         self._folder.close()
 
+    @property
+    def span(self) -> str:
+        """Which entries the log has, in words."""
+        entries = self.replay.entries
+        return f"entries {entries[0].index} to {entries[-1].index}" if entries else "no entries"
+
+    def has_none(self, first: int, last: int) -> bool:
+        """Whether the log has entries, and none of them is in this range."""
+        entries = self.replay.entries
+        return bool(entries) and not any(first <= entry.index <= last for entry in entries)
+
     def lines(self, first: int, last: int) -> Iterator[str]:
         """A header, then a line for each entry in this range."""
         entries = self.replay.entries
         hard_state = self.replay.hard_state
-        span = f"entries {entries[0].index} to {entries[-1].index}" if entries else "no entries"
         yield (
-            f"# member {self.identity.member_id:x} of cluster {self.identity.cluster_id:x}: {span},"
+            f"# member {self.identity.member_id:x} of cluster {self.identity.cluster_id:x}: {self.span},"
             f" committed {hard_state.commit if hard_state else 0}, in the state {self.applied}"
         )
         yield "# index term kind hash time principal command"

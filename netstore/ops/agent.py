@@ -13,7 +13,7 @@ from netstore.network.config import DEFAULT_PREFIX
 from netstore.network.lease import DEFAULT_TTL
 from netstore.ops.addresses import TARGETS
 from netstore.ops.flannel_flags import FLANNEL_ONLY
-from netstore.ops.kinds import BadValue, FilePath, Several, Switch, Text, WholeNumber, quoted
+from netstore.ops.kinds import PEM, BadValue, FilePath, Several, Switch, Text, WholeNumber, quoted
 from netstore.ops.layers import CONFIG_FILE, Layered
 from netstore.ops.loglevels import log_format, log_level
 from netstore.ops.settings import BadSetting, check_settings, setting
@@ -32,8 +32,14 @@ def _read_pattern(text: str) -> str:
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
-        raise BadValue(f"{quoted(text)} is no regular expression: {' '.join(str(error).split())}") from None
+        raise BadValue(f"{quoted(text)} is no regular expression{_place(error)}") from None
     return text
+
+
+def _place(error: Exception) -> str:
+    """Where a pattern is wrong. The library's words for what is wrong are for who knows its source."""
+    position = getattr(error, "pos", None)
+    return "" if position is None else f" at character {position + 1}"
 
 
 _IPV4: Final = r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?!$)|$)){4}"
@@ -59,7 +65,7 @@ class AgentConfig:
         variables=("FLANNELD_ETCD_PREFIX",),
     )
     ca_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the authorities that may sign the store's certificate.",
         flags=("etcd-cafile",),
@@ -67,14 +73,14 @@ class AgentConfig:
         default_words="the system's authorities",
     )
     cert_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the certificate shown to the store.",
         flags=("etcd-certfile",),
         variables=("FLANNELD_ETCD_CERTFILE",),
     )
     key_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the private key of cert_file.",
         flags=("etcd-keyfile",),
@@ -103,7 +109,12 @@ class AgentConfig:
         default_words="the interface of the default route",
     )
     iface_regex: tuple[str, ...] = setting(
-        Several(_read_pattern, "give a regular expression", "PATTERN", whole=True),
+        Several(
+            _read_pattern,
+            "give a regular expression as ens[0-9]+, with \\ before a bracket that stands for itself",
+            "PATTERN",
+            whole=True,
+        ),
         (),
         "Patterns for the name or address of that interface, tried after iface; give the flag once for each.",
         variables=("FLANNELD_IFACE_REGEX",),

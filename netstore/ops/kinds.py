@@ -168,10 +168,24 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class FilePath:
-    """A `Kind`: the path of a file or folder, which need not exist."""
+    """A `Kind`: the path of a file or folder. It need not exist when the value is checked."""
 
     placeholder: str = "PATH"
     fix: str = "give the path of a file or folder"
+    needed: bool = False
+    """It is a file that the program reads when it starts: see `problem`."""
+
+    def problem(self, value: Path) -> str | None:
+        """Why a file that is needed cannot be read; None if it can."""
+        if not self.needed:
+            return None
+        try:
+            if value.is_fifo():
+                return None  # opening it would take it from the one who is to read it
+            with value.open("rb"):
+                return None
+        except OSError as error:
+            return f"{value}: {error.strerror}"
 
     def read(self, value: object) -> Path:
         text = _text(value)
@@ -190,6 +204,10 @@ class FilePath:
 
     def show(self, value: Path) -> str:
         return toml_text(str(value))
+
+
+PEM: Final = FilePath(fix="name a PEM file that can be read", needed=True)
+"""A file of TLS."""
 
 
 @dataclass(frozen=True, slots=True)

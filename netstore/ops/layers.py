@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import tomli
 
 from netstore.errors import NetstoreError
-from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, Switch, quoted
+from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, FilePath, Switch, quoted
 from netstore.ops.settings import BadSetting, Setting, default_words, without_secret
 
 if TYPE_CHECKING:
@@ -183,6 +183,16 @@ class Layered(Generic[C]):
             )
         return Loaded(config, MappingProxyType(sources), tuple(notices), words.task)
 
+    def check_files(self, loaded: Loaded[C]) -> None:
+        """Raise `BadSetting` if a file that is needed at the start cannot be read."""
+        for each in self.settings():
+            path = getattr(loaded.config, each.key)
+            if path is None or not isinstance(each.kind, FilePath):
+                continue
+            problem = each.kind.problem(path)
+            if problem is not None:
+                raise BadSetting(each.key, problem, each.kind.fix, loaded.sources[each.key])
+
     def _build(self, values: Mapping[str, object]) -> C:
         return cast("Callable[..., C]", self.form)(**values)
 
@@ -298,7 +308,8 @@ class Layered(Generic[C]):
         for words, about in self.tools.items():
             lines += [f"  --{words}", f"        {about}"]
         for word, about in OWN_FLAGS.items():
-            lines.append(f"  --{word}{' PATH' if word == 'config-file' else ''}")
+            short = "-h, " if word == "help" else ""
+            lines.append(f"  {short}--{word}{' PATH' if word == 'config-file' else ''}")
             lines.append(f"        {about}")
         lines.append("")
         lines.append(

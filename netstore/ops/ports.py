@@ -33,7 +33,7 @@ class Ports:
             for url in self._peer_urls:
                 self._peers.append(bind("listen_peer_urls", url))
             self.peer_credentials = _credentials(
-                config.peer_cert_file, config.peer_key_file, config.peer_trusted_ca_file
+                config.peer_cert_file, config.peer_key_file, config.peer_trusted_ca_file, prefix="peer_"
             )
             """For connections in both directions."""
             self.client_credentials = _credentials(
@@ -71,7 +71,12 @@ class Ports:
 
 
 def _credentials(
-    cert: Path | None, key: Path | None, trusted: Path | None, alpn: tuple[str, ...] = ()
+    cert: Path | None,
+    key: Path | None,
+    trusted: Path | None,
+    alpn: tuple[str, ...] = (),
+    *,
+    prefix: str = "",
 ) -> Credentials | None:
     """The certificate of one port, or None. With `trusted`, clients and peers must show a certificate, as
     with etcd; `client_cert_auth` and `peer_client_cert_auth` change nothing, since they are refused without
@@ -79,4 +84,6 @@ def _credentials(
     """
     if cert is None or key is None:
         return None
-    return Credentials(cert, key, trusted, client_auth=trusted is not None, log=get_logger("tls"), alpn=alpn)
+    log = get_logger("tls")
+    asks = trusted is not None
+    return Credentials(cert, key, trusted, client_auth=asks, log=log, alpn=alpn, prefix=prefix)

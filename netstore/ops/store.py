@@ -28,6 +28,7 @@ from netstore.ops.addresses import (
 from netstore.ops.etcd_flags import ETCD_ONLY
 from netstore.ops.kinds import (
     DURATION,
+    PEM,
     BadValue,
     Choice,
     FilePath,
@@ -157,7 +158,7 @@ class StoreConfig:
         default_words="as data_dir has it, else made at the first start",
     )
     join_token_file: Path | None = setting(
-        FilePath(),
+        FilePath(fix="name a file that holds nothing but the token", needed=True),
         None,
         "File to read join_token from, so that it is not shown in lists of processes.",
     )
@@ -203,19 +204,19 @@ class StoreConfig:
         variables=("ETCD_CORS",),
     )
     cert_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the certificate shown to clients, followed by those between it and its authority.",
         variables=("ETCD_CERT_FILE",),
     )
     key_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the private key of cert_file.",
         variables=("ETCD_KEY_FILE",),
     )
     trusted_ca_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the authorities that sign clients' certificates; with it, clients must show one.",
         variables=("ETCD_TRUSTED_CA_FILE",),
@@ -227,19 +228,19 @@ class StoreConfig:
         variables=("ETCD_CLIENT_CERT_AUTH",),
     )
     peer_cert_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the certificate shown to other members, whichever side calls.",
         variables=("ETCD_PEER_CERT_FILE",),
     )
     peer_key_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the private key of peer_cert_file.",
         variables=("ETCD_PEER_KEY_FILE",),
     )
     peer_trusted_ca_file: Path | None = setting(
-        FilePath(),
+        PEM,
         None,
         "PEM file of the authorities that sign members' certificates; with it, callers must show one.",
         variables=("ETCD_PEER_TRUSTED_CA_FILE",),
@@ -446,6 +447,13 @@ class StoreConfig:
                 "join",
                 "gets the members from a running cluster, and initial_cluster names them too",
                 "give one of the two",
+            )
+        unnamed = isinstance(self.initial_cluster, Alone) and not self.join and not self.force_new_cluster
+        if self.initial_cluster_state == "existing" and unnamed:
+            raise BadSetting(
+                "initial_cluster_state",
+                "is existing, and no other member is named to ask",
+                "give initial_cluster with the members of the cluster, or use join",
             )
 
     def _check_certificates(self, prefix: str, urls: Sequence[Url]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from typing import TYPE_CHECKING, Final
@@ -251,6 +252,8 @@ async def _connect(host: str, port: int) -> socket.socket:
                     return socket.socket(fileno=sock.detach())
             except OSError as error:
                 # Only the text is kept: the exception would keep this frame alive, and the frame it.
-                why = (error.strerror or str(error)).lower()
+                why = (
+                    os.strerror(error.errno) if error.errno else str(error)
+                ).lower()  # Trio's text is longer
         raise StreamFailed(why)
     raise StreamFailed(f"no answer within {DIAL_SECONDS:g} s")

@@ -30,6 +30,10 @@ _HIDDEN: Final = frozenset({"value", "prev_value"})
 """Fields of which only the size is shown: users' data is not for the operator's eyes."""
 
 
+_IDS: Final = frozenset({"id", "lease", "member", "replaces"})
+"""Fields with an id, which is hexadecimal everywhere."""
+
+
 def payload_hash(payload: bytes) -> str:
     """Identifies an entry's payload: 16 hexadecimal digits of its BLAKE2b."""
     return blake2b(payload, digest_size=HASH_BYTES).hexdigest()
@@ -78,7 +82,10 @@ def _struct(value: msgspec.Struct, nesting: int) -> str:
         if field == default:
             continue
         hidden = name in _HIDDEN and isinstance(field, bytes)
-        shown.append(f"{name}={f'{len(field)} bytes' if hidden else _value(field, nesting)}")
+        if name in _IDS and isinstance(field, int):
+            shown.append(f"{name}={field & (2**64 - 1):x}")
+        else:
+            shown.append(f"{name}={f'{len(field)} bytes' if hidden else _value(field, nesting)}")
     return f"{type(value).__name__}({', '.join(shown)})"
 
 

@@ -74,9 +74,9 @@ def test_the_interface_towards_an_address() -> None:
     ("preferences", "words"),
     [
         (Preferences(), "no default route; name an interface with --iface"),
-        (Preferences(names=("wlan0",)), "matches wlan0; there are: eth0 192.168.77.11"),
-        (Preferences(names=("lo",)), "matches lo"),
-        (Preferences(can_reach=parse_ip("1.2.3.4")), "a route to 1.2.3.4"),
+        (Preferences(names=("wlan0",)), "matches --iface wlan0; there are: eth0 192.168.77.11"),
+        (Preferences(names=("lo",)), "matches --iface lo"),
+        (Preferences(can_reach=parse_ip("1.2.3.4")), "--iface-can-reach 1.2.3.4"),
     ],
 )
 def test_the_error_lists_the_interfaces_that_exist(preferences: Preferences, words: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from netstore import __version__
+from netstore.cli.agent import main as agent
 from netstore.cli.netstored import main
 from netstore.errors import CorruptData, NetstoreError, NoRestart
 from netstore.server import daemon
@@ -55,7 +56,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-h"]) == 0
-    assert capsys.readouterr().out.startswith("Usage: netstored [flags]\n")
+    out = capsys.readouterr().out
+    assert out.startswith("Usage: netstored [flags]\n")
+    assert "\n  -h, --help\n" in out
 
 
 def test_check_config_prints_values_sources_and_notices(
@@ -81,6 +84,38 @@ def test_bad_configuration_is_one_line_and_exit_2(
         "netstored: election_timeout (flag --election-timeout): 1 is out of range; "
         "give a whole number of milliseconds from 5 to 50000\n"
     )
+
+
+@pytest.mark.parametrize("check", [["--check-config"], []])
+@pytest.mark.parametrize("flag", ["peer-trusted-ca-file", "peer-cert-file", "join-token-file"])
+def test_a_file_that_cannot_be_read_is_exit_2_and_named_by_its_setting(
+    capsys: pytest.CaptureFixture[str], check: list[str], flag: str, tmp_path: Path
+) -> None:
+    (there := tmp_path / "there.pem").touch()
+    files = {
+        "peer-cert-file": there,
+        "peer-key-file": there,
+        "peer-trusted-ca-file": there,
+        flag: tmp_path / "none",
+    }
+    assert main([*check, *(f"--{name}={path}" for name, path in files.items())]) == 2
+    err = capsys.readouterr().err
+    key = flag.replace("-", "_")
+    assert err.startswith(f"netstored: {key} (flag --{flag}): {tmp_path}/none: No such file or directory; ")
+
+
+def test_the_log_is_listed_without_the_files_of_a_running_member(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["--cert-file=/none", "--key-file=/none", "--inspect-log"]) == 1
+    assert f"{tmp_path}/data is no data folder" in capsys.readouterr().err
+
+
+def test_an_agent_without_its_file_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for check in ["--check-config"], []:
+        assert agent([*check, "--etcd-cafile=/none"]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("netstore-agent: ca_file (flag --etcd-cafile): /none: No such file")
 
 
 def test_the_words_of_the_process_are_the_default(

@@ -53,6 +53,11 @@ async def test_an_endpoint_that_ends_within_its_refusal_is_one_that_did_not_answ
     assert caught.value.outcome_known
 
 
+async def test_a_server_that_says_nothing_may_be_the_peer_port() -> None:
+    with pytest.raises(Unreachable, match="closed the connection without an answer; is that its peer port"):
+        await read(b"")
+
+
 async def test_the_outcome_of_a_write_is_unknown_when_its_answer_makes_no_sense() -> None:
     done = http("201 Created", '{"action":"set","node":{"key":"/a","value":"v"}}')  # no X-Etcd-Index
     with answering(lambda _: done) as url:

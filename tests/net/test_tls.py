@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import trustme
 
-from netstore.errors import NetstoreError
+from netstore.errors import NetstoreError, NoRestart
 from netstore.net.tls import Credentials, TlsFailed, Tunnel
 from tests.support.log import KeptLog
 
@@ -163,22 +163,43 @@ def test_a_change_that_cannot_be_used_is_told_once_and_changes_nothing(files: Fi
 def test_a_key_of_another_certificate_is_refused(files: Files, tmp_path: Path) -> None:
     other = Files(tmp_path / "other")
     files.key.write_bytes(other.key.read_bytes())
-    with pytest.raises(NetstoreError, match=r"k\.pem: .*mismatch: give a PEM certificate and the key"):
+    with pytest.raises(NetstoreError, match=r"key_file: .*k\.pem: is not the key of .*; give the key that"):
         files.credentials()
 
 
 def test_a_key_that_others_can_read_is_refused(files: Files) -> None:
     files.key.chmod(0o644)
-    with pytest.raises(NetstoreError, match="mode 0644 lets other users read it: run chmod 600"):
+    with pytest.raises(NoRestart, match="mode 0644 lets other users read it; run chmod 600"):
         files.credentials()
 
 
-@pytest.mark.parametrize("name", ["certificate", "key", "trusted"])
-def test_a_missing_file_is_named(files: Files, name: str) -> None:
+def test_nobody_is_told_to_close_a_file_that_is_no_key(files: Files) -> None:
+    files.key.write_text("root:x:0:0\n")
+    files.key.chmod(0o644)
+    with pytest.raises(NoRestart, match=r"key_file: .*: holds no private key in PEM form") as told:
+        files.credentials()
+    assert "chmod" not in str(told.value)
+
+
+SETTINGS = {"certificate": "peer_cert_file", "key": "peer_key_file", "trusted": "peer_trusted_ca_file"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_missing_file_is_named_with_its_setting(files: Files, name: str) -> None:
     path: Path = getattr(files, name)
     path.unlink()
-    with pytest.raises(NetstoreError, match=f"{path}: No such file"):
-        files.credentials()
+    with pytest.raises(NoRestart, match=f"^{SETTINGS[name]}: {path}: No such file"):
+        files.credentials(prefix="peer_")
+
+
+@pytest.mark.parametrize("content", [b"", b"no PEM", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_file_of_something_else_is_named_in_words(files: Files, name: str, content: bytes) -> None:
+    path: Path = getattr(files, name)
+    path.write_bytes(content)
+    held = "private key" if name == "key" else "certificate"
+    with pytest.raises(NoRestart, match=f"^{SETTINGS[name]}: {path}: holds no {held} in PEM form"):
+        files.credentials(prefix="peer_")
 
 
 def test_authorities_that_are_none_are_refused(files: Files) -> None:

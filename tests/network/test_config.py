@@ -54,7 +54,8 @@ def test_defaults_are_those_of_flannel_0_10(prefix: int, length: int, low: str, 
 @pytest.mark.parametrize(
     ("text", "field", "problem"),
     [
-        (b"", "document", "not a JSON object"),
+        (b"", "document", "is empty"),
+        (b" \n", "document", "is empty"),
         (b"[]", "document", "not a JSON object"),
         (b"\xff\xfe", "document", "not a JSON object"),
         (b'{"Network"', "document", "not a JSON object"),

@@ -98,6 +98,23 @@ def test_a_range_of_it_is_listed(folder: Path, capsys: pytest.CaptureFixture[str
         assert "".join(each[0] for each in lines) == indexes
 
 
+@pytest.mark.parametrize(
+    ("shown", "said", "status"),
+    [
+        ("x:y", "'x:y' is no range of entries; write FROM:TO", 2),
+        ("9:4", "'9:4' ends before it begins; write the lower index first", 2),
+        ("900:", "'900:' has no entry of the log, which has entries 1 to 5", 1),
+    ],
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_range_of_nothing_is_told(  # noqa: PLR0917 - parameters of a test
+    folder: Path, capsys: pytest.CaptureFixture[str], shown: str, said: str, status: int, joined: bool
+) -> None:
+    words_ = [f"--inspect-log={shown}"] if joined else ["--inspect-log", shown]
+    assert main([*words_, "--data-dir", str(folder)]) == status
+    assert capsys.readouterr().err == f"netstored: --inspect-log: {said}\n"
+
+
 def applied(folder: Path, upto: int = 5) -> Machine:
     """What a member does with the log at a start."""
     machine = Machine(memory_engine())

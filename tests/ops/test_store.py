@@ -155,6 +155,7 @@ class TestStoreChecks:
             ("--peer-client-cert-auth", "give peer_trusted_ca_file"),
             ("--auto-tls", "certificates come from files"),
             ("--join=http://a:1 --initial-cluster=default=http://b:1,c=http://c:1", "give one of the two"),
+            ("--initial-cluster-state=existing", "give initial_cluster with the members of the cluster"),
             ("--join=http://a:0", "port 0"),
             ("--voters=4", "give 1, 3, 5 or 7"),
             ("--memory-budget=1000000", "give at least 67108864"),

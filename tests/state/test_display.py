@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netstore.state import display
-from netstore.state.commands import encode
+from netstore.state.commands import AddMember, encode
 from netstore.state.v3.commands import Put, Range, Txn
 
 
@@ -18,3 +18,11 @@ def test_long_values_are_displayed_by_their_size() -> None:
         display.describe_entry(b"\x09" * 30) == "- - 30 bytes of format 9, which this release does not know"
     )
     assert display.format_time(2**64 - 1) in {"-", "2554-07-21T23:34:33.709Z"}
+
+
+def test_ids_are_hexadecimal_as_elsewhere() -> None:
+    added = AddMember(0xB51C0DE, ("http://p:1",))
+    assert display.describe(encode(added)) == "AddMember(id=b51c0de, peer_urls=['http://p:1'])"
+    put = Put(b"k", lease=0x7FFF)
+    assert display.describe(encode(put)) == "Put(key='k', lease=7fff)"
+    assert display.describe(encode(Put(b"k", lease=-1))) == f"Put(key='k', lease={'f' * 16})"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
-from netstore.cli.commands.failures import Failure
+from netstore.cli.commands.failures import Failure, usage
 from netstore.cli.commands.invocation import PROGRAM, Settings, clean
 from netstore.cli.commands.leases import listed, survey
 from netstore.cli.output import emit
@@ -103,8 +103,8 @@ def script(shell: str, cli: click.Command) -> str:
     return ShellComplete.source(maker(cli, {}, PROGRAM, VARIABLE))
 
 
-@click.argument("shell", type=click.Choice(SHELLS))
-def completion(shell: str) -> None:
+@click.argument("shell", type=click.Choice(SHELLS), required=False, metavar="{bash|zsh|fish}")
+def completion(shell: str | None) -> None:
     """Print the hook that makes the Tab key work in a shell. Write it to:
 
     \b
@@ -112,4 +112,6 @@ def completion(shell: str) -> None:
     zsh   _netstorectl in a folder of $fpath
     fish  ~/.config/fish/completions/netstorectl.fish
     """
+    if shell is None:  # click's own text for it has line breaks
+        usage(f"Missing argument 'SHELL': give one of {', '.join(SHELLS)}")
     emit(script(shell, click.get_current_context().find_root().command))

@@ -119,11 +119,11 @@ def _table(seen: Sequence[Standing]) -> Table:
             continue
         numbers = (told.term, told.commit_index, told.applied_index)
         rows.append((each.endpoint, told.name or None, told.role, *numbers, _joined(each)))
-    return Table(("ENDPOINT", "NAME", "ROLE", "TERM", "INDEX", "APPLIED", "PROBLEM"), rows)
+    return Table(("ENDPOINT", "NAME", "ROLE", "TERM", "COMMIT", "APPLIED", "PROBLEM"), rows)
 
 
 def _wide_table(seen: Sequence[Standing]) -> Table:
-    standing = ("ENDPOINT", "ID", "NAME", "VERSION", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED")
+    standing = ("ENDPOINT", "ID", "NAME", "VERSION", "ROLE", "LEADER", "TERM", "COMMIT", "APPLIED")
     headings = (*standing, "LEVEL", "MEMORY", "HELD", "LONGEST", "WAITS FOR", "PROBLEM")
     rows: list[tuple[str | int | None, ...]] = []
     for each in seen:

@@ -113,6 +113,7 @@ class Settings:
         """A client with these settings; `Failure` if they cannot be used."""
         from netstore.client.transport import Transport  # noqa: PLC0415 - see `run`
         from netstore.client.v2 import V2Client  # noqa: PLC0415 - same
+        from netstore.net.tls import BadFile  # noqa: PLC0415 - same
 
         username, password = self._credentials()
         try:
@@ -127,6 +128,9 @@ class Settings:
                     timeout=self.timeout,
                 )
             )
+        except BadFile as error:
+            option = f"--{error.setting.replace('_', '-')}"
+            raise Failure(Exit.USAGE, f"{option}: {error.problem}; {error.fix}") from None
         except NetstoreError as error:
             raise Failure(Exit.USAGE, str(error)) from None
 

@@ -175,9 +175,18 @@ def rm(
         usage("--with-value and --with-index compare a file; leave out --dir and --recursive")
 
     async def removing(client: V2Client) -> Answer:
+        from netstore.client.v2 import NOT_A_FILE, V2Error  # noqa: PLC0415 - loaded by now: see Settings.ask
+
         if conditional:
             return await client.compare_and_delete(key, prev_value=with_value, prev_index=with_index)
-        return await client.delete(key, dir=folder, recursive=recursive)
+        try:
+            return await client.delete(key, dir=folder, recursive=recursive)
+        except V2Error as error:
+            if error.code != NOT_A_FILE:
+                raise
+            raise refused(
+                f"{key}: is a directory; key rm --dir removes it if it is empty, key rm --recursive all of it"
+            ) from None
 
     _show(settings, settings.ask(removing), None)
 

@@ -145,7 +145,7 @@ def promote(settings: Settings, who: str) -> None:
 
 
 @member.command("rm")
-@click.option("--yes", is_flag=True, help="Do not ask whether that is meant.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask whether that is meant.")
 @click.argument("who", metavar="ID|NAME", shell_complete=completion.members)
 @pass_settings
 def rm(settings: Settings, who: str, *, yes: bool) -> None:
@@ -154,10 +154,8 @@ def rm(settings: Settings, who: str, *, yes: bool) -> None:
     Refused where the voters that are left would be no quorum.
     """
 
-    async def finding(cluster: ClusterClient) -> MemberRecord:
-        return found_in(await cluster.members(), who)
-
-    found = ask_cluster(settings, finding)
+    members = ask_cluster(settings, lambda cluster: cluster.members())
+    found = found_in(members, who)
     if found.started and not yes:
         named = f"{found.name} ({found.id}) is a member that has started"
         if not agreed(f"{named}: it stops for ever. Remove it?"):
@@ -166,7 +164,15 @@ def rm(settings: Settings, who: str, *, yes: bool) -> None:
     async def removing(cluster: ClusterClient) -> None:
         await cluster.remove(found.id)
 
-    ask_cluster(settings, removing)
+    try:
+        ask_cluster(settings, removing)
+    except Failure as failure:
+        if len(members) == 1 and failure.status == Exit.REFUSED:
+            raise refused(
+                f"{found.name or found.id}: is the only member; to replace it, add another first; to end the"
+                " cluster, stop it and remove its data folder"
+            ) from None
+        raise
     show(settings, (found,), single=True)
 
 
@@ -283,6 +289,7 @@ def _content(record: MemberRecord) -> dict[str, object]:
         "id": record.id,
         "name": record.name,
         "role": record.role,
+        "state": _state(record),
         "started": record.started,
         "promote": record.promote,
         "active": record.active,

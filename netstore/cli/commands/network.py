@@ -246,6 +246,8 @@ def _source(source: str | None) -> bytes:
 
 
 def _must_be_json(text: bytes) -> None:
+    if not text:
+        raise refused("config: the document is empty; --force does not help here")
     try:
         msgspec.json.decode(text)
     except ValueError as error:

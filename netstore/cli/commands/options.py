@@ -70,6 +70,7 @@ def _shared(*declaration: str, variables: Sequence[str] = (), **more: Any) -> Ca
         return click.Option(
             declaration,
             envvar=list(variables) if outermost else None,
+            show_envvar=outermost,
             expose_value=False,
             callback=_remember,
             **more,

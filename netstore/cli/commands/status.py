@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,12 +28,17 @@ class Endpoint:
     """The state of one endpoint; None: not reported."""
 
     endpoint: str
-    health: str = "unreachable"
+    healthy: bool = False
+    reached: bool = False
+    """Whether a store answered there at all."""
     version: str | None = None
+    etcd_version: str | None = None
     cluster_version: str | None = None
     member: str | None = None
-    leader: bool | None = None
-    latency_milliseconds: float | None = None
+    role: str | None = None
+    leader: str | None = None
+    """The id of the member that leads."""
+    milliseconds: float | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -58,12 +64,12 @@ def status(settings: Settings) -> None:
     Exit status 4 if an endpoint is not healthy, 1 if the network config cannot be used.
     """
     endpoints = settings.run(partial(_look_at_all, settings))
-    if all(seen.health == "unreachable" for seen in endpoints):
+    if not any(seen.reached for seen in endpoints):
         network = NetworkState(settings.key(), "unknown")
     else:
         network = _network(settings)
     emit(_drawn(settings.form, endpoints, network))
-    sick = [seen for seen in endpoints if seen.health != "healthy"]
+    sick = [seen for seen in endpoints if not seen.healthy]
     if sick:
         raise Failure(Exit.UNAVAILABLE, "; ".join(f"{seen.endpoint}: {_joined(seen)}" for seen in sick))
     if network.config == "invalid":
@@ -83,31 +89,33 @@ async def _look_at_all(settings: Settings) -> list[Endpoint]:
 async def _look_at(client: V2Client, seen: Endpoint) -> None:
     import trio  # noqa: PLC0415 - see Settings.run
 
+    from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - same
     from netstore.client.transport import ClientError  # noqa: PLC0415 - same
 
     async with client:
         try:
             version = await client.version()
-            seen.health = "unhealthy"
-            seen.version, seen.cluster_version = version.get("etcdserver"), version.get("etcdcluster")
+            seen.reached = True
+            seen.etcd_version, seen.cluster_version = version.get("etcdserver"), version.get("etcdcluster")
             # The connection exists by now: this measures the round trip and a round of the cluster.
             start = trio.current_time()
             told = await client.health()
-            seen.latency_milliseconds = round(1000 * (trio.current_time() - start), 1)
+            seen.milliseconds = round(1000 * (trio.current_time() - start), 1)
         except ClientError as error:
             seen.problems = (failure_of(error, named=True).text,)
             return
-        if told.get("health") == "true":
-            seen.health = "healthy"
-        else:
+        seen.healthy = told.get("health") == "true"
+        if not seen.healthy:
             seen.problems = (told.get("reason") or "says that it is not healthy",)
-        try:
+        # What fails from here on is not reported: an etcd may have no members API, or none of v3.
+        with suppress(ClientError):
             member = _member_at(await client.members(), seen.endpoint)
             if member is not None:
                 seen.member = member.name or member.id
-                seen.leader = (await client.leader()).id == member.id
-        except ClientError:
-            return  # not reported: the store has no members API, or no leader now
+        with suppress(ClientError):
+            standing = await ClusterClient(client.transport).status()
+            seen.version, seen.role, seen.leader = standing.version, standing.role, standing.leader or None
+            seen.member = standing.name or seen.member or standing.id
 
 
 def _member_at(members: Sequence[ClusterMember], address: str) -> ClusterMember | None:
@@ -146,6 +154,7 @@ def _content(seen: Endpoint | NetworkState) -> dict[str, object]:
     return {
         re.sub("_([a-z])", lambda letter: letter[1].upper(), name): value
         for name, value in asdict(seen).items()
+        if name != "reached"
     }
 
 
@@ -156,15 +165,14 @@ def _joined(seen: Endpoint | NetworkState) -> str | None:
 def _drawn(form: Form, endpoints: Sequence[Endpoint], network: NetworkState) -> str:
     if form is Form.JSON:
         return document({"endpoints": [_content(seen) for seen in endpoints], "network": _content(network)})
-    leads = {True: "leader", False: "follower", None: None}
     asked = [
         (
             seen.endpoint,
-            seen.health,
-            seen.version,
+            ("healthy" if seen.healthy else "unhealthy") if seen.reached else "unreachable",
+            seen.version or seen.etcd_version,
             seen.member,
-            leads[seen.leader],
-            None if seen.latency_milliseconds is None else f"{seen.latency_milliseconds:.1f}",
+            seen.role,
+            None if seen.milliseconds is None else f"{seen.milliseconds:.1f}",
             _joined(seen),
         )
         for seen in endpoints

@@ -192,14 +192,14 @@ def _canonical(text: str) -> Subnet:
     try:
         return Subnet.exact(address, length)
     except ValueError as error:
-        raise refused(f"{text}: {error}") from None
+        usage(f"SUBNET: {text}: {error}")
 
 
 def _host(text: str) -> int:
     try:
         return parse_host_ip(text)
     except ValueError as error:
-        raise refused(f"--public-ip: {error}") from None
+        usage(f"--public-ip: {error}; write it as 192.0.2.7")
 
 
 def _name(text: str) -> str:

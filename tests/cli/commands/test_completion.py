@@ -154,6 +154,12 @@ def test_the_shipped_hook_is_the_generated_one(run: Run, shell: str) -> None:
 
 def test_a_hook_for_an_unknown_shell_is_a_usage_error(run: Run) -> None:
     assert run("completion", "tcsh").status == 2
+    told = run("completion")
+    assert told.status == 2
+    assert told.err == (
+        "netstorectl: Missing argument 'SHELL': give one of bash, zsh, fish."
+        " See 'netstorectl completion --help'.\n"
+    )
 
 
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from netstore.cli import netstorectl
 from netstore.cli.commands.failures import Exit
@@ -96,6 +97,7 @@ def test_our_certificate_and_key_are_named(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, names: tuple[str, str]
 ) -> None:
     certificate, key = str(tmp_path / "our.pem"), str(tmp_path / "our.key")
+    trustme.CA().issue_cert("me").cert_chain_pems[0].write_to_path(certificate)
     by_option = run(
         "--endpoints", "https://127.0.0.1:1", "--cert-file", certificate, "--key-file", key, "key", "ls"
     )
@@ -104,8 +106,7 @@ def test_our_certificate_and_key_are_named(
     by_environment = run("--endpoints", "https://127.0.0.1:1", "key", "ls")
     assert by_option == by_environment
     assert by_option.status == 2
-    assert certificate in by_option.err
-    assert key in by_option.err
+    assert by_option.err.startswith(f"netstorectl: --key-file: {key}: No such file or directory; ")
 
 
 # Who asks
@@ -265,13 +266,10 @@ def test_files_that_hold_no_certificate(run: Run, tmp_path: Path, content: str |
     path = tmp_path / "file"
     if content is not None:
         path.write_text(content)
-    for option, fix in (
-        ("--ca-file", "give a PEM file of authorities' certificates"),
-        ("--cert-file", "give a PEM certificate and the key that belongs to it"),
-    ):
+    problem = "No such file or directory" if content is None else "holds no certificate in PEM form"
+    for option in "--ca-file", "--cert-file":
         told = run("--endpoints", "https://127.0.0.1:1", option, str(path), "key", "ls")
         assert told.status == Exit.USAGE
-        assert str(path) in told.err
-        assert told.err.endswith(f": {fix}\n")
+        assert told.err.startswith(f"netstorectl: {option}: {path}: {problem}; give a PEM file of ")
         assert ".c:" not in told.err
         assert "Errno" not in told.err

@@ -205,7 +205,11 @@ def test_mkdir_and_rmdir(ctl: Run, prefix: str) -> None:
 
 def test_rm(ctl: Run, prefix: str) -> None:
     ctl("key", "set", f"{prefix}/d/a", "1")
-    assert ctl("key", "rm", f"{prefix}/d").status == 1
+    told = ctl("key", "rm", f"{prefix}/d")
+    assert told.status == 1
+    assert (
+        f"{prefix}/d: is a directory; key rm --dir removes it if it is empty, key rm --recursive" in told.err
+    )
     assert ctl("key", "rm", "--dir", f"{prefix}/d").status == 1
     told = ctl("key", "rm", f"{prefix}/d/a")
     assert (told.status, told.out) == (0, "")

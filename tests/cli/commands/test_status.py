@@ -25,11 +25,16 @@ def test_a_healthy_store_with_a_network(ctl: Run, store: str, prefix: str) -> No
     told = ctl("status", "-o", "json")
     assert (told.status, told.err) == (0, "")
     (endpoint,) = told.document["endpoints"]
-    assert (endpoint["endpoint"], endpoint["health"], endpoint["problems"]) == (store, "healthy", [])
-    assert endpoint["version"].startswith("3.")
-    assert endpoint["leader"] is True
+    assert (endpoint["endpoint"], endpoint["healthy"], endpoint["problems"]) == (store, True, [])
+    assert endpoint["etcdVersion"].startswith("3.")
+    assert endpoint["role"] == "leader"
+    (standing,) = ctl("endpoint", "status", "-o", "json").document["endpoints"]
+    for shared in ("version", "role", "leader"):
+        assert endpoint[shared] == standing[shared], "one word has one meaning"
+    (health,) = ctl("endpoint", "health", "-o", "json").document["endpoints"]
+    assert set(health) <= set(endpoint)
     assert endpoint["member"] == "default"
-    assert 0 < endpoint["latencyMilliseconds"] < 10_000
+    assert 0 < endpoint["milliseconds"] < 10_000
     assert told.document["network"] == {
         "prefix": prefix,
         "config": "valid",
@@ -70,7 +75,7 @@ def test_one_endpoint_of_two_is_down(ctl: Run, store: str) -> None:
     told = ctl("--endpoints", f"{DEAD},{store}", "status", "-o", "json")
     assert told.status == 4
     assert told.err.startswith(f"netstorectl: {DEAD}: no endpoint answered")
-    assert [found["health"] for found in told.document["endpoints"]] == ["unreachable", "healthy"]
+    assert [found["healthy"] for found in told.document["endpoints"]] == [False, True]
     assert told.document["network"]["config"] == "absent"
 
 
@@ -78,7 +83,7 @@ def test_no_endpoint_answers(run: Run) -> None:
     told = run("--endpoints", f"{DEAD},http://127.0.0.1:2", "status", "-o", "json")
     assert told.status == 4
     assert told.err.count("\n") == 1
-    assert [found["health"] for found in told.document["endpoints"]] == ["unreachable"] * 2
+    assert [found["healthy"] for found in told.document["endpoints"]] == [False] * 2
     assert told.document["network"]["config"] == "unknown"
 
 
@@ -100,9 +105,30 @@ def test_an_endpoint_that_says_it_is_not_healthy(run: Run) -> None:
     assert told.status == 4
     assert told.err == f"netstorectl: {url}: NOSPACE alarm\n"
     (endpoint,) = told.document["endpoints"]
-    assert (endpoint["health"], endpoint["member"], endpoint["leader"]) == ("unhealthy", None, None)
+    assert (endpoint["healthy"], endpoint["member"], endpoint["leader"]) == (False, None, None)
     assert told.document["network"]["config"] == "unknown"
     assert told.document["network"]["problems"] == ["the store could not answer: no leader"]
+
+
+@pytest.mark.parametrize("role", ["learner", "candidate", "follower"])
+def test_the_role_is_the_one_that_endpoint_status_shows(run: Run, role: str) -> None:
+    def store(head: bytes) -> bytes:
+        if head.startswith(b"GET /version "):
+            return http("200 OK", '{"etcdserver":"3.5.13","etcdcluster":"3.5.0"}')
+        if head.startswith(b"GET /health "):
+            return http("200 OK", '{"health":"true"}')
+        if head.startswith(b"GET /netstore/status "):
+            standing = {"id": "b", "name": "two", "version": "1.0", "role": role, "leader": "a", "term": 2}
+            return http("200 OK", json.dumps(standing | {"commitIndex": 9, "appliedIndex": 8}))
+        return http("404 Not Found", "404 page not found\n")
+
+    with answering(store) as url:
+        told = run("--endpoints", url, "status", "-o", "json")
+        (line, _) = run("--endpoints", url, "status").rows
+    (endpoint,) = told.document["endpoints"]
+    shown = {name: endpoint[name] for name in ("version", "etcdVersion", "member", "role", "leader")}
+    assert shown == {"version": "1.0", "etcdVersion": "3.5.13", "member": "two", "role": role, "leader": "a"}
+    assert line[2:6] == ["healthy", "1.0", "two", role]
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", http("200 OK", "<html>")])
@@ -110,5 +136,5 @@ def test_an_endpoint_that_is_no_store(run: Run, answer: bytes) -> None:
     with answering(lambda _head: answer) as url:
         told = run("--endpoints", url, "status", "-o", "json")
     assert told.status == 4
-    assert told.document["endpoints"][0]["health"] == "unreachable"
+    assert told.document["endpoints"][0]["healthy"] is False
     assert url in told.err

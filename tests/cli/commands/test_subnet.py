@@ -214,25 +214,39 @@ def test_reserve_takes_the_end_off_the_nodes_own_lease(subnet: Network) -> None:
     ("word", "ip", "named"),
     [
         ("172.31.5.0/24", "192.168.77.11", "172.31.5.0/24: not in the network 172.30.0.0/16"),
-        (
-            "172.30.5.7/24",
-            "192.168.77.11",
-            "172.30.5.7/24: the address has host bits; the subnet is",
-        ),
         ("172.30.5.0/25", "192.168.77.11", "172.30.5.0/25: SubnetLen is 24; nodes take /24 subnets from"),
         ("172.30.5.0/31", "192.168.77.11", "172.30.5.0/31: SubnetLen is 24"),
         ("172.30.5.0/32", "192.168.77.11", "172.30.5.0/32: SubnetLen is 24"),
         ("172.30.0.0/24", "192.168.77.11", "172.30.0.0/24: not between 172.30.1.0 and 172.30.255.0"),
-        (SUBNET, "fd00::1", "--public-ip: 'fd00::1' is not an IPv4 address"),
-        (SUBNET, "0.0.0.0", "--public-ip: 0.0.0.0 is not an address of a host"),
-        (SUBNET, "224.0.0.1", "--public-ip: 224.0.0.1 is not an address of a host"),
-        (SUBNET, "node7", "--public-ip: 'node7' is not an IPv4 address"),
     ],
 )
 def test_reserve_refuses_what_would_hurt_a_daemon(subnet: Network, word: str, ip: str, named: str) -> None:
     told = subnet("reserve", word, "--public-ip", ip)
     assert told.status == 1
     assert told.err.startswith(f"netstorectl: {named}")
+    assert subnet("ls").rows == []
+
+
+@pytest.mark.parametrize(
+    ("word", "ip", "named"),
+    [
+        ("172.30.5.7/24", "192.168.77.11", "SUBNET: 172.30.5.7/24: the address has host bits; the subnet is"),
+        (SUBNET, "fd00::1", "--public-ip: 'fd00::1' is not an IPv4 address"),
+        (SUBNET, "0.0.0.0", "--public-ip: 0.0.0.0 is not an address of a host"),
+        (SUBNET, "224.0.0.1", "--public-ip: 224.0.0.1 is not an address of a host"),
+        (SUBNET, "node7", "--public-ip: 'node7' is not an IPv4 address"),
+    ],
+)
+def test_a_value_that_is_no_address_is_a_usage_error_with_the_form_to_write(
+    subnet: Network, word: str, ip: str, named: str
+) -> None:
+    told = subnet("reserve", word, "--public-ip", ip)
+    assert told.status == 2
+    assert told.err.startswith(f"netstorectl: {named}")
+    if ip.startswith("192."):
+        assert "172.30.5.0/24" in told.err
+    else:
+        assert "; write it as 192.0.2.7" in told.err
     assert subnet("ls").rows == []
 
 
