@@ -22,6 +22,7 @@ from netstore.net.exchange import Request
 from netstore.node.lessor import Lessor
 from netstore.proto import rpc_pb2 as pb
 from tests.support.local_member import LocalMember, RecordedExchange
+from tests.support.profiled import profiled
 from tests.support.v3member import Served
 
 if TYPE_CHECKING:
@@ -161,6 +162,17 @@ def test_every_unary_method_is_refused_by_the_gate(path: bytes) -> None:
     assert (operation.api, operation.name, principal) == (Api.V3, path, "127.0.0.1")
     assert operation.accesses or path == operations.TXN, "an empty transaction accesses nothing"
     assert served.members.asked == []
+
+
+def test_a_transaction_that_is_too_large_is_refused_before_the_gate() -> None:
+    served, _, policy = grpc()
+    untouched(served)
+    request = pb.TxnRequest(success=[pb.RequestOp()] * 100_000)
+    with profiled() as counted:
+        call = served.call("/etcdserverpb.KV/Txn", request)
+    assert (call.status, policy.asked) == (codes.INVALID_ARGUMENT, [])
+    assert call.text == "etcdserver: too many operations in txn request"
+    assert counted.total() < 1_000
 
 
 @pytest.mark.parametrize("path", STREAMS, ids=bytes.decode)

@@ -7,6 +7,7 @@ import pytest
 from netstore.api.gate import Access, Kind, Operation
 from netstore.api.v3 import messages, operations
 from netstore.proto import rpc_pb2 as pb
+from tests.support.profiled import profiled
 
 PUT = pb.PutRequest(key=b"p", value=b"v", lease=7, prev_kv=True)
 RANGE = pb.RangeRequest(key=b"r", range_end=b"s")
@@ -78,6 +79,21 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
 def test_leases(made: Operation, lease: int, changes: bool) -> None:
     assert made.accesses == (Access(Kind.LEASE, lease=lease),)
     assert made.changes is changes
+
+
+def test_the_cost_of_a_transaction_does_not_grow_with_depth() -> None:
+    def nested(depth: int) -> pb.TxnRequest:
+        request = pb.TxnRequest(success=[pb.RequestOp(request_range=RANGE)] * 100)
+        for _ in range(depth):
+            request = pb.TxnRequest(success=[pb.RequestOp(request_txn=request)])
+        return request
+
+    def calls(request: pb.TxnRequest) -> int:
+        with profiled() as counted:
+            assert len(operations.txn(request).accesses) == 100
+        return counted.total()
+
+    assert calls(nested(40)) - calls(nested(0)) <= 40 * 10
 
 
 def test_alarms_are_listed_or_changed() -> None:
