@@ -49,8 +49,9 @@ class Kind(Enum):
 
 
 class Access(NamedTuple):
-    """One kind of access: for keys, to the interval from `key` to `range_end`, which is written as in
-    `netstore.intervals`; for leases, to this one, or to all or a new one where it is 0.
+    """One kind of access. Keys: the interval from `key` to `range_end`, written as in `netstore.intervals`;
+    or, where `lease` is set, the keys attached to that lease, which only the state knows. `Kind.LEASE`: that
+    lease, or all or a new one where it is 0.
     """
 
     kind: Kind

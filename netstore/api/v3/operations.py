@@ -2,8 +2,7 @@
 
 A request whose answer has the previous pairs (`prev_kv`) reads them, too. A transaction needs access to
 everything that any of its branches, at any depth, may do, whichever of them is carried out. A put that
-attaches its key to a lease uses that lease. Which keys are attached to a lease only the state knows; revoking
-the lease deletes them.
+attaches its key to a lease uses that lease. Revoking a lease deletes the keys attached to it.
 
 Each function but `txn` makes at most three accesses. A key or range end is copied once for each access that
 it is in, by protobuf, so the bytes copied are no more than twice those of the request.
@@ -129,12 +128,15 @@ def lease_grant(request: pb.LeaseGrantRequest) -> Operation:
 
 def lease_revoke(request: pb.LeaseRevokeRequest) -> Operation:
     """A LeaseRevoke, which deletes the keys of the lease."""
-    return _lease(LEASE_REVOKE, request.ID, changes=True)
+    accesses = Access(Kind.LEASE, lease=request.ID), Access(Kind.DELETE, lease=request.ID)
+    return Operation(Api.V3, LEASE_REVOKE, accesses, changes=True)
 
 
 def lease_time_to_live(request: pb.LeaseTimeToLiveRequest) -> Operation:
-    """A LeaseTimeToLive, which may tell the keys of the lease."""
-    return _lease(LEASE_TIME_TO_LIVE, request.ID, changes=False)
+    """A LeaseTimeToLive; with `keys` it lists the keys of the lease."""
+    own = Access(Kind.LEASE, lease=request.ID)
+    accesses = (own, Access(Kind.READ, lease=request.ID)) if request.keys else (own,)
+    return Operation(Api.V3, LEASE_TIME_TO_LIVE, accesses)
 
 
 def lease_keep_alive(id_: int) -> Operation:

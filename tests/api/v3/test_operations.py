@@ -69,8 +69,7 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
     [
         (operations.lease_grant(pb.LeaseGrantRequest(TTL=9)), 0, True),
         (operations.lease_grant(pb.LeaseGrantRequest(ID=4, TTL=9)), 4, True),
-        (operations.lease_revoke(pb.LeaseRevokeRequest(ID=4)), 4, True),
-        (operations.lease_time_to_live(pb.LeaseTimeToLiveRequest(ID=4, keys=True)), 4, False),
+        (operations.lease_time_to_live(pb.LeaseTimeToLiveRequest(ID=4)), 4, False),
         (operations.lease_keep_alive(4), 4, True),
         (operations.lease_leases(pb.LeaseLeasesRequest()), 0, False),
     ],
@@ -79,6 +78,14 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
 def test_leases(made: Operation, lease: int, changes: bool) -> None:
     assert made.accesses == (Access(Kind.LEASE, lease=lease),)
     assert made.changes is changes
+
+
+def test_the_keys_of_a_lease_are_accessed_where_they_are_listed_or_deleted() -> None:
+    own = Access(Kind.LEASE, lease=4)
+    listed = operations.lease_time_to_live(pb.LeaseTimeToLiveRequest(ID=4, keys=True))
+    assert (listed.accesses, listed.changes) == ((own, Access(Kind.READ, lease=4)), False)
+    revoked = operations.lease_revoke(pb.LeaseRevokeRequest(ID=4))
+    assert (revoked.accesses, revoked.changes) == ((own, Access(Kind.DELETE, lease=4)), True)
 
 
 def test_the_cost_of_a_transaction_does_not_grow_with_depth() -> None:
