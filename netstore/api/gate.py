@@ -43,7 +43,7 @@ class Kind(Enum):
     MAINTENANCE = "maintenance"
     """The store as a whole: status, statistics, alarms, hashes, snapshots, compaction, who leads."""
     OPERATE = "operate"
-    """The member as a program: what is below `/netstore/`, and its log level."""
+    """The member as a program: its log level, and `/netstore/` without the members and the leader."""
     OPEN = "open"
     """Health and version, which are for everybody."""
 

@@ -48,7 +48,7 @@ def routes(
         b"/health": Route(health, _operation(Kind.OPEN)),
         loglevel.PATH: Route(loglevel.LogLevel(set_level), _operation(Kind.OPERATE)),
     }
-    below = {admin.PREFIX: Route(admin_api.handle, _operation(Kind.OPERATE), closed=True)}
+    below = {admin.PREFIX: Route(admin_api.handle, admin.operation, closed=True)}
     if enable_v2:
         members = MembersApi(member, cluster)
         exact |= {
@@ -67,7 +67,7 @@ def routes(
 
 
 def _operation(kind: Kind) -> Callable[[Request], Operation]:
-    """The operation of a request for a path that belongs to neither API."""
+    """The operation of a request for a path that belongs to neither API. O(length of the path)."""
 
     def operation(request: Request) -> Operation:
         changes = request.method not in (b"GET", b"HEAD")
