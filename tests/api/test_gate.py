@@ -41,6 +41,9 @@ FIRST_MESSAGES: Final = {
 }
 """What is sent on each stream. The requests of the last two have no field that matters."""
 
+MANY_MESSAGES: Final = {b"/etcdserverpb.Watch/Watch", b"/etcdserverpb.Lease/LeaseKeepAlive"}
+"""Streams with more than one message of the client; on the others a second one is an error."""
+
 METHODS: Final = (b"GET", b"HEAD", b"PUT", b"POST", b"DELETE")
 FORM: Final = b"application/x-www-form-urlencoded"
 FORBIDDEN: Final = ("machine", "hub", "jobs", "stats", "read", "propose", "status", "problems", "behind")
@@ -197,6 +200,38 @@ def test_every_stream_is_refused_by_the_gate(path: bytes) -> None:
         assert (call.status, call.text) == (codes.PERMISSION_DENIED, "etcdserver: permission denied")
         assert call.messages == []
     assert (made, served.member.readers, served.member.writers) == ([], [], [])
+
+
+@pytest.mark.parametrize("path", STREAMS, ids=bytes.decode)
+def test_each_later_message_of_a_stream_passes_the_gate(path: bytes) -> None:
+    """Or ends the stream, where the method takes only one."""
+    served, _, refusing = grpc()
+    served.gate.policy = None
+    served.call("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest(ID=7, TTL=60))
+    admitted: list[bytes] = []
+
+    def first_only(operation: Operation, principal: str) -> Fault | None:
+        if admitted:
+            return refusing(operation, principal)
+        admitted.append(operation.name)
+        return None
+
+    served.gate.policy = first_only
+    served.make = lambda _: None  # type: ignore[method-assign]  # a copy that is never finished
+    call, receiver = served.open(path.decode())
+    message = FIRST_MESSAGES[path].SerializeToString()
+    receiver.received(message)
+    assert (admitted, refusing.asked, call.status) == ([path], [], None)
+    answers, watches, written = len(call.messages), served.member.watches.count, len(served.member.writers)
+    receiver.received(message)
+    if path in MANY_MESSAGES:
+        [(operation, _)] = refusing.asked
+        assert operation.name == path
+        refused = [pb.WatchResponse.FromString(each) for each in call.messages[answers:]]
+        assert call.status == codes.PERMISSION_DENIED or [each.canceled for each in refused] == [True]
+    else:
+        assert (call.status, len(call.messages)) == (codes.INTERNAL, answers)
+    assert (served.member.watches.count, len(served.member.writers)) == (watches, written)
 
 
 def untouched(served: Served) -> None:
