@@ -64,9 +64,9 @@ def operation(request: Request) -> Operation:
         case ["leader"]:
             kind = Kind.MAINTENANCE
         case _:
-            kind = Kind.OPERATE
-    may_change = request.method not in (b"GET", b"HEAD")
-    return Operation(Api.ADMIN, b"%b %b" % (request.method, request.path), (Access(kind),), may_change)
+            kind = Kind.ADMIN
+    may_write = request.method not in (b"GET", b"HEAD")
+    return Operation(Api.ADMIN, b"%b %b" % (request.method, request.path), (Access(kind),), may_write)
 
 
 def _names(request: Request) -> list[str]:

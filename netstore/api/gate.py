@@ -42,9 +42,9 @@ class Kind(Enum):
     """The list of members."""
     MAINTENANCE = "maintenance"
     """The store as a whole: status, statistics, alarms, hashes, snapshots, compaction, who leads."""
-    OPERATE = "operate"
+    ADMIN = "admin"
     """The member as a program: its log level, and `/netstore/` without the members and the leader."""
-    OPEN = "open"
+    PUBLIC = "public"
     """Health and version, which are for everybody."""
 
 
@@ -67,8 +67,8 @@ class Operation(NamedTuple):
     name: bytes
     """The path of the gRPC method, or the HTTP method and the path as sent."""
     accesses: tuple[Access, ...]
-    changes: bool = False
-    """It may change something: the members are listed, or changed."""
+    may_write: bool = False
+    """It may change something: members are listed, or added."""
 
 
 if TYPE_CHECKING:

@@ -36,8 +36,8 @@ def asked(member: LocalMember, method: str, path: str, body: bytes = b"") -> tup
 @pytest.mark.parametrize(
     ("method", "path", "kind"),
     [
-        (b"GET", b"/netstore/status", Kind.OPERATE),
-        (b"GET", b"/netstore", Kind.OPERATE),
+        (b"GET", b"/netstore/status", Kind.ADMIN),
+        (b"GET", b"/netstore", Kind.ADMIN),
         (b"GET", b"/netstore/members", Kind.MEMBER),
         (b"POST", b"/netstore/members", Kind.MEMBER),
         (b"PUT", b"/netstore/members/7", Kind.MEMBER),

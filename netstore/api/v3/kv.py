@@ -140,7 +140,7 @@ class KvService:
         mvcc = self._member.machine.mvcc
         found = fault or mvcc.read_small(query)
         if isinstance(found, Found):
-            self._answers.found(call, query, found)
+            self._answers.send_range(call, query, found)
         elif isinstance(found, Fault):
             refuse(call, found)
         else:

@@ -54,32 +54,32 @@ HEALTH_CHECK: Final = _HEALTH + b"Check"
 HEALTH_WATCH: Final = _HEALTH + b"Watch"
 
 
-def _fixed(name: bytes, kind: Kind, *, changes: bool = False) -> Callable[[object], Operation]:
+def _fixed(name: bytes, kind: Kind, *, may_write: bool = False) -> Callable[[object], Operation]:
     """For a method whose requests are all alike, and access no keys in particular."""
-    operation = Operation(Api.V3, name, (Access(kind),), changes)
+    operation = Operation(Api.V3, name, (Access(kind),), may_write)
     return lambda _: operation
 
 
-compact = _fixed(COMPACT, Kind.MAINTENANCE, changes=True)
+compact = _fixed(COMPACT, Kind.MAINTENANCE, may_write=True)
 lease_leases = _fixed(LEASE_LEASES, Kind.LEASE)
-member_add = _fixed(MEMBER_ADD, Kind.MEMBER, changes=True)
-member_remove = _fixed(MEMBER_REMOVE, Kind.MEMBER, changes=True)
-member_update = _fixed(MEMBER_UPDATE, Kind.MEMBER, changes=True)
+member_add = _fixed(MEMBER_ADD, Kind.MEMBER, may_write=True)
+member_remove = _fixed(MEMBER_REMOVE, Kind.MEMBER, may_write=True)
+member_update = _fixed(MEMBER_UPDATE, Kind.MEMBER, may_write=True)
 member_list = _fixed(MEMBER_LIST, Kind.MEMBER)
-member_promote = _fixed(MEMBER_PROMOTE, Kind.MEMBER, changes=True)
+member_promote = _fixed(MEMBER_PROMOTE, Kind.MEMBER, may_write=True)
 status = _fixed(STATUS, Kind.MAINTENANCE)
-defragment = _fixed(DEFRAGMENT, Kind.MAINTENANCE, changes=True)
+defragment = _fixed(DEFRAGMENT, Kind.MAINTENANCE, may_write=True)
 hash_ = _fixed(HASH, Kind.MAINTENANCE)
 hash_kv = _fixed(HASH_KV, Kind.MAINTENANCE)
-move_leader = _fixed(MOVE_LEADER, Kind.MAINTENANCE, changes=True)
+move_leader = _fixed(MOVE_LEADER, Kind.MAINTENANCE, may_write=True)
 snapshot = _fixed(SNAPSHOT, Kind.MAINTENANCE)
-health_check = _fixed(HEALTH_CHECK, Kind.OPEN)
-health_watch = _fixed(HEALTH_WATCH, Kind.OPEN)
+health_check = _fixed(HEALTH_CHECK, Kind.PUBLIC)
+health_watch = _fixed(HEALTH_WATCH, Kind.PUBLIC)
 
 
 def put(command: Put) -> Operation:
     """A Put, once it is decoded."""
-    return Operation(Api.V3, PUT, tuple(_put(command)), changes=True)
+    return Operation(Api.V3, PUT, tuple(_put(command)), may_write=True)
 
 
 def range_(request: pb.RangeRequest) -> Operation:
@@ -89,7 +89,7 @@ def range_(request: pb.RangeRequest) -> Operation:
 
 def delete_range(request: pb.DeleteRangeRequest) -> Operation:
     """A DeleteRange."""
-    return Operation(Api.V3, DELETE_RANGE, tuple(_delete(request)), changes=True)
+    return Operation(Api.V3, DELETE_RANGE, tuple(_delete(request)), may_write=True)
 
 
 def txn(request: pb.TxnRequest) -> Operation:
@@ -112,8 +112,8 @@ def txn(request: pb.TxnRequest) -> Operation:
             nested = op.request_txn
             accesses += [Access(Kind.READ, each.key, each.range_end) for each in nested.compare]
             unread.append(chain(nested.success, nested.failure))
-    changes = any(each.kind is not Kind.READ for each in accesses)
-    return Operation(Api.V3, TXN, tuple(accesses), changes)
+    may_write = any(each.kind is not Kind.READ for each in accesses)
+    return Operation(Api.V3, TXN, tuple(accesses), may_write)
 
 
 def watch(request: pb.WatchCreateRequest) -> Operation:
@@ -123,13 +123,13 @@ def watch(request: pb.WatchCreateRequest) -> Operation:
 
 def lease_grant(request: pb.LeaseGrantRequest) -> Operation:
     """A LeaseGrant; its lease is 0 where the member chooses the id."""
-    return _lease(LEASE_GRANT, request.ID, changes=True)
+    return _lease(LEASE_GRANT, request.ID, may_write=True)
 
 
 def lease_revoke(request: pb.LeaseRevokeRequest) -> Operation:
     """A LeaseRevoke, which deletes the keys of the lease."""
     accesses = Access(Kind.LEASE, lease=request.ID), Access(Kind.DELETE, lease=request.ID)
-    return Operation(Api.V3, LEASE_REVOKE, accesses, changes=True)
+    return Operation(Api.V3, LEASE_REVOKE, accesses, may_write=True)
 
 
 def lease_time_to_live(request: pb.LeaseTimeToLiveRequest) -> Operation:
@@ -141,17 +141,17 @@ def lease_time_to_live(request: pb.LeaseTimeToLiveRequest) -> Operation:
 
 def lease_keep_alive(id_: int) -> Operation:
     """One renewal on a LeaseKeepAlive stream."""
-    return _lease(LEASE_KEEP_ALIVE, id_, changes=True)
+    return _lease(LEASE_KEEP_ALIVE, id_, may_write=True)
 
 
 def alarm(request: pb.AlarmRequest) -> Operation:
     """An Alarm: alarms are listed, raised or cleared."""
-    changes = request.action != pb.AlarmRequest.GET
-    return Operation(Api.V3, ALARM, (Access(Kind.MAINTENANCE),), changes)
+    may_write = request.action != pb.AlarmRequest.GET
+    return Operation(Api.V3, ALARM, (Access(Kind.MAINTENANCE),), may_write)
 
 
-def _lease(name: bytes, id_: int, *, changes: bool) -> Operation:
-    return Operation(Api.V3, name, (Access(Kind.LEASE, lease=id_),), changes)
+def _lease(name: bytes, id_: int, *, may_write: bool) -> Operation:
+    return Operation(Api.V3, name, (Access(Kind.LEASE, lease=id_),), may_write)
 
 
 def _put(request: Put | pb.PutRequest) -> Iterator[Access]:

@@ -23,12 +23,12 @@ def test_a_put_writes_and_may_read_and_use_a_lease() -> None:
         Access(Kind.READ, b"p"),
         Access(Kind.LEASE, lease=7),
     )
-    assert operations.put(whole).changes
+    assert operations.put(whole).may_write
 
 
 def test_ranges_are_intervals() -> None:
     assert operations.range_(RANGE).accesses == (Access(Kind.READ, b"r", b"s"),)
-    assert not operations.range_(RANGE).changes
+    assert not operations.range_(RANGE).may_write
     assert operations.delete_range(DELETE).accesses == (
         Access(Kind.DELETE, b"d", b"\0"),
         Access(Kind.READ, b"d", b"\0"),
@@ -60,8 +60,8 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
         Access(Kind.READ, b"d", b"\0"),
         Access(Kind.READ, b"r", b"s"),
     )
-    assert made.changes
-    assert not operations.txn(pb.TxnRequest(failure=[pb.RequestOp(request_range=RANGE)])).changes
+    assert made.may_write
+    assert not operations.txn(pb.TxnRequest(failure=[pb.RequestOp(request_range=RANGE)])).may_write
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,15 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
 )
 def test_leases(made: Operation, lease: int, changes: bool) -> None:
     assert made.accesses == (Access(Kind.LEASE, lease=lease),)
-    assert made.changes is changes
+    assert made.may_write is changes
 
 
 def test_the_keys_of_a_lease_are_accessed_where_they_are_listed_or_deleted() -> None:
     own = Access(Kind.LEASE, lease=4)
     listed = operations.lease_time_to_live(pb.LeaseTimeToLiveRequest(ID=4, keys=True))
-    assert (listed.accesses, listed.changes) == ((own, Access(Kind.READ, lease=4)), False)
+    assert (listed.accesses, listed.may_write) == ((own, Access(Kind.READ, lease=4)), False)
     revoked = operations.lease_revoke(pb.LeaseRevokeRequest(ID=4))
-    assert (revoked.accesses, revoked.changes) == ((own, Access(Kind.DELETE, lease=4)), True)
+    assert (revoked.accesses, revoked.may_write) == ((own, Access(Kind.DELETE, lease=4)), True)
 
 
 def test_the_cost_of_a_transaction_does_not_grow_with_depth() -> None:
@@ -104,8 +104,8 @@ def test_the_cost_of_a_transaction_does_not_grow_with_depth() -> None:
 
 
 def test_alarms_are_listed_or_changed() -> None:
-    assert not operations.alarm(pb.AlarmRequest()).changes
-    assert operations.alarm(pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE)).changes
+    assert not operations.alarm(pb.AlarmRequest()).may_write
+    assert operations.alarm(pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE)).may_write
 
 
 def test_each_method_of_the_api_has_its_name_here() -> None:
