@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore import __version__
+from netstore.api.gate import Access, Api, Kind, Operation
 from netstore.api.health import raised_alarms
 from netstore.api.http.body import BadBody, json_body
 from netstore.api.http.percent import decode
@@ -32,7 +33,7 @@ from netstore.raft.status import Role
 if TYPE_CHECKING:
     from netstore.limits import Shares
     from netstore.meter import Meter
-    from netstore.net.exchange import Exchange
+    from netstore.net.exchange import Exchange, Request
     from netstore.node.member import Member, Membership
     from netstore.node.pacing import Behind
     from netstore.raft.status import Status
@@ -51,6 +52,26 @@ class ScrubProgress(Protocol):
     """Completed verifications of the whole state."""
     verified_bytes: int
     """Bytes verified in the present round, or in the last one."""
+
+
+def operation(request: Request) -> Operation:
+    """What a request below `/netstore` is going to do, for the gate. Members and leader are accessed as in
+    the other APIs. O(length of the path).
+    """
+    match _names(request):
+        case ["members", *_]:
+            kind = Kind.MEMBER
+        case ["leader"]:
+            kind = Kind.MAINTENANCE
+        case _:
+            kind = Kind.ADMIN
+    may_write = request.method not in (b"GET", b"HEAD")
+    return Operation(Api.ADMIN, b"%b %b" % (request.method, request.path), (Access(kind),), may_write)
+
+
+def _names(request: Request) -> list[str]:
+    """The names of the path below the prefix."""
+    return decode(request.path).removeprefix(PREFIX + b"/").decode("utf-8", "replace").split("/")
 
 
 class AdminApi:
@@ -72,9 +93,8 @@ class AdminApi:
 
     def handle(self, exchange: Exchange) -> None:
         """Answer now, or once the requested change is made or refused."""
-        path = decode(exchange.request.path).removeprefix(PREFIX + b"/").decode("utf-8", "replace")
         try:
-            match path.split("/"):
+            match _names(exchange.request):
                 case ["status"]:
                     self._status(exchange)
                 case ["members"]:

@@ -42,15 +42,16 @@ class Kind(Enum):
     """The list of members."""
     MAINTENANCE = "maintenance"
     """The store as a whole: status, statistics, alarms, hashes, snapshots, compaction, who leads."""
-    OPERATE = "operate"
-    """The member as a program: what is below `/netstore/`, and its log level."""
-    OPEN = "open"
+    ADMIN = "admin"
+    """The member as a program: its log level, and `/netstore/` without the members and the leader."""
+    PUBLIC = "public"
     """Health and version, which are for everybody."""
 
 
 class Access(NamedTuple):
-    """One kind of access: for keys, to the interval from `key` to `range_end`, which is written as in
-    `netstore.intervals`; for leases, to this one, or to all or a new one where it is 0.
+    """One kind of access. Keys: the interval from `key` to `range_end`, written as in `netstore.intervals`;
+    or, where `lease` is set, the keys attached to that lease, which only the state knows. `Kind.LEASE`: that
+    lease, or all or a new one where it is 0.
     """
 
     kind: Kind
@@ -66,8 +67,8 @@ class Operation(NamedTuple):
     name: bytes
     """The path of the gRPC method, or the HTTP method and the path as sent."""
     accesses: tuple[Access, ...]
-    changes: bool = False
-    """It may change something: the members are listed, or changed."""
+    may_write: bool = False
+    """It may change something: members are listed, or added."""
 
 
 if TYPE_CHECKING:

@@ -44,11 +44,11 @@ def routes(
     """
     health = Health(member, deadlines.after)
     exact = {
-        b"/version": Route(Version(member), _operation(Kind.OPEN)),
-        b"/health": Route(health, _operation(Kind.OPEN)),
-        loglevel.PATH: Route(loglevel.LogLevel(set_level), _operation(Kind.OPERATE)),
+        b"/version": Route(Version(member), _operation(Kind.PUBLIC)),
+        b"/health": Route(health, _operation(Kind.PUBLIC)),
+        loglevel.PATH: Route(loglevel.LogLevel(set_level), _operation(Kind.ADMIN)),
     }
-    below = {admin.PREFIX: Route(admin_api.handle, _operation(Kind.OPERATE), closed=True)}
+    below = {admin.PREFIX: Route(admin_api.handle, admin.operation, closed=True)}
     if enable_v2:
         members = MembersApi(member, cluster)
         exact |= {
@@ -67,10 +67,10 @@ def routes(
 
 
 def _operation(kind: Kind) -> Callable[[Request], Operation]:
-    """The operation of a request for a path that belongs to neither API."""
+    """The operation of a request for a path that belongs to neither API. O(length of the path)."""
 
     def operation(request: Request) -> Operation:
-        changes = request.method not in (b"GET", b"HEAD")
-        return Operation(Api.ADMIN, b"%b %b" % (request.method, request.path), (Access(kind),), changes)
+        may_write = request.method not in (b"GET", b"HEAD")
+        return Operation(Api.ADMIN, b"%b %b" % (request.method, request.path), (Access(kind),), may_write)
 
     return operation

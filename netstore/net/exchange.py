@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 """The header line of a plain-text answer."""
 
+SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+"""Methods that do not change anything (RFC 9110, 9.2.1), as far as this server has them."""
+
 LOW_WATER: Final = 64 * 1024
 """Unsent bytes at which `on_drained` is called."""
 

@@ -30,7 +30,8 @@ def rest_of(piece: bytes | memoryview, start: int) -> bytes | memoryview:
 
 def take_joined(queue: deque[bytes | memoryview], limit: int) -> bytes:
     """Remove the first `limit` bytes of the queue, or all if there are fewer, and return them in one piece.
-    The last piece is divided if need be. O(bytes returned).
+    The last piece is divided if need be. O(bytes returned), beside the copies that `rest_of` makes: one of up
+    to half of the object that the last piece is a view of, each at most half as long as the one before.
     """
     pieces: list[bytes | memoryview] = []
     while queue and limit:

@@ -223,11 +223,11 @@ class Stream:
         created or as refused, before anything else is sent.
         """
         registry = self._registry
-        now = registry.source.revision
         refusal = self._refusal(selection, start_revision, watch_id)
         if refusal:
-            self.sink.send(NO_WATCH, now, created=True, canceled=True, reason=refusal)
+            self.refuse(refusal)
             return
+        now = registry.source.revision
         if not watch_id:
             while self._next_id in self._watches:
                 self._next_id += 1
@@ -244,6 +244,10 @@ class Stream:
             self.end_compacted(watch)
         else:
             registry.read_history(watch)
+
+    def refuse(self, reason: str) -> None:
+        """Answer a request for a watch that is refused; the other watches go on."""
+        self.sink.send(NO_WATCH, self._registry.source.revision, created=True, canceled=True, reason=reason)
 
     def _refusal(self, selection: Selection, start_revision: int, watch_id: int) -> str:
         """Why the watch is refused; empty if it is not, and then it has its place."""

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
-from netstore.api.admin import AdminApi
+from netstore.api.admin import AdminApi, operation
+from netstore.api.gate import Access, Api, Kind, Operation
+from netstore.api.v2.operations import members
+from netstore.api.v3.operations import move_leader
 from netstore.errors import Reason, refusal, timed_out
 from netstore.limits import Shares
 from netstore.meter import Meter
 from netstore.net.exchange import Request
 from netstore.node.pacing import Behind
+from netstore.proto import rpc_pb2 as pb
 from netstore.raft.entry import ConfState
 from netstore.raft.status import PeerStatus
 from netstore.state.v3.commands import NOSPACE, SetAlarm
@@ -27,6 +31,29 @@ BODY = b'{"peerURLs":["http://new:1"],"learner":true}'
 def asked(member: LocalMember, method: str, path: str, body: bytes = b"") -> tuple[int, Any]:
     answer = member.send(method, f"/netstore/{path}", body, b"application/json")
     return answer.status, json.loads(answer.body)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        (b"GET", b"/netstore/status", Kind.ADMIN),
+        (b"GET", b"/netstore", Kind.ADMIN),
+        (b"GET", b"/netstore/members", Kind.MEMBER),
+        (b"POST", b"/netstore/members", Kind.MEMBER),
+        (b"PUT", b"/netstore/members/7", Kind.MEMBER),
+        (b"DELETE", b"/netstore/%6dembers/7", Kind.MEMBER),
+        (b"POST", b"/netstore/members/7/promote", Kind.MEMBER),
+        (b"POST", b"/netstore/leader", Kind.MAINTENANCE),
+        (b"POST", b"/netstore/lea%64er", Kind.MAINTENANCE),
+    ],
+)
+def test_members_and_leader_are_accessed_as_in_the_other_apis(method: bytes, path: bytes, kind: Kind) -> None:
+    made = operation(Request(method, path))
+    assert made == Operation(Api.ADMIN, method + b" " + path, (Access(kind),), method != b"GET")
+    if kind is Kind.MEMBER:
+        assert made.accesses == members(Request(method, b"/v2/members")).accesses
+    if kind is Kind.MAINTENANCE:
+        assert made.accesses == move_leader(pb.MoveLeaderRequest()).accesses
 
 
 def test_status_tells_how_the_member_stands() -> None:

@@ -22,6 +22,7 @@ from netstore.net.exchange import Request
 from netstore.node.lessor import Lessor
 from netstore.proto import rpc_pb2 as pb
 from tests.support.local_member import LocalMember, RecordedExchange
+from tests.support.profiled import profiled
 from tests.support.v3member import Served
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ FIRST_MESSAGES: Final = {
     b"/grpc.health.v1.Health/Watch": pb.SnapshotRequest(),
 }
 """What is sent on each stream. The requests of the last two have no field that matters."""
+
+MANY_MESSAGES: Final = {b"/etcdserverpb.Watch/Watch", b"/etcdserverpb.Lease/LeaseKeepAlive"}
+"""Streams with more than one message of the client; on the others a second one is an error."""
 
 METHODS: Final = (b"GET", b"HEAD", b"PUT", b"POST", b"DELETE")
 FORM: Final = b"application/x-www-form-urlencoded"
@@ -163,6 +167,17 @@ def test_every_unary_method_is_refused_by_the_gate(path: bytes) -> None:
     assert served.members.asked == []
 
 
+def test_a_transaction_that_is_too_large_is_refused_before_the_gate() -> None:
+    served, _, policy = grpc()
+    untouched(served)
+    request = pb.TxnRequest(success=[pb.RequestOp()] * 100_000)
+    with profiled() as counted:
+        call = served.call("/etcdserverpb.KV/Txn", request)
+    assert (call.status, policy.asked) == (codes.INVALID_ARGUMENT, [])
+    assert call.text == "etcdserver: too many operations in txn request"
+    assert counted.total() < 1_000
+
+
 @pytest.mark.parametrize("path", STREAMS, ids=bytes.decode)
 def test_every_stream_is_refused_by_the_gate(path: bytes) -> None:
     served, _, policy = grpc()
@@ -179,12 +194,44 @@ def test_every_stream_is_refused_by_the_gate(path: bytes) -> None:
         assert answer.created
         assert answer.canceled
         assert (answer.watch_id, answer.cancel_reason) == (-1, "etcdserver: permission denied")
-        assert (answer.header.revision, call.status) == (0, None), "other watches of the stream go on"
+        assert call.status is None, "other watches of the stream go on"
         assert served.member.watches.count == 0
     else:
         assert (call.status, call.text) == (codes.PERMISSION_DENIED, "etcdserver: permission denied")
         assert call.messages == []
     assert (made, served.member.readers, served.member.writers) == ([], [], [])
+
+
+@pytest.mark.parametrize("path", STREAMS, ids=bytes.decode)
+def test_each_later_message_of_a_stream_passes_the_gate(path: bytes) -> None:
+    """Or ends the stream, where the method takes only one."""
+    served, _, refusing = grpc()
+    served.gate.policy = None
+    served.call("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest(ID=7, TTL=60))
+    admitted: list[bytes] = []
+
+    def first_only(operation: Operation, principal: str) -> Fault | None:
+        if admitted:
+            return refusing(operation, principal)
+        admitted.append(operation.name)
+        return None
+
+    served.gate.policy = first_only
+    served.make = lambda _: None  # type: ignore[method-assign]  # a copy that is never finished
+    call, receiver = served.open(path.decode())
+    message = FIRST_MESSAGES[path].SerializeToString()
+    receiver.received(message)
+    assert (admitted, refusing.asked, call.status) == ([path], [], None)
+    answers, watches, written = len(call.messages), served.member.watches.count, len(served.member.writers)
+    receiver.received(message)
+    if path in MANY_MESSAGES:
+        [(operation, _)] = refusing.asked
+        assert operation.name == path
+        refused = [pb.WatchResponse.FromString(each) for each in call.messages[answers:]]
+        assert call.status == codes.PERMISSION_DENIED or [each.canceled for each in refused] == [True]
+    else:
+        assert (call.status, len(call.messages)) == (codes.INTERNAL, answers)
+    assert (served.member.watches.count, len(served.member.writers)) == (watches, written)
 
 
 def untouched(served: Served) -> None:
@@ -217,6 +264,22 @@ def test_each_request_of_a_stream_passes_the_gate() -> None:
     answers = [pb.WatchResponse.FromString(each) for each in call.messages]
     assert [each.canceled for each in answers] == [False, True, False]
     assert served.member.watches.count == 2
+
+
+def test_a_watch_is_refused_by_the_gate_as_by_the_store() -> None:
+    served, _, policy = grpc()
+    served.gate.policy = None
+    served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"a", value=b"v"))
+    call, receiver = served.open("/etcdserverpb.Watch/Watch")
+    create = pb.WatchRequest(create_request=pb.WatchCreateRequest(key=b"b", range_end=b"a"))
+    receiver.received(create.SerializeToString())
+    served.gate.policy = policy
+    receiver.received(create.SerializeToString())
+    by_store, by_gate = [pb.WatchResponse.FromString(each) for each in call.messages]
+    assert by_gate.header.revision == served.member.machine.mvcc.revision > 0
+    assert by_gate.cancel_reason == "etcdserver: permission denied"
+    by_gate.cancel_reason = by_store.cancel_reason
+    assert by_gate == by_store
 
 
 def test_each_renewal_passes_the_gate() -> None:

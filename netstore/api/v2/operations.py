@@ -3,6 +3,9 @@
 A key is accessed alone or, where the request is recursive, with everything below it: two intervals. A POST
 creates a node below its key. Reading a directory lists its direct children, and a write answers with the node
 before it; as in etcd, neither needs more than access to the key.
+
+Each function makes at most two accesses, and copies the path of the request a few times: O(length of the
+path), which `max_header_bytes` limits.
 """
 
 from __future__ import annotations
@@ -25,14 +28,14 @@ def keys(request: Request, key: bytes, parameters: Parameters) -> Operation:
     if method == b"PUT":
         kind, recursive = Kind.WRITE, False
     elif method == b"POST":
-        return Operation(Api.V2, _name(request), (_below(Kind.WRITE, key),), changes=True)
+        return Operation(Api.V2, _name(request), (_below(Kind.WRITE, key),), may_write=True)
     elif method == b"DELETE":
         kind = Kind.DELETE
     else:
         kind = Kind.WATCH if parameters.wait and not parameters.quorum else Kind.READ
     alone = Access(kind, key)
     accesses = (alone, _below(kind, key)) if recursive else (alone,)
-    return Operation(Api.V2, _name(request), accesses, changes=method not in _READS)
+    return Operation(Api.V2, _name(request), accesses, may_write=method not in _READS)
 
 
 def _below(kind: Kind, key: bytes) -> Access:
@@ -43,7 +46,7 @@ def _below(kind: Kind, key: bytes) -> Access:
 
 def members(request: Request) -> Operation:
     """A request for `/v2/members` or below."""
-    return Operation(Api.V2, _name(request), (Access(Kind.MEMBER),), changes=request.method not in _READS)
+    return Operation(Api.V2, _name(request), (Access(Kind.MEMBER),), may_write=request.method not in _READS)
 
 
 def statistics(request: Request) -> Operation:

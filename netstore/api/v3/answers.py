@@ -79,7 +79,7 @@ class Answers:
             else:
                 self._deliver(call, header, outcome)
 
-    def found(self, call: Call, query: Range, found: Found) -> None:
+    def send_range(self, call: Call, query: Range, found: Found) -> None:
         """Answer a Range that was read at once."""
         if fits(call, sum(map(len, found.kvs))):
             call.reply(messages.write_found(self._headers(found.revision), found))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from netstore.api.v3.status import end, not_a_message, refuse
+from netstore.api.v3.status import RefusedError, end, not_a_message, refuse
 from netstore.errors import Reason
 from netstore.guard import guarded
 from netstore.proto.wire import BadMessage, parse
@@ -80,7 +80,9 @@ class Interceptor:
         *,
         learner: bool = False,
     ) -> Handler:
-        """The same for a request that `read` decodes from the message; it raises DecodeError if it cannot."""
+        """The same for a request that `read` decodes from the message. It raises DecodeError if it cannot,
+        and RefusedError for one that is refused whatever the gate says.
+        """
         admits, gate = self._admits, self._gate
 
         def handle(call: Call, message: bytes) -> None:
@@ -90,6 +92,9 @@ class Interceptor:
                 request = read(message)
             except DecodeError as error:
                 call.finish(*not_a_message(error))
+                return
+            except RefusedError as refused:
+                refuse(call, refused.fault)
                 return
             if gate.policy is not None:
                 fault = gate.check(operation(request), call.principal)

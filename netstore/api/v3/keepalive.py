@@ -14,7 +14,7 @@ from netstore.proto.wire import BadMessage, parse
 
 if TYPE_CHECKING:
     from netstore.api.gate import Gate
-    from netstore.api.v3.lease import Lessor
+    from netstore.api.v3.lessor import Lessor
     from netstore.api.v3.messages import Headers
     from netstore.net.grpc.protocols import Call
     from netstore.node.member import Member

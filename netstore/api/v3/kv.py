@@ -62,7 +62,7 @@ class KvService:
             operations.RANGE: unary(pb.RangeRequest, self._range, operations.range_, learner=True),
             operations.PUT: interceptor.unary_of(messages.parse_put, self._put, operations.put),
             operations.DELETE_RANGE: unary(pb.DeleteRangeRequest, self._delete, operations.delete_range),
-            operations.TXN: unary(pb.TxnRequest, self._txn, operations.txn),
+            operations.TXN: interceptor.unary_of(self._parse_txn, self._txn, operations.txn),
             operations.COMPACT: unary(pb.CompactionRequest, self._compact, operations.compact),
         }
 
@@ -77,6 +77,9 @@ class KvService:
     def _delete(self, call: Call, request: pb.DeleteRangeRequest) -> None:
         if self._fits(call, request):
             self._propose(call, messages.read_delete(request))
+
+    def _parse_txn(self, message: bytes) -> pb.TxnRequest:
+        return messages.parse_txn(message, self._max_txn_ops)
 
     def _txn(self, call: Call, request: pb.TxnRequest) -> None:
         command = messages.read_txn(request)
@@ -137,7 +140,7 @@ class KvService:
         mvcc = self._member.machine.mvcc
         found = fault or mvcc.read_small(query)
         if isinstance(found, Found):
-            self._answers.found(call, query, found)
+            self._answers.send_range(call, query, found)
         elif isinstance(found, Fault):
             refuse(call, found)
         else:

@@ -5,7 +5,7 @@ this member's count (`node.lessor`).
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from netstore.api.v3 import messages, operations
 from netstore.api.v3.answers import fits
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from netstore.api.gate import Gate
     from netstore.api.v3.interceptor import Interceptor
+    from netstore.api.v3.lessor import Lessor
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.shared import SharedAnswers
     from netstore.net.grpc.protocols import Call, Handler, StreamHandler
@@ -41,16 +42,6 @@ KEYS_PER_UNIT: Final = 8
 """Keys listed for one of the units of `Mvcc.read_units`."""
 
 _ID_BITS: Final = 62
-
-
-class Lessor(Protocol):
-    """Counts the time of leases (`node.lessor.Lessor`)."""
-
-    def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
-        """Renew a lease for `principal`; `done` gets its TTL in seconds, 0 if there is no such lease."""
-
-    def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
-        """Find the whole seconds that a lease has left, for `principal`; -1 if there is no such lease."""
 
 
 class LeaseService:

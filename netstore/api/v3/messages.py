@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from netstore import errors
+from netstore.api.v3.status import RefusedError
 from netstore.codec import Malformed, read_varint, varint
 from netstore.errors import Reason, refusal
-from netstore.proto.rpc_pb2 import PutRequest
+from netstore.proto.rpc_pb2 import PutRequest, TxnRequest
 from netstore.proto.wire import MASK64, framed, repeated
 from netstore.state.v3 import commands as v3
+from netstore.state.v3.txn import MAX_ALL_OPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,8 +106,30 @@ MAX_DEPTH: Final = 64
 """Nesting depth of transactions; the limit of protobuf itself is 100 messages."""
 
 
+def parse_txn(message: bytes, max_ops: int) -> pb.TxnRequest:
+    """A transaction that is small enough to be read (`read_txn`) and authorized in one call: no list has more
+    than `max_ops` elements, those of the transactions around it included; all have `MAX_ALL_OPS` operations,
+    and as many compares, or `max_ops` if that is more. Otherwise RefusedError is raised, after looking at no
+    more operations than that. DecodeError if it is no TxnRequest.
+    """
+    request = TxnRequest.FromString(message)
+    compares = operations = 0
+    unread = [(request, max_ops)]
+    while unread:
+        txn, most = unread.pop()
+        lists = len(txn.compare), len(txn.success), len(txn.failure)
+        left = most - max(lists)
+        compares += lists[0]
+        operations += lists[1] + lists[2]
+        if left < 0 or operations > MAX_ALL_OPS or compares > max(MAX_ALL_OPS, max_ops):
+            raise RefusedError(refusal(Reason.TOO_MANY_OPS))
+        for branch in (txn.success, txn.failure):
+            unread += [(op.request_txn, left) for op in branch if op.HasField("request_txn")]
+    return request
+
+
 def read_txn(request: pb.TxnRequest, depth: int = 0) -> v3.Txn | Fault:
-    """The command of a transaction; a fault if it cannot be encoded as one."""
+    """The command of a transaction (`parse_txn`); a fault if it cannot be encoded as one."""
     if depth > MAX_DEPTH:
         return refusal(Reason.TOO_MANY_OPS)
     compares = []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.api.gate import Gate
-    from netstore.api.v3.lease import Lessor
+    from netstore.api.v3.lessor import Lessor
     from netstore.api.v3.maintenance import BackupSource, Sizes
     from netstore.node.member import Membership, Replica
     from netstore.seams import After, Log

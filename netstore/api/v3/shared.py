@@ -33,7 +33,7 @@ class SharedPieces:
     once it is sent. `SharedAnswers` keeps the account of its memory.
     """
 
-    __slots__ = ("candidates", "held", "holders", "payer", "pieces", "refused", "size", "wanted")
+    __slots__ = ("candidates", "charged_to", "held", "holders", "pieces", "refused", "size", "wanted")
 
     def __init__(self, principals: Iterable[str]) -> None:
         """It is made for these principals, those who wait longest first. O(1)."""
@@ -46,7 +46,7 @@ class SharedPieces:
         """Bytes that would have been charged in all after the last request for more."""
         self.candidates: Iterator[str] = map(household, principals)
         """Households to charge when those before them have no room."""
-        self.payer = next(self.candidates, None)
+        self.charged_to = next(self.candidates, None)
         """The household that is charged while the list is made; None if none had room."""
         self.refused: set[str] = set()
         """Households that had no room."""
@@ -78,50 +78,50 @@ class SharedAnswers:
         """
         if size <= 0:
             self._add(pieces, size)
-            return pieces.payer is not None
+            return pieces.charged_to is not None
         budget = self._member.machine.mvcc.read_budget
         pieces.wanted = pieces.held + size
         if budget.used + size > budget.limit:
-            self._drop_payer(pieces)
+            self._drop_charged(pieces)
             return False
-        if pieces.payer is not None and self._held.enter(pieces.payer, size):
+        if pieces.charged_to is not None and self._held.enter(pieces.charged_to, size):
             budget.add(size)
             pieces.held += size
             return True
         whole = pieces.held + size
-        self._drop_payer(pieces)
+        self._drop_charged(pieces)
         for owner in pieces.candidates:
             if owner not in pieces.refused and self._held.enter(owner, whole):
                 budget.add(whole)
-                pieces.payer, pieces.held = owner, whole
+                pieces.charged_to, pieces.held = owner, whole
                 return True
             pieces.refused.add(owner)
         return False
 
     def _add(self, pieces: SharedPieces, size: int) -> None:
-        """Charge the payer `size` bytes, which is negative."""
-        if size and pieces.payer is not None:
-            self._held.leave(pieces.payer, -size)
+        """Charge the household `size` bytes, which is negative."""
+        if size and pieces.charged_to is not None:
+            self._held.leave(pieces.charged_to, -size)
             self._member.machine.mvcc.read_budget.add(size)
             pieces.held += size
 
-    def _drop_payer(self, pieces: SharedPieces) -> None:
-        if pieces.payer is not None:
-            pieces.refused.add(pieces.payer)
+    def _drop_charged(self, pieces: SharedPieces) -> None:
+        if pieces.charged_to is not None:
+            pieces.refused.add(pieces.charged_to)
             self._add(pieces, -pieces.held)
-            pieces.payer = None
+            pieces.charged_to = None
 
     def made(self, pieces: SharedPieces) -> None:
         """The pieces are complete, and sent to no further call. May be called again. O(1)."""
-        payer, pieces.payer, pieces.candidates = pieces.payer, None, iter(())
-        if payer is not None and payer not in pieces.holders:
-            self._leave(payer, pieces)
+        charged_to, pieces.charged_to, pieces.candidates = pieces.charged_to, None, iter(())
+        if charged_to is not None and charged_to not in pieces.holders:
+            self._leave(charged_to, pieces)
 
     def _leave(self, owner: str, pieces: SharedPieces) -> None:
         """A household does not hold the pieces any more."""
         if pieces.held:
             self._held.leave(owner, pieces.held)
-        if not pieces.holders and pieces.payer is None:
+        if not pieces.holders and pieces.charged_to is None:
             self._member.machine.mvcc.read_budget.add(-pieces.held)
 
     def send(self, call: Call, head: bytes, pieces: SharedPieces) -> None:
@@ -142,7 +142,7 @@ class SharedAnswers:
         try:
             self._deliveries.add(delivery)
         except Exception:
-            self.let_go(call.principal, pieces)
+            self.delivered(call.principal, pieces)
             raise
         try:
             fault = self._member.jobs.start(call.principal, delivery)
@@ -166,21 +166,21 @@ class SharedAnswers:
     def _hold(self, principal: str, pieces: SharedPieces) -> bool:
         """Charge the household of one more call that is sent the pieces; False if it has no room."""
         owner, holders = household(principal), pieces.holders
-        if owner != pieces.payer and owner not in holders:
-            if pieces.payer is None or owner in pieces.refused:
+        if owner != pieces.charged_to and owner not in holders:
+            if pieces.charged_to is None or owner in pieces.refused:
                 return False
             if pieces.held and not self._held.enter(owner, pieces.held):
                 return False
         holders[owner] = holders.get(owner, 0) + 1
         return True
 
-    def let_go(self, principal: str, pieces: SharedPieces) -> None:
+    def delivered(self, principal: str, pieces: SharedPieces) -> None:
         """The delivery to a call of this principal is over."""
         owner, holders = household(principal), pieces.holders
         holders[owner] -= 1
         if not holders[owner]:
             del holders[owner]
-            if owner != pieces.payer:
+            if owner != pieces.charged_to:
                 self._leave(owner, pieces)
 
 
@@ -225,4 +225,4 @@ class _SharedDelivery(Delivery):
         return True
 
     def _release(self) -> None:
-        self._shared.let_go(self.principal, self._pieces)
+        self._shared.delivered(self.principal, self._pieces)

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 _NOT_A_MESSAGE: Final = "grpc: error unmarshalling request: {}"
 
 
+class RefusedError(Exception):
+    """Raised by the decoder of a request that is refused before all of it is decoded."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.v3_text)
+        self.fault = fault
+
+
 def refuse(call: Call, fault: Fault) -> None:
     """End a call with the status of a fault."""
     call.finish(fault.grpc_code, fault.v3_text)

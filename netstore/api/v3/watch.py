@@ -16,7 +16,7 @@ from netstore.api.v3.status import not_a_message
 from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.wire import BadMessage, parse
-from netstore.watch.streams import MAX_BACKLOG, NO_WATCH, RESUME_BACKLOG, Selection
+from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,8 +122,8 @@ class _WatchCall:
     def _create(self, request: pb.WatchCreateRequest) -> None:
         if self._gate.policy is not None:
             fault = self._gate.check(operations.watch(request), self._call.principal)
-            if fault is not None:  # like any watch that is refused: the other watches of the stream go on
-                self.send(NO_WATCH, 0, created=True, canceled=True, reason=fault.v3_text)
+            if fault is not None:
+                self._stream.refuse(fault.v3_text)
                 return
         filters = request.filters
         selection = Selection(

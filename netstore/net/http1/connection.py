@@ -16,7 +16,7 @@ from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from netstore.net.exchange import HIGH_WATER, LOW_WATER, PLAIN
+from netstore.net.exchange import HIGH_WATER, LOW_WATER, PLAIN, SAFE
 from netstore.net.http1.bounds import (
     BEHIND_LIMIT,
     BODY_RATE,
@@ -28,7 +28,7 @@ from netstore.net.http1.bounds import (
     TURN_LIMIT,
     UNCHARGED,
 )
-from netstore.net.http1.exchange import SAFE, Http1Exchange
+from netstore.net.http1.exchange import Http1Exchange
 from netstore.net.http1.reader import CONTINUE, Refusal, RequestReader
 
 if TYPE_CHECKING:

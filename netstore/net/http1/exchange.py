@@ -7,7 +7,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN
+from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN, SAFE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from netstore.net.bodyadmission import Claim
     from netstore.net.exchange import Request
     from netstore.net.http1.connection import Http1Connection
-
-SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
-"""Methods that do not change anything (RFC 9110, 9.2.1), as far as this server has them."""
 
 SHARED_SIZE: Final = 4096
 """A larger piece of a body is sent without copying it into its chunk: a piece that goes to many

@@ -10,8 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from netstore.net.bodyadmission import GROWTH, SMALL, TOO_MANY
-from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN, Request
-from netstore.net.http1.exchange import SAFE
+from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN, SAFE, Request
 from netstore.net.http2 import ENHANCE_YOUR_CALM, INTERNAL_ERROR, Stream
 from netstore.net.http2.charging import holds_too_much
 from netstore.net.http2.closing import reset

@@ -131,7 +131,7 @@ def test_what_is_not_of_etcd_is_closed_to_web_pages() -> None:
 
 def test_the_gate_is_asked_before_the_handler() -> None:
     asked: list[tuple[Operation, str]] = []
-    operation = Operation(Api.ADMIN, b"x", (Access(Kind.OPERATE),))
+    operation = Operation(Api.ADMIN, b"x", (Access(Kind.ADMIN),))
 
     def policy(operation: Operation, principal: str) -> Fault | None:
         asked.append((operation, principal))

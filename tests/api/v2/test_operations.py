@@ -36,7 +36,7 @@ def test_a_request_for_a_key_alone(key: bytes, method: bytes, query: bytes, kind
     made = operation(method, key, query)
     assert made.accesses == (Access(kind, key),)
     assert (made.api, made.name) == (Api.V2, method + b" /v2/keys" + key)
-    assert made.changes == (method not in (b"GET", b"HEAD"))
+    assert made.may_write == (method not in (b"GET", b"HEAD"))
 
 
 @pytest.mark.parametrize(
@@ -70,5 +70,5 @@ def test_members_and_statistics() -> None:
     listed = operations.members(Request(b"GET", b"/v2/members"))
     removed = operations.members(Request(b"DELETE", b"/v2/members/1"))
     assert listed == Operation(Api.V2, b"GET /v2/members", (Access(Kind.MEMBER),))
-    assert removed == Operation(Api.V2, b"DELETE /v2/members/1", (Access(Kind.MEMBER),), changes=True)
+    assert removed == Operation(Api.V2, b"DELETE /v2/members/1", (Access(Kind.MEMBER),), may_write=True)
     assert operations.statistics(Request(b"GET", b"/v2/stats/self")).accesses == (Access(Kind.MAINTENANCE),)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from netstore.api.v3 import messages
 from netstore.api.v3.messages import Headers, WatchAnswers
+from netstore.api.v3.status import RefusedError
 from netstore.errors import Fault
 from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
@@ -19,6 +20,7 @@ from netstore.state.v3 import commands as v3
 from netstore.state.v3.commands import Deleted, Found, Later, PutDone, TxnDone
 from netstore.types import Revision, Term
 from tests.support.local_member import LocalMember
+from tests.support.profiled import profiled
 
 counts = st.integers(0, 2**63 - 1)
 revisions = counts.map(Revision)
@@ -272,6 +274,56 @@ def test_transactions_lie_in_each_other_only_so_deep() -> None:
         request = pb.TxnRequest(success=[pb.RequestOp(request_txn=request)])
     assert not isinstance(messages.read_txn(request), Fault)
     assert isinstance(messages.read_txn(request, depth=messages.MAX_DEPTH - 10), Fault)
+
+
+def many(ops: int, compares: int = 0, nested: int = 0) -> pb.TxnRequest:
+    """A transaction of `nested` transactions in each branch, or of reads."""
+    op = pb.RequestOp(request_range=pb.RangeRequest(key=b"a"))
+    request = pb.TxnRequest(success=[op] * ops, compare=[pb.Compare(key=b"a")] * compares)
+    if nested:
+        ops_ = [pb.RequestOp(request_txn=request)] * nested
+        request = pb.TxnRequest(success=ops_, failure=ops_)
+    return request
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        many(128),
+        many(0, compares=128),
+        many(100, compares=10, nested=5),
+        many(0, compares=64, nested=8),
+    ],
+)
+def test_transactions_that_are_small_enough_to_be_read(request_: pb.TxnRequest) -> None:
+    assert messages.parse_txn(request_.SerializeToString(), 128) == request_
+
+
+def deep(depth: int, request: pb.TxnRequest) -> pb.TxnRequest:
+    for _ in range(depth):
+        request = pb.TxnRequest(success=[pb.RequestOp(request_txn=request)])
+    return request
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        many(129),
+        many(100_000),
+        many(0, compares=129),
+        many(127, nested=2),
+        many(103, nested=5),
+        many(0, compares=60, nested=9),
+        many(0, nested=60_000),
+        deep(1, many(128)),
+        deep(45, many(100_000)),
+    ],
+)
+def test_a_transaction_that_is_too_large_is_refused_after_few_looks(request_: pb.TxnRequest) -> None:
+    message = request_.SerializeToString()
+    with profiled() as counted, pytest.raises(RefusedError, match="too many operations in txn request"):
+        messages.parse_txn(message, 128)
+    assert counted["HasField"] <= 1_024
 
 
 _LENGTHS = (0, 1, 2, 127, 128, 129, 16_383, 16_384)

@@ -7,6 +7,7 @@ import pytest
 from netstore.api.gate import Access, Kind, Operation
 from netstore.api.v3 import messages, operations
 from netstore.proto import rpc_pb2 as pb
+from tests.support.profiled import profiled
 
 PUT = pb.PutRequest(key=b"p", value=b"v", lease=7, prev_kv=True)
 RANGE = pb.RangeRequest(key=b"r", range_end=b"s")
@@ -22,12 +23,12 @@ def test_a_put_writes_and_may_read_and_use_a_lease() -> None:
         Access(Kind.READ, b"p"),
         Access(Kind.LEASE, lease=7),
     )
-    assert operations.put(whole).changes
+    assert operations.put(whole).may_write
 
 
 def test_ranges_are_intervals() -> None:
     assert operations.range_(RANGE).accesses == (Access(Kind.READ, b"r", b"s"),)
-    assert not operations.range_(RANGE).changes
+    assert not operations.range_(RANGE).may_write
     assert operations.delete_range(DELETE).accesses == (
         Access(Kind.DELETE, b"d", b"\0"),
         Access(Kind.READ, b"d", b"\0"),
@@ -59,8 +60,8 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
         Access(Kind.READ, b"d", b"\0"),
         Access(Kind.READ, b"r", b"s"),
     )
-    assert made.changes
-    assert not operations.txn(pb.TxnRequest(failure=[pb.RequestOp(request_range=RANGE)])).changes
+    assert made.may_write
+    assert not operations.txn(pb.TxnRequest(failure=[pb.RequestOp(request_range=RANGE)])).may_write
 
 
 @pytest.mark.parametrize(
@@ -68,8 +69,7 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
     [
         (operations.lease_grant(pb.LeaseGrantRequest(TTL=9)), 0, True),
         (operations.lease_grant(pb.LeaseGrantRequest(ID=4, TTL=9)), 4, True),
-        (operations.lease_revoke(pb.LeaseRevokeRequest(ID=4)), 4, True),
-        (operations.lease_time_to_live(pb.LeaseTimeToLiveRequest(ID=4, keys=True)), 4, False),
+        (operations.lease_time_to_live(pb.LeaseTimeToLiveRequest(ID=4)), 4, False),
         (operations.lease_keep_alive(4), 4, True),
         (operations.lease_leases(pb.LeaseLeasesRequest()), 0, False),
     ],
@@ -77,12 +77,35 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
 )
 def test_leases(made: Operation, lease: int, changes: bool) -> None:
     assert made.accesses == (Access(Kind.LEASE, lease=lease),)
-    assert made.changes is changes
+    assert made.may_write is changes
+
+
+def test_the_keys_of_a_lease_are_accessed_where_they_are_listed_or_deleted() -> None:
+    own = Access(Kind.LEASE, lease=4)
+    listed = operations.lease_time_to_live(pb.LeaseTimeToLiveRequest(ID=4, keys=True))
+    assert (listed.accesses, listed.may_write) == ((own, Access(Kind.READ, lease=4)), False)
+    revoked = operations.lease_revoke(pb.LeaseRevokeRequest(ID=4))
+    assert (revoked.accesses, revoked.may_write) == ((own, Access(Kind.DELETE, lease=4)), True)
+
+
+def test_the_cost_of_a_transaction_does_not_grow_with_depth() -> None:
+    def nested(depth: int) -> pb.TxnRequest:
+        request = pb.TxnRequest(success=[pb.RequestOp(request_range=RANGE)] * 100)
+        for _ in range(depth):
+            request = pb.TxnRequest(success=[pb.RequestOp(request_txn=request)])
+        return request
+
+    def calls(request: pb.TxnRequest) -> int:
+        with profiled() as counted:
+            assert len(operations.txn(request).accesses) == 100
+        return counted.total()
+
+    assert calls(nested(40)) - calls(nested(0)) <= 40 * 10
 
 
 def test_alarms_are_listed_or_changed() -> None:
-    assert not operations.alarm(pb.AlarmRequest()).changes
-    assert operations.alarm(pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE)).changes
+    assert not operations.alarm(pb.AlarmRequest()).may_write
+    assert operations.alarm(pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE)).may_write
 
 
 def test_each_method_of_the_api_has_its_name_here() -> None:
