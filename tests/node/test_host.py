@@ -145,7 +145,7 @@ def test_a_slot_that_finds_the_members_state_broken_ends_it() -> None:
         member.settle()
 
 
-def test_a_message_that_was_taken_half_ends_the_member() -> None:
+def test_a_message_that_was_processed_in_part_ends_the_member() -> None:
     member = Solo().lead()
     with pytest.raises(InvariantBroken, match="half"):
         member.host.receive([cast("Message", object())])
