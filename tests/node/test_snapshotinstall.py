@@ -19,7 +19,9 @@ from tests.support.member import CLUSTER, ME, Solo
 
 
 @pytest.mark.parametrize("fault", [KeyError("x"), CorruptData("x"), MemoryError()])
-def test_a_copy_that_is_processed_in_part_ends_the_member(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+def test_a_copy_that_is_processed_in_part_ends_the_member(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
     def step(*_: object) -> NoReturn:
         raise fault
 
