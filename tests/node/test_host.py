@@ -147,7 +147,7 @@ def test_a_slot_that_finds_the_members_state_broken_ends_it() -> None:
 
 def test_a_message_that_was_processed_in_part_ends_the_member() -> None:
     member = Solo().lead()
-    with pytest.raises(InvariantBroken, match="half"):
+    with pytest.raises(InvariantBroken, match="in part"):
         member.host.receive([cast("Message", object())])
 
 
