@@ -1,6 +1,6 @@
 """The settings of netstored. Flags and variables have etcd's names where the meaning is the same, so that a
 unit file for etcd needs little more than the name of the program changed; flags without a setting are in
-`ops.etcd_flags`.
+`ops.etcd_flags`. It has more than 500 lines because all declarations are one dataclass.
 
 Values that must fit each other are checked when a `StoreConfig` is made, so one that exists can be used.
 """
