@@ -196,7 +196,7 @@ class Connection:
         self._muted = False
         """What the session writes is dropped."""
         self._next_turn: Callable[[], None] | None = None
-        """See `soon`."""
+        """See `call_next_turn`."""
         self._dirty = False
         """It is in `Reactor.dirty`: to be flushed at the end of the round."""
         self._closing = False
@@ -262,7 +262,7 @@ class Connection:
         if self.unsent > self._charged + _UNCHARGED:
             self._charge()
 
-    def again(self) -> None:
+    def request_turn(self) -> None:
         """See `session.Output`."""
         if self.fd >= 0:
             self._watch()
@@ -279,7 +279,7 @@ class Connection:
         return self.last_read if self._suspended or not self._mask & _IN else None
 
     @property
-    def hurried(self) -> bool:
+    def short_turn(self) -> bool:
         """See `session.Output`."""
         return self._reactor.scheduler.hurried
 
@@ -291,11 +291,11 @@ class Connection:
             self._dirty = True
             self._reactor.dirty.append(self)
 
-    def worked(self, seconds: float) -> None:
+    def add_load(self, seconds: float) -> None:
         """See `session.Output`."""
         self._reactor.scheduler.worked(self, seconds)
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def call_next_turn(self, call: Callable[[], None]) -> None:
         """See `session.Output`."""
         self._next_turn = call
         self._reactor.scheduler.later(self)

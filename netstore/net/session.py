@@ -91,7 +91,7 @@ class Output(Owner, Protocol):
     def admission(self) -> BodyAdmission:
         """Where memory for a request body is reserved."""
 
-    def again(self) -> None:
+    def request_turn(self) -> None:
         """Give the connection another turn: the codec can continue, or the connection may be read again. May
         be called at any time.
         """
@@ -102,13 +102,13 @@ class Output(Owner, Protocol):
         """
 
     @property
-    def hurried(self) -> bool:
+    def short_turn(self) -> bool:
         """The turn is to be a short one: connections that use little of the loop wait."""
 
-    def worked(self, seconds: float) -> None:
+    def add_load(self, seconds: float) -> None:
         """Add to the connection's load: work that was done for it outside its turns."""
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def call_next_turn(self, call: Callable[[], None]) -> None:
         """Call this in the connection's next turn, instead of `Session.resume`."""
 
 

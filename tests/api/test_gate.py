@@ -217,7 +217,7 @@ def test_each_later_message_of_a_stream_passes_the_gate(path: bytes) -> None:
         return None
 
     served.gate.policy = first_only
-    served.make = lambda _: None  # type: ignore[method-assign]  # a copy that is never finished
+    served.make = lambda done: None  # type: ignore[method-assign]
     call, receiver = served.open(path.decode())
     message = FIRST_MESSAGES[path].SerializeToString()
     receiver.received(message)

@@ -340,7 +340,7 @@ async def test_listeners_closed_in_a_round_are_not_accepted_from() -> None:
         assert len(here.reactor._connections) == 0
 
 
-@pytest.mark.parametrize("place", ["accept", "admit", "make_room", "look", "look_after"])
+@pytest.mark.parametrize("place", ["accept", "admit", "make_room", "step", "look_after"])
 async def test_a_fault_in_what_concerns_all_connections_ends_none_of_them(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,8 +353,8 @@ async def test_a_fault_in_what_concerns_all_connections_ends_none_of_them(
             raise here.fault
 
         with monkeypatch.context() as broken:
-            if place == "look":
-                broken.setattr(reactor.pressure, "look", fail)
+            if place == "step":
+                broken.setattr(reactor.pressure, "step", fail)
             elif place == "look_after":
                 broken.setattr(reactor.pressure, "sweep", fail)
                 reactor.sweep()

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from netstore.net.exchange import HIGH_WATER, LOW_WATER, PLAIN, SAFE
 from netstore.net.http1.bounds import (
-    BEHIND_LIMIT,
     BODY_RATE,
     BODY_SECONDS,
     EXCHANGE_BYTES,
     HEAD_SECONDS,
     HURRIED_LIMIT,
     PIPELINE_LIMIT,
+    READ_AHEAD_LIMIT,
     TURN_LIMIT,
     UNCHARGED,
 )
@@ -113,7 +113,7 @@ class Http1Connection:
         body = reader.body
         if body is not None and body.claim is not None:
             return not body.claim.granted
-        if self.endless and len(reader.later) + len(reader.data) - reader.at < BEHIND_LIMIT:
+        if self.endless and len(reader.later) + len(reader.data) - reader.at < READ_AHEAD_LIMIT:
             return False
         return self.has_pending or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER
 
@@ -165,9 +165,9 @@ class Http1Connection:
             if reader.at == len(reader.data) and self._next is None and not reader.later:
                 self.has_pending = False
                 break
-            if turn >= HURRIED_LIMIT and (turn >= TURN_LIMIT or output.hurried):
+            if turn >= HURRIED_LIMIT and (turn >= TURN_LIMIT or output.short_turn):
                 self.has_pending = True
-                output.soon(self.resume)
+                output.call_next_turn(self.resume)
                 break
             if (
                 self.endless
@@ -355,14 +355,14 @@ class Http1Connection:
         if body is not None and not body.held:
             self._reader.say_continue(body)
         self._charge()
-        self.output.again()
+        self.output.request_turn()
 
     def given_up(self, status: int, reason: bytes) -> None:
         """The incomplete body will not be read on."""
         self._verdict = status, reason
         self.has_pending = True
         self._charge()
-        self.output.again()
+        self.output.request_turn()
 
     def _give_claim(self, exchange: Http1Exchange) -> None:
         """The request whose body became complete last is handled. A write keeps the memory of its body

@@ -185,7 +185,7 @@ class Http2Connection:
         self.queued = 0
         """Bytes of queued DATA of all streams."""
         self.answers = 0
-        """The part of `queued` that belongs to `patient` streams."""
+        """The part of `queued` that belongs to `defers_to_peer` streams."""
         self.window = _DEFAULT_WINDOW
         """The peer's connection window: bytes of DATA we may still send."""
         self.initial_window = _DEFAULT_WINDOW
@@ -310,7 +310,7 @@ class Http2Connection:
         if self._paused:
             return
         server = self.server
-        self.turn_limit = SHORT_TURN_WORK if self.output.hurried else server.turn(self.now)
+        self.turn_limit = SHORT_TURN_WORK if self.output.short_turn else server.turn(self.now)
         data, self.unparsed = self.unparsed, b""
         try:
             position = 0 if self.started else self._begin(data)
@@ -333,7 +333,7 @@ class Http2Connection:
         """Request another turn, after those of other connections."""
         if not self._asked and not self._paused:
             self._asked = True
-            self.output.soon(self._work_on)
+            self.output.call_next_turn(self._work_on)
 
     def resume(self) -> None:
         """Send what windows and `UNSENT_LIMIT` allow, then handle what was read, as far as the limits allow.
@@ -357,8 +357,8 @@ class Http2Connection:
                 stream = back.popleft()
             else:
                 stream = ready.popleft()
-                if self.queued > hold and stream.patient and stream.open:
-                    stream.set_aside()
+                if self.queued > hold and stream.defers_to_peer and stream.open:
+                    stream.return_claim()
                     back.append(stream)
                     continue
             self.spent += HANDLING_WORK

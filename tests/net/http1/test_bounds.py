@@ -12,12 +12,12 @@ from netstore.limits import Budget
 from netstore.net.bodyadmission import GROWTH, TOO_MANY, TOO_SLOW, BodyAdmission
 from netstore.net.exchange import HIGH_WATER, OPEN_BODY_LIMIT
 from netstore.net.http1.bounds import (
-    BEHIND_LIMIT,
     BODY_RATE,
     BODY_SECONDS,
     HEAD_SECONDS,
     HURRIED_LIMIT,
     PIPELINE_LIMIT,
+    READ_AHEAD_LIMIT,
     TURN_LIMIT,
 )
 from netstore.net.http1.server import Http1Server
@@ -62,7 +62,7 @@ def test_what_comes_behind_a_watch_is_bounded_and_charged() -> None:
     while not busy(wire):
         wire.feed(GET * 100)
         fed += len(GET) * 100
-    assert BEHIND_LIMIT <= fed < BEHIND_LIMIT + 100 * len(GET)
+    assert READ_AHEAD_LIMIT <= fed < READ_AHEAD_LIMIT + 100 * len(GET)
     assert fed <= wire.output.account.held < fed + 1024
     wire.connection.eof()
     assert gone == [True]
@@ -218,7 +218,7 @@ LARGE = b"%b /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
 def sharing(count: int) -> list[Wire]:
     """Connections that have memory for one body at a time."""
     memory = Budget(BODY * 2)
-    admission = BodyAdmission(memory, KeptLog(), lambda: admission.look(0.0))
+    admission = BodyAdmission(memory, KeptLog(), lambda: admission.step(0.0))
     wires = [Wire(hold=True) for _ in range(count)]
     for wire in wires:
         wire.output.admission = admission
@@ -366,7 +366,7 @@ def test_other_connections_have_their_turn_after_so_many_requests(
 ) -> None:
     """Whether they are answered or not: the next turn is asked for, and hangs on nothing."""
     wire = Wire(hold=hold)
-    wire.output.hurried = hurried
+    wire.output.short_turn = hurried
     wire.feed(GET * (3 * turn + 1))
     seen = [len(wire.exchanges)]
     while wire.output.run_turn():
