@@ -20,7 +20,7 @@ class Session(Protocol):
     """
 
     @property
-    def busy(self) -> bool:
+    def at_limit(self) -> bool:
         """At a limit: nothing more should be read for now."""
 
     @property
@@ -28,11 +28,11 @@ class Session(Protocol):
         """What comes from the peer is still of use; false after a refusal or the last request."""
 
     @property
-    def waiting(self) -> bool:
+    def incomplete(self) -> bool:
         """A message is incomplete: its rest has not arrived."""
 
     @property
-    def late(self) -> bool:
+    def timed_out(self) -> bool:
         """The peer exceeded a time limit for completing a message; updated by `sweep`."""
 
     @property
@@ -117,7 +117,7 @@ class Closed:
     that both are freed at once and not by a garbage collection, which would block the loop.
     """
 
-    busy = reading = waiting = late = answers_need_reading = has_pending = False
+    at_limit = reading = incomplete = timed_out = answers_need_reading = has_pending = False
     idle = True
 
     def receive(self, data: bytes) -> None:

@@ -94,4 +94,4 @@ def late_after(wire: Wire, seconds: float) -> bool:
         wire.connection.sweep(wire.time)
         while wire.output.run_turn():
             pass
-    return wire.connection.late
+    return wire.connection.timed_out

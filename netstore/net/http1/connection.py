@@ -62,10 +62,10 @@ class Http1Connection:
         "deferred",
         "endless",
         "has_pending",
-        "late",
         "output",
         "reading",
         "server",
+        "timed_out",
     )
 
     def __init__(self, server: Http1Server, output: Output) -> None:
@@ -75,7 +75,7 @@ class Http1Connection:
         self.reading = True
         self.has_pending = False
         """Something was read that is not handled yet, or an answer waits for the network."""
-        self.late = False
+        self.timed_out = False
         self.endless = 0
         """How many of the unanswered exchanges are streaming responses without an end."""
         self.deferred = False
@@ -107,7 +107,7 @@ class Http1Connection:
         """Bytes that had arrived of it then."""
 
     @property
-    def busy(self) -> bool:
+    def at_limit(self) -> bool:
         """See `session.Session`."""
         reader = self._reader
         body = reader.body
@@ -123,7 +123,7 @@ class Http1Connection:
         return False
 
     @property
-    def waiting(self) -> bool:
+    def incomplete(self) -> bool:
         """See `session.Session`. A body that waits for memory is not the peer's delay."""
         body = self._reader.body
         if body is not None and body.claim is not None and not body.claim.granted:
@@ -247,7 +247,7 @@ class Http1Connection:
         self.closed = True
         self.reading = False
         self.has_pending = False
-        self.late = False
+        self.timed_out = False
         self._reader.drop()
         self._reader.release_complete()
         self._next = self._awaiting_drain = self._verdict = None
@@ -272,8 +272,8 @@ class Http1Connection:
         """See `session.Session`. A head or body is timed from the first sweep that sees it incomplete, so
         that the clock is not read for requests that arrive at once.
         """
-        self.late = False
-        if not self.waiting or self.busy or self.output.paused:
+        self.timed_out = False
+        if not self.incomplete or self.at_limit or self.output.paused:
             self._timed = 0
             return
         reader = self._reader
@@ -282,9 +282,9 @@ class Http1Connection:
         if self._timed != reader.started:
             self._timed, self._since, self._had = reader.started, now, had
         elif body is None:
-            self.late = now - self._since > HEAD_SECONDS
+            self.timed_out = now - self._since > HEAD_SECONDS
         elif (passed := now - self._since) >= BODY_SECONDS:
-            self.late = had - self._had < passed * BODY_RATE
+            self.timed_out = had - self._had < passed * BODY_RATE
             self._since, self._had = now, had
 
     def drain(self) -> None:

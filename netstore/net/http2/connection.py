@@ -120,7 +120,6 @@ class Http2Connection:
         "kept",
         "last_ping",
         "last_stream",
-        "late",
         "max_credit",
         "now",
         "output",
@@ -142,6 +141,7 @@ class Http2Connection:
         "streams",
         "strikes",
         "table_update_due",
+        "timed_out",
         "turn_limit",
         "unfinished",
         "ungranted",
@@ -192,7 +192,7 @@ class Http2Connection:
         """The peer's window for a new stream."""
         self.frame_limit = LEAST_FRAME_LIMIT
         """The largest payload we send in one frame."""
-        self.late = False
+        self.timed_out = False
         """See `session.Session`."""
         self.strikes = 0
         """PINGs that came too soon since we last sent DATA or trailers."""
@@ -255,7 +255,7 @@ class Http2Connection:
     # --- the reactor's Session
 
     @property
-    def busy(self) -> bool:
+    def at_limit(self) -> bool:
         """Read data is left for another turn, or the connection exceeded its rate of work. Never because of
         queued answers: WINDOW_UPDATE must be read.
         """
@@ -267,9 +267,11 @@ class Http2Connection:
         return True
 
     @property
-    def waiting(self) -> bool:
+    def incomplete(self) -> bool:
         """The preface, a frame or a header block is incomplete."""
-        return not self.busy and (bool(self.unparsed) or self.partial_block is not None or not self.started)
+        return not self.at_limit and (
+            bool(self.unparsed) or self.partial_block is not None or not self.started
+        )
 
     @property
     def idle(self) -> bool:
@@ -421,7 +423,7 @@ class Http2Connection:
         if self._paused and self._work.spend(now, 0):
             self._paused = False
             self.ask()
-        self.late = is_late(self, now)
+        self.timed_out = is_late(self, now)
         if self.unfinished and now - self.requests_checked >= REQUEST_CHECK_SECONDS:
             self.requests_checked = now
             give_up_late(self, now)

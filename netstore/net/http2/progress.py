@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def is_late(connection: Http2Connection, now: float) -> bool:
     """The preface, a header block or a frame took longer than its time limit."""
-    if connection.busy or connection.output.paused:
+    if connection.at_limit or connection.output.paused:
         connection.unparsed_since = connection.block_since = now
         return False  # the rest may have arrived and not been read by us
     if not connection.started:

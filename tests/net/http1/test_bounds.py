@@ -37,7 +37,7 @@ def watch(wire: Wire) -> list[bool]:
 
 
 def busy(wire: Wire) -> bool:
-    return wire.connection.busy
+    return wire.connection.at_limit
 
 
 def test_nothing_is_handed_over_behind_an_answer_without_an_end() -> None:
@@ -230,14 +230,14 @@ def test_a_body_waits_unread_and_untimed_until_those_before_it_are_answered() ->
     first, second = sharing(2)
     first.feed(LARGE % b"PUT", bytes(1000))
     second.feed(LARGE % b"PUT" + bytes(1000))
-    assert (first.connection.busy, second.connection.busy) == (False, True)
-    assert not second.connection.waiting, "it owes nothing"
+    assert (first.connection.at_limit, second.connection.at_limit) == (False, True)
+    assert not second.connection.incomplete, "it owes nothing"
     for second_of_time in range(100):
         second.connection.sweep(float(second_of_time))
-        assert not second.connection.late
+        assert not second.connection.timed_out
     first.feed(bytes(BODY - 1000))
     assert len(first.exchanges) == 1
-    assert second.connection.busy, "the first one's body is still held"
+    assert second.connection.at_limit, "the first one's body is still held"
     first.exchanges[0].respond(200, b"")
     assert (busy(second), second.output.asked) == (False, 1)
     second.feed(bytes(BODY - 1000))
@@ -303,10 +303,10 @@ def test_chunked_bodies_that_grow_together_come_whole_one_after_another() -> Non
     for wire in wires:
         wire.feed(b"PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     while any(left):
-        places = [place for place in range(3) if left[place] and not wires[place].connection.busy]
+        places = [place for place in range(3) if left[place] and not wires[place].connection.at_limit]
         assert places, "one of them can always go on"
         for place in places:
-            if left[place] and not wires[place].connection.busy:
+            if left[place] and not wires[place].connection.at_limit:
                 left[place] -= 1
                 wires[place].feed(chunk if left[place] else chunk + b"0\r\n\r\n")
                 for exchange in wires[place].exchanges:
@@ -443,7 +443,7 @@ def sweeps(wire: Wire, start: float, seconds: float, piece: bytes) -> float | No
     """Sweep once a second while this comes in each; when the connection was found late."""
     for second in range(int(seconds) + 1):
         wire.connection.sweep(start + second)
-        if wire.connection.late:
+        if wire.connection.timed_out:
             return second
         if piece:
             wire.feed(piece)
