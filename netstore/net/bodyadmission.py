@@ -10,13 +10,13 @@ Memory up to `MARK` is given in order of arrival. Beyond it, up to the limit, ea
 claim, or several that have `FEW` of it together, so that a client that sends much cannot lock out others.
 And if no claim of more than `SMALL` bytes is admitted, or none at all, the next one is admitted whatever
 others hold. So at most the budget and one body are promised in all. Households take candidates, and within
-one the oldest claim is first. A household that has nothing admitted and has waited for `PASSED_SECONDS` is
-not passed over any longer: claims admitted before it leave the memory that it needs, so it is admitted
-when the current ones are done. While others wait, an admitted body must arrive at `PACE`, or is given up
+one the oldest claim is first. Once a household that has nothing admitted has waited for `STARVATION_SECONDS`,
+memory is reserved for it: claims admitted before it leave what it needs, so it is admitted when the current
+ones are done. While others wait, an admitted body must arrive at `PACE`, or is given up
 after `PATIENCE_SECONDS`. When what has arrived of waiting bodies exceeds `ROOM` of the memory, further
 ones are refused, those of the household with most bytes first.
 
-Returning memory is O(1), however many claims are returned at once: the next ones are admitted by `look`,
+Returning memory is O(1), however many claims are returned at once: the next ones are admitted by `step`,
 at the end of each round, and slow ones are searched for in pieces.
 """
 
@@ -54,8 +54,10 @@ client proceed in parallel.
 GROWTH: Final = 256 * 1024
 """Bytes that a body of unknown size asks for first; then four times what has arrived."""
 
-PASSED_SECONDS: Final = 3.0
-"""How long others may be admitted before the first in queue, though they take memory that it needs."""
+STARVATION_SECONDS: Final = 3.0
+"""How long others may be admitted before a request that waits; then memory is reserved for the request that
+has waited longest.
+"""
 
 PACE: Final = 64 * 1024
 """Bytes of an admitted body that must arrive each second while others wait."""
@@ -117,13 +119,13 @@ class Claim:
     """The memory that one body asks for, or has. Compared by identity."""
 
     __slots__ = (
-        "_came",
+        "_received",
         "_unread",
         "asker",
-        "came",
         "household",
         "kept",
         "owner",
+        "received",
         "since",
         "size",
         "slow",
@@ -142,9 +144,9 @@ class Claim:
         """Bytes that have arrived while it waits, with an overhead for waiting."""
         self.since = 0.0
         """When it began to wait."""
-        self.came = 0
+        self.received = 0
         """Bytes that have arrived; kept up to date by the codec."""
-        self._came = 0
+        self._received = 0
         self._unread: float | None = None
         self.slow = 0
 
@@ -163,8 +165,8 @@ class Claim:
             return False
         self._unread = unread
         least = PACE if unread is None else PACE // 2
-        self.slow = self.slow + 1 if self.came - self._came < least else 0
-        self._came = self.came
+        self.slow = self.slow + 1 if self.received - self._received < least else 0
+        self._received = self.received
         return self.slow >= PATIENCE_SECONDS
 
 
@@ -180,7 +182,7 @@ class _Queue:
 
 
 class BodyAdmission:
-    """The claims of all connections. `wake` requests a call of `look` soon."""
+    """The claims of all connections. `wake` requests a call of `step` soon."""
 
     def __init__(self, memory: Budget, log: Log, wake: Callable[[], object] = lambda: None) -> None:
         self._memory = memory
@@ -199,14 +201,14 @@ class BodyAdmission:
         self._most: BucketQueue[str] = BucketQueue()
         """Households by what has arrived for their waiting claims."""
         self._owed = 0
-        """Bytes wanted by the first household that was passed over for long: others leave them."""
+        """Bytes of memory reserved for the request that has waited longest."""
         self.waiting = 0
         """How many claims wait."""
         self._kept = 0
         self._sweeping: Iterator[None] | None = None
         """The search for slow bodies that is under way."""
         self.looking = False
-        """A search is not finished: the next `look` continues it."""
+        """A search is not finished: the next `step` continues it."""
         self._logged_at = float("-inf")
         self._now = 0.0
 
@@ -247,7 +249,7 @@ class BodyAdmission:
         self._wake()
         return False
 
-    def whole(self, claim: Claim) -> None:
+    def completed(self, claim: Claim) -> None:
         """The body is complete. It keeps its memory until it is released."""
         if claim.asker is not None:
             claim.asker = None
@@ -263,7 +265,7 @@ class BodyAdmission:
         if self._queues:
             self._wake()
 
-    def look(self, now: float) -> None:
+    def step(self, now: float) -> None:
         """Called once a round, and once a second: admit the next claims. O(1) while none waits."""
         self._now = now
         if self._sweeping is not None:
@@ -274,7 +276,7 @@ class BodyAdmission:
 
     def sweep(self) -> None:
         """Called once a second: while claims wait, give up bodies that arrive too slowly. Does one piece
-        of that; `look` does the rest.
+        of that; `step` does the rest.
         """
         if self._queues and self._sweeping is None:
             self._sweeping = run_steps(self._give_up_slow())
@@ -308,7 +310,9 @@ class BodyAdmission:
                 self._grant(claim, size)
                 if claim.asker is not None:
                     self._call(claim, claim.asker.admitted)
-            elif not self._owed and name not in self._active and self._now - claim.since >= PASSED_SECONDS:
+            elif (
+                not self._owed and name not in self._active and self._now - claim.since >= STARVATION_SECONDS
+            ):
                 self._owed = size
             elif name in self._active and len(queues) > LOOKED_AT:
                 queues.move_to_end(name)  # those behind it that have none are to be examined
@@ -320,8 +324,8 @@ class BodyAdmission:
 
     def _has_part(self, name: str, more: int, used: int) -> bool:
         """Whether a household may have `more` bytes beyond the mark, if `used` bytes are used then in all.
-        Others leave what the first one wants that was passed over for long; small ones need not do so
-        beside a large one, because a large one is admitted however many small ones there are.
+        What is reserved for the request that has waited longest is not theirs; but small ones need not wait
+        for a large one, because a large one is admitted however many small ones there are.
         """
         active = self._active.get(name, 0)
         owed = 0 if more <= SMALL < self._owed else self._owed

@@ -196,7 +196,7 @@ class Connection:
         self._muted = False
         """What the session writes is dropped."""
         self._next_turn: Callable[[], None] | None = None
-        """See `soon`."""
+        """See `call_next_turn`."""
         self._dirty = False
         """It is in `Reactor.dirty`: to be flushed at the end of the round."""
         self._closing = False
@@ -243,7 +243,7 @@ class Connection:
     def idle(self) -> bool:
         """No request is open, and no part of an answer waits to be sent."""
         session = self.session
-        return session.idle and not (self.unsent or self._closing or session.waiting or session.busy)
+        return session.idle and not (self.unsent or self._closing or session.incomplete or session.at_limit)
 
     # --- `session.Output`
 
@@ -262,7 +262,7 @@ class Connection:
         if self.unsent > self._charged + _UNCHARGED:
             self._charge()
 
-    def again(self) -> None:
+    def request_turn(self) -> None:
         """See `session.Output`."""
         if self.fd >= 0:
             self._watch()
@@ -279,7 +279,7 @@ class Connection:
         return self.last_read if self._suspended or not self._mask & _IN else None
 
     @property
-    def hurried(self) -> bool:
+    def short_turn(self) -> bool:
         """See `session.Output`."""
         return self._reactor.scheduler.hurried
 
@@ -291,11 +291,11 @@ class Connection:
             self._dirty = True
             self._reactor.dirty.append(self)
 
-    def worked(self, seconds: float) -> None:
+    def add_load(self, seconds: float) -> None:
         """See `session.Output`."""
         self._reactor.scheduler.worked(self, seconds)
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def call_next_turn(self, call: Callable[[], None]) -> None:
         """See `session.Output`."""
         self._next_turn = call
         self._reactor.scheduler.later(self)
@@ -412,7 +412,7 @@ class Connection:
         session = self.session
         coming = self.account.coming  # an admitted body is read in any case: others wait for its memory
         paused = not self._closing and (
-            session.busy
+            session.at_limit
             or not session.reading
             or (self.unsent > HIGH_WATER and not coming)
             or (self.held_back and not (coming or session.answers_need_reading))
@@ -449,7 +449,7 @@ class Connection:
                 self.session.receive(data)
             if self._tunnel is not None and self._tunnel.ended and not self._muted:
                 self.session.eof()
-            if self.session.busy or not self.session.reading or self.unsent > HIGH_WATER:
+            if self.session.at_limit or not self.session.reading or self.unsent > HIGH_WATER:
                 self._watch()
         else:
             self.session.eof()
@@ -628,9 +628,9 @@ class Connection:
                 return True
             if not reads:
                 tunnel.record_since = now
-        if reads and session.late:
+        if reads and session.timed_out:
             return True
-        owes = self._closing or self.unsent > 0 or (reads and (session.waiting or in_record))
+        owes = self._closing or self.unsent > 0 or (reads and (session.incomplete or in_record))
         if not owes:
             self.progress = now
         return seen - self.progress > limit
@@ -639,7 +639,7 @@ class Connection:
         """The peer stalled: send an error response if it may still read one, then close."""
         if self._handshaking:
             self.session.refuse(408, b"no handshake in time")
-        elif self.unsent or self._closing or not self.session.waiting:
+        elif self.unsent or self._closing or not self.session.incomplete:
             self.cut()
         else:
             self.session.refuse(408, b"408 Request Timeout")

@@ -30,10 +30,10 @@ at once come after those that were there before, for a few half-lives.
 MOST: Final = 10
 """The highest level of a load: from 0.13 s on, which is 90 % of the loop."""
 
-APART: Final = 2
+HEAVY_LEVELS: Final = 2
 """Difference in levels from which on one used far more than the other."""
 
-BEHIND: Final = MOST + 1
+LAST_IN_HOUSEHOLD: Final = MOST + 1
 """Levels added for a connection that was not done at the end of its last turn, or whose turns are long: it
 comes after all others of its household. (Fifty that share the loop used less each than one that asks now
 and then.)
@@ -53,7 +53,7 @@ which the processor was used by others makes no connection one of long turns.
 LIGHT: Final = 5
 """The highest level of a light connection: it uses about a twentieth of the loop at most."""
 
-OWN: Final = MOST + BEHIND + 1
+OWN: Final = MOST + LAST_IN_HOUSEHOLD + 1
 """Levels of the connections within one household, by their own load."""
 
 LEVELS: Final = (MOST + 1) * OWN

@@ -22,7 +22,7 @@ connection with many open streams opens no new ones instead), and none waits tha
 equal share of the mark: those together cannot exceed it.
 
 Which connections have to wait is computed again when the sum has changed by some part or after a while,
-and only while the mark is exceeded or a connection waits. However many connections there are, one `look`
+and only while the mark is exceeded or a connection waits. However many connections there are, one `step`
 does `STEPS_AT_ONCE` steps each of finding those that have to wait, those that are slow, and of cutting;
 the next one, a round later, continues.
 """
@@ -124,7 +124,7 @@ class MemoryPressure:
 
     @property
     def looking(self) -> bool:
-        """A search is not finished: the next `look` continues it."""
+        """A search is not finished: the next `step` continues it."""
         return self._cutting or self._finding is not None or self._sweeping is not None
 
     def moved(self, holder: Holder) -> None:
@@ -137,7 +137,7 @@ class MemoryPressure:
         if self._memory.used > self._cut:
             self._make_room()
 
-    def look(self, now: float) -> None:
+    def step(self, now: float) -> None:
         """Called once a round, and once a second: hold connections back, or let them continue. O(1) while
         none has to wait, and mostly otherwise; never more than `STEPS_AT_ONCE` of each kind.
         """
@@ -163,7 +163,7 @@ class MemoryPressure:
 
     def sweep(self) -> None:
         """Called once a second: cut connections held back whose peers read too little, if the budget is
-        exceeded. Does one piece of that; `look` does the rest.
+        exceeded. Does one piece of that; `step` does the rest.
         """
         if self._sweeping is None:
             self._sweeping = run_steps(self._cut_the_slow())

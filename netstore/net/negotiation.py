@@ -24,11 +24,11 @@ ALPN = ("h2", "http/1.1")
 class ProtocolDetection:
     """The session of a connection whose protocol is not known yet. Implements `session.Session`."""
 
-    busy = False
+    at_limit = False
     idle = True
     reading = True
     has_pending = False
-    late = False
+    timed_out = False
     answers_need_reading = False
 
     def __init__(self, connection: Connection, http1: Http1Server, http2: Http2Server) -> None:
@@ -39,7 +39,7 @@ class ProtocolDetection:
         self._since: float | None = None
 
     @property
-    def waiting(self) -> bool:
+    def incomplete(self) -> bool:
         """Part of a preface has arrived."""
         return bool(self._read)
 
@@ -81,7 +81,7 @@ class ProtocolDetection:
             return
         if self._since is None:
             self._since = now
-        self.late = now - self._since > HEAD_SECONDS
+        self.timed_out = now - self._since > HEAD_SECONDS
 
     def drain(self) -> None:
         """No request was made yet."""

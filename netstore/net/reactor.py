@@ -35,7 +35,7 @@ from netstore.net.acceptor import Acceptor
 from netstore.net.bodyadmission import BodyAdmission
 from netstore.net.connection import Connection
 from netstore.net.connectionlimit import ConnectionLimit
-from netstore.net.load import BEHIND
+from netstore.net.load import LAST_IN_HOUSEHOLD
 from netstore.net.memorypressure import MemoryPressure
 from netstore.net.scheduler import LIGHT_SECONDS, ROUND_SECONDS, Scheduler
 from netstore.net.wakeup import Wakeup
@@ -256,7 +256,7 @@ class Reactor:
                 if now > stop:
                     left, self.dirty = [*dirty[place:], *self.dirty], []
                     for each in left:
-                        self.scheduler.wait(each, BEHIND if each.unsent > SENT_IN_PASSING else 0)
+                        self.scheduler.wait(each, LAST_IN_HOUSEHOLD if each.unsent > SENT_IN_PASSING else 0)
                     return
 
     def modify(self, fd: int, mask: int) -> None:
@@ -430,8 +430,8 @@ class Reactor:
         if now - at > meter.budget:
             meter.over_turn(now - at)
         self.flush()
-        guarded(self.failed, self.admission.look, self.now)
-        guarded(self.failed, self.pressure.look, self.now)  # sees what was promised in this round
+        guarded(self.failed, self.admission.step, self.now)
+        guarded(self.failed, self.pressure.step, self.now)  # sees what was promised in this round
         self._worked(clock() - began)
         self.wakeup.in_round = False
         return True
@@ -447,9 +447,9 @@ class Reactor:
         self._update_now()
         self._refresh_date()
         guarded(self.failed, self.admission.sweep)
-        guarded(self.failed, self.admission.look, self.now)
+        guarded(self.failed, self.admission.step, self.now)
         guarded(self.failed, self.pressure.sweep)
-        guarded(self.failed, self.pressure.look, self.now)
+        guarded(self.failed, self.pressure.step, self.now)
         self.acceptor.sweep()
 
     def _sweep(self, connections: Iterable[Connection]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.admission import household
 from netstore.errors import MustStop
-from netstore.net.load import APART, BEHIND, LEVELS, Loads
+from netstore.net.load import HEAVY_LEVELS, LAST_IN_HOUSEHOLD, LEVELS, Loads
 from netstore.net.loadqueue import LoadQueue
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ rounds.
 """
 
 HEAVY_SECONDS: Final = 0.0005
-"""Time of a round for connections `APART` levels or more above a light connection that asked in the last
-`LIGHT_SECONDS` (`load`): a client that sends a small request now and then waits for little more than this.
+"""Time of a round for connections `HEAVY_LEVELS` levels or more above a light connection that asked in the
+last `LIGHT_SECONDS` (`load`): a client that sends a small request now and then waits for little more than
+this.
 """
 
 LIGHT_SECONDS: Final = 0.1
 
-PASSED_OVER: Final = 4
+LONGEST_WAIT_EVERY: Final = 4
 """In one of so many rounds the connection that has waited longest has a turn, whatever its load."""
 
 CHARGED_SECONDS: Final = 0.02
@@ -104,7 +105,7 @@ class Scheduler:
 
     def later(self, connection: Connection) -> None:
         """Give the connection a turn in one of the next rounds, after all others of its household."""
-        self.wait(connection, BEHIND)
+        self.wait(connection, LAST_IN_HOUSEHOLD)
 
     def wait(self, connection: Connection, above: int) -> None:
         """Queue a connection for a turn, so many levels above its load."""
@@ -129,7 +130,7 @@ class Scheduler:
             if len(waiting) > _LONG_QUEUE or connection in waiting:
                 connection.suspend()
             load = connection.load
-            level = queue.add(connection, mask, at, BEHIND if load.has_long_turns else 0)
+            level = queue.add(connection, mask, at, LAST_IN_HOUSEHOLD if load.has_long_turns else 0)
             if level <= self._lightest and load.is_light(at):
                 self._lightest, self._lightest_at = level, at
 
@@ -153,12 +154,12 @@ class Scheduler:
         """Serve those that wait, in the order of the queue.
 
         If some are far above a light connection that asks now and then, they get `HEAVY_SECONDS` of a round,
-        and half of that in a round in which light ones are served. In one of `PASSED_OVER` rounds the
+        and half of that in a round in which light ones are served. In one of `LONGEST_WAIT_EVERY` rounds the
         connection that has waited longest has a turn.
         """
         queue = self.queue
         first = queue.first
-        heavy = self._lightest + APART
+        heavy = self._lightest + HEAVY_LEVELS
         stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
         self.hurried = self._lightest < LEVELS
         waiting = queue.places
@@ -171,7 +172,7 @@ class Scheduler:
         if waiting and queue.first >= heavy:
             self.heavy_at = at
         self._passed_over += 1
-        if waiting and (at <= stop or self._passed_over >= PASSED_OVER):
+        if waiting and (at <= stop or self._passed_over >= LONGEST_WAIT_EVERY):
             self._passed_over = 0
             at = self._serve_one(*queue.longest(), at)
         self.hurried = False

@@ -20,7 +20,7 @@ class Session(Protocol):
     """
 
     @property
-    def busy(self) -> bool:
+    def at_limit(self) -> bool:
         """At a limit: nothing more should be read for now."""
 
     @property
@@ -28,11 +28,11 @@ class Session(Protocol):
         """What comes from the peer is still of use; false after a refusal or the last request."""
 
     @property
-    def waiting(self) -> bool:
+    def incomplete(self) -> bool:
         """A message is incomplete: its rest has not arrived."""
 
     @property
-    def late(self) -> bool:
+    def timed_out(self) -> bool:
         """The peer exceeded a time limit for completing a message; updated by `sweep`."""
 
     @property
@@ -91,7 +91,7 @@ class Output(Owner, Protocol):
     def admission(self) -> BodyAdmission:
         """Where memory for a request body is reserved."""
 
-    def again(self) -> None:
+    def request_turn(self) -> None:
         """Give the connection another turn: the codec can continue, or the connection may be read again. May
         be called at any time.
         """
@@ -102,13 +102,13 @@ class Output(Owner, Protocol):
         """
 
     @property
-    def hurried(self) -> bool:
+    def short_turn(self) -> bool:
         """The turn is to be a short one: connections that use little of the loop wait."""
 
-    def worked(self, seconds: float) -> None:
+    def add_load(self, seconds: float) -> None:
         """Add to the connection's load: work that was done for it outside its turns."""
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def call_next_turn(self, call: Callable[[], None]) -> None:
         """Call this in the connection's next turn, instead of `Session.resume`."""
 
 
@@ -117,7 +117,7 @@ class Closed:
     that both are freed at once and not by a garbage collection, which would block the loop.
     """
 
-    busy = reading = waiting = late = answers_need_reading = has_pending = False
+    at_limit = reading = incomplete = timed_out = answers_need_reading = has_pending = False
     idle = True
 
     def receive(self, data: bytes) -> None:

@@ -12,10 +12,10 @@ from netstore.net.bodyadmission import (
     FEW,
     LOOKED_AT,
     PACE,
-    PASSED_SECONDS,
     PATIENCE_SECONDS,
     REFUSED_AT_ONCE,
     SMALL,
+    STARVATION_SECONDS,
     TOO_MANY,
     TOO_SLOW,
     BodyAdmission,
@@ -78,7 +78,7 @@ class Here:
     def release(self, one: One) -> None:
         """It is over, and the round ends."""
         self.admission.release(one.claim)
-        self.admission.look(0.0)
+        self.admission.step(0.0)
 
     def ask(self, principal: str, size: int = BODY, kept: int = 1000) -> One:
         one = One(self, principal)
@@ -128,8 +128,8 @@ def test_who_takes_what_it_is_owed_makes_room_for_bodies() -> None:
     ones = here.many(ME, 3)
     assert granted(ones) == [True, False, False]
     answers.charge(-LIMIT)
-    here.admission.look(1.0)
-    here.admission.look(2.0)
+    here.admission.step(1.0)
+    here.admission.step(2.0)
     assert granted(ones) == [True] * 3
 
 
@@ -172,7 +172,7 @@ class Stream:
             self.running.remove(over)
             self.here.admission.release(over.claim)
             self.running.append(self.here.ask(over.principal, self.size))
-        self.here.admission.look(now)
+        self.here.admission.step(now)
 
     def until(self, one: One) -> float:
         """How many seconds it waits at ten bodies a second; at most 100."""
@@ -195,7 +195,7 @@ def test_a_large_body_comes_though_smaller_ones_of_others_never_end(
     if large.claim.granted:
         return  # no more than a few were there
     turns = 2 * (households + LIMIT / size)  # of those before it, and of those that are read
-    assert others.until(large) < PASSED_SECONDS + turns / 10
+    assert others.until(large) < STARVATION_SECONDS + turns / 10
     before = others.came
     here.release(large)
     for _ in range(10):
@@ -207,7 +207,7 @@ def test_small_bodies_go_on_beside_a_large_one_that_is_owed_its_memory() -> None
     here = Here()
     held = here.ask(YOU, BODY)
     large = here.ask(ME, 2 * LIMIT)
-    here.admission.look(PASSED_SECONDS)
+    here.admission.step(STARVATION_SECONDS)
     assert granted([here.ask("198.51.1.1", SMALL + 1), here.ask("198.51.2.1", SMALL)]) == [False, True]
     here.release(held)
     assert large.claim.granted
@@ -220,14 +220,14 @@ def test_a_small_body_comes_though_others_never_end_while_answers_hold_the_memor
     others = Stream(here, 5, size)
     small = here.ask(ME, SMALL)
     assert not small.claim.granted
-    assert others.until(small) < PASSED_SECONDS + 2
+    assert others.until(small) < STARVATION_SECONDS + 2
 
 
 def test_what_was_owed_to_who_is_gone_is_owed_no_more() -> None:
     here = Here()
     here.ask(YOU, BODY)
     large = here.ask(ME, 2 * LIMIT)
-    here.admission.look(PASSED_SECONDS)
+    here.admission.step(STARVATION_SECONDS)
     assert not here.ask("198.51.1.1", BODY).claim.granted
     here.release(large)
     assert here.ask("198.51.2.1", BODY).claim.granted
@@ -237,8 +237,8 @@ def test_who_has_one_admitted_is_owed_nothing() -> None:
     """Its next one waits for its own."""
     here = Here()
     here.many(ME, 6)
-    here.admission.look(PASSED_SECONDS)
-    here.admission.look(2 * PASSED_SECONDS)
+    here.admission.step(STARVATION_SECONDS)
+    here.admission.step(2 * STARVATION_SECONDS)
     assert here.ask(YOU, BODY).claim.granted
 
 
@@ -271,7 +271,7 @@ def test_a_large_body_is_read_however_many_small_ones_are() -> None:
     others = [here.ask(f"198.51.{number}.1", SMALL) for number in range(60)]
     assert not all(granted(others))
     large, small = here.ask(ME, 2 * LIMIT), here.ask(YOU, SMALL)
-    here.admission.look(1.0)
+    here.admission.step(1.0)
     assert granted([large, small]) == [True, False]
     assert here.memory.used <= 3 * LIMIT
 
@@ -290,7 +290,7 @@ def test_households_that_wait_behind_many_that_have_their_part_are_seen() -> Non
     assert granted([mine]) == [False]
     answers.charge(-LIMIT // 2)
     for _ in range(3):
-        here.admission.look(1.0)
+        here.admission.step(1.0)
     assert granted([mine]) == [True]
     assert sum(granted(more)) == 1
 
@@ -384,7 +384,7 @@ def test_to_give_back_admits_nobody_and_asks_for_a_look() -> None:
     before = here.woken
     here.admission.release(ones[0].claim)
     assert (ones[4].claim.granted, here.woken) == (False, before + 1)
-    here.admission.look(1.0)
+    here.admission.step(1.0)
     assert ones[4].claim.granted
     here.admission.release(ones[1].claim)
     assert here.woken == before + 1, "nobody waits"
@@ -399,7 +399,7 @@ def test_those_that_are_too_slow_are_looked_for_in_pieces() -> None:
     for _ in range(PATIENCE_SECONDS - 1):
         here.admission.sweep()
         while here.admission.looking:
-            here.admission.look(1.0)
+            here.admission.step(1.0)
     here.admission.sweep()
     given_up = 0
     for _ in range(2):
@@ -407,7 +407,7 @@ def test_those_that_are_too_slow_are_looked_for_in_pieces() -> None:
         assert 0 < now - given_up <= STEPS_AT_ONCE
         given_up = now
         assert here.admission.looking
-        here.admission.look(1.0)
+        here.admission.step(1.0)
     assert all(one.verdict == (408, TOO_SLOW) for one in ones)
 
 
@@ -424,7 +424,7 @@ def test_what_one_raises_when_it_is_told_ends_its_connection_and_no_other() -> N
         one.given_up = fall  # type: ignore[method-assign, assignment]
     for one in first:
         here.admission.release(one.claim)
-    here.admission.look(1.0)
+    here.admission.step(1.0)
     assert granted([faulty, good, late]) == [True] * 3
     assert (faulty.was_cut, good.was_cut, good.told, late.was_cut) == (True, False, 1, True)
     assert here.log.failed == 2
@@ -441,8 +441,8 @@ def test_what_is_to_come_is_said_until_it_is_whole() -> None:
     here = Here()
     done, gone = here.many(ME, 2)
     assert done.account.coming == gone.account.coming == BODY
-    here.admission.whole(done.claim)
-    here.admission.whole(done.claim)
+    here.admission.completed(done.claim)
+    here.admission.completed(done.claim)
     assert (done.account.coming, done.account.promised) == (0, BODY)
     for one in (done, gone):
         here.release(one)
@@ -452,19 +452,19 @@ def test_what_is_to_come_is_said_until_it_is_whole() -> None:
 def test_who_was_admitted_and_sends_too_little_is_given_up_while_others_wait() -> None:
     here = Here()
     quick, slow, done, idle = here.many(ME, 4)
-    here.admission.whole(done.claim)
+    here.admission.completed(done.claim)
     for second in range(1, 10):
-        quick.claim.came = second * PACE
+        quick.claim.received = second * PACE
         here.admission.sweep()
     assert slow.verdict is None, "nobody waits"
     late = here.many(ME, 1)
-    quick.claim.came = slow.claim.came = idle.claim.came = 10 * PACE
+    quick.claim.received = slow.claim.received = idle.claim.received = 10 * PACE
     here.admission.sweep()
     for second in range(PATIENCE_SECONDS):
-        quick.claim.came += PACE
+        quick.claim.received += PACE
         here.admission.sweep()
         assert (idle.verdict is not None) == (second == PATIENCE_SECONDS - 1)
-    here.admission.look(1.0)
+    here.admission.step(1.0)
     assert idle.verdict == (408, TOO_SLOW)
     assert (quick.verdict, done.verdict) == (None, None)
     assert granted(late) == [True]
@@ -479,8 +479,8 @@ def test_who_is_not_read_is_not_too_slow() -> None:
     for second in range(1, 20 * PATIENCE_SECONDS):
         if not second % 5:
             # Each has its turn now and then: what comes in one is no more than a read.
-            quick.claim.came += PACE // 2
-            slow.claim.came += PACE // 2 - 1
+            quick.claim.received += PACE // 2
+            slow.claim.received += PACE // 2 - 1
             quick.unread = slow.unread = 10.0 + second
         here.admission.sweep()
         assert (idle.verdict is None) == (second < PATIENCE_SECONDS)
@@ -499,7 +499,7 @@ def test_the_line_names_the_setting_and_is_not_repeated() -> None:
     (line,) = here.log.lines
     assert (line["limit"], line["principal"], line["bytes"]) == ("memory_budget", ME, BODY)
     assert "raise memory_budget" in line["fix"]
-    here.admission.look(11.0)
+    here.admission.step(11.0)
     here.many(ME, 2)
     assert len(here.log.lines) == 2
 
@@ -527,10 +527,10 @@ def test_a_look_admits_so_many_at_most() -> None:
     ]
     assert not any(granted(ones))
     answers.charge(-LIMIT)
-    here.admission.look(1.0)
+    here.admission.step(1.0)
     assert 0 < sum(granted(ones)) <= LOOKED_AT
     here.release(first)
-    here.admission.look(1.0)
+    here.admission.step(1.0)
 
 
 def test_what_is_over_twice_is_given_back_once() -> None:

@@ -106,7 +106,7 @@ async def test_a_stalled_request_is_refused_in_words() -> None:
         await stream.send_all(GET[:10])
         await here.until_open(1)
         with trio.fail_after(seconds(10)):
-            while not any(c.session.waiting for c in here.reactor._connections.values()):
+            while not any(c.session.incomplete for c in here.reactor._connections.values()):
                 await trio.lowlevel.checkpoint()
         here.let_pass(4)
         assert len(here.reactor._connections) == 1
@@ -251,7 +251,7 @@ async def resting(here: Site, stream: trio.SocketStream, data: bytes) -> Connect
     await here.until_open(1)
     (connection,) = here.reactor._connections.values()
     with trio.fail_after(seconds(10)):
-        while not connection.session.waiting:
+        while not connection.session.incomplete:
             await trio.lowlevel.checkpoint()
     connection.suspend()
     return connection

@@ -162,7 +162,7 @@ async def test_who_is_held_back_is_not_timed_for_what_is_not_read() -> None:
         await here.until_open(1)
         (connection,) = here.reactor._connections.values()
         with trio.fail_after(seconds(10)):
-            while not connection.session.waiting:
+            while not connection.session.incomplete:
                 await trio.lowlevel.checkpoint()
         connection.hold_back(held=True)
         assert connection.paused

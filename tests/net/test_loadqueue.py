@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.load import BEHIND, LEVELS, MOST, OWN
+from netstore.net.load import LAST_IN_HOUSEHOLD, LEVELS, MOST, OWN
 from netstore.net.loadqueue import LoadQueue
 
 
@@ -101,7 +101,7 @@ def test_what_the_household_took_comes_first() -> None:
     turns: LoadQueue[One] = LoadQueue()
     greedy, modest = House("greedy", MOST), House("modest", 1)
     assert turns.add(One(greedy, 1, took=0), 1, 0.0) == OWN * MOST
-    assert turns.add(One(modest, 2, took=MOST), 1, 0.0, BEHIND) == OWN + MOST + BEHIND
+    assert turns.add(One(modest, 2, took=MOST), 1, 0.0, LAST_IN_HOUSEHOLD) == OWN + MOST + LAST_IN_HOUSEHOLD
     assert turns.add(One(modest, 3, took=MOST), 1, 0.0) == OWN + MOST
     assert turns.first == OWN + MOST
     assert [number for _, number in order(turns)] == [3, 2, 1]
@@ -111,7 +111,7 @@ def test_who_is_behind_comes_after_all_others_of_its_household_however_little_it
     turns: LoadQueue[One] = LoadQueue()
     house = House("a", MOST)
     for number in range(50):
-        turns.add(One(house, number), 1, 0.0, BEHIND)
+        turns.add(One(house, number), 1, 0.0, LAST_IN_HOUSEHOLD)
     turns.add(One(house, 99, took=MOST), 1, 0.0)
     assert turns.take()[0].number == 99
 
@@ -121,7 +121,7 @@ def test_a_household_whose_load_has_changed_takes_all_along() -> None:
     turns: LoadQueue[One] = LoadQueue()
     house, other = House("a", 4), House("b", 5)
     for number in range(50):
-        turns.add(One(house, number), 1, 0.0, BEHIND)
+        turns.add(One(house, number), 1, 0.0, LAST_IN_HOUSEHOLD)
     turns.add(One(other, 200), 1, 0.0)
     house.took = 5
     turns.add(One(house, 100, took=3), 1, 0.0)

@@ -77,30 +77,30 @@ class Here:
 
 def test_below_the_mark_nobody_is_looked_at() -> None:
     here = Here(a=200, b=300)
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     here.charged()
     assert (here.waiting(), here.looked) == (set(), 0)
 
 
 def test_the_heaviest_wait_until_what_the_others_hold_fits() -> None:
     here = Here(small=10, heavy=400, medium=150, light=100)
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert here.waiting() == {"heavy"}
     for one in here.ones:
         one.account.charge(100)
-    here.pressure.look(1.001)
+    here.pressure.step(1.001)
     assert here.waiting() == {"heavy", "medium"}
     heavy = here.ones[1]
     heavy.account.charge(-350)
     here.ones[3].account.charge(-150)
-    here.pressure.look(2.0)
+    here.pressure.step(2.0)
     assert here.waiting() == {"heavy", "medium"}, "above the lower mark nobody who holds much is let go"
     here.ones[2].account.charge(-240)
     heavy.account.charge(200)
-    here.pressure.look(3.0)
+    here.pressure.step(3.0)
     assert here.waiting() == {"heavy"}, "who has taken what it was owed goes on"
     heavy.account.charge(-150)
-    here.pressure.look(4.0)
+    here.pressure.step(4.0)
     assert here.waiting() == set()
     assert [one.changes for one in here.ones] == [0, 2, 2, 0]
     assert here.log.held_back == ["heavy"], "one line, not one for each of them"
@@ -108,7 +108,7 @@ def test_the_heaviest_wait_until_what_the_others_hold_fits() -> None:
 
 def test_the_line_says_which_limit_holds_them_back_and_how_to_raise_it() -> None:
     here = Here(small=10, heavy=400, medium=150, light=100)
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     line = here.log.line
     assert line["limit"] == "memory_budget"
     assert (line["principal"], line["bytes"], line["connections"]) == ("heavy", 400, 1)
@@ -121,21 +121,21 @@ def test_who_took_what_it_was_owed_goes_on_whatever_others_keep() -> None:
     """A crowd that holds a little each, for ever, keeps the sum between the marks."""
     here = Here(me=150, **{f"stranger{number}": 4 for number in range(100)})
     me = here.ones[0]
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert here.waiting() == {"me"}
     me.account.charge(-150)
-    here.pressure.look(2.0)
+    here.pressure.step(2.0)
     assert here.waiting() == set()
 
 
 def test_the_heaviest_change_while_memory_stays_short() -> None:
     here = Here(first=400, second=150, **{f"other{number}": 10 for number in range(10)})
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert here.waiting() == {"first"}
     first, second = here.ones[:2]
     first.account.charge(-400)
     second.account.charge(400)
-    here.pressure.look(2.0)
+    here.pressure.step(2.0)
     assert here.waiting() == {"second"}
 
 
@@ -144,10 +144,10 @@ def test_what_reading_does_not_give_back_makes_nobody_wait() -> None:
     here = Here(watcher=900, reader=120, small=30)
     watcher = here.ones[0]
     watcher.account.lasting = 880
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert here.waiting() == set(), "nobody holds more than an equal part of what can be given back"
     here.ones[1].account.charge(100)
-    here.pressure.look(2.0)
+    here.pressure.step(2.0)
     assert here.waiting() == {"reader"}
 
 
@@ -157,11 +157,11 @@ def test_what_requests_were_promised_makes_nobody_wait_and_cuts_nobody() -> None
     sender, reader, small = here.ones
     sender.account.promise(int(LIMIT * CUT), 0)
     here.charged()
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert here.waiting() == set()
     assert not here.log.cut
     small.account.charge(300)
-    here.pressure.look(2.0)
+    here.pressure.step(2.0)
     assert here.waiting() == {"small"}, "what others hold is beyond the mark now"
     reader.account.charge(600)
     reader.not_taken = reader.account.held
@@ -181,7 +181,7 @@ def test_a_look_makes_room_too() -> None:
     """A promise tells nobody: what it is for has not come."""
     here = Here(sender=0, heavy=600, light=500)
     here.ones[0].account.promise(LIMIT, 0)
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert [one.doomed for one in here.ones] == [False, True, False]
 
 
@@ -194,7 +194,7 @@ def test_who_is_closed_is_not_looked_for_whatever_is_said_to_its_account() -> No
     gone.account.charge(0, -300)
     here.pressure.moved(gone)
     here.ones[0].account.charge(300)
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert here.waiting() == {"heavy"}
     assert len(here.pressure._by_held) == 1
 
@@ -202,13 +202,13 @@ def test_who_is_closed_is_not_looked_for_whatever_is_said_to_its_account() -> No
 def test_above_the_mark_they_are_looked_for_now_and_then_only() -> None:
     here = Here(a=600)
     for number in range(50):
-        here.pressure.look(1.0 + number / 1000)
+        here.pressure.step(1.0 + number / 1000)
     assert here.looked == 1
 
 
 def test_who_waits_and_takes_nothing_is_cut_once_the_budget_is_spent() -> None:
     here = Here(stuck=700, reader=500)
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert here.waiting() == {"stuck"}
     stuck, reader = here.ones
     for _ in range(PATIENCE_SECONDS):
@@ -221,7 +221,7 @@ def test_who_waits_and_takes_nothing_is_cut_once_the_budget_is_spent() -> None:
 
 def test_within_the_budget_who_waits_may_wait_for_ever() -> None:
     here = Here(stuck=700)
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     for _ in range(100):
         here.pressure.sweep()
     assert not here.ones[0].doomed
@@ -281,7 +281,7 @@ def test_many_cuts_are_one_line() -> None:
     assert len(here.log.cut) == 1
     assert here.log.left_out == 0
     before = sum(one.doomed for one in here.ones)
-    here.pressure.look(2.0)
+    here.pressure.step(2.0)
     here.ones[-1].account.charge(int(CUT * LIMIT))
     here.charged()
     assert len(here.log.cut) == 2
@@ -330,14 +330,14 @@ def test_a_line_is_written_of_who_is_gone_already_with_what_it_held() -> None:
 def test_the_heaviest_wait_though_the_line_that_says_so_cannot_be_written() -> None:
     here = Here(small=10, heavy=600)
     here.pressure = MemoryPressure(here.memory, here.holders, Full())
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert here.waiting() == {"heavy"}
     assert not here.pressure.looking
 
 
 def test_who_is_gone_is_forgotten() -> None:
     here = Here(a=600)
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     assert here.pressure.waiting == 1
     here.pressure.forget(here.ones[0])
     assert here.pressure.waiting == 0
@@ -377,10 +377,10 @@ def test_a_look_at_many_is_made_in_pieces() -> None:
     here = QueueFull(10_000, limit=64 << 20, held=5000)
     most = 0
     looks = 0
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     while here.pressure.looking:
         here.steps = 0
-        here.pressure.look(1.0)
+        here.pressure.step(1.0)
         most = max(most, here.steps)
         looks += 1
     assert most <= 8 * STEPS_AT_ONCE
@@ -390,10 +390,10 @@ def test_a_look_at_many_is_made_in_pieces() -> None:
     for one in here.ones:
         one.account.charge(-4000)
     changed = sum(one.changes for one in here.ones)
-    here.pressure.look(2.0)
+    here.pressure.step(2.0)
     assert sum(one.changes for one in here.ones) - changed == STEPS_AT_ONCE
     for _ in range(100):
-        here.pressure.look(2.0)
+        here.pressure.step(2.0)
     assert not here.pressure.waiting
     assert not any(one.held_back for one in here.ones)
 
@@ -409,7 +409,7 @@ def test_many_that_hold_little_each_are_cut_in_pieces() -> None:
     while here.pressure.looking:
         here.steps = 0
         doomed = sum(one.doomed for one in here.ones)
-        here.pressure.look(1.0)
+        here.pressure.step(1.0)
         assert here.steps <= 10 * STEPS_AT_ONCE
         assert sum(one.doomed for one in here.ones) - doomed <= STEPS_AT_ONCE
         looks += 1
@@ -454,7 +454,7 @@ def test_events_for_many_who_do_not_read_stay_within_twice_the_budget(size: int)
             for told in here.ones[number - 250 : number]:
                 told.not_taken = told.account.held
                 here.pressure.moved(told)
-            here.pressure.look(number / 50_000)
+            here.pressure.step(number / 50_000)
     assert sum(one.doomed for one in here.ones) > 1000
 
 
@@ -474,9 +474,9 @@ def test_those_who_wait_and_take_too_little_are_looked_at_in_pieces() -> None:
     def looking() -> bool:
         return here.pressure.looking
 
-    here.pressure.look(1.0)
+    here.pressure.step(1.0)
     while looking():
-        here.pressure.look(1.0)
+        here.pressure.step(1.0)
     assert here.pressure.waiting > 2 * STEPS_AT_ONCE
     for _ in range(PATIENCE_SECONDS):
         here.steps = 0
@@ -485,7 +485,7 @@ def test_those_who_wait_and_take_too_little_are_looked_at_in_pieces() -> None:
         while looking():
             doomed, here.steps = sum(one.doomed for one in here.ones), 0
             here.pressure.sweep()  # one at a time
-            here.pressure.look(1.0)
+            here.pressure.step(1.0)
             assert sum(one.doomed for one in here.ones) - doomed <= STEPS_AT_ONCE
             assert here.steps <= 10 * STEPS_AT_ONCE
     assert (64 << 20) - 9_000 < here.memory.used <= 64 << 20

@@ -127,12 +127,12 @@ def test_a_preface_that_drips_is_refused() -> None:
     first.sweep(0)
     for second in range(100, 100 + int(HEAD_SECONDS) + 1):
         first.sweep(second)
-        assert not first.late
+        assert not first.timed_out
         if second % 2 == 0:
             first.receive(PREFACE[second % 100 // 2 : second % 100 // 2 + 1])
     first.sweep(101 + HEAD_SECONDS + 1)
-    assert first.waiting
-    assert first.late
+    assert first.incomplete
+    assert first.timed_out
     first.refuse(408, b"408 Request Timeout")
     assert output.sent.startswith(b"HTTP/1.1 4")
     assert output.finished

@@ -185,7 +185,7 @@ async def test_all_work_of_the_reactor_is_told(monkeypatch: pytest.MonkeyPatch) 
             ours.recv(9)
             here.time += 0.5
 
-        monkeypatch.setattr(here.reactor.pressure, "look", look)
+        monkeypatch.setattr(here.reactor.pressure, "step", look)
         (client,) = asking(here, 1)
         await here.until_asked(1)
         assert 0.25 <= sum(worked) < 10, "what follows the turns of a round too"

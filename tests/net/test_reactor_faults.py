@@ -32,10 +32,10 @@ WAYS = ("receive", "resume", "eof", "sweep", "give_up", "drain", "gone", "made")
 class Acting:
     """A `Session` that answers each read with what it read, and raises on one way."""
 
-    busy = False
+    at_limit = False
     reading = True
     idle = True
-    late = False
+    timed_out = False
     answers_need_reading = False
 
     def __init__(self, site: Site, connection: Connection) -> None:
@@ -43,7 +43,7 @@ class Acting:
         self.connection = connection
         self.faulty = ""
         self.has_pending = False
-        self.waiting = False
+        self.incomplete = False
         self.ended = 0
         self.others: list[Acting] = []
         """Cut when this one is swept."""
@@ -60,7 +60,7 @@ class Acting:
         self._maybe("receive")
         self.connection.write(data)
         self.has_pending = self.faulty == "resume"
-        self.waiting = self.faulty == "give_up"
+        self.incomplete = self.faulty == "give_up"
 
     def resume(self) -> None:
         self._maybe("resume")
@@ -340,7 +340,7 @@ async def test_listeners_closed_in_a_round_are_not_accepted_from() -> None:
         assert len(here.reactor._connections) == 0
 
 
-@pytest.mark.parametrize("place", ["accept", "admit", "make_room", "look", "look_after"])
+@pytest.mark.parametrize("place", ["accept", "admit", "make_room", "step", "look_after"])
 async def test_a_fault_in_what_concerns_all_connections_ends_none_of_them(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,8 +353,8 @@ async def test_a_fault_in_what_concerns_all_connections_ends_none_of_them(
             raise here.fault
 
         with monkeypatch.context() as broken:
-            if place == "look":
-                broken.setattr(reactor.pressure, "look", fail)
+            if place == "step":
+                broken.setattr(reactor.pressure, "step", fail)
             elif place == "look_after":
                 broken.setattr(reactor.pressure, "sweep", fail)
                 reactor.sweep()

@@ -167,7 +167,7 @@ MESSAGE = message_of(SIZE)
 def wires_sharing_memory(count: int) -> list[GrpcWire]:
     """Connections that together have memory for one message of `SIZE` at a time."""
     memory = Budget(2 * SIZE + 100)
-    admission = BodyAdmission(memory, KeptLog(), lambda: admission.look(0.0))
+    admission = BodyAdmission(memory, KeptLog(), lambda: admission.step(0.0))
     wires = [GrpcWire() for _ in range(count)]
     for wire in wires:
         wire.output.admission = admission

@@ -40,7 +40,7 @@ def check_counters(connection: Http2Connection) -> None:
     streams = list(connection.streams.values())
     assert connection.queued == sum(each.queued for each in streams)
     assert all(each.queued >= 0 for each in streams)
-    assert connection.answers == sum(each.queued for each in streams if each.patient)
+    assert connection.answers == sum(each.queued for each in streams if each.defers_to_peer)
     assert connection.window >= 0
     assert all(each.credit <= connection.max_credit for each in streams)
     for each in streams:
@@ -94,4 +94,4 @@ def late_after(wire: Wire, seconds: float) -> bool:
         wire.connection.sweep(wire.time)
         while wire.output.run_turn():
             pass
-    return wire.connection.late
+    return wire.connection.timed_out

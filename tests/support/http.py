@@ -47,7 +47,7 @@ class FakeOutput:
         self.backlog = 0
         self.held_back = self.paused = False
         self.unread: float | None = None
-        self.hurried = False
+        self.short_turn = False
         self.principal = "here"
         self.account = memory.account()
         self.charged = 0.0
@@ -67,13 +67,13 @@ class FakeOutput:
     def cut(self) -> None:
         self.was_cut = True
 
-    def worked(self, seconds: float) -> None:
+    def add_load(self, seconds: float) -> None:
         self.charged += seconds
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def call_next_turn(self, call: Callable[[], None]) -> None:
         self.turns.append(call)
 
-    def again(self) -> None:
+    def request_turn(self) -> None:
         self.asked += 1
 
     def run_turn(self) -> bool:

@@ -55,7 +55,7 @@ class FakeCall:
         self.fields = fields or {}
         self.messages: list[bytes] = []
         self.shared: list[bytes] = []
-        self.crowded = False
+        self.congested = False
         self.status: int | None = None
         self.text = ""
         self._drained: Callable[[], None] | None = None
@@ -100,14 +100,14 @@ class FakeCall:
             self._drained = call
 
     @property
-    def room(self) -> int:
+    def window_left(self) -> int:
         return max(0, self.window - self.backlog)
 
-    def takes_whole(self, size: int) -> bool:
-        return size <= self.room
+    def may_send_whole(self, size: int) -> bool:
+        return size <= self.window_left
 
     def on_room(self, call: Callable[[], None]) -> None:
-        if self.room:
+        if self.window_left:
             call()
         else:
             self._drained = call

@@ -115,7 +115,7 @@ def fits(call: Call, size: int) -> bool:
     """Whether an answer with this many bytes of pairs or keys may be sent whole: because it is small, or
     because the connection takes it.
     """
-    return size <= ALWAYS_WHOLE_BYTES or call.takes_whole(size) or size <= call.room
+    return size <= ALWAYS_WHOLE_BYTES or call.may_send_whole(size) or size <= call.window_left
 
 
 def _has_only_puts(outcome: TxnDone) -> bool:

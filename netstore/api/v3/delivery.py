@@ -2,7 +2,7 @@
 
 A `Delivery` is a job (`node.jobs`) that pushes the answer of one call piece by piece. It pushes no more than
 the client's windows let through, and pauses while they are closed or enough data of its connection is unsent
-(`Call.room`). So an answer of a gigabyte holds a few hundred KiB.
+(`Call.window_left`). So an answer of a gigabyte holds a few hundred KiB.
 
 A client that does not read would keep its delivery forever. `Deliveries` checks all of them periodically and
 gives up those whose client is too slow (`Pace`): the pace at which it takes what is ready is judged, not the
@@ -168,7 +168,7 @@ class Delivery(ABC):
 
     def _room(self) -> int:
         """How many bytes may be pushed now. If there is no room the job pauses until there is."""
-        room = self._call.room
+        room = self._call.window_left
         if room <= 0:
             self.pace.wait(self._clock.monotonic())
             self._jobs.pause(self)

@@ -158,7 +158,7 @@ class _WatchCall:
     @property
     def backlog(self) -> int:
         """Unsent bytes of this call and of the connection; more than `MAX_BACKLOG` if the connection is
-        crowded. If it is more, `Stream.drained` will be called when there is room.
+        congested. If it is more, `Stream.drained` will be called when there is room.
         """
         call = self._call
         backlog = call.backlog
@@ -166,7 +166,7 @@ class _WatchCall:
             if not self._full:
                 self._full = True
                 call.on_drained(self._drained)
-        elif call.crowded:
+        elif call.congested:
             backlog = MAX_BACKLOG + 1
             if not self._full:
                 self._full = True

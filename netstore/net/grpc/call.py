@@ -14,7 +14,7 @@ from netstore.net.grpc.messages import PREFIX
 from netstore.net.http2 import STRIKES_AFTER_DATA, Stream
 from netstore.net.http2.charging import takes_answers
 from netstore.net.http2.closing import close
-from netstore.net.http2.flow import await_drain, await_room, is_crowded, takes_whole
+from netstore.net.http2.flow import await_drain, await_room, is_congested, may_send_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,10 +167,10 @@ class GrpcCall(Stream):
         self.finish()
 
     @property
-    def crowded(self) -> bool:
-        """See `Call.crowded`."""
+    def congested(self) -> bool:
+        """See `Call.congested`."""
         connection = self.connection
-        return connection.queued > LOW_WATER and self.window <= self.queued and is_crowded(connection)
+        return connection.queued > LOW_WATER and self.window <= self.queued and is_congested(connection)
 
     def send(self, message: bytes, shared: bytes = b"") -> None:
         """See `Call.send`."""
@@ -205,15 +205,15 @@ class GrpcCall(Stream):
         self._drained = call
         await_drain(self.connection, self)
 
-    def takes_whole(self, size: int) -> bool:
-        """See `Call.takes_whole`."""
-        return takes_whole(self.connection, size)
+    def may_send_whole(self, size: int) -> bool:
+        """See `Call.may_send_whole`."""
+        return may_send_whole(self.connection, size)
 
     def on_room(self, call: Callable[[], None]) -> None:
         """See `Call.on_room`."""
         if not self.open:
             return
-        if self.room > 0:
+        if self.window_left > 0:
             self.guard(call)
             return
         self._drained = call
@@ -265,7 +265,7 @@ class GrpcCall(Stream):
             raise
         except Exception:  # noqa: BLE001 - the status cannot be sent: the client must not wait for it
             output = self.connection.output
-            output.soon(output.cut)  # later: a caller may be using the connection now
+            output.call_next_turn(output.cut)  # later: a caller may be using the connection now
         finally:
             self.server.failed(self, fault)
 
@@ -275,7 +275,7 @@ class GrpcCall(Stream):
         self.unclaim()
         self.failure = RESOURCE_EXHAUSTED, reason.decode()
         self.connection.ready.append(self)
-        self.connection.output.again()
+        self.connection.output.request_turn()
 
     def discard(self) -> None:
         """Drop received data that was not handed over."""

@@ -23,9 +23,9 @@ class Call(Protocol):
     these methods do nothing, so a late answer needs no check.
 
     One large message can be sent in pieces as the socket drains, so that it is never in memory as a whole:
-    `begin_reply` with its length, then `push` while there is `room` and `on_room` while there is none, then
-    `end_reply`. `on_cancelled` reports that the client no longer waits; `finish` with another status abandons
-    the message.
+    `begin_reply` with its length, then `push` while there is `window_left` and `on_room` while there is none,
+    then `end_reply`. `on_cancelled` reports that the client no longer waits; `finish` with another status
+    abandons the message.
     """
 
     @property
@@ -61,12 +61,12 @@ class Call(Protocol):
         """
 
     @property
-    def room(self) -> int:
+    def window_left(self) -> int:
         """Bytes that can be pushed now without exceeding the peer's windows. 0 while those are closed, and
         while the connection has enough unsent data of any call.
         """
 
-    def takes_whole(self, size: int) -> bool:
+    def may_send_whole(self, size: int) -> bool:
         """An answer of this size may be given with `reply`, although all of it may be queued."""
 
     def metadata(self, name: bytes) -> bytes | None:
@@ -79,8 +79,8 @@ class Call(Protocol):
         """Begin the response message of a unary call, which will be `size` bytes long (at most 2^32-1)."""
 
     def push(self, data: bytes | memoryview) -> None:
-        """Send the next piece of the message that was begun. Never refused: check `room`. The bytes are not
-        copied before they are framed, so they must not change.
+        """Send the next piece of the message that was begun. Never refused: check `window_left`. The bytes
+        are not copied before they are framed, so they must not change.
 
         ValueError when the pieces exceed the length given to `begin_reply`.
         """
@@ -89,7 +89,7 @@ class Call(Protocol):
         """The message is complete: end the call with `OK`. ValueError when pieces are missing."""
 
     @property
-    def crowded(self) -> bool:
+    def congested(self) -> bool:
         """The client's windows block this call, and the connection has much queued data (little is enough
         once the memory budget is spent): data that can be sent later should wait for `on_room`.
         """
@@ -108,8 +108,8 @@ class Call(Protocol):
         """
 
     def on_room(self, call: Callable[[], None]) -> None:
-        """Call once when there is `room`; immediately if there already is. A call waits for this or for
-        `on_drained`, not for both.
+        """Call once when there is `window_left`; immediately if there already is. A call waits for this or
+        for `on_drained`, not for both.
         """
 
     def on_cancelled(self, call: Callable[[], None]) -> None:

@@ -28,7 +28,7 @@ class StreamCall(GrpcCall):
 
     __slots__ = ("_ended", "_handler", "_inbox", "_inbox_size", "_listed", "_lost", "_receiver")
 
-    patient = False
+    defers_to_peer = False
 
     def __init__(
         self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: StreamHandler

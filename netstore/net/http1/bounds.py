@@ -19,9 +19,9 @@ TURN_LIMIT: Final = 32
 """Requests of one connection that are handled in one turn, of about 30 us each."""
 
 HURRIED_LIMIT: Final = 8
-"""The same in a turn that is to be short (`Output.hurried`)."""
+"""The same in a turn that is to be short (`Output.short_turn`)."""
 
-BEHIND_LIMIT: Final = 64 * 1024
+READ_AHEAD_LIMIT: Final = 64 * 1024
 """Bytes read behind a request whose response is streaming. Reading goes on that far because it is how a
 disconnect is noticed.
 """

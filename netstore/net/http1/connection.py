@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from netstore.net.exchange import HIGH_WATER, LOW_WATER, PLAIN, SAFE
 from netstore.net.http1.bounds import (
-    BEHIND_LIMIT,
     BODY_RATE,
     BODY_SECONDS,
     EXCHANGE_BYTES,
     HEAD_SECONDS,
     HURRIED_LIMIT,
     PIPELINE_LIMIT,
+    READ_AHEAD_LIMIT,
     TURN_LIMIT,
     UNCHARGED,
 )
@@ -62,10 +62,10 @@ class Http1Connection:
         "deferred",
         "endless",
         "has_pending",
-        "late",
         "output",
         "reading",
         "server",
+        "timed_out",
     )
 
     def __init__(self, server: Http1Server, output: Output) -> None:
@@ -75,7 +75,7 @@ class Http1Connection:
         self.reading = True
         self.has_pending = False
         """Something was read that is not handled yet, or an answer waits for the network."""
-        self.late = False
+        self.timed_out = False
         self.endless = 0
         """How many of the unanswered exchanges are streaming responses without an end."""
         self.deferred = False
@@ -107,13 +107,13 @@ class Http1Connection:
         """Bytes that had arrived of it then."""
 
     @property
-    def busy(self) -> bool:
+    def at_limit(self) -> bool:
         """See `session.Session`."""
         reader = self._reader
         body = reader.body
         if body is not None and body.claim is not None:
             return not body.claim.granted
-        if self.endless and len(reader.later) + len(reader.data) - reader.at < BEHIND_LIMIT:
+        if self.endless and len(reader.later) + len(reader.data) - reader.at < READ_AHEAD_LIMIT:
             return False
         return self.has_pending or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER
 
@@ -123,7 +123,7 @@ class Http1Connection:
         return False
 
     @property
-    def waiting(self) -> bool:
+    def incomplete(self) -> bool:
         """See `session.Session`. A body that waits for memory is not the peer's delay."""
         body = self._reader.body
         if body is not None and body.claim is not None and not body.claim.granted:
@@ -165,9 +165,9 @@ class Http1Connection:
             if reader.at == len(reader.data) and self._next is None and not reader.later:
                 self.has_pending = False
                 break
-            if turn >= HURRIED_LIMIT and (turn >= TURN_LIMIT or output.hurried):
+            if turn >= HURRIED_LIMIT and (turn >= TURN_LIMIT or output.short_turn):
                 self.has_pending = True
-                output.soon(self.resume)
+                output.call_next_turn(self.resume)
                 break
             if (
                 self.endless
@@ -247,7 +247,7 @@ class Http1Connection:
         self.closed = True
         self.reading = False
         self.has_pending = False
-        self.late = False
+        self.timed_out = False
         self._reader.drop()
         self._reader.release_complete()
         self._next = self._awaiting_drain = self._verdict = None
@@ -272,8 +272,8 @@ class Http1Connection:
         """See `session.Session`. A head or body is timed from the first sweep that sees it incomplete, so
         that the clock is not read for requests that arrive at once.
         """
-        self.late = False
-        if not self.waiting or self.busy or self.output.paused:
+        self.timed_out = False
+        if not self.incomplete or self.at_limit or self.output.paused:
             self._timed = 0
             return
         reader = self._reader
@@ -282,9 +282,9 @@ class Http1Connection:
         if self._timed != reader.started:
             self._timed, self._since, self._had = reader.started, now, had
         elif body is None:
-            self.late = now - self._since > HEAD_SECONDS
+            self.timed_out = now - self._since > HEAD_SECONDS
         elif (passed := now - self._since) >= BODY_SECONDS:
-            self.late = had - self._had < passed * BODY_RATE
+            self.timed_out = had - self._had < passed * BODY_RATE
             self._since, self._had = now, had
 
     def drain(self) -> None:
@@ -355,14 +355,14 @@ class Http1Connection:
         if body is not None and not body.held:
             self._reader.say_continue(body)
         self._charge()
-        self.output.again()
+        self.output.request_turn()
 
     def given_up(self, status: int, reason: bytes) -> None:
         """The incomplete body will not be read on."""
         self._verdict = status, reason
         self.has_pending = True
         self._charge()
-        self.output.again()
+        self.output.request_turn()
 
     def _give_claim(self, exchange: Http1Exchange) -> None:
         """The request whose body became complete last is handled. A write keeps the memory of its body

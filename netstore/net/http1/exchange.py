@@ -176,7 +176,7 @@ class Http1Exchange:
     def worked(self, seconds: float) -> None:
         """See `Exchange.worked`."""
         if not self._connection.closed:
-            self._connection.output.worked(seconds)
+            self._connection.output.add_load(seconds)
 
     def on_drained(self, call: Callable[[], None]) -> bool:
         """See `Exchange.on_drained`."""

@@ -182,7 +182,7 @@ class RequestReader:
         if body.claim is not None and whole:  # an empty chunked body needs no memory
             self.release_complete()
             self.complete_claim, body.claim = body.claim, None
-            self._output.admission.whole(self.complete_claim)
+            self._output.admission.completed(self.complete_claim)
         self._end_body()
         return request
 
@@ -198,9 +198,9 @@ class RequestReader:
         if claim is None:
             claim = body.claim = Claim(self._output, asker)
         elif not body.is_chunked or received <= claim.size or not claim.granted:
-            claim.came = received
+            claim.received = received
             return None
-        claim.came = received
+        claim.received = received
         size = body.head.length
         if body.is_chunked:
             size = min(max(GROWTH, 4 * received), self._server.body_limit + HEAD_LIMIT)

@@ -155,7 +155,7 @@ WORK_BURST: Final = 500_000
 
 SHORT_TURN_WORK: Final = 250
 """Units of a turn once all connections have caused `ROUND_WORK` in a round, or while a connection with little
-load waits (`Output.hurried`): a few requests, or one expensive frame. So a round stays short however many
+load waits (`Output.short_turn`): a few requests, or one expensive frame. So a round stays short however many
 connections are busy, and clients with few requests are not delayed.
 """
 

@@ -55,7 +55,7 @@ def begin_message(connection: Http2Connection, stream: Stream) -> None:
     if stream.since is None:
         connection.unfinished += 1
     stream.since = connection.now
-    stream.came = 0
+    stream.received = 0
 
 
 def complete_message(connection: Http2Connection, stream: Stream) -> None:

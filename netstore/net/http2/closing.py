@@ -73,7 +73,7 @@ def _drop(connection: Http2Connection, stream: Stream) -> None:
         cancel_room(connection, stream)
     dropped = stream.drop()
     connection.queued -= dropped
-    if stream.patient:
+    if stream.defers_to_peer:
         connection.answers -= dropped
     if connection.room_waiters:
         connection.ask()

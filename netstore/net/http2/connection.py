@@ -120,7 +120,6 @@ class Http2Connection:
         "kept",
         "last_ping",
         "last_stream",
-        "late",
         "max_credit",
         "now",
         "output",
@@ -142,6 +141,7 @@ class Http2Connection:
         "streams",
         "strikes",
         "table_update_due",
+        "timed_out",
         "turn_limit",
         "unfinished",
         "ungranted",
@@ -185,14 +185,14 @@ class Http2Connection:
         self.queued = 0
         """Bytes of queued DATA of all streams."""
         self.answers = 0
-        """The part of `queued` that belongs to `patient` streams."""
+        """The part of `queued` that belongs to `defers_to_peer` streams."""
         self.window = _DEFAULT_WINDOW
         """The peer's connection window: bytes of DATA we may still send."""
         self.initial_window = _DEFAULT_WINDOW
         """The peer's window for a new stream."""
         self.frame_limit = LEAST_FRAME_LIMIT
         """The largest payload we send in one frame."""
-        self.late = False
+        self.timed_out = False
         """See `session.Session`."""
         self.strikes = 0
         """PINGs that came too soon since we last sent DATA or trailers."""
@@ -255,7 +255,7 @@ class Http2Connection:
     # --- the reactor's Session
 
     @property
-    def busy(self) -> bool:
+    def at_limit(self) -> bool:
         """Read data is left for another turn, or the connection exceeded its rate of work. Never because of
         queued answers: WINDOW_UPDATE must be read.
         """
@@ -267,9 +267,11 @@ class Http2Connection:
         return True
 
     @property
-    def waiting(self) -> bool:
+    def incomplete(self) -> bool:
         """The preface, a frame or a header block is incomplete."""
-        return not self.busy and (bool(self.unparsed) or self.partial_block is not None or not self.started)
+        return not self.at_limit and (
+            bool(self.unparsed) or self.partial_block is not None or not self.started
+        )
 
     @property
     def idle(self) -> bool:
@@ -310,7 +312,7 @@ class Http2Connection:
         if self._paused:
             return
         server = self.server
-        self.turn_limit = SHORT_TURN_WORK if self.output.hurried else server.turn(self.now)
+        self.turn_limit = SHORT_TURN_WORK if self.output.short_turn else server.turn(self.now)
         data, self.unparsed = self.unparsed, b""
         try:
             position = 0 if self.started else self._begin(data)
@@ -333,7 +335,7 @@ class Http2Connection:
         """Request another turn, after those of other connections."""
         if not self._asked and not self._paused:
             self._asked = True
-            self.output.soon(self._work_on)
+            self.output.call_next_turn(self._work_on)
 
     def resume(self) -> None:
         """Send what windows and `UNSENT_LIMIT` allow, then handle what was read, as far as the limits allow.
@@ -357,8 +359,8 @@ class Http2Connection:
                 stream = back.popleft()
             else:
                 stream = ready.popleft()
-                if self.queued > hold and stream.patient and stream.open:
-                    stream.set_aside()
+                if self.queued > hold and stream.defers_to_peer and stream.open:
+                    stream.return_claim()
                     back.append(stream)
                     continue
             self.spent += HANDLING_WORK
@@ -421,7 +423,7 @@ class Http2Connection:
         if self._paused and self._work.spend(now, 0):
             self._paused = False
             self.ask()
-        self.late = is_late(self, now)
+        self.timed_out = is_late(self, now)
         if self.unfinished and now - self.requests_checked >= REQUEST_CHECK_SECONDS:
             self.requests_checked = now
             give_up_late(self, now)

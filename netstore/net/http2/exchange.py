@@ -149,7 +149,7 @@ class Http2Exchange(Stream):
         self.unclaim()
         self._verdict = status, reason
         self.connection.ready.append(self)
-        self.connection.output.again()
+        self.connection.output.request_turn()
 
     def hand_over(self) -> None:
         """See `http2.Stream.hand_over`."""
@@ -267,7 +267,7 @@ class Http2Exchange(Stream):
 
     def worked(self, seconds: float) -> None:
         """See `Exchange.worked`."""
-        self.connection.output.worked(seconds)
+        self.connection.output.add_load(seconds)
 
     def on_gone(self, call: Callable[[], None]) -> None:
         """Call when the client resets the stream or disconnects before the answer is complete; see

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def enqueue(connection: Http2Connection, stream: Stream, size: int) -> None:
     """Account for bytes that were added to the queue of a stream, and send what may be sent."""
     connection.queued += size
-    if stream.patient:
+    if stream.defers_to_peer:
         connection.answers += size
     if stream.sending:
         return
@@ -83,7 +83,7 @@ def _frame_some(connection: Http2Connection, most: int) -> None:
         stream.credit -= size
         connection.window -= size
         connection.queued -= size
-        if stream.patient:
+        if stream.defers_to_peer:
             connection.answers -= size
         connection.progress += size
         connection.strikes = STRIKES_AFTER_DATA
@@ -175,20 +175,20 @@ def takes_more(connection: Http2Connection) -> bool:
     return answers <= ANSWERS_LIMIT_OVER or (answers <= ANSWERS_LIMIT and not connection.output.account.over)
 
 
-def takes_whole(connection: Http2Connection, size: int) -> bool:
+def may_send_whole(connection: Http2Connection, size: int) -> bool:
     """An answer of this size may be given in one piece, although all of it may be queued."""
     return connection.answers + size <= (
         ANSWERS_LIMIT_OVER if connection.output.account.over else ANSWERS_LIMIT
     )
 
 
-def is_crowded(connection: Http2Connection) -> bool:
+def is_congested(connection: Http2Connection) -> bool:
     """The streams together have as much queued DATA as allowed, or the memory budget is spent."""
     return connection.queued > EVENTS_LIMIT or connection.output.account.over
 
 
 def await_room(connection: Http2Connection, stream: Stream) -> None:
-    """Call `Stream.drained` once, when the stream has `room`. Only for a stream that has none."""
+    """Call `Stream.drained` once, when the stream has `window_left`. Only for a stream that has none."""
     if not stream.awaiting_room:
         stream.awaiting_room = True
         if stream.window > stream.queued:

@@ -181,7 +181,7 @@ class HeaderBlocks(Generic[Meaning]):
                     index, position = _number(block, position, 0x7F) if first == 0xFF else (0, position)
                     field = self._entry(index)
             elif first & 0x60 == 0x20:
-                raise BadBlock("a change of the table's size comes after a field")
+                raise BadBlock("dynamic table size update after a field")
             else:
                 mask = 0x3F if first & 0x40 else 0x0F
                 index = first & mask

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def is_late(connection: Http2Connection, now: float) -> bool:
     """The preface, a header block or a frame took longer than its time limit."""
-    if connection.busy or connection.output.paused:
+    if connection.at_limit or connection.output.paused:
         connection.unparsed_since = connection.block_since = now
         return False  # the rest may have arrived and not been read by us
     if not connection.started:
@@ -49,12 +49,12 @@ def give_up_late(connection: Http2Connection, now: float) -> None:
         if stream.since is not None and stream.since < limit and stream.awaited:
             if stream.waits:
                 stream.since = now
-                stream.came = 0
-            elif stream.came < REQUEST_SECONDS * REQUEST_RATE:
+                stream.received = 0
+            elif stream.received < REQUEST_SECONDS * REQUEST_RATE:
                 late.append(stream)
             else:
                 stream.since = now
-                stream.came = 0
+                stream.received = 0
     for stream in late[:ENDED_AT_ONCE]:
         give_up(connection, stream, CANCEL)
     if len(late) > ENDED_AT_ONCE:
@@ -89,7 +89,7 @@ def check_progress(connection: Http2Connection, now: float) -> None:
     connection.progress_since = now
     connection.progress = 0
     if not enough and not (connection.window > 0 and _reset_stalled(connection, now - STALL_SECONDS)):
-        connection.fail(ENHANCE_YOUR_CALM, "too little of what was asked for is let through by the windows")
+        connection.fail(ENHANCE_YOUR_CALM, "flow-control windows closed for too long")
 
 
 def _reset_stalled(connection: Http2Connection, limit: float) -> bool:

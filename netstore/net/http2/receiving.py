@@ -41,7 +41,7 @@ def receive_data(  # noqa: PLR0917 - called for each frame: its fields are not p
     """DATA of an open stream, already subtracted from `Stream.allowed`."""
     if connection.ungranted > CONNECTION_WINDOW:
         raise ConnectionFault(FLOW_CONTROL_ERROR, "more DATA than the connection's window")
-    stream.came += stop - start
+    stream.received += stop - start
     if stream.allowed < 0:
         stream_error(connection, stream.number, FLOW_CONTROL_ERROR)
         return

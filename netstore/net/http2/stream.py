@@ -36,7 +36,6 @@ class Stream:
         "allowed",
         "awaiting_drain",
         "awaiting_room",
-        "came",
         "claim",
         "connection",
         "credit",
@@ -47,11 +46,12 @@ class Stream:
         "open",
         "opened_at",
         "queued",
+        "received",
         "sending",
         "since",
     )
 
-    patient = True
+    defers_to_peer = True
     """Its request may be held back while much is queued for the peer's windows."""
 
     awaited = True
@@ -73,11 +73,11 @@ class Stream:
         """When the incomplete request, or message of a stream, was begun; None if there is none. Set anew
         after each period in which it kept the minimum pace.
         """
-        self.came = 0
+        self.received = 0
         """Bytes of DATA since `since`."""
         self.claim: Claim | None = None
         """The memory admitted or requested for an incomplete body or message. A unary call or request keeps
-        it until it is answered, unless `set_aside` is called.
+        it until it is answered, unless `return_claim` is called.
         """
         self.kept = 0
         """Bytes of complete data that stay here without a claim."""
@@ -108,7 +108,7 @@ class Stream:
         return self.queued + self.connection.output.unsent
 
     @property
-    def room(self) -> int:
+    def window_left(self) -> int:
         """Bytes that can be given now without exceeding the peer's windows; 0 while those are closed, or
         while the connection has enough queued or unsent. O(1).
         """
@@ -131,52 +131,52 @@ class Stream:
         """Bytes of a complete request that was not handed over."""
         return 0
 
-    def want(self, size: int, came: int) -> bool:
-        """Ask for memory for a body or message of `size` bytes, of which `came` have arrived: it is admitted
-        or waits. False if no more can wait.
+    def want(self, size: int, received: int) -> bool:
+        """Ask for memory for a body or message of `size` bytes, of which `received` have arrived: it is
+        admitted or waits. False if no more can wait.
         """
         output = self.connection.output
         claim = self.claim
         if claim is None or claim.asker is None:
             self.unclaim()
             claim = self.claim = Claim(output, self)
-        claim.came = came
+        claim.received = received
         try:
-            granted = output.admission.ask(claim, size, max(came, STREAM_WINDOW))
+            granted = output.admission.ask(claim, size, max(received, STREAM_WINDOW))
         except QueueFull:
             self.unclaim()
             return False
-        if granted and size - came > self.allowed:
-            grant(self.connection, self, size - came)
+        if granted and size - received > self.allowed:
+            grant(self.connection, self, size - received)
         return True
 
-    def weigh(self, came: int) -> None:
+    def weigh(self, received: int) -> None:
         """State how many bytes of incomplete data are here. They count in `connection.held` unless an
         admitted claim counts them.
         """
         claim = self.claim
         if claim is not None:
             if claim.asker is not None:
-                claim.came = came
+                claim.received = received
             if claim.granted:
-                came = 0
-        self.connection.held += came - self._weighed
-        self._weighed = came
+                received = 0
+        self.connection.held += received - self._weighed
+        self._weighed = received
 
     def complete(self) -> None:
         """The message is complete, of a request with END_STREAM. The memory is kept until it is answered."""
         claim = self.claim
         if claim is not None:
-            self.connection.output.admission.whole(claim)
+            self.connection.output.admission.completed(claim)
             if not claim.granted:  # all of it fitted into the first window
-                self.set_aside()
+                self.return_claim()
 
-    def set_aside(self) -> None:
+    def return_claim(self) -> None:
         """Give the claim back because the answer may take long: the complete request is charged to the
         connection from now on, until the stream is over.
         """
         claim = self.claim
-        size = self.size if claim is None else claim.came
+        size = self.size if claim is None else claim.received
         self.unclaim()
         if size:
             self.keep(size)
@@ -208,10 +208,10 @@ class Stream:
         claim = self.claim
         if claim is not None and self.open:
             self.since = self.connection.now if self.since is not None else None
-            self.came = 0
-            grant(self.connection, self, claim.size - claim.came)
-            self.weigh(claim.came)
-            self.connection.output.again()
+            self.received = 0
+            grant(self.connection, self, claim.size - claim.received)
+            self.weigh(claim.received)
+            self.connection.output.request_turn()
 
     def given_up(self, status: int, reason: bytes) -> None:
         """See `bodyadmission.Asker`."""
@@ -234,13 +234,13 @@ class Stream:
 
     def drained(self) -> None:
         """Called once after `await_drain`, when the backlog has fallen to `LOW_WATER`; or after `await_room`,
-        when there is `room`.
+        when there is `window_left`.
         """
 
     def put_head(self, block: bytes) -> None:
         """Send the header block of the response; a body or trailers follow."""
         if self.claim is not None and self.claim.asker is None:
-            self.set_aside()
+            self.return_claim()
         self.connection.put_block(self.number, block, 0)
 
     def put_data(self, prefix: bytes, data: bytes | memoryview) -> None:

@@ -124,7 +124,7 @@ def pass_time(served: Served, call: SlowCall, seconds: float, rate: float = 0.0)
         served.advance(1)
         call.backlog = max(0, call.backlog - int(rate))
         call.taken += int(rate)
-        if call.room:
+        if call.window_left:
             call.tell()
         run(served)
 
@@ -183,7 +183,7 @@ def read_on(served: Served, seconds: float, *calls: SlowCall) -> None:
         served.advance(1)
         for call in calls:
             call.backlog = max(0, call.backlog - int(1.1 * PACE_BYTES / PACE_SECONDS))
-            if call.room:
+            if call.window_left:
                 call.tell()
         run(served)
 

@@ -112,11 +112,11 @@ def test_a_stream_of_a_crowded_connection_is_told_later(served: Served) -> None:
     call, receiver = served.open(PATH)
     receiver.received(create())
     answers(call)
-    call.crowded, call.window = True, 0
+    call.congested, call.window = True, 0
     put(served, b"1")
     put(served, b"2")
     assert answers(call) == []
-    call.crowded, call.window = False, 1 << 20
+    call.congested, call.window = False, 1 << 20
     call.backlog = RESUME_BACKLOG
     call.tell()
     assert answers(call) == [], "there is a window, but the network is slow"

@@ -385,7 +385,7 @@ def test_nothing_that_waits_is_forgotten(
 def check_lines(connection: Http2Connection) -> None:
     """Who wants room stands in one line, and is alive."""
     streams = list(connection.streams.values())
-    assert connection.answers == sum(each.queued for each in streams if each.patient)
+    assert connection.answers == sum(each.queued for each in streams if each.defers_to_peer)
     waiting = [*connection.window_waiters, *connection.room_waiters]
     assert sorted(each.number for each in streams if each.awaiting_room) == sorted(e.number for e in waiting)
     assert all(each.window <= each.queued for each in connection.window_waiters)

@@ -160,7 +160,7 @@ def test_a_connection_is_crowded_by_the_queues_of_all_its_streams() -> None:
     connection = wire.connection
     for call in connection.streams.values():
         assert isinstance(call, GrpcCall)
-        if not call.crowded:
+        if not call.congested:
             call.send(b"head", shared)
             told.append(call)
     assert http2.EVENTS_LIMIT < connection.queued <= http2.EVENTS_LIMIT + size + 9
@@ -173,7 +173,7 @@ def test_a_connection_is_crowded_by_the_queues_of_all_its_streams() -> None:
         frame(http2.WINDOW_UPDATE, 0, 1, (2 * size).to_bytes(4, "big")),
         frame(http2.WINDOW_UPDATE, 0, 0, (2 * size).to_bytes(4, "big")),
     )
-    assert (roomy, told[0].crowded, told[1].crowded) == (
+    assert (roomy, told[0].congested, told[1].congested) == (
         [1],
         False,
         connection.queued > http2.EVENTS_LIMIT,
@@ -185,9 +185,9 @@ def test_few_bytes_make_a_connection_crowded_once_memory_is_spent() -> None:
     wire.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)), wire.call(1, message_of(1)))
     (call, _), *_ = wire.asked
     call.send(bytes(LOW_WATER + 1))
-    assert not call.crowded
+    assert not call.congested
     wire.output.account.charge(1 << 40)
-    assert call.crowded
+    assert call.congested
 
 
 def test_answers_that_cannot_be_sent_are_refused_once_memory_is_spent() -> None:

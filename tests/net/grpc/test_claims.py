@@ -28,7 +28,7 @@ def test_a_call_that_holds_memory_and_does_not_end_is_given_up_while_others_wait
     admission = first.output.admission
     for _ in range(PATIENCE_SECONDS + 1):
         admission.sweep()
-    admission.look(0.0)
+    admission.step(0.0)
     first.connection.resume()
     assert wire.trailers(first.output.sent)["grpc-message"] == TOO_SLOW.decode()
     assert first.output.account.promised == 0
@@ -216,7 +216,7 @@ def test_an_exception_at_admission_ends_only_that_call() -> None:
     def fall() -> None:
         raise MemoryError
 
-    second.output.again = fall  # type: ignore[method-assign]
+    second.output.request_turn = fall  # type: ignore[method-assign]
     first.connection.gone()
     assert not second.connection.streams
     assert not second.output.was_cut

@@ -12,12 +12,12 @@ from netstore.limits import Budget
 from netstore.net.bodyadmission import GROWTH, TOO_MANY, TOO_SLOW, BodyAdmission
 from netstore.net.exchange import HIGH_WATER, OPEN_BODY_LIMIT
 from netstore.net.http1.bounds import (
-    BEHIND_LIMIT,
     BODY_RATE,
     BODY_SECONDS,
     HEAD_SECONDS,
     HURRIED_LIMIT,
     PIPELINE_LIMIT,
+    READ_AHEAD_LIMIT,
     TURN_LIMIT,
 )
 from netstore.net.http1.server import Http1Server
@@ -37,7 +37,7 @@ def watch(wire: Wire) -> list[bool]:
 
 
 def busy(wire: Wire) -> bool:
-    return wire.connection.busy
+    return wire.connection.at_limit
 
 
 def test_nothing_is_handed_over_behind_an_answer_without_an_end() -> None:
@@ -62,7 +62,7 @@ def test_what_comes_behind_a_watch_is_bounded_and_charged() -> None:
     while not busy(wire):
         wire.feed(GET * 100)
         fed += len(GET) * 100
-    assert BEHIND_LIMIT <= fed < BEHIND_LIMIT + 100 * len(GET)
+    assert READ_AHEAD_LIMIT <= fed < READ_AHEAD_LIMIT + 100 * len(GET)
     assert fed <= wire.output.account.held < fed + 1024
     wire.connection.eof()
     assert gone == [True]
@@ -218,7 +218,7 @@ LARGE = b"%b /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
 def sharing(count: int) -> list[Wire]:
     """Connections that have memory for one body at a time."""
     memory = Budget(BODY * 2)
-    admission = BodyAdmission(memory, KeptLog(), lambda: admission.look(0.0))
+    admission = BodyAdmission(memory, KeptLog(), lambda: admission.step(0.0))
     wires = [Wire(hold=True) for _ in range(count)]
     for wire in wires:
         wire.output.admission = admission
@@ -230,14 +230,14 @@ def test_a_body_waits_unread_and_untimed_until_those_before_it_are_answered() ->
     first, second = sharing(2)
     first.feed(LARGE % b"PUT", bytes(1000))
     second.feed(LARGE % b"PUT" + bytes(1000))
-    assert (first.connection.busy, second.connection.busy) == (False, True)
-    assert not second.connection.waiting, "it owes nothing"
+    assert (first.connection.at_limit, second.connection.at_limit) == (False, True)
+    assert not second.connection.incomplete, "it owes nothing"
     for second_of_time in range(100):
         second.connection.sweep(float(second_of_time))
-        assert not second.connection.late
+        assert not second.connection.timed_out
     first.feed(bytes(BODY - 1000))
     assert len(first.exchanges) == 1
-    assert second.connection.busy, "the first one's body is still held"
+    assert second.connection.at_limit, "the first one's body is still held"
     first.exchanges[0].respond(200, b"")
     assert (busy(second), second.output.asked) == (False, 1)
     second.feed(bytes(BODY - 1000))
@@ -303,10 +303,10 @@ def test_chunked_bodies_that_grow_together_come_whole_one_after_another() -> Non
     for wire in wires:
         wire.feed(b"PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     while any(left):
-        places = [place for place in range(3) if left[place] and not wires[place].connection.busy]
+        places = [place for place in range(3) if left[place] and not wires[place].connection.at_limit]
         assert places, "one of them can always go on"
         for place in places:
-            if left[place] and not wires[place].connection.busy:
+            if left[place] and not wires[place].connection.at_limit:
                 left[place] -= 1
                 wires[place].feed(chunk if left[place] else chunk + b"0\r\n\r\n")
                 for exchange in wires[place].exchanges:
@@ -366,7 +366,7 @@ def test_other_connections_have_their_turn_after_so_many_requests(
 ) -> None:
     """Whether they are answered or not: the next turn is asked for, and hangs on nothing."""
     wire = Wire(hold=hold)
-    wire.output.hurried = hurried
+    wire.output.short_turn = hurried
     wire.feed(GET * (3 * turn + 1))
     seen = [len(wire.exchanges)]
     while wire.output.run_turn():
@@ -443,7 +443,7 @@ def sweeps(wire: Wire, start: float, seconds: float, piece: bytes) -> float | No
     """Sweep once a second while this comes in each; when the connection was found late."""
     for second in range(int(seconds) + 1):
         wire.connection.sweep(start + second)
-        if wire.connection.late:
+        if wire.connection.timed_out:
             return second
         if piece:
             wire.feed(piece)

@@ -121,10 +121,10 @@ def test_many_unanswered_requests_stop_the_reading() -> None:
     wire = Wire(hold=True).feed(GET * (PIPELINE_LIMIT - 1))
     while wire.output.run_turn():
         assert len(wire.exchanges) < PIPELINE_LIMIT
-    assert not wire.connection.busy
-    assert wire.feed(GET).connection.busy
+    assert not wire.connection.at_limit
+    assert wire.feed(GET).connection.at_limit
     wire.exchanges[0].respond(200, b"")
-    assert not wire.connection.busy
+    assert not wire.connection.at_limit
 
 
 @given(

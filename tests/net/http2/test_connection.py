@@ -61,7 +61,7 @@ def test_it_does_not_matter_how_the_bytes_are_split(data: st.DataObject) -> None
     assert [n for n, _, _ in one.application.handed] == [1, 3, 5]
     kinds = [each for each in other.sent() if each.kind != WINDOW_UPDATE]
     assert sorted(kinds, key=repr) == sorted((e for e in one.sent() if e.kind != WINDOW_UPDATE), key=repr)
-    assert not other.connection.waiting
+    assert not other.connection.incomplete
 
 
 def test_a_request_may_arrive_byte_by_byte() -> None:
@@ -116,7 +116,7 @@ def test_a_connection_that_ends_during_a_read_parses_no_more_of_it() -> None:
     wire.feed(frame(RST_STREAM, 0, 1, u32(8)) + frame(PING, 0, 0, bytes(8)) + b"half a frame"[:5])
     assert wire.output.finished
     assert wire.sent() == []
-    assert not wire.connection.waiting
+    assert not wire.connection.incomplete
 
 
 def test_requests_wait_while_too_much_is_queued() -> None:
@@ -164,13 +164,13 @@ def test_what_was_read_is_processed_in_turns(flood: str) -> None:
     wire = Wire()
     wire.connection.receive(FLOODS[flood](wire))
     turns = 1
-    assert wire.connection.busy or wire.connection.ready
-    assert not wire.connection.waiting
+    assert wire.connection.at_limit or wire.connection.ready
+    assert not wire.connection.incomplete
     while wire.output.run_turn():
         turns += 1
         assert wire.connection.spent <= http2.TURN_WORK + most_work_of_a_frame()
     assert turns > 2
-    assert not wire.connection.busy
+    assert not wire.connection.at_limit
     handed = [n for n, _, _ in wire.application.handed]
     assert handed == list(range(1, 2 * len(handed), 2))
     assert len(handed) in (45, 8, 500)
@@ -200,7 +200,7 @@ def test_a_connection_that_ended_keeps_no_memory() -> None:
 
 def is_paused(connection: Http2Connection) -> bool:
     """It is not read for now."""
-    return connection.busy
+    return connection.at_limit
 
 
 def test_a_connection_beyond_its_rate_of_work_is_paused_and_finally_closed() -> None:
@@ -239,7 +239,7 @@ def test_a_busy_client_with_equal_requests_is_never_paused() -> None:
         wire.feed(b"".join(wire.request(n, b"x") for n in range(first, first + 200, 2)))
         first += 200
         wire.time += 1 / 250
-        assert not wire.connection.busy
+        assert not wire.connection.at_limit
     assert len(wire.application.handed) == 6_000
 
 
@@ -280,9 +280,9 @@ def test_eof_ends_all_streams() -> None:
 
 def test_an_incomplete_frame_can_be_refused() -> None:
     wire = Wire()
-    before = wire.connection.waiting
+    before = wire.connection.incomplete
     wire.feed(wire.request(1, b"hello")[:-1])
-    assert (before, wire.connection.waiting) == (False, True)
+    assert (before, wire.connection.incomplete) == (False, True)
     wire.connection.refuse(408, b"too slow")
     assert wire.verdict() == ("connection", CALM)
 
