@@ -127,6 +127,26 @@ def test_every_route_is_refused_by_the_gate(path: bytes, method: bytes) -> None:
     assert method == b"HEAD" or b"Insufficient credentials" in exchange.body
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (b"/v2/members", Kind.MEMBER),
+        (b"/v2/machines", Kind.MEMBER),
+        (b"/netstore/members", Kind.MEMBER),
+        (b"/netstore/members/1/promote", Kind.MEMBER),
+        (b"/netstore/leader", Kind.MAINTENANCE),
+        (b"/netstore/status", Kind.ADMIN),
+        (b"/config/local/log", Kind.ADMIN),
+        (b"/health", Kind.PUBLIC),
+    ],
+)
+def test_routes_of_all_apis_agree_on_what_is_accessed(path: bytes, kind: Kind) -> None:
+    _, router = http(policy := Refusing())
+    router.handle(RecordedExchange(Request(b"POST", path)))
+    [(operation, _)] = policy.asked
+    assert (operation.accesses, operation.may_write) == ((Access(kind),), True)
+
+
 @pytest.mark.parametrize("query", [b"wait=true", b"quorum=true", b"recursive=true", b"wait=true&stream=true"])
 def test_reads_and_watches_of_keys_are_refused_alike(query: bytes) -> None:
     _, router = http(policy := Refusing())

@@ -87,7 +87,7 @@ def many_fields(wire: Wire, count: int = 45) -> bytes:
 
 
 def late_after(wire: Wire, seconds: float) -> bool:
-    """Let time pass, with a sweep each second; whether the peer is late then (`Http2Connection.timed_out`)."""
+    """Let time pass, a sweep each second; whether the peer is late then (`Http2Connection.timed_out`)."""
     end = wire.time + seconds
     while wire.time + 1 <= end:
         wire.time += 1
