@@ -98,7 +98,7 @@ class Output(Owner, Protocol):
 
     def finish(self, drop: int | None = None) -> None:
         """Send what is queued, then close. Up to `drop` bytes that still arrive are read and dropped before
-        the connection is cut; by default as many as a body may have.
+        the connection is cut; by default `connection.DRAIN_LIMIT`.
         """
 
     @property

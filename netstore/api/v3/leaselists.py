@@ -24,6 +24,8 @@ from netstore.types import LeaseId
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from google.protobuf.message import Message
+
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.shared import SharedAnswers
     from netstore.api.v3.sortedruns import Run
@@ -103,12 +105,7 @@ class LeaseLists:
                     yield
             else:
                 head = head or self._head_of(lease)
-                yield from sortedruns.merge_most(runs)
-                for keys in sortedruns.batches(sortedruns.merged(runs)):
-                    piece = pb.LeaseTimeToLiveResponse(keys=keys).SerializeToString()
-                    pieces.add(piece)
-                    shared.grow(pieces, len(piece) - sortedruns.run_size(keys))
-                    yield
+                yield from self._encoded(runs, pieces, _keys_response, sortedruns.run_size)
             yield from sortedruns.clear(runs)
             if head is None:
                 yield from self._answer_ended(lease.id, calls)
@@ -183,12 +180,7 @@ class LeaseLists:
                     runs.append(sortedruns.run_of(sorted(map(_key_of, some))))
                 yield
             else:
-                yield from sortedruns.merge_most(runs)
-                for keys in sortedruns.batches(sortedruns.merged(runs)):
-                    piece = leases_response(map(_id_of, keys)).SerializeToString()
-                    pieces.add(piece)
-                    shared.grow(pieces, len(piece) - ID_BYTES * len(keys))
-                    yield
+                yield from self._encoded(runs, pieces, _ids_response, _ids_size)
             yield from sortedruns.clear(runs)
             while calls:
                 call, _ = calls.popleft()
@@ -214,6 +206,23 @@ class LeaseLists:
                 raise
 
     # --- both
+
+    def _encoded(
+        self,
+        runs: deque[Run],
+        pieces: SharedPieces,
+        response: Callable[[list[bytes]], Message],
+        size: Callable[[list[bytes]], int],
+    ) -> Iterator[None]:
+        """Merge sorted runs, and add them as encoded responses to the pieces of an answer, whose charge for
+        the keys of a batch (`size`) is replaced by that for its bytes.
+        """
+        yield from sortedruns.merge_most(runs)
+        for keys in sortedruns.batches(sortedruns.merged(runs)):
+            piece = response(keys).SerializeToString()
+            pieces.add(piece)
+            self._shared.grow(pieces, len(piece) - size(keys))
+            yield
 
     def _join(self, list_: _List, call: Call, left: int) -> None:
         """Wait for the next list. The job of the present one runs in the turns of this call, too."""
@@ -258,6 +267,18 @@ class LeaseLists:
 def leases_response(ids: Iterable[LeaseId]) -> pb.LeaseLeasesResponse:
     """A list of leases."""
     return pb.LeaseLeasesResponse(leases=[pb.LeaseStatus(ID=id_) for id_ in ids])
+
+
+def _keys_response(keys: list[bytes]) -> pb.LeaseTimeToLiveResponse:
+    return pb.LeaseTimeToLiveResponse(keys=keys)
+
+
+def _ids_response(keys: list[bytes]) -> pb.LeaseLeasesResponse:
+    return leases_response(map(_id_of, keys))
+
+
+def _ids_size(keys: list[bytes]) -> int:
+    return ID_BYTES * len(keys)
 
 
 def _key_of(id_: LeaseId) -> bytes:
