@@ -163,6 +163,14 @@ class Engine(Protocol):
     eased: Callable[[], object]
     """Called on the loop after a commit made while the engine had `excess_bytes`: they are fewer now."""
 
+    pull: Callable[[], object]
+    """Called on the loop after `changed`, before a commit, a `sync` and a `close`: makes the `write`, or none
+    if that is not possible yet.
+    """
+
+    def changed(self) -> None:
+        """There is something to `pull`. It is committed no later than if it had been written now."""
+
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value of a key, as of the last write. This and the other reads raise StateDamaged for a record
         that is not what was written: the member must end.
@@ -205,7 +213,9 @@ class Engine(Protocol):
         """
 
     def sync(self, done: Callable[[OSError | None], None]) -> None:
-        """Call `done` on the loop once everything written so far is durable, or with the error."""
+        """Call `done` on the loop once everything written so far, or waiting to be pulled, is durable, or
+        with the error.
+        """
 
     def install(self, snapshot: object, done: Callable[[OSError | None], None]) -> None:
         """Replace everything by a copy of another engine's state, which is durable already. Nothing may be
@@ -213,4 +223,4 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Make all writes durable, except as `prepare` says, then close. Blocks."""
+        """Make all writes durable, and what is to be pulled, except as `prepare` says; then close. Blocks."""

@@ -137,6 +137,10 @@ class LmdbEngine:
         """
         self.eased: Callable[[], object] = _ignore
         """See `seams.Engine`."""
+        self.pull: Callable[[], object] = _ignore
+        """See `seams.Engine`."""
+        self._is_stale = False
+        """There is something to pull."""
         self._pending = Overlay()
         self._in_flight = Overlay()
         """The batch that the committer has; after a failed commit, changes that the next batch begins with.
@@ -311,6 +315,7 @@ class LmdbEngine:
         if applied < self._applied:
             raise ValueError(f"applied index {applied} after {self._applied}")
         self._applied = applied
+        self._is_stale = False
         self._serial += 1
         self._pending.update(changes)
         size = memory_cost(changes)
@@ -323,13 +328,27 @@ class LmdbEngine:
         else:
             self._start_interval()
 
+    def changed(self) -> None:
+        """See `seams.Engine`. What is not pulled yet is in no overlay and not charged to the budget: the
+        caller bounds it (`Machine.is_save_due`).
+        """
+        self._is_stale = True
+        if not self._interval_runs:
+            self._start_interval()
+
+    def _pull(self) -> None:
+        if self._is_stale:
+            self.pull()
+
     def sync(self, done: Done) -> None:
         if self._fatal is not None:
             self._call_soon(partial(done, self._fatal))
-        elif self._committed == self._serial:
+            return
+        self._pull()
+        if self._committed == self._serial and not self._is_stale:
             self._call_soon(partial(done, None))
-        else:
-            self._waiting.append((self._serial, done))
+        else:  # what cannot be pulled now is part of the next write
+            self._waiting.append((self._serial + self._is_stale, done))
             self._begin_commit()
 
     def _start_interval(self) -> None:
@@ -340,6 +359,7 @@ class LmdbEngine:
     def _interval_over(self) -> None:
         """If a write is incomplete, its last part starts the next interval."""
         self._interval_runs = False
+        self._pull()
         self._begin_commit()
 
     def _begin_commit(self) -> None:
@@ -382,7 +402,7 @@ class LmdbEngine:
         full = len(self._pending) >= self._commit_changes or self._pending_bytes >= self._commit_bytes
         if error is None and (self._waiting or full):
             self._begin_commit()
-        elif self._batched != self._serial:
+        elif self._is_stale or self._batched != self._serial:
             self._start_interval()
         if error is not None:
             self._on_failure(error)
@@ -405,6 +425,7 @@ class LmdbEngine:
         self._pending, self._in_flight = Overlay(), Overlay()
         self._account.hold(0)
         self._pending_bytes = self._prepared = 0
+        self._is_stale = False
         self._batched = self._serial
         self._sizes_before = self.sizes()
         self._committer.install(Install(snapshot, done))
@@ -450,6 +471,8 @@ class LmdbEngine:
 
     def close(self) -> None:
         """See `seams.Engine`. OSError when the last commit fails; the log still has what is missing."""
+        if self._fatal is None and self._damage is None:
+            self._pull()
         self._committer.stop()
         error = self._fatal
         if self._prepared:

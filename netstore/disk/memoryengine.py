@@ -40,6 +40,9 @@ class MemoryEngine:
         self._failure: OSError | None = None
         self.eased: Callable[[], object] = _ignore
         """See `seams.Engine`. Never called: this engine never has `excess_bytes`."""
+        self.pull: Callable[[], object] = _ignore
+        """See `seams.Engine`."""
+        self._is_stale = False
 
     def applied(self) -> Index:
         return self._journal[-1][0] if self._journal else self._durable
@@ -90,10 +93,15 @@ class MemoryEngine:
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         if applied < self.applied():
             raise ValueError(f"applied index {applied} after {self.applied()}")
+        self._is_stale = False
         prepared, self._prepared = self._prepared, {}
         prepared.update(changes)
         self._journal.append((applied, prepared))
         _change(self._seen, changes)
+
+    def changed(self) -> None:
+        """See `seams.Engine`."""
+        self._is_stale = True
 
     def sync(self, done: Done) -> None:
         if self._failure is None:
@@ -115,10 +123,13 @@ class MemoryEngine:
             self._durable = snapshot.durable()
             self._journal.clear()
             self._prepared = {}
+            self._is_stale = False
         self._call_soon(partial(done, self._failure))
 
     def commit(self, writes: int | None = None) -> None:
-        """Make the oldest `writes` durable that are not; None: all."""
+        """Make the oldest `writes` durable that are not; None: all. What is to be pulled is, first."""
+        if self._is_stale:
+            self.pull()
         count = len(self._journal) if writes is None else writes
         for applied, changes in self._journal[:count]:
             _change(self._kept, changes)

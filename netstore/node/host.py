@@ -3,8 +3,8 @@ effects. The loop and the simulator run it.
 
 In a turn everything that is waiting is taken (proposals, messages, ticks, finished syncs). Then, in this
 order: what must be durable goes to the disk (`node.logwriter`); messages leave that need no sync first;
-committed entries are applied (`node.applier`), which completes proposals; reads are answered; the changes go
-to the engine; answers are flushed; long work goes on a little (`node.background`). What must not leave before
+committed entries are applied (`node.applier`), which completes proposals; reads are answered; answers are
+flushed; long work goes on a little (`node.background`). What must not leave before
 a sync waits in the driver for it. What arrives while the disk syncs is the next batch: no timer gathers
 requests.
 
@@ -104,6 +104,7 @@ class Host:
         machine.v2.watched = hub.watched
         proposals.failed = hub.failed = self.watches.failed = self.reads.failed = self.request_failed
         engine.eased = wake
+        engine.pull = machine.save
         self._driver = driver
         self._raft = raft = driver.raft
         self._engine = engine
@@ -470,8 +471,11 @@ class Host:
                 self._wake()
             ran("reads")
         if has_applied:
-            self.machine.save()
-            ran("save")
+            if self.machine.is_save_due:
+                self.machine.save()
+                ran("save")
+            else:
+                self._engine.changed()
         if self._failure is not None:
             raise self._failure  # found while entries were applied: their outcomes are not told
         self._flush()

@@ -5,7 +5,7 @@ Invariants:
     by all alike. A command that a later version may have written (`errors.UnknownCommand`, a level beyond
     `LEVEL`) raises CannotApply with nothing changed, and the member stops.
  2. The applied index changes together with the state, and `save` hands both to the engine in one write, so
-    that they agree after any crash.
+    that they agree after any crash. What a command has changed that raised an exception is never saved.
  3. The outcome depends on the state and the command alone.
  4. A long command is carried out in pieces. Until it is finished, it does not count as applied, nothing of it
     can become durable and nothing of it is visible: no revision, no change, no lease that it ends or whose
@@ -53,6 +53,11 @@ Work: TypeAlias = "Generator[int, None, Outcome]"
 APPLY_UNITS: Final = 2_000
 """Units (about a microsecond) that `begin` and `go_on` work on one command in one call."""
 
+UNSAVED_UNITS: Final = 2_000
+"""Units of work, about, whose changes may wait for the engine to pull them: those of 200 small commands, or 4
+MiB (`COMMAND_UNITS`, `UNIT_BYTES`).
+"""
+
 _NEW: Final = tables.Scalars(EtcdIndex(0), (0,) * len(REPLICATED), "")
 """The scalars of an empty state."""
 
@@ -74,8 +79,8 @@ def _ignore(_: int) -> None:
 class Machine:
     """The v2 store, the v3 store and the members, as of `applied`.
 
-    The loop applies a batch of entries, takes the events for the watchers (`V2Store.take_events`,
-    `take_changes`) and saves, once per batch.
+    The loop applies a batch of entries and takes the events for the watchers (`V2Store.take_events`,
+    `take_changes`). It saves when `is_save_due`; otherwise the engine makes it save before the next commit.
     """
 
     LEVEL: ClassVar[int] = features.LEVEL
@@ -108,6 +113,10 @@ class Machine:
         self._work: Work | None = None
         """The command that is not finished."""
         self._work_index = Index(0)
+        self._save_at = UNSAVED_UNITS
+        """Value of `applying.worked` from which on what was applied is to be saved."""
+        self._is_broken = False
+        """A command has raised an exception: what it has changed must not be saved."""
         self._before: Iterator[None] = iter(())
         self._handlers: dict[type, Callable[..., Outcome | Work]] = {
             **self.v2.handlers(),
@@ -164,6 +173,7 @@ class Machine:
         nodes = yield from v2.load_steps(whole=whole)
         yield from v3.load_steps(whole=whole)
         self._work = None
+        self._is_broken = False
         self.applied = self._engine.applied()
         self._scalars = None
         scalars = _NEW
@@ -284,6 +294,9 @@ class Machine:
             self.applied = before
             self.checksum.take_back()
             raise
+        except BaseException:
+            self._is_broken = True
+            raise
         if not isinstance(outcome, GeneratorType):
             return outcome  # type: ignore[return-value]  # a `Work` is always a generator
         self._work, self._work_index = outcome, index
@@ -305,6 +318,7 @@ class Machine:
                 units -= applying.worked - before
         except StopIteration as end:
             self._work = None
+            self._save_at = 0
             self.leases.finish()
             self.applied = self._work_index
             outcome: Outcome = end.value
@@ -334,14 +348,24 @@ class Machine:
         """The changes of v3 keys since the last call, in order, for live watchers."""
         return self.mvcc.take_changes()
 
+    @property
+    def is_save_due(self) -> bool:
+        """Whether to `save` now. Otherwise the engine may do so when it makes its next commit
+        (`Engine.changed`). A command that was done in pieces is saved at once: while the next one is half
+        done, nothing can be.
+        """
+        return self.applying.worked >= self._save_at
+
     def save(self) -> None:
-        """Hand everything applied since the last save to the engine; nothing while a command is half done.
+        """Hand everything applied since the last save to the engine; nothing while a command is half done, or
+        after one has failed.
 
         O(distinct nodes changed, and v3 records written). Of a command in pieces only what its last piece
         wrote is left (`_prepare`).
         """
-        if self._work is not None:
+        if self._work is not None or self._is_broken:
             return
+        self._save_at = self.applying.worked + UNSAVED_UNITS
         changes: dict[tuple[str, bytes], bytes | None] = {}
         roster = self.roster
         self.v2.save(changes)

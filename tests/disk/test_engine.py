@@ -75,6 +75,97 @@ def test_a_sync_with_nothing_to_do_is_answered_on_the_loop(opened: Opened) -> No
     assert answers.got == [None]
 
 
+class Source:
+    """What an engine pulls: one write for each time that something changed, while it can be made."""
+
+    def __init__(self, engine: LmdbEngine) -> None:
+        self.engine = engine
+        self.index = 0
+        self.can = True
+        engine.pull = self.pull
+
+    def change(self) -> None:
+        self.index += 1
+        self.engine.changed()
+
+    def pull(self) -> None:
+        if self.can:
+            self.engine.write(Index(self.index), {("plain", b"a"): b"%d" % self.index})
+
+
+def test_what_changed_is_pulled_once_for_each_commit(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=0.01)
+    source = Source(opened.engine)
+    for _ in range(2):
+        source.change()
+        source.change()
+        assert opened.engine.applied() == source.index - 2
+        opened.loop.run_until(lambda: opened.engine.durable() == source.index)
+    assert opened.engine._serial == 2
+    assert opened.engine.get("plain", b"a") == b"4"
+    opened.engine.close()
+
+
+def test_what_changed_during_a_commit_is_pulled_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=0.01)
+    source = Source(opened.engine)
+    reached, go_on = hold(opened.engine, monkeypatch)
+    source.change()
+    opened.loop.run_one()
+    assert reached.wait(seconds(TIMEOUT))
+    source.change()
+    go_on.set()
+    opened.loop.run_until(lambda: opened.engine.durable() == 2)
+    opened.engine.close()
+
+
+def test_a_sync_and_a_close_pull_what_changed(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600)
+    source = Source(opened.engine)
+    source.change()
+    assert opened.sync() is None
+    assert opened.engine.durable() == 1
+    source.change()
+    opened.engine.close()
+    again = Opened(tmp_path / "state")
+    assert (again.engine.applied(), again.engine.get("plain", b"a")) == (2, b"2")
+    again.engine.close()
+
+
+def test_a_sync_waits_for_what_cannot_be_pulled_yet(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600)
+    source, answers = Source(opened.engine), Answers()
+    source.can = False
+    source.change()
+    opened.engine.sync(answers)
+    opened.loop.run_ready()
+    assert answers.got == []
+    source.can = True
+    source.pull()
+    opened.loop.run_until(lambda: bool(answers.got))
+    assert (answers.got, opened.engine.durable()) == ([None], 1)
+    opened.engine.close()
+
+
+def test_what_changed_before_a_snapshot_is_installed_is_not_pulled(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=0.01)
+    opened.engine.write(Index(7), {("plain", b"a"): b"copied"})
+    assert opened.sync() is None
+    copy = copied(opened.engine, tmp_path / "copy")
+    source, answers = Source(opened.engine), Answers()
+    source.index = 7
+    source.change()
+    opened.engine.install(copy, answers)
+    opened.loop.run_until(lambda: bool(answers.got))
+    assert opened.sync() is None
+    opened.engine.close()
+    again = Opened(tmp_path / "state")
+    assert (again.engine.applied(), again.engine.get("plain", b"a")) == (7, b"copied")
+    again.engine.close()
+
+
 def test_an_index_that_decreases_is_refused(opened: Opened) -> None:
     opened.engine.write(Index(5), {})
     twin = MemoryEngine(lambda call: call(), TABLES)

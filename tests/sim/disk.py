@@ -379,6 +379,14 @@ class StateEngine(MemoryEngine):
         self._settled()
         self._host.effect()
         super().write(applied, changes)
+        self._start_interval()
+
+    def changed(self) -> None:
+        self._settled()
+        super().changed()
+        self._start_interval()
+
+    def _start_interval(self) -> None:
         if not self._due:
             self._due = True
             self._host.timeline.after(self._interval, self._commit_due)

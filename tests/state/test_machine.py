@@ -16,12 +16,14 @@ from netstore.state import commands, tables
 from netstore.state.applying import COMMAND_UNITS, UNIT_BYTES
 from netstore.state.commands import Command, encode
 from netstore.state.digest import digest
-from netstore.state.machine import Machine
+from netstore.state.envelope import seal
+from netstore.state.machine import UNFINISHED, UNSAVED_UNITS, Machine
 from netstore.state.members import MemberInfo
 from netstore.state.tables import LOAD_STEP
 from netstore.state.v2 import commands as v2
 from netstore.state.v2.commands import QuorumGet, Set
-from netstore.state.v3.commands import Put, Txn
+from netstore.state.v2.ttl import FOR_EVER
+from netstore.state.v3.commands import DeleteRange, Put, Txn
 from netstore.types import EtcdIndex, Event, Index, NodeId
 from tests.state.machines import apply, machine_on, refusal
 from tests.state.strategies import BASE, all_commands
@@ -173,6 +175,43 @@ def test_a_batch_writes_each_node_and_slot_once() -> None:
     written = {tables.NODES: 1, tables.WINDOW: 1_000, tables.STATE: 1, tables.V3_STATE: 1}
     assert Counter(table for table, _ in changes) == written
     assert unchanged == {}
+
+
+def test_a_save_is_due_after_some_work_and_after_a_command_in_pieces() -> None:
+    machine = machine_on(memory_engine())
+    few = UNSAVED_UNITS // COMMAND_UNITS
+    for _ in range(2):
+        for number in range(few):
+            assert not machine.is_save_due
+            apply(machine, encode(Put(b"%d" % number, b"1")))
+        assert machine.is_save_due
+        machine.save()
+    assert machine.begin(Index(machine.applied + 1), seal(encode(DeleteRange(b"0", b"\0"))), 1) is UNFINISHED
+    while machine.go_on(1) is UNFINISHED:
+        pass
+    assert machine.is_save_due, "or nothing would ever be saved between many such commands"
+
+
+def test_what_a_failed_command_has_changed_is_not_saved() -> None:
+    engine = memory_engine()
+    machine = machine_on(engine)
+    apply(machine, v2.Set(b"/a", b"1"))
+    machine.save()
+
+    def fails(_: object) -> None:
+        machine.tree.set(b"/a", b"2", False, FOR_EVER)
+        raise MemoryError
+
+    machine._handlers[v2.Set] = fails
+    with pytest.raises(MemoryError):
+        apply(machine, v2.Set(b"/a", b"2"))
+    machine.save()
+    assert engine.applied() == 1
+    machine.load()
+    assert [node.value for node in nodes_of(machine.tree)] == [b"1"]
+    apply(machine, encode(Put(b"k", b"2")))
+    machine.save()
+    assert engine.applied() == 2
 
 
 @pytest.mark.parametrize("table", tables.TABLES)

@@ -175,7 +175,7 @@ class Records:
     def some(self, start: bytes, most: int, size: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
         """The next records from this key of the engine on, at most so many, of about so many bytes; and the
         key to continue from, None at the end. Unsaved records come last, all at once: they are newer, and
-        only those of one turn of the loop.
+        few (`machine.UNSAVED_UNITS`).
         """
         found, following = self._engine.some(RECORDS, start, most, size)
         unsaved = self._unsaved
