@@ -14,7 +14,7 @@ from netstore.node.logsize import log_size
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
 from netstore.state.display import describe, payload_hash
-from netstore.state.envelope import command_of, is_bare, request_of
+from netstore.state.envelope import REQUEST, command_of, is_bare, request_of
 from netstore.state.machine import UNFINISHED
 from netstore.types import Term
 
@@ -95,9 +95,10 @@ class Applier:
             self.waiting_bytes += log_size([entry.data for entry in committed])
         if not waiting:
             return False
-        begin, complete = machine.begin, self._proposals.complete
+        begin, complete, number = machine.begin, self._proposals.complete, int.from_bytes
+        applying, observer = machine.applying, self.observer
         last: Index | None = None
-        while waiting and machine.applying.worked < self.work_limit and not self._raft.apply_paused:
+        while waiting and applying.worked < self.work_limit and not self._raft.apply_paused:
             entry = waiting[0]
             if not self._is_unfinished:
                 if entry.term != self._last_term or entry.kind is EntryKind.CHANGE:
@@ -123,12 +124,10 @@ class Applier:
             self.waiting_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
             last = entry.index
             payload = self._payload
-            if self.observer is not None and (
-                (outcome is None and is_bare(payload)) or last % CHECK_ENTRIES == 0
-            ):
-                self.observer.reached()
+            if observer is not None and ((outcome is None and is_bare(payload)) or last % CHECK_ENTRIES == 0):
+                observer.reached()
             if payload:
-                complete(request_of(payload), outcome)
+                complete(number(payload[REQUEST], "little"), outcome)  # as `request_of`
         if last is not None:
             self._raft.applied_to(last)
         self._parts.ran("apply")

@@ -56,14 +56,14 @@ class Background:
         self._sweep_is_next = False
         """Of erasing or hashing and of jobs, if both are to be done and only one may."""
 
-    def run(self) -> None:
-        """Do a piece; the rest is for the next turns. While requests come, that is one step of a job, or one
-        piece of erasing or hashing, which delays them by about a millisecond.
+    def run(self) -> bool:
+        """Do a piece, if there is something to do; the rest is for the next turns. While requests come, that
+        is one step of a job, or one piece of erasing or hashing, which delays them by about a millisecond.
         """
         machine, ran = self._machine, self._parts.ran
         has_sweep, has_job = self._has_sweep, self._jobs.ready
         if not (has_sweep or has_job or self._hub.has_work or self._watches.has_work):
-            return
+            return False
         is_busy = self._is_busy
         if is_busy and has_sweep and has_job:
             has_sweep = self._sweep_is_next
@@ -85,6 +85,7 @@ class Background:
             ran("jobs")
         if self._has_sweep or self._hub.has_work or self._watches.has_work or self._jobs.ready:
             self._wake()
+        return True
 
     @property
     def _has_sweep(self) -> bool:

@@ -45,22 +45,22 @@ class FairQueue(Generic[W]):
     """The queues of one member. All calls but `take` and `put_among` are O(1) for each request."""
 
     def __init__(self) -> None:
-        self._first: deque[W] = deque()
+        self.first: deque[W] = deque()
         """Requests of the member itself, which go before all others."""
-        self._queues: OrderedDict[str, deque[W]] = OrderedDict()
+        self.queues: OrderedDict[str, deque[W]] = OrderedDict()
         """The others by household; the first one has the next turn."""
 
     def __bool__(self) -> bool:
-        return bool(self._first or self._queues)
+        return bool(self.first or self.queues)
 
     def add(self, item: W) -> None:
         """Append a request to its queue. The member's own, ends of leases above all, go first."""
         if not item.owner:
-            self._first.append(item)
-        elif (queue := self._queues.get(item.owner)) is not None:
+            self.first.append(item)
+        elif (queue := self.queues.get(item.owner)) is not None:
             queue.append(item)
         else:
-            self._queues[item.owner] = deque((item,))
+            self.queues[item.owner] = deque((item,))
 
     def take(self, most: int, most_bytes: int, *, fitting: bool = False) -> list[W]:
         """Up to `most` requests, until they weigh `most_bytes`; fewer if some are no longer waited for. Those
@@ -71,11 +71,11 @@ class FairQueue(Generic[W]):
         on. Only requests of the member itself are taken then whatever they weigh, within `TURN_BYTES`. At
         most `most` queues have a turn: there may be more to take.
         """
-        queues = self._queues
+        queues = self.queues
         taken: list[W] = []
         size = 0
-        if self._first:
-            taken, size = _take(self._first, most, max(most_bytes, TURN_BYTES) if fitting else most_bytes)
+        if self.first:
+            taken, size = _take(self.first, most, max(most_bytes, TURN_BYTES) if fitting else most_bytes)
         if queues and len(queues) <= most and len(taken) + sum(map(len, queues.values())) <= most:
             weight = sum([len(item.payload) for queue in queues.values() for item in queue])
             if size + weight <= most_bytes:
@@ -105,7 +105,7 @@ class FairQueue(Generic[W]):
             if item.owner:
                 self._next_queue(item.owner).appendleft(item)
             else:
-                self._first.appendleft(item)
+                self.first.appendleft(item)
 
     def put_among(self, items: Iterable[W], order: Callable[[W], int]) -> None:
         """These were taken and lost: each returns to its place by `order` in its queue, whose other requests
@@ -115,7 +115,7 @@ class FairQueue(Generic[W]):
         for item in items:
             returned.setdefault(item.owner, []).append(item)
         for owner, those in reversed(returned.items()):
-            queue = self._next_queue(owner) if owner else self._first
+            queue = self._next_queue(owner) if owner else self.first
             if not queue or order(queue[0]) > order(those[-1]):
                 queue.extendleft(reversed(those))
             else:
@@ -125,26 +125,26 @@ class FairQueue(Generic[W]):
 
     def _next_queue(self, owner: str) -> deque[W]:
         """The queue of a household, which has the next turn."""
-        queue = self._queues.get(owner)
+        queue = self.queues.get(owner)
         if queue is None:
-            queue = self._queues[owner] = deque()
-        self._queues.move_to_end(owner, last=False)
+            queue = self.queues[owner] = deque()
+        self.queues.move_to_end(owner, last=False)
         return queue
 
     def forget(self, item: W) -> None:
         """Nobody waits for this request any more, nor for those before it."""
-        queue = self._queues.get(item.owner)
+        queue = self.queues.get(item.owner)
         if queue is not None:
             _forget_first(queue)
             if not queue:
-                del self._queues[item.owner]
+                del self.queues[item.owner]
         elif not item.owner:
-            _forget_first(self._first)
+            _forget_first(self.first)
 
     def clear(self) -> None:
         """Remove all requests."""
-        self._first.clear()
-        self._queues.clear()
+        self.first.clear()
+        self.queues.clear()
 
 
 def _take(queue: deque[W], most: int, most_bytes: int, room: int | None = None) -> tuple[list[W], int]:

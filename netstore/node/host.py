@@ -252,12 +252,15 @@ class Host:
     def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         """Replicate a command; see `Member.propose`."""
         machine = self.machine
-        level = machine.level_of(command) if machine.LEVELS else 1
-        if level > machine.roster.level:
-            done(errors.beyond_level(level, machine.roster.level))
-            return
+        level = 1
+        if machine.LEVELS:
+            level = machine.level_of(command)
+            if level > machine.roster.level:
+                done(errors.beyond_level(level, machine.roster.level))
+                return
         self.proposals.add(command, done, principal, level)
-        self._asked |= bool(principal)
+        if principal:
+            self._asked = True
         self._wake()
 
     def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
@@ -438,7 +441,7 @@ class Host:
         if proposer.stalled_since is not None:
             proposer.check_stall()
         self.forwards.new_bytes = 0
-        if self.forwards.postponed or (proposals.queued and self._raft.leader):
+        if self.forwards.postponed.waiting or (proposals.queued and self._raft.leader):
             proposer.propose_waiting()
             ran("log")
         if writer.handed_over < len(writer.records) and self.space.log_error is None:
@@ -480,11 +483,12 @@ class Host:
             raise self._failure  # found while entries were applied: their outcomes are not told
         self._flush()
         ran("answers")
+        has_worked = True
         if self.snapshot_install.steps is not None:
             self.snapshot_install.load_on(self.snapshot_install.steps)
             ran("load")
-        elif not self.compaction.replacing:
-            self.background.run()
+        else:
+            has_worked = not self.compaction.replacing and self.background.run()
         is_stalled = proposer.stalled_since is not None and not self.backpressure.is_overloaded
         if has_more or is_stalled or (self.applier.waiting and not self._raft.apply_paused):
             self._wake()
@@ -495,5 +499,6 @@ class Host:
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         if self._failure is not None:
             raise self._failure
-        self._flush()
-        ran("answers")
+        if has_worked:
+            self._flush()
+            ran("answers")

@@ -45,12 +45,12 @@ class Postponed:
 
     def __init__(self, most_bytes: int) -> None:
         self._queue: FairQueue[Request] = FairQueue()
-        self._waiting: dict[Request, None] = {}
+        self.waiting: dict[Request, None] = {}
         """In the order in which they came."""
         self._held = WeighedAdmission(MAX_POSTPONED, most_bytes)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def add(self, asked: Request, most: float) -> bool:
         """Let a request wait. False if there are too many, of all or of its household. More than `most` bytes
@@ -62,7 +62,7 @@ class Postponed:
             return False
         if not self._held.enter(owner, asked.size, 1 if owner else 0):
             return False
-        self._waiting[asked] = None
+        self.waiting[asked] = None
         self._queue.add(asked)
         return True
 
@@ -77,12 +77,12 @@ class Postponed:
     def leave(self, asked: Iterable[Request]) -> None:
         """These wait no more."""
         for each in asked:
-            del self._waiting[each]
+            del self.waiting[each]
             self._held.leave(each.owner, each.size, 1 if each.owner else 0)
 
     def give_up(self, most: int, before: float = float("inf")) -> list[Request]:
         """Remove up to `most` of those that came before that moment, the oldest first, and return them."""
-        found = list(takewhile(lambda each: each.came < before, islice(self._waiting, most)))
+        found = list(takewhile(lambda each: each.came < before, islice(self.waiting, most)))
         self.leave(found)
         for each in found:
             each.payload = b""

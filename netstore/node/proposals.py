@@ -102,16 +102,22 @@ class Proposals:
     @property
     def queued(self) -> bool:
         """Whether there may be something to `take`."""
-        return bool(self._queue)
+        queue = self._queue
+        return bool(queue.first or queue.queues)  # without a call: asked several times in each turn
 
     def open(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), which the caller proposes. None,
         after `done` was called, when the member stops or too much waits already, of all or of this principal.
         """
-        slot = self._open(command, done, principal, level)
+        slot = self.add(command, done, principal, level, is_queued=False)
         return None if slot is None else slot.payload
 
-    def _open(self, command: bytes, done: Done, principal: bytes, level: int) -> Slot | None:
+    def add(
+        self, command: bytes, done: Done, principal: bytes, level: int = 1, *, is_queued: bool = True
+    ) -> Slot | None:
+        """Give a command its slot and, if `is_queued`, queue it for `take`; refused like `open`. With
+        `member.OWN` the request is the member's own, an end of leases above all, and goes first.
+        """
         if self.is_stopped:
             done(errors.stopped())
             return None
@@ -123,15 +129,9 @@ class Proposals:
         self._next = request = (self._next + 1) & _ID_MASK
         payload = seal(command, request, level, self.wall, principal)
         slot = self._slots[request] = Slot(request, payload, done, self.now + self.time_limit, size, owner)
-        return slot
-
-    def add(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> None:
-        """Give a command its slot and queue it for `take`; refused like `open`. With `member.OWN` the request
-        is the member's own, an end of leases above all, and goes first.
-        """
-        slot = self._open(command, done, principal, level)
-        if slot is not None:
+        if is_queued:
             self._queue.add(slot)
+        return slot
 
     def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES, *, fitting: bool = False) -> list[Slot]:
         """Some of what is queued, by turns of households: see `FairQueue.take`."""

@@ -79,7 +79,8 @@ class Proposer:
         member is overloaded they wait on, or some of each are refused.
         """
         forwards, proposals = self._forwards, self._proposals
-        if forwards.postponed:
+        has_postponed = bool(forwards.postponed.waiting)
+        if has_postponed:
             forwards.refuse_late()
         if self._backpressure.is_overloaded:
             if self.stalled_since is None:
@@ -92,6 +93,9 @@ class Proposer:
                 proposals.refuse(proposals.take(COMPLETED_AT_ONCE), fault)
                 if proposals.queued or forwards.postponed:
                     self._wake()
+            return
+        if not has_postponed:
+            self._propose_queued()
             return
         own_is_first = self._own_is_first
         if self._pacing.room != 0:

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from netstore.codec import crc32c
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 COMMAND_BYTES: Final = 256
 """How much of a command is included: its kind and key. Its values are included with the records it writes."""
-
-WAITING_BYTES: Final = 1 << 20
-"""Bytes of pending data beyond which the checksum is updated."""
 
 LARGE_BYTES: Final = 4_096
 """Data of at least this size is checksummed by itself: joining it with other data would take longer."""
 
 
 class RunningChecksum:
-    """The CRC of the concatenation of everything that was added. What was added is pending, up to about
-    `WAITING_BYTES`, until the value is read, so that many small additions take one call.
+    """The CRC of the concatenation of everything that was added. What was added is pending until `settle` is
+    called, or the value is read, so that many small additions take one call. Who adds bounds it
+    (`machine.SETTLE_UNITS`).
     """
 
-    __slots__ = ("_bytes", "_checksum", "_waiting")
+    __slots__ = ("_checksum", "_waiting", "add")
 
     def __init__(self, checksum: int = 0) -> None:
         self._checksum = checksum
         self._waiting: list[bytes] = []
-        self._bytes = 0
-
-    def add(self, data: bytes) -> None:
-        """Append bytes that applying an entry has produced."""
-        if self._bytes > WAITING_BYTES:
-            self.settle()
-        self._waiting.append(data)
-        self._bytes += len(data)
+        self.add: Callable[[bytes], object] = self._waiting.append
+        """Append bytes that applying an entry has produced. Not a method, because it is called twice for each
+        entry.
+        """
 
     @property
     def value(self) -> int:
@@ -44,7 +41,6 @@ class RunningChecksum:
     @value.setter
     def value(self, checksum: int) -> None:
         self._waiting.clear()
-        self._bytes = 0
         self._checksum = checksum
 
     def settle(self) -> None:
@@ -67,8 +63,7 @@ class RunningChecksum:
             checksum = crc32c(b"".join(run), checksum)
         self._checksum = checksum
         self._waiting.clear()
-        self._bytes = 0
 
     def take_back(self) -> None:
         """Remove what was added last. Only valid if neither `add`, `settle` nor `value` was used since."""
-        self._bytes -= len(self._waiting.pop())
+        self._waiting.pop()

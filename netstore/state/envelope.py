@@ -32,7 +32,9 @@ MAX_PRINCIPAL_BYTES: Final = 255
 _HEAD: Final = layout("BBHQQ")
 _pack: Final = _HEAD.pack
 _unpack: Final = _HEAD.unpack_from
-_REQUEST: Final = slice(4, 12)
+
+REQUEST: Final = slice(4, 12)
+"""Where the request id is."""
 
 
 class Envelope(NamedTuple):
@@ -61,7 +63,7 @@ def seal(command: bytes, request: int = 0, level: int = 1, wall: int = 0, princi
 
 def request_of(payload: bytes) -> int:
     """The request id of a payload that `seal` made."""
-    return int.from_bytes(payload[_REQUEST], "little")
+    return int.from_bytes(payload[REQUEST], "little")
 
 
 def principal_of(payload: bytes) -> bytes:

@@ -53,6 +53,9 @@ Work: TypeAlias = "Generator[int, None, Outcome]"
 APPLY_UNITS: Final = 2_000
 """Units (about a microsecond) that `begin` and `go_on` work on one command in one call."""
 
+SETTLE_UNITS: Final = 512
+"""Units of work after which the running checksum includes what is pending: that of 1 MiB of commands."""
+
 UNSAVED_UNITS: Final = 2_000
 """Units of work, about, whose changes may wait for the engine to pull them: those of 200 small commands, or 4
 MiB (`COMMAND_UNITS`, `UNIT_BYTES`).
@@ -113,6 +116,8 @@ class Machine:
         self._work: Work | None = None
         """The command that is not finished."""
         self._work_index = Index(0)
+        self._settle_at = SETTLE_UNITS
+        """Value of `applying.worked` from which on the checksum is to be updated."""
         self._save_at = UNSAVED_UNITS
         """Value of `applying.worked` from which on what was applied is to be saved."""
         self._is_broken = False
@@ -284,15 +289,18 @@ class Machine:
             self.applied = index
             return self.roster.refusal(str(error))
         before = self.applied
-        self.checksum.add(command[:COMMAND_BYTES])
-        applying = self.applying
+        applying, checksum = self.applying, self.checksum
+        if applying.worked >= self._settle_at:
+            self._settle_at = applying.worked + SETTLE_UNITS
+            checksum.settle()
+        checksum.add(command[:COMMAND_BYTES])
         self.applied = applying.index = index
         applying.worked += COMMAND_UNITS + len(command) // UNIT_BYTES
         try:
             outcome = self._handlers[type(decoded)](decoded)
         except CannotApply:
             self.applied = before
-            self.checksum.take_back()
+            checksum.take_back()
             raise
         except BaseException:
             self._is_broken = True

@@ -111,7 +111,9 @@ class Watches:
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self._unsynced.queues or self._tasks) or self.in_round
+        if self._unsynced.queues or self._tasks or self._round is not None:
+            return True
+        return self._missed or bool(self._waiting)  # as `in_round`, without a call: asked in each turn
 
     @property
     def in_round(self) -> bool:

@@ -74,14 +74,14 @@ def test_however_lines_that_fit_lie_among_others_so_many_have_a_turn_at_once() -
     for _ in range(800):
         made.add(Item("small", 1))
     turns = 0
-    popped = made._queues.popitem
+    popped = made.queues.popitem
 
     def counted(last: bool = True) -> tuple[str, deque[Item]]:
         nonlocal turns
         turns += 1
         return popped(last=last)
 
-    made._queues.popitem = counted  # type: ignore[method-assign]
+    made.queues.popitem = counted  # type: ignore[method-assign]
     taken: list[Item] = []
     for calls in range(1, 5):
         taken += made.take(512, 99, fitting=True)

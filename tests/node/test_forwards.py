@@ -85,7 +85,7 @@ def test_forwarded_requests_wait_no_longer_than_own_ones(why: str) -> None:
         member.host.engine_failed(FULL)
         turns(member, 1)
     else:
-        for asked in member.host.forwards.postponed._waiting:
+        for asked in member.host.forwards.postponed.waiting:
             asked.term = Term(message.term - 1)
     if why != "term":
         member.host.receive([message])
@@ -319,7 +319,7 @@ def test_postponed_requests_are_refused_some_at_a_time(full: bool) -> None:
     [payload] = forward(member, 1).payloads
     many = Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [payload] * PAYLOADS_PER_TURN)
     member.host.receive([many] * 3)
-    for asked in list(member.host.forwards.postponed._waiting)[2 * PAYLOADS_PER_TURN :]:
+    for asked in list(member.host.forwards.postponed.waiting)[2 * PAYLOADS_PER_TURN :]:
         asked.term = Term(many.term - 1)
     if full:
         member.host.engine_failed(FULL)

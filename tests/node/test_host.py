@@ -234,12 +234,11 @@ def test_a_turn_reads_the_clock_once_more_for_each_part_that_ran(monkeypatch: py
     member.turn()
     member.device.sync()
     member.turn()
-    first, second = ["log", "log", "answers", "answers"], ["log", "apply", "watches"]
-    assert readings == [*first, *second, "answers", "answers"]
+    assert readings == ["log", "log", "answers", "log", "apply", "watches", "answers"]
     readings.clear()
     member.woken = True
     member.turn()
-    assert readings == ["answers", "answers"]
+    assert readings == ["answers"]
 
 
 def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ def test_lost_requests_that_timed_out_are_not_sent_again() -> None:
     proposals.now = TIME_LIMIT + 1
     assert proposals.expire(timed_out, 1) == 1
     assert not proposals.take(0)
-    assert [command_of(each.payload) for each in proposals._queue._first] == [b"second"]
+    assert [command_of(each.payload) for each in proposals._queue.first] == [b"second"]
     assert proposals.expire(timed_out, 9) == 1
     assert not proposals.take(9)
 

@@ -17,7 +17,7 @@ from netstore.state.applying import COMMAND_UNITS, UNIT_BYTES
 from netstore.state.commands import Command, encode
 from netstore.state.digest import digest
 from netstore.state.envelope import seal
-from netstore.state.machine import UNFINISHED, UNSAVED_UNITS, Machine
+from netstore.state.machine import SETTLE_UNITS, UNFINISHED, UNSAVED_UNITS, Machine
 from netstore.state.members import MemberInfo
 from netstore.state.tables import LOAD_STEP
 from netstore.state.v2 import commands as v2
@@ -175,6 +175,19 @@ def test_a_batch_writes_each_node_and_slot_once() -> None:
     written = {tables.NODES: 1, tables.WINDOW: 1_000, tables.STATE: 1, tables.V3_STATE: 1}
     assert Counter(table for table, _ in changes) == written
     assert unchanged == {}
+
+
+def test_data_pending_for_the_checksum_is_bounded() -> None:
+    machine = machine_on(memory_engine())
+    most = (SETTLE_UNITS + COMMAND_UNITS) * UNIT_BYTES
+    for size in (1, 1_000, 100_000, 1 << 20):
+        held = count = 0
+        for _ in range(64):
+            apply(machine, encode(Put(b"k", bytes(size))))
+            held = max(held, sum(map(len, machine.checksum._waiting)))
+            count = max(count, len(machine.checksum._waiting))
+        assert held <= most + 2 * size
+        assert count <= 2 * SETTLE_UNITS
 
 
 def test_a_save_is_due_after_some_work_and_after_a_command_in_pieces() -> None:
