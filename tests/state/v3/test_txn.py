@@ -294,11 +294,17 @@ def test_a_transaction_done_in_one_call_is_the_one_done_in_pieces(commands: list
 def test_only_a_transaction_with_a_bound_on_its_work_is_done_in_one_call() -> None:
     machine = fresh()
     apply(machine, A)
-    short = [both(A, B, GET), Txn((Compare(b"a", commands.MOD),), (A,), (GET,)), both()]
+    short = [
+        both(A, B, GET),
+        Txn((Compare(b"a", commands.MOD),), (A,), (GET,)),
+        both(),
+        Txn((), (A,), (DELETE_A,)),
+    ]
     long = [
         both(DELETE_A),
         both(both(A)),
-        Txn((), (A,), (DELETE_A,)),
+        Txn((), (A,), (both(A),)),
+        Txn((), (DELETE_A,), (A,)),
         both(Put(b"a", ignore_value=True)),
         both(*(Put(b"%d" % number) for number in range(txn.MAX_OPS + 1))),
         Txn((Compare(b"a", commands.MOD, range_end=b"b"),), (), ()),
