@@ -67,6 +67,11 @@ class Slot(msgspec.Struct, eq=False):
     removes: bool | None = None
     """Whether the command only removes; None until it was decoded."""
 
+    @property
+    def waits(self) -> bool:
+        """See `member.Queued`."""
+        return not self.term and bool(self.payload)
+
 
 class Proposals:
     """The slots of one member, and the queue of payloads that were not handed to Raft yet.
@@ -125,13 +130,14 @@ class Proposals:
         slot = self._slots[request] = Slot(request, payload, done, self.now + self.time_limit, size, owner)
         return slot
 
-    def add(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> None:
+    def add(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> Slot | None:
         """Give a command its slot and queue it for `take`; refused like `open`. With `member.OWN` the request
         is the member's own, an end of leases above all, and goes first.
         """
         slot = self._open(command, done, principal, level)
         if slot is not None:
             self._queue.add(slot)
+        return slot
 
     def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES, *, fitting: bool = False) -> list[Slot]:
         """Some of what is queued, by turns of households: see `FairQueue.take`."""
