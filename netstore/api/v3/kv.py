@@ -34,6 +34,9 @@ here.
 """
 
 
+_WRITTEN: Final = (TxnDone, PutDone, Deleted)
+
+
 class KvService:
     """`etcdserverpb.KV`."""
 
@@ -110,9 +113,9 @@ class KvService:
             self._member.propose(encode(command), partial(self._written, call), call.principal.encode())
 
     def _written(self, call: Call, outcome: Outcome | Fault) -> None:
-        if isinstance(outcome, PutDone) and outcome.prev_kv is None:
+        if type(outcome) is PutDone and outcome.prev_kv is None:
             call.reply(self._headers(outcome.revision))
-        elif isinstance(outcome, PutDone | TxnDone | Deleted):
+        elif isinstance(outcome, _WRITTEN):
             self._answers.send(call, outcome)
         else:
             _refuse_outcome(call, outcome)
