@@ -42,6 +42,9 @@ AGAIN_SECONDS: Final = 1.0
 MOST_JOINED: Final = 64
 """Renewals of a lease that one entry of the log stands for, at most: 0.5 ms to answer."""
 
+MOST_JOINTS: Final = 1_000
+"""Entries that renewals may join, or could a moment ago, which are kept."""
+
 MOST_ALL_JOINED: Final = 20_000
 """Renewals that may wait for an entry of another one, for all leases."""
 
@@ -107,14 +110,9 @@ class _Joint:
 
     def __init__(self, done: Callable[[int | Fault], None]) -> None:
         self.asked = [done]
-        """Who is to be told. Empty once they were."""
+        """Who is to be told."""
         self.queued: Queued | None = None
-        """The entry that is to be, if the member says when it is handed on."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether another renewal may join."""
-        return self.queued is not None and self.queued.waits and 0 < len(self.asked) < MOST_JOINED
+        """The entry that is to be; None if nothing may join it."""
 
 
 class Reaper(Generic[K]):
@@ -212,8 +210,8 @@ class Lessor:
         )
         self._renewing: Renewals[LeaseId] = Renewals()
         self._joints: dict[tuple[int, str], _Joint] = {}
-        """The newest of each lease and principal since the last look: none waits much longer than the
-        others.
+        """Some of those since the last look, so that none waits much longer than the others, by lease and
+        principal.
         """
         self._joined = 0
         """Renewals that wait for the entry of another one."""
@@ -235,27 +233,40 @@ class Lessor:
         spares the lease (`Renewals`).
         """
         key = id_, principal
-        joint = self._joints.get(key)
-        if joint is not None and joint.is_open and self._joined < MOST_ALL_JOINED:
+        joints = self._joints
+        joint = joints.get(key)
+        if joint is not None and self._may_join(joint):
             joint.asked.append(done)
             self._joined += 1
             return
         joint = _Joint(done)
         told = partial(self._tell_renewed, joint)
-        joint.queued = self._renewing.propose(
-            self._member, LeaseId(id_), LeaseRenew(id_), told, principal.encode()
-        )
-        if joint.is_open:
-            self._joints[key] = joint
+        queued = self._renewing.propose(self._member, LeaseId(id_), LeaseRenew(id_), told, principal.encode())
+        if queued is not None:
+            joint.queued = queued
+            if len(joints) >= MOST_JOINTS:
+                joints.clear()
+            joints[key] = joint
+
+    def _may_join(self, joint: _Joint) -> bool:
+        queued = joint.queued
+        if queued is None or not queued.waits:
+            return False
+        return len(joint.asked) < MOST_JOINED and self._joined < MOST_ALL_JOINED
 
     def _tell_renewed(self, joint: _Joint, outcome: Outcome | Fault) -> None:
         """The outcome of a renewal. If one of them cannot be told, the others are nevertheless."""
-        asked, joint.asked = joint.asked, []
-        more = len(asked) - 1
-        if more > 0:
-            self._joined -= more
-            self._member.machine.applying.worked += more * COMMAND_UNITS
         answer = _ttl_of(outcome)
+        joint.queued = None
+        if len(joint.asked) == 1:
+            joint.asked[0](answer)
+            return
+        asked, joint.asked = joint.asked, []
+        if not asked:
+            return  # this is called again with the fault of having raised
+        more = len(asked) - 1
+        self._joined -= more
+        self._member.machine.applying.worked += more * COMMAND_UNITS
         faults: list[Exception] = []
         for done in asked:
             if not guarded(faults.append, done, answer):
