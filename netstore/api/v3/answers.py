@@ -121,7 +121,9 @@ def fits(call: Call, size: int) -> bool:
 def _has_only_puts(outcome: TxnDone) -> bool:
     """Whether a transaction did nothing but put, without `prev_kv`."""
     responses = outcome.responses
-    return bool(responses) and responses.count(PutDone(outcome.revision)) == len(responses)
+    if not responses or type(responses[0]) is not PutDone or responses[0].prev_kv is not None:
+        return False
+    return responses[0].revision == outcome.revision and responses.count(responses[0]) == len(responses)
 
 
 def _reads_of(outcome: object) -> Iterator[Later]:

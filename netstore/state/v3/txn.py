@@ -237,6 +237,13 @@ def delete_range_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None,
     return Deleted(mvcc.finish(), deleted.deleted, deleted.prev_kvs)
 
 
+def delete_one(mvcc: Mvcc, command: DeleteRange) -> Deleted:
+    """Carry out the deletion of a single key outside a transaction."""
+    deleted = _delete_one(mvcc, command)
+    mvcc.finish()
+    return deleted
+
+
 def end_lease_steps(mvcc: Mvcc, keys: Iterable[bytes]) -> Generator[int]:
     """Delete the keys of a lease, in order, in a revision of their own."""
     mvcc.begin_revision()
@@ -262,9 +269,9 @@ def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
 
 
 def execute_short(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault | None:
-    """Carry out a transaction of single-key compares whose branch taken has puts and ranges alone, at most
-    `MAX_OPS` of each, in one call. None, with nothing changed, for any other. The result is that of
-    `execute_steps`.
+    """Carry out a transaction of single-key compares whose branch taken has puts, ranges and deletions of
+    single keys alone, at most `MAX_OPS` of each, in one call. None, with nothing changed, for any other. The
+    result is that of `execute_steps`.
     """
     succeeded = True
     for compare in txn.compares:
@@ -285,12 +292,13 @@ def execute_short(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault | Non
                 bad_put = bad_put or _look_ahead_put(mvcc, leases, operation)
         elif type(operation) is Range:
             bad_range = bad_range or mvcc.check_revision(operation.revision)
-        else:
+        elif type(operation) is not DeleteRange or operation.range_end:
             return None
     fault = bad_put or bad_range
     if fault is not None:
         return fault
     responses: list[_Response] = []
+    plain: PutDone | None = None
     for operation in operations:
         if type(operation) is Put:
             if operation.prev_kv or operation.ignore_lease:
@@ -298,9 +306,12 @@ def execute_short(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault | Non
                 responses.append(PutDone(mvcc.current, prev_kv))
             else:
                 mvcc.put(operation.key, operation.value, operation.lease)
-                responses.append(PutDone(mvcc.current))
+                plain = plain or PutDone(mvcc.current)
+                responses.append(plain)
         elif type(operation) is Range:
             responses.append(_read_later(mvcc, operation))
+        elif type(operation) is DeleteRange:
+            responses.append(_delete_one(mvcc, operation))
     return TxnDone(mvcc.finish(), succeeded, responses)
 
 
@@ -436,6 +447,16 @@ def _delete_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None, Dele
     if count and command.prev_kv:
         prev_kvs = Later(before, Range(command.key, command.range_end), bound)
     return Deleted(mvcc.current, count, prev_kvs)
+
+
+def _delete_one(mvcc: Mvcc, command: DeleteRange) -> Deleted:
+    """Delete a single key: what `_delete_steps` does, in one call."""
+    bound, before = mvcc.bound, mvcc.current
+    if not mvcc.exists(command.key):
+        return Deleted(before, 0, [])
+    mvcc.delete(command.key)
+    prev_kvs = Later(before, Range(command.key), bound) if command.prev_kv else []
+    return Deleted(mvcc.current, 1, prev_kvs)
 
 
 def _write(mvcc: Mvcc, command: Put) -> Later | None:
