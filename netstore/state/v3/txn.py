@@ -455,7 +455,7 @@ def _delete_one(mvcc: Mvcc, command: DeleteRange) -> Deleted:
     if not mvcc.exists(command.key):
         return Deleted(before, 0, [])
     mvcc.delete(command.key)
-    prev_kvs = Later(before, Range(command.key), bound) if command.prev_kv else []
+    prev_kvs: list[bytes] | Later = Later(before, Range(command.key), bound) if command.prev_kv else []
     return Deleted(mvcc.current, 1, prev_kvs)
 
 
