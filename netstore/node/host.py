@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from netstore.limits import Budget
     from netstore.node.driver import Driver
     from netstore.node.pacing import Behind
-    from netstore.node.proposals import Proposals
+    from netstore.node.proposals import Proposals, Slot
     from netstore.raft.messages import Message
     from netstore.raft.status import Refusal, Status
     from netstore.seams import Clock, Engine, Log
@@ -249,7 +249,9 @@ class Host:
         """See `Member.behind`."""
         return self._pacing.behind()
 
-    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
+    def propose(
+        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes
+    ) -> Slot | None:
         """Replicate a command; see `Member.propose`."""
         machine = self.machine
         level = 1
@@ -257,11 +259,12 @@ class Host:
             level = machine.level_of(command)
             if level > machine.roster.level:
                 done(errors.beyond_level(level, machine.roster.level))
-                return
-        self.proposals.add(command, done, principal, level)
+                return None
+        slot = self.proposals.add(command, done, principal, level)
         if principal:
             self._asked = True
         self._wake()
+        return slot
 
     def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
         """A linearizable read: `done(None)` is called once this member's state holds everything that was

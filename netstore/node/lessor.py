@@ -10,8 +10,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from netstore import errors
 from netstore.errors import Fault, Reason
+from netstore.guard import guarded
 from netstore.node.member import OWN
+from netstore.state.applying import COMMAND_UNITS
 from netstore.state.commands import Command, encode
 from netstore.state.countdown import Countdown
 from netstore.state.v2.commands import ExpireNodes, TtlCheckpoint
@@ -21,7 +24,7 @@ from netstore.types import LeaseId
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from netstore.node.member import Member, Replica
+    from netstore.node.member import Member, Queued, Replica
     from netstore.state.countdown import Table
     from netstore.state.machine import Outcome
     from netstore.types import Term
@@ -35,6 +38,15 @@ CHECKPOINT_SECONDS: Final = 300.0
 
 AGAIN_SECONDS: Final = 1.0
 """While requests wait, overdue TTLs are looked at again after this time."""
+
+MOST_JOINED: Final = 64
+"""Renewals of a lease that one entry of the log stands for, at most: 0.5 ms to answer."""
+
+MOST_JOINTS: Final = 1_000
+"""Entries that renewals may join, or could a moment ago, which are kept."""
+
+MOST_ALL_JOINED: Final = 20_000
+"""Renewals that may wait for an entry of another one, for all leases."""
 
 CHECKPOINTS_AT_ONCE: Final = 1_000
 """TTLs looked at for one checkpoint entry, at most: a millisecond to apply."""
@@ -62,13 +74,13 @@ class Renewals(Generic[K]):
         command: Command,
         done: Callable[[Outcome | Fault], None],
         principal: bytes,
-    ) -> None:
+    ) -> Queued | None:
         """Propose a command that may renew `key` (`Member.propose`). If that raises, nothing was proposed."""
         encoded = encode(command)
         self._asked[key] = self._asked.get(key, 0) + 1
         waits = [key]
         try:
-            member.propose(encoded, partial(self._told, waits, done), principal)
+            return member.propose(encoded, partial(self._told, waits, done), principal)
         except BaseException:
             self._settle(waits)
             raise
@@ -86,6 +98,21 @@ class Renewals(Generic[K]):
             left = self._asked.pop(key) - 1
             if left:
                 self._asked[key] = left
+
+
+class _Joint:
+    """Renewals of one lease that one entry stands for: those of a principal that came while the first one was
+    still queued here. That entry is applied, and the lease's time begins, after each of them was asked for,
+    as if each had an entry of its own.
+    """
+
+    __slots__ = ("asked", "queued")
+
+    def __init__(self, done: Callable[[int | Fault], None]) -> None:
+        self.asked = [done]
+        """Who is to be told."""
+        self.queued: Queued | None = None
+        """The entry that is to be; None if nothing may join it."""
 
 
 class Reaper(Generic[K]):
@@ -182,6 +209,12 @@ class Lessor:
             member, machine.tree.timed, election_seconds, ExpireNodes, TtlCheckpoint
         )
         self._renewing: Renewals[LeaseId] = Renewals()
+        self._joints: dict[tuple[int, str], _Joint] = {}
+        """Some of those since the last look, so that none waits much longer than the others, by lease and
+        principal.
+        """
+        self._joined = 0
+        """Renewals that wait for the entry of another one."""
         self.renewing_nodes: Container[bytes] = ()
         """Nodes with a TTL for which this member has proposed a write that may renew them and has no outcome
         of: they are spared (`Renewals`). Set by `api.v2.keys`.
@@ -199,8 +232,47 @@ class Lessor:
         such lease (any more), or the Fault that the renewal met; see `Member.propose`. Until then this member
         spares the lease (`Renewals`).
         """
-        told = partial(_tell_ttl, done)
-        self._renewing.propose(self._member, LeaseId(id_), LeaseRenew(id_), told, principal.encode())
+        key = id_, principal
+        joints = self._joints
+        joint = joints.get(key)
+        if joint is not None and self._may_join(joint):
+            joint.asked.append(done)
+            self._joined += 1
+            return
+        joint = _Joint(done)
+        told = partial(self._tell_renewed, joint)
+        queued = self._renewing.propose(self._member, LeaseId(id_), LeaseRenew(id_), told, principal.encode())
+        if queued is not None:
+            joint.queued = queued
+            if len(joints) >= MOST_JOINTS:
+                joints.clear()
+            joints[key] = joint
+
+    def _may_join(self, joint: _Joint) -> bool:
+        queued = joint.queued
+        if queued is None or not queued.waits:
+            return False
+        return len(joint.asked) < MOST_JOINED and self._joined < MOST_ALL_JOINED
+
+    def _tell_renewed(self, joint: _Joint, outcome: Outcome | Fault) -> None:
+        """The outcome of a renewal. If one of them cannot be told, the others are nevertheless."""
+        answer = _ttl_of(outcome)
+        joint.queued = None
+        if len(joint.asked) == 1:
+            joint.asked[0](answer)
+            return
+        asked, joint.asked = joint.asked, []
+        if not asked:
+            return  # this is called again with the fault of having raised
+        more = len(asked) - 1
+        self._joined -= more
+        self._member.machine.applying.worked += more * COMMAND_UNITS
+        faults: list[Exception] = []
+        for done in asked:
+            if not guarded(faults.append, done, answer):
+                guarded(faults.append, done, errors.failed())
+        if faults:
+            raise faults[0]
 
     def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
         """Tell `principal` how many whole seconds a lease has left, -1 if there is no such lease, as of a
@@ -210,6 +282,7 @@ class Lessor:
 
     def look(self) -> None:
         """Count on; the leader proposes the end of what is overdue. Afterwards this may be `behind`."""
+        self._joints.clear()
         self._leases.look(self._renewing)
         self._nodes.look(self.renewing_nodes)
         self.behind = True
@@ -223,14 +296,13 @@ class Lessor:
         done(fault or (-1 if left is None else int(left)))
 
 
-def _tell_ttl(done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> None:
-    """The outcome of a renewal, for `Lessor.keep_alive`."""
+def _ttl_of(outcome: Outcome | Fault) -> int | Fault:
+    """What `Lessor.keep_alive` tells of the outcome of a renewal."""
     if isinstance(outcome, LeaseGranted):
-        done(outcome.ttl)
-    elif isinstance(outcome, Fault) and outcome.reason is not Reason.LEASE_NOT_FOUND:
-        done(outcome)
-    else:
-        done(0)
+        return outcome.ttl
+    if isinstance(outcome, Fault) and outcome.reason is not Reason.LEASE_NOT_FOUND:
+        return outcome
+    return 0
 
 
 def _ignore(_: Outcome | Fault) -> None:

@@ -23,6 +23,14 @@ not slowed for members that are brought up.
 """
 
 
+class Queued(Protocol):
+    """A command that was given to `Member.propose`."""
+
+    @property
+    def waits(self) -> bool:
+        """It waits in this member's queue: no other member has it, nobody can have applied it."""
+
+
 class Member(Protocol):
     """A running member. All methods are plain calls on the loop; none blocks."""
 
@@ -78,13 +86,16 @@ class Member(Protocol):
     def hub(self) -> Hub:
         """Live watchers of the v2 tree."""
 
-    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
+    def propose(
+        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes
+    ) -> Queued | None:
         """Replicate an encoded command (`state.commands`) for `principal`, which is stored with it, or for
         `OWN`; `done` is called once, in the order of the log.
 
         It gets the outcome of applying the command, or a Fault: refused (too many requests wait, nowhere to
         send it, above the cluster's feature level), or unknown (time limit, stop). `done` may be called
-        before this returns, if the request is refused at once.
+        before this returns, if the request is refused at once; then, or if it is not queued, the result is
+        None.
         """
 
     def status(self) -> Status:

@@ -67,6 +67,11 @@ class Slot(msgspec.Struct, eq=False):
     removes: bool | None = None
     """Whether the command only removes; None until it was decoded."""
 
+    @property
+    def waits(self) -> bool:
+        """See `member.Queued`."""
+        return not self.term and bool(self.payload)
+
 
 class Proposals:
     """The slots of one member, and the queue of payloads that were not handed to Raft yet.

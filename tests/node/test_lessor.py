@@ -11,12 +11,14 @@ from netstore import errors
 from netstore.errors import Reason
 from netstore.node import lessor
 from netstore.node.lessor import CHECKPOINT_SECONDS, Lessor
+from netstore.state.applying import COMMAND_UNITS
 from netstore.state.commands import decode, encode
 from netstore.state.countdown import LONGEST_SPARED, MOST_GRACES
 from netstore.state.v2.commands import ExpireNodes, Set, TtlCheckpoint
-from netstore.state.v3.commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRenew, Put
-from netstore.types import Nanos, NodeId, Term
+from netstore.state.v3.commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseGranted, LeaseRenew, Put
+from netstore.types import LeaseId, Nanos, NodeId, Revision, Term
 from tests.support.local_member import LocalMember
+from tests.support.member import Solo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -292,6 +294,117 @@ def test_a_renewal_overtakes_an_end_on_its_way(member: Leading) -> None:
     assert member.keep_alive(7) == 5
     member._apply(encode(end))
     assert member.machine.leases.get(7) is not None
+
+
+class Handed:
+    """What `Leading.propose` has queued, and a test hands on."""
+
+    waits = True
+
+
+def queue_all(member: Leading) -> list[tuple[Handed, Callable[[Outcome | Fault], None]]]:
+    queued: list[tuple[Handed, Callable[[Outcome | Fault], None]]] = []
+
+    def propose(_: bytes, done: Callable[[Outcome | Fault], None], __: bytes) -> Handed:
+        queued.append((Handed(), done))
+        return queued[-1][0]
+
+    member.propose = propose  # type: ignore[method-assign,assignment]
+    return queued
+
+
+def test_renewals_of_a_lease_that_come_while_one_is_queued_share_its_entry(member: Leading) -> None:
+    member.grant(7, 5)
+    queued = queue_all(member)
+    told: list[tuple[str, int | Fault]] = []
+
+    def ask(id_: int, who: str, principal: str = "ann") -> None:
+        member.lessor.keep_alive(id_, lambda answer: told.append((who, answer)), principal)
+
+    ask(7, "first")
+    ask(7, "second")
+    assert len(queued) == 1
+    ask(8, "other lease")
+    ask(7, "other principal", "bob")
+    assert len(queued) == 3
+    queued[0][0].waits = False
+    ask(7, "later")
+    assert len(queued) == 4, "the first may have been applied already: the TTL must not begin before"
+    member.lessor.look()
+    ask(7, "after a look")
+    assert len(queued) == 5, "it would have less time to wait"
+    queued[0][1](LeaseGranted(Revision(1), LeaseId(7), 5))
+    assert told == [("first", 5), ("second", 5)]
+    assert 7 in member.lessor._renewing, "the others wait"
+    queued[4][1](errors.timed_out())
+    queued[3][1](LeaseGranted(Revision(1), LeaseId(7), 5))
+    queued[2][1](errors.refusal(Reason.LEASE_NOT_FOUND))
+    queued[1][1](errors.refusal(Reason.LEASE_NOT_FOUND))
+    assert told[2:] == [
+        ("after a look", errors.timed_out()),
+        ("later", 5),
+        ("other principal", 0),
+        ("other lease", 0),
+    ]
+    assert not member.lessor._renewing
+
+
+def test_what_shares_an_entry_came_before_it_was_handed_on() -> None:
+    """Its TTL begins when that is applied, so after each of them."""
+    solo = Solo().lead()
+    solo.host.propose(encode(LeaseGrant(7, 5)), lambda _: None, b"ann")
+    solo.settle()
+    renewing = Lessor(solo.host, ELECTION_SECONDS)
+    told: list[int | Fault] = []
+    for _ in range(3):
+        renewing.keep_alive(7, told.append, "ann")
+    granted = solo.host.commit_index
+    solo.turn()
+    renewing.keep_alive(7, told.append, "ann")
+    assert told == []
+    solo.settle()
+    assert told == [5] * 4
+    assert solo.host.commit_index == granted + 2
+
+
+def test_few_renewals_share_an_entry_and_each_is_counted_as_work(
+    member: Leading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lessor, "MOST_ALL_JOINED", 100)
+    member.grant(7, 5)
+    queued = queue_all(member)
+    told: list[int | Fault] = []
+    for _ in range(lessor.MOST_JOINED + 1):
+        member.lessor.keep_alive(7, told.append)
+    assert len(queued) == 2
+    for _ in range(60):
+        member.lessor.keep_alive(7, told.append)
+    assert len(queued) == 2 + 60 - (100 - (lessor.MOST_JOINED - 1)), "no more than 100 have joined"
+    worked = member.machine.applying.worked
+    queued[0][1](LeaseGranted(Revision(1), LeaseId(7), 5))
+    assert len(told) == lessor.MOST_JOINED
+    assert member.machine.applying.worked - worked == (lessor.MOST_JOINED - 1) * COMMAND_UNITS
+    for _, done in queued[1:]:
+        done(errors.timed_out())
+    assert len(told) == lessor.MOST_JOINED + 61
+    assert member.lessor._joined == 0
+
+
+def test_a_renewal_that_cannot_be_told_keeps_none_of_those_that_share_its_entry(member: Leading) -> None:
+    member.grant(7, 5)
+    queued = queue_all(member)
+    told: list[int | Fault] = []
+
+    def broken(_: int | Fault) -> None:
+        raise RuntimeError("the client is gone")
+
+    for done in (told.append, broken, told.append):
+        member.lessor.keep_alive(7, done)
+    with pytest.raises(RuntimeError):
+        queued[0][1](LeaseGranted(Revision(1), LeaseId(7), 5))
+    queued[0][1](errors.failed())
+    assert told == [5, 5]
+    assert not member.lessor._renewing
 
 
 def test_lease_requests_name_their_principal(member: Leading) -> None:

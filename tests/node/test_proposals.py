@@ -109,6 +109,23 @@ def test_slots_lost_at_different_times_are_in_their_order_again(origin: int) -> 
         assert own == sorted(own)
 
 
+def test_a_request_waits_until_it_is_handed_on_or_completed() -> None:
+    made = Proposals(1, 10.0)
+    slots = [made.add(command, lambda _: None, b"ann") for command in (b"1", b"2")]
+
+    def waiting() -> list[bool]:
+        return [slot is not None and slot.waits for slot in slots]
+
+    made.put_back(made.take(2))
+    assert waiting() == [True, True]
+    made.sent(Term(3), first := made.take(1))
+    assert waiting() == [False, True]
+    made.requeue_lost(Term(4))
+    assert waiting() == [True, True], "nobody can apply it any more before it is proposed again"
+    made.refuse(first, timed_out())
+    assert waiting() == [False, True]
+
+
 def test_lost_slots_delay_no_other_client() -> None:
     large, small = bytes(5_000), bytes(10)
     made = queue(*[(b"large", large)] * 4)

@@ -27,6 +27,11 @@ LONGEST_TTL: Final = 2
 
 RETRY_SECONDS: Final = 0.1
 
+JUST_BEFORE: Final = (0.0, 0.002, 0.02, 0.2)
+"""How many seconds before a renewal another client renews the same lease at the same member, which may carry
+out both at once.
+"""
+
 
 class LeaseLoad:
     """All of them, and what they were told."""
@@ -53,6 +58,8 @@ class _Client:
         self._ttl = 0
         self._left: list[Kind] = []
         """What is still to be asked about the lease."""
+        self._renewed_at: Member | None = None
+        """Where another client has just renewed the lease."""
 
     def begin(self) -> None:
         """Another lease."""
@@ -74,7 +81,8 @@ class _Client:
             return
         call = LeaseCall(self._left.pop(0), self._id, load.world.timeline.now, self._ttl)
         load.calls.append(call)
-        self._ask(call, load.world.workload.someone())
+        member, self._renewed_at = self._renewed_at, None
+        self._ask(call, member or load.world.workload.someone())
         if call.waits:
             load.world.timeline.after(load.world.plan.patience, partial(self._give_up, call))
 
@@ -112,9 +120,17 @@ class _Client:
         if not self._left:
             after(pause + 0.3 * random, self.begin)
         elif self._left[0] is Kind.RENEW:
-            after(pause + self._ttl * (0.1 + 1.1 * random), self._step)
+            wait = pause + self._ttl * (0.1 + 1.1 * random)
+            after(max(0.0, wait - self._random.choice(JUST_BEFORE)), self._renew_too)
+            after(wait, self._step)
         else:
             after(pause + 0.2 * random, self._step)
+
+    def _renew_too(self) -> None:
+        """Another client renews the lease; what it is told does not matter."""
+        if not self._load.world.workload.over:
+            self._renewed_at = self._load.world.workload.someone()
+            self._renewed_at.keep_alive(self._id, lambda _: None)
 
 
 def _answer(done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> None:

@@ -591,7 +591,7 @@ class Member:
         self.waiting[self._serial] = done
         return self._serial
 
-    def _request(self, done: Done, serve: Callable[[Done], None]) -> None:
+    def _request(self, done: Done, serve: Callable[[Done], object]) -> None:
         if not self.up:
             done(Fault(300, b"connection refused"))
             return

@@ -64,7 +64,7 @@ class Answers:
         """Answer a call with the outcome of a command, or with a read (`Later`)."""
         header = self._headers(outcome.revision)
         if type(outcome) is TxnDone and _has_only_puts(outcome):
-            call.reply(messages.write_txn(header, outcome))
+            call.reply(messages.write_puts(header, outcome))
             return
         small = _SmallReads(self._member)
         try:
@@ -120,10 +120,10 @@ def fits(call: Call, size: int) -> bool:
 
 def _has_only_puts(outcome: TxnDone) -> bool:
     """Whether a transaction did nothing but put, without `prev_kv`."""
-    for response in outcome.responses:
-        if type(response) is not PutDone or response.prev_kv is not None:
-            return False
-    return True
+    responses = outcome.responses
+    if not responses or type(responses[0]) is not PutDone or responses[0].prev_kv is not None:
+        return False
+    return responses[0].revision == outcome.revision and responses.count(responses[0]) == len(responses)
 
 
 def _reads_of(outcome: object) -> Iterator[Later]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf.message import DecodeError
+
 from netstore import codes
 from netstore.api.v3 import messages, operations
 from netstore.api.v3.status import not_a_message, refuse
 from netstore.errors import Fault
 from netstore.proto import rpc_pb2 as pb
-from netstore.proto.wire import BadMessage, parse
 
 if TYPE_CHECKING:
     from netstore.api.gate import Gate
@@ -24,6 +25,9 @@ MOST_WAITING: Final = 4_096
 
 MOST_UNREAD: Final = 1 << 20
 """Bytes of answers that a client may leave unread before its stream ends."""
+
+
+_decode: Final = pb.LeaseKeepAliveRequest.FromString
 
 
 class KeepAliveStream:
@@ -45,8 +49,8 @@ class KeepAliveStream:
     def received(self, message: bytes) -> None:
         """A request to renew a lease."""
         try:
-            id_ = parse(pb.LeaseKeepAliveRequest, message).ID
-        except BadMessage as error:
+            id_ = _decode(message).ID
+        except DecodeError as error:
             self._call.finish(*not_a_message(error))
             return
         if len(self._waiting) >= MOST_WAITING or self._call.backlog > MOST_UNREAD:

@@ -34,6 +34,9 @@ here.
 """
 
 
+_WRITTEN: Final = (TxnDone, PutDone, Deleted)
+
+
 class KvService:
     """`etcdserverpb.KV`."""
 
@@ -62,7 +65,9 @@ class KvService:
             operations.RANGE: unary(pb.RangeRequest, self._range, operations.range_, learner=True),
             operations.PUT: interceptor.unary_of(messages.parse_put, self._put, operations.put),
             operations.DELETE_RANGE: unary(pb.DeleteRangeRequest, self._delete, operations.delete_range),
-            operations.TXN: interceptor.unary_of(self._parse_txn, self._txn, operations.txn),
+            operations.TXN: interceptor.unary_of(
+                self._parse_txn, self._txn, lambda request: operations.txn(request[0])
+            ),
             operations.COMPACT: unary(pb.CompactionRequest, self._compact, operations.compact),
         }
 
@@ -72,46 +77,45 @@ class KvService:
         if len(command.key) + len(command.value) > self._most_bytes:
             end(call, Reason.REQUEST_TOO_LARGE)
         else:
-            self._propose(call, command)
+            self._propose(call, command, txn.check(command))
 
     def _delete(self, call: Call, request: pb.DeleteRangeRequest) -> None:
         if self._fits(call, request):
-            self._propose(call, messages.read_delete(request))
+            command = messages.read_delete(request)
+            self._propose(call, command, txn.check(command))
 
-    def _parse_txn(self, message: bytes) -> pb.TxnRequest:
-        return messages.parse_txn(message, self._max_txn_ops)
+    def _parse_txn(self, message: bytes) -> tuple[Txn, bytes]:
+        return messages.parse_txn(message, self._max_txn_ops), message
 
-    def _txn(self, call: Call, request: pb.TxnRequest) -> None:
-        command = messages.read_txn(request)
-        if isinstance(command, Fault):
-            refuse(call, command)
-        elif not txn.is_read(command):
-            if self._fits(call, request):
+    def _txn(self, call: Call, request: tuple[Txn, bytes]) -> None:
+        command, message = request
+        if not txn.is_read(command):
+            if len(message) > self._most_bytes:
+                end(call, Reason.REQUEST_TOO_LARGE)
+            else:
                 self._propose(call, command)
-        elif (fault := txn.check(command, self._max_txn_ops)) is not None:
-            refuse(call, fault)
-        elif _is_serializable(request):
+        elif _is_serializable(message):
             self._read_txn(call, command, None)
         else:
             self._member.read(partial(self._read_txn, call, command), call.principal)
 
-    def _fits(self, call: Call, request: pb.DeleteRangeRequest | pb.TxnRequest) -> bool:
+    def _fits(self, call: Call, request: pb.DeleteRangeRequest) -> bool:
         if request.ByteSize() <= self._most_bytes:
             return True
         end(call, Reason.REQUEST_TOO_LARGE)
         return False
 
-    def _propose(self, call: Call, command: Operation) -> None:
-        fault = txn.check(command, self._max_txn_ops) or self._quota.refuse(command)
+    def _propose(self, call: Call, command: Operation, fault: Fault | None = None) -> None:
+        fault = fault or self._quota.refuse(command)
         if fault is not None:
             refuse(call, fault)
         else:
             self._member.propose(encode(command), partial(self._written, call), call.principal.encode())
 
     def _written(self, call: Call, outcome: Outcome | Fault) -> None:
-        if isinstance(outcome, PutDone) and outcome.prev_kv is None:
+        if type(outcome) is PutDone and outcome.prev_kv is None:
             call.reply(self._headers(outcome.revision))
-        elif isinstance(outcome, PutDone | TxnDone | Deleted):
+        elif isinstance(outcome, _WRITTEN):
             self._answers.send(call, outcome)
         else:
             _refuse_outcome(call, outcome)
@@ -182,7 +186,9 @@ class KvService:
             refuse(call, fault)
 
 
-def _is_serializable(request: pb.TxnRequest) -> bool:
+def _is_serializable(message: bytes) -> bool:
+    """Whether all reads of a transaction that only reads are."""
+    request = pb.TxnRequest.FromString(message)
     ops = (*request.success, *request.failure)
     return bool(ops) and all(op.request_range.serializable for op in ops)
 

@@ -5,7 +5,7 @@ everything that any of its branches, at any depth, may do, whichever of them is 
 attaches its key to a lease uses that lease. Revoking a lease deletes the keys attached to it.
 
 Each function but `txn` makes at most three accesses. A key or range end is copied once for each access that
-it is in, by protobuf, so the bytes copied are no more than twice those of the request.
+it is in at most, so the bytes copied are no more than twice those of the request.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.api.gate import Access, Api, Kind, Operation
 from netstore.proto import rpc_pb2 as pb
+from netstore.state.v3 import commands as v3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from netstore.state.v3.commands import Put
+    from netstore.state.v3.commands import Txn
 
 _KV: Final = b"/etcdserverpb.KV/"
 _LEASE: Final = b"/etcdserverpb.Lease/"
@@ -77,7 +78,7 @@ health_check = _fixed(HEALTH_CHECK, Kind.PUBLIC)
 health_watch = _fixed(HEALTH_WATCH, Kind.PUBLIC)
 
 
-def put(command: Put) -> Operation:
+def put(command: v3.Put) -> Operation:
     """A Put, once it is decoded."""
     return Operation(Api.V3, PUT, tuple(_put(command)), may_write=True)
 
@@ -92,26 +93,25 @@ def delete_range(request: pb.DeleteRangeRequest) -> Operation:
     return Operation(Api.V3, DELETE_RANGE, tuple(_delete(request)), may_write=True)
 
 
-def txn(request: pb.TxnRequest) -> Operation:
-    """A Txn. O(its compares and operations), at any depth; `messages.parse_txn` limits how many there are."""
-    accesses = [Access(Kind.READ, each.key, each.range_end) for each in request.compare]
-    unread = [chain(request.success, request.failure)]
+def txn(command: Txn) -> Operation:
+    """A Txn, once it is decoded. O(its compares and operations), at any depth; `messages.parse_txn` limits
+    how many there are.
+    """
+    accesses = [Access(Kind.READ, each.key, each.range_end) for each in command.compares]
+    unread = [chain(command.success, command.failure)]
     while unread:
-        op = next(unread[-1], None)
-        if op is None:
+        operation = next(unread[-1], None)
+        if operation is None:
             unread.pop()
-            continue
-        kind = op.WhichOneof("request")
-        if kind == "request_range":
-            accesses.append(Access(Kind.READ, op.request_range.key, op.request_range.range_end))
-        elif kind == "request_put":
-            accesses += _put(op.request_put)
-        elif kind == "request_delete_range":
-            accesses += _delete(op.request_delete_range)
-        elif kind == "request_txn":
-            nested = op.request_txn
-            accesses += [Access(Kind.READ, each.key, each.range_end) for each in nested.compare]
-            unread.append(chain(nested.success, nested.failure))
+        elif isinstance(operation, v3.Put):
+            accesses += _put(operation)
+        elif isinstance(operation, v3.Range):
+            accesses.append(Access(Kind.READ, operation.key, operation.range_end))
+        elif isinstance(operation, v3.DeleteRange):
+            accesses += _delete(operation)
+        else:
+            accesses += [Access(Kind.READ, each.key, each.range_end) for each in operation.compares]
+            unread.append(chain(operation.success, operation.failure))
     may_write = any(each.kind is not Kind.READ for each in accesses)
     return Operation(Api.V3, TXN, tuple(accesses), may_write)
 
@@ -154,7 +154,7 @@ def _lease(name: bytes, id_: int, *, may_write: bool) -> Operation:
     return Operation(Api.V3, name, (Access(Kind.LEASE, lease=id_),), may_write)
 
 
-def _put(request: Put | pb.PutRequest) -> Iterator[Access]:
+def _put(request: v3.Put) -> Iterator[Access]:
     yield Access(Kind.WRITE, request.key)
     if request.prev_kv:
         yield Access(Kind.READ, request.key)
@@ -162,7 +162,7 @@ def _put(request: Put | pb.PutRequest) -> Iterator[Access]:
         yield Access(Kind.LEASE, lease=request.lease)
 
 
-def _delete(request: pb.DeleteRangeRequest) -> Iterator[Access]:
+def _delete(request: v3.DeleteRange | pb.DeleteRangeRequest) -> Iterator[Access]:
     yield Access(Kind.DELETE, request.key, request.range_end)
     if request.prev_kv:
         yield Access(Kind.READ, request.key, request.range_end)

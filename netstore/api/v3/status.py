@@ -14,7 +14,7 @@ _NOT_A_MESSAGE: Final = "grpc: error unmarshalling request: {}"
 
 
 class RefusedError(Exception):
-    """Raised by the decoder of a request that is refused before all of it is decoded."""
+    """Raised by the decoder of a request that is refused whatever the state and the gate say."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.v3_text)

@@ -205,7 +205,10 @@ class Mvcc:
                 item.lease = lease
         record = keyvalue.encode(key, item.created, revision, item.version, value=value, lease=lease)
         item.size = len(record)
-        self._record(place, item, record, before)
+        self._records.add(place, record)
+        self.checksum.add(record)
+        index.log.add(place, item.key)
+        self._changes.append(KeyChange(item.key, revision, record, False, before))  # type: ignore[arg-type]  # a call to `Revision` costs more
         return before
 
     def delete(self, key: bytes) -> None:
@@ -243,15 +246,10 @@ class Mvcc:
         item.at = place
         item.size = len(record)
         item.created = item.version = item.lease = 0
-        self._record(place, item, record, before)
-
-    def _record(self, place: int, item: Item, record: bytes, before: int) -> None:
         self._records.add(place, record)
         self.checksum.add(record)
-        key = item.key
-        self._index.log.add(place, key)
-        revision: Revision = place >> NUMBER_BITS  # type: ignore[assignment]  # a call here would cost more
-        self._changes.append(KeyChange(key, revision, record, (place & DELETED) != 0, before))
+        index.log.add(place, key)
+        self._changes.append(KeyChange(key, revision, record, deleted=True, before=before))
 
     def begin_revision(self) -> None:
         """Start another revision of the command, if it has written anything in the current one."""

@@ -182,8 +182,13 @@ class V3Store:
         return txn.put(self.mvcc, self.leases, command)
 
     def delete_range(self, command: DeleteRange) -> Outcome | Work:
-        """Carry out a DeleteRange in pieces."""
-        return self._shut(command) or txn.delete_range_steps(self.mvcc, command)
+        """Carry out a DeleteRange, in pieces unless it names a single key."""
+        fault = self._shut(command)
+        if fault is not None:
+            return fault
+        if not command.range_end:
+            return txn.delete_one(self.mvcc, command)
+        return txn.delete_range_steps(self.mvcc, command)
 
     def range(self, command: Range) -> Outcome:
         """Carry out a Range: the outcome is a bound to read at (`txn.range_later`)."""

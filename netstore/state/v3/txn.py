@@ -96,13 +96,17 @@ def check(command: Operation, max_ops: int = MAX_OPS) -> Fault | None:
     if isinstance(command, Txn):
         if _count(command) > MAX_ALL_OPS:
             return refusal(Reason.TOO_MANY_OPS)
-        return _check_txn(command, max_ops) or _check_duplicates(command)
+        return _check_txn(command, max_ops) or check_duplicates(command)
     return _check_operation(command)
 
 
 def is_read(txn: Txn) -> bool:
     """Whether all operations are ranges, so that the transaction need not go through the log."""
-    return all(isinstance(operation, Range) for operation in (*txn.success, *txn.failure))
+    for branch in (txn.success, txn.failure):
+        for operation in branch:
+            if type(operation) is not Range:
+                return False
+    return True
 
 
 def read_units(mvcc: Mvcc, txn: Txn) -> int:
@@ -150,10 +154,15 @@ def _check_operation(operation: Range | Put | DeleteRange) -> Fault | None:
     return None
 
 
-def _check_duplicates(txn: Txn) -> Fault | None:
+def check_duplicates(txn: Txn) -> Fault | None:
+    """The part of `check` that looks for keys written twice."""
     for branch in (txn.success, txn.failure):
-        is_plain = len(branch) < 2 and Txn not in map(type, branch)
-        if not is_plain and _writes(branch) is None:
+        if len(branch) < 2 and (not branch or type(branch[0]) is not Txn):
+            continue
+        puts = [operation.key for operation in branch if type(operation) is Put]
+        if len(puts) == len(branch) == len(set(puts)):
+            continue  # as `_writes` says, too
+        if _writes(branch) is None:
             return refusal(Reason.DUPLICATE_KEY)
     return None
 
@@ -228,6 +237,13 @@ def delete_range_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None,
     return Deleted(mvcc.finish(), deleted.deleted, deleted.prev_kvs)
 
 
+def delete_one(mvcc: Mvcc, command: DeleteRange) -> Deleted:
+    """Carry out the deletion of a single key outside a transaction."""
+    deleted = _delete_one(mvcc, command)
+    mvcc.finish()
+    return deleted
+
+
 def end_lease_steps(mvcc: Mvcc, keys: Iterable[bytes]) -> Generator[int]:
     """Delete the keys of a lease, in order, in a revision of their own."""
     mvcc.begin_revision()
@@ -253,8 +269,9 @@ def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
 
 
 def execute_short(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault | None:
-    """Carry out a transaction of single-key compares, puts and ranges, at most `MAX_OPS` of each, in one
-    call. None, with nothing changed, for any other. The result is that of `execute_steps`.
+    """Carry out a transaction of single-key compares whose branch taken has puts, ranges and deletions of
+    single keys alone, at most `MAX_OPS` of each, in one call. None, with nothing changed, for any other. The
+    result is that of `execute_steps`.
     """
     succeeded = True
     for compare in txn.compares:
@@ -263,27 +280,38 @@ def execute_short(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault | Non
         if succeeded:
             number = mvcc.number(compare.key, compare.target)
             succeeded = _judge(compare.result, number, compare.number)
-    for branch in (txn.success, txn.failure):
-        for operation in branch:
-            if type(operation) is Put:
-                if operation.ignore_value:
-                    return None
-            elif type(operation) is not Range:
+    operations, others = (txn.success, txn.failure) if succeeded else (txn.failure, txn.success)
+    if len(txn.compares) > MAX_OPS or len(operations) > MAX_OPS or Txn in map(type, others):
+        return None  # more than `MAX_OPS` are possible if the operator allows them
+    bad_put = bad_range = None
+    for operation in operations:
+        if type(operation) is Put:
+            if operation.ignore_value:
                 return None
-    operations = txn.success if succeeded else txn.failure
-    if max(len(txn.compares), len(operations)) > MAX_OPS:
-        return None  # possible if the operator allows more operations
-    bad_put, bad_range = _look_ahead(mvcc, leases, _Path(succeeded, operations))
+            if operation.lease or operation.ignore_lease:
+                bad_put = bad_put or _look_ahead_put(mvcc, leases, operation)
+        elif type(operation) is Range:
+            bad_range = bad_range or mvcc.check_revision(operation.revision)
+        elif type(operation) is not DeleteRange or operation.range_end:
+            return None
     fault = bad_put or bad_range
     if fault is not None:
         return fault
     responses: list[_Response] = []
+    plain: PutDone | None = None
     for operation in operations:
         if type(operation) is Put:
-            prev_kv = _write(mvcc, operation)
-            responses.append(PutDone(mvcc.current, prev_kv))
+            if operation.prev_kv or operation.ignore_lease:
+                prev_kv = _write(mvcc, operation)
+                responses.append(PutDone(mvcc.current, prev_kv))
+            else:
+                mvcc.put(operation.key, operation.value, operation.lease)
+                plain = plain or PutDone(mvcc.current)
+                responses.append(plain)
         elif type(operation) is Range:
             responses.append(_read_later(mvcc, operation))
+        elif type(operation) is DeleteRange:
+            responses.append(_delete_one(mvcc, operation))
     return TxnDone(mvcc.finish(), succeeded, responses)
 
 
@@ -368,10 +396,9 @@ def _look_ahead(mvcc: Mvcc, leases: Leases, path: _Path) -> tuple[Fault | None, 
     bad_range: Fault | None = None
     for step in path.steps:
         if type(step) is Put:
-            if (step.ignore_value or step.ignore_lease) and not mvcc.exists(step.key):
-                return refusal(Reason.KEY_NOT_FOUND), bad_range
-            if step.lease and leases.get(step.lease) is None:
-                return refusal(Reason.LEASE_NOT_FOUND), bad_range
+            bad_put = _look_ahead_put(mvcc, leases, step)
+            if bad_put is not None:
+                return bad_put, bad_range
         elif type(step) is Range:
             bad_range = bad_range or mvcc.check_revision(step.revision)
         elif type(step) is _Path:
@@ -380,6 +407,12 @@ def _look_ahead(mvcc: Mvcc, leases: Leases, path: _Path) -> tuple[Fault | None, 
             if bad_put is not None:
                 return bad_put, bad_range
     return None, bad_range
+
+
+def _look_ahead_put(mvcc: Mvcc, leases: Leases, put: Put) -> Fault | None:
+    if (put.ignore_value or put.ignore_lease) and not mvcc.exists(put.key):
+        return refusal(Reason.KEY_NOT_FOUND)
+    return refusal(Reason.LEASE_NOT_FOUND) if put.lease and leases.get(put.lease) is None else None
 
 
 def _run_steps(mvcc: Mvcc, path: _Path) -> Generator[int, None, list[_Response]]:
@@ -414,6 +447,16 @@ def _delete_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None, Dele
     if count and command.prev_kv:
         prev_kvs = Later(before, Range(command.key, command.range_end), bound)
     return Deleted(mvcc.current, count, prev_kvs)
+
+
+def _delete_one(mvcc: Mvcc, command: DeleteRange) -> Deleted:
+    """Delete a single key: what `_delete_steps` does, in one call."""
+    bound, before = mvcc.bound, mvcc.current
+    if not mvcc.exists(command.key):
+        return Deleted(before, 0, [])
+    mvcc.delete(command.key)
+    prev_kvs: list[bytes] | Later = Later(before, Range(command.key), bound) if command.prev_kv else []
+    return Deleted(mvcc.current, 1, prev_kvs)
 
 
 def _write(mvcc: Mvcc, command: Put) -> Later | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netstore.api.v3 import messages
@@ -17,6 +17,7 @@ from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.wire import framed, parse
 from netstore.state.v3 import commands as v3
+from netstore.state.v3 import txn
 from netstore.state.v3.commands import Deleted, Found, Later, PutDone, TxnDone
 from netstore.types import Revision, Term
 from tests.support.local_member import LocalMember
@@ -117,6 +118,13 @@ def test_answers(outcome: PutDone | Found | Deleted | TxnDone) -> None:
     expected = as_protobuf(outcome)
     expected.header.CopyFrom(header(member, 7))
     assert write(Headers(member)(7), outcome) == expected.SerializeToString()
+
+
+@given(st.integers(1, 2**63 - 1).map(Revision), st.booleans(), st.integers(0, 5))
+def test_answers_to_transactions_of_puts_alone(revision: Revision, succeeded: bool, puts: int) -> None:
+    outcome = TxnDone(revision, succeeded, [PutDone(revision)] * puts)
+    header = Headers(LocalMember())(revision)
+    assert messages.write_puts(header, outcome) == messages.write_txn(header, outcome)
 
 
 def test_a_transaction_is_not_copied_at_each_level_it_lies_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +304,7 @@ def many(ops: int, compares: int = 0, nested: int = 0) -> pb.TxnRequest:
     ],
 )
 def test_transactions_that_are_small_enough_to_be_read(request_: pb.TxnRequest) -> None:
-    assert messages.parse_txn(request_.SerializeToString(), 128) == request_
+    assert messages.parse_txn(request_.SerializeToString(), 128) == messages.read_txn(request_)
 
 
 def deep(depth: int, request: pb.TxnRequest) -> pb.TxnRequest:
@@ -324,9 +332,126 @@ def test_a_transaction_that_is_too_large_is_refused_after_few_looks(request_: pb
     with profiled() as counted, pytest.raises(RefusedError, match="too many operations in txn request"):
         messages.parse_txn(message, 128)
     assert counted["HasField"] <= 1_024
+    assert counted["_parse_other"] + counted["_parse_compare"] <= 1_024
+
+
+def read_by_protobuf(message: bytes) -> v3.Txn | Fault | type[DecodeError]:
+    """What a transaction of few operations is, without looking at its bytes."""
+    try:
+        request = pb.TxnRequest.FromString(message)
+        messages.check_size(request, 3)
+    except DecodeError:
+        return DecodeError
+    except RefusedError as refused:
+        return refused.fault
+    read = messages.read_txn(request)
+    return read if isinstance(read, Fault) else txn.check(read, 3) or read
+
+
+def parsed(message: bytes) -> v3.Txn | Fault | type[DecodeError]:
+    try:
+        return messages.parse_txn(message, 3)
+    except DecodeError:
+        return DecodeError
+    except RefusedError as refused:
+        return refused.fault
 
 
 _LENGTHS = (0, 1, 2, 127, 128, 129, 16_383, 16_384)
+numbers = st.sampled_from([0, 1, 127, 128, 300, 2**31, 2**63 - 1, -1, -(2**63)]) | st.integers(0, 2**63 - 1)
+keys = st.sampled_from([b"a", b"b", b"a", b"b", b"c" * 127, b"d" * 128, b"e" * 20_000, b""])
+values = st.sampled_from(_LENGTHS).map(lambda length: b"v" * length)
+some_numbers = st.sampled_from(["version", "create_revision", "mod_revision", "lease"])
+compares = st.builds(
+    lambda fields, named, number: pb.Compare(**fields, **{named: number}),
+    st.fixed_dictionaries(
+        {"key": keys},
+        optional={
+            "target": st.integers(0, 4),
+            "result": st.integers(0, 3),
+            "range_end": st.sampled_from([b"", b"z"]),
+        },
+    ),
+    some_numbers,
+    numbers,
+) | st.builds(pb.Compare, key=keys, target=st.just(3), value=values)
+flags = st.sampled_from([False, False, False, True])
+a_put = st.builds(pb.PutRequest, key=keys, value=values) | st.builds(
+    pb.PutRequest,
+    key=keys,
+    value=values,
+    lease=numbers,
+    prev_kv=flags,
+    ignore_value=flags,
+    ignore_lease=flags,
+)
+a_range = st.builds(pb.RangeRequest, key=keys) | st.builds(
+    pb.RangeRequest, key=keys, range_end=keys, limit=numbers, serializable=flags, keys_only=flags
+)
+a_deletion = st.builds(pb.DeleteRangeRequest, key=keys, range_end=keys, prev_kv=flags)
+plain_ops = (
+    st.builds(pb.RequestOp, request_put=a_put)
+    | st.builds(pb.RequestOp, request_range=a_range)
+    | st.builds(pb.RequestOp, request_delete_range=a_deletion)
+    | st.just(pb.RequestOp())
+)
+
+
+def transactions(ops: st.SearchStrategy[pb.RequestOp]) -> st.SearchStrategy[pb.TxnRequest]:
+    return st.builds(
+        pb.TxnRequest,
+        compare=st.lists(compares, max_size=4),
+        success=st.lists(ops, max_size=4),
+        failure=st.lists(ops, max_size=4),
+    )
+
+
+nested_ops = st.one_of(
+    plain_ops, plain_ops, plain_ops, st.builds(pb.RequestOp, request_txn=transactions(plain_ops))
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(transactions(plain_ops) | transactions(nested_ops))
+def test_a_transaction_that_is_taken_apart_here_is_what_protobuf_and_the_checks_say(
+    request_: pb.TxnRequest,
+) -> None:
+    message = request_.SerializeToString()
+    assert parsed(message) == read_by_protobuf(message)
+
+
+@settings(deadline=None, max_examples=300)
+@given(transactions(nested_ops), st.data())
+def test_whatever_the_bytes_of_a_transaction_are_they_mean_what_protobuf_says(
+    request_: pb.TxnRequest, data: st.DataObject
+) -> None:
+    """Also where fields are cut off, repeated, unknown, or not in shortest form."""
+    message = request_.SerializeToString()
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, min(len(message), 300)))
+        gone = data.draw(st.integers(0, 3))
+        put_in = data.draw(st.binary(max_size=2) | st.sampled_from([b"\x80\x00", b"\x82\x00", b"\x0a\x01a"]))
+        message = message[:at] + put_in + message[at + gone :]
+    assert parsed(message) == read_by_protobuf(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x12\x06\x12\x04\x0a\x01a\x12",  # cut short within the put
+        b"\x12\x0a\x12\x03\x0a\x01a\x12\x03\x0a\x01b",  # the same operation twice
+        b"\x12\x08\x12\x03\x0a\x01a\x0a\x01b",  # two kinds of operation
+        b"\x12\x00",
+        b"\x12\x02\x12\x00",
+        b"\x1a\x85\x00\x0a\x03\x0a\x01a",  # a length that is padded
+        b"\x0a\x05\x1a\x01a\x30\x01",  # the number of another target
+        b"\x0a\x07\x10\x02\x1a\x01a\x30\x01",
+        b"\x0a\x07\x10\x09\x1a\x01a\x68\x01",  # no such target
+        b"\x20\x01",
+    ],
+)
+def test_bytes_of_transactions_that_no_client_sends(message: bytes) -> None:
+    assert parsed(message) == read_by_protobuf(message)
 
 
 @given(

@@ -7,11 +7,18 @@ import pytest
 from netstore.api.gate import Access, Kind, Operation
 from netstore.api.v3 import messages, operations
 from netstore.proto import rpc_pb2 as pb
+from netstore.state.v3.commands import Txn
 from tests.support.profiled import profiled
 
 PUT = pb.PutRequest(key=b"p", value=b"v", lease=7, prev_kv=True)
 RANGE = pb.RangeRequest(key=b"r", range_end=b"s")
 DELETE = pb.DeleteRangeRequest(key=b"d", range_end=b"\0", prev_kv=True)
+
+
+def decoded(request: pb.TxnRequest) -> Txn:
+    command = messages.read_txn(request)
+    assert isinstance(command, Txn)
+    return command
 
 
 def test_a_put_writes_and_may_read_and_use_a_lease() -> None:
@@ -46,10 +53,10 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
     )
     request = pb.TxnRequest(
         compare=[pb.Compare(key=b"c")],
-        success=[pb.RequestOp(request_put=PUT), pb.RequestOp(request_txn=inner), pb.RequestOp()],
+        success=[pb.RequestOp(request_put=PUT), pb.RequestOp(request_txn=inner)],
         failure=[pb.RequestOp(request_range=RANGE)],
     )
-    made = operations.txn(request)
+    made = operations.txn(decoded(request))
     assert made.accesses == (
         Access(Kind.READ, b"c"),
         Access(Kind.WRITE, b"p"),
@@ -61,7 +68,7 @@ def test_a_transaction_is_all_of_its_compares_and_branches_at_any_depth() -> Non
         Access(Kind.READ, b"r", b"s"),
     )
     assert made.may_write
-    assert not operations.txn(pb.TxnRequest(failure=[pb.RequestOp(request_range=RANGE)])).may_write
+    assert not operations.txn(decoded(pb.TxnRequest(failure=[pb.RequestOp(request_range=RANGE)]))).may_write
 
 
 @pytest.mark.parametrize(
@@ -96,8 +103,9 @@ def test_the_cost_of_a_transaction_does_not_grow_with_depth() -> None:
         return request
 
     def calls(request: pb.TxnRequest) -> int:
+        command = decoded(request)
         with profiled() as counted:
-            assert len(operations.txn(request).accesses) == 100
+            assert len(operations.txn(command).accesses) == 100
         return counted.total()
 
     assert calls(nested(40)) - calls(nested(0)) <= 40 * 10

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from netstore.codes import FAILED_PRECONDITION, INVALID_ARGUMENT, NOT_FOUND
 from netstore.errors import Fault
 from netstore.state.commands import decode, encode
+from netstore.state.envelope import seal
 from netstore.state.machine import Machine
 from netstore.state.v3 import commands, txn
 from netstore.state.v3.commands import (
     Compact,
     Compare,
+    Deleted,
     DeleteRange,
     Found,
     LeaseGrant,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 A, B = Put(b"a"), Put(b"b")
 DELETE_A = DeleteRange(b"a")
+DELETE_SOME = DeleteRange(b"a", b"c")
 GET = Range(b"a")
 
 
@@ -291,14 +294,38 @@ def test_a_transaction_done_in_one_call_is_the_one_done_in_pieces(commands: list
         assert one.take_changes() == other.take_changes()
 
 
+@pytest.mark.parametrize("prev_kv", [False, True])
+def test_the_deletion_of_one_key_is_done_in_one_call(prev_kv: bool) -> None:
+    """As that of a range that has this key alone is in pieces."""
+    one, other = fresh(), fresh()
+    for machine in (one, other):
+        apply(machine, LeaseGrant(7, 5))
+        apply(machine, Put(b"a", b"1", 7))
+    for _ in range(2):
+        payload = seal(encode(DeleteRange(b"a", b"", prev_kv)))
+        done = one.begin(Index(one.applied + 1), payload, units=0)
+        assert isinstance(done, Deleted)
+        assert settled(one, done) == apply(other, DeleteRange(b"a", b"a\0", prev_kv))
+        assert one.take_changes() == other.take_changes()
+        assert one.mvcc.revision == other.mvcc.revision == 3
+    assert not list(one.leases.listed(one.leases.get(7)))  # type: ignore[arg-type]  # it is there
+
+
 def test_only_a_transaction_with_a_bound_on_its_work_is_done_in_one_call() -> None:
     machine = fresh()
     apply(machine, A)
-    short = [both(A, B, GET), Txn((Compare(b"a", commands.MOD),), (A,), (GET,)), both()]
+    short = [
+        both(A, B, GET),
+        Txn((Compare(b"a", commands.MOD),), (A,), (GET,)),
+        both(),
+        both(DELETE_A, B),
+        Txn((), (A,), (DELETE_SOME,)),
+    ]
     long = [
-        both(DELETE_A),
+        both(DELETE_SOME),
         both(both(A)),
-        Txn((), (A,), (DELETE_A,)),
+        Txn((), (A,), (both(A),)),
+        Txn((), (DELETE_SOME,), (A,)),
         both(Put(b"a", ignore_value=True)),
         both(*(Put(b"%d" % number) for number in range(txn.MAX_OPS + 1))),
         Txn((Compare(b"a", commands.MOD, range_end=b"b"),), (), ()),
