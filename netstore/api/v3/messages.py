@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # A tag is the number of a field << 3 | 2 for bytes, | 0 for a number (protobuf encoding guide).
 _TWO: Final = b"\x12"
+LISTED: Final = _TWO
+"""The tag of the pairs in a `RangeResponse`."""
 _THREE: Final = b"\x1a"
 _KEY: Final = 0x0A
 _VALUE: Final = 0x12
