@@ -81,7 +81,8 @@ class Answers:
 
     def send_range(self, call: Call, query: Range, found: Found) -> None:
         """Answer a Range that was read at once."""
-        if fits(call, sum(map(len, found.kvs))):
+        kvs = found.kvs
+        if (len(kvs) == 1 and len(kvs[0]) <= ALWAYS_WHOLE_BYTES) or fits(call, sum(map(len, kvs))):
             call.reply(messages.write_found(self._headers(found.revision), found))
         else:
             later = txn.later(self._member.machine.mvcc, query)

@@ -19,7 +19,7 @@ from netstore.proto import rpc_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from netstore.state.v3.commands import Put
+    from netstore.state.v3.commands import Put, Range
 
 _KV: Final = b"/etcdserverpb.KV/"
 _LEASE: Final = b"/etcdserverpb.Lease/"
@@ -82,7 +82,7 @@ def put(command: Put) -> Operation:
     return Operation(Api.V3, PUT, tuple(_put(command)), may_write=True)
 
 
-def range_(request: pb.RangeRequest) -> Operation:
+def range_(request: pb.RangeRequest | Range) -> Operation:
     """A Range."""
     return Operation(Api.V3, RANGE, (Access(Kind.READ, request.key, request.range_end),))
 
