@@ -284,22 +284,22 @@ class _ReadDelivery(Delivery):
         room = self._room()
         if room <= 0:
             return False
+        sent: list[bytes] = []
         is_read = False
         while pieces and not is_read:
             piece = pieces[0]
             if isinstance(piece, bytes):
-                call.push(piece)
-                self.pace.take(len(piece))
+                sent.append(piece)
                 pieces.popleft()
                 continue
             tag, read = piece
             given, is_all = read.give(most=room)
-            for each in given if read.encodes else _encode(tag, given):
-                call.push(each)
-                self.pace.take(len(each))
+            sent += given if read.encodes else _encode(tag, given)
             is_read = bool(given)
             if is_all:
                 pieces.popleft()
+        call.push(*sent)
+        self.pace.take(sum(map(len, sent)))
         if pieces:
             return False
         call.end_reply()

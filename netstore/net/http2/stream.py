@@ -15,6 +15,8 @@ from netstore.net.http2.receiving import grant
 from netstore.net.sendqueue import rest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from netstore.net.http2.connection import Http2Connection
     from netstore.net.http2.head import Head
 
@@ -270,6 +272,17 @@ class Stream:
                 self._queue.append(data)
             self.queued += size
             enqueue(connection, self, size)
+
+    def put_pieces(self, pieces: Sequence[bytes | memoryview], size: int) -> None:
+        """Send pieces of the body that have `size` bytes together; see `put_data`. They are framed, charged
+        and written at once: that is most of what a piece costs.
+        """
+        if size:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue += pieces
+            self.queued += size
+            enqueue(self.connection, self, size)
 
     def put_last(self, block: bytes = b"") -> None:
         """End the response once everything before is sent, with trailers unless the block is empty."""

@@ -37,9 +37,9 @@ class SlowCall(FakeCall):
         self.window = WINDOW
         self.gone: Callable[[], None] = lambda: None
 
-    def push(self, data: bytes | memoryview) -> None:
-        super().push(data)
-        self.backlog += len(data)
+    def push(self, *pieces: bytes | memoryview) -> None:
+        super().push(*pieces)
+        self.backlog += sum(map(len, pieces))
         self.most = max(self.most, self.backlog)
 
     def on_cancelled(self, call: Callable[[], None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +23,9 @@ from tests.support.h2frames import (
     setting,
     u32,
 )
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_no_more_is_sent_than_the_windows_allow() -> None:
@@ -91,6 +96,24 @@ def test_a_long_answer_is_framed_without_a_copy() -> None:
     assert stream.queued == 20_000
     stream.fill(20_000, 16_384, pieces)
     assert sum(map(len, pieces)) == 130_000 + 9 * 9
+
+
+def test_pieces_that_are_given_together_are_framed_and_written_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, MAX), wire.request(1))
+    write = wire.output.write
+    written: list[int] = []
+
+    def counted(*pieces: bytes | memoryview) -> None:
+        written.append(len(pieces))
+        write(*pieces)
+
+    monkeypatch.setattr(wire.output, "write", counted)
+    wire.application.streams[1].put_pieces((b"a" * 1_000, b"", b"b" * 20_000), 21_000)
+    assert written == [5], "two frames, of two pieces and of the rest of one"
+    assert body_sent(wire) == b"a" * 1_000 + b"b" * 20_000
 
 
 def test_the_little_that_is_left_of_an_answer_has_no_turn_of_its_own() -> None:
