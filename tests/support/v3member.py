@@ -76,9 +76,9 @@ class FakeCall:
     def begin_reply(self, size: int) -> None:
         self._pieces, self._owed = [], size
 
-    def push(self, data: bytes | memoryview) -> None:
-        self._owed -= len(data)
-        self._pieces.append(bytes(data))
+    def push(self, *pieces: bytes | memoryview) -> None:
+        self._owed -= sum(map(len, pieces))
+        self._pieces += map(bytes, pieces)
 
     def end_reply(self) -> None:
         assert self._owed == 0, "a message is as long as it was said to be"

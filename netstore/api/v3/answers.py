@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Call
     from netstore.node.member import Replica
     from netstore.state.v3.commands import Found, Range
-    from netstore.state.v3.reads import RangeRead
+    from netstore.state.v3.reads import Encode, RangeRead
 
 ALWAYS_WHOLE_BYTES: Final = 16 * 1024
 """An answer of up to this size is sent whole, however much data waits for the client."""
@@ -81,7 +81,8 @@ class Answers:
 
     def send_range(self, call: Call, query: Range, found: Found) -> None:
         """Answer a Range that was read at once."""
-        if fits(call, sum(map(len, found.kvs))):
+        kvs = found.kvs
+        if (len(kvs) == 1 and len(kvs[0]) <= ALWAYS_WHOLE_BYTES) or fits(call, sum(map(len, kvs))):
             call.reply(messages.write_found(self._headers(found.revision), found))
         else:
             later = txn.later(self._member.machine.mvcc, query)
@@ -126,18 +127,43 @@ def _has_only_puts(outcome: TxnDone) -> bool:
     return responses[0].revision == outcome.revision and responses.count(responses[0]) == len(responses)
 
 
-def _reads_of(outcome: object) -> Iterator[Later]:
-    """All reads that an outcome still needs, in its order."""
+def _reads_of(outcome: object) -> Iterator[tuple[Later, Encode | None]]:
+    """All reads that an outcome still needs, in its order; with how their pairs are encoded, if that is as
+    the pairs of a list.
+    """
     if isinstance(outcome, TxnDone):
         for response in outcome.responses:
             yield from _reads_of(response)
-    later = outcome
+    later, encode = outcome, None
     if isinstance(outcome, PutDone):
         later = outcome.prev_kv
     elif isinstance(outcome, Deleted):
         later = outcome.prev_kvs
+    else:
+        encode = _encode_listed
     if isinstance(later, Later):
-        yield later
+        yield later, encode
+
+
+def _encode(tag: bytes, kvs: list[bytes]) -> list[bytes]:
+    """Pairs as a repeated field, joined, but the large ones without a copy."""
+    pieces = repeated(tag, kvs)
+    if not kvs or max(map(len, kvs)) < SHARED_BYTES:
+        return [b"".join(pieces)]
+    found: list[bytes] = []
+    small: list[bytes] = []
+    for piece in pieces:
+        if len(piece) < SHARED_BYTES:
+            small.append(piece)
+            continue
+        found += (b"".join(small), piece)
+        small = []
+    found.append(b"".join(small))
+    return found
+
+
+_encode_listed: Final = partial(_encode, messages.LISTED)
+"""Pairs of a list, which are kept in this form (`state.v3.parts`)."""
 
 
 class _Large(Exception):  # noqa: N818 - named for what was found
@@ -213,10 +239,10 @@ class _ReadDelivery(Delivery):
         self._held_since: float | None = None
         """Since when it is known to hold back compaction, in monotonic seconds."""
 
-    def open(self, wanted: Iterable[Later]) -> Fault | None:
+    def open(self, wanted: Iterable[tuple[Later, Encode | None]]) -> Fault | None:
         """Begin the reads of the outcome."""
-        for later in wanted:
-            read = self._mvcc.read(later.query, later.bound)
+        for later, encode in wanted:
+            read = self._mvcc.read(later.query, later.bound, encode)
             if isinstance(read, Fault):
                 return read
             self._reads[id(later)] = read
@@ -258,21 +284,22 @@ class _ReadDelivery(Delivery):
         room = self._room()
         if room <= 0:
             return False
+        sent: list[bytes] = []
         is_read = False
         while pieces and not is_read:
             piece = pieces[0]
             if isinstance(piece, bytes):
-                call.push(piece)
-                self.pace.take(len(piece))
+                sent.append(piece)
                 pieces.popleft()
                 continue
             tag, read = piece
-            kvs, is_all = read.give(most=room)
-            self._push(tag, kvs)
-            self.pace.take(sum(map(len, kvs)))
-            is_read = bool(kvs)
+            given, is_all = read.give(most=room)
+            sent += given if read.encodes else _encode(tag, given)
+            is_read = bool(given)
             if is_all:
                 pieces.popleft()
+        call.push(*sent)
+        self.pace.take(sum(map(len, sent)))
         if pieces:
             return False
         call.end_reply()
@@ -287,22 +314,6 @@ class _ReadDelivery(Delivery):
         elif self._held_since is None:
             self._held_since = now
         return self._held_since is not None and now - self._held_since > HELD_SECONDS
-
-    def _push(self, tag: bytes, kvs: list[bytes]) -> None:
-        """Push pairs, the large ones without a copy."""
-        pieces = repeated(tag, kvs)
-        if not kvs or max(map(len, kvs)) < SHARED_BYTES:
-            self._call.push(b"".join(pieces))
-            return
-        small: list[bytes] = []
-        for piece in pieces:
-            if len(piece) < SHARED_BYTES:
-                small.append(piece)
-                continue
-            self._call.push(b"".join(small))
-            self._call.push(piece)
-            small = []
-        self._call.push(b"".join(small))
 
     def _release(self) -> None:
         self._leave()

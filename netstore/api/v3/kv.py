@@ -62,7 +62,12 @@ class KvService:
         """Path -> handler."""
         unary = interceptor.unary
         return {
-            operations.RANGE: unary(pb.RangeRequest, self._range, operations.range_, learner=True),
+            operations.RANGE: interceptor.unary_of(
+                messages.parse_range,
+                self._range,
+                lambda request: operations.range_(request[0]),
+                learner=True,
+            ),
             operations.PUT: interceptor.unary_of(messages.parse_put, self._put, operations.put),
             operations.DELETE_RANGE: unary(pb.DeleteRangeRequest, self._delete, operations.delete_range),
             operations.TXN: interceptor.unary_of(
@@ -122,13 +127,11 @@ class KvService:
 
     # --- reads
 
-    def _range(self, call: Call, request: pb.RangeRequest) -> None:
-        query = messages.read_range(request)
-        if isinstance(query, Fault):
-            refuse(call, query)
-        elif not query.key:
+    def _range(self, call: Call, request: tuple[Range, bool]) -> None:
+        query, is_serializable = request
+        if not query.key:
             end(call, Reason.EMPTY_KEY)
-        elif request.serializable:
+        elif is_serializable:
             self._found(call, query, None)
         elif self._is_learner:
             end(call, Reason.NOT_FOR_LEARNERS)
@@ -143,7 +146,7 @@ class KvService:
     def _found(self, call: Call, query: Range, fault: Fault | None) -> None:
         mvcc = self._member.machine.mvcc
         found = fault or mvcc.read_small(query)
-        if isinstance(found, Found):
+        if type(found) is Found:
             self._answers.send_range(call, query, found)
         elif isinstance(found, Fault):
             refuse(call, found)

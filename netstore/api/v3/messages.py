@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # A tag is the number of a field << 3 | 2 for bytes, | 0 for a number (protobuf encoding guide).
 _TWO: Final = b"\x12"
+LISTED: Final = _TWO
+"""The tag of the pairs in a `RangeResponse`."""
 _THREE: Final = b"\x1a"
 _KEY: Final = 0x0A
 _VALUE: Final = 0x12
@@ -52,6 +54,10 @@ _RESULT: Final = 0x08
 _TARGET: Final = 0x10
 _COMPARED_KEY: Final = 0x1A
 _NUMBERS: Final = 0x20
+_SERIALIZABLE: Final = b"\x38\x01"
+"""The field `serializable` of a RangeRequest."""
+_ONE: Final = b"\x20\x01"
+"""The field `count` of a RangeResponse with one pair and no more."""
 _UNSETTLED: Final = "this outcome holds what is still to be read"
 
 
@@ -92,6 +98,25 @@ def read_put(request: pb.PutRequest) -> v3.Put:
 def read_delete(request: pb.DeleteRangeRequest) -> v3.DeleteRange:
     """The command of a deletion."""
     return v3.DeleteRange(request.key, request.range_end, request.prev_kv)
+
+
+def parse_range(message: bytes) -> tuple[v3.Range, bool]:
+    """The query of an encoded RangeRequest, and whether it is serializable; DecodeError if it is none,
+    RefusedError if it cannot be answered. A request for one key is decoded here, in 0.2 us; protobuf and
+    `read_range` take 1 us.
+    """
+    size = len(message)
+    if size > 2 and message[0] == _KEY and message[1] < _LONG:
+        end = 2 + message[1]
+        if end == size:
+            return v3.Range(message[2:]), False
+        if message[end:] == _SERIALIZABLE:
+            return v3.Range(message[2:end]), True
+    request = RangeRequest.FromString(message)
+    query = read_range(request)
+    if isinstance(query, errors.Fault):
+        raise RefusedError(query)
+    return query, request.serializable
 
 
 def read_range(request: pb.RangeRequest) -> v3.Range | Fault:
@@ -377,11 +402,10 @@ def _count_deleted(outcome: Deleted) -> bytes:
 
 def write_found(header: bytes, outcome: Found) -> bytes:
     """`RangeResponse`."""
-    kvs = outcome.kvs
-    more_and_count = _more_and_count(outcome.more, outcome.count)
-    if len(kvs) == 1:
-        return b"%b\x12%b%b%b" % (header, varint(len(kvs[0])), kvs[0], more_and_count)
-    return b"".join((header, *repeated(_TWO, kvs), more_and_count))
+    kvs, count = outcome.kvs, outcome.count
+    if count == 1 == len(kvs) and not outcome.more:
+        return b"%b\x12%b%b%b" % (header, varint(len(kvs[0])), kvs[0], _ONE)
+    return b"".join((header, *repeated(_TWO, kvs), _more_and_count(outcome.more, count)))
 
 
 def _more_and_count(more: bool, count: int) -> bytes:

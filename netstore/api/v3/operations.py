@@ -20,7 +20,7 @@ from netstore.state.v3 import commands as v3
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from netstore.state.v3.commands import Txn
+    from netstore.state.v3.commands import Put, Range, Txn
 
 _KV: Final = b"/etcdserverpb.KV/"
 _LEASE: Final = b"/etcdserverpb.Lease/"
@@ -83,7 +83,7 @@ def put(command: v3.Put) -> Operation:
     return Operation(Api.V3, PUT, tuple(_put(command)), may_write=True)
 
 
-def range_(request: pb.RangeRequest) -> Operation:
+def range_(request: pb.RangeRequest | Range) -> Operation:
     """A Range."""
     return Operation(Api.V3, RANGE, (Access(Kind.READ, request.key, request.range_end),))
 

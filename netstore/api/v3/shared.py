@@ -79,8 +79,11 @@ class SharedAnswers:
         if size <= 0:
             self._add(pieces, size)
             return pieces.charged_to is not None
-        budget = self._member.machine.mvcc.read_budget
+        mvcc = self._member.machine.mvcc
+        budget = mvcc.read_budget
         pieces.wanted = pieces.held + size
+        if budget.used + size > budget.limit:
+            mvcc.clear_parts()
         if budget.used + size > budget.limit:
             self._drop_charged(pieces)
             return False

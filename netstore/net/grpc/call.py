@@ -148,15 +148,15 @@ class GrpcCall(Stream):
         self.put_head(OPENING)
         self.put_data(PREFIX.pack(0, size), b"")
 
-    def push(self, data: bytes | memoryview) -> None:
+    def push(self, *pieces: bytes | memoryview) -> None:
         """See `Call.push`."""
         if not self.open:
             return
-        size = len(data)
+        size = sum(map(len, pieces))
         if size > self._owed:
             raise ValueError(f"{size} bytes more of a message that lacks {self._owed}")
         self._owed -= size
-        self.put_data(b"", data)
+        self.put_pieces(pieces, size)
 
     def end_reply(self) -> None:
         """See `Call.end_reply`."""

@@ -78,8 +78,8 @@ class Call(Protocol):
     def begin_reply(self, size: int) -> None:
         """Begin the response message of a unary call, which will be `size` bytes long (at most 2^32-1)."""
 
-    def push(self, data: bytes | memoryview) -> None:
-        """Send the next piece of the message that was begun. Never refused: check `window_left`. The bytes
+    def push(self, *pieces: bytes | memoryview) -> None:
+        """Send the next pieces of the message that was begun. Never refused: check `window_left`. The bytes
         are not copied before they are framed, so they must not change.
 
         ValueError when the pieces exceed the length given to `begin_reply`.

@@ -26,9 +26,10 @@ FRAME_LIMIT: Final = 64 * 1024
 says so, frames have 16 KiB at most; larger ones that it sends are refused (`frames.MAX_FRAME`).
 """
 
-UNSENT_LIMIT: Final = 256 * 1024
+UNSENT_LIMIT: Final = 240 * 1024
 """Unsent bytes of a connection at which no further DATA is framed, so that later data of another stream waits
-behind at most this much.
+behind little more than this. A little less than the kernel takes at once (`acceptor.KERNEL_BUFFER`): of more,
+the rest would be sent in a turn of its own.
 """
 
 QUEUED_LIMIT: Final = 1024 * 1024

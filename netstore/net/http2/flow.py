@@ -20,6 +20,7 @@ from netstore.net.http2.bounds import (
     ANSWERS_LIMIT,
     ANSWERS_LIMIT_OVER,
     EVENTS_LIMIT,
+    FRAME_LIMIT,
     HANDLING_WORK,
     ROOM_CALLS_AT_ONCE,
     STREAMS_PER_UNIT,
@@ -29,7 +30,6 @@ from netstore.net.http2.bounds import (
 from netstore.net.http2.charging import charge
 from netstore.net.http2.frames import (
     FLOW_CONTROL_ERROR,
-    FRAME_HEAD,
     MAX_WINDOW,
     ConnectionFault,
 )
@@ -65,21 +65,26 @@ def pump(connection: Http2Connection) -> None:
 
 
 def _frame_some(connection: Http2Connection, most: int) -> None:
-    """Frame about `most` bytes of DATA and write them in one call."""
-    senders = connection.senders
+    """Frame about `most` bytes of DATA and write them in one call: one frame of each stream in turn, or, if
+    only one stream sends, several at once.
+    """
+    senders, limit = connection.senders, connection.frame_limit
     framed: list[bytes | memoryview] = []
     while senders and connection.window > 0 and most > 0 and connection.spent < connection.turn_limit:
-        connection.spent += 1
         stream = senders.popleft()
-        room = min(connection.initial_window + stream.credit, connection.window, connection.frame_limit)
+        room = limit
+        if not senders:  # all of it if that is little more, rather than the rest in a turn of its own
+            room = max(-(-most // limit) * limit, min(stream.queued, most + FRAME_LIMIT))
+        room = min(connection.initial_window + stream.credit, connection.window, room)
         if room <= 0 or not stream.queued:
+            connection.spent += 1
             stream.sending = False
             if stream.queued:
                 connection.blocked[stream] = connection.server.clock()
             continue
         size = min(stream.queued, room)
-        framed.append(FRAME_HEAD.pack(size << 8, 0, stream.number))
-        stream.fill(size, framed)
+        connection.spent += -(-size // limit)
+        stream.fill(size, limit, framed)
         stream.credit -= size
         connection.window -= size
         connection.queued -= size

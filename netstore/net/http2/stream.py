@@ -15,6 +15,8 @@ from netstore.net.http2.receiving import grant
 from netstore.net.sendqueue import rest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from netstore.net.http2.connection import Http2Connection
     from netstore.net.http2.head import Head
 
@@ -271,6 +273,17 @@ class Stream:
             self.queued += size
             enqueue(connection, self, size)
 
+    def put_pieces(self, pieces: Sequence[bytes | memoryview], size: int) -> None:
+        """Send pieces of the body that have `size` bytes together; see `put_data`. They are framed, charged
+        and written at once: that is most of what a piece costs.
+        """
+        if size:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue += pieces
+            self.queued += size
+            enqueue(self.connection, self, size)
+
     def put_last(self, block: bytes = b"") -> None:
         """End the response once everything before is sent, with trailers unless the block is empty."""
         self.open = False
@@ -294,17 +307,31 @@ class Stream:
         connection.strikes = STRIKES_AFTER_DATA
         close(connection, self)
 
-    def fill(self, size: int, pieces: list[bytes | memoryview]) -> None:
-        """Move the first `size` bytes of the queue, which has them, to the end of `pieces`."""
+    def fill(self, size: int, limit: int, pieces: list[bytes | memoryview]) -> None:
+        """Move the first `size` bytes of the queue, which has them, to the end of `pieces`, as DATA frames of
+        at most `limit` bytes. Nothing is copied but what `rest_of` copies of the last piece: a long answer
+        comes in pieces of many frames, and cutting these one frame at a time would copy all of them again.
+        """
         queue = self._queue
         self.queued -= size
+        full = FRAME_HEAD.pack(limit << 8, 0, self.number)
+        left = 0
+        """Bytes that the last frame lacks."""
         while size and queue:
             piece = queue.popleft()
             if len(piece) > size:
                 queue.appendleft(rest_of(piece, size))
                 piece = memoryview(piece)[:size]
-            size -= len(piece)
-            pieces.append(piece)
+            start, end = 0, len(piece)
+            while start < end:
+                if not left:
+                    left = min(size - start, limit)
+                    pieces.append(full if left == limit else FRAME_HEAD.pack(left << 8, 0, self.number))
+                stop = min(start + left, end)
+                pieces.append(piece if stop - start == end else memoryview(piece)[start:stop])
+                left -= stop - start
+                start = stop
+            size -= end
 
     def drop(self) -> int:
         """Drop the queue; the number of bytes that were in it."""

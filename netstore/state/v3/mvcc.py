@@ -45,6 +45,7 @@ from netstore.state.v3.index import (
     remember,
 )
 from netstore.state.v3.loading import read, sort
+from netstore.state.v3.parts import Parts
 from netstore.state.v3.reads import MEASURED_BYTES, READ_BYTES, UNBOUNDED, RangeRead
 from netstore.state.v3.records import Records
 from netstore.state.v3.scan import is_filtered
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from netstore.seams import Engine
+    from netstore.state.v3.reads import Encode
 
 NEVER: Final = Revision(-1)
 """The compacted revision of a store that was never compacted."""
@@ -95,6 +97,7 @@ class Mvcc:
         makes such an answer adds its units.
         """
         self._measured = self.read_budget.share(min(MEASURED_BYTES, self.read_budget.limit // 3))
+        self._parts = Parts(self.read_budget)
         self.loaded = 0
         """Records read since `load_steps` began."""
         self._reset(Revision(1), NEVER, NEVER)
@@ -112,6 +115,7 @@ class Mvcc:
         """
         self._index = KeyIndex()
         self._records = Records(self._engine)
+        self._parts.follow(self._index)
         self._hashes = Hashes(self._index, self._records)
         self._sweep = Sweep(self._index, self._records, swept)
         self._pins.lost = True
@@ -344,20 +348,35 @@ class Mvcc:
             kvs += given
         return Found(self.revision, kvs, read.count, read.more)
 
-    def read(self, query: Range, bound: int = 0) -> RangeRead | Fault:
+    def read(self, query: Range, bound: int = 0, encode: Encode | None = None) -> RangeRead | Fault:
         """Open a stepwise read; a bound replaces `query.revision`. What it reads is not erased until it is
-        closed. Refused if the open reads hold all of their memory budget.
+        closed. Refused if the open reads hold all of their memory budget. With `encode`, which must be the
+        same in all calls, pairs are returned encoded.
         """
         revision = query.revision if not bound else 0
         fault = self.check_revision(revision)
         if fault is not None:
             return fault
         if self.read_budget.over:
-            return errors.too_many()
+            self.clear_parts()
+            if self.read_budget.over:
+                return errors.too_many()
         bound = bound or bound_after(revision if revision > 0 else self.revision)
         return RangeRead(
-            self._index, self._records, query, bound, self.read_budget, self._measured, self._pins
+            self._index,
+            self._records,
+            query,
+            bound,
+            self.read_budget,
+            self._measured,
+            self._pins,
+            encode,
+            self._parts,
         )
+
+    def clear_parts(self) -> None:
+        """Free what the budget of reads holds for later lists only (`parts`): somebody needs it now."""
+        self._parts.clear()
 
     def read_small(self, query: Range, bound: int = 0) -> Found | Fault | None:
         """The answer to a read if it is small (`smallreads`), else None. A bound (`index`) replaces

@@ -14,23 +14,28 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from netstore.state.applying import UNIT_BYTES
 from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import BY_CREATE, BY_KEY, BY_MOD, BY_VALUE, DESCEND
 from netstore.state.v3.index import NUMBER_BITS, pair_below
-from netstore.state.v3.scan import Row, Scan
+from netstore.state.v3.parts import KEPT_BYTES, PART_BYTES, Part
+from netstore.state.v3.scan import Row, Run, Scan
 from netstore.state.v3.sorting import Sorter, place_and_size
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from netstore.limits import Budget
     from netstore.state.v3.commands import Range
     from netstore.state.v3.compaction import Pins
     from netstore.state.v3.index import KeyIndex
+    from netstore.state.v3.parts import Parts
     from netstore.state.v3.records import Records
+
+    Encode = Callable[[list[bytes]], list[bytes]]
+    """Encodes pairs as they are sent, in pieces to be sent one after the other."""
 
 STEP_UNITS: Final = 1_000
 """Units of one step: about a millisecond."""
@@ -41,8 +46,10 @@ CHUNK: Final = 64
 SORT_UNITS: Final = 6
 """Units of a row that is sorted by value, beside reading it; its hash is 4 more for each `UNIT_BYTES`."""
 
-PIECE_BYTES: Final = 256 * 1024
-"""Bytes of pairs returned by one `give`; one pair may exceed it."""
+PIECE_BYTES: Final = 252 * 1024
+"""Bytes of pairs returned by one `give`; one pair may exceed it. With its frames it is a little less than the
+kernel takes at once (`net.acceptor`).
+"""
 
 ROW_BYTES: Final = 80
 """What the place and the size of a pair take in memory."""
@@ -93,13 +100,20 @@ class RangeRead:
         budget: Budget,
         measured: Budget,
         pins: Pins,
+        encode: Encode | None,
+        parts: Parts,
     ) -> None:
-        """What it holds is charged to `budget`."""
+        """What it holds is charged to `budget`. With `encode`, pairs are returned encoded, and kept so in
+        `parts`.
+        """
         self._index = index
         self._records = records
         self._query = query
         self._bound = bound
-        self._scan = Scan(index, records, query, bound)
+        self._encode = encode
+        self._parts = parts
+        self._keeps = encode is not None and parts.begin()
+        self._scan = Scan(index, records, query, bound, parts if encode else None)
         self._limit = self._scan.limit
         self._filtered = self._scan.filtered
         self._pins = pins
@@ -108,9 +122,9 @@ class RangeRead:
         self._account = budget.account()
         self._account.charge(OPEN_BYTES)
         self._measured = measured.account()
-        self._found: deque[tuple[list[int], list[int], int]] | None = deque()
-        """Of a plain list: what the first pass has found, None if there is no memory for it. Places, sizes of
-        their records, and the sum of the sizes.
+        self._found: deque[tuple[Run, int]] | None = deque()
+        """Of a plain list: what the first pass has found, and the sums of the sizes of records; None if there
+        is no memory for it.
         """
         self._is_given = False
         """The second pass has begun."""
@@ -141,22 +155,38 @@ class RangeRead:
         return self._scan.units
 
     def give(self, units: int = STEP_UNITS, most: int = PIECE_BYTES) -> tuple[list[bytes], bool]:
-        """The next pairs, and whether these were the last. At most `most` bytes (or `PIECE_BYTES`), which one
-        pair may exceed. Only after `measure` has returned True.
+        """The next pairs, and whether these were the last. With `encode` they are encoded, in pieces. At most
+        `most` bytes (or `PIECE_BYTES`), which one pair may exceed. Only after `measure` has returned True.
         """
         self._check()
         self._scan.units = units
         self._room = most = min(most, PIECE_BYTES)
         given: list[bytes] = []
+        pairs: list[bytes] = []
         size = 0
-        for chunk, chunk_size in self._giving:
-            given += chunk
-            size += chunk_size
+        for some, some_size, is_encoded in self._giving:
+            if is_encoded:
+                given += self._encoded(pairs)
+                given += some
+                pairs = []
+            else:
+                pairs += some
+            size += some_size
             if self._scan.units <= 0 or size >= most:
+                given += self._encoded(pairs)
                 return given, False
             self._room = most - size
+        given += self._encoded(pairs)
         self.close()
         return given, True
+
+    def _encoded(self, pairs: list[bytes]) -> list[bytes]:
+        return self._encode(pairs) if self._encode is not None and pairs else pairs
+
+    @property
+    def encodes(self) -> bool:
+        """`give` returns pairs encoded."""
+        return self._encode is not None
 
     def holds_back(self, compacted: int) -> bool:
         """Whether erasing after a compaction to this revision waits for the read to be closed."""
@@ -204,22 +234,29 @@ class RangeRead:
 
     def _measure_plain(self, *, counts: bool) -> Iterator[None]:
         """The same for a plain list."""
-        for places, sizes in self._scan.places():
+        for run in self._scan.runs():
+            part, places, sizes = run.part, run.places, run.sizes
+            whole = 0
+            if part is not None:
+                pairs, kept = part.pairs, len(part.data)
+                self.size += kept
+            else:
+                pairs = len(places)
+                kept = ROW_BYTES * pairs
+                if 0 in sizes:
+                    for number, place in enumerate(places):
+                        if not sizes[number]:
+                            sizes[number] = len(self._scan.read(place))
+                            if self._scan.units <= 0:
+                                yield
+                whole = sum(sizes)
+                self.size += whole + _heads_of(sizes)
             if counts:
-                self.count += len(places)
-            least = min(sizes, default=1)
-            if not least:
-                for number, place in enumerate(places):
-                    if not sizes[number]:
-                        sizes[number] = len(self._scan.read(place))
-                        if self._scan.units <= 0:
-                            yield
-            self.pairs += len(places)
-            size = sum(sizes)
-            self.size += size + _heads_of(sizes)
+                self.count += pairs
+            self.pairs += pairs
             if self._found is not None:
-                self._found.append((places, sizes, size))
-                self._measured.charge(ROW_BYTES * len(places))
+                self._found.append((run, whole))
+                self._measured.charge(kept)
                 if self._measured.over:
                     self._measured.hold(0)
                     self._found = None
@@ -273,7 +310,9 @@ class RangeRead:
                 if self._scan.units <= 0:
                     yield
             if self._account.spent:
-                raise TooMuch
+                self._parts.clear()
+                if self._account.spent:
+                    raise TooMuch
             yield
             if first and seen >= first:
                 break
@@ -308,8 +347,8 @@ class RangeRead:
 
     # --- the second pass
 
-    def _give(self) -> Generator[tuple[list[bytes], int]]:
-        """Lists of pairs, each with their bytes."""
+    def _give(self) -> Generator[tuple[list[bytes], int, bool]]:
+        """Lists of pairs, each with their bytes; and whether they are encoded already, in pieces."""
         if self._query.count_only:
             return
         if self.size <= KEEP_BYTES:
@@ -322,7 +361,7 @@ class RangeRead:
         for rows in self._chosen(counts=False):
             if keys_only:
                 short = [self._without_value(row) for row in rows]
-                yield short, sum(map(len, short))
+                yield short, sum(map(len, short)), False
                 continue
             batch: list[int] = []
             size = 0
@@ -332,21 +371,34 @@ class RangeRead:
                     size += row.size
                     continue
                 if batch:
-                    yield self._scan.read_many(batch), size
+                    yield self._scan.read_many(batch), size, False
                 batch, size = [row.place], row.size
                 if not row.size:
                     (record,) = self._scan.read_many(batch)
-                    yield [record], len(record)
+                    yield [record], len(record), False
                     batch = []
             if batch:
-                yield self._scan.read_many(batch), size
+                yield self._scan.read_many(batch), size, False
 
-    def _give_plain(self) -> Iterator[tuple[list[bytes], int]]:
-        for places, sizes, whole in self._measured_rows():
-            start = 0
-            if whole <= self._room and min(sizes, default=0):
-                yield self._scan.read_sized(places, whole), whole
+    def _give_plain(self) -> Iterator[tuple[list[bytes], int, bool]]:
+        for run, whole in self._measured_runs():
+            if run.part is not None:
+                yield from self._give_part(run.part.data)
                 continue
+            places, sizes = run.places, run.sizes
+            if run.end and 0 < whole <= 2 * PART_BYTES:
+                pairs = self._scan.read_sized(places, whole)
+                pieces = self._encoded(pairs)
+                if self._keeps and len(pieces) == 1 and self.size <= KEPT_BYTES:
+                    part = Part(run.start, run.end, self._bound, len(pairs), pieces[0])
+                    self._parts.add(part, run.since)
+                for piece in pieces:
+                    yield from self._give_part(piece)
+                continue
+            if 0 < whole <= self._room:
+                yield self._scan.read_sized(places, whole), whole, False
+                continue
+            start = 0
             while start < len(places):
                 some = sizes[start:]
                 size = sum(some)
@@ -358,17 +410,35 @@ class RangeRead:
                     size = sum(some)
                 stop = start + len(some)
                 if size:
-                    yield self._scan.read_sized(places[start:stop], size), size
+                    yield self._scan.read_sized(places[start:stop], size), size, False
                 else:
                     record = self._scan.read(places[start])
-                    yield [record], len(record)
+                    yield [record], len(record), False
                 start = stop
 
-    def _measured_rows(self) -> Iterator[tuple[list[int], list[int], int]]:
-        """What the first pass has found, or the same looked up again."""
+    def _give_part(self, data: bytes) -> Iterator[tuple[list[bytes], int, bool]]:
+        """Encoded pairs, as many as there is room for, without a copy: as views, if that is not all. The rest
+        is charged until it is taken: it may be kept for this read alone.
+        """
+        if len(data) <= self._room:
+            self._scan.units -= 1 + len(data) // UNIT_BYTES
+            yield [data], len(data), True
+            return
+        self._account.charge(len(data))
+        rest = memoryview(data)
+        while rest:
+            some = rest[: self._room]
+            rest = rest[len(some) :]
+            self._scan.units -= 1 + len(some) // UNIT_BYTES
+            if not rest:
+                self._account.release(len(data))
+            yield [cast("bytes", some)], len(some), True
+
+    def _measured_runs(self) -> Iterator[tuple[Run, int]]:
+        """What the first pass has found, or the same looked up again. The sum is 0 if a size is not known."""
         found = self._found
         if found is None:
-            yield from ((places, sizes, sum(sizes)) for places, sizes in self._scan.places())
+            yield from ((run, 0 if 0 in run.sizes else sum(run.sizes)) for run in self._scan.runs())
             return
         while found:
             yield found.popleft()  # freed one by one: all at once would take long

@@ -120,9 +120,10 @@ class Records:
         """The records at these places, without caching them: for large reads, which would evict others."""
         recent = self._recent
         young, old = recent.young, recent.old
-        found = list(map(young.get, places))
-        if None in found:
-            found = [record or old.get(place) for place, record in zip(places, found, strict=True)]
+        try:
+            return list(map(young.__getitem__, places))
+        except KeyError:
+            found = [young.get(place) or old.get(place) for place in places]
         if None not in found:
             return found  # type: ignore[return-value]  # as was just seen
         missing = [place for place, record in zip(places, found, strict=True) if record is None]

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from netstore.intervals import TO_THE_END
 from netstore.state.applying import UNIT_BYTES
 from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import BY_KEY, DESCEND
 from netstore.state.v3.index import DELETED, NUMBER_BITS, pair_below
+from netstore.state.v3.parts import PART_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from netstore.state.v3.commands import Range
     from netstore.state.v3.index import Item, KeyIndex
+    from netstore.state.v3.parts import Part, Parts
     from netstore.state.v3.records import Records
 
 RUN: Final = 256
@@ -42,6 +45,21 @@ class Row(NamedTuple):
     item: Item | None
 
 
+class Run(NamedTuple):
+    """Some pairs of a plain list, in order: a part that is kept (`parts`), or their places and the sizes of
+    their records (0: not known).
+    """
+
+    part: Part | None
+    places: list[int]
+    sizes: list[int]
+    start: bytes = b""
+    end: bytes = b""
+    """The keys that were looked at, from `start` up to `end`, if this may become a part; else empty."""
+    since: int = 0
+    """The end of the log of changes when they were looked at."""
+
+
 class Scan:
     """Walks over the keys of a query at a bound (`index`). Between two lists the state may change: each run
     is looked up anew after the last key of the run before.
@@ -49,10 +67,25 @@ class Scan:
     StateDamaged if a record is missing.
     """
 
-    __slots__ = ("_bound", "_index", "_items", "_query", "fetch", "filtered", "limit", "more", "units")
+    __slots__ = (
+        "_bound",
+        "_index",
+        "_items",
+        "_parts",
+        "_query",
+        "fetch",
+        "filtered",
+        "limit",
+        "more",
+        "units",
+    )
 
-    def __init__(self, index: KeyIndex, records: Records, query: Range, bound: int) -> None:
+    def __init__(
+        self, index: KeyIndex, records: Records, query: Range, bound: int, parts: Parts | None = None
+    ) -> None:
+        """With `parts`, plain lists are made of those that are kept, as far as there are any."""
         self._index = index
+        self._parts = parts
         self._items = index.items
         self._query = query
         self._bound = bound
@@ -102,31 +135,72 @@ class Scan:
             if place:
                 yield Row(place, 0, None)
 
-    def places(self) -> Iterator[tuple[list[int], list[int]]]:
-        """For an answer by key order without filters: the places of its pairs and the sizes of their records
-        (0: not known), up to the limit, a list for each `RUN` keys. 0.2 us a key that has not changed since
-        the bound.
+    def runs(self) -> Iterator[Run]:
+        """For an answer by key order without filters: its pairs, up to the limit. 0.1 us a key that has not
+        changed since the bound.
         """
-        index, bound = self._index, self._bound
-        left = self.limit
-        for keys in self.keys():
-            found = self._items.many(keys)
-            places = [item.at for item in found]
-            is_latest = index.log.newest < bound  # nothing changed since; or else none of these did
-            if is_latest or (index.newest_deletion < bound and places and max(places) < bound):
-                sizes = [item.size for item in found]
-                self.units -= len(keys) // KEYS_PER_UNIT + 1
+        query, parts = self._query, self._parts
+        key, range_end = query.key, query.range_end
+        left = self.limit or MOST_PAIRS
+        if parts is None or not range_end or query.sort_order == DESCEND:
+            for keys in self.keys():
+                run, _ = self._run_of(keys)
+                yield self._cut(run, left)
+                left -= len(run.places)
+                if left < 0:
+                    return
+            return
+        while range_end == TO_THE_END or key < range_end:
+            part = parts.find(key, range_end, self._bound)
+            if part is not None and part.pairs <= left:
+                self.units -= 1
+                yield Run(part, [], [])
+                left -= part.pairs
+                key = part.end
+                continue
+            until = parts.next_start(key, range_end)
+            keys = self._index.some_keys(key, until, self._bound, RUN)
+            run, is_same = self._run_of(keys)
+            end = until if len(keys) < RUN else keys[-1] + b"\0"
+            if not is_same or len(keys) > left:
+                yield self._cut(run, left)
+                left -= len(run.places)
             else:
-                self.units -= len(keys) + 1
-                rows = list(self._rows_of(keys))
-                places = [row.place for row in rows]
-                sizes = [row.size for row in rows]
-            if self.limit and len(places) > left:
-                self.more = True
-                yield places[:left], sizes[:left]
+                yield from self._divided(run, keys, key, end)
+                left -= len(keys)
+            if left < 0 or end == TO_THE_END:
                 return
-            left -= len(places)
-            yield places, sizes
+            key = end
+
+    def _run_of(self, keys: list[bytes]) -> tuple[Run, bool]:
+        """The pairs of these keys, and whether that is one for each key, unchanged since the bound."""
+        index, bound = self._index, self._bound
+        found = self._items.many(keys)
+        places = [item.at for item in found]
+        is_latest = index.log.newest < bound  # nothing changed since; or else none of these did
+        if is_latest or (index.newest_deletion < bound and places and max(places) < bound):
+            self.units -= len(keys) // KEYS_PER_UNIT + 1
+            return Run(None, places, [item.size for item in found]), True
+        self.units -= len(keys) + 1
+        rows = list(self._rows_of(keys))
+        return Run(None, [row.place for row in rows], [row.size for row in rows]), False
+
+    def _cut(self, run: Run, left: int) -> Run:
+        """The run without the pairs that are too many."""
+        if len(run.places) <= left:
+            return run
+        self.more = True
+        return Run(None, run.places[:left], run.sizes[:left])
+
+    def _divided(self, run: Run, keys: list[bytes], start: bytes, end: bytes) -> Iterator[Run]:
+        """The pairs of these keys, which are all from `start` up to `end`, in runs that may become parts."""
+        since, places, sizes = self._index.log.end, run.places, run.sizes
+        step = -(-len(keys) // (sum(sizes) // PART_BYTES + 1)) or 1
+        for at in range(0, len(keys), step):
+            stop = at + step
+            until = end if stop >= len(keys) else keys[stop - 1] + b"\0"
+            yield Run(None, places[at:stop], sizes[at:stop], start, until, since)
+            start = until
 
     def passing(self, rows: list[Row]) -> Iterable[Row]:
         """Those that the filters of the query let through."""

@@ -333,11 +333,12 @@ class SlowCall(FakeCall):
         self.given: list[bytes] = []
         self.gone: list[Callable[[], None]] = []
 
-    def push(self, data: bytes | memoryview) -> None:
-        assert isinstance(data, bytes)
-        super().push(data)
-        self.given.append(data)
-        self.backlog += len(data)
+    def push(self, *pieces: bytes | memoryview) -> None:
+        super().push(*pieces)
+        for piece in pieces:
+            assert isinstance(piece, bytes)
+            self.given.append(piece)
+            self.backlog += len(piece)
         self.most = max(self.most, self.backlog)
 
     def on_cancelled(self, call: Callable[[], None]) -> None:

@@ -268,6 +268,40 @@ def test_an_order_that_does_not_exist(field: int) -> None:
     assert isinstance(answer, Fault)
     assert answer.cause == b"etcdserver: invalid sort option"
 
+    with pytest.raises(RefusedError, match="invalid sort option"):
+        messages.parse_range(request.SerializeToString())
+
+
+asked = st.builds(
+    pb.RangeRequest,
+    key=st.binary(max_size=3) | st.binary(min_size=126, max_size=129),
+    range_end=st.just(b"") | st.binary(max_size=2),
+    serializable=st.booleans(),
+    limit=st.sampled_from((0, 0, 1)),
+)
+
+
+@given(asked.map(lambda request: request.SerializeToString()), st.integers(0, 2), st.binary(max_size=4))
+def test_a_range_is_decoded_as_protobuf_does_it(message: bytes, cut: int, more: bytes) -> None:
+    """Of one key without protobuf; cut short, and with bytes behind it, too."""
+    data = message[: len(message) - cut] + more
+    try:
+        request = pb.RangeRequest.FromString(data)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            messages.parse_range(data)
+        return
+    if isinstance(messages.read_range(request), Fault):
+        return
+    assert messages.parse_range(data) == (messages.read_range(request), request.serializable)
+
+
+def test_a_range_of_one_key_needs_no_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "RangeRequest", None)
+    for is_serializable in (False, True):
+        message = pb.RangeRequest(key=b"k" * 127, serializable=is_serializable).SerializeToString()
+        assert messages.parse_range(message) == (v3.Range(b"k" * 127), is_serializable)
+
 
 @pytest.mark.parametrize("field", [1, 2])
 def test_a_compare_that_does_not_exist(field: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +14,7 @@ from netstore.net.http2 import (
     WINDOW_UPDATE,
     frame,
 )
-from netstore.net.http2.flow import await_drain
+from netstore.net.http2.flow import _frame_some, await_drain
 from tests.support.h2client import Wire
 from tests.support.h2frames import (
     MAX,
@@ -21,6 +23,9 @@ from tests.support.h2frames import (
     setting,
     u32,
 )
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_no_more_is_sent_than_the_windows_allow() -> None:
@@ -71,6 +76,59 @@ def test_data_is_framed_no_faster_than_it_is_sent() -> None:
     sent = [each for each in wire.sent() if each.kind == DATA]
     assert sent[1].payload == b"small"
     assert sum(len(each.payload) for each in sent) == 1_000_005
+
+
+def test_a_long_answer_is_framed_without_a_copy() -> None:
+    """Its frames are views of what was given; the rest is copied at most once, when half of it has gone."""
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
+    stream = wire.application.streams[1]
+    first, second = bytes(100_000), bytes(30_000)
+    stream.put_data(b"", first)
+    stream.put_data(b"", second)
+    pieces: list[bytes | memoryview] = []
+    stream.fill(110_000, 16_384, pieces)
+    sizes = [int.from_bytes(each[:3], "big") for each in pieces if len(each) == 9]
+    assert sizes == [16_384] * 6 + [110_000 - 6 * 16_384]
+    bodies = [each for each in pieces if len(each) != 9]
+    assert [each.obj for each in bodies if isinstance(each, memoryview)] == [first] * 7 + [second]
+    assert sum(map(len, bodies)) == 110_000
+    assert stream.queued == 20_000
+    stream.fill(20_000, 16_384, pieces)
+    assert sum(map(len, pieces)) == 130_000 + 9 * 9
+
+
+def test_pieces_that_are_given_together_are_framed_and_written_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, MAX), wire.request(1))
+    write = wire.output.write
+    written: list[int] = []
+
+    def counted(*pieces: bytes | memoryview) -> None:
+        written.append(len(pieces))
+        write(*pieces)
+
+    monkeypatch.setattr(wire.output, "write", counted)
+    wire.application.streams[1].put_pieces((b"a" * 1_000, b"", b"b" * 20_000), 21_000)
+    assert written == [5], "two frames, of two pieces and of the rest of one"
+    assert body_sent(wire) == b"a" * 1_000 + b"b" * 20_000
+
+
+def test_the_little_that_is_left_of_an_answer_has_no_turn_of_its_own() -> None:
+    """If no other stream waits."""
+    for others, expected in ((0, 50_000), (1, 0)):
+        wire = Wire(hold=True)
+        wire.feed(setting(http2.SET_INITIAL_WINDOW, MAX), frame(WINDOW_UPDATE, 0, 0, u32(MAX - 65_535)))
+        wire.output.backlog = http2.UNSENT_LIMIT
+        for number in range(1, 2 + 2 * others, 2):
+            wire.feed(wire.request(number))
+            wire.application.streams[number].answer(bytes(http2.UNSENT_LIMIT))
+        wire.output.backlog = 50_000
+        _frame_some(wire.connection, http2.UNSENT_LIMIT - 50_000)
+        sent = sum(len(each.payload) for each in wire.sent() if each.kind == DATA)
+        assert 0 <= sent - (http2.UNSENT_LIMIT - 50_000) - expected < 16_384
 
 
 def test_drained_is_called_once() -> None:
