@@ -11,6 +11,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
+from msgspec.structs import replace
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -46,60 +49,31 @@ def field_line(name: bytes, value: bytes) -> bytes:
     return b"%b: %b\r\n" % (name, value)
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """A parsed request. `path` and `query` are as sent (still percent-encoded), split at the first `?`. It
     is not changed while it is unanswered: a connection may use the same object for equal requests. The
     body may be left out if the method changes nothing.
     """
 
-    __slots__ = (
-        "authorization",
-        "body",
-        "content_type",
-        "expects_continue",
-        "host",
-        "keep_alive",
-        "method",
-        "origin",
-        "path",
-        "query",
-        "too_large",
-        "version",
-    )
-
-    def __init__(
-        self,
-        method: bytes,
-        path: bytes,
-        query: bytes = b"",
-        body: bytes = b"",
-        content_type: bytes | None = None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.query = query
-        self.body = body
-        self.content_type = content_type
-        self.authorization: bytes | None = None
-        self.origin: bytes | None = None
-        self.host: bytes | None = None
-        self.version = b"1.1"
-        self.keep_alive = True
-        self.expects_continue = False
-        self.too_large = False
-        """The body was longer than the connection allows; `body` is empty and the connection closes after the
-        answer.
-        """
+    method: bytes
+    path: bytes
+    query: bytes = b""
+    body: bytes = b""
+    content_type: bytes | None = None
+    authorization: bytes | None = None
+    origin: bytes | None = None
+    host: bytes | None = None
+    version: bytes = b"1.1"
+    keep_alive: bool = True
+    expects_continue: bool = False
+    too_large: bool = False
+    """The body was longer than the connection allows; `body` is empty and the connection closes after the
+    answer.
+    """
 
     def with_body(self, body: bytes) -> Request:
         """The same request with this body."""
-        other = Request(self.method, self.path, self.query, body, self.content_type)
-        other.authorization = self.authorization
-        other.origin = self.origin
-        other.host = self.host
-        other.version = self.version
-        other.keep_alive = self.keep_alive
-        return other
+        return replace(self, body=body)
 
 
 class Exchange(Protocol):

@@ -13,6 +13,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import msgspec
 from hpack import Decoder, Encoder
 
 from netstore.net import http2
@@ -37,14 +38,12 @@ OPENING = status_field(200) + literal(b"content-type", b"application/grpc")
 ENDING = literal(b"grpc-status", b"0")
 
 
-class Echo(Stream):
+class Echo(Stream, kw_only=True, eq=False):
     """Sends back its body once it is complete, unless the application is set to `hold`."""
 
-    def __init__(self, application: Echoes, connection: Http2Connection, number: int, head: Head) -> None:
-        super().__init__(connection, number, head)
-        self.application = application
-        self.head = head
-        self._pieces: list[bytes] = []
+    application: Echoes
+    head: Head
+    _pieces: list[bytes] = msgspec.field(default_factory=list)
 
     @property
     def body(self) -> bytes:
@@ -117,7 +116,10 @@ class Echoes:
         self.timeouts.append(timeout)
         if "open" in self.faults and number == 3:
             raise self.faults["open"]
-        stream = self.streams[number] = Echo(self, connection, number, head)
+        now = connection.now
+        stream = self.streams[number] = Echo(
+            connection, number, head.content_length, now, now, application=self, head=head
+        )
         return stream
 
 

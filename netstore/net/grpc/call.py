@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from netstore.expiry import Expiry
     from netstore.net.grpc.server import GrpcServer
-    from netstore.net.http2 import Head, Http2Connection
+    from netstore.net.http2 import Head
 
 _HEAD_AND_DATA: Final = Struct(f">IBI{len(OPENING)}sIBIBI")
 _TRAILERS: Final = Struct(f">IBI{len(ENDING)}s")
@@ -34,46 +34,30 @@ _UNREAD: Final = "answers wait to be read on this connection, and memory is shor
 _FAILED: Final = "internal error; the log of the server has it"
 
 
-class GrpcCall(Stream):
+class GrpcCall(Stream, kw_only=True, eq=False):
     """The common part of unary and streaming calls. Implements `protocols.Call`."""
 
-    __slots__ = (
-        "_begun",
-        "_cancelled",
-        "_drained",
-        "_owed",
-        "deadline",
-        "expiry",
-        "failure",
-        "head",
-        "needed",
-        "partial",
-        "server",
-    )
+    server: GrpcServer
+    head: Head
+    deadline: float | None = None
+    expiry: Expiry[GrpcCall] | None = None
+    """Its entry in the server's list of deadlines."""
+    _begun: bool = False
+    """The response headers were sent."""
+    _owed: int = 0
+    """Bytes of the message begun with `begin_reply` that are still to come."""
+    partial: bytearray | None = None
+    """What has arrived of an incomplete message, with its prefix."""
+    needed: int = 0
+    """Bytes of `partial` once the message, or its prefix, is complete."""
+    failure: tuple[int, str] | None = None
+    """Status and text of an error found while reading: the call ends with it."""
+    _cancelled: Callable[[], None] | None = None
+    _drained: Callable[[], None] | None = None
+    """The callback of `on_drained` or `on_room`."""
 
     is_unary = False
     """The client sends exactly one message."""
-
-    def __init__(self, server: GrpcServer, connection: Http2Connection, number: int, head: Head) -> None:
-        super().__init__(connection, number, head)
-        self.server = server
-        self.head = head
-        self.deadline: float | None = None
-        self.expiry: Expiry[GrpcCall] | None = None
-        """Its entry in the server's list of deadlines."""
-        self._begun = False
-        """The response headers were sent."""
-        self._owed = 0
-        """Bytes of the message begun with `begin_reply` that are still to come."""
-        self.partial: bytearray | None = None
-        """What has arrived of an incomplete message, with its prefix."""
-        self.needed = 0
-        """Bytes of `partial` once the message, or its prefix, is complete."""
-        self.failure: tuple[int, str] | None = None
-        """Status and text of an error found while reading: the call ends with it."""
-        self._cancelled: Callable[[], None] | None = None
-        self._drained: Callable[[], None] | None = None
-        """The callback of `on_drained` or `on_room`."""
 
     @property
     def path(self) -> bytes:
@@ -178,6 +162,25 @@ class GrpcCall(Stream):
             return
         if not self._begun:
             self._begun = True
+            size = len(message) + 5
+            connection = self.connection
+            if (
+                not shared
+                and self.claim is None
+                and size <= connection.frame_limit
+                and size <= connection.initial_window + self.credit
+                and size <= connection.window
+                and connection.plain
+            ):  # as `put_head` and `put_data` do, in one piece
+                self.credit -= size
+                connection.window -= size
+                connection.progress += size
+                connection.strikes = STRIKES_AFTER_DATA
+                head = _HEAD_AND_DATA.pack(
+                    _OPENING_FRAME, _END_HEADERS, self.number, OPENING, size << 8, 0, self.number, 0, size - 5
+                )
+                connection.output.write(head + message)
+                return
             self.put_head(OPENING)
         if shared:
             self.put_data(PREFIX.pack(0, len(message) + len(shared)) + message, shared)
@@ -192,6 +195,17 @@ class GrpcCall(Stream):
         self.discard()
         if self.deadline is not None:
             self.server.settle(self)
+        if (
+            self._begun
+            and not (status or text or self.queued or self.awaiting_room)
+            and self.connection.plain
+        ):
+            number = self.number  # as `put_last` does, in one piece
+            self._last = ENDING
+            self.connection.output.write(_TRAILERS.pack(_ENDING_FRAME, _END_ALL, number, ENDING))
+            self.connection.strikes = STRIKES_AFTER_DATA
+            close(self.connection, self)
+            return
         block = ENDING if status == OK and not text else status_block(status, text)
         self.put_last(block if self._begun else OPENING + block)
 

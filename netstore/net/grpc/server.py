@@ -148,9 +148,19 @@ class GrpcServer:
         """See `http2.Application`."""
         route: Route = head.route
         if timeout is None and type(route) is _Unary:  # the common case
-            return UnaryCall(self, connection, number, head, route.handler)
+            now = connection.now
+            return UnaryCall(
+                connection,
+                number,
+                head.content_length,
+                now,
+                now,
+                server=self,
+                head=head,
+                handler=route.handler,
+            )
         if isinstance(route, Refusal):
-            return RefusedCall(connection, number, head, route)
+            return refused(connection, number, head, route)
         if isinstance(route, _Plain):
             return route.open(connection, number, head)
         # Checked before the call is made, because a streaming call is queued for handling at once.
@@ -160,12 +170,31 @@ class GrpcServer:
             if seconds is None:
                 value = timeout.decode("utf-8", "replace")
                 refusal = Refusal(INTERNAL, f'malformed grpc-timeout: "{value}"', 400)
-                return RefusedCall(connection, number, head, refusal)
+                return refused(connection, number, head, refusal)
         call: GrpcCall
+        now = connection.now
         if isinstance(route, _Unary):
-            call = UnaryCall(self, connection, number, head, route.handler)
+            call = UnaryCall(
+                connection,
+                number,
+                head.content_length,
+                now,
+                now,
+                server=self,
+                head=head,
+                handler=route.handler,
+            )
         else:
-            call = StreamCall(self, connection, number, head, route.handler)
+            call = StreamCall(
+                connection,
+                number,
+                head.content_length,
+                now,
+                now,
+                server=self,
+                head=head,
+                handler=route.handler,
+            )
         if seconds is not None:
             call.deadline = self.clock() + seconds  # the alarm runs by this clock, not by `connection.now`
             call.expiry = self._timed.add(call.deadline, call)
@@ -219,15 +248,19 @@ class GrpcServer:
                 self._arm(first)
 
 
-class RefusedCall(Stream):
+def refused(connection: Http2Connection, number: int, head: Head, refusal: Refusal) -> RefusedCall:
     """A call that is refused without reaching a service."""
+    now = connection.now
+    return RefusedCall(connection, number, head.content_length, now, now, refusal=refusal)
 
-    __slots__ = ("_refusal",)
 
-    def __init__(self, connection: Http2Connection, number: int, head: Head, refusal: Refusal) -> None:
-        super().__init__(connection, number, head)
-        self._refusal = refusal
-        connection.ready.append(self)
+class RefusedCall(Stream, kw_only=True, eq=False):
+    """See `refused`."""
+
+    refusal: Refusal
+
+    def __post_init__(self) -> None:
+        self.connection.ready.append(self)
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`: the body is ignored."""
@@ -235,7 +268,7 @@ class RefusedCall(Stream):
     def hand_over(self) -> None:
         """See `http2.Stream.hand_over`."""
         if self.open:
-            self.put_last(self._refusal.block)
+            self.put_last(self.refusal.block)
 
     def lost(self) -> None:
         """See `http2.Stream.lost`."""

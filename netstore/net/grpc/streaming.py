@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from netstore.codes import OK, UNAVAILABLE
-from netstore.errors import Reason
+from netstore.errors import MustStop, Reason
+from netstore.guard import tell
 from netstore.net.bodyadmission import SMALL
 from netstore.net.grpc.call import GrpcCall
 from netstore.net.grpc.messages import split
@@ -14,8 +17,6 @@ from netstore.net.http2.charging import begin_message, complete_message
 
 if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Receiver, StreamHandler
-    from netstore.net.grpc.server import GrpcServer
-    from netstore.net.http2 import Head, Http2Connection
 
 _STOPPED: Final = Reason.STOPPED.text
 _MESSAGES_AT_ONCE: Final = 32
@@ -23,29 +24,26 @@ _MESSAGE_COST: Final = 64
 """Bytes charged for each waiting message of a stream, in addition to its own."""
 
 
-class StreamCall(GrpcCall):
+class StreamCall(GrpcCall, kw_only=True, eq=False):
     """A streaming call. Handed over when it opens, and whenever messages have arrived."""
 
-    __slots__ = ("_ended", "_handler", "_inbox", "_inbox_size", "_listed", "_lost", "_receiver")
+    handler: StreamHandler | None
+    """What makes the receiver; None once it has."""
+    _receiver: Receiver | None = None
+    _inbox: list[bytes] = msgspec.field(default_factory=list)
+    _inbox_size: int = 0
+    """Bytes in `_inbox` with `_MESSAGE_COST` each; charged while they exceed `SMALL`."""
+    _ended: bool = False
+    """END_STREAM was received, and the receiver was not told yet."""
+    _listed: bool = True
+    """It is in `connection.ready`."""
+    _lost: bool = False
+    """It was reset, or its connection is over."""
 
     defers_to_peer = False
 
-    def __init__(
-        self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: StreamHandler
-    ) -> None:
-        super().__init__(server, connection, number, head)
-        self._handler: StreamHandler | None = handler
-        self._receiver: Receiver | None = None
-        self._inbox: list[bytes] = []
-        self._inbox_size = 0
-        """Bytes in `_inbox` with `_MESSAGE_COST` each; charged while they exceed `SMALL`."""
-        self._ended = False
-        """END_STREAM was received, and the receiver was not told yet."""
-        self._listed = True
-        """It is in `connection.ready`."""
-        self._lost = False
-        """It was reset, or its connection is over."""
-        connection.ready.append(self)
+    def __post_init__(self) -> None:
+        self.connection.ready.append(self)
 
     @property
     def awaited(self) -> bool:  # type: ignore[override]  # a constant for what is no stream of messages
@@ -78,10 +76,15 @@ class StreamCall(GrpcCall):
     def hand_over(self) -> None:
         """See `http2.Stream.hand_over`."""
         self._listed = False
-        if self.open:
-            self.guard(self._serve)
-        else:
+        if not self.open:
             self._tell_end()
+            return
+        try:
+            self._serve()
+        except MustStop:
+            raise
+        except Exception as fault:  # noqa: BLE001 - given to `_failed`
+            tell(self._failed, fault)
 
     def end(self, status: int, text: str) -> None:
         """See `GrpcCall.end`."""
@@ -125,7 +128,7 @@ class StreamCall(GrpcCall):
             self.guard(cancelled)
 
     def _serve(self) -> None:
-        handler, self._handler = self._handler, None
+        handler, self.handler = self.handler, None
         if handler is not None:
             receiver = handler(self)
             if self._lost:
@@ -133,7 +136,9 @@ class StreamCall(GrpcCall):
                 self.guard(receiver.cancelled)
             elif not self.ended:
                 self._receiver = receiver  # told in `_tell_end` if the connection has ended
-        inbox, self._inbox = self._inbox[:_MESSAGES_AT_ONCE], self._inbox[_MESSAGES_AT_ONCE:]
+        inbox, self._inbox = self._inbox, []
+        if len(inbox) > _MESSAGES_AT_ONCE:
+            inbox, self._inbox = inbox[:_MESSAGES_AT_ONCE], inbox[_MESSAGES_AT_ONCE:]
         self.connection.spent += HANDLING_WORK * len(inbox)
         if self._inbox:
             self._inbox_size -= sum(map(len, inbox)) + _MESSAGE_COST * len(inbox)

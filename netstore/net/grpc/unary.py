@@ -13,27 +13,20 @@ from netstore.net.http2 import HELD_LIMIT_OVER
 
 if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Handler
-    from netstore.net.grpc.server import GrpcServer
-    from netstore.net.http2 import Head, Http2Connection
 
 
-class UnaryCall(GrpcCall):
+class UnaryCall(GrpcCall, kw_only=True, eq=False):
     """A unary call. Handed over when the client has sent END_STREAM.
 
     END_STREAM may come long after the message, or never: until then the message counts as incomplete, both in
     `Http2Connection.held` and for its claim, whose pace is enforced while others wait for memory.
     """
 
-    __slots__ = ("_handler", "_message")
+    handler: Handler | None
+    """What handles the message; None once it has."""
+    _message: bytes | None = None
 
     is_unary = True
-
-    def __init__(
-        self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: Handler
-    ) -> None:
-        super().__init__(server, connection, number, head)
-        self._handler: Handler | None = handler
-        self._message: bytes | None = None
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
@@ -95,7 +88,7 @@ class UnaryCall(GrpcCall):
             if cancelled is not None:
                 self.guard(cancelled)
             return
-        handler, self._handler = self._handler, None
+        handler, self.handler = self.handler, None
         if self.failure is not None:
             self.finish(*self.failure)
         elif handler is not None:

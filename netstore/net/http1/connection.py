@@ -29,7 +29,7 @@ from netstore.net.http1.bounds import (
     UNCHARGED,
 )
 from netstore.net.http1.exchange import Http1Exchange
-from netstore.net.http1.reader import CONTINUE, Refusal, RequestReader
+from netstore.net.http1.reader import CONTINUE, Refusal, RequestReader, refusal
 
 if TYPE_CHECKING:
     from netstore.net.exchange import Request
@@ -201,8 +201,9 @@ class Http1Connection:
                 break
             self._next = None
             turn += 1
-            exchange = Http1Exchange(self, request)
-            if exchange.writes:
+            writes = request.method not in SAFE
+            exchange = Http1Exchange(self, request, writes, not request.keep_alive)
+            if writes:
                 self._writes += 1
             if request.body:
                 self._weight += len(request.body)
@@ -265,7 +266,7 @@ class Http1Connection:
         """See `session.Session`: an error response after the answers before it."""
         if not self._final:
             self.read_no_more()
-            self._next = Refusal(status, text)
+            self._next = refusal(status, text)
             self.resume()
 
     def sweep(self, now: float) -> None:

@@ -28,20 +28,21 @@ _CR: Final = 0x0D
 
 class Refusal(Request):
     """An error response that is queued in place of a request that cannot be read or is not accepted, and
-    sent in pipeline order.
+    sent in pipeline order. Made by `refusal`.
     """
 
-    __slots__ = ("drop", "status", "text")
+    status: int = 0
+    text: bytes = b""
+    drop: int | None = None
+    """Bytes dropped behind it (`Output.finish`)."""
 
-    def __init__(self, status: int, text: bytes) -> None:
-        super().__init__(b"", b"")
-        self.keep_alive = False
-        self.status = status
-        self.text = text
-        self.drop: int | None = None if status == 503 else REFUSED_DROP
-        """Bytes dropped behind it (`Output.finish`). A client that is only asked to try again is
-        well-behaved: all that it still sends of this request is dropped.
-        """
+
+def refusal(status: int, text: bytes) -> Refusal:
+    """An error response. A client that is only asked to try again (503) is well-behaved: all that it still
+    sends of this request is dropped.
+    """
+    drop = None if status == 503 else REFUSED_DROP
+    return Refusal(b"", b"", keep_alive=False, status=status, text=text, drop=drop)
 
 
 class RequestReader:
@@ -112,7 +113,7 @@ class RequestReader:
                 self.later.clear()
                 request = self._take(asker)
         except Malformed as bad:
-            request = Refusal(bad.status, bad.text)
+            request = refusal(bad.status, bad.text)
         return request
 
     def drop(self) -> None:
@@ -207,7 +208,7 @@ class RequestReader:
         try:
             self._output.admission.ask(claim, size, received)
         except QueueFull:
-            return Refusal(503, TOO_MANY)
+            return refusal(503, TOO_MANY)
         return None
 
     def _begin_head(self, rest: bytes) -> None:

@@ -39,56 +39,23 @@ def block_of(status: int, lines: bytes) -> bytes:
     return b"".join(parts)
 
 
-class Http2Exchange(Stream):
+class Http2Exchange(Stream, kw_only=True, eq=False):
     """One request on an HTTP/2 stream and its answer. Implements `netstore.net.exchange.Exchange`."""
 
-    __slots__ = (
-        "_body",
-        "_claimed",
-        "_drained",
-        "_finite",
-        "_gone",
-        "_handle",
-        "_reads",
-        "_server",
-        "_size",
-        "_verdict",
-        "request",
-    )
-
-    def __init__(
-        self,
-        handle: Callable[[Exchange], None],
-        server: Http1Server,
-        connection: Http2Connection,
-        number: int,
-        head: Head,
-    ) -> None:
-        super().__init__(connection, number, head)
-        path, _, query = head.path.partition(b"?")
-        request = Request(head.method, path, query, b"", head.field(b"content-type"))
-        request.authorization = head.field(b"authorization")
-        request.origin = head.field(b"origin")
-        request.host = head.authority or head.field(b"host")
-        request.version = b"2"
-        self.request = request
-        self._server = server
-        self._body: BytesIO | None = None
-        self._size = 0
-        self._claimed = 0
-        """Bytes of memory that were asked for."""
-        self._verdict: tuple[int, bytes] | None = None
-        """Status and text of the answer if the body will not be read on."""
-        self._handle: Callable[[Exchange], None] | None = handle
-        self._reads = head.method not in SAFE
-        """The body is kept. A request that changes nothing may stay open for long, and its body is not
-        used.
-        """
-        self._gone: Callable[[], None] | None = None
-        self._drained: Callable[[], None] | None = None
-        self._finite = False
-        if head.field(b"expect") == b"100-continue":
-            self.put_head(_CONTINUE)
+    _handle: Callable[[Exchange], None] | None
+    _server: Http1Server
+    request: Request
+    _reads: bool
+    """The body is kept. A request that changes nothing may stay open for long, and its body is not used."""
+    _body: BytesIO | None = None
+    _size: int = 0
+    _claimed: int = 0
+    """Bytes of memory that were asked for."""
+    _verdict: tuple[int, bytes] | None = None
+    """Status and text of the answer if the body will not be read on."""
+    _gone: Callable[[], None] | None = None
+    _drained: Callable[[], None] | None = None
+    _finite: bool = False
 
     @property
     def principal(self) -> str:
@@ -290,6 +257,26 @@ def opener(
     """Makes such streams, for this handler, with the limits and common header lines of HTTP/1."""
 
     def open_exchange(connection: Http2Connection, number: int, head: Head) -> Stream:
-        return Http2Exchange(handle, server, connection, number, head)
+        path, _, query = head.path.partition(b"?")
+        request = Request(head.method, path, query, b"", head.field(b"content-type"))
+        request.authorization = head.field(b"authorization")
+        request.origin = head.field(b"origin")
+        request.host = head.authority or head.field(b"host")
+        request.version = b"2"
+        now = connection.now
+        exchange = Http2Exchange(
+            connection,
+            number,
+            head.content_length,
+            now,
+            now,
+            _handle=handle,
+            _server=server,
+            request=request,
+            _reads=head.method not in SAFE,
+        )
+        if head.field(b"expect") == b"100-continue":
+            exchange.put_head(_CONTINUE)
+        return exchange
 
     return open_exchange

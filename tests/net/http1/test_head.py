@@ -67,7 +67,11 @@ def told(stream: bytes, cuts: list[int], heads: KnownHeads) -> Told:
         if start < end:
             wire.feed(stream[start:end])
     requests = [
-        tuple(getattr(exchange.request, name) for name in Request.__slots__ if name != "expects_continue")
+        tuple(
+            getattr(exchange.request, name)
+            for name in Request.__struct_fields__
+            if name != "expects_continue"
+        )
         for exchange in wire.exchanges
     ]
     sent = wire.output.sent.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
