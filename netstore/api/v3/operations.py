@@ -20,7 +20,7 @@ from netstore.state.v3 import commands as v3
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from netstore.state.v3.commands import Put, Range, Txn
+    from netstore.state.v3.commands import Range, Txn
 
 _KV: Final = b"/etcdserverpb.KV/"
 _LEASE: Final = b"/etcdserverpb.Lease/"
