@@ -100,6 +100,9 @@ class Rounds(Protocol):
         raises ends the reactor.
         """
 
+    def rest(self) -> None:
+        """No round follows soon: other tasks get their turn. What this raises ends the reactor."""
+
 
 class Limits:
     """Limits of a reactor; see the constants of this module for the defaults and their reasons."""
@@ -224,6 +227,7 @@ class Reactor:
                     self._round(0)
                     while self._clock() < deadline and self._round(_LINGER_WAIT):
                         pass
+                    rounds.rest()
         finally:
             self._close()
 

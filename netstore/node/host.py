@@ -2,7 +2,7 @@
 effects. The loop and the simulator run it.
 
 In a turn everything that is waiting is taken (proposals, messages, ticks, finished syncs). Then, in this
-order: what must be durable goes to the disk (`node.logwriter`); messages leave that need no sync first;
+order: messages leave that need no sync first; what must be durable goes to the disk (`node.logwriter`);
 committed entries are applied (`node.applier`), which completes proposals; reads are answered; the changes go
 to the engine; answers are flushed; long work goes on a little (`node.background`). What must not leave before
 a sync waits in the driver for it. What arrives while the disk syncs is the next batch: no timer gathers
@@ -358,6 +358,13 @@ class Host:
         self._raft.report_unreachable(peer)
         self._wake()
 
+    def tell_commits(self) -> bool:
+        """Nothing follows soon: whether a turn has to tell followers of commits, which it then does."""
+        untold = self._raft.has_untold_commits()
+        if untold:
+            self._raft.tell_commits()
+        return untold
+
     def fail(self, failure: Exception) -> None:
         """End the member: the state engine or another part it cannot run without has failed."""
         self._failure = failure
@@ -415,8 +422,8 @@ class Host:
     def turn(self, *, is_idle: bool = False) -> None:
         """Take all input, carry out all effects. Raises what this member must not survive.
 
-        `is_idle`: nothing else is known to wait for the loop, so the only voter may sync a single entry
-        within the turn (`seams.Device.release`), and apply and answer it too.
+        `is_idle`: nothing else is known to wait for the loop, so a single entry may be synced within the turn
+        (`LogWriter.may_sync_now`); the only voter applies and answers it too.
         """
         if self._failure is not None:
             raise self._failure
@@ -446,15 +453,16 @@ class Host:
         self.applier.work_limit = self.machine.applying.worked + TURN_UNITS
         has_applied = self.applier.apply()
         has_more = False
+        self._raft.waits = bool(proposals or self.reads or self.hub.count or self.watches.count)
         while not has_more and (effects := self._driver.take()) is not None:
             has_more = self._raft.has_more
+            if effects.send:  # before the sync: those that get it sync at the same time
+                self._send(effects.send)
             if effects.append is not None:
                 if writer.may_sync_now(effects.append, is_idle=is_idle):
                     writer.write_now(effects.append)
                 else:
                     writer.write(effects.append)
-            if effects.send:
-                self._send(effects.send)
             if effects.install is not None:
                 self.snapshot_install.begin(effects.install)
             ran("log")

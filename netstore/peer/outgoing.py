@@ -14,11 +14,10 @@ import trio
 
 from netstore.errors import CorruptData, MustStop
 from netstore.peer.dial import StreamFailed, dial
-from netstore.peer.handshake import LOWEST_VERSION, REFUSING_VERSION, Purpose, Verdict
+from netstore.peer.handshake import LOWEST_VERSION, QUIET_VERSION, Purpose, Verdict
 from netstore.peer.incoming import SILENCE_SECONDS
 from netstore.peer.traffic import RoundTrip
-from netstore.peer.wire import PING, FrameReader, encode_batch
-from netstore.raft.messages import ForwardRefused
+from netstore.peer.wire import PING, FrameReader, encode_batch, understood
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,8 +125,8 @@ class PeerConnection:
         """False if they were dropped because the queue of an open stream is full."""
         if self._stream is None:
             return True  # Raft was told when the stream broke
-        if self._version < REFUSING_VERSION:
-            messages = [each for each in messages if type(each) is not ForwardRefused]
+        if self._version < QUIET_VERSION:
+            messages = understood(messages, self._version)
         link = self._stream.link
         data = encode_batch(messages)
         if link.unsent and link.unsent + len(data) > OUTBOX_BYTES:
