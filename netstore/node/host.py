@@ -327,10 +327,14 @@ class Host:
     def receive(self, messages: Sequence[Message]) -> None:
         """Messages from a peer. MessageRefused for one that cannot be true; those before it were processed.
         InvariantBroken when one was processed in part: what Raft holds is undefined then.
+
+        What gives nothing to do, as the second of two acknowledgements, costs no turn.
         """
+        has_work = False
         try:
             for message in messages:
                 if type(message) is Forward and self.forwards.are_for_me(message):
+                    has_work = True
                     if message.kind is EntryKind.CHANGE:
                         self._take_changes(message)
                     else:
@@ -338,13 +342,15 @@ class Host:
                 elif self.backpressure.accepts(message):
                     self._raft.step(message)
                     if type(message) is ForwardRefused:
+                        has_work = True
                         self.proposer.refusal_received(message)
         except (MessageRefused, MustStop):
             raise
         except Exception as fault:
             raise InvariantBroken(f"a message of a peer was processed in part: {fault!r}") from fault
         finally:
-            self._wake()
+            if has_work or self._raft.has_ready():
+                self._wake()
 
     def _take_changes(self, message: Forward) -> None:
         if self.change_asked is None:

@@ -78,7 +78,8 @@ def handle_accepted(raft: RaftState, message: AppendAccepted) -> None:
         progress.state is ProgressState.SNAPSHOT and raft.log.holds(progress.match)
     ):
         progress.become_replicate()
-    raft.send_due = True
+    if sending.may_send(raft, progress):
+        raft.send_due = True
     if is_new:
         if message.sender in raft.conf.learners:
             progress.count_round(raft.log.last, raft.ticks, raft.config.election_ticks)

@@ -36,7 +36,7 @@ def send_all(raft: RaftState) -> None:
     waiting = deque(_rotated(raft.progress, raft.send_next))
     while waiting:
         peer, progress = turn = waiting.popleft()
-        if not _may_send(raft, progress):
+        if not may_send(raft, progress):
             continue
         if sent >= config.max_ready_bytes:
             raft.send_due, raft.send_next = True, peer
@@ -53,7 +53,7 @@ def _rotated(progress: dict[NodeId, Progress], first: NodeId) -> list[tuple[Node
     return turns[start:] + turns[:start]
 
 
-def _may_send(raft: RaftState, progress: Progress) -> bool:
+def may_send(raft: RaftState, progress: Progress) -> bool:
     """Whether there is something to send to a follower, and it may be sent now."""
     if progress.state is ProgressState.SNAPSHOT or progress.paused:
         return False

@@ -22,6 +22,7 @@ from tests.support.raft_members import HERE, ONE, THREE, TWO, following, leading
 
 if TYPE_CHECKING:
     from netstore.raft.core import Raft
+    from netstore.raft.messages import Message
     from tests.support.raft_cluster import Cluster
 
 
@@ -109,7 +110,7 @@ def appended(raft: Raft) -> list[Append]:
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_a_follower_where_somebody_waits_is_told_at_once(message: AppendAccepted) -> None:
+def test_a_follower_where_somebody_waits_is_told_at_once(message: Message) -> None:
     raft = quiet_leader()
     assert appended(raft) == []
     raft.step(message)
@@ -147,6 +148,20 @@ def test_entries_are_acknowledged_though_a_commit_follows_in_the_same_turn() -> 
     raft.step(Append(*HERE, Term(1), Index(1), Term(1), Index(0), [entry(2, 1)]))
     raft.step(Append(*HERE, Term(1), Index(2), Term(1), Index(2), ()))
     assert said(raft) == [AppendAccepted(ONE, TWO, Term(1), Index(2))]
+
+
+def test_entries_that_bring_a_commit_are_acknowledged() -> None:
+    raft = following()
+    raft.step(Append(*HERE, Term(1), Index(1), Term(1), Index(1), [entry(2, 1)]))
+    assert (said(raft), raft.commit) == ([AppendAccepted(ONE, TWO, Term(1), Index(2))], 1)
+
+
+def test_an_acknowledgement_says_whether_somebody_waits() -> None:
+    raft = following()
+    for waits in (False, True):
+        raft.waits = waits
+        raft.step(Append(*HERE, Term(1), Index(1), Term(1), Index(0), [entry(2, 1)]))
+        assert said(raft) == [AppendAccepted(ONE, TWO, Term(1), Index(2), waits)]
 
 
 def test_a_probe_of_a_follower_that_stopped_answering_has_no_commit_index() -> None:

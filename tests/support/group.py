@@ -157,14 +157,14 @@ class Group:
                         peer.woken = False
                         peer.host.turn()
                     peer.device.sync()
-            if not self.sent and not self._tell_commits():
+            if not self.sent and not self.tell_commits():
                 return
             messages = self.sent.copy()
             self.sent.clear()
             for message in messages:
                 self.carry(message)
 
-    def _tell_commits(self) -> bool:
+    def tell_commits(self) -> bool:
         """What `node.loop` does when no round follows; whether that gave something to do."""
         for peer in self.peers.values():
             peer.woken = peer.host.tell_commits() or peer.woken
