@@ -15,17 +15,15 @@ contrib/doc/format-peer.md.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from netstore.codec import crc32c, layout
 from netstore.errors import CorruptData
-from netstore.peer.handshake import REFUSING_VERSION
 from netstore.raft.encoding import decode_in_pieces, decode_message, message_parts
 from netstore.raft.entry import MAX_DATA_BYTES
-from netstore.raft.messages import AppendAccepted, ForwardRefused, InstallSnapshot
+from netstore.raft.messages import InstallSnapshot
 from netstore.state.members import MemberInfo  # noqa: TC001 - msgspec reads the annotations
 from netstore.types import ClusterId, Index, NodeId
 
@@ -143,13 +141,6 @@ class DigestMessage(msgspec.Struct, frozen=True, gc=False):
             raise CorruptData(f"state digest message of {len(payload)} bytes")
         (index,) = _SIZE.unpack_from(payload, len(_DIGEST_MESSAGE))
         return cls(Index(index), payload[len(_DIGEST_MESSAGE) + _SIZE.size :])
-
-
-def understood(messages: Iterable[Message], version: int) -> list[Message]:
-    """What of these may be sent in a version before `QUIET_VERSION`, and how."""
-    if version < REFUSING_VERSION:
-        messages = [each for each in messages if type(each) is not ForwardRefused]
-    return [replace(each, waits=True) if type(each) is AppendAccepted else each for each in messages]
 
 
 def encode_batch(messages: Iterable[Message]) -> bytes:
