@@ -120,6 +120,10 @@ class Device(Protocol):
         holds the loop as long as the sync takes.
         """
 
+    @property
+    def quick_syncs(self) -> int:
+        """How many writes in a row, up to the last one, `release` would have found fast enough."""
+
     def notes(self) -> list[bytes]:
         """The notes that can be read, in no order: the last one, unless the power failed, and an older one.
         Bytes that are no note may be among them. For start-up only.

@@ -48,6 +48,9 @@ class Rounds:
     def begin(self) -> None:
         """A round begins."""
 
+    def rest(self) -> None:
+        """No round follows soon."""
+
     def end(self, *, is_idle: bool) -> None:
         """It ends."""
 

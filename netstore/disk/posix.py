@@ -85,6 +85,7 @@ class PosixDevice:
         """Why everything fails."""
         self._loop_syncs_from = _NEVER
         """From when on the loop may write, in monotonic seconds; never before the first write was timed."""
+        self.quick_syncs = 0
         self._spare = Spare(self._folder, file_bytes)
         self._notes = Notes(self._folder)
         self._inbox = Inbox()
@@ -242,8 +243,11 @@ class PosixDevice:
         now = monotonic()
         if now - began >= LOOP_SYNC_SECONDS:
             self._loop_syncs_from = now + BACKOFF_FACTOR * (now - began)
-        elif self._loop_syncs_from == _NEVER:
-            self._loop_syncs_from = now
+            self.quick_syncs = 0
+        else:
+            self.quick_syncs += 1
+            if self._loop_syncs_from == _NEVER:
+                self._loop_syncs_from = now
         if end > self._file_bytes // 2:
             self._spare.prepare()
         return None

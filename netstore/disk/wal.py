@@ -191,6 +191,11 @@ class Wal:
         """Write the batch that is held now. See `seams.Device.release`."""
         self._device.release()
 
+    @property
+    def quick_syncs(self) -> int:
+        """See `seams.Device`."""
+        return self._device.quick_syncs
+
     def mark(
         self, meta: SnapshotMeta, done: Callable[[OSError | None], None], *, replaces: bool = False
     ) -> None:

@@ -100,6 +100,9 @@ class Rounds(Protocol):
         raises ends the reactor.
         """
 
+    def rest(self) -> None:
+        """No round follows soon: other tasks get their turn. What this raises ends the reactor."""
+
 
 class Limits:
     """Limits of a reactor; see the constants of this module for the defaults and their reasons."""
@@ -227,6 +230,7 @@ class Reactor:
                     deadline = at + LINGER_SECONDS
                     while 0 < at < deadline:
                         at = self._round(_LINGER_WAIT)
+                    rounds.rest()
         finally:
             self._close()
 

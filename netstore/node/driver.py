@@ -3,8 +3,9 @@ production and in the simulator.
 
 The order that makes it safe (Ongaro's dissertation, sections 3.8 and 10.2.1):
 
-1. give the disk what must be durable: `Effects.append`;
-2. send what may leave before that: `Effects.send`;
+1. send what need not wait for the disk: `Effects.send`. It goes first, so that the members that get it write
+   at the same time as this one;
+2. give the disk what must be durable: `Effects.append`;
 3. apply what is committed: `Effects.apply`;
 4. when the disk reports a batch durable, call `synced`: only then does Raft count this member's copy, and
    only then do the messages leave that depend on it (votes, answers to appends).
@@ -45,9 +46,9 @@ class LogBatch:
 class Effects:
     """What the host has to do in a turn, in the order of the fields."""
 
+    send: Sequence[Message]
     append: LogBatch | None
     install: SnapshotMeta | None
-    send: Sequence[Message]
     apply: Sequence[Entry]
     reads: Sequence[tuple[int, Index]]
     reads_failed: Sequence[int]
@@ -81,7 +82,7 @@ class Driver:
             if not released:
                 return None
             self._released = []
-            return Effects(None, None, released, (), (), ())
+            return Effects(released, None, None, (), (), ())
         ready = raft.take_ready()
         append: LogBatch | None = None
         send = ready.messages
@@ -100,7 +101,7 @@ class Driver:
         if released:
             self._released = []
             send = [*released, *send]
-        return Effects(append, ready.snapshot, send, ready.committed, ready.reads, ready.reads_failed)
+        return Effects(send, append, ready.snapshot, ready.committed, ready.reads, ready.reads_failed)
 
     def synced(self) -> None:
         """The oldest batch not reported yet is durable."""

@@ -100,6 +100,7 @@ class Forwards:
         """Propose the requests of a message. If some wait already, or there is no room now, they wait behind
         those of the same household; what has no place there, or would not be proposed in time, is refused.
         """
+        self._raft.waits_at(message.sender)
         waits: list[Request] = []
         for payload in message.payloads:
             request = request_of(payload)

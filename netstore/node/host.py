@@ -2,7 +2,7 @@
 effects. The loop and the simulator run it.
 
 In a turn everything that is waiting is taken (proposals, messages, ticks, finished syncs). Then, in this
-order: what must be durable goes to the disk (`node.logwriter`); messages leave that need no sync first;
+order: messages leave that need no sync first; what must be durable goes to the disk (`node.logwriter`);
 committed entries are applied (`node.applier`), which completes proposals; reads are answered; answers are
 flushed; long work goes on a little (`node.background`). What must not leave before
 a sync waits in the driver for it. What arrives while the disk syncs is the next batch: no timer gathers
@@ -334,10 +334,14 @@ class Host:
     def receive(self, messages: Sequence[Message]) -> None:
         """Messages from a peer. MessageRefused for one that cannot be true; those before it were processed.
         InvariantBroken when one was processed in part: what Raft holds is undefined then.
+
+        What gives nothing to do, as the second of two acknowledgements, costs no turn.
         """
+        has_work = False
         try:
             for message in messages:
                 if type(message) is Forward and self.forwards.are_for_me(message):
+                    has_work = True
                     if message.kind is EntryKind.CHANGE:
                         self._take_changes(message)
                     else:
@@ -345,13 +349,15 @@ class Host:
                 elif self.backpressure.accepts(message):
                     self._raft.step(message)
                     if type(message) is ForwardRefused:
+                        has_work = True
                         self.proposer.refusal_received(message)
         except (MessageRefused, MustStop):
             raise
         except Exception as fault:
             raise InvariantBroken(f"a message of a peer was processed in part: {fault!r}") from fault
         finally:
-            self._wake()
+            if has_work or self._raft.has_ready():
+                self._wake()
 
     def _take_changes(self, message: Forward) -> None:
         if self.change_asked is None:
@@ -364,6 +370,13 @@ class Host:
         """Messages for this peer were dropped."""
         self._raft.report_unreachable(peer)
         self._wake()
+
+    def tell_commits(self) -> bool:
+        """Nothing follows soon: whether a turn has to tell followers of commits, which it then does."""
+        untold = self._raft.has_untold_commits()
+        if untold:
+            self._raft.tell_commits()
+        return untold
 
     def fail(self, failure: Exception) -> None:
         """End the member: the state engine or another part it cannot run without has failed."""
@@ -422,8 +435,8 @@ class Host:
     def turn(self, *, is_idle: bool = False) -> None:
         """Take all input, carry out all effects. Raises what this member must not survive.
 
-        `is_idle`: nothing else is known to wait for the loop, so the only voter may sync a single entry
-        within the turn (`seams.Device.release`), and apply and answer it too.
+        `is_idle`: nothing else is known to wait for the loop, so a single entry may be synced within the turn
+        (`LogWriter.may_sync_now`); the only voter applies and answers it too.
         """
         if self._failure is not None:
             raise self._failure
@@ -453,15 +466,16 @@ class Host:
         self.applier.work_limit = self.machine.applying.worked + TURN_UNITS
         has_applied = self.applier.apply()
         has_more = False
+        self._raft.waits = bool(proposals or self.reads or self.hub.count or self.watches.count)
         while not has_more and (effects := self._driver.take()) is not None:
             has_more = self._raft.has_more
+            if effects.send:  # before the sync: those that get it sync at the same time
+                self._send(effects.send)
             if effects.append is not None:
                 if writer.may_sync_now(effects.append, is_idle=is_idle):
                     writer.write_now(effects.append)
                 else:
                     writer.write(effects.append)
-            if effects.send:
-                self._send(effects.send)
             if effects.install is not None:
                 self.snapshot_install.begin(effects.install)
             ran("log")

@@ -52,6 +52,8 @@ class _Files:
     ) -> None:
         raise NotImplementedError
 
+    quick_syncs = 0
+
     def release(self) -> None:
         raise NotImplementedError
 

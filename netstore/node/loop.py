@@ -50,6 +50,11 @@ class Loop:
         if self._due:
             self._woken.set()
 
+    def rest(self) -> None:
+        """No round follows soon: tell followers what would have gone with the messages of the next turn."""
+        if self._host is not None and self._host.tell_commits():
+            self._timed_turn()
+
     async def run(self, host: Host) -> None:
         """Run until cancelled, or until a fault is raised that the member must not survive. Only once."""
         self._host = host
@@ -59,6 +64,7 @@ class Loop:
                 self._woken = trio.Event()
                 if self._due:
                     self._timed_turn()
+                    self.rest()
         finally:
             self._host = None
             host.stop()

@@ -37,7 +37,7 @@ FIRST_VERSION: Final = 1
 """The version without proofs. It was never released; its callers are refused in its own format."""
 
 LOWEST_VERSION: Final = 2
-HIGHEST_VERSION: Final = 3
+HIGHEST_VERSION: Final = 4
 """The protocol versions that are spoken; a stream uses the highest that both sides know. The proofs cover
 what both sides say of it, so nobody in between can cause a downgrade.
 """
@@ -48,6 +48,11 @@ RECORDS_VERSION: Final = 3
 REFUSING_VERSION: Final = 3
 """The first version that knows `raft.messages.ForwardRefused`. It is not sent in an earlier one: a message of
 an unknown kind ends the stream.
+"""
+
+QUIET_VERSION: Final = 4
+"""The first version in which an `AppendAccepted` may say that nobody waits for commits. In an earlier one it
+is sent without that.
 """
 
 MAX_GREETING_BYTES: Final = 1024

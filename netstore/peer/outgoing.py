@@ -8,17 +8,18 @@ nothing was heard for `SILENCE_SECONDS` is ended and dialed again later.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from netstore.errors import CorruptData, MustStop
 from netstore.peer.dial import StreamFailed, dial
-from netstore.peer.handshake import LOWEST_VERSION, REFUSING_VERSION, Purpose, Verdict
+from netstore.peer.handshake import LOWEST_VERSION, QUIET_VERSION, REFUSING_VERSION, Purpose, Verdict
 from netstore.peer.incoming import SILENCE_SECONDS
 from netstore.peer.traffic import RoundTrip
 from netstore.peer.wire import PING, FrameReader, encode_batch
-from netstore.raft.messages import ForwardRefused
+from netstore.raft.messages import AppendAccepted, ForwardRefused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,8 +127,8 @@ class PeerConnection:
         """False if they were dropped because the queue of an open stream is full."""
         if self._stream is None:
             return True  # Raft was told when the stream broke
-        if self._version < REFUSING_VERSION:
-            messages = [each for each in messages if type(each) is not ForwardRefused]
+        if self._version < QUIET_VERSION:
+            messages = _understood(messages, self._version)
         link = self._stream.link
         data = encode_batch(messages)
         if link.unsent and link.unsent + len(data) > OUTBOX_BYTES:
@@ -221,3 +222,12 @@ class PeerConnection:
         if replies and self._pinged:
             self.round_trip.add(self._heard - self._pinged)
             self._pinged = 0.0
+
+
+def _understood(messages: Sequence[Message], version: int) -> list[Message]:
+    """What of these may be sent in a version before `QUIET_VERSION`, and how."""
+    return [
+        replace(each, waits=True) if type(each) is AppendAccepted else each
+        for each in messages
+        if version >= REFUSING_VERSION or type(each) is not ForwardRefused
+    ]

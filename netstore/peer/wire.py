@@ -21,7 +21,7 @@ import msgspec
 
 from netstore.codec import crc32c, layout
 from netstore.errors import CorruptData
-from netstore.raft.encoding import decode_in_pieces, message_parts
+from netstore.raft.encoding import decode_in_pieces, decode_message, message_parts
 from netstore.raft.entry import MAX_DATA_BYTES
 from netstore.raft.messages import InstallSnapshot
 from netstore.state.members import MemberInfo  # noqa: TC001 - msgspec reads the annotations
@@ -40,6 +40,9 @@ FRAME_BYTES: Final = 256 * 1024
 
 MAX_FRAME_MESSAGES: Final = 1 << 16
 """Most messages accepted in one frame; they are decoded over several turns (`decode_batch`)."""
+
+SHORT_MESSAGE: Final = 1024
+"""A message up to this size is decoded at once: pieces would be as large as it, and cost two generators."""
 
 FRAME_MESSAGES: Final = 512
 """Most messages put into one frame: about 2 ms to decode."""
@@ -180,7 +183,13 @@ def decode_batch(payload: bytes) -> Iterator[Message]:
             raise CorruptData(f"message claims {length} bytes at offset {at} of {end}")
         if count == MAX_FRAME_MESSAGES:
             raise CorruptData(f"batch of more than {MAX_FRAME_MESSAGES} messages")
-        for message in decode_in_pieces(payload, at, at + length):
+        end_of_it = at + length
+        found = (
+            (decode_message(payload, at, end_of_it),)
+            if length <= SHORT_MESSAGE
+            else decode_in_pieces(payload, at, end_of_it)
+        )
+        for message in found:
             if type(message) is InstallSnapshot:
                 raise CorruptData("InstallSnapshot outside a snapshot stream")
             yield message

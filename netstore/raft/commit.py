@@ -70,9 +70,11 @@ def _settle(raft: RaftState) -> None:
         return
     if conf.joint:
         # The commit index goes to the members being removed before they leave `progress`.
+        raft.commits_due = True
         sending.send_all(raft)
         append_change(raft, Change())
     elif not conf.votes(raft.id):
+        raft.commits_due = True
         sending.send_all(raft)
         for voter in conf.voters:
             if raft.progress[voter].match == raft.log.last:

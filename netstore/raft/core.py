@@ -132,6 +132,16 @@ class Raft(RaftState):
         log = self.log
         return log.commit if log.term(log.commit) == self.term else None
 
+    def has_untold_commits(self) -> bool:
+        """Whether a follower was not told of the commit index, because nobody there waits for it. Costs the
+        number of followers."""
+        return sending.has_untold_commits(self)
+
+    def tell_commits(self) -> None:
+        """The next Ready tells all followers of the commit index. For the host to call when nothing follows
+        soon."""
+        self.send_due = self.commits_due = True
+
     def transfer(self, to: NodeId) -> Refusal | None:
         """Transfer leadership to the voter `to`; None if that was started. It is given up after an election
         timeout."""
@@ -331,6 +341,7 @@ def _follow_leader(raft: Raft, message: Append | Heartbeat | InstallSnapshot) ->
 def _handle_forward(raft: Raft, message: Forward) -> None:
     """Leader: append what a follower was asked to propose. A refusal is not reported here: a host that wants
     it reported takes these messages itself, and answers `ForwardRefused`."""
+    raft.waits_at(message.sender)
     if message.kind is EntryKind.NORMAL:
         replication.propose(raft, message.payloads)
         return

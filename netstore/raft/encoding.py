@@ -61,6 +61,9 @@ except the last.
 
 _HEAD = layout("BQQQ")
 _APPEND = layout("QQQ")
+_APPEND_HEAD = layout("BQQQQQQ")
+"""Both together."""
+_ACCEPTED = layout("BQQQQ")
 _FORWARD = layout("BI")
 _LENGTH = layout("I")
 
@@ -69,13 +72,15 @@ _APPEND_KIND: Final = 5
 _INSTALL_KIND: Final = 10
 _FORWARD_KIND: Final = 12
 _REFUSED_KIND: Final = 15
+_ACCEPTED_KIND: Final = 6
+_NOBODY_WAITS_KIND: Final = 16
+"""An `AppendAccepted` of a member where nobody waits for commits."""
 
 _FIXED: Final[dict[type[Message], tuple[int, Struct, tuple[str, ...]]]] = {
     PreVoteRequest: (1, layout("QQ"), ("last_index", "last_term")),
     PreVoteAnswer: (_PRE_VOTE_ANSWER_KIND, layout("QB"), ("asked", "granted")),
     VoteRequest: (3, layout("QQB"), ("last_index", "last_term", "forced")),
     VoteAnswer: (4, layout("B"), ("granted",)),
-    AppendAccepted: (6, layout("Q"), ("index",)),
     AppendRejected: (
         7,
         layout("QQQB"),
@@ -99,9 +104,19 @@ def message_parts(message: Message) -> list[bytes]:
     """The parts of `encode_message`, not joined: payloads are large, and are not copied here."""
     kind = type(message)
     if isinstance(message, Append):
-        head = _HEAD.pack(_APPEND_KIND, message.sender, message.to, message.term)
-        position = _APPEND.pack(message.previous_index, message.previous_term, message.commit)
-        return [head, position, *entry_parts(message.entries)]
+        head = _APPEND_HEAD.pack(
+            _APPEND_KIND,
+            message.sender,
+            message.to,
+            message.term,
+            message.previous_index,
+            message.previous_term,
+            message.commit,
+        )
+        return [head, *entry_parts(message.entries)]
+    if isinstance(message, AppendAccepted):
+        number = _ACCEPTED_KIND if message.waits else _NOBODY_WAITS_KIND
+        return [_ACCEPTED.pack(number, message.sender, message.to, message.term, message.index)]
     if isinstance(message, InstallSnapshot):
         return [_HEAD.pack(_INSTALL_KIND, message.sender, message.to, message.term), message.meta.encode()]
     if isinstance(message, Forward):
@@ -204,6 +219,15 @@ def _append(
     ):
         raise CorruptData(f"append message of term {term} has entries that do not follow {previous}")
     return Append(*head, Index(previous), Term(previous_term), Index(commit), entries)
+
+
+def _decode_accepted(data: bytes, sender: NodeId, to: NodeId, term: Term) -> AppendAccepted:
+    if len(data) != _ACCEPTED.size:
+        raise CorruptData(f"AppendAccepted has {len(data)} bytes, not {_ACCEPTED.size}")
+    kind, _, _, _, index = _ACCEPTED.unpack(data)
+    if index > MAX_NUMBER:
+        raise CorruptData(f"AppendAccepted has the number {index}, more than {MAX_NUMBER}")
+    return AppendAccepted(sender, to, term, Index(index), kind == _ACCEPTED_KIND)
 
 
 def _decode_install(data: bytes, sender: NodeId, to: NodeId, term: Term) -> InstallSnapshot:
@@ -312,5 +336,7 @@ _DECODERS: Final[dict[int, Callable[[bytes, NodeId, NodeId, Term], Message]]] = 
     _INSTALL_KIND: _decode_install,
     _FORWARD_KIND: _decode_forward,
     _REFUSED_KIND: _decode_refused,
+    _ACCEPTED_KIND: _decode_accepted,
+    _NOBODY_WAITS_KIND: _decode_accepted,
     **{number: _fixed_decoder(kind, form, fields) for kind, (number, form, fields) in _FIXED.items()},
 }

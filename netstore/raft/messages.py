@@ -78,7 +78,11 @@ class VoteAnswer:
 
 @dataclass(slots=True)
 class Append:
-    """AppendEntries (section 3.5): entries after `previous_index`, whose entry must have `previous_term`."""
+    """AppendEntries (section 3.5): entries after `previous_index`, whose entry must have `previous_term`.
+
+    It is answered, unless it has no entries and moves the receiver's commit index. One without entries that
+    asks for an answer, a probe, has `commit` 0.
+    """
 
     sender: NodeId
     to: NodeId
@@ -91,12 +95,15 @@ class Append:
 
 @dataclass(slots=True)
 class AppendAccepted:
-    """The sender's log matches the leader's up to `index`, and is on its disk that far."""
+    """The sender's log matches the leader's up to `index`, and is on its disk that far. Unless it `waits` for
+    commits, the leader may tell it of them a little later (`sending`).
+    """
 
     sender: NodeId
     to: NodeId
     term: Term
     index: Index
+    waits: bool = True
 
 
 @dataclass(slots=True)

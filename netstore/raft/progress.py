@@ -42,6 +42,7 @@ class Progress:
         "round_target",
         "snapshot",
         "state",
+        "waits",
     )
 
     def __init__(self, next_index: Index, now: int) -> None:
@@ -50,6 +51,8 @@ class Progress:
         self.match = Index(0)
         self.next = next_index
         self.commit_sent = Index(0)
+        self.waits = True
+        """Somebody there waits for commits, as far as is known: it is told of them at once."""
         self.paused = False
         """A probe is unanswered, or no snapshot can be sent: no append until the follower is heard."""
         self.last_heard = now
@@ -76,6 +79,12 @@ class Progress:
             self.inflight_bytes += size
         else:
             self.paused = self._probe_unanswered = True
+
+    def tell(self, commit: Index) -> Index:
+        """The commit index for a heartbeat: as far as the follower's log is known to match."""
+        known = min(self.match, commit)
+        self.commit_sent = max(self.commit_sent, known)
+        return known
 
     def full(self, max_messages: int, max_bytes: int) -> bool:
         """Whether the window is used up."""
@@ -127,6 +136,7 @@ class Progress:
         """Probe after the last index known to match."""
         self._reset(ProgressState.PROBE)
         self.next = Index(self.match + 1)
+        self.commit_sent = Index(0)
 
     def become_replicate(self) -> None:
         """The index where the logs match is known: stream from there."""

@@ -49,8 +49,7 @@ def start_round(raft: RaftState) -> None:
     reads.waiting = []
     for peer, progress in raft.progress.items():
         if raft.conf.votes(peer):
-            commit = min(progress.match, raft.log.commit)
-            raft.send(Heartbeat(raft.id, peer, raft.term, commit, reads.round))
+            raft.send(Heartbeat(raft.id, peer, raft.term, progress.tell(raft.log.commit), reads.round))
     _complete_rounds(raft)
 
 
@@ -97,6 +96,7 @@ def handle_request(raft: RaftState, message: ReadRequest) -> None:
         return
     raft.reads.count += 1
     raft.reads.waiting.append((message.sender, message.sequence))
+    raft.waits_at(message.sender)
 
 
 def refuse_request(raft: RaftState, message: ReadRequest) -> None:

@@ -2,11 +2,11 @@
 
 The host's turn: step all input, then `take_ready` once, then
 
-1. put `entries` (cutting its log at the first one's index) and `hard_state` into the write-ahead log, in this
+1. send `messages` at once: they do not depend on the disk, and those that get them write while this member
+   does (section 10.2.1). An `InstallSnapshot` asks the host to send a snapshot;
+2. put `entries` (cutting its log at the first one's index) and `hard_state` into the write-ahead log, in this
    order or as one record, and sync if `must_sync`; several such writes may be under way, as long as they
    reach the disk in order;
-2. send `messages` at once: they do not depend on the disk. An `InstallSnapshot` asks the host to send a
-   snapshot;
 3. send `after_sync` when this write *and all before it* are durable, and call `persisted` with the last
    entry;
 4. if there is a `snapshot`, put the received one in place, durably, then call `snapshot_installed`;

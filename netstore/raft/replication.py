@@ -72,12 +72,14 @@ def handle_accepted(raft: RaftState, message: AppendAccepted) -> None:
     if progress is None or message.index > raft.log.last:
         return
     progress.last_heard = raft.ticks
+    progress.waits = message.waits
     is_new = progress.accepted(message.index)
     if progress.state is ProgressState.PROBE or (
         progress.state is ProgressState.SNAPSHOT and raft.log.holds(progress.match)
     ):
         progress.become_replicate()
-    raft.send_due = True
+    if sending.may_send(raft, progress):
+        raft.send_due = True
     if is_new:
         if message.sender in raft.conf.learners:
             progress.count_round(raft.log.last, raft.ticks, raft.config.election_ticks)
@@ -158,7 +160,7 @@ def check_committed(raft: RaftState, message: Append) -> None:
 
 def handle_append(raft: RaftState, message: Append) -> None:
     """Follower: AppendEntries (section 3.5). The answer waits for the disk; the appends before the next Ready
-    are answered by one message."""
+    are answered by one message. One that only moves the commit index is not answered."""
     roles.hear_leader(raft, message.sender)
     log = raft.log
     if raft.installing is not None:
@@ -180,7 +182,8 @@ def handle_append(raft: RaftState, message: Append) -> None:
     first = log.merge(entries)
     if first is not None:
         confchange.follow_log(raft, first)
-    log.commit_to(min(message.commit, end))
+    if log.commit_to(min(message.commit, end)) and not message.entries:
+        return  # it was for that alone, and is no probe: the log up to `end` was acknowledged before
     raft.accept(end)
 
 
@@ -198,7 +201,7 @@ def answer_appends(raft: RaftState) -> None:
     index = Index(min(raft.accepted, raft.log.handed))
     if index == raft.accepted or raft.installing is not None:
         raft.accepted = None
-    answer = AppendAccepted(raft.id, raft.leader, raft.term, index)
+    answer = AppendAccepted(raft.id, raft.leader, raft.term, index, raft.waits)
     if index <= raft.log.persisted:
         raft.messages.append(answer)
     else:

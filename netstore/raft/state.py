@@ -35,6 +35,7 @@ class RaftState:
         "apply_paused",
         "backlog",
         "backlog_bytes",
+        "commits_due",
         "conf",
         "conf_history",
         "config",
@@ -65,6 +66,7 @@ class RaftState:
         "transfer_to",
         "vote",
         "votes",
+        "waits",
     )
 
     def __init__(self, config: Config, boot: Boot, draw: Callable[[int], int]) -> None:
@@ -118,6 +120,8 @@ class RaftState:
         self.backlog_bytes = 0
         self.send_due = False
         """The next Ready looks for appends to send."""
+        self.commits_due = False
+        """The next Ready tells all followers of the commit index, also those where nobody waits for it."""
         self.send_next = NOBODY
         """The follower with which the next Ready begins: the first for which the last Ready had no room."""
         self.lost_entries: dict[NodeId, tuple[Index, Index]] = {}
@@ -127,6 +131,9 @@ class RaftState:
         self.accepted: Index | None = None
         """How far the log is known to match the leader's; the next Ready acknowledges it."""
         self.forwarded_bytes = 0
+        self.waits = True
+        """Set by the host: somebody here waits for commits (a request, a read, a watcher). The leader is told
+        so with each acknowledgement."""
 
         # Reads, and output for the next Ready.
         self.reads = Reads(draw(1 << 48))
@@ -143,6 +150,13 @@ class RaftState:
             self.messages.append(message)
         else:
             self.after_sync.append(message)
+
+    def waits_at(self, node: NodeId) -> None:
+        """Leader: somebody at this follower waits for commits, until its next acknowledgement says
+        otherwise."""
+        progress = self.progress.get(node)
+        if progress is not None and not progress.waits:
+            progress.waits = self.send_due = True
 
     def accept(self, index: Index) -> None:
         """Follower: the log matches the leader's up to `index`."""

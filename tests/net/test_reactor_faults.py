@@ -129,6 +129,9 @@ class Site:
     def begin(self) -> None:
         """A round begins."""
 
+    def rest(self) -> None:
+        """No round follows soon."""
+
     def end(self, *, is_idle: bool) -> None:
         """It ends."""
 

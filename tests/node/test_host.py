@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from netstore.errors import Fault, Reason
 from netstore.meter import Parts
-from netstore.node.logwriter import DiskFailed
+from netstore.node.logwriter import QUICK_SYNCS, DiskFailed
 from netstore.node.member import OWN
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.core import Raft
@@ -272,3 +273,50 @@ def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest
         turns += 1
         assert len(written) <= turns
     assert written == [3, 3, 3]
+
+
+def test_a_write_costs_a_member_one_turn_for_what_it_is_told_and_four_messages() -> None:
+    """Turns and messages are counted while one write follows another, and fast disks are synced at once."""
+    group = Group(3)
+    for peer in group.peers.values():
+        peer.device.fast, peer.device.quick_syncs = True, QUICK_SYNCS
+    turns: Counter[int] = Counter()
+    sent = 0
+    for number in range(12):
+        if number == 2:
+            turns.clear()
+            sent = 0
+        group.leader.host.propose(encode(Set(path=b"/k")), lambda _: None, OWN)
+        while any(peer.woken for peer in group.peers.values()):
+            for peer in group.peers.values():
+                if peer.woken:
+                    peer.woken = False
+                    turns[peer.id] += 1
+                    peer.host.turn(is_idle=True)
+                    assert not peer.device.waiting or number == 0
+                    peer.device.sync()
+                messages = group.sent.copy()
+                group.sent.clear()
+                sent += len(messages)
+                for message in messages:
+                    group.carry(message)
+    assert sent == 10 * 4
+    assert turns == {1: 20, 2: 10, 3: 10}
+
+
+@pytest.mark.parametrize("what", ["request", "read", "watcher", "v3 watch"])
+def test_a_follower_where_somebody_waits_says_so(what: str) -> None:
+    group = Group(3)
+    follower = group[3]
+    follower.host.turn()
+    assert not follower.host._raft.waits
+    if what == "request":
+        follower.host.propose(encode(Set(path=b"/k")), lambda _: None, OWN)
+    elif what == "read":
+        follower.host.read(lambda _: None)
+    elif what == "watcher":
+        follower.host.hub.watch(b"/k", recursive=False, stream=True, since=1, deliver=lambda _: True)
+    else:
+        follower.host.watches.enter("", b"k", b"")
+    follower.host.turn()
+    assert follower.host._raft.waits

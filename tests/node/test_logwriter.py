@@ -10,9 +10,10 @@ import pytest
 from netstore.errors import Fault, Reason
 from netstore.limits import Budget
 from netstore.node.logsize import BYTES_PER_TURN
-from netstore.node.logwriter import DiskFailed
+from netstore.node.logwriter import QUICK_SYNCS, DiskFailed
 from netstore.node.member import OWN
 from netstore.raft.entry import ConfState
+from netstore.raft.messages import AppendAccepted
 from netstore.seams import SyncFailed
 from netstore.state.commands import encode
 from netstore.state.v2.commands import QuorumGet, Set
@@ -112,23 +113,61 @@ def test_a_lone_write_that_finds_no_room_waits_for_some() -> None:
     assert value(member) == b"stuck", "it was told that its outcome is not known"
 
 
-def test_members_that_others_vote_beside_leave_each_sync_to_the_writer() -> None:
-    """A disk that stalls is to stop the loop of no leader, and of nobody who may become it."""
+@pytest.mark.parametrize("quick", [0, QUICK_SYNCS - 1, QUICK_SYNCS])
+def test_members_that_others_vote_beside_sync_in_the_turn_while_the_disk_has_been_fast_for_long(
+    quick: int,
+) -> None:
+    """A disk that stalls is to stop the loop of no leader, and of nobody who may become it. What a leader
+    sends is sent before it syncs, and nobody is told before the sync.
+    """
     group = Group(3)
     leader, follower = group.leader, group[3]
-    leader.device.fast = follower.device.fast = True
-    for _ in range(3):
+    before_sync: list[int] = []
+    for each in (leader, follower):
+        each.device.fast = True
+        each.device.on_release = lambda: before_sync.append(len(group.sent))
+    for number in range(3):
+        if number == 1:
+            leader.device.quick_syncs = follower.device.quick_syncs = quick
+            before_sync.clear()
+        is_fast = number > 0 and quick == QUICK_SYNCS
         outcomes: Outcomes = []
         leader.host.propose(encode(Set(path=b"/k")), outcomes.append, OWN)
         leader.host.turn(is_idle=True)
-        assert leader.device.waiting
+        assert bool(leader.device.waiting) == (not is_fast)
         brought = [each for each in group.sent if each.to == follower.id]
         group.sent[:] = [each for each in group.sent if each.to != follower.id]
+        assert outcomes == []
+        assert len(brought) == 1
         follower.host.receive(brought)
+        sent = len(group.sent)
         follower.host.turn(is_idle=True)
-        assert follower.device.waiting
+        assert bool(follower.device.waiting) == (not is_fast)
+        answers = [each for each in group.sent[sent:] if type(each) is AppendAccepted]
+        assert len(answers) == is_fast
         group.settle()
         assert isinstance(outcomes[0], Event)
+    assert before_sync == ([2, 1] * 2 if quick == QUICK_SYNCS else [])
+
+
+def test_a_lone_sync_that_fails_ends_a_follower_before_it_acknowledges() -> None:
+    group = Group(3)
+    follower = group[3]
+    follower.device.fast, follower.device.quick_syncs = True, QUICK_SYNCS
+    for number in range(2):
+        group.leader.host.propose(encode(Set(path=b"/k")), lambda _: None, OWN)
+        group.leader.host.turn()
+        brought = [each for each in group.sent if each.to == follower.id]
+        group.sent.clear()
+        follower.host.receive(brought)
+        if number:
+            follower.device.failure = SyncFailed(errno.EIO, "sync failed")
+            with pytest.raises(DiskFailed):
+                follower.host.turn(is_idle=True)
+            assert group.sent == []
+        else:
+            follower.host.turn(is_idle=True)
+            group.settle()
 
 
 def test_while_members_that_leave_still_vote_nothing_is_given_up_and_nobody_votes_alone() -> None:

@@ -24,6 +24,8 @@ class Turns:
         self.waiting = 0
         self.again = 0
         self.stopped = False
+        self.untold = False
+        """A follower was not told of a commit."""
         self.parts = Parts(lambda: 0.0)
         self.fault: Exception | None = None
 
@@ -40,6 +42,10 @@ class Turns:
         if self.again:
             self.again -= 1
             self.loop.wake()
+
+    def tell_commits(self) -> bool:
+        untold, self.untold = self.untold, False
+        return untold
 
     def stop(self) -> None:
         self.stopped = True
@@ -172,6 +178,29 @@ async def test_a_long_turn_of_the_task_is_told() -> None:
         assert meter.part == ""
         nursery.cancel_scope.cancel()
     assert lines.events == ["loop_held"] * 2
+
+
+async def test_what_followers_were_not_told_of_is_told_when_no_round_follows() -> None:
+    loop = Loop()
+    host = Turns(loop)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, loop, host)
+        await trio.testing.wait_all_tasks_blocked()
+        loop.begin()
+        loop.wake()
+        loop.end(is_idle=True)
+        host.untold = True
+        loop.begin()
+        loop.end(is_idle=True)
+        assert host.turns == 1, "the next message may bring it"
+        loop.rest()
+        loop.rest()
+        assert host.turns == 2
+        host.untold = True
+        loop.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        assert host.turns == 4, "a turn of the task is followed by no round"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_round_without_a_turn_forgets_what_the_last_turn_did() -> None:

@@ -74,6 +74,7 @@ def test_requests_the_old_leader_committed_are_not_done_again() -> None:
         for message in messages:
             if message.to != 2:
                 group.carry(message)
+        group.tell_commits()
     assert jobs(group, 3) == 1
     assert outcomes == []
     group[1].cut_off = True

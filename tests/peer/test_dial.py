@@ -357,8 +357,8 @@ async def test_must_stop_is_not_turned_into_stream_failed(monkeypatch: pytest.Mo
 
 
 async def test_an_answer_in_a_version_that_was_not_offered_fails_the_stream() -> None:
-    later = msgspec.structs.replace(WELCOME, version=4)
-    challenge = Challenge(ClusterId(1), NodeId(3), bytes(32), version=4)
+    later = msgspec.structs.replace(WELCOME, version=5)
+    challenge = Challenge(ClusterId(1), NodeId(3), bytes(32), version=5)
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
         for speak in (
             lambda each: each.welcome(later),
@@ -366,5 +366,5 @@ async def test_an_answer_in_a_version_that_was_not_offered_fails_the_stream() ->
         ):
             with answerer() as other:
                 nursery.start_soon(speak, other)
-                with pytest.raises(StreamFailed, match="answers in version 4, which was not offered"):
+                with pytest.raises(StreamFailed, match="answers in version 5, which was not offered"):
                     await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)

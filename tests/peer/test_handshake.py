@@ -178,9 +178,9 @@ HELLO = Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test")
         (msgspec.structs.replace(HELLO, sender=ME), Verdict.OTHER_MEMBER, "calls itself a"),
         (msgspec.structs.replace(HELLO, sender=NodeId(0)), Verdict.OTHER_MEMBER, "calls itself 0"),
         (
-            msgspec.structs.replace(HELLO, lowest=4, highest=5),
+            msgspec.structs.replace(HELLO, lowest=5, highest=6),
             Verdict.OTHER_VERSION,
-            "speaks versions 4 to 5",
+            "speaks versions 5 to 6",
         ),
         (
             msgspec.structs.replace(HELLO, lowest=0, highest=1),

@@ -168,7 +168,7 @@ def test_the_first_version_is_refused_in_its_own_format() -> None:
     wire.handler.received(struct.pack("<8sBHI", b"nstpeer\n", 1, len(first), crc32c(first)) + first)
     body = wire.sent[15:]
     assert struct.unpack_from("<BHQQ", body) == (Verdict.OTHER_VERSION, 1, CLUSTER, ME)
-    assert body[19:] == b"speaks versions 1 to 1 of the peer protocol, this member 2 to 3"
+    assert body[19:] == b"speaks versions 1 to 1 of the peer protocol, this member 2 to 4"
     assert (wire.reason, called.got) == ("refused", [])
 
 

@@ -15,7 +15,7 @@ from netstore.peer.wire import (
     encode_batch,
 )
 from netstore.raft.entry import Entry, EntryKind
-from netstore.raft.messages import Append, ForwardRefused
+from netstore.raft.messages import Append, AppendAccepted, ForwardRefused
 from netstore.types import Index, NodeId, Term
 from tests.support.links import eventually
 from tests.support.peermembers import (
@@ -120,6 +120,18 @@ async def test_the_highest_common_version_is_used(
         assert made.link._records is None
         made.link.write(encode_batch([beat(NodeId(0x99), A)]))
         await eventually(lambda: one.got, "it is decoded")
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+async def test_that_nobody_waits_is_said_only_in_versions_that_know_it(
+    monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    monkeypatch.setattr(dialing, "HIGHEST_VERSION", version)
+    async with members() as (one, two):
+        await met(one, two)
+        one.peers.send([AppendAccepted(A, B, Term(1), Index(3), waits=False)])
+        await eventually(lambda: two.got, "it has arrived")
+        assert two.got == [AppendAccepted(A, B, Term(1), Index(3), waits=version < 4)]
 
 
 @pytest.mark.parametrize("version", [2, 3])

@@ -85,6 +85,8 @@ REACHED: Final = (
     "operations_unknown",
     "turns_amid_a_command",
     "lone_syncs",
+    "lone_syncs_among_voters",
+    "commits_told_late",
     "lies_refused",
     "members_upgraded",
     "later_commands_refused",

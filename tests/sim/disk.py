@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.disk.frame import SECTOR
 from netstore.disk.memoryengine import MemoryEngine
+from netstore.node.logwriter import QUICK_SYNCS
 from netstore.seams import SyncFailed
 from netstore.state.tables import TABLES
 from tests.sim.invariants import Violated, require
@@ -192,6 +193,10 @@ class SimDevice:
         elif not self._run:
             self._start()
         self._host.effect()
+
+    @property
+    def quick_syncs(self) -> int:
+        return QUICK_SYNCS if self._disk.quick else 0
 
     def release(self) -> None:
         if self._held:

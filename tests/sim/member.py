@@ -147,7 +147,7 @@ class Member:
         self._outbox: list[tuple[Done, Outcome | Fault]] = []
         self._stalled: list[Callable[[], None]] = []
         self._woken = False
-        self._turn_due = False
+        self._turn_due = self._resting = False
         self._serial = 0
 
     # --- life and death
@@ -155,7 +155,8 @@ class Member:
     def boot(self) -> None:
         """Switch the process on."""
         self.life += 1
-        self.up, self.paused, self._woken, self._turn_due = True, False, False, False
+        self.up, self.paused = True, False
+        self._woken = self._turn_due = self._resting = False
         self._stalled, self._outbox, self.waiting, self._streams = [], [], {}, {}
         try:
             self._start()
@@ -335,10 +336,23 @@ class Member:
         self._turn_due = False
         while self._woken:
             self._woken = False
+            synced = self.disk.synced_at_once
             self.host.turn(is_idle=self.disk.quick)
+            if not self.raft.is_only_voter:
+                self.world.reach["lone_syncs_among_voters"] += self.disk.synced_at_once - synced
             self.world.reach["lone_syncs"] = max(self.world.reach["lone_syncs"], self.disk.synced_at_once)
             self.world.reach["turns_amid_a_command"] += self.machine._work is not None
             self.world.turned(self)
+        if not self._resting and self.raft.has_untold_commits():
+            self._resting = True
+            self.world.timeline.after(self.world.plan.linger, partial(self._enter, self.life, self._rest))
+
+    def _rest(self) -> None:
+        """What `node.loop` does when no round follows."""
+        self._resting = False
+        if self.host.tell_commits():
+            self.world.reach["commits_told_late"] += 1
+            self._wake()
 
     def _wake(self) -> None:
         self._woken = True

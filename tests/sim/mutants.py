@@ -45,7 +45,7 @@ from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.log import Log
-from netstore.raft.messages import AppendAccepted, Forward, Heartbeat, VoteAnswer, VoteRequest
+from netstore.raft.messages import Append, AppendAccepted, Forward, Heartbeat, VoteAnswer, VoteRequest
 from netstore.raft.status import Role
 from netstore.seams import SyncFailed
 from netstore.state import members
@@ -67,7 +67,7 @@ from netstore.watch.hub import Hub
 from netstore.watch.streams import Watch
 from netstore.watch.watches import Watches
 from tests.sim import plan as plans
-from tests.sim.disk import SimDevice
+from tests.sim.disk import QUICK, SimDevice
 from tests.sim.world import World
 from tests.support.contents import nodes_of
 
@@ -134,6 +134,12 @@ def _crashes(plan: Plan) -> None:
     """Power that goes while a slow disk writes."""
     _steady(plan, "crash", "plug", "fuse", "isolate", "transfer")
     plan.disk_latency = 0.02
+
+
+def _lone(plan: Plan) -> None:
+    """Lone writes over quick disks, and power that goes meanwhile."""
+    _steady(plan, "crash", "plug", "power", rate=1.5)
+    plan.disk_latency, plan.clients, plan.think, plan.outage = QUICK / 2, 2, 0.005, True
 
 
 def _power(plan: Plan) -> None:
@@ -385,6 +391,13 @@ def _reported_at_once(writer: LogWriter, record: LogBatch | SnapshotMark, *, hel
     return True
 
 
+def _lone_sync_counts_at_once(writer: LogWriter, record: LogBatch) -> None:
+    writer.records.append(record)
+    writer._wal.append(record.hard_state, record.entries, _nobody)
+    writer.handed_over += 1
+    writer._synced(None)
+
+
 def _failed_sync_is_success(
     writer: LogWriter,
     failure: OSError | None,
@@ -432,6 +445,11 @@ def _vouches_for_all(driver: Driver, synced: Callable[[Driver], None] = Driver.s
     synced(driver)
     if newest is not None:
         driver.raft.persisted(*newest)
+
+
+def _commits_whatever_is_there(raft: Raft, message: Append) -> None:
+    replication.handle_append(raft, message)
+    raft.log.commit_to(min(message.commit, raft.log.last))
 
 
 def _hands_out_uncommitted(log: Log) -> list[Entry]:
@@ -858,6 +876,12 @@ MUTANTS: Final = tuple(
             0,
         ),
         (
+            "a lone sync counts before it is made",
+            _set(LogWriter, "write_now", _lone_sync_counts_at_once),
+            _lone,
+            0,
+        ),
+        (
             "a failed sync counts as a success",
             _set(LogWriter, "_synced", _failed_sync_is_success),
             _broken,
@@ -888,6 +912,12 @@ MUTANTS: Final = tuple(
             "entries are applied before they commit",
             _set(Log, "take_committed", _hands_out_uncommitted),
             _crashes,
+            0,
+        ),
+        (
+            "a commit rides past what the follower has",
+            lambda patch: patch.setitem(core.HANDLERS[Role.FOLLOWER], Append, _commits_whatever_is_there),
+            _partings,
             0,
         ),
         (

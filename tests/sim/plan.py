@@ -66,6 +66,8 @@ class Plan:
     disk_latency: float = 0.001
     turn_delay: float = 0.0
     """How long a member may take to come to its turn: what arrives meanwhile is one batch."""
+    linger: float = 0.001
+    """How soon after a turn a leader tells of commits that nobody waits for."""
     skew: float = 0.0
     drift: float = 0.0
     no_battery: float = 0.0
@@ -208,6 +210,7 @@ def draw(random: Random) -> Plan:
         upgrade(plan)
     if plan.value_bytes and chance() < 0.5:
         plan.log_bytes = choose((100_000, 400_000))
+    plan.linger = choose((0.0, 0.001, 0.005, 0.05))
     return plan
 
 

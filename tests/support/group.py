@@ -157,12 +157,18 @@ class Group:
                         peer.woken = False
                         peer.host.turn()
                     peer.device.sync()
-            if not self.sent:
+            if not self.sent and not self.tell_commits():
                 return
             messages = self.sent.copy()
             self.sent.clear()
             for message in messages:
                 self.carry(message)
+
+    def tell_commits(self) -> bool:
+        """What `node.loop` does when no round follows; whether that gave something to do."""
+        for peer in self.peers.values():
+            peer.woken = peer.host.tell_commits() or peer.woken
+        return any(peer.woken for peer in self.peers.values())
 
     def carry(self, message: Message) -> None:
         """A message arrives, or is lost."""

@@ -43,6 +43,9 @@ class NoRounds:
     def begin(self) -> None:
         """A round begins."""
 
+    def rest(self) -> None:
+        """No round follows soon."""
+
     def end(self, *, is_idle: bool) -> None:
         """It is over."""
 

@@ -37,6 +37,7 @@ class HandDevice:
         self.waiting: deque[tuple[str, int, bytes, Callable[[OSError | None], None]]] = deque()
         self.fast = False
         """What is released is synced at once."""
+        self.quick_syncs = 0
         self.failure: OSError | None = None
         """What comes of that, if not its sync."""
         self.on_release: Callable[[], object] = lambda: None

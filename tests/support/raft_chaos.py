@@ -225,6 +225,7 @@ class Chaos:
         return self.random.choice(leading if leading and self.random.random() < 0.5 else hosts)
 
     def _after(self, host: Host) -> None:
+        host.raft.waits = self.count % 3 == 0
         host.turn()
         self.cluster.wire += host.outbox
         host.outbox = []

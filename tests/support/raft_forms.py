@@ -150,7 +150,7 @@ def _messages_of(
         PreVoteAnswer(*head, terms[0], draw(flag)),
         VoteRequest(*head, places[0], terms[1], draw(flag)),
         VoteAnswer(*head, draw(flag)),
-        AppendAccepted(*head, places[0]),
+        AppendAccepted(*head, places[0], draw(flag)),
         AppendRejected(*head, places[0], places[1], terms[2], draw(flag)),
         Heartbeat(*head, places[0], places[1]),
         HeartbeatAnswer(*head, places[0]),

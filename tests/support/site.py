@@ -54,6 +54,9 @@ class Site:
     def begin(self) -> None:
         self.rounds += 1
 
+    def rest(self) -> None:
+        """No round follows soon."""
+
     def end(self, *, is_idle: bool) -> None:
         self.ended += 1
         if len(self.exchanges) > self.handled:

@@ -165,6 +165,9 @@ class _Rounds:
     def begin(self) -> None:
         """A round begins."""
 
+    def rest(self) -> None:
+        """No round follows soon."""
+
     def end(self, *, is_idle: bool) -> None:
         """It ends."""
 
