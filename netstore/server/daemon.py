@@ -79,6 +79,8 @@ class _Daemon:
                 if ready is not None:
                     ready()
                 await trio.sleep_forever()
+        if self.member is not None:  # no task has failed
+            self.member.store.stops_cleanly = True
 
     async def _publish(self, member: RunningMember, published: trio.Event) -> None:
         config = self.base.config
