@@ -33,6 +33,7 @@ from netstore.seams import PASSING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from netstore.disk.summary import Summary
     from netstore.disk.tables import Pair, Tracker
     from netstore.disk.threads import CallSoon
     from netstore.types import Index
@@ -179,6 +180,16 @@ class LmdbEngine:
 
     def durable(self) -> Index:
         return self._durable
+
+    @property
+    def summary(self) -> Summary:
+        """What the last commit recorded about the file; also after `close`."""
+        return self._shared.tables.summary
+
+    @property
+    def is_damaged(self) -> bool:
+        """A record was read that is not what was written."""
+        return self._damage is not None
 
     def excess_bytes(self) -> int:
         """See `seams.Engine`."""

@@ -1,7 +1,7 @@
 """Compaction of the log: entries that the durable state contains are dropped from memory and from disk.
 
 Some are kept for slow followers, and those that a member needs which is being brought up (`node.pacing`),
-within the bound on what the log may weigh in memory.
+within the bound on what the log may weigh in memory. The only member of a cluster keeps few.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 CATCH_UP_ENTRIES: Final = 5_000
 """Entries kept in the log behind the durable state, so that a slow member catches up without a snapshot."""
+
+ALONE_ENTRIES: Final = 5_000
+"""Entries after which the only member of a cluster compacts its log, whatever `snapshot_count` says: there is
+nobody that needs them. 100,000 small ones are 47 MiB of memory.
+"""
 
 DROPPED_AT_ONCE: Final = 5_000
 """Entries dropped from the log in memory in one piece: 0.8 ms."""
@@ -86,7 +91,7 @@ class LogCompaction:
         keep = Index(durable - self._catch_up_entries)
         if self._raft.log_bytes > self._limit:
             keep = min(durable, max(keep, self._raft.compact_index(self._limit // 2)))
-        elif durable - self.compacted < self._snapshot_count + self._catch_up_entries:
+        elif durable - self.compacted < self._compact_after + self._catch_up_entries:
             return False
         self._measure()
         needed = self.pacing.needed()
@@ -102,6 +107,11 @@ class LogCompaction:
         self._writer.write(SnapshotMark(meta, self._drop_files))
         self._log.info("log_compacted", before=meta.index, durable=durable)
         return True
+
+    @property
+    def _compact_after(self) -> int:
+        alone = self._raft.is_only_voter and not self._raft.conf.learners
+        return min(self._snapshot_count, ALONE_ENTRIES) if alone else self._snapshot_count
 
     def tick(self, now: float) -> None:
         """Update how fast this leader may write, from how far behind others are; compact the log if it weighs

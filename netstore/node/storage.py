@@ -2,7 +2,8 @@
 
 Order: verify the state file if the last process did not close it; open the log, which cuts an unfinished
 write from its end; finish or undo the installation of a snapshot that a crash interrupted (`disk.snapshots`);
-open the engine; load the state machine from it. Entries between the applied index of the state and the end of
+open the engine; load the state machine from it, with the index of the v3 keys that the last clean stop saved,
+if it did (`disk.keptindex`). Entries between the applied index of the state and the end of
 the log are not applied here: Raft does that once it knows what is committed.
 """
 
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import trio
 
-from netstore.disk import snapshots
+from netstore.codec import Malformed
+from netstore.disk import keptindex, snapshots
 from netstore.disk.datadir import STATE_FILE
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
@@ -29,10 +31,12 @@ from netstore.raft.config import Boot
 from netstore.raft.entry import HardState, SnapshotMeta
 from netstore.state.machine import Machine
 from netstore.state.members import MemberInfo
-from netstore.state.tables import MEMBERS, TABLES
+from netstore.state.tables import MEMBERS, RECORDS, TABLES
+from netstore.state.v3.savedkeys import SavedKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from netstore.disk.datadir import DataDir
     from netstore.errors import StateDamaged
@@ -78,6 +82,9 @@ class Storage:
         """Called if the state cannot be committed."""
         self.damaged: Callable[[StateDamaged], object] = _ignore_damage
         """Called if a record that was read is not what was written: the state must not be served."""
+        self.stops_cleanly = False
+        """No fault ends the member: `close` may save what is in memory for the next start."""
+        self._folder = folder
         self._log = log
         identity = folder.identity
         with ExitStack() as parts:
@@ -118,8 +125,19 @@ class Storage:
             if self.machine.skipped:
                 log.warning("entries_skipped", entries=sorted(self.machine.skipped))
             progress.loading(self.machine.stored, self.engine.sizes()[1])
-            self.machine.load(progress.loaded)
+            self.machine.load(progress.loaded, self._kept_keys(folder.state_dir))
             self._parts = parts.pop_all()
+
+    def _kept_keys(self, folder: Path) -> SavedKeys | None:
+        """What the last stop has saved of the index of the v3 keys, if it is of this very state."""
+        try:
+            kept = keptindex.read(folder, self.engine.summary)
+        except (OSError, Malformed) as error:
+            self._log.warning(
+                "saved_keys_ignored", reason=str(error), fix="none needed: all records are read instead"
+            )
+            return None
+        return None if kept is None else SavedKeys(*kept)
 
     def boot(self, initial: Mapping[NodeId, Sequence[str]]) -> Boot:
         """What Raft starts from.
@@ -188,6 +206,20 @@ class Storage:
             self.engine.close()
         except OSError as error:  # nothing is lost: the next start applies it again from the log
             self._log.warning("state_not_saved", reason=error.strerror or str(error))
+            return
+        if self.stops_cleanly:
+            try:
+                self._keep_keys()
+            except (OSError, MemoryError) as error:
+                self._log.warning("keys_not_saved", reason=str(error))
+
+    def _keep_keys(self) -> None:
+        summary = self.engine.summary
+        if self.engine.is_damaged or keptindex.is_kept(self._folder.state_dir, summary):
+            return
+        saved = self.machine.saved_keys(summary.applied, summary.sums[RECORDS].records)
+        if saved is not None:
+            keptindex.write(self._folder.state_dir, summary, *saved)
 
 
 def readable_members(folder: DataDir) -> list[MemberInfo]:

@@ -124,8 +124,9 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
     manager = ServiceManager(os.environ)
     with ExitStack() as parts:
         base = Base(config, parts, manager)
+        daemon = _Daemon(base)
         try:
-            await _Daemon(base).serve(ready)
+            await daemon.serve(ready)
         except* NetstoreError as faults:
             fault = _first(faults)
             if isinstance(fault, CannotApply) and fault.entry is not None:
@@ -136,6 +137,8 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
                 "the member ends because memory ran out; what it acknowledged is on disk; allow the process"
                 " more memory, or set a smaller memory_budget, and start it again"
             ) from None
+        if daemon.member is not None:
+            daemon.member.store.stops_cleanly = True
     base.log.info("member_stopped")
 
 

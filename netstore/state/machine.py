@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from netstore.limits import Budget
     from netstore.seams import Engine
+    from netstore.state.v3.savedkeys import SavedKeys
     from netstore.types import KeyChange, NodeId
 
 Outcome: TypeAlias = Event | Walk | V3Outcome | None
@@ -141,14 +142,14 @@ class Machine:
 
     # --- loading
 
-    def load(self, told: Callable[[int], object] = _ignore) -> None:
+    def load(self, told: Callable[[int], object] = _ignore, saved: SavedKeys | None = None) -> None:
         """Replace the state by what the engine holds. `told` is called with the number of records read so
-        far, after every few hundred.
+        far, after every few hundred. `saved` is the index of the v3 keys, if it was saved for this state.
 
         O(stored nodes and v3 records). CorruptData if it cannot be read; NoRestart if it is of a feature
         level that this release does not know.
         """
-        for _ in self._load(whole=True):
+        for _ in self._load(whole=True, saved=saved):
             told(self.loaded)
         for _ in self.free_steps():
             pass
@@ -171,12 +172,12 @@ class Machine:
         """
         return sum(self._engine.count(table) or 0 for table in (tables.NODES, tables.LEASES, tables.RECORDS))
 
-    def _load(self, *, whole: bool) -> Iterator[None]:
+    def _load(self, *, whole: bool, saved: SavedKeys | None = None) -> Iterator[None]:
         v2, v3 = self.v2, self.v3
         v2.loaded = v3.loaded = self.mvcc.loaded = 0
         self.mvcc.suspended = True
         nodes = yield from v2.load_steps(whole=whole)
-        yield from v3.load_steps(whole=whole)
+        yield from v3.load_steps(whole=whole, saved=saved)
         self._work = None
         self._is_broken = False
         self.applied = self._engine.applied()
@@ -188,6 +189,13 @@ class Machine:
         self.roster.load(scalars.version, scalars.level)
         self._before = v2.restore(scalars.index, nodes)
         v3.tell_swept()
+
+    def saved_keys(self, applied: Index, records: int) -> SavedKeys | None:
+        """The index of the v3 keys, to be given to the `load` of the same state, after the engine was closed
+        with this applied index and so many v3 records. None if it would be of no use. The machine must not be
+        used any more.
+        """
+        return None if self._work is not None or self.applied != applied else self.mvcc.saved_keys(records)
 
     def free_steps(self) -> Iterator[None]:
         """Free the v2 tree that the last `load_steps` replaced, in bounded steps: all at once would hold the

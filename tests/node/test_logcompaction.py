@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from netstore.limits import Budget
 from netstore.node import logcompaction
-from netstore.node.logcompaction import CATCH_UP_ENTRIES
+from netstore.node.logcompaction import ALONE_ENTRIES, CATCH_UP_ENTRIES
 from netstore.node.member import OWN
 from netstore.raft.core import Raft
 from netstore.raft.invariant import InvariantBroken
@@ -44,6 +45,19 @@ def test_the_log_forgets_what_the_durable_state_covers() -> None:
     member.settle()
     assert isinstance(outcomes[0], Event)
     assert value(member.crashed().lead()) == b"v"
+
+
+@pytest.mark.parametrize("others", [(), (NodeId(2),)])
+def test_the_only_member_keeps_a_short_log(others: tuple[NodeId, ...]) -> None:
+    """A learner may come to need it."""
+    member = Solo(snapshot_count=100_000).lead()
+    member.host._raft.conf = msgspec.structs.replace(member.host._raft.conf, learners=others)
+    for _ in range(ALONE_ENTRIES + CATCH_UP_ENTRIES):
+        member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None, OWN)
+    member.settle()
+    member.engine.commit()
+    assert member.host.compaction.compact() is (not others)
+    assert member.host.compaction.compacted == (0 if others else member.engine.durable() - CATCH_UP_ENTRIES)
 
 
 def test_a_long_log_is_forgotten_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

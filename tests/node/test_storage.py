@@ -10,11 +10,16 @@ import pytest
 import trio
 
 from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity
+from netstore.disk.keptindex import KEPT_FILE
 from netstore.errors import NetstoreError, StateDamaged
 from netstore.limits import SMALLEST, Shares
 from netstore.node.storage import Storage, readable_members
 from netstore.raft.entry import ConfState
-from netstore.types import ClusterId, NodeId
+from netstore.state.commands import encode
+from netstore.state.tables import RECORDS
+from netstore.state.v3.commands import Put, Txn
+from netstore.state.v3.savedkeys import Sleeping
+from netstore.types import ClusterId, Index, NodeId
 from tests.support import kept
 from tests.support.folders import adopted
 from tests.support.links import Quiet
@@ -148,6 +153,83 @@ def test_a_damaged_state_is_not_opened_and_still_names_the_members(tmp_path: Pat
     state.unlink()
     with opened(tmp_path / "data") as storage:
         assert storage.machine.applied == 0, "the log has everything from the first entry"
+
+
+def put_some(storage: Storage) -> None:
+    """Apply one entry; the log of a new cluster has two."""
+    storage.boot(MEMBERS)
+    machine = storage.machine
+    puts = tuple(Put(b"key %d of %d" % (number, machine.applied), b"value") for number in range(5))
+    machine.apply(Index(machine.applied + 1), encode(Txn((), puts)))
+    machine.save()
+
+
+def is_from_saved_keys(storage: Storage) -> bool:
+    return isinstance(storage.machine.mvcc._index.items, Sleeping)
+
+
+def test_a_clean_stop_saves_the_keys_for_the_next_start(tmp_path: Path) -> None:
+    path, lines = tmp_path / "data", Quiet()
+    file = path / "state" / KEPT_FILE
+    with opened(path) as storage:
+        put_some(storage)
+    assert not file.exists(), "a fault ended the member, for all that is known"
+    with opened(path) as storage:
+        assert not is_from_saved_keys(storage)
+        storage.stops_cleanly = True
+    saved = file.stat()
+    with opened(path, lines) as storage:
+        assert is_from_saved_keys(storage)
+        assert storage.machine.mvcc.get(b"key 3 of 0") is not None
+        storage.stops_cleanly = True
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (saved.st_ino, saved.st_mtime_ns), "it still fits"
+    with opened(path, lines) as storage:
+        put_some(storage)
+    with opened(path, lines) as storage:
+        assert not is_from_saved_keys(storage), "it is of an earlier state"
+        storage.stops_cleanly = True
+    with opened(path, lines) as storage:
+        assert is_from_saved_keys(storage)
+    assert not lines.events("saved_keys_ignored")
+
+
+def test_damaged_saved_keys_are_told_and_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    with opened(path) as storage:
+        put_some(storage)
+        storage.stops_cleanly = True
+    file = path / "state" / KEPT_FILE
+    whole = file.read_bytes()
+    for at in (0, 25, 40, len(whole) // 2, -1):  # all bytes: `tests.disk.test_keptindex`
+        damaged = bytearray(whole)
+        damaged[at] ^= 4
+        file.write_bytes(damaged)
+        lines = Quiet()
+        with opened(path, lines) as storage:
+            assert not is_from_saved_keys(storage)
+            assert storage.machine.mvcc.get(b"key 3 of 0") is not None
+        assert len(lines.events("saved_keys_ignored")) == 1
+
+
+def test_keys_that_cannot_be_saved_are_told(tmp_path: Path) -> None:
+    path, lines = tmp_path / "data", Quiet()
+    with opened(path, lines) as storage:
+        put_some(storage)
+        (path / "state" / f"{KEPT_FILE}.new").mkdir()
+        storage.stops_cleanly = True
+    assert len(lines.events("keys_not_saved")) == 1
+    with opened(path, lines) as storage:
+        assert storage.machine.mvcc.get(b"key 0 of 0") is not None
+
+
+def test_a_damaged_state_saves_no_keys(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    with opened(path) as storage:
+        put_some(storage)
+        with pytest.raises(StateDamaged):
+            raise storage.engine.lost(RECORDS, b"x")
+        storage.stops_cleanly = True
+    assert not (path / "state" / KEPT_FILE).exists()
 
 
 def test_before_there_is_a_member_a_failure_ends_the_start(tmp_path: Path) -> None:

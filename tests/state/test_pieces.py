@@ -455,8 +455,8 @@ def test_the_keys_of_a_lease_are_listed_as_of_one_moment(commands: list[V3Comman
                 outcome = machine.go_on(1)
             held = {lease.id: set(lease.all_keys()) for lease in machine.leases}
             assert held == held_by_leases(machine)
-            for key, item in machine.mvcc._index.items.items():
-                assert all((key in keys) is (item.lease == id_) for id_, keys in held.items())
+            for item in machine.mvcc._index.items.values():
+                assert all((item.key in keys) is (item.lease == id_) for id_, keys in held.items())
 
 
 def test_no_step_of_loading_looks_at_more_than_its_share() -> None:

@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from heapq import merge
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 from sortedcontainers import SortedList  # type: ignore[import-untyped]  # it has no annotations
@@ -22,6 +22,8 @@ from netstore.parted import FREE_STEP, Parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from netstore.state.v3.savedkeys import Sleeping
 
 PLACE_BYTES: Final = 12
 """Bytes of a place as the key of its record in the engine."""
@@ -131,6 +133,28 @@ class ChangeLog:
         self.end = 0
         """The position of the next change."""
 
+    @classmethod
+    def of(cls, revisions: array[int], numbers: array[int], keys: list[bytes], order: array[int]) -> Self:
+        """The log of these changes; `order` has the number of each one's key in `keys`."""
+        log = cls()
+        for start in range(0, len(order), _BLOCK):
+            block = _Block()
+            block.revisions = revisions[start : start + _BLOCK]
+            block.numbers = numbers[start : start + _BLOCK]
+            block.keys = list(map(keys.__getitem__, order[start : start + _BLOCK]))
+            log._blocks.append(block)
+        log.end = len(order)
+        return log
+
+    def columns(self) -> tuple[array[int], array[int]]:
+        """Revision and number within it of each change."""
+        revisions, numbers = array("q"), array("I")
+        for block in self._blocks:
+            revisions.extend(block.revisions)
+            numbers.extend(block.numbers)
+        skipped = self.first - self._base
+        return revisions[skipped:], numbers[skipped:]
+
     def add(self, place: int, key: bytes) -> None:
         """Append a change."""
         if not self.end % _BLOCK:
@@ -203,7 +227,7 @@ class KeyIndex:
     __slots__ = ("dead", "items", "live", "log", "newest_deletion")
 
     def __init__(self) -> None:
-        self.items: Parted[bytes, Item] = Parted()
+        self.items: Parted[bytes, Item] | Sleeping = Parted()
         self.live: SortedList = SortedList()
         self.dead: SortedList = SortedList()
         self.log = ChangeLog()

@@ -30,7 +30,7 @@ from netstore.errors import Fault, Reason, refusal
 from netstore.limits import Budget
 from netstore.state.checksum import RunningChecksum
 from netstore.state.tables import LOAD_BYTES, LOAD_STEP
-from netstore.state.v3 import keyvalue, smallreads
+from netstore.state.v3 import keyvalue, savedkeys, smallreads
 from netstore.state.v3.changes import history
 from netstore.state.v3.commands import BY_KEY, CREATE, MOD, VERSION, Found, Range
 from netstore.state.v3.compaction import SWEEP_STEP, Pins, Sweep
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
     from netstore.seams import Engine
     from netstore.state.v3.reads import Encode
+    from netstore.state.v3.savedkeys import SavedKeys
 
 NEVER: Final = Revision(-1)
 """The compacted revision of a store that was never compacted."""
@@ -143,12 +144,14 @@ class Mvcc:
         step_bytes: int = LOAD_BYTES,
         *,
         whole: bool = False,
+        saved: SavedKeys | None = None,
     ) -> Iterator[None]:
         """Replace the keys by those in the engine, given the stored scalars. First come steps that free the
         old index, then steps of about so many records or bytes; reads are refused until the last. With
         `whole` the records are read by one scan, which also verifies their checksum.
 
-        O(records), 5 us each. StateDamaged if they cannot be read.
+        O(records), 5 us each, or 0.2 us for each key if the index was saved for this state (`savedkeys`).
+        StateDamaged if they cannot be read.
         """
         hashes, before = self._hashes, self._index
         self._reset(revision, compacted, swept)
@@ -156,12 +159,24 @@ class Mvcc:
         self.suspended = True
         hashes.end()
         yield from before.free_steps()
+        stored, self.suspended = (revision, compacted, swept), False
+        if saved and savedkeys.restore(saved, self._index, self._records, self._move_lease, stored):
+            return
+        self.suspended = True
         for found, is_all in read(self._index, self._records, revision, swept, step, step_bytes, whole=whole):
             self.loaded = found
             if not is_all:
                 yield
         yield from sort(self._index, self._move_lease, step, whole=whole)
         self.suspended = False
+
+    def saved_keys(self, records: int) -> SavedKeys | None:
+        """See `Machine.saved_keys`."""
+        if self.suspended or self.next_place != self.first_place:
+            return None
+        self.suspended = True
+        stored = (self.revision, self.compacted, self.swept)
+        return savedkeys.save(self._index, self._records.size, records, stored)
 
     # --- writing
 

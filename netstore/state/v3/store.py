@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from netstore.seams import Engine
     from netstore.state.applying import Applying
     from netstore.state.checksum import RunningChecksum
+    from netstore.state.v3.savedkeys import SavedKeys
 
 Outcome: TypeAlias = V3Outcome
 
@@ -107,16 +108,18 @@ class V3Store:
 
     # --- loading, saving, compaction
 
-    def load_steps(self, *, whole: bool) -> Iterator[None]:
-        """Replace the state by what the engine holds, in bounded steps."""
+    def load_steps(self, *, whole: bool, saved: SavedKeys | None = None) -> Iterator[None]:
+        """Replace the state by what the engine holds, in bounded steps. `saved` is an index that was saved
+        for this state.
+        """
         leases = StoredLeases()
         for records in load_leases(self._engine, whole=whole):
             leases.add(records)
             self.loaded += len(records)
             yield
-        yield from self._load_keys(leases, whole=whole)
+        yield from self._load_keys(leases, whole=whole, saved=saved)
 
-    def _load_keys(self, leases: StoredLeases, *, whole: bool) -> Iterator[None]:
+    def _load_keys(self, leases: StoredLeases, *, whole: bool, saved: SavedKeys | None) -> Iterator[None]:
         engine = self._engine
         scalars = NEW_V3
         for stored in tables.load_all(engine, tables.V3_STATE, V3Scalars):
@@ -124,7 +127,9 @@ class V3Store:
         self._scalars = scalars
         self._checksum.value = scalars.checksum
         yield from self.leases.restore(leases)
-        yield from self.mvcc.load_steps(scalars.revision, scalars.compacted, scalars.swept, whole=whole)
+        yield from self.mvcc.load_steps(
+            scalars.revision, scalars.compacted, scalars.swept, whole=whole, saved=saved
+        )
         self.alarms.restore(tables.load_all(engine, tables.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()
 
