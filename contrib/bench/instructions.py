@@ -27,7 +27,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections import Counter
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from contrib.bench.counted import COUNT, Paths
@@ -79,6 +81,8 @@ class _Counter:
 
     def __init__(self) -> None:
         self.bytecodes = self.calls = 0
+        self.functions: Counter[CodeType] = Counter()
+        """Bytecodes of each."""
 
     def run(self, call: Callable[[], None]) -> None:
         before, profiled = sys.gettrace(), sys.getprofile()
@@ -93,6 +97,7 @@ class _Counter:
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
         if event == "opcode":
             self.bytecodes += 1
+            self.functions[frame.f_code] += 1
         elif event == "call":
             if frame.f_code.co_filename == OWN:
                 return None
@@ -115,6 +120,31 @@ def bytecodes(paths: Paths, name: str) -> tuple[float, float]:
         counted.append(counter)
     one, two = counted
     return (two.bytecodes - one.bytecodes) / COUNT, (two.calls - one.calls) / COUNT
+
+
+def by_function(paths: Paths, name: str) -> list[tuple[float, str]]:
+    """The functions that a path runs, the dearest first: bytecodes for each request, file and name."""
+    _warm(paths, name)
+    one, two = Counter[CodeType](), Counter[CodeType]()
+    for prepared, functions in zip(_runs(paths, name), (one, two), strict=True):
+        counter = _Counter()
+        counter.run(prepared)
+        paths.member.settle()
+        functions.update(counter.functions)
+    two.subtract(one)
+    return sorted(
+        (
+            (count / COUNT, f"{_short(code.co_filename)} {code.co_qualname}")
+            for code, count in two.items()
+            if count > 0
+        ),
+        reverse=True,
+    )
+
+
+def _short(file: str) -> str:
+    """Without the folder of the checkout or of the packages."""
+    return file.removeprefix(f"{ROOT}/").rpartition("site-packages/")[2]
 
 
 def _warm(paths: Paths, name: str) -> None:
@@ -280,6 +310,9 @@ def main() -> int:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="a part of the names of those wanted")
     parser.add_argument("--renew", action="store_true", help="write the figures into instructions.json")
     parser.add_argument("--bytecodes", action="store_true", help="count bytecodes alone; needs no valgrind")
+    parser.add_argument(
+        "--functions", type=int, metavar="N", help="bytecodes of the N dearest functions of each path instead"
+    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep what callgrind writes there")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -288,6 +321,15 @@ def main() -> int:
         return 0
     if arguments.renew and (arguments.paths or arguments.bytecodes):
         parser.error("--renew counts all")
+    if arguments.functions:
+        with Paths() as paths:
+            for name in paths.of:
+                if any(part in name for part in arguments.paths or [""]):
+                    found = by_function(paths, name)
+                    print(f"{name}: {sum(count for count, _ in found):,.0f} bytecodes for each request")
+                    for count, function in found[: arguments.functions]:
+                        print(f"  {count:8,.1f}  {function}")
+        return 0
     if not arguments.bytecodes and (reason := missing("valgrind")):
         print(f"{reason}; --bytecodes does without", file=sys.stderr)
         return 2

@@ -139,6 +139,14 @@ def test_what_a_run_costs_once_is_not_counted() -> None:
     assert instructions.bytecodes(Toy(3, 5), "toy")[1] == 3.0  # type: ignore[arg-type]  # the same
 
 
+def test_functions_are_named_with_what_they_cost() -> None:
+    found = instructions.by_function(Toy(2, 50), "toy")  # type: ignore[arg-type]  # as above
+    assert len(found) == 1
+    [(count, function)] = found
+    assert function == "tests/bench/test_instructions.py Toy._work"
+    assert count == instructions.bytecodes(Toy(2, 50), "toy")[0]  # type: ignore[arg-type]  # as above
+
+
 def test_tracers_that_were_there_are_back() -> None:
     seen = []
 
