@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CALLERS: Final = 20
 CALLS: Final = 10_000
-LISTS: Final = 100
+LISTS: Final = 400
 PAGE: Final = 500
 EVENTS: Final = 100_000
 """Events of a round, whatever the number of watchers, but no more than `MOST_PUTS` puts."""

@@ -10,9 +10,9 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-WIDTH: Final = 300
-HEIGHT: Final = 150
-LEFT, RIGHT, TOP, BOTTOM = 42, 12, 26, 30
+WIDTH: Final = 320
+HEIGHT: Final = 156
+LEFT, RIGHT, TOP, BOTTOM = 42, 30, 34, 30
 INKS: Final = ("#1f6fb2", "#c2571a", "#3c8a3c", "#8a3c86")
 """Of the lines of a panel, in their order; dark enough on white and light enough on black."""
 
@@ -91,8 +91,8 @@ def _panel(panel: Panel, inks: dict[str, str]) -> list[str]:
 
 
 def _nice(value: float) -> float:
-    """The next of 1, 2, 5 and so on."""
+    """The next of 1, 2, 3, 4, 5, 6, 8, 10 and so on."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(round(step * power, 9) for step in (1, 2, 5, 10) if step * power >= value * 0.999)
+    return next(round(step * power, 9) for step in (1, 2, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999)
