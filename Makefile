@@ -1,5 +1,5 @@
 # Each target is one line, so that it can be read here and typed without make. `make` alone prints what there is.
-.PHONY: help check test coverage docs demo bench sim matrix lock changes
+.PHONY: help check test coverage docs demo bench instructions sim matrix lock changes
 PYTHON = .venv/bin/python
 SEEDS = 500
 VERSIONS = 3.11 3.12 3.13 3.14
@@ -10,7 +10,8 @@ SAY = sed -n 's/^\#= \(make $@  *.*\)/\1/p' Makefile
 #= make coverage   the part of each room that its own tests run, and its floor; two to ten minutes
 #= make docs       the documentation site, into build/docs; half a minute
 #= make demo       three nodes, a store and agents in network namespaces, as root; half a minute
-#= make bench      netstored beside Debian's etcd, as root; half an hour
+#= make bench      netstored beside Debian's etcd, as root; two hours
+#= make instructions  what requests cost in bytecodes and processor instructions, for the tests; two minutes
 #= make sim        SEEDS=500 simulated clusters, fewer do not reach all; two minutes for 500; it goes on where it was stopped
 #= make matrix     the tests that are not slow with Python 3.11 to 3.14, by uv; an hour
 #= make lock       the newest releases into contrib/lock.txt, by uv; less than a minute
@@ -24,6 +25,7 @@ coverage: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.coverage $(ROOM
 docs: ; @$(SAY) && bash contrib/docs
 demo: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.demo
 bench: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.bench
+instructions: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m contrib.bench.instructions --renew
 sim: ; @$(SAY) && bash contrib/venv && $(PYTHON) -m tests.sim --seeds $(SEEDS)
 matrix: ; @$(SAY) && VERSIONS="$(VERSIONS)" bash contrib/matrix
 lock: ; @$(SAY) && bash contrib/lock

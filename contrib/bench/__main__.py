@@ -6,86 +6,169 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from contrib.bench import cluster, keys, routes, v3
+from contrib.bench import cluster, fair, growth, kube, lists, restart, routes, single
 from contrib.bench.stores import beside
 from tests.support.peers import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from contrib.bench.report import Table
+    from contrib.bench.stores import Stores
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+PARTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "single": ("one member: puts, transactions, reads, leases, watchers, v2 keys", ("h2load", "wrk")),
+    "cluster": ("three members, and leaders that are killed", ("h2load", "wrk")),
+    "list": ("long lists", ("h2load",)),
+    "restart": ("restarts with many keys", ()),
+    "kube": ("objects as kube-apiserver writes them", ()),
+    "fair": ("small requests beside large ones", ()),
+    "growth": ("what more keys and watchers cost netstored; compared with nobody", ()),
+    "routes": ("netstore-agent; needs root", ("ip",)),
+}
+"""Part -> what it is, and the programs it needs beside the stores."""
+
+ALONE: Final = {"growth", "routes"}
+"""Parts that are not run against another checkout."""
+
+
+def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    told = ", ".join(f"{part} ({what})" for part, (what, _) in PARTS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m contrib.bench",
+        description="Measure netstore side by side with etcd, or with another checkout. All parts take more"
+        " than an hour on two cores, `single --only put --rounds 3` a minute.",
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{told}; all by default")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each load on each store (5)")
+    parser.add_argument("--seconds", type=int, default=3, help="seconds of each round (3)")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="loads of `single` with TEXT in their names"
+    )
+    parser.add_argument("--leases", default="1000,3000", help="numbers of leases of `routes` (1000,3000)")
+    parser.add_argument(
+        "--restart-keys", default="300000,1000000", help="numbers of keys of `restart` (300000,1000000)"
+    )
+    parser.add_argument("--kills", type=int, default=20, help="leaders killed in each cluster (20)")
+    parser.add_argument("--objects", type=int, default=2_000, help="objects of a round of `kube` (2000)")
+    parser.add_argument(
+        "--nodes", type=int, default=1_000, help="nodes of the control plane; 0 for none (1000)"
+    )
+    parser.add_argument("--mib", type=int, default=100, help="MiB listed in `fair` (100)")
+    parser.add_argument("--keys", default="10000,100000,1000000", help="numbers of keys of `growth`")
+    parser.add_argument("--watchers", default="1,100,1000,10000", help="numbers of watchers of `growth`")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw what `growth` found into FILE")
+    beside_what = parser.add_mutually_exclusive_group()
+    beside_what.add_argument("--etcd", default="etcd", metavar="PATH", help="the etcd (that in PATH)")
+    beside_what.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="netstored of this folder instead of etcd"
+    )
+    parser.add_argument("--folder", type=Path, help="where the stores keep their data (a temporary folder)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE too")
+    return parser, parser.parse_args()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+def _missing(parts: Iterable[str], arguments: argparse.Namespace) -> str | None:
+    """Why these parts cannot be run here."""
+    needed = sorted({program for part in parts for program in PARTS[part][1]})
+    compared = arguments.against is None and set(parts) - {"growth"}
+    if compared and arguments.etcd != "etcd" and not os.access(arguments.etcd, os.X_OK):
+        return f"{arguments.etcd} is no program"
+    if compared and arguments.etcd == "etcd":
+        needed.append("etcd")
+    if reason := missing(*needed):
+        return reason
+    if "routes" in parts and os.geteuid() != 0:
+        return "routes needs root, for a network namespace; the other parts do not"
+    return None
+
+
+def _measured(part: str, stores: Stores, arguments: argparse.Namespace) -> Iterable[Table]:
+    folder, rounds, seconds = arguments.folder, arguments.rounds, arguments.seconds
+    measure: dict[str, Callable[[], Iterable[Table]]] = {
+        "single": lambda: single.measure(stores, folder, rounds, seconds, arguments.only),
+        "cluster": lambda: cluster.measure(stores, folder, rounds, seconds, arguments.kills),
+        "list": lambda: [lists.measure(stores, folder, rounds, seconds)],
+        "restart": lambda: [
+            restart.measure(stores, folder, min(rounds, 3), _numbers(arguments.restart_keys))
+        ],
+        "kube": lambda: kube.measure(stores, folder, rounds, arguments.objects, arguments.nodes),
+        "fair": lambda: [
+            fair.measure(stores, folder, min(rounds, 3), seconds=10.0, mib=arguments.mib, listers=8)
+        ],
+        "growth": lambda: growth.measure(
+            _numbers(arguments.keys), _numbers(arguments.watchers), folder, arguments.svg
+        ),
+        "routes": lambda: [routes.measure(_numbers(arguments.leases))],
+    }
+    return measure[part]()
+
+
+def _said(*words: str) -> str:
+    """The first line that a command prints; empty if it cannot be run."""
+    try:
+        outcome = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return outcome.stdout.partition("\n")[0].strip()
+
+
+def about(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was measured, and where."""
+    other = (
+        f"netstored {_said('git', '-C', str(arguments.against), 'rev-parse', '--short', 'HEAD')}"
+        if arguments.against
+        else _said(arguments.etcd, "--version").replace(" Version:", "")
+    )
+    kernel = platform.release().partition("-")[0]
+    machine = f"{os.cpu_count()} processors, Linux {kernel}, Python {platform.python_version()}"
+    return {
+        "commit": _said("git", "rev-parse", "--short", "HEAD"),
+        "date": _said("git", "show", "--no-patch", "--format=%cs", "HEAD"),
+        "beside": other,
+        "machine": machine,
+        "busy": round(os.getloadavg()[0], 1),
+    }
 
 
 def main() -> int:
     """Run the parts asked for, all of them by default; 2 when something they need is missing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m contrib.bench",
-        description="Measure netstore side by side with Debian's etcd, or with another checkout. All parts"
-        " take half an hour on two cores, `keys --rounds 3` takes a minute.",
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="keys, v3, cluster, routes; all by default")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each load on each store (5)")
-    parser.add_argument("--seconds", type=int, default=3, help="seconds of each round (3)")
-    parser.add_argument("--leases", default="1000,3000", help="numbers of leases (1000,3000)")
-    parser.add_argument(
-        "--restart-keys", type=int, default=1_000_000, help="small keys of the v3 restart (1000000)"
-    )
-    parser.add_argument("--kills", type=int, default=20, help="leaders killed in each cluster (20)")
-    parser.add_argument("--nodes", type=int, default=1_000, help="nodes of the v3 control plane (1000)")
-    parser.add_argument(
-        "--against",
-        type=Path,
-        metavar="CHECKOUT",
-        help="hold it against netstored of this folder instead of etcd; keys and v3 only",
-    )
-    parser.add_argument("--folder", type=Path, help="where the stores keep their data (a temporary folder)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE too")
-    arguments = parser.parse_args()
-    parts = arguments.parts or ["keys", "v3", "cluster", "routes"]
-    if unknown := set(parts) - {"keys", "v3", "cluster", "routes"}:
-        parser.error(f"no part named {', '.join(sorted(unknown))}; there are keys, v3, cluster and routes")
+    parser, arguments = _arguments()
+    parts = arguments.parts or [part for part in PARTS if arguments.against is None or part not in ALONE]
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part named {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if arguments.against is not None:
         if not (arguments.against / "netstore" / "cli" / "netstored.py").is_file():
             parser.error(f"--against: {arguments.against} holds no checkout of netstore")
-        if set(parts) - {"keys", "v3"}:
-            parser.error("--against measures keys and v3: name them")
-    stores = beside(arguments.against)
-    tools = {"keys": "wrk", "v3": "h2load", "cluster": "wrk", "routes": "ip"}
-    reason = missing(
-        *(["etcd"] if "etcd" in stores else []), *(tool for part, tool in tools.items() if part in parts)
-    )
-    if "routes" in parts and os.geteuid() != 0:
-        reason = (
-            reason or "routes needs root, for a network namespace; `python -m contrib.bench keys` does not"
-        )
-    if reason:
+        if set(parts) & ALONE:
+            parser.error(f"--against does not measure {' and '.join(sorted(set(parts) & ALONE))}")
+    if reason := _missing(parts, arguments):
         print(reason, file=sys.stderr)
         return 2
-
-    print(f"{os.cpu_count()} processors, Linux {platform.release()}, Python {platform.python_version()}\n")
+    found = about(arguments)
+    print(f"{found['machine']}; commit {found['commit']}, beside {found['beside']}")
+    if found["busy"] > 1:
+        print(f"the machine is busy (load {found['busy']}): only ratios of processor time say something")
+    stores = beside(arguments.against, arguments.etcd)
     tables = []
-    if "keys" in parts:
-        with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
-            tables.append(keys.measure(Path(folder), stores, arguments.rounds, arguments.seconds))
-        print(tables[-1].text(), flush=True)
-    if "v3" in parts:
-        with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
-            for table in (
-                v3.measure(Path(folder), stores, arguments.rounds, arguments.seconds),
-                v3.measure_kubernetes(Path(folder), stores, arguments.nodes, min(arguments.rounds, 3)),
-                v3.measure_size(Path(folder), stores, arguments.rounds, arguments.restart_keys),
-            ):
-                print(("\n" if tables else "") + table.text(), flush=True)
-                tables.append(table)
-    if "cluster" in parts:
-        with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
-            for table in cluster.measure(Path(folder), arguments.rounds, arguments.seconds, arguments.kills):
-                print(("\n" if tables else "") + table.text(), flush=True)
-                tables.append(table)
-    if "routes" in parts:
-        tables.append(routes.measure([int(count) for count in arguments.leases.split(",")]))
-        print(("\n" if tables[:-1] else "") + tables[-1].text(), flush=True)
+    for part in parts:
+        for table in _measured(part, stores, arguments):
+            print("\n" + table.text(), flush=True)
+            tables.append((part, table))
     if arguments.json:
-        arguments.json.write_text(json.dumps([table.plain() for table in tables], indent=1) + "\n")
+        plain = [{"part": part, **table.plain()} for part, table in tables]
+        arguments.json.write_text(json.dumps({"about": found, "tables": plain}, indent=1) + "\n")
     return 0
 
 

@@ -1,32 +1,34 @@
-"""Three members of netstored and three of etcd, on loopback: v2 sets through the leader, and how long nobody
-can write after the leader was killed.
+"""`cluster`: three members of each store on loopback: v3 calls and v2 sets through the leader, and how long
+nobody can write after the leader was killed.
 """
 
 from __future__ import annotations
 
 import random
+import tempfile
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from math import ceil
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from contrib.bench import keys
-from contrib.bench.report import Row, Table, progress
+from contrib.bench import compare, h2load, wrk
+from contrib.bench.h2load import GET, ONE_KEY, ONE_READ, PUT, Load, some_keys
+from contrib.bench.report import Table, progress
+from contrib.bench.stores import PACE, Running, in_turn
 from tests.support.cluster import Members, converged, write
-from tests.support.daemon import Daemon, spawn
 from tests.support.patience import until
+from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
-ELECTION_TIMEOUT_MS: Final = 1_000
-PACE: Final = ("--heartbeat-interval", "100", "--election-timeout", str(ELECTION_TIMEOUT_MS))
-"""The defaults of both; said, so that nobody has to look them up."""
-
-CONNECTIONS: Final = (1, 64)
+    from contrib.bench.compare import Figures
+    from contrib.bench.stores import Stores
+    from tests.support.daemon import Daemon
 
 WRITE_EVERY: Final = 0.01
 """Seconds between two writes of the steady writer. It does not wait for answers: a write that is lost with
@@ -39,29 +41,28 @@ BEFORE_KILL: Final = (0.5, 0.8)
 LONGEST_WAIT: Final = 60.0
 """Seconds anything may take before the measurement is given up."""
 
+_THREE: Final = (
+    "three members and the load on the same processors, and messages that take no time: on three machines the"
+    " network decides, and each member has its own processors"
+)
+LOADS: Final = (
+    Load("put, 1 client", "KV/Put", PUT, 1, 1, _THREE, 1),
+    Load("put, 100 clients", "KV/Put", PUT, 20, 5, f"{ONE_KEY}; {_THREE}", 1),
+    Load(
+        "range, linearizable, 100 clients", "KV/Range", GET, 20, 5, f"{ONE_READ}; {_THREE}", prepare=some_keys
+    ),
+)
+V2: Final = (("v2 set, 1 connection", 1), ("v2 set, 64 connections", 64))
+
+_KILLED: Final = (
+    "the processes share a machine, so a connection to a dead leader is refused at once; a leader whose"
+    " machine is gone is found out by the election timeout alone"
+)
+
 _REQUEST: Final = (
     b"PUT /v2/keys/failover HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n"
     b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 7\r\n\r\nvalue=1"
 )
-
-
-class Etcds(Members):
-    """Three members of Debian's etcd with the same flags."""
-
-    def spawn(self, name: str, *flags: str) -> Daemon:
-        """Start a member for the first time, and do not wait."""
-        peer_url = self.peer_url(name)
-        client_url = f"http://{self.host_of(name)}:{self.ports[name][0]}"
-        data = self.folder / f"{name}.data"
-        command = (
-            *("etcd", "--enable-v2", "--name", name, "--data-dir", str(data)),
-            *("--listen-client-urls", client_url, "--advertise-client-urls", client_url),
-            *("--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url),
-            *self.flags,
-            *flags,
-        )
-        daemon = self.daemons[name] = spawn(command, client_url, data, self.folder / f"{name}.log")
-        return daemon
 
 
 @dataclass
@@ -84,72 +85,74 @@ class _Watch:
     done: trio.Event = field(default_factory=trio.Event)
 
 
-def measure(folder: Path, rounds: int, seconds: int, kills: int) -> Iterator[Table]:
-    """Sets by wrk for `rounds` rounds of `seconds`, then `kills` leaders of each; the data lies in `folder`.
+def measure(stores: Stores, folder: Path | None, rounds: int, seconds: int, kills: int) -> Iterator[Table]:
+    """Loads for `rounds` rounds of `seconds`, then `kills` leaders of each.
 
     A table is yielded as soon as it is there. AssertionError when a cluster does not come back in a minute.
     """
-    for name in ("ours", "theirs"):
-        (folder / name).mkdir()
-    with (
-        Members(folder / "ours", flags=PACE) as ours,
-        Etcds(folder / "theirs", flags=PACE) as theirs,
-    ):
-        clusters = {"netstored": ours, "etcd": theirs}
-        yield _sets(clusters, folder, rounds, seconds)
-        yield _failovers(clusters, folder, kills)
+    with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=folder) as scratch, ExitStack() as undo:
+        clusters: dict[str, Members] = {}
+        for name, start in stores.three.items():
+            (Path(scratch) / name).mkdir()
+            clusters[name] = undo.enter_context(start(Path(scratch) / name))
+        yield _loads(stores, clusters, rounds, seconds)
+        if kills:
+            yield _failovers(clusters, kills)
 
 
-def _sets(clusters: dict[str, Members], folder: Path, rounds: int, seconds: int) -> Table:
-    leaders = {store: members[_leader(members)] for store, members in clusters.items()}
-    for leader in leaders.values():
-        keys.wrk(leader, "set", 8, 1)
-    figures = {
-        f"set, {count} connection{'' if count == 1 else 's'}": keys.alternate(
-            leaders, "set", count, rounds, seconds
-        )
-        for count in CONNECTIONS
-    }
+def _loads(stores: Stores, clusters: dict[str, Members], rounds: int, seconds: int) -> Table:
+    figures: dict[str, Figures] = {}
+    notes = {load.name: load.note for load in LOADS} | {name: _THREE for name, _ in V2}
+    with ExitStack() as undo:
+        leaders = {name: members[_leader(members)] for name, members in clusters.items()}
+        clients = {name: V3Client(leader.url) for name, leader in leaders.items()}
+        for client in clients.values():
+            undo.callback(client.close)
+        all_members = {name: list(members.daemons.values()) for name, members in clusters.items()}
+        running = Running(leaders, clients, all_members)
+        for load in LOADS:
+            figures[load.name] = h2load.run(running, load, rounds, seconds)
+        for name, connections in V2:
+            figures[name] = wrk.run(
+                running, name, "set", connections=connections, rounds=rounds, seconds=seconds
+            )
     return Table(
-        title="v2 keys by wrk through the leader of three members, 1,000 keys of 32 bytes",
-        note=f"medians of {rounds} alternating rounds of {seconds} s; data on {keys.file_system(folder)}",
-        columns=("netstored", "etcd", "ratio", "p99 netstored", "p99 etcd"),
-        rows=tuple(keys.row(name, by_store) for name, by_store in figures.items()),
+        title="three members, through the leader, every write synced by two",
+        note=(
+            f"medians of {rounds} alternating rounds of {seconds} s; processor time of all three;"
+            f" {' '.join(PACE)}"
+        ),
+        columns=compare.load_columns(stores.names),
+        rows=tuple(compare.load_row(name, each, notes[name]) for name, each in figures.items()),
         figures=figures,
     )
 
 
-def _failovers(clusters: dict[str, Members], folder: Path, kills: int) -> Table:
+def _failovers(clusters: dict[str, Members], kills: int) -> Table:
     chance = random.Random()  # noqa: S311 - moments in time
     found: dict[str, list[Kill]] = {store: [] for store in clusters}
     for number in range(kills):
         if number % 5 == 0:
             progress(f"kills of the leader: {number + 1} of {kills}")
-        for store in sorted(clusters, reverse=number % 2 == 1):
+        for store in in_turn(clusters, number):
             found[store].append(_fail_over(clusters[store], chance.uniform(*BEFORE_KILL), number))
     spans = {store: [each.without_writes_ms for each in list_] for store, list_ in found.items()}
-    shown: tuple[tuple[str, Callable[[list[float]], float]], ...] = (("median", median), ("p99", _p99))
+    rows = [
+        compare.value_row(
+            name, {store: [rank(each)] for store, each in spans.items()}, "ms", _KILLED, digits=0
+        )
+        for name, rank in (("median", median), ("p99", _p99))
+    ]
     return Table(
         title=f"time without writes after kill -9 of the leader of three, {kills} kills each",
         note=(
-            "from the signal to the first answer to a write begun after it at a survivor; ratio etcd /"
-            f" netstored; {' '.join(PACE)}; p99 by nearest rank; data on {keys.file_system(folder)}"
+            "from the signal to the first answer to a write begun after it at a survivor;"
+            f" {' '.join(PACE)}; p99 by nearest rank"
         ),
-        columns=("netstored", "etcd", "ratio"),
-        rows=(
-            *(_row(name, "ms", 1.0, spans, rank) for name, rank in shown),
-            *(_row(name, "election timeouts", ELECTION_TIMEOUT_MS, spans, rank) for name, rank in shown),
-        ),
+        columns=compare.value_columns(list(clusters)),
+        rows=tuple(rows),
         figures={store: [asdict(each) for each in list_] for store, list_ in found.items()},
     )
-
-
-def _row(
-    name: str, unit: str, size: float, spans: dict[str, list[float]], rank: Callable[[list[float]], float]
-) -> Row:
-    ours, theirs = (rank(spans[store]) / size for store in ("netstored", "etcd"))
-    digits = 0 if unit == "ms" else 2
-    return Row(f"{name}, {unit}", (f"{ours:.{digits}f}", f"{theirs:.{digits}f}", f"{theirs / ours:.2f}"))
 
 
 def _p99(values: list[float]) -> float:

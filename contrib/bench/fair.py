@@ -1,16 +1,13 @@
-"""Fairness, side by side with etcd: what small requests wait for while others take all they can.
-
-    python -m contrib.bench.fair [--seconds 10] [--mib 100] [--listers 8]
+"""`fair`: what small requests wait for while others take all they can.
 
 Eight clients list everything without a pause and one writes at full speed. Meanwhile, each in a process of
 its own, one client makes small linearizable gets, one keeps a lease alive, and one watches a key that it
 writes itself; the figures are theirs. Each store has the machine for itself while it is measured: the fill,
-then `--seconds` of load.
+then so many seconds of load. Run as a program, this is one of those processes.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,19 +17,22 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import grpc
 
-from contrib.bench.report import Row, Table
+from contrib.bench import compare
+from contrib.bench.report import Row, Table, progress
+from contrib.bench.stores import in_turn
 from netstore.proto import rpc_pb2 as pb
-from tests.support.daemon import start_netstored
-from tests.support.peers import missing, start_etcd
 from tests.support.v3client import Refused, V3Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from contrib.bench.stores import Stores
 
 VALUE: Final = 8192
 FILL_OPS: Final = 100
@@ -47,33 +47,43 @@ IN_FLIGHT: Final = 16
 
 MEASURED: Final = ("get", "keepalive", "watch")
 LOADS: Final = ("list", "write")
-STARTERS: Final[dict[str, Callable[..., Any]]] = {"netstored": start_netstored, "etcd": start_etcd}
+_NOTE: Final = (
+    "clients in Python, which share two processors with the store: what they wait for the processor counts"
+    " too, and etcd lists on all processors, netstored on one"
+)
 LONGEST_CALL: Final = 60.0
 
 
-def measure(folder: Path, seconds: float, mib: int, listers: int) -> Table:
-    """Load and measure both stores, one after the other."""
-    figures = {}
-    for name, start in STARTERS.items():
-        (folder / name).mkdir()
-        with start(folder / name) as store:
-            figures[name] = _one(store.url, seconds, mib, listers)
-    ours, theirs = figures["netstored"], figures["etcd"]
+def measure(
+    stores: Stores, folder: Path | None, rounds: int, *, seconds: float, mib: int, listers: int
+) -> Table:
+    """Load and measure both stores, one after the other, in each round."""
+    figures: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in stores.names}
+    for number in range(rounds):
+        for name in in_turn(stores.names, number):
+            progress(f"fairness of {name}: round {number + 1} of {rounds}")
+            with (
+                tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=folder) as scratch,
+                stores.one[name](Path(scratch)) as store,
+            ):
+                figures[name].append(_one(store.url, seconds, mib, listers))
     rows = [
-        Row(what, (*_shown(ours[what]), *_shown(theirs[what]), _ratio(ours[what], theirs[what])))
-        for what in MEASURED
-    ]
-    rows += [
-        Row(
-            text,
-            ("", "", f"{ours[what]['count']:,.0f}", "", "", f"{theirs[what]['count']:,.0f}", ""),
+        compare.value_row(
+            f"{what}, {share}",
+            {name: [each[what][share] for each in runs] for name, runs in figures.items()},
+            "ms",
+            _NOTE,
         )
-        for what, text in (("list", "lists done"), ("write", "writes done"), ("terms", "elections"))
+        for what in MEASURED
+        for share in ("p50", "p99", "max")
     ]
+    for what, text in (("list", "lists done"), ("write", "writes done"), ("terms", "elections")):
+        counts = (median(each[what]["count"] for each in runs) for runs in figures.values())
+        rows.append(Row(text, (*(f"{each:,.0f}" for each in counts), "")))
     return Table(
-        title=f"Small requests beside {listers} clients that list {mib} MiB and one that writes, in ms",
-        note=f"{seconds:g} s for each store; one request in {EVERY * 1000:g} ms for each kind",
-        columns=("p50", "p99", "max", "etcd p50", "p99", "max", "p99 / etcd's"),
+        title=f"small requests beside {listers} clients that list {mib} MiB and one that writes",
+        note=f"{rounds} rounds of {seconds:g} s on each; one request in {EVERY * 1000:g} ms for each kind",
+        columns=compare.value_columns(stores.names),
         rows=tuple(rows),
         figures=figures,
     )
@@ -114,14 +124,6 @@ def _one(url: str, seconds: float, mib: int, listers: int) -> dict[str, dict[str
     after = client.kv.Range(pb.RangeRequest(key=SMALL)).header.raft_term
     client.close()
     return found | {"terms": {"count": after - term}}
-
-
-def _shown(figures: dict[str, float]) -> tuple[str, str, str]:
-    return f"{figures['p50']:.1f}", f"{figures['p99']:.1f}", f"{figures['max']:.1f}"
-
-
-def _ratio(ours: dict[str, float], theirs: dict[str, float]) -> str:
-    return f"{ours['p99'] / theirs['p99']:.2f}" if theirs["p99"] else ""
 
 
 # --- what one process does
@@ -229,28 +231,6 @@ def _be(what: str, url: str, seconds: float, count: int) -> dict[str, float]:
         raise SystemExit(1) from None
 
 
-def main() -> int:
-    """Measure and print; 2 when etcd is missing."""
-    if sys.argv[1:2] == ["--be"]:
-        what, url, seconds, count = sys.argv[2:]
-        print(json.dumps(_be(what, url, float(seconds), int(count))))
-        return 0
-    parser = argparse.ArgumentParser(prog="python -m contrib.bench.fair", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of load on each store (10)")
-    parser.add_argument("--mib", type=int, default=100, help="MiB that are listed (100)")
-    parser.add_argument("--listers", type=int, default=8, help="clients that list (8)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE too")
-    arguments = parser.parse_args()
-    if reason := missing("etcd"):
-        print(reason, file=sys.stderr)
-        return 2
-    with tempfile.TemporaryDirectory(prefix="netstore-bench-") as folder:
-        table = measure(Path(folder), arguments.seconds, arguments.mib, arguments.listers)
-    print(table.text())
-    if arguments.json:
-        arguments.json.write_text(json.dumps(table.plain(), indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    of, at, span, many = sys.argv[2:]
+    print(json.dumps(_be(of, at, float(span), int(many))))

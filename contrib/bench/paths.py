@@ -30,6 +30,7 @@ from netstore.net.grpc.server import GrpcServer
 from netstore.net.http1.connection import Http1Connection
 from netstore.net.http1.server import Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
+from netstore.node.lessor import Lessor
 from netstore.node.timekeeper import Deadline
 from netstore.proto import kv_pb2, rpc_pb2
 from netstore.state.commands import encode
@@ -68,7 +69,7 @@ _RANGE: Final = b"/etcdserverpb.KV/Range"
 _WIDE: Final = (1 << 31) - 1
 
 
-class _Output(FakeOutput):
+class Output(FakeOutput):
     """Counts what is sent and keeps none of it."""
 
     def __init__(self) -> None:
@@ -86,13 +87,13 @@ def _never(_seconds: float, _call: object) -> Any:
     """Nothing here waits for time to pass."""
 
 
-class _Client:
+class Client:
     """One HTTP/2 connection that makes calls of one method."""
 
     def __init__(self, services: Services, path: bytes) -> None:
         # A second for each look at the clock: how fast a connection may be is not the point here.
         server = GrpcServer(services, time.monotonic, lambda _seconds, call: Deadline(0.0, call), Lines())
-        self.output = _Output()
+        self.output = Output()
         self._connection = Http2Connection(
             Http2Server(server, map(float, count()).__next__, varying=TIMEOUT_FIELD), self.output
         )
@@ -144,7 +145,7 @@ class _Client:
             self.give(http2.frame(http2.WINDOW_UPDATE, 0, 0, more.to_bytes(4, "big")))
 
 
-class _Store:
+class Store:
     """A member with its log, on a disk and an engine in memory, its v3 services, and a client of it."""
 
     def __init__(self) -> None:
@@ -154,7 +155,7 @@ class _Store:
             host,
             OPTIONS,
             watches=host.watches,
-            lessor=_nobody,
+            lessor=Lessor(host, 1.0),
             members=FakeMembers(),
             backups=_nobody,
             sizes=lambda: (0, 0),
@@ -163,28 +164,46 @@ class _Store:
             log=Lines(),
             gate=Gate(),
         )
-        self.client = cache(partial(_Client, self._services))
+        self.client = cache(partial(Client, self._services))
+
+    def prepare(self, path: bytes, messages: list[bytes], batch: int = BATCH) -> Callable[[], None]:
+        """What makes these calls, `batch` of them in one read; their bytes are made before."""
+        client, solo = self.client(path), self.solo
+        reads = [client.calls(messages[at : at + batch]) for at in range(0, len(messages), batch)]
+
+        def run() -> None:
+            before = client.output.writes
+            for read in reads:
+                client.give(read)
+                settle(solo)
+                client.go_on()
+            if client.output.writes - before < len(messages):
+                raise AssertionError("not all was answered")
+
+        return run
 
     def ask(self, path: bytes, messages: list[bytes]) -> float:
         """Microseconds of the processor for each call."""
-        client, solo = self.client(path), self.solo
-        reads = [client.calls(messages[at : at + BATCH]) for at in range(0, len(messages), BATCH)]
-        before = client.output.writes
+        run = self.prepare(path, messages)
         start = time.process_time()
-        for read in reads:
-            client.give(read)
-            while solo.woken or solo.device.waiting:
-                solo.turn()
-                written, solo.device.waiting = solo.device.waiting, deque()
-                for _, _, _, done in written:
-                    done(None)
-            client.go_on()
+        run()
         took = time.process_time() - start
-        if client.output.writes - before < len(messages):
-            raise AssertionError("not all was answered")
-        solo.engine.commit()
-        solo.host.compaction.compact()
+        self.tidy()
         return took / len(messages) * 1e6
+
+    def tidy(self) -> None:
+        """What the engine's thread does after a while."""
+        self.solo.engine.commit()
+        self.solo.host.compaction.compact()
+
+
+def settle(solo: Solo) -> None:
+    """Turns until nothing is left to do, on a disk that has written everything when it is asked."""
+    while solo.woken or solo.device.waiting:
+        solo.turn()
+        written, solo.device.waiting = solo.device.waiting, deque()
+        for _, _, _, done in written:
+            done(None)
 
 
 _nobody: Any = None
@@ -195,14 +214,14 @@ def _name(number: int) -> bytes:
 
 
 @cache
-def _store() -> _Store:
-    return _Store()
+def _store() -> Store:
+    return Store()
 
 
 @cache
-def _listed() -> _Store:
+def _listed() -> Store:
     """A store for lists alone: what else is read must not push their records out of memory."""
-    store = _Store()
+    store = Store()
     store.ask(_PUT, [_put(number) for number in range(LISTED)])
     return store
 
@@ -332,8 +351,8 @@ def load() -> float:
 
 
 @cache
-def _unary() -> _Client:
-    return _Client(Services({_PUT: lambda call, _: call.reply(b"h" * 30)}, {}), _PUT)
+def _unary() -> Client:
+    return Client(Services({_PUT: lambda call, _: call.reply(b"h" * 30)}, {}), _PUT)
 
 
 def unary() -> float:
@@ -353,7 +372,7 @@ def unary() -> float:
 
 
 def _http1(handle: Callable[[Any], None], requests: list[bytes]) -> float:
-    connection = Http1Connection(Http1Server(handle), _Output())
+    connection = Http1Connection(Http1Server(handle), Output())
     for request in requests[:KEYS]:
         connection.receive(request)  # their heads are known from now on
     start = time.process_time()

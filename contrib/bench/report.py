@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,10 +21,15 @@ def progress(what: str) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: what was measured, and one text for each column after it."""
+    """One line: what was measured, and one text for each column after it. `note` says what in it does not
+    hold for other loads. `ratios` are for the history: how many times as good as the other store, by what is
+    compared.
+    """
 
     name: str
     cells: tuple[str, ...]
+    note: str = ""
+    ratios: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,16 @@ class Table:
         lines = [("", *self.columns), *((row.name, *row.cells) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         shown = [_line(cells, widths) for cells in lines]
-        return "\n".join([self.title, *(f"  {line}" for line in shown), f"  ({self.note})"])
+        notes: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.note:
+                notes.setdefault(row.note, []).append(row.name)
+        everybody = [row.name for row in self.rows if row.note]
+        told = [
+            f"  - {'all' if names == everybody and names[1:] else '; '.join(names)}: {note}"
+            for note, names in notes.items()
+        ]
+        return "\n".join([self.title, *(f"  {line}" for line in shown), f"  ({self.note})", *told])
 
     def plain(self) -> dict[str, object]:
         return asdict(self)

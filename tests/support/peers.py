@@ -30,6 +30,7 @@ PACKAGE_OF: Final = {
     "curl": "curl",
     "h2load": "nghttp2-client",
     "make": "make",
+    "valgrind": "valgrind",
 }
 """Program -> the Debian package that has it."""
 
@@ -47,12 +48,14 @@ def missing(*programs: str) -> str | None:
     return f"{', '.join(absent)} not installed (apt-get install {packages})"
 
 
-def etcd_command(data_dir: Path, *flags: str, host: str = "127.0.0.1", port: int = 0) -> tuple[str, ...]:
+def etcd_command(
+    data_dir: Path, *flags: str, host: str = "127.0.0.1", port: int = 0, program: str = "etcd"
+) -> tuple[str, ...]:
     """The words that start a one-member etcd with v2 on; a port left at 0 is picked free."""
     client = f"http://{host}:{port or free_port()}"
     peer = f"http://{host}:{free_port()}"
     return (
-        *("etcd", "--enable-v2", "--name", "default", "--data-dir", str(data_dir)),
+        *(program, "--enable-v2", "--name", "default", "--data-dir", str(data_dir)),
         *("--listen-client-urls", client),
         *("--advertise-client-urls", client),
         *("--listen-peer-urls", peer),
@@ -69,11 +72,14 @@ def start_etcd(
     port: int = 0,
     netns: str | None = None,
     limit: float = START_SECONDS,
+    program: str = "etcd",
 ) -> Daemon:
-    """Start Debian's etcd with v2 on and return when it serves; see `daemon.start_netstored` for the rest."""
+    """Start Debian's etcd, or the `program` named, with v2 on and return when it serves; see
+    `daemon.start_netstored` for the rest.
+    """
     folder = tmp_path / "etcd.data"
     port = port or free_port()
-    command = etcd_command(folder, *flags, host=host, port=port)
+    command = etcd_command(folder, *flags, host=host, port=port, program=program)
     return launch(
         command,
         f"http://{host}:{port}",

@@ -1,7 +1,9 @@
 """A thousand watchers in one thread: bare HTTP/2 that writes its requests once and then only counts events.
 
 Every watched value is a mark of 16 bytes that appears nowhere else, and an event is counted where its mark is
-seen. The windows are opened so far at the start that none has to be widened later.
+seen. A mark that is cut by the end of a frame is not seen, so no more than `AT_ONCE` events of a watch may be
+under way: then a message is never longer than a frame. The windows are opened so far at the start that none
+has to be widened later.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from hpack import Encoder
 from netstore.proto import rpc_pb2 as pb
 
 MARK: Final = b"<16 bytes, mark>"
+AT_ONCE: Final = 100
 LIMIT_SECONDS: Final = 120.0
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -44,12 +47,20 @@ class Fan:
             self._selector.register(sock, selectors.EVENT_READ, sock)
             self._tails[sock] = b""
         self._count = 0
-        self._settle()
+        self._settle(count // connections * connections)
 
-    def _settle(self) -> None:
-        """Every watch exists once nothing has come for a while; nobody writes yet."""
-        while self._selector.select(0.5):
-            self._read()
+    def _settle(self, count: int) -> None:
+        """Wait until every watch is said to exist: a message for each. Nobody writes yet."""
+        read = dict.fromkeys(self._tails, b"")
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while sum(map(_messages, read.values())) < count:
+            ready = self._selector.select(deadline - time.monotonic())
+            if not ready:
+                raise TimeoutError(f"not all of {count} watches in {LIMIT_SECONDS:.0f} s")
+            for key, _ in ready:
+                if not (data := key.data.recv(_READ)):
+                    raise ConnectionError("a store hung up on its watchers")
+                read[key.data] += data
 
     def wait(self, events: int) -> None:
         """Return once so many events have come since the last call."""
@@ -78,6 +89,16 @@ class Fan:
         for sock in self._tails:
             sock.close()
         self._selector.close()
+
+
+def _messages(data: bytes) -> int:
+    """Whole DATA frames that are not empty."""
+    at = found = 0
+    while at + 9 <= len(data):
+        size = int.from_bytes(data[at : at + 3], "big")
+        at += 9 + size
+        found += data[at - size - 6] == 0 and size > 0 and at <= len(data)
+    return found
 
 
 def _opening(authority: str, body: bytes, streams: int) -> bytes:

@@ -1,0 +1,104 @@
+"""Lines that compare two stores, and the command that prints them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from contrib.bench import cluster, compare, lists, single
+from contrib.bench.__main__ import PARTS
+from contrib.bench.report import Row, Table
+from contrib.bench.stores import beside, in_turn
+from tests.support.daemon import ROOT
+from tests.support.patience import seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def sample(rate: float, cpu: float) -> compare.Sample:
+    """One round."""
+    return {"calls": rate, "per_second": rate, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_us": cpu}
+
+
+def test_a_ratio_is_the_median_of_pairs_and_says_how_far_they_are_apart() -> None:
+    figures = {
+        "netstored": [sample(100, 10), sample(300, 10), sample(200, 20)],
+        "etcd": [sample(100, 20), sample(100, 10), sample(100, 10)],
+    }
+    row = compare.load_row("put", figures, "a note")
+    assert (
+        dict(zip(compare.load_columns(["netstored", "etcd"]), row.cells, strict=False))["netstored/s"]
+        == "200"
+    )
+    assert "2.00 (1.00-3.00)" in row.cells
+    assert "1.00 (0.50-2.00)" in row.cells
+    assert row.ratios == {"rate": 2.0, "p50": 1.0, "p99": 1.0, "cpu": 1.0}
+    assert len(row.cells) == len(compare.load_columns(["netstored", "etcd"]))
+
+
+def test_what_there_should_be_less_of_is_compared_the_other_way() -> None:
+    row = compare.value_row("restart", {"netstored": [2.0], "etcd": [4.0]}, "s", "")
+    assert row.cells == ("2.0 s", "4.0 s", "2.00")
+    assert row.ratios == {"value": 2.0}
+
+
+def test_each_store_is_first_in_every_other_round() -> None:
+    assert [in_turn(["netstored", "etcd"], number)[0] for number in range(3)] == ["etcd", "netstored", "etcd"]
+
+
+def test_rows_that_share_a_note_are_told_it_once() -> None:
+    shared = (Row("a", ("1",), "same"), Row("b", ("2",), "same"), Row("c", ("3",)))
+    assert Table("t", "n", ("x",), shared, {}).text().splitlines()[-1] == "  - all: same"
+    several = Table("t", "n", ("x",), (*shared, Row("d", ("4",), "own")), {})
+    assert several.text().splitlines()[-2:] == ["  - a; b: same", "  - d: own"]
+
+
+def test_every_load_says_whom_it_flatters() -> None:
+    loads = (*single.LOADS, *lists.LOADS, *cluster.LOADS)
+    assert [load.name for load in loads if not load.note] == []
+    assert [name for name, *_, note in single.V2 if not note] == []
+
+
+def test_an_etcd_of_another_place_is_started(tmp_path: Path) -> None:
+    program = tmp_path / "etcd"
+    program.write_text('#!/bin/sh\necho "$0" "$@" >&2\nexit 3\n')
+    program.chmod(0o755)
+    with pytest.raises(AssertionError, match=f"status 3.*\n.*{program}"):
+        beside(None, str(program)).one["etcd"](tmp_path)
+
+
+def bench(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command."""
+    return subprocess.run(
+        (sys.executable, "-m", "contrib.bench", *words),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds(60),
+    )
+
+
+def test_help_names_every_part() -> None:
+    told = bench("--help").stdout
+    assert [part for part in PARTS if part not in told] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (("nothing",), 2, "no part named nothing"),
+        (("kube", "--against", "/"), 2, "holds no checkout"),
+        (("growth", "--against", str(ROOT)), 2, "does not measure growth"),
+        (("kube", "--etcd", "/none/etcd"), 2, "is no program"),
+        (("kube", "--etcd", "x", "--against", "y"), 2, "not allowed with"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(words: tuple[str, ...], status: int, text: str) -> None:
+    done = bench(*words)
+    assert done.returncode == status
+    assert text in done.stderr
