@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from netstore.client.transport import Unreachable
+from netstore.client.faults import Unreachable
 from netstore.client.v2 import Answer, Node, V2Error
 
 if TYPE_CHECKING:

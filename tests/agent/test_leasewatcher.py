@@ -19,6 +19,7 @@ from netstore.agent.leasewatcher import (
     LeaseWatcher,
 )
 from netstore.agent.problems import ProblemLog
+from netstore.client.subnets_v2 import V2Subnets
 from netstore.client.v2 import V2Client, V2Error
 from tests.agent.entropy import LowestEntropy
 from tests.agent.fake_store import PREFIX, FakeStore
@@ -41,7 +42,10 @@ class Scene:
         self.recorded = KeptLog()
         self.changes = 0
         self.watcher = LeaseWatcher(
-            cast("V2Client", self.store), FOLDER, ProblemLog(self.recorded), LowestEntropy(), self._changed
+            V2Subnets(cast("V2Client", self.store), PREFIX),
+            ProblemLog(self.recorded),
+            LowestEntropy(),
+            self._changed,
         )
 
     def _changed(self) -> None:

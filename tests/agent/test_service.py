@@ -16,6 +16,7 @@ from netstore.agent.kernel import Address, Link
 from netstore.agent.leasewatcher import GRACE_PERIOD
 from netstore.agent.routeplan import KernelRoute
 from netstore.agent.service import Agent
+from netstore.client.subnets_v2 import V2Subnets
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.ops.agent import AgentConfig
 from tests.agent.fake_store import PREFIX, FakeStore
@@ -29,10 +30,23 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from netstore.agent.backend import Host, Prepared
+    from netstore.agent.storeapi import StoreAccess
+    from netstore.client.subnetstore import SubnetStore
     from netstore.client.v2 import V2Client
 
 NETWORK = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
 MINE = '{"PublicIP":"192.168.77.11","BackendType":"host-gw"}'
+
+
+class KnownStore:
+    """A `StoreAccess` that opens nothing."""
+
+    def __init__(self, store: SubnetStore) -> None:
+        self._store = store
+
+    async def choose(self) -> tuple[str, SubnetStore]:
+        await trio.lowlevel.checkpoint()
+        return "v2", self._store
 
 
 class Node:
@@ -50,7 +64,7 @@ class Node:
 
     def make(self) -> Agent:
         agent = Agent(self.config, self.kernel, self.recorded, self.ready.append)
-        agent._client = agent._watcher._client = cast("V2Client", self.store)
+        agent._access = cast("StoreAccess", KnownStore(V2Subnets(cast("V2Client", self.store), PREFIX)))
         return agent
 
     @asynccontextmanager
