@@ -10,6 +10,8 @@ import random
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, Self
 
+import trio
+
 from netstore.client.faults import BadAnswer
 from netstore.network.config import NetworkConfigError
 
@@ -32,13 +34,18 @@ class StoreAccess:
         self._config = config
         self._stack = AsyncExitStack()
         self._stores: dict[str, SubnetStore] = {}
+        self._nursery: trio.Nursery | None = None
+        """Where connections are served."""
 
     async def __aenter__(self) -> Self:
+        self._nursery = await self._stack.enter_async_context(trio.open_nursery())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
         await self._stack.__aexit__(kind, error, trace)
 
     async def choose(self) -> tuple[str, SubnetStore]:
@@ -67,7 +74,7 @@ class StoreAccess:
 
     async def _store(self, api: str) -> SubnetStore:
         if api not in self._stores:
-            self._stores[api] = await (self._open_v2() if api == V2 else self._open_v3())
+            self._stores[api] = await self._open_v2() if api == V2 else self._open_v3()
         return self._stores[api]
 
     # Each client is imported when it is used: httpx takes 60 ms, protobuf 30.
@@ -89,13 +96,15 @@ class StoreAccess:
         )
         return V2Subnets(await self._stack.enter_async_context(V2Client(transport)), config.prefix)
 
-    async def _open_v3(self) -> SubnetStore:
+    def _open_v3(self) -> SubnetStore:
         from netstore.client.grpc import Channel  # noqa: PLC0415 - see above
         from netstore.client.subnets_v3 import V3Subnets  # noqa: PLC0415
         from netstore.client.v3 import V3Client  # noqa: PLC0415
 
+        assert self._nursery is not None, "it is an async context manager"  # noqa: S101
         config = self._config
         channel = Channel(
+            self._nursery,
             [str(url) for url in config.endpoints],
             ca_file=_name(config.ca_file),
             cert_file=_name(config.cert_file),
@@ -103,7 +112,7 @@ class StoreAccess:
             shuffle=random.shuffle,
         )
         client = V3Client(channel, config.username, config.password)
-        return V3Subnets(await self._stack.enter_async_context(client), config.prefix)
+        return V3Subnets(client, config.prefix)
 
 
 def _name(path: Path | None) -> str | None:

@@ -16,8 +16,7 @@ and by `MAX_ANSWER_BYTES` for one message.
 from __future__ import annotations
 
 import struct
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 import trio
@@ -44,7 +43,6 @@ from netstore.net.http2.frames import NO_ERROR, REFUSED_STREAM, ConnectionFault
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Sequence
-    from types import TracebackType
 
     from netstore.net.http2.client import Event
 
@@ -103,6 +101,8 @@ class Call:
         self._held: list[Data] = []
         self._message = bytearray()
         self._head: dict[bytes, bytes] | None = None
+        self._foreign = ""
+        """The status of an answer that is not in gRPC."""
         self._trailers: dict[bytes, bytes] | None = None
         self._lost: _Lost | None = None
         self._woken = trio.Event()
@@ -133,6 +133,11 @@ class Call:
     async def _receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
         while True:
+            if self._foreign:
+                raise BadAnswer(
+                    self.endpoint,
+                    f"answered {self._foreign}, and not in gRPC; is it a store that has the v3 API?",
+                )
             self._gather()
             message = self._whole_message()
             if message is not None:
@@ -161,6 +166,9 @@ class Call:
             fields = dict(event.fields)
             if self._head is None:
                 self._head = fields
+                status = fields.get(b":status", b"?")
+                if status != b"200" or not fields.get(b"content-type", b"").startswith(b"application/grpc"):
+                    self._foreign = status.decode("ascii", "replace")
             if event.is_end or b"grpc-status" in fields:
                 self._trailers = fields
         elif isinstance(event, Reset):
@@ -211,11 +219,9 @@ class Call:
         return message
 
     def _status(self, trailers: dict[bytes, bytes]) -> ClientError:
-        head = self._head or {}
         code = trailers.get(b"grpc-status", b"")
         if not code.isdigit():
-            status = head.get(b":status", b"?").decode("ascii", "replace")
-            return BadAnswer(self.endpoint, f"answered {status}, and not in gRPC; is it a store?")
+            return BadAnswer(self.endpoint, "ended a call without a status")
         text = unquote(trailers.get(b"grpc-message", b"").decode("ascii", "replace"))
         return Status(self.endpoint, int(code), text)
 
@@ -342,14 +348,16 @@ class _Connection:
 
 
 class Channel:
-    """Calls to the first endpoint that can be reached. An async context manager; tasks may share it.
+    """Calls to the first endpoint that can be reached; tasks may share it. Its connection is served by tasks
+    in `nursery`, and closed when that is cancelled.
 
     `endpoints` is a comma-separated text or a sequence; `shuffle` distributes many clients over it. `timeout`
-    bounds each unary call at one endpoint. `metadata` returns the fields that each call carries.
+    bounds each unary call at one endpoint.
     """
 
     def __init__(
         self,
+        nursery: trio.Nursery,
         endpoints: str | Iterable[str],
         *,
         ca_file: str | None = None,
@@ -368,21 +376,9 @@ class Channel:
         if self.endpoints.uses_tls():
             self._tls = tls_context(ca_file, cert_file, key_file)
             self._tls.set_alpn_protocols(["h2"])
-        self._stack = AsyncExitStack()
-        self._nursery: trio.Nursery | None = None
+        self._nursery = nursery
         self._connection: _Connection | None = None
         self._connecting = trio.Lock()
-
-    async def __aenter__(self) -> Self:
-        self._nursery = await self._stack.enter_async_context(trio.open_nursery())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
-        await self._stack.__aexit__(kind, error, trace)
 
     async def open(self, path: str, *fields: tuple[bytes, bytes]) -> Call:
         """Open a call, for messages in both directions, at the first endpoint that can be reached."""
@@ -407,11 +403,13 @@ class Channel:
                     answer = await self._ask(connection, path, request, write=write)
                 except _Lost as lost:
                     why, is_processed = lost.why, lost.is_processed
-                except Status as status:
-                    # A member without a leader, or one that is stopping: another endpoint may serve it.
-                    if write or status.code != UNAVAILABLE or endpoint == order[-1]:
+                except (Status, BadAnswer) as error:
+                    # A member without a leader, one that is stopping, or a proxy without either: another
+                    # endpoint may serve it.
+                    is_refused = isinstance(error, Status) and error.code != UNAVAILABLE
+                    if write or is_refused or endpoint == order[-1]:
                         raise
-                    why = str(status)
+                    why = error.problem if isinstance(error, BadAnswer) else str(error)
                     self.avoid(endpoint)
                 else:
                     self.endpoints.pin(endpoint)
@@ -432,6 +430,9 @@ class Channel:
             except Status as status:
                 if status.code:
                     raise Status(status.endpoint, status.code, status.message, write=write) from None
+            except BadAnswer as error:
+                error.outcome_known = not write
+                raise
             if answer is None:
                 raise BadAnswer(call.endpoint, "ended a call without an answer", outcome_known=not write)
             return answer
@@ -461,7 +462,6 @@ class Channel:
         """The connection to this endpoint, opened if needed. None, with the reason in `tried`, if it cannot
         be opened.
         """
-        assert self._nursery is not None, "the channel is an async context manager"  # noqa: S101
         async with self._connecting:
             current = self._connection
             if current is not None and current.endpoint == endpoint and current.is_usable:

@@ -7,7 +7,7 @@ A call returns the answer's protobuf message, or raises `Status` if the store re
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from netstore.client.faults import BadAnswer
 from netstore.client.grpc import UNAUTHENTICATED, UNAVAILABLE, Status
@@ -15,7 +15,6 @@ from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from types import TracebackType
 
     from google.protobuf.message import Message
 
@@ -38,23 +37,14 @@ class WatchCall:
 
 
 class V3Client:
-    """The v3 API behind the endpoints of a channel. An async context manager, which opens the channel; tasks
-    may share it. With a user name, calls carry a token of that user, which is requested when it is needed.
+    """The v3 API behind the endpoints of a channel; tasks may share it. With a user name, calls carry a token
+    of that user, which is requested when it is needed.
     """
 
     def __init__(self, channel: Channel, username: str | None = None, password: str | None = None) -> None:
         self.channel = channel
         self._username = username
         self._password = password or ""
-
-    async def __aenter__(self) -> Self:
-        await self.channel.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.channel.__aexit__(kind, error, trace)
 
     async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
         """KV/Range."""
