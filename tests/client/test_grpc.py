@@ -103,7 +103,7 @@ async def channel(*servers: Server | str, limit: float = 20.0) -> AsyncIterator[
                 server.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
                 nursery.start_soon(trio.serve_listeners, server.handle, [listener])
             urls.append(server.url if isinstance(server, Server) else server)
-        yield Channel(nursery, urls, timeout=limit, connect_timeout=seconds(1))
+        yield Channel(nursery, urls, timeout=seconds(limit), connect_timeout=seconds(1))
         nursery.cancel_scope.cancel()
 
 
@@ -210,7 +210,7 @@ async def test_a_read_goes_on_to_the_next_endpoint(
     first: Callable[[Served, int, bytes], Awaitable[None]],
 ) -> None:
     broken, good = Server(first), Server(echo)
-    limit = seconds(1) if isinstance(first, partial) else 20.0
+    limit = 1.0 if isinstance(first, partial) else 20.0
     async with channel("http://127.0.0.1:1", broken, good, limit=limit) as calls:
         assert await calls.unary(PATH, b"x", write=False) == b"x"
         assert await calls.unary(PATH, b"y", write=False) == b"y"

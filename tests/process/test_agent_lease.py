@@ -130,7 +130,7 @@ def test_a_short_lease_is_renewed_before_it_ends(scene: Stage, api: str) -> None
     agent = scene.agent(0, "--lease-ttl", str(life))
     subnet = agent.subnet()
     seen = set()
-    end = time.monotonic() + 5 * life
+    end = time.monotonic() + 5 * life  # fixed: five lives of this lease
 
     def renewed() -> bool:
         node = scene.keys.leases().get(subnet)
