@@ -266,7 +266,8 @@ async def test_what_is_not_an_answer_is_told_in_words(
     ("said", "told"),
     [
         (b"", "is that its peer port, or https"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not keep to HTTP/2"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "answers in HTTP/1; is it https://"),
+        (b"220 mail.example ESMTP\r\n", "does not keep to HTTP/2"),
     ],
 )
 async def test_a_server_of_another_protocol(said: bytes, told: str) -> None:

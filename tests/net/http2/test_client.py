@@ -46,7 +46,7 @@ ANSWER = [(":status", "200"), ("content-type", "application/grpc")]
 class Pair:
     """A client, and the server that judges what it sends."""
 
-    def __init__(self, settings: dict[SettingCodes, int] | None = None) -> None:
+    def __init__(self, settings: dict[SettingCodes | int, int] | None = None) -> None:
         self.client = ClientConnection()
         self.server = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self.server.initiate_connection()
