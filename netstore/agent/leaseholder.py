@@ -19,8 +19,8 @@ from netstore.agent.leasestate import (
     Wait,
     choose_subnet,
 )
-from netstore.client.transport import ClientError
-from netstore.client.v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, V2Error
+from netstore.client.faults import ClientError
+from netstore.client.subnetstore import Differs, Entry, Missing
 from netstore.network.addresses import show_ip
 from netstore.network.lease import SubnetLease, parse_lease
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from netstore.agent.leasestate import LeaseState
     from netstore.agent.leasewatcher import LeaseWatcher
     from netstore.agent.problems import ProblemLog
-    from netstore.client.v2 import V2Client
+    from netstore.client.subnetstore import SubnetStore, Written
     from netstore.network.addresses import Subnet
     from netstore.network.config import Network
     from netstore.seams import Entropy
@@ -55,7 +55,7 @@ class LeaseHolder:
     def __init__(
         self,
         *,
-        client: V2Client,
+        store: SubnetStore,
         watcher: LeaseWatcher,
         network: Network,
         state: LeaseState,
@@ -67,7 +67,7 @@ class LeaseHolder:
         self.state = state
         self.subnet: Subnet | None = None
         """The subnet this node uses: the one held, or the last one held until another is granted."""
-        self._client = client
+        self._store = store
         self._watcher = watcher
         self._network = network
         self._log = log
@@ -137,11 +137,7 @@ class LeaseHolder:
         state = self.state
         if state.subnet is None or not state.held or state.permanent:
             return
-        try:
-            await self._client.compare_and_delete(self._key(state.subnet), prev_index=state.index)
-        except V2Error as error:
-            if error.code not in (COMPARE_FAILED, KEY_NOT_FOUND):
-                raise
+        await self._store.remove(state.subnet.lease_name, state.index)
 
     @property
     def _is_network_full(self) -> bool:
@@ -190,34 +186,33 @@ class LeaseHolder:
         """Carry out one action on the store and report its outcome to the state. False if the outcome is
         unknown.
         """
-        state, subnet, key = self.state, action.subnet, self._key(action.subnet)
-        held, sent = state.held, trio.current_time()
+        state, subnet = self.state, action.subnet
+        name, held, sent = subnet.lease_name, state.held, trio.current_time()
+        is_permanent = False
+        found: Entry | Written | Missing | Differs
         try:
             if isinstance(action, Create):
-                answer = await self._client.create(key, state.value, ttl=state.ttl)
-                state.granted(subnet, answer.node.modified_index, permanent=False, sent=sent)
+                found = await self._store.create(name, state.value, state.ttl)
             elif isinstance(action, Overwrite):
-                ttl = None if action.permanent else state.ttl
-                answer = await self._client.compare_and_swap(
-                    key, state.value, prev_index=action.index, ttl=ttl
-                )
-                state.granted(subnet, answer.node.modified_index, permanent=ttl is None, sent=sent)
+                is_permanent = action.permanent
+                ttl = None if is_permanent else state.ttl
+                found = await self._store.replace(name, state.value, action.index, ttl)
             elif isinstance(action, ReadBack):
-                node = (await self._client.get(key, quorum=True)).node
-                found = parse_lease(key, node.value)
-                lease = found if isinstance(found, SubnetLease) else None
-                state.observed(lease, node.value or "", node.modified_index, node.ttl, sent)
+                found = await self._store.entry(name)
             else:
-                await self._client.compare_and_delete(key, prev_index=action.index)
-        except V2Error as error:
-            if error.code == KEY_NOT_FOUND:
-                state.missing(error.index, sent)
-            elif error.code in (COMPARE_FAILED, KEY_EXISTS):
-                state.comparison_failed(sent)
-            else:
-                return self._write_failed(subnet, error)
+                found = await self._store.remove(name, action.index)
         except ClientError as error:
             return self._write_failed(subnet, error)
+        if isinstance(found, Missing):
+            state.missing(found.index, sent)
+        elif isinstance(found, Differs):
+            state.comparison_failed(sent)
+        elif isinstance(found, Entry):
+            lease = parse_lease(name, found.value)
+            valid = lease if isinstance(lease, SubnetLease) else None
+            state.observed(valid, found.value or "", found.modified, found.ttl, sent)
+        elif not isinstance(action, Discard):
+            state.granted(subnet, found.index, permanent=is_permanent, sent=sent)
         self._log.resolve("lease", "lease_written_again")
         self._log_loss(subnet, held=held)
         return True
@@ -234,6 +229,3 @@ class LeaseHolder:
                 self._log.warning("lease_taken", subnet=str(subnet), by=show_ip(self.state.taken_by))
             else:
                 self._log.warning("lease_gone", subnet=str(subnet))
-
-    def _key(self, subnet: Subnet) -> str:
-        return f"{self._watcher.folder}/{subnet.lease_name}"

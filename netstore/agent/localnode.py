@@ -12,7 +12,6 @@ import trio
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
 from netstore.agent.interface import Preferences, choose_interface
 from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
-from netstore.client.v2 import KEY_NOT_FOUND, V2Client, V2Error
 from netstore.network.addresses import parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.lease import encode_lease
@@ -20,6 +19,7 @@ from netstore.network.lease import encode_lease
 if TYPE_CHECKING:
     from netstore.agent.interface import Choice
     from netstore.agent.kernel import Kernel
+    from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
     from netstore.ops.agent import AgentConfig
 
@@ -40,11 +40,18 @@ class LocalNode:
     host: Host
     prepared: Prepared
     protected: ProtectedAddresses
+    names_ipv6: bool
+    """See `client.subnetstore.SubnetStore`."""
 
     @property
     def lease_value(self) -> str:
         """The value of this node's lease."""
-        return encode_lease(self.host.public_ip, self.backend.manifest.name, self.prepared.backend_data)
+        return encode_lease(
+            self.host.public_ip,
+            self.backend.manifest.name,
+            self.prepared.backend_data,
+            names_ipv6=self.names_ipv6,
+        )
 
     def host_with(self, subnet: Subnet | None) -> Host:
         """The host with this as its subnet."""
@@ -52,13 +59,13 @@ class LocalNode:
         return Host(host.link, host.address, host.public_ip, host.network, subnet)
 
 
-async def detect(config: AgentConfig, kernel: Kernel, client: V2Client) -> LocalNode:
+async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> LocalNode:
     """Choose the interface, read and validate the network config, prepare the backend.
 
     NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
     choice = await _choose_interface(config, kernel)
-    network = await read_network(client, config.prefix)
+    network = await read_network(store)
     if network.network.holds(choice.address.ip):
         raise NetworkConfigError(
             "Network",
@@ -72,25 +79,22 @@ async def detect(config: AgentConfig, kernel: Kernel, client: V2Client) -> Local
     store_ips = await _store_ips(config)
     links, addresses = await kernel.links(), await kernel.addresses()
     protected = protected_addresses(network, links, addresses, await kernel.routes(), store_ips)
-    return LocalNode(network, backend, host, prepared, protected)
+    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6)
 
 
-async def read_network(client: V2Client, prefix: str) -> Network:
-    """The network config under the prefix. NetworkConfigError if there is none or it is invalid."""
-    key = f"{prefix}/config"
-    try:
-        answer = await client.get(key, quorum=True)
-    except V2Error as error:
-        if error.code != KEY_NOT_FOUND:
-            raise
+async def read_network(store: SubnetStore) -> Network:
+    """The network config. NetworkConfigError if there is none or it is invalid."""
+    key = f"{store.prefix}/config"
+    entry = await store.config()
+    if entry is None:
         raise NetworkConfigError(
             key, "there is no network config", "write one with `netstorectl network set`"
-        ) from None
-    if answer.node.value is None:
+        )
+    if entry.value is None:
         raise NetworkConfigError(
             key, "it is a directory", "remove it and write the network config as a value"
         )
-    return parse_network(answer.node.value.encode())
+    return parse_network(entry.value.encode())
 
 
 async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:

@@ -27,18 +27,17 @@ from netstore.agent.localnode import detect
 from netstore.agent.problems import ProblemLog
 from netstore.agent.reconciler import Reconciler
 from netstore.agent.routeprogrammer import RouteProgrammer
-from netstore.client.transport import Transport
-from netstore.client.v2 import V2Client
+from netstore.agent.storeapi import StoreAccess
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
 from netstore.network.subnetenv import encode_subnet_env
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from netstore.agent.kernel import Kernel
     from netstore.agent.localnode import LocalNode
+    from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
@@ -75,29 +74,18 @@ class Agent:
         self._kernel = kernel
         self._ready = ready
         self._entropy = SystemEntropy()
-        self._client = V2Client(
-            Transport(
-                [str(url) for url in config.endpoints],
-                ca_file=_name(config.ca_file),
-                cert_file=_name(config.cert_file),
-                key_file=_name(config.key_file),
-                username=config.username,
-                password=config.password,
-                shuffle=random.shuffle,
-            )
-        )
-        self._watcher = LeaseWatcher(
-            self._client, f"{config.prefix}/subnets", self._log, self._entropy, self._leases_changed
-        )
+        self._access = StoreAccess(config)
+        self._watcher: LeaseWatcher | None = None
         self._node: LocalNode | None = None
         self._holder: LeaseHolder | None = None
         self._reconciler: Reconciler | None = None
         self._programmer: RouteProgrammer | None = None
         self._env_text = ""
+        self._store_api = ""
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. NetstoreError if the agent cannot continue or the clean-up fails."""
-        async with self._client:
+        async with self._access:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._run)
@@ -124,10 +112,12 @@ class Agent:
     def status(self) -> dict[str, object]:
         """The state of this agent for /status. The field names are stable."""
         node, holder, reconciler, programmer = self._node, self._holder, self._reconciler, self._programmer
+        watcher = self._watcher
         reason = self.not_ready()
         report: dict[str, object] = {"ready": reason is None, "reason": reason, "problems": self._log.open}
-        if node is not None and holder is not None and reconciler is not None and programmer is not None:
+        if watcher and node and holder and reconciler and programmer:
             report |= {
+                "store_api": self._store_api,
                 "interface": node.host.link.name,
                 "public_ip": show_ip(node.host.public_ip),
                 "network": str(node.network.network),
@@ -135,7 +125,7 @@ class Agent:
                 "subnet": str(holder.subnet) if holder.subnet else None,
                 "held": holder.state.held,
                 "reservation": holder.state.permanent,
-                "leases": len(self._watcher.leases),
+                "leases": len(watcher.leases),
                 "routes": len(reconciler.wanted) - len(reconciler.problems),
                 "repairs": reconciler.repairs,
                 "skipped": programmer.rejected_leases.problems,
@@ -148,23 +138,27 @@ class Agent:
             if self._config.healthz_port:
                 await self._serve_health(nursery)
             former_network, former_subnet = envfile.read(self._config.subnet_file)
-            node = self._node = await self._retry(lambda: detect(self._config, self._kernel, self._client))
+            api, store = await self._retry(self._access.choose)
+            node = self._node = await self._retry(lambda: detect(self._config, self._kernel, store))
+            self._store_api = api
             self._log.info(
                 "site_found",
+                store_api=api,
                 network=str(node.network.network),
                 backend=node.backend.manifest.name,
                 interface=node.host.link.name,
                 public_ip=show_ip(node.host.public_ip),
             )
-            await self._retry(self._watcher.list_once)
-            holder, reconciler, programmer = self._create_parts(node, former_network)
+            watcher = self._watcher = LeaseWatcher(store, self._log, self._entropy, self._leases_changed)
+            await self._retry(watcher.list_once)
+            holder, reconciler, programmer = self._create_parts(store, watcher, node, former_network)
             nursery.start_soon(reconciler.listen)
             nursery.start_soon(holder.run, former_subnet)
             nursery.start_soon(programmer.run)
-            nursery.start_soon(self._watcher.run)
+            nursery.start_soon(watcher.run)
 
     def _create_parts(
-        self, node: LocalNode, former_network: Subnet | None
+        self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former_network: Subnet | None
     ) -> tuple[LeaseHolder, Reconciler, RouteProgrammer]:
         config = self._config
         state = LeaseState(
@@ -175,8 +169,8 @@ class Agent:
             self._entropy,
         )
         holder = LeaseHolder(
-            client=self._client,
-            watcher=self._watcher,
+            store=store,
+            watcher=watcher,
             network=node.network,
             state=state,
             log=self._log,
@@ -190,7 +184,7 @@ class Agent:
             config=config,
             kernel=self._kernel,
             node=node,
-            watcher=self._watcher,
+            watcher=watcher,
             holder=holder,
             reconciler=reconciler,
             log=self._log,
@@ -269,7 +263,3 @@ class Agent:
             self._log.info("cleaned_up", routes=removed, subnet=str(holder.subnet))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")
-
-
-def _name(path: Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
-from netstore.client.transport import BadAnswer, ClientError
+from netstore.client.faults import BadAnswer, ClientError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,7 +194,7 @@ class _Dialect(Protocol):
 class ClusterClient:
     """The cluster behind the endpoints of a transport. Ids are lower-case hexadecimal texts.
 
-    Raises `Refused` for what the cluster refuses, else the errors of `client.transport`.
+    Raises `Refused` for what the cluster refuses, else the errors of `client.faults`.
     """
 
     def __init__(self, transport: Transport) -> None:

@@ -86,6 +86,11 @@ class Endpoints:
         """Try this one first from now on: it has just answered."""
         self._pinned = self._order.index(endpoint)
 
+    def avoid(self, endpoint: str) -> None:
+        """Try it last from now on, if it is the pinned one: it answers, and cannot serve."""
+        if self._order[self._pinned] == endpoint:
+            self._pinned = (self._pinned + 1) % len(self._order)
+
     def uses_tls(self) -> bool:
         """Whether any endpoint is https."""
         return any(endpoint.startswith("https:") for endpoint in self._order)

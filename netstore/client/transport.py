@@ -14,9 +14,6 @@ limit. Redirects are not followed: a store never sends one, and following it cou
 
 from __future__ import annotations
 
-import os
-import re
-import socket
 import ssl
 import sys
 from contextlib import asynccontextmanager
@@ -28,8 +25,20 @@ import trio
 
 from netstore import __version__
 from netstore.client.endpoints import Endpoints
-from netstore.errors import NetstoreError
-from netstore.net.tls import error_text, load_authorities, load_certificate
+from netstore.client.faults import (
+    CLOSED_EARLY,
+    CONNECT_TIMED_OUT,
+    CONNECT_TIMEOUT,
+    MAX_ANSWER_BYTES,
+    SOCKET_OPTIONS,
+    TIMEOUT,
+    BadAnswer,
+    ClientError,
+    Unreachable,
+    reason,
+    rejects_certificate,
+    tls_context,
+)
 
 # httpx imports its own command line, and with it rich and pygments, if it finds them: 40 of its 60 ms. None
 # makes that import fail as it does where the extra is not installed, which httpx allows for.
@@ -40,83 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from types import TracebackType
 
-TIMEOUT: Final = 8.0
-"""Seconds for one endpoint to answer: more than the 7 s after which a store without quorum gives up itself.
-"""
-
-CONNECT_TIMEOUT: Final = 1.0
-"""Seconds to make a connection (as flannel configures Go's etcd client)."""
-
-MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-"""A listing of 100,000 leases is a third of it."""
-
 MAX_CONNECTIONS: Final = 16
 """Connections of one client: one for calls, one for each watch, some to spare."""
-
-_KEEPALIVE: Final = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-]
-"""Ends a long poll about 25 s after the network path or the other host is lost."""
-
-_CERTIFICATE_ALERT: Final = re.compile("ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
-"""OpenSSL's names of alerts about the client's certificate."""
-
-_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
-"""OpenSSL's names, in one release or another, for an answer that is not TLS."""
-
-
-class ClientError(NetstoreError):
-    """A request without a useful answer. `outcome_known` is False if a write may have happened or may still
-    happen.
-    """
-
-    outcome_known: bool = True
-
-
-class Unreachable(ClientError):  # noqa: N818 - named for what was found
-    """No endpoint answered in time. The text says for each what happened."""
-
-    def __init__(self, tried: list[tuple[str, str]], *, outcome_known: bool) -> None:
-        super().__init__(tried)
-        self.tried = tried
-        self.outcome_known = outcome_known
-
-    def __str__(self) -> str:
-        text = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in self.tried)
-        return f"no endpoint answered ({text})" if self.outcome_known else f"outcome unknown ({text})"
-
-
-class BadAnswer(ClientError):  # noqa: N818 - named for what was found
-    """An answer that is not of the API that was expected, or too long. The text names the endpoint and what
-    it sent.
-    """
-
-    def __init__(self, endpoint: str, problem: str, *, status: int = 0, outcome_known: bool = True) -> None:
-        super().__init__(endpoint, problem)
-        self.endpoint = endpoint
-        self.problem = problem
-        self.status = status
-        self.outcome_known = outcome_known
-
-    def __str__(self) -> str:
-        return f"{self.endpoint} {self.problem}"
-
-
-def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
-    """A client's TLS settings: trusts the system's authorities, or those in `ca_file` alone; with a
-    certificate of its own if one is given. `BadFile` names the parameter.
-    """
-    if ca_file:
-        load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file, "ca_file")
-    context = ssl.create_default_context(cafile=ca_file or None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if cert_file:
-        load_certificate(context, cert_file, key_file or None)
-    return context
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -145,13 +79,13 @@ class Response:
 
     async def body(self) -> bytes:
         """The whole body. Unreachable if it does not arrive in time."""
-        reason = f"the rest of the answer did not come within {self._timeout:g} s"
+        why = f"the rest of the answer did not come within {self._timeout:g} s"
         with trio.move_on_after(self._timeout):
             try:
                 return await self.body_without_limit()
             except httpx.TransportError as error:
-                reason = _reason(error)
-        raise Unreachable([(self.endpoint, reason)], outcome_known=not self.write)
+                why = _reason(error)
+        raise Unreachable([(self.endpoint, why)], outcome_known=not self.write)
 
     async def body_of_watch(self) -> bytes | None:
         """The whole body, however long it takes; None if the connection was cut before its end."""
@@ -220,7 +154,7 @@ class Transport:
         # Only connecting has a limit here; the whole of an attempt is bounded by a cancel scope.
         self._limits = httpx.Timeout(None, connect=connect_timeout, pool=connect_timeout)
         transport = httpx.AsyncHTTPTransport(
-            verify=context, limits=limits, trust_env=False, socket_options=_KEEPALIVE
+            verify=context, limits=limits, trust_env=False, socket_options=SOCKET_OPTIONS
         )
         self._http = httpx.AsyncClient(
             transport=transport,
@@ -286,16 +220,16 @@ class Transport:
         for endpoint in order:
             request = self._http.build_request(method, endpoint + target, content=content, headers=headers)
             sent = True
-            reason = f"no answer within {self._timeout:g} s"
+            why = f"no answer within {self._timeout:g} s"
             with trio.move_on_after(self._timeout):
                 try:
                     head = await self._http.send(request, stream=True)
                 except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                     sent = False
-                    reason = _reason(error)
+                    why = _reason(error)
                 except httpx.TransportError as error:
-                    reason = _reason(error)
-                    sent = not _rejects_certificate(error)
+                    why = _reason(error)
+                    sent = not rejects_certificate(error)
                 else:
                     response = Response(endpoint, head, self._timeout, write=write)
                     if response.status < 500 or write or refusal is None:
@@ -312,56 +246,19 @@ class Transport:
                     refused = refusal(response, body)
                     if endpoint == order[-1]:
                         raise refused
-                    reason = refused.problem if isinstance(refused, BadAnswer) else str(refused)
-                    tried.append((endpoint, reason))
+                    why = refused.problem if isinstance(refused, BadAnswer) else str(refused)
+                    tried.append((endpoint, why))
                     continue
-            tried.append((endpoint, reason))
+            tried.append((endpoint, why))
             if write and sent:
                 raise Unreachable(tried, outcome_known=False)
         raise Unreachable(tried, outcome_known=True)
 
 
-def _tls_fault(error: Exception) -> ssl.SSLError | None:
-    """The TLS error behind one of httpx, which does not name it."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
-
-
-def _rejects_certificate(error: Exception) -> bool:
-    """The store does not accept the client's certificate. With TLS 1.3 it may say so after the request was
-    sent (RFC 8446, 4.4.2.4 and 6.2), which it has not read then.
-    """
-    fault = _tls_fault(error)
-    return fault is not None and _CERTIFICATE_ALERT.search(fault.reason or "") is not None
-
-
 def _reason(error: Exception) -> str:
     """Why a request failed, in words."""
-    fault = _tls_fault(error)
-    if fault is not None:
-        text = f"TLS: {error_text(fault)}"
-        if _rejects_certificate(error):
-            return f"{text}: the store wants a certificate of ours that it trusts"
-        return f"{text}; is it http:// there?" if fault.reason in _NO_TLS else text
     if isinstance(error, httpx.RemoteProtocolError) and "without sending a response" in str(error):
-        return "it closed the connection without an answer; is that its peer port, or https:// there?"
+        return CLOSED_EARLY
     if isinstance(error, httpx.ConnectTimeout):
-        return "no connection, or no end of its TLS handshake, in time"
-    return _system_error(error) or str(error) or type(error).__name__
-
-
-def _system_error(error: BaseException) -> str:
-    """The system's message behind a failed connection, without the address that other messages repeat."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, socket.gaierror):
-            return cause.strerror or ""
-        if isinstance(cause, OSError) and cause.errno:
-            return os.strerror(cause.errno)
-        if isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
-        else:
-            cause = cause.__cause__ or cause.__context__
-    return ""
+        return CONNECT_TIMED_OUT
+    return reason(error)

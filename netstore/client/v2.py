@@ -1,7 +1,7 @@
 """etcd's v2 API as a client sees it: keys, watches, members, version and health.
 
 A call returns an `Answer` (or what its docstring says), or raises: `V2Error` if the store refused, else
-`Unreachable` or `BadAnswer` (`client.transport`). `outcome_known` of the error tells whether a write may have
+`Unreachable` or `BadAnswer` (`client.faults`). `outcome_known` of the error tells whether a write may have
 happened: for V2Error it is False with code 300, where it may still be applied (v2 API, "Cluster behaviour").
 """
 
@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 import trio
 
-from netstore.client.transport import BadAnswer, ClientError
+from netstore.client.faults import BadAnswer, ClientError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -113,9 +113,15 @@ def _any_case(value: str) -> _Value:
     return _decode(_encode({name: raw for name, raw in fields.items() if name is not None}))
 
 
-def encode_lease(public_ip: int, backend_type: str, backend_data: bytes | None = None) -> str:
-    """The value of a lease exactly as flannel writes it into etcd v2: field order, no blanks."""
+def encode_lease(
+    public_ip: int, backend_type: str, backend_data: bytes | None = None, *, names_ipv6: bool = False
+) -> str:
+    """The value of a lease exactly as flannel writes it: field order, no blanks. `names_ipv6`: as the
+    versions for etcd v3 do, with a PublicIPv6 that is null.
+    """
     fields: dict[str, object] = {"PublicIP": show_ip(public_ip)}
+    if names_ipv6:
+        fields["PublicIPv6"] = None
     if backend_type:
         fields["BackendType"] = backend_type
     if backend_data is not None:

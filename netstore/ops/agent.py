@@ -13,7 +13,7 @@ from netstore.network.config import DEFAULT_PREFIX
 from netstore.network.lease import DEFAULT_TTL
 from netstore.ops.addresses import TARGETS
 from netstore.ops.flannel_flags import FLANNEL_ONLY
-from netstore.ops.kinds import PEM, BadValue, FilePath, Several, Switch, Text, WholeNumber, quoted
+from netstore.ops.kinds import PEM, BadValue, Choice, FilePath, Several, Switch, Text, WholeNumber, quoted
 from netstore.ops.layers import CONFIG_FILE, Layered
 from netstore.ops.loglevels import log_format, log_level
 from netstore.ops.settings import BadSetting, check_settings, setting
@@ -63,6 +63,11 @@ class AgentConfig:
         "Key under which the network keeps its config and its leases.",
         flags=("etcd-prefix",),
         variables=("FLANNELD_ETCD_PREFIX",),
+    )
+    store_api: str = setting(
+        Choice(("auto", "v2", "v3")),
+        "auto",
+        "API of the store that keeps the network; auto takes the one that has its config, v2 if both do.",
     )
     ca_file: Path | None = setting(
         PEM,

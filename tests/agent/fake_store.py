@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from netstore.client.transport import Unreachable
+from netstore.client.faults import ClientError, Unreachable
 from netstore.client.v2 import Answer, Node, V2Error
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class FakeStore:
         """How many of the next writes are done without an answer."""
         self.gets = 0
         self.polls = 0
-        self.error: V2Error | None = None
+        self.error: ClientError | None = None
+        """Raised by the next call that follows changes."""
 
     async def __aenter__(self) -> Self:
         return self

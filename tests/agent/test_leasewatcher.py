@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -19,9 +19,12 @@ from netstore.agent.leasewatcher import (
     LeaseWatcher,
 )
 from netstore.agent.problems import ProblemLog
-from netstore.client.v2 import V2Client, V2Error
+from netstore.client.grpc import UNAVAILABLE, Status
+from netstore.client.v2 import V2Error
 from tests.agent.entropy import LowestEntropy
-from tests.agent.fake_store import PREFIX, FakeStore
+from tests.agent.fake_store import PREFIX
+from tests.agent.fake_store_v3 import FakeV3Store
+from tests.agent.stores import APIS, fake, subnets
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
@@ -36,12 +39,15 @@ A, B, C = "10.23.1.0-24", "10.23.2.0-24", "10.23.3.0-24"
 class Scene:
     """A store, a watcher, and the log."""
 
-    def __init__(self) -> None:
-        self.store = FakeStore()
+    def __init__(self, api: str) -> None:
+        self.store = fake(api)
         self.recorded = KeptLog()
         self.changes = 0
         self.watcher = LeaseWatcher(
-            cast("V2Client", self.store), FOLDER, ProblemLog(self.recorded), LowestEntropy(), self._changed
+            subnets(self.store),
+            ProblemLog(self.recorded),
+            LowestEntropy(),
+            self._changed,
         )
 
     def _changed(self) -> None:
@@ -60,9 +66,9 @@ class Scene:
             nursery.cancel_scope.cancel()
 
 
-@pytest.fixture
-def scene() -> Scene:
-    return Scene()
+@pytest.fixture(params=APIS)
+def scene(request: pytest.FixtureRequest) -> Scene:
+    return Scene(request.param)
 
 
 async def settle(seconds: float = 0.1) -> None:
@@ -184,6 +190,7 @@ async def test_a_replaced_store_is_noticed_and_its_leases_have_a_grace_period(
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("scene", ["v2"], indirect=True)
 async def test_an_index_that_went_backwards_is_noticed_by_the_next_poll(
     autojump_clock: MockClock,
     scene: Scene,
@@ -241,6 +248,7 @@ async def test_far_behind_it_lists_instead_of_polling_for_single_events(
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("scene", ["v2"], indirect=True)
 async def test_polls_without_events_advance_the_index_within_the_window(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
@@ -264,7 +272,10 @@ async def test_it_lists_again_at_the_relist_interval(autojump_clock: MockClock, 
 @pytest.mark.trio
 async def test_other_errors_of_the_store_are_logged(autojump_clock: MockClock, scene: Scene) -> None:
     async with scene.following():
-        scene.store.error = V2Error(300, "Raft Internal Error", "no leader")
+        if isinstance(scene.store, FakeV3Store):
+            scene.store.error = Status("http://store", UNAVAILABLE, "etcdserver: no leader")
+        else:
+            scene.store.error = V2Error(300, "Raft Internal Error", "no leader")
         scene.store.cut()
         await settle(5)
         assert "no leader" in str(scene.recorded.told("leases_not_followed")[0]["reason"])
@@ -300,11 +311,11 @@ histories = st.lists(
 
 @pytest.mark.trio
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(histories)
+@given(st.sampled_from(APIS), histories)
 async def test_after_any_history_the_leases_equal_the_stores(
-    autojump_clock: MockClock, history: list[tuple[str, str, int]]
+    autojump_clock: MockClock, api: str, history: list[tuple[str, str, int]]
 ) -> None:
-    scene = Scene()
+    scene = Scene(api)
     store = scene.store
     async with scene.following():
         for what, name, host in history:

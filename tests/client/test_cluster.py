@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from netstore.client.cluster import ClusterClient, MemberRecord, Refused
-from netstore.client.transport import BadAnswer, ClientError, Transport
+from netstore.client.faults import BadAnswer, ClientError
+from netstore.client.transport import Transport
 from tests.cli.commands.conftest import answering, http
 
 if TYPE_CHECKING:

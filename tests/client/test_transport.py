@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 
-from netstore.client.transport import BadAnswer, Response, Transport, Unreachable
+from netstore.client.faults import BadAnswer, Unreachable
+from netstore.client.transport import Response, Transport
 from netstore.client.v2 import V2Client
 from tests.cli.commands.conftest import answering, http
 

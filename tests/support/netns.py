@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -209,6 +210,15 @@ class Keys:
         """Delete a lease."""
         self.request("DELETE", f"{self.prefix}/subnets/{name}")
 
+    def drop_all(self) -> None:
+        """Delete all leases at once."""
+        self.request("DELETE", f"{self.prefix}/subnets", "?recursive=true")
+
+    def lose_history(self) -> None:
+        """Make the store forget the changes there were."""
+        for _ in range(1100):
+            self.request("PUT", "/noise", value="x")
+
     def leases(self) -> dict[str, dict[str, Any]]:
         """Every entry of the folder by name, as the store shows it."""
         answer = self.request("GET", f"{self.prefix}/subnets")
@@ -222,6 +232,66 @@ class Keys:
                 if json.loads(node["value"])["PublicIP"] == address:
                     return name
         return None
+
+
+class KeysV3(Keys):
+    """The same for the v3 keys of an etcd, through its JSON gateway."""
+
+    def ask(self, call: str, document: dict[str, object]) -> dict[str, Any]:
+        """The answer of a call of the gateway."""
+        data = json.dumps(document).encode()
+        request = Request(f"{self.url}/v3/{call}", data=data, method="POST")  # noqa: S310 - http
+
+        def made() -> dict[str, Any]:
+            with urlopen(request, timeout=seconds(10)) as answer:  # noqa: S310 - http
+                told: dict[str, Any] = json.loads(answer.read())
+                return told
+
+        return inside(self.netns, made)
+
+    def put(self, key: str, value: str, lease: str = "0") -> dict[str, Any]:
+        """Write a key."""
+        return self.ask("kv/put", {"key": _coded(key), "value": _coded(value), "lease": lease})
+
+    def set_config(self, text: str = NETWORK) -> None:
+        self.put(f"{self.prefix}/config", text)
+
+    def set_lease(self, name: str, value: str, ttl: int | None = None) -> dict[str, Any]:
+        lease = "0" if ttl is None else str(self.ask("lease/grant", {"TTL": ttl})["ID"])
+        return self.put(f"{self.prefix}/subnets/{name}", value, lease)
+
+    def drop_lease(self, name: str) -> None:
+        self.ask("kv/deleterange", {"key": _coded(f"{self.prefix}/subnets/{name}")})
+
+    def drop_all(self) -> None:
+        self.ask("kv/deleterange", self._folder)
+
+    def lose_history(self) -> None:
+        revision = self.put("/noise", "x")["header"]["revision"]
+        self.ask("kv/compaction", {"revision": revision})
+
+    def leases(self) -> dict[str, dict[str, Any]]:
+        found = {}
+        for each in self.ask("kv/range", self._folder).get("kvs", []):
+            node = {"value": _plain(each.get("value", "")), "modifiedIndex": int(each["mod_revision"])}
+            if int(each.get("lease", 0)):
+                left = self.ask("lease/timetolive", {"ID": each["lease"]})
+                node["ttl"] = int(left.get("TTL", 0))
+            found[_plain(each["key"]).rpartition("/")[2]] = node
+        return found
+
+    @property
+    def _folder(self) -> dict[str, object]:
+        start = f"{self.prefix}/subnets"
+        return {"key": _coded(f"{start}/"), "range_end": _coded(f"{start}0")}
+
+
+def _coded(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def _plain(coded: str) -> str:
+    return b64decode(coded).decode()
 
 
 @dataclass
@@ -329,11 +399,16 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(folder: Path, nodes: int = 3, *, config: str | None = NETWORK, length: int = 24) -> Iterator[Stage]:
-    """A stage with the network config written, cleaned up at the end. `config` None leaves it out."""
+def stage(
+    folder: Path, nodes: int = 3, *, config: str | None = NETWORK, length: int = 24, api: str = "v2"
+) -> Iterator[Stage]:
+    """A stage with the network config written, cleaned up at the end. `config` None leaves it out. `api` is
+    that which keeps the network; agents find that out.
+    """
     with Wire(nodes=nodes, length=length) as wire:
         store = _start_store(wire, folder)
-        scene = Stage(wire, folder, store, Keys(wire.switch, store.url))
+        keys = (KeysV3 if api == "v3" else Keys)(wire.switch, store.url)
+        scene = Stage(wire, folder, store, keys)
         try:
             if config is not None:
                 scene.keys.set_config(config)

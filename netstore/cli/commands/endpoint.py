@@ -214,7 +214,7 @@ async def _at_each(
 async def _look_at_health(client: V2Client, seen: Health) -> None:
     import trio  # noqa: PLC0415 - see Settings.run
 
-    from netstore.client.transport import ClientError  # noqa: PLC0415 - same
+    from netstore.client.faults import ClientError  # noqa: PLC0415 - same
 
     async with client:
         start = trio.current_time()
@@ -231,7 +231,7 @@ async def _look_at_health(client: V2Client, seen: Health) -> None:
 
 async def _look_at_status(client: V2Client, seen: Standing) -> None:
     from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - see Settings.run
-    from netstore.client.transport import ClientError  # noqa: PLC0415 - same
+    from netstore.client.faults import ClientError  # noqa: PLC0415 - same
 
     async with client:
         try:

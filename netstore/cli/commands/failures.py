@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from netstore.client.transport import ClientError
+    from netstore.client.faults import ClientError
     from netstore.client.v2 import V2Error
 
 MAY_HAVE_HAPPENED: Final = (
@@ -54,7 +54,7 @@ def failure_of(error: ClientError, *, named: bool = False) -> Failure:
     """The failure of the command for a failed call: exit status, and one line with the fix. `named`: the line
     is shown beside its endpoint, and does not name it.
     """
-    from netstore.client.transport import BadAnswer, Unreachable  # noqa: PLC0415 - loaded by whoever raised it
+    from netstore.client.faults import BadAnswer, Unreachable  # noqa: PLC0415 - loaded by whoever raised it
     from netstore.client.v2 import V2Error  # noqa: PLC0415 - same
 
     tried = error.tried if isinstance(error, Unreachable) else []

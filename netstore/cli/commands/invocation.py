@@ -101,7 +101,7 @@ class Settings:
         """Run work that calls the store. A failed call becomes a `Failure`."""
         import trio  # noqa: PLC0415 - with httpx 0.2 s, which help and usage errors need not wait
 
-        from netstore.client.transport import ClientError  # noqa: PLC0415 - same
+        from netstore.client.faults import ClientError  # noqa: PLC0415 - same
 
         try:
             with _requests_shown() if self.debug else nullcontext():

@@ -90,7 +90,7 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
     import trio  # noqa: PLC0415 - see Settings.run
 
     from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - same
-    from netstore.client.transport import ClientError  # noqa: PLC0415 - same
+    from netstore.client.faults import ClientError  # noqa: PLC0415 - same
 
     async with client:
         try:

@@ -1,0 +1,119 @@
+"""Which API of the store this agent uses, and the client for it.
+
+With `auto`, the API that has the network config under the prefix is used: v2 if both have one, because agents
+that were started before the other config was written use v2 then.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final, Self
+
+import trio
+
+from netstore.client.faults import BadAnswer
+from netstore.network.config import NetworkConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from netstore.client.subnetstore import SubnetStore
+    from netstore.ops.agent import AgentConfig
+
+V2: Final = "v2"
+V3: Final = "v3"
+AUTO: Final = "auto"
+
+
+class StoreAccess:
+    """The stores behind the configured endpoints. An async context manager, which closes what was opened."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._stack = AsyncExitStack()
+        self._stores: dict[str, SubnetStore] = {}
+        self._nursery: trio.Nursery | None = None
+        """Where connections are served."""
+
+    async def __aenter__(self) -> Self:
+        self._nursery = await self._stack.enter_async_context(trio.open_nursery())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def choose(self) -> tuple[str, SubnetStore]:
+        """The API to use and the store in it. NetworkConfigError if that is to be found out, and no API has
+        a network config; ClientError if the store cannot be asked.
+        """
+        if self._config.store_api != AUTO:
+            return self._config.store_api, await self._store(self._config.store_api)
+        refused: BadAnswer | None = None
+        for api in (V2, V3):
+            store = await self._store(api)
+            try:
+                if await store.config() is not None:
+                    return api, store
+            except BadAnswer as error:  # this API is not served there
+                if refused is not None:
+                    raise
+                refused = error
+        raise NetworkConfigError(
+            f"{self._config.prefix}/config",
+            "there is no network config, in neither API"
+            if refused is None
+            else f"there is no network config ({refused})",
+            "write one with `netstorectl network set`",
+        )
+
+    async def _store(self, api: str) -> SubnetStore:
+        if api not in self._stores:
+            self._stores[api] = await self._open_v2() if api == V2 else self._open_v3()
+        return self._stores[api]
+
+    # Each client is imported when it is used: httpx takes 60 ms, protobuf 30.
+
+    async def _open_v2(self) -> SubnetStore:
+        from netstore.client.subnets_v2 import V2Subnets  # noqa: PLC0415 - see above
+        from netstore.client.transport import Transport  # noqa: PLC0415
+        from netstore.client.v2 import V2Client  # noqa: PLC0415
+
+        config = self._config
+        transport = Transport(
+            [str(url) for url in config.endpoints],
+            ca_file=_name(config.ca_file),
+            cert_file=_name(config.cert_file),
+            key_file=_name(config.key_file),
+            username=config.username,
+            password=config.password,
+            shuffle=random.shuffle,
+        )
+        return V2Subnets(await self._stack.enter_async_context(V2Client(transport)), config.prefix)
+
+    def _open_v3(self) -> SubnetStore:
+        from netstore.client.grpc import Channel  # noqa: PLC0415 - see above
+        from netstore.client.subnets_v3 import V3Subnets  # noqa: PLC0415
+        from netstore.client.v3 import V3Client  # noqa: PLC0415
+
+        assert self._nursery is not None, "it is an async context manager"  # noqa: S101
+        config = self._config
+        channel = Channel(
+            self._nursery,
+            [str(url) for url in config.endpoints],
+            ca_file=_name(config.ca_file),
+            cert_file=_name(config.cert_file),
+            key_file=_name(config.key_file),
+            shuffle=random.shuffle,
+        )
+        client = V3Client(channel, config.username, config.password)
+        return V3Subnets(client, config.prefix)
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else str(path)

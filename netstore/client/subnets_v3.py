@@ -1,0 +1,218 @@
+"""Network config and subnet leases in the v3 API, as flannel from 0.18 on keeps them: `subnetstore` by keys
+that are attached to a lease each.
+
+A lease whose value stays the same is renewed by a keepalive, which the other nodes do not see; flannel writes
+the key again with a new lease.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from netstore.client.faults import BadAnswer, ClientError
+from netstore.client.subnetstore import (
+    Differs,
+    Entry,
+    HistoryLost,
+    Listing,
+    Missing,
+    News,
+    Removed,
+    RemovedTogether,
+    Written,
+)
+from netstore.proto import kv_pb2
+from netstore.proto import rpc_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from netstore.client.v3 import V3Client, WatchCall
+
+
+class _Own(msgspec.Struct, frozen=True):
+    """An entry that was written here, and the lease that was granted for it."""
+
+    value: str
+    index: int
+    ttl: int
+    lease: int
+
+
+class V3Subnets:
+    """See `subnetstore.SubnetStore`."""
+
+    names_ipv6 = True
+
+    def __init__(self, client: V3Client, prefix: str) -> None:
+        self.prefix = prefix
+        self._client = client
+        self._folder = f"{prefix}/subnets/"
+        self._own: dict[str, _Own] = {}
+
+    async def config(self) -> Entry | None:
+        answer = await self._client.range(pb.RangeRequest(key=f"{self.prefix}/config".encode()))
+        return _entry("config", answer.kvs[0]) if answer.kvs else None
+
+    async def entries(self) -> Listing:
+        start, end = self._range()
+        answer = await self._client.range(pb.RangeRequest(key=start, range_end=end))
+        skip = len(start)
+        found = [_entry(_text(each.key[skip:]), each) for each in answer.kvs if b"/" not in each.key[skip:]]
+        return Listing(found, answer.header.revision, f"{answer.header.cluster_id:x}")
+
+    async def entry(self, name: str) -> Entry | Missing:
+        answer = await self._client.range(pb.RangeRequest(key=self._key(name)))
+        if not answer.kvs:
+            return Missing(answer.header.revision)
+        found = answer.kvs[0]
+        ttl = max(0, await self._client.remaining(found.lease)) if found.lease else None
+        return Entry(name, _text(found.value), found.mod_revision, ttl)
+
+    async def create(self, name: str, value: str, ttl: int | None) -> Written | Differs:
+        compare = pb.Compare(
+            target=pb.Compare.VERSION, result=pb.Compare.EQUAL, key=self._key(name), version=0
+        )
+        found = await self._put(name, value, compare, ttl)
+        return Differs() if isinstance(found, Missing) else found
+
+    async def replace(
+        self, name: str, value: str, index: int, ttl: int | None
+    ) -> Written | Missing | Differs:
+        own = self._own.get(name)
+        if own is not None and (own.value, own.index, own.ttl) == (value, index, ttl):
+            if await self._client.keep_alive(own.lease) > 0:
+                return await self._unchanged(name, index)
+            del self._own[name]
+        return await self._put(name, value, self._is_at(name, index), ttl)
+
+    async def remove(self, name: str, index: int) -> Written | Missing | Differs:
+        delete = pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=self._key(name)))
+        found = await self._write(name, self._is_at(name, index), delete)
+        if isinstance(found, Written):
+            await self._forget(name)
+        return found
+
+    @asynccontextmanager
+    async def follow(self, index: int, store_id: str) -> AsyncIterator[V3Feed]:
+        start, end = self._range()
+        request = pb.WatchCreateRequest(key=start, range_end=end, start_revision=index + 1)
+        async with self._client.watch(request) as watch:
+            yield V3Feed(watch, len(start), index, store_id)
+
+    async def _put(
+        self, name: str, value: str, compare: pb.Compare, ttl: int | None
+    ) -> Written | Missing | Differs:
+        lease = await self._client.grant(ttl) if ttl is not None else 0
+        put = pb.PutRequest(key=self._key(name), value=value.encode(), lease=lease)
+        found = await self._write(name, compare, pb.RequestOp(request_put=put))
+        if isinstance(found, Written):
+            await self._forget(name)
+            if ttl is not None:
+                self._own[name] = _Own(value, found.index, ttl, lease)
+        elif lease:
+            await self._revoke(lease)
+        return found
+
+    async def _write(
+        self, name: str, compare: pb.Compare, operation: pb.RequestOp
+    ) -> Written | Missing | Differs:
+        look = pb.RequestOp(request_range=pb.RangeRequest(key=self._key(name), count_only=True))
+        answer = await self._client.txn(pb.TxnRequest(compare=[compare], success=[operation], failure=[look]))
+        if answer.succeeded:
+            return Written(answer.header.revision)
+        is_there = bool(answer.responses) and answer.responses[0].response_range.count > 0
+        return Differs() if is_there else Missing(answer.header.revision)
+
+    async def _unchanged(self, name: str, index: int) -> Written | Missing | Differs:
+        """What became of an entry whose lease was renewed."""
+        answer = await self._client.range(pb.RangeRequest(key=self._key(name), keys_only=True))
+        if not answer.kvs:
+            return Missing(answer.header.revision)
+        return Written(index) if answer.kvs[0].mod_revision == index else Differs()
+
+    async def _forget(self, name: str) -> None:
+        """Revoke the lease that was granted for an earlier form of the entry: no key is attached to it."""
+        own = self._own.pop(name, None)
+        if own is not None:
+            await self._revoke(own.lease)
+
+    async def _revoke(self, lease: int) -> None:
+        try:
+            await self._client.revoke(lease)
+        except ClientError:
+            return  # it holds nothing, and ends with its time
+
+    def _is_at(self, name: str, index: int) -> pb.Compare:
+        return pb.Compare(
+            target=pb.Compare.MOD, result=pb.Compare.EQUAL, key=self._key(name), mod_revision=index
+        )
+
+    def _key(self, name: str) -> bytes:
+        return f"{self._folder}{name}".encode()
+
+    def _range(self) -> tuple[bytes, bytes]:
+        """All keys that begin with the folder, which ends in a slash; 0 is the character after it."""
+        start = self._folder.encode()
+        return start, start[:-1] + b"0"
+
+
+class V3Feed:
+    """See `subnetstore.Feed`. One watch serves all calls. Its first answer tells the store's cluster and
+    revision: another cluster, or a revision below the one already seen, is a replaced store.
+    """
+
+    def __init__(self, watch: WatchCall, skip: int, index: int, store_id: str) -> None:
+        """`skip` is the length of what all keys begin with."""
+        self._watch = watch
+        self._skip = skip
+        self._index = index
+        self._store_id = store_id
+
+    async def news(self, limit: float) -> News:
+        with trio.move_on_after(limit):
+            while True:
+                answer = await self._watch.answer()
+                self._check(answer)
+                if answer.events:
+                    changes = self._changes(answer.events)
+                    self._index = max(self._index, answer.events[-1].kv.mod_revision)
+                    return News(changes, self._index)
+        return News((), self._index)
+
+    def _check(self, answer: pb.WatchResponse) -> None:
+        header = answer.header
+        if answer.created and (header.revision < self._index or f"{header.cluster_id:x}" != self._store_id):
+            raise HistoryLost("the store was replaced, or restored to an earlier state")
+        if answer.compact_revision:
+            raise HistoryLost(f"the store has compacted its history up to {answer.compact_revision}")
+        if answer.canceled:
+            raise BadAnswer("the store", f"ended the watch: {answer.cancel_reason or 'it gave no reason'}")
+
+    def _changes(self, events: Sequence[kv_pb2.Event]) -> list[Entry | Removed | RemovedTogether]:
+        changes: list[Entry | Removed | RemovedTogether] = []
+        for event in events:
+            index, name = event.kv.mod_revision, event.kv.key[self._skip :]
+            if b"/" in name:
+                continue
+            if event.type == kv_pb2.Event.PUT:
+                changes.append(_entry(_text(name), event.kv))
+                continue
+            last = changes[-1] if changes else None
+            if isinstance(last, Removed | RemovedTogether) and last.index == index:
+                changes[-1] = RemovedTogether(index)
+            else:
+                changes.append(Removed(_text(name), index))
+        return changes
+
+
+def _entry(name: str, found: kv_pb2.KeyValue) -> Entry:
+    return Entry(name, _text(found.value), found.mod_revision, 0 if found.lease else None)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

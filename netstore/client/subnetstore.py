@@ -1,0 +1,126 @@
+"""The network config and the subnet leases under one prefix of a store, whichever API keeps them: the
+interface (`subnets_v2` and `subnets_v3` implement it).
+
+An *entry* is a key directly under `PREFIX/subnets/`, named by the rest of its key. An *index* orders the
+changes of one store: modifiedIndex in v2, revision in v3. Indexes of two stores cannot be compared; each
+store has an id, that of its cluster.
+
+A write states what it expects and reports what it found (`Written`, `Missing`, `Differs`). `ClientError` is
+raised for everything else: its `outcome_known` tells whether the write may have happened.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from netstore.client.faults import ClientError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """An entry as the store has it. `value` is None for a directory of v2."""
+
+    name: str
+    value: str | None
+    modified: int
+    """Index of its last change."""
+    ttl: int | None
+    """Seconds until it expires; None if it never does, 0 if it does and the store did not say when."""
+
+
+class Removed(msgspec.Struct, frozen=True, gc=False):
+    """An entry was removed, or expired."""
+
+    name: str
+    index: int
+
+
+class RemovedTogether(msgspec.Struct, frozen=True, gc=False):
+    """Several entries were removed by one change, perhaps all. A listing shows which."""
+
+    index: int
+
+
+class Listing(msgspec.Struct, frozen=True, gc=False):
+    """All entries at `index`."""
+
+    entries: Sequence[Entry]
+    index: int
+    store_id: str
+
+
+class News(msgspec.Struct, frozen=True, gc=False):
+    """What a feed reports: changes in the order of their indexes; perhaps none."""
+
+    changes: Sequence[Entry | Removed | RemovedTogether]
+    index: int
+    """All changes up to it have been reported."""
+    behind: int = 0
+    """How many indexes the store is ahead of the last of these changes, at least."""
+    ended_early: bool = False
+    """The store stopped waiting for changes before the time given. Once is normal, when it is stopped."""
+
+
+class Written(msgspec.Struct, frozen=True, gc=False):
+    """The write was done; the entry was last changed at `index` now."""
+
+    index: int
+
+
+class Missing(msgspec.Struct, frozen=True, gc=False):
+    """There is no such entry; the store was at `index`."""
+
+    index: int
+
+
+class Differs(msgspec.Struct, frozen=True, gc=False):
+    """The entry is not as the write expects: it exists, or was changed."""
+
+
+class HistoryLost(ClientError):  # noqa: N818 - named for what happened
+    """The changes since an index cannot be told: they are gone, or the store was replaced. List again."""
+
+
+class Feed(Protocol):
+    """The changes after an index, in order and without a gap."""
+
+    async def news(self, limit: float) -> News:
+        """The next changes, or none after `limit` seconds. `HistoryLost`, or ClientError when the store
+        cannot be asked; then no change was skipped: follow again from the last index reported.
+        """
+
+
+class SubnetStore(Protocol):
+    """The entries under one prefix. `ttl` is in seconds; None stores an entry that never expires."""
+
+    prefix: str
+    names_ipv6: bool
+    """Values have a PublicIPv6, null if there is none, as flannel writes them in this API."""
+
+    async def config(self) -> Entry | None:
+        """The network config; None if there is none. Linearizable, as are `entries` and `entry`."""
+
+    async def entries(self) -> Listing:
+        """All entries."""
+
+    async def entry(self, name: str) -> Entry | Missing:
+        """One entry, with its remaining time."""
+
+    async def create(self, name: str, value: str, ttl: int | None) -> Written | Differs:
+        """Write an entry that must not exist."""
+
+    async def replace(
+        self, name: str, value: str, index: int, ttl: int | None
+    ) -> Written | Missing | Differs:
+        """Write an entry that was last changed at `index`; its time begins anew."""
+
+    async def remove(self, name: str, index: int) -> Written | Missing | Differs:
+        """Remove an entry that was last changed at `index`."""
+
+    def follow(self, index: int, store_id: str) -> AbstractAsyncContextManager[Feed]:
+        """The changes after `index` of the store with this id."""

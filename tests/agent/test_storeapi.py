@@ -1,0 +1,126 @@
+"""Which API of a store the agent uses, on real stores, with and without TLS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from netstore.agent.storeapi import StoreAccess
+from netstore.client.faults import BadAnswer, Unreachable
+from netstore.client.transport import Transport
+from netstore.client.v2 import V2Client
+from netstore.errors import NetstoreError
+from netstore.network.config import NetworkConfigError
+from netstore.ops.agent import AgentConfig
+from netstore.proto import rpc_pb2 as pb
+from netstore.urls import Url
+from tests.support.certificates import Certificates
+from tests.support.daemon import free_port, launch, netstored_command, start_netstored
+from tests.support.peers import start_etcd
+from tests.support.v3client import V3Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.daemon import Daemon
+
+NETWORK = '{"Network":"10.23.0.0/16"}'
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with start_netstored(tmp_path_factory.mktemp("store")) as daemon:
+        yield daemon
+
+
+async def write(daemon: Daemon, api: str, prefix: str) -> None:
+    """Write a network config by this API."""
+    if api == "v3":
+        other = V3Client(daemon.url)
+        other.kv.Put(pb.PutRequest(key=f"{prefix}/config".encode(), value=NETWORK.encode()))
+        other.close()
+    else:
+        async with V2Client(Transport(daemon.url)) as client:
+            await client.set(f"{prefix}/config", NETWORK)
+
+
+async def chosen(url: str, prefix: str, api: str = "auto", **more: Any) -> str:
+    """The API that is chosen there, whose network config was read."""
+    scheme, _, address = url.partition("://")
+    host, _, port = address.partition(":")
+    config = AgentConfig(endpoints=(Url(scheme, host, int(port)),), prefix=prefix, store_api=api, **more)
+    async with StoreAccess(config) as access:
+        try:
+            found, store = await access.choose()
+            entry = await store.config()
+        except NetstoreError as error:
+            fault = error  # raised within, it would come out of a nursery in a group
+        else:
+            assert (await access.choose())[1] is store, "a client is made once"
+            assert entry is not None
+            assert entry.value == NETWORK
+            return found
+    raise fault
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "used"),
+    [
+        ("v2", "auto", "v2"),
+        ("v3", "auto", "v3"),
+        ("v2 v3", "auto", "v2"),
+        ("v2 v3", "v3", "v3"),
+        ("v2 v3", "v2", "v2"),
+    ],
+)
+async def test_the_api_that_has_the_network_is_used(
+    daemon: Daemon, there: str, asked: str, used: str
+) -> None:
+    prefix = f"/{there.replace(' ', '-')}"
+    for api in there.split():
+        await write(daemon, api, prefix)
+    assert await chosen(daemon.url, prefix, asked) == used
+
+
+async def test_without_a_network_in_either_the_agent_has_to_wait(daemon: Daemon) -> None:
+    with pytest.raises(NetworkConfigError, match="there is no network config, in neither API"):
+        await chosen(daemon.url, "/nothing")
+
+
+@pytest.mark.peer("etcd")
+async def test_an_etcd_without_v2(tmp_path: Path) -> None:
+    with start_etcd(tmp_path, "--enable-v2=false") as daemon:
+        with pytest.raises(NetworkConfigError, match=r"there is no network config \(http.*answered 404"):
+            await chosen(daemon.url, "/net")
+        await write(daemon, "v3", "/net")
+        assert await chosen(daemon.url, "/net") == "v3"
+
+
+@pytest.mark.parametrize("api", ["v2", "v3"])
+async def test_tls_with_certificates_of_both_sides(tmp_path: Path, api: str) -> None:
+    files = Certificates(tmp_path / "tls")
+    port, tls_port = free_port(), free_port()
+    flags = (
+        *("--listen-client-urls", f"https://127.0.0.1:{tls_port}"),
+        *("--cert-file", str(files.certificate), "--key-file", str(files.key)),
+        *("--trusted-ca-file", str(files.ca), "--client-cert-auth"),
+    )
+    command = netstored_command(tmp_path / "data", *flags, port=port)
+    url = f"https://127.0.0.1:{tls_port}"
+    with launch(command, f"http://127.0.0.1:{port}", tmp_path / "data", tmp_path / "log") as daemon:
+        await write(daemon, api, "/net")
+        shown = {"cert_file": files.client_certificate, "key_file": files.client_key}
+        assert await chosen(url, "/net", api, ca_file=files.ca, **shown) == api
+        with pytest.raises(Unreachable, match="certificate refused: "):
+            await chosen(url, "/net", api, ca_file=files.stranger_certificate, **shown)
+        with pytest.raises(Unreachable, match="the store wants a certificate of ours that it trusts"):
+            await chosen(url, "/net", api, ca_file=files.ca)
+        strange = {"cert_file": files.stranger_certificate, "key_file": files.stranger_key}
+        with pytest.raises(Unreachable, match="the store wants a certificate of ours that it trusts"):
+            await chosen(url, "/net", api, ca_file=files.ca, **strange)
+        with pytest.raises(Unreachable, match="is it http:// there"):
+            await chosen(f"https://127.0.0.1:{port}", "/net", api, ca_file=files.ca)
+        with pytest.raises((Unreachable, BadAnswer), match=r"HTTPS server|is it https:// there"):
+            await chosen(f"http://127.0.0.1:{tls_port}", "/net", api)
