@@ -200,7 +200,7 @@ class BodyAdmission:
         """Household -> its waiting claims."""
         self._most: BucketQueue[str] = BucketQueue()
         """Households by what has arrived for their waiting claims."""
-        self._owed = 0
+        self.owed = 0
         """Bytes of memory reserved for the request that has waited longest."""
         self.waiting = 0
         """How many claims wait."""
@@ -210,7 +210,8 @@ class BodyAdmission:
         self.looking = False
         """A search is not finished: the next `step` continues it."""
         self._logged_at = float("-inf")
-        self._now = 0.0
+        self.now = 0.0
+        """Monotonic seconds: the reactor's `now`, which sets it in each round."""
 
     def ask(self, claim: Claim, size: int, kept: int) -> bool:
         """Ask for `size` bytes in all; `kept` bytes have arrived. False if it must wait. Raises QueueFull."""
@@ -232,7 +233,7 @@ class BodyAdmission:
             if refused == REFUSED_AT_ONCE or not self._make_room(claim, kept):
                 raise QueueFull
             refused += 1
-        claim.wanted, claim.kept, claim.since = size, kept, self._now
+        claim.wanted, claim.kept, claim.since = size, kept, self.now
         queue = self._queues.get(claim.household)
         if queue is None:
             queue = self._queues[claim.household] = _Queue()
@@ -243,8 +244,8 @@ class BodyAdmission:
         self._most.put(claim.household, queue.kept)
         self.waiting += 1
         self._kept += kept
-        if self._now - self._logged_at >= _LOG_SECONDS:
-            self._logged_at = self._now
+        if self.now - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = self.now
             guarded(_log_failed, self._log_waiting, claim)
         self._wake()
         return False
@@ -266,11 +267,13 @@ class BodyAdmission:
             self._wake()
 
     def step(self, now: float) -> None:
-        """Called once a round, and once a second: admit the next claims. O(1) while none waits."""
-        self._now = now
+        """Called once a round in which a claim waits, memory is reserved (`owed`) or a search is `looking`,
+        and once a second: admit the next claims. O(1) while none waits.
+        """
+        self.now = now
         if self._sweeping is not None:
             self._sweeping = run_steps(self._sweeping)
-        self._owed = 0
+        self.owed = 0
         more = bool(self._queues) and self._admit()
         self.looking = more or self._sweeping is not None
 
@@ -310,10 +313,8 @@ class BodyAdmission:
                 self._grant(claim, size)
                 if claim.asker is not None:
                     self._call(claim, claim.asker.admitted)
-            elif (
-                not self._owed and name not in self._active and self._now - claim.since >= STARVATION_SECONDS
-            ):
-                self._owed = size
+            elif not self.owed and name not in self._active and self.now - claim.since >= STARVATION_SECONDS:
+                self.owed = size
             elif name in self._active and len(queues) > LOOKED_AT:
                 queues.move_to_end(name)  # those behind it that have none are to be examined
         return bool(candidates)
@@ -328,7 +329,7 @@ class BodyAdmission:
         for a large one, because a large one is admitted however many small ones there are.
         """
         active = self._active.get(name, 0)
-        owed = 0 if more <= SMALL < self._owed else self._owed
+        owed = 0 if more <= SMALL < self.owed else self.owed
         return used + owed <= self._memory.limit and (not active or active + more <= self._few)
 
     def _give_up_slow(self) -> Iterator[None]:

@@ -386,7 +386,24 @@ class Connection:
             self.cut()
             return
         if self.fd >= 0 and not self._mask & _OUT:
-            self._send()
+            queue = self._queue
+            if len(queue) != 1 or self._tunnel is not None or self._closing or self._mask != _IN:
+                self._send()
+            else:  # one piece, the common case: what `_send` does if the kernel takes all of it
+                try:
+                    sent = self._socket.send(queue[0])
+                except OSError:
+                    sent = 0  # `_send` finds out why
+                self.unsent -= sent
+                self.sent += sent
+                if not self.unsent:
+                    queue.clear()
+                    self.progress = self._reactor.now
+                    if self._charged:
+                        self._charge()
+                else:
+                    queue[0] = rest_of(queue[0], sent)
+                    self._send()
         if self.fd < 0:
             return
         account = self.account

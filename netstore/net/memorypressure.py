@@ -115,7 +115,8 @@ class MemoryPressure:
         """Cuts that were not logged since the last one that was: writing a log line takes longer than a
         cut.
         """
-        self._now = 0.0
+        self.now = 0.0
+        """Monotonic seconds: the reactor's `now`, which sets it in each round."""
 
     @property
     def waiting(self) -> int:
@@ -126,6 +127,19 @@ class MemoryPressure:
     def looking(self) -> bool:
         """A search is not finished: the next `step` continues it."""
         return self._cutting or self._finding is not None or self._sweeping is not None
+
+    @property
+    def due(self) -> bool:
+        """`step` has something to do."""
+        memory = self._memory
+        return (
+            memory.used - memory.promised > self._wait
+            or memory.used > self._cut
+            or bool(self._held_back)
+            or self._cutting
+            or self._finding is not None
+            or self._sweeping is not None
+        )
 
     def moved(self, holder: Holder) -> None:
         """Called when it holds more or less, or was sent to. Makes room at once if it must; O(1)
@@ -138,10 +152,11 @@ class MemoryPressure:
             self._make_room()
 
     def step(self, now: float) -> None:
-        """Called once a round, and once a second: hold connections back, or let them continue. O(1) while
-        none has to wait, and mostly otherwise; never more than `STEPS_AT_ONCE` of each kind.
+        """Called once a round in which it is `due`, and once a second: hold connections back, or let them
+        continue. O(1) while none has to wait, and mostly otherwise; never more than `STEPS_AT_ONCE` of each
+        kind.
         """
-        self._now = now
+        self.now = now
         memory = self._memory
         if self._cutting or memory.used > self._cut:
             self._make_room()
@@ -284,8 +299,8 @@ class MemoryPressure:
         held = holder.account.held
         holder.discard()
         self.forget(holder)
-        if self._now - self._cut_logged_at >= _CUT_LOG_SECONDS:
-            left_out, self._left_out, self._cut_logged_at = self._left_out, 0, self._now
+        if self.now - self._cut_logged_at >= _CUT_LOG_SECONDS:
+            left_out, self._left_out, self._cut_logged_at = self._left_out, 0, self.now
             guarded(_log_failed, self._log_cut, holder.principal, held, reason, left_out)
         else:
             self._left_out += 1

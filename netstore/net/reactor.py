@@ -220,21 +220,23 @@ class Reactor:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    deadline = self._clock() + LINGER_SECONDS
-                    self._round(0)
-                    while self._clock() < deadline and self._round(_LINGER_WAIT):
-                        pass
+                    at = self._round(0)
+                    deadline = at + LINGER_SECONDS
+                    while 0 < at < deadline:
+                        at = self._round(_LINGER_WAIT)
         finally:
             self._close()
 
-    def flush(self) -> None:
+    def flush(self, at: float | None = None) -> None:
         """Send what was written since the last flush, for `ROUND_SECONDS`; connections left over wait for a
-        turn. A send may close a connection, which may write to others: these are sent to as well.
+        turn. A send may close a connection, which may write to others: these are sent to as well. `at` is
+        what the clock said just now, if the caller has read it.
         """
         if not self.dirty:
             return
         clock, budget = self._clock, self.meter.budget
-        at = clock()
+        if at is None:
+            at = clock()
         stop = at + ROUND_SECONDS
         while self.dirty:
             dirty, self.dirty = self.dirty, []
@@ -374,7 +376,7 @@ class Reactor:
         if at - self._clock_read > HELD_SECONDS:
             self._lost += at - self._clock_read
         self._clock_read = self.scheduler.clock_read = at
-        self.now = at - self._lost
+        self.now = self.admission.now = self.pressure.now = at - self._lost
         return at
 
     def _make_calls(self) -> None:
@@ -383,12 +385,14 @@ class Reactor:
         for _ in range(len(calls)):  # calls that these add are for the next round
             calls.popleft()()
 
-    def _round(self, wait: float) -> bool:
-        """Serve what is ready, waiting for it so many seconds; False if nothing was."""
+    def _round(self, wait: float) -> float:
+        """Serve what is ready, waiting for it so many seconds. Returns the time at the end; 0 if nothing was
+        ready.
+        """
         pending = self._pending
         ready = self._epoll.poll(0 if pending else wait, _EVENTS_PER_ROUND)
         if not ready and not pending:
-            return False
+            return 0.0
         clock, meter, scheduler, watched = self._clock, self.meter, self.scheduler, self.watched
         began = self._update_now()
         self.wakeup.in_round = True
@@ -409,11 +413,12 @@ class Reactor:
             elif fd == self.wakeup.fd:
                 woken = True
         watched.ready = members
+        at = began
         if woken:
             self._make_calls()
-        at = clock()
-        if at - began > meter.budget:
-            meter.over("results", at - began)
+            at = clock()
+            if at - began > meter.budget:
+                meter.over("results", at - began)
         if members or watched.unfinished:
             watched.serve(members)
             at = clock()
@@ -429,12 +434,16 @@ class Reactor:
         now = clock()
         if now - at > meter.budget:
             meter.over_turn(now - at)
-        self.flush()
-        guarded(self.failed, self.admission.step, self.now)
-        guarded(self.failed, self.pressure.step, self.now)  # sees what was promised in this round
-        self._worked(clock() - began)
+        self.flush(now)
+        admission, pressure = self.admission, self.pressure
+        if admission.waiting or admission.owed or admission.looking:
+            guarded(self.failed, admission.step, self.now)
+        if pressure.due:
+            guarded(self.failed, pressure.step, self.now)  # sees what was promised in this round
+        now = clock()
+        self._worked(now - began)
         self.wakeup.in_round = False
-        return True
+        return now
 
     # --- once a second
 

@@ -82,6 +82,20 @@ def test_below_the_mark_nobody_is_looked_at() -> None:
     assert (here.waiting(), here.looked) == (set(), 0)
 
 
+def test_a_step_is_due_above_the_mark_and_while_one_waits() -> None:
+    here = Here(a=200, b=200)
+    due = [here.pressure.due]
+    here.ones[0].account.charge(200)
+    due.append(here.pressure.due)
+    here.pressure.step(1.0)
+    assert here.waiting() == {"a"}
+    here.ones[0].account.charge(-390)
+    due.append(here.pressure.due)  # one waits that may continue
+    here.pressure.step(2.0)
+    assert here.waiting() == set()
+    assert [*due, here.pressure.due] == [False, True, True, False]
+
+
 def test_the_heaviest_wait_until_what_the_others_hold_fits() -> None:
     here = Here(small=10, heavy=400, medium=150, light=100)
     here.pressure.step(1.0)

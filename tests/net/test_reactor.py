@@ -13,6 +13,7 @@ import trio.lowlevel
 
 from netstore.guard import unguarded
 from netstore.net.connection import SEND_SIZE
+from netstore.net.memorypressure import MemoryPressure
 from netstore.net.reactor import LINGER_SECONDS, Limits
 from tests.support.patience import seconds
 from tests.support.site import GET, asking, read_all, site
@@ -185,6 +186,7 @@ async def test_all_work_of_the_reactor_is_told(monkeypatch: pytest.MonkeyPatch) 
             ours.recv(9)
             here.time += 0.5
 
+        monkeypatch.setattr(MemoryPressure, "due", True)
         monkeypatch.setattr(here.reactor.pressure, "step", look)
         (client,) = asking(here, 1)
         await here.until_asked(1)

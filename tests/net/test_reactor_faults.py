@@ -17,6 +17,7 @@ import trio.lowlevel
 from netstore.errors import MustStop
 from netstore.net.accept import CannotAccept
 from netstore.net.http1.server import Http1Server
+from netstore.net.memorypressure import MemoryPressure
 from netstore.net.reactor import Limits, Reactor
 from tests.support.log import KeptLog
 from tests.support.patience import seconds
@@ -354,6 +355,7 @@ async def test_a_fault_in_what_concerns_all_connections_ends_none_of_them(
 
         with monkeypatch.context() as broken:
             if place == "step":
+                broken.setattr(MemoryPressure, "due", True)
                 broken.setattr(reactor.pressure, "step", fail)
             elif place == "look_after":
                 broken.setattr(reactor.pressure, "sweep", fail)
