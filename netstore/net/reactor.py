@@ -135,8 +135,11 @@ class Reactor:
         meter: Meter | None = None,
         *,
         worked: Callable[[float], object] = lambda _: None,
+        processor: Callable[[], float] | None = None,
     ) -> None:
-        """`worked` is told how many seconds each round took, each piece of a sweep and each `catch_up`."""
+        """`worked` is told how many seconds each round took, each piece of a sweep and each `catch_up`.
+        `processor` is the processor time that this thread has used (`Scheduler`).
+        """
         self._worked = worked
         self._limits = limits
         self._http1 = http1
@@ -161,7 +164,7 @@ class Reactor:
         self.acceptor = Acceptor(self, self._epoll, self.connection_limit, log, clock)
         self.accepted = 0
         """Connections accepted so far."""
-        self.scheduler = Scheduler(clock, self.meter, self.wakeup, self._cut_for)
+        self.scheduler = Scheduler(clock, self.meter, self.wakeup, self._cut_for, processor)
         self.watched = WatchedDescriptors(
             self._epoll,
             self.wakeup,

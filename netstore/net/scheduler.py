@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.admission import household
 from netstore.errors import MustStop
-from netstore.net.load import HEAVY_LEVELS, LAST_IN_HOUSEHOLD, LEVELS, Loads
+from netstore.net.load import HEAVY_LEVELS, LAST_IN_HOUSEHOLD, LEVELS, LONG_TURN, Loads
 from netstore.net.loadqueue import LoadQueue
 
 if TYPE_CHECKING:
@@ -40,9 +40,17 @@ LONGEST_WAIT_EVERY: Final = 4
 """In one of so many rounds the connection that has waited longest has a turn, whatever its load."""
 
 CHARGED_SECONDS: Final = 0.02
-"""Most that one turn adds to a load: a longer one was long because the processor was used by others, or the
-process was stopped.
+"""Most that one turn adds to a load: a longer one was long because the process was stopped."""
+
+EXAMINED_SECONDS: Final = 1.0
+"""For so long after a long turn (`load.LONG_TURN`), the processor time of the loop is read at the beginning
+of each round (1.7 us), so that of a further long turn only what the loop used is charged. The rest was used
+by other processes, or other threads had the interpreter lock: charging it would make connections that ask
+for the same look as if some used far more than others, and from then on all would wait in the queue.
 """
+
+UNEXAMINED_SECONDS: Final = 0.001
+"""What is charged for a long turn of which that is not known: the first in a second."""
 
 _REVIEWED: Final = 16
 """Waiting connections whose level is computed anew in each round: 30 us."""
@@ -61,8 +69,15 @@ class Scheduler:
         meter: Meter,
         wakeup: Wakeup,
         failed: Callable[[Connection, Exception], None],
+        processor: Callable[[], float] | None = None,
     ) -> None:
+        """`processor` is the processor time that this thread has used; by default every second counts."""
         self._clock = clock
+        self._processor = processor or clock
+        self._examined_until = float("-inf")
+        """See `EXAMINED_SECONDS`."""
+        self._read: tuple[float, float] | None = None
+        """Clock and processor time, when they were read last in this round; None: they were not."""
         self._meter = meter
         self._wakeup = wakeup
         self._failed = failed
@@ -141,9 +156,22 @@ class Scheduler:
         queued.
         """
         stop = at + ROUND_SECONDS
+        self._read = (at, self._processor()) if at < self._examined_until else None
+        clock, budget = self._clock, self._meter.budget
         for place, (connection, mask) in enumerate(ready, 1):
-            at = self._serve_one(connection, mask, at)
-            if at > stop:
+            try:  # `_serve_one` inline, because this runs for each request
+                connection.ready(mask)
+            except MustStop:
+                raise
+            except Exception as fault:  # noqa: BLE001 - as `Reactor._serve`, without its two calls
+                self._failed(connection, fault)
+            now = clock()
+            seconds = now - at
+            at = now
+            if seconds > budget:
+                self._meter.over("requests", seconds, connection.principal)
+            connection.load.add_turn(now, seconds if seconds < LONG_TURN else self._used(seconds, now))
+            if now > stop:
                 for left, mask_left in ready[place:]:
                     if left.open:
                         self.queue.add(left, mask_left, at)
@@ -157,6 +185,7 @@ class Scheduler:
         and half of that in a round in which light ones are served. In one of `LONGEST_WAIT_EVERY` rounds the
         connection that has waited longest has a turn.
         """
+        self._read = (at, self._processor()) if at < self._examined_until else None
         queue = self.queue
         first = queue.first
         heavy = self._lightest + HEAVY_LEVELS
@@ -189,5 +218,16 @@ class Scheduler:
         seconds = now - at
         if seconds > self._meter.budget:
             self._meter.over("requests", seconds, connection.principal)
-        connection.load.add_turn(now, min(seconds, CHARGED_SECONDS))
+        connection.load.add_turn(now, seconds if seconds < LONG_TURN else self._used(seconds, now))
         return now
+
+    def _used(self, seconds: float, now: float) -> float:
+        """What is charged for a long turn that has just ended (`EXAMINED_SECONDS`)."""
+        self._examined_until = now + EXAMINED_SECONDS
+        if self._read is None:
+            return min(seconds, UNEXAMINED_SECONDS)
+        at, processor = self._read
+        used = self._processor()
+        self._read = now, used
+        lost = (now - at) - (used - processor)
+        return min(max(seconds - max(lost, 0.0), 0.0), CHARGED_SECONDS)

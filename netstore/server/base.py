@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from typing import TYPE_CHECKING
 
 from netstore.api.v3 import services as v3
@@ -94,6 +95,7 @@ class Base:
             self.clock.monotonic,
             self.meter,
             worked=self.collector.worked,
+            processor=time.thread_time,
         )
         parts.callback(watch_threads(self.reactor.call_soon))
         self.deadlines = Deadlines(self.clock)

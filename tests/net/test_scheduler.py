@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from netstore.meter import Meter
 from netstore.net import reactor, scheduler
 from netstore.net.http1.bounds import HURRIED_LIMIT, PIPELINE_LIMIT, TURN_LIMIT
 from netstore.net.load import LONG_TURN
-from netstore.net.scheduler import ROUND_SECONDS
+from netstore.net.scheduler import EXAMINED_SECONDS, ROUND_SECONDS, UNEXAMINED_SECONDS, Scheduler
+from tests.support.member import Lines
 from tests.support.site import GET, Site, asking, site
 
 if TYPE_CHECKING:
@@ -226,3 +228,34 @@ async def test_what_is_closed_in_a_round_that_told_of_it_is_not_lined_up(
         assert len(here.reactor._connections) == 10
         for one in many:
             one.close()
+
+
+def test_of_a_long_turn_only_what_the_loop_used_is_charged() -> None:
+    """Each turn takes 2 ms, of which others have the processor for all but 0.1 ms."""
+    now = used = 0.0
+
+    class Turn:
+        principal = ""
+        open = True
+
+        def ready(self, _: int) -> None:
+            nonlocal now, used
+            now += 0.002
+            used += 0.0001
+
+    turns: Any = Scheduler
+    scheduler = turns(lambda: now, Meter(lambda: now, Lines()), None, None, lambda: used)
+    one: Any = Turn()
+    one.load = scheduler.joined("a")
+
+    def charged() -> float:
+        before: float = one.load.seconds(now + 0.002)
+        scheduler.serve_all([(one, 1)], now)
+        after: float = one.load.sum
+        return after - before
+
+    assert charged() == pytest.approx(UNEXAMINED_SECONDS), "the first: nothing was read before it"
+    assert charged() == pytest.approx(0.0001, rel=0.01)
+    assert charged() == pytest.approx(0.0001, rel=0.01)
+    now += EXAMINED_SECONDS
+    assert charged() == pytest.approx(UNEXAMINED_SECONDS)
