@@ -93,6 +93,15 @@ def parameters_of(request: Request) -> Parameters:
     """The parameters of a request; raises the Fault of the first that is wrong."""
     if request.method not in _WITH_FORM:
         return read_parameters(parse_form(request.query), request.method)
+    body = request.body
+    if (
+        len(body) <= _SHORT_BYTES
+        and body.startswith(b"value=")
+        and request.content_type == _FORM_TYPE
+        and not request.query
+        and not _find_to_decode(body)
+    ):
+        return Parameters(body[6:])  # most writes; the same as below, without the calls
     body = _form_of(request)
     alone = _lone_value(body, request.query)
     return _with_query(parse_form(body), request) if alone is None else alone

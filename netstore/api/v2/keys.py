@@ -167,7 +167,7 @@ class KeysApi:
         elif parameters.wait:
             self._watch(exchange, key, parameters)
         else:
-            self._read(exchange, key, parameters)
+            self._answer(exchange, False, self._machine.v2.look(key, parameters.recursive))
 
     def _read(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         self._answer(exchange, False, self._machine.v2.look(key, parameters.recursive))
@@ -231,10 +231,11 @@ class KeysApi:
         return max(0.0, (view.expires - clock.wall()) / 1e9) if left is None else left
 
     def _answer(self, exchange: Exchange, no_value: bool, outcome: Outcome) -> None:
-        if isinstance(outcome, Event):
-            action = outcome.action
+        if type(outcome) is Event:
+            action, member = outcome.action, self._member
             created = action == "create" or (action == "set" and outcome.prev is None)
-            status, fields = 201 if created else 200, self._fields(outcome.index)
+            status = 201 if created else 200
+            fields = self._render.success_fields(outcome.index, member.commit_index, member.term)
             if no_value:
                 exchange.respond(status, fields, self._render.action(outcome))
             elif outcome.node.nodes is None and (size := outcome.size) <= PIECE_BYTES:

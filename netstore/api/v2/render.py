@@ -25,6 +25,9 @@ _REPLACED: Final = tuple(
     (character.encode(), b"\\u%04x" % ord(character)) for character in ("<", ">", "&", "\u2028", "\u2029")
 )
 """Characters that etcd escapes and msgspec does not."""
+_AS_IT_IS: Final = bytes(set(range(0x20, 0x7F)) - set(b'"\\<>&'))
+"""Bytes that are not escaped."""
+_EVENT: Final = b'{"action":"%b","node":{"key":"%b","value":"%b","modifiedIndex":%d,"createdIndex":%d}}\n'
 _encode: Final = msgspec.json.Encoder().encode
 
 Part = tuple[bytes, int]
@@ -245,15 +248,24 @@ class Renderer:
         """A change or an answer as one line. `past`: of the event window, where a remaining time that is not
         above 0 is left out.
         """
+        node = event.node
+        key, value = node.key, node.value
+        if (
+            event.prev is None
+            and value is not None
+            and not node.expires
+            and not (key + value).translate(None, _AS_IT_IS)
+        ):  # most reads: half the time of msgspec
+            return _EVENT % (event.action.encode(), key, value, node.modified, node.created)
         plain = _plain(event)
         if plain is not None:
             return _encode(plain) + b"\n"
-        node = self.node(event.node, past)
+        shown = self.node(node, past)
         if event.prev is None:
-            return b'{"action":"%b","node":%b}\n' % (event.action.encode(), node)
+            return b'{"action":"%b","node":%b}\n' % (event.action.encode(), shown)
         return b'{"action":"%b","node":%b,"prevNode":%b}\n' % (
             event.action.encode(),
-            node,
+            shown,
             self.node(event.prev, past),
         )
 

@@ -152,7 +152,8 @@ class V2Store:
 
     def set(self, command: Set) -> Outcome:
         """Carry out a Set."""
-        outcome = self.tree.set(command.path, command.value, command.dir, _life(command), command.refresh)
+        life = _life(command) if command.expires else FOR_EVER
+        outcome = self.tree.set(command.path, command.value, command.dir, life, command.refresh)
         if type(outcome) is Event:
             self.statistics.sets_success += 1
             self._record(outcome)
@@ -246,7 +247,10 @@ class V2Store:
     def look(self, path: bytes, recursive: bool = False) -> Event | Walk | Fault:
         """Read the tree in bounded time (`Tree.look`), and count it."""
         outcome = self.tree.look(path, recursive)
-        self._count_get(outcome if type(outcome) is Fault else None)
+        if type(outcome) is Fault:
+            self._count_get(outcome)
+        else:
+            self.statistics.gets_success += 1
         return outcome
 
     def _count_get(self, fault: Fault | None) -> None:

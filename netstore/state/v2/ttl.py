@@ -12,7 +12,7 @@ from netstore.state.countdown import KeyQueue, TtlChanges
 from netstore.types import EtcdIndex, Nanos
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class Life(NamedTuple):
@@ -38,19 +38,17 @@ class Timed(msgspec.Struct, gc=False):
 class TimedNodes:
     """The nodes that have a TTL, by path: the `countdown.Table` of the v2 tree."""
 
-    __slots__ = ("_nodes", "ttl_changes")
+    __slots__ = ("_nodes", "get", "ttl_changes")
 
     def __init__(self) -> None:
         self._nodes: Parted[bytes, Timed] = Parted()
+        self.get: Callable[[bytes], Timed | None] = self._nodes.get
+        """The TTL of the node at a path; None if it has none. Asked for at each write."""
         self.ttl_changes: TtlChanges[bytes] = TtlChanges()
         """See `countdown.Table`."""
 
     def __len__(self) -> int:
         return len(self._nodes)
-
-    def get(self, key: bytes) -> Timed | None:
-        """The TTL of the node at this path; None if it has none."""
-        return self._nodes.get(key)
 
     def timed_keys(self) -> Iterable[bytes]:
         """The paths."""
@@ -61,6 +59,7 @@ class TimedNodes:
         previous contents.
         """
         gone, self._nodes = self._nodes, timed
+        self.get = timed.get
         return chain(self.ttl_changes.restart(renewed), self._free_steps(gone))
 
     def _free_steps(self, gone: Parted[bytes, Timed]) -> Iterator[None]:
