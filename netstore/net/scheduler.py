@@ -50,7 +50,9 @@ for the same look as if some used far more than others, and from then on all wou
 """
 
 UNEXAMINED_SECONDS: Final = 0.001
-"""What is charged for a long turn of which that is not known: the first in a second."""
+"""What is charged for a long turn of which that is not known: the first in a second, or one of a connection
+that was alone in its round.
+"""
 
 _REVIEWED: Final = 16
 """Waiting connections whose level is computed anew in each round: 30 us."""
@@ -156,7 +158,8 @@ class Scheduler:
         queued.
         """
         stop = at + ROUND_SECONDS
-        self._read = (at, self._processor()) if at < self._examined_until else None
+        examines = at < self._examined_until and len(ready) > 1
+        self._read = (at, self._processor()) if examines else None
         clock, budget = self._clock, self._meter.budget
         for place, (connection, mask) in enumerate(ready, 1):
             try:  # `_serve_one` inline, because this runs for each request

@@ -248,14 +248,18 @@ def test_of_a_long_turn_only_what_the_loop_used_is_charged() -> None:
     one: Any = Turn()
     one.load = scheduler.joined("a")
 
-    def charged() -> float:
+    def charged(*others: tuple[Any, int]) -> float:
         before: float = one.load.seconds(now + 0.002)
-        scheduler.serve_all([(one, 1)], now)
+        scheduler.serve_all([(one, 1), *others], now)
         after: float = one.load.sum
         return after - before
 
-    assert charged() == pytest.approx(UNEXAMINED_SECONDS), "the first: nothing was read before it"
-    assert charged() == pytest.approx(0.0001, rel=0.01)
-    assert charged() == pytest.approx(0.0001, rel=0.01)
+    other: Any = Turn()
+    other.load = scheduler.joined("b")
+    both = (other, 1)
+    assert charged(both) == pytest.approx(UNEXAMINED_SECONDS), "the first: nothing was read before it"
+    assert charged(both) == pytest.approx(0.0001, rel=0.01)
+    assert charged(both) == pytest.approx(0.0001, rel=0.01)
+    assert charged() == pytest.approx(UNEXAMINED_SECONDS), "alone in its round"
     now += EXAMINED_SECONDS
-    assert charged() == pytest.approx(UNEXAMINED_SECONDS)
+    assert charged(both) == pytest.approx(UNEXAMINED_SECONDS)
