@@ -1,6 +1,6 @@
 """Campaigns and single seeds from the command line:
 
-python -m tests.sim --seeds 20000              a campaign from seed 0 on; the same command resumes it
+python -m tests.sim --seeds 20000              a campaign from seed 0 on; the same command resumes it,
 python -m tests.sim --seed 4711 --trace        one seed, with every line of its trace
 python -m tests.sim --mutants                  each known bug put back, sought from seed 0 on
 """

@@ -13,14 +13,16 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.sim.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 REACHED: Final = (
     # Raft
@@ -165,6 +167,16 @@ def run_all(seeds: Iterable[int], jobs: int) -> Iterator[Run]:
         yield from pool.imap_unordered(run, seeds, chunksize=4)
 
 
+@cache
+def code_digest() -> str:
+    """What the runs execute: a digest of the package's sources and the simulator's."""
+    root = Path(__file__).resolve().parents[2]
+    digest = sha256()
+    for path in sorted((*root.glob("netstore/**/*.py"), *root.glob("tests/sim/**/*.py"))):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 @dataclass(slots=True)
 class Campaign:
     """Seeds from `base` on, and what came of those that were run."""
@@ -182,11 +194,11 @@ class Campaign:
 
     @classmethod
     def resume(cls, base: int, seeds: int, record: Path) -> Campaign:
-        """Go on where the record left, if it is one of this campaign."""
+        """Go on where the record left, if it is one of this campaign and of the code as it is now."""
         campaign = cls(base, seeds)
         if record.exists():
             kept = json.loads(record.read_text())
-            if kept["base"] == base:
+            if kept["base"] == base and kept.get("code") == code_digest():
                 campaign.done = min(kept["done"], seeds)
                 campaign.seconds = kept["seconds"]
                 campaign.slowest = tuple(kept["slowest"])
@@ -201,6 +213,7 @@ class Campaign:
         part = record.with_suffix(".part")
         kept = {
             "base": self.base,
+            "code": code_digest(),
             "done": self.done,
             "seconds": round(self.seconds, 3),
             "slowest": self.slowest,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.sim.__main__ import main
-from tests.sim.campaign import REACHED, Campaign, Run, run
+from tests.sim.campaign import REACHED, Campaign, Run, code_digest, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,14 @@ def test_a_record_of_other_seeds_is_not_taken(tmp_path: Path) -> None:
     other = Campaign(50, 6, done=6)
     other.save(record)
     assert Campaign.resume(51, 6, record).done == 0
+
+
+def test_a_record_of_other_code_is_not_taken(tmp_path: Path) -> None:
+    record = tmp_path / "campaign.json"
+    Campaign(50, 6, done=6).save(record)
+    assert Campaign.resume(50, 6, record).done == 6
+    record.write_text(record.read_text().replace(code_digest(), "0" * 64))
+    assert Campaign.resume(50, 6, record).done == 0
 
 
 def test_what_no_run_went_through_is_told() -> None:
