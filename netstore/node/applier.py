@@ -132,7 +132,8 @@ class Applier:
             self._raft.applied_to(last)
         self._parts.ran("apply")
         events, changes = machine.v2.take_events(), machine.take_changes()
-        self._hub.publish(*events)
+        if events:
+            self._hub.publish(*events)
         if changes:
             self._watches.publish(changes)
         if events or changes:

@@ -397,10 +397,10 @@ class Pacing:
         """How many bytes of what waits may be proposed next, `most` at most; and whether there is no room, so
         that these are only for requests that fit into them.
         """
-        room = self.room
-        if room == 0:
-            return min(most, self.spare), True
-        return most if room is None else min(most, room), False
+        if self.rate is None:
+            return most, False
+        room = max(0, int(self._room))
+        return (min(most, room), False) if room else (min(most, self.spare), True)
 
     def hold(self) -> None:
         """Something had to wait because there was no room."""
