@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.v3 import messages, operations
+from netstore.api.v3 import messages, operations, transactions
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
@@ -90,7 +90,7 @@ class KvService:
             self._propose(call, command, txn.check(command))
 
     def _parse_txn(self, message: bytes) -> tuple[Txn, bytes]:
-        return messages.parse_txn(message, self._max_txn_ops), message
+        return transactions.parse_txn(message, self._max_txn_ops), message
 
     def _txn(self, call: Call, request: tuple[Txn, bytes]) -> None:
         command, message = request

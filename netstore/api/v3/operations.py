@@ -94,8 +94,8 @@ def delete_range(request: pb.DeleteRangeRequest) -> Operation:
 
 
 def txn(command: Txn) -> Operation:
-    """A Txn, once it is decoded. O(its compares and operations), at any depth; `messages.parse_txn` limits
-    how many there are.
+    """A Txn, once it is decoded. O(its compares and operations), at any depth; how many there are is limited
+    by `transactions.parse_txn`.
     """
     accesses = [Access(Kind.READ, each.key, each.range_end) for each in command.compares]
     unread = [chain(command.success, command.failure)]

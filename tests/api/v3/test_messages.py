@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netstore.api.v3 import messages
+from netstore.api.v3 import messages, transactions
 from netstore.api.v3.messages import Headers, WatchAnswers
 from netstore.api.v3.status import RefusedError
 from netstore.errors import Fault
@@ -136,7 +136,7 @@ def test_a_transaction_is_not_copied_at_each_level_it_lies_in(monkeypatch: pytes
 
     monkeypatch.setattr(messages, "framed", frame)
     outcome: Found | TxnDone = Found(Revision(0), [bytes(1_000)] * 100, 100, False)
-    for _ in range(messages.MAX_DEPTH):
+    for _ in range(transactions.MAX_DEPTH):
         outcome = TxnDone(Revision(0), True, [outcome])
     answer = messages.write_answer(b"", outcome)
     assert len(answer) > 100_000
@@ -226,7 +226,7 @@ def test_a_transaction_is_read_whole() -> None:
         ],
     )
     written = v3.Put(b"k", b"v", 7, prev_kv=True, ignore_value=True, ignore_lease=True)
-    assert messages.read_txn(request) == v3.Txn(
+    assert transactions.read_txn(request) == v3.Txn(
         compares=(
             v3.Compare(b"c", v3.VERSION, v3.LESS, 1),
             v3.Compare(b"c", v3.CREATE, v3.EQUAL, 2, b"", b"d"),
@@ -306,7 +306,7 @@ def test_a_range_of_one_key_needs_no_protobuf(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("field", [1, 2])
 def test_a_compare_that_does_not_exist(field: int) -> None:
     compare = b"\x1a\x01a" + raw(field, 9)
-    answer = messages.read_txn(parse(pb.TxnRequest, b"\x0a%c%b" % (len(compare), compare)))
+    answer = transactions.read_txn(parse(pb.TxnRequest, b"\x0a%c%b" % (len(compare), compare)))
     assert isinstance(answer, Fault)
 
 
@@ -314,8 +314,8 @@ def test_transactions_lie_in_each_other_only_so_deep() -> None:
     request = pb.TxnRequest()
     for _ in range(30):
         request = pb.TxnRequest(success=[pb.RequestOp(request_txn=request)])
-    assert not isinstance(messages.read_txn(request), Fault)
-    assert isinstance(messages.read_txn(request, depth=messages.MAX_DEPTH - 10), Fault)
+    assert not isinstance(transactions.read_txn(request), Fault)
+    assert isinstance(transactions.read_txn(request, depth=transactions.MAX_DEPTH - 10), Fault)
 
 
 def many(ops: int, compares: int = 0, nested: int = 0) -> pb.TxnRequest:
@@ -338,7 +338,7 @@ def many(ops: int, compares: int = 0, nested: int = 0) -> pb.TxnRequest:
     ],
 )
 def test_transactions_that_are_small_enough_to_be_read(request_: pb.TxnRequest) -> None:
-    assert messages.parse_txn(request_.SerializeToString(), 128) == messages.read_txn(request_)
+    assert transactions.parse_txn(request_.SerializeToString(), 128) == transactions.read_txn(request_)
 
 
 def deep(depth: int, request: pb.TxnRequest) -> pb.TxnRequest:
@@ -364,7 +364,7 @@ def deep(depth: int, request: pb.TxnRequest) -> pb.TxnRequest:
 def test_a_transaction_that_is_too_large_is_refused_after_few_looks(request_: pb.TxnRequest) -> None:
     message = request_.SerializeToString()
     with profiled() as counted, pytest.raises(RefusedError, match="too many operations in txn request"):
-        messages.parse_txn(message, 128)
+        transactions.parse_txn(message, 128)
     assert counted["HasField"] <= 1_024
     assert counted["_parse_other"] + counted["_parse_compare"] <= 1_024
 
@@ -373,18 +373,18 @@ def read_by_protobuf(message: bytes) -> v3.Txn | Fault | type[DecodeError]:
     """What a transaction of few operations is, without looking at its bytes."""
     try:
         request = pb.TxnRequest.FromString(message)
-        messages.check_size(request, 3)
+        transactions.check_size(request, 3)
     except DecodeError:
         return DecodeError
     except RefusedError as refused:
         return refused.fault
-    read = messages.read_txn(request)
+    read = transactions.read_txn(request)
     return read if isinstance(read, Fault) else txn.check(read, 3) or read
 
 
 def parsed(message: bytes) -> v3.Txn | Fault | type[DecodeError]:
     try:
-        return messages.parse_txn(message, 3)
+        return transactions.parse_txn(message, 3)
     except DecodeError:
         return DecodeError
     except RefusedError as refused:
@@ -431,7 +431,7 @@ plain_ops = (
 )
 
 
-def transactions(ops: st.SearchStrategy[pb.RequestOp]) -> st.SearchStrategy[pb.TxnRequest]:
+def txn_requests(ops: st.SearchStrategy[pb.RequestOp]) -> st.SearchStrategy[pb.TxnRequest]:
     return st.builds(
         pb.TxnRequest,
         compare=st.lists(compares, max_size=4),
@@ -441,12 +441,12 @@ def transactions(ops: st.SearchStrategy[pb.RequestOp]) -> st.SearchStrategy[pb.T
 
 
 nested_ops = st.one_of(
-    plain_ops, plain_ops, plain_ops, st.builds(pb.RequestOp, request_txn=transactions(plain_ops))
+    plain_ops, plain_ops, plain_ops, st.builds(pb.RequestOp, request_txn=txn_requests(plain_ops))
 )
 
 
 @settings(deadline=None, max_examples=300)
-@given(transactions(plain_ops) | transactions(nested_ops))
+@given(txn_requests(plain_ops) | txn_requests(nested_ops))
 def test_a_transaction_that_is_taken_apart_here_is_what_protobuf_and_the_checks_say(
     request_: pb.TxnRequest,
 ) -> None:
@@ -455,7 +455,7 @@ def test_a_transaction_that_is_taken_apart_here_is_what_protobuf_and_the_checks_
 
 
 @settings(deadline=None, max_examples=300)
-@given(transactions(nested_ops), st.data())
+@given(txn_requests(nested_ops), st.data())
 def test_whatever_the_bytes_of_a_transaction_are_they_mean_what_protobuf_says(
     request_: pb.TxnRequest, data: st.DataObject
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netstore.api.gate import Access, Kind, Operation
-from netstore.api.v3 import messages, operations
+from netstore.api.v3 import messages, operations, transactions
 from netstore.proto import rpc_pb2 as pb
 from netstore.state.v3.commands import Txn
 from tests.support.profiled import profiled
@@ -16,7 +16,7 @@ DELETE = pb.DeleteRangeRequest(key=b"d", range_end=b"\0", prev_kv=True)
 
 
 def decoded(request: pb.TxnRequest) -> Txn:
-    command = messages.read_txn(request)
+    command = transactions.read_txn(request)
     assert isinstance(command, Txn)
     return command
 
