@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -14,14 +13,24 @@ ROUND_SECONDS: Final = 0.1
 """The shortest period of a task."""
 
 
-async def do_chores(*chores: tuple[float, Callable[[], object]]) -> None:
+QUIET_ROUNDS: Final = 5
+"""Rounds that are one while the member is quiet."""
+
+
+async def do_chores(
+    *chores: tuple[float, Callable[[], object]], is_quiet: Callable[[], bool] = lambda: False
+) -> None:
     """Make each of the calls every so many seconds, for the first time after one round, until cancelled.
 
-    Periods are rounded down to whole rounds. In a round the calls are made in the order given.
+    Periods are rounded down to whole rounds. In a round the calls are made in the order given. While the
+    member `is_quiet`, calls that are due within `QUIET_ROUNDS` are made at once, after all of them.
     """
     rounds = [(max(1, int(seconds / ROUND_SECONDS)), call) for seconds, call in chores]
-    for number in itertools.count():
-        await trio.sleep(ROUND_SECONDS)
+    number = 0
+    while True:
+        some = QUIET_ROUNDS if is_quiet() else 1
+        await trio.sleep(some * ROUND_SECONDS)
         for every, call in rounds:
-            if number % every == 0:
+            if -number % every < some:  # one of these rounds is a multiple
                 call()
+        number += some

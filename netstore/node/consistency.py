@@ -34,7 +34,7 @@ CHECK_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 1.0
 """After a difference that is not settled, because a member that could settle it had not reported."""
 
-LOOK_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 0.5
 """How often to look whether a comparison is due."""
 
 MOST_KEPT: Final = 64

@@ -7,6 +7,7 @@ Replicated state never depends on a clock: a TTL ends because the leader counted
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -31,6 +32,9 @@ CHORES_SECONDS: Final = 1.0
 
 LONGEST_SECONDS: Final = 10 * 366 * 24 * 3600.0
 """Later deadlines are capped to this: no process lives longer, and no arithmetic on times fails."""
+
+QUIET_SECONDS: Final = 0.5
+"""Between two ticks of a member that leads alone, unless a deadline comes before that."""
 
 DUE_AT_ONCE: Final = 250
 """Calls that are made in one piece: about a millisecond, if each does as much as most do."""
@@ -77,6 +81,9 @@ class Deadlines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.until = 0.0
+        """Nobody looks before then: `sooner` is called when a deadline before it is added."""
+        self.sooner: Callable[[], object] = _ignore
         self.failed: Callable[[Exception], object] = unguarded
         """Called with the exception that a call raised."""
         self._expiries: Expiries[Deadline] = Expiries()
@@ -95,7 +102,15 @@ class Deadlines:
     def after(self, seconds: float, call: Callable[[], None]) -> Deadline:
         """Make a call once that much time has passed; what it raises goes to `failed`. O(log n)."""
         when = self._clock.monotonic() + min(seconds, LONGEST_SECONDS)
+        if when < self.until:
+            self.until = 0.0
+            self.sooner()
         return Deadline(when, call, self._expiries)
+
+    def first(self) -> float:
+        """When the next call is to be made, by the monotonic clock; infinite if there is none."""
+        first = self._expiries.first()
+        return math.inf if first is None else first
 
     def run_due(self) -> bool:
         """Make the calls that are due, `DUE_AT_ONCE` at most; whether there were any. Later calls of this
@@ -113,6 +128,20 @@ class Deadlines:
         return bool(due)
 
 
+def is_quiet(host: Host) -> bool:
+    """Whether a member leads alone, nothing waits, and no request came lately: then only a deadline needs the
+    next tick.
+    """
+    if host.proposals or host.reads or host.leader != host.id:
+        return False
+    lately = host.clock.monotonic() - host.background.asked_at < QUIET_SECONDS
+    return not lately and host.status().conf.members() == (host.id,)
+
+
+def _ignore() -> None:
+    """Nobody waits."""
+
+
 class Timekeeper:
     """The task that ticks. `tick_seconds` is the heartbeat interval: one tick of Raft."""
 
@@ -126,11 +155,14 @@ class Timekeeper:
         *,
         read_pending: Callable[[], bool] | None = None,
         meter: Meter | None = None,
+        quiet_seconds: float = 0.0,
     ) -> None:
         """`read_pending` reads what other members have sent by now, so that none is thought dead for messages
         that were not read while the loop was busy. It is called before each tick, until it returns True:
-        there is no more.
+        there is no more. `quiet_seconds` is the longest time between two ticks while the member `is_quiet`,
+        if that is longer than a tick: deadlines that come before are kept all the same.
         """
+        self._quiet_seconds = quiet_seconds
         self._read_pending = read_pending
         self._meter = meter
         self._host = host
@@ -170,7 +202,20 @@ class Timekeeper:
         while self._behind and trio.current_time() < next_tick:
             await trio.lowlevel.checkpoint()
             self._go_on(self._host.clock.monotonic())
+        await self._be_quiet()
         await trio.sleep_until(next_tick)
+
+    async def _be_quiet(self) -> None:
+        """While nothing needs a tick, wait for the `quiet_seconds`, or until a deadline."""
+        deadlines, now = self._deadlines, self._host.clock.monotonic()
+        quiet = min(self._quiet_seconds, deadlines.first() - now)
+        if quiet <= self._tick_seconds or not is_quiet(self._host):
+            return
+        woken = trio.Event()
+        deadlines.until, deadlines.sooner = now + quiet, woken.set
+        with trio.move_on_after(quiet):
+            await woken.wait()
+        deadlines.until = 0.0
 
     @property
     def _behind(self) -> bool:

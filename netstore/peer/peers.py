@@ -49,6 +49,9 @@ MAX_INCOMPLETE_BYTES: Final = 256 * 1024 * 1024
 SWEEP_SECONDS: Final = 0.1
 """How often changes of the member list are followed, and streams checked for silence."""
 
+ALONE_SECONDS: Final = 0.5
+"""The same while there is no other member."""
+
 _REMEMBERED_LINES: Final = 256
 
 
@@ -182,7 +185,7 @@ class Peers:
                 while True:
                     self._follow_directory()
                     self.listener.sweep()
-                    await trio.sleep(SWEEP_SECONDS)
+                    await trio.sleep(SWEEP_SECONDS if self._peers else ALONE_SECONDS)
         finally:
             self.listener.close()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -26,6 +27,7 @@ from netstore.errors import CannotApply, NetstoreError
 from netstore.node.chores import do_chores
 from netstore.node.handover import hand_over
 from netstore.node.publication import publish
+from netstore.node.timekeeper import is_quiet
 from netstore.ops.notify import ServiceManager
 from netstore.server.base import Base
 from netstore.server.member import open_member
@@ -65,7 +67,9 @@ class _Daemon:
                 self.member = member = await open_member(base)
                 base.collector.begin()
                 member.run_in(nursery)
-                nursery.start_soon(do_chores, *member.chores())
+                nursery.start_soon(
+                    partial(do_chores, *member.chores(), is_quiet=partial(is_quiet, member.host))
+                )
                 for sock, tls in base.ports.for_peers():
                     member.peers.listen(sock, tls=tls)
                 if member.host.is_only_voter:

@@ -26,7 +26,7 @@ from netstore.node.proposals import Proposals
 from netstore.node.recovery import recover
 from netstore.node.removal import Removal
 from netstore.node.storage import Storage
-from netstore.node.timekeeper import Timekeeper
+from netstore.node.timekeeper import QUIET_SECONDS, Timekeeper
 from netstore.ops.logging import get_logger, set_level
 from netstore.peer.join import JoinService
 from netstore.peer.peers import Peers
@@ -89,6 +89,7 @@ class RunningMember:
             self.lessor,
             read_pending=base.reactor.watched.catch_up,
             meter=base.meter,
+            quiet_seconds=QUIET_SECONDS,
         )
         self.consistency = host.applier.observer = Consistency(
             host,

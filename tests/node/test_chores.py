@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from netstore.node.chores import ROUND_SECONDS, do_chores
+from netstore.node.chores import QUIET_ROUNDS, ROUND_SECONDS, do_chores
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -35,3 +35,17 @@ async def test_a_chore_that_fails_ends_them(autojump_clock: MockClock) -> None:
     except OSError:
         done.append("failed")
     assert done == ["first", "failed"]
+
+
+async def test_while_it_is_quiet_chores_keep_their_periods_in_fewer_rounds(autojump_clock: MockClock) -> None:
+    done: list[str] = []
+    began = trio.current_time()
+    rounds: list[float] = []
+    with trio.move_on_after(ROUND_SECONDS * 40.5):
+        await do_chores(
+            (ROUND_SECONDS, lambda: rounds.append(trio.current_time() - began)),
+            (ROUND_SECONDS * 10, lambda: done.append("tenth")),
+            is_quiet=lambda: True,
+        )
+    assert len(rounds) == 40 / QUIET_ROUNDS
+    assert done == ["tenth"] * 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import trio
 import trio.testing
 from hypothesis import given
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 from netstore.meter import Meter
 from netstore.node.lessor import Lessor
 from netstore.node.member import OWN
-from netstore.node.timekeeper import DUE_AT_ONCE, LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
+from netstore.node.timekeeper import DUE_AT_ONCE, LONGEST_SECONDS, Deadline, Deadlines, Timekeeper, is_quiet
 from netstore.state.commands import encode
 from netstore.state.countdown import COUNTED_AT_ONCE
 from netstore.state.v2.commands import Set
 from netstore.state.v3.lease import LeaseRecord, StoredLeases
-from netstore.types import Event, Index, LeaseId, Nanos
+from netstore.types import Event, Index, LeaseId, Nanos, NodeId
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
 
@@ -345,3 +346,57 @@ async def test_long_ticks_are_told(autojump_clock: trio.testing.MockClock) -> No
         nursery.cancel_scope.cancel()
     assert (meter.held, meter.what) == (2, "tick and deadlines")
     assert "loop_held" in member.lines.events
+
+
+async def test_a_member_that_leads_alone_ticks_less_often_and_keeps_its_deadlines(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = Solo().lead()
+    deadlines = Deadlines(member.clock)
+    ticks: list[float] = []
+    made: list[float] = []
+    monkeypatch.setattr(member.host, "tick", lambda: ticks.append(round(trio.current_time(), 3)))
+    monkeypatch.setattr(
+        type(member.clock), "monotonic", lambda _: trio.current_time(), raising=False
+    )  # one clock for both
+    keeper = Timekeeper(
+        member.host, deadlines, 0.1, lambda: None, Lessor(member.host, 1.0), quiet_seconds=0.5
+    )
+
+    async def ask(begins: float, after: float) -> None:
+        await trio.sleep(begins)
+        due = trio.current_time() + after
+        deadlines.after(after, lambda: made.append(round(trio.current_time() - due, 3)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(10)
+        assert len(ticks) in range(15, 25)
+        for begins, after in ((0.0, 0.01), (0.33, 0.1), (1.02, 0.3), (1.2, 3.0), (2.5, 0.0)):
+            nursery.start_soon(ask, begins, after)
+        await trio.sleep(10)
+        assert len(made) == 5
+        assert all(0 <= late <= 0.1 for late in made)
+        del ticks[:]
+        monkeypatch.setattr("netstore.node.timekeeper.is_quiet", lambda _: False)
+        await trio.sleep(10)
+        assert len(ticks) in range(90, 105)
+        nursery.cancel_scope.cancel()
+
+
+def test_who_leads_others_or_has_something_waiting_is_not_quiet() -> None:
+    member = Solo()
+    assert not is_quiet(member.host)
+    member.lead()
+    assert is_quiet(member.host)
+    member.host.propose(encode(Set(path=b"/k")), lambda _: None, OWN)
+    assert not is_quiet(member.host)
+    member.settle()
+    assert is_quiet(member.host)
+    member.host.background.asked_at = member.clock.monotonic() - 0.4
+    assert not is_quiet(member.host)
+    member.host.background.asked_at -= 0.2
+    assert is_quiet(member.host)
+    raft = member.host._raft
+    raft.conf = msgspec.structs.replace(raft.conf, learners=(NodeId(2),))
+    assert not is_quiet(member.host)
