@@ -290,9 +290,7 @@ class _Connection:
                 events = self.http2.receive(bytes(data))
             except ConnectionFault as fault:
                 if data.startswith(b"HTTP/1"):
-                    return self._break(
-                        "it answers in HTTP/1; is it https:// there, or without v3?"
-                    )
+                    return self._break("it answers in HTTP/1; is it https:// there, or without v3?")
                 return self._break(f"it does not keep to HTTP/2: {fault}; is it a store?")
             for event in events:
                 self._take(event)

@@ -64,6 +64,21 @@ def test_a_held_write_is_synced_and_answered_within_its_release(
     assert disk.content("a") == b"firstlonelast"
 
 
+def test_quick_syncs_are_counted_until_a_slow_one(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the loop and of the writer alike."""
+    slept = Slept(monkeypatch, FAST)
+    disk.write("a", b"first")
+    lone(disk)
+    assert disk.device.quick_syncs == 2
+    slept.seconds = SLOW
+    lone(disk)
+    assert disk.device.quick_syncs == 0
+    slept.seconds = FAST
+    lone(disk)
+    assert set(disk.settle()) == {None}
+    assert disk.device.quick_syncs == 1
+
+
 @pytest.mark.parametrize("why", ["slow", "large", "another file", "others wait", "nothing is known yet"])
 def test_a_held_write_is_left_to_the_writer(disk: Disk, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     slept = Slept(monkeypatch, SLOW if why == "slow" else FAST)

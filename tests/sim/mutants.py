@@ -900,7 +900,7 @@ MUTANTS: Final = tuple(
             _crashes,
             0,
         ),
-        ("the check of log matching is skipped", _set(Log, "matches", _matches_anything), _partings, 33),
+        ("the check of log matching is skipped", _set(Log, "matches", _matches_anything), _partings, 74),
         ("a late append cuts what is there", _set(Log, "merge", _always_cuts), _lossy, 2),
         (
             "a sync vouches for what was written after it",

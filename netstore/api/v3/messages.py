@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+from netstore import errors
+from netstore.api.v3.status import RefusedError
 from netstore.codec import Malformed, read_varint, varint
 from netstore.errors import Reason, refusal
-from netstore.proto.rpc_pb2 import PutRequest
+from netstore.proto.rpc_pb2 import PutRequest, RangeRequest
 from netstore.proto.wire import MASK64, framed, repeated
 from netstore.state.v3 import commands as v3
 
