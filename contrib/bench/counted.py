@@ -82,6 +82,9 @@ class _Turns:
             self._solo.woken = False
             self._solo.host.turn(is_idle=is_idle)
 
+    def rest(self) -> None:
+        """No round follows soon."""
+
 
 class _Client:
     """One end of a connection. What it receives is kept as it came, to be looked at when nothing counts."""

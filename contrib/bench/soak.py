@@ -16,13 +16,11 @@ import re
 import tempfile
 import time
 from collections import deque
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from contrib.bench.stores import beside
+from contrib.bench.stores import OURS, beside
 from netstore.proto import rpc_pb2 as pb
-from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
@@ -139,23 +137,15 @@ def main() -> None:
     parser.add_argument("--value", type=int, default=256, help="bytes of a value (256)")
     parser.add_argument("--compact-seconds", type=float, default=60.0, help="between compactions (60)")
     parser.add_argument("--alone", action="store_true", help="netstored only")
-    parser.add_argument("--etcd", metavar="PATH", type=Path, help="the etcd beside it (Debian's)")
+    parser.add_argument("--etcd", metavar="PATH", default="etcd", help="the etcd beside it (Debian's)")
     parser.add_argument("--against", metavar="CHECKOUT", type=Path, help="netstored of this folder beside it")
     given = parser.parse_args()
-    starters = beside(given.against)
+    starters = beside(given.against, given.etcd).one
     if given.alone:
-        del starters["etcd"]
-    elif given.etcd is not None:
-        starters["etcd"] = partial(_start_etcd, given.etcd)
+        starters = {OURS: starters[OURS]}
     size = Size(given.puts, given.txns, given.keys, given.value, given.compact_seconds)
     with tempfile.TemporaryDirectory(prefix="netstore-soak-") as folder:
         soak(starters, Path(folder), size, given.rounds)
-
-
-def _start_etcd(binary: Path, folder: Path, /) -> Daemon:
-    """Start this etcd, which is found by its name."""
-    os.environ["PATH"] = f"{binary.resolve().parent}{os.pathsep}{os.environ['PATH']}"
-    return start_etcd(folder)
 
 
 if __name__ == "__main__":

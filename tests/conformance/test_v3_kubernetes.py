@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("store", [pytest.param("etcd", marks=pytest.mark.peer), "netstored"])
 def test_a_control_plane(tmp_path: Path, store: str) -> None:
-    start = {"etcd": start_etcd, "netstored": start_netstored}[store]
-    with start(tmp_path) as daemon:
+    with start_etcd(tmp_path) if store == "etcd" else start_netstored(tmp_path) as daemon:
         # Progress on request is true from etcd 3.4.25 on; Debian's is older.
         outcome = run(daemon.url, nodes=24, rounds=5, trust_progress=store == "netstored")
         assert outcome.events >= 2 * 24 * 5 * 6
