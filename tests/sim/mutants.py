@@ -984,7 +984,7 @@ MUTANTS: Final = tuple(
             "a read is served without a round",
             _set(readindex, "_complete_rounds", _reads_without_round),
             _reads,
-            9,
+            98,
         ),
         (
             "a read is served before a commit of the own term",
@@ -1079,7 +1079,7 @@ MUTANTS: Final = tuple(
             "a joiner is told who it is from an old list",
             _set(JoinService, "handle", _told_at_once),
             _thieves,
-            26,
+            27,
         ),
         (
             "a range is deleted key by key",
