@@ -121,12 +121,15 @@ class Host:
 
     def turn(self) -> None:
         """Do all that the core asks for, and sync unless `auto_sync` is off."""
-        while True:
-            while self.raft.has_ready():
+        for _ in range(10_000):
+            if self.raft.has_ready():
                 self._take()
-            if not (self.auto_sync and self.writes):
+            elif self.auto_sync and self.writes:
+                self.sync()
+            else:
                 break
-            self.sync()
+        else:
+            raise AssertionError(f"member {self.id} does not come to rest")
         self._look()
 
     def sync(self) -> None:
