@@ -542,7 +542,7 @@ def _reads_before_own_commit(raft: Raft) -> bool:
 # --- the disk
 
 
-def _loads_no_pairs(store: V3Store, leases: object, *, whole: bool) -> Iterator[None]:
+def _loads_no_pairs(store: V3Store, leases: object, *, whole: bool, saved: object) -> Iterator[None]:
     """What a copy holds of the v3 keys is left where it is."""
     return iter(())
 

@@ -257,9 +257,13 @@ class KeyIndex:
     def keys_at(
         self, key: bytes, range_end: bytes, bound: int, *, backwards: bool = False
     ) -> Iterable[bytes]:
-        """A superset of the keys in the range that exist at a bound, in order."""
+        """A superset of the keys in the range that exist at a bound, in order. If no key was deleted from that
+        bound on: not more than those that exist now.
+        """
         if not range_end:
-            return (key,) if key in self.items else ()
+            item = self.items.get(key)
+            may_be = item is not None and (item.version or self.newest_deletion >= bound)
+            return (key,) if may_be else ()
         live = between(self.live, key, range_end, backwards)
         if self.newest_deletion < bound:
             return live

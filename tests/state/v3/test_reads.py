@@ -13,6 +13,7 @@ from netstore.errors import Fault
 from netstore.state.applying import UNIT_BYTES
 from netstore.state.v3 import index, mvcc, reads, scan, sorting
 from netstore.state.v3.commands import (
+    ASCEND,
     BY_KEY,
     BY_MOD,
     BY_VALUE,
@@ -234,3 +235,17 @@ def test_a_read_ends_with_the_state() -> None:
 def test_a_revision_that_is_gone_is_refused_before_the_first_step() -> None:
     store = Store([Put(b"a", b"1"), Compact(2)])
     assert isinstance(store.machine.mvcc.read(Range(*ALL, revision=1)), Fault)
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+@pytest.mark.parametrize("order", [ASCEND, DESCEND])
+def test_a_deleted_key_is_found_at_revisions_before_its_deletion_only(limit: int, order: int) -> None:
+    store = Store([Put(b"gone", b"1"), DeleteRange(b"gone")])
+    for after in (None, Put(b"c", b"3"), DeleteRange(b"c")):
+        if after is not None:
+            store.apply(after)
+        for revision, count in ((0, 0), (3, 0), (2, 1)):
+            read = store.read(Range(b"gone", limit=limit, sort_order=order, revision=revision))
+            found = [pair for given_now in steps(read) for pair in given_now]
+            assert (len(found), read.count, read.more) == (count, count, False), (after, revision)
+            read.close()
