@@ -257,7 +257,7 @@ class KeyIndex:
     def keys_at(
         self, key: bytes, range_end: bytes, bound: int, *, backwards: bool = False
     ) -> Iterable[bytes]:
-        """A superset of the keys in the range that exist at a bound, in order. If no key was deleted from that
+        """A superset of the keys in the range that exist at a bound, in order. If none was deleted from that
         bound on: not more than those that exist now.
         """
         if not range_end:
