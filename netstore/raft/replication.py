@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.raft import commit, confchange, readindex, roles, sending, snapshotting, transfer
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, MAX_DATA_BYTES, EntryKind
+from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import (
     Append,
     AppendAccepted,
@@ -201,6 +202,8 @@ def answer_appends(raft: RaftState) -> None:
     index = Index(min(raft.accepted, raft.log.handed))
     if index == raft.accepted or raft.installing is not None:
         raft.accepted = None
+    elif raft.accepted > raft.log.last:
+        raise InvariantBroken(f"appends up to {raft.accepted} were accepted, the log ends at {raft.log.last}")
     answer = AppendAccepted(raft.id, raft.leader, raft.term, index, raft.waits)
     if index <= raft.log.persisted:
         raft.messages.append(answer)
