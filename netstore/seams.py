@@ -169,7 +169,7 @@ class Engine(Protocol):
 
     pull: Callable[[], object]
     """Called on the loop after `changed`, before a commit, a `sync` and a `close`: makes the `write`, or none
-    if that is not possible yet.
+    if that is not possible yet. If it raises, so does what has called it.
     """
 
     def changed(self) -> None:
@@ -218,7 +218,7 @@ class Engine(Protocol):
 
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Call `done` on the loop once everything written so far, or waiting to be pulled, is durable, or
-        with the error.
+        with the error. If this raises, `done` is not called.
         """
 
     def install(self, snapshot: object, done: Callable[[OSError | None], None]) -> None:
@@ -227,4 +227,6 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Make all writes durable, and what is to be pulled, except as `prepare` says; then close. Blocks."""
+        """Make all writes durable, and what is to be pulled, except as `prepare` says; then close. Blocks.
+        While an `install` is not reported, or after a `write` that raised, nothing more is made durable.
+        """

@@ -157,6 +157,10 @@ class LmdbEngine:
         self._applied = self._durable = self._shared.tables.summary.applied
         self._busy = False
         """The committer has a batch."""
+        self._installs = False
+        """The committer has a snapshot to install, or has installed it, which the loop was not told yet. The
+        file may be the old state or the new one, so nothing is committed.
+        """
         self._interval_runs = False
         self._waiting: list[tuple[int, Done]] = []
         """Callers of `sync`, with the serial that they wait for."""
@@ -314,25 +318,23 @@ class LmdbEngine:
         only from the `write` on: the command that they belong to must be finished. Its size is their only
         bound.
         """
-        self._pending.update(changes)
         size = memory_cost(changes)
-        self._prepared += size
+        self._prepared += size  # first: what is there of them if this fails must not be committed
         self._account.charge(size)
+        self._pending.update(changes)
 
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """See `seams.Engine`. A dictionary update, and 0.1 us for each change; ValueError when `applied`
-        decreases.
+        decreases. If it fails for want of memory, nothing is committed any more: the write is not complete.
         """
         if applied < self._applied:
             raise ValueError(f"applied index {applied} after {self._applied}")
-        self._applied = applied
+        self.prepare(changes)
+        serial, size = self._serial + 1, self._pending_bytes + self._prepared
+        # Nothing from here on needs memory.
+        self._applied, self._serial = applied, serial
+        self._pending_bytes, self._prepared = size, 0
         self._is_stale = False
-        self._serial += 1
-        self._pending.update(changes)
-        size = memory_cost(changes)
-        self._account.charge(size)
-        self._pending_bytes += self._prepared + size
-        self._prepared = 0
         full = len(self._pending) >= self._commit_changes or self._pending_bytes >= self._commit_bytes
         if full or self._waiting:
             self._begin_commit()
@@ -360,7 +362,11 @@ class LmdbEngine:
             self._call_soon(partial(done, None))
         else:  # what cannot be pulled now is part of the next write
             self._waiting.append((self._serial + self._is_stale, done))
-            self._begin_commit()
+            try:
+                self._begin_commit()
+            except BaseException:
+                self._waiting.pop()
+                raise
 
     def _start_interval(self) -> None:
         if not (self._interval_runs or self._busy or self._fatal):
@@ -375,7 +381,7 @@ class LmdbEngine:
 
     def _begin_commit(self) -> None:
         """Give everything written so far to the committer; if that is busy, `_batch_done` does it later."""
-        if self._busy or self._fatal or self._prepared or self._batched == self._serial:
+        if self._busy or self._fatal or self._prepared or self._installs or self._batched == self._serial:
             return
         self._interval_runs = False
         changes, fresh = self._pending, Overlay()
@@ -439,10 +445,12 @@ class LmdbEngine:
         self._is_stale = False
         self._batched = self._serial
         self._sizes_before = self.sizes()
+        self._installs = True
         self._committer.install(Install(snapshot, done))
 
     def _installed(self, job: Install, outcome: Index | OSError) -> None:
         """Called on the loop by the committer. After a failure there are no more commits."""
+        self._installs = False
         self._failing = isinstance(outcome, OSError)
         error: OSError | None = None
         if isinstance(outcome, OSError):
@@ -450,7 +458,7 @@ class LmdbEngine:
         else:
             self._sizes_before = None
             self._applied = self._durable = outcome
-            self._committed = self._serial
+            self._batched = self._committed = self._serial
         ready, self._waiting = self._waiting, []
         for done in (job.done, *(wait[1] for wait in ready)):
             done(error)
@@ -481,21 +489,26 @@ class LmdbEngine:
             raise
 
     def close(self) -> None:
-        """See `seams.Engine`. OSError when the last commit fails; the log still has what is missing."""
-        if self._fatal is None and self._damage is None:
-            self._pull()
+        """See `seams.Engine`. OSError when the last commit fails; the log still has what is missing. What
+        `pull` raises is raised when all else is done.
+        """
+        try:
+            if self._fatal is None and self._damage is None:
+                self._pull()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         self._committer.stop()
         error = self._fatal
-        if self._prepared:
-            for _, done in self._waiting:
-                done(OSError(errno.ECANCELED, f"{self._path}: closed within a write"))
-            self._waiting = []
-        elif error is None and self._damage is None and self._committed != self._serial:
+        cancelled = OSError(errno.ECANCELED, f"{self._path}: closed before all was written")
+        is_whole = not (self._prepared or self._installs)
+        if is_whole and error is None and self._damage is None and self._committed != self._serial:
             changes = self._in_flight
             changes.append(self._pending)
             error = self._shared.commit(self._applied, self.log_position(), changes)
-        for _, done in self._waiting:
-            done(error)
+        for serial, done in self._waiting:
+            done(error if is_whole and serial <= self._serial else cancelled)
         self._account.close()
         self._shared.close()
         if self._damage is None:

@@ -102,7 +102,11 @@ class Backups:
             done(refusal(Reason.SNAPSHOT_BUSY))
             return
         self._busy = True
-        self._source.sync(partial(self._durable, done))
+        try:
+            self._source.sync(partial(self._durable, done))
+        except BaseException:  # it has not taken the callback
+            self._busy = False
+            raise
 
     def _durable(self, done: Callable[[BoltCopy | Fault], None], failure: OSError | None) -> None:
         if failure is not None:

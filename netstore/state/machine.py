@@ -5,7 +5,7 @@ Invariants:
     by all alike. A command that a later version may have written (`errors.UnknownCommand`, a level beyond
     `LEVEL`) raises CannotApply with nothing changed, and the member stops.
  2. The applied index changes together with the state, and `save` hands both to the engine in one write, so
-    that they agree after any crash. What a command has changed that raised an exception is never saved.
+    that they agree after any crash. After an exception within a command or a save nothing is saved any more.
  3. The outcome depends on the state and the command alone.
  4. A long command is carried out in pieces. Until it is finished, it does not count as applied, nothing of it
     can become durable and nothing of it is visible: no revision, no change, no lease that it ends or whose
@@ -20,7 +20,7 @@ from enum import Enum
 from types import GeneratorType
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
-from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError, UnknownCommand
+from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError, UnknownCommand
 from netstore.state import commands, features, tables
 from netstore.state.applying import COMMAND_UNITS, UNIT_BYTES, Applying
 from netstore.state.checksum import COMMAND_BYTES, RunningChecksum
@@ -76,6 +76,12 @@ UNFINISHED: Final = Unfinished.UNFINISHED
 """What `begin` and `go_on` return while there is more to do of the command."""
 
 
+class NotSaved(MustStop):
+    """A save has failed halfway: what it had taken from the stores is in the log only. The member ends, and
+    applies it again at its next start.
+    """
+
+
 def _ignore(_: int) -> None:
     """Drop reports on the progress of loading."""
 
@@ -122,7 +128,10 @@ class Machine:
         self._save_at = UNSAVED_UNITS
         """Value of `applying.worked` from which on what was applied is to be saved."""
         self._is_broken = False
-        """A command has raised an exception: what it has changed must not be saved."""
+        """A command or a save has raised an exception: the stores have a part of its changes, or have lost
+        some. Nothing of them must be saved. Also while a save, or a piece of a command or of the erasing
+        after a compaction, is under way.
+        """
         self._before: Iterator[None] = iter(())
         self._handlers: dict[type, Callable[..., Outcome | Work]] = {
             **self.v2.handlers(),
@@ -195,7 +204,9 @@ class Machine:
         with this applied index and so many v3 records. None if it would be of no use. The machine must not be
         used any more.
         """
-        return None if self._work is not None or self.applied != applied else self.mvcc.saved_keys(records)
+        if self._work is not None or self._is_broken or self.applied != applied:
+            return None
+        return self.mvcc.saved_keys(records)
 
     def free_steps(self) -> Iterator[None]:
         """Free the v2 tree that the last `load_steps` replaced, in bounded steps: all at once would hold the
@@ -323,8 +334,9 @@ class Machine:
     def go_on(self, units: int = APPLY_UNITS) -> Outcome | Unfinished:
         """Continue the unfinished command for so many units."""
         work = self._work
-        if work is None:
+        if work is None or self._is_broken:
             raise NetstoreError("no entry is half applied")
+        self._is_broken = True  # until this piece is complete
         applying = self.applying
         try:
             while units > 0:
@@ -333,14 +345,16 @@ class Machine:
                 applying.worked += worked  # in addition to what it has counted itself
                 units -= applying.worked - before
         except StopIteration as end:
-            self._work = None
             self._save_at = 0
             self.leases.finish()
             self.applied = self._work_index
+            self._work = None
+            self._is_broken = False
             outcome: Outcome = end.value
             return outcome
         self._prepare()
         self.checksum.settle()
+        self._is_broken = False
         return UNFINISHED
 
     def _prepare(self) -> None:
@@ -374,13 +388,26 @@ class Machine:
 
     def save(self) -> None:
         """Hand everything applied since the last save to the engine; nothing while a command is half done, or
-        after one has failed.
+        after one, or a save, has failed.
+
+        NotSaved if this one fails: it takes the changes out of the stores one after the other, so another
+        one would write the applied index without those that this one had taken.
 
         O(distinct nodes changed, and v3 records written). Of a command in pieces only what its last piece
         wrote is left (`_prepare`).
         """
         if self._work is not None or self._is_broken:
             return
+        self._is_broken = True  # until the engine has all of it
+        try:
+            self._save()
+        except MustStop:
+            raise
+        except Exception as fault:
+            raise NotSaved(f"the state cannot be saved: {fault!r}") from fault
+        self._is_broken = False
+
+    def _save(self) -> None:
         self._save_at = self.applying.worked + UNSAVED_UNITS
         changes: dict[tuple[str, bytes], bytes | None] = {}
         roster = self.roster
@@ -399,7 +426,7 @@ class Machine:
     @property
     def sweeping(self) -> bool:
         """Whether `sweep` has something to do."""
-        return self._work is None and (self.leases.spent or self.mvcc.sweeping)
+        return self._work is None and not self._is_broken and (self.leases.spent or self.mvcc.sweeping)
 
     def sweep(self) -> None:
         """Do a bounded part of the work that a compaction or a long command has left, and save it. To be
@@ -408,6 +435,8 @@ class Machine:
         if self.leases.spent:
             self.leases.free_step()
             return
+        self._is_broken = True  # until this piece is complete
         self.mvcc.sweep()
+        self._is_broken = False
         self.save()
         self.v3.tell_swept()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -11,7 +12,7 @@ import pytest
 
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.memoryengine import MemoryEngine
-from netstore.disk.overlay import CHANGE_COST
+from netstore.disk.overlay import CHANGE_COST, Overlay
 from netstore.errors import CorruptData, StateDamaged
 from netstore.limits import Budget
 from netstore.seams import PASSING
@@ -166,6 +167,105 @@ def test_what_changed_before_a_snapshot_is_installed_is_not_pulled(tmp_path: Pat
     again.engine.close()
 
 
+def test_closing_before_the_loop_is_told_of_an_installed_snapshot_keeps_the_snapshot(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600)
+    engine, answers = opened.engine, Answers()
+    engine.write(Index(7), {("plain", b"a"): b"copied"})
+    assert opened.sync() is None
+    copy = copied(engine, tmp_path / "copy")
+    engine.write(Index(9), {("plain", b"a"): b"later"})
+    engine.install(copy, answers)
+    waiting = Answers()
+    engine.sync(waiting)
+    engine.close()
+    assert [error and error.errno for error in waiting.got] == [errno.ECANCELED]
+    again = Opened(tmp_path / "state")
+    assert (again.engine.applied(), again.engine.get("plain", b"a")) == (7, b"copied")
+    again.engine.close()
+
+
+def test_after_a_failed_commit_nothing_is_committed_onto_a_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600)
+    engine, answers = opened.engine, Answers()
+    engine.write(Index(7), {("plain", b"a"): b"copied"})
+    assert opened.sync() is None
+    copy = copied(engine, tmp_path / "copy")
+    real = engine._shared._put
+    monkeypatch.setattr(engine._shared, "_put", full_disk)
+    engine.write(Index(9), {("plain", b"a"): b"later"})
+    engine.sync(Answers())
+    engine.install(copy, answers)
+    opened.loop.run_until(lambda: bool(opened.failures))
+    monkeypatch.setattr(engine._shared, "_put", real)
+    engine.sync(Answers())
+    opened.loop.run_until(lambda: bool(answers.got))
+    assert opened.sync() is None
+    engine.close()
+    again = Opened(tmp_path / "state")
+    assert (again.engine.applied(), again.engine.get("plain", b"a")) == (7, b"copied")
+    again.engine.close()
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "no space")
+
+
+@pytest.mark.parametrize("way", ["write", "prepare"])
+def test_of_a_write_that_fails_in_the_middle_nothing_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"a"): b"1"})
+    assert opened.sync() is None
+    engine.write(Index(2), {("plain", b"a"): b"2"})
+
+    def update(self: Overlay, changes: dict[tuple[str, bytes], bytes | None]) -> None:
+        place = next(iter(changes))
+        self.layers[-1][place] = changes[place]
+        raise MemoryError
+
+    monkeypatch.setattr(Overlay, "update", update)
+    changes: dict[tuple[str, bytes], bytes | None] = {("plain", b"b"): b"3", ("plain", b"c"): b"3"}
+    call = partial(engine.write, Index(3)) if way == "write" else engine.prepare
+    with pytest.raises(MemoryError):
+        call(changes)
+    assert engine.applied() == 2
+    engine.close()
+    again = Opened(tmp_path / "state")
+    assert again.engine.applied() == 1, "as after a crash: the log has the rest"
+    assert list(again.engine.scan("plain", b"", None)) == [(b"a", b"1")]
+    again.engine.close()
+
+
+def test_closing_releases_the_file_when_the_last_pull_fails(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600)
+    opened.engine.write(Index(1), {("plain", b"a"): b"1"})
+
+    def fails() -> None:
+        raise MemoryError
+
+    opened.engine.pull = fails
+    opened.engine.changed()
+    with pytest.raises(MemoryError):
+        opened.engine.close()
+    again = Opened(tmp_path / "state")
+    assert again.engine.applied() == 1
+    again.engine.close()
+
+
+def test_a_sync_for_what_could_not_be_pulled_is_not_answered_as_if_it_were(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600)
+    source, answers = Source(opened.engine), Answers()
+    source.can = False
+    source.change()
+    opened.engine.sync(answers)
+    opened.engine.close()
+    assert [error and error.errno for error in answers.got] == [errno.ECANCELED]
+
+
 def test_an_index_that_decreases_is_refused(opened: Opened) -> None:
     opened.engine.write(Index(5), {})
     twin = MemoryEngine(lambda call: call(), TABLES)
@@ -313,11 +413,13 @@ def test_a_batch_that_cannot_be_made_for_want_of_memory_is_made_later(
     engine = opened.engine
     monkeypatch.setattr(engine, "log_position", short)
     engine.write(Index(1), {("plain", b"a"): b"1"})
+    answers = Answers()
     with pytest.raises(MemoryError):
-        engine.sync(Answers())
+        engine.sync(answers)
     monkeypatch.setattr(engine, "log_position", bytes)
     assert opened.sync() is None
     assert engine.durable() == 1
+    assert answers.got == [], "a sync that raises has not taken its callback"
 
 
 def test_a_read_without_memory_is_no_damage(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,22 @@ def revision(main: int, sub: int = 0, end: bytes = b"") -> bytes:
     return main.to_bytes(8, "big") + b"_" + sub.to_bytes(8, "big") + end
 
 
+def test_a_sync_without_memory_does_not_leave_a_backup_under_way_for_ever(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short() -> bytes:
+        raise MemoryError
+
+    place.apply(v3.Put(b"a", b"1"))
+    monkeypatch.setattr(place.engine, "log_position", short)
+    with pytest.raises(MemoryError):
+        place.backups.make(lambda _: None)
+    monkeypatch.setattr(place.engine, "log_position", bytes)
+    copy = place.make()
+    assert isinstance(copy, BoltCopy)
+    copy.close()
+
+
 def test_the_contents_of_a_backup(place: Place) -> None:
     place.apply(
         PublishMember(7, "seven", ("http://c:1",), ("http://p:1",)),
