@@ -384,6 +384,43 @@ async def test_a_member_that_leads_alone_ticks_less_often_and_keeps_its_deadline
         nursery.cancel_scope.cancel()
 
 
+async def test_work_that_is_left_over_does_not_wait_while_a_member_is_quiet(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of it goes on right after the tick that came between."""
+    for kind in ("lessor", "compaction", "deadlines"):
+        member = Solo().lead()
+        monkeypatch.setattr(type(member.clock), "monotonic", lambda _: trio.current_time(), raising=False)
+        left, lessor, deadlines = [20], Lessor(member.host, 1.0), Deadlines(member.clock)
+
+        def work(left: list[int] = left) -> bool:
+            left[0] -= 1
+            autojump_clock.jump(0.06)
+            return left[0] > 0
+
+        monkeypatch.setattr(lessor, "look", lambda: None)
+        if kind == "lessor":
+            lessor.behind = True
+            monkeypatch.setattr(
+                lessor, "count", lambda lessor=lessor, work=work: setattr(lessor, "behind", work())
+            )
+        elif kind == "compaction":
+            compaction = type("Dropping", (), {"is_dropping": property(lambda _, left=left: left[0] > 0)})()
+            compaction.compact, compaction.tick = work, lambda _: None
+            monkeypatch.setattr(member.host, "compaction", compaction)
+        else:
+            for number in range(20 * DUE_AT_ONCE):
+                deadlines.after(0, (lambda: None) if number % DUE_AT_ONCE else work)
+        keeper = Timekeeper(member.host, deadlines, 0.1, lambda: None, lessor, quiet_seconds=0.5)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper.run)
+            while left[0] > 0:
+                await trio.sleep(0.01)
+                assert trio.current_time() - began < 2.0, kind
+            nursery.cancel_scope.cancel()
+
+
 def test_who_leads_others_or_has_something_waiting_is_not_quiet() -> None:
     member = Solo()
     assert not is_quiet(member.host)
