@@ -424,8 +424,10 @@ class Mvcc:
         if query.sort_target != BY_KEY or is_filtered(query):
             return None
         bound = bound or bound_after(revision if revision > 0 else self.revision)
-        found, units = smallreads.read_small(self._index, self._records, self.revision, query, bound)
-        self.read_units += units
+        index = self._index
+        woken = index.woken
+        found, units = smallreads.read_small(index, self._records, self.revision, query, bound)
+        self.read_units += units + index.woken - woken
         return found
 
     # --- changes
