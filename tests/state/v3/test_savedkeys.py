@@ -13,8 +13,8 @@ from netstore.state.machine import Machine
 from netstore.state.tables import RECORDS
 from netstore.state.v3 import savedkeys
 from netstore.state.v3.commands import Compact, DeleteRange, Found, Put, Range, Txn, V3Command
+from netstore.state.v3.compaction import SWEEP_STEP
 from netstore.state.v3.index import bound_after
-from netstore.state.v3.mvcc import SWEEP_STEP
 from netstore.state.v3.savedkeys import SavedKeys, Sleeping
 from netstore.state.v3.scan import RUN, Scan
 from netstore.types import Index
