@@ -71,7 +71,7 @@ def write(folder: Path, summary: Summary, head: bytes, columns: Sequence[bytes])
 
 
 def is_kept(folder: Path, summary: Summary) -> bool:
-    """Whether there is a file for this summary; its columns are not read. Blocks."""
+    """Whether there is a file for this summary; its columns are not read, so they may be damaged. Blocks."""
     try:
         with (folder / KEPT_FILE).open("rb", buffering=0) as file:
             return _read_head(file, summary) is not None

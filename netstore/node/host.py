@@ -363,6 +363,7 @@ class Host:
         if self.change_asked is None:
             self._raft.step(message)
             return
+        self._raft.waits_at(message.sender)
         for payload in message.payloads:
             self.change_asked(Change.decode(payload))
 

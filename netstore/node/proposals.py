@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from netstore.errors import Fault
+    from netstore.seams import Clock
     from netstore.state.machine import Outcome
 
     Done = Callable[[Outcome | Fault], None]
@@ -82,8 +83,12 @@ class Proposals:
     again.
     """
 
-    def __init__(self, origin: int, time_limit: float) -> None:
+    def __init__(self, origin: int, time_limit: float, clock: Clock | None = None) -> None:
+        """`clock` is read when the first request comes after none waited: the last turn may have been long
+        ago then.
+        """
         self._next = origin
+        self._clock = clock
         self.time_limit = time_limit
         """Seconds a request may wait."""
         self._slots: dict[int, Slot] = {}
@@ -131,6 +136,8 @@ class Proposals:
         if len(self._slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):
             done(errors.too_many())
             return None
+        if not self._slots and self._clock is not None:
+            self.now, self.wall = self._clock.monotonic(), self._clock.wall()
         self._next = request = (self._next + 1) & _ID_MASK
         payload = seal(command, request, level, self.wall, principal)
         slot = self._slots[request] = Slot(request, payload, done, self.now + self.time_limit, size, owner)

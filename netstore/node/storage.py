@@ -126,6 +126,10 @@ class Storage:
                 log.warning("entries_skipped", entries=sorted(self.machine.skipped))
             progress.loading(self.machine.stored, self.engine.sizes()[1])
             self.machine.load(progress.loaded, self._kept_keys(folder.state_dir))
+            self._is_from_kept = self.machine.mvcc.is_from_saved
+            """The file of saved keys was whole at the start."""
+            if self._is_from_kept:
+                log.info("saved_keys_used", records=self.engine.summary.sums[RECORDS].records)
             self._parts = parts.pop_all()
 
     def _kept_keys(self, folder: Path) -> SavedKeys | None:
@@ -134,7 +138,7 @@ class Storage:
             kept = keptindex.read(folder, self.engine.summary)
         except (OSError, Malformed) as error:
             self._log.warning(
-                "saved_keys_ignored", reason=str(error), fix="none needed: all records are read instead"
+                "saved_keys_ignored", reason=_in_words(error), fix="none needed: all records are read instead"
             )
             return None
         return None if kept is None else SavedKeys(*kept)
@@ -211,11 +215,17 @@ class Storage:
             try:
                 self._keep_keys()
             except (OSError, MemoryError) as error:
-                self._log.warning("keys_not_saved", reason=str(error))
+                self._log.warning(
+                    "keys_not_saved",
+                    reason=_in_words(error),
+                    fix="none needed: the next start reads all records instead",
+                )
 
     def _keep_keys(self) -> None:
         summary = self.engine.summary
-        if self.engine.is_damaged or keptindex.is_kept(self._folder.state_dir, summary):
+        if self.engine.is_damaged:
+            return
+        if self._is_from_kept and keptindex.is_kept(self._folder.state_dir, summary):
             return
         saved = self.machine.saved_keys(summary.applied, summary.sums[RECORDS].records)
         if saved is not None:
@@ -232,6 +242,12 @@ def readable_members(folder: DataDir) -> list[MemberInfo]:
         return [decode(record) for record in readable_records(path, MEMBERS)]
     except (OSError, msgspec.MsgspecError):
         return []
+
+
+def _in_words(error: OSError | Malformed | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return "no memory"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _raise_not_written(error: OSError) -> None:

@@ -206,7 +206,11 @@ class Timekeeper:
         await trio.sleep_until(next_tick)
 
     async def _be_quiet(self) -> None:
-        """While nothing needs a tick, wait for the `quiet_seconds`, or until a deadline."""
+        """While nothing needs a tick, wait for the `quiet_seconds`, or until a deadline. Work that is
+        left over needs one: it goes on after the tick.
+        """
+        if self._behind:
+            return
         deadlines, now = self._deadlines, self._host.clock.monotonic()
         quiet = min(self._quiet_seconds, deadlines.first() - now)
         if quiet <= self._tick_seconds or not is_quiet(self._host):

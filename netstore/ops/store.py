@@ -176,7 +176,7 @@ class StoreConfig:
     snapshot_count: int = setting(
         WholeNumber(1, 10_000_000, "log entries"),
         100_000,
-        "Log entries applied between two snapshots of the state; 5000 at most in a cluster of one member.",
+        "Log entries applied between two snapshots of the state; 5000 or those of a second with one member.",
         variables=("ETCD_SNAPSHOT_COUNT",),
     )
     heartbeat_interval: int = setting(

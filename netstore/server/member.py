@@ -14,7 +14,7 @@ from netstore.api.v3 import services as v3
 from netstore.disk.scrub import Scrubber
 from netstore.guard import guarded
 from netstore.node.backup import Backups
-from netstore.node.chores import ROUND_SECONDS
+from netstore.node.chores import EACH_ROUND
 from netstore.node.consistency import Consistency
 from netstore.node.driver import Driver
 from netstore.node.featurelevel import Levels
@@ -144,7 +144,7 @@ class RunningMember:
             machine=store.machine,
             hub=Hub(),
             clock=base.clock,
-            proposals=Proposals(secrets.randbits(64), limit),
+            proposals=Proposals(secrets.randbits(64), limit, base.clock),
             wake=base.loop.wake,
             send=self.peers.send,
             flush=base.reactor.flush,
@@ -213,10 +213,10 @@ class RunningMember:
         """Period and call of each (`node.chores`)."""
         manager = self._base.manager
         chores: list[tuple[float, Callable[[], object]]] = [
-            (ROUND_SECONDS, self.cluster.tick),
-            (ROUND_SECONDS, self.levels.look),
+            (EACH_ROUND, self.cluster.tick),
+            (EACH_ROUND, self.levels.look),
             (SAMPLE_SECONDS, self.statistics.sample),
-            (ROUND_SECONDS, self.removal.look),
+            (EACH_ROUND, self.removal.look),
         ]
         if manager.watchdog_seconds:
             chores.append((manager.watchdog_seconds / 2, manager.alive))

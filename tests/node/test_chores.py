@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
-from netstore.node.chores import QUIET_ROUNDS, ROUND_SECONDS, do_chores
+from netstore.node.chores import EACH_ROUND, QUIET_ROUNDS, ROUND_SECONDS, do_chores
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -43,9 +45,23 @@ async def test_while_it_is_quiet_chores_keep_their_periods_in_fewer_rounds(autoj
     rounds: list[float] = []
     with trio.move_on_after(ROUND_SECONDS * 40.5):
         await do_chores(
-            (ROUND_SECONDS, lambda: rounds.append(trio.current_time() - began)),
+            (EACH_ROUND, lambda: rounds.append(trio.current_time() - began)),
             (ROUND_SECONDS * 10, lambda: done.append("tenth")),
             is_quiet=lambda: True,
         )
-    assert len(rounds) == 40 / QUIET_ROUNDS
+    assert len(rounds) == 40 // QUIET_ROUNDS
     assert done == ["tenth"] * 4
+
+
+async def test_a_short_period_is_kept_while_it_is_quiet(autojump_clock: MockClock) -> None:
+    """The watchdog's: a service manager ends a member that is silent for longer."""
+    for rounds in (1, 2, 3, QUIET_ROUNDS, QUIET_ROUNDS + 2):
+        at: list[float] = []
+        with trio.move_on_after(6.05):
+            await do_chores(
+                (EACH_ROUND, lambda: None),
+                (ROUND_SECONDS * (rounds + 0.5), lambda at=at: at.append(trio.current_time())),  # type: ignore[misc]
+                is_quiet=lambda: True,
+            )
+        gaps = [b - a for a, b in pairwise(at)]
+        assert gaps == pytest.approx([ROUND_SECONDS * rounds] * (59 // rounds))

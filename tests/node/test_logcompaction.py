@@ -7,7 +7,7 @@ import pytest
 
 from netstore.limits import Budget
 from netstore.node import logcompaction
-from netstore.node.logcompaction import ALONE_ENTRIES, CATCH_UP_ENTRIES
+from netstore.node.logcompaction import ALONE_ENTRIES, CATCH_UP_ENTRIES, TOLD_SECONDS
 from netstore.node.member import OWN
 from netstore.raft.core import Raft
 from netstore.raft.invariant import InvariantBroken
@@ -58,6 +58,24 @@ def test_the_only_member_keeps_a_short_log(others: tuple[NodeId, ...]) -> None:
     member.engine.commit()
     assert member.host.compaction.compact() is (not others)
     assert member.host.compaction.compacted == (0 if others else member.engine.durable() - CATCH_UP_ENTRIES)
+
+
+def test_the_only_member_tells_of_it_once_a_minute() -> None:
+    member = Solo(snapshot_count=5).lead()
+    pass_time(member, 0)
+    compacted, told = 0, []
+    for _ in range(4):
+        for _ in range(CATCH_UP_ENTRIES + 5):
+            member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None, OWN)
+        member.settle()
+        member.engine.commit()
+        compacted += member.host.compaction.compact()
+        while member.host.compaction.is_dropping:
+            member.host.compaction.compact()
+        told.append(member.lines.events.count("log_compacted"))
+        pass_time(member, TOLD_SECONDS / 2 + 1)
+    assert compacted == 4
+    assert told == [1, 1, 2, 2]
 
 
 def test_a_long_log_is_forgotten_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,16 @@ from netstore.node.fairqueue import TURN, TURN_BYTES
 from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, Proposals, Slot
 from netstore.state.envelope import command_of
-from netstore.types import Term
+from netstore.types import Nanos, Term
+from tests.support.local_member import HandClock
 
 
 def commands(slots: list[Slot]) -> list[bytes]:
     return [command_of(slot.payload) for slot in slots]
+
+
+def wall_of(payload: bytes) -> int:
+    return int.from_bytes(payload[12:20], "little")
 
 
 def queue(*what: tuple[bytes, bytes]) -> Proposals:
@@ -238,3 +243,20 @@ def test_a_stopped_member_refuses_every_request_and_opens_no_slot() -> None:
     assert told == [stopped(), stopped()]
     assert not proposals
     assert not proposals.queued
+
+
+def test_a_request_to_a_quiet_member_has_the_time_at_which_it_came() -> None:
+    """No turn has set the time for a while."""
+    clock = HandClock(Nanos(5_000_000_000))
+    made = Proposals(1, 10.0, clock)
+    made.now, made.wall = 4.0, Nanos(4_000_000_000)
+    made.add(b"first", lambda _: None, b"ann")
+    clock.now = Nanos(6_000_000_000)
+    made.add(b"while one waits", lambda _: None, b"ann")
+    slots = made.take(2)
+    assert [wall_of(slot.payload) for slot in slots] == [5_000_000_000] * 2
+    assert [slot.late_at for slot in slots] == [15.0] * 2
+    made.fail_all(timed_out())
+    made.add(b"later", lambda _: None, b"ann")
+    (slot,) = made.take(2)
+    assert (wall_of(slot.payload), slot.late_at) == (6_000_000_000, 16.0)

@@ -13,10 +13,11 @@ from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
 from netstore.raft.entry import EntryKind
 from netstore.raft.messages import Forward, ForwardRefused
+from netstore.raft.progress import Progress
 from netstore.raft.status import Fate, Proposed, Refusal
 from netstore.state.commands import encode
 from netstore.state.v2.commands import Delete, Set
-from netstore.types import Event, NodeId, Term
+from netstore.types import Event, Index, NodeId, Term
 from tests.support.group import Group
 from tests.support.member import ME, Solo
 from tests.support.solo import FULL, Room, decoding, put, refusal, turns
@@ -93,6 +94,19 @@ def test_a_change_is_asked_for_in_the_term_of_the_leader_only() -> None:
     for term in (member.host.term - 1, member.host.term):
         member.host.receive((Forward(NodeId(9), ME, Term(term), EntryKind.CHANGE, [change.encode()]),))
     assert asked == [change]
+
+
+def test_whoever_forwards_a_change_waits_for_commits() -> None:
+    member = Solo().lead()
+    asked: list[Change] = []
+    member.host.change_asked = asked.append
+    progress = member.host._raft.progress[NodeId(9)] = Progress(Index(1), 0)
+    progress.waits = False
+    change = Change((Step(StepKind.ADD_LEARNER, NodeId(9)),))
+    forward = Forward(NodeId(9), ME, Term(member.host.term), EntryKind.CHANGE, [change.encode()])
+    member.host.receive((forward,))
+    assert asked == [change]
+    assert progress.waits
 
 
 def test_own_requests_that_are_put_back_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,13 +211,47 @@ def test_damaged_saved_keys_are_told_and_not_used(tmp_path: Path) -> None:
         assert len(lines.events("saved_keys_ignored")) == 1
 
 
+def test_damaged_saved_keys_are_replaced_by_the_next_stop(tmp_path: Path) -> None:
+    """Also where the state is the same, and where the head alone is whole."""
+    path, lines = tmp_path / "data", Quiet()
+    with opened(path) as storage:
+        put_some(storage)
+        storage.stops_cleanly = True
+    file = path / "state" / KEPT_FILE
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes((whole[-1] ^ 1,)))
+    with opened(path, lines) as storage:
+        storage.stops_cleanly = True
+    assert len(lines.events("saved_keys_ignored")) == 1
+    assert not lines.events("saved_keys_used")
+    assert file.read_bytes() == whole
+    with opened(path, lines) as storage:
+        assert is_from_saved_keys(storage)
+    assert len(lines.events("saved_keys_used")) == 1
+
+
+def test_a_stop_without_memory_saves_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    lines = Quiet()
+    with opened(tmp_path / "data", lines) as storage:
+        put_some(storage)
+        monkeypatch.setattr(storage.machine, "saved_keys", fail)
+        storage.stops_cleanly = True
+    (told,) = lines.events("keys_not_saved")
+    assert "'reason': 'no memory'" in told
+
+
 def test_keys_that_cannot_be_saved_are_told(tmp_path: Path) -> None:
     path, lines = tmp_path / "data", Quiet()
     with opened(path, lines) as storage:
         put_some(storage)
         (path / "state" / f"{KEPT_FILE}.new").mkdir()
         storage.stops_cleanly = True
-    assert len(lines.events("keys_not_saved")) == 1
+    (told,) = lines.events("keys_not_saved")
+    assert "'reason': 'Is a directory'" in told
+    assert "'fix': " in told
     with opened(path, lines) as storage:
         assert storage.machine.mvcc.get(b"key 0 of 0") is not None
 

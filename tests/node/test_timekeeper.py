@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+import pytest
 import trio
 import trio.testing
 from hypothesis import given
@@ -22,9 +23,6 @@ from netstore.state.v3.lease import LeaseRecord, StoredLeases
 from netstore.types import Event, Index, LeaseId, Nanos, NodeId
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def said(done: list[Any], what: object) -> bool:
@@ -381,6 +379,58 @@ async def test_a_member_that_leads_alone_ticks_less_often_and_keeps_its_deadline
         monkeypatch.setattr("netstore.node.timekeeper.is_quiet", lambda _: False)
         await trio.sleep(10)
         assert len(ticks) in range(90, 105)
+        nursery.cancel_scope.cancel()
+
+
+class Left:
+    """Pieces of work that are left over; with each some time passes."""
+
+    def __init__(self, clock: trio.testing.MockClock) -> None:
+        self.pieces = 20
+        self.clock = clock
+
+    @property
+    def behind(self) -> bool:
+        return self.pieces > 0
+
+    is_dropping = behind
+
+    def look(self) -> None:
+        """As of a lessor."""
+
+    def count(self) -> None:
+        self.pieces -= 1
+        self.clock.jump(0.06)
+
+    compact = count
+
+
+@pytest.mark.parametrize("kind", ["deadlines", "lessor", "compaction"])
+async def test_work_that_is_left_over_does_not_wait_while_a_member_is_quiet(
+    kind: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on right after the tick that came between."""
+    member = Solo().lead()
+    monkeypatch.setattr(type(member.clock), "monotonic", lambda _: trio.current_time(), raising=False)
+    monkeypatch.setattr(member.host, "tick", lambda: None)
+    left, deadlines = Left(autojump_clock), Deadlines(member.clock)
+    lessor: Any = Lessor(member.host, 1.0)
+    if kind == "deadlines":
+        for _ in range(left.pieces):
+            for _ in range(DUE_AT_ONCE - 1):
+                deadlines.after(0, lambda: None)
+            deadlines.after(0, left.count)
+    elif kind == "lessor":
+        lessor = left
+    else:
+        monkeypatch.setattr(member.host, "compaction", left)
+    keeper = Timekeeper(member.host, deadlines, 0.1, lambda: None, lessor, quiet_seconds=0.5)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        while left.behind:
+            await trio.sleep(0.01)
+            assert trio.current_time() - began < 2.5
         nursery.cancel_scope.cancel()
 
 

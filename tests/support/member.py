@@ -146,7 +146,7 @@ class Solo:
             machine=machine,
             hub=Hub(),
             clock=self.clock,
-            proposals=Proposals(1 << 48, 7.0),
+            proposals=Proposals(1 << 48, 7.0, self.clock),
             wake=self._wake,
             send=lambda _: None,
             flush=self._flush,

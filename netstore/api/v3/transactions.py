@@ -144,10 +144,11 @@ def _parse_compare(message: bytes, start: int, end: int) -> v3.Compare | None:
     if message[at] == _TARGET:
         target, at = message[at + 1], at + 2
     key, key_end = at + 2, at + 2 + message[at + 1]
-    # The fields of the numbers follow each other as their targets do.
-    if message[at] == _COMPARED_KEY and message[at + 1] < _LONG and message[key_end] == _NUMBERS + 8 * target:
+    # The fields of the numbers follow each other as their targets do; that of `VALUE` is no number.
+    is_number = target <= v3.LEASE and target != v3.VALUE and message[at] == _COMPARED_KEY
+    if is_number and message[at + 1] < _LONG and message[key_end] == _NUMBERS + 8 * target:
         number, at = read_varint(message, key_end + 1)
-        if at == end and key < key_end and result <= v3.NOT_EQUAL and target <= v3.LEASE and number < 1 << 63:
+        if at == end and key < key_end and result <= v3.NOT_EQUAL and number < 1 << 63:
             return v3.Compare(message[key:key_end], target, result, number)
     compare = _read_compare(Compare.FromString(message[start:end]))
     return compare if compare is not None and compare.key else None

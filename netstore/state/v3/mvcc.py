@@ -101,6 +101,8 @@ class Mvcc:
         self._parts = Parts(self.read_budget)
         self.loaded = 0
         """Records read since `load_steps` began."""
+        self.is_from_saved = False
+        """`load_steps` has used a saved index, and read no records."""
         self._reset(Revision(1), NEVER, NEVER)
 
     def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
@@ -160,7 +162,10 @@ class Mvcc:
         hashes.end()
         yield from before.free_steps()
         stored, self.suspended = (revision, compacted, swept), False
-        if saved and savedkeys.restore(saved, self._index, self._records, self._move_lease, stored):
+        self.is_from_saved = saved is not None and savedkeys.restore(
+            saved, self._index, self._records, self._move_lease, stored
+        )
+        if self.is_from_saved:
             return
         self.suspended = True
         for found, is_all in read(self._index, self._records, revision, swept, step, step_bytes, whole=whole):
@@ -424,8 +429,10 @@ class Mvcc:
         if query.sort_target != BY_KEY or is_filtered(query):
             return None
         bound = bound or bound_after(revision if revision > 0 else self.revision)
-        found, units = smallreads.read_small(self._index, self._records, self.revision, query, bound)
-        self.read_units += units
+        index = self._index
+        woken = index.woken
+        found, units = smallreads.read_small(index, self._records, self.revision, query, bound)
+        self.read_units += units + index.woken - woken
         return found
 
     # --- changes

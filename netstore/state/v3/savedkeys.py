@@ -2,8 +2,8 @@
 
 A saved index is columns: all keys in order, and for each key the fields of its entry as packed numbers. What
 is loaded at once are the keys, which takes 0.2 us each; the entry of a key (`index.Item`) is made when it is
-asked for, together with those of `BLOCK` keys around it (`Sleeping`). So a start takes a twentieth of the
-time that reading the records takes, and a key that nobody asks for costs half the memory.
+asked for, and no other (`Sleeping`). So a start takes a twentieth of the time that reading the records takes,
+and a key that nobody asks for costs half the memory.
 
 Nothing of it is trusted beyond what `disk.keptindex` guarantees: that these bytes were written for exactly
 the state that the engine holds. Every record is verified when it is read, as always.
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import sys
 from array import array
-from bisect import bisect_right
-from itertools import compress
+from bisect import bisect_left
+from itertools import compress, starmap, takewhile
+from operator import eq
 from typing import TYPE_CHECKING, Final, NamedTuple, overload
 
 import msgspec
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from netstore.types import Revision
 
 BLOCK: Final = 256
-"""Keys whose entries are made together: 0.15 ms."""
+"""Keys that are handled together, at most: making their entries takes 0.15 ms."""
 
 LAYOUT: Final = f"1 {sys.byteorder} {array('q').itemsize} {array('I').itemsize}"
 """Version of the columns, and how this machine packs numbers. Bytes with another one are ignored."""
@@ -190,8 +191,16 @@ class _Columns(NamedTuple):
         """The columns as bytes."""
         return [*[column.tobytes() for column in self.numbers], bytes(self.past)]
 
+    def item(self, key: bytes, at: int) -> Item:
+        """The entry of the key with this number."""
+        revision, number, size, created, version, lease, past_end = self.numbers
+        past_at = past_end[at - 1] if at else 0
+        past = self.past[past_at : past_end[at]] if past_end[at] > past_at else None
+        place = revision[at] << NUMBER_BITS | number[at]
+        return Item(key, place, size[at], created[at], version[at], lease[at], past)
+
     def items(self, keys: list[bytes], start: int, end: int) -> Iterator[tuple[bytes, Item]]:
-        """The entries of some keys."""
+        """The entries of the keys with these numbers; 0.6 us each, where `item` takes a microsecond."""
         past_at = self.numbers[-1][start - 1] if start else 0
         for key, revision, number, size, created, version, lease, past_end in zip(
             keys[start:end], *[column[start:end] for column in self.numbers], strict=True
@@ -215,44 +224,67 @@ class Sleeping:
     used as the `Parted` that it stands for, which takes its place in the index when all are made.
     """
 
-    __slots__ = ("_asleep", "_awake", "_columns", "_index", "_keys", "_left", "_starts")
+    __slots__ = ("_awake", "_columns", "_index", "_is_made", "_keys", "_left")
 
     def __init__(self, index: KeyIndex, keys: list[bytes], columns: _Columns) -> None:
         """`keys` are sorted."""
         self._index = index
         self._keys = keys
         self._columns = columns
-        self._starts = keys[::BLOCK]
-        """The first key of each block."""
-        self._left = len(self._starts)
-        self._asleep = bytearray(b"\1") * self._left
-        """Whether the entries of a block are still to be made."""
+        self._is_made = bytearray(len(keys))
+        """For each key whether its entry was made; it may be removed since."""
+        self._left = len(keys)
+        """Entries that are still to be made."""
         self._awake: Parted[bytes, Item] = Parted()
 
-    def _wake(self, key: bytes) -> bool:
-        """Make the entries of the block that would have this key; whether there were any to be made."""
-        block = bisect_right(self._starts, key) - 1
-        if block < 0 or not self._asleep[block]:
-            return False
-        self._wake_block(block)
-        return True
+    def _wake(self, key: bytes) -> Item | None:
+        """Make the entry of a key, if it is still to be made. O(log n), 2 us."""
+        keys = self._keys
+        at = bisect_left(keys, key)
+        if at == len(keys) or self._is_made[at] or keys[at] != key:
+            return None
+        own = keys[at]
+        self._awake[own] = item = self._columns.item(own, at)
+        self._is_made[at] = 1
+        self._count(1)
+        return item
 
-    def _wake_block(self, block: int) -> None:
-        start = block * BLOCK
+    def _wake_some(self, wanted: list[bytes]) -> None:
+        """Make the entries of these keys, which takes half as long where they follow each other."""
+        keys, at = self._keys, 0
+        while at < len(wanted):
+            start = bisect_left(keys, wanted[at])
+            run = 0
+            if keys[start : start + 2] == wanted[at : at + 2]:
+                pairs = zip(keys[start : start + BLOCK], wanted[at : at + BLOCK], strict=False)
+                run = sum(takewhile(bool, starmap(eq, pairs)))
+                self._wake_run(start, start + run)
+            else:
+                self._wake(wanted[at])
+            at += run or 1
+
+    def _wake_run(self, start: int, end: int) -> None:
+        """Make those of these entries that are still to be made."""
         awake = self._awake
-        for key, item in self._columns.items(self._keys, start, start + BLOCK):
-            awake[key] = item
-        self._asleep[block] = 0
-        self._left -= 1
+        made = self._is_made[start:end]
+        for (key, item), is_made in zip(self._columns.items(self._keys, start, end), made, strict=True):
+            if not is_made:
+                awake[key] = item
+        self._is_made[start:end] = b"\1" * len(made)
+        self._count(len(made) - sum(made))
+
+    def _count(self, made: int) -> None:
+        self._index.woken += made
+        self._left -= made
         if not self._left:
-            self._index.items = awake
+            self._index.items = self._awake
             self._keys, self._columns = [], _Columns.empty()
 
     def _whole(self) -> Parted[bytes, Item]:
         """All entries, made now."""
-        for block, asleep in enumerate(self._asleep):
-            if asleep:
-                self._wake_block(block)
+        count = len(self._keys)
+        for start in range(0, count, BLOCK):
+            self._wake_run(start, min(start + BLOCK, count))
         return self._awake
 
     @overload
@@ -263,15 +295,14 @@ class Sleeping:
 
     def get(self, key: bytes, default: Item | None = None) -> Item | None:
         """As `Parted.get`."""
-        item = self._awake.get(key)
-        if item is None and self._wake(key):
-            item = self._awake.get(key)
+        item = self._awake.get(key) or self._wake(key)
         return default if item is None else item
 
     def __getitem__(self, key: bytes) -> Item:
-        if key not in self._awake:
-            self._wake(key)
-        return self._awake[key]
+        item = self._awake.get(key) or self._wake(key)
+        if item is None:
+            raise KeyError(key)
+        return item
 
     def __contains__(self, key: bytes) -> bool:
         return self.get(key) is not None
@@ -287,10 +318,11 @@ class Sleeping:
     def many(self, keys: Iterable[bytes]) -> list[Item]:
         """As `Parted.many`."""
         wanted = keys if isinstance(keys, list) else list(keys)
-        for key in wanted:
-            if key not in self._awake:
-                self._wake(key)
-        return self._awake.many(wanted)
+        awake = self._awake
+        asleep = [key for key in wanted if key not in awake]
+        if asleep:
+            self._wake_some(asleep)
+        return awake.many(wanted)
 
     def __len__(self) -> int:
         return len(self._whole())
@@ -306,7 +338,6 @@ class Sleeping:
 
     def free_steps(self) -> Iterator[None]:
         """As `Parted.free_steps`."""
-        self._starts = []  # nothing is made any more
         keys = self._keys
         while keys:
             del keys[-FREE_STEP:]

@@ -122,9 +122,16 @@ class Scan:
             self.units -= len(keys) + 1
             yield list(self._rows_of(keys))
 
+    def _items_of(self, keys: Iterable[bytes]) -> list[Item]:
+        index = self._index
+        woken = index.woken
+        found = self._items.many(keys)
+        self.units -= index.woken - woken
+        return found
+
     def _rows_of(self, keys: Iterable[bytes]) -> Iterator[Row]:
         bound = self._bound
-        for item in self._items.many(keys):
+        for item in self._items_of(keys):
             place = item.at
             if place < bound:
                 if not place & DELETED:
@@ -175,7 +182,7 @@ class Scan:
     def _run_of(self, keys: list[bytes]) -> tuple[Run, bool]:
         """The pairs of these keys, and whether that is one for each key, unchanged since the bound."""
         index, bound = self._index, self._bound
-        found = self._items.many(keys)
+        found = self._items_of(keys)
         places = [item.at for item in found]
         is_latest = index.log.newest < bound  # nothing changed since; or else none of these did
         if is_latest or (index.newest_deletion < bound and places and max(places) < bound):

@@ -445,6 +445,11 @@ nested_ops = st.one_of(
 )
 
 
+def test_a_number_in_the_place_of_a_value_is_unknown() -> None:
+    message = b"\x0a\x07\x10\x03\x1a\x01a\x38\x01"
+    assert parsed(message) == read_by_protobuf(message) == v3.Txn((v3.Compare(b"a", v3.VALUE, 0, 0),))
+
+
 @settings(deadline=None, max_examples=300)
 @given(txn_requests(plain_ops) | txn_requests(nested_ops))
 def test_a_transaction_that_is_taken_apart_here_is_what_protobuf_and_the_checks_say(

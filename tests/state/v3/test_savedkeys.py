@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.tables import RECORDS
 from netstore.state.v3 import savedkeys
-from netstore.state.v3.commands import Compact, DeleteRange, Put, Range, V3Command
+from netstore.state.v3.commands import Compact, DeleteRange, Found, Put, Range, Txn, V3Command
+from netstore.state.v3.compaction import SWEEP_STEP
+from netstore.state.v3.index import bound_after
 from netstore.state.v3.savedkeys import SavedKeys, Sleeping
+from netstore.state.v3.scan import RUN, Scan
 from netstore.types import Index
 from tests.state.v3.both import LEASES, Both
 from tests.state.v3.strategies import v3_commands
@@ -104,11 +108,11 @@ def test_a_member_goes_on_from_the_saved_index(
     patch.undo()
 
 
-def test_entries_are_made_only_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(savedkeys, "BLOCK", 4)
+def test_entries_are_made_only_where_they_are_needed() -> None:
     both = Both(*(Put(b"%03d" % number, b"v") for number in range(100)))
     machine = started(both, stop(both))
-    items = machine.mvcc._index.items
+    index = machine.mvcc._index
+    items = index.items
     assert isinstance(items, Sleeping)
     assert machine.mvcc.range(Range(b"000", b"999", count_only=True)) == both.twin.range(
         Range(b"000", b"999", count_only=True)
@@ -116,8 +120,62 @@ def test_entries_are_made_only_where_they_are_needed(monkeypatch: pytest.MonkeyP
     assert not items._awake
     assert machine.mvcc.get(b"050") is not None
     assert machine.mvcc.get(b"") is None
-    assert machine.mvcc.get(b"0505") is None  # would be in the same block
-    assert len(items._awake) == 4
+    assert machine.mvcc.get(b"0505") is None
+    assert (index.woken, len(items._awake)) == (1, 1)
+    some = [b"090", b"007", b"049", b"050", b"051", b"052", b"007", b"052", b"099"]
+    assert [item.key for item in items.many(some)] == some
+    assert (index.woken, len(items._awake)) == (7, 7)
+    with pytest.raises(KeyError):
+        items.many([b"052", b"0525"])
+    with pytest.raises(KeyError):
+        items[b"0505"]
+
+
+def started_with(count: int) -> tuple[Machine, list[bytes]]:
+    """A machine that has made no entry of this many keys, and the keys out of order."""
+    keys = [b"%06d" % (number * 7919 % count) for number in range(count)]
+    puts = [Txn((), tuple(Put(key, b"v") for key in keys[at : at + 100])) for at in range(0, count, 100)]
+    both = Both(*puts)
+    return started(both, stop(both)), keys
+
+
+def test_writes_after_a_start_make_the_entries_that_they_name_and_no_other() -> None:
+    """What is asked of keys is counted as if all entries were there."""
+    machine, keys = started_with(2_000)
+    index = machine.mvcc._index
+    for number, key in enumerate(keys[:300], 1):
+        machine.apply(Index(machine.applied + 1), encode(Put(key, b"w")))
+        assert index.woken == number
+    machine.apply(Index(machine.applied + 1), encode(Put(b"new", b"w")))
+    machine.apply(Index(machine.applied + 1), encode(Txn((), tuple(Put(key, b"w") for key in keys[250:350]))))
+    assert index.woken == 350
+    machine.apply(Index(machine.applied + 1), encode(Compact(machine.mvcc.revision)))
+    while machine.sweeping:
+        before = index.woken
+        machine.sweep()
+        assert index.woken - before <= SWEEP_STEP
+    assert index.woken == 2_000
+
+
+def test_reads_after_a_start_count_the_entries_that_they_make() -> None:
+    machine, _ = started_with(3_000)
+    mvcc = machine.mvcc
+    index = mvcc._index
+    units = []
+    for _ in range(2):
+        before = mvcc.read_units
+        found = mvcc.read_small(Range(b"000100", b"000500"))
+        assert isinstance(found, Found)
+        assert len(found.kvs) == 400
+        units.append(mvcc.read_units - before)
+    assert index.woken == 400
+    assert units[0] - units[1] == 400
+    scan = Scan(index, mvcc._records, Range(b"001900", b"003000"), bound_after(mvcc.revision))
+    scan.units = 300
+    for _ in scan.runs():
+        if scan.units <= 0:
+            break
+    assert 400 < index.woken <= 400 + 300 + RUN
 
 
 def test_nothing_is_saved_while_a_compaction_is_swept_or_a_record_is_missing() -> None:
