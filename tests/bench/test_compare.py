@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from contrib.bench import cluster, compare, lists, single
+from contrib.bench import cluster, compare, h2load, lists, single
 from contrib.bench.__main__ import PARTS
 from contrib.bench.report import Row, Table
 from contrib.bench.stores import beside, in_turn
-from tests.support.daemon import ROOT
+from netstore.proto import rpc_pb2 as pb
+from tests.support.daemon import ROOT, start_netstored
 from tests.support.patience import seconds
 
 if TYPE_CHECKING:
@@ -61,6 +63,31 @@ def test_every_load_says_whom_it_flatters() -> None:
     loads = (*single.LOADS, *lists.LOADS, *cluster.LOADS)
     assert [load.name for load in loads if not load.note] == []
     assert [name for name, *_, note in single.V2 if not note] == []
+
+
+TOLD = (
+    "requests: 10 total, 12 started, 10 done, 10 succeeded, 0 failed, 0 errored, 0 timeout\n"
+    "status codes: 10 2xx, 0 3xx, 0 4xx, 0 5xx\n"
+    "traffic: 1.65KB (1726) total, 1.48KB (1553) headers (space savings 12.90%), 120B (120) data\n"
+)
+
+
+def test_calls_that_were_refused_are_no_successes() -> None:
+    h2load.check(TOLD, 12, "put")
+    with pytest.raises(RuntimeError, match="put: 10 calls, 120 bytes, 13 for each"):
+        h2load.check(TOLD, 13, "put")
+    with pytest.raises(RuntimeError, match="put:"):
+        h2load.check(TOLD.replace("0 errored", "1 errored"), 12, "put")
+    with pytest.raises(RuntimeError, match="put:"):
+        h2load.check("Segmentation fault", 0, "put")
+
+
+def test_an_answer_is_as_long_as_those_that_h2load_counts(tmp_path: Path) -> None:
+    with start_netstored(tmp_path) as store:
+        assert h2load.answer_bytes(store.url, single.LOADS[0]) > 5 + len(pb.PutResponse().SerializeToString())
+        refused = dataclasses.replace(single.LOADS[0], request=pb.PutRequest())
+        with pytest.raises(RuntimeError, match="refused"):
+            h2load.answer_bytes(store.url, refused)
 
 
 def test_an_etcd_of_another_place_is_started(tmp_path: Path) -> None:
