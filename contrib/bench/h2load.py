@@ -7,6 +7,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -106,12 +107,10 @@ def answer_bytes(url: str, load: Load) -> int:
     """How long an answer is, of a call that is known to succeed. Later ones are as long or longer: revisions
     and versions only grow.
     """
-    callers = Callers(url, 1)
+    message = load.request.SerializeToString()
     answers: list[bytes] = []
-    callers.run(
-        load.method, [(0, load.request.SerializeToString())], lambda _, answer: answers.append(answer)
-    )
-    callers.close()
+    with closing(Callers(url, 1)) as callers:
+        callers.run(load.method, [(0, message)], lambda _, answer: answers.append(answer))
     return 5 + len(answers[0])
 
 

@@ -103,6 +103,15 @@ _OWN_LEASES: Final = (
 )
 
 
+_OWN_NAME: Final = f"lease keepalive, {HOLDERS} clients, a lease each"
+_WATCH_NAME: Final = f"watch, events to {WATCHERS:,} watchers"
+
+
+def names() -> list[str]:
+    """Of all loads."""
+    return [*(load.name for load in LOADS), *(name for name, *_ in V2), _OWN_NAME, _WATCH_NAME]
+
+
 def measure(
     stores: Stores, folder: Path | None, rounds: int, seconds: int, wanted: str = ""
 ) -> Iterator[Table]:
@@ -124,13 +133,13 @@ def measure(
                 )
                 held[name] = _resident(running)
             notes[name] = note
-    name = f"lease keepalive, {HOLDERS} clients, a lease each"
+    name = _OWN_NAME
     if wanted in name:
         with stores.running(folder) as running:
             figures[name] = _renewals(running, name, rounds)
             held[name] = _resident(running)
         notes[name] = _OWN_LEASES
-    name = f"watch, events to {WATCHERS:,} watchers"
+    name = _WATCH_NAME
     if wanted in name:
         with stores.running(folder) as running:
             figures[name] = _fan_out(running, rounds)
@@ -240,7 +249,7 @@ def _held(stores: Stores, folder: Path | None, held: dict[str, dict[str, float]]
     same = "the same keys in both, each written once, and no compaction; mapped files count"
     rows += [
         compare.value_row(f"memory of {FILLED:,} keys x 1 KiB", now, "MiB", same),
-        compare.value_row("the same, at its most", peak, "MiB", same),
+        compare.value_row(f"memory of {FILLED:,} keys x 1 KiB, at its most", peak, "MiB", same),
     ]
     return Table(
         title="one member: memory, and idle",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from contrib.bench import cluster, compare, h2load, lists, single
+from contrib.bench import __main__ as bench_main
+from contrib.bench import cluster, compare, h2load, history, lists, single, soak
 from contrib.bench.__main__ import PARTS
 from contrib.bench.report import Row, Table
 from contrib.bench.stores import beside, in_turn
@@ -19,6 +20,7 @@ from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
 
 def sample(rate: float, cpu: float) -> compare.Sample:
@@ -110,6 +112,31 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_soak_needs_two_keys() -> None:
+    words = (sys.executable, "-m", "contrib.bench.soak", "--keys", "1")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds(60))
+    assert done.returncode == 2
+    assert "--keys: 2 or more" in done.stderr
+
+
+@pytest.mark.parametrize("module", [history, soak])
+def test_help_keeps_its_lines(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--help"])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert (module.__doc__ or "").strip() in capsys.readouterr().out
+
+
+def test_a_checkout_with_changes_has_a_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"status": " M README.md", "rev-parse": "abc"}
+    monkeypatch.setattr(bench_main, "_said", lambda *words: said[words[3]])
+    assert bench_main._commit(ROOT) == "abc+"
+    said["status"] = ""
+    assert bench_main._commit(ROOT) == "abc"
+
+
 def test_help_names_every_part() -> None:
     told = bench("--help").stdout
     assert [part for part in PARTS if part not in told] == []
@@ -122,6 +149,14 @@ def test_help_names_every_part() -> None:
         (("kube", "--against", "/"), 2, "holds no checkout"),
         (("growth", "--against", str(ROOT)), 2, "does not measure growth"),
         (("kube", "--etcd", "/none/etcd"), 2, "is no program"),
+        (("kube", "--etcd", sys.executable), 2, "is no etcd"),
+        (("restart", "--restart-keys", "x"), 2, "argument --restart-keys: invalid list of numbers"),
+        (("growth", "--keys", "10,0"), 2, "argument --keys: invalid list of numbers"),
+        (("kube", "--rounds", "0"), 2, "argument --rounds: invalid number of 1 or more"),
+        (("growth", "--folder", "/none"), 2, "--folder: /none is no folder"),
+        (("growth", "--json", "/none/file"), 2, "--json: "),
+        (("growth", "--svg", "/none/file"), 2, "--svg: "),
+        (("single", "--only", "nothing"), 2, "--only: no load has nothing in its name"),
         (("kube", "--etcd", "x", "--against", "y"), 2, "not allowed with"),
     ],
 )
