@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from contrib.bench import cluster, fair, growth, kube, lists, restart, routes, single
+from contrib.bench.history import DIRTY
 from contrib.bench.stores import beside
 from tests.support.peers import missing
 
@@ -39,6 +40,21 @@ ALONE: Final = {"growth", "routes"}
 """Parts that are not run against another checkout."""
 
 
+def _numbers(text: str) -> list[int]:
+    """Of a list with commas; each 1 or more."""
+    return [_number(each) for each in text.split(",")]
+
+
+def _number(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+_numbers.__name__ = "list of numbers"  # what argparse calls it when it refuses a value
+_number.__name__ = "number of 1 or more"
+
+
 def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     told = ", ".join(f"{part} ({what})" for part, (what, _) in PARTS.items())
     parser = argparse.ArgumentParser(
@@ -47,23 +63,32 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         " than an hour on two cores, `single --only put --rounds 3` a minute.",
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{told}; all by default")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each load on each store (5)")
-    parser.add_argument("--seconds", type=int, default=3, help="seconds of each round (3)")
+    parser.add_argument("--rounds", type=_number, default=5, help="rounds of each load on each store (5)")
+    parser.add_argument("--seconds", type=_number, default=3, help="seconds of each round (3)")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="loads of `single` with TEXT in their names"
     )
-    parser.add_argument("--leases", default="1000,3000", help="numbers of leases of `routes` (1000,3000)")
     parser.add_argument(
-        "--restart-keys", default="300000,1000000", help="numbers of keys of `restart` (300000,1000000)"
+        "--leases", type=_numbers, default="1000,3000", help="numbers of leases of `routes` (1000,3000)"
     )
-    parser.add_argument("--kills", type=int, default=20, help="leaders killed in each cluster (20)")
-    parser.add_argument("--objects", type=int, default=2_000, help="objects of a round of `kube` (2000)")
+    parser.add_argument(
+        "--restart-keys",
+        type=_numbers,
+        default="300000,1000000",
+        help="numbers of keys of `restart` (300000,1000000)",
+    )
+    parser.add_argument("--kills", type=_number, default=20, help="leaders killed in each cluster (20)")
+    parser.add_argument("--objects", type=_number, default=2_000, help="objects of a round of `kube` (2000)")
     parser.add_argument(
         "--nodes", type=int, default=1_000, help="nodes of the control plane; 0 for none (1000)"
     )
-    parser.add_argument("--mib", type=int, default=100, help="MiB listed in `fair` (100)")
-    parser.add_argument("--keys", default="10000,100000,1000000", help="numbers of keys of `growth`")
-    parser.add_argument("--watchers", default="1,100,1000,10000", help="numbers of watchers of `growth`")
+    parser.add_argument("--mib", type=_number, default=100, help="MiB listed in `fair` (100)")
+    parser.add_argument(
+        "--keys", type=_numbers, default="10000,100000,1000000", help="numbers of keys of `growth`"
+    )
+    parser.add_argument(
+        "--watchers", type=_numbers, default="1,100,1000,10000", help="numbers of watchers of `growth`"
+    )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw what `growth` found into FILE")
     beside_what = parser.add_mutually_exclusive_group()
     beside_what.add_argument("--etcd", default="etcd", metavar="PATH", help="the etcd (that in PATH)")
@@ -73,10 +98,6 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument("--folder", type=Path, help="where the stores keep their data (a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE too")
     return parser, parser.parse_args()
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(each) for each in text.split(",")]
 
 
 def _missing(parts: Iterable[str], arguments: argparse.Namespace) -> str | None:
@@ -89,8 +110,38 @@ def _missing(parts: Iterable[str], arguments: argparse.Namespace) -> str | None:
         needed.append("etcd")
     if reason := missing(*needed):
         return reason
+    if compared and not _said(arguments.etcd, "--version").startswith("etcd Version: "):
+        return f"{arguments.etcd} is no etcd"
+    if "routes" in parts and not _has_v2(arguments.etcd):
+        return (
+            f"{arguments.etcd} has no v2 API, which routes measures; name an etcd up to 3.5, or other parts"
+        )
     if "routes" in parts and os.geteuid() != 0:
         return "routes needs root, for a network namespace; the other parts do not"
+    return None
+
+
+def _has_v2(etcd: str) -> bool:
+    release = _said(etcd, "--version").partition(": ")[2].split(".")[:2]
+    return release in (["3", "4"], ["3", "5"])
+
+
+def _wrong(arguments: argparse.Namespace, parts: Iterable[str]) -> str | None:
+    """Which argument cannot be right; files that are to be written are opened for it."""
+    if arguments.nodes < 0:
+        return "--nodes: 0 or more"
+    if arguments.folder is not None and not (
+        arguments.folder.is_dir() and os.access(arguments.folder, os.W_OK | os.X_OK)
+    ):
+        return f"--folder: {arguments.folder} is no folder that can be written to"
+    if arguments.only and "single" in parts and not any(arguments.only in name for name in single.names()):
+        return f"--only: no load has {arguments.only} in its name; there are {'; '.join(single.names())}"
+    for option, file in (("--json", arguments.json), ("--svg", arguments.svg)):
+        if file is not None:
+            try:
+                file.open("a").close()
+            except OSError as error:
+                return f"{option}: {error}"
     return None
 
 
@@ -100,17 +151,13 @@ def _measured(part: str, stores: Stores, arguments: argparse.Namespace) -> Itera
         "single": lambda: single.measure(stores, folder, rounds, seconds, arguments.only),
         "cluster": lambda: cluster.measure(stores, folder, rounds, seconds, arguments.kills),
         "list": lambda: [lists.measure(stores, folder, rounds, seconds)],
-        "restart": lambda: [
-            restart.measure(stores, folder, min(rounds, 3), _numbers(arguments.restart_keys))
-        ],
+        "restart": lambda: [restart.measure(stores, folder, min(rounds, 3), arguments.restart_keys)],
         "kube": lambda: kube.measure(stores, folder, rounds, arguments.objects, arguments.nodes),
         "fair": lambda: [
             fair.measure(stores, folder, min(rounds, 3), seconds=10.0, mib=arguments.mib, listers=8)
         ],
-        "growth": lambda: growth.measure(
-            _numbers(arguments.keys), _numbers(arguments.watchers), folder, arguments.svg
-        ),
-        "routes": lambda: [routes.measure(_numbers(arguments.leases))],
+        "growth": lambda: growth.measure(arguments.keys, arguments.watchers, folder, arguments.svg),
+        "routes": lambda: [routes.measure(arguments.leases, arguments.etcd, folder)],
     }
     return measure[part]()
 
@@ -124,17 +171,24 @@ def _said(*words: str) -> str:
     return outcome.stdout.partition("\n")[0].strip()
 
 
+def _commit(checkout: Path) -> str:
+    """With a + if files that git knows differ from it."""
+    git = ("git", "-C", str(checkout))
+    changed = _said(*git, "status", "--porcelain", "--untracked-files=no")
+    return _said(*git, "rev-parse", "--short", "HEAD") + (DIRTY if changed else "")
+
+
 def about(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was measured, and where."""
     other = (
-        f"netstored {_said('git', '-C', str(arguments.against), 'rev-parse', '--short', 'HEAD')}"
+        f"netstored {_commit(arguments.against)}"
         if arguments.against
         else _said(arguments.etcd, "--version").replace(" Version:", "")
     )
     kernel = platform.release().partition("-")[0]
     machine = f"{os.cpu_count()} processors, Linux {kernel}, Python {platform.python_version()}"
     return {
-        "commit": _said("git", "rev-parse", "--short", "HEAD"),
+        "commit": _commit(ROOT),
         "date": _said("git", "show", "--no-patch", "--format=%cs", "HEAD"),
         "beside": other,
         "machine": machine,
@@ -148,16 +202,21 @@ def main() -> int:
     parts = arguments.parts or [part for part in PARTS if arguments.against is None or part not in ALONE]
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no part named {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if os.sep in arguments.etcd:
+        arguments.etcd = str(Path(arguments.etcd).absolute())  # parts have other working folders
     if arguments.against is not None:
         if not (arguments.against / "netstore" / "cli" / "netstored.py").is_file():
             parser.error(f"--against: {arguments.against} holds no checkout of netstore")
         if set(parts) & ALONE:
             parser.error(f"--against does not measure {' and '.join(sorted(set(parts) & ALONE))}")
+    if wrong := _wrong(arguments, parts):
+        parser.error(wrong)
     if reason := _missing(parts, arguments):
         print(reason, file=sys.stderr)
         return 2
     found = about(arguments)
-    print(f"{found['machine']}; commit {found['commit']}, beside {found['beside']}")
+    compared = f", beside {found['beside']}" if set(parts) - {"growth"} else ""
+    print(f"{found['machine']}; commit {found['commit']}{compared}")
     if found["busy"] > 1:
         print(f"the machine is busy (load {found['busy']}): only ratios of processor time say something")
     stores = beside(arguments.against, arguments.etcd)

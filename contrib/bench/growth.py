@@ -154,9 +154,9 @@ def _of_keys(numbers: Sequence[int], folder: Path | None) -> dict[str, Points]:
             ]
             held = (memory_mib(daemon.pid, "RssAnon") - empty) * (1 << 20) / number
             for what, method, messages, each in (
-                ("range us", "Range", gets, 1),
-                ("list us a key", "Range", pages, PAGE),
-                ("put us", "Put", puts, 1),
+                ("range us", "KV/Range", gets, 1),
+                ("list us a key", "KV/Range", pages, PAGE),
+                ("put us", "KV/Put", puts, 1),
             ):
                 _made(callers, method, messages[: len(messages) // 10])
                 cost = _cost(daemon, partial(_made, callers, method, messages))
@@ -191,14 +191,14 @@ def _of_watchers(numbers: Sequence[int], folder: Path | None) -> dict[str, Point
                 pb.PutRequest(key=b"/other/%04d" % (each % 1_000), value=VALUE).SerializeToString()
                 for each in range(CALLS)
             ]
-            _made(callers, "Put", others)
+            _made(callers, "KV/Put", others)
             empty = memory_mib(daemon.pid, "RssAnon")
             fan = Fan(daemon.url, WATCHED, number, max(1, number // STREAMS))
             held = (memory_mib(daemon.pid, "RssAnon") - empty) * 1024 / number
             tell = partial(_told, callers, fan, number)
             tell()
             found["event us"].append((number, _cost(daemon, tell)))
-            found["other put us"].append((number, _cost(daemon, partial(_made, callers, "Put", others))))
+            found["other put us"].append((number, _cost(daemon, partial(_made, callers, "KV/Put", others))))
             found["memory KiB a watcher"].append((number, held))
             fan.close()
             callers.close()
@@ -212,7 +212,7 @@ def _told(callers: Callers, fan: Fan, watchers: int) -> int:
     request = pb.PutRequest(key=WATCHED, value=fan.mark).SerializeToString()
     while left:
         some = min(left, AT_ONCE)
-        _made(callers, "Put", [request] * some)
+        _made(callers, "KV/Put", [request] * some)
         fan.wait(some * watchers)
         left -= some
     return puts * watchers

@@ -6,11 +6,14 @@ import re
 import struct
 import subprocess
 import tempfile
+import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from contrib.bench.compare import alternate
+from contrib.bench.objects import Callers
 from contrib.bench.report import progress
 from netstore.proto import rpc_pb2 as pb
 
@@ -69,7 +72,9 @@ GET: Final = pb.RangeRequest(key=KEY)
 
 
 def run(running: Running, load: Load, rounds: int, seconds: int) -> Figures:
-    """`rounds` rounds of `seconds` on each store, after one second that does not count."""
+    """`rounds` rounds of `seconds` on each store, after one second that does not count. RuntimeError if a
+    call was refused.
+    """
     progress(f"{load.name}: {rounds} rounds of {seconds} s on each store")
     with tempfile.TemporaryDirectory() as scratch:
         body = Path(scratch) / "body"
@@ -79,11 +84,12 @@ def run(running: Running, load: Load, rounds: int, seconds: int) -> Figures:
             if load.prepare is not None:
                 load.prepare(client)
             _h2load(running.asked[name].url, load, body, 1)
+        least = {name: answer_bytes(store.url, load) for name, store in running.asked.items()}
 
         def one(name: str) -> Sample:
             client = running.clients[name]
             before = _revision(client)
-            sample = _h2load(running.asked[name].url, load, body, seconds)
+            sample = _h2load(running.asked[name].url, load, body, seconds, least[name])
             made = _revision(client) - before
             if made < sample["calls"] * load.revisions:
                 raise RuntimeError(f"{name}: {sample['calls']} calls made {made} revisions")
@@ -97,7 +103,18 @@ def _revision(client: V3Client) -> int:
     return revision
 
 
-def _h2load(url: str, load: Load, body: Path, seconds: int) -> Sample:
+def answer_bytes(url: str, load: Load) -> int:
+    """How long an answer is, of a call that is known to succeed. Later ones are as long or longer: revisions
+    and versions only grow.
+    """
+    message = load.request.SerializeToString()
+    answers: list[bytes] = []
+    with closing(Callers(url, 1)) as callers:
+        callers.run(load.method, [(0, message)], lambda _, answer: answers.append(answer))
+    return 5 + len(answers[0])
+
+
+def _h2load(url: str, load: Load, body: Path, seconds: int, least: int = 0) -> Sample:
     log = body.with_name("log")
     log.unlink(missing_ok=True)
     outcome = subprocess.run(
@@ -112,11 +129,21 @@ def _h2load(url: str, load: Load, body: Path, seconds: int) -> Sample:
         timeout=seconds + 60,
         check=True,
     )
-    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", outcome.stdout)
-    if counts is None or any(map(int, counts.groups()[1:])):
-        raise RuntimeError(f"{load.name} on {url}:\n{outcome.stdout}")
+    check(outcome.stdout, least, f"{load.name} on {url}")
     times = sorted(int(line.rsplit("\t", 1)[1]) for line in log.read_text().splitlines())
     return {"calls": len(times), "per_second": len(times) / seconds, **latencies(times, 1000)}
+
+
+def check(told: str, least: int, what: str) -> None:
+    """RuntimeError unless each call had an answer of at least so many bytes. What h2load calls a success is a
+    status of HTTP, which a refused call of gRPC has as well; but it has no message.
+    """
+    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", told)
+    data = re.search(r"\((\d+)\) data", told)
+    if counts is None or data is None or any(map(int, counts.groups()[1:])):
+        raise RuntimeError(f"{what}:\n{told}")
+    if int(data[1]) < int(counts[1]) * least:
+        raise RuntimeError(f"{what}: {counts[1]} calls, {data[1]} bytes, {least} for each expected:\n{told}")
 
 
 def latencies(ordered: list[int] | list[float], unit: float) -> Sample:
@@ -127,3 +154,22 @@ def latencies(ordered: list[int] | list[float], unit: float) -> Sample:
         f"p{share}_ms": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] / unit
         for share in (50, 99)
     }
+
+
+def by_callers(
+    running: Running, name: str, rounds: int, make: Callable[[str], tuple[int, list[float]]]
+) -> Figures:
+    """`rounds` rounds of our own client on each store, after one that does not count. `make` makes one: the
+    number of calls, and the seconds that each took.
+    """
+    progress(f"{name}: {rounds} rounds on each store")
+
+    def one(store: str) -> Sample:
+        began = time.monotonic()
+        calls, took = make(store)
+        passed = time.monotonic() - began
+        return {"calls": calls, "per_second": calls / passed, **latencies(sorted(took), 0.001)}
+
+    for store in running.asked:
+        make(store)
+    return alternate(running, rounds, one)

@@ -2,9 +2,9 @@
 
     python -m contrib.bench.instructions [--renew] [--keep FOLDER] [PATH ...]
 
-Fails when a path (`counted`) costs more than 3 % over `instructions.json`; `make instructions` renews that
-file. Two counts, each the difference between a run of n requests and one of 2 n, so that what a run costs
-once falls out:
+Fails when a path (`counted`) costs more than 3 % over `instructions.json`, or so much less that the file
+would let the gain be lost; `make instructions` renews that file. Two counts, each the difference between a
+run of n requests and one of 2 n, so that what a run costs once falls out:
 
 - bytecodes: the instructions of Python's own machine, and the calls of functions written in C. They depend on
   the minor version of Python and on the locked releases of packages, and on nothing else of a machine: two
@@ -50,7 +50,7 @@ FIXED: Final = {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0", "PYTHONDONTWRITE
 """Of the environment of the process under callgrind."""
 
 MOST: Final = 1.03
-"""Times the committed figure: what a change may cost."""
+"""Times the committed figure: what a change may cost. And times the count: what may be committed."""
 
 WARM: Final = 2
 """Runs before the first that counts: tables have grown, and caches are filled."""
@@ -262,15 +262,22 @@ def kept() -> dict[str, Any]:
     return found
 
 
-def too_much(measured: Figures, committed: Figures, unit: str) -> list[str]:
-    """A line for each path that costs more than it may, or that the file does not know."""
+def apart(measured: Figures, committed: Figures, unit: str) -> list[str]:
+    """A line for each path that costs more than it may, or so much less that the committed figure no longer
+    holds the gain, or that the file does not know.
+    """
     lines = []
     for name, now in measured.items():
         before = committed.get(name)
         if before is None:
-            lines.append(f"{name}: {now:,.0f} {unit}, and none committed")
+            lines.append(f"{name}: {now:,.0f} {unit}, and none committed: run make instructions")
         elif now > before * MOST:
             lines.append(f"{name}: {now:,.0f} {unit}, {now / before - 1:+.1%} of the {before:,.0f} committed")
+        elif before > now * MOST:
+            lines.append(
+                f"{name}: {now:,.0f} {unit}, and the {before:,.0f} committed let it lose the gain:"
+                " run make instructions"
+            )
     return lines
 
 
@@ -305,7 +312,7 @@ def _table(kind: str, measured: Figures, committed: Figures, note: str) -> Table
 
 
 def main() -> int:
-    """Count and print; 1 when something costs too much, 2 when callgrind is asked for and not there."""
+    """Count and print; 1 when the file has other figures, 2 when callgrind is asked for and not there."""
     parser = argparse.ArgumentParser(prog="python -m contrib.bench.instructions", description=__doc__)
     parser.add_argument("paths", nargs="*", metavar="PATH", help="a part of the names of those wanted")
     parser.add_argument("--renew", action="store_true", help="write the figures into instructions.json")
@@ -319,6 +326,11 @@ def main() -> int:
     if arguments.serve:
         serve()
         return 0
+    if arguments.keep is not None:
+        try:
+            arguments.keep.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--keep: {error}")
     if arguments.renew and (arguments.paths or arguments.bytecodes):
         parser.error("--renew counts all")
     if arguments.functions:
@@ -340,7 +352,7 @@ def main() -> int:
     committed = file["bytecodes"].get(version(), {})
     for kind, figures in counted.items():
         print(_table(kind, figures, committed.get(kind, {}), f"for each request; Python {version()}").text())
-        lines += too_much(figures, committed.get(kind, {}), kind)
+        lines += apart(figures, committed.get(kind, {}), kind)
     if not arguments.bytecodes:
         same = file["instructions"]["build"] == build()
         committed = file["instructions"]["figures"]
@@ -350,7 +362,7 @@ def main() -> int:
             "" if same else f"; the file is for {file['instructions']['build']}, so they are only shown"
         )
         print(_table("instructions", figures, committed, note).text())
-        lines += too_much(figures, committed, "instructions") if same else []
+        lines += apart(figures, committed, "instructions") if same else []
         if arguments.renew:
             file["instructions"] = {
                 "build": build(),

@@ -53,14 +53,14 @@ class Caller:
         self.began = 0.0
 
     def call(self, method: str, message: bytes) -> None:
-        """Send a request."""
+        """Send a request of a method such as `KV/Put`."""
         self._stream += 2
         self._answer = []
         block = self._encoder.encode(
             [
                 (":method", "POST"),
                 (":scheme", "http"),
-                (":path", f"/etcdserverpb.KV/{method}"),
+                (":path", f"/etcdserverpb.{method}"),
                 (":authority", self._authority),
                 ("content-type", "application/grpc"),
                 ("te", "trailers"),
@@ -204,7 +204,7 @@ class Objects:
                 raise RuntimeError("an old object was read")
 
         wanted = ((each, pb.RangeRequest(key=self._name(each)).SerializeToString()) for each in self._all())
-        return self._callers.run("Range", wanted, check)
+        return self._callers.run("KV/Range", wanted, check)
 
     def pages(self, times: int, page: int) -> list[float]:
         """All of them, page by page at the revision of the first; seconds of each page."""
@@ -224,7 +224,7 @@ class Objects:
             return following.SerializeToString()
 
         first = pb.RangeRequest(key=prefix, range_end=end, limit=page).SerializeToString()
-        return self._callers.run("Range", ((number, first) for number in range(times)), go_on)
+        return self._callers.run("KV/Range", ((number, first) for number in range(times)), go_on)
 
     def _all(self) -> range:
         return range(self._count)
@@ -251,7 +251,7 @@ class Objects:
 
         if not known:
             self._revisions.clear()
-        return self._callers.run("Txn", requests(), check)
+        return self._callers.run("KV/Txn", requests(), check)
 
     def close(self) -> None:
         """Hang up."""

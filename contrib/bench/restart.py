@@ -57,8 +57,8 @@ def measure(stores: Stores, folder: Path | None, rounds: int, counts: Sequence[i
                 figures |= {title: took, f"{title}, cpu": used, f"{title}, MiB": held}
                 rows += [
                     compare.value_row(title, took, "s", note, digits=2),
-                    compare.value_row("  processor time of it", used, "s", "", digits=2),
-                    compare.value_row("  memory then", held, "MiB", ""),
+                    compare.value_row(f"  {title}: processor time", used, "s", "", digits=2),
+                    compare.value_row(f"  {title}: memory", held, "MiB", ""),
                 ]
     return Table(
         title="from the start of the process to an answered linearizable read",

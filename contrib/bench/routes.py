@@ -53,17 +53,17 @@ RT_SCOPE_NOWHERE: Final = 255
 NLM_F_REQUEST: Final = 1
 
 
-def measure(leases: Sequence[int]) -> Table:
-    """Measure with each store and number of leases; needs root."""
+def measure(leases: Sequence[int], etcd: str = "etcd", folder: Path | None = None) -> Table:
+    """Measure with each store and number of leases; needs root. `etcd` must have the v2 API."""
     figures = [
-        _in_own_network(store, count, live=count == min(leases))
+        _in_own_network(store, count, live=count == min(leases), etcd=etcd, folder=folder)
         for count in leases
         for store in ("netstored", "etcd")
     ]
     return Table(
         title="netstore-agent with host-gw",
         note=(
-            f"start: {RUNS} runs; repair: {REPAIRS} routes deleted by hand;"
+            f"the v2 API of both; start: {RUNS} runs; repair: {REPAIRS} routes deleted by hand;"
             " flanneld 0.9: measured before, with etcd, on a machine of the same kind"
         ),
         columns=("netstored", "etcd", "flanneld 0.9, not this run"),
@@ -93,9 +93,12 @@ def _rows(figures: Sequence[dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def _in_own_network(store: str, leases: int, *, live: bool) -> dict[str, Any]:
+def _in_own_network(store: str, leases: int, *, live: bool, etcd: str, folder: Path | None) -> dict[str, Any]:
     progress(f"{leases:,} leases in {store}")
-    words = ("unshare", "--net", sys.executable, "-m", __name__, store, str(leases), str(int(live)))
+    words = (
+        *("unshare", "--net", sys.executable, "-m", __name__),
+        *(store, str(leases), str(int(live)), etcd, str(folder or "")),
+    )
     outcome = subprocess.run(
         words, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=10 * LIMIT_SECONDS, check=True
     )
@@ -272,9 +275,9 @@ def _prepare_network() -> None:
     _ip("link", "set", "bench1", "up")
 
 
-def _start_store(store: str, folder: Path) -> Daemon:
+def _start_store(store: str, folder: Path, etcd: str) -> Daemon:
     folder.mkdir()
-    return start_netstored(folder) if store == "netstored" else start_etcd(folder)
+    return start_netstored(folder) if store == "netstored" else start_etcd(folder, program=etcd)
 
 
 def _measure_start(
@@ -302,22 +305,22 @@ def _measure_live(store: Daemon, folder: Path, feed: RouteFeed, leases: int, fig
         figures["live, CPU"] = [agent.cpu_seconds - before]
 
 
-def main(store_name: str, leases: int, live: bool) -> None:
+def main(store_name: str, leases: int, live: bool, etcd: str, where: str) -> None:
     """Measure inside a namespace of our own and print the figures as one line of JSON."""
     figures: dict[str, Any] = {"store": store_name, "leases": leases, "start, wall": [], "start, CPU": []}
     _prepare_network()
     feed = RouteFeed()
     feed.start()
-    with tempfile.TemporaryDirectory(prefix="netstore-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=where or None) as name:
         folder = Path(name)
-        with _start_store(store_name, folder / "many") as store:
+        with _start_store(store_name, folder / "many", etcd) as store:
             Leases(store).write(leases)
             _measure_start(store, folder, feed, leases, figures)
         if live:
-            with _start_store(store_name, folder / "live") as store:
+            with _start_store(store_name, folder / "live", etcd) as store:
                 _measure_live(store, folder, feed, leases, figures)
     print(json.dumps(figures))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1")
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1", *sys.argv[4:])

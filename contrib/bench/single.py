@@ -11,6 +11,7 @@ from contrib.bench import compare, h2load, wrk
 from contrib.bench.compare import LOOPBACK
 from contrib.bench.fan import AT_ONCE, Fan
 from contrib.bench.h2load import GET, KEY, ONE_KEY, ONE_READ, PUT, Load, put_op, some_keys
+from contrib.bench.objects import Callers
 from contrib.bench.report import Table, progress
 from contrib.bench.stores import memory_mib
 from netstore.proto import rpc_pb2 as pb
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from tests.support.v3client import V3Client
 
 LEASE: Final = 7
+HOLDERS: Final = 100
+RENEWALS: Final = 5_000
+"""Of a round."""
+
 WATCHERS: Final = 1_000
 CHANGES: Final = 300
 FILLED: Final = 100_000
@@ -70,8 +75,9 @@ LOADS: Final = (
         "Lease/LeaseKeepAlive",
         pb.LeaseKeepAliveRequest(ID=LEASE),
         *(20, 5),
-        "one lease, and a stream for each renewal: clients keep a stream open. netstored writes renewals to"
-        " its log, etcd does not",
+        "h2load has one body, so all renew one lease, and those that come together share an entry of the log;"
+        " a stream for each renewal: clients keep a stream open. netstored writes renewals to its log, etcd"
+        " does not",
         prepare=_lease,
     ),
 )
@@ -89,6 +95,21 @@ _WATCH: Final = (
     "all watch one key, so each event is encoded once for all, which is where netstored gains most; watchers"
     " of different keys share nothing"
 )
+
+
+_OWN_LEASES: Final = (
+    "our own client, in Python: rates above 20,000/s are its own. A lease for each of the clients, and a"
+    " stream for each renewal"
+)
+
+
+_OWN_NAME: Final = f"lease keepalive, {HOLDERS} clients, a lease each"
+_WATCH_NAME: Final = f"watch, events to {WATCHERS:,} watchers"
+
+
+def names() -> list[str]:
+    """Of all loads."""
+    return [*(load.name for load in LOADS), *(name for name, *_ in V2), _OWN_NAME, _WATCH_NAME]
 
 
 def measure(
@@ -112,7 +133,13 @@ def measure(
                 )
                 held[name] = _resident(running)
             notes[name] = note
-    name = f"watch, events to {WATCHERS:,} watchers"
+    name = _OWN_NAME
+    if wanted in name:
+        with stores.running(folder) as running:
+            figures[name] = _renewals(running, name, rounds)
+            held[name] = _resident(running)
+        notes[name] = _OWN_LEASES
+    name = _WATCH_NAME
     if wanted in name:
         with stores.running(folder) as running:
             figures[name] = _fan_out(running, rounds)
@@ -126,6 +153,31 @@ def measure(
     )
     if not wanted:
         yield _held(stores, folder, held, rounds)
+
+
+def _renewals(running: Running, name: str, rounds: int) -> Figures:
+    """Each answer is checked: it is that of the lease that was asked for, which lives."""
+    callers = {store: Callers(daemon.url, HOLDERS) for store, daemon in running.asked.items()}
+    for client in running.clients.values():
+        for lease in range(1, HOLDERS + 1):
+            client.lease.LeaseGrant(pb.LeaseGrantRequest(TTL=3600, ID=lease))
+    renewals = [
+        (number, pb.LeaseKeepAliveRequest(ID=number % HOLDERS + 1).SerializeToString())
+        for number in range(RENEWALS)
+    ]
+
+    def check(number: int, answer: bytes) -> None:
+        renewed = pb.LeaseKeepAliveResponse.FromString(answer)
+        if number % HOLDERS + 1 != renewed.ID or renewed.TTL <= 0:
+            raise RuntimeError("a lease was not renewed")
+
+    def make(store: str) -> tuple[int, list[float]]:
+        return RENEWALS, callers[store].run("Lease/LeaseKeepAlive", renewals, check)
+
+    figures = h2load.by_callers(running, name, rounds, make)
+    for each in callers.values():
+        each.close()
+    return figures
 
 
 def _fan_out(running: Running, rounds: int) -> Figures:
@@ -197,7 +249,7 @@ def _held(stores: Stores, folder: Path | None, held: dict[str, dict[str, float]]
     same = "the same keys in both, each written once, and no compaction; mapped files count"
     rows += [
         compare.value_row(f"memory of {FILLED:,} keys x 1 KiB", now, "MiB", same),
-        compare.value_row("the same, at its most", peak, "MiB", same),
+        compare.value_row(f"memory of {FILLED:,} keys x 1 KiB, at its most", peak, "MiB", same),
     ]
     return Table(
         title="one member: memory, and idle",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 OUTSTANDING: Final = 100
 """Calls that wait for their answers at once."""
 
+LEAST_KEYS: Final = 2
+
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -129,7 +131,11 @@ def soak(starters: dict[str, Start], folder: Path, size: Size, rounds: int) -> N
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m contrib.bench.soak", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m contrib.bench.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--rounds", type=int, default=9, help="rounds (9)")
     parser.add_argument("--puts", type=int, default=100_000, help="puts in a round (100000)")
     parser.add_argument("--txns", type=int, default=20_000, help="transactions in a round (20000)")
@@ -140,6 +146,10 @@ def main() -> None:
     parser.add_argument("--etcd", metavar="PATH", default="etcd", help="the etcd beside it (Debian's)")
     parser.add_argument("--against", metavar="CHECKOUT", type=Path, help="netstored of this folder beside it")
     given = parser.parse_args()
+    if given.keys < LEAST_KEYS:
+        parser.error(f"--keys: {LEAST_KEYS} or more, because a transaction changes two")
+    if given.rounds < 1:
+        parser.error("--rounds: 1 or more")
     starters = beside(given.against, given.etcd).one
     if given.alone:
         starters = {OURS: starters[OURS]}

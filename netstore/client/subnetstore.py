@@ -11,6 +11,7 @@ raised for everything else: its `outcome_known` tells whether the write may have
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: TC003 - msgspec and Sphinx read annotations
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -18,7 +19,6 @@ import msgspec
 from netstore.client.faults import ClientError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
 

@@ -138,10 +138,10 @@ class Reactor:
         meter: Meter | None = None,
         *,
         worked: Callable[[float], object] = lambda _: None,
-        processor: Callable[[], float] | None = None,
+        waited: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """`worked` is told how many seconds each round took, each piece of a sweep and each `catch_up`.
-        `processor` is the processor time that this thread has used (`Scheduler`).
+        `waited` is how many seconds this thread has waited for a processor (`Scheduler`).
         """
         self._worked = worked
         self._limits = limits
@@ -167,7 +167,7 @@ class Reactor:
         self.acceptor = Acceptor(self, self._epoll, self.connection_limit, log, clock)
         self.accepted = 0
         """Connections accepted so far."""
-        self.scheduler = Scheduler(clock, self.meter, self.wakeup, self._cut_for, processor)
+        self.scheduler = Scheduler(clock, self.meter, self.wakeup, self._cut_for, waited)
         self.watched = WatchedDescriptors(
             self._epoll,
             self.wakeup,

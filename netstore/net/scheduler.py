@@ -43,10 +43,15 @@ CHARGED_SECONDS: Final = 0.02
 """Most that one turn adds to a load: a longer one was long because the process was stopped."""
 
 EXAMINED_SECONDS: Final = 1.0
-"""For so long after a long turn (`load.LONG_TURN`), the processor time of the loop is read at the beginning
-of each round (1.7 us), so that of a further long turn only what the loop used is charged. The rest was used
-by other processes, or other threads had the interpreter lock: charging it would make connections that ask
-for the same look as if some used far more than others, and from then on all would wait in the queue.
+"""For so long after a long turn (`load.LONG_TURN`), what the loop has waited for a processor is read at the
+beginning of each round (`runqueue`, 1.2 us), so that it is not charged for a further long turn: charging it
+would make connections that ask for the same look as if some used far more than others, and from then on all
+would wait in the queue. All else is charged: while a turn waits for the disk, nobody is served.
+"""
+
+VERY_LONG_TURN: Final = 0.002
+"""A turn of so many seconds makes that read in rounds of one connection too, for as long. In others of these,
+which are most rounds, nothing is read.
 """
 
 UNEXAMINED_SECONDS: Final = 0.001
@@ -71,15 +76,17 @@ class Scheduler:
         meter: Meter,
         wakeup: Wakeup,
         failed: Callable[[Connection, Exception], None],
-        processor: Callable[[], float] | None = None,
+        waited: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`processor` is the processor time that this thread has used; by default every second counts."""
+        """`waited` is how many seconds this thread has waited for a processor; by default all are charged."""
         self._clock = clock
-        self._processor = processor or clock
+        self._waited = waited
         self._examined_until = float("-inf")
         """See `EXAMINED_SECONDS`."""
-        self._read: tuple[float, float] | None = None
-        """Clock and processor time, when they were read last in this round; None: they were not."""
+        self._alone_until = float("-inf")
+        """See `VERY_LONG_TURN`."""
+        self._read: float | None = None
+        """What `waited` said last in this round; None: it was not asked."""
         self._meter = meter
         self._wakeup = wakeup
         self._failed = failed
@@ -158,8 +165,8 @@ class Scheduler:
         queued.
         """
         stop = at + ROUND_SECONDS
-        examines = at < self._examined_until and len(ready) > 1
-        self._read = (at, self._processor()) if examines else None
+        examined_until = self._examined_until if len(ready) > 1 else self._alone_until
+        self._read = self._waited() if at < examined_until else None
         clock, budget = self._clock, self._meter.budget
         for place, (connection, mask) in enumerate(ready, 1):
             try:  # `_serve_one` inline, because this runs for each request
@@ -188,7 +195,7 @@ class Scheduler:
         and half of that in a round in which light ones are served. In one of `LONGEST_WAIT_EVERY` rounds the
         connection that has waited longest has a turn.
         """
-        self._read = (at, self._processor()) if at < self._examined_until else None
+        self._read = self._waited() if at < self._examined_until else None
         queue = self.queue
         first = queue.first
         heavy = self._lightest + HEAVY_LEVELS
@@ -227,10 +234,10 @@ class Scheduler:
     def _used(self, seconds: float, now: float) -> float:
         """What is charged for a long turn that has just ended (`EXAMINED_SECONDS`)."""
         self._examined_until = now + EXAMINED_SECONDS
-        if self._read is None:
+        if seconds >= VERY_LONG_TURN:
+            self._alone_until = self._examined_until
+        before = self._read
+        if before is None:
             return min(seconds, UNEXAMINED_SECONDS)
-        at, processor = self._read
-        used = self._processor()
-        self._read = now, used
-        lost = (now - at) - (used - processor)
-        return min(max(seconds - max(lost, 0.0), 0.0), CHARGED_SECONDS)
+        self._read = self._waited()
+        return min(max(seconds - (self._read - before), 0.0), CHARGED_SECONDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from typing import TYPE_CHECKING
 
 from netstore.api.v3 import services as v3
@@ -20,6 +19,7 @@ from netstore.net.http2 import Http2Server
 from netstore.net.http2.exchange import opener
 from netstore.net.negotiation import SessionFactory
 from netstore.net.reactor import Limits, Reactor
+from netstore.net.runqueue import RunQueue
 from netstore.node.clock import SystemClock
 from netstore.node.identity import Enrollment
 from netstore.node.jointoken import find_token
@@ -82,6 +82,8 @@ class Base:
         self.meter = Meter(self.clock.monotonic, get_logger("loop"), config.loop_budget_ms / 1000)
         gc.callbacks.append(self.meter.collecting)
         parts.callback(gc.callbacks.remove, self.meter.collecting)
+        run_queue = RunQueue()
+        parts.callback(run_queue.close)
         self.collector = Collector(self.clock.monotonic)
         parts.callback(self.collector.end)
         self.reactor = Reactor(
@@ -95,7 +97,7 @@ class Base:
             self.clock.monotonic,
             self.meter,
             worked=self.collector.worked,
-            processor=time.thread_time,
+            waited=run_queue.waited,
         )
         parts.callback(watch_threads(self.reactor.call_soon))
         self.deadlines = Deadlines(self.clock)

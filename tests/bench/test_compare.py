@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from contrib.bench import cluster, compare, lists, single
+from contrib.bench import __main__ as bench_main
+from contrib.bench import cluster, compare, h2load, history, lists, single, soak
 from contrib.bench.__main__ import PARTS
 from contrib.bench.report import Row, Table
 from contrib.bench.stores import beside, in_turn
-from tests.support.daemon import ROOT
+from netstore.proto import rpc_pb2 as pb
+from tests.support.daemon import ROOT, start_netstored
 from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
 
 def sample(rate: float, cpu: float) -> compare.Sample:
@@ -63,6 +67,31 @@ def test_every_load_says_whom_it_flatters() -> None:
     assert [name for name, *_, note in single.V2 if not note] == []
 
 
+TOLD = (
+    "requests: 10 total, 12 started, 10 done, 10 succeeded, 0 failed, 0 errored, 0 timeout\n"
+    "status codes: 10 2xx, 0 3xx, 0 4xx, 0 5xx\n"
+    "traffic: 1.65KB (1726) total, 1.48KB (1553) headers (space savings 12.90%), 120B (120) data\n"
+)
+
+
+def test_calls_that_were_refused_are_no_successes() -> None:
+    h2load.check(TOLD, 12, "put")
+    with pytest.raises(RuntimeError, match="put: 10 calls, 120 bytes, 13 for each"):
+        h2load.check(TOLD, 13, "put")
+    with pytest.raises(RuntimeError, match="put:"):
+        h2load.check(TOLD.replace("0 errored", "1 errored"), 12, "put")
+    with pytest.raises(RuntimeError, match="put:"):
+        h2load.check("Segmentation fault", 0, "put")
+
+
+def test_an_answer_is_as_long_as_those_that_h2load_counts(tmp_path: Path) -> None:
+    with start_netstored(tmp_path) as store:
+        assert h2load.answer_bytes(store.url, single.LOADS[0]) > 5 + len(pb.PutResponse().SerializeToString())
+        refused = dataclasses.replace(single.LOADS[0], request=pb.PutRequest())
+        with pytest.raises(RuntimeError, match="refused"):
+            h2load.answer_bytes(store.url, refused)
+
+
 def test_an_etcd_of_another_place_is_started(tmp_path: Path) -> None:
     program = tmp_path / "etcd"
     program.write_text('#!/bin/sh\necho "$0" "$@" >&2\nexit 3\n')
@@ -83,6 +112,31 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_soak_needs_two_keys() -> None:
+    words = (sys.executable, "-m", "contrib.bench.soak", "--keys", "1")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds(60))
+    assert done.returncode == 2
+    assert "--keys: 2 or more" in done.stderr
+
+
+@pytest.mark.parametrize("module", [history, soak])
+def test_help_keeps_its_lines(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--help"])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert (module.__doc__ or "").strip() in capsys.readouterr().out
+
+
+def test_a_checkout_with_changes_has_a_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"status": " M README.md", "rev-parse": "abc"}
+    monkeypatch.setattr(bench_main, "_said", lambda *words: said[words[3]])
+    assert bench_main._commit(ROOT) == "abc+"
+    said["status"] = ""
+    assert bench_main._commit(ROOT) == "abc"
+
+
 def test_help_names_every_part() -> None:
     told = bench("--help").stdout
     assert [part for part in PARTS if part not in told] == []
@@ -95,6 +149,14 @@ def test_help_names_every_part() -> None:
         (("kube", "--against", "/"), 2, "holds no checkout"),
         (("growth", "--against", str(ROOT)), 2, "does not measure growth"),
         (("kube", "--etcd", "/none/etcd"), 2, "is no program"),
+        (("kube", "--etcd", sys.executable), 2, "is no etcd"),
+        (("restart", "--restart-keys", "x"), 2, "argument --restart-keys: invalid list of numbers"),
+        (("growth", "--keys", "10,0"), 2, "argument --keys: invalid list of numbers"),
+        (("kube", "--rounds", "0"), 2, "argument --rounds: invalid number of 1 or more"),
+        (("growth", "--folder", "/none"), 2, "--folder: /none is no folder"),
+        (("growth", "--json", "/none/file"), 2, "--json: "),
+        (("growth", "--svg", "/none/file"), 2, "--svg: "),
+        (("single", "--only", "nothing"), 2, "--only: no load has nothing in its name"),
         (("kube", "--etcd", "x", "--against", "y"), 2, "not allowed with"),
     ],
 )

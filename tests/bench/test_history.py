@@ -48,6 +48,49 @@ def test_a_run_that_compared_nothing_is_refused() -> None:
         history.added([], nobody)
 
 
+def test_rows_of_one_name_do_not_replace_each_other() -> None:
+    twice = measured("c1", rate=1.0)
+    twice["tables"] *= 2
+    with pytest.raises(ValueError, match="two rows are called single: put"):
+        history.added([], twice)
+
+
+def test_a_checkout_with_changes_is_refused() -> None:
+    with pytest.raises(ValueError, match="in no commit"):
+        history.added([], measured("c1+", rate=1.0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        {},
+        {"about": 1, "tables": []},
+        {"about": measured("c")["about"] | {"busy": None}, "tables": []},
+        {**measured("c"), "tables": [{"part": "p", "rows": [{"name": "n", "ratios": 1}]}]},
+    ],
+)
+def test_what_no_run_wrote_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="no run"):
+        history.added([], wrong)
+
+
+def test_entries_are_in_the_order_of_their_commits() -> None:
+    entries = [{"commit": each} for each in ("gone", "bbb", "aaa")]
+    found = history.in_order(entries, ["aaa1", "bbb2"])
+    assert [each["commit"] for each in found] == ["aaa", "bbb", "gone"]
+
+
+def test_each_release_of_etcd_has_a_line_of_its_own() -> None:
+    other = measured("c1", rate=2.0)
+    other["about"]["beside"] = "etcd 3.4.23"
+    entries = history.added(history.added([], measured("c1", rate=1.0)), other)
+    root = ET.fromstring(history.drawn(entries))  # noqa: S314 - made here
+    texts = [each.text for each in root.iter(f"{PATH}text")]
+    assert {"calls a second, etcd 3.5", "calls a second, etcd 3.4"} <= set(texts)
+    assert texts.count("c1") == 1, "one place for a commit"
+
+
 def test_the_committed_picture_is_that_of_the_committed_history() -> None:
     assert history.PICTURE.read_text() == history.drawn(history.kept()), (
         "python -m contrib.bench.history draw"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -10,12 +11,17 @@ from netstore.meter import Meter
 from netstore.net import reactor, scheduler
 from netstore.net.http1.bounds import HURRIED_LIMIT, PIPELINE_LIMIT, TURN_LIMIT
 from netstore.net.load import LONG_TURN
+from netstore.net.runqueue import RunQueue
 from netstore.net.scheduler import EXAMINED_SECONDS, ROUND_SECONDS, UNEXAMINED_SECONDS, Scheduler
 from tests.support.member import Lines
 from tests.support.site import GET, Site, asking, site
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from netstore.net.connection import Connection
     from netstore.net.http1.exchange import Http1Exchange
+    from netstore.net.load import ConnectionLoad
 
 
 async def test_a_principal_with_many_connections_waits_for_itself() -> None:
@@ -230,36 +236,100 @@ async def test_what_is_closed_in_a_round_that_told_of_it_is_not_lined_up(
             one.close()
 
 
-def test_of_a_long_turn_only_what_the_loop_used_is_charged() -> None:
-    """Each turn takes 2 ms, of which others have the processor for all but 0.1 ms."""
-    now = used = 0.0
+class Turns:
+    """A scheduler whose first connection takes `seconds` for a turn, of which it waits `queued` for a
+    processor; the second takes nothing.
+    """
 
-    class Turn:
-        principal = ""
-        open = True
+    def __init__(self, seconds: float, queued: float) -> None:
+        self.now = self.waited = 0.0
+        self.seconds, self.queued = seconds, queued
+        make: Any = Scheduler
+        meter = Meter(lambda: self.now, Lines())
+        self.scheduler: Scheduler = make(lambda: self.now, meter, None, None, lambda: self.waited)
+        self.one, self.other = (
+            cast("Connection", SimpleNamespace(principal=name, open=True, ready=ready, load=self._load(name)))
+            for name, ready in (("a", self._ready), ("b", lambda _: None))
+        )
 
-        def ready(self, _: int) -> None:
-            nonlocal now, used
-            now += 0.002
-            used += 0.0001
+    def _load(self, name: str) -> ConnectionLoad:
+        return self.scheduler.joined(name)
 
-    turns: Any = Scheduler
-    scheduler = turns(lambda: now, Meter(lambda: now, Lines()), None, None, lambda: used)
-    one: Any = Turn()
-    one.load = scheduler.joined("a")
+    def _ready(self, _: int) -> None:
+        self.now += self.seconds
+        self.waited += self.queued
 
-    def charged(*others: tuple[Any, int]) -> float:
-        before: float = one.load.seconds(now + 0.002)
-        scheduler.serve_all([(one, 1), *others], now)
-        after: float = one.load.sum
-        return after - before
+    def charged(self, *, alone: bool = False) -> float:
+        """What a turn adds to the load."""
+        before = self.one.load.seconds(self.now + self.seconds)
+        self.scheduler.serve_all([(self.one, 1)] if alone else [(self.other, 1), (self.one, 1)], self.now)
+        return self.one.load.sum - before
 
-    other: Any = Turn()
-    other.load = scheduler.joined("b")
-    both = (other, 1)
-    assert charged(both) == pytest.approx(UNEXAMINED_SECONDS), "the first: nothing was read before it"
-    assert charged(both) == pytest.approx(0.0001, rel=0.01)
-    assert charged(both) == pytest.approx(0.0001, rel=0.01)
-    assert charged() == pytest.approx(UNEXAMINED_SECONDS), "alone in its round"
-    now += EXAMINED_SECONDS
-    assert charged(both) == pytest.approx(UNEXAMINED_SECONDS)
+
+def test_what_the_loop_waited_for_a_processor_is_not_charged() -> None:
+    turns = Turns(0.0015, 0.0014)
+    assert turns.charged() == pytest.approx(UNEXAMINED_SECONDS), "the first: nothing was read before it"
+    assert turns.charged() == pytest.approx(0.0001, rel=0.01)
+    assert turns.charged() == pytest.approx(0.0001, rel=0.01)
+    assert turns.charged(alone=True) == pytest.approx(UNEXAMINED_SECONDS), "alone in its round"
+    turns.now += EXAMINED_SECONDS
+    assert turns.charged() == pytest.approx(UNEXAMINED_SECONDS)
+
+
+def test_a_turn_that_waits_for_the_disk_is_charged() -> None:
+    """It uses no processor, and waits for none."""
+    turns = Turns(0.005, 0.0)
+    turns.charged()
+    assert turns.charged() == pytest.approx(0.005, rel=0.01)
+    assert turns.charged() == pytest.approx(0.005, rel=0.01)
+
+
+def test_who_has_very_long_turns_alone_is_not_light() -> None:
+    turns = Turns(0.015, 0.0)
+    assert turns.charged(alone=True) == pytest.approx(UNEXAMINED_SECONDS), "the first"
+    assert turns.charged(alone=True) == pytest.approx(0.015, rel=0.01)
+    for _ in range(20):
+        turns.charged(alone=True)
+    assert not turns.one.load.is_light(turns.now)
+    turns.queued = 0.0149
+    assert turns.charged(alone=True) == pytest.approx(0.0001, rel=0.01)
+
+
+def test_nothing_is_read_while_turns_are_short() -> None:
+    turns = Turns(LONG_TURN / 2, 0.0)
+    asked = []
+
+    def waited() -> float:
+        asked.append(1)
+        return 0.0
+
+    turns.scheduler._waited = waited
+    for _ in range(10):
+        turns.charged()
+        turns.charged(alone=True)
+    assert asked == []
+
+
+def test_the_kernels_count_never_falls() -> None:
+    queue = RunQueue()
+    before = queue.waited()
+    assert 0.0 <= before <= queue.waited()
+    queue.close()
+    assert queue.waited() == 0.0
+
+
+@pytest.mark.parametrize("text", [None, "", "1", "1 x 2"])
+def test_a_kernel_that_counts_no_waits_is_no_fault(text: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "schedstat"
+    if text is not None:
+        file.write_text(text)
+    queue = RunQueue(str(file))
+    assert (queue.waited(), queue.waited()) == (0.0, 0.0)
+    queue.close()
+
+
+def test_the_second_number_is_the_wait(tmp_path: Path) -> None:
+    (tmp_path / "schedstat").write_text("7922799 1500000000 3\n")
+    queue = RunQueue(str(tmp_path / "schedstat"))
+    assert queue.waited() == 1.5
+    queue.close()

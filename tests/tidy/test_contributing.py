@@ -9,7 +9,7 @@ from typing import Final
 from tests.support.daemon import ROOT
 
 HEAD: Final = "| To change ... | Start in ... |\n| --- | --- |\n"
-PLACE: Final = re.compile(r"`((?:netstore|plugins)/[\w/.]+)`(?: \(`(\w+)`\))?")
+PLACE: Final = re.compile(r"`((?:netstore|plugins|contrib)/[\w/.]+)`(?: \(`(\w+)`\))?")
 
 
 def rows(page: str) -> list[tuple[str, list[tuple[str, str]]]]:

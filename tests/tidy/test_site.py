@@ -41,7 +41,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for page in ("index", "README", "contrib/doc/index", "contrib/doc/manual/netstored.8"):
         assert (tmp_path / f"{page}.html").is_file()
-    assert 'id="netstore.client.v2.V2Client.watch"' in (tmp_path / "contrib/doc/api/client.html").read_text()
+    client = (tmp_path / "contrib/doc/api/client.html").read_text()
+    for name in ("v2.V2Client.watch", "v3.V3Client.txn", "grpc.Channel", "subnetstore.SubnetStore.replace"):
+        assert f'id="netstore.client.{name}"' in client
     assert (
         'id="netstore.agent.backend.Backend.prepare"'
         in (tmp_path / "contrib/doc/api/plugins.html").read_text()
