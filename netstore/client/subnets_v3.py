@@ -8,7 +8,7 @@ the key again with a new lease.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     from netstore.client.v3 import V3Client, WatchCall
 
+MAX_UNSURE: Final = 16
+"""Names with a lease that may be used; of more, the oldest is left to end with its time."""
+
 
 class _Own(msgspec.Struct, frozen=True):
     """An entry that was written here, and the lease that was granted for it."""
@@ -44,7 +47,12 @@ class _Own(msgspec.Struct, frozen=True):
 
 
 class V3Subnets:
-    """See `subnetstore.SubnetStore`."""
+    """See `subnetstore.SubnetStore`.
+
+    A lease that was granted here is used by a key, kept for the next write of that key, or revoked. One that
+    another client was granted, such as an earlier run of the agent, is not known: when its key is written
+    again with another lease, it holds nothing, and ends with its time.
+    """
 
     names_ipv6 = True
 
@@ -53,6 +61,10 @@ class V3Subnets:
         self._client = client
         self._folder = f"{prefix}/subnets/"
         self._own: dict[str, _Own] = {}
+        self._unsure: dict[str, tuple[int, int]] = {}
+        """Leases, with their TTL, of writes of which it is not known whether they were done, by name: the next
+        write of the name uses it. To revoke it could remove the key.
+        """
 
     async def config(self) -> Entry | None:
         answer = await self._client.range(pb.RangeRequest(key=f"{self.prefix}/config".encode()))
@@ -107,16 +119,41 @@ class V3Subnets:
     async def _put(
         self, name: str, value: str, compare: pb.Compare, ttl: int | None
     ) -> Written | Missing | Differs:
-        lease = await self._client.grant(ttl) if ttl is not None else 0
+        lease = 0 if ttl is None else await self._lease(name, ttl)
         put = pb.PutRequest(key=self._key(name), value=value.encode(), lease=lease)
-        found = await self._write(name, compare, pb.RequestOp(request_put=put))
+        try:
+            found = await self._write(name, compare, pb.RequestOp(request_put=put))
+        except ClientError as error:
+            if ttl is not None:
+                await self._not_written(name, ttl, lease, error)
+            raise
+        is_unsure = self._unsure.get(name) == (ttl, lease)
         if isinstance(found, Written):
+            if is_unsure:
+                del self._unsure[name]
             await self._forget(name)
             if ttl is not None:
                 self._own[name] = _Own(value, found.index, ttl, lease)
-        elif lease:
+        elif lease and not is_unsure:
             await self._revoke(lease)
         return found
+
+    async def _lease(self, name: str, ttl: int) -> int:
+        """A lease for a write: the one that an earlier write may have used, if it has the same TTL."""
+        kept_ttl, lease = self._unsure.get(name, (0, 0))
+        if kept_ttl == ttl and await self._client.keep_alive(lease) > 0:
+            return lease
+        return await self._client.grant(ttl)
+
+    async def _not_written(self, name: str, ttl: int, lease: int, error: ClientError) -> None:
+        """A write with this lease failed: revoke the lease if nothing uses it, else keep it."""
+        is_unsure = self._unsure.get(name) == (ttl, lease)
+        if is_unsure or (error.outcome_known and await self._revoke(lease)):
+            return
+        self._unsure.pop(name, None)
+        self._unsure[name] = ttl, lease
+        if len(self._unsure) > MAX_UNSURE:
+            del self._unsure[next(iter(self._unsure))]
 
     async def _write(
         self, name: str, compare: pb.Compare, operation: pb.RequestOp
@@ -136,16 +173,20 @@ class V3Subnets:
         return Written(index) if answer.kvs[0].mod_revision == index else Differs()
 
     async def _forget(self, name: str) -> None:
-        """Revoke the lease that was granted for an earlier form of the entry: no key is attached to it."""
+        """Revoke the leases that were granted for earlier forms of the entry: no key is attached to them."""
         own = self._own.pop(name, None)
         if own is not None:
             await self._revoke(own.lease)
+        _, unsure = self._unsure.pop(name, (0, 0))
+        if unsure:
+            await self._revoke(unsure)
 
-    async def _revoke(self, lease: int) -> None:
+    async def _revoke(self, lease: int) -> bool:
         try:
             await self._client.revoke(lease)
         except ClientError:
-            return  # it holds nothing, and ends with its time
+            return False  # it ends with its time
+        return True
 
     def _is_at(self, name: str, index: int) -> pb.Compare:
         return pb.Compare(
