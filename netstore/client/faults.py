@@ -101,7 +101,9 @@ def reason(error: BaseException) -> str:
         if rejects_certificate(error):
             return f"{text}: the store wants a certificate of ours that it trusts"
         return f"{text}; is it http:// there?" if fault.reason in _NO_TLS else text
-    return system_error(error) or str(error) or type(error).__name__
+    if isinstance(error, BaseExceptionGroup):
+        return reason(error.exceptions[0])
+    return system_error(error) or str(error) or "the connection broke"
 
 
 def tls_fault(error: BaseException) -> ssl.SSLError | None:

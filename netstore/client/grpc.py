@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 
 CANCELLED: Final = 1
 UNKNOWN: Final = 2
+INVALID_ARGUMENT: Final = 3
 DEADLINE_EXCEEDED: Final = 4
+UNIMPLEMENTED: Final = 12
 UNAVAILABLE: Final = 14
 UNAUTHENTICATED: Final = 16
 
@@ -372,6 +374,8 @@ class Channel:
         self.endpoints = Endpoints(endpoints, shuffle)
         self.metadata: dict[bytes, bytes] = {}
         """Fields that each call carries, by name."""
+        self.connections = 0
+        """How many have been made: the number of the present one."""
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._tls: ssl.SSLContext | None = None
@@ -409,13 +413,15 @@ class Channel:
                     # A member without a leader, one that is stopping, or a proxy without either: another
                     # endpoint may serve it.
                     is_refused = isinstance(error, Status) and error.code != UNAVAILABLE
+                    if not is_refused:
+                        self.avoid(endpoint)
                     if write or is_refused or endpoint == order[-1]:
                         raise
                     why = error.problem if isinstance(error, BadAnswer) else str(error)
-                    self.avoid(endpoint)
                 else:
                     self.endpoints.pin(endpoint)
                     return answer
+            self.avoid(endpoint)
             tried.append((endpoint, why))
             if write and is_processed:
                 raise Unreachable(tried, outcome_known=False)
@@ -457,7 +463,7 @@ class Channel:
         return Call(connection, fields)
 
     def avoid(self, endpoint: str) -> None:
-        """Prefer other endpoints for the next calls: this one can be reached, and cannot serve."""
+        """Prefer other endpoints for the next calls: this one cannot be reached, or does not serve."""
         self.endpoints.avoid(endpoint)
 
     async def _connected(self, endpoint: str, tried: list[tuple[str, str]]) -> _Connection | None:
@@ -472,14 +478,16 @@ class Channel:
             with trio.move_on_after(self._connect_timeout):
                 try:
                     stream = await self._open_stream(endpoint)
-                except (OSError, trio.BrokenResourceError, BaseExceptionGroup) as error:
+                except (OSError, trio.BrokenResourceError, ExceptionGroup) as error:
                     why = reason(error)
                 else:
                     if current is not None:
                         current.retire()
                     self._connection = connection = _Connection(endpoint, stream)
+                    self.connections += 1
                     self._nursery.start_soon(connection.run)
                     return connection
+            self.avoid(endpoint)
             tried.append((endpoint, why))
             return None
 

@@ -62,8 +62,8 @@ class V3Subnets:
         self._folder = f"{prefix}/subnets/"
         self._own: dict[str, _Own] = {}
         self._unsure: dict[str, tuple[int, int]] = {}
-        """Leases, with their TTL, of writes of which it is not known whether they were done, by name: the next
-        write of the name uses it. To revoke it could remove the key.
+        """TTL and lease of a write of which it is not known whether it was done, by name. The next write of the
+        name uses it; to revoke it could remove the key.
         """
 
     async def config(self) -> Entry | None:

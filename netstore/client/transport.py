@@ -239,6 +239,7 @@ class Transport:
                     try:
                         body = await response.body_without_limit()
                     except httpx.TransportError as error:
+                        self.endpoints.avoid(endpoint)
                         tried.append((endpoint, _reason(error)))
                         continue
                     finally:
@@ -247,8 +248,7 @@ class Transport:
                     if endpoint == order[-1]:
                         raise refused
                     why = refused.problem if isinstance(refused, BadAnswer) else str(refused)
-                    tried.append((endpoint, why))
-                    continue
+            self.endpoints.avoid(endpoint)
             tried.append((endpoint, why))
             if write and sent:
                 raise Unreachable(tried, outcome_known=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import struct
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
 
 from netstore.client import grpc
-from netstore.client.faults import BadAnswer, ClientError, Unreachable
+from netstore.client.faults import CONNECT_TIMED_OUT, BadAnswer, ClientError, Unreachable, reason
 from netstore.client.grpc import UNAVAILABLE, Channel, Status
 from netstore.net.http2.frames import GOAWAY, frame
 from tests.support.patience import seconds
@@ -40,7 +41,9 @@ class Served:
         await self.stream.send_all(self.h2.data_to_send())
 
     async def run(self, answer: Callable[[Served, int, bytes], Awaitable[None]]) -> None:
-        """Call `answer` with each request that is complete, until the client leaves."""
+        """Call `answer` with each request that is complete, and with the first of a watch, until the client
+        leaves.
+        """
         self.h2.initiate_connection()
         await self.flush()
         bodies: dict[int, bytes] = {}
@@ -52,6 +55,8 @@ class Served:
                 elif isinstance(event, DataReceived):
                     bodies[event.stream_id or 0] += event.data or b""
                     self.h2.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)
+                    if self.metadata[":path"].endswith("/Watch"):
+                        await answer(self, event.stream_id or 0, bodies[event.stream_id or 0][5:])
                 elif isinstance(event, StreamEnded):
                     await answer(self, event.stream_id or 0, bodies.pop(event.stream_id or 0)[5:])
             await self.flush()
@@ -296,6 +301,42 @@ async def test_no_endpoint_can_be_reached() -> None:
             await calls.open(PATH)
 
 
+@pytest.mark.parametrize("first", [say_nothing, cut, refuse])
+async def test_a_write_that_fails_leaves_the_endpoint_to_others(
+    first: Callable[[Served, int, bytes], Awaitable[None]],
+) -> None:
+    broken, good = Server(first), Server(echo)
+    async with channel("http://127.0.0.1:1", broken, good, limit=1.0) as calls:
+        with pytest.raises(ClientError) as caught:
+            await calls.unary(PATH, b"x", write=True)
+        assert not caught.value.outcome_known
+        assert await calls.unary(PATH, b"y", write=True) == b"y"
+    assert (broken.calls, good.calls) == (1, 1)
+
+
+@asynccontextmanager
+async def full_queue() -> AsyncIterator[str]:
+    """A host that answers no SYN: the queue of its listening socket is full."""
+    with socket.socket() as listening, ExitStack() as stack:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            caller = stack.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def test_a_host_that_takes_no_connection_is_told_in_words() -> None:
+    async with full_queue() as url, channel(url) as calls:
+        with pytest.raises(Unreachable) as caught:
+            await calls.unary(PATH, b"x", write=True)
+        assert caught.value.tried == [(url, CONNECT_TIMED_OUT)]
+        with trio.move_on_after(0.05) as scope:  # fixed: less than the time to connect
+            await calls.unary(PATH, b"x", write=True)
+        assert scope.cancelled_caught, "a cancellation is not taken for a failure"
+
+
 async def test_a_stream_of_messages_and_its_end() -> None:
     async def answer(served: Served, number: int, _body: bytes) -> None:
         served.h2.send_headers(number, HEAD)
@@ -385,6 +426,13 @@ async def test_a_peer_that_falls_silent_is_found_out(autojump_clock: trio.testin
         call.close()
         nursery.cancel_scope.cancel()
     await server.aclose()
+
+
+@pytest.mark.parametrize(
+    "error", [trio.BrokenResourceError(), ExceptionGroup("x", [trio.ClosedResourceError()])]
+)
+def test_a_reason_is_never_a_name_of_a_class(error: Exception) -> None:
+    assert reason(error) == "the connection broke"
 
 
 def test_errors_of_calls_are_errors_of_clients() -> None:
