@@ -16,6 +16,7 @@ and by `MAX_ANSWER_BYTES` for one message.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
@@ -64,6 +65,7 @@ MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
 """Bytes of requests that may wait for the peer's windows."""
 
 _READ_BYTES: Final = 64 * 1024
+_STATUS_DIGITS: Final = 3
 _PREFIX: Final = struct.Struct(">BI")
 _MAYBE_DONE: Final = (CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, UNAVAILABLE)
 """Codes of a write that may have been done or may still be done."""
@@ -100,7 +102,9 @@ class Call:
     def __init__(self, connection: _Connection, fields: Sequence[tuple[bytes, bytes]]) -> None:
         self._connection = connection
         self._stream = connection.http2.open(fields)
-        self._held: list[Data] = []
+        self._held = bytearray()
+        self._padding = 0
+        """Bytes that came with those, and are charged too."""
         self._message = bytearray()
         self._head: dict[bytes, bytes] | None = None
         self._foreign = ""
@@ -163,7 +167,8 @@ class Call:
     def take(self, event: Event) -> None:
         """The connection received something for this call."""
         if isinstance(event, Data):
-            self._held.append(event)
+            self._held += event.data
+            self._padding += event.charged - len(event.data)
         elif isinstance(event, Fields):
             fields = dict(event.fields)
             if self._head is None:
@@ -191,14 +196,13 @@ class Call:
     def _gather(self) -> None:
         """Take up what came, as far as the next message needs it, and let the peer send as much again."""
         held, message = self._held, self._message
-        taken = 0
-        while taken < len(held) and len(message) < self._needed():
-            message += held[taken].data
-            self._connection.http2.consumed(self._stream, held[taken].charged)
-            taken += 1
-        if taken:
-            del held[:taken]
-            self._connection.flush()
+        while held and (room := self._needed() - len(message)) > 0:
+            part = held[:room]
+            message += part
+            del held[:room]
+            self._connection.http2.consumed(self._stream, len(part) + self._padding)
+            self._padding = 0
+        self._connection.flush()
 
     def _needed(self) -> int:
         if len(self._message) < _PREFIX.size:
@@ -222,7 +226,7 @@ class Call:
 
     def _status(self, trailers: dict[bytes, bytes]) -> ClientError:
         code = trailers.get(b"grpc-status", b"")
-        if not code.isdigit():
+        if not code.isdigit() or len(code) > _STATUS_DIGITS:
             return BadAnswer(self.endpoint, "ended a call without a status")
         text = unquote(trailers.get(b"grpc-message", b"").decode("ascii", "replace"))
         return Status(self.endpoint, int(code), text)
@@ -243,6 +247,8 @@ class _Connection:
         self._stream = stream
         self._has_output = trio.Event()
         self._has_input = False
+        self._is_at_fault = False
+        """The peer did what it must not; it is told so."""
         self._heard_at = trio.current_time()
 
     @property
@@ -272,9 +278,14 @@ class _Connection:
                     nursery.start_soon(self._watch_silence)
                     await self._read()
                     nursery.cancel_scope.cancel()
+        except* Exception as errors:  # noqa: BLE001 - it must not end the others in the channel's nursery
+            self._break(f"the connection failed: {reason(errors)}")
         finally:
             self._break("the connection was closed")
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+                if self._is_at_fault:
+                    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        await self._stream.send_all(bytes(self.http2.output))
                 await trio.aclose_forcefully(self._stream)
 
     async def _read(self) -> None:
@@ -291,8 +302,11 @@ class _Connection:
             try:
                 events = self.http2.receive(bytes(data))
             except ConnectionFault as fault:
+                self._is_at_fault = True
                 if data.startswith(b"HTTP/1"):
                     return self._break("it answers in HTTP/1; is it https:// there, or without v3?")
+                if not self.http2.is_http2:
+                    return self._break("it does not speak HTTP/2; is it a store?")
                 return self._break(f"it does not keep to HTTP/2: {fault}; is it a store?")
             for event in events:
                 self._take(event)

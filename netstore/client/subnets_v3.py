@@ -62,8 +62,8 @@ class V3Subnets:
         self._folder = f"{prefix}/subnets/"
         self._own: dict[str, _Own] = {}
         self._unsure: dict[str, tuple[int, int]] = {}
-        """TTL and lease of a write of which it is not known whether it was done, by name. The next write of the
-        name uses it; to revoke it could remove the key.
+        """TTL and lease of a write whose outcome is unknown, by name. The next write of the name uses it; to
+        revoke it could remove the key.
         """
 
     async def config(self) -> Entry | None:

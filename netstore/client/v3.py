@@ -130,7 +130,7 @@ class V3Client:
 
     @asynccontextmanager
     async def watch(self, request: pb.WatchCreateRequest) -> AsyncIterator[WatchCall]:
-        """Watch/Watch with one watch. It ends with `Status` when the member that serves it loses its leader."""
+        """Watch/Watch with one watch. It ends with `Status` when its member loses the leader."""
         watch = WatchCall(self, request)
         try:
             await watch.opened()

@@ -19,11 +19,13 @@ from h2.events import DataReceived, RequestReceived, StreamEnded
 from netstore.client import grpc
 from netstore.client.faults import CONNECT_TIMED_OUT, BadAnswer, ClientError, Unreachable, reason
 from netstore.client.grpc import UNAVAILABLE, Channel, Status
-from netstore.net.http2.frames import GOAWAY, frame
+from netstore.net.http2.frames import GOAWAY, PUSH_PROMISE, SETTINGS, frame
 from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from netstore.net.http2.client import Event
 
 PATH = "/a.B/C"
 HEAD = [(":status", "200"), ("content-type", "application/grpc")]
@@ -257,6 +259,7 @@ async def test_a_refusal_says_whether_a_write_may_have_happened(code: int, write
         (answer_compressed, "sent a compressed message"),
         (answer_hugely, "sent a message of more than"),
         (answer_without_message, "ended a call without an answer"),
+        (partial(refuse, code=1000), "ended a call without a status"),
     ],
 )
 async def test_what_is_not_an_answer_is_told_in_words(
@@ -272,7 +275,7 @@ async def test_what_is_not_an_answer_is_told_in_words(
     [
         (b"", "is that its peer port, or https"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "answers in HTTP/1; is it https://"),
-        (b"220 mail.example ESMTP\r\n", "does not keep to HTTP/2"),
+        (b"220 mail.example ESMTP\r\n", "does not speak HTTP/2; is it a store"),
     ],
 )
 async def test_a_server_of_another_protocol(said: bytes, told: str) -> None:
@@ -394,6 +397,49 @@ async def test_a_broken_connection_is_replaced() -> None:
         waiting.close()
         assert await calls.unary(PATH, b"y", write=True) == b"y"
     assert server.connections == 2
+
+
+async def test_many_small_pieces_of_a_message_are_held_as_one() -> None:
+    data = bytes(range(200))
+
+    async def answer(served: Served, number: int, _body: bytes) -> None:
+        served.h2.send_headers(number, HEAD)
+        for byte in struct.pack(">BI", 0, len(data)) + data:
+            served.h2.send_data(number, bytes([byte]), pad_length=2)
+        served.end(number, 0)
+
+    async with channel(Server(answer)) as calls:
+        call = await calls.open(PATH)
+        call.send(b"x", is_last=True)
+        assert await call.receive() == data
+        assert isinstance(call._held, bytearray)
+        call.close()
+
+
+async def test_a_peer_that_is_at_fault_is_told() -> None:
+    client, server = trio.testing.memory_stream_pair()
+    connection = grpc._Connection("http://store", client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        call = grpc.Call(connection, [(b":method", b"POST")])
+        await server.send_all(frame(SETTINGS, 0, 0) + frame(PUSH_PROMISE, 4, 1, bytes(4)))
+        with pytest.raises(Unreachable, match="does not keep to HTTP/2: a push"):
+            await call.receive()
+        with trio.fail_after(seconds(20)):
+            got = b"".join([bytes(data) async for data in server])
+        assert b"a push, which is disabled" in got
+
+
+async def test_an_unexpected_error_breaks_the_connection_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object, __: bytes) -> list[Event]:
+        raise ValueError("of this test")
+
+    async with channel(Server(echo)) as calls:
+        monkeypatch.setattr("netstore.client.grpc.ClientConnection.receive", fail)
+        with pytest.raises(Unreachable, match="the connection failed: of this test"):
+            await calls.unary(PATH, b"x", write=False)
+        monkeypatch.undo()
+        assert await calls.unary(PATH, b"x", write=False) == b"x"
 
 
 async def test_a_connection_to_an_endpoint_that_is_avoided_is_closed_after_its_last_call() -> None:
