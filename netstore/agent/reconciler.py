@@ -171,7 +171,7 @@ class Reconciler:
             touched = {step.route.subnet for step in steps}
             changed = self._process_notifications()
             subnets = None if self._must_reread else touched | changed
-        self.pending = subnets or set()  # with None, the next call reads the table
+        self.pending = {*self.wanted, *self.present} if self._must_reread or subnets is None else subnets
         return taken
 
     def _take_pending(self) -> set[Subnet]:
