@@ -54,6 +54,7 @@ class V3Subnets:
     again with another lease, it holds nothing, and ends with its time.
     """
 
+    api = "v3"
     names_ipv6 = True
 
     def __init__(self, client: V3Client, prefix: str) -> None:
