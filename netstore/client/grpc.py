@@ -99,8 +99,12 @@ class _Lost(Exception):  # noqa: N818 - named for what happened
 class Call:
     """One call: messages in both directions. Made by `Channel.open`; to be closed."""
 
-    def __init__(self, connection: _Connection, fields: Sequence[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, connection: _Connection, fields: Sequence[tuple[bytes, bytes]], *, write: bool = False
+    ) -> None:
+        """`write` tells whether it may change anything, so that its outcome is unknown when it is lost."""
         self._connection = connection
+        self._write = write
         self._stream = connection.http2.open(fields)
         self._held = bytearray()
         self._padding = 0
@@ -123,7 +127,9 @@ class Call:
         """Send a message. `Unreachable` if too many bytes wait to be sent."""
         http2 = self._connection.http2
         if http2.unsent(self._stream) > MAX_UNSENT_BYTES:
-            raise Unreachable([(self.endpoint, "it does not read what is sent")], outcome_known=False)
+            raise Unreachable(
+                [(self.endpoint, "it does not read what is sent")], outcome_known=not self._write
+            )
         http2.send(self._stream, _PREFIX.pack(0, len(message)) + message, is_end=is_last)
         self._connection.flush()
 
@@ -134,7 +140,7 @@ class Call:
         try:
             return await self._receive()
         except _Lost as lost:
-            raise Unreachable([(self.endpoint, lost.why)], outcome_known=False) from None
+            raise Unreachable([(self.endpoint, lost.why)], outcome_known=not self._write) from None
 
     async def _receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -212,7 +218,9 @@ class Call:
             raise BadAnswer(self.endpoint, "sent a compressed message, which was not asked for")
         if size > MAX_ANSWER_BYTES:
             raise BadAnswer(
-                self.endpoint, f"sent a message of more than {MAX_ANSWER_BYTES} bytes", outcome_known=False
+                self.endpoint,
+                f"sent a message of more than {MAX_ANSWER_BYTES} bytes",
+                outcome_known=not self._write,
             )
         return _PREFIX.size + int(size)
 
@@ -401,12 +409,14 @@ class Channel:
         self._connecting = trio.Lock()
 
     async def open(self, path: str, *fields: tuple[bytes, bytes]) -> Call:
-        """Open a call, for messages in both directions, at the first endpoint that can be reached."""
+        """Open a call that only reads, for messages in both directions, at the first endpoint that can be
+        reached.
+        """
         tried: list[tuple[str, str]] = []
         for endpoint in self.endpoints.order():
             connection = await self._connected(endpoint, tried)
             if connection is not None:
-                return self._call(connection, path, fields)
+                return self._call(connection, path, fields, write=False)
         raise Unreachable(tried, outcome_known=True)
 
     async def unary(self, path: str, request: bytes, *, write: bool) -> bytes:
@@ -442,7 +452,7 @@ class Channel:
         raise Unreachable(tried, outcome_known=True)
 
     async def _ask(self, connection: _Connection, path: str, request: bytes, *, write: bool) -> bytes:
-        call = self._call(connection, path, ())
+        call = self._call(connection, path, (), write=write)
         try:
             call.send(request, is_last=True)
             answer: bytes | None = None
@@ -461,7 +471,9 @@ class Channel:
         finally:
             call.close()
 
-    def _call(self, connection: _Connection, path: str, more: Sequence[tuple[bytes, bytes]]) -> Call:
+    def _call(
+        self, connection: _Connection, path: str, more: Sequence[tuple[bytes, bytes]], *, write: bool
+    ) -> Call:
         scheme, authority = connection.endpoint.split("://")
         fields = [
             (b":method", b"POST"),
@@ -474,7 +486,7 @@ class Channel:
             *self.metadata.items(),
             *more,
         ]
-        return Call(connection, fields)
+        return Call(connection, fields, write=write)
 
     def avoid(self, endpoint: str) -> None:
         """Prefer other endpoints for the next calls: this one cannot be reached, or does not serve."""

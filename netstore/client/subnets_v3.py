@@ -29,12 +29,14 @@ from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from netstore.client.v3 import V3Client, WatchCall
 
 MAX_UNSURE: Final = 16
 """Names with a lease that may be used; of more, the oldest is left to end with its time."""
+
+_REPLACED: Final = "the store was replaced, or restored to an earlier state"
 
 
 class _Own(msgspec.Struct, frozen=True):
@@ -115,7 +117,12 @@ class V3Subnets:
         start, end = self._range()
         request = pb.WatchCreateRequest(key=start, range_end=end, start_revision=index + 1)
         async with self._client.watch(request) as watch:
-            yield V3Feed(watch, len(start), index, store_id)
+            yield V3Feed(watch, self._head, len(start), index, store_id)
+
+    async def _head(self) -> pb.ResponseHeader:
+        """The store's cluster and revision, by a linearizable read."""
+        request = pb.RangeRequest(key=f"{self.prefix}/config".encode(), count_only=True)
+        return (await self._client.range(request)).header
 
     async def _put(
         self, name: str, value: str, compare: pb.Compare, ttl: int | None
@@ -205,12 +212,23 @@ class V3Subnets:
 
 class V3Feed:
     """See `subnetstore.Feed`. One watch serves all calls. Its first answer tells the store's cluster and
-    revision: another cluster, or a revision below the one already seen, is a replaced store.
+    revision: another cluster is a replaced store. So is a revision below the one already seen, unless the
+    member that serves the watch is only behind: a linearizable read tells.
     """
 
-    def __init__(self, watch: WatchCall, skip: int, index: int, store_id: str) -> None:
-        """`skip` is the length of what all keys begin with."""
+    def __init__(
+        self,
+        watch: WatchCall,
+        head: Callable[[], Awaitable[pb.ResponseHeader]],
+        skip: int,
+        index: int,
+        store_id: str,
+    ) -> None:
+        """`head` is that read; `skip` is the length of what all keys begin with."""
         self._watch = watch
+        self._head = head
+        self._is_behind = False
+        """The read is due; kept, because the wait may be cut short."""
         self._skip = skip
         self._index = index
         self._store_id = store_id
@@ -218,6 +236,9 @@ class V3Feed:
     async def news(self, limit: float) -> News:
         with trio.move_on_after(limit):
             while True:
+                if self._is_behind:
+                    self._compare(await self._head())
+                    self._is_behind = False
                 answer = await self._watch.answer()
                 self._check(answer)
                 if answer.events:
@@ -227,13 +248,17 @@ class V3Feed:
         return News((), self._index)
 
     def _check(self, answer: pb.WatchResponse) -> None:
-        header = answer.header
-        if answer.created and (header.revision < self._index or f"{header.cluster_id:x}" != self._store_id):
-            raise HistoryLost("the store was replaced, or restored to an earlier state")
+        if answer.created and f"{answer.header.cluster_id:x}" != self._store_id:
+            raise HistoryLost(_REPLACED)
         if answer.compact_revision:
             raise HistoryLost(f"the store has compacted its history up to {answer.compact_revision}")
         if answer.canceled:
             raise BadAnswer("the store", f"ended the watch: {answer.cancel_reason or 'it gave no reason'}")
+        self._is_behind = answer.created and answer.header.revision < self._index
+
+    def _compare(self, header: pb.ResponseHeader) -> None:
+        if header.revision < self._index or f"{header.cluster_id:x}" != self._store_id:
+            raise HistoryLost(_REPLACED)
 
     def _changes(self, events: Sequence[kv_pb2.Event]) -> list[Entry | Removed | RemovedTogether]:
         changes: list[Entry | Removed | RemovedTogether] = []

@@ -36,7 +36,9 @@ class FakeWatch:
         store = self._store
         if not self._created:
             self._created = True
-            return pb.WatchResponse(header=store.header(), created=True)
+            header = store.header()
+            header.revision -= store.lag
+            return pb.WatchResponse(header=header, created=True)
         while True:
             if store.life != self._life:
                 raise Unreachable([("http://store", "it closed the connection")], outcome_known=False)
@@ -74,6 +76,8 @@ class FakeV3Store(FakeStore):
         self.granted: dict[int, int] = {}
         """The leases that there are, with their TTL."""
         self.last_lease = 0
+        self.lag = 0
+        """Revisions that the member that serves watches is behind."""
         self.attached: dict[str, int] = {}
         self.write_error: ClientError | None = None
         """Raised by each transaction, which does nothing then."""

@@ -7,7 +7,7 @@ import pytest
 from netstore.client.faults import Unreachable
 from netstore.client.grpc import Status
 from netstore.client.subnets_v3 import MAX_UNSURE, V3Subnets
-from netstore.client.subnetstore import Differs, Entry, Written
+from netstore.client.subnetstore import Differs, Entry, HistoryLost, Written
 from tests.agent.fake_store_v3 import FakeV3Store
 from tests.agent.stores import subnets
 
@@ -84,3 +84,21 @@ async def test_unsure_leases_are_kept_for_a_bounded_number_of_names() -> None:
         with pytest.raises(Unreachable):
             await kept.create(f"10.23.{number}.0-24", "one", 86_400)
     assert len(kept._unsure) == MAX_UNSURE
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_watch_at_a_member_that_is_behind_is_not_one_of_another_store() -> None:
+    store = FakeV3Store()
+    kept = subnets(store)
+    listing = await kept.entries()
+    store.lag = 2
+    async with kept.follow(listing.index, listing.store_id) as feed:
+        await feed.news(0.0005)  # fixed: cuts the read short, by the clock of the test
+        written = await kept.create(A, "one", 600)
+        assert isinstance(written, Written)
+        assert (await feed.news(5)).index == written.index
+    store.lag, reads = 0, store.gets
+    async with kept.follow(written.index + 1, listing.store_id) as feed:
+        with pytest.raises(HistoryLost, match="replaced"):
+            await feed.news(5)
+    assert store.gets == reads + 1

@@ -117,8 +117,9 @@ async def test_a_watch_leaves_a_member_that_was_lost() -> None:
     async with channel(first, second) as calls:
         client = V3Client(calls)
         async with client.watch(pb.WatchCreateRequest(key=b"a")) as watch:
-            with pytest.raises(Unreachable):
+            with pytest.raises(Unreachable) as caught:
                 await watch.answer()
+            assert caught.value.outcome_known, "a watch writes nothing"
         async with client.watch(pb.WatchCreateRequest(key=b"a")) as watch:
             assert (await watch.answer()).created
         assert (first.calls, second.calls) == (1, 1)

@@ -237,7 +237,7 @@ def test_the_peers_header_table_is_used_as_large_as_it_is(size: int) -> None:
     for _ in range(3):
         client.output.clear()
         client.open(REQUEST, is_end=True)
-        assert len(decoder.decode(bytes(client.output[9:]))) == len(REQUEST)
+        assert len(list(decoder.decode(bytes(client.output[9:])))) == len(REQUEST)
 
 
 def test_small_pieces_open_the_windows_seldom() -> None:
