@@ -33,6 +33,7 @@ from netstore.client.faults import (
     TIMEOUT,
     BadAnswer,
     ClientError,
+    TlsFiles,
     Unreachable,
     reason,
     rejects_certificate,
@@ -243,8 +244,9 @@ class Call:
 class _Connection:
     """An HTTP/2 connection and the two tasks that read and write it."""
 
-    def __init__(self, endpoint: str, stream: trio.abc.Stream) -> None:
+    def __init__(self, endpoint: str, stream: trio.abc.Stream, files: TlsFiles | None = None) -> None:
         self.endpoint = endpoint
+        self._files = files
         self.http2 = ClientConnection()
         self.calls: dict[int, Call] = {}
         self.broken: str | None = None
@@ -301,7 +303,7 @@ class _Connection:
             try:
                 data = await self._stream.receive_some(_READ_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                return self._break(reason(error.__cause__ or error), cause=error)
+                return self._break(reason(error.__cause__ or error, self._files), cause=error)
             if not data:
                 why = "it closed the connection" if self._has_input else CLOSED_EARLY
                 return self._break(why)
@@ -400,6 +402,7 @@ class Channel:
         """How many have been made: the number of the present one."""
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self._files = TlsFiles(ca_file, cert_file)
         self._tls: ssl.SSLContext | None = None
         if self.endpoints.uses_tls():
             self._tls = tls_context(ca_file, cert_file, key_file)
@@ -505,11 +508,11 @@ class Channel:
                 try:
                     stream = await self._open_stream(endpoint)
                 except (OSError, trio.BrokenResourceError, ExceptionGroup) as error:
-                    why = reason(error)
+                    why = reason(error, self._files, in_handshake=True)
                 else:
                     if current is not None:
                         current.retire()
-                    self._connection = connection = _Connection(endpoint, stream)
+                    self._connection = connection = _Connection(endpoint, stream, self._files)
                     self.connections += 1
                     self._nursery.start_soon(connection.run)
                     return connection

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from netstore.agent.localnode import read_network
 from netstore.agent.problems import ProblemLog
@@ -148,14 +149,31 @@ async def test_tls_with_certificates_of_both_sides(tmp_path: Path, api: str) -> 
         await write(daemon, api, "/net")
         shown = {"cert_file": files.client_certificate, "key_file": files.client_key}
         assert await chosen(url, "/net", api, ca_file=files.ca, **shown) == api
-        with pytest.raises(Unreachable, match="certificate refused: "):
+        with pytest.raises(Unreachable, match=r"certificate refused: .*; ca_file /.* has not signed it"):
             await chosen(url, "/net", api, ca_file=files.stranger_certificate, **shown)
-        with pytest.raises(Unreachable, match="the store wants a certificate of ours that it trusts"):
+        with pytest.raises(Unreachable, match=r"certificate refused: .*; give its authority as ca_file"):
+            await chosen(url, "/net", api, **shown)
+        with pytest.raises(Unreachable, match="a certificate of ours that it trusts; give cert_file"):
             await chosen(url, "/net", api, ca_file=files.ca)
         strange = {"cert_file": files.stranger_certificate, "key_file": files.stranger_key}
-        with pytest.raises(Unreachable, match="the store wants a certificate of ours that it trusts"):
+        with pytest.raises(Unreachable, match=r"of ours that it trusts; cert_file /.* is none"):
             await chosen(url, "/net", api, ca_file=files.ca, **strange)
         with pytest.raises(Unreachable, match="is it http:// there"):
             await chosen(f"https://127.0.0.1:{port}", "/net", api, ca_file=files.ca)
         with pytest.raises((Unreachable, BadAnswer), match=r"HTTPS server|is it https:// there"):
             await chosen(f"http://127.0.0.1:{tls_port}", "/net", api)
+
+
+@pytest.mark.parametrize("api", ["v2", "v3"])
+async def test_a_peer_that_closes_within_the_handshake_may_be_without_tls(api: str) -> None:
+    async def close(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(4096)
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, close, [listener])
+        url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+        with pytest.raises(Unreachable, match="in the handshake; is it http:// there"):
+            await chosen(url, "/net", api)
+        nursery.cancel_scope.cancel()
