@@ -210,14 +210,17 @@ class LeaseState:
             self.taken_by = lease.public_ip
             self._give_up()
             return
+        keeps_expiry = ttl == 0 and self._held and not self.permanent  # 0: the store did not say when
         self.index = index
         self.permanent = ttl is None
         self._held = True
         self._must_read_back = False
-        if value == self.value:
+        if value == self.value and not keeps_expiry:
             self._set_expiry(now, ttl or 0)
         else:
-            self._next_action_at = now  # this node's lease with another content: write it again
+            # This node's lease with another content, or of unknown time: write it again. If it is the write
+            # under way, its answer comes first.
+            self._next_action_at = now
 
     def missing(self, index: int, now: float) -> None:
         """The lease's key was absent at `index`: deleted or expired. The same subnet is requested again."""

@@ -12,6 +12,8 @@ import trio
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
 from netstore.agent.interface import Preferences, choose_interface
 from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
+from netstore.agent.storeapi import V2, no_config, not_served
+from netstore.client.faults import BadAnswer
 from netstore.network.addresses import parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.lease import encode_lease
@@ -85,11 +87,12 @@ async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> Loc
 async def read_network(store: SubnetStore) -> Network:
     """The network config. NetworkConfigError if there is none or it is invalid."""
     key = f"{store.prefix}/config"
-    entry = await store.config()
+    try:
+        entry = await store.config()
+    except BadAnswer as error:
+        raise (not_served(error) if store.api == V2 else error) from None
     if entry is None:
-        raise NetworkConfigError(
-            key, "there is no network config", "write one with `netstorectl network set`"
-        )
+        raise no_config(store.prefix, "there is no network config", store.api)
     if entry.value is None:
         raise NetworkConfigError(
             key, "it is a directory", "remove it and write the network config as a value"

@@ -87,7 +87,10 @@ class Reconciler:
     async def listen(self) -> None:
         """Queue the kernel's notifications and call `wake`, forever."""
         while True:
-            self._queue.append(await self.kernel.notifications())
+            batch = await self.kernel.notifications()
+            if not any(batch):
+                continue  # the other task took what this one was woken for
+            self._queue.append(batch)
             if len(self._queue) > MAX_QUEUED:
                 self._queue.clear()
                 self._queue.append(Notifications(lost=True))
@@ -168,7 +171,7 @@ class Reconciler:
             touched = {step.route.subnet for step in steps}
             changed = self._process_notifications()
             subnets = None if self._must_reread else touched | changed
-        self.pending = subnets or set()
+        self.pending = {*self.wanted, *self.present} if self._must_reread or subnets is None else subnets
         return taken
 
     def _take_pending(self) -> set[Subnet]:
@@ -192,8 +195,9 @@ class Reconciler:
         """Apply all notifications received so far to `present`. Returns the subnets whose routes changed."""
         changed: set[Subnet] = set()
         while True:
-            batch = self._queue.popleft() if self._queue else self.kernel.pending_notifications()
-            if not any(batch):
+            is_queued = bool(self._queue)
+            batch = self._queue.popleft() if is_queued else self.kernel.pending_notifications()
+            if not is_queued and not any(batch):
                 return changed
             if batch.lost:
                 self._must_reread = True

@@ -74,7 +74,7 @@ class Agent:
         self._kernel = kernel
         self._ready = ready
         self._entropy = SystemEntropy()
-        self._access = StoreAccess(config)
+        self._access = StoreAccess(config, self._log)
         self._watcher: LeaseWatcher | None = None
         self._node: LocalNode | None = None
         self._holder: LeaseHolder | None = None

@@ -7,18 +7,19 @@ that were started before the other config was written use v2 then.
 from __future__ import annotations
 
 import random
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
-from netstore.client.faults import BadAnswer
+from netstore.client.faults import BadAnswer, ClientError
 from netstore.network.config import NetworkConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from netstore.agent.problems import ProblemLog
     from netstore.client.subnetstore import SubnetStore
     from netstore.ops.agent import AgentConfig
 
@@ -26,12 +27,35 @@ V2: Final = "v2"
 V3: Final = "v3"
 AUTO: Final = "auto"
 
+OTHER_SECONDS: Final = 2.0
+"""Time for the look at the other API, which only leads to a warning."""
+
+
+def no_config(prefix: str, problem: str, *apis: str) -> NetworkConfigError:
+    """There is no network config; the text says how to write one in these APIs."""
+    ways = {
+        V2: "`netstorectl network set` (v2)",
+        V3: f"`ETCDCTL_API=3 etcdctl put {prefix}/config` (v3)",
+    }
+    return NetworkConfigError(
+        f"{prefix}/config", problem, f"write one with {' or '.join(ways[api] for api in apis)}"
+    )
+
+
+def not_served(error: BadAnswer) -> BadAnswer:
+    """A refusal of the v2 API that was asked for, with what to do."""
+    hint = "is the v2 API on there (etcd: --enable-v2)? or set store_api to v3"
+    return BadAnswer(error.endpoint, f"{error.problem}; {hint}", status=error.status)
+
 
 class StoreAccess:
     """The stores behind the configured endpoints. An async context manager, which closes what was opened."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, log: ProblemLog) -> None:
         self._config = config
+        self._log = log
+        self._has_looked = False
+        """It is known whether there are two network configs."""
         self._stack = AsyncExitStack()
         self._stores: dict[str, SubnetStore] = {}
         self._nursery: trio.Nursery | None = None
@@ -54,27 +78,46 @@ class StoreAccess:
         """
         if self._config.store_api != AUTO:
             return self._config.store_api, await self._store(self._config.store_api)
-        refused: BadAnswer | None = None
+        refused: dict[str, BadAnswer] = {}
         for api in (V2, V3):
             store = await self._store(api)
             try:
                 if await store.config() is not None:
+                    if api == V2:
+                        await self._look_for_another()
                     return api, store
             except BadAnswer as error:  # this API is not served there
-                if refused is not None:
+                if refused:
                     raise
-                refused = error
-        raise NetworkConfigError(
-            f"{self._config.prefix}/config",
-            "there is no network config, in neither API"
-            if refused is None
-            else f"there is no network config ({refused})",
-            "write one with `netstorectl network set`",
-        )
+                refused[api] = error
+        for api, other in ((V2, V3), (V3, V2)):
+            if api in refused:
+                problem = f"{api} is not served there ({refused[api]}), and {other} has no network config"
+                raise no_config(self._config.prefix, problem, other)
+        raise no_config(self._config.prefix, "there is no network config, in neither API", V2, V3)
+
+    async def _look_for_another(self) -> None:
+        """Warn once if v3 has a network config too, which is not used."""
+        if self._has_looked:
+            return
+        self._has_looked = True
+        found = None
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(OTHER_SECONDS), suppress(ClientError):
+                found = await self._open_v3(nursery).config()
+            nursery.cancel_scope.cancel()
+        if found is not None:
+            self._log.warning(
+                "two_network_configs",
+                key=f"{self._config.prefix}/config",
+                apis=f"{V2}, {V3}",
+                used=V2,
+                fix="set store_api to the one to use, or remove the other config",
+            )
 
     async def _store(self, api: str) -> SubnetStore:
         if api not in self._stores:
-            self._stores[api] = await self._open_v2() if api == V2 else self._open_v3()
+            self._stores[api] = await self._open_v2() if api == V2 else self._open_v3(self._nursery)
         return self._stores[api]
 
     # Each client is imported when it is used: httpx takes 60 ms, protobuf 30.
@@ -96,15 +139,15 @@ class StoreAccess:
         )
         return V2Subnets(await self._stack.enter_async_context(V2Client(transport)), config.prefix)
 
-    def _open_v3(self) -> SubnetStore:
+    def _open_v3(self, nursery: trio.Nursery | None) -> SubnetStore:
         from netstore.client.grpc import Channel  # noqa: PLC0415 - see above
         from netstore.client.subnets_v3 import V3Subnets  # noqa: PLC0415
         from netstore.client.v3 import V3Client  # noqa: PLC0415
 
-        assert self._nursery is not None, "it is an async context manager"  # noqa: S101
+        assert nursery is not None, "it is an async context manager"  # noqa: S101
         config = self._config
         channel = Channel(
-            self._nursery,
+            nursery,
             [str(url) for url in config.endpoints],
             ca_file=_name(config.ca_file),
             cert_file=_name(config.cert_file),

@@ -87,7 +87,7 @@ class Endpoints:
         self._pinned = self._order.index(endpoint)
 
     def avoid(self, endpoint: str) -> None:
-        """Try it last from now on, if it is the pinned one: it answers, and cannot serve."""
+        """Try it last from now on, if it is the pinned one: it cannot be reached, or does not serve."""
         if self._order[self._pinned] == endpoint:
             self._pinned = (self._pinned + 1) % len(self._order)
 

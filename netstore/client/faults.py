@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import ssl
-from typing import Final
+from typing import Final, NamedTuple
 
 from netstore.errors import NetstoreError
 from netstore.net.tls import error_text, load_authorities, load_certificate
@@ -37,6 +37,11 @@ _CERTIFICATE_ALERT: Final = re.compile("ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_D
 
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 """OpenSSL's names, in one release or another, for an answer that is not TLS."""
+
+_UNEXPECTED_EOF: Final = "UNEXPECTED_EOF_WHILE_READING"
+
+_UNKNOWN_ISSUER: Final = (18, 19, 20, 21)
+"""OpenSSL's codes for a certificate that no trusted authority signed (X509_V_ERR_*)."""
 
 CLOSED_EARLY: Final = "it closed the connection without an answer; is that its peer port, or https:// there?"
 
@@ -93,15 +98,35 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
     return context
 
 
-def reason(error: BaseException) -> str:
-    """Why a request failed, in words."""
+class TlsFiles(NamedTuple):
+    """The files of a client's TLS, for its messages."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+
+
+def reason(error: BaseException, files: TlsFiles | None = None, *, in_handshake: bool = False) -> str:
+    """Why a request failed, in words; `in_handshake` if it may have been that of TLS."""
+    files = files or TlsFiles()
     fault = tls_fault(error)
     if fault is not None:
-        text = f"TLS: {error_text(fault)}"
-        if rejects_certificate(error):
-            return f"{text}: the store wants a certificate of ours that it trusts"
-        return f"{text}; is it http:// there?" if fault.reason in _NO_TLS else text
-    return system_error(error) or str(error) or type(error).__name__
+        return f"TLS: {_tls_reason(fault, files, in_handshake=in_handshake)}"
+    if isinstance(error, BaseExceptionGroup):
+        return reason(error.exceptions[0], files, in_handshake=in_handshake)
+    return system_error(error) or str(error) or "the connection broke"
+
+
+def _tls_reason(fault: ssl.SSLError, files: TlsFiles, *, in_handshake: bool) -> str:
+    text = error_text(fault)
+    if isinstance(fault, ssl.SSLCertVerificationError) and fault.verify_code in _UNKNOWN_ISSUER:
+        has_ca = f"ca_file {files.ca_file} has not signed it"
+        return f"{text}; {has_ca if files.ca_file else 'give its authority as ca_file'}"
+    if rejects_certificate(fault):
+        what = f"cert_file {files.cert_file} is none" if files.cert_file else "give cert_file"
+        return f"{text}: the store wants a certificate of ours that it trusts; {what}"
+    if in_handshake and (isinstance(fault, ssl.SSLEOFError) or fault.reason == _UNEXPECTED_EOF):
+        return "it closed the connection in the handshake; is it http:// there?"
+    return f"{text}; is it http:// there?" if fault.reason in _NO_TLS else text
 
 
 def tls_fault(error: BaseException) -> ssl.SSLError | None:

@@ -16,6 +16,7 @@ and by `MAX_ANSWER_BYTES` for one message.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
@@ -32,6 +33,7 @@ from netstore.client.faults import (
     TIMEOUT,
     BadAnswer,
     ClientError,
+    TlsFiles,
     Unreachable,
     reason,
     rejects_certificate,
@@ -48,7 +50,9 @@ if TYPE_CHECKING:
 
 CANCELLED: Final = 1
 UNKNOWN: Final = 2
+INVALID_ARGUMENT: Final = 3
 DEADLINE_EXCEEDED: Final = 4
+UNIMPLEMENTED: Final = 12
 UNAVAILABLE: Final = 14
 UNAUTHENTICATED: Final = 16
 
@@ -62,6 +66,7 @@ MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
 """Bytes of requests that may wait for the peer's windows."""
 
 _READ_BYTES: Final = 64 * 1024
+_STATUS_DIGITS: Final = 3
 _PREFIX: Final = struct.Struct(">BI")
 _MAYBE_DONE: Final = (CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, UNAVAILABLE)
 """Codes of a write that may have been done or may still be done."""
@@ -95,10 +100,16 @@ class _Lost(Exception):  # noqa: N818 - named for what happened
 class Call:
     """One call: messages in both directions. Made by `Channel.open`; to be closed."""
 
-    def __init__(self, connection: _Connection, fields: Sequence[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, connection: _Connection, fields: Sequence[tuple[bytes, bytes]], *, write: bool = False
+    ) -> None:
+        """`write` tells whether it may change anything, so that its outcome is unknown when it is lost."""
         self._connection = connection
+        self._write = write
         self._stream = connection.http2.open(fields)
-        self._held: list[Data] = []
+        self._held = bytearray()
+        self._padding = 0
+        """Bytes that came with those, and are charged too."""
         self._message = bytearray()
         self._head: dict[bytes, bytes] | None = None
         self._foreign = ""
@@ -117,7 +128,9 @@ class Call:
         """Send a message. `Unreachable` if too many bytes wait to be sent."""
         http2 = self._connection.http2
         if http2.unsent(self._stream) > MAX_UNSENT_BYTES:
-            raise Unreachable([(self.endpoint, "it does not read what is sent")], outcome_known=False)
+            raise Unreachable(
+                [(self.endpoint, "it does not read what is sent")], outcome_known=not self._write
+            )
         http2.send(self._stream, _PREFIX.pack(0, len(message)) + message, is_end=is_last)
         self._connection.flush()
 
@@ -128,7 +141,7 @@ class Call:
         try:
             return await self._receive()
         except _Lost as lost:
-            raise Unreachable([(self.endpoint, lost.why)], outcome_known=False) from None
+            raise Unreachable([(self.endpoint, lost.why)], outcome_known=not self._write) from None
 
     async def _receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -161,7 +174,8 @@ class Call:
     def take(self, event: Event) -> None:
         """The connection received something for this call."""
         if isinstance(event, Data):
-            self._held.append(event)
+            self._held += event.data
+            self._padding += event.charged - len(event.data)
         elif isinstance(event, Fields):
             fields = dict(event.fields)
             if self._head is None:
@@ -189,14 +203,13 @@ class Call:
     def _gather(self) -> None:
         """Take up what came, as far as the next message needs it, and let the peer send as much again."""
         held, message = self._held, self._message
-        taken = 0
-        while taken < len(held) and len(message) < self._needed():
-            message += held[taken].data
-            self._connection.http2.consumed(self._stream, held[taken].charged)
-            taken += 1
-        if taken:
-            del held[:taken]
-            self._connection.flush()
+        while held and (room := self._needed() - len(message)) > 0:
+            part = held[:room]
+            message += part
+            del held[:room]
+            self._connection.http2.consumed(self._stream, len(part) + self._padding)
+            self._padding = 0
+        self._connection.flush()
 
     def _needed(self) -> int:
         if len(self._message) < _PREFIX.size:
@@ -206,7 +219,9 @@ class Call:
             raise BadAnswer(self.endpoint, "sent a compressed message, which was not asked for")
         if size > MAX_ANSWER_BYTES:
             raise BadAnswer(
-                self.endpoint, f"sent a message of more than {MAX_ANSWER_BYTES} bytes", outcome_known=False
+                self.endpoint,
+                f"sent a message of more than {MAX_ANSWER_BYTES} bytes",
+                outcome_known=not self._write,
             )
         return _PREFIX.size + int(size)
 
@@ -220,7 +235,7 @@ class Call:
 
     def _status(self, trailers: dict[bytes, bytes]) -> ClientError:
         code = trailers.get(b"grpc-status", b"")
-        if not code.isdigit():
+        if not code.isdigit() or len(code) > _STATUS_DIGITS:
             return BadAnswer(self.endpoint, "ended a call without a status")
         text = unquote(trailers.get(b"grpc-message", b"").decode("ascii", "replace"))
         return Status(self.endpoint, int(code), text)
@@ -229,8 +244,9 @@ class Call:
 class _Connection:
     """An HTTP/2 connection and the two tasks that read and write it."""
 
-    def __init__(self, endpoint: str, stream: trio.abc.Stream) -> None:
+    def __init__(self, endpoint: str, stream: trio.abc.Stream, files: TlsFiles | None = None) -> None:
         self.endpoint = endpoint
+        self._files = files
         self.http2 = ClientConnection()
         self.calls: dict[int, Call] = {}
         self.broken: str | None = None
@@ -241,6 +257,8 @@ class _Connection:
         self._stream = stream
         self._has_output = trio.Event()
         self._has_input = False
+        self._is_at_fault = False
+        """The peer did what it must not; it is told so."""
         self._heard_at = trio.current_time()
 
     @property
@@ -270,9 +288,14 @@ class _Connection:
                     nursery.start_soon(self._watch_silence)
                     await self._read()
                     nursery.cancel_scope.cancel()
+        except* Exception as errors:  # noqa: BLE001 - it must not end the others in the channel's nursery
+            self._break(f"the connection failed: {reason(errors)}")
         finally:
             self._break("the connection was closed")
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+                if self._is_at_fault:
+                    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        await self._stream.send_all(bytes(self.http2.output))
                 await trio.aclose_forcefully(self._stream)
 
     async def _read(self) -> None:
@@ -280,7 +303,7 @@ class _Connection:
             try:
                 data = await self._stream.receive_some(_READ_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                return self._break(reason(error.__cause__ or error), cause=error)
+                return self._break(reason(error.__cause__ or error, self._files), cause=error)
             if not data:
                 why = "it closed the connection" if self._has_input else CLOSED_EARLY
                 return self._break(why)
@@ -289,8 +312,11 @@ class _Connection:
             try:
                 events = self.http2.receive(bytes(data))
             except ConnectionFault as fault:
+                self._is_at_fault = True
                 if data.startswith(b"HTTP/1"):
                     return self._break("it answers in HTTP/1; is it https:// there, or without v3?")
+                if not self.http2.is_http2:
+                    return self._break("it does not speak HTTP/2; is it a store?")
                 return self._break(f"it does not keep to HTTP/2: {fault}; is it a store?")
             for event in events:
                 self._take(event)
@@ -372,8 +398,11 @@ class Channel:
         self.endpoints = Endpoints(endpoints, shuffle)
         self.metadata: dict[bytes, bytes] = {}
         """Fields that each call carries, by name."""
+        self.connections = 0
+        """How many have been made: the number of the present one."""
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self._files = TlsFiles(ca_file, cert_file)
         self._tls: ssl.SSLContext | None = None
         if self.endpoints.uses_tls():
             self._tls = tls_context(ca_file, cert_file, key_file)
@@ -383,12 +412,14 @@ class Channel:
         self._connecting = trio.Lock()
 
     async def open(self, path: str, *fields: tuple[bytes, bytes]) -> Call:
-        """Open a call, for messages in both directions, at the first endpoint that can be reached."""
+        """Open a call that only reads, for messages in both directions, at the first endpoint that can be
+        reached.
+        """
         tried: list[tuple[str, str]] = []
         for endpoint in self.endpoints.order():
             connection = await self._connected(endpoint, tried)
             if connection is not None:
-                return self._call(connection, path, fields)
+                return self._call(connection, path, fields, write=False)
         raise Unreachable(tried, outcome_known=True)
 
     async def unary(self, path: str, request: bytes, *, write: bool) -> bytes:
@@ -409,20 +440,22 @@ class Channel:
                     # A member without a leader, one that is stopping, or a proxy without either: another
                     # endpoint may serve it.
                     is_refused = isinstance(error, Status) and error.code != UNAVAILABLE
+                    if not is_refused:
+                        self.avoid(endpoint)
                     if write or is_refused or endpoint == order[-1]:
                         raise
                     why = error.problem if isinstance(error, BadAnswer) else str(error)
-                    self.avoid(endpoint)
                 else:
                     self.endpoints.pin(endpoint)
                     return answer
+            self.avoid(endpoint)
             tried.append((endpoint, why))
             if write and is_processed:
                 raise Unreachable(tried, outcome_known=False)
         raise Unreachable(tried, outcome_known=True)
 
     async def _ask(self, connection: _Connection, path: str, request: bytes, *, write: bool) -> bytes:
-        call = self._call(connection, path, ())
+        call = self._call(connection, path, (), write=write)
         try:
             call.send(request, is_last=True)
             answer: bytes | None = None
@@ -441,7 +474,9 @@ class Channel:
         finally:
             call.close()
 
-    def _call(self, connection: _Connection, path: str, more: Sequence[tuple[bytes, bytes]]) -> Call:
+    def _call(
+        self, connection: _Connection, path: str, more: Sequence[tuple[bytes, bytes]], *, write: bool
+    ) -> Call:
         scheme, authority = connection.endpoint.split("://")
         fields = [
             (b":method", b"POST"),
@@ -454,10 +489,10 @@ class Channel:
             *self.metadata.items(),
             *more,
         ]
-        return Call(connection, fields)
+        return Call(connection, fields, write=write)
 
     def avoid(self, endpoint: str) -> None:
-        """Prefer other endpoints for the next calls: this one can be reached, and cannot serve."""
+        """Prefer other endpoints for the next calls: this one cannot be reached, or does not serve."""
         self.endpoints.avoid(endpoint)
 
     async def _connected(self, endpoint: str, tried: list[tuple[str, str]]) -> _Connection | None:
@@ -472,14 +507,16 @@ class Channel:
             with trio.move_on_after(self._connect_timeout):
                 try:
                     stream = await self._open_stream(endpoint)
-                except (OSError, trio.BrokenResourceError, BaseExceptionGroup) as error:
-                    why = reason(error)
+                except (OSError, trio.BrokenResourceError, ExceptionGroup) as error:
+                    why = reason(error, self._files, in_handshake=True)
                 else:
                     if current is not None:
                         current.retire()
-                    self._connection = connection = _Connection(endpoint, stream)
+                    self._connection = connection = _Connection(endpoint, stream, self._files)
+                    self.connections += 1
                     self._nursery.start_soon(connection.run)
                     return connection
+            self.avoid(endpoint)
             tried.append((endpoint, why))
             return None
 

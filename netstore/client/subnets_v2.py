@@ -31,6 +31,7 @@ _REMOVALS: Final = frozenset({"delete", "expire", "compareAndDelete"})
 class V2Subnets:
     """See `subnetstore.SubnetStore`."""
 
+    api = "v2"
     names_ipv6 = False
 
     def __init__(self, client: V2Client, prefix: str) -> None:

@@ -8,7 +8,7 @@ the key again with a new lease.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -29,9 +29,14 @@ from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from netstore.client.v3 import V3Client, WatchCall
+
+MAX_UNSURE: Final = 16
+"""Names with a lease that may be used; of more, the oldest is left to end with its time."""
+
+_REPLACED: Final = "the store was replaced, or restored to an earlier state"
 
 
 class _Own(msgspec.Struct, frozen=True):
@@ -44,8 +49,14 @@ class _Own(msgspec.Struct, frozen=True):
 
 
 class V3Subnets:
-    """See `subnetstore.SubnetStore`."""
+    """See `subnetstore.SubnetStore`.
 
+    A lease that was granted here is used by a key, kept for the next write of that key, or revoked. One that
+    another client was granted, such as an earlier run of the agent, is not known: when its key is written
+    again with another lease, it holds nothing, and ends with its time.
+    """
+
+    api = "v3"
     names_ipv6 = True
 
     def __init__(self, client: V3Client, prefix: str) -> None:
@@ -53,6 +64,10 @@ class V3Subnets:
         self._client = client
         self._folder = f"{prefix}/subnets/"
         self._own: dict[str, _Own] = {}
+        self._unsure: dict[str, tuple[int, int]] = {}
+        """TTL and lease of a write whose outcome is unknown, by name. The next write of the name uses it; to
+        revoke it could remove the key.
+        """
 
     async def config(self) -> Entry | None:
         answer = await self._client.range(pb.RangeRequest(key=f"{self.prefix}/config".encode()))
@@ -102,21 +117,51 @@ class V3Subnets:
         start, end = self._range()
         request = pb.WatchCreateRequest(key=start, range_end=end, start_revision=index + 1)
         async with self._client.watch(request) as watch:
-            yield V3Feed(watch, len(start), index, store_id)
+            yield V3Feed(watch, self._head, len(start), index, store_id)
+
+    async def _head(self) -> pb.ResponseHeader:
+        """The store's cluster and revision, by a linearizable read."""
+        request = pb.RangeRequest(key=f"{self.prefix}/config".encode(), count_only=True)
+        return (await self._client.range(request)).header
 
     async def _put(
         self, name: str, value: str, compare: pb.Compare, ttl: int | None
     ) -> Written | Missing | Differs:
-        lease = await self._client.grant(ttl) if ttl is not None else 0
+        lease = 0 if ttl is None else await self._lease(name, ttl)
         put = pb.PutRequest(key=self._key(name), value=value.encode(), lease=lease)
-        found = await self._write(name, compare, pb.RequestOp(request_put=put))
+        try:
+            found = await self._write(name, compare, pb.RequestOp(request_put=put))
+        except ClientError as error:
+            if ttl is not None:
+                await self._not_written(name, ttl, lease, error)
+            raise
+        is_unsure = self._unsure.get(name) == (ttl, lease)
         if isinstance(found, Written):
+            if is_unsure:
+                del self._unsure[name]
             await self._forget(name)
             if ttl is not None:
                 self._own[name] = _Own(value, found.index, ttl, lease)
-        elif lease:
+        elif lease and not is_unsure:
             await self._revoke(lease)
         return found
+
+    async def _lease(self, name: str, ttl: int) -> int:
+        """A lease for a write: the one that an earlier write may have used, if it has the same TTL."""
+        kept_ttl, lease = self._unsure.get(name, (0, 0))
+        if kept_ttl == ttl and await self._client.keep_alive(lease) > 0:
+            return lease
+        return await self._client.grant(ttl)
+
+    async def _not_written(self, name: str, ttl: int, lease: int, error: ClientError) -> None:
+        """A write with this lease failed: revoke the lease if nothing uses it, else keep it."""
+        is_unsure = self._unsure.get(name) == (ttl, lease)
+        if is_unsure or (error.outcome_known and await self._revoke(lease)):
+            return
+        self._unsure.pop(name, None)
+        self._unsure[name] = ttl, lease
+        if len(self._unsure) > MAX_UNSURE:
+            del self._unsure[next(iter(self._unsure))]
 
     async def _write(
         self, name: str, compare: pb.Compare, operation: pb.RequestOp
@@ -136,16 +181,20 @@ class V3Subnets:
         return Written(index) if answer.kvs[0].mod_revision == index else Differs()
 
     async def _forget(self, name: str) -> None:
-        """Revoke the lease that was granted for an earlier form of the entry: no key is attached to it."""
+        """Revoke the leases that were granted for earlier forms of the entry: no key is attached to them."""
         own = self._own.pop(name, None)
         if own is not None:
             await self._revoke(own.lease)
+        _, unsure = self._unsure.pop(name, (0, 0))
+        if unsure:
+            await self._revoke(unsure)
 
-    async def _revoke(self, lease: int) -> None:
+    async def _revoke(self, lease: int) -> bool:
         try:
             await self._client.revoke(lease)
         except ClientError:
-            return  # it holds nothing, and ends with its time
+            return False  # it ends with its time
+        return True
 
     def _is_at(self, name: str, index: int) -> pb.Compare:
         return pb.Compare(
@@ -163,12 +212,23 @@ class V3Subnets:
 
 class V3Feed:
     """See `subnetstore.Feed`. One watch serves all calls. Its first answer tells the store's cluster and
-    revision: another cluster, or a revision below the one already seen, is a replaced store.
+    revision: another cluster is a replaced store. So is a revision below the one already seen, unless the
+    member that serves the watch is only behind: a linearizable read tells.
     """
 
-    def __init__(self, watch: WatchCall, skip: int, index: int, store_id: str) -> None:
-        """`skip` is the length of what all keys begin with."""
+    def __init__(
+        self,
+        watch: WatchCall,
+        head: Callable[[], Awaitable[pb.ResponseHeader]],
+        skip: int,
+        index: int,
+        store_id: str,
+    ) -> None:
+        """`head` is that read; `skip` is the length of what all keys begin with."""
         self._watch = watch
+        self._head = head
+        self._is_behind = False
+        """The read is due; kept, because the wait may be cut short."""
         self._skip = skip
         self._index = index
         self._store_id = store_id
@@ -176,6 +236,9 @@ class V3Feed:
     async def news(self, limit: float) -> News:
         with trio.move_on_after(limit):
             while True:
+                if self._is_behind:
+                    self._compare(await self._head())
+                    self._is_behind = False
                 answer = await self._watch.answer()
                 self._check(answer)
                 if answer.events:
@@ -185,13 +248,17 @@ class V3Feed:
         return News((), self._index)
 
     def _check(self, answer: pb.WatchResponse) -> None:
-        header = answer.header
-        if answer.created and (header.revision < self._index or f"{header.cluster_id:x}" != self._store_id):
-            raise HistoryLost("the store was replaced, or restored to an earlier state")
+        if answer.created and f"{answer.header.cluster_id:x}" != self._store_id:
+            raise HistoryLost(_REPLACED)
         if answer.compact_revision:
             raise HistoryLost(f"the store has compacted its history up to {answer.compact_revision}")
         if answer.canceled:
             raise BadAnswer("the store", f"ended the watch: {answer.cancel_reason or 'it gave no reason'}")
+        self._is_behind = answer.created and answer.header.revision < self._index
+
+    def _compare(self, header: pb.ResponseHeader) -> None:
+        if header.revision < self._index or f"{header.cluster_id:x}" != self._store_id:
+            raise HistoryLost(_REPLACED)
 
     def _changes(self, events: Sequence[kv_pb2.Event]) -> list[Entry | Removed | RemovedTogether]:
         changes: list[Entry | Removed | RemovedTogether] = []

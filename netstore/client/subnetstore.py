@@ -98,6 +98,8 @@ class Feed(Protocol):
 class SubnetStore(Protocol):
     """The entries under one prefix. `ttl` is in seconds; None stores an entry that never expires."""
 
+    api: str
+    """The API by which it is kept: v2 or v3."""
     prefix: str
     names_ipv6: bool
     """Values have a PublicIPv6, null if there is none, as flannel writes them in this API."""

@@ -34,6 +34,7 @@ from netstore.client.faults import (
     TIMEOUT,
     BadAnswer,
     ClientError,
+    TlsFiles,
     Unreachable,
     reason,
     rejects_certificate,
@@ -143,6 +144,7 @@ class Transport:
     ) -> None:
         self.endpoints = Endpoints(endpoints, shuffle)
         self._timeout = timeout
+        self._files = TlsFiles(ca_file, cert_file)
         if self.endpoints.uses_tls():
             context = tls_context(ca_file, cert_file, key_file)
         else:
@@ -226,9 +228,9 @@ class Transport:
                     head = await self._http.send(request, stream=True)
                 except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                     sent = False
-                    why = _reason(error)
+                    why = _reason(error, self._files, in_handshake=True)
                 except httpx.TransportError as error:
-                    why = _reason(error)
+                    why = _reason(error, self._files)
                     sent = not rejects_certificate(error)
                 else:
                     response = Response(endpoint, head, self._timeout, write=write)
@@ -239,6 +241,7 @@ class Transport:
                     try:
                         body = await response.body_without_limit()
                     except httpx.TransportError as error:
+                        self.endpoints.avoid(endpoint)
                         tried.append((endpoint, _reason(error)))
                         continue
                     finally:
@@ -247,18 +250,17 @@ class Transport:
                     if endpoint == order[-1]:
                         raise refused
                     why = refused.problem if isinstance(refused, BadAnswer) else str(refused)
-                    tried.append((endpoint, why))
-                    continue
+            self.endpoints.avoid(endpoint)
             tried.append((endpoint, why))
             if write and sent:
                 raise Unreachable(tried, outcome_known=False)
         raise Unreachable(tried, outcome_known=True)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, files: TlsFiles | None = None, *, in_handshake: bool = False) -> str:
     """Why a request failed, in words."""
     if isinstance(error, httpx.RemoteProtocolError) and "without sending a response" in str(error):
         return CLOSED_EARLY
     if isinstance(error, httpx.ConnectTimeout):
         return CONNECT_TIMED_OUT
-    return reason(error)
+    return reason(error, files, in_handshake=in_handshake)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from netstore.client.faults import BadAnswer
-from netstore.client.grpc import UNAUTHENTICATED, UNAVAILABLE, Status
+from netstore.client.faults import BadAnswer, Unreachable
+from netstore.client.grpc import INVALID_ARGUMENT, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED, Status
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
@@ -24,16 +24,63 @@ if TYPE_CHECKING:
 
 _SERVICE: Final = "/etcdserverpb."
 
+# etcd's texts (api/v3rpc/rpctypes).
+_INVALID_TOKEN: Final = "invalid auth token"  # noqa: S105 - a message
+_STALE: Final = ("revision of auth store is old", "user name is empty")
+_NOT_ENABLED: Final = "authentication is not enabled"
+
 
 class WatchCall:
     """A watch of one range of keys. The first answer says that it was created."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    def __init__(self, client: V3Client, request: pb.WatchCreateRequest) -> None:
+        """Made by `V3Client.watch`."""
+        self._client = client
+        self._request = request
+        self._call: Call | None = None
+        self._token: dict[bytes, bytes] = {}
+        self._may_renew = True
+        """A stale token leads to a new one, once."""
 
     async def answer(self) -> pb.WatchResponse:
-        """The next answer. Waits without limit."""
-        return _decoded(pb.WatchResponse, await self._call.receive(), self._call.endpoint)
+        """The next answer. Waits without limit. After a failure the next call goes to another member."""
+        while True:
+            call = await self.opened()
+            try:
+                answer = _decoded(pb.WatchResponse, await call.receive(), call.endpoint)
+            except Unreachable:
+                self._client.channel.avoid(call.endpoint)
+                raise
+            except Status as status:
+                if status.code == UNAVAILABLE:
+                    self._client.channel.avoid(call.endpoint)
+                if not (self._may_renew and self._client.is_stale_token(status.code, status.message)):
+                    raise
+            else:
+                is_refused = answer.created and answer.canceled
+                code = UNAUTHENTICATED if _INVALID_TOKEN in answer.cancel_reason else INVALID_ARGUMENT
+                if not (
+                    is_refused and self._may_renew and self._client.is_stale_token(code, answer.cancel_reason)
+                ):
+                    return answer
+            self._may_renew = False
+            self._client.forget_token(self._token)
+            self.close()
+
+    async def opened(self) -> Call:
+        """The call, opened if it is not."""
+        if self._call is None:
+            self._token = await self._client.authenticate()
+            call = await self._client.channel.open(f"{_SERVICE}Watch/Watch", (b"hasleader", b"true"))
+            self._call = call
+            call.send(pb.WatchRequest(create_request=self._request).SerializeToString())
+        return self._call
+
+    def close(self) -> None:
+        """Give the call up, if there is one."""
+        if self._call is not None:
+            self._call.close()
+            self._call = None
 
 
 class V3Client:
@@ -45,6 +92,8 @@ class V3Client:
         self.channel = channel
         self._username = username
         self._password = password or ""
+        self._needs_none = 0
+        """The connection, by its number, whose store asks for no token; 0 if that is not known of any."""
 
     async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
         """KV/Range."""
@@ -81,43 +130,60 @@ class V3Client:
 
     @asynccontextmanager
     async def watch(self, request: pb.WatchCreateRequest) -> AsyncIterator[WatchCall]:
-        """Watch/Watch with one watch. It ends with `Status` when the member that serves it loses its leader,
-        and the next call goes to another member.
-        """
-        await self._authenticate()
-        call = await self.channel.open(f"{_SERVICE}Watch/Watch", (b"hasleader", b"true"))
+        """Watch/Watch with one watch. It ends with `Status` when its member loses the leader."""
+        watch = WatchCall(self, request)
         try:
-            call.send(pb.WatchRequest(create_request=request).SerializeToString())
-            yield WatchCall(call)
-        except Status as status:
-            if status.code == UNAVAILABLE:
-                self.channel.avoid(call.endpoint)
-            raise
+            await watch.opened()
+            yield watch
         finally:
-            call.close()
+            watch.close()
+
+    async def authenticate(self) -> dict[bytes, bytes]:
+        """What calls carry: a token, requested if there is none. Nothing without a user name, and where the
+        store asks for none.
+        """
+        channel = self.channel
+        if self._username is None or channel.metadata or self._needs_none == channel.connections > 0:
+            return channel.metadata
+        request = pb.AuthenticateRequest(name=self._username, password=self._password)
+        try:
+            answer = await channel.unary(
+                f"{_SERVICE}Auth/Authenticate", request.SerializeToString(), write=False
+            )
+        except Status as status:
+            if status.code != UNIMPLEMENTED and _NOT_ENABLED not in status.message:
+                raise
+            self._needs_none = channel.connections
+        else:
+            token = _decoded(pb.AuthenticateResponse, answer, channel.endpoints.order()[0]).token
+            channel.metadata = {b"token": token.encode()}
+        return channel.metadata
+
+    def is_stale_token(self, code: int, message: str) -> bool:
+        """Whether a refusal, of which nothing was done, asks for a new token."""
+        is_stale = code == UNAUTHENTICATED or (
+            code == INVALID_ARGUMENT and any(text in message for text in _STALE)
+        )
+        return is_stale and self._username is not None
+
+    def forget_token(self, token: dict[bytes, bytes]) -> None:
+        """This one was refused; another may have been requested meanwhile."""
+        self._needs_none = 0
+        if self.channel.metadata is token:
+            self.channel.metadata = {}
 
     async def _call(self, method: str, request: Message, kind: type[Answer], *, write: bool) -> Answer:
-        await self._authenticate()
+        token = await self.authenticate()
         path, body = _SERVICE + method, request.SerializeToString()
         try:
             answer = await self.channel.unary(path, body, write=write)
         except Status as status:
-            if status.code != UNAUTHENTICATED or self._username is None:
+            if not self.is_stale_token(status.code, status.message):
                 raise
-            self.channel.metadata = {}  # the token has expired; nothing was done
-            await self._authenticate()
+            self.forget_token(token)
+            await self.authenticate()
             answer = await self.channel.unary(path, body, write=write)
         return _decoded(kind, answer, self.channel.endpoints.order()[0], write=write)
-
-    async def _authenticate(self) -> None:
-        if self._username is None or self.channel.metadata:
-            return
-        request = pb.AuthenticateRequest(name=self._username, password=self._password)
-        answer = await self.channel.unary(
-            f"{_SERVICE}Auth/Authenticate", request.SerializeToString(), write=False
-        )
-        token = _decoded(pb.AuthenticateResponse, answer, self.channel.endpoints.order()[0]).token
-        self.channel.metadata = {b"token": token.encode()}
 
 
 def _decoded(kind: type[Answer], data: bytes, endpoint: str, *, write: bool = False) -> Answer:

@@ -16,6 +16,8 @@ from tests.agent.fake_store import FakeStore, Kept
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from netstore.client.faults import ClientError
+
 GONE = "delete"
 
 
@@ -34,7 +36,9 @@ class FakeWatch:
         store = self._store
         if not self._created:
             self._created = True
-            return pb.WatchResponse(header=store.header(), created=True)
+            header = store.header()
+            header.revision -= store.lag
+            return pb.WatchResponse(header=header, created=True)
         while True:
             if store.life != self._life:
                 raise Unreachable([("http://store", "it closed the connection")], outcome_known=False)
@@ -70,7 +74,13 @@ class FakeV3Store(FakeStore):
     def __init__(self) -> None:
         super().__init__()
         self.granted: dict[int, int] = {}
+        """The leases that there are, with their TTL."""
+        self.last_lease = 0
+        self.lag = 0
+        """Revisions that the member that serves watches is behind."""
         self.attached: dict[str, int] = {}
+        self.write_error: ClientError | None = None
+        """Raised by each transaction, which does nothing then."""
 
     async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
         await self._arrive()
@@ -79,6 +89,8 @@ class FakeV3Store(FakeStore):
 
     async def txn(self, request: pb.TxnRequest) -> pb.TxnResponse:
         await self._arrive()
+        if self.write_error is not None:
+            raise self.write_error
         [compare] = request.compare
         key = compare.key.decode()
         kept = self.files.get(key)
@@ -103,12 +115,13 @@ class FakeV3Store(FakeStore):
 
     async def grant(self, ttl: int) -> int:
         await self._arrive()
-        number = len(self.granted) + 1
-        self.granted[number] = ttl
-        return number
+        self.last_lease += 1
+        self.granted[self.last_lease] = ttl
+        return self.last_lease
 
     async def revoke(self, lease: int) -> None:
         await self._arrive()
+        self.granted.pop(lease, None)
         for key in [key for key, each in self.attached.items() if each == lease]:
             self.remove(key)
 
@@ -127,8 +140,7 @@ class FakeV3Store(FakeStore):
             if each == lease:
                 kept = self.files[key]
                 self.files[key] = Kept(kept.value, kept.modified, trio.current_time() + ttl)
-                return ttl
-        return 0
+        return ttl
 
     @asynccontextmanager
     async def watch(self, request: pb.WatchCreateRequest) -> AsyncIterator[FakeWatch]:

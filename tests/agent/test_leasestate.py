@@ -395,3 +395,23 @@ def test_a_new_subnet_avoids_the_networks_of_the_host() -> None:
     assert choose_subnet([], ME, NETWORK, first.subnet, LowestEntropy(), avoid=[first.subnet]) == first, (
         "the host's network is the bridge of its own pods"
     )
+
+
+def test_an_own_write_that_is_seen_before_its_answer_does_not_end_the_lease() -> None:
+    state = LeaseState(ME, "before", 1000, 100, LowestEntropy())
+    state.granted(net(LOW), 5, permanent=False, sent=0.0)
+    state.set_value(ME, VALUE, 10.0)
+    state.observed(entry(LOW, ME).lease, VALUE, 6, 0, 10.0)
+    assert not state.may_have_expired(10.0)
+    assert state.may_have_expired(1000.0)
+    assert state.next(10.0) == Overwrite(net(LOW), 6, permanent=False), "to know its time"
+    state.granted(net(LOW), 6, permanent=False, sent=10.0)
+    assert not state.may_have_expired(990.0)
+
+
+def test_a_lease_that_was_not_held_is_not_trusted_while_its_time_is_unknown() -> None:
+    state = LeaseState(ME, VALUE, 1000, 100, LowestEntropy())
+    state.granted(net(LOW), 5, permanent=False, sent=0.0)
+    state.missing(6, 10.0)
+    state.observed(entry(LOW, ME).lease, VALUE, 7, 0, 10.0)
+    assert state.may_have_expired(10.0)

@@ -7,10 +7,12 @@ from __future__ import annotations
 import errno
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.kernel import Address, KernelError, Link, Notifications
+from netstore.agent.kernel import Address, KernelError, Link, Notifications, NotificationsLostError
 from netstore.agent.reconciler import MAX_QUEUED, Reconciler
 from netstore.agent.routeplan import BOOT, AddRoute, DeleteRoute, KernelRoute, Route
 from netstore.network.addresses import Subnet, parse_ip
@@ -222,6 +224,48 @@ async def test_a_program_that_undoes_every_change_does_not_block_the_call(
     await reconciler.repair()
     assert kernel.table[subnet(1)] == [ours(1)]
     assert not reconciler.pending
+
+
+@pytest.mark.trio
+async def test_answers_lost_in_the_last_round_leave_the_work_to_the_next_call(
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(_: object) -> dict[int, int]:
+        await trio.lowlevel.checkpoint()
+        raise NotificationsLostError("lost by the test")
+
+    monkeypatch.setattr(kernel, "apply", lost)
+    await reconciler.set_wanted(wanted(1), {NODE})
+    assert reconciler.pending == {subnet(1)}
+    monkeypatch.undo()
+    await reconciler.repair()
+    assert kernel.table[subnet(1)] == [ours(1)]
+    assert not reconciler.pending
+
+
+@pytest.mark.trio
+async def test_an_empty_batch_does_not_hide_the_one_behind_it(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1), {NODE})
+    kernel.table.clear()  # without a notification
+    reconciler._queue += [Notifications(), Notifications(lost=True)]
+    await reconciler.repair()
+    assert not reconciler._queue
+    assert kernel.table[subnet(1)] == [ours(1)]
+
+
+@pytest.mark.trio
+async def test_a_listener_that_finds_nothing_queues_nothing(kernel: FakeKernel) -> None:
+    wakes: list[None] = []
+    reconciler = Reconciler(kernel, [NETWORK], ETH0, lambda: wakes.append(None))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reconciler.listen)
+        kernel.notify(Notifications())
+        kernel.notify(Notifications(addresses=True))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert (list(reconciler._queue), len(wakes)) == ([Notifications(addresses=True)], 1)
 
 
 @pytest.mark.trio

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
+from netstore.agent.localnode import read_network
+from netstore.agent.problems import ProblemLog
 from netstore.agent.storeapi import StoreAccess
 from netstore.client.faults import BadAnswer, Unreachable
 from netstore.client.transport import Transport
@@ -17,6 +20,7 @@ from netstore.proto import rpc_pb2 as pb
 from netstore.urls import Url
 from tests.support.certificates import Certificates
 from tests.support.daemon import free_port, launch, netstored_command, start_netstored
+from tests.support.log import KeptLog
 from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
 
@@ -46,21 +50,25 @@ async def write(daemon: Daemon, api: str, prefix: str) -> None:
             await client.set(f"{prefix}/config", NETWORK)
 
 
-async def chosen(url: str, prefix: str, api: str = "auto", **more: Any) -> str:
-    """The API that is chosen there, whose network config was read."""
+def parsed(url: str) -> Url:
+    """An endpoint as the agent has it."""
     scheme, _, address = url.partition("://")
     host, _, port = address.partition(":")
-    config = AgentConfig(endpoints=(Url(scheme, host, int(port)),), prefix=prefix, store_api=api, **more)
-    async with StoreAccess(config) as access:
+    return Url(scheme, host, int(port))
+
+
+async def chosen(url: str, prefix: str, api: str = "auto", **more: Any) -> str:
+    """The API that is chosen there, whose network config was read."""
+    config = AgentConfig(endpoints=(parsed(url),), prefix=prefix, store_api=api, **more)
+    async with StoreAccess(config, ProblemLog(KeptLog())) as access:
         try:
             found, store = await access.choose()
-            entry = await store.config()
+            network = await read_network(store)
         except NetstoreError as error:
             fault = error  # raised within, it would come out of a nursery in a group
         else:
             assert (await access.choose())[1] is store, "a client is made once"
-            assert entry is not None
-            assert entry.value == NETWORK
+            assert str(network.network) == "10.23.0.0/16"
             return found
     raise fault
 
@@ -85,15 +93,43 @@ async def test_the_api_that_has_the_network_is_used(
 
 
 async def test_without_a_network_in_either_the_agent_has_to_wait(daemon: Daemon) -> None:
-    with pytest.raises(NetworkConfigError, match="there is no network config, in neither API"):
-        await chosen(daemon.url, "/nothing")
+    v2, v3 = "`netstorectl network set`", "`ETCDCTL_API=3 etcdctl put /nothing/config`"
+    for api, ways in (("auto", (v2, v3)), ("v2", (v2,)), ("v3", (v3,))):
+        with pytest.raises(NetworkConfigError, match="there is no network config") as caught:
+            await chosen(daemon.url, "/nothing", api)
+        assert [way for way in (v2, v3) if way in str(caught.value)] == list(ways)
+
+
+async def test_two_network_configs_are_told_once(daemon: Daemon) -> None:
+    kept = KeptLog()
+    log = ProblemLog(kept)
+    for api in ("v2", "v3"):
+        await write(daemon, api, "/two")
+    config = AgentConfig(endpoints=(parsed(daemon.url),), prefix="/two")
+    async with StoreAccess(config, log) as access:
+        assert [(await access.choose())[0] for _ in range(2)] == ["v2", "v2"]
+    [(event, fields)] = kept.lines
+    assert (event, fields["key"], fields["apis"], fields["used"]) == (
+        "two_network_configs",
+        "/two/config",
+        "v2, v3",
+        "v2",
+    )
+    assert "store_api" in fields["fix"]
 
 
 @pytest.mark.peer("etcd")
 async def test_an_etcd_without_v2(tmp_path: Path) -> None:
     with start_etcd(tmp_path, "--enable-v2=false") as daemon:
-        with pytest.raises(NetworkConfigError, match=r"there is no network config \(http.*answered 404"):
+        with pytest.raises(
+            NetworkConfigError, match=r"v2 is not served there \(http.*answered 404"
+        ) as caught:
             await chosen(daemon.url, "/net")
+        assert "v3 has no network config" in str(caught.value)
+        assert "etcdctl put" in str(caught.value)
+        assert "netstorectl" not in str(caught.value)
+        with pytest.raises(BadAnswer, match=r"--enable-v2\)\? or set store_api to v3"):
+            await chosen(daemon.url, "/net", "v2")
         await write(daemon, "v3", "/net")
         assert await chosen(daemon.url, "/net") == "v3"
 
@@ -113,14 +149,31 @@ async def test_tls_with_certificates_of_both_sides(tmp_path: Path, api: str) -> 
         await write(daemon, api, "/net")
         shown = {"cert_file": files.client_certificate, "key_file": files.client_key}
         assert await chosen(url, "/net", api, ca_file=files.ca, **shown) == api
-        with pytest.raises(Unreachable, match="certificate refused: "):
+        with pytest.raises(Unreachable, match=r"certificate refused: .*; ca_file /.* has not signed it"):
             await chosen(url, "/net", api, ca_file=files.stranger_certificate, **shown)
-        with pytest.raises(Unreachable, match="the store wants a certificate of ours that it trusts"):
+        with pytest.raises(Unreachable, match=r"certificate refused: .*; give its authority as ca_file"):
+            await chosen(url, "/net", api, **shown)
+        with pytest.raises(Unreachable, match="a certificate of ours that it trusts; give cert_file"):
             await chosen(url, "/net", api, ca_file=files.ca)
         strange = {"cert_file": files.stranger_certificate, "key_file": files.stranger_key}
-        with pytest.raises(Unreachable, match="the store wants a certificate of ours that it trusts"):
+        with pytest.raises(Unreachable, match=r"of ours that it trusts; cert_file /.* is none"):
             await chosen(url, "/net", api, ca_file=files.ca, **strange)
         with pytest.raises(Unreachable, match="is it http:// there"):
             await chosen(f"https://127.0.0.1:{port}", "/net", api, ca_file=files.ca)
         with pytest.raises((Unreachable, BadAnswer), match=r"HTTPS server|is it https:// there"):
             await chosen(f"http://127.0.0.1:{tls_port}", "/net", api)
+
+
+@pytest.mark.parametrize("api", ["v2", "v3"])
+async def test_a_peer_that_closes_within_the_handshake_may_be_without_tls(api: str) -> None:
+    async def close(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(4096)
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, close, [listener])
+        url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+        with pytest.raises(Unreachable, match="in the handshake; is it http:// there"):
+            await chosen(url, "/net", api)
+        nursery.cancel_scope.cancel()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import struct
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,15 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
 
 from netstore.client import grpc
-from netstore.client.faults import BadAnswer, ClientError, Unreachable
+from netstore.client.faults import CONNECT_TIMED_OUT, BadAnswer, ClientError, Unreachable, reason
 from netstore.client.grpc import UNAVAILABLE, Channel, Status
-from netstore.net.http2.frames import GOAWAY, frame
+from netstore.net.http2.frames import GOAWAY, PUSH_PROMISE, SETTINGS, frame
 from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from netstore.net.http2.client import Event
 
 PATH = "/a.B/C"
 HEAD = [(":status", "200"), ("content-type", "application/grpc")]
@@ -40,7 +43,9 @@ class Served:
         await self.stream.send_all(self.h2.data_to_send())
 
     async def run(self, answer: Callable[[Served, int, bytes], Awaitable[None]]) -> None:
-        """Call `answer` with each request that is complete, until the client leaves."""
+        """Call `answer` with each request that is complete, and with the first of a watch, until the client
+        leaves.
+        """
         self.h2.initiate_connection()
         await self.flush()
         bodies: dict[int, bytes] = {}
@@ -52,6 +57,8 @@ class Served:
                 elif isinstance(event, DataReceived):
                     bodies[event.stream_id or 0] += event.data or b""
                     self.h2.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)
+                    if self.metadata[":path"].endswith("/Watch"):
+                        await answer(self, event.stream_id or 0, bodies[event.stream_id or 0][5:])
                 elif isinstance(event, StreamEnded):
                     await answer(self, event.stream_id or 0, bodies.pop(event.stream_id or 0)[5:])
             await self.flush()
@@ -252,6 +259,7 @@ async def test_a_refusal_says_whether_a_write_may_have_happened(code: int, write
         (answer_compressed, "sent a compressed message"),
         (answer_hugely, "sent a message of more than"),
         (answer_without_message, "ended a call without an answer"),
+        (partial(refuse, code=1000), "ended a call without a status"),
     ],
 )
 async def test_what_is_not_an_answer_is_told_in_words(
@@ -267,7 +275,7 @@ async def test_what_is_not_an_answer_is_told_in_words(
     [
         (b"", "is that its peer port, or https"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "answers in HTTP/1; is it https://"),
-        (b"220 mail.example ESMTP\r\n", "does not keep to HTTP/2"),
+        (b"220 mail.example ESMTP\r\n", "does not speak HTTP/2; is it a store"),
     ],
 )
 async def test_a_server_of_another_protocol(said: bytes, told: str) -> None:
@@ -294,6 +302,42 @@ async def test_no_endpoint_can_be_reached() -> None:
             assert caught.value.outcome_known
         with pytest.raises(Unreachable):
             await calls.open(PATH)
+
+
+@pytest.mark.parametrize("first", [say_nothing, cut, refuse])
+async def test_a_write_that_fails_leaves_the_endpoint_to_others(
+    first: Callable[[Served, int, bytes], Awaitable[None]],
+) -> None:
+    broken, good = Server(first), Server(echo)
+    async with channel("http://127.0.0.1:1", broken, good, limit=1.0) as calls:
+        with pytest.raises(ClientError) as caught:
+            await calls.unary(PATH, b"x", write=True)
+        assert not caught.value.outcome_known
+        assert await calls.unary(PATH, b"y", write=True) == b"y"
+    assert (broken.calls, good.calls) == (1, 1)
+
+
+@asynccontextmanager
+async def full_queue() -> AsyncIterator[str]:
+    """A host that answers no SYN: the queue of its listening socket is full."""
+    with socket.socket() as listening, ExitStack() as stack:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            caller = stack.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def test_a_host_that_takes_no_connection_is_told_in_words() -> None:
+    async with full_queue() as url, channel(url) as calls:
+        with pytest.raises(Unreachable) as caught:
+            await calls.unary(PATH, b"x", write=True)
+        assert caught.value.tried == [(url, CONNECT_TIMED_OUT)]
+        with trio.move_on_after(0.05) as scope:  # fixed: less than the time to connect
+            await calls.unary(PATH, b"x", write=True)
+        assert scope.cancelled_caught, "a cancellation is not taken for a failure"
 
 
 async def test_a_stream_of_messages_and_its_end() -> None:
@@ -355,6 +399,49 @@ async def test_a_broken_connection_is_replaced() -> None:
     assert server.connections == 2
 
 
+async def test_many_small_pieces_of_a_message_are_held_as_one() -> None:
+    data = bytes(range(200))
+
+    async def answer(served: Served, number: int, _body: bytes) -> None:
+        served.h2.send_headers(number, HEAD)
+        for byte in struct.pack(">BI", 0, len(data)) + data:
+            served.h2.send_data(number, bytes([byte]), pad_length=2)
+        served.end(number, 0)
+
+    async with channel(Server(answer)) as calls:
+        call = await calls.open(PATH)
+        call.send(b"x", is_last=True)
+        assert await call.receive() == data
+        assert isinstance(call._held, bytearray)
+        call.close()
+
+
+async def test_a_peer_that_is_at_fault_is_told() -> None:
+    client, server = trio.testing.memory_stream_pair()
+    connection = grpc._Connection("http://store", client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        call = grpc.Call(connection, [(b":method", b"POST")])
+        await server.send_all(frame(SETTINGS, 0, 0) + frame(PUSH_PROMISE, 4, 1, bytes(4)))
+        with pytest.raises(Unreachable, match="does not keep to HTTP/2: a push"):
+            await call.receive()
+        with trio.fail_after(seconds(20)):
+            got = b"".join([bytes(data) async for data in server])
+        assert b"a push, which is disabled" in got
+
+
+async def test_an_unexpected_error_breaks_the_connection_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object, __: bytes) -> list[Event]:
+        raise ValueError("of this test")
+
+    async with channel(Server(echo)) as calls:
+        monkeypatch.setattr("netstore.client.grpc.ClientConnection.receive", fail)
+        with pytest.raises(Unreachable, match="the connection failed: of this test"):
+            await calls.unary(PATH, b"x", write=False)
+        monkeypatch.undo()
+        assert await calls.unary(PATH, b"x", write=False) == b"x"
+
+
 async def test_a_connection_to_an_endpoint_that_is_avoided_is_closed_after_its_last_call() -> None:
     first, second = Server(echo), Server(echo)
     async with channel(first, second) as calls:
@@ -385,6 +472,13 @@ async def test_a_peer_that_falls_silent_is_found_out(autojump_clock: trio.testin
         call.close()
         nursery.cancel_scope.cancel()
     await server.aclose()
+
+
+@pytest.mark.parametrize(
+    "error", [trio.BrokenResourceError(), ExceptionGroup("x", [trio.ClosedResourceError()])]
+)
+def test_a_reason_is_never_a_name_of_a_class(error: Exception) -> None:
+    assert reason(error) == "the connection broke"
 
 
 def test_errors_of_calls_are_errors_of_clients() -> None:

@@ -54,6 +54,15 @@ async def test_an_endpoint_that_ends_within_its_refusal_is_one_that_did_not_answ
     assert caught.value.outcome_known
 
 
+async def test_a_write_that_fails_leaves_the_endpoint_to_others() -> None:
+    with answering(partial(always, b"")) as first, answering(partial(always, http("200 OK", "ok"))) as second:
+        async with Transport(["http://127.0.0.1:1", first, second]) as transport:
+            with pytest.raises(Unreachable) as caught:
+                await transport.call("PUT", "/x", write=True)
+            assert not caught.value.outcome_known
+            assert (await transport.call("PUT", "/x", write=True)).endpoint == second
+
+
 async def test_a_server_that_says_nothing_may_be_the_peer_port() -> None:
     with pytest.raises(Unreachable, match="closed the connection without an answer; is that its peer port"):
         await read(b"")

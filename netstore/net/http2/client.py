@@ -2,7 +2,8 @@
 
 Bytes that arrived go in by `receive`, which returns what happened; bytes to be sent are collected in
 `output`. The peer may make us hold at most `STREAM_WINDOW` bytes for each stream and `CONNECTION_WINDOW` in
-all: windows are opened again by `consumed` only. Server push is disabled.
+all: windows are opened again by `consumed` only. What it may make us send is bounded too (`ANSWER_LIMIT`).
+Server push is disabled.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from netstore.net.http2.frames import (
     SET_LIST_SIZE,
     SET_MAX_FRAME,
     SET_MAX_STREAMS,
+    SET_TABLE_SIZE,
     SETTING,
     SETTINGS,
     WINDOW_UPDATE,
@@ -66,6 +68,12 @@ CONNECTION_WINDOW: Final = 4 * 1024 * 1024
 LIST_LIMIT: Final = 64 * 1024
 """Size of a header list that is accepted, and of its encoded block."""
 
+ANSWER_LIMIT: Final = 256 * 1024
+"""Bytes of answers to a peer's control frames that wait to be sent."""
+
+EMPTY_LIMIT: Final = 1000
+"""Empty DATA frames that a stream may bring in a row."""
+
 _INITIAL_WINDOW: Final = 65_535
 """Windows before SETTINGS (RFC 9113, 6.9.2)."""
 
@@ -73,6 +81,10 @@ _HEAD_BYTES: Final = FRAME_HEAD.size
 _LARGEST_STREAM: Final = 2**31 - 1
 _NEVER_INDEXED: Final = (b"authorization", b"token")
 _PRIORITY_BYTES: Final = 5
+_TABLE_BYTES: Final = 4096
+"""The largest table that header lists are encoded with (RFC 9113, 6.5.2: the value before SETTINGS)."""
+_CREDIT_SHARE: Final = 4
+"""A window is opened again when this part of it was consumed: less often, the smaller the frames are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +144,10 @@ class _Stream:
     """END_STREAM was sent."""
     held: int = 0
     """Bytes that came and are not consumed."""
+    credit: int = 0
+    """Bytes that were consumed, and not yet returned to the window."""
+    empty: int = 0
+    """Empty DATA frames since the last other one."""
 
 
 class ClientConnection:
@@ -163,7 +179,11 @@ class ClientConnection:
         self._window = self._initial_window = _INITIAL_WINDOW
         self._frame_limit = LEAST_FRAME_LIMIT
         self._held = 0
-        self._has_settings = False
+        self._credit = 0
+        self._answered = 0
+        """Bytes in `output` that the peer's control frames caused, at least since it was empty."""
+        self.is_http2 = False
+        """The peer began as HTTP/2 does, with SETTINGS."""
 
     @property
     def open_streams(self) -> int:
@@ -205,7 +225,7 @@ class ClientConnection:
         """Give up a stream: nothing of it is sent or reported any more."""
         opened = self._streams.pop(stream, None)
         if opened is not None:
-            self._return(0, opened.held)
+            self._return(opened.held)
             self.output += frame(RST_STREAM, 0, stream, NUMBER.pack(CANCEL))
 
     def consumed(self, stream: int, charged: int) -> None:
@@ -214,8 +234,8 @@ class ClientConnection:
         if opened is None:
             return  # what it held was returned when it ended
         opened.held -= charged
-        self._return(stream, charged)
-        self._return(0, charged)
+        self._open_window(stream, opened, charged)
+        self._return(charged)
 
     def ping(self) -> None:
         """Ask the peer for a `Pong`."""
@@ -247,7 +267,7 @@ class ClientConnection:
         return events
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
-        if not self._has_settings and (kind != SETTINGS or flags & ACK):
+        if not self.is_http2 and (kind != SETTINGS or flags & ACK):
             raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if self._block is not None and (kind != CONTINUATION or stream != self._block[0]):
             raise ConnectionFault(PROTOCOL_ERROR, "a header block was interrupted")
@@ -270,7 +290,7 @@ class ClientConnection:
             if flags & ACK:
                 events.append(Pong())
             else:
-                self.output += frame(PING, ACK, 0, payload)
+                self._answer(frame(PING, ACK, 0, payload))
         elif kind == GOAWAY:
             _expect(len(payload) >= NUMBER.size * 2, "GOAWAY")
             self.is_going_away = True
@@ -293,12 +313,20 @@ class ClientConnection:
         if opened is None:  # it was reset here, while this was under way
             if not 0 < stream < self._next:
                 raise ConnectionFault(PROTOCOL_ERROR, "DATA of a stream that was not opened")
-            self._return(0, charged)
+            self._return(charged)
             return
+        is_end = bool(flags & END_STREAM)
+        if start == stop and not is_end:
+            opened.empty += 1
+            if opened.empty > EMPTY_LIMIT:
+                raise ConnectionFault(ENHANCE_YOUR_CALM, f"more than {EMPTY_LIMIT} empty DATA frames")
+            self._open_window(stream, opened, charged)
+            self._return(charged)
+            return
+        opened.empty = 0
         opened.held += charged
         if opened.held > STREAM_WINDOW:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "more data than the stream's window")
-        is_end = bool(flags & END_STREAM)
         events.append(Data(stream, payload[start:stop], charged, is_end))
         if is_end:
             self._end(stream)
@@ -335,7 +363,7 @@ class ClientConnection:
             self._end(stream)
 
     def _take_settings(self, flags: int, payload: bytes) -> None:
-        self._has_settings = True
+        self.is_http2 = True
         if flags & ACK:
             return
         _expect(len(payload) % SETTING.size == 0, "SETTINGS")
@@ -350,12 +378,15 @@ class ClientConnection:
                 self._frame_limit = min(value, MAX_FRAME)
             elif number == SET_MAX_STREAMS:
                 self.max_streams = value
-        self.output += frame(SETTINGS, ACK, 0)
+            elif number == SET_TABLE_SIZE:
+                self._encoder.header_table_size = min(value, _TABLE_BYTES)
+        self._answer(frame(SETTINGS, ACK, 0))
         self._pump_all()
 
     def _take_window(self, stream: int, payload: bytes) -> None:
         _expect(len(payload) == NUMBER.size, "WINDOW_UPDATE")
         more = NUMBER.unpack(payload)[0] & MAX_WINDOW
+        self._charge(_HEAD_BYTES)  # small windows make small frames
         if stream == 0:
             self._window += more
             if not more or self._window > MAX_WINDOW:
@@ -402,16 +433,36 @@ class ClientConnection:
         opened = self._streams.pop(stream, None)
         if opened is None:
             return False
-        self._return(0, opened.held)
+        self._return(opened.held)
         if not opened.is_sent:
             self.output += frame(RST_STREAM, 0, stream, NUMBER.pack(CANCEL))
         return True
 
-    def _return(self, stream: int, size: int) -> None:
-        if stream == 0:
-            self._held -= size
-        if size:
-            self.output += frame(WINDOW_UPDATE, 0, stream, NUMBER.pack(size))
+    def _return(self, size: int) -> None:
+        """Bytes of some stream are held no longer."""
+        self._held -= size
+        self._credit += size
+        if self._credit >= CONNECTION_WINDOW // _CREDIT_SHARE:
+            self.output += frame(WINDOW_UPDATE, 0, 0, NUMBER.pack(self._credit))
+            self._credit = 0
+
+    def _open_window(self, stream: int, opened: _Stream, size: int) -> None:
+        opened.credit += size
+        if opened.credit >= STREAM_WINDOW // _CREDIT_SHARE:
+            self.output += frame(WINDOW_UPDATE, 0, stream, NUMBER.pack(opened.credit))
+            opened.credit = 0
+
+    def _answer(self, sent: bytes) -> None:
+        """Send what a frame of the peer asks for."""
+        self._charge(len(sent))
+        self.output += sent
+
+    def _charge(self, size: int) -> None:
+        if not self.output:
+            self._answered = 0
+        self._answered += size
+        if self._answered > ANSWER_LIMIT:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, f"more than {ANSWER_LIMIT} bytes of answers not taken")
 
 
 def _expect(holds: bool, what: str) -> None:

@@ -7,11 +7,14 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, PingReceived, RequestReceived, StreamEnded, StreamReset
 from h2.settings import SettingCodes
+from hpack import Decoder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net.http2.client import (
+    ANSWER_LIMIT,
     CONNECTION_WINDOW,
+    EMPTY_LIMIT,
     LIST_LIMIT,
     STREAM_WINDOW,
     ClientConnection,
@@ -26,6 +29,7 @@ from netstore.net.http2.frames import (
     CONTINUATION,
     DATA,
     END_HEADERS,
+    ENHANCE_YOUR_CALM,
     GOAWAY,
     HEADERS,
     MAX_FRAME,
@@ -175,7 +179,7 @@ def test_what_it_holds_is_bounded_until_it_is_consumed() -> None:
         if isinstance(event, Data):
             pair.client.consumed(stream, event.charged)
     pair.exchange()
-    assert pair.server.local_flow_control_window(stream) == STREAM_WINDOW
+    assert pair.server.local_flow_control_window(stream) > STREAM_WINDOW * 3 // 4
 
 
 def test_streams_that_end_unread_do_not_use_up_the_connections_window() -> None:
@@ -193,7 +197,7 @@ def test_streams_that_end_unread_do_not_use_up_the_connections_window() -> None:
         else:
             pair.server.end_stream(stream)
         pair.exchange()
-    assert pair.server.outbound_flow_control_window == CONNECTION_WINDOW
+    assert pair.server.outbound_flow_control_window > CONNECTION_WINDOW * 3 // 4
 
 
 def test_resets_pings_and_a_peer_that_goes_away() -> None:
@@ -222,6 +226,62 @@ def test_a_large_header_list_is_sent_in_continuations() -> None:
     pair.exchange()
     [request] = [each for each in pair.seen if isinstance(each, RequestReceived)]
     assert len(request.headers or []) == len(fields)
+
+
+@pytest.mark.parametrize("size", [0, 100, 2**20])
+def test_the_peers_header_table_is_used_as_large_as_it_is(size: int) -> None:
+    client = ClientConnection()
+    client.receive(frame(SETTINGS, 0, 0, b"\0\1" + size.to_bytes(4)))
+    decoder = Decoder()
+    decoder.header_table_size = decoder.max_allowed_table_size = min(size, 4096)
+    for _ in range(3):
+        client.output.clear()
+        client.open(REQUEST, is_end=True)
+        assert len(list(decoder.decode(bytes(client.output[9:])))) == len(REQUEST)
+
+
+def test_small_pieces_open_the_windows_seldom() -> None:
+    client = ClientConnection()
+    stream = client.open(REQUEST, is_end=True)
+    client.receive(START + frame(HEADERS, END_HEADERS, stream, HEAD_200))
+    client.output.clear()
+    for _ in range(2):
+        for event in client.receive(frame(DATA, 0, stream, b"x") * 10_000):
+            assert isinstance(event, Data)
+            client.consumed(stream, event.charged)
+    assert client.output == b""
+
+
+@pytest.mark.parametrize("kind", ["PING", "SETTINGS", "WINDOW_UPDATE"])
+def test_what_a_peer_that_reads_nothing_makes_us_send_is_bounded(kind: str) -> None:
+    asked = {
+        "PING": frame(PING, 0, 0, bytes(8)),
+        "SETTINGS": frame(SETTINGS, 0, 0),
+        "WINDOW_UPDATE": frame(WINDOW_UPDATE, 0, 1, bytes([0, 0, 0, 1])),
+    }[kind]
+    client = ClientConnection()
+    client.receive(START + frame(SETTINGS, 0, 0, b"\0\4" + bytes(4)))
+    client.send(client.open(REQUEST), bytes(10**6))
+    with pytest.raises(ConnectionFault, match="not taken") as caught:
+        client.receive(asked * 100_000)
+    assert caught.value.code == ENHANCE_YOUR_CALM
+    assert len(client.output) < 2 * ANSWER_LIMIT
+    reading = ClientConnection()
+    reading.receive(START)
+    for _ in range(1000):
+        reading.output.clear()
+        reading.receive(asked * 100)
+
+
+def test_empty_frames_of_data_are_not_reported_and_bounded() -> None:
+    client = ClientConnection()
+    stream = client.open(REQUEST, is_end=True)
+    client.receive(START + frame(HEADERS, END_HEADERS, stream, HEAD_200))
+    for _ in range(3):
+        assert client.receive(frame(DATA, 0, stream) * EMPTY_LIMIT) == []
+        assert len(client.receive(frame(DATA, 0, stream, b"x"))) == 1
+    with pytest.raises(ConnectionFault, match="empty DATA"):
+        client.receive(frame(DATA, PADDED, stream, b"\1\0") * (EMPTY_LIMIT + 1))
 
 
 START = frame(SETTINGS, 0, 0)
