@@ -1004,7 +1004,7 @@ MUTANTS: Final = tuple(
             "the mark of a copy overtakes what waits",
             _unguarded(_set(LogWriter, "write", _mark_overtakes)),
             _copies,
-            140,
+            246,
         ),
         (
             "what follows a mark that failed does not wait for it",
