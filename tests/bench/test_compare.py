@@ -67,6 +67,12 @@ def test_every_load_says_whom_it_flatters() -> None:
     assert [name for name, *_, note in single.V2 if not note] == []
 
 
+def test_rows_of_lists_say_which_netstored_keeps() -> None:
+    whole = [load for load in lists.LOADS if load.name.startswith(("list", "page"))]
+    assert whole
+    assert [load.name for load in lists.LOADS if lists._KEPT in load.note] == [load.name for load in whole]
+
+
 TOLD = (
     "requests: 10 total, 12 started, 10 done, 10 succeeded, 0 failed, 0 errored, 0 timeout\n"
     "status codes: 10 2xx, 0 3xx, 0 4xx, 0 5xx\n"
