@@ -202,7 +202,7 @@ class LeaseHolder:
             else:
                 found = await self._store.remove(name, action.index)
         except ClientError as error:
-            return self._write_failed(subnet, error)
+            return self._write_failed(error)
         if isinstance(found, Missing):
             state.missing(found.index, sent)
         elif isinstance(found, Differs):
@@ -217,8 +217,9 @@ class LeaseHolder:
         self._log_loss(subnet, held=held)
         return True
 
-    def _write_failed(self, subnet: Subnet, error: ClientError) -> bool:
-        self._log.report("lease", "lease_not_written", subnet=str(subnet), reason=str(error))
+    def _write_failed(self, error: ClientError) -> bool:
+        # Without the subnet: a new one is chosen for each attempt, and would make each a problem of its own.
+        self._log.report("lease", "lease_not_written", reason=str(error))
         self.state.write_failed(trio.current_time())
         return False
 

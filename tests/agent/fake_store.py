@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from netstore.client.faults import ClientError, Unreachable
+from netstore.client.faults import BadAnswer, ClientError, Unreachable
 from netstore.client.v2 import Answer, Node, V2Error
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class FakeStore:
         self.changed = trio.Event()
         self.waiting: set[FakePoll] = set()
         self.down = False
+        self.refuses_writes = False
+        """No write is done, and the writer is told so."""
         self.unheard_writes = 0
         """How many of the next writes are done without an answer."""
         self.gets = 0
@@ -107,6 +109,7 @@ class FakeStore:
 
     async def create(self, key: str, value: str, *, ttl: int | None = None) -> Answer:
         await self._arrive()
+        self.refuse()
         if key in self.files:
             raise V2Error(105, "Key already exists", key, self.index, write=True)
         return self._written(self.put(key, value, ttl, "create"))
@@ -192,6 +195,11 @@ class FakeStore:
         key = answer.node.key
         gone = answer.action in ("delete", "expire") and folder.startswith(f"{key}/")
         return key == folder or key.startswith(f"{folder}/") or gone
+
+    def refuse(self) -> None:
+        """Refuse a write, if they are to be refused."""
+        if self.refuses_writes:
+            raise BadAnswer("http://store", "answered 500: no space", status=500)
 
     async def _arrive(self) -> None:
         await trio.sleep(0.001)  # fixed: by the clock of the test

@@ -89,6 +89,7 @@ class FakeV3Store(FakeStore):
 
     async def txn(self, request: pb.TxnRequest) -> pb.TxnResponse:
         await self._arrive()
+        self.refuse()
         if self.write_error is not None:
             raise self.write_error
         [compare] = request.compare

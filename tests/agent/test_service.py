@@ -181,6 +181,18 @@ async def test_writes_whose_answers_are_lost(autojump_clock: MockClock, node: No
 
 
 @pytest.mark.trio
+async def test_a_store_that_refuses_writes_is_logged_once(autojump_clock: MockClock, node: Node) -> None:
+    node.store.refuses_writes = True
+    async with node.running():
+        await trio.sleep(60)
+        assert node.agent.not_ready() == "no subnet is held"
+        assert len(node.recorded.told("lease_not_written")) == 1
+        node.store.refuses_writes = False
+        await trio.sleep(5)
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
 async def test_a_subnet_that_another_took_while_the_store_was_away(
     autojump_clock: MockClock, tmp_path: Path, api: str
 ) -> None:
