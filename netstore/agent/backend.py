@@ -53,13 +53,16 @@ __all__ = [
     "show_ip",
 ]
 
-API_VERSION: Final = 1
+API_VERSION: Final = 2
 """Version of this protocol. A plugin made for another version is refused."""
 
 GROUP: Final = "netstore.backends"
 
 REPAIR_INTERVAL: Final = 10.0
-"""Maximum seconds between two calls of `reconcile`: as often as flannel checks its routes."""
+"""Maximum seconds between two calls of `declare`: as often as flannel checks its routes."""
+
+STOP_SECONDS: Final = 5.0
+"""Maximum seconds for `stop`, and for `teardown`."""
 
 
 class Refused(NetstoreError):  # noqa: N818 - says what the backend did
@@ -73,39 +76,57 @@ class NoOptions(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """A backend's description, available before there is an instance.
 
-    `name` is the BackendType of its leases, compared exactly. `options` is the schema of the Backend section
-    without `Type`; its field names match case-insensitively. `api` is the version of this protocol it was
-    written for.
+    `name` is the Type in the network config. `lease_type` is the BackendType of its leases, compared exactly;
+    None stands for `name`. `options` is the schema of the Backend section without `Type`; its field names
+    match case-insensitively. `ipv6` tells whether it serves dual-stack networks. `modules` are kernel modules
+    without which it cannot work. `api` is the version of this protocol it was written for.
     """
 
     name: str
     version: str
     options: type[msgspec.Struct] = NoOptions
+    lease_type: str | None = None
+    ipv6: bool = False
+    modules: tuple[str, ...] = ()
     api: int = API_VERSION
 
 
 class Host(msgspec.Struct, frozen=True):
-    """This node in its present state. `subnet` is None until the lease is held."""
+    """This node in its present state.
+
+    `subnet` (and `subnet6` in a dual-stack network) is None until the lease is held. `address6` and
+    `public_ip6` are None if the network has no IPv6. `networks` are those that the node reaches without a
+    gateway through `link`, of both families. `devices` are all interfaces by name. `folder` is a private one
+    (0700) for what the backend must keep, such as keys; it is made before the backend is.
+    """
 
     link: Link
     address: Address
     public_ip: int
     network: Network
     subnet: Subnet | None = None
+    address6: int | None = None
+    public_ip6: int | None = None
+    subnet6: Subnet6 | None = None
+    networks: tuple[Subnet | Subnet6, ...] = ()
+    devices: Mapping[str, Link] = {}
+    folder: Path = Path("/nonexistent")
+
+    def reaches(self, ip: int) -> bool:
+        """Whether the IPv4 address is reached without a gateway through `link`."""
+        return any(isinstance(each, Subnet) and each.holds(ip) for each in self.networks)
+
+    def reaches6(self, ip: int) -> bool:
+        """Whether the IPv6 address is reached without a gateway through `link`."""
+        return any(isinstance(each, Subnet6) and each.holds(ip) for each in self.networks)
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """The MTU for pods, and the BackendData (JSON, or None) to publish in the lease."""
+    """The MTU for pods, and the BackendData and BackendV6Data (JSON, or None) to publish in the lease."""
 
     mtu: int
     backend_data: bytes | None = None
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """The routes that should be in the kernel, and for each peer that cannot be served the reason."""
-
-    routes: Sequence[Route]
-    refused: dict[Subnet, str] = {}
+    backend_v6_data: bytes | None = None
 
 
 class Backend(Protocol):
@@ -117,20 +138,23 @@ class Backend(Protocol):
         """`options` matched the schema. Raise Refused if their combination is invalid."""
 
     async def prepare(self, host: Host) -> Prepared:
-        """Check the host and create what the lease must tell other nodes about, such as a device and its key.
+        """Check the host, and make what the lease must tell other nodes about, such as a key or a MAC.
 
-        Called before the lease is written, and again when the host's link or address changed. Raise Refused
-        with the reason if the backend cannot work here; the agent logs it and tries again.
+        Called before the lease is written, and again when the host's link, address or devices changed. Raise
+        Refused with the reason if the backend cannot work here; the agent logs it and tries again.
         """
 
-    async def reconcile(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """The wanted routes, given the accepted leases of all other nodes, in no particular order.
+    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+        """The wanted state, given the accepted leases of all other nodes, in no particular order.
 
         Leases with another BackendType are included; the backend decides which it serves. Must be idempotent.
         """
 
+    async def stop(self) -> None:
+        """The agent ends and leaves the data path as it is. At most `STOP_SECONDS`."""
+
     async def teardown(self) -> None:
-        """Undo what `prepare` and `reconcile` did themselves. The agent removes the routes."""
+        """Undo what the backend did itself. The agent removes what was declared. Called after `stop`."""
 
 
 def find(network: Network) -> Backend:

@@ -25,12 +25,16 @@ class NotificationsLostError(NetstoreError):
 
 
 class Link(NamedTuple):
-    """A network interface. `ifindex` is its number in the kernel, `up` its administrative state."""
+    """A network interface. `ifindex` is its number in the kernel, `up` its administrative state, `kind` its
+    driver's name where it is a virtual one (`vxlan`), else empty.
+    """
 
     ifindex: int
     name: str
     mtu: int
     up: bool
+    mac: bytes = b""
+    kind: str = ""
 
 
 class Address(NamedTuple):
