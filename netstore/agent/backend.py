@@ -16,18 +16,30 @@ change them. What is not a route (a neighbour entry, a command to run) a backend
 
 from __future__ import annotations
 
-from collections.abc import Sequence  # noqa: TC003 - inspect reads the types of the fields of Wanted
+from collections.abc import Mapping, Sequence  # noqa: TC003 - msgspec reads the types of the fields of Host
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import msgspec
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.routeplan import Route
+from netstore.agent.wanted import (
+    Device,
+    Forwarding,
+    Ipip,
+    Neighbour,
+    Route,
+    Vxlan,
+    Wanted,
+    Wireguard,
+    WireguardPeer,
+)
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.config import Network, NetworkConfigError
+from netstore.network.ipv6 import Subnet6, show_ip6
 from netstore.network.lease import SubnetLease
 
 if TYPE_CHECKING:
@@ -39,18 +51,27 @@ __all__ = [
     "REPAIR_INTERVAL",
     "Address",
     "Backend",
+    "Device",
+    "Forwarding",
     "Host",
+    "Ipip",
     "Link",
     "Manifest",
+    "Neighbour",
     "Network",
     "Prepared",
     "Refused",
     "Route",
     "Subnet",
+    "Subnet6",
     "SubnetLease",
+    "Vxlan",
     "Wanted",
+    "Wireguard",
+    "WireguardPeer",
     "find",
     "show_ip",
+    "show_ip6",
 ]
 
 API_VERSION: Final = 2
