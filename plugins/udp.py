@@ -4,7 +4,7 @@ has for kernels without VXLAN; every kernel that the agent runs on has it.
 
 from __future__ import annotations
 
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 from netstore import __version__
 from netstore.agent.backend import Manifest, Refused
@@ -15,7 +15,7 @@ class Udp:
 
     manifest: ClassVar[Manifest] = Manifest(name="udp", version=__version__, lease_type="")
 
-    def __init__(self, options: object) -> NoReturn:
+    def __init__(self, options: object) -> None:
         del options
         raise Refused(
             "udp: this agent does not pass packets through a process of its own; write into the network"
