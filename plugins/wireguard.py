@@ -165,6 +165,7 @@ class WireguardTunnels:
                 " while the key is changed"
             )
         self._keys: Keys | None = None
+        self._offered: Key | None = None
 
     def _kept(self, host: Host) -> Keys:
         if self._keys is None:
@@ -180,7 +181,7 @@ class WireguardTunnels:
                 " choose another Mode"
             )
         mtu = self._mtu(host)
-        key = self._kept(host).offered(host.devices, DEVICE)
+        key = self._offered = self._kept(host).offered(host.devices, DEVICE)
         port = options.listen_port + key.slot.port
         port6 = options.listen_port_v6 + key.slot.port if options.mode == "separate" else port
         return Prepared(mtu, _data(key, port), _data(key, port6) if host.address6 is not None else None)
@@ -219,6 +220,7 @@ class WireguardTunnels:
             refused=refused,
             devices=[self._device(tunnel, key, mtu) for tunnel in tunnels for key in keys.all],
             warnings=warnings,
+            prepare_again=keys.offered(host.devices, DEVICE) is not self._offered,
         )
 
     @staticmethod

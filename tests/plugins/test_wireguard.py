@@ -228,18 +228,21 @@ async def test_a_key_is_changed_without_a_moment_in_which_peers_cannot_be_reache
     where = host(tmp_path)
     peers = [lease(2, "wireguard", data(2))]
     backend, old = await prepared(where)
+    offered = [old]
     where = host(
         tmp_path, published=old.backend_data, devices={"flannel-wg": ETH0._replace(name="flannel-wg")}
     )
 
     async def look(where: Host) -> tuple[list[str], str, bytes | None]:
-        """Devices, the one of the route, and what is to be published."""
-        found = await backend.prepare(where)
+        """Devices, the one of the route, and what is to be published, as the agent asks for it."""
         wanted = await backend.declare(where, peers)
+        if wanted.prepare_again:
+            offered.append(await backend.prepare(where))
+            assert not (await backend.declare(where, peers)).prepare_again
         assert all(peers_of(device) for device in wanted.devices)
         assert not wanted.warnings
         [route] = wanted.routes
-        return [device.name for device in wanted.devices], route.device, found.backend_data
+        return [device.name for device in wanted.devices], route.device, offered[-1].backend_data
 
     assert await look(where) == (["flannel-wg"], "flannel-wg", old.backend_data)
     (tmp_path / "rotate").touch()
