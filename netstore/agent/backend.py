@@ -5,18 +5,20 @@ group `netstore.backends`, where its name is the `Type` in the network config, i
 this module and nothing else of netstore.
 
 The agent reads the class's `manifest`, decodes the Backend section of the network config into the manifest's
-`options`, creates an instance, and calls `prepare` before the lease is written. It calls `reconcile` whenever
-the leases, the own subnet or the host's interface changed, and at least every `REPAIR_INTERVAL` seconds. It
-calls `teardown` only when everything is to be removed; a plain stop leaves the data path as it is.
+`options`, creates an instance, and calls `prepare` before the lease is written. It calls `declare` whenever
+the leases, the own subnet or the host's interface changed, and at least every `REPAIR_INTERVAL` seconds. A
+plain stop calls `stop` and leaves the data path as it is; `teardown` is called after it when everything is to
+be removed.
 
-`reconcile` always gets the full state, so a backend does not need to know what changed: it returns the wanted
-routes, and the agent applies the difference to the kernel's routes and repairs them when other programs
-change them. What is not a route (a neighbour entry, a command to run) a backend does itself in `reconcile`.
+`declare` always gets the full state, so a backend does not need to know what changed: it returns everything
+that should be in the kernel (`netstore.agent.wanted`), and the agent makes the difference, repairs it when
+other programs change it, and removes it when it is no longer declared. What is not in the kernel (a command
+to run, a key to keep) a backend does itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence  # noqa: TC003 - msgspec reads the types of the fields of Host
+from collections.abc import Mapping, Sequence  # noqa: TC003 - msgspec and inspect read the types of fields
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -49,6 +51,7 @@ __all__ = [
     "API_VERSION",
     "GROUP",
     "REPAIR_INTERVAL",
+    "STOP_SECONDS",
     "Address",
     "Backend",
     "Device",
@@ -59,6 +62,7 @@ __all__ = [
     "Manifest",
     "Neighbour",
     "Network",
+    "NoOptions",
     "Prepared",
     "Refused",
     "Route",
@@ -118,8 +122,8 @@ class Host(msgspec.Struct, frozen=True):
     `subnet` (and `subnet6` in a dual-stack network) is None until the lease is held. `address6` and
     `public_ip6` are None if the network has no IPv6. `networks` are those that the node reaches without a
     gateway through `link`, of both families. `devices` are all interfaces by name. `folder` is a private one
-    (0700) for what the backend must keep, such as keys; it is made before the backend is. `published` is the
-    BackendData of this node's lease as the store confirmed it last, None before.
+    (0700) of this backend for what it must keep, such as keys. `published` is the BackendData of this node's
+    lease as the store confirmed it last, None before.
     """
 
     link: Link
