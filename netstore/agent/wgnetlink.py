@@ -65,13 +65,13 @@ def family_request() -> bytes:
     return _encode(ctrlmsg(), _CONTROLLER, _REQUEST, _GET_FAMILY, [("CTRL_ATTR_FAMILY_NAME", FAMILY)])
 
 
-def get_request(family: int, name: str) -> bytes:
+def get_request(family: int, ifindex: int) -> bytes:
     """The request for the device and all its peers; the sequence number is 0."""
-    return _encode(wgmsg(), family, _REQUEST | _DUMP, _GET_DEVICE, [("WGDEVICE_A_IFNAME", name)])
+    return _encode(wgmsg(), family, _REQUEST | _DUMP, _GET_DEVICE, [("WGDEVICE_A_IFINDEX", ifindex)])
 
 
 def set_requests(
-    family: int, name: str, wanted: Wireguard, present: Wireguard | None, told: Wireguard | None = None
+    family: int, ifindex: int, wanted: Wireguard, present: Wireguard | None, told: Wireguard | None = None
 ) -> Iterator[bytes]:
     """The messages that make the present device the wanted one, in the order to send them in; sequence
     numbers are 0. None are needed if the two are equal.
@@ -91,11 +91,11 @@ def set_requests(
     if present is None or present.port != wanted.port:
         head.append(("WGDEVICE_A_LISTEN_PORT", wanted.port))
     peers = _changes(wanted, present, told)
-    message = _Message(family, name, head)
+    message = _Message(family, ifindex, head)
     for peer in peers:
         if not message.fits(peer):
             yield message.encoded()
-            message = _Message(family, name, [])
+            message = _Message(family, ifindex, [])
         message.add(peer)
     if head or message.peers:
         yield message.encoded()
@@ -104,8 +104,8 @@ def set_requests(
 class _Message:
     """A WG_CMD_SET_DEVICE message that is being filled with peers."""
 
-    def __init__(self, family: int, name: str, head: list[tuple[str, object]]) -> None:
-        attributes = [("WGDEVICE_A_IFNAME", name), *head]
+    def __init__(self, family: int, ifindex: int, head: list[tuple[str, object]]) -> None:
+        attributes = [("WGDEVICE_A_IFINDEX", ifindex), *head]
         self._head = _encode(wgmsg(), family, _REQUEST | _ACK, _SET_DEVICE, attributes)
         self._size = len(self._head) + _attribute.size
         self.peers: list[bytes] = []

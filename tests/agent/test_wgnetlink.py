@@ -32,7 +32,7 @@ from netstore.network.ipv6 import Subnet6, parse_ip6
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-FAMILY, NAME = 31, "flannel-wg"
+FAMILY, IFINDEX = 31, 7
 V4, V6 = parse_ip("10.23.0.0"), parse_ip6("fd23::")
 
 
@@ -70,7 +70,7 @@ class FakeDevice:
             assert message["header"]["length"] == len(data)
             assert (message["header"]["type"], message["header"]["flags"]) == (FAMILY, 5)
             assert (message["cmd"], message["version"]) == (1, 1)
-            assert message.get_attr("WGDEVICE_A_IFNAME") == NAME
+            assert message.get_attr("WGDEVICE_A_IFINDEX") == IFINDEX
             self._set(message)
 
     def _set(self, message: wgmsg) -> None:
@@ -120,7 +120,7 @@ class FakeDevice:
             for public, there in self.peers.items()
         ]
         head: list[list[Any]] = [
-            ["WGDEVICE_A_IFNAME", NAME],
+            ["WGDEVICE_A_IFINDEX", IFINDEX],
             ["WGDEVICE_A_LISTEN_PORT", self.port],
             ["WGDEVICE_A_PRIVATE_KEY", _text(self.private_key)],
         ]
@@ -177,7 +177,7 @@ def there() -> FakeDevice:
 
 def configured(there: FakeDevice, wanted: Wireguard) -> Wireguard:
     """The device after it was made anew, as the kernel tells it."""
-    there.take(set_requests(FAMILY, NAME, wanted, None))
+    there.take(set_requests(FAMILY, IFINDEX, wanted, None))
     there.touched.clear()
     there.key_changes = 0
     return parse_device(there.told())
@@ -210,16 +210,16 @@ def test_any_device_becomes_any_other_and_only_what_differs_is_touched(
     there = FakeDevice()
     present = configured(there, device(*before))
     assert same(present, device(*before))
-    there.take(set_requests(FAMILY, NAME, device(*after), present))
+    there.take(set_requests(FAMILY, IFINDEX, device(*after), present))
     assert same(parse_device(there.told()), device(*after))
     unchanged = {each.public_key for each in before if each in after}
     assert not unchanged & set(there.touched)
     assert there.key_changes == 0
-    assert list(set_requests(FAMILY, NAME, device(*after), parse_device(there.told()))) == []
+    assert list(set_requests(FAMILY, IFINDEX, device(*after), parse_device(there.told()))) == []
 
 
 def test_a_new_device_gets_key_port_and_the_flag_to_replace_peers() -> None:
-    [data] = set_requests(FAMILY, NAME, device(peer(1)), None)
+    [data] = set_requests(FAMILY, IFINDEX, device(peer(1)), None)
     message = wgmsg(data)
     message.decode()
     assert message.get_attr("WGDEVICE_A_FLAGS") == 1
@@ -229,13 +229,13 @@ def test_a_new_device_gets_key_port_and_the_flag_to_replace_peers() -> None:
 
 def test_a_changed_port_or_private_key_touches_no_peer(there: FakeDevice) -> None:
     present = configured(there, device(peer(1), peer(2)))
-    there.take(set_requests(FAMILY, NAME, device(peer(1), peer(2), private=5, port=7), present))
+    there.take(set_requests(FAMILY, IFINDEX, device(peer(1), peer(2), private=5, port=7), present))
     assert (there.private_key, there.port, there.touched) == (key(5), 7, [])
 
 
 def test_hundreds_of_peers_go_into_many_messages_of_which_one_replaces(there: FakeDevice) -> None:
     wanted = device(*(peer(number) for number in range(1, 701)))
-    messages = list(set_requests(FAMILY, NAME, wanted, None))
+    messages = list(set_requests(FAMILY, IFINDEX, wanted, None))
     assert len(messages) > 2
     assert all(len(data) <= MAX_MESSAGE_BYTES for data in messages)
     there.take(messages)
@@ -245,13 +245,13 @@ def test_hundreds_of_peers_go_into_many_messages_of_which_one_replaces(there: Fa
 def test_a_peer_with_very_many_subnets_is_continued_in_the_next_message(there: FakeDevice) -> None:
     subnets = tuple(Subnet6(V6 + (number << 64), 64) for number in range(3 * MAX_ALLOWED + 1))
     wanted = device(peer(1, allowed=subnets), peer(2, allowed=()))
-    there.take(set_requests(FAMILY, NAME, wanted, None))
+    there.take(set_requests(FAMILY, IFINDEX, wanted, None))
     assert same(parse_device(there.told()), wanted)
 
 
 def test_a_subnet_that_moves_to_another_key_is_never_without_a_peer(there: FakeDevice) -> None:
     present = configured(there, device(peer(1)))
-    there.take(set_requests(FAMILY, NAME, device(peer(2, allowed=peer(1).allowed)), present))
+    there.take(set_requests(FAMILY, IFINDEX, device(peer(2, allowed=peer(1).allowed)), present))
     assert there.touched == [key(2), key(1)]
 
 
@@ -260,19 +260,19 @@ def test_the_endpoint_of_a_peer_that_moved_is_left_alone_until_another_is_wanted
     configured(there, told)
     there.peers[key(1)]["endpoint"] = "203.0.113.9", 4000  # the kernel followed the peer
     roamed = parse_device(there.told())
-    assert list(set_requests(FAMILY, NAME, told, roamed, told)) == []
+    assert list(set_requests(FAMILY, IFINDEX, told, roamed, told)) == []
     assert (
-        list(set_requests(FAMILY, NAME, told, roamed)) != []
+        list(set_requests(FAMILY, IFINDEX, told, roamed)) != []
     )  # somebody else's, before this process set any
     other = device(peer(1, endpoint=(bytes((192, 168, 9, 9)), 51820)))
-    there.take(set_requests(FAMILY, NAME, other, roamed, told))
+    there.take(set_requests(FAMILY, IFINDEX, other, roamed, told))
     assert there.peers[key(1)]["endpoint"] == ("192.168.9.9", 51820)
 
 
 def test_a_preshared_key_that_is_no_longer_wanted_is_cleared(there: FakeDevice) -> None:
     present = configured(there, device(peer(1, preshared_key=key(8))))
     assert present.peers[0].preshared_key == key(8)
-    there.take(set_requests(FAMILY, NAME, device(peer(1)), present))
+    there.take(set_requests(FAMILY, IFINDEX, device(peer(1)), present))
     assert parse_device(there.told()).peers[0].preshared_key is None
 
 
@@ -281,10 +281,10 @@ def test_requests_for_family_and_device_are_what_pyroute2_reads() -> None:
     asked.decode()
     assert (asked["header"]["type"], asked["header"]["flags"], asked["cmd"]) == (16, 1, 3)
     assert asked.get_attr("CTRL_ATTR_FAMILY_NAME") == "wireguard"
-    request = wgmsg(get_request(FAMILY, NAME))
+    request = wgmsg(get_request(FAMILY, IFINDEX))
     request.decode()
     assert (request["header"]["type"], request["header"]["flags"], request["cmd"]) == (FAMILY, 0x301, 0)
-    assert request.get_attr("WGDEVICE_A_IFNAME") == NAME
+    assert request.get_attr("WGDEVICE_A_IFINDEX") == IFINDEX
 
 
 def test_the_family_is_found_in_the_answer() -> None:
