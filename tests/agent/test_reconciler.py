@@ -135,7 +135,7 @@ async def test_a_rejected_next_hop_is_tried_again_when_addresses_change(
     sends = kernel.sends
     await reconciler.set_wanted(Wanted(routes(1, gateway=FAR) + routes(2, 3)), {NODE, FAR})
     await reconciler.repair()
-    assert [step.route.subnet for step in kernel.steps].count(subnet(1)) == 1
+    assert [step.route.subnet for step in kernel.route_steps].count(subnet(1)) == 1
     assert kernel.sends == sends + 1
     kernel.set_addresses(*kernel.address_list, Address(2, parse_ip("192.168.99.2"), 24))
     assert await reconciler.repair() is True
