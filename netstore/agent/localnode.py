@@ -58,9 +58,11 @@ class LocalNode:
             names_ipv6=self.names_ipv6,
         )
 
-    def host_with(self, subnet: Subnet | None, devices: Mapping[str, Link]) -> Host:
-        """The host with this as its subnet, and with these interfaces."""
-        return msgspec.structs.replace(self.host, subnet=subnet, devices=devices)
+    def host_with(
+        self, subnet: Subnet | None, devices: Mapping[str, Link], published: bytes | None = None
+    ) -> Host:
+        """The host with this as its subnet, with these interfaces, and this BackendData in its lease."""
+        return msgspec.structs.replace(self.host, subnet=subnet, devices=devices, published=published)
 
 
 async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> LocalNode:

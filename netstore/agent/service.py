@@ -133,6 +133,7 @@ class Agent:
                 "skipped": programmer.rejected_leases.problems,
                 "unserved": programmer.unrouted_peers.problems,
                 "devices": programmer.faulty_devices.problems,
+                "warnings": list(programmer.warnings.problems),
             }
         return report
 
