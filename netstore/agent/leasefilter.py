@@ -59,7 +59,8 @@ def protected_addresses(
     }
     single = {each.ip: f"this node's own address {show_ip(each.ip)}" for each in addresses}
     for route in routes:
-        if route.gateway and route.protocol != PROTOCOL:
+        is_inside = route.subnet.holds(route.gateway)  # such as flannel's into a tunnel: no host on the way
+        if route.gateway and route.protocol != PROTOCOL and not is_inside:
             single.setdefault(
                 route.gateway, f"the next hop {show_ip(route.gateway)} of the route to {route.subnet}"
             )
