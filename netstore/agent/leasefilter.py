@@ -51,6 +51,9 @@ def protected_addresses(
 
     An interface network that covers the whole pod network is left out: hosts with a wide netmask are common,
     and protecting it would reject every lease. The addresses that nodes use in it are protected one by one.
+
+    A next hop that is the first address of its route's own destination is left out as well: so are flannel's
+    routes through a tunnel, and the lease of that subnet is what such a route was made for.
     """
     names = {link.ifindex: link.name for link in links}
     networks = {
