@@ -62,8 +62,7 @@ def protected_addresses(
     }
     single = {each.ip: f"this node's own address {show_ip(each.ip)}" for each in addresses}
     for route in routes:
-        is_inside = route.subnet.holds(route.gateway)  # such as flannel's into a tunnel: no host on the way
-        if route.gateway and route.protocol != PROTOCOL and not is_inside:
+        if route.gateway and route.protocol != PROTOCOL and route.gateway != route.subnet.base:
             single.setdefault(
                 route.gateway, f"the next hop {show_ip(route.gateway)} of the route to {route.subnet}"
             )
