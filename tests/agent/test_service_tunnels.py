@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 VXLAN = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"vxlan"}}'
 PEER = (
-    '{"PublicIP":"192.168.77.12","BackendType":"vxlan",'
-    '"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:0c"}}'
-)
     '{"PublicIP":"192.168.77.12","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:0c"}}'
 )
 
