@@ -362,6 +362,17 @@ async def test_what_the_kernel_refuses_is_told_in_words_and_tried_again(
 
 
 @pytest.mark.trio
+async def test_a_device_without_ipv6_says_which_setting_it_is(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    kernel.refusals[AddAddress] = errno.EACCES
+    own = ((parse_ip6("fd23:0:0:9::").to_bytes(16), 128),)
+    await reconciler.set_wanted(vxlan(device=msgspec.structs.replace(TUNNEL, addresses=own)), set())
+    words = "IPv6 is off for it; set net.ipv6.conf.flannel/1.disable_ipv6 to 0"
+    assert reconciler.device_problems == {"flannel.1": words}
+
+
+@pytest.mark.trio
 async def test_an_entry_that_the_kernel_refuses_is_a_problem_of_its_peer_alone(
     kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
