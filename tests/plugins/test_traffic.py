@@ -68,7 +68,8 @@ def link(node: Node, name: str) -> dict[str, Any]:
 
 def pod(agent: RunningAgent) -> str:
     """Give the node a bridge with the first address of its subnet, as for pods; the address."""
-    address = agent.subnet().replace(".0-24", ".1")
+    agent.told("subnet_held")
+    address = agent.env()["FLANNEL_SUBNET"].removesuffix("/24")
     agent.node.ip("link", "add", "cni0", "type", "bridge")
     agent.node.ip("address", "add", f"{address}/24", "dev", "cni0")
     agent.node.ip("link", "set", "cni0", "up")
