@@ -36,7 +36,7 @@ class Recorded:
     async def __call__(
         self, command: str, environment: Mapping[str, str], stdin: bytes, limit: float, size: int
     ) -> bytes:
-        await trio.sleep(self.seconds)
+        await trio.sleep(self.seconds)  # fixed: by the clock of the test
         name = environment.get("SUBNET", "")
         self.runs.append((command, name, stdin.decode()))
         self.environments.append(environment)
