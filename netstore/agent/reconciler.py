@@ -68,6 +68,8 @@ class Reconciler:
         """Subnets whose routes changed again after the last round of a call; `repair` continues with them."""
         self.repairs = 0
         """Steps taken because another program changed the kernel's routes."""
+        self.others_changed = False
+        """A route outside `ranges` changed since the caller set this to False."""
         self._wake = wake
         self._queue: deque[Notifications] = deque()
         self._must_reread = True
@@ -210,7 +212,9 @@ class Reconciler:
                 if self._is_in_ranges(one.route):
                     self._apply_change(one)
                     changed.add(one.route.subnet)
-                elif one.route.ifindex == self.link.ifindex and not one.route.gateway:
+                    continue
+                self.others_changed = True
+                if one.route.ifindex == self.link.ifindex and not one.route.gateway:
                     self._network_changed = True  # an on-link route: a next hop may have become reachable
 
     def _apply_change(self, change: RouteChange) -> None:
