@@ -155,11 +155,11 @@ class RouteProgrammer:
         """The host's interface or address may have changed, and with it the routes to all peers."""
         try:
             changed = await refresh(self._node, self._config, self._kernel, self._hosts.addresses)
-        except NetstoreError as error:
-            self._log.report("interface", "interface_lost", reason=str(error))
-            return
+        except NetstoreError:
+            changed = False  # `fault` says why
         if self._node.fault is not None:
-            self._log.report("interface", "interface_lost", reason=self._node.fault)
+            if "interface" not in self._log.open:  # once, also if the reason changes
+                self._log.report("interface", "interface_lost", reason=self._node.fault)
         else:
             self._log.resolve("interface", "interface_back", interface=self._node.host.link.name)
         if changed:
