@@ -5,29 +5,43 @@ group `netstore.backends`, where its name is the `Type` in the network config, i
 this module and nothing else of netstore.
 
 The agent reads the class's `manifest`, decodes the Backend section of the network config into the manifest's
-`options`, creates an instance, and calls `prepare` before the lease is written. It calls `reconcile` whenever
-the leases, the own subnet or the host's interface changed, and at least every `REPAIR_INTERVAL` seconds. It
-calls `teardown` only when everything is to be removed; a plain stop leaves the data path as it is.
+`options`, creates an instance, and calls `prepare` before the lease is written. It calls `declare` whenever
+the leases, the own subnet or the host's interface changed, and at least every `REPAIR_INTERVAL` seconds. A
+plain stop calls `stop` and leaves the data path as it is; `teardown` is called after it when everything is to
+be removed.
 
-`reconcile` always gets the full state, so a backend does not need to know what changed: it returns the wanted
-routes, and the agent applies the difference to the kernel's routes and repairs them when other programs
-change them. What is not a route (a neighbour entry, a command to run) a backend does itself in `reconcile`.
+`declare` always gets the full state, so a backend does not need to know what changed: it returns everything
+that should be in the kernel (`netstore.agent.wanted`), and the agent makes the difference, repairs it when
+other programs change it, and removes it when it is no longer declared. What is not in the kernel (a command
+to run, a key to keep) a backend does itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence  # noqa: TC003 - inspect reads the types of the fields of Wanted
+from collections.abc import Mapping, Sequence  # noqa: TC003 - msgspec and inspect read the types of fields
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import msgspec
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.routeplan import Route
+from netstore.agent.wanted import (
+    Device,
+    Forwarding,
+    Ipip,
+    Neighbour,
+    Route,
+    Vxlan,
+    Wanted,
+    Wireguard,
+    WireguardPeer,
+)
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.config import Network, NetworkConfigError
+from netstore.network.ipv6 import Subnet6, show_ip6
 from netstore.network.lease import SubnetLease
 
 if TYPE_CHECKING:
@@ -37,29 +51,43 @@ __all__ = [
     "API_VERSION",
     "GROUP",
     "REPAIR_INTERVAL",
+    "STOP_SECONDS",
     "Address",
     "Backend",
+    "Device",
+    "Forwarding",
     "Host",
+    "Ipip",
     "Link",
     "Manifest",
+    "Neighbour",
     "Network",
+    "NoOptions",
     "Prepared",
     "Refused",
     "Route",
     "Subnet",
+    "Subnet6",
     "SubnetLease",
+    "Vxlan",
     "Wanted",
+    "Wireguard",
+    "WireguardPeer",
     "find",
     "show_ip",
+    "show_ip6",
 ]
 
-API_VERSION: Final = 1
+API_VERSION: Final = 2
 """Version of this protocol. A plugin made for another version is refused."""
 
 GROUP: Final = "netstore.backends"
 
 REPAIR_INTERVAL: Final = 10.0
-"""Maximum seconds between two calls of `reconcile`: as often as flannel checks its routes."""
+"""Maximum seconds between two calls of `declare`: as often as flannel checks its routes."""
+
+STOP_SECONDS: Final = 5.0
+"""Maximum seconds for `stop`, and for `teardown`."""
 
 
 class Refused(NetstoreError):  # noqa: N818 - says what the backend did
@@ -73,39 +101,59 @@ class NoOptions(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """A backend's description, available before there is an instance.
 
-    `name` is the BackendType of its leases, compared exactly. `options` is the schema of the Backend section
-    without `Type`; its field names match case-insensitively. `api` is the version of this protocol it was
-    written for.
+    `name` is the Type in the network config. `lease_type` is the BackendType of its leases, compared exactly;
+    None stands for `name`. `options` is the schema of the Backend section without `Type`; its field names
+    match case-insensitively. `ipv6` tells whether it serves dual-stack networks. `modules` are kernel modules
+    without which it cannot work. `api` is the version of this protocol it was written for.
     """
 
     name: str
     version: str
     options: type[msgspec.Struct] = NoOptions
+    lease_type: str | None = None
+    ipv6: bool = False
+    modules: tuple[str, ...] = ()
     api: int = API_VERSION
 
 
 class Host(msgspec.Struct, frozen=True):
-    """This node in its present state. `subnet` is None until the lease is held."""
+    """This node in its present state.
+
+    `subnet` (and `subnet6` in a dual-stack network) is None until the lease is held. `address6` and
+    `public_ip6` are None if the network has no IPv6. `networks` are those that the node reaches without a
+    gateway through `link`, of both families. `devices` are all interfaces by name. `folder` is a private one
+    (0700) of this backend for what it must keep, such as keys. `published` is the BackendData of this node's
+    lease as the store confirmed it last, None before.
+    """
 
     link: Link
     address: Address
     public_ip: int
     network: Network
     subnet: Subnet | None = None
+    address6: int | None = None
+    public_ip6: int | None = None
+    subnet6: Subnet6 | None = None
+    networks: tuple[Subnet | Subnet6, ...] = ()
+    devices: Mapping[str, Link] = {}
+    folder: Path = Path("/nonexistent")
+    published: bytes | None = None
+
+    def reaches(self, ip: int) -> bool:
+        """Whether the IPv4 address is reached without a gateway through `link`."""
+        return any(isinstance(each, Subnet) and each.holds(ip) for each in self.networks)
+
+    def reaches6(self, ip: int) -> bool:
+        """Whether the IPv6 address is reached without a gateway through `link`."""
+        return any(isinstance(each, Subnet6) and each.holds(ip) for each in self.networks)
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """The MTU for pods, and the BackendData (JSON, or None) to publish in the lease."""
+    """The MTU for pods, and the BackendData and BackendV6Data (JSON, or None) to publish in the lease."""
 
     mtu: int
     backend_data: bytes | None = None
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """The routes that should be in the kernel, and for each peer that cannot be served the reason."""
-
-    routes: Sequence[Route]
-    refused: dict[Subnet, str] = {}
+    backend_v6_data: bytes | None = None
 
 
 class Backend(Protocol):
@@ -117,20 +165,23 @@ class Backend(Protocol):
         """`options` matched the schema. Raise Refused if their combination is invalid."""
 
     async def prepare(self, host: Host) -> Prepared:
-        """Check the host and create what the lease must tell other nodes about, such as a device and its key.
+        """Check the host, and make what the lease must tell other nodes about, such as a key or a MAC.
 
-        Called before the lease is written, and again when the host's link or address changed. Raise Refused
-        with the reason if the backend cannot work here; the agent logs it and tries again.
+        Called before the lease is written, and again when the host's link, address or devices changed. Raise
+        Refused with the reason if the backend cannot work here; the agent logs it and tries again.
         """
 
-    async def reconcile(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """The wanted routes, given the accepted leases of all other nodes, in no particular order.
+    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+        """The wanted state, given the accepted leases of all other nodes, in no particular order.
 
         Leases with another BackendType are included; the backend decides which it serves. Must be idempotent.
         """
 
+    async def stop(self) -> None:
+        """The agent ends and leaves the data path as it is. At most `STOP_SECONDS`."""
+
     async def teardown(self) -> None:
-        """Undo what `prepare` and `reconcile` did themselves. The agent removes the routes."""
+        """Undo what the backend did itself. The agent removes what was declared. Called after `stop`."""
 
 
 def find(network: Network) -> Backend:

@@ -104,7 +104,9 @@ def protected_addresses(
     by one.
 
     Routes with a gateway are not protected, only their gateways: a daemon that announces the pod network in
-    larger pieces is normal beside the routes of this agent.
+    larger pieces is normal beside the routes of this agent. A gateway that is the first address of its
+    route's own destination is left out as well: so are flannel's routes through a tunnel, and the lease of
+    that subnet is what such a route was made for.
     """
     names = {link.ifindex: link.name for link in links}
     found = {(Subnet.around(each.ip, each.length), each.ifindex) for each in addresses}
@@ -113,10 +115,12 @@ def protected_addresses(
         if route.protocol == PROTOCOL or route.kind != UNICAST:
             continue
         if route.gateway:
+            if route.gateway == route.subnet.base:
+                continue
             single.setdefault(
                 route.gateway, f"the next hop {show_ip(route.gateway)} of the route to {route.subnet}"
             )
-        elif route.plain:
+        elif route.plain and isinstance(route.subnet, Subnet):
             found.add((route.subnet, route.ifindex))
     for ip, what in hosts.items():
         single.setdefault(ip, what)

@@ -4,8 +4,11 @@ address are checked again when the host changes.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
 from netstore.agent.interface import NoInterfaceError, Preferences, choose_interface
@@ -60,10 +63,11 @@ class LocalNode:
         networks = [subnet for subnet, _ in self.protected.networks]
         return networks + [Subnet(ip, HOST_LENGTH) for ip, _ in self.protected.single]
 
-    def host_with(self, subnet: Subnet | None) -> Host:
-        """The host with this as its subnet."""
-        host = self.host
-        return Host(host.link, host.address, host.public_ip, host.network, subnet)
+    def host_with(
+        self, subnet: Subnet | None, devices: Mapping[str, Link], published: bytes | None = None
+    ) -> Host:
+        """The host with this as its subnet, with these interfaces, and this BackendData in its lease."""
+        return msgspec.structs.replace(self.host, subnet=subnet, devices=devices, published=published)
 
 
 async def detect(
@@ -83,10 +87,14 @@ async def detect(
             "choose a range that contains no node's address",
         )
     backend = find(network)
-    host = _host(config, choice, network)
+    links, addresses = await kernel.links(), await kernel.addresses()
+    host = _host(config, choice, network, links, addresses)
+    with contextlib.suppress(OSError):  # a backend that keeps something there says that it cannot
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        host.folder.mkdir(mode=0o700, exist_ok=True)
     with plugin_errors(backend.manifest.name):
         prepared = await backend.prepare(host)
-    links, addresses, routes = await kernel.links(), await kernel.addresses(), await kernel.routes()
+    routes = await kernel.routes()
     protected = protected_addresses(network, links, addresses, routes, hosts)
     return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, _fault(host, routes))
 
@@ -122,16 +130,16 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: M
     )
     try:
         choice = _same_interface(node.host, config, links, addresses)
-        host = _host(config, choice, node.network)
-        if host != node.host:
+        host = _host(config, choice, node.network, links, addresses)
+        is_other = _without_devices(host) != _without_devices(node.host)
+        if is_other:
             with plugin_errors(node.backend.manifest.name):
                 node.prepared = await node.backend.prepare(host)
     except NetstoreError as error:
         node.fault = str(error)
         raise
-    changed = host != node.host or node.protected != before
     node.host, node.fault = host, _fault(host, routes)
-    return changed
+    return is_other or node.protected != before
 
 
 def _same_interface(
@@ -185,6 +193,26 @@ async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
     )
 
 
-def _host(config: AgentConfig, choice: Choice, network: Network) -> Host:
-    public_ip = parse_ip(config.public_ip) if config.public_ip else choice.address.ip
-    return Host(choice.link, choice.address, public_ip, network)
+def _host(
+    config: AgentConfig,
+    choice: Choice,
+    network: Network,
+    links: Sequence[Link],
+    addresses: Sequence[Address],
+) -> Host:
+    return Host(
+        choice.link,
+        choice.address,
+        parse_ip(config.public_ip) if config.public_ip else choice.address.ip,
+        network,
+        networks=tuple(
+            Subnet.around(each.ip, each.length) for each in addresses if each.ifindex == choice.link.ifindex
+        ),
+        devices={link.name: link for link in links},
+        folder=config.data_dir / network.backend_type,
+    )
+
+
+def _without_devices(host: Host) -> Host:
+    """What `prepare` depends on: pods' interfaces come and go all the time."""
+    return msgspec.structs.replace(host, devices={})

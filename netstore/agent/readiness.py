@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from netstore.agent.kernel import Address
 
-_OFF_LINK: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
+_OFF_LINK: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 """The kernel reaches the next hop by no network of the interface: the peer is where it should not be."""
 
 

@@ -1,5 +1,5 @@
-"""Turns leases into routes: filters the leases, asks the backend which routes they need, and hands those to
-the reconciler.
+"""Turns leases into kernel state: filters the leases, asks the backend what they need, and hands that to the
+reconciler.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class RouteProgrammer:
     ) -> None:
         self.rejected_leases = ProblemList(log, "lease_skipped", "lease_no_longer_skipped")
         self.unrouted_peers = ProblemList(log, "peer_not_routed", "peer_routed_again")
+        self.faulty_devices = ProblemList(log, "device_not_ready", "device_ready_again")
+        self.warnings = ProblemList(log, "backend_warns", "backend_warns_no_more")
         self.placed = trio.Event()
         """Set when all routes were in place for the first time."""
         self.fault: str | None = None
@@ -148,8 +150,8 @@ class RouteProgrammer:
         if self._node.fault is not None:
             return  # then no peer is served, which need not be said of each
         problems = {str(subnet): reason for subnet, reason in self._refused.items()}
-        problems.update((str(subnet), reason) for subnet, reason in self._reconciler.problems.items())
-        self.unrouted_peers.update(problems)
+        self.unrouted_peers.update(problems | self._reconciler.problems)
+        self.faulty_devices.update(self._reconciler.device_problems)
 
     async def _refresh_node(self) -> None:
         """The host's interface or address may have changed, and with it the routes to all peers."""
@@ -169,10 +171,11 @@ class RouteProgrammer:
             self._update_not_before = 0.0
 
     async def _update_routes(self) -> None:
-        started = trio.current_time()
         own = self._holder.subnet
         own_name = own.lease_name if own is not None else ""
-        host = self._node.host_with(own)
+        held = self._watcher.leases.get(own_name) if self._holder.state.held else None
+        published = held.backend_data if held is not None else None
+        host = self._node.host_with(own, self._reconciler.devices.links, published)
         peers: list[SubnetLease] = []
         rejected = dict(self._watcher.invalid)
         others = {
@@ -191,17 +194,28 @@ class RouteProgrammer:
             else:
                 rejected[name] = reason
         wanted = await self._ask_backend(host, peers)
+        if wanted.prepare_again:
+            await self._prepare_again(host)
+        asked = trio.current_time()
         gateways = {lease.public_ip for lease in self._watcher.leases.values()}
-        await self._reconciler.set_wanted({route.subnet: route for route in wanted.routes}, gateways)
+        gateways.update(lease.public_ip6 for lease in peers if lease.public_ip6 is not None)
+        await self._reconciler.set_wanted(wanted, gateways)
         self._refused = wanted.refused
+        self.warnings.update({warning: warning for warning in wanted.warnings})
         self.rejected_leases.update(rejected)
         if not self.placed.is_set():
             self.placed.set()
-            self._log.info("routes_in_place", routes=len(self._reconciler.wanted), leases=len(peers))
+            self._log.info("routes_in_place", routes=len(wanted.routes), leases=len(peers))
         now = trio.current_time()
-        self._update_not_before = now + (now - started) * DEBOUNCE_FACTOR
+        self._update_not_before = now + (now - asked) * DEBOUNCE_FACTOR
+
+    async def _prepare_again(self, host: Host) -> None:
+        """The backend has other data to publish."""
+        with plugin_errors(self._node.backend.manifest.name):
+            self._node.prepared = await self._node.backend.prepare(host)
+        self._holder.set_value(self._node.host.public_ip, self._node.lease_value)
 
     async def _ask_backend(self, host: Host, peers: list[SubnetLease]) -> Wanted:
         backend = self._node.backend
         with plugin_errors(backend.manifest.name):
-            return await backend.reconcile(host, peers)
+            return await backend.declare(host, peers)

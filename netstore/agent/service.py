@@ -22,7 +22,7 @@ import trio
 
 from netstore.agent import agentmetrics, envfile, privileges
 from netstore.agent.announcer import Announcer
-from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
+from netstore.agent.backend import REPAIR_INTERVAL, STOP_SECONDS, plugin_errors
 from netstore.agent.envfile import SubnetFile
 from netstore.agent.health import Health
 from netstore.agent.leaseholder import LeaseHolder
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from netstore.agent.localnode import LocalNode
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
+    from netstore.network.ipv6 import Subnet6
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
 
@@ -62,7 +63,7 @@ watchdog restarts it.
 """
 
 CLEANUP_TIMEOUT: Final = 10.0
-"""Seconds to remove routes, lease and subnet.env."""
+"""Seconds to remove what was declared, lease and subnet.env."""
 
 
 class SystemEntropy:
@@ -108,6 +109,7 @@ class Agent:
             ("lease", self._lease_fault),
             ("subnet_file", self._subnet_file.problem),
             ("routes", self._routes_fault),
+            ("devices", self._devices_fault),
             ("peers", self._peers_fault),
         ):
             self.readiness.add(name, check)
@@ -124,6 +126,7 @@ class Agent:
                     number = await anext(signals)
                     self._log.info("agent_stopping", signal=signal.Signals(number).name)
                     nursery.cancel_scope.cancel()
+            await self._stop_backend()
             if self._config.cleanup:
                 await self._clean_up()
 
@@ -157,9 +160,12 @@ class Agent:
     def _peers_fault(self) -> str | None:
         if self._reconciler is None or self._node is None:
             return None
-        return routes_fault(
-            self._reconciler.rejected.values(), len(self._reconciler.wanted), self._node.host.address
-        )
+        routes = self._reconciler.routes
+        return routes_fault(routes.rejected.values(), len(routes.named), self._node.host.address)
+
+    def _devices_fault(self) -> str | None:
+        problems = self._reconciler.device_problems if self._reconciler is not None else {}
+        return next((f"{name}: {reason}" for name, reason in problems.items()), None)
 
     def _is_stuck(self) -> bool:
         programmer = self._programmer
@@ -168,8 +174,8 @@ class Agent:
     def _summary(self) -> str:
         assert self._holder is not None and self._reconciler is not None  # noqa: S101, PT018 - it is ready
         unserved = len(self._programmer.unrouted_peers.problems) if self._programmer else 0
-        words = f"holding {self._holder.subnet}, {len(self._reconciler.wanted) - unserved} peers served"
-        return f"{words}, {unserved} not" if unserved else words
+        words = f"holding {self._holder.subnet}, {self._reconciler.in_place} routes in place"
+        return f"{words}, {unserved} peers not served" if unserved else words
 
     def status(self) -> dict[str, object]:
         """The state of this agent for /status. The field names are stable."""
@@ -193,10 +199,12 @@ class Agent:
                 "held": holder.state.held,
                 "reservation": holder.state.permanent,
                 "leases": len(watcher.leases),
-                "routes": len(reconciler.wanted) - len(reconciler.problems),
+                "routes": reconciler.in_place,
                 "repairs": reconciler.repairs,
                 "skipped": programmer.rejected_leases.problems,
                 "unserved": programmer.unrouted_peers.problems,
+                "devices": programmer.faulty_devices.problems,
+                "warnings": list(programmer.warnings.problems),
             }
         return report
 
@@ -228,7 +236,7 @@ class Agent:
             leases=len(watcher.leases),
             skipped=len(programmer.rejected_leases.problems),
             unserved=len(programmer.unrouted_peers.problems),
-            routes=len(reconciler.wanted) - len(reconciler.problems),
+            routes=reconciler.in_place,
             repairs=reconciler.repairs,
             listings=watcher.listings,
             store_replacements=watcher.generation,
@@ -291,7 +299,11 @@ class Agent:
             on_held=self._subnet_held,
             avoid=node.protected_subnets,
         )
-        ranges = {node.network.network, former_network or node.network.network}
+        ranges: list[Subnet | Subnet6] = [node.network.network]
+        if node.network.ipv6 is not None:
+            ranges.append(node.network.ipv6.network)
+        if former_network is not None and former_network != node.network.network:
+            ranges.append(former_network)
         reconciler = Reconciler(self._kernel, ranges, node.host.link, self._kernel_changed)
         programmer = RouteProgrammer(
             config=config,
@@ -367,8 +379,22 @@ class Agent:
             self._programmer.leases_changed()
         return True
 
+    async def _stop_backend(self) -> None:
+        """Let the backend end what it runs. An error of its is logged."""
+        if self._node is None:
+            return
+        backend = self._node.backend
+        with trio.move_on_after(STOP_SECONDS) as limit:
+            try:
+                with plugin_errors(backend.manifest.name):
+                    await backend.stop()
+            except NetstoreError as error:
+                self._log.warning("backend_not_stopped", reason=str(error))
+        if limit.cancelled_caught:
+            self._log.warning("backend_not_stopped", reason=f"it took more than {STOP_SECONDS:g} s")
+
     async def _clean_up(self) -> None:
-        """Remove routes, lease and subnet.env."""
+        """Remove what was declared, lease and subnet.env."""
         node, holder, reconciler = self._node, self._holder, self._reconciler
         if node is None or holder is None or reconciler is None:
             self._log.info("nothing_to_clean_up")
@@ -379,6 +405,6 @@ class Agent:
                 await node.backend.teardown()
             await holder.release()
             self._config.subnet_file.unlink(missing_ok=True)
-            self._log.info("cleaned_up", routes=removed, subnet=str(holder.subnet))
+            self._log.info("cleaned_up", removed=removed, subnet=str(holder.subnet))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")

@@ -14,6 +14,7 @@ import msgspec
 
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_cidr, parse_ip, reserved, show_ip
+from netstore.network.ipv6 import Subnet6  # noqa: TC001 - msgspec reads annotations
 
 MAX_NETWORK_LEN: Final = 28
 MAX_SUBNET_LEN: Final = 30
@@ -64,6 +65,21 @@ class NetworkConfigError(NetstoreError):
         return f"{self.field}: {self.problem}; {self.fix}"
 
 
+class Network6(msgspec.Struct, frozen=True):
+    """The IPv6 part of a dual-stack network config: subnets of length `subnet_len` from `subnet_min` to
+    `subnet_max` inclusive.
+    """
+
+    network: Subnet6
+    subnet_len: int
+    subnet_min: int
+    subnet_max: int
+
+    def fits(self, subnet: Subnet6) -> bool:
+        """Whether a node may hold this subnet under this config."""
+        return subnet.length == self.subnet_len and self.subnet_min <= subnet.base <= self.subnet_max
+
+
 class Network(msgspec.Struct, frozen=True):
     """A validated network config: leases are subnets of length `subnet_len` from `subnet_min` to `subnet_max`
     inclusive.
@@ -80,6 +96,7 @@ class Network(msgspec.Struct, frozen=True):
     backend_type: str
     backend: bytes
     warnings: tuple[str, ...] = ()
+    ipv6: Network6 | None = None
 
     def fits(self, subnet: Subnet) -> bool:
         """Whether a node may hold this subnet under this config (flannel's isSubnetConfigCompat)."""

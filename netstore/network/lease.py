@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from netstore.network.addresses import Subnet, parse_host_ip, parse_ip, show_ip
+from netstore.network.ipv6 import Subnet6  # noqa: TC001 - msgspec reads annotations
 
 MAX_LEASE_LEN: Final = 31
 """flannel parses the length as a five-bit number, so a /32 name is not a lease for it."""
@@ -40,13 +41,16 @@ _encode = msgspec.json.Encoder().encode
 
 class SubnetLease(msgspec.Struct, frozen=True, gc=False):
     """The lease of a subnet by the node with this PublicIP. `backend_data` is the backend's JSON, None if
-    absent or null.
+    absent or null. In a dual-stack network the node holds `subnet6` too, and is reached at `public_ip6`.
     """
 
     subnet: Subnet
     public_ip: int
     backend_type: str = ""
     backend_data: bytes | None = None
+    subnet6: Subnet6 | None = None
+    public_ip6: int | None = None
+    backend_v6_data: bytes | None = None
 
 
 class InvalidLease(msgspec.Struct, frozen=True, gc=False):

@@ -20,8 +20,11 @@ ADDRESSES = [
 ]
 ROUTES = [
     KernelRoute(Subnet(0, 0), parse_ip("192.168.77.1"), 2, protocol=3),
+    KernelRoute(Subnet(0, 0), parse_ip("10.64.0.1"), 3, protocol=3),
     KernelRoute(Subnet(parse_ip("172.16.0.0"), 12), parse_ip("10.50.0.1"), 3, protocol=4),
     KernelRoute(Subnet(parse_ip("10.60.0.0"), 24), parse_ip("10.61.0.1"), 2),
+    KernelRoute(Subnet(parse_ip("10.62.0.0"), 24), parse_ip("10.62.0.0"), 3, protocol=3),
+    KernelRoute(Subnet(parse_ip("10.63.0.0"), 24), parse_ip("10.63.0.1"), 3, protocol=3),
 ]
 HOSTS = {parse_ip("10.70.0.9"): "the store's address 10.70.0.9"}
 PROTECTED = protected_addresses(NETWORK, LINKS, ADDRESSES, ROUTES, HOSTS)
@@ -66,6 +69,9 @@ def test_a_lease_that_contains_a_protected_address_is_rejected() -> None:
     assert "store" in told("10.70.0.8/31")
     assert "next hop 10.50.0.1 of the route to 172.16.0.0/12" in told("10.50.0.0/24")
     assert told("10.61.0.0/24") == "", "next hops of the agent's own routes are not protected"
+    assert told("10.62.0.0/24") == "", "nor are those of tunnels that flannel made"
+    assert "next hop 10.63.0.1" in told("10.63.0.0/24")
+    assert "next hop 10.64.0.1 of the route to 0.0.0.0/0" in told("10.64.0.0/24")
 
 
 def test_a_network_or_broadcast_address_as_next_hop_is_rejected() -> None:

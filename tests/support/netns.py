@@ -70,6 +70,10 @@ class Node:
         """Run `ip` in the node."""
         return ip(*words, netns=self.netns, check=check)
 
+    def run(self, *words: str) -> str:
+        """Run a program in the node; what it printed."""
+        return ip("netns", "exec", self.netns, *words)
+
     def routes(self, *words: str) -> dict[str, dict[str, Any]]:
         """Routes of table main by destination, as `ip -j route show` tells them."""
         listed = self.ip("-j", "-d", "-N", "route", "show", *words)
@@ -319,7 +323,8 @@ class RunningAgent:
         command = (
             *("ip", "netns", "exec", self.node.netns, *self.before),
             *(sys.executable, "-m", "netstore.cli.agent"),
-            *("--subnet-file", str(self.env_file), "--log-format", "json", *self.flags),
+            *("--subnet-file", str(self.env_file), "--data-dir", str(self.folder / "data" / self.node.netns)),
+            *("--log-format", "json", *self.flags),
         )
         environment = clean_environment() | {"NETSTORE_CONFIG_FILE": os.devnull}
         with self.log_path.open("ab") as log:
