@@ -104,6 +104,7 @@ class LeaseHolder:
             if self.state.held and self.state.subnet is not None:
                 self.subnet = self.state.subnet
                 self._accepted = await self._on_held(self.subnet)
+            await self._store.settle()
 
     def leases_changed(self) -> None:
         """The watcher's leases changed; this node's own may be among them."""
@@ -138,6 +139,7 @@ class LeaseHolder:
         if state.subnet is None or not state.held or state.permanent:
             return
         await self._store.remove(state.subnet.lease_name, state.index)
+        await self._store.settle()
 
     @property
     def _is_network_full(self) -> bool:

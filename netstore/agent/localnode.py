@@ -6,31 +6,29 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
-import trio
 
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
-from netstore.agent.interface import Preferences, choose_interface
-from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
+from netstore.agent.interface import NoInterfaceError, Preferences, choose_interface
+from netstore.agent.leasefilter import HOST_LENGTH, ProtectedAddresses, protected_addresses
+from netstore.agent.routeplan import PROTOCOL
 from netstore.agent.storeapi import V2, no_config, not_served
 from netstore.client.faults import BadAnswer
+from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.lease import encode_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from netstore.agent.interface import Choice
     from netstore.agent.kernel import Address, Kernel, Link
+    from netstore.agent.routeplan import KernelRoute
     from netstore.client.subnetstore import SubnetStore
     from netstore.ops.agent import AgentConfig
-
-
-RESOLVE_SECONDS: Final = 5.0
-"""Maximum time to resolve the store's host names."""
 
 
 @dataclass(slots=True)
@@ -47,6 +45,8 @@ class LocalNode:
     protected: ProtectedAddresses
     names_ipv6: bool
     """See `client.subnetstore.SubnetStore`."""
+    fault: str | None = None
+    """Why the interface cannot carry traffic now, None if it can."""
 
     @property
     def lease_value(self) -> str:
@@ -58,6 +58,11 @@ class LocalNode:
             names_ipv6=self.names_ipv6,
         )
 
+    def protected_subnets(self) -> list[Subnet]:
+        """What a new subnet of this node must not overlap."""
+        networks = [subnet for subnet, _ in self.protected.networks]
+        return networks + [Subnet(ip, HOST_LENGTH) for ip, _ in self.protected.single]
+
     def host_with(
         self, subnet: Subnet | None, devices: Mapping[str, Link], published: bytes | None = None
     ) -> Host:
@@ -65,8 +70,11 @@ class LocalNode:
         return msgspec.structs.replace(self.host, subnet=subnet, devices=devices, published=published)
 
 
-async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> LocalNode:
-    """Choose the interface, read and validate the network config, prepare the backend.
+async def detect(
+    config: AgentConfig, kernel: Kernel, store: SubnetStore, hosts: Mapping[int, str]
+) -> LocalNode:
+    """Choose the interface, read and validate the network config, prepare the backend. `hosts` are the
+    addresses of hosts that the node needs, with what each is.
 
     NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
@@ -86,9 +94,9 @@ async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> Loc
         host.folder.mkdir(mode=0o700, exist_ok=True)
     with plugin_errors(backend.manifest.name):
         prepared = await backend.prepare(host)
-    store_ips = await _store_ips(config)
-    protected = protected_addresses(network, links, addresses, await kernel.routes(), store_ips)
-    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6)
+    routes = await kernel.routes()
+    protected = protected_addresses(network, links, addresses, routes, hosts)
+    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, _fault(host, routes))
 
 
 async def read_network(store: SubnetStore) -> Network:
@@ -107,32 +115,70 @@ async def read_network(store: SubnetStore) -> Network:
     return parse_network(entry.value.encode())
 
 
-async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:
-    """Read interface, address and protected addresses again. True if any of them changed.
+async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: Mapping[int, str]) -> bool:
+    """Read interface, address and protected addresses again. True if any of them changed; `node.fault` says
+    whether the interface can be used.
 
-    The interface chosen at the start is kept, by its name, and its address as long as the interface has it:
-    following every change of the default route would move the pods' routes with it. NoInterfaceError while
-    the interface does not exist.
+    The interface chosen at the start is kept, and its address as long as the interface has it: following
+    every change of the default route would move the pods' routes with it. NetstoreError while it does not
+    exist, or the backend refuses it.
     """
-    store_ips = await _store_ips(config)
-    links, addresses = await kernel.links(), await kernel.addresses()
+    links, addresses, routes = await kernel.links(), await kernel.addresses(), await kernel.routes()
     before, node.protected = (
         node.protected,
-        protected_addresses(node.network, links, addresses, await kernel.routes(), store_ips),
+        protected_addresses(node.network, links, addresses, routes, hosts),
     )
-    name, ip = node.host.link.name, node.host.address.ip
-    same_name = {link.ifindex for link in links if link.name == name}
-    usable = [one for one in addresses if one.ifindex in same_name and one.ip == ip]
-    if not usable and show_ip(ip) not in config.iface and config.public_ip is None:
-        usable = [one for one in addresses if one.ifindex in same_name]
-    choice = choose_interface(Preferences(names=(name,)), links, usable, (), None)
-    host = _host(config, choice, node.network, links, addresses)
-    if _without_devices(host) == _without_devices(node.host):
-        return node.protected != before
-    with plugin_errors(node.backend.manifest.name):
-        node.prepared = await node.backend.prepare(host)
-    node.host = host
-    return True
+    try:
+        choice = _same_interface(node.host, config, links, addresses)
+        host = _host(config, choice, node.network, links, addresses)
+        is_other = _without_devices(host) != _without_devices(node.host)
+        if is_other:
+            with plugin_errors(node.backend.manifest.name):
+                node.prepared = await node.backend.prepare(host)
+    except NetstoreError as error:
+        node.fault = str(error)
+        raise
+    node.host, node.fault = host, _fault(host, routes)
+    return is_other or node.protected != before
+
+
+def _same_interface(
+    host: Host, config: AgentConfig, links: Sequence[Link], addresses: Sequence[Address]
+) -> Choice:
+    """The interface used so far, as it is now: of those with its name or its number, the one with its
+    address, else the one with its name. So it is found when it was renamed, and when it was made anew.
+    """
+    name, number, ip = host.link.name, host.link.ifindex, host.address.ip
+    candidates = sorted(
+        (link for link in links if link.name == name or link.ifindex == number),
+        key=lambda link: link.name != name,
+    )
+    for link in candidates:
+        usable = [each for each in addresses if each.ifindex == link.ifindex and each.ip == ip]
+        if usable:
+            return choose_interface(Preferences(names=(link.name,)), links, usable, (), None)
+    is_fixed = show_ip(ip) in config.iface or config.public_ip is not None
+    if is_fixed or not candidates or candidates[0].name != name:
+        raise NoInterfaceError(f"{name} with the address {show_ip(ip)} is gone; it is waited for")
+    usable = [each for each in addresses if each.ifindex == candidates[0].ifindex]
+    if not usable:
+        raise NoInterfaceError(f"{name} has lost its address {show_ip(ip)}; one is waited for")
+    return choose_interface(Preferences(names=(name,)), links, usable, (), None)
+
+
+def _fault(host: Host, routes: Iterable[KernelRoute]) -> str | None:
+    """Why nothing can be reached through the interface, or None."""
+    name, number, address = host.link.name, host.link.ifindex, host.address
+    if not host.link.up:
+        return f"{name} is down; bring it up with `ip link set {name} up`"
+    if address.length == HOST_LENGTH and not any(
+        route.ifindex == number and route.protocol != PROTOCOL for route in routes
+    ):
+        return (
+            f"{name} has only {show_ip(address.ip)}/{address.length}, a network without other hosts, and no"
+            " route: give the address the prefix length of its network"
+        )
+    return None
 
 
 async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
@@ -145,26 +191,6 @@ async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
         await kernel.routes() if preferences == Preferences() else (),
         await kernel.route_to(can_reach) if can_reach is not None else None,
     )
-
-
-async def _store_ips(config: AgentConfig) -> set[int]:
-    """The store's addresses. Names that do not resolve are left out: the agent cannot use them either."""
-    found: set[int] = set()
-    with trio.move_on_after(RESOLVE_SECONDS):
-        for host in {url.host for url in config.endpoints}:
-            try:
-                found.add(parse_ip(host))
-            except ValueError:
-                found |= await _resolve(host)
-    return found
-
-
-async def _resolve(name: str) -> set[int]:
-    try:
-        found = await trio.socket.getaddrinfo(name, None, family=trio.socket.AF_INET)
-    except OSError:
-        return set()
-    return {parse_ip(str(address[0])) for *_, address in found}
 
 
 def _host(

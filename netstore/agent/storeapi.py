@@ -27,7 +27,7 @@ V2: Final = "v2"
 V3: Final = "v3"
 AUTO: Final = "auto"
 
-OTHER_SECONDS: Final = 2.0
+OTHER_SECONDS: Final = 10.0
 """Time for the look at the other API, which only leads to a warning."""
 
 
@@ -54,8 +54,6 @@ class StoreAccess:
     def __init__(self, config: AgentConfig, log: ProblemLog) -> None:
         self._config = config
         self._log = log
-        self._has_looked = False
-        """It is known whether there are two network configs."""
         self._stack = AsyncExitStack()
         self._stores: dict[str, SubnetStore] = {}
         self._nursery: trio.Nursery | None = None
@@ -83,8 +81,6 @@ class StoreAccess:
             store = await self._store(api)
             try:
                 if await store.config() is not None:
-                    if api == V2:
-                        await self._look_for_another()
                     return api, store
             except BadAnswer as error:  # this API is not served there
                 if refused:
@@ -96,11 +92,12 @@ class StoreAccess:
                 raise no_config(self._config.prefix, problem, other)
         raise no_config(self._config.prefix, "there is no network config, in neither API", V2, V3)
 
-    async def _look_for_another(self) -> None:
-        """Warn once if v3 has a network config too, which is not used."""
-        if self._has_looked:
+    async def look_for_another(self, used: str) -> None:
+        """Warn if the API was found out, and the other one has a network config too, which is not used. A
+        store that does not answer is not asked again.
+        """
+        if self._config.store_api != AUTO or used != V2:
             return
-        self._has_looked = True
         found = None
         async with trio.open_nursery() as nursery:
             with trio.move_on_after(OTHER_SECONDS), suppress(ClientError):

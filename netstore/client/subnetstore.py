@@ -124,5 +124,10 @@ class SubnetStore(Protocol):
     async def remove(self, name: str, index: int) -> Written | Missing | Differs:
         """Remove an entry that was last changed at `index`."""
 
+    async def settle(self) -> None:
+        """Remove what earlier writes left over in the store. Call it when there is time; failures do not
+        matter.
+        """
+
     def follow(self, index: int, store_id: str) -> AbstractAsyncContextManager[Feed]:
         """The changes after `index` of the store with this id."""
