@@ -6,12 +6,10 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from netstore.network.subnetenv import parse_subnet_env
+from netstore.network.subnetenv import SubnetEnv, parse_subnet_env
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from netstore.network.addresses import Subnet
 
 MAX_FILE_BYTES: Final = 64 * 1024
 
@@ -31,11 +29,11 @@ def write(path: Path, text: str) -> None:
         raise
 
 
-def read(path: Path) -> tuple[Subnet | None, Subnet | None]:
-    """Network and own subnet written by an earlier run; None for each that is absent or invalid."""
+def read(path: Path) -> SubnetEnv:
+    """What an earlier run wrote."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES).decode("utf-8", "replace")
     except OSError:
-        return None, None
+        return SubnetEnv()
     return parse_subnet_env(text)

@@ -131,7 +131,7 @@ class RouteProgrammer:
     async def _update_routes(self) -> None:
         started = trio.current_time()
         own = self._holder.subnet
-        own_name = own.lease_name if own is not None else ""
+        own_name = self._holder.subnets.lease_name if self._holder.subnets is not None else ""
         host = self._node.host_with(own)
         peers: list[SubnetLease] = []
         rejected = dict(self._watcher.invalid)
@@ -140,7 +140,7 @@ class RouteProgrammer:
             for name, lease in self._watcher.leases.items()
             if name != own_name or not self._holder.state.held
         }
-        overlapping = conflicts(others, host.network)
+        overlapping = conflicts(others, host.network, self._watcher.created)
         for name, lease in others.items():
             reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
             reason = reason or overlapping.get(name)

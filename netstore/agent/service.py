@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from netstore.agent.localnode import LocalNode
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
+    from netstore.network.lease import NodeSubnets
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
 
@@ -123,6 +124,7 @@ class Agent:
                 "network": str(node.network.network),
                 "backend": node.backend.manifest.name,
                 "subnet": str(holder.subnet) if holder.subnet else None,
+                "subnet6": str(holder.subnet6) if holder.subnet6 else None,
                 "held": holder.state.held,
                 "reservation": holder.state.permanent,
                 "leases": len(watcher.leases),
@@ -137,7 +139,7 @@ class Agent:
         async with trio.open_nursery() as nursery:
             if self._config.healthz_port:
                 await self._serve_health(nursery)
-            former_network, former_subnet = envfile.read(self._config.subnet_file)
+            former = envfile.read(self._config.subnet_file)
             api, store = await self._retry(self._access.choose)
             node = self._node = await self._retry(lambda: detect(self._config, self._kernel, store))
             self._store_api = api
@@ -151,9 +153,9 @@ class Agent:
             )
             watcher = self._watcher = LeaseWatcher(store, self._log, self._entropy, self._leases_changed)
             await self._retry(watcher.list_once)
-            holder, reconciler, programmer = self._create_parts(store, watcher, node, former_network)
+            holder, reconciler, programmer = self._create_parts(store, watcher, node, former.network)
             nursery.start_soon(reconciler.listen)
-            nursery.start_soon(holder.run, former_subnet)
+            nursery.start_soon(holder.run, former.subnets)
             nursery.start_soon(programmer.run)
             nursery.start_soon(watcher.run)
 
@@ -225,11 +227,13 @@ class Agent:
         if self._programmer is not None:
             self._programmer.kernel_changed()
 
-    async def _subnet_held(self, subnet: Subnet) -> bool:
+    async def _subnet_held(self, subnets: NodeSubnets) -> bool:
         """Write subnet.env if its content differs. False if that fails."""
         assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
         node, path = self._node, self._config.subnet_file
-        text = encode_subnet_env(node.network.network, subnet, node.prepared.mtu)
+        network = node.network
+        ipv6 = (network.ipv6.network, subnets.subnet6) if network.ipv6 and subnets.subnet6 else None
+        text = encode_subnet_env(network.network, subnets.subnet, node.prepared.mtu, ipv6=ipv6)
         if text == self._env_text:
             return True
         try:
@@ -241,11 +245,11 @@ class Agent:
         self._log.resolve("subnet_file")
         first = not self._env_text
         self._env_text = text
-        self._log.info("subnet_held", subnet=str(subnet), mtu=node.prepared.mtu, path=str(path))
+        self._log.info("subnet_held", subnet=str(subnets), mtu=node.prepared.mtu, path=str(path))
         if self._programmer is not None:
             self._programmer.leases_changed()
         if first:
-            self._ready(f"holding {subnet}")
+            self._ready(f"holding {subnets}")
         return True
 
     async def _clean_up(self) -> None:
@@ -260,6 +264,6 @@ class Agent:
                 await node.backend.teardown()
             await holder.release()
             self._config.subnet_file.unlink(missing_ok=True)
-            self._log.info("cleaned_up", routes=removed, subnet=str(holder.subnet))
+            self._log.info("cleaned_up", routes=removed, subnet=str(holder.subnets))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")

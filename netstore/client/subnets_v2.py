@@ -140,7 +140,7 @@ class V2Feed:
 
 def _entry(node: Node) -> Entry:
     name = node.key.rpartition("/")[2]
-    return Entry(name, None if node.dir else node.value, node.modified_index, node.ttl)
+    return Entry(name, None if node.dir else node.value, node.modified_index, node.ttl, node.created_index)
 
 
 def _not_written(error: V2Error) -> Missing | Differs:

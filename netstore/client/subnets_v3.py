@@ -86,7 +86,7 @@ class V3Subnets:
             return Missing(answer.header.revision)
         found = answer.kvs[0]
         ttl = max(0, await self._client.remaining(found.lease)) if found.lease else None
-        return Entry(name, _text(found.value), found.mod_revision, ttl)
+        return Entry(name, _text(found.value), found.mod_revision, ttl, found.create_revision)
 
     async def create(self, name: str, value: str, ttl: int | None) -> Written | Differs:
         compare = pb.Compare(
@@ -278,7 +278,8 @@ class V3Feed:
 
 
 def _entry(name: str, found: kv_pb2.KeyValue) -> Entry:
-    return Entry(name, _text(found.value), found.mod_revision, 0 if found.lease else None)
+    ttl = 0 if found.lease else None
+    return Entry(name, _text(found.value), found.mod_revision, ttl, found.create_revision)
 
 
 def _text(data: bytes) -> str:

@@ -31,6 +31,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """Index of its last change."""
     ttl: int | None
     """Seconds until it expires; None if it never does, 0 if it does and the store did not say when."""
+    created: int = 0
+    """Index at which its key was created. Writes that compare an index keep it."""
 
 
 class Removed(msgspec.Struct, frozen=True, gc=False):

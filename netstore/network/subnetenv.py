@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from netstore.network.addresses import Subnet, parse_cidr, show_ip
 from netstore.network.ipv6 import Subnet6, parse_cidr6, show_ip6
+from netstore.network.lease import NodeSubnets
 
 
 class SubnetEnv(NamedTuple):
@@ -18,6 +19,11 @@ class SubnetEnv(NamedTuple):
     subnet: Subnet | None = None
     network6: Subnet6 | None = None
     subnet6: Subnet6 | None = None
+
+    @property
+    def subnets(self) -> NodeSubnets | None:
+        """The node's subnets, as a lease has them."""
+        return None if self.subnet is None else NodeSubnets(self.subnet, self.subnet6)
 
 
 def encode_subnet_env(
