@@ -1,7 +1,7 @@
-"""The backend host-gw: a route to each node's subnet through that node's address. All nodes must share one
-layer 2 network.
+"""The backend host-gw: a route to each node's subnet through that node's address, for IPv4 and IPv6. All
+nodes must share one layer 2 network.
 
-There is no encapsulation and no configuration for the node's own subnet, and leases have no BackendData. The
+There is no encapsulation and no configuration for the node's own subnets, and leases have no BackendData. The
 agent programs the routes; the kernel rejects gateways that are not on-link.
 """
 
@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from netstore import __version__
-from netstore.agent.backend import Host, Manifest, Prepared, Refused, Route, SubnetLease, Wanted, show_ip
+from netstore.agent.backend import (
+    Host,
+    Manifest,
+    Prepared,
+    Refused,
+    Route,
+    SubnetLease,
+    Wanted,
+    show_ip,
+    show_ip6,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +29,14 @@ if TYPE_CHECKING:
 class HostGateway:
     """The backend `host-gw`. It has no options and no state."""
 
-    manifest: ClassVar[Manifest] = Manifest(name="host-gw", version=__version__)
+    manifest: ClassVar[Manifest] = Manifest(name="host-gw", version=__version__, ipv6=True)
 
     def __init__(self, options: object) -> None:
         del options
 
     async def prepare(self, host: Host) -> Prepared:
-        """The interface's MTU. Refuses a PublicIP that is not the interface's address, since peers use it as
-        their gateway.
+        """The interface's MTU. Refuses public addresses that are not the interface's, since peers use them as
+        their gateways.
         """
         if host.public_ip != host.address.ip:
             raise Refused(
@@ -34,21 +44,35 @@ class HostGateway:
                 f" of {host.link.name}, and nodes behind NAT cannot be routed to; leave --public-ip out or"
                 " choose the interface that has it"
             )
+        if host.public_ip6 is not None and host.public_ip6 != host.address6:
+            raise Refused(
+                f"host-gw: public IPv6 {show_ip6(host.public_ip6)} is not the address that"
+                f" {host.link.name} has, and nodes behind NAT cannot be routed to; leave --public-ipv6 out or"
+                " choose the interface that has it"
+            )
         if not host.link.mtu:
             raise Refused(f"host-gw: {host.link.name} has no MTU; choose another interface with --iface")
         return Prepared(mtu=host.link.mtu)
 
-    async def reconcile(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """A route for each peer with this backend type; the other peers are refused."""
-        name, ifindex = self.manifest.name, host.link.ifindex
-        return Wanted(
-            [Route(peer.subnet, peer.public_ip, ifindex) for peer in peers if peer.backend_type == name],
-            {
-                peer.subnet: f"its backend is {peer.backend_type or 'not named'}, not {name}"
-                for peer in peers
-                if peer.backend_type != name
-            },
-        )
+    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+        """A route for each subnet of each peer with this backend type; the other peers are refused."""
+        name, device = self.manifest.name, host.link.name
+        routes, refused = [], {}
+        for peer in peers:
+            if peer.backend_type != name:
+                refused[peer.subnet] = f"its backend is {peer.backend_type or 'not named'}, not {name}"
+                continue
+            routes.append(Route(peer.subnet, peer.public_ip, device))
+            if host.address6 is None or peer.subnet6 is None:
+                continue
+            if peer.public_ip6 is None:
+                refused[peer.subnet] = f"it has no PublicIPv6, so {peer.subnet6} cannot be routed to it"
+            else:
+                routes.append(Route(peer.subnet6, peer.public_ip6, device))
+        return Wanted(routes, refused)
+
+    async def stop(self) -> None:
+        """There is nothing to stop."""
 
     async def teardown(self) -> None:
         """There is nothing to undo: the agent removes the routes."""

@@ -5,29 +5,43 @@ group `netstore.backends`, where its name is the `Type` in the network config, i
 this module and nothing else of netstore.
 
 The agent reads the class's `manifest`, decodes the Backend section of the network config into the manifest's
-`options`, creates an instance, and calls `prepare` before the lease is written. It calls `reconcile` whenever
-the leases, the own subnet or the host's interface changed, and at least every `REPAIR_INTERVAL` seconds. It
-calls `teardown` only when everything is to be removed; a plain stop leaves the data path as it is.
+`options`, creates an instance, and calls `prepare` before the lease is written. It calls `declare` whenever
+the leases, the own subnet or the host's interface changed, and at least every `REPAIR_INTERVAL` seconds. A
+plain stop calls `stop` and leaves the data path as it is; `teardown` is called after it when everything is to
+be removed.
 
-`reconcile` always gets the full state, so a backend does not need to know what changed: it returns the wanted
-routes, and the agent applies the difference to the kernel's routes and repairs them when other programs
-change them. What is not a route (a neighbour entry, a command to run) a backend does itself in `reconcile`.
+`declare` always gets the full state, so a backend does not need to know what changed: it returns everything
+that should be in the kernel (`netstore.agent.wanted`), and the agent makes the difference, repairs it when
+other programs change it, and removes it when it is no longer declared. What is not in the kernel (a command
+to run, a key to keep) a backend does itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence  # noqa: TC003 - inspect reads the types of the fields of Wanted
+from collections.abc import Mapping, Sequence  # noqa: TC003 - msgspec and inspect read the types of fields
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import msgspec
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.routeplan import Route
+from netstore.agent.wanted import (
+    Device,
+    Forwarding,
+    Ipip,
+    Neighbour,
+    Route,
+    Vxlan,
+    Wanted,
+    Wireguard,
+    WireguardPeer,
+)
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.config import Network, NetworkConfigError
+from netstore.network.ipv6 import Subnet6, show_ip6
 from netstore.network.lease import SubnetLease
 
 if TYPE_CHECKING:
@@ -37,20 +51,31 @@ __all__ = [
     "API_VERSION",
     "GROUP",
     "REPAIR_INTERVAL",
+    "STOP_SECONDS",
     "Address",
     "Backend",
+    "Device",
+    "Forwarding",
     "Host",
+    "Ipip",
     "Link",
     "Manifest",
+    "Neighbour",
     "Network",
+    "NoOptions",
     "Prepared",
     "Refused",
     "Route",
     "Subnet",
+    "Subnet6",
     "SubnetLease",
+    "Vxlan",
     "Wanted",
+    "Wireguard",
+    "WireguardPeer",
     "find",
     "show_ip",
+    "show_ip6",
 ]
 
 API_VERSION: Final = 2
@@ -97,7 +122,7 @@ class Host(msgspec.Struct, frozen=True):
     `subnet` (and `subnet6` in a dual-stack network) is None until the lease is held. `address6` and
     `public_ip6` are None if the network has no IPv6. `networks` are those that the node reaches without a
     gateway through `link`, of both families. `devices` are all interfaces by name. `folder` is a private one
-    (0700) for what the backend must keep, such as keys; it is made before the backend is.
+    (0700) for what the backend must keep, such as keys; a backend names its files after itself.
     """
 
     link: Link

@@ -1,19 +1,24 @@
-"""What the agent needs from the kernel: links, addresses and routes of one network namespace, and
-notifications of their changes.
+"""What the agent needs from the kernel: links, addresses, routes and neighbour tables of one network
+namespace, and notifications of their changes.
 
 `netlink.Netlink` is the real implementation, `tests.support.kernel.FakeKernel` the one for tests.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.agent.routeplan import KernelRoute, Step
+    from netstore.agent.deviceplan import DeviceStep
+    from netstore.agent.entryplan import Entry, EntryStep
+    from netstore.agent.routeplan import KernelRoute, RouteStep
+    from netstore.agent.wanted import Wireguard
+
+    Step: TypeAlias = RouteStep | EntryStep | DeviceStep
 
 
 class KernelError(NetstoreError):
@@ -24,9 +29,26 @@ class NotificationsLostError(NetstoreError):
     """Netlink messages were dropped, so the known state may be outdated and must be read again."""
 
 
+class Tunnel(NamedTuple):
+    """The parameters of a VXLAN or IPIP device as the kernel tells them; addresses are packed.
+
+    `link` is the number of the interface that carries it, 0 for any, and `remote` its group or only remote
+    address, empty if it has none.
+    """
+
+    local: bytes = b""
+    link: int = 0
+    remote: bytes = b""
+    vni: int = 0
+    port: int = 0
+    learning: bool = False
+    gbp: bool = False
+
+
 class Link(NamedTuple):
     """A network interface. `ifindex` is its number in the kernel, `up` its administrative state, `kind` its
-    driver's name where it is a virtual one (`vxlan`), else empty.
+    driver's name where it is a virtual one (`vxlan`), else empty. `alias` is the note that programs may leave
+    at it, `tunnel` what is known of a VXLAN or IPIP device.
     """
 
     ifindex: int
@@ -35,10 +57,12 @@ class Link(NamedTuple):
     up: bool
     mac: bytes = b""
     kind: str = ""
+    alias: str = ""
+    tunnel: Tunnel | None = None
 
 
 class Address(NamedTuple):
-    """An IPv4 address of a link. `stable` is False if it is deprecated, secondary or will expire."""
+    """An address of a link. `stable` is False if it is deprecated, secondary, temporary or will expire."""
 
     ifindex: int
     ip: int
@@ -49,12 +73,19 @@ class Address(NamedTuple):
 class RouteChange(NamedTuple):
     """A change of table main.
 
-    `how`: the route was put before or behind the others to its destination, replaced one of them, or was
-    deleted.
+    `how`: the route was put before or behind the others to its destination, replaced one of them, was put in
+    the place of all with its metric (IPv6), or was deleted.
     """
 
     route: KernelRoute
-    how: Literal["prepend", "append", "replace", "delete"]
+    how: Literal["prepend", "append", "replace", "reset", "delete"]
+
+
+class EntryChange(NamedTuple):
+    """A change of a neighbour table: the entry as it is now, or as it was when it was deleted."""
+
+    entry: Entry
+    deleted: bool = False
 
 
 class Notifications(NamedTuple):
@@ -67,6 +98,7 @@ class Notifications(NamedTuple):
     removed_links: Sequence[int] = ()
     addresses: bool = False
     lost: bool = False
+    entries: Sequence[EntryChange] = ()
 
 
 class Kernel(Protocol):
@@ -80,17 +112,34 @@ class Kernel(Protocol):
     async def addresses(self) -> list[Address]:
         """All IPv4 addresses."""
 
+    async def addresses6(self) -> list[Address]:
+        """All IPv6 addresses; `ip` is below 2**128."""
+
     async def routes(self) -> list[KernelRoute]:
         """All IPv4 routes of table main."""
+
+    async def routes6(self) -> list[KernelRoute]:
+        """All IPv6 routes of table main; one with several next hops is a route for each."""
+
+    async def entries(self, ifindex: int) -> list[Entry]:
+        """All neighbour and forwarding entries of one device that have a MAC and an address."""
 
     async def apply(self, steps: Sequence[Step]) -> dict[int, int]:
         """Carry out the steps in order. Returns the errno of each failed step by its position.
 
-        NotificationsLostError: the outcome of some steps is unknown; read the routes again.
+        NotificationsLostError: the outcome of some steps is unknown; read the state again.
+        """
+
+    async def wireguard(self, ifindex: int) -> Wireguard | None:
+        """The configuration of a WireGuard device; None if there is no such device."""
+
+    async def configure_wireguard(self, ifindex: int, wanted: Wireguard, present: Wireguard) -> int:
+        """Change a WireGuard device from one configuration to another; peers in both keep their sessions.
+        Returns 0 or an errno.
         """
 
     async def route_to(self, ip: int) -> tuple[int, int] | None:
-        """Interface index and source address the kernel would use to reach the address, or None if
+        """Interface index and source address the kernel would use to reach the IPv4 address, or None if
         unreachable.
         """
 

@@ -4,9 +4,11 @@ address are checked again when the host changes.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
@@ -14,15 +16,17 @@ from netstore.agent.interface import Preferences, choose_interface
 from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
 from netstore.agent.storeapi import V2, no_config, not_served
 from netstore.client.faults import BadAnswer
-from netstore.network.addresses import parse_ip, show_ip
+from netstore.network.addresses import Subnet, parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.lease import encode_lease
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from netstore.agent.interface import Choice
-    from netstore.agent.kernel import Kernel
+    from netstore.agent.kernel import Address, Kernel, Link
     from netstore.client.subnetstore import SubnetStore
-    from netstore.network.addresses import Subnet
+    from netstore.network.lease import NodeSubnets
     from netstore.ops.agent import AgentConfig
 
 
@@ -55,10 +59,10 @@ class LocalNode:
             names_ipv6=self.names_ipv6,
         )
 
-    def host_with(self, subnet: Subnet | None) -> Host:
-        """The host with this as its subnet."""
-        host = self.host
-        return Host(host.link, host.address, host.public_ip, host.network, subnet)
+    def host_with(self, subnets: NodeSubnets | None, devices: Mapping[str, Link]) -> Host:
+        """The host with these as its subnets, and with these interfaces."""
+        subnet, subnet6 = subnets or (None, None)
+        return msgspec.structs.replace(self.host, subnet=subnet, subnet6=subnet6, devices=devices)
 
 
 async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> LocalNode:
@@ -75,11 +79,14 @@ async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> Loc
             "choose a range that contains no node's address",
         )
     backend = find(network)
-    host = _host(config, choice, network)
+    links, addresses = await kernel.links(), await kernel.addresses()
+    host = _host(config, choice, network, links, addresses)
+    with contextlib.suppress(OSError):  # a backend that keeps something there says that it cannot
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        host.folder.mkdir(mode=0o700, exist_ok=True)
     with plugin_errors(backend.manifest.name):
         prepared = await backend.prepare(host)
     store_ips = await _store_ips(config)
-    links, addresses = await kernel.links(), await kernel.addresses()
     protected = protected_addresses(network, links, addresses, await kernel.routes(), store_ips)
     return LocalNode(network, backend, host, prepared, protected, store.names_ipv6)
 
@@ -119,8 +126,8 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:
     if not usable and show_ip(ip) not in config.iface and config.public_ip is None:
         usable = [one for one in addresses if one.ifindex in same_name]
     choice = choose_interface(Preferences(names=(name,)), links, usable, (), None)
-    host = _host(config, choice, node.network)
-    if host == node.host:
+    host = _host(config, choice, node.network, links, addresses)
+    if _without_devices(host) == _without_devices(node.host):
         return node.protected != before
     with plugin_errors(node.backend.manifest.name):
         node.prepared = await node.backend.prepare(host)
@@ -160,6 +167,26 @@ async def _resolve(name: str) -> set[int]:
     return {parse_ip(str(address[0])) for *_, address in found}
 
 
-def _host(config: AgentConfig, choice: Choice, network: Network) -> Host:
-    public_ip = parse_ip(config.public_ip) if config.public_ip else choice.address.ip
-    return Host(choice.link, choice.address, public_ip, network)
+def _host(
+    config: AgentConfig,
+    choice: Choice,
+    network: Network,
+    links: Sequence[Link],
+    addresses: Sequence[Address],
+) -> Host:
+    return Host(
+        choice.link,
+        choice.address,
+        parse_ip(config.public_ip) if config.public_ip else choice.address.ip,
+        network,
+        networks=tuple(
+            Subnet.around(each.ip, each.length) for each in addresses if each.ifindex == choice.link.ifindex
+        ),
+        devices={link.name: link for link in links},
+        folder=config.data_dir / network.backend_type,
+    )
+
+
+def _without_devices(host: Host) -> Host:
+    """What `prepare` depends on: pods' interfaces come and go all the time."""
+    return msgspec.structs.replace(host, devices={})

@@ -24,16 +24,20 @@ from netstore.agent.rtnetlink import (
     ERROR,
     NEWADDR,
     NEWLINK,
+    NEWNEIGH,
     NEWROUTE,
     addresses_request,
     encode_step,
+    forwarding_request,
     links_request,
     messages,
+    neighbours_request,
     parse_address,
+    parse_entry,
     parse_link,
     parse_notifications,
-    parse_route,
     parse_route_to,
+    parse_routes,
     route_to_request,
     routes_request,
     with_sequence,
@@ -43,8 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from netstore.agent.kernel import Address, Link, Notifications
-    from netstore.agent.routeplan import KernelRoute, Step
+    from netstore.agent.entryplan import Entry
+    from netstore.agent.kernel import Address, Link, Notifications, Step
+    from netstore.agent.routeplan import KernelRoute
 
 BATCH: Final = 512
 """Messages in one send: 27 KiB. As many error messages fit into the receive buffer."""
@@ -68,8 +73,8 @@ _NETLINK_GET_STRICT_CHK: Final = 12
 _SOL_NETLINK: Final = 270
 _SO_RCVBUFFORCE: Final = 33
 
-_GROUPS: Final = 1 << 0 | 1 << 4 | 1 << 6
-"""RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE."""
+_GROUPS: Final = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10
+"""RTNLGRP_LINK, RTNLGRP_NEIGH, and of both families RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV4_ROUTE."""
 
 _signed = Struct("=i")
 
@@ -124,9 +129,16 @@ class Netlink:
 
     async def addresses(self) -> list[Address]:
         """All IPv4 addresses."""
+        return await self._addresses(socket.AF_INET)
+
+    async def addresses6(self) -> list[Address]:
+        """All IPv6 addresses."""
+        return await self._addresses(socket.AF_INET6)
+
+    async def _addresses(self, family: int) -> list[Address]:
         found = [
             parse_address(data, at, end)
-            for data in await self._dump(addresses_request())
+            for data in await self._dump(addresses_request(family))
             for kind, _, _, at, end in messages(data)
             if kind == NEWADDR
         ]
@@ -134,13 +146,31 @@ class Netlink:
 
     async def routes(self) -> list[KernelRoute]:
         """All IPv4 routes of table main; about 4 us each."""
-        found = [
-            parse_route(data, at, end)
-            for data in await self._dump(routes_request())
+        return await self._routes(socket.AF_INET)
+
+    async def routes6(self) -> list[KernelRoute]:
+        """All IPv6 routes of table main; one with several next hops is a route for each."""
+        return await self._routes(socket.AF_INET6)
+
+    async def _routes(self, family: int) -> list[KernelRoute]:
+        return [
+            route
+            for data in await self._dump(routes_request(family))
             for kind, _, _, at, end in messages(data)
             if kind == NEWROUTE
+            for route in parse_routes(data, at, end)
         ]
-        return [route for route in found if route is not None]
+
+    async def entries(self, ifindex: int) -> list[Entry]:
+        """All neighbour and forwarding entries of one device that have a MAC and an address."""
+        found = [
+            parse_entry(data, at, end)
+            for request in (neighbours_request(ifindex), forwarding_request(ifindex))
+            for data in await self._dump(request)
+            for kind, _, _, at, end in messages(data)
+            if kind == NEWNEIGH
+        ]
+        return [entry for entry in found if entry is not None and entry.value and entry.ifindex == ifindex]
 
     async def apply(self, steps: Sequence[Step]) -> dict[int, int]:
         """Carry out the steps in order, `BATCH` in each send. Returns the errno of each failed step by its

@@ -1,250 +1,339 @@
-"""Keeps the kernel's routes equal to the wanted routes: listens to notifications and repairs differences.
+"""Keeps the kernel as the backend declares it: listens to notifications, finds the difference, repairs it.
+
+What is wanted needs an order: a device before its addresses, its forwarding and neighbour entries, and last
+the routes that send packets there. What is no longer wanted goes in the reverse order. So no packet meets a
+route whose device or neighbour is not ready, also while a peer or the whole backend changes.
 
 Invariants:
 
-- `present` is the kernel's table main, limited to `ranges`, as of the last notification processed. When
-  notifications are lost, the table is read again.
-- A route the kernel rejected is tried again only when the wanted route changes, when links, addresses or
-  on-link routes change, or at the periodic full repair.
-- Nothing is changed before the first `set_wanted`: routes of an earlier run stay until it is known which are
+- The tables (`routetable`, `entrytable`, `devicetable`) hold the kernel's state as of the last notification
+  processed. When notifications are lost, all of it is read again.
+- What the kernel rejected is tried again only when it is declared otherwise, when links, addresses or on-link
+  routes change, or at the periodic full repair.
+- Nothing is changed before the first `set_wanted`: what an earlier run made stays until it is known what is
   wanted.
-- No change is forgotten: subnets that `MAX_ROUNDS` rounds did not bring into the wanted state are in
-  `pending` and processed by the next call.
+- No change is forgotten: what `MAX_ROUNDS` rounds did not bring into the wanted state is `pending`, and
+  processed by the next call.
 - Only one task calls anything but `listen`.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from netstore.agent.deviceplan import alias_of
+from netstore.agent.devicetable import DeviceTable
+from netstore.agent.entryplan import DeleteEntry, SetEntry
+from netstore.agent.entrytable import EntryTable
 from netstore.agent.kernel import KernelError, Notifications, NotificationsLostError
-from netstore.agent.routeplan import AddRoute, plan
-from netstore.network.addresses import show_ip
+from netstore.agent.routeplan import AddRoute, DeleteRoute
+from netstore.agent.routetable import RouteTable
+from netstore.agent.wanted import Wireguard
+from netstore.network.addresses import Subnet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Sequence
 
-    from netstore.agent.kernel import Kernel, Link, RouteChange
-    from netstore.agent.routeplan import KernelRoute, Route
-    from netstore.network.addresses import Subnet
+    from netstore.agent.kernel import Kernel, Link, Step
+    from netstore.agent.wanted import Wanted
+    from netstore.network.ipv6 import Subnet6
 
-MAX_ROUNDS: Final = 4
-"""Rounds of plan and apply in one call. More are needed only while another program keeps undoing our changes;
-other tasks run in between.
+MAX_ROUNDS: Final = 6
+"""Rounds of plan and apply in one call: one makes devices, one sets them up, one fills them, one sees
+that all is done. More are needed only while another program keeps undoing our changes; other tasks run in between.
 """
 
 MAX_QUEUED: Final = 256
-"""Queued batches of notifications; with more, they are dropped and the table is read again."""
-
-_OUT_OF_DATE: Final = frozenset({errno.EEXIST, errno.ESRCH})
-"""Errors that mean that the kernel's table is not what `present` says."""
+"""Queued batches of notifications; with more, they are dropped and the state is read again."""
 
 
 class Reconciler:
-    """The routes of one network in one kernel.
+    """What one network's backend wants in one kernel.
 
-    `ranges` are the subnets whose routes are managed: the network, and the former one if it was changed.
-    `link` is the interface the routes use; changes of other interfaces are ignored. `wake` is called when
-    there are notifications to process.
+    `ranges` are the subnets whose routes are managed: the network of IPv4 first, then that of IPv6 and the
+    former ones if they were changed. `link` is the interface that carries the traffic between the nodes.
+    `wake` is called when there are notifications to process.
     """
 
     def __init__(
-        self, kernel: Kernel, ranges: Iterable[Subnet], link: Link, wake: Callable[[], None]
+        self,
+        kernel: Kernel,
+        ranges: Sequence[Subnet | Subnet6],
+        link: Link,
+        wake: Callable[[], None],
     ) -> None:
         self.kernel = kernel
         self.link = link
-        self.ranges = tuple(ranges)
-        self.wanted: dict[Subnet, Route] = {}
-        self.gateways: frozenset[int] = frozenset()
-        self.present: dict[Subnet, list[KernelRoute]] = {}
-        self.foreign: dict[Subnet, KernelRoute] = {}
-        """Routes of others that prevent wanted ones."""
-        self.rejected: dict[Route, int] = {}
-        """Wanted routes the kernel rejected, with the errno."""
-        self.pending: set[Subnet] = set()
-        """Subnets whose routes changed again after the last round of a call; `repair` continues with them."""
+        self.routes = RouteTable(ranges)
+        self.entries = EntryTable()
+        self.devices = DeviceTable([alias_of(each) for each in ranges if isinstance(each, Subnet)])
         self.repairs = 0
-        """Steps taken because another program changed the kernel's routes."""
+        """Steps taken because another program changed the kernel's state."""
         self._wake = wake
         self._queue: deque[Notifications] = deque()
         self._must_reread = True
+        self._must_read_addresses = True
+        self._must_bind = True
         self._has_wanted = False
         self._network_changed = False
 
     @property
-    def problems(self) -> dict[Subnet, str]:
-        """For each wanted route that is not in place, the reason."""
-        found = {route.subnet: _rejection(route, code) for route, code in self.rejected.items()}
-        for subnet, route in self.foreign.items():
-            found[subnet] = (
-                f"another program's route is in its place: {route}; remove it to let the agent's in"
-            )
+    def pending(self) -> bool:
+        """Whether the last call left work to the next one."""
+        return self._has_wanted and bool(
+            self._must_reread
+            or self._must_bind
+            or self.devices.dirty
+            or not self.routes.is_settled
+            or not self.entries.is_settled
+        )
+
+    @property
+    def in_place(self) -> int:
+        """How many of the wanted routes are in place."""
+        routes = self.routes
+        return len(routes.named) - len(routes.unbound) - len(routes.rejected) - len(routes.foreign)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """For each subnet that is not reached as it should be, the reason."""
+        found = {str(subnet): reason for subnet, reason in self.routes.problems.items()}
+        for subnet, words in self.routes.unbound.items():
+            device = self.routes.named[subnet].device
+            if device in self.devices.problems:
+                found[str(subnet)] = f"{words}: {self.devices.problems[device]}"
+        if wrong := self.entries.problems:
+            for device, gateway, name in self._tunnelled():
+                mac = self.entries.named.get((device, gateway), b"")
+                if reason := wrong.get((device, gateway)) or wrong.get((device, mac)):
+                    found.setdefault(name, reason)
         return found
+
+    @property
+    def device_problems(self) -> dict[str, str]:
+        """For each wanted device that is not as it should be, the reason."""
+        return self.devices.problems
+
+    def _tunnelled(self) -> list[tuple[str, bytes, str]]:
+        """Device, packed next hop and subnet of each wanted route that has a next hop."""
+        return [
+            (
+                route.device,
+                route.gateway.to_bytes(4 if isinstance(subnet, Subnet) else 16, "big"),
+                str(subnet),
+            )
+            for subnet, route in self.routes.named.items()
+            if route.gateway
+        ]
 
     async def listen(self) -> None:
         """Queue the kernel's notifications and call `wake`, forever."""
         while True:
             batch = await self.kernel.notifications()
+            if batch.entries:  # most are of other devices, whose neighbours come and go all the time
+                kept = [one for one in batch.entries if one.entry.ifindex in self.entries.devices]
+                batch = batch._replace(entries=kept)
             if not any(batch):
-                continue  # the other task took what this one was woken for
+                continue  # nothing of ours, or the other task took what this one was woken for
             self._queue.append(batch)
             if len(self._queue) > MAX_QUEUED:
                 self._queue.clear()
                 self._queue.append(Notifications(lost=True))
             self._wake()
 
-    async def set_wanted(self, wanted: dict[Subnet, Route], gateways: Collection[int]) -> None:
-        """Replace the wanted routes and bring the kernel's routes in line. `gateways` are the PublicIPs of
-        all leases.
+    async def set_wanted(self, wanted: Wanted, gateways: Collection[int]) -> None:
+        """Replace what is wanted and bring the kernel in line. `gateways` are the public addresses of all
+        leases.
         """
         self._has_wanted = True
-        before, self.wanted = self.wanted, wanted
-        self.gateways = frozenset(gateways)
-        self.rejected = {
-            route: code for route, code in self.rejected.items() if wanted.get(route.subnet) == route
-        }
-        if self._must_reread:
-            await self._converge(None)
-            return
-        changed = {subnet for subnet, route in wanted.items() if before.get(subnet) != route}
-        changed.update(subnet for subnet in before if subnet not in wanted)
-        changed.update(self.foreign)
-        await self._converge(changed | self._take_pending())
+        self._process_notifications()
+        before = self.devices.wanted
+        self.devices.declare(wanted.devices)
+        if self.devices.wanted.keys() != before.keys():
+            self._must_bind = self._must_read_addresses = True
+        self.routes.declare(wanted.routes, gateways)
+        self.entries.declare(wanted.neighbours, wanted.forwarding)
+        await self._converge()
 
     async def repair(self, *, full: bool = False) -> bool:
-        """Repair the routes that queued notifications say were changed; with `full`, read the table first.
-        True if links or addresses changed.
+        """Repair what queued notifications say was changed; with `full`, read everything first. True if links
+        or addresses changed.
         """
-        if full:
-            self._must_reread = True
-            self.rejected.clear()
-        changed = self._take_pending()
+        self._process_notifications()
         network_changed, self._network_changed = self._network_changed, False
-        if network_changed:
+        if full or network_changed:
             # The kernel removes the routes of a link that goes down without notifications, and may now accept
-            # routes it rejected.
+            # what it rejected.
             self._must_reread = True
-            self.rejected.clear()
-        if self._has_wanted and (self._must_reread or changed):
-            self.repairs += await self._converge(None if self._must_reread else changed)
+            self.routes.retry()
+            self.entries.retry()
+            self.devices.retry()
+        if self.pending:
+            self.repairs += await self._converge()
         return network_changed
 
     async def clear(self) -> int:
-        """Remove all our routes in the ranges. Returns how many were removed."""
-        self.wanted, self._must_reread = {}, True
-        return await self._converge(None)
+        """Remove everything that was declared. Returns how many steps that took."""
+        self._has_wanted = self._must_reread = True
+        self.devices.declare([])
+        self.routes.declare([], ())
+        self.entries.declare([], [])
+        return await self._converge()
 
-    async def _converge(self, subnets: set[Subnet] | None) -> int:
-        """Plan and apply until the kernel's routes to the subnets (None: all) are as wanted, or the rounds
-        are used up. Returns the number of steps carried out.
+    async def _converge(self) -> int:
+        """Plan and apply until everything is as wanted, or the rounds are used up. Returns the number of
+        steps carried out.
         """
         taken = 0
-        for _ in range(MAX_ROUNDS):
-            if self._must_reread:
-                await self._read_table()
-                subnets = None
-            steps, foreign = plan(self.wanted, self.present, self.gateways, subnets)
-            self._update_foreign(foreign, subnets)
-            steps = [
-                step for step in steps if not (isinstance(step, AddRoute) and step.route in self.rejected)
-            ]
-            if not steps:
-                return taken
-            try:
-                failed = await self.kernel.apply(steps)
-            except NotificationsLostError:
-                self._must_reread = True
-                continue
-            except KernelError:
-                self._must_reread = True  # it is not known which steps were carried out
-                raise
-            taken += len(steps) - len(failed)
-            for position, code in failed.items():
-                step = steps[position]
-                if code in _OUT_OF_DATE:
-                    self._must_reread = True
-                elif isinstance(step, AddRoute):
-                    self.rejected[step.route] = code
-            touched = {step.route.subnet for step in steps}
-            changed = self._process_notifications()
-            subnets = None if self._must_reread else touched | changed
-        self.pending = {*self.wanted, *self.present} if self._must_reread or subnets is None else subnets
+        try:
+            for _ in range(MAX_ROUNDS):
+                if self._must_reread:
+                    await self._read()
+                steps = await self._next_steps()
+                if not steps and not self.pending:
+                    break
+                taken += await self._apply(steps)
+                self._process_notifications()
+        except KernelError:
+            self._must_reread = True  # it is not known what was read, and which steps were carried out
+            raise
         return taken
 
-    def _take_pending(self) -> set[Subnet]:
-        """The subnets to look at: those left over, and those that notifications name now."""
-        left, self.pending = self.pending, set()
-        return left | self._process_notifications()
+    async def _next_steps(self) -> Sequence[Step]:
+        """The steps that can be taken now: first those of the devices, then all others, at last the removal
+        of devices.
+        """
+        if self.devices.dirty:
+            if self._must_read_addresses:
+                await self._read_addresses()
+            if steps := self.devices.steps():
+                self._must_bind = True
+                return steps
+            await self._configure_wireguard()
+        if self._must_bind:
+            self._must_bind = False
+            self.routes.rebind()
+            before = set(self.entries.devices)
+            self.entries.rebind(self.devices.numbers)
+            if not before >= set(self.entries.devices):
+                await self._read_entries()
+        self.routes.bind(self.devices.all_numbers)
+        self.entries.bind()
+        new_entries, old_entries = self.entries.steps()
+        new_routes, old_routes = self.routes.steps(self.entries.devices)
+        return [*new_entries, *new_routes, *old_routes, *old_entries] or self.devices.obsolete()
 
-    async def _read_table(self) -> None:
-        self._process_notifications()  # older than the dump below, so of these only link changes matter
-        present: dict[Subnet, list[KernelRoute]] = {}
-        for route in await self.kernel.routes():
-            if self._is_in_ranges(route):
-                present.setdefault(route.subnet, []).append(route)
-        self.present = present
+    async def _apply(self, steps: Sequence[Step]) -> int:
+        """Carry out the steps. Returns how many were."""
+        try:
+            failed = await self.kernel.apply(steps)
+        except NotificationsLostError:
+            self._must_reread = True
+            return 0
+        for position, code in failed.items():
+            step = steps[position]
+            if isinstance(step, AddRoute | DeleteRoute):
+                self._must_reread |= self.routes.failed(step, code)
+            elif isinstance(step, SetEntry | DeleteEntry):
+                self._must_reread |= self.entries.failed(step, code)
+            else:
+                self._must_reread |= self.devices.failed(step, code)
+        return len(steps) - len(failed)
+
+    async def _configure_wireguard(self) -> None:
+        for number, device, present in self.devices.wireguard_changes():
+            assert isinstance(device.kind, Wireguard)  # noqa: S101 - for the type checker
+            code = await self.kernel.configure_wireguard(number, device.kind, present)
+            if code:
+                self.devices.problems[device.name] = (
+                    f"WireGuard refused its keys or peers: {os.strerror(code)}"
+                )
+            else:
+                self.devices.wireguard[number] = device.kind
+
+    # The kernel's state
+
+    async def _read(self) -> None:
+        """Read everything. Notifications that are older than that matter for the links alone."""
+        self._process_notifications()
         self._must_reread = False
+        self.devices.load(await self.kernel.links())
+        await self._read_addresses()
+        routes = await self.kernel.routes()
+        if self.routes.has_ipv6:
+            routes += await self.kernel.routes6()
+        self.routes.load(routes)
+        self.entries.devices = {}  # so that the entries of all are read
+        self._must_bind = True
 
-    def _is_in_ranges(self, route: KernelRoute) -> bool:
-        return any(managed.covers(route.subnet) for managed in self.ranges)
+    async def _read_addresses(self) -> None:
+        """Read the addresses of the wanted devices, and the configuration of WireGuard."""
+        self._must_read_addresses = False
+        numbers = self.devices.numbers
+        found: list[tuple[int, bytes, int]] = []
+        if numbers:
+            found = [
+                (one.ifindex, one.ip.to_bytes(4, "big"), one.length) for one in await self.kernel.addresses()
+            ]
+            found += [
+                (one.ifindex, one.ip.to_bytes(16, "big"), one.length)
+                for one in await self.kernel.addresses6()
+            ]
+        self.devices.set_addresses(found, numbers.values())
+        self.devices.wireguard = {}
+        for name, number in numbers.items():
+            if isinstance(self.devices.wanted[name].kind, Wireguard):
+                present = await self.kernel.wireguard(number)
+                if present is not None:
+                    self.devices.wireguard[number] = present
 
-    def _process_notifications(self) -> set[Subnet]:
-        """Apply all notifications received so far to `present`. Returns the subnets whose routes changed."""
-        changed: set[Subnet] = set()
+    async def _read_entries(self) -> None:
+        """Read the entries of the backend's devices."""
+        found = [entry for number in self.entries.devices for entry in await self.kernel.entries(number)]
+        self.entries.load(found)
+
+    def _process_notifications(self) -> None:
+        """Apply all notifications received so far to the tables."""
         while True:
             is_queued = bool(self._queue)
             batch = self._queue.popleft() if is_queued else self.kernel.pending_notifications()
             if not is_queued and not any(batch):
-                return changed
+                return
             if batch.lost:
                 self._must_reread = True
-            self._network_changed |= batch.addresses or self.link.ifindex in batch.removed_links
+            if batch.addresses:
+                self._network_changed = self._must_read_addresses = self.devices.dirty = True
             for link in batch.links:
-                if self.link.name == link.name or self.link.ifindex == link.ifindex:
-                    self._network_changed |= link != self.link
-                    self.link = link
-            for one in batch.routes:
-                if self._is_in_ranges(one.route):
-                    self._apply_change(one)
-                    changed.add(one.route.subnet)
-                elif one.route.ifindex == self.link.ifindex and not one.route.gateway:
+                self._link_changed(link)
+            for number in batch.removed_links:  # last: a link changes once more before it goes
+                self._link_removed(number)
+            for change in batch.routes:
+                if self.routes.is_in_ranges(change.route):
+                    self.routes.apply(change)
+                elif change.route.ifindex == self.link.ifindex and not change.route.gateway:
                     self._network_changed = True  # an on-link route: a next hop may have become reachable
+            for one in batch.entries:
+                self.entries.apply(one)
 
-    def _apply_change(self, change: RouteChange) -> None:
-        route, there = change.route, self.present.setdefault(change.route.subnet, [])
-        if change.how == "delete":
-            if route in there:
-                there.remove(route)
-        elif change.how == "append":
-            if route not in there:
-                there.append(route)
-        else:
-            if change.how == "replace":
-                same = [one for one in there if (one.metric, one.tos) == (route.metric, route.tos)]
-                for one in same[:1]:
-                    there.remove(one)
-            if route in there:
-                there.remove(route)
-            there.insert(0, route)
-        if not there:
-            del self.present[route.subnet]
+    def _link_changed(self, link: Link) -> None:
+        if link.name == self.link.name or link.ifindex == self.link.ifindex:
+            self._network_changed |= link != self.link
+            self.link = link
+        is_used = link.name in self.devices.wanted or link.name in self.routes.used
+        before = self.devices.links.get(link.name)
+        lost_routes = self.devices.apply(link)
+        if is_used:
+            self._must_reread |= lost_routes
+            if before is None or before.ifindex != link.ifindex:
+                self._must_bind = self._must_read_addresses = True
+            if link.up and before is not None and not before.up:
+                self.routes.retry()
+                self.entries.retry()
 
-    def _update_foreign(self, foreign: dict[Subnet, KernelRoute], subnets: set[Subnet] | None) -> None:
-        if subnets is None:
-            self.foreign = foreign
-            return
-        for subnet in subnets:
-            self.foreign.pop(subnet, None)
-        self.foreign.update(foreign)
-
-
-def _rejection(route: Route, code: int) -> str:
-    via = show_ip(route.gateway)
-    if code in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return f"next hop {via} is not on-link; it is tried again when a link or an address changes"
-    if code in (errno.EPERM, errno.EACCES):
-        return "no permission to write routes; the agent needs CAP_NET_ADMIN"
-    return f"the kernel rejected the route via {via}: {os.strerror(code)}"
+    def _link_removed(self, number: int) -> None:
+        self._network_changed |= number == self.link.ifindex
+        name = self.devices.remove(number)
+        if name in self.devices.wanted or name in self.routes.used:
+            self._must_reread = True

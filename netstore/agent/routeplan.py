@@ -1,26 +1,27 @@
-"""The steps that turn the kernel's routes into the wanted routes. Pure.
+"""The steps that turn the kernel's routes of both families into the wanted routes. Pure.
 
 Invariants:
 
 - Routes of others are never changed or removed. The one exception: a route with protocol `boot` to a leased
-  subnet through a gateway that is the PublicIP of a lease was written by flannel, and is replaced.
+  subnet, through a gateway that is the public address of a lease or out of a device of the backend's, was
+  written by flannel, and is replaced.
 - No step can overwrite a foreign route, even one that appeared after the plan was made: a new route is
   created only if none exists (NLM_F_EXCL), and an old route of ours is replaced by adding the new one first
-  and then deleting exactly the old one.
+  and then deleting exactly the old one. IPv6 refuses a second route through the same next hop, so there a
+  route that differs in nothing but protocol or flags is replaced (NLM_F_REPLACE).
 - Steps for one destination depend only on the routes to that destination, so the plan for some destinations
   is a part of the plan for all.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from netstore.network.addresses import show_ip
+from netstore.network.addresses import Subnet, show_ip
+from netstore.network.ipv6 import Subnet6, show_ip6
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-
-    from netstore.network.addresses import Subnet
 
 PROTOCOL: Final = 78
 """The routing protocol number of all our routes (rtnetlink's rtm_protocol); iproute2 has no name for it."""
@@ -30,24 +31,31 @@ BOOT: Final = 3
 
 UNICAST: Final = 1
 UNIVERSE: Final = 0
+LINK_SCOPE: Final = 253
+
+METRIC6: Final = 1024
+"""IP6_RT_PRIO_USER: the metric of an IPv6 route that was made without one."""
 
 
-class Route(NamedTuple):
-    """A wanted route: to `subnet` through `gateway`, out of the interface `ifindex`. Table main, metric 0."""
+class BoundRoute(NamedTuple):
+    """A wanted route whose device is known by its number: to `subnet` through `gateway` (0 for none), out of
+    the interface `ifindex`. Table main, the default metric.
+    """
 
-    subnet: Subnet
+    subnet: Subnet | Subnet6
     gateway: int
     ifindex: int
+    onlink: bool = False
 
 
 class KernelRoute(NamedTuple):
     """A route in the kernel's table main.
 
-    `gateway` is 0 if there is none. `plain` is False for multipath routes, nexthop objects and gateways of
-    another address family.
+    `gateway` is 0 if there is none. `plain` is False for multipath routes of IPv4, nexthop objects and
+    gateways of another address family.
     """
 
-    subnet: Subnet
+    subnet: Subnet | Subnet6
     gateway: int
     ifindex: int
     protocol: int = PROTOCOL
@@ -56,18 +64,31 @@ class KernelRoute(NamedTuple):
     kind: int = UNICAST
     scope: int = UNIVERSE
     plain: bool = True
+    onlink: bool = False
 
     def __str__(self) -> str:
-        via = f" via {show_ip(self.gateway)}" if self.gateway else ""
+        show = show_ip6 if isinstance(self.subnet, Subnet6) else show_ip
+        via = f" via {show(self.gateway)}" if self.gateway else ""
         metric = f" metric {self.metric}" if self.metric else ""
         return f"{self.subnet}{via} dev #{self.ifindex} proto {self.protocol}{metric}"
 
 
-class AddRoute(NamedTuple):
-    """Create the route if there is none to its subnet; with `append`, add it behind the existing one."""
+def in_kernel(route: BoundRoute) -> KernelRoute:
+    """The route as the kernel tells it once it is there."""
+    subnet, gateway, ifindex, onlink = route
+    if type(subnet) is Subnet6:
+        return KernelRoute(subnet, gateway, ifindex, metric=METRIC6, onlink=onlink)
+    scope = UNIVERSE if gateway else LINK_SCOPE
+    return KernelRoute(subnet, gateway, ifindex, scope=scope, onlink=onlink)
 
-    route: Route
-    append: bool = False
+
+class AddRoute(NamedTuple):
+    """Make the route. `create` it if there is none to its subnet, `append` it behind the existing one, or
+    `replace` the one through the same next hop (IPv6).
+    """
+
+    route: BoundRoute
+    how: Literal["create", "append", "replace"] = "create"
 
 
 class DeleteRoute(NamedTuple):
@@ -76,30 +97,34 @@ class DeleteRoute(NamedTuple):
     route: KernelRoute
 
 
-Step = AddRoute | DeleteRoute
+RouteStep = AddRoute | DeleteRoute
 
 
 class Plan(NamedTuple):
-    """Steps in order, and for each wanted route that a foreign route prevents, that foreign route."""
+    """The routes to add and to delete, and for each wanted route that a foreign route prevents, that foreign
+    route.
+    """
 
-    steps: list[Step]
-    foreign: dict[Subnet, KernelRoute]
+    additions: list[AddRoute]
+    deletions: list[DeleteRoute]
+    foreign: dict[Subnet | Subnet6, KernelRoute]
 
 
 def plan(
-    wanted: Mapping[Subnet, Route],
-    present: Mapping[Subnet, Sequence[KernelRoute]],
+    wanted: Mapping[Subnet | Subnet6, BoundRoute],
+    present: Mapping[Subnet | Subnet6, Sequence[KernelRoute]],
     gateways: Collection[int],
-    subnets: Collection[Subnet] | None = None,
+    subnets: Collection[Subnet | Subnet6] | None = None,
+    devices: Collection[int] = (),
 ) -> Plan:
     """The steps from `present` to `wanted`, for the given subnets or for all.
 
-    `present` has the routes of table main by destination, `gateways` the PublicIPs of all leases. O(routes)
-    for all subnets, O(subnets) for some.
+    `present` has the routes of table main by destination, `gateways` the public addresses of all leases,
+    `devices` the numbers of the backend's devices. O(routes) for all subnets, O(subnets) for some.
     """
-    steps: list[Step] = []
-    deletions: list[Step] = []
-    foreign: dict[Subnet, KernelRoute] = {}
+    additions: list[AddRoute] = []
+    deletions: list[DeleteRoute] = []
+    foreign: dict[Subnet | Subnet6, KernelRoute] = {}
     if subnets is None:
         subnets = dict.fromkeys(wanted) | dict.fromkeys(present)
     for subnet in subnets:
@@ -107,46 +132,51 @@ def plan(
         there = present.get(subnet)
         if not there:
             if route is not None:
-                steps.append(AddRoute(route))
+                additions.append(AddRoute(route))
             continue
-        ours = [one for one in there if _is_ours(one)]
+        ours = [one for one in there if one.protocol == PROTOCOL]
         if route is None:
             deletions.extend(DeleteRoute(one) for one in ours)
             continue
-        flannels = [one for one in there if one not in ours and _is_flannels(one, gateways)]
-        blocking = next(
-            (one for one in there if one not in ours and one not in flannels and _has_our_priority(one)), None
-        )
-        right = KernelRoute(route.subnet, route.gateway, route.ifindex)
+        right = in_kernel(route)
+        if len(there) == 1 and ours and right == there[0]:
+            continue
+        rivals = [one for one in there if _same_priority(one, right)]
+        flannels = [
+            one
+            for one in rivals
+            if one.protocol == BOOT
+            and one.kind == UNICAST
+            and one.plain
+            and (one.gateway in gateways or one.ifindex in devices)
+        ]
+        blocking = next((one for one in rivals if one not in ours and one not in flannels), None)
+        obsolete = [one for one in ours if one != right]
         if blocking is not None:
             foreign[subnet] = blocking
-        elif right not in ours:
-            replaces = any(_has_our_priority(one) for one in ours + flannels)
-            steps.append(AddRoute(route, append=replaces))
-        deletions.extend(
-            DeleteRoute(one) for one in (*ours, *(() if blocking is not None else flannels)) if one != right
-        )
-    return Plan(steps + deletions, foreign)
+        else:
+            obsolete += flannels
+            if right not in ours:
+                how = _way_in(right, [one for one in obsolete if one in rivals])
+                additions.append(AddRoute(route, how))
+                if how == "replace":
+                    obsolete = [one for one in obsolete if one not in rivals]
+        deletions.extend(DeleteRoute(one) for one in obsolete)
+    return Plan(additions, deletions, foreign)
 
 
-def _is_ours(route: KernelRoute) -> bool:
-    return route.protocol == PROTOCOL
-
-
-def _is_flannels(route: KernelRoute, gateways: Collection[int]) -> bool:
-    """Whether flannel's host-gw backend wrote it: unicast, protocol boot, no metric, through a node."""
-    return (
-        route.protocol == BOOT
-        and route.kind == UNICAST
-        and route.plain
-        and not route.metric
-        and not route.tos
-        and route.gateway in gateways
+def _way_in(right: KernelRoute, replaced: Sequence[KernelRoute]) -> Literal["create", "append", "replace"]:
+    """How a route is made in whose place there are others."""
+    if not replaced:
+        return "create"
+    is_twin = isinstance(right.subnet, Subnet6) and any(
+        (one.gateway, one.ifindex) == (right.gateway, right.ifindex) for one in replaced
     )
+    return "replace" if is_twin else "append"
 
 
-def _has_our_priority(route: KernelRoute) -> bool:
-    """Whether it has the metric and type of service of our routes, so that the kernel uses only the first of
-    them.
+def _same_priority(route: KernelRoute, other: KernelRoute) -> bool:
+    """Whether they have the same metric and type of service, so that the kernel uses only the first of them
+    (of IPv6: each for a part of the traffic).
     """
-    return not route.metric and not route.tos
+    return route.metric == other.metric and route.tos == other.tos

@@ -1,5 +1,5 @@
-"""Turns leases into routes: filters the leases, asks the backend which routes they need, and hands those to
-the reconciler.
+"""Turns leases into kernel state: filters the leases, asks the backend what they need, and hands that to the
+reconciler.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class RouteProgrammer:
     ) -> None:
         self.rejected_leases = ProblemList(log, "lease_skipped", "lease_no_longer_skipped")
         self.unrouted_peers = ProblemList(log, "peer_not_routed", "peer_routed_again")
+        self.faulty_devices = ProblemList(log, "device_not_ready", "device_ready_again")
         self.in_place = False
         """Whether all routes have been in place at least once."""
         self._config = config
@@ -111,8 +112,8 @@ class RouteProgrammer:
             self._must_update = False
             await self._update_routes()
         problems = {str(subnet): reason for subnet, reason in self._refused.items()}
-        problems.update((str(subnet), reason) for subnet, reason in self._reconciler.problems.items())
-        self.unrouted_peers.update(problems)
+        self.unrouted_peers.update(problems | self._reconciler.problems)
+        self.faulty_devices.update(self._reconciler.device_problems)
 
     async def _refresh_node(self) -> None:
         """The host's interface or address may have changed, and with it the routes to all peers."""
@@ -132,7 +133,7 @@ class RouteProgrammer:
         started = trio.current_time()
         own = self._holder.subnet
         own_name = self._holder.subnets.lease_name if self._holder.subnets is not None else ""
-        host = self._node.host_with(own)
+        host = self._node.host_with(self._holder.subnets, self._reconciler.devices.links)
         peers: list[SubnetLease] = []
         rejected = dict(self._watcher.invalid)
         others = {
@@ -150,16 +151,17 @@ class RouteProgrammer:
                 rejected[name] = reason
         wanted = await self._ask_backend(host, peers)
         gateways = {lease.public_ip for lease in self._watcher.leases.values()}
-        await self._reconciler.set_wanted({route.subnet: route for route in wanted.routes}, gateways)
+        gateways.update(lease.public_ip6 for lease in peers if lease.public_ip6 is not None)
+        await self._reconciler.set_wanted(wanted, gateways)
         self._refused = wanted.refused
         self.rejected_leases.update(rejected)
         if not self.in_place:
             self.in_place = True
-            self._log.info("routes_in_place", routes=len(self._reconciler.wanted), leases=len(peers))
+            self._log.info("routes_in_place", routes=len(wanted.routes), leases=len(peers))
         now = trio.current_time()
         self._update_not_before = now + (now - started) * DEBOUNCE_FACTOR
 
     async def _ask_backend(self, host: Host, peers: list[SubnetLease]) -> Wanted:
         backend = self._node.backend
         with plugin_errors(backend.manifest.name):
-            return await backend.reconcile(host, peers)
+            return await backend.declare(host, peers)

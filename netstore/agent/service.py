@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from netstore.agent import envfile
-from netstore.agent.backend import plugin_errors
+from netstore.agent.backend import STOP_SECONDS, plugin_errors
 from netstore.agent.health import Health
 from netstore.agent.leaseholder import LeaseHolder
 from netstore.agent.leasestate import LeaseState
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from netstore.agent.localnode import LocalNode
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
+    from netstore.network.ipv6 import Subnet6
     from netstore.network.lease import NodeSubnets
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
@@ -49,7 +50,7 @@ RETRY_DELAY: Final = 1.0
 """Seconds between attempts during start, as in flannel."""
 
 CLEANUP_TIMEOUT: Final = 10.0
-"""Seconds to remove routes, lease and subnet.env."""
+"""Seconds to remove what was declared, lease and subnet.env."""
 
 
 class SystemEntropy:
@@ -93,6 +94,7 @@ class Agent:
                     number = await anext(signals)
                     self._log.info("agent_stopping", signal=signal.Signals(number).name)
                     nursery.cancel_scope.cancel()
+            await self._stop_backend()
             if self._config.cleanup:
                 await self._clean_up()
 
@@ -128,10 +130,11 @@ class Agent:
                 "held": holder.state.held,
                 "reservation": holder.state.permanent,
                 "leases": len(watcher.leases),
-                "routes": len(reconciler.wanted) - len(reconciler.problems),
+                "routes": reconciler.in_place,
                 "repairs": reconciler.repairs,
                 "skipped": programmer.rejected_leases.problems,
                 "unserved": programmer.unrouted_peers.problems,
+                "devices": programmer.faulty_devices.problems,
             }
         return report
 
@@ -180,7 +183,11 @@ class Agent:
             on_held=self._subnet_held,
             avoid=lambda: [subnet for subnet, _ in node.protected.networks],
         )
-        ranges = {node.network.network, former_network or node.network.network}
+        ranges: list[Subnet | Subnet6] = [node.network.network]
+        if node.network.ipv6 is not None:
+            ranges.append(node.network.ipv6.network)
+        if former_network is not None and former_network != node.network.network:
+            ranges.append(former_network)
         reconciler = Reconciler(self._kernel, ranges, node.host.link, self._kernel_changed)
         programmer = RouteProgrammer(
             config=config,
@@ -252,8 +259,22 @@ class Agent:
             self._ready(f"holding {subnets}")
         return True
 
+    async def _stop_backend(self) -> None:
+        """Let the backend end what it runs. An error of its is logged."""
+        if self._node is None:
+            return
+        backend = self._node.backend
+        with trio.move_on_after(STOP_SECONDS) as limit:
+            try:
+                with plugin_errors(backend.manifest.name):
+                    await backend.stop()
+            except NetstoreError as error:
+                self._log.warning("backend_not_stopped", reason=str(error))
+        if limit.cancelled_caught:
+            self._log.warning("backend_not_stopped", reason=f"it took more than {STOP_SECONDS:g} s")
+
     async def _clean_up(self) -> None:
-        """Remove routes, lease and subnet.env."""
+        """Remove what was declared, lease and subnet.env."""
         node, holder, reconciler = self._node, self._holder, self._reconciler
         if node is None or holder is None or reconciler is None:
             self._log.info("nothing_to_clean_up")
@@ -264,6 +285,6 @@ class Agent:
                 await node.backend.teardown()
             await holder.release()
             self._config.subnet_file.unlink(missing_ok=True)
-            self._log.info("cleaned_up", routes=removed, subnet=str(holder.subnets))
+            self._log.info("cleaned_up", removed=removed, subnet=str(holder.subnets))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")

@@ -80,14 +80,15 @@ class Device(msgspec.Struct, frozen=True):
     mac, addresses and peers are changed in place.
 
     `addresses` are packed, each with its prefix length; other addresses of the device are removed, but not
-    the link-local ones of IPv6. `mac` has 6 bytes; None leaves the kernel's choice.
+    the link-local ones of IPv6. None leaves the device's addresses alone. `mac` has 6 bytes; None leaves the
+    kernel's choice.
     """
 
     name: str
     kind: Vxlan | Ipip | Wireguard
     mtu: int
     mac: bytes | None = None
-    addresses: tuple[tuple[bytes, int], ...] = ()
+    addresses: tuple[tuple[bytes, int], ...] | None = None
 
 
 class Neighbour(NamedTuple):

@@ -144,6 +144,11 @@ class AgentConfig:
         "File to write this node's subnet to, in flannel's format.",
         variables=("FLANNELD_SUBNET_FILE",),
     )
+    data_dir: Path = setting(
+        FilePath(),
+        Path("/var/lib/netstore-agent"),
+        "Folder for what backends must keep, such as keys; made when it is needed.",
+    )
     subnet_lease_renew_margin: int | None = setting(
         WholeNumber(1, 1439, "minutes"),
         None,

@@ -10,6 +10,7 @@ import pytest
 
 from netstore.agent import backend as protocol
 from netstore.agent.backend import (
+    API_VERSION,
     Address,
     Backend,
     Host,
@@ -50,15 +51,18 @@ class Tunnel:
     async def prepare(self, host: Host) -> Prepared:
         return Prepared(mtu=host.link.mtu - 50, backend_data=b'{"Port":%d}' % self.options.port)
 
-    async def reconcile(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
         return Wanted([], {peer.subnet: "not today" for peer in peers})
+
+    async def stop(self) -> None:
+        pass
 
     async def teardown(self) -> None:
         pass
 
 
 class Tomorrow(Tunnel):
-    manifest: ClassVar[Manifest] = Manifest(name="tomorrow", version="9", api=2)
+    manifest: ClassVar[Manifest] = Manifest(name="tomorrow", version="9", api=API_VERSION + 1)
 
 
 def network(section: str) -> Network:
@@ -87,7 +91,7 @@ def test_a_third_partys_backend_is_found_with_its_options() -> None:
     [
         ('{"Type":"pigeon"}', "no backend 'pigeon' on this node; installed: broken, tomorrow, tunnel"),
         ('{"Type":"broken"}', "cannot be loaded"),
-        ('{"Type":"tomorrow"}', "written for version 2 of the protocol"),
+        ('{"Type":"tomorrow"}', "written for version 3 of the protocol"),
         ('{"Type":"tunnel","Port":"9"}', "options of tunnel: Expected `int`, got `str`"),
     ],
 )
@@ -121,6 +125,7 @@ async def test_the_example_of_the_guide_works() -> None:
     near, far = Subnet(parse_ip("10.23.1.0"), 24), Subnet(parse_ip("10.23.2.0"), 24)
     peers = [SubnetLease(near, ip + 1, "example"), SubnetLease(far, parse_ip("169.254.0.1"), "example")]
     assert await example.prepare(host) == Prepared(mtu=1500)
-    found = await example.reconcile(host, peers)
-    assert found == Wanted([Route(near, ip + 1, 2)], {far: "its address is link-local"})
+    found = await example.declare(host, peers)
+    assert found == Wanted([Route(near, ip + 1, "eth0")], {far: "its address is link-local"})
+    await example.stop()
     await example.teardown()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -538,7 +538,7 @@ def test_a_network_that_is_no_longer_dual_stack_leaves_the_ipv4_subnet(permanent
 
 
 def test_the_networks_of_the_host_are_avoided_in_both_families() -> None:
-    avoid = [net(LOW), net6(MIDDLE6)]
+    avoid: list[Subnet | Subnet6] = [net(LOW), net6(MIDDLE6)]
     assert choose_subnet([], ME, DUAL, None, LowestEntropy(), avoid=avoid) == Create(pair(MIDDLE, LOW6))
 
 
@@ -615,7 +615,8 @@ class DrawnEntropy:
         return self.number % bound
 
 
-class Stored(NamedTuple):
+@dataclass(frozen=True)
+class Stored:
     """A lease in the model of the store."""
 
     ip: int

@@ -11,7 +11,7 @@ import trio
 
 from netstore.agent.kernel import KernelError
 from netstore.agent.netlink import BATCH, Netlink
-from netstore.agent.routeplan import PROTOCOL, AddRoute, DeleteRoute, Route
+from netstore.agent.routeplan import PROTOCOL, AddRoute, BoundRoute, DeleteRoute
 from netstore.network.addresses import Subnet, parse_ip, show_ip
 from tests.support.inside import inside
 from tests.support.netns import Wire
@@ -96,12 +96,13 @@ def test_many_steps_are_carried_out_and_failures_returned_by_position(node: Node
         eth0 = next(link.ifindex for link in await kernel.links() if link.name == "eth0")
         base, gateway = parse_ip("10.0.0.0"), parse_ip("192.168.78.1")
         puts = [
-            AddRoute(Route(Subnet(base + n * 256, 24), gateway + n % 100, eth0)) for n in range(3 * BATCH)
+            AddRoute(BoundRoute(Subnet(base + n * 256, 24), gateway + n % 100, eth0))
+            for n in range(3 * BATCH)
         ]
         far = parse_ip("172.16.0.1")
-        puts[5] = AddRoute(Route(puts[5].route.subnet, far, eth0))
-        puts[BATCH - 1] = AddRoute(Route(puts[BATCH - 1].route.subnet, far, eth0))
-        puts[-1] = AddRoute(Route(puts[-1].route.subnet, gateway, 999))
+        puts[5] = AddRoute(BoundRoute(puts[5].route.subnet, far, eth0))
+        puts[BATCH - 1] = AddRoute(BoundRoute(puts[BATCH - 1].route.subnet, far, eth0))
+        puts[-1] = AddRoute(BoundRoute(puts[-1].route.subnet, gateway, 999))
         failed = await kernel.apply(puts)
         assert failed == {
             5: errno.ENETUNREACH,
@@ -173,7 +174,9 @@ def test_an_overflow_of_the_receive_buffer_is_noticed(node: Node) -> None:
         kernel._notifications.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         eth0 = next(link.ifindex for link in await kernel.links() if link.name == "eth0")
         base, gateway = parse_ip("10.0.0.0"), parse_ip("192.168.78.1")
-        await kernel.apply([AddRoute(Route(Subnet(base + n * 256, 24), gateway, eth0)) for n in range(300)])
+        await kernel.apply(
+            [AddRoute(BoundRoute(Subnet(base + n * 256, 24), gateway, eth0)) for n in range(300)]
+        )
         assert kernel.pending_notifications().lost
 
     run(node, work)

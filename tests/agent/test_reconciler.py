@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from netstore.agent.kernel import Address, KernelError, Link, Notifications, NotificationsLostError
 from netstore.agent.reconciler import MAX_QUEUED, Reconciler
-from netstore.agent.routeplan import BOOT, AddRoute, DeleteRoute, KernelRoute, Route
+from netstore.agent.routeplan import BOOT, AddRoute, BoundRoute, DeleteRoute, KernelRoute
+from netstore.agent.wanted import Route, Wanted
 from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.ipv6 import Subnet6
 from tests.support.kernel import ETH0, FakeKernel
 
 NETWORK = Subnet(parse_ip("10.23.0.0"), 16)
@@ -27,8 +29,12 @@ def subnet(number: int) -> Subnet:
     return Subnet(NETWORK.base + number * 256, 24)
 
 
-def wanted(*numbers: int, gateway: int = NODE, link: int = 2) -> dict[Subnet, Route]:
-    return {subnet(number): Route(subnet(number), gateway, link) for number in numbers}
+def routes(*numbers: int, gateway: int = NODE) -> list[Route]:
+    return [Route(subnet(number), gateway, "eth0") for number in numbers]
+
+
+def wanted(*numbers: int, gateway: int = NODE) -> Wanted:
+    return Wanted(routes(*numbers, gateway=gateway))
 
 
 def ours(number: int, gateway: int = NODE, link: int = 2) -> KernelRoute:
@@ -51,7 +57,7 @@ async def test_many_routes_are_one_send(kernel: FakeKernel, reconciler: Reconcil
     assert (len(kernel.table), kernel.sends, kernel.dumps) == (200, 1, 1)
     await reconciler.set_wanted(wanted(*range(201)), {NODE})
     assert (len(kernel.table), kernel.sends, kernel.dumps) == (201, 2, 1)
-    assert kernel.steps[-1] == AddRoute(Route(subnet(200), NODE, 2))
+    assert kernel.steps[-1] == AddRoute(BoundRoute(subnet(200), NODE, 2))
 
 
 @pytest.mark.trio
@@ -105,12 +111,12 @@ async def test_after_an_error_of_the_kernel_the_next_call_completes_the_work(
 async def test_a_route_that_appears_between_plan_and_apply_is_not_replaced(
     kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await reconciler.set_wanted({}, set())
+    await reconciler.set_wanted(Wanted(), set())
     static = KernelRoute(subnet(1), OTHER, 2, STATIC)
     kernel.table[subnet(1)] = [static]  # without a notification
     await reconciler.set_wanted(wanted(1), {NODE})
     assert kernel.table[subnet(1)] == [static]
-    assert "remove it" in reconciler.problems[subnet(1)]
+    assert "remove it" in reconciler.problems["10.23.1.0/24"]
     kernel.delete(static)
     await reconciler.repair()
     assert kernel.table[subnet(1)] == [ours(1)]
@@ -121,10 +127,10 @@ async def test_a_route_that_appears_between_plan_and_apply_is_not_replaced(
 async def test_a_rejected_next_hop_is_tried_again_when_addresses_change(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
-    await reconciler.set_wanted(wanted(1, gateway=FAR) | wanted(2), {NODE, FAR})
-    assert "192.168.99.1 is not on-link" in reconciler.problems[subnet(1)]
+    await reconciler.set_wanted(Wanted(routes(1, gateway=FAR) + routes(2)), {NODE, FAR})
+    assert "192.168.99.1 is not on-link" in reconciler.problems["10.23.1.0/24"]
     sends = kernel.sends
-    await reconciler.set_wanted(wanted(1, gateway=FAR) | wanted(2, 3), {NODE, FAR})
+    await reconciler.set_wanted(Wanted(routes(1, gateway=FAR) + routes(2, 3)), {NODE, FAR})
     await reconciler.repair()
     assert [step.route.subnet for step in kernel.steps].count(subnet(1)) == 1
     assert kernel.sends == sends + 1
@@ -170,7 +176,7 @@ async def test_a_link_that_comes_back_with_another_ifindex_is_noticed(
     kernel.set_addresses(Address(9, parse_ip("192.168.77.11"), 24))
     assert await reconciler.repair() is True
     assert reconciler.link.ifindex == 9
-    await reconciler.set_wanted(wanted(1, link=9), {NODE})
+    await reconciler.set_wanted(wanted(1), {NODE})
     assert kernel.table[subnet(1)] == [ours(1, link=9)]
 
 
@@ -219,7 +225,7 @@ async def test_a_program_that_undoes_every_change_does_not_block_the_call(
     monkeypatch.setattr(kernel, "_carry_out", undone)
     await reconciler.set_wanted(wanted(1), {NODE})
     assert 1 < kernel.sends < 10
-    assert reconciler.pending == {subnet(1)}, "left for the next call"
+    assert reconciler.pending, "left for the next call"
     monkeypatch.undo()
     await reconciler.repair()
     assert kernel.table[subnet(1)] == [ours(1)]
@@ -236,7 +242,7 @@ async def test_answers_lost_in_the_last_round_leave_the_work_to_the_next_call(
 
     monkeypatch.setattr(kernel, "apply", lost)
     await reconciler.set_wanted(wanted(1), {NODE})
-    assert reconciler.pending == {subnet(1)}
+    assert reconciler.pending
     monkeypatch.undo()
     await reconciler.repair()
     assert kernel.table[subnet(1)] == [ours(1)]
@@ -287,7 +293,7 @@ async def test_reasons_of_other_rejections(
         monkeypatch.setattr(kernel, "_carry_out", lambda _, code=code: code)
         await reconciler.repair(full=True)
         await reconciler.set_wanted(wanted(1), {NODE})
-        assert words in reconciler.problems[subnet(1)]
+        assert words in reconciler.problems["10.23.1.0/24"]
 
 
 def test_too_many_notifications_become_one_lost_notification(
@@ -315,14 +321,14 @@ changes = st.lists(
 async def test_after_any_history_the_wanted_routes_are_in_place(history: list[tuple[str, int, int]]) -> None:
     kernel = FakeKernel()
     reconciler = Reconciler(kernel, [NETWORK], ETH0, lambda: None)
-    want: dict[Subnet, Route] = {}
+    want: dict[Subnet, int] = {}
     for what, number, gateway in history:
         there = kernel.table.get(subnet(number), [])
         if what == "hold":
-            want = {**want, **wanted(number, gateway=gateway)}
+            want[subnet(number)] = gateway
             if gateway == OTHER and number == 3:
                 want.pop(subnet(number))
-            await reconciler.set_wanted(dict(want), {NODE})
+            await reconciler.set_wanted(all_of(want), {NODE})
         elif what == "delete" and there:
             kernel.delete(there[0])
         elif what == "static":
@@ -342,18 +348,22 @@ async def test_after_any_history_the_wanted_routes_are_in_place(history: list[tu
             kernel.set_link(ETH0._replace(up=False))
             kernel.set_link(ETH0)
     await reconciler.repair()
-    await reconciler.set_wanted(want, {NODE})
+    await reconciler.set_wanted(all_of(want), {NODE})
     for one in map(subnet, range(4)):
         own = [route for route in kernel.table.get(one, []) if route.protocol == 78]
-        if one in reconciler.foreign:
+        if one in reconciler.routes.foreign:
             assert any(route.protocol == STATIC and not route.metric for route in kernel.table[one])
         elif one in want:
-            assert own == [KernelRoute(one, want[one].gateway, 2)]
+            assert own == [KernelRoute(one, want[one], 2)]
         else:
             assert own == []
-    assert in_order(reconciler.present) == in_order(kernel.table)
+    assert in_order(reconciler.routes.present) == in_order(kernel.table)
 
 
-def in_order(table: dict[Subnet, list[KernelRoute]]) -> dict[Subnet, list[KernelRoute]]:
+def all_of(want: dict[Subnet, int]) -> Wanted:
+    return Wanted([Route(one, gateway, "eth0") for one, gateway in want.items()])
+
+
+def in_order(table: dict[Subnet | Subnet6, list[KernelRoute]]) -> dict[Subnet | Subnet6, list[KernelRoute]]:
     """In the kernel's order: by metric; routes with the same metric keep their order."""
     return {one: sorted(routes, key=lambda route: route.metric) for one, routes in table.items() if routes}

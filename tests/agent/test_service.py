@@ -64,7 +64,7 @@ class Node:
         self.recorded = KeptLog()
         self.ready: list[str] = []
         self.env = folder / "subnet.env"
-        self.config = AgentConfig(subnet_file=self.env, iface=("eth0",), **config)
+        self.config = AgentConfig(subnet_file=self.env, data_dir=folder / "data", iface=("eth0",), **config)
         self.agent = self.make()
 
     def make(self) -> Agent:

@@ -318,7 +318,8 @@ class RunningAgent:
         command = (
             *("ip", "netns", "exec", self.node.netns, *self.before),
             *(sys.executable, "-m", "netstore.cli.agent"),
-            *("--subnet-file", str(self.env_file), "--log-format", "json", *self.flags),
+            *("--subnet-file", str(self.env_file), "--data-dir", str(self.folder / "data" / self.node.netns)),
+            *("--log-format", "json", *self.flags),
         )
         environment = clean_environment() | {"NETSTORE_CONFIG_FILE": os.devnull}
         with self.log_path.open("ab") as log:

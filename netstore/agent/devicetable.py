@@ -1,0 +1,208 @@
+"""The devices of the backend: the wanted ones, all interfaces of the kernel, and which devices are ours.
+
+Invariants:
+
+- `links` has every interface as of the last notification processed.
+- A device with a problem is tried again only when it is declared otherwise, or at `retry`.
+- A device that is not declared is removed only if its alias says that this agent has made it or taken it
+  over, and only when nothing else is left to do, so that routes have left it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from netstore.agent.deviceplan import (
+    AddAddress,
+    Blocked,
+    ChangeDevice,
+    CreateDevice,
+    DeleteDevice,
+    is_ours,
+    plan_device,
+)
+from netstore.agent.wanted import Vxlan, Wireguard
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from netstore.agent.deviceplan import DeviceStep
+    from netstore.agent.kernel import Link
+    from netstore.agent.wanted import Device
+
+
+_OUT_OF_DATE: Final = frozenset({errno.EEXIST, errno.ENODEV, errno.EADDRNOTAVAIL})
+"""Errors that mean that the kernel's state is not what is known of it."""
+
+
+class DeviceTable:
+    """The devices of one network's backend. `aliases` are those that mark them, the present one first."""
+
+    def __init__(self, aliases: Sequence[str]) -> None:
+        self._aliases = tuple(aliases)
+        self.wanted: dict[str, Device] = {}
+        self.links: dict[str, Link] = {}
+        self.addresses: dict[int, set[tuple[bytes, int]]] = {}
+        """The packed addresses of the wanted devices, with their prefix lengths."""
+        self.wireguard: dict[int, Wireguard] = {}
+        """What the kernel knows of the wanted WireGuard devices."""
+        self.problems: dict[str, str] = {}
+        """For each wanted device that is not as it should be, the reason."""
+        self.unusable: set[str] = set()
+        """Those of them through which nothing may be routed: they belong to others."""
+        self.dirty = True
+        """Whether the devices have to be compared."""
+        self._stuck: set[int] = set()
+        """Devices that the kernel refused to remove."""
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The wanted devices that exist and belong to the backend, by name."""
+        return {
+            name: self.links[name].ifindex
+            for name in self.wanted
+            if name in self.links and name not in self.unusable
+        }
+
+    @property
+    def all_numbers(self) -> dict[str, int]:
+        """All interfaces that routes may use, by name."""
+        return {name: link.ifindex for name, link in self.links.items() if name not in self.unusable}
+
+    def declare(self, devices: Iterable[Device]) -> None:
+        """Replace the wanted devices."""
+        before, self.wanted = self.wanted, {device.name: device for device in devices}
+        if before != self.wanted:
+            for name in before:
+                if before[name] != self.wanted.get(name):
+                    self._forget_problem(name)
+            self.dirty = True
+
+    def retry(self) -> None:
+        """What failed may work now."""
+        self._stuck.clear()
+        for name in list(self.problems):
+            self._forget_problem(name)
+        self.dirty = True
+
+    def _forget_problem(self, name: str) -> None:
+        self.problems.pop(name, None)
+        self.unusable.discard(name)
+
+    def load(self, links: Iterable[Link]) -> None:
+        """Take over the kernel's interfaces."""
+        self.links = {link.name: link for link in links}
+        self.dirty = True
+
+    def apply(self, link: Link) -> bool:
+        """An interface appeared or changed. True if a device that routes may use is another one now or went
+        down, with which the kernel removes routes without notification.
+        """
+        before = self.links.get(link.name)
+        renamed = [name for name, one in self.links.items() if one.ifindex == link.ifindex]
+        for name in renamed:
+            del self.links[name]
+        self.links[link.name] = link
+        if link.name in self.wanted and before != link:
+            self.dirty = True
+            if before is None or before.ifindex != link.ifindex:
+                self._forget_problem(link.name)
+        return before is not None and (before.ifindex != link.ifindex or (before.up and not link.up))
+
+    def remove(self, ifindex: int) -> str | None:
+        """An interface is gone. Its name, if it was known."""
+        for name, link in self.links.items():
+            if link.ifindex == ifindex:
+                del self.links[name]
+                if name in self.wanted:
+                    self._forget_problem(name)
+                    self.dirty = True
+                return name
+        return None
+
+    def steps(self) -> list[DeviceStep]:
+        """The steps towards the wanted devices that have no problem."""
+        found: list[DeviceStep] = []
+        for name, device in self.wanted.items():
+            if name in self.problems:
+                continue
+            link = self.links.get(name)
+            addresses = self.addresses.get(link.ifindex, set()) if link is not None else set()
+            planned = plan_device(device, self.links, addresses, self._aliases)
+            if isinstance(planned, Blocked):
+                self.problems[name] = planned.reason
+                self.unusable.add(name)
+            else:
+                found += planned
+        self.dirty = bool(found)
+        return found
+
+    def wireguard_changes(self) -> list[tuple[int, Device, Wireguard]]:
+        """The WireGuard devices that are to be configured: number, device, present configuration."""
+        return [
+            (number, device, self.wireguard[number])
+            for name, number in self.numbers.items()
+            if isinstance((device := self.wanted[name]).kind, Wireguard)
+            and name not in self.problems
+            and self.wireguard.get(number, device.kind) != device.kind
+        ]
+
+    def obsolete(self) -> list[DeviceStep]:
+        """The removal of our devices that are no longer wanted."""
+        return [
+            DeleteDevice(link.ifindex, link.name)
+            for link in self.links.values()
+            if is_ours(link, self._aliases)
+            and link.name not in self.wanted
+            and link.ifindex not in self._stuck
+        ]
+
+    def failed(self, step: DeviceStep, code: int) -> bool:
+        """A step failed with this errno. True if the kernel's state has to be read again."""
+        if code in _OUT_OF_DATE and not isinstance(step, CreateDevice):
+            return True
+        name = self._name(step)
+        device = self.wanted.get(name)
+        if device is not None:
+            self.problems.setdefault(name, _rejection(step, device, code))
+        elif isinstance(step, DeleteDevice):
+            self._stuck.add(step.ifindex)
+        return False
+
+    def _name(self, step: DeviceStep) -> str:
+        if isinstance(step, CreateDevice):
+            return step.device.name
+        if isinstance(step, DeleteDevice):
+            return step.name
+        names: Mapping[int, str] = {link.ifindex: name for name, link in self.links.items()}
+        return names.get(step.ifindex, "")
+
+    def set_addresses(self, addresses: Iterable[tuple[int, bytes, int]], ifindexes: Collection[int]) -> None:
+        """Take over the kernel's addresses of these interfaces: number, packed address, prefix length."""
+        self.addresses = {ifindex: set() for ifindex in ifindexes}
+        for ifindex, address, length in addresses:
+            if ifindex in self.addresses:
+                self.addresses[ifindex].add((address, length))
+        self.dirty = True
+
+
+def _rejection(step: DeviceStep, device: Device, code: int) -> str:
+    kind = "VXLAN" if isinstance(device.kind, Vxlan) else type(device.kind).__name__
+    what = "could not be changed"
+    if isinstance(step, CreateDevice):
+        what = "could not be made"
+        if code == errno.EOPNOTSUPP:
+            return f"this kernel has no {kind} devices; load the kernel module {kind.lower()}"
+        if code == errno.EEXIST:
+            return f"another {kind} device has its parameters; remove that one, or choose others"
+    if code in (errno.EPERM, errno.EACCES):
+        return "no permission to make devices; the agent needs CAP_NET_ADMIN"
+    if code == errno.EADDRINUSE:
+        return "its UDP port is used by another program; choose another port, or stop that program"
+    if isinstance(step, AddAddress):
+        what = "did not get its address"
+    elif isinstance(step, ChangeDevice) and step.mtu is not None and code == errno.EINVAL:
+        return f"an MTU of {step.mtu} is not possible; choose a smaller one"
+    return f"it {what}: {os.strerror(code)}"
