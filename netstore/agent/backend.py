@@ -122,7 +122,8 @@ class Host(msgspec.Struct, frozen=True):
     `subnet` (and `subnet6` in a dual-stack network) is None until the lease is held. `address6` and
     `public_ip6` are None if the network has no IPv6. `networks` are those that the node reaches without a
     gateway through `link`, of both families. `devices` are all interfaces by name. `folder` is a private one
-    (0700) for what the backend must keep, such as keys; a backend names its files after itself.
+    (0700) of this backend for what it must keep, such as keys. `published` is the BackendData of this node's
+    lease as the store confirmed it last, None before.
     """
 
     link: Link
@@ -136,6 +137,7 @@ class Host(msgspec.Struct, frozen=True):
     networks: tuple[Subnet | Subnet6, ...] = ()
     devices: Mapping[str, Link] = {}
     folder: Path = Path("/nonexistent")
+    published: bytes | None = None
 
     def reaches(self, ip: int) -> bool:
         """Whether the IPv4 address is reached without a gateway through `link`."""
@@ -205,6 +207,12 @@ def find(network: Network) -> Backend:
             "Backend.Type",
             f"{manifest.name} {manifest.version} is written for version {manifest.api} of the protocol",
             f"install one written for version {API_VERSION}",
+        )
+    if network.ipv6 is not None and not manifest.ipv6:
+        raise NetworkConfigError(
+            "EnableIPv6",
+            f"true, but {manifest.name} {manifest.version} serves IPv4 only",
+            "leave it out, or choose a backend that serves both families, such as host-gw",
         )
     with plugin_errors(manifest.name):
         backend: Backend = plugin(options(manifest, network))

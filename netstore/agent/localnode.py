@@ -12,20 +12,23 @@ import msgspec
 import trio
 
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
-from netstore.agent.interface import Preferences, choose_interface
+from netstore.agent.interface import Addresses, NoInterfaceError, Preferences, choose_interface
 from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
+from netstore.agent.leasefilter6 import ProtectedAddresses6, protected_addresses6
 from netstore.agent.storeapi import V2, no_config, not_served
 from netstore.client.faults import BadAnswer
 from netstore.network.addresses import Subnet, parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
+from netstore.network.ipv6 import Subnet6, parse_ip6, show_ip6
 from netstore.network.lease import encode_lease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from netstore.agent.interface import Choice
-    from netstore.agent.kernel import Address, Kernel, Link
+    from netstore.agent.kernel import Kernel, Link
     from netstore.client.subnetstore import SubnetStore
+    from netstore.network.config import Network6
     from netstore.network.lease import NodeSubnets
     from netstore.ops.agent import AgentConfig
 
@@ -48,6 +51,7 @@ class LocalNode:
     protected: ProtectedAddresses
     names_ipv6: bool
     """See `client.subnetstore.SubnetStore`."""
+    protected6: ProtectedAddresses6
 
     @property
     def lease_value(self) -> str:
@@ -56,13 +60,19 @@ class LocalNode:
             self.host.public_ip,
             self.backend.manifest.name,
             self.prepared.backend_data,
+            public_ip6=self.host.public_ip6,
+            backend_v6_data=self.prepared.backend_v6_data,
             names_ipv6=self.names_ipv6,
         )
 
-    def host_with(self, subnets: NodeSubnets | None, devices: Mapping[str, Link]) -> Host:
-        """The host with these as its subnets, and with these interfaces."""
+    def host_with(
+        self, subnets: NodeSubnets | None, devices: Mapping[str, Link], published: bytes | None = None
+    ) -> Host:
+        """The host with these as its subnets, with these interfaces, and this BackendData in its lease."""
         subnet, subnet6 = subnets or (None, None)
-        return msgspec.structs.replace(self.host, subnet=subnet, subnet6=subnet6, devices=devices)
+        return msgspec.structs.replace(
+            self.host, subnet=subnet, subnet6=subnet6, devices=devices, published=published
+        )
 
 
 async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> LocalNode:
@@ -78,8 +88,10 @@ async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> Loc
             f"{network.network} contains this node's own address {show_ip(choice.address.ip)}",
             "choose a range that contains no node's address",
         )
+    if network.ipv6 is not None:
+        _check_ipv6(network.ipv6, choice)
     backend = find(network)
-    links, addresses = await kernel.links(), await kernel.addresses()
+    links, addresses = await kernel.links(), await _addresses(kernel)
     host = _host(config, choice, network, links, addresses)
     with contextlib.suppress(OSError):  # a backend that keeps something there says that it cannot
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,8 +99,9 @@ async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> Loc
     with plugin_errors(backend.manifest.name):
         prepared = await backend.prepare(host)
     store_ips = await _store_ips(config)
-    protected = protected_addresses(network, links, addresses, await kernel.routes(), store_ips)
-    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6)
+    protected = protected_addresses(network, links, addresses.ipv4, await kernel.routes(), store_ips)
+    protected6 = await _protected6(network, links, addresses, kernel, config)
+    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, protected6)
 
 
 async def read_network(store: SubnetStore) -> Network:
@@ -115,20 +128,26 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:
     the interface does not exist.
     """
     store_ips = await _store_ips(config)
-    links, addresses = await kernel.links(), await kernel.addresses()
+    links, addresses = await kernel.links(), await _addresses(kernel)
     before, node.protected = (
         node.protected,
-        protected_addresses(node.network, links, addresses, await kernel.routes(), store_ips),
+        protected_addresses(node.network, links, addresses.ipv4, await kernel.routes(), store_ips),
     )
+    before6 = node.protected6
+    node.protected6 = await _protected6(node.network, links, addresses, kernel, config)
     name, ip = node.host.link.name, node.host.address.ip
     same_name = {link.ifindex for link in links if link.name == name}
-    usable = [one for one in addresses if one.ifindex in same_name and one.ip == ip]
+    usable = [one for one in addresses.ipv4 if one.ifindex in same_name and one.ip == ip]
     if not usable and show_ip(ip) not in config.iface and config.public_ip is None:
-        usable = [one for one in addresses if one.ifindex in same_name]
-    choice = choose_interface(Preferences(names=(name,)), links, usable, (), None)
+        usable = [one for one in addresses.ipv4 if one.ifindex in same_name]
+    kept6 = [one for one in addresses.ipv6 if one.ifindex in same_name and one.ip == node.host.address6]
+    around = Addresses(usable, kept6 or addresses.ipv6)
+    choice = choose_interface(Preferences(names=(name,)), links, around, (), None)
+    if node.network.ipv6 is not None:
+        _check_ipv6(node.network.ipv6, choice)
     host = _host(config, choice, node.network, links, addresses)
     if _without_devices(host) == _without_devices(node.host):
-        return node.protected != before
+        return (node.protected, node.protected6) != (before, before6)
     with plugin_errors(node.backend.manifest.name):
         node.prepared = await node.backend.prepare(host)
     node.host = host
@@ -136,15 +155,55 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:
 
 
 async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
-    can_reach = parse_ip(config.iface_can_reach) if config.iface_can_reach else None
-    preferences = Preferences(config.iface, config.iface_regex, can_reach)
+    preferences = Preferences(config.iface, config.iface_regex, config.iface_can_reach)
     return choose_interface(
         preferences,
         await kernel.links(),
-        await kernel.addresses(),
+        await _addresses(kernel),
         await kernel.routes() if preferences == Preferences() else (),
-        await kernel.route_to(can_reach) if can_reach is not None else None,
+        await _reach(config.iface_can_reach, kernel),
     )
+
+
+async def _addresses(kernel: Kernel) -> Addresses:
+    return Addresses(await kernel.addresses(), await kernel.addresses6())
+
+
+async def _reach(address: str | None, kernel: Kernel) -> tuple[int, int] | None:
+    """Interface index and source address towards an address of either family."""
+    if address is None:
+        return None
+    if ":" in address:
+        return await kernel.route_to(parse_ip6(address), is_ipv6=True)
+    return await kernel.route_to(parse_ip(address))
+
+
+async def _protected6(
+    network: Network, links: Sequence[Link], addresses: Addresses, kernel: Kernel, config: AgentConfig
+) -> ProtectedAddresses6:
+    """The IPv6 addresses to protect; none in a network that has no IPv6."""
+    if network.ipv6 is None:
+        return ProtectedAddresses6()
+    store_ips = set()
+    for url in config.endpoints:
+        with contextlib.suppress(ValueError):  # a name, or an IPv4 address
+            store_ips.add(parse_ip6(url.host))
+    return protected_addresses6(network.ipv6, links, addresses.ipv6, await kernel.routes6(), store_ips)
+
+
+def _check_ipv6(network: Network6, choice: Choice) -> None:
+    """A dual-stack network needs an IPv6 address of the interface, outside the network."""
+    if choice.address6 is None:
+        raise NoInterfaceError(
+            f"{choice.link.name} has no IPv6 address that is not link-local, and the network config has"
+            " EnableIPv6; give it a global or unique local one, or choose another interface with --iface"
+        )
+    if network.network.holds(choice.address6.ip):
+        raise NetworkConfigError(
+            "IPv6Network",
+            f"{network.network} contains this node's own address {show_ip6(choice.address6.ip)}",
+            "choose a range that contains no node's address",
+        )
 
 
 async def _store_ips(config: AgentConfig) -> set[int]:
@@ -168,21 +227,29 @@ async def _resolve(name: str) -> set[int]:
 
 
 def _host(
-    config: AgentConfig,
-    choice: Choice,
-    network: Network,
-    links: Sequence[Link],
-    addresses: Sequence[Address],
+    config: AgentConfig, choice: Choice, network: Network, links: Sequence[Link], addresses: Addresses
 ) -> Host:
+    link, address6 = choice.link, None
+    public_ip6 = None
+    if network.ipv6 is not None and choice.address6 is not None:
+        address6 = choice.address6.ip
+        public_ip6 = parse_ip6(config.public_ipv6) if config.public_ipv6 else address6
     return Host(
-        choice.link,
+        link,
         choice.address,
         parse_ip(config.public_ip) if config.public_ip else choice.address.ip,
         network,
-        networks=tuple(
-            Subnet.around(each.ip, each.length) for each in addresses if each.ifindex == choice.link.ifindex
+        address6=address6,
+        public_ip6=public_ip6,
+        networks=(
+            *(Subnet.around(each.ip, each.length) for each in addresses.ipv4 if each.ifindex == link.ifindex),
+            *(
+                Subnet6.around(each.ip, each.length)
+                for each in addresses.ipv6
+                if each.ifindex == link.ifindex
+            ),
         ),
-        devices={link.name: link for link in links},
+        devices={each.name: each for each in links},
         folder=config.data_dir / network.backend_type,
     )
 

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 MAX_ROUNDS: Final = 6
 """Rounds of plan and apply in one call: one makes devices, one sets them up, one fills them, one sees
-that all is done. More are needed only while another program keeps undoing our changes; other tasks run in between.
+that all is done. More are needed only while another program keeps undoing our changes; other tasks run in
+between.
 """
 
 MAX_QUEUED: Final = 256

@@ -10,6 +10,7 @@ import trio
 
 from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
 from netstore.agent.leasefilter import rejection
+from netstore.agent.leasefilter6 import served_families
 from netstore.agent.localnode import refresh
 from netstore.agent.problems import ProblemList
 from netstore.errors import NetstoreError
@@ -56,8 +57,10 @@ class RouteProgrammer:
         log: ProblemLog,
     ) -> None:
         self.rejected_leases = ProblemList(log, "lease_skipped", "lease_no_longer_skipped")
+        self.rejected_ipv6 = ProblemList(log, "lease_ipv6_skipped", "lease_ipv6_no_longer_skipped")
         self.unrouted_peers = ProblemList(log, "peer_not_routed", "peer_routed_again")
         self.faulty_devices = ProblemList(log, "device_not_ready", "device_ready_again")
+        self.warnings = ProblemList(log, "backend_warns", "backend_warns_no_more")
         self.in_place = False
         """Whether all routes have been in place at least once."""
         self._config = config
@@ -130,11 +133,13 @@ class RouteProgrammer:
             self._update_not_before = 0.0
 
     async def _update_routes(self) -> None:
-        started = trio.current_time()
         own = self._holder.subnet
-        own_name = self._holder.subnets.lease_name if self._holder.subnets is not None else ""
-        host = self._node.host_with(self._holder.subnets, self._reconciler.devices.links)
-        peers: list[SubnetLease] = []
+        subnets = self._holder.subnets
+        own_name = subnets.lease_name if subnets is not None else ""
+        held = self._watcher.leases.get(own_name) if self._holder.state.held else None
+        published = held.backend_data if held is not None else None
+        host = self._node.host_with(subnets, self._reconciler.devices.links, published)
+        accepted: dict[str, SubnetLease] = {}
         rejected = dict(self._watcher.invalid)
         others = {
             name: lease
@@ -146,20 +151,38 @@ class RouteProgrammer:
             reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
             reason = reason or overlapping.get(name)
             if reason is None:
-                peers.append(lease)
+                accepted[name] = lease
             else:
                 rejected[name] = reason
+        peers, rejected6 = served_families(
+            accepted,
+            host.network.ipv6,
+            (host.subnet6, host.public_ip6),
+            self._node.protected6,
+            self._watcher.created,
+        )
         wanted = await self._ask_backend(host, peers)
+        if wanted.prepare_again:
+            await self._prepare_again(host)
+        asked = trio.current_time()
         gateways = {lease.public_ip for lease in self._watcher.leases.values()}
         gateways.update(lease.public_ip6 for lease in peers if lease.public_ip6 is not None)
         await self._reconciler.set_wanted(wanted, gateways)
         self._refused = wanted.refused
+        self.warnings.update({warning: warning for warning in wanted.warnings})
         self.rejected_leases.update(rejected)
+        self.rejected_ipv6.update(rejected6)
         if not self.in_place:
             self.in_place = True
             self._log.info("routes_in_place", routes=len(wanted.routes), leases=len(peers))
         now = trio.current_time()
-        self._update_not_before = now + (now - started) * DEBOUNCE_FACTOR
+        self._update_not_before = now + (now - asked) * DEBOUNCE_FACTOR
+
+    async def _prepare_again(self, host: Host) -> None:
+        """The backend has other data to publish."""
+        with plugin_errors(self._node.backend.manifest.name):
+            self._node.prepared = await self._node.backend.prepare(host)
+        self._holder.set_value(self._node.host.public_ip, self._node.lease_value)
 
     async def _ask_backend(self, host: Host, peers: list[SubnetLease]) -> Wanted:
         backend = self._node.backend

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped] # has no types
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped] # has no types
@@ -123,14 +123,14 @@ class Template:
 
     def __init__(self, message: bytes, marks: Sequence[bytes]) -> None:
         self._bytes = message
-        self._places = [(message.index(mark), message.index(mark) + len(mark)) for mark in marks]
+        self._places = [slice(at := message.index(mark), at + len(mark)) for mark in marks]
 
     def filled(self, sequence: int, *values: bytes) -> bytearray:
         """The message with this number and these values, each as long as its mark."""
         message = bytearray(self._bytes)
         _number.pack_into(message, 8, sequence)
-        for (start, end), value in zip(self._places, values, strict=True):
-            message[start:end] = value
+        for place, value in zip(self._places, values, strict=True):
+            message[place] = value
         return message
 
 
@@ -235,10 +235,13 @@ def forwarding_request(ifindex: int) -> bytes:
     return encode(ndmsg(), _GETNEIGH, _DUMP, {"family": _BRIDGE, "ifindex": ifindex}, [])
 
 
-def route_to_request(ip: int) -> bytes:
+def route_to_request(ip: int, *, is_ipv6: bool = False) -> bytes:
     """The request for the route to an address; the sequence number is 0."""
-    fields = {"family": socket.AF_INET, "dst_len": 32}
-    return encode(rtmsg(), _GETROUTE, 0, fields, [("RTA_DST", show_ip(ip))])
+    if is_ipv6:
+        family, length, words = socket.AF_INET6, 128, show_ip6(ip)
+    else:
+        family, length, words = socket.AF_INET, 32, show_ip(ip)
+    return encode(rtmsg(), _GETROUTE, 0, {"family": family, "dst_len": length}, [("RTA_DST", words)])
 
 
 def encode_step(step: Step, sequence: int) -> bytearray:
@@ -533,8 +536,8 @@ def parse_address(data: bytes, at: int, end: int) -> Address | None:
             local = int.from_bytes(data[start : start + size], "big")
         elif attribute == _IFA_FLAGS:
             flags = _number.unpack_from(data, start)[0]
-    stable = bool(flags & _IFA_PERMANENT) and not flags & (_IFA_SECONDARY | _IFA_DEPRECATED)
-    return Address(ifindex, local or ip, length, stable)
+    preferred = not flags & (_IFA_SECONDARY | _IFA_DEPRECATED)
+    return Address(ifindex, local or ip, length, preferred and bool(flags & _IFA_PERMANENT), preferred)
 
 
 def parse_entry(data: bytes, at: int, end: int) -> Entry | None:
@@ -586,25 +589,24 @@ def _is_link_local6(data: bytes, at: int, end: int) -> bool:
     return data[at] == socket.AF_INET6 and address is not None and address.ip >> 118 == 0xFE80 >> 6
 
 
-def _route_changes(routes: list[KernelRoute], kind: int, flags: int) -> Iterator[RouteChange]:
+def _route_changes(routes: list[KernelRoute], kind: int, flags: int) -> list[RouteChange]:
     """What a notification says of its routes."""
-    for position, route in enumerate(routes):
-        if kind == _DELROUTE:
-            yield RouteChange(route, "delete")
-        elif isinstance(route.subnet, Subnet6) and (flags & _REPLACE or len(routes) > 1):
-            yield RouteChange(route, "append" if position else "reset")
-        elif flags & _REPLACE:
-            yield RouteChange(route, "replace")
-        else:
-            yield RouteChange(route, "append" if flags & _APPEND else "prepend")
+    if kind == _DELROUTE:
+        return [RouteChange(route, "delete") for route in routes]
+    if routes and isinstance(routes[0].subnet, Subnet6) and (flags & _REPLACE or len(routes) > 1):
+        first, *others = routes
+        return [RouteChange(first, "reset"), *(RouteChange(route, "append") for route in others)]
+    how: Literal["prepend", "append", "replace"]
+    how = "replace" if flags & _REPLACE else "append" if flags & _APPEND else "prepend"
+    return [RouteChange(route, how) for route in routes]
 
 
 def parse_route_to(data: bytes, at: int, end: int) -> tuple[int, int] | None:
     """Interface index and source address of the answer to `route_to_request`; None without an interface."""
     ifindex = source = 0
-    for attribute, start, _ in _attribute_spans(data, at + 12, end):
+    for attribute, start, size in _attribute_spans(data, at + 12, end):
         if attribute == _RTA_OIF:
             ifindex = _number.unpack_from(data, start)[0]
         elif attribute == _RTA_PREFSRC:
-            source = _ip.unpack_from(data, start)[0]
+            source = int.from_bytes(data[start : start + size], "big")
     return (ifindex, source) if ifindex else None

@@ -30,6 +30,7 @@ from netstore.agent.routeprogrammer import RouteProgrammer
 from netstore.agent.storeapi import StoreAccess
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
+from netstore.network.ipv6 import show_ip6
 from netstore.network.subnetenv import encode_subnet_env
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from netstore.network.addresses import Subnet
     from netstore.network.ipv6 import Subnet6
     from netstore.network.lease import NodeSubnets
+    from netstore.network.subnetenv import SubnetEnv
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
 
@@ -123,7 +125,9 @@ class Agent:
                 "store_api": self._store_api,
                 "interface": node.host.link.name,
                 "public_ip": show_ip(node.host.public_ip),
+                "public_ipv6": None if node.host.public_ip6 is None else show_ip6(node.host.public_ip6),
                 "network": str(node.network.network),
+                "ipv6_network": None if node.network.ipv6 is None else str(node.network.ipv6.network),
                 "backend": node.backend.manifest.name,
                 "subnet": str(holder.subnet) if holder.subnet else None,
                 "subnet6": str(holder.subnet6) if holder.subnet6 else None,
@@ -133,8 +137,10 @@ class Agent:
                 "routes": reconciler.in_place,
                 "repairs": reconciler.repairs,
                 "skipped": programmer.rejected_leases.problems,
+                "ipv6_skipped": programmer.rejected_ipv6.problems,
                 "unserved": programmer.unrouted_peers.problems,
                 "devices": programmer.faulty_devices.problems,
+                "warnings": list(programmer.warnings.problems),
             }
         return report
 
@@ -156,14 +162,14 @@ class Agent:
             )
             watcher = self._watcher = LeaseWatcher(store, self._log, self._entropy, self._leases_changed)
             await self._retry(watcher.list_once)
-            holder, reconciler, programmer = self._create_parts(store, watcher, node, former.network)
+            holder, reconciler, programmer = self._create_parts(store, watcher, node, former)
             nursery.start_soon(reconciler.listen)
             nursery.start_soon(holder.run, former.subnets)
             nursery.start_soon(programmer.run)
             nursery.start_soon(watcher.run)
 
     def _create_parts(
-        self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former_network: Subnet | None
+        self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former: SubnetEnv
     ) -> tuple[LeaseHolder, Reconciler, RouteProgrammer]:
         config = self._config
         state = LeaseState(
@@ -181,13 +187,17 @@ class Agent:
             log=self._log,
             entropy=self._entropy,
             on_held=self._subnet_held,
-            avoid=lambda: [subnet for subnet, _ in node.protected.networks],
+            avoid=lambda: [
+                *(subnet for subnet, _ in node.protected.networks),
+                *(subnet for subnet, _ in node.protected6.networks),
+            ],
         )
         ranges: list[Subnet | Subnet6] = [node.network.network]
         if node.network.ipv6 is not None:
             ranges.append(node.network.ipv6.network)
-        if former_network is not None and former_network != node.network.network:
-            ranges.append(former_network)
+        ranges += [
+            each for each in (former.network, former.network6) if each is not None and each not in ranges
+        ]
         reconciler = Reconciler(self._kernel, ranges, node.host.link, self._kernel_changed)
         programmer = RouteProgrammer(
             config=config,

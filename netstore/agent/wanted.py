@@ -108,10 +108,16 @@ class Forwarding(NamedTuple):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Everything that should be in the kernel, and for each peer that cannot be served the reason."""
+    """Everything that should be in the kernel, and for each peer that cannot be served the reason.
+
+    `warnings` are what an operator should know though every peer is served. With `prepare_again` the agent
+    calls `prepare` again, because the lease must publish other data than before.
+    """
 
     routes: Sequence[Route] = ()
     refused: dict[Subnet, str] = {}
     devices: Sequence[Device] = ()
     neighbours: Sequence[Neighbour] = ()
     forwarding: Sequence[Forwarding] = ()
+    warnings: Sequence[str] = ()
+    prepare_again: bool = False

@@ -13,6 +13,7 @@ from netstore.agent.routeplan import (
     BoundRoute,
     DeleteRoute,
     KernelRoute,
+    RouteStep,
     in_kernel,
     plan,
 )
@@ -22,6 +23,7 @@ from tests.support.kernel import ETH0, FakeKernel
 
 SUBNETS = [Subnet(parse_ip(f"10.23.{number}.0"), 24) for number in range(3)]
 SUBNETS6 = [Subnet6(parse_ip6(f"fd23:0:0:{number}::"), 64) for number in range(1, 4)]
+ALL: list[Subnet | Subnet6] = [*SUBNETS, *SUBNETS6]
 GATEWAYS = [parse_ip(f"192.168.77.{number}") for number in (12, 13, 14)]
 GATEWAYS6 = [parse_ip6(f"fd77::{number}") for number in (12, 13, 14)]
 NODES = [*GATEWAYS[:2], *GATEWAYS6[:2]]
@@ -119,14 +121,15 @@ def test_a_plan_leads_to_the_wanted_routes_and_leaves_foreign_routes_alone(
     kernel.table = table_of(routes)
     additions, deletions, foreign = plan(wanted, table_of(routes), NODES, devices=[TUNNEL])
     reachable = {route.subnet for route in routes if route.kind == 1}
-    for step in (*additions, *deletions):
+    steps: list[RouteStep] = [*additions, *deletions]
+    for step in steps:
         assert kernel._carry_out(step) == 0, f"{step} failed"
         if isinstance(step, DeleteRoute):
             mine = step.route.protocol == PROTOCOL
             assert mine or (is_flannels(step.route) and step.route.subnet in wanted)
         for subnet in reachable & wanted.keys() - foreign.keys():
             assert kernel.table[subnet], "a live subnet was without a route"
-    for subnet in (*SUBNETS, *SUBNETS6):
+    for subnet in ALL:
         there = kernel.table.get(subnet, [])
         own = [route for route in there if route.protocol == PROTOCOL]
         route = wanted.get(subnet)
@@ -155,7 +158,7 @@ def test_plans_for_single_subnets_add_up_to_the_plan_for_all(
 ) -> None:
     present = table_of(routes)
     whole = plan(wanted, present, NODES)
-    parts = [plan(wanted, present, NODES, [subnet]) for subnet in (*SUBNETS, *SUBNETS6)]
+    parts = [plan(wanted, present, NODES, [subnet]) for subnet in ALL]
     assert sorted(map(repr, whole.additions)) == sorted(repr(each) for part in parts for each in part[0])
     assert sorted(map(repr, whole.deletions)) == sorted(repr(each) for part in parts for each in part[1])
     assert whole.foreign == {subnet: route for part in parts for subnet, route in part.foreign.items()}

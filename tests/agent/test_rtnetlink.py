@@ -294,7 +294,7 @@ MAC = bytes.fromhex("0a1b2c3d4e5f")
 
 
 def test_the_creation_of_devices_is_read_as_what_was_asked_for() -> None:
-    cases = [
+    cases: list[tuple[Vxlan | Ipip | Wireguard, Tunnel | None]] = [
         (Vxlan(1, LOCAL, "eth0"), Tunnel(LOCAL, 2, vni=1)),
         (
             Vxlan(4095, LOCAL6, "eth0", 4789, learning=True, gbp=True),

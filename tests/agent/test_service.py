@@ -124,12 +124,12 @@ async def test_a_restart_removes_no_route(autojump_clock: MockClock, node: Node)
     node.store.lease("10.23.200.0-24", "192.168.77.12")
     async with node.running():
         pass
-    before = len(node.kernel.steps)
+    before = len(node.kernel.route_steps)
     node.store.lease("10.23.201.0-24", "192.168.77.13")
     node.agent = node.make()
     async with node.running():
         assert node.routes() == {"10.23.200.0/24": 12, "10.23.201.0/24": 13}
-    assert [str(step.route.subnet) for step in node.kernel.steps[before:]] == ["10.23.201.0/24"]
+    assert [str(step.route.subnet) for step in node.kernel.route_steps[before:]] == ["10.23.201.0/24"]
 
 
 @pytest.mark.trio

@@ -83,14 +83,19 @@ async def test_an_entry_from_its_creation_to_its_removal(daemon: Daemon, api: st
         assert await store.create(A, "two", 1000) == Differs()
         entry = await store.entry(A)
         assert isinstance(entry, Entry)
-        assert (entry.name, entry.value, entry.modified) == (A, "one", created.index)
+        assert (entry.name, entry.value, entry.modified, entry.created) == (
+            A,
+            "one",
+            created.index,
+            created.index,
+        )
         assert entry.ttl is not None
         assert 900 < entry.ttl <= 1000
         assert await store.replace(A, "two", created.index - 1, 1000) == Differs()
         replaced = await store.replace(A, "two", created.index, None)
         assert isinstance(replaced, Written)
         assert replaced.index > created.index
-        assert await store.entry(A) == Entry(A, "two", replaced.index, None)
+        assert await store.entry(A) == Entry(A, "two", replaced.index, None, created.index)
         assert await store.remove(A, created.index) == Differs()
         removed = await store.remove(A, replaced.index)
         assert isinstance(removed, Written)
@@ -165,7 +170,7 @@ async def test_changes_are_told_in_order_without_a_gap(daemon: Daemon, api: str)
         assert isinstance(second, Written)
         async with store.follow(listing.index, listing.store_id) as feed:
             [entry] = await changes(feed, 1)
-            assert entry == Entry(B, "two", second.index, None)
+            assert entry == Entry(B, "two", second.index, None, second.index)
             news = await feed.news(0.05)  # fixed: nothing comes
             assert (list(news.changes), news.index >= second.index, news.ended_early) == ([], True, False)
             await store.create(f"deep/{C}", "nested", None)
@@ -177,8 +182,16 @@ async def test_changes_are_told_in_order_without_a_gap(daemon: Daemon, api: str)
             assert gone == Removed(A, removed.index)
             assert isinstance(new, Entry)
             assert (new.name, new.value, new.modified, new.ttl is None) == (C, "three", third.index, False)
+            assert new.created == third.index
+            fourth = await store.replace(C, "four", third.index, 1000)
+            assert isinstance(fourth, Written)
+            [changed] = await changes(feed, 1)
+            assert isinstance(changed, Entry)
+            assert (changed.modified, changed.created) == (fourth.index, third.index)
+            listed = {each.name: each.created for each in (await store.entries()).entries}
+            assert listed[C] == third.index
         async with store.follow(listing.index, listing.store_id) as again:
-            assert len(await changes(again, 3)) == 3
+            assert len(await changes(again, 4)) == 4
 
 
 async def test_several_that_are_removed_by_one_change(daemon: Daemon, api: str) -> None:

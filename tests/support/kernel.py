@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from netstore.agent.kernel import Step
+    from netstore.agent.routeplan import RouteStep
     from netstore.agent.wanted import Device
 
 ETH0 = Link(2, "eth0", 1500, up=True)
@@ -70,6 +71,11 @@ class FakeKernel:
         self._next_ifindex = 100
         self._queue: deque[Notifications] = deque()
         self._arrived = trio.Event()
+
+    @property
+    def route_steps(self) -> list[RouteStep]:
+        """Every step applied to a route."""
+        return [step for step in self.steps if isinstance(step, AddRoute | DeleteRoute)]
 
     # The protocol agent.kernel.Kernel
 
@@ -119,8 +125,13 @@ class FakeKernel:
         self.wireguards[ifindex] = wanted
         return 0
 
-    async def route_to(self, ip: int) -> tuple[int, int] | None:
+    async def route_to(self, ip: int, *, is_ipv6: bool = False) -> tuple[int, int] | None:
         await trio.lowlevel.checkpoint()
+        if is_ipv6:
+            for address in self.address_list6:
+                if Subnet6.around(address.ip, address.length).holds(ip):
+                    return address.ifindex, address.ip
+            return None
         for address in self.address_list:
             if Subnet.around(address.ip, address.length).holds(ip):
                 return address.ifindex, address.ip

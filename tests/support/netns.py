@@ -69,6 +69,10 @@ class Node:
         """Run `ip` in the node."""
         return ip(*words, netns=self.netns, check=check)
 
+    def run(self, *words: str) -> str:
+        """Run a program in the node; what it printed."""
+        return ip("netns", "exec", self.netns, *words)
+
     def routes(self, *words: str) -> dict[str, dict[str, Any]]:
         """Routes of table main by destination, as `ip -j route show` tells them."""
         listed = self.ip("-j", "-d", "-N", "route", "show", *words)

@@ -20,6 +20,7 @@ PACKAGE_OF: Final = {
     "etcdctl": "etcd-client",
     "wrk": "wrk",
     "mandoc": "mandoc",
+    "bridge": "iproute2",
     "ip": "iproute2",
     "ping": "iputils-ping",
     "ps": "procps",

@@ -1,0 +1,361 @@
+"""The backend vxlan: VXLAN tunnels (RFC 7348) between the nodes, through one device for each address family.
+
+Every node publishes the MAC address of its device, its VTEP. A packet to a peer's subnet is routed to the
+first address of that subnet, which is a neighbour with the peer's MAC, and frames to this MAC are forwarded
+to the peer's address. Nothing is learnt from traffic or by flooding, unless the option Learning is set.
+
+Device, addresses and leases are those of flannel, so nodes with flannel and nodes with the agent share one
+network, and a node that changes from one to the other keeps its device and its MAC.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import Counter
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple
+
+import msgspec
+from netstore_plugins import keptfile
+from netstore_plugins.peers import of_type, published
+
+from netstore import __version__
+from netstore.agent.backend import (
+    Device,
+    Forwarding,
+    Host,
+    Manifest,
+    Neighbour,
+    Prepared,
+    Refused,
+    Route,
+    Subnet,
+    Subnet6,
+    SubnetLease,
+    Vxlan,
+    Wanted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+NAME: Final = "vxlan"
+
+OVERHEAD: Final = 50
+"""Bytes around a packet over IPv4: outer IP, UDP and VXLAN header, inner Ethernet header."""
+
+OVERHEAD6: Final = 70
+"""The same over IPv6."""
+
+LEAST_MTU: Final = 68
+"""RFC 791: what every link must carry."""
+
+LEAST_MTU6: Final = 1280
+"""RFC 8200: what every link with IPv6 must carry."""
+
+MAX_DEVICE_NAME: Final = 15
+"""Characters of an interface's name in Linux (IFNAMSIZ less the final zero)."""
+
+_MAC: Final = re.compile(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", re.IGNORECASE | re.ASCII)
+_MAC_TEXT_BYTES: Final = 32
+_HALF_MAC: Final = re.compile(r"([0-9a-f]{2})[:-]([0-9a-f]{2})", re.IGNORECASE | re.ASCII)
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Options in the Backend section."""
+
+    vni: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=(1 << 24) - 1,
+            description="The VXLAN network identifier, also part of the device's name.",
+        ),
+    ] = msgspec.field(default=1, name="VNI")
+    port: Annotated[
+        int, msgspec.Meta(ge=0, le=65535, description="The UDP port; 0 is the kernel's, 8472.")
+    ] = msgspec.field(default=0, name="Port")
+    mtu: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, le=65535, description="The MTU of the path between the nodes; 0: the interface's."
+        ),
+    ] = msgspec.field(default=0, name="MTU")
+    gbp: Annotated[
+        bool, msgspec.Meta(description="Carry packet marks as group policy, for programs that set them.")
+    ] = msgspec.field(default=False, name="GBP")
+    learning: Annotated[
+        bool, msgspec.Meta(description="Let the kernel learn forwarding entries from traffic.")
+    ] = msgspec.field(default=False, name="Learning")
+    direct_routing: Annotated[
+        bool,
+        msgspec.Meta(description="Route to nodes in the same layer 2 network directly, without the tunnel."),
+    ] = msgspec.field(default=False, name="DirectRouting")
+    vtep_mac: Annotated[
+        str,
+        msgspec.Meta(
+            description='The first two octets of every MAC, such as "0e:2a"; the PublicIP is the rest.'
+            " Empty: a random MAC, which the node keeps."
+        ),
+    ] = msgspec.field(default="", name="VtepMAC")
+
+
+class VtepData(msgspec.Struct, frozen=True):
+    """BackendData and BackendV6Data of a lease. flannel before 0.24 does not write the VNI."""
+
+    vni: int | None = msgspec.field(default=None, name="VNI")
+    vtep_mac: str = msgspec.field(default="", name="VtepMAC")
+
+
+class _Far(NamedTuple):
+    """A peer in one address family."""
+
+    lease: Subnet
+    subnet: Subnet | Subnet6
+    public_ip: int | None
+    data: bytes | None
+
+
+class _Tunnel(NamedTuple):
+    """What one address family needs."""
+
+    device: Device
+    routes: list[Route]
+    neighbours: list[Neighbour]
+    forwarding: list[Forwarding]
+    refused: dict[Subnet, str]
+
+
+class _Family(NamedTuple):
+    """What differs between IPv4 and IPv6. `size` is that of an address in bytes."""
+
+    size: int
+    prefix: str
+    overhead: int
+    kept: str
+    blame: str
+
+
+_IPV4: Final = _Family(4, "flannel.", OVERHEAD, "mac", "")
+_IPV6: Final = _Family(16, "flannel-v6.", OVERHEAD6, "mac-v6", "IPv6: ")
+
+
+def parse_mac(text: str) -> bytes:
+    """The six octets of a MAC address that a device can have. ValueError says what is wrong."""
+    if _MAC.fullmatch(text) is None:
+        raise ValueError(f"{text[:40]!r} is not a MAC address")
+    mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
+    if not is_unicast(mac):
+        raise ValueError(f"{text} is not an address of one device")
+    return mac
+
+
+def is_unicast(mac: bytes) -> bool:
+    """Whether a device can have this MAC address (IEEE 802)."""
+    return len(mac) == 6 and not mac[0] & 1 and any(mac)
+
+
+@lru_cache(maxsize=16_384)
+def _vtep(data: bytes | None, name: str, vni: int) -> bytes:
+    """The MAC that a peer published. ValueError says why it cannot be used."""
+    try:
+        given = published(data, VtepData)
+        if not given.vtep_mac:
+            raise ValueError("it has no VtepMAC")  # noqa: TRY301 - told by the except below
+        mac = parse_mac(given.vtep_mac)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if given.vni not in (None, vni):
+        raise ValueError(f"its VNI is {given.vni}, this node's {vni}")
+    return mac
+
+
+class VxlanTunnels:
+    """The backend `vxlan`.
+
+    The MAC addresses are decided in the first `prepare` and are the same from then on.
+    """
+
+    manifest: ClassVar[Manifest] = Manifest(
+        name=NAME, version=__version__, options=Options, ipv6=True, modules=("vxlan",)
+    )
+
+    def __init__(self, options: Options) -> None:
+        if options.vtep_mac and not _is_half_mac(options.vtep_mac):
+            raise Refused(
+                f"vxlan: VtepMAC {options.vtep_mac[:40]!r} is not the first two octets of a unicast MAC"
+                ' address, such as "0e:2a"; a whole one would be the same on all nodes'
+            )
+        self._options = options
+        self._macs: dict[_Family, bytes] = {}
+
+    async def prepare(self, host: Host) -> Prepared:
+        """Decide the MAC addresses. The MTU is the path's less the headers of the largest tunnel."""
+        families = _families(host)
+        mtu = min(self._mtu(host, family) for family in families)
+        for family in families:
+            device = self._device_name(family)
+            if len(device) > MAX_DEVICE_NAME:
+                raise Refused(
+                    f"vxlan: VNI {self._options.vni} makes the device's name {device} longer than the"
+                    f" {MAX_DEVICE_NAME} characters of Linux; choose a smaller VNI"
+                )
+            if family not in self._macs:
+                self._macs[family] = self._choose_mac(host, family)
+        return Prepared(mtu, self._data(_IPV4), self._data(_IPV6) if host.address6 is not None else None)
+
+    def _mtu(self, host: Host, family: _Family) -> int:
+        path = self._options.mtu or host.link.mtu
+        if path > host.link.mtu:
+            raise Refused(
+                f"vxlan: the option MTU is {path}, but {host.link.name} carries {host.link.mtu};"
+                " lower the option, or leave it out"
+            )
+        least = LEAST_MTU if host.address6 is None else LEAST_MTU6
+        if path - family.overhead < least:
+            raise Refused(
+                f"vxlan: an MTU of {path} leaves less than {least} bytes for packets in a tunnel;"
+                " raise the interface's MTU, or choose another interface with --iface"
+            )
+        return path - family.overhead
+
+    def _device_name(self, family: _Family) -> str:
+        return f"{family.prefix}{self._options.vni}"
+
+    def _choose_mac(self, host: Host, family: _Family) -> bytes:
+        """As the options say; else the device's, which peers know; else the kept one; else a new one."""
+        if self._options.vtep_mac:
+            return bytes.fromhex(re.sub("[:-]", "", self._options.vtep_mac)) + host.public_ip.to_bytes(4)
+        path = host.folder / family.kept
+        kept = _kept_mac(path)
+        there = host.devices.get(self._device_name(family))
+        if there is not None and there.kind == NAME and is_unicast(there.mac):
+            mac = there.mac
+        else:
+            mac = kept or _random_mac()
+        if mac != kept:
+            keptfile.write(path, mac.hex(":").encode() + b"\n")
+        return mac
+
+    def _data(self, family: _Family) -> bytes:
+        """What the lease publishes, with the fields in flannel's order."""
+        return b'{"VNI":%d,"VtepMAC":"%s"}' % (self._options.vni, self._macs[family].hex(":").encode())
+
+    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+        """The devices, and for each peer a route, the neighbour it goes to, and where its frames go."""
+        mine, refused = of_type(peers, NAME)
+        tunnels = [
+            self._tunnel(
+                host,
+                _IPV4,
+                (host.address.ip, host.subnet),
+                [_Far(peer.subnet, peer.subnet, peer.public_ip, peer.backend_data) for peer in mine],
+            )
+        ]
+        if host.address6 is not None:
+            far = [
+                _Far(peer.subnet, peer.subnet6, peer.public_ip6, peer.backend_v6_data)
+                for peer in mine
+                if peer.subnet6 is not None
+            ]
+            tunnels.append(self._tunnel(host, _IPV6, (host.address6, host.subnet6), far))
+        for tunnel in tunnels:
+            refused.update(tunnel.refused)
+        return Wanted(
+            routes=[route for tunnel in tunnels for route in tunnel.routes],
+            refused=refused,
+            devices=[tunnel.device for tunnel in tunnels],
+            neighbours=[each for tunnel in tunnels for each in tunnel.neighbours],
+            forwarding=[each for tunnel in tunnels for each in tunnel.forwarding],
+        )
+
+    def _tunnel(
+        self, host: Host, family: _Family, own: tuple[int, Subnet | Subnet6 | None], peers: Iterable[_Far]
+    ) -> _Tunnel:
+        """One device and what is reached through it; `own` are this node's address and subnet."""
+        local, subnet = own
+        size, name = family.size, self._device_name(family)
+        device = Device(
+            name,
+            Vxlan(
+                self._options.vni,
+                local.to_bytes(size),
+                host.link.name,
+                self._options.port,
+                self._options.learning,
+                self._options.gbp,
+            ),
+            mtu=self._mtu(host, family),
+            mac=self._macs[family],
+            addresses=None if subnet is None else ((subnet.base.to_bytes(size), size * 8),),
+        )
+        tunnel = _Tunnel(device, [], [], [], {})
+        reaches = host.reaches if family is _IPV4 else host.reaches6
+        usable = self._usable(family, peers, tunnel.refused)
+        for far, public_ip, mac in usable:
+            if self._options.direct_routing and reaches(public_ip):
+                tunnel.routes.append(Route(far.subnet, public_ip, host.link.name))
+                continue
+            tunnel.neighbours.append(Neighbour(name, far.subnet.base.to_bytes(size), mac))
+            tunnel.forwarding.append(Forwarding(name, mac, public_ip.to_bytes(size)))
+            tunnel.routes.append(Route(far.subnet, far.subnet.base, name, onlink=True))
+        return tunnel
+
+    def _usable(
+        self, family: _Family, peers: Iterable[_Far], refused: dict[Subnet, str]
+    ) -> list[tuple[_Far, int, bytes]]:
+        """The peers that can be served, with address and MAC; the reasons of the others go into `refused`.
+
+        Frames to one MAC can have only one destination, so nodes that publish the same one are all refused.
+        """
+        field = "BackendData" if family is _IPV4 else "BackendV6Data"
+        found: list[tuple[_Far, int, bytes]] = []
+        for far in peers:
+            if far.public_ip is None:
+                refused[far.lease] = f"{family.blame}it has no PublicIPv6"
+                continue
+            try:
+                found.append((far, far.public_ip, _vtep(far.data, field, self._options.vni)))
+            except ValueError as error:
+                refused[far.lease] = f"{family.blame}{error}"
+        used = Counter(mac for _, _, mac in found)
+        used[self._macs[family]] += 1
+        for far, _, mac in found:
+            if used[mac] > 1:
+                refused[far.lease] = (
+                    f"{family.blame}another node, or this one, has the same VtepMAC {mac.hex(':')};"
+                    f" remove {family.kept} from the backend's folder of one of them and restart its agent"
+                )
+        return [each for each in found if used[each[2]] == 1]
+
+    async def stop(self) -> None:
+        """There is nothing to stop."""
+
+    async def teardown(self) -> None:
+        """There is nothing to undo: the agent removes devices, routes and entries. The MAC stays kept."""
+
+
+def _families(host: Host) -> tuple[_Family, ...]:
+    return (_IPV4,) if host.address6 is None else (_IPV4, _IPV6)
+
+
+def _is_half_mac(text: str) -> bool:
+    half = _HALF_MAC.fullmatch(text)
+    return half is not None and not int(half[1], 16) & 1
+
+
+def _kept_mac(path: Path) -> bytes | None:
+    """The MAC in the file; None if there is none, or it is not a MAC."""
+    text = keptfile.read(path, _MAC_TEXT_BYTES)
+    try:
+        return None if text is None else parse_mac(text.decode("ascii", "replace").strip())
+    except ValueError:
+        return None
+
+
+def _random_mac() -> bytes:
+    """A random MAC, locally administered and of one device (IEEE 802)."""
+    first, *rest = secrets.token_bytes(6)
+    return bytes((first & 0xFC | 2, *rest))

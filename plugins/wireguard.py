@@ -1,0 +1,367 @@
+"""The backend wireguard: encrypted tunnels between the nodes (WireGuard). Every node publishes its public
+key, and encrypts what it sends to a peer's subnet for that peer's key alone.
+
+Device, options and leases are those of flannel, so nodes with flannel and nodes with the agent share one
+network. `wireguardkeys` has the private key, and how it is changed.
+
+No part shows a private or preshared key: not in what it prints, logs or raises.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTuple
+
+import msgspec
+import trio
+from netstore_plugins.peers import of_type, published
+from netstore_plugins.wireguardkeys import PORTS_ABOVE, Key, Keys, encode_key, parse_key
+
+from netstore import __version__
+from netstore.agent.backend import (
+    Device,
+    Host,
+    Manifest,
+    Prepared,
+    Refused,
+    Route,
+    Subnet,
+    Subnet6,
+    SubnetLease,
+    Wanted,
+    Wireguard,
+    WireguardPeer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NAME: Final = "wireguard"
+
+DEVICE: Final = "flannel-wg"
+DEVICE6: Final = "flannel-wg-v6"
+
+OVERHEAD: Final = 80
+"""Bytes around a packet: outer IPv6 and UDP header, WireGuard's header and authentication tag (flannel counts
+the same over IPv4, where 20 would be left)."""
+
+LEAST_MTU: Final = 68
+"""RFC 791: what every link must carry."""
+
+LEAST_MTU6: Final = 1280
+"""RFC 8200: what every link with IPv6 must carry."""
+
+DAY_SECONDS: Final = 86_400
+
+_PRIVATE: Final = (Subnet(10 << 24, 8), Subnet(172 << 24 | 16 << 16, 12), Subnet(192 << 24 | 168 << 16, 16))
+"""RFC 1918."""
+
+_PRIVATE6: Final = (Subnet6(0xFC << 120, 7), Subnet6(0xFE80 << 112, 10))
+"""RFC 4193, and link-local addresses (RFC 4291)."""
+
+_Port = Annotated[int, msgspec.Meta(ge=1, le=65535 - PORTS_ABOVE)]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Options in the Backend section."""
+
+    listen_port: Annotated[
+        _Port, msgspec.Meta(description="UDP port; while the key is changed, also the one two above it.")
+    ] = msgspec.field(default=51820, name="ListenPort")
+    listen_port_v6: Annotated[
+        _Port, msgspec.Meta(description="The same of the device for IPv6, in the mode separate.")
+    ] = msgspec.field(default=51821, name="ListenPortV6")
+    psk: Annotated[
+        str, msgspec.Meta(description="A preshared key of all nodes, as `wg genpsk` makes it; empty: none.")
+    ] = msgspec.field(default="", name="PSK")
+    mtu: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, le=65535, description="The MTU of the path between the nodes; 0: the interface's."
+        ),
+    ] = msgspec.field(default=0, name="MTU")
+    mode: Annotated[
+        Literal["separate", "auto", "ipv4", "ipv6"],
+        msgspec.Meta(
+            description="separate: a device for each address family. ipv4, ipv6: one device for both, over"
+            " this family. auto: one device, over the family by which each peer can be reached."
+        ),
+    ] = msgspec.field(default="separate", name="Mode")
+    persistent_keepalive_interval: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=65535, description="Seconds after which an idle peer is sent to; 0: never."),
+    ] = msgspec.field(default=0, name="PersistentKeepaliveInterval")
+    rotate_days: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=36_500, description="Days after which the node's key is changed; 0: never."),
+    ] = msgspec.field(default=0, name="RotateDays")
+
+    def __repr__(self) -> str:
+        return f"Options(mode={self.mode!r}, listen_port={self.listen_port}, ...)"
+
+
+class PeerData(msgspec.Struct, frozen=True):
+    """BackendData and BackendV6Data of a lease. flannel before 0.26.6 does not write the port."""
+
+    public_key: str = msgspec.field(default="", name="PublicKey")
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = msgspec.field(default=0, name="Port")
+
+
+class _Far(NamedTuple):
+    """A peer of one device. `address` is packed."""
+
+    lease: Subnet
+    public_key: bytes
+    address: bytes
+    port: int
+    subnets: tuple[Subnet | Subnet6, ...]
+
+
+class _Tunnel(NamedTuple):
+    """A device, the port of its first slot, and its peers."""
+
+    name: str
+    port: int
+    addresses: tuple[tuple[bytes, int], ...] | None
+    peers: list[_Far]
+
+
+@lru_cache(maxsize=16_384)
+def _peer_data(data: bytes | None, field: str) -> tuple[bytes, int]:
+    """The public key and the port, 0 for none, that a peer published. ValueError says what is wrong."""
+    try:
+        given = published(data, PeerData)
+        if not given.public_key:
+            raise ValueError("it has no PublicKey")  # noqa: TRY301 - told by the except below
+        return parse_key(given.public_key), given.port
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
+class WireguardTunnels:
+    """The backend `wireguard`."""
+
+    manifest: ClassVar[Manifest] = Manifest(
+        name=NAME, version=__version__, options=Options, ipv6=True, modules=("wireguard",)
+    )
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._preshared: bytes | None = None
+        if options.psk:
+            try:
+                self._preshared = parse_key(options.psk)
+            except ValueError as error:
+                raise Refused(f"wireguard: PSK: {error}; make one with `wg genpsk`") from None
+        ports = {options.listen_port, options.listen_port + PORTS_ABOVE}
+        if options.mode == "separate" and ports & {
+            options.listen_port_v6,
+            options.listen_port_v6 + PORTS_ABOVE,
+        }:
+            raise Refused(
+                f"wireguard: ListenPort {options.listen_port} and ListenPortV6 {options.listen_port_v6} must"
+                f" differ, and not by {PORTS_ABOVE}, because the ports {PORTS_ABOVE} above them are used"
+                " while the key is changed"
+            )
+        self._keys: Keys | None = None
+        self._offered: Key | None = None
+
+    def _kept(self, host: Host) -> Keys:
+        if self._keys is None:
+            self._keys = Keys(host.folder, self._options.rotate_days * DAY_SECONDS)
+        return self._keys
+
+    async def prepare(self, host: Host) -> Prepared:
+        """Read or make the key, and choose the one to publish. The MTU is the path's less all headers."""
+        options = self._options
+        if options.mode == "ipv6" and host.public_ip6 is None:
+            raise Refused(
+                "wireguard: Mode is ipv6, but the network has no IPv6; set EnableIPv6 and IPv6Network, or"
+                " choose another Mode"
+            )
+        mtu = self._mtu(host)
+        key = self._offered = self._kept(host).offered(host.devices, DEVICE)
+        port = options.listen_port + key.slot.port
+        port6 = options.listen_port_v6 + key.slot.port if options.mode == "separate" else port
+        return Prepared(mtu, _data(key, port), _data(key, port6) if host.address6 is not None else None)
+
+    def _mtu(self, host: Host) -> int:
+        path = self._options.mtu or host.link.mtu
+        least = LEAST_MTU if host.address6 is None else LEAST_MTU6
+        if path - OVERHEAD < least:
+            raise Refused(
+                f"wireguard: an MTU of {path} leaves less than {least} bytes for packets in a tunnel; raise"
+                " the option MTU or the interface's, or choose another interface with --iface"
+            )
+        return path - OVERHEAD
+
+    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+        """The devices with their peers, for each key one, and a route to each subnet of a peer."""
+        keys = self._kept(host)
+        used = self._used(keys, host)
+        warnings = []
+        try:
+            keys.advance(used, trio.current_time())
+        except Refused as error:  # the key that is used goes on serving
+            warnings.append(f"wireguard: the key cannot be changed: {error}")
+        mine, refused = of_type(peers, NAME)
+        separate = self._options.mode == "separate"
+        tunnels = self._separate(host, mine, refused) if separate else [self._joint(host, mine, refused)]
+        tunnels = [tunnel._replace(peers=_distinct(tunnel.peers, keys, refused)) for tunnel in tunnels]
+        mtu = self._mtu(host)
+        return Wanted(
+            routes=[
+                Route(subnet, 0, tunnel.name + used.slot.suffix)
+                for tunnel in tunnels
+                for far in tunnel.peers
+                for subnet in far.subnets
+            ],
+            refused=refused,
+            devices=[self._device(tunnel, key, mtu) for tunnel in tunnels for key in keys.all],
+            warnings=warnings,
+            prepare_again=keys.offered(host.devices, DEVICE) is not self._offered,
+        )
+
+    @staticmethod
+    def _used(keys: Keys, host: Host) -> Key:
+        """The key of the device that packets leave through: the one that peers can know."""
+        try:
+            public, _ = _peer_data(host.published, "BackendData")
+        except ValueError:
+            public = b""
+        return keys.published(public) or keys.offered(host.devices, DEVICE)
+
+    def _separate(
+        self, host: Host, peers: Sequence[SubnetLease], refused: dict[Subnet, str]
+    ) -> list[_Tunnel]:
+        options = self._options
+        tunnel = _Tunnel(DEVICE, options.listen_port, _addresses(host.subnet), [])
+        for peer in peers:
+            try:
+                public_key, port = _peer_data(peer.backend_data, "BackendData")
+            except ValueError as error:
+                refused[peer.subnet] = str(error)
+            else:
+                address = peer.public_ip.to_bytes(4)
+                far = _Far(peer.subnet, public_key, address, port or options.listen_port, (peer.subnet,))
+                tunnel.peers.append(far)
+        if host.address6 is None:
+            return [tunnel]
+        tunnel6 = _Tunnel(DEVICE6, options.listen_port_v6, _addresses(host.subnet6), [])
+        for peer in peers:
+            if peer.subnet6 is None:
+                continue
+            if peer.public_ip6 is None:
+                refused[peer.subnet] = "IPv6: it has no PublicIPv6"
+                continue
+            try:
+                public_key, port = _peer_data(peer.backend_v6_data, "BackendV6Data")
+            except ValueError as error:
+                refused[peer.subnet] = f"IPv6: {error}"
+            else:
+                address = peer.public_ip6.to_bytes(16)
+                far = _Far(peer.subnet, public_key, address, port or options.listen_port_v6, (peer.subnet6,))
+                tunnel6.peers.append(far)
+        return [tunnel, tunnel6]
+
+    def _joint(self, host: Host, peers: Sequence[SubnetLease], refused: dict[Subnet, str]) -> _Tunnel:
+        """One device for both families. Its port is in BackendData; flannel's BackendV6Data has a port there
+        that nothing listens on.
+        """
+        options = self._options
+        both = [each for each in (host.subnet, host.subnet6) if each is not None]
+        addresses = _addresses(*both) if both else None
+        tunnel = _Tunnel(DEVICE, options.listen_port, addresses, [])
+        for peer in peers:
+            try:
+                public_key, port = _peer_data(peer.backend_data, "BackendData")
+                address = self._endpoint(host, peer)
+            except ValueError as error:
+                refused[peer.subnet] = str(error)
+                continue
+            subnets = [peer.subnet, peer.subnet6 if host.address6 is not None else None]
+            far = _Far(
+                peer.subnet,
+                public_key,
+                address,
+                port or options.listen_port,
+                tuple(each for each in subnets if each is not None),
+            )
+            tunnel.peers.append(far)
+        return tunnel
+
+    def _endpoint(self, host: Host, peer: SubnetLease) -> bytes:
+        """The address to send to, packed. ValueError if the peer has none of the family.
+
+        In the mode auto, IPv4 if the peer's address of it is not private, else IPv6 if both ends have one
+        that is not private, else IPv4 (flannel).
+        """
+        mode, ip, ip6 = self._options.mode, peer.public_ip, peer.public_ip6
+        if mode == "auto":
+            public6 = _is_public6(ip6) and _is_public6(host.public_ip6)
+            mode = "ipv6" if public6 and any(each.holds(ip) for each in _PRIVATE) else "ipv4"
+        if mode == "ipv4":
+            return ip.to_bytes(4)
+        if ip6 is None:
+            raise ValueError("it has no PublicIPv6, and this network's Mode is ipv6")
+        return ip6.to_bytes(16)
+
+    def _device(self, tunnel: _Tunnel, key: Key, mtu: int) -> Device:
+        options = self._options
+        peers = tuple(
+            WireguardPeer(
+                far.public_key,
+                (far.address, far.port),
+                far.subnets,
+                self._preshared,
+                options.persistent_keepalive_interval,
+            )
+            for far in tunnel.peers
+        )
+        return Device(
+            tunnel.name + key.slot.suffix,
+            Wireguard(tunnel.port + key.slot.port, key.private, peers),
+            mtu=mtu,
+            addresses=tunnel.addresses,
+        )
+
+    async def stop(self) -> None:
+        """There is nothing to stop: the devices stay, unlike flannel's, and so do all sessions."""
+
+    async def teardown(self) -> None:
+        """There is nothing to undo: the agent removes devices and routes. The key stays kept."""
+
+
+def _data(key: Key, port: int) -> bytes:
+    """What the lease publishes, with the fields in flannel's order."""
+    return b'{"PublicKey":"%s","Port":%d}' % (encode_key(key.public).encode(), port)
+
+
+def _addresses(*subnets: Subnet | Subnet6 | None) -> tuple[tuple[bytes, int], ...] | None:
+    """The first address of each subnet, alone; None while a subnet is not held."""
+    found = []
+    for subnet in subnets:
+        if subnet is None:
+            return None
+        size = 4 if isinstance(subnet, Subnet) else 16
+        found.append((subnet.base.to_bytes(size), size * 8))
+    return tuple(found)
+
+
+def _distinct(peers: list[_Far], keys: Keys, refused: dict[Subnet, str]) -> list[_Far]:
+    """The peers whose key nobody else has; the others are refused, for a key stands for one peer."""
+    used = Counter(far.public_key for far in peers)
+    used.update(key.public for key in keys.all)
+    for far in peers:
+        if used[far.public_key] > 1:
+            refused[far.lease] = (
+                f"another node, or this one, has the same PublicKey {encode_key(far.public_key)};"
+                " remove the key from the backend's folder of one of them and restart its agent"
+            )
+    return [far for far in peers if used[far.public_key] == 1]
+
+
+def _is_public6(ip: int | None) -> bool:
+    """Whether it is an address that may be reached from anywhere."""
+    return ip is not None and not any(each.holds(ip) for each in _PRIVATE6)
