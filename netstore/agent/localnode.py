@@ -12,8 +12,8 @@ import trio
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
 from netstore.agent.interface import Preferences, choose_interface
 from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
-from netstore.agent.storeapi import V2, no_config, not_served
 from netstore.client.faults import BadAnswer
+from netstore.client.storeapi import V2, no_config, not_served
 from netstore.network.addresses import parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.lease import encode_lease
