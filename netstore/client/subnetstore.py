@@ -112,7 +112,8 @@ class Past(msgspec.Struct, frozen=True, gc=False):
     previous: str | None = None
     permanent: bool = False
     """What was written never expires."""
-    expired: bool = False
+    expired: bool | None = None
+    """Whether it was removed because its time was over; None if the store does not tell."""
     time: float | None = None
     """When it happened, in seconds since 1970 by the store's clock; None if the store does not keep that."""
 

@@ -105,9 +105,7 @@ class Subnets:
 
     async def _next(self, feed: Feed) -> bool:
         news = await feed.news(POLL_SECONDS)
-        if self._trouble is not None:
-            self._trouble = None
-            self._say(FOLLOWED_AGAIN)
+        self._is_well()
         self.index = news.index
         for change in news.changes:
             if isinstance(change, Entry):
@@ -123,6 +121,7 @@ class Subnets:
 
     def _take(self, listing: Listing, word: str) -> None:
         """Tell in what a listing differs from what is known. Another store may have the same index."""
+        self._is_well()
         is_other = listing.store_id != self._store_id
         self.index, self._store_id, self._must_list = listing.index, listing.store_id, False
         there = set()
@@ -135,6 +134,11 @@ class Subnets:
                 self.entries[entry.name] = entry
         for name in [name for name in self.entries if name not in there]:
             self._tell(REMOVED, self.entries.pop(name))
+
+    def _is_well(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            self._say(FOLLOWED_AGAIN)
 
     def _keep(self, entry: Entry, word: str) -> None:
         known = entry.name in self.entries

@@ -156,6 +156,19 @@ def keys(
     found.close()
 
 
+@pytest.fixture
+def keys_at(run: Run) -> Callable[[str, str], Keys]:
+    """The keys of a store that the test has started, in one of its APIs."""
+
+    def keys(url: str, api: str) -> Keys:
+        def program(*words: str, stdin: bytes = b"") -> Told:
+            return run("--endpoints", url, *words, stdin=stdin)
+
+        return Keys(program, url, api)
+
+    return keys
+
+
 @contextmanager
 def answering(answer: Callable[[bytes], bytes]) -> Iterator[str]:
     """A server that reads one request a connection, sends what `answer` makes of its head, and hangs up."""

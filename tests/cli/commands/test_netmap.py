@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
@@ -125,12 +125,9 @@ def test_a_large_network_is_drawn_in_tenths() -> None:
 def test_the_picture_names_every_record() -> None:
     there = network("172.30.0.0/16", 24)
     held = [Subnet(0xAC1E0000 + (place << 8), 24) for place in (5, 9)]
-    tree = ElementTree.fromstring(picture(found(there, held)))  # noqa: S314 - our own document
+    tree = ET.fromstring(picture(found(there, held)))  # noqa: S314 - our own document
     titles = [each.text for each in tree.iter(f"{SVG}title")][1:]
     assert titles == [
-        "172.30.5.0/24 192.168.0.1, 100 s left",
-        "172.30.9.0/24 192.168.0.2, 100 s left",
-    ] or titles == [
         "172.30.5.0/24 192.168.0.1, host-gw, 100 s left",
         "172.30.9.0/24 192.168.0.2, host-gw, 100 s left",
     ]
@@ -146,7 +143,7 @@ def test_what_a_store_holds_is_inert_in_the_picture() -> None:
     text = picture(one)
     assert "<script>" not in text
     assert "\u202e" not in text
-    ElementTree.fromstring(text)  # noqa: S314 - our own document
+    ET.fromstring(text)  # noqa: S314 - our own document
 
 
 def test_a_picture_of_ten_thousand_leases_is_bounded() -> None:
@@ -156,6 +153,6 @@ def test_a_picture_of_ten_thousand_leases_is_bounded() -> None:
         many = [Subnet(there.subnet_min + place * step, length) for place in range(10_000)]
         text = picture(found(there, many))
         assert len(text) < 3_000_000
-        tree = ElementTree.fromstring(text)  # noqa: S314 - our own document
+        tree = ET.fromstring(text)  # noqa: S314 - our own document
         cells = [each for each in tree.iter(f"{SVG}rect") if each.find(f"{SVG}title") is not None]
         assert len(cells) in ((10_000,) if length == 24 else range(1, MAX_CELLS))

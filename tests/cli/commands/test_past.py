@@ -27,12 +27,12 @@ def test_a_span_ends_with_its_removal_its_end_or_another_holder() -> None:
         (first, last, end)
         for _, _, first, last, _, end in told(
             Past(A, 10, lease(1)),
-            Past(A, 11, None, lease(1)),
+            Past(A, 11, None, lease(1), expired=False),
             Past(A, 12, lease(1)),
             Past(A, 13, None, lease(1), expired=True),
             Past(A, 14, lease(2)),
             Past(A, 15, lease(3), lease(2)),
-            Past(A, 16, None, lease(3), expired=None),
+            Past(A, 16, None, lease(3)),
         )
     ] == [
         (10, 11, "removed"),
@@ -49,7 +49,9 @@ def test_who_held_it_before_the_store_remembers_is_marked() -> None:
 
 
 def test_all_are_removed_together() -> None:
-    assert [end for *_, end in told(Past(A, 1, lease(1)), Past(B, 2, lease(2)), Past("", 3, None))] == [
+    assert [
+        end for *_, end in told(Past(A, 1, lease(1)), Past(B, 2, lease(2)), Past("", 3, None, expired=False))
+    ] == [
         "removed",
         "removed",
     ]
