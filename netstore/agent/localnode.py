@@ -15,8 +15,8 @@ from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
 from netstore.agent.interface import Addresses, NoInterfaceError, Preferences, choose_interface
 from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
 from netstore.agent.leasefilter6 import ProtectedAddresses6, protected_addresses6
-from netstore.agent.storeapi import V2, no_config, not_served
 from netstore.client.faults import BadAnswer
+from netstore.client.storeapi import V2, no_config, not_served
 from netstore.network.addresses import Subnet, parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.ipv6 import Subnet6, parse_ip6, show_ip6

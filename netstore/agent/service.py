@@ -27,7 +27,7 @@ from netstore.agent.localnode import detect
 from netstore.agent.problems import ProblemLog
 from netstore.agent.reconciler import Reconciler
 from netstore.agent.routeprogrammer import RouteProgrammer
-from netstore.agent.storeapi import StoreAccess
+from netstore.agent.storeapi import store_access
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
 from netstore.network.ipv6 import show_ip6
@@ -78,7 +78,7 @@ class Agent:
         self._kernel = kernel
         self._ready = ready
         self._entropy = SystemEntropy()
-        self._access = StoreAccess(config, self._log)
+        self._access = store_access(config, self._log)
         self._watcher: LeaseWatcher | None = None
         self._node: LocalNode | None = None
         self._holder: LeaseHolder | None = None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from netstore.agent.backend import Host, Prepared
-    from netstore.agent.storeapi import StoreAccess
+    from netstore.client.storeapi import StoreAccess
     from netstore.client.subnetstore import SubnetStore
 
 NETWORK = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'

@@ -6,14 +6,15 @@ changed meanwhile is not overwritten.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from netstore.cli.commands import completion
 from netstore.cli.commands.failures import Exit, Failure, refused, usage
-from netstore.cli.commands.invocation import MAX_TTL, Settings, agreed, node_at
-from netstore.cli.commands.leases import HEADINGS, Record, listed, survey
+from netstore.cli.commands.invocation import MAX_TTL, Settings, agreed, index_of
+from netstore.cli.commands.leases import HEADINGS, Record, survey
 from netstore.cli.commands.network import checked
 from netstore.cli.commands.options import Group, pass_settings, whole
 from netstore.cli.output import Table
@@ -23,7 +24,7 @@ from netstore.network.lease import DEFAULT_TTL, encode_lease
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from netstore.client.v2 import Answer, V2Client
+    from netstore.client.subnetstore import Differs, Missing, SubnetStore, Written
     from netstore.network.config import Network
 
 subnet_argument = click.argument("subnet", shell_complete=completion.subnets)
@@ -35,10 +36,20 @@ def subnet() -> None:
 
 
 @subnet.command()
+@click.option("-w", "--watch", is_flag=True, help="Go on and show each change, until interrupted.")
 @pass_settings
-def ls(settings: Settings) -> None:
-    """List all subnets; records that are no lease, or that daemons stumble over, with what is wrong."""
-    records, _ = _survey(settings)
+def ls(settings: Settings, *, watch: bool) -> None:
+    """List all subnets; records that are no lease, or that daemons stumble over, with what is wrong.
+
+    With --watch a terminal shows a table that is kept up to date; elsewhere each subnet that is there and
+    each change is a line, which begins with listed, added, changed or removed.
+    """
+    if watch:
+        from netstore.cli.commands.watching import follow  # noqa: PLC0415 - loads what only a call needs
+
+        settings.ask_network(partial(follow, settings))
+        return
+    records, _ = surveyed(settings)
     settings.show(
         {"subnets": [record.content() for record in records]},
         Table(HEADINGS, [record.row() for record in records]),
@@ -65,10 +76,10 @@ def show(settings: Settings, subnet: str) -> None:
                 ("Reserved", "yes" if record.reserved else "no"),
                 ("TTL", record.ttl),
                 ("Expires", record.expires),
-                ("Key", record.node.key),
-                ("Created-Index", record.node.created_index),
-                ("Modified-Index", record.node.modified_index),
-                ("Value", record.node.value),
+                ("Key", record.key),
+                ("Created-Index", record.entry.created),
+                ("Modified-Index", record.entry.modified),
+                ("Value", record.entry.value),
                 ("Problem", "; ".join(record.problems) or None),
             ],
         ),
@@ -85,7 +96,7 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
     A lease the same node holds already loses its end and stays as it is otherwise.
     """
     wanted, address = _canonical(subnet), _host(public_ip)
-    records, found = _survey(settings)
+    records, found = surveyed(settings, wanted.lease_name)
     if found is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
     own = next((record for record in records if record.name == wanted.lease_name), None)
@@ -96,14 +107,14 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
         settings.show({"action": "unchanged", **own.content()}, _short([own]))
         return
 
-    async def creating(client: V2Client) -> Answer:
-        key = settings.key("subnets", wanted.lease_name)
+    async def creating(store: SubnetStore) -> Written | Missing | Differs:
+        name = wanted.lease_name
         if own is None:
-            return await client.create(key, encode_lease(address, ""))
-        return await client.compare_and_swap(key, own.node.value or "", prev_index=own.node.modified_index)
+            return await store.create(name, encode_lease(address, "", names_ipv6=store.names_ipv6), None)
+        return await store.replace(name, own.entry.value or "", own.entry.modified, None)
 
-    answer = _written(settings, creating, subnet)
-    record = _surveyed(answer, found)
+    _written(settings, creating, subnet)
+    record = _record(settings, wanted.lease_name)
     settings.show({"action": "reserved", **record.content()}, _short([record]))
 
 
@@ -117,15 +128,15 @@ def release(settings: Settings, subnet: str, *, yes: bool) -> None:
     Where a node holds it, its pods lose their routes on all nodes, and its daemon takes another subnet.
     """
     record = _record(settings, subnet)
-    if record.node.dir:
-        raise refused(f"{record.node.key}: is a directory, and release never removes more than one record")
+    if record.entry.value is None:
+        raise refused(f"{record.key}: is a directory, and release never removes more than one record")
     if record.in_use and not yes:
         held = f"{record.subnet} is held by {record.public_ip}"
         if not agreed(f"{held}: its pods lose their routes on all nodes. Release it?"):
             raise refused(f"{held}, and is not released; give --yes if that is meant")
 
-    async def removing(client: V2Client) -> Answer:
-        return await client.compare_and_delete(record.node.key, prev_index=record.node.modified_index)
+    async def removing(store: SubnetStore) -> Written | Missing | Differs:
+        return await store.remove(record.name, record.entry.modified)
 
     _written(settings, removing, subnet)
     settings.show({"action": "released", **record.content()}, _short([record]))
@@ -149,12 +160,11 @@ def renew(settings: Settings, subnet: str, *, ttl: int) -> None:
     if record.reserved:
         raise refused(f"{record.subnet}: is a reservation, which has no end to put off")
 
-    async def renewing(client: V2Client) -> Answer:
-        return await client.compare_and_swap(
-            record.node.key, record.node.value or "", prev_index=record.node.modified_index, ttl=ttl
-        )
+    async def renewing(store: SubnetStore) -> Written | Missing | Differs:
+        return await store.replace(record.name, record.entry.value or "", record.entry.modified, ttl)
 
-    renewed = _surveyed(_written(settings, renewing, subnet), None)
+    _written(settings, renewing, subnet)
+    renewed = _record(settings, record.name)
     settings.show({"action": "renewed", **renewed.content()}, _short([renewed]))
 
 
@@ -167,7 +177,7 @@ def objection_to(wanted: Subnet, address: int, network: Network, records: Sequen
     for record in records:
         if record.lease is None:
             if record.name == wanted.lease_name:
-                return f"{record.node.key}: is no lease ({'; '.join(record.problems)}); release it first"
+                return f"{record.key}: is no lease ({'; '.join(record.problems)}); release it first"
             continue
         held, holder = record.lease.subnet, record.lease.public_ip
         if held == wanted and holder == address:
@@ -202,7 +212,7 @@ def _host(text: str) -> int:
         usage(f"--public-ip: {error}; write it as 192.0.2.7")
 
 
-def _name(text: str) -> str:
+def record_name(text: str) -> str:
     """The name of a record: of a subnet in its usual form, or the argument itself."""
     name = text.replace("/", "-", 1)
     if not name or "/" in name or name in {".", ".."}:
@@ -210,40 +220,38 @@ def _name(text: str) -> str:
     return name
 
 
-def _survey(settings: Settings) -> tuple[list[Record], Network | None]:
-    """All records, checked against the network config if that is valid."""
+def surveyed(settings: Settings, name: str | None = None) -> tuple[list[Record], Network | None]:
+    """All records, checked against the network config if that is valid; with the remaining time of all, or
+    only of the one that is named.
+    """
 
-    async def reading(client: V2Client) -> tuple[list[Record], Network | None]:
-        config = await node_at(client, settings.key("config"))
+    async def reading(store: SubnetStore) -> tuple[list[Record], Network | None]:
+        config = await store.config()
         value = None if config is None else config.value
         network = None if value is None else checked(value.encode())[0]
-        return survey(await listed(client, settings.key("subnets")), network), network
+        entries = (await store.entries()).entries
+        timed = await store.timed([entry for entry in entries if name in (None, entry.name)])
+        found = timed if name is None else [*(entry for entry in entries if entry.name != name), *timed]
+        return survey(found, network, settings.key("subnets")), network
 
-    return settings.ask(reading)
+    return settings.ask_network(reading)
 
 
 def _record(settings: Settings, text: str) -> Record:
-    name = _name(text)
-    for record in _survey(settings)[0]:
+    """The record of an argument as it is now; `Failure` if there is none."""
+    name = record_name(text)
+    for record in surveyed(settings, name)[0]:
         if record.name == name:
             return record
     raise Failure(Exit.NOT_FOUND, f"{settings.key('subnets', name)}: not found; see subnet ls")
 
 
-def _written(settings: Settings, action: Callable[[V2Client], Awaitable[Answer]], subnet: str) -> Answer:
+def _written(
+    settings: Settings, action: Callable[[SubnetStore], Awaitable[Written | Missing | Differs]], subnet: str
+) -> None:
     """Carry out a write that depends on what was read before."""
-    try:
-        return settings.ask(action)
-    except Failure as failure:
-        if failure.status in (Exit.REFUSED, Exit.NOT_FOUND):
-            raise refused(
-                f"{subnet}: the record was changed meanwhile; look at it again (subnet show {subnet})"
-            ) from None
-        raise
-
-
-def _surveyed(answer: Answer, network: Network | None) -> Record:
-    return survey([answer.node], network)[0]
+    if index_of(settings.ask_network(action)) is None:
+        raise refused(f"{subnet}: the record was changed meanwhile; look at it again (subnet show {subnet})")
 
 
 def _short(records: Sequence[Record]) -> Table:
