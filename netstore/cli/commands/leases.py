@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from msgspec.json import decode
 
 from netstore.network.addresses import Subnet, show_ip
+from netstore.network.ipv6 import show_ip6
 from netstore.network.lease import SubnetLease, parse_lease
-from netstore.network.overlaps import nested
+from netstore.network.overlaps import conflicts6, nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,6 +49,22 @@ class Record:
         return self.name if self.lease is None else str(self.lease.subnet)
 
     @property
+    def subnet6(self) -> str | None:
+        """The IPv6 subnet of a dual-stack lease."""
+        return None if self.lease is None or self.lease.subnet6 is None else str(self.lease.subnet6)
+
+    @property
+    def public_ip6(self) -> str | None:
+        """The holder's IPv6 address."""
+        return (
+            None if self.lease is None or self.lease.public_ip6 is None else show_ip6(self.lease.public_ip6)
+        )
+
+    def is_named(self, name: str) -> bool:
+        """Whether this is its name, or the part of its name for one of its two subnets."""
+        return name in (self.name, *self.name.split("&"))
+
+    @property
     def reserved(self) -> bool:
         """A lease without a TTL is a reservation (flannel's documentation, "Leases and Reservations")."""
         return self.lease is not None and self.entry.ttl is None
@@ -79,8 +96,8 @@ class Record:
         backend = self.lease.backend_type or None if self.lease is not None else None
         reserved = "yes" if self.reserved else "no"
         return (
-            self.subnet,
-            self.public_ip,
+            _both(self.subnet, self.subnet6),
+            _both(self.public_ip, self.public_ip6),
             backend,
             self.ttl,
             self.expires,
@@ -92,12 +109,16 @@ class Record:
         """Its JSON document."""
         lease = self.lease
         data = None if lease is None or lease.backend_data is None else decode(lease.backend_data)
+        data6 = None if lease is None or lease.backend_v6_data is None else decode(lease.backend_v6_data)
         return {
             "key": self.key,
             "subnet": None if lease is None else str(lease.subnet),
+            "ipv6Subnet": self.subnet6,
             "publicIP": self.public_ip,
+            "publicIPv6": self.public_ip6,
             "backendType": None if lease is None else lease.backend_type or None,
             "backendData": data,
+            "backendV6Data": data6,
             "ttl": self.ttl,
             "expiration": self.expires,
             "reserved": self.reserved,
@@ -123,6 +144,12 @@ def survey(entries: Iterable[Entry], network: Network | None, folder: str) -> li
     leases.sort(key=lambda pair: (pair[0].subnet, pair[1].name))
     others.sort(key=lambda record: record.name)
     overlaps = _overlaps([lease.subnet for lease, _ in leases])
+    refused6: dict[str, str] = {}
+    if network is not None and network.ipv6 is not None:
+        created = {entry.name: entry.created for _, entry in leases}
+        refused6 = conflicts6(
+            {entry.name: lease for lease, entry in leases}, network.ipv6, created.__getitem__
+        )
     holders: dict[int, list[Subnet]] = {}
     for lease, _ in leases:
         holders.setdefault(lease.public_ip, []).append(lease.subnet)
@@ -131,6 +158,8 @@ def survey(entries: Iterable[Entry], network: Network | None, folder: str) -> li
         problems = [] if network is None else _misfits(lease, network)
         if place in overlaps:
             problems.append(f"overlaps {overlaps[place]}")
+        if entry.name in refused6:
+            problems.append(refused6[entry.name])
         if len(holders[lease.public_ip]) > 1:
             problems.append(f"{show_ip(lease.public_ip)} holds {len(holders[lease.public_ip])} subnets")
         if entry.ttl is not None and entry.is_timed and entry.ttl <= 0:
@@ -144,7 +173,19 @@ def _misfits(lease: SubnetLease, network: Network) -> list[str]:
     misfits = [] if misfit is None else [misfit]
     if lease.backend_type and lease.backend_type != network.backend_type:
         misfits.append(f"BackendType is not {network.backend_type}")
+    if network.ipv6 is not None:
+        if lease.subnet6 is None:
+            misfits.append("has no IPv6 subnet")
+        elif (misfit6 := network.ipv6.misfit(lease.subnet6)) is not None:
+            misfits.append(f"{lease.subnet6}: {misfit6}")
+        if lease.backend_type and lease.public_ip6 is None:
+            misfits.append("has no PublicIPv6")
     return misfits
+
+
+def _both(first: str | None, second: str | None) -> str | None:
+    """What a lease has of each family, in one cell."""
+    return first if second is None else f"{first}, {second}"
 
 
 def _overlaps(ordered: Sequence[Subnet]) -> dict[int, Subnet]:

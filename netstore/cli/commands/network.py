@@ -24,6 +24,7 @@ from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.output import Form, Table, emit_value
 from netstore.network.addresses import show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
+from netstore.network.ipv6 import show_ip6
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +81,11 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
             told = (*told, _orphaned(lost))
         if entries and present_network is not None and present_network.backend_type != wanted.backend_type:
             told = (*told, "Backend.Type: running daemons keep the old backend until each is started again")
+        if entries and present_network is not None and present_network.ipv6 != wanted.ipv6:
+            told = (
+                *told,
+                "IPv6Network: running daemons keep the old IPv6 subnets until each is started again",
+            )
     for remark in told:
         warn(remark)
 
@@ -147,11 +153,22 @@ def checked(text: bytes) -> tuple[Network | None, str | None]:
 
 def effective(network: Network) -> list[tuple[str, str | int]]:
     """The settings that daemons take from a document, defaults included."""
+    ipv6 = network.ipv6
     return [
         ("Network", str(network.network)),
         ("SubnetLen", network.subnet_len),
         ("SubnetMin", show_ip(network.subnet_min)),
         ("SubnetMax", show_ip(network.subnet_max)),
+        *(
+            ()
+            if ipv6 is None
+            else (
+                ("IPv6Network", str(ipv6.network)),
+                ("IPv6SubnetLen", ipv6.subnet_len),
+                ("IPv6SubnetMin", show_ip6(ipv6.subnet_min)),
+                ("IPv6SubnetMax", show_ip6(ipv6.subnet_max)),
+            )
+        ),
         ("Backend.Type", network.backend_type),
     ]
 

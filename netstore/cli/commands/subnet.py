@@ -19,7 +19,9 @@ from netstore.cli.commands.network import checked
 from netstore.cli.commands.options import Group, pass_settings, whole
 from netstore.cli.output import Table
 from netstore.network.addresses import Subnet, parse_cidr, parse_host_ip, show_ip
-from netstore.network.lease import DEFAULT_TTL, encode_lease
+from netstore.network.allocator import counterpart, free_subnets6
+from netstore.network.ipv6 import Subnet6, parse_cidr6, show_ip6
+from netstore.network.lease import DEFAULT_TTL, NodeSubnets, encode_lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -64,15 +66,19 @@ def show(settings: Settings, subnet: str) -> None:
     record = _record(settings, subnet)
     lease = record.lease
     data = None if lease is None or lease.backend_data is None else lease.backend_data.decode()
+    data6 = None if lease is None or lease.backend_v6_data is None else lease.backend_v6_data.decode()
     settings.show(
         record.content(),
         Table(
             ("FIELD", "VALUE"),
             [
                 ("Subnet", record.subnet),
+                ("IPv6-Subnet", record.subnet6),
                 ("PublicIP", record.public_ip),
+                ("PublicIPv6", record.public_ip6),
                 ("BackendType", None if lease is None else lease.backend_type or None),
                 ("BackendData", data),
+                ("BackendV6Data", data6),
                 ("Reserved", "yes" if record.reserved else "no"),
                 ("TTL", record.ttl),
                 ("Expires", record.expires),
@@ -88,33 +94,45 @@ def show(settings: Settings, subnet: str) -> None:
 
 @subnet.command()
 @click.option("--public-ip", required=True, metavar="IP", help="The IPv4 address of the node it is kept for.")
+@click.option(
+    "--ipv6",
+    metavar="SUBNET",
+    help="Its IPv6 subnet in a dual-stack network.  [the one at the same place, or a free one]",
+)
 @subnet_argument
 @pass_settings
-def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
+def reserve(settings: Settings, subnet: str, *, public_ip: str, ipv6: str | None) -> None:
     """Keep a subnet for one node: a record without an end, which the node takes at its next start.
 
     A lease the same node holds already loses its end and stays as it is otherwise.
     """
     wanted, address = _canonical(subnet), _host(public_ip)
+    wanted6 = None if ipv6 is None else _canonical6(ipv6)
     records, found = surveyed(settings, wanted.lease_name)
     if found is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
-    own = next((record for record in records if record.name == wanted.lease_name), None)
-    objection = objection_to(wanted, address, found, records)
+    objection = objection_to(wanted, address, found, records) or objection_to6(
+        wanted6, found, wanted, records
+    )
     if objection is not None:
         raise refused(objection)
+    own = next((each for each in records if each.lease is not None and each.lease.subnet == wanted), None)
     if own is not None and own.reserved:
         settings.show({"action": "unchanged", **own.content()}, _short([own]))
         return
+    name = (
+        own.name
+        if own is not None
+        else NodeSubnets(wanted, wanted6 or _free6(found, wanted, records)).lease_name
+    )
 
     async def creating(store: SubnetStore) -> Written | Missing | Differs:
-        name = wanted.lease_name
         if own is None:
             return await store.create(name, encode_lease(address, "", names_ipv6=store.names_ipv6), None)
         return await store.replace(name, own.entry.value or "", own.entry.modified, None)
 
     _written(settings, creating, subnet)
-    record = _record(settings, wanted.lease_name)
+    record = _record(settings, name)
     settings.show({"action": "reserved", **record.content()}, _short([record]))
 
 
@@ -193,6 +211,56 @@ def objection_to(wanted: Subnet, address: int, network: Network, records: Sequen
     return None
 
 
+def objection_to6(
+    wanted: Subnet6 | None, network: Network, subnet: Subnet, records: Sequence[Record]
+) -> str | None:
+    """Why an IPv6 subnet cannot be reserved with an IPv4 subnet, and the fix; None if it can. Pure."""
+    if wanted is None:
+        return None
+    if network.ipv6 is None:
+        return f"{wanted}: the network has no IPv6 (EnableIPv6); leave --ipv6 out"
+    misfit = network.ipv6.misfit(wanted)
+    if misfit is not None:
+        bounds = f"{show_ip6(network.ipv6.subnet_min)} to {show_ip6(network.ipv6.subnet_max)}"
+        return f"{wanted}: {misfit}; nodes take /{network.ipv6.subnet_len} subnets from {bounds} only"
+    for record in records:
+        lease = record.lease
+        if lease is None:
+            continue
+        if lease.subnet == subnet:
+            if lease.subnet6 != wanted:
+                return (
+                    f"{subnet}: is held together with {lease.subnet6 or 'no IPv6 subnet'}; leave --ipv6 out"
+                )
+        elif lease.subnet6 is not None and lease.subnet6.overlaps(wanted):
+            return f"{wanted}: overlaps {lease.subnet6} of {record.public_ip}; choose another subnet"
+    return None
+
+
+def _free6(network: Network, subnet: Subnet, records: Sequence[Record]) -> Subnet6 | None:
+    """The IPv6 subnet to reserve together with an IPv4 subnet; None in a network that has no IPv6."""
+    if network.ipv6 is None:
+        return None
+    leases = [record.lease for record in records if record.lease is not None]
+    taken = [lease.subnet6 for lease in leases if lease.subnet6 is not None]
+    usual = counterpart(network, subnet, network.ipv6)
+    if usual is not None and not any(usual.overlaps(each) for each in taken):
+        return usual
+    free = free_subnets6(network.ipv6, taken, 1)
+    if not free:
+        raise refused(
+            f"{network.ipv6.network}: no subnet is free; release one, or choose a larger IPv6Network"
+        )
+    return free[0]
+
+
+def _canonical6(text: str) -> Subnet6:
+    try:
+        return Subnet6.exact(*parse_cidr6(text))
+    except ValueError as error:
+        usage(f"--ipv6: {text!r}: {error}; write it as fd00:10:0:5::/64")
+
+
 def _canonical(text: str) -> Subnet:
     """The subnet of an argument; a usage error names what is wrong with it."""
     try:
@@ -222,7 +290,7 @@ def record_name(text: str) -> str:
 
 def surveyed(settings: Settings, name: str | None = None) -> tuple[list[Record], Network | None]:
     """All records, checked against the network config if that is valid; with the remaining time of all, or
-    only of the one that is named.
+    only of those that the name is of.
     """
 
     async def reading(store: SubnetStore) -> tuple[list[Record], Network | None]:
@@ -230,8 +298,9 @@ def surveyed(settings: Settings, name: str | None = None) -> tuple[list[Record],
         value = None if config is None else config.value
         network = None if value is None else checked(value.encode())[0]
         entries = (await store.entries()).entries
-        timed = await store.timed([entry for entry in entries if name in (None, entry.name)])
-        found = timed if name is None else [*(entry for entry in entries if entry.name != name), *timed]
+        asked = [entry for entry in entries if name in (None, entry.name, *entry.name.split("&"))]
+        timed = {entry.name: entry for entry in await store.timed(asked)}
+        found = [timed.get(entry.name, entry) for entry in entries]
         return survey(found, network, settings.key("subnets")), network
 
     return settings.ask_network(reading)
@@ -240,9 +309,9 @@ def surveyed(settings: Settings, name: str | None = None) -> tuple[list[Record],
 def _record(settings: Settings, text: str) -> Record:
     """The record of an argument as it is now; `Failure` if there is none."""
     name = record_name(text)
-    for record in surveyed(settings, name)[0]:
-        if record.name == name:
-            return record
+    named = [record for record in surveyed(settings, name)[0] if record.is_named(name)]
+    for record in sorted(named, key=lambda record: record.name != name):
+        return record
     raise Failure(Exit.NOT_FOUND, f"{settings.key('subnets', name)}: not found; see subnet ls")
 
 

@@ -179,6 +179,28 @@ def test_get(ctl: Run, prefix: str) -> None:
     assert document["effective"]["SubnetLen"] == 24
 
 
+def test_get_of_a_dual_stack_network(ctl: Run) -> None:
+    dual = {**json.loads(GOOD), "EnableIPv6": True, "IPv6Network": "fd23::/48"}
+    told = ctl("network", "set", json.dumps(dual))
+    assert "EnableIPv6: flannel before 0.15 serves IPv4 only" in told.err
+    assert ctl("network", "get").rows[4:8] == [
+        ["IPv6Network", "fd23::/48"],
+        ["IPv6SubnetLen", "64"],
+        ["IPv6SubnetMin", "fd23:0:0:1::"],
+        ["IPv6SubnetMax", "fd23:0:0:ffff::"],
+    ]
+
+
+def test_a_network_that_becomes_dual_stack_warns_that_daemons_run_on(
+    ctl: Run, prefix: str, keys: Keys
+) -> None:
+    ctl("network", "set", GOOD)
+    keys.put(f"{prefix}/subnets/172.30.5.0-24", '{"PublicIP":"192.168.77.11"}')
+    dual = {**json.loads(GOOD), "EnableIPv6": True, "IPv6Network": "fd23::/48"}
+    told = ctl("network", "set", json.dumps(dual))
+    assert "running daemons keep the old IPv6 subnets until each is started again" in told.err
+
+
 def test_raw_can_be_set_again(ctl: Run) -> None:
     ctl("network", "set", GOOD)
     stored = ctl("network", "get", "--raw").out

@@ -441,3 +441,79 @@ def test_renew_of_what_is_no_lease(subnet: Network) -> None:
 def test_renew_for_no_time_is_a_usage_error(subnet: Network, ttl: str) -> None:
     subnet.put(NAME)
     assert subnet("renew", SUBNET, "--ttl", ttl).status == 2
+
+
+DUAL = (
+    '{"Network":"172.30.0.0/16","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd23::/48",'
+    '"Backend":{"Type":"host-gw"}}'
+)
+DUAL_NAME = "172.30.5.0-24&fd23:0:0:9::-64"
+DUAL_HOLDER = '{"PublicIP":"192.168.77.11","PublicIPv6":"fd77::11","BackendType":"host-gw"}'
+
+
+@pytest.fixture
+def both(subnet: Network) -> Network:
+    """A dual-stack network."""
+    assert subnet.ctl("network", "set", DUAL).status == 0
+    return subnet
+
+
+def test_a_dual_stack_lease_is_shown_with_both_families(both: Network) -> None:
+    both.put(DUAL_NAME, DUAL_HOLDER)
+    [row] = [row for row in both("ls", "-o", "plain").rows if row[0].startswith("172.30.5.0")]
+    assert row[:2] == ["172.30.5.0/24, fd23:0:0:9::/64", "192.168.77.11, fd77::11"]
+    [shown] = both("ls", "-o", "json").document["subnets"]
+    assert (shown["subnet"], shown["ipv6Subnet"]) == ("172.30.5.0/24", "fd23:0:0:9::/64")
+    assert (shown["publicIP"], shown["publicIPv6"], shown["problems"]) == ("192.168.77.11", "fd77::11", [])
+    for name in ("172.30.5.0/24", "fd23:0:0:9::/64", DUAL_NAME):
+        found = both("show", name, "-o", "json").document
+        assert (found["key"], found["ttl"] > 900) == (f"{both.folder}/{DUAL_NAME}", True)
+    assert both("release", "172.30.5.0/24", "--yes").status == 0
+    assert not both.there(DUAL_NAME)
+
+
+def test_what_is_wrong_with_the_ipv6_part_is_told(both: Network) -> None:
+    both.put(NAME)
+    both.put("172.30.6.0-24&fd24::-64", DUAL_HOLDER.replace(".11", ".12"))
+    both.put("172.30.7.0-24&fd23:0:0:9::-64", DUAL_HOLDER.replace(".11", ".13"))
+    both.put("172.30.8.0-24&fd23:0:0:9::-64", DUAL_HOLDER.replace(".11", ".14"))
+    problems = {each["subnet"]: each["problems"] for each in both("ls", "-o", "json").document["subnets"]}
+    assert problems == {
+        SUBNET: ["has no IPv6 subnet", "has no PublicIPv6"],
+        "172.30.6.0/24": ["fd24::/64: not in the network fd23::/48"],
+        "172.30.7.0/24": [],
+        "172.30.8.0/24": ["fd23:0:0:9::/64 overlaps the lease 172.30.7.0-24&fd23:0:0:9::-64"],
+    }
+
+
+def test_a_reservation_is_of_both_families(both: Network) -> None:
+    told = both("reserve", SUBNET, "--public-ip", "192.168.77.11", "-o", "json")
+    assert told.document["ipv6Subnet"] == "fd23:0:0:5::/64"
+    assert both.there("172.30.5.0-24&fd23:0:0:5::-64")
+    told = both("reserve", SUBNET, "--public-ip", "192.168.77.11", "-o", "json")
+    assert told.document["action"] == "unchanged"
+    words = ("reserve", "172.30.9.0/24", "--public-ip", "192.168.77.12")
+    told = both(*words, "--ipv6", "fd23:0:0:5::/64")
+    assert "fd23:0:0:5::/64: overlaps fd23:0:0:5::/64 of 192.168.77.11" in told.err
+    told = both(*words, "--ipv6", "fd24::/64")
+    assert "fd24::/64: not in the network fd23::/48" in told.err
+    told = both(*words, "--ipv6", "172.30.9.0/24")
+    assert "--ipv6: '172.30.9.0/24'" in told.err
+    assert both(*words, "--ipv6", "fd23:0:0:7::/64").status == 0
+    assert both.there("172.30.9.0-24&fd23:0:0:7::-64")
+    told = both("reserve", "172.30.7.0/24", "--public-ip", "192.168.77.13", "-o", "json")
+    assert told.document["ipv6Subnet"] == "fd23:0:0:1::/64", "the usual one is taken"
+
+
+def test_a_lease_that_is_held_becomes_a_reservation_with_its_ipv6_subnet(both: Network) -> None:
+    both.put(DUAL_NAME, DUAL_HOLDER)
+    words = ("reserve", SUBNET, "--public-ip", "192.168.77.11")
+    assert "held together with fd23:0:0:9::/64" in both(*words, "--ipv6", "fd23:0:0:8::/64").err
+    assert both(*words, "-o", "json").document["reserved"] is True
+    assert both.node(DUAL_NAME)["value"] == DUAL_HOLDER
+
+
+def test_an_ipv6_subnet_needs_a_dual_stack_network(subnet: Network) -> None:
+    told = subnet("reserve", SUBNET, "--public-ip", "192.168.77.11", "--ipv6", "fd23:0:0:5::/64")
+    assert "the network has no IPv6 (EnableIPv6)" in told.err
+    assert not subnet.there()
