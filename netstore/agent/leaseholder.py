@@ -129,6 +129,7 @@ class LeaseHolder:
                     self.subnets, self._only_name = self.state.subnets, None
                 # The node says what it uses before its lease's other name goes.
                 self._accepted = await self._on_held(self.subnets) and await self._remove_other_names()
+            await self._store.settle()
 
     def leases_changed(self) -> None:
         """The watcher's leases changed; this node's own may be among them."""
@@ -167,6 +168,7 @@ class LeaseHolder:
         if state.subnets is None or not state.is_written or state.permanent:
             return
         await self._store.remove(state.subnets.lease_name, state.index)
+        await self._store.settle()
 
     @property
     def _is_network_full(self) -> bool:

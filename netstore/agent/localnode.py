@@ -6,35 +6,33 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
-import trio
 
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
 from netstore.agent.interface import Addresses, NoInterfaceError, Preferences, choose_interface
-from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
+from netstore.agent.leasefilter import HOST_LENGTH, ProtectedAddresses, protected_addresses
 from netstore.agent.leasefilter6 import ProtectedAddresses6, protected_addresses6
+from netstore.agent.routeplan import PROTOCOL
 from netstore.client.faults import BadAnswer
 from netstore.client.storeapi import V2, no_config, not_served
+from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.ipv6 import Subnet6, parse_ip6, show_ip6
 from netstore.network.lease import encode_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from netstore.agent.interface import Choice
     from netstore.agent.kernel import Kernel, Link
+    from netstore.agent.routeplan import KernelRoute
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.config import Network6
     from netstore.network.lease import NodeSubnets
     from netstore.ops.agent import AgentConfig
-
-
-RESOLVE_SECONDS: Final = 5.0
-"""Maximum time to resolve the store's host names."""
 
 
 @dataclass(slots=True)
@@ -52,6 +50,8 @@ class LocalNode:
     names_ipv6: bool
     """See `client.subnetstore.SubnetStore`."""
     protected6: ProtectedAddresses6
+    fault: str | None = None
+    """Why the interface cannot carry traffic now, None if it can."""
 
     @property
     def lease_value(self) -> str:
@@ -65,6 +65,15 @@ class LocalNode:
             names_ipv6=self.names_ipv6,
         )
 
+    def protected_subnets(self) -> list[Subnet | Subnet6]:
+        """What a new subnet of this node must not overlap."""
+        return [
+            *(subnet for subnet, _ in self.protected.networks),
+            *(Subnet(ip, HOST_LENGTH) for ip, _ in self.protected.single),
+            *(subnet for subnet, _ in self.protected6.networks),
+            *(Subnet6(ip, 128) for ip, _ in self.protected6.single),
+        ]
+
     def host_with(
         self, subnets: NodeSubnets | None, devices: Mapping[str, Link], published: bytes | None = None
     ) -> Host:
@@ -75,8 +84,11 @@ class LocalNode:
         )
 
 
-async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> LocalNode:
-    """Choose the interface, read and validate the network config, prepare the backend.
+async def detect(
+    config: AgentConfig, kernel: Kernel, store: SubnetStore, hosts: Mapping[int, str]
+) -> LocalNode:
+    """Choose the interface, read and validate the network config, prepare the backend. `hosts` are the
+    addresses of hosts that the node needs, with what each is.
 
     NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
@@ -98,10 +110,11 @@ async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> Loc
         host.folder.mkdir(mode=0o700, exist_ok=True)
     with plugin_errors(backend.manifest.name):
         prepared = await backend.prepare(host)
-    store_ips = await _store_ips(config)
-    protected = protected_addresses(network, links, addresses.ipv4, await kernel.routes(), store_ips)
+    routes = await kernel.routes()
+    protected = protected_addresses(network, links, addresses.ipv4, routes, hosts)
     protected6 = await _protected6(network, links, addresses, kernel, config)
-    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, protected6)
+    fault = _fault(host, routes)
+    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, protected6, fault)
 
 
 async def read_network(store: SubnetStore) -> Network:
@@ -120,38 +133,76 @@ async def read_network(store: SubnetStore) -> Network:
     return parse_network(entry.value.encode())
 
 
-async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:
-    """Read interface, address and protected addresses again. True if any of them changed.
+async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: Mapping[int, str]) -> bool:
+    """Read interface, address and protected addresses again. True if any of them changed; `node.fault` says
+    whether the interface can be used.
 
-    The interface chosen at the start is kept, by its name, and its address as long as the interface has it:
-    following every change of the default route would move the pods' routes with it. NoInterfaceError while
-    the interface does not exist.
+    The interface chosen at the start is kept, and its address as long as the interface has it: following
+    every change of the default route would move the pods' routes with it. NetstoreError while it does not
+    exist, or the backend refuses it.
     """
-    store_ips = await _store_ips(config)
-    links, addresses = await kernel.links(), await _addresses(kernel)
+    links, addresses, routes = await kernel.links(), await _addresses(kernel), await kernel.routes()
     before, node.protected = (
-        node.protected,
-        protected_addresses(node.network, links, addresses.ipv4, await kernel.routes(), store_ips),
+        (node.protected, node.protected6),
+        protected_addresses(node.network, links, addresses.ipv4, routes, hosts),
     )
-    before6 = node.protected6
     node.protected6 = await _protected6(node.network, links, addresses, kernel, config)
-    name, ip = node.host.link.name, node.host.address.ip
-    same_name = {link.ifindex for link in links if link.name == name}
-    usable = [one for one in addresses.ipv4 if one.ifindex in same_name and one.ip == ip]
-    if not usable and show_ip(ip) not in config.iface and config.public_ip is None:
-        usable = [one for one in addresses.ipv4 if one.ifindex in same_name]
-    kept6 = [one for one in addresses.ipv6 if one.ifindex in same_name and one.ip == node.host.address6]
-    around = Addresses(usable, kept6 or addresses.ipv6)
-    choice = choose_interface(Preferences(names=(name,)), links, around, (), None)
-    if node.network.ipv6 is not None:
-        _check_ipv6(node.network.ipv6, choice)
-    host = _host(config, choice, node.network, links, addresses)
-    if _without_devices(host) == _without_devices(node.host):
-        return (node.protected, node.protected6) != (before, before6)
-    with plugin_errors(node.backend.manifest.name):
-        node.prepared = await node.backend.prepare(host)
-    node.host = host
-    return True
+    try:
+        choice = _same_interface(node.host, config, links, addresses)
+        if node.network.ipv6 is not None:
+            _check_ipv6(node.network.ipv6, choice)
+        host = _host(config, choice, node.network, links, addresses)
+        is_other = _without_devices(host) != _without_devices(node.host)
+        if is_other:
+            with plugin_errors(node.backend.manifest.name):
+                node.prepared = await node.backend.prepare(host)
+    except NetstoreError as error:
+        node.fault = str(error)
+        raise
+    node.host, node.fault = host, _fault(host, routes)
+    return is_other or (node.protected, node.protected6) != before
+
+
+def _same_interface(host: Host, config: AgentConfig, links: Sequence[Link], addresses: Addresses) -> Choice:
+    """The interface used so far, as it is now: of those with its name or its number, the one with its
+    address, else the one with its name. So it is found when it was renamed, and when it was made anew. Its
+    IPv6 address is kept as long as the interface has it.
+    """
+    name, number, ip = host.link.name, host.link.ifindex, host.address.ip
+    candidates = sorted(
+        (link for link in links if link.name == name or link.ifindex == number),
+        key=lambda link: link.name != name,
+    )
+    same6 = [each for each in addresses.ipv6 if each.ip == host.address6]
+    for link in candidates:
+        usable = [each for each in addresses.ipv4 if each.ifindex == link.ifindex and each.ip == ip]
+        kept6 = [each for each in same6 if each.ifindex == link.ifindex] or addresses.ipv6
+        if usable:
+            return choose_interface(
+                Preferences(names=(link.name,)), links, Addresses(usable, kept6), (), None
+            )
+    is_fixed = show_ip(ip) in config.iface or config.public_ip is not None
+    if is_fixed or not candidates or candidates[0].name != name:
+        raise NoInterfaceError(f"{name} with the address {show_ip(ip)} is gone; it is waited for")
+    usable = [each for each in addresses.ipv4 if each.ifindex == candidates[0].ifindex]
+    if not usable:
+        raise NoInterfaceError(f"{name} has lost its address {show_ip(ip)}; one is waited for")
+    return choose_interface(Preferences(names=(name,)), links, Addresses(usable, addresses.ipv6), (), None)
+
+
+def _fault(host: Host, routes: Iterable[KernelRoute]) -> str | None:
+    """Why nothing can be reached through the interface, or None."""
+    name, number, address = host.link.name, host.link.ifindex, host.address
+    if not host.link.up:
+        return f"{name} is down; bring it up with `ip link set {name} up`"
+    if address.length == HOST_LENGTH and not any(
+        route.ifindex == number and route.protocol != PROTOCOL for route in routes
+    ):
+        return (
+            f"{name} has only {show_ip(address.ip)}/{address.length}, a network without other hosts, and no"
+            " route: give the address the prefix length of its network"
+        )
+    return None
 
 
 async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
@@ -204,26 +255,6 @@ def _check_ipv6(network: Network6, choice: Choice) -> None:
             f"{network.network} contains this node's own address {show_ip6(choice.address6.ip)}",
             "choose a range that contains no node's address",
         )
-
-
-async def _store_ips(config: AgentConfig) -> set[int]:
-    """The store's addresses. Names that do not resolve are left out: the agent cannot use them either."""
-    found: set[int] = set()
-    with trio.move_on_after(RESOLVE_SECONDS):
-        for host in {url.host for url in config.endpoints}:
-            try:
-                found.add(parse_ip(host))
-            except ValueError:
-                found |= await _resolve(host)
-    return found
-
-
-async def _resolve(name: str) -> set[int]:
-    try:
-        found = await trio.socket.getaddrinfo(name, None, family=trio.socket.AF_INET)
-    except OSError:
-        return set()
-    return {parse_ip(str(address[0])) for *_, address in found}
 
 
 def _host(

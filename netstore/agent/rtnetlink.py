@@ -13,11 +13,7 @@ import socket
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Literal
 
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped] # has no types
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped] # has no types
-from pyroute2.netlink.rtnl.ndmsg import ndmsg  # type: ignore[import-untyped] # has no types
-from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped] # has no types
-
+from netstore.agent.codecs import message_classes
 from netstore.agent.deviceplan import (
     KINDS,
     AddAddress,
@@ -32,6 +28,12 @@ from netstore.agent.routeplan import AddRoute, BoundRoute, DeleteRoute, KernelRo
 from netstore.agent.wanted import Ipip, Vxlan
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.ipv6 import Subnet6, show_ip6
+
+with message_classes():
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped] # has no types
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped] # has no types
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg  # type: ignore[import-untyped] # has no types
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped] # has no types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

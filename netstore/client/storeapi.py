@@ -25,7 +25,7 @@ V2: Final = "v2"
 V3: Final = "v3"
 AUTO: Final = "auto"
 
-OTHER_SECONDS: Final = 2.0
+OTHER_SECONDS: Final = 10.0
 """Time for the look at the other API, which only leads to a warning."""
 
 
@@ -128,8 +128,6 @@ class StoreAccess:
             store = await self.store(api)
             try:
                 if await store.config() is not None:
-                    if api == V2:
-                        await self._look_for_another()
                     return store, refused
             except BadAnswer as error:  # this API is not served there
                 if refused:
@@ -137,10 +135,12 @@ class StoreAccess:
                 refused[api] = error
         return None, refused
 
-    async def _look_for_another(self) -> None:
-        """Tell once if v3 has a network config too, which is not used."""
-        tell, self._two_configs = self._two_configs, None
-        if tell is None:
+    async def look_for_another(self, used: str) -> None:
+        """Tell if the API was found out, and the other one has a network config too, which is not used. A
+        store that does not answer is not asked again.
+        """
+        tell = self._two_configs
+        if tell is None or self._api != AUTO or used != V2:
             return
         found = None
         async with trio.open_nursery() as nursery:

@@ -57,6 +57,9 @@ class V2Subnets:
         self._client = client
         self._folder = f"{prefix}/subnets"
 
+    async def settle(self) -> None:
+        """Writes leave nothing over."""
+
     async def config(self) -> Entry | None:
         found = await self._read(f"{self.prefix}/config")
         return None if isinstance(found, Missing) else found

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     from netstore.client.v3 import V3Client, WatchCall
 
+MAX_UNUSED: Final = 16
+"""Leases without a key that are remembered until `settle`; the oldest beyond that end with their time."""
+
 MAX_UNSURE: Final = 16
 """Names with a lease that may be used; of more, the oldest is left to end with its time."""
 
@@ -61,7 +64,8 @@ class _Own(msgspec.Struct, frozen=True):
 class V3Subnets:
     """See `subnetstore.SubnetStore`.
 
-    A lease that was granted here is used by a key, kept for the next write of that key, or revoked. One that
+    A lease that was granted here is used by a key, kept for the next write of that key, or revoked by
+    `settle`, so that the caller hears of a write's outcome first. One that
     another client was granted, such as an earlier run of the agent, is not known: when its key is written
     again with another lease, it holds nothing, and ends with its time.
     """
@@ -78,6 +82,15 @@ class V3Subnets:
         """TTL and lease of a write whose outcome is unknown, by name. The next write of the name uses it; to
         revoke it could remove the key.
         """
+        self._unused: deque[int] = deque(maxlen=MAX_UNUSED)
+        """Leases that no key is attached to, for `settle`."""
+
+    async def settle(self) -> None:
+        try:
+            while self._unused:
+                await self._client.revoke(self._unused.popleft())
+        except ClientError:
+            self._unused.clear()  # they end with their time
 
     async def config(self) -> Entry | None:
         answer = await self._client.range(pb.RangeRequest(key=f"{self.prefix}/config".encode()))
@@ -119,7 +132,7 @@ class V3Subnets:
         delete = pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=self._key(name)))
         found = await self._write(self._key(name), self._is_at(name, index), delete)
         if isinstance(found, Written):
-            await self._forget(name)
+            self._forget(name)
         return found
 
     async def write_config(self, value: str, index: int) -> Written | Missing | Differs:
@@ -229,17 +242,17 @@ class V3Subnets:
             found = await self._write(put.key, compare, pb.RequestOp(request_put=put))
         except ClientError as error:
             if ttl is not None:
-                await self._not_written(name, ttl, lease, error)
+                self._not_written(name, ttl, lease, error)
             raise
         is_unsure = self._unsure.get(name) == (ttl, lease)
         if isinstance(found, Written):
             if is_unsure:
                 del self._unsure[name]
-            await self._forget(name)
+            self._forget(name)
             if ttl is not None:
                 self._own[name] = _Own(value, found.index, ttl, lease)
         elif lease and not is_unsure:
-            await self._revoke(lease)
+            self._unused.append(lease)
         return found
 
     async def _lease(self, name: str, ttl: int) -> int:
@@ -249,10 +262,12 @@ class V3Subnets:
             return lease
         return await self._client.grant(ttl)
 
-    async def _not_written(self, name: str, ttl: int, lease: int, error: ClientError) -> None:
-        """A write with this lease failed: revoke the lease if nothing uses it, else keep it."""
-        is_unsure = self._unsure.get(name) == (ttl, lease)
-        if is_unsure or (error.outcome_known and await self._revoke(lease)):
+    def _not_written(self, name: str, ttl: int, lease: int, error: ClientError) -> None:
+        """A write with this lease failed: keep the lease if the key may use it, else revoke it later."""
+        if self._unsure.get(name) == (ttl, lease):
+            return
+        if error.outcome_known:
+            self._unused.append(lease)
             return
         self._unsure.pop(name, None)
         self._unsure[name] = ttl, lease
@@ -276,21 +291,14 @@ class V3Subnets:
             return Missing(answer.header.revision)
         return Written(index) if answer.kvs[0].mod_revision == index else Differs()
 
-    async def _forget(self, name: str) -> None:
-        """Revoke the leases that were granted for earlier forms of the entry: no key is attached to them."""
+    def _forget(self, name: str) -> None:
+        """The leases that were granted for earlier forms of the entry have no key any more."""
         own = self._own.pop(name, None)
         if own is not None:
-            await self._revoke(own.lease)
+            self._unused.append(own.lease)
         _, unsure = self._unsure.pop(name, (0, 0))
         if unsure:
-            await self._revoke(unsure)
-
-    async def _revoke(self, lease: int) -> bool:
-        try:
-            await self._client.revoke(lease)
-        except ClientError:
-            return False  # it ends with its time
-        return True
+            self._unused.append(unsure)
 
     def _is_at(self, name: str, index: int) -> pb.Compare:
         return pb.Compare(

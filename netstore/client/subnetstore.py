@@ -180,5 +180,10 @@ class SubnetStore(Protocol):
     async def history(self, wanted: Callable[[Past], bool], limit: int) -> History:
         """The changes in the past that are wanted, the last `limit` of them if there are more."""
 
+    async def settle(self) -> None:
+        """Remove what earlier writes left over in the store. Call it when there is time; failures do not
+        matter.
+        """
+
     def follow(self, index: int, store_id: str) -> AbstractAsyncContextManager[Feed]:
         """The changes after `index` of the store with this id."""

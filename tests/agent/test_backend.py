@@ -14,20 +14,22 @@ from netstore.agent.backend import (
     Address,
     Backend,
     Host,
-    Link,
     Manifest,
     Prepared,
     Refused,
-    Route,
     Subnet,
     SubnetLease,
     Wanted,
     find,
     options,
 )
+from netstore.agent.entryplan import Entry
+from netstore.agent.reconciler import Reconciler
+from netstore.agent.routeplan import BoundRoute, in_kernel
 from netstore.network.addresses import parse_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from tests.support.documents import block
+from tests.support.kernel import ETH0, FakeKernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,15 +119,48 @@ def test_every_public_name_exists() -> None:
 
 @pytest.mark.trio
 async def test_the_example_of_the_guide_works() -> None:
+    """The agent's reconciler makes what it declares, on a fake kernel."""
+    text = block("contrib/doc/plugins.md", "backend")
+    assert len(text.splitlines()) <= 60, "the guide teaches a backend in 60 lines"
     names: dict[str, Any] = {}
-    exec(block("contrib/doc/plugins.md", "backend"), names)  # noqa: S102 - our own text
-    example: Backend = names["Example"](options(names["Example"].manifest, network('{"Type":"example"}')))
+    exec(text, names)  # noqa: S102 - our own text
+    config = network('{"Type":"example","Port":4790}')
+    example: Backend = names["Example"](options(names["Example"].manifest, config))
+    kernel = FakeKernel()
     ip = parse_ip("192.168.77.11")
-    host = Host(Link(2, "eth0", 1500, up=True), Address(2, ip, 24), ip, network('{"Type":"example"}'))
-    near, far = Subnet(parse_ip("10.23.1.0"), 24), Subnet(parse_ip("10.23.2.0"), 24)
-    peers = [SubnetLease(near, ip + 1, "example"), SubnetLease(far, parse_ip("169.254.0.1"), "example")]
-    assert await example.prepare(host) == Prepared(mtu=1500)
-    found = await example.declare(host, peers)
-    assert found == Wanted([Route(near, ip + 1, "eth0")], {far: "its address is link-local"})
+    near, far, strange, other = (Subnet(parse_ip(f"10.23.{number}.0"), 24) for number in (1, 2, 3, 4))
+    host = Host(
+        ETH0,
+        Address(2, ip, 24),
+        ip,
+        config,
+        Subnet(parse_ip("10.23.9.0"), 24),
+        networks=(Subnet.around(ip, 24),),
+    )
+    prepared = await example.prepare(host)
+    assert prepared == Prepared(mtu=1450, backend_data=b'"02eec0a84d0b"')
+    with pytest.raises(Refused, match="raise it"):
+        await example.prepare(msgspec.structs.replace(host, link=ETH0._replace(mtu=900)))
+    peers = [
+        SubnetLease(near, ip + 1, "example", prepared.backend_data),
+        SubnetLease(far, parse_ip("192.168.99.12"), "example", b'"02eec0a8630c"'),
+        SubnetLease(strange, parse_ip("192.168.99.13"), "example", b'"pigeon"'),
+        SubnetLease(other, ip + 2, "host-gw"),
+    ]
+    wanted = await example.declare(host, peers)
+    assert wanted.refused == {strange: "its BackendData is no MAC", other: "its backend is host-gw"}
+    reconciler = Reconciler(kernel, [config.network], ETH0, lambda: None)
+    await reconciler.set_wanted(wanted, set())
+    assert not reconciler.problems
+    number = kernel.link("example.7").ifindex
+    assert {one for there in kernel.table.values() for one in there} == {
+        in_kernel(BoundRoute(near, ip + 1, 2)),
+        in_kernel(BoundRoute(far, far.base, number, onlink=True)),
+    }
+    mac = bytes.fromhex("02eec0a8630c")
+    assert set(kernel.entry_table.values()) == {
+        Entry(number, far.base.to_bytes(4), mac),
+        Entry(number, mac, parse_ip("192.168.99.12").to_bytes(4)),
+    }
     await example.stop()
     await example.teardown()

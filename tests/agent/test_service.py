@@ -53,6 +53,32 @@ class KnownStore:
         await trio.lowlevel.checkpoint()
         return self._api, self._store
 
+    async def look_for_another(self, used: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class KeptManager:
+    """A service manager that keeps what it is told."""
+
+    watchdog_seconds: float | None = None
+
+    def __init__(self) -> None:
+        self.readies: list[str] = []
+        self.statuses: list[str] = []
+        self.lives = 0
+
+    def ready(self, status: str = "") -> bool:
+        self.readies.append(status)
+        return True
+
+    def status(self, status: str) -> bool:
+        self.statuses.append(status)
+        return True
+
+    def alive(self) -> bool:
+        self.lives += 1
+        return True
+
 
 class Node:
     """One agent with its kernel, and the store."""
@@ -63,13 +89,14 @@ class Node:
         self.store.put(f"{PREFIX}/config", NETWORK)
         self.kernel = FakeKernel()
         self.recorded = KeptLog()
-        self.ready: list[str] = []
+        self.manager = KeptManager()
+        self.ready = self.manager.readies
         self.env = folder / "subnet.env"
         self.config = AgentConfig(subnet_file=self.env, data_dir=folder / "data", iface=("eth0",), **config)
         self.agent = self.make()
 
     def make(self) -> Agent:
-        agent = Agent(self.config, self.kernel, self.recorded, self.ready.append)
+        agent = Agent(self.config, self.kernel, self.recorded, self.manager, lambda: None)
         agent._access = cast("StoreAccess", KnownStore(self.api, subnets(self.store)))
         return agent
 
