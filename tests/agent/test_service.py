@@ -248,7 +248,7 @@ async def test_the_lease_is_written_again_after_the_store_was_wiped(
     async with node.running():
         key = node.own_key()
         node.store.rebuild(cluster_id="another")
-        await trio.sleep(1)
+        await trio.sleep(2)
         assert node.own_key() == key
         assert node.routes() == {"10.23.200.0/24": 12}
         await trio.sleep(GRACE_PERIOD + 1)
