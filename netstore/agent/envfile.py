@@ -8,13 +8,12 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from netstore.network.subnetenv import parse_subnet_env
+from netstore.network.subnetenv import SubnetEnv, parse_subnet_env
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.agent.problems import ProblemLog
-    from netstore.network.addresses import Subnet
 
 MAX_FILE_BYTES: Final = 64 * 1024
 
@@ -84,12 +83,12 @@ def write(path: Path, text: str) -> None:
         raise
 
 
-def read(path: Path) -> tuple[Subnet | None, Subnet | None]:
-    """Network and own subnet written by an earlier run; None for each that is absent or invalid."""
+def read(path: Path) -> SubnetEnv:
+    """What an earlier run wrote."""
     try:
         text = _read(path).decode("utf-8", "replace")
     except OSError:
-        return None, None
+        return SubnetEnv()
     return parse_subnet_env(text)
 
 

@@ -11,23 +11,27 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
-from netstore.agent.interface import NoInterfaceError, Preferences, choose_interface
+from netstore.agent.interface import Addresses, NoInterfaceError, Preferences, choose_interface
 from netstore.agent.leasefilter import HOST_LENGTH, ProtectedAddresses, protected_addresses
+from netstore.agent.leasefilter6 import ProtectedAddresses6, protected_addresses6
 from netstore.agent.routeplan import PROTOCOL
-from netstore.agent.storeapi import V2, no_config, not_served
 from netstore.client.faults import BadAnswer
+from netstore.client.storeapi import V2, no_config, not_served
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
+from netstore.network.ipv6 import Subnet6, parse_ip6, show_ip6
 from netstore.network.lease import encode_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from netstore.agent.interface import Choice
-    from netstore.agent.kernel import Address, Kernel, Link
+    from netstore.agent.kernel import Kernel, Link
     from netstore.agent.routeplan import KernelRoute
     from netstore.client.subnetstore import SubnetStore
+    from netstore.network.config import Network6
+    from netstore.network.lease import NodeSubnets
     from netstore.ops.agent import AgentConfig
 
 
@@ -45,6 +49,7 @@ class LocalNode:
     protected: ProtectedAddresses
     names_ipv6: bool
     """See `client.subnetstore.SubnetStore`."""
+    protected6: ProtectedAddresses6
     fault: str | None = None
     """Why the interface cannot carry traffic now, None if it can."""
 
@@ -55,19 +60,28 @@ class LocalNode:
             self.host.public_ip,
             self.backend.manifest.backend_type,
             self.prepared.backend_data,
+            public_ip6=self.host.public_ip6,
+            backend_v6_data=self.prepared.backend_v6_data,
             names_ipv6=self.names_ipv6,
         )
 
-    def protected_subnets(self) -> list[Subnet]:
+    def protected_subnets(self) -> list[Subnet | Subnet6]:
         """What a new subnet of this node must not overlap."""
-        networks = [subnet for subnet, _ in self.protected.networks]
-        return networks + [Subnet(ip, HOST_LENGTH) for ip, _ in self.protected.single]
+        return [
+            *(subnet for subnet, _ in self.protected.networks),
+            *(Subnet(ip, HOST_LENGTH) for ip, _ in self.protected.single),
+            *(subnet for subnet, _ in self.protected6.networks),
+            *(Subnet6(ip, 128) for ip, _ in self.protected6.single),
+        ]
 
     def host_with(
-        self, subnet: Subnet | None, devices: Mapping[str, Link], published: bytes | None = None
+        self, subnets: NodeSubnets | None, devices: Mapping[str, Link], published: bytes | None = None
     ) -> Host:
-        """The host with this as its subnet, with these interfaces, and this BackendData in its lease."""
-        return msgspec.structs.replace(self.host, subnet=subnet, devices=devices, published=published)
+        """The host with these as its subnets, with these interfaces, and this BackendData in its lease."""
+        subnet, subnet6 = subnets or (None, None)
+        return msgspec.structs.replace(
+            self.host, subnet=subnet, subnet6=subnet6, devices=devices, published=published
+        )
 
 
 async def detect(
@@ -86,8 +100,10 @@ async def detect(
             f"{network.network} contains this node's own address {show_ip(choice.address.ip)}",
             "choose a range that contains no node's address",
         )
+    if network.ipv6 is not None:
+        _check_ipv6(network.ipv6, choice)
     backend = find(network)
-    links, addresses = await kernel.links(), await kernel.addresses()
+    links, addresses = await kernel.links(), await _addresses(kernel)
     host = _host(config, choice, network, links, addresses)
     with contextlib.suppress(OSError):  # a backend that keeps something there says that it cannot
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,8 +111,10 @@ async def detect(
     with plugin_errors(backend.manifest.name):
         prepared = await backend.prepare(host)
     routes = await kernel.routes()
-    protected = protected_addresses(network, links, addresses, routes, hosts)
-    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, _fault(host, routes))
+    protected = protected_addresses(network, links, addresses.ipv4, routes, hosts)
+    protected6 = await _protected6(network, links, addresses, kernel, config)
+    fault = _fault(host, routes)
+    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, protected6, fault)
 
 
 async def read_network(store: SubnetStore) -> Network:
@@ -123,13 +141,16 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: M
     every change of the default route would move the pods' routes with it. NetstoreError while it does not
     exist, or the backend refuses it.
     """
-    links, addresses, routes = await kernel.links(), await kernel.addresses(), await kernel.routes()
+    links, addresses, routes = await kernel.links(), await _addresses(kernel), await kernel.routes()
     before, node.protected = (
-        node.protected,
-        protected_addresses(node.network, links, addresses, routes, hosts),
+        (node.protected, node.protected6),
+        protected_addresses(node.network, links, addresses.ipv4, routes, hosts),
     )
+    node.protected6 = await _protected6(node.network, links, addresses, kernel, config)
     try:
         choice = _same_interface(node.host, config, links, addresses)
+        if node.network.ipv6 is not None:
+            _check_ipv6(node.network.ipv6, choice)
         host = _host(config, choice, node.network, links, addresses)
         is_other = _without_devices(host) != _without_devices(node.host)
         if is_other:
@@ -139,31 +160,34 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: M
         node.fault = str(error)
         raise
     node.host, node.fault = host, _fault(host, routes)
-    return is_other or node.protected != before
+    return is_other or (node.protected, node.protected6) != before
 
 
-def _same_interface(
-    host: Host, config: AgentConfig, links: Sequence[Link], addresses: Sequence[Address]
-) -> Choice:
+def _same_interface(host: Host, config: AgentConfig, links: Sequence[Link], addresses: Addresses) -> Choice:
     """The interface used so far, as it is now: of those with its name or its number, the one with its
-    address, else the one with its name. So it is found when it was renamed, and when it was made anew.
+    address, else the one with its name. So it is found when it was renamed, and when it was made anew. Its
+    IPv6 address is kept as long as the interface has it.
     """
     name, number, ip = host.link.name, host.link.ifindex, host.address.ip
     candidates = sorted(
         (link for link in links if link.name == name or link.ifindex == number),
         key=lambda link: link.name != name,
     )
+    same6 = [each for each in addresses.ipv6 if each.ip == host.address6]
     for link in candidates:
-        usable = [each for each in addresses if each.ifindex == link.ifindex and each.ip == ip]
+        usable = [each for each in addresses.ipv4 if each.ifindex == link.ifindex and each.ip == ip]
+        kept6 = [each for each in same6 if each.ifindex == link.ifindex] or addresses.ipv6
         if usable:
-            return choose_interface(Preferences(names=(link.name,)), links, usable, (), None)
+            return choose_interface(
+                Preferences(names=(link.name,)), links, Addresses(usable, kept6), (), None
+            )
     is_fixed = show_ip(ip) in config.iface or config.public_ip is not None
     if is_fixed or not candidates or candidates[0].name != name:
         raise NoInterfaceError(f"{name} with the address {show_ip(ip)} is gone; it is waited for")
-    usable = [each for each in addresses if each.ifindex == candidates[0].ifindex]
+    usable = [each for each in addresses.ipv4 if each.ifindex == candidates[0].ifindex]
     if not usable:
         raise NoInterfaceError(f"{name} has lost its address {show_ip(ip)}; one is waited for")
-    return choose_interface(Preferences(names=(name,)), links, usable, (), None)
+    return choose_interface(Preferences(names=(name,)), links, Addresses(usable, addresses.ipv6), (), None)
 
 
 def _fault(host: Host, routes: Iterable[KernelRoute]) -> str | None:
@@ -182,33 +206,81 @@ def _fault(host: Host, routes: Iterable[KernelRoute]) -> str | None:
 
 
 async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
-    can_reach = parse_ip(config.iface_can_reach) if config.iface_can_reach else None
-    preferences = Preferences(config.iface, config.iface_regex, can_reach)
+    preferences = Preferences(config.iface, config.iface_regex, config.iface_can_reach)
     return choose_interface(
         preferences,
         await kernel.links(),
-        await kernel.addresses(),
+        await _addresses(kernel),
         await kernel.routes() if preferences == Preferences() else (),
-        await kernel.route_to(can_reach) if can_reach is not None else None,
+        await _reach(config.iface_can_reach, kernel),
     )
 
 
+async def _addresses(kernel: Kernel) -> Addresses:
+    return Addresses(await kernel.addresses(), await kernel.addresses6())
+
+
+async def _reach(address: str | None, kernel: Kernel) -> tuple[int, int] | None:
+    """Interface index and source address towards an address of either family."""
+    if address is None:
+        return None
+    if ":" in address:
+        return await kernel.route_to(parse_ip6(address), is_ipv6=True)
+    return await kernel.route_to(parse_ip(address))
+
+
+async def _protected6(
+    network: Network, links: Sequence[Link], addresses: Addresses, kernel: Kernel, config: AgentConfig
+) -> ProtectedAddresses6:
+    """The IPv6 addresses to protect; none in a network that has no IPv6."""
+    if network.ipv6 is None:
+        return ProtectedAddresses6()
+    store_ips = set()
+    for url in config.endpoints:
+        with contextlib.suppress(ValueError):  # a name, or an IPv4 address
+            store_ips.add(parse_ip6(url.host))
+    return protected_addresses6(network.ipv6, links, addresses.ipv6, await kernel.routes6(), store_ips)
+
+
+def _check_ipv6(network: Network6, choice: Choice) -> None:
+    """A dual-stack network needs an IPv6 address of the interface, outside the network."""
+    if choice.address6 is None:
+        raise NoInterfaceError(
+            f"{choice.link.name} has no IPv6 address that is not link-local, and the network config has"
+            " EnableIPv6; give it a global or unique local one, or choose another interface with --iface"
+        )
+    if network.network.holds(choice.address6.ip):
+        raise NetworkConfigError(
+            "IPv6Network",
+            f"{network.network} contains this node's own address {show_ip6(choice.address6.ip)}",
+            "choose a range that contains no node's address",
+        )
+
+
 def _host(
-    config: AgentConfig,
-    choice: Choice,
-    network: Network,
-    links: Sequence[Link],
-    addresses: Sequence[Address],
+    config: AgentConfig, choice: Choice, network: Network, links: Sequence[Link], addresses: Addresses
 ) -> Host:
+    link, address6 = choice.link, None
+    public_ip6 = None
+    if network.ipv6 is not None and choice.address6 is not None:
+        address6 = choice.address6.ip
+        public_ip6 = parse_ip6(config.public_ipv6) if config.public_ipv6 else address6
     return Host(
-        choice.link,
+        link,
         choice.address,
         parse_ip(config.public_ip) if config.public_ip else choice.address.ip,
         network,
-        networks=tuple(
-            Subnet.around(each.ip, each.length) for each in addresses if each.ifindex == choice.link.ifindex
+        address6=address6,
+        public_ip6=public_ip6,
+        networks=(
+            *(Subnet.around(each.ip, each.length) for each in addresses.ipv4 if each.ifindex == link.ifindex),
+            *(
+                Subnet6.around(each.ip, each.length)
+                for each in addresses.ipv6
+                if each.ifindex == link.ifindex
+            ),
         ),
-        devices={link.name: link for link in links},
+        devices={each.name: each for each in links},
         folder=config.data_dir / network.backend_type,
     )
 

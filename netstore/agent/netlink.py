@@ -217,12 +217,12 @@ class Netlink:
             self._wireguard = WireguardSocket()
         return self._wireguard
 
-    async def route_to(self, ip: int) -> tuple[int, int] | None:
+    async def route_to(self, ip: int, *, is_ipv6: bool = False) -> tuple[int, int] | None:
         """Interface index and source address the kernel would use to reach the address, or None if
         unreachable.
         """
         self._sequence += 1
-        await self._send(with_sequence(route_to_request(ip), self._sequence))
+        await self._send(with_sequence(route_to_request(ip, is_ipv6=is_ipv6), self._sequence))
         while True:
             data = await self._receive()
             for kind, _, sequence, at, end in messages(data):

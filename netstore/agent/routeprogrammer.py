@@ -10,6 +10,7 @@ import trio
 
 from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
 from netstore.agent.leasefilter import rejection
+from netstore.agent.leasefilter6 import served_families
 from netstore.agent.localnode import refresh
 from netstore.agent.problems import ProblemList
 from netstore.errors import NetstoreError
@@ -65,6 +66,7 @@ class RouteProgrammer:
         on_round: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self.rejected_leases = ProblemList(log, "lease_skipped", "lease_no_longer_skipped")
+        self.rejected_ipv6 = ProblemList(log, "lease_ipv6_skipped", "lease_ipv6_no_longer_skipped")
         self.unrouted_peers = ProblemList(log, "peer_not_routed", "peer_routed_again")
         self.faulty_devices = ProblemList(log, "device_not_ready", "device_ready_again")
         self.warnings = ProblemList(log, "backend_warns", "backend_warns_no_more")
@@ -172,27 +174,35 @@ class RouteProgrammer:
 
     async def _update_routes(self) -> None:
         own = self._holder.subnet
-        own_name = own.lease_name if own is not None else ""
+        subnets = self._holder.subnets
+        own_name = subnets.lease_name if subnets is not None else ""
         held = self._watcher.leases.get(own_name) if self._holder.state.held else None
         published = held.backend_data if held is not None else None
-        host = self._node.host_with(own, self._reconciler.devices.links, published)
-        peers: list[SubnetLease] = []
+        host = self._node.host_with(subnets, self._reconciler.devices.links, published)
+        accepted: dict[str, SubnetLease] = {}
         rejected = dict(self._watcher.invalid)
         others = {
             name: lease
             for name, lease in self._watcher.leases.items()
             if name != own_name or not self._holder.state.held
         }
-        overlapping = conflicts(others, host.network)
+        overlapping = conflicts(others, host.network, self._watcher.created)
         for name, lease in others.items():
             if lease.public_ip == host.public_ip and not self._holder.state.held:
                 continue  # left by an earlier run, and about to be taken again
             reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
             reason = reason or overlapping.get(name)
             if reason is None:
-                peers.append(lease)
+                accepted[name] = lease
             else:
                 rejected[name] = reason
+        peers, rejected6 = served_families(
+            accepted,
+            host.network.ipv6,
+            (host.subnet6, host.public_ip6),
+            self._node.protected6,
+            self._watcher.created,
+        )
         wanted = await self._ask_backend(host, peers)
         if wanted.prepare_again:
             await self._prepare_again(host)
@@ -203,6 +213,7 @@ class RouteProgrammer:
         self._refused = wanted.refused
         self.warnings.update({warning: warning for warning in wanted.warnings})
         self.rejected_leases.update(rejected)
+        self.rejected_ipv6.update(rejected6)
         if not self.placed.is_set():
             self.placed.set()
             self._log.info("routes_in_place", routes=len(wanted.routes), leases=len(peers))

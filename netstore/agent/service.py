@@ -34,9 +34,10 @@ from netstore.agent.readiness import Readiness, routes_fault
 from netstore.agent.reconciler import Reconciler
 from netstore.agent.requiredhosts import RequiredHosts
 from netstore.agent.routeprogrammer import RouteProgrammer
-from netstore.agent.storeapi import StoreAccess
+from netstore.agent.storeapi import store_access
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
+from netstore.network.ipv6 import show_ip6
 from netstore.network.subnetenv import encode_subnet_env
 from netstore.ops.notify import ServiceManager
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
     from netstore.network.ipv6 import Subnet6
+    from netstore.network.lease import NodeSubnets
+    from netstore.network.subnetenv import SubnetEnv
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
 
@@ -90,7 +93,7 @@ class Agent:
         self._kernel = kernel
         self._require_privileges = require_privileges
         self._entropy = SystemEntropy()
-        self._access = StoreAccess(config, self._log)
+        self._access = store_access(config, self._log)
         self._watcher: LeaseWatcher | None = None
         self._node: LocalNode | None = None
         self._holder: LeaseHolder | None = None
@@ -193,15 +196,19 @@ class Agent:
                 "store_api": self._store_api,
                 "interface": node.host.link.name,
                 "public_ip": show_ip(node.host.public_ip),
+                "public_ipv6": None if node.host.public_ip6 is None else show_ip6(node.host.public_ip6),
                 "network": str(node.network.network),
+                "ipv6_network": None if node.network.ipv6 is None else str(node.network.ipv6.network),
                 "backend": node.backend.manifest.name,
                 "subnet": str(holder.subnet) if holder.subnet else None,
+                "subnet6": str(holder.subnet6) if holder.subnet6 else None,
                 "held": holder.state.held,
                 "reservation": holder.state.permanent,
                 "leases": len(watcher.leases),
                 "routes": reconciler.in_place,
                 "repairs": reconciler.repairs,
                 "skipped": programmer.rejected_leases.problems,
+                "ipv6_skipped": programmer.rejected_ipv6.problems,
                 "unserved": programmer.unrouted_peers.problems,
                 "devices": programmer.faulty_devices.problems,
                 "warnings": list(programmer.warnings.problems),
@@ -247,7 +254,7 @@ class Agent:
             nursery.start_soon(self._announcer.run)
             if self._config.healthz_port:
                 await self._serve_health(nursery)
-            former_network, former_subnet = envfile.read(self._config.subnet_file)
+            former = envfile.read(self._config.subnet_file)
             await self._retry(self._check_privileges)
             api, store = await self._retry(self._access.choose)
             await self._hosts.update()
@@ -265,9 +272,9 @@ class Agent:
             )
             watcher = self._watcher = LeaseWatcher(store, self._log, self._entropy, self._leases_changed)
             await self._retry(watcher.list_once)
-            holder, reconciler, programmer = self._create_parts(store, watcher, node, former_network)
+            holder, reconciler, programmer = self._create_parts(store, watcher, node, former)
             nursery.start_soon(reconciler.listen)
-            nursery.start_soon(holder.run, former_subnet)
+            nursery.start_soon(holder.run, former.subnets)
             nursery.start_soon(programmer.run)
             nursery.start_soon(watcher.run)
             nursery.start_soon(self._hosts.keep)
@@ -279,7 +286,7 @@ class Agent:
         self._require_privileges()
 
     def _create_parts(
-        self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former_network: Subnet | None
+        self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former: SubnetEnv
     ) -> tuple[LeaseHolder, Reconciler, RouteProgrammer]:
         config = self._config
         state = LeaseState(
@@ -302,8 +309,9 @@ class Agent:
         ranges: list[Subnet | Subnet6] = [node.network.network]
         if node.network.ipv6 is not None:
             ranges.append(node.network.ipv6.network)
-        if former_network is not None and former_network != node.network.network:
-            ranges.append(former_network)
+        ranges += [
+            each for each in (former.network, former.network6) if each is not None and each not in ranges
+        ]
         reconciler = Reconciler(self._kernel, ranges, node.host.link, self._kernel_changed)
         programmer = RouteProgrammer(
             config=config,
@@ -363,18 +371,20 @@ class Agent:
         if self._programmer is not None:
             self._programmer.hosts_changed()
 
-    async def _subnet_held(self, subnet: Subnet) -> bool:
+    async def _subnet_held(self, subnets: NodeSubnets) -> bool:
         """Write subnet.env if its content differs. False if that fails."""
         assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
         node, file = self._node, self._subnet_file
-        text = encode_subnet_env(node.network.network, subnet, node.prepared.mtu)
+        network = node.network
+        ipv6 = (network.ipv6.network, subnets.subnet6) if network.ipv6 and subnets.subnet6 else None
+        text = encode_subnet_env(network.network, subnets.subnet, node.prepared.mtu, ipv6=ipv6)
         if text == file.text:
             return True
         if not file.put(text):
             return False
         self._log.resolve(envfile.TOPIC)
         path = str(self._config.subnet_file)
-        self._log.info("subnet_held", subnet=str(subnet), mtu=node.prepared.mtu, path=path)
+        self._log.info("subnet_held", subnet=str(subnets), mtu=node.prepared.mtu, path=path)
         if self._programmer is not None:
             self._programmer.leases_changed()
         return True
@@ -405,6 +415,6 @@ class Agent:
                 await node.backend.teardown()
             await holder.release()
             self._config.subnet_file.unlink(missing_ok=True)
-            self._log.info("cleaned_up", removed=removed, subnet=str(holder.subnet))
+            self._log.info("cleaned_up", removed=removed, subnet=str(holder.subnets))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")
