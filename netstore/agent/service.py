@@ -3,7 +3,8 @@
 First it detects the local node (interface, network config, backend) and lists the leases. Then four tasks run
 side by side: the lease watcher follows the leases, the lease holder holds this node's own, the route
 programmer keeps the kernel's routes as the backend wants them, and the reconciler listens to the kernel's
-notifications. They share state that changes only between two awaits, and wake each other by plain calls.
+notifications. A fifth keeps the netfilter rules, if the agent is given a `ruleset`. They share state that
+changes only between two awaits, and wake each other by plain calls.
 
 Stopping leaves lease, routes and subnet.env as they are, so that pods stay connected, unless the
 configuration asks for clean-up.
@@ -24,12 +25,14 @@ from netstore.agent.leaseholder import LeaseHolder
 from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import LeaseWatcher
 from netstore.agent.localnode import detect
+from netstore.agent.packetfilter import PacketFilter
 from netstore.agent.problems import ProblemLog
 from netstore.agent.reconciler import Reconciler
 from netstore.agent.routeprogrammer import RouteProgrammer
 from netstore.agent.storeapi import StoreAccess
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
+from netstore.network.masquerade import PodNetwork
 from netstore.network.subnetenv import encode_subnet_env
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
     from netstore.agent.kernel import Kernel
     from netstore.agent.localnode import LocalNode
+    from netstore.agent.ruleset import Ruleset
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
     from netstore.ops.agent import AgentConfig
@@ -48,7 +52,7 @@ RETRY_DELAY: Final = 1.0
 """Seconds between attempts during start, as in flannel."""
 
 CLEANUP_TIMEOUT: Final = 10.0
-"""Seconds to remove routes, lease and subnet.env."""
+"""Seconds to remove routes, netfilter rules, lease and subnet.env."""
 
 
 class SystemEntropy:
@@ -68,6 +72,7 @@ class Agent:
         kernel: Kernel,
         log: Log,
         ready: Callable[[str], object] = lambda _: None,
+        ruleset: Ruleset | None = None,
     ) -> None:
         self._log = ProblemLog(log)
         self._config = config
@@ -80,6 +85,7 @@ class Agent:
         self._holder: LeaseHolder | None = None
         self._reconciler: Reconciler | None = None
         self._programmer: RouteProgrammer | None = None
+        self._filter = None if ruleset is None else PacketFilter(config, ruleset, self._log)
         self._env_text = ""
         self._store_api = ""
 
@@ -107,6 +113,8 @@ class Agent:
             return f"{self._config.subnet_file} is not written"
         if self._programmer is None or not self._programmer.in_place:
             return "the routes are not in place yet"
+        if self._filter is not None and self._filter.not_in_place is not None:
+            return self._filter.not_in_place
         return None
 
     def status(self) -> dict[str, object]:
@@ -128,6 +136,7 @@ class Agent:
                 "leases": len(watcher.leases),
                 "routes": len(reconciler.wanted) - len(reconciler.problems),
                 "repairs": reconciler.repairs,
+                "rule_repairs": self._filter.repairs if self._filter is not None else 0,
                 "skipped": programmer.rejected_leases.problems,
                 "unserved": programmer.unrouted_peers.problems,
             }
@@ -156,6 +165,8 @@ class Agent:
             nursery.start_soon(holder.run, former_subnet)
             nursery.start_soon(programmer.run)
             nursery.start_soon(watcher.run)
+            if self._filter is not None:
+                nursery.start_soon(self._filter.run)
 
     def _create_parts(
         self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former_network: Subnet | None
@@ -229,7 +240,10 @@ class Agent:
         """Write subnet.env if its content differs. False if that fails."""
         assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
         node, path = self._node, self._config.subnet_file
-        text = encode_subnet_env(node.network.network, subnet, node.prepared.mtu)
+        network = node.network.network
+        if self._filter is not None:
+            self._filter.serve(node.host.link.name, PodNetwork((str(network),), str(subnet)))
+        text = encode_subnet_env(network, subnet, node.prepared.mtu, ip_masq=self._config.ip_masq)
         if text == self._env_text:
             return True
         try:
@@ -249,13 +263,15 @@ class Agent:
         return True
 
     async def _clean_up(self) -> None:
-        """Remove routes, lease and subnet.env."""
+        """Remove routes, netfilter rules, lease and subnet.env."""
         node, holder, reconciler = self._node, self._holder, self._reconciler
         if node is None or holder is None or reconciler is None:
             self._log.info("nothing_to_clean_up")
             return
         with trio.move_on_after(CLEANUP_TIMEOUT) as limit:
             removed = await reconciler.clear()
+            if self._filter is not None:
+                await self._filter.clear()
             with plugin_errors(node.backend.manifest.name):
                 await node.backend.teardown()
             await holder.release()

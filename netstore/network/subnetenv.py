@@ -8,13 +8,15 @@ from __future__ import annotations
 from netstore.network.addresses import Subnet, parse_cidr, show_ip
 
 
-def encode_subnet_env(network: Subnet, subnet: Subnet, mtu: int) -> str:
-    """The text of the file. FLANNEL_SUBNET is the first host address of the subnet with the prefix length."""
+def encode_subnet_env(network: Subnet, subnet: Subnet, mtu: int, *, ip_masq: bool) -> str:
+    """The text of the file. FLANNEL_SUBNET is the first host address of the subnet with the prefix length;
+    FLANNEL_IPMASQ says that the agent masquerades, so that container runtimes and CNI plugins do not.
+    """
     return (
         f"FLANNEL_NETWORK={network}\n"
         f"FLANNEL_SUBNET={show_ip(subnet.base + 1)}/{subnet.length}\n"
         f"FLANNEL_MTU={mtu}\n"
-        "FLANNEL_IPMASQ=false\n"
+        f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}\n"
     )
 
 
