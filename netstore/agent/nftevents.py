@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from types import TracebackType
 
 MAX_DATAGRAMS_AT_ONCE: Final = 256
@@ -34,29 +35,30 @@ _TABLE_NAME: Final = 1
 """NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE and so on: 1 in every kind of message."""
 
 
-def names_table(datagram: bytes, table: str) -> bool:
-    """Whether a notification is about a table of this name, or about a chain, a rule or a set in one."""
+def names_table(datagram: bytes, tables: Collection[str]) -> bool:
+    """Whether a notification is about a table with one of these names, or a chain, a rule or a set in it."""
     at = 0
     while at + _BODY <= len(datagram):
         length, kind, _, _, _ = _header.unpack_from(datagram, at)
         end = at + length
         if length < _header.size or end > len(datagram):
             return False
-        if kind >> 8 == _SUBSYSTEM and _table(datagram, at + _BODY, end) == table.encode():
+        if kind >> 8 == _SUBSYSTEM and _table(datagram, at + _BODY, end) in tables:
             return True
         at += length + 3 & ~3
     return False
 
 
-def _table(datagram: bytes, at: int, end: int) -> bytes:
+def _table(datagram: bytes, at: int, end: int) -> str:
     while at + _attribute.size <= end:
         length, kind = _attribute.unpack_from(datagram, at)
         if length < _attribute.size:
             break
         if kind & 0x3FFF == _TABLE_NAME:
-            return datagram[at + _attribute.size : min(at + length, end)].rstrip(b"\0")
+            name = datagram[at + _attribute.size : min(at + length, end)]
+            return name.rstrip(b"\0").decode(errors="replace")
         at += length + 3 & ~3
-    return b""
+    return ""
 
 
 class NftEvents:
@@ -87,14 +89,16 @@ class NftEvents:
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
 
-    async def changed(self, table: str) -> None:
-        """Wait until a table of this name, or anything in it, was changed, or notifications were lost."""
+    async def changed(self, tables: Collection[str]) -> None:
+        """Wait until a table with one of these names, or anything in it, was changed, or notifications were
+        lost.
+        """
         while True:
             await trio.lowlevel.wait_readable(self._socket)
             found = False
             for _ in range(MAX_DATAGRAMS_AT_ONCE):
                 try:
-                    found = names_table(self._socket.recv(READ_BYTES), table) or found
+                    found = names_table(self._socket.recv(READ_BYTES), tables) or found
                 except BlockingIOError:
                     break
                 except OSError as error:

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from netstore.network.masquerade import Family
     from netstore.ops.agent import AgentConfig
 
-PAUSE: Final = 0.02
-"""Seconds after a look at the rules in which no other begins, whatever other programs do with them."""
+PAUSE: Final = 0.2
+"""Seconds after a look at the rules in which no other begins, however often other programs change theirs. A
+look takes some 20 ms of processor time.
+"""
 
 
 class PacketFilter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from netstore.network.masquerade import Family
+
+FILTER: Final = "filter"
+"""The table with iptables' chain FORWARD."""
 
 LOCK_SECONDS: Final = 5
 """How long iptables waits for its lock while another program changes rules."""
@@ -40,10 +45,10 @@ class Ruleset:
         """
         try:
             return await _nft("-j", "list", "table", family.name, TABLE)
-        except ProgramError:
-            if family.name in await self.own_tables():
-                raise
-            return b""
+        except ProgramError as error:
+            if os.strerror(errno.ENOENT) in str(error):
+                return b""
+            raise
 
     async def chains(self) -> bytes:
         """All chains of all tables as `nft -j list chains` prints them."""
@@ -63,7 +68,7 @@ class Ruleset:
             if program not in self._is_legacy:
                 told = await programs.run((program, "-V"))
                 self._is_legacy[program] = b"nf_tables" not in told
-            if self._is_legacy[program] and "filter" not in _legacy_tables(program):
+            if self._is_legacy[program] and FILTER not in _legacy_tables(program):
                 return ""
             listing = await programs.run((program, "-w", str(LOCK_SECONDS), "-S", "FORWARD"))
         except ProgramMissingError:
@@ -75,13 +80,13 @@ class Ruleset:
         await programs.run((family.iptables, "-w", str(LOCK_SECONDS), *words))
 
     async def follow(self, changed: Callable[[], None]) -> None:
-        """Call `changed` whenever a table of the agent's was changed, by whomever. Runs forever. Without
-        permission to listen, or nftables in the kernel, it is never called.
+        """Call `changed` whenever a table of the agent's, or that of iptables' chain FORWARD, was changed, by
+        whomever. Runs forever. Without permission to listen, or nftables in the kernel, it is never called.
         """
         try:
             with NftEvents() as events:
                 while True:
-                    await events.changed(TABLE)
+                    await events.changed({TABLE, FILTER})
                     changed()
         except OSError:
             await trio.sleep_forever()

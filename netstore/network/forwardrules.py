@@ -30,26 +30,21 @@ def steps(listing: str, networks: Sequence[str]) -> list[tuple[str, ...]]:
     """
     lines = listing.splitlines()
     rules = [line for line in lines if line.startswith("-A FORWARD ")]
-    first_block = next((at for at, rule in enumerate(rules) if _BLOCKS.match(rule)), None)
-    drops = first_block is not None or "-P FORWARD DROP" in lines
-    missing = [
+    block = next((at for at, rule in enumerate(rules) if _BLOCKS.match(rule)), None)
+    before_block = rules[:block]
+    drops = block is not None or "-P FORWARD DROP" in lines
+    wanted = [
         f"-A FORWARD {side} {network}{_OWN}-j ACCEPT"
-        for network in networks
+        for network in (networks if drops else ())
         for side in ("-s", "-d")
-        if drops
     ]
-    found: list[tuple[str, ...]] = []
-    place = first_block
-    for at, rule in enumerate(rules):
-        if _OWN not in rule:
-            continue
-        if rule in missing and (first_block is None or at < first_block):
-            missing.remove(rule)
-            continue
-        found.append(("-D", *rule.split()[1:]))
-        if place is not None and first_block is not None and at < first_block:
-            place -= 1
-    for rule in missing:
-        chain, *words = rule.split()[1:]
-        found.append(("-A", chain, *words) if place is None else ("-I", chain, str(place + 1), *words))
+    own = [rule for rule in rules if _OWN in rule]
+    # iptables deletes the first rule with these words, so that one of two equal ones cannot be chosen.
+    right = [rule for rule in wanted if own.count(rule) == 1 and rule in before_block]
+    found = [("-D", *rule.split()[1:]) for rule in own if rule not in right]
+    place = 1 + sum(_OWN not in rule or rule in right for rule in before_block)
+    for rule in wanted:
+        if rule not in right:
+            chain, *words = rule.split()[1:]
+            found.append(("-A", chain, *words) if block is None else ("-I", chain, str(place), *words))
     return found

@@ -232,5 +232,6 @@ AGENT: Final = Layered(
     alias_prefix="FLANNELD_",
     original="flannel",
     foreign=FLANNEL_ONLY,
+    unit_variables=frozenset({"FLANNELD_OPTIONS"}),
     default_file=CONFIG_FILE,
 )

@@ -19,7 +19,7 @@ NETWORK, SUBNET = Subnet(parse_ip("10.23.0.0"), 16), Subnet(parse_ip("10.23.42.0
 def test_a_written_file_reads_back_and_leaves_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "run" / "flannel" / "subnet.env"
     for mtu in (1500, 9000):
-        envfile.write(path, encode_subnet_env(NETWORK, SUBNET, mtu))
+        envfile.write(path, encode_subnet_env(NETWORK, SUBNET, mtu, ip_masq=False))
     assert envfile.read(path) == (NETWORK, SUBNET)
     assert path.stat().st_mode & 0o777 == 0o644
     assert [one.name for one in path.parent.iterdir()] == ["subnet.env"]

@@ -12,9 +12,11 @@ from netstore.network.subnetenv import encode_subnet_env, parse_subnet_env
 NETWORK, SUBNET = Subnet(parse_ip("10.23.0.0"), 16), Subnet(parse_ip("10.23.42.0"), 24)
 
 
-def test_fields_have_flannels_names_and_order() -> None:
-    assert encode_subnet_env(NETWORK, SUBNET, 1500) == (
-        "FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.42.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+@pytest.mark.parametrize(("ip_masq", "word"), [(False, "false"), (True, "true")])
+def test_fields_have_flannels_names_and_order(ip_masq: bool, word: str) -> None:
+    assert encode_subnet_env(NETWORK, SUBNET, 1500, ip_masq=ip_masq) == (
+        "FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.42.1/24\nFLANNEL_MTU=1500\n"
+        f"FLANNEL_IPMASQ={word}\n"
     )
 
 
@@ -38,4 +40,4 @@ def test_any_text_parses_without_exception(text: str) -> None:
 
 
 def test_an_encoded_text_parses_back() -> None:
-    assert parse_subnet_env(encode_subnet_env(NETWORK, SUBNET, 1500)) == (NETWORK, SUBNET)
+    assert parse_subnet_env(encode_subnet_env(NETWORK, SUBNET, 1500, ip_masq=True)) == (NETWORK, SUBNET)
