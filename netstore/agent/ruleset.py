@@ -26,7 +26,7 @@ LOCK_SECONDS: Final = 5
 """How long iptables waits for its lock while another program changes rules."""
 
 _LEGACY_TABLES: Final = {"iptables": "ip_tables_names", "ip6tables": "ip6_tables_names"}
-"""Program -> file below /proc/net with the tables that iptables-legacy has."""
+"""Program -> file below /proc/thread-self/net with the tables that iptables-legacy has."""
 
 
 class Ruleset:
@@ -98,6 +98,6 @@ async def _nft(*words: str, data: bytes = b"") -> bytes:
 
 def _legacy_tables(program: str) -> list[str]:
     try:
-        return Path("/proc/net", _LEGACY_TABLES[program]).read_text().split()
+        return Path("/proc/thread-self/net", _LEGACY_TABLES[program]).read_text().split()
     except OSError:
         return []

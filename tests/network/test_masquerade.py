@@ -98,7 +98,7 @@ def matched(match: dict[str, Any], source: str, destination: str, mark: int) -> 
     address = ip_address(source if left["payload"]["field"] == "saddr" else destination)
     prefixes = [each["prefix"] for each in right.get("set", [right])]
     inside = any(address in ip_network(f"{each['addr']}/{each['len']}") for each in prefixes)
-    return inside == (match["op"] == "==")
+    return inside is (match["op"] == "==")
 
 
 @pytest.mark.parametrize("family", [IPV4, IPV6], ids=["ipv4", "ipv6"])

@@ -30,6 +30,10 @@ PACKAGE_OF: Final = {
     "curl": "curl",
     "h2load": "nghttp2-client",
     "make": "make",
+    "nft": "nftables",
+    "iptables": "iptables",
+    "ip6tables": "iptables",
+    "/usr/lib/cni/portmap": "containernetworking-plugins",
     "valgrind": "valgrind",
 }
 """Program -> the Debian package that has it."""
