@@ -7,6 +7,7 @@ The text is between two comments of the page; `tests/tidy/test_flannelflags.py` 
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,8 @@ def table() -> str:
     """The list for the page."""
     lines = [".Bl -tag -width Ds -compact\n"]
     for flag, releases in FLAGS.items():
-        lines.append(f".It Li --{flag} Pq {releases}\n{answer(flag)}.\n")
+        text = textwrap.fill(f"{answer(flag)}.", 79, break_on_hyphens=False)
+        lines.append(f".It Li --{flag} Pq {releases}\n{text}\n")
     return "".join([*lines, ".El\n"])
 
 

@@ -264,14 +264,16 @@ class Layered(Generic[C]):
                     source = f"environment {name}"
                     yield each.key, _read(each, [environ[name]], source), source
                     break
+        foreign = {
+            self.alias_prefix + flag.upper().replace("-", "_"): each for flag, each in self.foreign.items()
+        }
         for name, value in environ.items():
             if not name.startswith(self.alias_prefix) or name in owner or not value:
                 continue
             if name in self.unit_variables:
                 continue
-            flag = name.removeprefix(self.alias_prefix).lower().replace("_", "-")
-            if flag in self.foreign:
-                notices.append(self._judge_foreign(name, self.foreign[flag], value))
+            if name in foreign:
+                notices.append(self._judge_foreign(name, foreign[name], value))
             elif not _LINK.fullmatch(name.removeprefix(self.alias_prefix)) and "://" not in value:
                 notices.append(f"{name} is not a variable that {self.program} knows, and has no effect")
 

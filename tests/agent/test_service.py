@@ -22,6 +22,7 @@ from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS, fake, subnets
 from tests.support.kernel import FakeKernel
 from tests.support.log import KeptLog
+from tests.support.ruleset import FakeRuleset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -67,8 +68,8 @@ class Node:
         self.config = AgentConfig(subnet_file=self.env, iface=("eth0",), **config)
         self.agent = self.make()
 
-    def make(self) -> Agent:
-        agent = Agent(self.config, self.kernel, self.recorded, self.ready.append)
+    def make(self, ruleset: FakeRuleset | None = None) -> Agent:
+        agent = Agent(self.config, self.kernel, self.recorded, self.ready.append, ruleset)
         agent._access = cast("StoreAccess", KnownStore(self.api, subnets(self.store)))
         return agent
 
@@ -348,3 +349,26 @@ async def test_a_new_mtu_is_written_to_the_subnet_file(autojump_clock: MockClock
         await trio.sleep(1)
         assert "FLANNEL_MTU=1400" in node.env.read_text()
         assert node.store.index == writes, "the lease says the same as before"
+
+
+@pytest.mark.trio
+async def test_a_node_is_ready_when_its_rules_are_in_place(
+    autojump_clock: MockClock, tmp_path: Path, api: str
+) -> None:
+    node = Node(tmp_path, api, ip_masq=True, cleanup=True)
+    rules = FakeRuleset()
+    rules.refuses = "nft failed: no"
+    node.agent = node.make(rules)
+    async with node.running():
+        assert "the netfilter rules are not in place: nft failed: no" in str(node.agent.not_ready())
+        rules.refuses = ""
+        await trio.sleep(6)
+        assert node.agent.not_ready() is None
+        assert node.own_key().rpartition("/")[2].partition("-")[0] in str(rules.tables["ip"])
+        rules.flush()
+        await trio.sleep(1)
+        assert node.agent.status()["rule_repairs"] == 1
+        assert "FLANNEL_IPMASQ=true" in node.env.read_text()
+    assert rules.tables
+    await node.agent._clean_up()
+    assert not rules.tables

@@ -234,6 +234,24 @@ def test_a_packet_that_kube_proxy_marked_is_kube_proxys(scene: Stage) -> None:
         assert seen(one, outside(scene), port=7001) == a.address
 
 
+def test_who_translates_a_connection_first_keeps_it(scene: Stage) -> None:
+    agent = scene.agent(0, "--ip-masq")
+    subnet = agent.subnet()
+    agent.told("rules_in_place")
+    node = agent.node
+    node.ip("address", "add", "192.168.77.99/24", "dev", "eth0")
+    with pod(node, subnet) as one:
+        chosen = "-A POSTROUTING -p tcp --dport 7001 -j SNAT --to-source 192.168.77.99"
+        iptables(node, f"*nat\n{chosen}\nCOMMIT\n")
+        assert seen(one, outside(scene), port=7000) == node.address
+        assert seen(one, outside(scene), port=7001) == "192.168.77.99"
+        run(node, "nft", "delete", "table", "ip", "netstore")
+        agent.told("rules_repaired")
+        assert seen(one, outside(scene), port=7001) == "192.168.77.99", (
+            "also when the agent's rules are newer"
+        )
+
+
 @pytest.mark.peer(PORTMAP)
 def test_the_cni_plugin_portmap_works_beside_it(scene: Stage) -> None:
     agent = scene.agent(0, "--ip-masq")

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tests.support.inside import inside
 from tests.support.netns import ip
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.netns import Node
-
-CONNECT_SECONDS: Final = 2.0
-"""In which a connection is made, or will not be: the first SYN is sent again after one second."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def seen(client: Host, server: Host, address: str = "", port: int = 7000, target
 
         def connect() -> bool:
             with socket.socket(family, socket.SOCK_STREAM) as sock:
-                sock.settimeout(CONNECT_SECONDS)
+                sock.settimeout(seconds(1))
                 try:
                     sock.connect((address or server.address, target or port))
                 except OSError:
