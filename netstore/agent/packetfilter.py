@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -44,6 +45,14 @@ PAUSE: Final = 0.2
 look takes some 20 ms of processor time.
 """
 
+MAX_LINES: Final = 10
+"""Changes of rules that are logged within `LINES_SECONDS`; beyond that one warning is, until it is quiet."""
+
+LINES_SECONDS: Final = 60.0
+
+CONTESTED: Final = "contested rules"
+"""The topic of that warning."""
+
 
 class PacketFilter:
     """The rules of this node. Call `serve` when the network or the own subnet is known or has changed."""
@@ -64,6 +73,9 @@ class PacketFilter:
         self._former_rules_removed = False
         self._kernel_settings: set[str] = set()
         self._told_chains: list[str] = []
+        self._told_changes: deque[float] = deque(maxlen=MAX_LINES)
+        """When changes of rules were logged."""
+        self._last_change = 0.0
         self._wake = trio.Event()
 
     def serve(self, interface: str, ipv4: PodNetwork | None, ipv6: PodNetwork | None = None) -> None:
@@ -107,6 +119,11 @@ class PacketFilter:
         self._wake.set()
 
     async def _check(self, pods: Mapping[Family, PodNetwork]) -> None:
+        quiet_since = trio.current_time() - LINES_SECONDS
+        while self._told_changes and self._told_changes[0] <= quiet_since:
+            self._told_changes.popleft()
+        if self._last_change <= quiet_since:
+            self._log.resolve(CONTESTED, "rules_no_longer_contested")
         reasons: list[str] = []
         for part in (self._keep_masquerade, self._keep_forward_rules):
             try:
@@ -146,7 +163,7 @@ class PacketFilter:
             raise ProgramError("another program changed table netstore while it was written")
         if is_repair:
             self.repairs += 1
-            self._log.info("rules_repaired", table="netstore", repairs=self.repairs)
+            self._tell_change("rules_repaired", table="netstore", repairs=self.repairs)
         if self._pods is pods:
             self._listings = written
 
@@ -184,7 +201,20 @@ class PacketFilter:
             await self._ruleset.change_forward_chain(family, words)
         if changes:
             rules = [" ".join(words) for words in changes]
-            self._log.info("forward_rules_changed", program=family.iptables, rules=rules)
+            self._tell_change("forward_rules_changed", program=family.iptables, rules=rules)
+
+    def _tell_change(self, event: str, **fields: object) -> None:
+        self._last_change = trio.current_time()
+        if CONTESTED in self._log.open or len(self._told_changes) == MAX_LINES:
+            self._log.report(
+                CONTESTED,
+                "rules_contested",
+                reason="another program keeps changing the agent's rules, maybe a second agent on this node; "
+                "only one may write rules",
+            )
+            return
+        self._told_changes.append(self._last_change)
+        self._log.info(event, **fields)
 
     async def _tell_dropping_chains(self, pods: Mapping[Family, PodNetwork]) -> None:
         """Chains that are not iptables' belong to a firewall; only who configures that can accept in them."""

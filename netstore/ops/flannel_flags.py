@@ -77,7 +77,7 @@ DIFFERENCES: Final[Mapping[str, str]] = MappingProxyType(
 """Flags that are served -> in what they differ."""
 
 _NO_KUBE: Final = "the agent keeps its leases in the store, never in Kubernetes; use --etcd-endpoints"
-_ONE_NETWORK: Final = "one agent serves one network; start one for each, with its own --etcd-prefix"
+_ONE_NETWORK: Final = "one agent serves one network; name it with --etcd-prefix"
 _NO_REMOTE: Final = "the agent talks to the store itself; use --etcd-endpoints, --etcd-cafile and so on"
 _LOGS: Final = "logs go to stderr and are set by --log-level"
 _BLACKHOLE: Final = "there is no such route; use `ip route add blackhole` with the whole pod network"

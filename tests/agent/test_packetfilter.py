@@ -126,10 +126,17 @@ async def test_another_program_that_never_rests_is_answered_in_bounds(autojump_c
     node.filter.serve("eth0", FOUR)
     async with node.running():
         looks = node.rules.looks
-        for _ in range(1000):
+        for _ in range(20_000):
             node.rules.flush()
             await trio.sleep(0.01)
-        assert node.rules.looks - looks <= 2 * (10 / PAUSE + 2)
+        assert node.rules.looks - looks <= 2 * (200 / PAUSE + 2)
+        assert len(node.log.told("rules_repaired")) == 10
+        assert len(node.log.told("rules_contested")) == 1
+        await trio.sleep(70)
+        assert len(node.log.told("rules_no_longer_contested")) == 1
+        node.rules.flush()
+        await trio.sleep(1)
+        assert len(node.log.told("rules_repaired")) == 11
 
 
 @pytest.mark.trio
