@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.agent.programs import ProgramError, ProgramMissingError
+from netstore.agent.programs import ProgramError
 from netstore.agent.sysctls import problems
 from netstore.errors import NetstoreError
 from netstore.network.forwardrules import steps
@@ -103,15 +103,9 @@ class PacketFilter:
                     await self._wake.wait()
 
     async def clear(self) -> None:
-        """Remove all rules of the agent. ProgramError if that fails."""
+        """Remove all rules of the agent. NetstoreError if that fails."""
         self._pods = None
-        try:
-            present = await self._ruleset.own_tables()
-        except ProgramMissingError:
-            present = set()
-        removed: Mapping[Family, None] = {family: None for family in FAMILIES if family.name in present}
-        if removed:
-            await self._ruleset.write(masquerade(removed, fully_random=False))
+        await self._remove_tables()
         for family in FAMILIES:
             await self._set_forward_rules(family, ())
 
@@ -144,7 +138,9 @@ class PacketFilter:
 
     async def _keep_masquerade(self, pods: Mapping[Family, PodNetwork]) -> None:
         if not self._config.ip_masq:
-            await self._remove_former()
+            if not self._former_tables_removed:
+                await self._remove_tables()
+                self._former_tables_removed = True
             return
         present = {family: await self._ruleset.table(family) for family in pods}
         if present == self._listings:
@@ -167,18 +163,17 @@ class PacketFilter:
         if self._pods is pods:
             self._listings = written
 
-    async def _remove_former(self) -> None:
-        """Remove the tables of an earlier run with `ip_masq`."""
-        if self._former_tables_removed:
-            return
+    async def _remove_tables(self) -> None:
+        """Remove the agent's tables. Where nft does not work there are none, unless this run wrote them."""
         try:
             present = await self._ruleset.own_tables()
         except NetstoreError:
-            present = set()  # without nft, or nftables in the kernel, there is none
+            if self._listings:
+                raise
+            return
         removed: Mapping[Family, None] = {family: None for family in FAMILIES if family.name in present}
         if removed:
             await self._ruleset.write(masquerade(removed, fully_random=False))
-        self._former_tables_removed = True
 
     async def _keep_forward_rules(self, pods: Mapping[Family, PodNetwork]) -> None:
         wanted = pods if self._config.iptables_forward_rules else {}

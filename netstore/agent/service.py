@@ -270,12 +270,12 @@ class Agent:
             return
         with trio.move_on_after(CLEANUP_TIMEOUT) as limit:
             removed = await reconciler.clear()
-            if self._filter is not None:
-                await self._filter.clear()
             with plugin_errors(node.backend.manifest.name):
                 await node.backend.teardown()
             await holder.release()
             self._config.subnet_file.unlink(missing_ok=True)
+            if self._filter is not None:
+                await self._filter.clear()
             self._log.info("cleaned_up", routes=removed, subnet=str(holder.subnet))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")

@@ -11,6 +11,7 @@ import trio
 from netstore.agent import packetfilter
 from netstore.agent.packetfilter import PAUSE, PacketFilter
 from netstore.agent.problems import ProblemLog
+from netstore.errors import NetstoreError
 from netstore.network.masquerade import IPV4, IPV6, PodNetwork, listed_comments, rule_comments
 from netstore.ops.agent import AgentConfig
 from tests.support.log import KeptLog
@@ -275,4 +276,19 @@ async def test_clear_removes_all_that_is_ours(autojump_clock: MockClock, has_nft
         assert len(node.rules.forward["iptables"]) == 4
     await node.filter.clear()
     assert not node.rules.tables
+    await node.filter.clear()
     assert node.rules.forward["iptables"] == ["-P FORWARD DROP", "-A FORWARD -j DOCKER-USER"]
+
+
+@pytest.mark.trio
+async def test_rules_that_cannot_be_removed_are_told(autojump_clock: MockClock) -> None:
+    node = Node()
+    node.filter.serve("eth0", FOUR)
+    async with node.running():
+        pass
+    node.rules.refuses = "nft failed: no"
+    with pytest.raises(NetstoreError, match="nft failed: no"):
+        await node.filter.clear()
+    node.rules.has_nft = False
+    with pytest.raises(NetstoreError, match="nft is not installed"):
+        await node.filter.clear()

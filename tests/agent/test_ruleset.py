@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from netstore.network.masquerade import Family
+
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "nft", "iptables", "ip6tables")]
 
 PODS = {
@@ -85,8 +87,7 @@ async def test_a_document_is_carried_out_as_a_whole_or_not_at_all(netns: str) ->
 
 @pytest.mark.trio
 @pytest.mark.parametrize("family", [IPV4, IPV6], ids=["ipv4", "ipv6"])
-async def test_the_chain_forward_is_changed_and_read_back(netns: str, family: object) -> None:
-    family = IPV4 if family == IPV4 else IPV6
+async def test_the_chain_forward_is_changed_and_read_back(netns: str, family: Family) -> None:
     rules = Ruleset()
     networks = PODS[family].networks
     assert steps(await rules.forward_chain(family), networks) == []
