@@ -40,7 +40,7 @@ class Ruleset:
         return listed_tables(await _nft("-j", "list", "tables"))
 
     async def table(self, family: Family) -> bytes:
-        """The agent's table as nft lists it, with the handles that no two rules share; b"" if there is
+        """The agent's table as nft lists it, with handles that no former table or rule had; b"" if there is
         none.
         """
         try:
