@@ -68,11 +68,13 @@ def own_rules(node: Node) -> list[str]:
 def table_handle(node: Node) -> int:
     """What tells the agent's table from each other one that had its name; 0 if there is none."""
     listed = json.loads(run(node, "nft", "-j", "list", "tables"))["nftables"]
-    handles = [each["table"]["handle"] for each in listed if each.get("table", {}).get("name") == "netstore"]
-    return int(handles[0]) if handles else 0
+    handles: list[int] = [
+        each["table"]["handle"] for each in listed if each.get("table", {}).get("name") == "netstore"
+    ]
+    return handles[0] if handles else 0
 
 
-def is_anew(node: Node, before: str) -> bool:
+def is_anew(node: Node, before: int) -> bool:
     """Whether there is another table than this one, with all rules."""
     return table_handle(node) not in (0, before) and len(own_rules(node)) == 6
 
