@@ -3,9 +3,9 @@
 First it detects the local node (interface, network config, backend) and lists the leases. Then these tasks
 run side by side: the lease watcher follows the leases, the lease holder holds this node's own, the route
 programmer keeps the kernel's routes as the backend wants them, the reconciler listens to the kernel's
-notifications, the addresses of the store are looked up now and then, and the service manager is told how all
-that is. They share state that changes only between two awaits, and wake each other by plain
-calls.
+notifications, the addresses of the store are looked up now and then, the netfilter rules are kept if the
+agent is given a `ruleset`, and the service manager is told how all that is. They share state that changes
+only between two awaits, and wake each other by plain calls.
 
 Stopping leaves lease, routes and subnet.env as they are, so that pods stay connected, unless the
 configuration asks for clean-up.
@@ -29,6 +29,7 @@ from netstore.agent.leaseholder import LeaseHolder
 from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import LeaseWatcher
 from netstore.agent.localnode import detect
+from netstore.agent.packetfilter import PacketFilter
 from netstore.agent.problems import ProblemLog
 from netstore.agent.readiness import Readiness, routes_fault
 from netstore.agent.reconciler import Reconciler
@@ -38,6 +39,7 @@ from netstore.agent.storeapi import store_access
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
 from netstore.network.ipv6 import show_ip6
+from netstore.network.masquerade import PodNetwork
 from netstore.network.subnetenv import encode_subnet_env
 from netstore.ops.notify import ServiceManager
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from netstore.agent.announcer import Manager
     from netstore.agent.kernel import Kernel
     from netstore.agent.localnode import LocalNode
+    from netstore.agent.ruleset import Ruleset
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
     from netstore.network.ipv6 import Subnet6
@@ -66,7 +69,7 @@ watchdog restarts it.
 """
 
 CLEANUP_TIMEOUT: Final = 10.0
-"""Seconds to remove what was declared, lease and subnet.env."""
+"""Seconds to remove what was declared, netfilter rules, lease and subnet.env."""
 
 
 class SystemEntropy:
@@ -85,8 +88,10 @@ class Agent:
         config: AgentConfig,
         kernel: Kernel,
         log: Log,
+        *,
         manager: Manager | None = None,
         require_privileges: Callable[[], None] = privileges.require,
+        ruleset: Ruleset | None = None,
     ) -> None:
         self._log = ProblemLog(log)
         self._config = config
@@ -101,6 +106,7 @@ class Agent:
         self._programmer: RouteProgrammer | None = None
         self._hosts = RequiredHosts((url.host for url in config.endpoints), self._hosts_changed)
         self._subnet_file = SubnetFile(config.subnet_file, self._log)
+        self._filter = None if ruleset is None else PacketFilter(config, ruleset, self._log)
         self._store_api = ""
         self._waiting_for: str | None = None
         """Why the start does not go on."""
@@ -114,6 +120,7 @@ class Agent:
             ("routes", self._routes_fault),
             ("devices", self._devices_fault),
             ("peers", self._peers_fault),
+            ("netfilter", self._netfilter_fault),
         ):
             self.readiness.add(name, check)
         self._announcer = Announcer(
@@ -170,6 +177,9 @@ class Agent:
         problems = self._reconciler.device_problems if self._reconciler is not None else {}
         return next((f"{name}: {reason}" for name, reason in problems.items()), None)
 
+    def _netfilter_fault(self) -> str | None:
+        return self._filter.not_in_place if self._filter is not None else None
+
     def _is_stuck(self) -> bool:
         programmer = self._programmer
         return programmer is not None and trio.current_time() - programmer.checked > STUCK_SECONDS
@@ -207,6 +217,7 @@ class Agent:
                 "leases": len(watcher.leases),
                 "routes": reconciler.in_place,
                 "repairs": reconciler.repairs,
+                "rule_repairs": self._filter.repairs if self._filter is not None else 0,
                 "skipped": programmer.rejected_leases.problems,
                 "ipv6_skipped": programmer.rejected_ipv6.problems,
                 "unserved": programmer.unrouted_peers.problems,
@@ -278,6 +289,8 @@ class Agent:
             nursery.start_soon(programmer.run)
             nursery.start_soon(watcher.run)
             nursery.start_soon(self._hosts.keep)
+            if self._filter is not None:
+                nursery.start_soon(self._filter.run)
             await programmer.placed.wait()
             await self._access.look_for_another(api)
 
@@ -377,7 +390,13 @@ class Agent:
         node, file = self._node, self._subnet_file
         network = node.network
         ipv6 = (network.ipv6.network, subnets.subnet6) if network.ipv6 and subnets.subnet6 else None
-        text = encode_subnet_env(network.network, subnets.subnet, node.prepared.mtu, ipv6=ipv6)
+        if self._filter is not None:
+            pods = PodNetwork((str(network.network),), str(subnets.subnet))
+            pods6 = PodNetwork((str(ipv6[0]),), str(ipv6[1])) if ipv6 is not None else None
+            self._filter.serve(node.host.link.name, pods, pods6)
+        text = encode_subnet_env(
+            network.network, subnets.subnet, node.prepared.mtu, ipv6=ipv6, ip_masq=self._config.ip_masq
+        )
         if text == file.text:
             return True
         if not file.put(text):
@@ -404,7 +423,7 @@ class Agent:
             self._log.warning("backend_not_stopped", reason=f"it took more than {STOP_SECONDS:g} s")
 
     async def _clean_up(self) -> None:
-        """Remove what was declared, lease and subnet.env."""
+        """Remove what was declared, netfilter rules, lease and subnet.env."""
         node, holder, reconciler = self._node, self._holder, self._reconciler
         if node is None or holder is None or reconciler is None:
             self._log.info("nothing_to_clean_up")
@@ -415,6 +434,8 @@ class Agent:
                 await node.backend.teardown()
             await holder.release()
             self._config.subnet_file.unlink(missing_ok=True)
+            if self._filter is not None:
+                await self._filter.clear()
             self._log.info("cleaned_up", removed=removed, subnet=str(holder.subnets))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")

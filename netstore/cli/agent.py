@@ -26,6 +26,7 @@ def _run(config: AgentConfig, notices: Sequence[str]) -> None:
     import trio  # noqa: PLC0415
 
     from netstore.agent.netlink import Netlink  # noqa: PLC0415
+    from netstore.agent.ruleset import Ruleset  # noqa: PLC0415
     from netstore.agent.service import Agent  # noqa: PLC0415
     from netstore.ops import logging  # noqa: PLC0415
     from netstore.ops.notify import ServiceManager  # noqa: PLC0415
@@ -38,7 +39,7 @@ def _run(config: AgentConfig, notices: Sequence[str]) -> None:
 
     async def agent() -> None:
         with Netlink() as kernel:
-            await Agent(config, kernel, log, ServiceManager(os.environ)).run()
+            await Agent(config, kernel, log, manager=ServiceManager(os.environ), ruleset=Ruleset()).run()
 
     trio.run(agent)
 

@@ -27,11 +27,17 @@ class SubnetEnv(NamedTuple):
 
 
 def encode_subnet_env(
-    network: Subnet, subnet: Subnet, mtu: int, *, ipv6: tuple[Subnet6, Subnet6] | None = None
+    network: Subnet,
+    subnet: Subnet,
+    mtu: int,
+    *,
+    ip_masq: bool,
+    ipv6: tuple[Subnet6, Subnet6] | None = None,
 ) -> str:
     """The text of the file. A node's subnet is written as its first host address with the prefix length.
 
-    `ipv6` is network and subnet of IPv6 in a dual-stack network.
+    `ipv6` is network and subnet of IPv6 in a dual-stack network. FLANNEL_IPMASQ says that the agent
+    masquerades, so that container runtimes and CNI plugins do not.
     """
     lines = [f"FLANNEL_NETWORK={network}", f"FLANNEL_SUBNET={show_ip(subnet.base + 1)}/{subnet.length}"]
     if ipv6 is not None:
@@ -40,7 +46,7 @@ def encode_subnet_env(
             f"FLANNEL_IPV6_NETWORK={network6}",
             f"FLANNEL_IPV6_SUBNET={show_ip6(subnet6.base + 1)}/{subnet6.length}",
         ]
-    lines += [f"FLANNEL_MTU={mtu}", "FLANNEL_IPMASQ=false"]
+    lines += [f"FLANNEL_MTU={mtu}", f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}"]
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -169,6 +169,30 @@ class AgentConfig:
         Path("/var/lib/netstore-agent"),
         "Folder for what backends must keep, such as keys; made when it is needed.",
     )
+    ip_masq: bool = setting(
+        Switch(),
+        False,
+        "Masquerade packets between pods and what is outside of the pod network.",
+        variables=("FLANNELD_IP_MASQ",),
+    )
+    ip_masq_fully_random_disable: bool = setting(
+        Switch(),
+        False,
+        "Do not choose the ports of masqueraded connections at random.",
+        variables=("FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE",),
+    )
+    iptables_forward_rules: bool = setting(
+        Switch(),
+        True,
+        "Accept the packets of pods in iptables' chain FORWARD, where it drops packets.",
+        variables=("FLANNELD_IPTABLES_FORWARD_RULES",),
+    )
+    iptables_resync: int = setting(
+        WholeNumber(1, 86_400, "seconds"),
+        5,
+        "Seconds between two looks at the netfilter rules, besides those after each change of them.",
+        variables=("FLANNELD_IPTABLES_RESYNC",),
+    )
     subnet_lease_renew_margin: int | None = setting(
         WholeNumber(1, 1439, "minutes"),
         None,
@@ -196,7 +220,7 @@ class AgentConfig:
     cleanup: bool = setting(
         Switch(),
         False,
-        "Take back routes, lease and subnet file on SIGTERM, instead of leaving pods connected.",
+        "Take back routes, rules, lease and subnet file on SIGTERM, instead of leaving pods connected.",
     )
     log_level: str = log_level()
     log_format: str = log_format()
@@ -233,5 +257,6 @@ AGENT: Final = Layered(
     alias_prefix="FLANNELD_",
     original="flannel",
     foreign=FLANNEL_ONLY,
+    unit_variables=frozenset({"FLANNELD_OPTIONS"}),
     default_file=CONFIG_FILE,
 )

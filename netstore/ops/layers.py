@@ -123,6 +123,8 @@ class Layered(Generic[C]):
     """Flags of that program that have no setting."""
     default_file: Path
     """TOML file to read if it exists and no other is named."""
+    unit_variables: frozenset[str] = frozenset()
+    """Variables with the prefix of that program which its unit files have, for words of the command line."""
     tools: Mapping[str, str] = field(default_factory=dict)
     """For `--help`: flags that do something else than run the program, and what. The program parses them."""
 
@@ -262,12 +264,16 @@ class Layered(Generic[C]):
                     source = f"environment {name}"
                     yield each.key, _read(each, [environ[name]], source), source
                     break
+        foreign = {
+            self.alias_prefix + flag.upper().replace("-", "_"): each for flag, each in self.foreign.items()
+        }
         for name, value in environ.items():
             if not name.startswith(self.alias_prefix) or name in owner or not value:
                 continue
-            flag = name.removeprefix(self.alias_prefix).lower().replace("_", "-")
-            if flag in self.foreign:
-                notices.append(self._judge_foreign(name, self.foreign[flag], value))
+            if name in self.unit_variables:
+                continue
+            if name in foreign:
+                notices.append(self._judge_foreign(name, foreign[name], value))
             elif not _LINK.fullmatch(name.removeprefix(self.alias_prefix)) and "://" not in value:
                 notices.append(f"{name} is not a variable that {self.program} knows, and has no effect")
 
@@ -291,6 +297,8 @@ class Layered(Generic[C]):
         return f"unknown {noun} {quoted(name)}: {foreign.reason if foreign else nearest(name, known)}"
 
     def _judge_foreign(self, name: str, foreign: ForeignFlag, value: str) -> str:
+        if foreign.switch and value in FALSE:
+            value = "false"
         if foreign.harmless is None or value in foreign.harmless:
             return f"{name} has no effect: {foreign.reason}"
         raise NetstoreError(

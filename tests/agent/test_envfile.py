@@ -25,7 +25,7 @@ IPV6 = Subnet6(parse_ip6("fd23::"), 48), Subnet6(parse_ip6("fd23:0:0:2::"), 64)
 def test_a_written_file_reads_back_and_leaves_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "run" / "flannel" / "subnet.env"
     for mtu in (1500, 9000):
-        envfile.write(path, encode_subnet_env(NETWORK, SUBNET, mtu, ipv6=IPV6))
+        envfile.write(path, encode_subnet_env(NETWORK, SUBNET, mtu, ip_masq=False, ipv6=IPV6))
     assert envfile.read(path) == SubnetEnv(NETWORK, SUBNET, *IPV6)
     assert path.stat().st_mode & 0o777 == 0o644
     assert [one.name for one in path.parent.iterdir()] == ["subnet.env"]

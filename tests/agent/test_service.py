@@ -24,6 +24,7 @@ from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS, fake, subnets
 from tests.support.kernel import FakeKernel
 from tests.support.log import KeptLog
+from tests.support.ruleset import FakeRuleset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,8 +97,15 @@ class Node:
         self.config = AgentConfig(subnet_file=self.env, data_dir=folder / "data", iface=("eth0",), **config)
         self.agent = self.make()
 
-    def make(self) -> Agent:
-        agent = Agent(self.config, self.kernel, self.recorded, self.manager, lambda: None)
+    def make(self, ruleset: FakeRuleset | None = None) -> Agent:
+        agent = Agent(
+            self.config,
+            self.kernel,
+            self.recorded,
+            manager=self.manager,
+            require_privileges=lambda: None,
+            ruleset=ruleset,
+        )
         agent._access = cast("StoreAccess", KnownStore(self.api, subnets(self.store)))
         return agent
 
@@ -592,3 +600,26 @@ async def test_a_new_ipv6_address_is_published(autojump_clock: MockClock, node: 
         await trio.sleep(1)
         [name] = own_keys(node)
         assert '"PublicIPv6":"fd77::50"' in node.store.files[f"{SUBNETS}/{name}"].value
+
+
+@pytest.mark.trio
+async def test_a_node_is_ready_when_its_rules_are_in_place(
+    autojump_clock: MockClock, tmp_path: Path, api: str
+) -> None:
+    node = Node(tmp_path, api, ip_masq=True, cleanup=True)
+    rules = FakeRuleset()
+    rules.refuses = "nft failed: no"
+    node.agent = node.make(rules)
+    async with node.running():
+        assert "the netfilter rules are not in place: nft failed: no" in str(node.agent.not_ready())
+        rules.refuses = ""
+        await trio.sleep(6)
+        assert node.agent.not_ready() is None
+        assert node.own_key().rpartition("/")[2].partition("-")[0] in str(rules.tables["ip"])
+        rules.flush()
+        await trio.sleep(1)
+        assert node.agent.status()["rule_repairs"] == 1
+        assert "FLANNEL_IPMASQ=true" in node.env.read_text()
+    assert rules.tables
+    await node.agent._clean_up()
+    assert not rules.tables

@@ -15,11 +15,13 @@ NETWORK6 = Subnet6.exact(*parse_cidr6("fd23::/48"))
 SUBNET6 = Subnet6.exact(*parse_cidr6("fd23:0:0:2::/64"))
 
 
-def test_fields_have_flannels_names_and_order() -> None:
-    assert encode_subnet_env(NETWORK, SUBNET, 1500) == (
-        "FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.42.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+@pytest.mark.parametrize(("ip_masq", "word"), [(False, "false"), (True, "true")])
+def test_fields_have_flannels_names_and_order(ip_masq: bool, word: str) -> None:
+    assert encode_subnet_env(NETWORK, SUBNET, 1500, ip_masq=ip_masq) == (
+        "FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.42.1/24\nFLANNEL_MTU=1500\n"
+        f"FLANNEL_IPMASQ={word}\n"
     )
-    assert encode_subnet_env(NETWORK, SUBNET, 1450, ipv6=(NETWORK6, SUBNET6)) == (
+    assert encode_subnet_env(NETWORK, SUBNET, 1450, ip_masq=False, ipv6=(NETWORK6, SUBNET6)) == (
         "FLANNEL_NETWORK=10.23.0.0/16\n"
         "FLANNEL_SUBNET=10.23.42.1/24\n"
         "FLANNEL_IPV6_NETWORK=fd23::/48\n"
@@ -64,7 +66,7 @@ def test_any_text_parses_without_exception(text: str) -> None:
 def test_an_encoded_text_parses_back(ip: int, length: int, ip6: int, length6: int, dual: bool) -> None:
     network, subnet = Subnet.around(ip, length - 2), Subnet.around(ip, length)
     network6, subnet6 = Subnet6.around(ip6, length6 - 2), Subnet6.around(ip6, length6)
-    text = encode_subnet_env(network, subnet, 1500, ipv6=(network6, subnet6) if dual else None)
+    text = encode_subnet_env(network, subnet, 1500, ip_masq=False, ipv6=(network6, subnet6) if dual else None)
     assert parse_subnet_env(text) == (
         SubnetEnv(network, subnet, network6, subnet6) if dual else SubnetEnv(network, subnet)
     )

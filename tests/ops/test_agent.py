@@ -36,6 +36,15 @@ class TestAgent:
         assert config.renew_margin_seconds == 1439 * 60
         assert (config.username, config.password, config.subnet_file) == ("root", "p w", Path("/run/x.env"))
 
+    def test_the_netfilter_flags_are_flannels(self) -> None:
+        config = agent()
+        assert (config.ip_masq, config.iptables_forward_rules, config.iptables_resync) == (False, True, 5)
+        config = agent("-ip-masq", "--iptables-forward-rules=false", "-iptables-resync", "30")
+        assert (config.ip_masq, config.iptables_forward_rules, config.iptables_resync) == (True, False, 30)
+        config = agent(FLANNELD_IP_MASQ="true", FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE="1")
+        assert config.ip_masq
+        assert config.ip_masq_fully_random_disable
+
     @pytest.mark.parametrize(("ttl", "margin"), [(86_400, 3600), (7200, 3600), (7199, 3599.5), (10, 5)])
     def test_short_leases_are_renewed_at_half_their_life(self, ttl: int, margin: float) -> None:
         assert AgentConfig(lease_ttl=ttl).renew_margin_seconds == margin
@@ -68,7 +77,8 @@ class TestAgent:
             ("--etcd-keyfile=/c", "is of no use without cert_file"),
             ("--etcd-password=x", "is of no use without username"),
             ("--kube-subnet-mgr", "not supported by netstore-agent"),
-            ("--ip-masq", "does not touch netfilter"),
+            ("--iptables-resync=0", "out of range; give a whole number of seconds from 1"),
+            ("--ip-masq=maybe", "is not true or false"),
         ],
     )
     def test_refusals(self, argv: str, text: str) -> None:

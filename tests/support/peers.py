@@ -32,6 +32,10 @@ PACKAGE_OF: Final = {
     "h2load": "nghttp2-client",
     "make": "make",
     "promtool": "prometheus",
+    "nft": "nftables",
+    "iptables": "iptables",
+    "ip6tables": "iptables",
+    "/usr/lib/cni/portmap": "containernetworking-plugins",
     "valgrind": "valgrind",
 }
 """Program -> the Debian package that has it."""

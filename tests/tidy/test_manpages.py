@@ -53,7 +53,17 @@ PROGRAMS: Final = {
 PAGES: Final = (*PROGRAMS, "netstore.toml.5", "netstore-backends.7")
 
 OTHERS: Final = frozenset(
-    {"sd_notify 3", "systemd.exec 5", "systemd.service 5", "systemd 1", "ip-link 8", "ip-route 8", "etcd 1"}
+    {
+        "sd_notify 3",
+        "systemd.exec 5",
+        "systemd.service 5",
+        "systemd 1",
+        "ip-link 8",
+        "ip-route 8",
+        "etcd 1",
+        "nft 8",
+        "iptables 8",
+    }
 )
 """Pages of other projects that ours refer to, and a machine may lack."""
 
