@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 MAX_HEAD_BYTES: Final = 8192
 REQUEST_TIMEOUT: Final = 5.0
@@ -31,12 +31,17 @@ _REASONS: Final = {
 
 class Health:
     """The HTTP server. `not_ready` returns why the agent is not ready, or None; `status` the document of
-    /status.
+    /status, and `more` those of other paths.
     """
 
-    def __init__(self, not_ready: Callable[[], str | None], status: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        not_ready: Callable[[], str | None],
+        status: Callable[[], object],
+        more: Mapping[bytes, Callable[[], object]] | None = None,
+    ) -> None:
         self._not_ready = not_ready
-        self._status = status
+        self._documents = {b"/status": status, **(more or {})}
         self._free = trio.CapacityLimiter(MAX_CONNECTIONS)
 
     async def serve(
@@ -46,10 +51,11 @@ class Health:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=MAX_CONNECTIONS)
         bound: int = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._session, listeners)
+            await nursery.start(trio.serve_listeners, self.session, listeners)
             task_status.started(bound)
 
-    async def _session(self, stream: trio.SocketStream) -> None:
+    async def session(self, stream: trio.SocketStream) -> None:
+        """Answer the one request of a connection, within `REQUEST_TIMEOUT`."""
         with trio.move_on_after(REQUEST_TIMEOUT):
             async with stream, self._free:
                 head = b""
@@ -84,9 +90,10 @@ class Health:
         if path == b"/readyz":
             reason = self._not_ready()
             return (200, READY, plain) if reason is None else (503, f"not ready: {reason}\n", plain)
-        if path == b"/status":
-            return 200, msgspec.json.encode(self._status()).decode() + "\n", "application/json"
-        return 404, "there are /healthz, /readyz and /status\n", plain
+        if path in self._documents:
+            return 200, msgspec.json.encode(self._documents[path]()).decode() + "\n", "application/json"
+        names = ", ".join(["/healthz", "/readyz", *(name.decode() for name in self._documents)])
+        return 404, f"there are {names}\n", plain
 
 
 def _response(status: int, text: str, kind: str = "text/plain; charset=utf-8", *, body: bool = True) -> bytes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from netstore.agent import envfile
+from netstore.agent import envfile, localsocket
 from netstore.agent.backend import plugin_errors
 from netstore.agent.health import Health
 from netstore.agent.leaseholder import LeaseHolder
@@ -137,6 +137,7 @@ class Agent:
         async with trio.open_nursery() as nursery:
             if self._config.healthz_port:
                 await self._serve_health(nursery)
+            await self._serve_locally(nursery)
             former_network, former_subnet = envfile.read(self._config.subnet_file)
             api, store = await self._retry(self._access.choose)
             node = self._node = await self._retry(lambda: detect(self._config, self._kernel, store))
@@ -215,6 +216,14 @@ class Agent:
             raise NetstoreError(
                 f"healthz_port: cannot serve on {host}:{port}: {error.strerror or error}; choose a free port"
             ) from None
+
+    async def _serve_locally(self, nursery: trio.Nursery) -> None:
+        path = localsocket.socket_of(self._config.subnet_file)
+        routes = {b"/routes": lambda: localsocket.routes_of(self._reconciler)}
+        try:
+            await nursery.start(localsocket.serve, path, Health(self.not_ready, self.status, routes))
+        except NetstoreError as error:  # nothing but netstorectl on this node needs it
+            self._log.warning("local_socket_not_served", reason=str(error))
 
     def _leases_changed(self) -> None:
         if self._holder is not None and self._programmer is not None:

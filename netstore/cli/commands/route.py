@@ -1,0 +1,148 @@
+"""`netstorectl route`: the routes that the agent of this node wants, against those of the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from netstore.cli.commands.failures import Exit, Failure, refused
+from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.output import Table
+from netstore.network.addresses import Subnet, parse_cidr, parse_ip, show_ip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from netstore.agent.kernel import Link
+    from netstore.agent.localsocket import Routes
+    from netstore.agent.routeplan import KernelRoute
+    from netstore.cli.commands.invocation import Settings
+
+HEADINGS: Final = ("SUBNET", "STATE", "WANTED", "KERNEL", "REASON")
+DEFAULT_SOCKET: Final = "/run/flannel/subnet.sock"
+
+MISSING: Final = "missing"
+DIFFERENT: Final = "different"
+LEFT: Final = "left over"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A subnet whose route is not as the agent wants it; None: there is none, or none is wanted."""
+
+    subnet: Subnet
+    state: str
+    wanted: str | None
+    kernel: str | None
+    reason: str | None
+
+    def content(self) -> dict[str, object]:
+        """Its JSON document."""
+        return {
+            "subnet": str(self.subnet),
+            "state": self.state,
+            "wanted": self.wanted,
+            "kernel": self.kernel,
+            "reason": self.reason,
+        }
+
+
+@click.group(cls=Group)
+def route() -> None:
+    """The routes of this node."""
+
+
+@route.command()
+@click.option(
+    "--socket", metavar="PATH", type=click.Path(), help=f"The agent's local socket.  [{DEFAULT_SOCKET}]"
+)
+@click.argument("node", required=False)
+@pass_settings
+def diff(settings: Settings, node: str | None, *, socket: str | None) -> None:
+    """Compare the routes that the agent of this node wants with the kernel's, and show where they differ.
+
+    With NODE only those to one other node, which is named by its address, or by its subnet. Exit status 1 if
+    there is a difference, 3 if no agent answers.
+    """
+    told, kernel, links = settings.run(partial(_ask, Path(socket or DEFAULT_SOCKET)))
+    found = [each for each in differences(told, kernel, links) if _is_about(each, told, node)]
+    settings.show(
+        {"wanted": len(told.wanted), "differences": [each.content() for each in found]},
+        Table(
+            HEADINGS,
+            [(str(each.subnet), each.state, each.wanted, each.kernel, each.reason) for each in found],
+        ),
+    )
+    if found:
+        raise refused(f"{len(found)} routes are not as the agent wants them")
+
+
+async def _ask(path: Path) -> tuple[Routes, Sequence[KernelRoute], Sequence[Link]]:
+    """What the agent wants, then what the kernel has."""
+    from netstore.agent.netlink import Netlink  # noqa: PLC0415 - only this command needs it
+    from netstore.cli.agentsocket import NoAgent, routes  # noqa: PLC0415 - same
+    from netstore.errors import NetstoreError  # noqa: PLC0415 - same
+
+    try:
+        told = await routes(path)
+    except NoAgent as error:
+        raise Failure(
+            Exit.NOT_FOUND, f"{error}; is netstore-agent running? run this as its user, or give --socket"
+        ) from None
+    try:
+        with Netlink() as kernel:
+            return told, await kernel.routes(), await kernel.links()
+    except (NetstoreError, OSError) as error:
+        raise Failure(Exit.UNAVAILABLE, f"the kernel's routes cannot be read: {error}") from None
+
+
+def differences(told: Routes, kernel: Iterable[KernelRoute], links: Iterable[Link]) -> list[Difference]:
+    """Where the kernel's routes differ from those that the agent wants, by subnet. Pure."""
+    from netstore.agent.routeplan import PROTOCOL  # noqa: PLC0415 - see `_ask`
+
+    names = {link.ifindex: link.name for link in links}
+    ranges = [Subnet.around(*parse_cidr(text)) for text in told.ranges]
+    present: dict[Subnet, list[KernelRoute]] = {}
+    for each in kernel:
+        if any(each.subnet.overlaps(there) for there in ranges):
+            present.setdefault(each.subnet, []).append(each)
+    found: list[Difference] = []
+    wanted_subnets = set()
+    for want in told.wanted:
+        subnet, gateway = Subnet.around(*parse_cidr(want.subnet)), parse_ip(want.gateway)
+        wanted_subnets.add(subnet)
+        there = present.get(subnet, [])
+        if any(
+            each.plain and (each.gateway, each.ifindex, each.metric) == (gateway, want.ifindex, 0)
+            for each in there
+        ):
+            continue
+        shown = f"via {want.gateway} dev {names.get(want.ifindex, want.ifindex)}"
+        kernel_has = "; ".join(_shown(each, names) for each in there) or None
+        state = DIFFERENT if there else MISSING
+        found.append(Difference(subnet, state, shown, kernel_has, told.problems.get(want.subnet)))
+    for subnet, there in present.items():
+        left = [each for each in there if each.protocol == PROTOCOL]
+        if left and subnet not in wanted_subnets:
+            kernel_has = "; ".join(_shown(each, names) for each in left)
+            found.append(Difference(subnet, LEFT, None, kernel_has, None))
+    return sorted(found, key=lambda each: each.subnet)
+
+
+def _shown(found: KernelRoute, names: dict[int, str]) -> str:
+    via = f"via {show_ip(found.gateway)} " if found.gateway else ""
+    metric = f" metric {found.metric}" if found.metric else ""
+    return f"{via}dev {names.get(found.ifindex, found.ifindex)} proto {found.protocol}{metric}"
+
+
+def _is_about(found: Difference, told: Routes, node: str | None) -> bool:
+    if node is None:
+        return True
+    if str(found.subnet) == node.replace("-", "/"):
+        return True
+    gateways = {want.subnet: want.gateway for want in told.wanted}
+    return gateways.get(str(found.subnet)) == node or f"via {node} " in (found.kernel or "")
