@@ -85,19 +85,10 @@ async def _listener(path: Path) -> trio.SocketListener:
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         await _clear(path)
-        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o777 & ~MODE)
-        try:
-            await sock.bind(str(path))
-        except BaseException:
-            sock.close()
-            raise
-        finally:
-            os.umask(before)
-        sock.listen(MAX_CONNECTIONS)
+        sock = _bound(path)
     except OSError as error:
         raise NetstoreError(f"{path}: {error.strerror or error}") from None
-    return trio.SocketListener(sock)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
 async def _clear(path: Path) -> None:
@@ -115,6 +106,21 @@ async def _clear(path: Path) -> None:
 
 
 # These take microseconds in a memory file system; a thread would take longer.
+
+
+def _bound(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~MODE)
+    try:
+        sock.bind(str(path))
+        sock.listen(MAX_CONNECTIONS)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(before)
+    sock.setblocking(False)
+    return sock
 
 
 def _remove(path: Path) -> None:
