@@ -112,13 +112,14 @@ def choose_subnet(
     """Which subnet to ask for, given all leases.
 
     `remembered` is the subnet this node had last; a new one overlaps nothing in `avoid`. Of several leases of
-    this node the remembered one is taken, else the lowest. If none of them fits the network config, the
-    lowest is discarded, and the caller asks again.
+    this node a reservation is taken first, so that a node that was moved stays moved, then the remembered
+    one, else the lowest. If none of them fits the network config, the lowest is discarded, and the caller
+    asks again.
     """
     known = sorted(leases, key=lambda stored: stored.lease.subnet)
     own = [stored for stored in known if stored.lease.public_ip == own_ip]
     fitting = [stored for stored in own if network.fits(stored.lease.subnet)]
-    for stored in sorted(fitting, key=lambda stored: stored.lease.subnet != remembered):
+    for stored in sorted(fitting, key=lambda each: (not each.permanent, each.lease.subnet != remembered)):
         return Overwrite(stored.lease.subnet, stored.index, stored.permanent)
     for stored in own:
         return Discard(stored.lease.subnet, stored.index)

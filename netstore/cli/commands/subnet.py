@@ -95,7 +95,7 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
 
     A lease the same node holds already loses its end and stays as it is otherwise.
     """
-    wanted, address = _canonical(subnet), _host(public_ip)
+    wanted, address = canonical(subnet), _host(public_ip)
     records, found = surveyed(settings, wanted.lease_name)
     if found is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
@@ -193,7 +193,7 @@ def objection_to(wanted: Subnet, address: int, network: Network, records: Sequen
     return None
 
 
-def _canonical(text: str) -> Subnet:
+def canonical(text: str) -> Subnet:
     """The subnet of an argument; a usage error names what is wrong with it."""
     try:
         address, length = parse_cidr(text.replace("-", "/"))
