@@ -40,10 +40,11 @@ class WantedRoute(msgspec.Struct, frozen=True):
 
 
 class Routes(msgspec.Struct, frozen=True):
-    """The document of /routes: what is wanted, the ranges in which the agent's routes lie, and the reason for
-    each route that the kernel did not take, by subnet.
+    """The document of /routes: whether the agent knows its routes already, what is wanted, the ranges in
+    which the agent's routes lie, and the reason for each route that the kernel did not take, by subnet.
     """
 
+    known: bool
     wanted: list[WantedRoute]
     ranges: list[str]
     problems: dict[str, str]
@@ -55,15 +56,15 @@ def socket_of(subnet_file: Path) -> Path:
 
 
 def routes_of(reconciler: Reconciler | None) -> Routes:
-    """The document for the routes of a reconciler; empty before there is one."""
-    if reconciler is None:
-        return Routes([], [], {})
+    """The document for the routes of a reconciler; nothing is known before there is one."""
+    if reconciler is None or not reconciler.has_wanted:
+        return Routes(False, [], [], {})
     wanted = [
         WantedRoute(str(route.subnet), show_ip(route.gateway), route.ifindex)
         for route in reconciler.wanted.values()
     ]
     problems = {str(subnet): reason for subnet, reason in reconciler.problems.items()}
-    return Routes(wanted, [str(each) for each in reconciler.ranges], problems)
+    return Routes(True, wanted, [str(each) for each in reconciler.ranges], problems)
 
 
 async def serve(

@@ -75,6 +75,11 @@ class Reconciler:
         self._network_changed = False
 
     @property
+    def has_wanted(self) -> bool:
+        """Whether it is known which routes are wanted."""
+        return self._has_wanted
+
+    @property
     def problems(self) -> dict[Subnet, str]:
         """For each wanted route that is not in place, the reason."""
         found = {route.subnet: _rejection(route, code) for route, code in self.rejected.items()}

@@ -30,6 +30,7 @@ NETWORK, SUBNET = Subnet(parse_ip("10.23.0.0"), 16), Subnet(parse_ip("10.23.5.0"
 def health() -> Health:
     reconciler = Reconciler(FakeKernel(), [NETWORK], Link(2, "eth0", 1500, up=True), lambda: None)
     reconciler.wanted[SUBNET] = Route(SUBNET, parse_ip("192.168.77.12"), 2)
+    reconciler._has_wanted = True
     return Health(lambda: None, lambda: {"ready": True}, {b"/routes": lambda: routes_of(reconciler)})
 
 
@@ -93,7 +94,8 @@ async def test_that_of_a_running_agent_and_other_files_are_left_alone(
 
 
 def test_there_is_nothing_to_tell_before_the_routes_are_known() -> None:
-    assert routes_of(None).wanted == []
+    assert not routes_of(None).known
+    assert not routes_of(Reconciler(FakeKernel(), [], Link(2, "eth0", 1500, up=True), lambda: None)).known
 
 
 async def test_who_is_no_agent_is_told(tmp_path: Path, nursery: trio.Nursery) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 HEADINGS: Final = ("SUBNET", "STATE", "WANTED", "KERNEL", "REASON")
 DEFAULT_SOCKET: Final = "/run/flannel/subnet.sock"
 
+NAMED: Final = 10
+"""How many subnets the line on standard error names."""
+
 MISSING: Final = "missing"
 DIFFERENT: Final = "different"
 LEFT: Final = "left over"
@@ -69,6 +72,8 @@ def diff(settings: Settings, node: str | None, *, socket: str | None) -> None:
     there is a difference, 3 if no agent answers.
     """
     told, kernel, links = settings.run(partial(_ask, Path(socket or DEFAULT_SOCKET)))
+    if not told.known:
+        raise Failure(Exit.UNAVAILABLE, "the agent does not know its routes yet; see its log")
     found = [each for each in differences(told, kernel, links) if _is_about(each, told, node)]
     settings.show(
         {"wanted": len(told.wanted), "differences": [each.content() for each in found]},
@@ -78,7 +83,7 @@ def diff(settings: Settings, node: str | None, *, socket: str | None) -> None:
         ),
     )
     if found:
-        raise refused(f"{len(found)} routes are not as the agent wants them")
+        raise refused(f"not as the agent wants it: {', '.join(str(each.subnet) for each in found[:NAMED])}")
 
 
 async def _ask(path: Path) -> tuple[Routes, Sequence[KernelRoute], Sequence[Link]]:

@@ -30,6 +30,7 @@ def kernel(
 
 def wanted(*routes: tuple[str, str]) -> Routes:
     return Routes(
+        True,
         [WantedRoute(subnet, gateway, 2) for subnet, gateway in routes],
         ["10.23.0.0/16"],
         {"10.23.6.0/24": "the gateway is not on-link"},
@@ -84,3 +85,12 @@ def test_no_agent_is_there(run: Run, tmp_path: Path) -> None:
     told = run("route", "diff", "--socket", str(tmp_path / "none.sock"))
     assert told.status == 3
     assert "No such file or directory; is netstore-agent running?" in told.err
+
+
+def test_an_agent_that_does_not_know_its_routes_yet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(_path: Path) -> object:
+        return Routes(False, [], [], {}), [], LINKS
+
+    monkeypatch.setattr(route, "_ask", ask)
+    told = run("route", "diff")
+    assert (told.status, told.out) == (4, "")
