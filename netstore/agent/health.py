@@ -36,13 +36,19 @@ _REASONS: Final = {
 
 
 class Health:
-    """The HTTP server. `status` returns the document of /status, `metrics` the text of /metrics."""
+    """The HTTP server. `status` returns the document of /status, `metrics` the text of /metrics; `more` has
+    the documents of other paths.
+    """
 
     def __init__(
-        self, readiness: Readiness, status: Callable[[], object], metrics: Callable[[], str]
+        self,
+        readiness: Readiness,
+        status: Callable[[], object],
+        metrics: Callable[[], str],
+        more: Mapping[bytes, Callable[[], object]] | None = None,
     ) -> None:
         self._readiness = readiness
-        self._status = status
+        self._documents = {b"/status": status, **(more or {})}
         self._metrics = metrics
         self._free = trio.CapacityLimiter(MAX_CONNECTIONS)
 
@@ -53,10 +59,11 @@ class Health:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=MAX_CONNECTIONS)
         bound: int = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._session, listeners)
+            await nursery.start(trio.serve_listeners, self.session, listeners)
             task_status.started(bound)
 
-    async def _session(self, stream: trio.SocketStream) -> None:
+    async def session(self, stream: trio.SocketStream) -> None:
+        """Answer the one request of a connection, within `REQUEST_TIMEOUT`."""
         with trio.move_on_after(REQUEST_TIMEOUT):
             async with stream, self._free:
                 head = b""
@@ -97,11 +104,12 @@ class Health:
             else:
                 text = READY if reason is None else f"not ready: {reason}\n"
             return 200 if reason is None else 503, text, plain
-        if path == b"/status":
-            return 200, msgspec.json.encode(self._status()).decode() + "\n", "application/json"
+        if path in self._documents:
+            return 200, msgspec.json.encode(self._documents[path]()).decode() + "\n", "application/json"
         if path == b"/metrics":
             return 200, self._metrics(), CONTENT_TYPE
-        return 404, "there are /healthz, /readyz, /status and /metrics\n", plain
+        names = ", ".join(["/healthz", "/readyz", "/metrics", *(name.decode() for name in self._documents)])
+        return 404, f"there are {names}\n", plain
 
 
 def _response(status: int, text: str, kind: str = "text/plain; charset=utf-8", *, body: bool = True) -> bytes:

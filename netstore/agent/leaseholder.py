@@ -108,9 +108,14 @@ class LeaseHolder:
         listed = True
         while True:
             self._wake = trio.Event()
+            reserved = self._reserved_elsewhere()
+            is_moved = reserved is not None and await self._move(reserved)
             action = self.state.next(trio.current_time())
-            if isinstance(action, Wait):
-                with trio.move_on_at(action.until if self._accepted else trio.current_time() + RETRY_DELAY):
+            if is_moved:
+                pass  # its new subnet is told below
+            elif isinstance(action, Wait):
+                is_done = self._accepted and reserved is None
+                with trio.move_on_at(action.until if is_done else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
                 if self._accepted or not self.state.held:
                     continue
@@ -169,6 +174,45 @@ class LeaseHolder:
             return
         await self._store.remove(state.subnets.lease_name, state.index)
         await self._store.settle()
+
+    def _reserved_elsewhere(self) -> StoredLease | None:
+        """A reservation of another subnet for this node, while it holds its subnet by a lease: it is to
+        move there (`netstorectl subnet move`). One that is not of the network's families is left for the next
+        start.
+        """
+        state, watcher, is_dual = self.state, self._watcher, self._network.ipv6 is not None
+        if not state.held or state.permanent or state.subnets is None:
+            return None
+        for name in watcher.permanent:
+            lease = watcher.leases.get(name)
+            if (
+                lease is not None
+                and lease.public_ip == state.own_ip
+                and lease.subnet != state.subnets.subnet
+                and (lease.subnet6 is not None) == is_dual
+                and self._network.fits(lease.subnet)
+            ):
+                seen = watcher.entries[name]
+                return StoredLease(lease, seen.modified, permanent=True, created=seen.created)
+        return None
+
+    async def _move(self, reserved: StoredLease) -> bool:
+        """Take the subnet that is reserved for this node. Its former lease is not renewed any more, and stays
+        until it ends or is released, so that pods that still use it keep their routes. False if the
+        reservation could not be taken now.
+        """
+        subnets, sent = reserved.lease.subnets, trio.current_time()
+        try:
+            found = await self._store.replace(subnets.lease_name, self.state.value, reserved.index, None)
+        except ClientError as error:
+            self._log.report("lease", "lease_not_written", reason=str(error))
+            return False
+        if isinstance(found, Missing | Differs):
+            return False  # it was changed, which the watcher will tell
+        self._log.resolve("lease", "lease_written_again")
+        self._log.info("subnet_moved", subnet=str(subnets), former=str(self.state.subnets))
+        self.state.granted(subnets, found.index, permanent=True, sent=sent, created=reserved.created)
+        return True
 
     @property
     def _is_network_full(self) -> bool:

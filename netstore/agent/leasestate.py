@@ -138,7 +138,8 @@ def choose_subnet(
     """Which lease to ask for, given all leases.
 
     `remembered` is what this node had last; a new subnet overlaps nothing in `avoid`. Of several leases of
-    this node the remembered one is taken, else the lowest. One that has the right IPv4 subnet, and not the
+    this node a reservation is taken first, so that a node that was moved stays moved, then the remembered
+    one, else the lowest. One that has the right IPv4 subnet, and not the
     IPv6 subnet that the network config asks for, is followed by a lease with another name for the same IPv4
     subnet; a reservation by another reservation. If none fits, the lowest is discarded, and the caller asks
     again. O(n log n).
@@ -152,12 +153,12 @@ def choose_subnet(
         if network.fits(stored.lease.subnet) and claims.older(stored.lease.subnet, stored.created) is None
     ]
     fitting = [stored for stored in usable if _has_right_ipv6(stored, network, claims)]
-    for stored in sorted(fitting, key=lambda stored: stored.lease.subnets != remembered):
+    for stored in sorted(fitting, key=lambda each: (not each.permanent, each.lease.subnets != remembered)):
         return Overwrite(stored.lease.subnets, stored.index, stored.permanent, stored.created)
     taken6 = [stored.lease.subnet6 for stored in known if stored.lease.subnet6 is not None]
     rest = _Rest(network, taken6, remembered, [each for each in avoid if isinstance(each, Subnet6)], entropy)
     former = None if remembered is None else remembered.subnet
-    for stored in sorted(usable, key=lambda stored: stored.lease.subnet != former):
+    for stored in sorted(usable, key=lambda each: (not each.permanent, each.lease.subnet != former)):
         return rest.create(stored.lease.subnet, permanent=stored.permanent)
     for stored in own:
         older = claims.older(stored.lease.subnet, stored.created)

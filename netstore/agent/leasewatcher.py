@@ -60,6 +60,8 @@ class LeaseWatcher:
         self.entries: dict[str, Entry] = {}
         self.leases: dict[str, SubnetLease] = {}
         """Every valid lease by name, including those in their grace period."""
+        self.permanent: set[str] = set()
+        """The names of the entries that never expire."""
         self.invalid: dict[str, str] = {}
         """Every entry that is not a valid lease, with the reason."""
         self.index = 0
@@ -164,6 +166,10 @@ class LeaseWatcher:
     def _keep(self, entry: Entry) -> None:
         name = entry.name
         self.entries[name] = entry
+        if entry.ttl is None:
+            self.permanent.add(name)
+        else:
+            self.permanent.discard(name)
         self._grace_ends.pop(name, None)
         found: SubnetLease | InvalidLease = parse_lease(name, entry.value)
         if isinstance(found, SubnetLease):
@@ -175,6 +181,7 @@ class LeaseWatcher:
 
     def _remove(self, name: str, now: float, *, grace: bool) -> None:
         self.entries.pop(name, None)
+        self.permanent.discard(name)
         self.invalid.pop(name, None)
         if grace and name in self.leases:
             self._grace_ends[name] = now + GRACE_PERIOD

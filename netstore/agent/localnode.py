@@ -92,7 +92,7 @@ async def detect(
 
     NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
-    choice = await _choose_interface(config, kernel)
+    choice = await find_interface(config, kernel)
     network = await read_network(store)
     if network.network.holds(choice.address.ip):
         raise NetworkConfigError(
@@ -205,7 +205,8 @@ def _fault(host: Host, routes: Iterable[KernelRoute]) -> str | None:
     return None
 
 
-async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
+async def find_interface(config: AgentConfig, kernel: Kernel) -> Choice:
+    """The interface as the settings choose it. NetstoreError if there is none."""
     preferences = Preferences(config.iface, config.iface_regex, config.iface_can_reach)
     return choose_interface(
         preferences,

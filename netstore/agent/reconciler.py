@@ -83,6 +83,11 @@ class Reconciler:
         self._network_changed = False
 
     @property
+    def has_wanted(self) -> bool:
+        """Whether it is known what is wanted."""
+        return self._has_wanted
+
+    @property
     def pending(self) -> bool:
         """Whether the last call left work to the next one."""
         return self._has_wanted and bool(

@@ -39,9 +39,9 @@ class RouteTable:
     """
 
     def __init__(self, ranges: Iterable[Destination]) -> None:
-        ranges = tuple(ranges)
-        self._ranges4 = tuple(each for each in ranges if isinstance(each, Subnet))
-        self._ranges6 = tuple(each for each in ranges if isinstance(each, Subnet6))
+        self.ranges = tuple(ranges)
+        self._ranges4 = tuple(each for each in self.ranges if isinstance(each, Subnet))
+        self._ranges6 = tuple(each for each in self.ranges if isinstance(each, Subnet6))
         self.named: dict[Destination, Route] = {}
         """The wanted routes, with the name of their device."""
         self.wanted: dict[Destination, BoundRoute] = {}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 import trio
 
-from netstore.agent import agentmetrics, envfile, privileges
+from netstore.agent import agentmetrics, envfile, localsocket, privileges
 from netstore.agent.announcer import Announcer
 from netstore.agent.backend import REPAIR_INTERVAL, STOP_SECONDS, plugin_errors
 from netstore.agent.envfile import SubnetFile
@@ -260,11 +260,15 @@ class Agent:
             store_replacements=watcher.generation,
         )
 
+    def _metrics_text(self) -> str:
+        return agentmetrics.render(self.metrics())
+
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._announcer.run)
             if self._config.healthz_port:
                 await self._serve_health(nursery)
+            await self._serve_locally(nursery)
             former = envfile.read(self._config.subnet_file)
             await self._retry(self._check_privileges)
             api, store = await self._retry(self._access.choose)
@@ -358,13 +362,22 @@ class Agent:
 
     async def _serve_health(self, nursery: trio.Nursery) -> None:
         host, port = self._config.healthz_ip, self._config.healthz_port
-        health = Health(self.readiness, self.status, lambda: agentmetrics.render(self.metrics()))
+        health = Health(self.readiness, self.status, self._metrics_text)
         try:
             await nursery.start(health.serve, host, port)
         except OSError as error:
             raise NetstoreError(
                 f"healthz_port: cannot serve on {host}:{port}: {error.strerror or error}; choose a free port"
             ) from None
+
+    async def _serve_locally(self, nursery: trio.Nursery) -> None:
+        path = localsocket.socket_of(self._config.subnet_file)
+        routes = {b"/routes": lambda: localsocket.routes_of(self._reconciler)}
+        health = Health(self.readiness, self.status, self._metrics_text, routes)
+        try:
+            await nursery.start(localsocket.serve, path, health)
+        except NetstoreError as error:  # nothing but netstorectl on this node needs it
+            self._log.warning("local_socket_not_served", reason=str(error))
 
     def _leases_changed(self) -> None:
         if self._holder is not None and self._programmer is not None:

@@ -17,6 +17,7 @@ from click.shell_completion import shell_complete
 
 from netstore import __version__
 from netstore.cli.commands import completion
+from netstore.cli.commands.doctor import doctor
 from netstore.cli.commands.endpoint import endpoint
 from netstore.cli.commands.failures import Exit, Failure
 from netstore.cli.commands.invocation import PROGRAM, say
@@ -24,8 +25,10 @@ from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
 from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
+from netstore.cli.commands.route import route
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
+from netstore.cli.commands.subnetmoves import drain, move
 from netstore.cli.commands.subnetviews import history, map_
 
 if TYPE_CHECKING:
@@ -38,9 +41,9 @@ def cli() -> None:
     """Look after a netstore (or etcd) cluster: its pod network, its subnets, its keys, its members."""
 
 
-for noun in (network, subnet, key, member, endpoint, status):
+for noun in (network, subnet, route, key, member, endpoint, status, doctor):
     cli.add_command(noun)
-for verb in (history, map_):
+for verb in (history, map_, move, drain):
     subnet.add_command(verb)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))

@@ -170,6 +170,43 @@ async def test_a_restart_removes_no_route(autojump_clock: MockClock, node: Node)
 
 
 @pytest.mark.trio
+async def test_a_node_moves_to_the_subnet_that_is_reserved_for_it(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    async with node.running():
+        former = node.own_key()
+        node.store.put(f"{PREFIX}/subnets/10.23.77.0-24", '{"PublicIP":"192.168.77.12"}')
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert node.own_key() == former, "that one is another node's"
+        node.store.put(f"{PREFIX}/subnets/10.23.78.0-24", '{"PublicIP":"192.168.77.11"}')
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert "FLANNEL_SUBNET=10.23.78.1/24\n" in node.env.read_text()
+        taken = node.store.files[f"{PREFIX}/subnets/10.23.78.0-24"]
+        assert (taken.value, taken.expires) == (WRITTEN[node.api], None)
+        assert former in node.store.files, "pods of the former subnet keep their routes"
+        assert node.routes()["10.23.200.0/24"] == 12
+        await trio.sleep(25 * 3600)  # fixed: by the clock of the test
+        assert former not in node.store.files, "it was not renewed"
+        assert node.agent.not_ready() is None
+    node.store.lease(former.rpartition("/")[2], "192.168.77.11")
+    node.agent = node.make()
+    async with node.running():
+        assert "FLANNEL_SUBNET=10.23.78.1/24\n" in node.env.read_text(), "a reservation is taken first"
+
+
+@pytest.mark.trio
+async def test_a_move_whose_answer_is_lost_is_carried_out(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        node.store.unheard_writes = 1
+        node.store.put(f"{PREFIX}/subnets/10.23.78.0-24", '{"PublicIP":"192.168.77.11"}')
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert node.store.unheard_writes == 0
+        assert "FLANNEL_SUBNET=10.23.78.1/24\n" in node.env.read_text()
+        assert node.agent.status()["reservation"] is True
+
+
+@pytest.mark.trio
 async def test_days_of_renewals(autojump_clock: MockClock, node: Node) -> None:
     async with node.running():
         key, first = node.own_key(), node.store.index

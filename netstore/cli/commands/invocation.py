@@ -25,7 +25,7 @@ from netstore.network.config import DEFAULT_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from netstore.client.storeapi import StoreAccess
+    from netstore.client.storeapi import Connection, StoreAccess
     from netstore.client.subnetstore import Differs, Missing, SubnetStore, Written
     from netstore.client.v2 import V2Client
 
@@ -119,12 +119,18 @@ class Settings:
 
     def access(self) -> StoreAccess:
         """What chooses the API and opens a client for it; `Failure` if these settings cannot be used."""
-        from netstore.client.storeapi import Connection, StoreAccess  # noqa: PLC0415 - see `run`
+        from netstore.client.storeapi import StoreAccess  # noqa: PLC0415 - see `run`
+
+        return StoreAccess(self.connection(self.addresses()), self.key(), self.store_api)
+
+    def connection(self, endpoints: tuple[str, ...]) -> Connection:
+        """How the store is reached at these endpoints; `Failure` if the settings cannot be used."""
+        from netstore.client.storeapi import Connection  # noqa: PLC0415 - see `run`
 
         username, password = self._credentials()
         self._check_tls()
-        connection = Connection(
-            endpoints=self.addresses(),
+        return Connection(
+            endpoints=endpoints,
             ca_file=self.ca_file,
             cert_file=self.cert_file,
             key_file=self.key_file,
@@ -132,7 +138,6 @@ class Settings:
             password=password,
             timeout=self.timeout,
         )
-        return StoreAccess(connection, self.key(), self.store_api)
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run work that calls the store. A failed call becomes a `Failure`."""

@@ -140,7 +140,7 @@ def summary(found: Map) -> str:
     network = found.network
     places = found.last - found.first + 1
     counts = ", ".join(f"{found.count(state)} {state}" for state in (HELD, RESERVED, PROBLEM, FREE))
-    more = f"; {len(found.elsewhere)} records cover none of them" if found.elsewhere else ""
+    more = f"; records that cover none of them: {len(found.elsewhere)}" if found.elsewhere else ""
     return f"{network.network}: {places} subnets of /{network.subnet_len}: {counts}{more}"
 
 
@@ -320,7 +320,7 @@ def _head(found: Map, per_cell: int) -> list[str]:
         x += 40 + 7 * len(text)
     more = f"; each cell stands for {per_cell} subnets, the fuller the stronger" if per_cell > 1 else ""
     if found.elsewhere:
-        more += f"; {len(found.elsewhere)} records cover none of these subnets"
+        more += f"; records that cover none of these subnets: {len(found.elsewhere)}"
     if more:
         parts.append(f'<text x="{x}" y="{_MARGIN + 38}">{more.removeprefix("; ")}</text>')
     return parts

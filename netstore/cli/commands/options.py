@@ -101,7 +101,7 @@ SHARED_OPTIONS: Final = (
     ),
     _shared(
         "--store-api",
-        variables=("NETSTORE_STORE_API",),
+        variables=("NETSTORECTL_STORE_API",),
         type=click.Choice(["auto", "v2", "v3"]),
         help="The API that keeps the network; auto: the one that has its config, v2 if both do."
         f"  [{DEFAULT_STORE_API}]",

@@ -106,7 +106,7 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str, ipv6: str | None
 
     A lease the same node holds already loses its end and stays as it is otherwise.
     """
-    wanted, address = _canonical(subnet), _host(public_ip)
+    wanted, address = canonical(subnet), _host(public_ip)
     wanted6 = None if ipv6 is None else _canonical6(ipv6)
     records, found = surveyed(settings, wanted.lease_name)
     if found is None:
@@ -123,7 +123,7 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str, ipv6: str | None
     name = (
         own.name
         if own is not None
-        else NodeSubnets(wanted, wanted6 or _free6(found, wanted, records)).lease_name
+        else NodeSubnets(wanted, wanted6 or free_ipv6(found, wanted, records)).lease_name
     )
 
     async def creating(store: SubnetStore) -> Written | Missing | Differs:
@@ -237,7 +237,7 @@ def objection_to6(
     return None
 
 
-def _free6(network: Network, subnet: Subnet, records: Sequence[Record]) -> Subnet6 | None:
+def free_ipv6(network: Network, subnet: Subnet, records: Sequence[Record]) -> Subnet6 | None:
     """The IPv6 subnet to reserve together with an IPv4 subnet; None in a network that has no IPv6."""
     if network.ipv6 is None:
         return None
@@ -261,7 +261,7 @@ def _canonical6(text: str) -> Subnet6:
         usage(f"--ipv6: {text!r}: {error}; write it as fd00:10:0:5::/64")
 
 
-def _canonical(text: str) -> Subnet:
+def canonical(text: str) -> Subnet:
     """The subnet of an argument; a usage error names what is wrong with it."""
     try:
         address, length = parse_cidr(text.replace("-", "/"))

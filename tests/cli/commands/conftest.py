@@ -150,7 +150,7 @@ def keys(
     request: pytest.FixtureRequest, ctl: Run, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Keys]:
     """The store of this test in one of its APIs, which the command is told to use."""
-    monkeypatch.setenv("NETSTORE_STORE_API", request.param)
+    monkeypatch.setenv("NETSTORECTL_STORE_API", request.param)
     found = Keys(ctl, store, request.param)
     yield found
     found.close()

@@ -45,8 +45,8 @@ def offers(ctl: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]
 
 
 def test_words_are_offered(offers: Callable[..., list[str]]) -> None:
-    nouns = ["completion", "endpoint", "key", "member", "move-leader", "network", "status", "subnet"]
-    assert offers("") == nouns
+    nouns = ["completion", "doctor", "endpoint", "key", "member", "move-leader", "network", "route"]
+    assert offers("") == [*nouns, "status", "subnet"]
     assert offers("member", "") == ["add", "ls", "promote", "rm", "token", "update"]
     assert offers("key", "m") == ["mk", "mkdir"]
     assert offers("subnet", "reserve", "--pu") == ["--public-ip"]

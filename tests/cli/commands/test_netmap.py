@@ -74,7 +74,8 @@ def test_every_place_is_free_held_reserved_or_has_a_problem() -> None:
     ]
     assert [record.subnet for record in one.elsewhere] == ["10.9.0.0/28", "rubbish"]
     assert summary(one) == (
-        "10.0.0.0/24: 15 subnets of /28: 1 held, 1 reserved, 1 problem, 12 free; 2 records cover none of them"
+        "10.0.0.0/24: 15 subnets of /28: 1 held, 1 reserved, 1 problem, 12 free; "
+        "records that cover none of them: 2"
     )
 
 

@@ -42,7 +42,7 @@ def test_the_map_in_all_its_forms(ctl: Run, prefix: str, keys: Keys, tmp_path: P
     assert (document["subnets"], document["free"], len(document["stretches"])) == (15, 13, 5)
     assert document["stretches"][1]["record"]["publicIP"] == "192.168.77.1"
     drawn = ctl("subnet", "map", "-o", "table").out
-    assert "172.30.0.0     .#.R..........." in drawn
+    assert "172.30.0.0    .#.R..........." in drawn
     assert "192.168.77.2" in drawn
     picture = tmp_path / "map.svg"
     assert ctl("subnet", "map", "--svg", str(picture)).status == 0

@@ -1,0 +1,170 @@
+"""The store: which endpoint serves which API, its clock, the network config and the leases in it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+
+from netstore.cli.checks.finding import ok, unknown, warning, wrong
+from netstore.cli.commands.leases import survey
+from netstore.client.faults import ClientError
+from netstore.client.storeapi import V2, V3, StoreAccess
+from netstore.errors import NetstoreError
+from netstore.network.config import parse_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from netstore.cli.checks.finding import Finding
+    from netstore.cli.commands.invocation import Settings
+    from netstore.cli.commands.leases import Record
+    from netstore.client.subnetstore import SubnetStore
+    from netstore.network.config import Network
+
+DRIFT_SECONDS: Final = 2.0
+"""A Date header has whole seconds, so less than that is not seen for certain."""
+
+FAR_SECONDS: Final = 60.0
+NAMED: Final = 3
+"""How many records with a problem are named; the rest is counted."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What the store holds of the network, as far as it could be read."""
+
+    findings: list[Finding] = field(default_factory=list)
+    network: Network | None = None
+    records: list[Record] | None = None
+    """None if they could not be read."""
+
+
+async def look(settings: Settings) -> Known:
+    """Ask every endpoint, then the store for the network."""
+    known = Known()
+    for endpoint in settings.addresses():
+        known.findings += await _endpoint(settings, endpoint)
+    try:
+        access = settings.access()
+        async with access:
+            try:
+                await _network(settings, access, known)
+            except NetstoreError as error:
+                known.findings.append(unknown("network", str(error), "check --endpoints and --store-api"))
+    except OSError as error:
+        known.findings.append(unknown("network", error.strerror or str(error), "check --endpoints"))
+    return known
+
+
+async def _endpoint(settings: Settings, endpoint: str) -> list[Finding]:
+    findings: list[Finding] = []
+    subject = f"store {endpoint}"
+    async with settings.client(endpoint) as client:
+        began = time.time()
+        try:
+            async with client.transport.request("GET", "/version", write=False) as response:
+                date, ended = response.header("date"), time.time()
+                await response.body()
+        except ClientError as error:
+            return [wrong(subject, str(error), "check --endpoints, certificates, and that the store runs")]
+    findings.append(clock(endpoint, date, began, ended))
+    served = {}
+    for api in (V2, V3):
+        access = StoreAccess(settings.connection((endpoint,)), settings.key(), api)
+        async with access:
+            try:
+                await (await access.store(api)).config()
+                served[api] = ""
+            except NetstoreError as error:
+                served[api] = str(error)
+    lost = [api for api, why in served.items() if why]
+    if len(lost) == len(served):
+        told = "; ".join(f"{api}: {why}" for api, why in served.items())
+        findings.append(wrong(subject, told, "check --username, and whether it is a store"))
+    elif lost:
+        findings.append(ok(subject, f"serves {V3 if lost == [V2] else V2}, not {lost[0]}"))
+    else:
+        findings.append(ok(subject, f"serves {V2} and {V3}"))
+    return findings
+
+
+def clock(endpoint: str, date: str, began: float, ended: float) -> Finding:
+    """How far this machine's clock is from that of an endpoint, which sent this Date header (RFC 9110, 6.6.1)
+    between two moments of this machine's clock.
+    """
+    subject = "clock"
+    try:
+        told = parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError):
+        return unknown(subject, f"{endpoint} tells no time", "compare the clocks by hand: timedatectl")
+    # It was sent in [told, told + 1), whole seconds being cut off.
+    drift = began - (told + 1) if began > told + 1 else ended - told if ended < told else 0.0
+    text = f"{abs(drift):.0f} s {'ahead of' if drift > 0 else 'behind'} {endpoint}"
+    if abs(drift) >= FAR_SECONDS:
+        return wrong(subject, text, "set the clocks, by NTP: certificates may be refused")
+    if abs(drift) >= DRIFT_SECONDS:
+        return warning(subject, text, "set the clocks, by NTP")
+    return ok(subject, f"within {DRIFT_SECONDS:g} s of {endpoint}")
+
+
+async def _network(settings: Settings, access: StoreAccess, known: Known) -> None:
+    store = await access.choose_or_begin()
+    entry = await store.config()
+    key = settings.key("config")
+    if entry is None or entry.value is None:
+        known.findings.append(wrong("network", f"{key}: there is none", "write one with network set"))
+        return
+    try:
+        known.network = parse_network(entry.value.encode())
+    except NetstoreError as error:
+        known.findings.append(wrong("network", f"{key}: {error}", "correct it with network set"))
+        return
+    network = known.network
+    known.findings.append(ok("network", f"{network.network} in {store.api}, backend {network.backend_type}"))
+    known.findings += await _both(access, store)
+    entries = (await store.entries()).entries
+    known.records = survey(entries, network, settings.key("subnets"))
+    known.findings += leases(known.records)
+
+
+async def _both(access: StoreAccess, used: SubnetStore) -> list[Finding]:
+    """Whether the other API has a network too."""
+    other = V3 if used.api == V2 else V2
+    try:
+        found = await (await access.store(other)).config()
+    except ClientError:
+        return []  # what an endpoint serves is a finding of its own
+    if found is None:
+        return []
+    advice = "set store_api of every agent, and remove the other config when nobody uses it"
+    return [warning("network", f"{V2} and {V3} both have a network config; {used.api} is used here", advice)]
+
+
+def leases(records: Sequence[Record]) -> Iterator[Finding]:
+    """Addresses that hold several subnets, and other records that daemons stumble over."""
+    holders: dict[str, list[str]] = {}
+    for record in records:
+        if record.public_ip is not None:
+            holders.setdefault(record.public_ip, []).append(record.subnet)
+    twice = {ip: held for ip, held in holders.items() if len(held) > 1}
+    if twice:
+        named = "; ".join(
+            f"{ip} holds {' and '.join(held[:NAMED])}" for ip, held in list(twice.items())[:NAMED]
+        )
+        yield wrong(
+            "duplicates",
+            f"{len(twice)} addresses hold several subnets: {named}",
+            "give each node an address of its own (--public-ip), or release what is left over",
+        )
+    else:
+        yield ok("duplicates", "no address holds two subnets")
+    bad = [
+        record for record in records if any(not problem.endswith("subnets") for problem in record.problems)
+    ]
+    if bad:
+        named = "; ".join(f"{record.subnet}: {', '.join(record.problems)}" for record in bad[:NAMED])
+        yield wrong("leases", f"{len(bad)} of {len(records)} have problems: {named}", "see subnet ls")
+    else:
+        yield ok("leases", f"{len(records)} records, none with a problem")

@@ -1,0 +1,258 @@
+"""`netstorectl subnet move` and `drain`: a node gets another subnet, or gives up those it holds.
+
+A move is safe in the order in which it is done: the new subnet is reserved for the node, which fails if
+anybody has it; the node's agent takes the reservation, and writes its subnet file; the former lease stays
+until it ends or is released, so that pods with its addresses keep their routes. No two nodes have one subnet
+at any time. A move that the agent does not carry out is undone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from netstore.cli.commands import completion
+from netstore.cli.commands.failures import Exit, Failure, refused, usage
+from netstore.cli.commands.invocation import Settings, agreed, index_of, say
+from netstore.cli.commands.leases import HEADINGS, Record
+from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.commands.subnet import (
+    canonical,
+    free_ipv6,
+    objection_to,
+    record_name,
+    surveyed,
+)
+from netstore.cli.output import Table
+from netstore.network.addresses import parse_ip, show_ip
+from netstore.network.lease import DEFAULT_TTL, NodeSubnets, SubnetLease, encode_lease, parse_lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from netstore.client.subnetstore import SubnetStore
+
+MOVE_SECONDS: Final = 30.0
+DRAIN_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 0.25
+"""Between two looks at a record that is waited for."""
+
+MAX_WAIT: Final = 3600.0
+
+
+def _patience(word: str | float) -> float:
+    """Parse how long is waited; 0 is not to wait."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MAX_WAIT:
+        raise click.BadParameter(f"{word!r} is not a number of seconds from 0 to {MAX_WAIT:g}")
+    return value
+
+
+def _wait(default: float, what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--wait", type=_patience, default=default, metavar="SECONDS", help=f"{what}  [{default:g}]"
+    )
+
+
+@click.command("move", cls=Command)
+@click.option("--release", is_flag=True, help="Remove the former lease once the agent has moved.")
+@_wait(MOVE_SECONDS, "How long the agent may take; 0 leaves the reservation for its next start.")
+@click.argument("holder", metavar="NODE|SUBNET", shell_complete=completion.subnets)
+@click.argument("new_subnet", metavar="NEW-SUBNET")
+@pass_settings
+def move(settings: Settings, holder: str, new_subnet: str, *, wait: float, release: bool) -> None:
+    """Give a node another subnet. NODE is the address that it publishes; SUBNET the one it holds now.
+
+    NEW-SUBNET is reserved for the node, whose netstore-agent takes it while it runs. The former lease stays
+    until it ends, so that pods keep their routes, or is removed with --release. If the agent does not take it
+    in time, all is undone; flanneld never does so before it is started again.
+    """
+    wanted = canonical(new_subnet)
+    records, network = surveyed(settings, None)
+    if network is None:
+        raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
+    former = _held(records, holder, settings)
+    lease = _lease(former)
+    others = [record for record in records if record is not former]
+    objection = objection_to(wanted, lease.public_ip, network, others)
+    if lease.subnet == wanted:
+        objection = f"{former.public_ip}: holds {wanted} already"
+    if objection is None and lease.subnet.overlaps(wanted):
+        objection = f"{wanted}: overlaps {lease.subnet}, which the node holds now"
+    if objection is not None:
+        raise refused(objection)
+    name = NodeSubnets(wanted, free_ipv6(network, wanted, records)).lease_name
+
+    async def moving(store: SubnetStore) -> bool:
+        return await _carry_out(store, former, name, wait)
+
+    taken = settings.ask_network(moving)
+    if taken and release:
+
+        async def releasing(store: SubnetStore) -> bool:
+            return await _release(store, former)
+
+        if not settings.ask_network(releasing):
+            raise refused(f"{former.subnet}: was changed meanwhile and is not removed; see subnet ls")
+    after = [record for record in surveyed(settings, None)[0] if record.public_ip == former.public_ip]
+    settings.show(
+        {"action": "moved" if taken else "reserved", "subnets": [record.content() for record in after]},
+        _table(after),
+    )
+    if not taken:
+        say(f"{former.public_ip} takes {wanted} when its daemon starts again")
+    elif not release:
+        say(f"{former.subnet} stays until it ends; release it when no pod uses it any more")
+
+
+async def _carry_out(store: SubnetStore, former: Record, name: str, wait: float) -> bool:
+    """Reserve, and wait until the agent has taken it. False if that is not waited for."""
+    import trio  # noqa: PLC0415 - see Settings.run
+
+    lease, wanted = _lease(former), name.replace("-", "/")
+    value = former.entry.value or ""
+    index = former.entry.modified
+    if former.reserved:
+        # An agent leaves a lease for a reservation, never a reservation.
+        changed = index_of(await store.replace(former.name, value, index, DEFAULT_TTL))
+        if changed is None:
+            raise refused(f"{former.subnet}: the record was changed meanwhile; look at it again")
+        index = changed
+    reservation = encode_lease(lease.public_ip, "", names_ipv6=store.names_ipv6)
+    reserved = index_of(await store.create(name, reservation, None))
+    if reserved is None:
+        await _make_permanent_again(store, former, index)
+        raise refused(f"{wanted}: somebody else has just taken it; choose another subnet")
+    if not wait:
+        return False
+    with trio.move_on_after(wait):
+        while not await _is_taken(store, name, lease.public_ip):  # noqa: ASYNC110 - the store is asked
+            await trio.sleep(LOOK_SECONDS)
+        return True
+    if index_of(await store.remove(name, reserved)) is None and await _is_taken(store, name, lease.public_ip):
+        return True
+    await _make_permanent_again(store, former, index)
+    raise refused(
+        f"the daemon of {former.public_ip} has not taken {wanted} within {wait:g} s, and all is as before; is"
+        " it a netstore-agent that runs? --wait 0 leaves the reservation for its next start"
+    )
+
+
+async def _make_permanent_again(store: SubnetStore, former: Record, index: int) -> None:
+    """What was a reservation is one again, unless it was changed meanwhile."""
+    if former.reserved:
+        await store.replace(former.name, former.entry.value or "", index, None)
+
+
+async def _is_taken(store: SubnetStore, name: str, public_ip: int) -> bool:
+    """Whether the node's daemon has written its own attributes into the record."""
+    from netstore.client.subnetstore import Missing  # noqa: PLC0415 - see Settings.run
+
+    entry = await store.entry(name)
+    if isinstance(entry, Missing):
+        raise refused(f"{name}: the reservation was removed by somebody else")
+    lease = parse_lease(name, entry.value)
+    if not isinstance(lease, SubnetLease) or lease.public_ip != public_ip:
+        raise refused(f"{name}: the reservation was changed by somebody else; see subnet show {name}")
+    return bool(lease.backend_type)
+
+
+async def _release(store: SubnetStore, former: Record) -> bool:
+    """Remove the former lease if the node still holds it. False if it is another's now."""
+    from netstore.client.subnetstore import Missing  # noqa: PLC0415 - see Settings.run
+
+    entry = await store.entry(former.name)
+    if isinstance(entry, Missing):
+        return True
+    lease = parse_lease(former.name, entry.value)
+    if not isinstance(lease, SubnetLease) or lease.public_ip != _lease(former).public_ip:
+        return False
+    return index_of(await store.remove(former.name, entry.modified)) is not None
+
+
+@click.command("drain", cls=Command)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@_wait(DRAIN_SECONDS, "How long it is watched whether the node comes back.")
+@click.argument("node", metavar="NODE")
+@pass_settings
+def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
+    """Take a node that is gone, or whose agent is stopped, out of the network. NODE is the address that it
+    publishes.
+
+    All its records are removed, reservations too; then it is watched whether it takes a subnet again, as a
+    running agent does at once, which is told and is exit status 1.
+    """
+    try:
+        address = parse_ip(node)
+    except ValueError as error:
+        usage(f"NODE: {error}; write it as 192.0.2.7")
+    mine = [record for record in surveyed(settings, None)[0] if _is_of(record, address)]
+    if not mine:
+        raise Failure(Exit.NOT_FOUND, f"{node}: holds no subnet; see subnet ls")
+    named = " and ".join(record.subnet for record in mine)
+    if not yes and not agreed(f"{node} holds {named}: its pods lose their routes on all nodes. Drain it?"):
+        raise refused(f"{node} holds {named}, and is not drained; give --yes if that is meant")
+
+    async def draining(store: SubnetStore) -> list[str]:
+        import trio  # noqa: PLC0415 - see Settings.run
+
+        for record in mine:
+            if index_of(await store.remove(record.name, record.entry.modified)) is None:
+                raise refused(
+                    f"{record.subnet}: was changed meanwhile; its agent runs: stop it, and try again"
+                )
+        with trio.move_on_after(wait):
+            while True:
+                entries = (await store.entries()).entries
+                found = [parse_lease(entry.name, entry.value) for entry in entries]
+                back = [
+                    str(lease.subnet)
+                    for lease in found
+                    if isinstance(lease, SubnetLease) and lease.public_ip == address
+                ]
+                if back:
+                    return back
+                await trio.sleep(max(LOOK_SECONDS, wait / 8))
+        return []
+
+    back = settings.ask_network(draining)
+    if back:
+        raise refused(
+            f"{show_ip(address)} has taken {' and '.join(back)} again: its agent runs; stop it, and try again"
+        )
+    settings.show({"action": "drained", "subnets": [record.content() for record in mine]}, _table(mine))
+
+
+def _held(records: Sequence[Record], holder: str, settings: Settings) -> Record:
+    """The one lease of a node, or of a subnet."""
+    try:
+        address = parse_ip(holder)
+    except ValueError:
+        name = record_name(holder)
+        found = [record for record in records if record.name == name]
+    else:
+        found = [record for record in records if _is_of(record, address)]
+    if not found:
+        raise Failure(Exit.NOT_FOUND, f"{settings.key('subnets')}: {holder} is not there; see subnet ls")
+    if len(found) > 1:
+        named = " and ".join(record.subnet for record in found)
+        raise refused(f"{holder}: holds {named}; name the subnet that is to be left, or release one")
+    return found[0]
+
+
+def _is_of(record: Record, address: int) -> bool:
+    return record.lease is not None and record.lease.public_ip == address
+
+
+def _lease(record: Record) -> SubnetLease:
+    if record.lease is None:
+        raise refused(f"{record.name}: is no lease ({'; '.join(record.problems)}); release it")
+    return record.lease
+
+
+def _table(records: Sequence[Record]) -> Table:
+    return Table(HEADINGS, [record.row() for record in records])

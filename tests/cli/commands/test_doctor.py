@@ -1,0 +1,73 @@
+"""`netstorectl doctor` on real stores: its forms and its exit status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.cli.checks.finding import ok, unknown, warning, wrong
+from netstore.cli.commands import doctor
+from tests.cli.commands.conftest import DEAD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from netstore.cli.checks.finding import Finding
+    from tests.cli.commands.conftest import Keys, Run
+
+GOOD = '{"Network":"10.23.0.0/16","Backend":{"Type":"vxlan"}}'
+
+
+@pytest.mark.parametrize(
+    ("findings", "status", "text"),
+    [
+        ([ok("a", "x")], 0, ""),
+        ([ok("a", "x"), warning("b", "x", "y")], 0, ""),
+        ([unknown("a", "x", "y"), warning("b", "x", "y")], 4, "netstorectl: could not be read: a\n"),
+        ([unknown("a", "x", "y"), wrong("b", "x", "y")], 1, "netstorectl: wrong: b\n"),
+    ],
+)
+def test_the_exit_status(
+    run: Run, monkeypatch: pytest.MonkeyPatch, findings: list[Finding], status: int, text: str
+) -> None:
+    async def examine(*_: object) -> list[Finding]:
+        return findings
+
+    monkeypatch.setattr(doctor, "_examine", examine)
+    told = run("doctor")
+    assert (told.status, told.err) == (status, text)
+    assert [row[0] for row in told.rows] == [each.subject for each in findings]
+
+
+def test_a_store_with_a_network(ctl: Run, store: str, prefix: str, keys: Keys, tmp_path: Path) -> None:
+    ctl("network", "set", GOOD)
+    keys.put(f"{prefix}/subnets/10.23.5.0-24", '{"PublicIP":"192.0.2.77","BackendType":"vxlan"}', 100)
+    keys.put(f"{prefix}/subnets/10.23.6.0-24", '{"PublicIP":"192.0.2.77","BackendType":"vxlan"}', 100)
+    told = ctl("doctor", "--data-dir", str(tmp_path), "-o", "json")
+    found = {each["check"]: each for each in told.document["findings"]}
+    assert found["network"]["found"] == f"10.23.0.0/16 in {keys.api}, backend vxlan"
+    assert found[f"store {store}"] == {
+        "check": f"store {store}",
+        "state": "ok",
+        "found": "serves v2 and v3",
+        "advice": None,
+    }
+    assert found["clock"]["state"] == "ok"
+    assert "192.0.2.77 holds 10.23.5.0/24 and 10.23.6.0/24" in found["duplicates"]["found"]
+    assert {"sync", "space", "file system", "ip_forward", "interface", "lease"} <= set(found)
+    assert told.status == 1
+    assert "duplicates" in told.err
+
+
+def test_a_store_that_does_not_answer_and_a_config_that_cannot_be_used(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "netstore.toml"
+    file.write_text("[agent]\nlease_ttl = 0\n")
+    told = run("--endpoints", DEAD, "doctor", "--config-file", str(file), "-o", "json")
+    found = {each["check"]: each for each in told.document["findings"]}
+    assert told.status == 1
+    assert found[f"store {DEAD}"]["state"] == "wrong"
+    assert found["network"]["state"] == "unknown"
+    assert found["config netstore-agent"]["state"] == "wrong"
+    assert "lease_ttl" in found["config netstore-agent"]["found"]
+    assert found["config netstored"]["state"] == "ok"
