@@ -15,7 +15,7 @@ from netstore.agent.metrics import CONTENT_TYPE
 from netstore.agent.readiness import verbose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from netstore.agent.readiness import Readiness
 
