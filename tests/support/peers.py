@@ -30,6 +30,7 @@ PACKAGE_OF: Final = {
     "curl": "curl",
     "h2load": "nghttp2-client",
     "make": "make",
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
     "valgrind": "valgrind",
 }
 """Program -> the Debian package that has it."""

@@ -50,7 +50,7 @@ PROGRAMS: Final = {
 }
 """Page -> where its program's options are declared."""
 
-PAGES: Final = (*PROGRAMS, "netstore.toml.5")
+PAGES: Final = (*PROGRAMS, "netstore-cni.8", "netstore.toml.5")
 
 OTHERS: Final = frozenset(
     {"sd_notify 3", "systemd.exec 5", "systemd.service 5", "systemd 1", "ip-route 8", "etcd 1"}
