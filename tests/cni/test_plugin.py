@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from netstore.cni.delegate import (
     UNKNOWN_CONTAINER,
     UNSUPPORTED_VERSION,
 )
+from netstore.cni.plugin import main
 from tests.support.patience import seconds
 
 ENV = "FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.42.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
@@ -210,6 +212,34 @@ def test_faults_are_told_as_the_specification_has_them(runtime: Runtime) -> None
     (runtime.folder / "killed").touch()
     status, error = runtime.run("ADD")
     assert (status, error["code"], "signal 9" in error["msg"]) == (1, IO_FAILURE, True)
+
+
+@pytest.mark.parametrize(
+    ("verb", "text", "status", "told"),
+    [
+        ("VERSION", "", 0, '"supportedVersions"'),
+        ("", "{}", 1, "CNI_COMMAND: '' is no verb of CNI"),
+        ("ADD", '{"subnetFile":"/nowhere/subnet.env"}', 1, "/nowhere/subnet.env: there is no such file"),
+        ("DEL", '{"dataDir":"/nowhere"}', 0, ""),
+        ("CHECK", '{"dataDir":"/nowhere"}', 1, "was not attached by this plugin"),
+        ("DEL", '{"dataDir":"nowhere"}', 1, 'dataDir: \\"nowhere\\" is no absolute path'),
+    ],
+)
+def test_a_run_in_this_process(  # noqa: PLR0917 - a table of cases
+    verb: str,
+    text: str,
+    status: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    for name, value in (("COMMAND", verb), ("CONTAINERID", "c1"), ("IFNAME", "eth0"), ("PATH", "/nowhere")):
+        monkeypatch.setenv(f"CNI_{name}", value)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == status
+    assert told in capsys.readouterr().out
 
 
 def test_a_damaged_kept_configuration_is_told(runtime: Runtime) -> None:
