@@ -30,7 +30,7 @@ from netstore.errors import CorruptData, NetstoreError
 from netstore.types import ClusterId, NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 FORMAT: Final = 2
@@ -55,7 +55,9 @@ MAX_TOKEN_CHARACTERS: Final = 256
 
 _JOIN: Final = "token"
 
-_OWN_NAMES: Final = frozenset({"lock", "lost+found", "state", "wal", _JOIN})
+_OWN_NAMES: Final = frozenset(
+    {"lock", "lost+found", "state", "wal", _JOIN, f"{_JOIN}.new", f"{_IDENTITY}.new"}
+)
 """What a folder has before it has an identity, at most; also the root of a disk of its own."""
 
 _TITLE: Final = "netstore data folder"
@@ -129,11 +131,12 @@ class DataDir:
         A file in it that other users might read gets mode 0600 again: the mode of the folder kept them out.
 
         NetstoreError, in one line with the fix, when the folder is accessible to other users, has files of
-        other users, is in use, unreadable, not a folder, in another format, damaged, or when its log is
-        another member's.
+        other users or of another program, is in use, unreadable, not a folder, in another format, damaged, or
+        when its log is another member's.
         """
         wal = path / "wal" if wal_dir is None else wal_dir
         _make_folder(path)
+        _check_no_foreign(path)
         lock = _lock(path)
         try:
             _make_folder(wal, own=wal_dir is None)
@@ -216,6 +219,34 @@ def _make_folder(path: Path, *, own: bool = False) -> None:
                     " choose another folder"
                 )
             raise NetstoreError(f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}")
+
+
+def _check_no_foreign(path: Path) -> None:
+    """Refuse a folder that is no member's and has anything else in it, before anything there is changed: a
+    store that began empty beside the data of another would hide it from its clients.
+    """
+    with explain_errors(path):
+        names = set(os.listdir(path))  # noqa: PTH208 - may fail
+    if _IDENTITY in names:
+        return
+    if "member" in names and any((path / "member" / each).exists() for each in ("snap", "wal")):
+        raise NetstoreError(
+            f"{path}: has the data of an etcd (the folder member), which netstored does not read; nothing was"
+            " changed: choose an empty folder, and copy the keys from that etcd while it runs, the v3 API's"
+            " with etcdctl make-mirror"
+        )
+    foreign = sorted(names - _OWN_NAMES)
+    if foreign:
+        raise NetstoreError(
+            f"{path}: no member's folder, but it has {_show_names(foreign)}; nothing was changed: choose an"
+            " empty folder"
+        )
+
+
+def _show_names(names: Sequence[str]) -> str:
+    """The first three names, for a message; control characters are escaped."""
+    shown = ", ".join(repr(name[:64]) for name in names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def _make_private(folder: Path) -> list[str]:
@@ -372,10 +403,16 @@ def _finish_replacing(path: Path, wal: Path) -> None:
 
 
 def _check_no_log(path: Path, wal: Path) -> None:
+    """Refuse a log, or a state, whose member is not known any more."""
     found = next(iter(sorted(wal.glob("*.wal"))), None)
     if found is not None:
         raise NetstoreError(
             f"{path}: no identity, but {found} is there: restore the whole folder, or remove the log"
+        )
+    state = path / "state" / STATE_FILE
+    if state.exists():
+        raise NetstoreError(
+            f"{path}: no identity, but {state} is there: restore the whole folder, or remove the state"
         )
 
 

@@ -109,6 +109,59 @@ def test_a_log_without_identity_is_not_taken_over(tmp_path: Path) -> None:
     assert "no identity, but" in refused(tmp_path / "data", wal)
 
 
+def test_a_state_without_identity_is_not_taken_over(tmp_path: Path) -> None:
+    state = tmp_path / "data" / "state" / datadir.STATE_FILE
+    state.parent.mkdir(0o700, parents=True)
+    state.parent.parent.chmod(0o700)
+    state.write_bytes(b"x")
+    assert f"no identity, but {state} is there" in refused(tmp_path / "data")
+
+
+@pytest.mark.parametrize("part", ["snap", "wal"])
+def test_the_folder_of_an_etcd_is_refused_and_left_alone(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "data"
+    (path / "member" / part).mkdir(0o755, parents=True)
+    path.chmod(0o700)
+    (path / "member" / part / "db").write_bytes(b"x")
+    before = {each: each.stat().st_mode for each in path.rglob("*")}
+    text = refused(path)
+    assert text.startswith(f"{path}: has the data of an etcd (the folder member)")
+    assert "etcdctl make-mirror" in text
+    assert {each: each.stat().st_mode for each in path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "a\nb", "member", "identity.old"])
+def test_a_folder_with_foreign_files_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "data"
+    path.mkdir(0o700)
+    (path / name).write_bytes(b"x")
+    (path / name).chmod(0o644)
+    text = refused(path)
+    assert text == (
+        f"{path}: no member's folder, but it has {name!r}; nothing was changed: choose an empty folder"
+    )
+    assert [each.name for each in path.iterdir()] == [name]
+    assert (path / name).stat().st_mode & 0o777 == 0o644
+
+
+def test_of_many_foreign_files_three_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.mkdir(0o700)
+    for number in range(9):
+        (path / f"f{number}").touch()
+    assert "it has 'f0', 'f1', 'f2' and 6 more; nothing" in refused(path)
+
+
+def test_what_a_crash_leaves_before_there_is_an_identity_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    for name in ("lost+found", "wal", "state"):
+        (path / name).mkdir(0o700, parents=True)
+    path.chmod(0o700)
+    for name in ("lock", "identity.new"):
+        (path / name).write_bytes(b"")
+    adopted(path, ME).close()
+
+
 def test_a_second_daemon_is_refused_with_the_process_id_of_the_first(folder: Path) -> None:
     data = adopted(folder, ME)
     assert (

@@ -36,6 +36,7 @@ PACKAGE_OF: Final = {
     "iptables": "iptables",
     "ip6tables": "iptables",
     "/usr/lib/cni/portmap": "containernetworking-plugins",
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
     "valgrind": "valgrind",
 }
 """Program -> the Debian package that has it."""

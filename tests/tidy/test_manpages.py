@@ -50,7 +50,7 @@ PROGRAMS: Final = {
 }
 """Page -> where its program's options are declared."""
 
-PAGES: Final = (*PROGRAMS, "netstore.toml.5", "netstore-backends.7")
+PAGES: Final = (*PROGRAMS, "netstore-backends.7", "netstore-cni.8", "netstore.toml.5")
 
 OTHERS: Final = frozenset(
     {

@@ -1,0 +1,253 @@
+"""netstore-cni: the CNI plugin for pods on a netstore or flannel network (CNI specification 1.1, section 2).
+
+The container runtime runs it for each pod with a verb in the environment and the configuration on standard
+input. It runs the plugin that it delegates to (`delegate`) with the same environment and that plugin's own
+configuration, which is kept from ADD until DEL has succeeded: a pod is taken away as it was attached,
+whatever the node's subnet is by then.
+
+A file of a kept configuration has the container's id as its name, in flannel's folder and form, so pods that
+flannel's plugin attached are taken away by this one. For any other interface than eth0 the name has the
+interface's too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Final, NoReturn
+
+from netstore.cni.delegate import (
+    BAD_CONFIG,
+    BAD_ENVIRONMENT,
+    DEFAULT_DATA_DIR,
+    DEFAULT_SUBNET_FILE,
+    IO_FAILURE,
+    MAX_CONFIG_BYTES,
+    NOT_AVAILABLE,
+    NOT_JSON,
+    SUPPORTED,
+    TRY_AGAIN,
+    UNKNOWN_CONTAINER,
+    CniError,
+    Fields,
+    NodeNetwork,
+    delegate_config,
+    parse_config,
+    parse_node_network,
+    path_setting,
+    with_gateways,
+)
+
+MAX_SUBNET_FILE_BYTES: Final = 64 * 1024
+
+_FIRST: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_FURTHER: Final = _FIRST | frozenset("_.-")
+
+
+def main() -> NoReturn:
+    """Carry out the verb in CNI_COMMAND and end with the status that the specification asks for."""
+    version = SUPPORTED[0]
+    try:
+        text = _read_input()
+        verb = os.environ.get("CNI_COMMAND", "")
+        if verb == "VERSION":
+            _show_versions(text)
+            sys.exit(0)
+        config = parse_config(text)
+        version = config.get("cniVersion", version)
+        status = _carry_out(verb, config)
+    except CniError as error:
+        _print_error(version, error.code, error.message, error.details)
+        sys.exit(1)
+    except OSError as error:
+        _print_error(version, IO_FAILURE, f"{error.filename}: {error.strerror}", "")
+        sys.exit(1)
+    sys.exit(status)
+
+
+def _read_input() -> bytes:
+    text = sys.stdin.buffer.read(MAX_CONFIG_BYTES + 1)
+    if len(text) > MAX_CONFIG_BYTES:
+        raise CniError(NOT_JSON, f"the network configuration has more than {MAX_CONFIG_BYTES} bytes")
+    return text
+
+
+def _carry_out(verb: str, config: Fields) -> int:
+    if verb == "ADD":
+        kept = _kept_file(config)
+        delegate = delegate_config(config, _node_network(config))
+        _keep(kept, delegate)
+        return _run(delegate)
+    if verb == "DEL":
+        return _detach(config)
+    if verb == "CHECK":
+        found = _read_kept(_kept_file(config))
+        if found is None:
+            raise CniError(UNKNOWN_CONTAINER, "this container was not attached by this plugin")
+        if "prevResult" in config:
+            found["prevResult"] = with_gateways(config["prevResult"])
+        return _run(found)
+    if verb == "STATUS":
+        return _run(delegate_config(config, _node_network(config, absent=NOT_AVAILABLE)))
+    if verb == "GC":
+        delegate = delegate_config(config, _node_network(config))
+        delegate["cni.dev/valid-attachments"] = config.get("cni.dev/valid-attachments", [])
+        return _run(delegate)
+    raise CniError(
+        BAD_ENVIRONMENT,
+        f"CNI_COMMAND: {verb[:40]!r} is no verb of CNI",
+        "a container runtime sets it; to see that the plugin runs, set it to VERSION",
+    )
+
+
+def _detach(config: Fields) -> int:
+    """DEL: again and again without harm; what is not known was taken away before."""
+    kept = _kept_file(config)
+    delegate = _read_kept(kept)
+    if delegate is None:
+        return 0
+    status = _run(delegate)
+    if status == 0:
+        _remove(kept)
+    return status
+
+
+def _show_versions(text: bytes) -> None:
+    """VERSION: the answer is in the version that was asked in, also where that is none of ours."""
+    try:
+        config = json.loads(text) if text.strip() else {}
+        asked = config.get("cniVersion", SUPPORTED[0])
+    except (ValueError, AttributeError, RecursionError):
+        raise CniError(NOT_JSON, "the network configuration is no JSON object") from None
+    _print({"cniVersion": asked, "supportedVersions": list(SUPPORTED)})
+
+
+def _print_error(version: str, code: int, message: str, details: str) -> None:
+    error: Fields = {"cniVersion": version, "code": code, "msg": f"netstore-cni: {message}"}
+    if details:
+        error["details"] = details
+    _print(error)
+
+
+def _print(document: Fields) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+
+
+def _node_network(config: Fields, absent: int = TRY_AGAIN) -> NodeNetwork:
+    path = path_setting(config, "subnetFile", DEFAULT_SUBNET_FILE)
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib costs 5 ms
+            text = file.read(MAX_SUBNET_FILE_BYTES)
+    except FileNotFoundError:
+        raise CniError(
+            absent, f"{path}: there is no such file", "netstore-agent writes it; is it running here?"
+        ) from None
+    return parse_node_network(text)
+
+
+def _kept_file(config: Fields) -> str:
+    """The path of the configuration that is kept for this attachment."""
+    container, interface = os.environ.get("CNI_CONTAINERID", ""), os.environ.get("CNI_IFNAME", "")
+    if not (container and container[0] in _FIRST and set(container) <= _FURTHER and len(container) <= 200):
+        raise CniError(
+            BAD_ENVIRONMENT,
+            f"CNI_CONTAINERID: {container[:40]!r} is no container's id",
+            "letters, digits, and _ . - after the first",
+        )
+    if (
+        not 0 < len(interface) <= 15
+        or interface in (".", "..")
+        or any(character in "/:" or character.isspace() or character == "\0" for character in interface)
+    ):
+        raise CniError(
+            BAD_ENVIRONMENT,
+            f"CNI_IFNAME: {interface[:40]!r} is no name of an interface",
+            "1 to 15 characters",
+        )
+    name = container if interface == "eth0" else f"{container}-{interface}"
+    return f"{path_setting(config, 'dataDir', DEFAULT_DATA_DIR)}/{name}"
+
+
+def _keep(path: str, delegate: Fields) -> None:
+    """Write the configuration so that a crash leaves all of it or nothing. OSError if that fails."""
+    folder = path.rpartition("/")[0]
+    os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - as above
+    aside = f"{path}.new"
+    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        rest = memoryview(json.dumps(delegate).encode())
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+    os.rename(aside, path)  # noqa: PTH104 - as above
+
+
+def _read_kept(path: str) -> Fields | None:
+    """The kept configuration; None if there is none. CniError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - as above
+            text = file.read(MAX_CONFIG_BYTES)
+    except FileNotFoundError:
+        return None
+    try:
+        kept = json.loads(text)
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict) or not isinstance(kept.get("type"), str):
+        raise CniError(
+            IO_FAILURE, f"{path}: is damaged", "remove the file, and what the container had with the plugins"
+        )
+    return kept
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)  # noqa: PTH108 - as above
+    except FileNotFoundError:
+        return  # two DELs at once
+
+
+def _run(delegate: Fields) -> int:
+    """Run the plugin that the configuration names, with it on standard input; its output is ours. Returns its
+    exit status.
+    """
+    program = _find(delegate["type"])
+    text = json.dumps(delegate).encode()
+    source = os.memfd_create("config", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(text)
+        while rest:
+            rest = rest[os.write(source, rest) :]
+        os.lseek(source, 0, os.SEEK_SET)
+        sys.stdout.flush()
+        process = os.posix_spawn(
+            program, [program], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, source, 0)]
+        )
+    finally:
+        os.close(source)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if status < 0:
+        raise CniError(IO_FAILURE, f"{program}: was ended by signal {-status}")
+    return status
+
+
+def _find(kind: str) -> str:
+    """The path of a plugin's program, from CNI_PATH."""
+    folders = os.environ.get("CNI_PATH", "").split(os.pathsep)
+    for folder in folders:
+        path = f"{folder}/{kind}"
+        if folder.startswith("/") and os.path.isfile(path) and os.access(path, os.X_OK):  # noqa: PTH113
+            return path
+    raise CniError(
+        BAD_CONFIG,
+        f"delegate.type: the plugin {kind[:80]} is not in CNI_PATH",
+        "install it (Debian: containernetworking-plugins); CNI_PATH has"
+        f" {', '.join(folders)[:400] or 'nothing'}",
+    )
+
+
+if __name__ == "__main__":
+    main()
