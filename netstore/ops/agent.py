@@ -13,7 +13,18 @@ from netstore.network.config import DEFAULT_PREFIX
 from netstore.network.lease import DEFAULT_TTL
 from netstore.ops.addresses import TARGETS
 from netstore.ops.flannel_flags import FLANNEL_ONLY
-from netstore.ops.kinds import PEM, BadValue, Choice, FilePath, Several, Switch, Text, WholeNumber, quoted
+from netstore.ops.kinds import (
+    KEY_PATTERN,
+    PEM,
+    BadValue,
+    Choice,
+    FilePath,
+    Several,
+    Switch,
+    Text,
+    WholeNumber,
+    quoted,
+)
 from netstore.ops.layers import CONFIG_FILE, Layered
 from netstore.ops.loglevels import log_format, log_level
 from netstore.ops.settings import BadSetting, check_settings, setting
@@ -43,7 +54,6 @@ def _place(error: Exception) -> str:
 
 
 _IPV4: Final = r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?!$)|$)){4}"
-_PREFIX: Final = r"(?:/(?!\.{1,2}(?:/|$))[^/\s]{1,255}){1,16}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +68,7 @@ class AgentConfig:
         variables=("FLANNELD_ETCD_ENDPOINTS",),
     )
     prefix: str = setting(
-        Text("give a key as /name/name, without . and .. and a slash at its end", _PREFIX, "KEY"),
+        Text("give a key as /name/name, without . and .. and a slash at its end", KEY_PATTERN, "KEY"),
         DEFAULT_PREFIX,
         "Key under which the network keeps its config and its leases.",
         flags=("etcd-prefix",),
@@ -202,7 +212,7 @@ AGENT: Final = Layered(
     program="netstore-agent",
     about="Holds this node's subnet lease and keeps its routes to the other nodes.",
     table="agent",
-    tables=("store", "agent"),
+    tables=("store", "agent", "network"),
     prefix="NETSTORE_AGENT_",
     siblings=(),
     alias_prefix="FLANNELD_",

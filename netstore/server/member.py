@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.api.admin import AdminApi
 from netstore.api.gate import Gate
+from netstore.api.networks import NetworkWrites
 from netstore.api.routes import routes
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
@@ -97,6 +98,13 @@ class RunningMember:
             get_logger("consistency"),
         )
         self.gate = Gate()
+        self.networks = NetworkWrites(
+            config.network_prefixes if config.network_validate else (),
+            dict,
+            self._call_for_client,
+            base.clock,
+            get_logger("networks"),
+        )
         self.statistics = StatsApi(host, self.peers)
         base.router = routes(
             host,
@@ -108,6 +116,7 @@ class RunningMember:
             admin_api=AdminApi(host, self.cluster, base.meter, scrubber, base.shares),
             set_level=set_level,
             enable_v2=config.enable_v2,
+            networks=self.networks,
         )
         base.grpc.services = self._services()
 
@@ -187,6 +196,7 @@ class RunningMember:
             below=secrets.randbelow,
             log=get_logger("v3"),
             gate=self.gate,
+            networks=self.networks,
         )
 
     def _answer_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:

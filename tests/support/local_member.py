@@ -34,6 +34,7 @@ from tests.support.log import AnyLevel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.api.networks import NetworkWrites
     from netstore.node.pacing import Behind
     from netstore.raft.status import PeerStatus
     from netstore.state.machine import Outcome
@@ -259,7 +260,12 @@ class LocalCluster:
 class LocalMember:
     """`node.member.Member` of a cluster of one that decides at once, with its keys API behind a router."""
 
-    def __init__(self, engine: MemoryEngine | None = None, clock: HandClock | None = None) -> None:
+    def __init__(
+        self,
+        engine: MemoryEngine | None = None,
+        clock: HandClock | None = None,
+        networks: NetworkWrites | None = None,
+    ) -> None:
         self.id = NodeId(0x8E9E05C52164694D)
         self.name = "local"
         self.cluster_id = ClusterId(0xCDF818194E3A8C32)
@@ -283,7 +289,7 @@ class LocalMember:
         self.cluster = LocalCluster(self)
         self.reaper = Reaper(self, self.machine.tree.timed, 0.0, v2.ExpireNodes, v2.TtlCheckpoint)
         self.gate = Gate()
-        self.keys = KeysApi(self, self.reaper.countdown, self.gate)
+        self.keys = KeysApi(self, self.reaper.countdown, self.gate, networks)
         self.deadlines = Deadlines(self.clock)
         members = MembersApi(self, self.cluster)
         self.router = Router(
