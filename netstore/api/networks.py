@@ -8,17 +8,17 @@ it has applied; a write that a retirement after it would have refused stands
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore.errors import INVALID_FIELD, Fault, failed, too_many
+from netstore.errors import INVALID_FIELD, Fault
 from netstore.network.check import MAX_CHECKED_BYTES, begin, finish
 from netstore.network.config import NetworkConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from netstore.api.beside import Beside
     from netstore.network.check import Verdict
     from netstore.network.plugins import Plugin
     from netstore.seams import Clock, Log
@@ -28,9 +28,6 @@ CONFIG: Final = b"/config"
 
 MAX_WRITTEN_BYTES: Final = 2 * MAX_CHECKED_BYTES
 """Of all documents that one request writes."""
-
-MOST_WAITING: Final = 8
-"""Checks against schemas that may be under way at a time; each has a thread."""
 
 WARNING_SECONDS: Final = 1.0
 """The warnings about at most one write in this time are logged."""
@@ -46,20 +43,19 @@ class NetworkWrites:
         self,
         prefixes: Sequence[str],
         admitted: Callable[[], Mapping[str, Plugin]],
-        call_soon: Callable[[Callable[[], object]], None],
+        beside: Beside,
         clock: Clock,
         log: Log,
     ) -> None:
         """`prefixes` are those of the networks; none: nothing is checked. `admitted` gives the plugins by
-        name. `call_soon` makes a call on the loop, from any thread.
+        name. Schemas are checked `beside` the loop.
         """
         self.keys: frozenset[bytes] = frozenset(prefix.encode() + CONFIG for prefix in prefixes)
         """The keys whose values are to be checked."""
         self._admitted = admitted
-        self._call_soon = call_soon
+        self._beside = beside
         self._clock = clock
         self._log = log
-        self._waiting = 0
         self._warned_at = float("-inf")
         self._unlogged = 0
 
@@ -86,29 +82,10 @@ class NetworkWrites:
                 self._warn(key, verdict.warnings)
             if verdict.plugin is not None:
                 pending.append(verdict)
-        if not pending:
-            done(None)
-        elif self._waiting >= MOST_WAITING:
-            done(too_many())
+        if pending:
+            self._beside.run(partial(_finish, pending), done)
         else:
-            self._waiting += 1
-            threading.Thread(target=self._run, args=(pending, done), name="schema", daemon=True).start()
-
-    def _run(self, pending: list[Verdict], done: Callable[[Fault | None], None]) -> None:
-        outcome: Fault | None = None
-        try:
-            for verdict in pending:
-                finish(verdict)
-        except NetworkConfigError as error:
-            outcome = _refusal(error)
-        except Exception as error:  # noqa: BLE001 - the client is told, and the log
-            self._call_soon(partial(self._log.error, "schema_not_checked", error=repr(error)))
-            outcome = failed()
-        self._call_soon(partial(self._finish, outcome, done))
-
-    def _finish(self, outcome: Fault | None, done: Callable[[Fault | None], None]) -> None:
-        self._waiting -= 1
-        done(outcome)
+            done(None)
 
     def _warn(self, key: bytes, warnings: Sequence[str]) -> None:
         now = self._clock.monotonic()
@@ -123,6 +100,15 @@ class NetworkWrites:
             not_logged=self._unlogged,
         )
         self._unlogged = 0
+
+
+def _finish(pending: Sequence[Verdict]) -> Fault | None:
+    try:
+        for verdict in pending:
+            finish(verdict)
+    except NetworkConfigError as error:
+        return _refusal(error)
+    return None
 
 
 def _refusal(error: NetworkConfigError) -> Fault:

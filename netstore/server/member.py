@@ -7,8 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.api.admin import AdminApi
+from netstore.api.beside import Beside
 from netstore.api.gate import Gate
 from netstore.api.networks import NetworkWrites
+from netstore.api.plugins import Admitted, PluginsApi
 from netstore.api.routes import routes
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
@@ -98,10 +100,14 @@ class RunningMember:
             get_logger("consistency"),
         )
         self.gate = Gate()
+        admitted, beside = (
+            Admitted(host.machine.plugins),
+            Beside(self._call_for_client, get_logger("schemas")),
+        )
         self.networks = NetworkWrites(
             config.network_prefixes if config.network_validate else (),
-            dict,
-            self._call_for_client,
+            admitted,
+            beside,
             base.clock,
             get_logger("networks"),
         )
@@ -113,7 +119,14 @@ class RunningMember:
             base.deadlines,
             gate=self.gate,
             statistics=self.statistics,
-            admin_api=AdminApi(host, self.cluster, base.meter, scrubber, base.shares),
+            admin_api=AdminApi(
+                host,
+                self.cluster,
+                base.meter,
+                scrubber,
+                base.shares,
+                PluginsApi(host, admitted, beside),
+            ),
             set_level=set_level,
             enable_v2=config.enable_v2,
             networks=self.networks,
