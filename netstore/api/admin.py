@@ -88,6 +88,7 @@ class AdminApi:
         meter: Meter | None = None,
         scrubber: ScrubProgress | None = None,
         shares: Shares | None = None,
+        *,
         plugins: PluginsApi | None = None,
     ) -> None:
         self._member = member

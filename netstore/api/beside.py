@@ -26,8 +26,8 @@ class Beside:
         self._waiting = 0
 
     def run(self, work: Callable[[], Fault | None], done: Callable[[Fault | None], None]) -> None:
-        """Call `work` in a thread; `done` gets its result on the loop. If too much is under way, `done` gets a
-        Fault before this returns; if `work` raises, that is logged, and `done` gets a Fault.
+        """Call `work` in a thread; `done` gets its result on the loop. If too much is under way, `done` gets
+        a Fault before this returns; if `work` raises, that is logged, and `done` gets a Fault.
         """
         if self._waiting >= MOST_WAITING:
             done(too_many())

@@ -104,7 +104,7 @@ class PluginsApi:
             if method == b"GET":
                 _respond(exchange, 200, self._shown(name))
             else:
-                self._propose(exchange, RetirePlugin(name), self._shown(name))
+                self._propose(exchange, RetirePlugin(name), partial(_constant, self._shown(name)))
         elif name not in BUILT_IN:
             raise BadBody(404, f"no plugin {name[:64]} is admitted")
         elif method == b"GET":
@@ -113,6 +113,8 @@ class PluginsApi:
             raise BadBody(409, f"{name} is built in, and cannot be retired")
 
     def _shown(self, name: str) -> dict[str, Any]:
+        if name not in self._plugins.by_name:  # retired since
+            return {"name": name}
         shown: dict[str, Any] = msgspec.to_builtins(self._admitted()[name])
         if "wheel" in shown:
             shown["wheel"] |= {"received": self._plugins.by_name[name].received}
@@ -140,7 +142,8 @@ class PluginsApi:
             return
         wheel = plugin.wheel
         digest, size = (b"", 0) if wheel is None else (bytes.fromhex(wheel.sha256), wheel.size)
-        self._propose(exchange, AdmitPlugin(plugin.name, encode_plugin(plugin), digest, size))
+        command = AdmitPlugin(plugin.name, encode_plugin(plugin), digest, size)
+        self._propose(exchange, command, partial(self._shown, plugin.name))
 
     def _wheel(self, exchange: Exchange, name: str, digest: str, offset: str) -> None:
         if not method_allowed(exchange, b"GET,PUT"):
@@ -156,25 +159,31 @@ class PluginsApi:
             body = exchange.request.body
             if exchange.request.too_large or len(body) > PART_BYTES:
                 raise BadBody(413, f"send parts of {PART_BYTES} bytes")
-            self._propose(exchange, PutWheelPart(name, record.digest, int(offset), body))
+            command = PutWheelPart(name, record.digest, int(offset), body)
+            self._propose(exchange, command, partial(self._shown, name))
             return
         part = self._plugins.part(name, int(offset))
         if part is None:
             raise BadBody(404, f"no part of the wheel begins at byte {offset}, or it has not arrived")
         exchange.respond(200, OCTETS, part)
 
-    def _propose(self, exchange: Exchange, command: Command, shown: object = None) -> None:
-        done = partial(self._done, exchange, command.name if shown is None else "", shown)  # type: ignore[union-attr]
+    def _propose(self, exchange: Exchange, command: Command, answer: Callable[[], dict[str, Any]]) -> None:
+        """`answer` makes the document that answers, once the command was applied."""
+        done = partial(self._done, exchange, answer)
         self._member.propose(encode(command), done, exchange.principal.encode())
 
-    def _done(self, exchange: Exchange, name: str, shown: object, outcome: Outcome | Fault) -> None:
+    def _done(
+        self, exchange: Exchange, answer: Callable[[], dict[str, Any]], outcome: Outcome | Fault
+    ) -> None:
         if isinstance(outcome, Fault):
             status = 409 if outcome.outcome_known and outcome.reason is not Reason.TOO_MANY else 503
             _respond_message(exchange, status, outcome.cause.decode("utf-8", "replace"))
-        elif name and name in self._plugins.by_name:
-            _respond(exchange, 200, self._shown(name))
         else:
-            _respond(exchange, 200, shown)
+            _respond(exchange, 200, answer())
+
+
+def _constant(document: dict[str, Any]) -> dict[str, Any]:
+    return document
 
 
 def _check(plugin: Plugin) -> Fault | None:

@@ -24,6 +24,7 @@ from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
 from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
+from netstore.cli.commands.plugin import plugin
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
 
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 @click.group(cls=Group, outermost=True)
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Look after a netstore (or etcd v2) cluster: its pod network, its subnets, its keys, its members."""
+    """Look after a netstore (or etcd v2) cluster: its pod network, subnets, plugins, keys, members."""
 
 
-for noun in (network, subnet, key, member, endpoint, status):
+for noun in (network, subnet, plugin, key, member, endpoint, status):
     cli.add_command(noun)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))

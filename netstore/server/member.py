@@ -125,7 +125,7 @@ class RunningMember:
                 base.meter,
                 scrubber,
                 base.shares,
-                PluginsApi(host, admitted, beside),
+                plugins=PluginsApi(host, admitted, beside),
             ),
             set_level=set_level,
             enable_v2=config.enable_v2,
