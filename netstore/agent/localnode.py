@@ -19,6 +19,8 @@ from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.lease import encode_lease
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from netstore.agent.interface import Choice
     from netstore.agent.kernel import Kernel
     from netstore.client.subnetstore import SubnetStore
@@ -61,13 +63,19 @@ class LocalNode:
         return Host(host.link, host.address, host.public_ip, host.network, subnet)
 
 
-async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> LocalNode:
-    """Choose the interface, read and validate the network config, prepare the backend.
+async def detect(
+    config: AgentConfig,
+    kernel: Kernel,
+    store: SubnetStore,
+    complete: Callable[[Network], Awaitable[Network]],
+) -> LocalNode:
+    """Choose the interface, read and validate the network config, prepare the backend. `complete` installs
+    the backend where that is allowed, and adds what the plugin store says of it.
 
     NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
     choice = await _choose_interface(config, kernel)
-    network = await read_network(store)
+    network = await complete(await read_network(store))
     if network.network.holds(choice.address.ip):
         raise NetworkConfigError(
             "Network",

@@ -24,12 +24,15 @@ from netstore.agent.leaseholder import LeaseHolder
 from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import LeaseWatcher
 from netstore.agent.localnode import detect
+from netstore.agent.pluginreport import PluginReporter, admitted, report_of
 from netstore.agent.problems import ProblemLog
 from netstore.agent.reconciler import Reconciler
 from netstore.agent.routeprogrammer import RouteProgrammer
 from netstore.agent.storeapi import StoreAccess
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
+from netstore.network.backends import BUILT_IN
+from netstore.network.plugins import with_settings
 from netstore.network.subnetenv import encode_subnet_env
 
 if TYPE_CHECKING:
@@ -37,8 +40,10 @@ if TYPE_CHECKING:
 
     from netstore.agent.kernel import Kernel
     from netstore.agent.localnode import LocalNode
+    from netstore.agent.plugininstall import PluginInstaller
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
+    from netstore.network.config import Network
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
 
@@ -75,6 +80,7 @@ class Agent:
         self._ready = ready
         self._entropy = SystemEntropy()
         self._access = StoreAccess(config, self._log)
+        self._installer: PluginInstaller | None = None
         self._watcher: LeaseWatcher | None = None
         self._node: LocalNode | None = None
         self._holder: LeaseHolder | None = None
@@ -139,7 +145,9 @@ class Agent:
                 await self._serve_health(nursery)
             former_network, former_subnet = envfile.read(self._config.subnet_file)
             api, store = await self._retry(self._access.choose)
-            node = self._node = await self._retry(lambda: detect(self._config, self._kernel, store))
+            node = self._node = await self._retry(
+                lambda: detect(self._config, self._kernel, store, self._complete)
+            )
             self._store_api = api
             self._log.info(
                 "site_found",
@@ -156,6 +164,38 @@ class Agent:
             nursery.start_soon(holder.run, former_subnet)
             nursery.start_soon(programmer.run)
             nursery.start_soon(watcher.run)
+            nursery.start_soon(self._reporter(api, node).run)
+
+    async def _complete(self, network: Network) -> Network:
+        """The network with the settings of its plugin, once that is there. The plugin store is asked only for
+        what is not built in.
+        """
+        if network.backend_type in BUILT_IN:
+            return network
+        plugin = await admitted(await self._access.plugins(), network.backend_type)
+        if plugin is not None and self._config.plugins_install:
+            await self._provide(plugin.name)
+        return with_settings(network, plugin)
+
+    async def _provide(self, name: str) -> None:
+        from netstore.agent.plugininstall import PluginInstaller  # noqa: PLC0415 - few agents need it
+
+        if self._installer is None:
+            config = self._config
+            self._installer = PluginInstaller(
+                config.plugins_folder, config.plugins_keys, self._access.plugins
+            )
+        await self._installer.provide(name)
+
+    def _reporter(self, api: str, node: LocalNode) -> PluginReporter:
+        wheels = {} if self._installer is None else self._installer.wheels
+        return PluginReporter(
+            lambda: self._access.reports(api),
+            lambda: report_of(node, wheels),
+            node.host.public_ip,
+            self._log,
+            self._entropy,
+        )
 
     def _create_parts(
         self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former_network: Subnet | None

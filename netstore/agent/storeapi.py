@@ -14,13 +14,16 @@ import trio
 
 from netstore.client.faults import BadAnswer, ClientError
 from netstore.network.config import NetworkConfigError
+from netstore.network.pluginreport import FOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
     from netstore.agent.problems import ProblemLog
+    from netstore.client.plugins import PluginsClient
     from netstore.client.subnetstore import SubnetStore
+    from netstore.client.v2 import V2Client
     from netstore.ops.agent import AgentConfig
 
 V2: Final = "v2"
@@ -57,7 +60,9 @@ class StoreAccess:
         self._has_looked = False
         """It is known whether there are two network configs."""
         self._stack = AsyncExitStack()
-        self._stores: dict[str, SubnetStore] = {}
+        self._stores: dict[tuple[str, str], SubnetStore] = {}
+        """By API and folder."""
+        self._v2: V2Client | None = None
         self._nursery: trio.Nursery | None = None
         """Where connections are served."""
 
@@ -115,18 +120,36 @@ class StoreAccess:
                 fix="set store_api to the one to use, or remove the other config",
             )
 
-    async def _store(self, api: str) -> SubnetStore:
-        if api not in self._stores:
-            self._stores[api] = await self._open_v2() if api == V2 else self._open_v3(self._nursery)
-        return self._stores[api]
+    async def _store(self, api: str, folder: str = "subnets") -> SubnetStore:
+        if (api, folder) not in self._stores:
+            self._stores[api, folder] = (
+                await self._open_v2(folder) if api == V2 else self._open_v3(self._nursery, folder)
+            )
+        return self._stores[api, folder]
+
+    async def reports(self, api: str) -> SubnetStore:
+        """The folder of the agents' reports, in this API."""
+        return await self._store(api, FOLDER)
+
+    async def plugins(self) -> PluginsClient:
+        """The plugin store of the cluster."""
+        from netstore.client.plugins import PluginsClient  # noqa: PLC0415 - see below
+
+        return PluginsClient((await self._v2_client()).transport)
 
     # Each client is imported when it is used: httpx takes 60 ms, protobuf 30.
 
-    async def _open_v2(self) -> SubnetStore:
+    async def _open_v2(self, folder: str) -> SubnetStore:
         from netstore.client.subnets_v2 import V2Subnets  # noqa: PLC0415 - see above
-        from netstore.client.transport import Transport  # noqa: PLC0415
+
+        return V2Subnets(await self._v2_client(), self._config.prefix, folder)
+
+    async def _v2_client(self) -> V2Client:
+        from netstore.client.transport import Transport  # noqa: PLC0415 - see above
         from netstore.client.v2 import V2Client  # noqa: PLC0415
 
+        if self._v2 is not None:
+            return self._v2
         config = self._config
         transport = Transport(
             [str(url) for url in config.endpoints],
@@ -137,9 +160,10 @@ class StoreAccess:
             password=config.password,
             shuffle=random.shuffle,
         )
-        return V2Subnets(await self._stack.enter_async_context(V2Client(transport)), config.prefix)
+        self._v2 = await self._stack.enter_async_context(V2Client(transport))
+        return self._v2
 
-    def _open_v3(self, nursery: trio.Nursery | None) -> SubnetStore:
+    def _open_v3(self, nursery: trio.Nursery | None, folder: str = "subnets") -> SubnetStore:
         from netstore.client.grpc import Channel  # noqa: PLC0415 - see above
         from netstore.client.subnets_v3 import V3Subnets  # noqa: PLC0415
         from netstore.client.v3 import V3Client  # noqa: PLC0415
@@ -155,7 +179,7 @@ class StoreAccess:
             shuffle=random.shuffle,
         )
         client = V3Client(channel, config.username, config.password)
-        return V3Subnets(client, config.prefix)
+        return V3Subnets(client, config.prefix, folder)
 
 
 def _name(path: Path | None) -> str | None:

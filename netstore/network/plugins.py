@@ -21,6 +21,8 @@ from netstore.errors import NetstoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from netstore.network.config import Network
+
 MAX_PLUGINS: Final = 64
 """Plugins that a cluster admits beside the built-in backends."""
 
@@ -353,3 +355,13 @@ def known_fields(plugin: Plugin, section: Mapping[str, Any]) -> dict[str, Any]:
         if name.lower() in names and value is not None:
             found[names[name.lower()]] = value
     return found
+
+
+def with_settings(network: Network, plugin: Plugin | None) -> Network:
+    """The network, with the settings of its plugin for the options that its Backend section does not give."""
+    if plugin is None or not plugin.settings:
+        return network
+    section: dict[str, Any] = msgspec.json.decode(network.backend)
+    given = {name.lower() for name, value in section.items() if value is not None}
+    settings = {name: value for name, value in plugin.settings.items() if name.lower() not in given}
+    return msgspec.structs.replace(network, backend=msgspec.json.encode({**section, **settings}))

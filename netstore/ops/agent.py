@@ -185,6 +185,25 @@ class AgentConfig:
     )
     log_level: str = log_level()
     log_format: str = log_format()
+    plugins_install: bool = setting(
+        Switch(),
+        False,
+        "Install the admitted plugin that the network needs from the store, if this node does not have it.",
+        table="plugins",
+    )
+    plugins_folder: Path = setting(
+        FilePath(),
+        Path("/var/lib/netstore/plugins"),
+        "Folder for plugins that are installed from the store; made with mode 0700 when it is missing.",
+        table="plugins",
+    )
+    plugins_keys: tuple[Path, ...] = setting(
+        Several(Path, "give the paths of PEM files", "PATH,..."),
+        (),
+        "PEM files of Ed25519 public keys, one of which must have signed a wheel that is installed.",
+        default_words="none: a wheel need not be signed",
+        table="plugins",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -212,7 +231,7 @@ AGENT: Final = Layered(
     program="netstore-agent",
     about="Holds this node's subnet lease and keeps its routes to the other nodes.",
     table="agent",
-    tables=("store", "agent", "network"),
+    tables=("store", "agent", "network", "plugins"),
     prefix="NETSTORE_AGENT_",
     siblings=(),
     alias_prefix="FLANNELD_",

@@ -47,10 +47,15 @@ class KnownStore:
     def __init__(self, api: str, store: SubnetStore) -> None:
         self._api = api
         self._store = store
+        self.reported = fake(api)
 
     async def choose(self) -> tuple[str, SubnetStore]:
         await trio.lowlevel.checkpoint()
         return self._api, self._store
+
+    async def reports(self, api: str) -> SubnetStore:
+        await trio.lowlevel.checkpoint()
+        return subnets(self.reported)
 
 
 class Node:

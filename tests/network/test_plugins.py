@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.network.config import parse_network
 from netstore.network.plugins import (
     MAX_SCHEMA_NODES,
     MAX_WHEEL_BYTES,
@@ -23,6 +24,7 @@ from netstore.network.plugins import (
     known_fields,
     parse_plugin,
     section_problem,
+    with_settings,
 )
 
 DIGEST = "0f" * 32
@@ -193,3 +195,16 @@ def test_settings_stand_in_for_what_a_config_does_not_give() -> None:
 )
 def test_versions_and_ranges(version: str, versions: str, fits: bool) -> None:
     assert is_in_range(version, versions) is fits
+
+
+def test_a_network_gets_the_settings_that_it_does_not_give() -> None:
+    text = b'{"Network":"10.1.0.0/16","Backend":{"Type":"x","port":1,"Mode":null}}'
+    network = with_settings(parse_network(text), Plugin("x", settings={"Port": 2, "mode": "a", "Mtu": 3}))
+    assert msgspec.json.decode(network.backend) == {
+        "Type": "x",
+        "port": 1,
+        "Mode": None,
+        "mode": "a",
+        "Mtu": 3,
+    }
+    assert with_settings(network, None) is network
