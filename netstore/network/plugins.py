@@ -129,9 +129,7 @@ def encode_plugin(plugin: Plugin) -> bytes:
 
 
 def check_plugin(plugin: Plugin) -> None:
-    """PluginError if a field is invalid. Whether the schema is one at all `check_section` would find: see
-    `check_schema`.
-    """
+    """PluginError if a field is invalid. Whether the schema is one at all is for `check_schema`."""
     if not _NAME.fullmatch(plugin.name):
         raise PluginError(
             "name",
