@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.api.admin import AdminApi
+from netstore.api.beside import Beside
 from netstore.api.gate import Gate
 from netstore.api.health import Health, Version
 from netstore.api.http.router import Route, Router
+from netstore.api.plugins import Admitted, PluginsApi
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StatsApi
@@ -255,6 +257,15 @@ class LocalCluster:
             done(self.refusal)
         else:
             self._member.propose(commands.encode(command), answer, principal)
+
+
+def _at_once(call: Callable[[], object]) -> None:
+    call()
+
+
+def plugins_of(member: LocalMember) -> PluginsApi:
+    """The plugin store of a member."""
+    return PluginsApi(member, Admitted(member.machine.plugins), Beside(_at_once, _FailingLog()))
 
 
 class LocalMember:
