@@ -46,7 +46,7 @@ def test_plugins_are_the_clusters(tmp_path: Path) -> None:
         at = members[members.followers()[0]]
         until(lambda: ask(at, "PUT", "/mine", DOCUMENT)[0] == 200, "the level has risen, it is admitted")
         for offset in (0, PART_BYTES):
-            part = DATA[offset : offset + PART_BYTES].decode("latin-1")
+            part = DATA[offset : offset + PART_BYTES]
             sent = exchange(at, "PUT", f"/netstore/plugins/mine/wheel/{SHA256}/{offset}", part)
             assert sent.status == 200, sent.body
         for name in "abc":
