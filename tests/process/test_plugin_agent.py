@@ -40,10 +40,8 @@ class Mine(HostGateway):
 CONFIG = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"my-net"}}'
 
 
-def send(
-    store: Daemon, method: str, path: str, body: str | bytes, kind: str = "application/octet-stream"
-) -> None:
-    answer = exchange(store, method, f"/netstore/plugins/my-net{path}", body, {"Content-Type": kind})
+def send(store: Daemon, path: str, body: str | bytes, kind: str = "application/octet-stream") -> None:
+    answer = exchange(store, "PUT", f"/netstore/plugins/my-net{path}", body, {"Content-Type": kind})
     assert answer.status == 200, answer.raw
 
 

@@ -11,6 +11,7 @@ import pytest
 from netstore.network.pluginreport import Installed, Report, encode_report
 from netstore.network.plugins import PART_BYTES
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
 from tests.support.peers import start_etcd
 from tests.support.wheels import wheel
 
@@ -157,7 +158,7 @@ def _admin(url: str, method: str, path: str, document: object) -> None:
         {"Content-Type": "application/json"},
         method=method,
     )
-    with urlopen(request, timeout=60) as answer:  # noqa: S310 - same
+    with urlopen(request, timeout=seconds(60)) as answer:  # noqa: S310 - same
         assert answer.status == 200
 
 
