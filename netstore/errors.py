@@ -40,6 +40,10 @@ RAFT_INTERNAL: Final = 300
 """The v2 code of every fault that has no number of its own; its text is the cause."""
 
 
+INVALID_FIELD: Final = 209
+"""The v2 code of a value that cannot be used; the cause says which, and why."""
+
+
 UNAUTHORIZED: Final = 110
 """The v2 code of `Reason.PERMISSION_DENIED`."""
 
@@ -165,7 +169,9 @@ class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception s
     @property
     def grpc_code(self) -> int:
         """The status code of the v3 API."""
-        return codes.UNKNOWN if self.reason is None else self.reason.grpc_code
+        if self.reason is not None:
+            return self.reason.grpc_code
+        return codes.INVALID_ARGUMENT if self.code == INVALID_FIELD else codes.UNKNOWN
 
     @property
     def v3_text(self) -> str:

@@ -24,7 +24,7 @@ from netstore.network.ipv6 import Subnet6, parse_ip6, show_ip6
 from netstore.network.lease import encode_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from netstore.agent.interface import Choice
     from netstore.agent.kernel import Kernel, Link
@@ -85,15 +85,20 @@ class LocalNode:
 
 
 async def detect(
-    config: AgentConfig, kernel: Kernel, store: SubnetStore, hosts: Mapping[int, str]
+    config: AgentConfig,
+    kernel: Kernel,
+    store: SubnetStore,
+    hosts: Mapping[int, str],
+    complete: Callable[[Network], Awaitable[Network]],
 ) -> LocalNode:
     """Choose the interface, read and validate the network config, prepare the backend. `hosts` are the
-    addresses of hosts that the node needs, with what each is.
+    addresses of hosts that the node needs, with what each is. `complete` installs the backend where that is
+    allowed, and adds what the plugin store says of it.
 
     NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
     choice = await find_interface(config, kernel)
-    network = await read_network(store)
+    network = await complete(await read_network(store))
     if network.network.holds(choice.address.ip):
         raise NetworkConfigError(
             "Network",

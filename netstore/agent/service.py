@@ -30,6 +30,7 @@ from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import LeaseWatcher
 from netstore.agent.localnode import detect
 from netstore.agent.packetfilter import PacketFilter
+from netstore.agent.pluginreport import PluginReporter, admitted, report_of
 from netstore.agent.problems import ProblemLog
 from netstore.agent.readiness import Readiness, routes_fault
 from netstore.agent.reconciler import Reconciler
@@ -38,8 +39,10 @@ from netstore.agent.routeprogrammer import RouteProgrammer
 from netstore.agent.storeapi import store_access
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
+from netstore.network.backends import BUILT_IN
 from netstore.network.ipv6 import show_ip6
 from netstore.network.masquerade import PodNetwork
+from netstore.network.plugins import with_settings
 from netstore.network.subnetenv import encode_subnet_env
 from netstore.ops.notify import ServiceManager
 
@@ -49,9 +52,11 @@ if TYPE_CHECKING:
     from netstore.agent.announcer import Manager
     from netstore.agent.kernel import Kernel
     from netstore.agent.localnode import LocalNode
+    from netstore.agent.plugininstall import PluginInstaller
     from netstore.agent.ruleset import Ruleset
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
+    from netstore.network.config import Network
     from netstore.network.ipv6 import Subnet6
     from netstore.network.lease import NodeSubnets
     from netstore.network.subnetenv import SubnetEnv
@@ -98,6 +103,7 @@ class Agent:
         self._kernel = kernel
         self._require_privileges = require_privileges
         self._entropy = SystemEntropy()
+        self._installer: PluginInstaller | None = None
         self._access = store_access(config, self._log)
         self._watcher: LeaseWatcher | None = None
         self._node: LocalNode | None = None
@@ -274,7 +280,7 @@ class Agent:
             api, store = await self._retry(self._access.choose)
             await self._hosts.update()
             node = self._node = await self._retry(
-                lambda: detect(self._config, self._kernel, store, self._hosts.addresses)
+                lambda: detect(self._config, self._kernel, store, self._hosts.addresses, self._complete)
             )
             self._store_api = api
             self._log.info(
@@ -295,12 +301,44 @@ class Agent:
             nursery.start_soon(self._hosts.keep)
             if self._filter is not None:
                 nursery.start_soon(self._filter.run)
+            nursery.start_soon(self._reporter(api, node).run)
             await programmer.placed.wait()
             await self._access.look_for_another(api)
 
     async def _check_privileges(self) -> None:
         await trio.lowlevel.checkpoint()
         self._require_privileges()
+
+    async def _complete(self, network: Network) -> Network:
+        """The network with the settings of its plugin, once that is there. The plugin store is asked only for
+        what is not built in.
+        """
+        if network.backend_type in BUILT_IN:
+            return network
+        plugin = await admitted(await self._access.plugins(), network.backend_type)
+        if plugin is not None and self._config.plugins_install:
+            await self._provide(plugin.name)
+        return with_settings(network, plugin)
+
+    async def _provide(self, name: str) -> None:
+        from netstore.agent.plugininstall import PluginInstaller  # noqa: PLC0415 - few agents need it
+
+        if self._installer is None:
+            config = self._config
+            self._installer = PluginInstaller(
+                config.plugins_folder, config.plugins_keys, self._access.plugins
+            )
+        await self._installer.provide(name)
+
+    def _reporter(self, api: str, node: LocalNode) -> PluginReporter:
+        wheels = {} if self._installer is None else self._installer.wheels
+        return PluginReporter(
+            lambda: self._access.reports(api),
+            lambda: report_of(node, wheels),
+            node.host.public_ip,
+            self._log,
+            self._entropy,
+        )
 
     def _create_parts(
         self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former: SubnetEnv

@@ -8,7 +8,8 @@
 * `PUT /netstore/members/ID` with `{"peerURLs": [...]}`: change its peer URLs;
 * `DELETE /netstore/members/ID`: remove it permanently;
 * `POST /netstore/members/ID/promote`: make a learner a voter;
-* `POST /netstore/leader` with `{"to": "ID"}`: transfer leadership to another voter; only the leader can.
+* `POST /netstore/leader` with `{"to": "ID"}`: transfer leadership to another voter; only the leader can;
+* `/netstore/plugins`: the admitted plugins (`api.plugins`).
 
 Answers are JSON. A refusal has a `message`, with etcd's text if etcd has one, and status 404 for an unknown
 member, 410 for a removed one, 409 if the present membership does not allow the change, 503 if the outcome is
@@ -31,6 +32,7 @@ from netstore.errors import Fault, Reason
 from netstore.raft.status import Role
 
 if TYPE_CHECKING:
+    from netstore.api.plugins import PluginsApi
     from netstore.limits import Shares
     from netstore.meter import Meter
     from netstore.net.exchange import Exchange, Request
@@ -63,6 +65,8 @@ def operation(request: Request) -> Operation:
             kind = Kind.MEMBER
         case ["leader"]:
             kind = Kind.MAINTENANCE
+        case ["plugins", *_]:
+            kind = Kind.PLUGIN
         case _:
             kind = Kind.ADMIN
     may_write = request.method not in (b"GET", b"HEAD")
@@ -84,12 +88,15 @@ class AdminApi:
         meter: Meter | None = None,
         scrubber: ScrubProgress | None = None,
         shares: Shares | None = None,
+        *,
+        plugins: PluginsApi | None = None,
     ) -> None:
         self._member = member
         self._cluster = cluster
         self._meter = meter
         self._scrubber = scrubber
         self._shares = shares
+        self._plugins = plugins
 
     def handle(self, exchange: Exchange) -> None:
         """Answer now, or once the requested change is made or refused."""
@@ -105,6 +112,8 @@ class AdminApi:
                     self._promote(exchange, name)
                 case ["leader"]:
                     self._transfer(exchange)
+                case ["plugins", *names] if self._plugins is not None:
+                    self._plugins.handle(exchange, names)
                 case _:
                     not_found(exchange)
         except BadBody as bad:

@@ -42,8 +42,10 @@ class Kind(Enum):
     """The list of members."""
     MAINTENANCE = "maintenance"
     """The store as a whole: status, statistics, alarms, hashes, snapshots, compaction, who leads."""
+    PLUGIN = "plugin"
+    """The admitted plugins, with their wheels."""
     ADMIN = "admin"
-    """The member as a program: its log level, and `/netstore/` without the members and the leader."""
+    """The member as a program: its log level, and `/netstore/` without members, leader and plugins."""
     PUBLIC = "public"
     """Health and version, which are for everybody."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from netstore.api.admin import AdminApi
     from netstore.api.gate import Gate
+    from netstore.api.networks import NetworkWrites
     from netstore.api.v2.stats import StatsApi
     from netstore.net.exchange import Request
     from netstore.node.lessor import Lessor
@@ -37,8 +38,10 @@ def routes(
     admin_api: AdminApi,
     set_level: Callable[[str], None],
     enable_v2: bool,
+    networks: NetworkWrites | None = None,
 ) -> Router:
-    """The router of one member. `set_level` changes the level of the log.
+    """The router of one member. `set_level` changes the level of the log. `networks` checks
+    what is written to the configs of networks.
 
     The lessor is told where to see the keys whose TTL may be renewed by a write that is under way.
     """
@@ -57,7 +60,7 @@ def routes(
             b"/v2/stats/self": Route(statistics.own, operations.statistics),
             b"/v2/stats/leader": Route(statistics.leader, operations.statistics),
         }
-        keys = KeysApi(member, lessor.nodes, gate)
+        keys = KeysApi(member, lessor.nodes, gate, networks)
         lessor.renewing_nodes = keys.renewing
         below |= {
             KEYS: Route(keys.handle, None),

@@ -25,6 +25,7 @@ from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
 from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
+from netstore.cli.commands.plugin import plugin
 from netstore.cli.commands.route import route
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 @click.group(cls=Group, outermost=True)
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Look after a netstore (or etcd) cluster: its pod network, its subnets, its keys, its members."""
+    """Look after a netstore (or etcd) cluster: its pod network, subnets, plugins, keys, members."""
 
 
-for noun in (network, subnet, route, key, member, endpoint, status, doctor):
+for noun in (network, subnet, route, plugin, key, member, endpoint, status, doctor):
     cli.add_command(noun)
 for verb in (history, map_, move, drain):
     subnet.add_command(verb)

@@ -14,12 +14,16 @@ import trio
 
 from netstore.client.faults import TIMEOUT, BadAnswer, ClientError
 from netstore.network.config import NetworkConfigError
+from netstore.network.lease import SUBNETS
+from netstore.network.pluginreport import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from netstore.client.plugins import PluginsClient
     from netstore.client.subnetstore import SubnetStore
+    from netstore.client.v2 import V2Client
 
 V2: Final = "v2"
 V3: Final = "v3"
@@ -76,7 +80,9 @@ class StoreAccess:
         self._api = api
         self._two_configs = two_configs
         self._stack = AsyncExitStack()
-        self._stores: dict[str, SubnetStore] = {}
+        self._stores: dict[tuple[str, str], SubnetStore] = {}
+        """By API and folder."""
+        self._v2: V2Client | None = None
         self._nursery: trio.Nursery | None = None
         """Where connections are served."""
 
@@ -111,11 +117,23 @@ class StoreAccess:
         found, refused = await self._search()
         return found or await self.store(V3 if V2 in refused else V2)
 
-    async def store(self, api: str) -> SubnetStore:
-        """The store in this API, whether it is served or not."""
-        if api not in self._stores:
-            self._stores[api] = await self._open_v2() if api == V2 else self._open_v3(self._nursery)
-        return self._stores[api]
+    async def store(self, api: str, folder: str = SUBNETS) -> SubnetStore:
+        """The entries of a folder under the prefix, in this API, whether it is served or not."""
+        if (api, folder) not in self._stores:
+            self._stores[api, folder] = (
+                await self._open_v2(folder) if api == V2 else self._open_v3(self._nursery, folder)
+            )
+        return self._stores[api, folder]
+
+    async def reports(self, api: str) -> SubnetStore:
+        """The folder of the agents' reports, in this API."""
+        return await self.store(api, FOLDER)
+
+    async def plugins(self) -> PluginsClient:
+        """The plugin store of the cluster."""
+        from netstore.client.plugins import PluginsClient  # noqa: PLC0415 - see below
+
+        return PluginsClient((await self._v2_client()).transport)
 
     async def _search(self) -> tuple[SubnetStore | None, dict[str, BadAnswer]]:
         """The store in the API that is asked for, or else that has a network config; and which APIs are not
@@ -152,11 +170,17 @@ class StoreAccess:
 
     # Each client is imported when it is used: httpx takes 60 ms, protobuf 30.
 
-    async def _open_v2(self) -> SubnetStore:
+    async def _open_v2(self, folder: str) -> SubnetStore:
         from netstore.client.subnets_v2 import V2Subnets  # noqa: PLC0415 - see above
-        from netstore.client.transport import Transport  # noqa: PLC0415
+
+        return V2Subnets(await self._v2_client(), self._prefix, folder)
+
+    async def _v2_client(self) -> V2Client:
+        from netstore.client.transport import Transport  # noqa: PLC0415 - see above
         from netstore.client.v2 import V2Client  # noqa: PLC0415
 
+        if self._v2 is not None:
+            return self._v2
         to = self._connection
         transport = Transport(
             to.endpoints,
@@ -168,9 +192,10 @@ class StoreAccess:
             timeout=to.timeout,
             shuffle=to.shuffle,
         )
-        return V2Subnets(await self._stack.enter_async_context(V2Client(transport)), self._prefix)
+        self._v2 = await self._stack.enter_async_context(V2Client(transport))
+        return self._v2
 
-    def _open_v3(self, nursery: trio.Nursery | None) -> SubnetStore:
+    def _open_v3(self, nursery: trio.Nursery | None, folder: str = SUBNETS) -> SubnetStore:
         from netstore.client.grpc import Channel  # noqa: PLC0415 - see above
         from netstore.client.subnets_v3 import V3Subnets  # noqa: PLC0415
         from netstore.client.v3 import V3Client  # noqa: PLC0415
@@ -186,4 +211,4 @@ class StoreAccess:
             timeout=to.timeout,
             shuffle=to.shuffle,
         )
-        return V3Subnets(V3Client(channel, to.username, to.password), self._prefix)
+        return V3Subnets(V3Client(channel, to.username, to.password), self._prefix, folder)

@@ -52,10 +52,10 @@ class V2Subnets:
     api = "v2"
     names_ipv6 = False
 
-    def __init__(self, client: V2Client, prefix: str) -> None:
+    def __init__(self, client: V2Client, prefix: str, folder: str = "subnets") -> None:
         self.prefix = prefix
         self._client = client
-        self._folder = f"{prefix}/subnets"
+        self._folder = f"{prefix}/{folder}"
 
     async def settle(self) -> None:
         """Writes leave nothing over."""

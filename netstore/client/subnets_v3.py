@@ -73,10 +73,10 @@ class V3Subnets:
     api = "v3"
     names_ipv6 = True
 
-    def __init__(self, client: V3Client, prefix: str) -> None:
+    def __init__(self, client: V3Client, prefix: str, folder: str = "subnets") -> None:
         self.prefix = prefix
         self._client = client
-        self._folder = f"{prefix}/subnets/"
+        self._folder = f"{prefix}/{folder}/"
         self._own: dict[str, _Own] = {}
         self._unsure: dict[str, tuple[int, int]] = {}
         """TTL and lease of a write whose outcome is unknown, by name. The next write of the name uses it; to

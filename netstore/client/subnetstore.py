@@ -1,9 +1,9 @@
 """The network config and the subnet leases under one prefix of a store, whichever API keeps them: the
 interface (`subnets_v2` and `subnets_v3` implement it).
 
-An *entry* is a key directly under `PREFIX/subnets/`, named by the rest of its key. An *index* orders the
-changes of one store: modifiedIndex in v2, revision in v3. Indexes of two stores cannot be compared; each
-store has an id, that of its cluster.
+An *entry* is a key directly under `PREFIX/subnets/`, named by the rest of its key; the reports of agents are
+kept in the same way in another folder. An *index* orders the changes of one store: modifiedIndex in v2,
+revision in v3. Indexes of two stores cannot be compared; each store has an id, that of its cluster.
 
 A write states what it expects and reports what it found (`Written`, `Missing`, `Differs`). `ClientError` is
 raised for everything else: its `outcome_known` tells whether the write may have happened.

@@ -19,6 +19,9 @@ import msgspec
 from netstore.network.addresses import Subnet, parse_host_ip, parse_ip, show_ip
 from netstore.network.ipv6 import Subnet6, parse_host_ip6, parse_ip6, show_ip6
 
+SUBNETS: Final = "subnets"
+"""The folder of the leases, under the network's prefix."""
+
 MAX_LEASE_LEN: Final = 31
 """flannel parses the length as a five-bit number, so a /32 name is not a lease for it."""
 

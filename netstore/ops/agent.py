@@ -16,6 +16,7 @@ from netstore.network.lease import DEFAULT_TTL
 from netstore.ops.addresses import TARGETS
 from netstore.ops.flannel_flags import FLANNEL_ONLY
 from netstore.ops.kinds import (
+    KEY_PATTERN,
     PEM,
     BadValue,
     Choice,
@@ -56,7 +57,6 @@ def _place(error: Exception) -> str:
 
 
 _IPV4: Final = r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?!$)|$)){4}"
-_PREFIX: Final = r"(?:/(?!\.{1,2}(?:/|$))[^/\s]{1,255}){1,16}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class AgentConfig:
         variables=("FLANNELD_ETCD_ENDPOINTS",),
     )
     prefix: str = setting(
-        Text("give a key as /name/name, without . and .. and a slash at its end", _PREFIX, "KEY"),
+        Text("give a key as /name/name, without . and .. and a slash at its end", KEY_PATTERN, "KEY"),
         DEFAULT_PREFIX,
         "Key under which the network keeps its config and its leases.",
         flags=("etcd-prefix",),
@@ -224,6 +224,25 @@ class AgentConfig:
     )
     log_level: str = log_level()
     log_format: str = log_format()
+    plugins_install: bool = setting(
+        Switch(),
+        False,
+        "Install the admitted plugin that the network needs from the store, if this node does not have it.",
+        table="plugins",
+    )
+    plugins_folder: Path = setting(
+        FilePath(),
+        Path("/var/lib/netstore/plugins"),
+        "Folder for plugins that are installed from the store; made with mode 0700 when it is missing.",
+        table="plugins",
+    )
+    plugins_keys: tuple[Path, ...] = setting(
+        Several(Path, "give the paths of PEM files", "PATH,..."),
+        (),
+        "PEM files of Ed25519 public keys, one of which must have signed a wheel that is installed.",
+        default_words="none: a wheel need not be signed",
+        table="plugins",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -251,7 +270,7 @@ AGENT: Final = Layered(
     program="netstore-agent",
     about="Holds this node's subnet lease and keeps its routes to the other nodes.",
     table="agent",
-    tables=("store", "agent"),
+    tables=("store", "agent", "network", "plugins"),
     prefix="NETSTORE_AGENT_",
     siblings=(),
     alias_prefix="FLANNELD_",

@@ -297,6 +297,9 @@ class Several(Generic[T]):
         return f"[{', '.join(toml_text(self.write(item)) for item in value)}]"
 
 
+KEY_PATTERN: Final = r"(?:/(?!\.{1,2}(?:/|$))[^/\s]{1,255}){1,16}"
+"""A key of the v2 API without a slash at its end."""
+
 DURATION: Final = r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)){1,4}"
 """Pattern for a `Text` that is a time in etcd's notation, as 1h30m."""
 

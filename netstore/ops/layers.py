@@ -143,6 +143,8 @@ class Layered(Generic[C]):
                     default_words=notes["default_words"],
                     default=each.default,
                     secret=notes["secret"],
+                    table=notes["table"] or self.table,
+                    name=each.name.removeprefix(f"{notes['table']}_") if notes["table"] else each.name,
                 )
             )
         return tuple(found)
@@ -245,12 +247,19 @@ class Layered(Generic[C]):
                 raise NetstoreError(f"{named}: unknown table {quoted(table)}: {nearest(table, self.tables)}")
             if not isinstance(content, dict):
                 raise NetstoreError(f"{named}: {table} is not a table; write [{table}] above its keys")
-        by_key = {each.key: each for each in self.settings()}
-        for key, value in document.get(self.table, {}).items():
-            if key not in by_key:
-                raise NetstoreError(f"{named}: {self._unknown('key', key, tuple(by_key))}")
-            source = f"file {named}"
-            yield key, _read(by_key[key], value, source, document=True), source
+        source = f"file {named}"
+        for table, known in self._by_table().items():
+            for name, value in document.get(table, {}).items():
+                if name not in known:
+                    raise NetstoreError(f"{named}: {self._unknown('key', name, tuple(known))}")
+                yield known[name].key, _read(known[name], value, source, document=True), source
+
+    def _by_table(self) -> dict[str, dict[str, Setting]]:
+        """The settings by table and key of the TOML file, the program's own table first."""
+        tables: dict[str, dict[str, Setting]] = {self.table: {}}
+        for each in self.settings():
+            tables.setdefault(each.table, {})[each.name] = each
+        return tables
 
     def _from_environment(
         self, environ: Mapping[str, str], notices: list[str]
@@ -328,18 +337,26 @@ class Layered(Generic[C]):
 
     def report(self, loaded: Loaded[C]) -> str:
         """The text of `--check-config`: a TOML document with the source of each value, without secrets."""
-        rows = []
-        for each in self.settings():
-            value = getattr(loaded.config, each.key)
-            if each.secret and value:
-                left = f"# {each.key} is set and not shown"
-            elif value is None or (each.secret and not value):
-                left = f"# {each.key} is not set"
-            else:
-                left = f"{each.key} = {each.kind.show(value)}"
-            rows.append((left, loaded.sources[each.key]))
-        width = min(72, max(len(left) for left, _ in rows))
-        return "\n".join([f"[{self.table}]", *(f"{left:<{width}}  # {source}" for left, source in rows)])
+        tables = {
+            table: [(_shown(each, loaded.config), loaded.sources[each.key]) for each in known.values()]
+            for table, known in self._by_table().items()
+        }
+        width = min(72, max(len(left) for rows in tables.values() for left, _ in rows))
+        return "\n".join(
+            line
+            for table, rows in tables.items()
+            for line in (f"[{table}]", *(f"{left:<{width}}  # {source}" for left, source in rows))
+        )
+
+
+def _shown(each: Setting, config: object) -> str:
+    """A setting as it would stand in the TOML file, or a comment."""
+    value = getattr(config, each.key)
+    if each.secret and value:
+        return f"# {each.name} is set and not shown"
+    if value is None or (each.secret and not value):
+        return f"# {each.name} is not set"
+    return f"{each.name} = {each.kind.show(value)}"
 
 
 def read_document(name: str) -> dict[str, Any]:

@@ -50,6 +50,10 @@ class Setting:
     default: object
     secret: bool
     """The value is never shown, neither by `--check-config` nor in an error text."""
+    table: str
+    """Its table in the TOML file."""
+    name: str
+    """Its key in that table."""
 
 
 class Names(TypedDict, total=False):
@@ -63,6 +67,8 @@ class Names(TypedDict, total=False):
     """Describes a default that is computed."""
     secret: bool
     """The value is never shown, neither by `--check-config` nor in an error text."""
+    table: str
+    """Its table in the TOML file, if that is not the program's; the key there is without the table's name."""
 
 
 @overload
@@ -73,7 +79,15 @@ def setting(kind: Kind[T], default: object, about: str, **names: Unpack[Names]) 
     """Declare a field of a configuration: its kind, its default or a function that computes it, and one
     sentence for `--help`.
     """
-    notes = {"kind": kind, "about": about, "flags": (), "variables": (), "default_words": "", "secret": False}
+    notes = {
+        "kind": kind,
+        "about": about,
+        "flags": (),
+        "variables": (),
+        "default_words": "",
+        "secret": False,
+        "table": "",
+    }
     notes |= names
     shown = not names.get("secret", False)
     if callable(default):

@@ -28,6 +28,7 @@ from netstore.ops.addresses import (
 from netstore.ops.etcd_flags import ETCD_ONLY
 from netstore.ops.kinds import (
     DURATION,
+    KEY_PATTERN,
     PEM,
     BadValue,
     Choice,
@@ -54,6 +55,12 @@ DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybo
 def _read_origin(text: str) -> str:
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/,]{1,300}", text):
         raise BadValue(f"{quoted(text)} is not an origin")
+    return text
+
+
+def _read_prefix(text: str) -> str:
+    if not re.fullmatch(KEY_PATTERN, text):
+        raise BadValue(f"{quoted(text)} is not a key")
     return text
 
 
@@ -334,6 +341,18 @@ class StoreConfig:
     )
     log_level: str = log_level("ETCD_LOG_LEVEL")
     log_format: str = log_format()
+    network_validate: bool = setting(
+        Switch(),
+        True,
+        "Refuse to write a network config that no daemon can use, in both APIs; false: write it, as etcd.",
+        table="network",
+    )
+    network_prefixes: tuple[str, ...] = setting(
+        Several(_read_prefix, "give keys as /name/name, without a slash at the end", "KEY,..."),
+        ("/coreos.com/network", "/kube-centos/network", "/atomic.io/network", "/flannel/network"),
+        "Keys under which networks are kept: what is written to config below one of them is checked.",
+        table="network",
+    )
 
     def __post_init__(self) -> None:
         own = {member.name: member.peer_urls for member in self.initial_cluster}
@@ -492,7 +511,7 @@ STORE: Final = Layered(
     program="netstored",
     about="Runs one member of a netstore cluster. Without flags: a cluster of one, on loopback.",
     table="store",
-    tables=("store", "agent"),
+    tables=("store", "agent", "network", "plugins"),
     prefix="NETSTORE_",
     siblings=("NETSTORE_AGENT_", *COMMAND_VARIABLES),
     alias_prefix="ETCD_",

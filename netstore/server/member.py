@@ -7,7 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.api.admin import AdminApi
+from netstore.api.beside import Beside
 from netstore.api.gate import Gate
+from netstore.api.networks import NetworkWrites
+from netstore.api.plugins import Admitted, PluginsApi
 from netstore.api.routes import routes
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
@@ -97,6 +100,17 @@ class RunningMember:
             get_logger("consistency"),
         )
         self.gate = Gate()
+        admitted, beside = (
+            Admitted(host.machine.plugins),
+            Beside(self._call_for_client, get_logger("schemas")),
+        )
+        self.networks = NetworkWrites(
+            config.network_prefixes if config.network_validate else (),
+            admitted,
+            beside,
+            base.clock,
+            get_logger("networks"),
+        )
         self.statistics = StatsApi(host, self.peers)
         base.router = routes(
             host,
@@ -105,9 +119,17 @@ class RunningMember:
             base.deadlines,
             gate=self.gate,
             statistics=self.statistics,
-            admin_api=AdminApi(host, self.cluster, base.meter, scrubber, base.shares),
+            admin_api=AdminApi(
+                host,
+                self.cluster,
+                base.meter,
+                scrubber,
+                base.shares,
+                plugins=PluginsApi(host, admitted, beside),
+            ),
             set_level=set_level,
             enable_v2=config.enable_v2,
+            networks=self.networks,
         )
         base.grpc.services = self._services()
 
@@ -187,6 +209,7 @@ class RunningMember:
             below=secrets.randbelow,
             log=get_logger("v3"),
             gate=self.gate,
+            networks=self.networks,
         )
 
     def _answer_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:

@@ -6,8 +6,9 @@ a new number, and the *feature level* that introduces it (`features`). So member
 one cluster. A field or number that this version does not know stops the member; it is never ignored, because
 the member would diverge from the others. The rules: contrib/doc/format-entry.md.
 
-The commands of the two APIs are in `v2.commands` and `v3.commands`; those that change members and the cluster
-are here. A command contains everything that its outcome depends on beside the state; time is not part of it.
+The commands of the two APIs are in `v2.commands` and `v3.commands`; those that change members, the cluster
+and its plugins are here. A command contains everything that its outcome depends on beside the state; time is
+not part of it.
 """
 
 from __future__ import annotations
@@ -120,6 +121,32 @@ class JoinMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     replaces: _Number = 0
 
 
+class AdmitPlugin(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=22):
+    """Admit a plugin, or replace what is said of it. `document` describes it (`network.plugins`); `digest`
+    and `size` are those of its wheel, empty and 0 without one. Parts of the same wheel that are stored stay.
+    """
+
+    name: str
+    document: bytes
+    digest: bytes = b""
+    size: _Number = 0
+
+
+class PutWheelPart(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=23):
+    """Append a part to the wheel of an admitted plugin, which must have this digest and end at `offset`."""
+
+    name: str
+    digest: bytes
+    offset: _Number
+    data: bytes
+
+
+class RetirePlugin(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=24):
+    """Remove an admitted plugin and its wheel."""
+
+    name: str
+
+
 Command: TypeAlias = (
     Set
     | Create
@@ -140,6 +167,9 @@ Command: TypeAlias = (
     | RefuseChange
     | RaiseLevel
     | JoinMember
+    | AdmitPlugin
+    | PutWheelPart
+    | RetirePlugin
     | V3Command
 )
 

@@ -6,9 +6,9 @@ available after every entry, and is stored with the state, so that a restart or 
 members that once got different results have different digests from then on, because the same bytes appended
 to different checksums give different checksums.
 
-The digest adds what is small enough to be read each time: the counters, the members, and the numbers of
-nodes, keys and leases, so that a part of the state that was not loaded shows too. It does not check the
-records on the disk: each has a checksum of its own (`disk.tables`).
+The digest adds what is small enough to be read each time: the counters, the members, the plugins, and the
+numbers of nodes, keys and leases, so that a part of the state that was not loaded shows too. It does not
+check the records on the disk: each has a checksum of its own (`disk.tables`).
 """
 
 from __future__ import annotations
@@ -46,5 +46,6 @@ def digest(machine: Machine) -> bytes:
         [machine.members[id_] for id_ in sorted(machine.members)],
         sorted(machine.removed),
         sorted(machine.alarms.active),
+        *machine.plugins.content(),
     )
     return _pack(machine.checksum.value, crc32c(msgspec.msgpack.encode(small)), mvcc.revision)

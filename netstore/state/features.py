@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-LEVEL: Final = 1
+LEVEL: Final = 2
 """The highest feature level that this release knows."""
 
-LEVELS: Final[dict[int, int]] = {}
+LEVELS: Final[dict[int, int]] = {22: 2, 23: 2, 24: 2}
 """Number of a command -> the feature level that introduced it, if that is not the first."""
 
 MAX_LEVEL: Final = 2**16 - 1

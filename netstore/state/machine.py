@@ -20,6 +20,8 @@ from enum import Enum
 from types import GeneratorType
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
+import msgspec
+
 from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError, UnknownCommand
 from netstore.state import commands, features, tables
 from netstore.state.applying import COMMAND_UNITS, UNIT_BYTES, Applying
@@ -28,6 +30,7 @@ from netstore.state.commands import Command, head_of
 from netstore.state.entries import check_skipped, opened, too_new
 from netstore.state.envelope import first_level_command
 from netstore.state.members import MemberInfo, Roster
+from netstore.state.plugins import Plugins
 from netstore.state.v2.statistics import REPLICATED
 from netstore.state.v2.store import V2Store
 from netstore.state.v2.walk import Walk
@@ -82,12 +85,17 @@ class NotSaved(MustStop):
     """
 
 
+def _second_byte(number: int) -> bytes:
+    """The second byte of a command with this number (msgpack specification, array and int formats)."""
+    return msgspec.msgpack.encode(number)[:1]
+
+
 def _ignore(_: int) -> None:
     """Drop reports on the progress of loading."""
 
 
 class Machine:
-    """The v2 store, the v3 store and the members, as of `applied`.
+    """The v2 store, the v3 store, the members and the plugins, as of `applied`.
 
     The loop applies a batch of entries and takes the events for the watchers (`V2Store.take_events`,
     `take_changes`). It saves when `is_save_due`; otherwise the engine makes it save before the next commit.
@@ -110,6 +118,9 @@ class Machine:
         self.v2 = V2Store(engine, self.checksum, self.applying, walks)
         self.v3 = V3Store(engine, self.checksum, self.applying, reads)
         self.roster = Roster(engine, self.v2, self.applying, self.LEVEL)
+        self.plugins = Plugins(engine, self.checksum)
+        self.later: frozenset[bytes] = frozenset(map(_second_byte, self.LEVELS))
+        """The second byte of each command that is not of the first feature level, and perhaps of others."""
         # The parts of the stores that others read. These objects are never replaced.
         self.tree = self.v2.tree
         self.history = self.v2.history
@@ -137,6 +148,7 @@ class Machine:
             **self.v2.handlers(),
             **self.v3.handlers(),
             **self.roster.handlers(),
+            **self.plugins.handlers(),
         }
 
     @property
@@ -196,6 +208,7 @@ class Machine:
             self._scalars = scalars = stored
         v2.restore_counts(scalars.counts)
         self.roster.load(scalars.version, scalars.level)
+        self.plugins.load()
         self._before = v2.restore(scalars.index, nodes)
         v3.tell_swept()
 
@@ -278,7 +291,7 @@ class Machine:
 
     def level_of(self, command: bytes) -> int:
         """The feature level of an encoded command."""
-        if not self.LEVELS:
+        if command[1:2] not in self.later:
             return 1
         head = head_of(command)
         return 1 if head is None else self.LEVELS.get(head[0], 1)
@@ -414,6 +427,7 @@ class Machine:
         self.v2.save(changes)
         if roster.touched:
             roster.save(changes)
+        self.plugins.save(changes)
         scalars = tables.Scalars(
             self.tree.index, self.statistics.replicated(), roster.cluster_version, roster.level
         )

@@ -13,8 +13,12 @@ Four tables of the v3 state:
  - `v3_alarms`: each raised alarm.
  - `v3_state`: the scalars, under the one key `state`.
 
-Every record but those of `v3` is a msgpack array. One that cannot be read raises StateDamaged, which names
-table and key.
+Two tables of the admitted plugins:
+ - `plugins`: a record for each, by name.
+ - `wheels`: the parts of their wheels, by name and number.
+
+Every record but those of `v3` and `wheels` is a msgpack array. One that cannot be read raises StateDamaged,
+which names table and key.
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ LEASES: Final = "v3_leases"
 ALARMS: Final = "v3_alarms"
 V3_STATE: Final = "v3_state"
 RECORDS: Final = "v3"
-TABLES: Final = (NODES, WINDOW, MEMBERS, REMOVED, STATE, RECORDS, LEASES, ALARMS, V3_STATE)
+PLUGINS: Final = "plugins"
+WHEELS: Final = "wheels"
+TABLES: Final = (NODES, WINDOW, MEMBERS, REMOVED, STATE, RECORDS, LEASES, ALARMS, V3_STATE, PLUGINS, WHEELS)
 """Every table the state uses."""
 
 LOAD_STEP: Final = 500

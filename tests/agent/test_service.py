@@ -50,6 +50,7 @@ class KnownStore:
     def __init__(self, api: str, store: SubnetStore) -> None:
         self._api = api
         self._store = store
+        self.reported = fake(api)
 
     async def choose(self) -> tuple[str, SubnetStore]:
         await trio.lowlevel.checkpoint()
@@ -57,6 +58,10 @@ class KnownStore:
 
     async def look_for_another(self, used: str) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def reports(self, api: str) -> SubnetStore:
+        await trio.lowlevel.checkpoint()
+        return subnets(self.reported)
 
 
 class KeptManager:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from netstore.state.machine import Outcome
 
 APPEND: Final = appending(b"k")
+NOW: Final = Machine.LEVEL
+NEXT: Final = Later.LEVEL
 
 
 def ask(group: Group, id_: int, command: bytes) -> Outcome:
@@ -53,15 +55,15 @@ def test_members_are_upgraded_one_by_one_under_load_and_back_again_until_the_las
     for id_, release in ((2, Later), (3, Later), (2, Machine), (2, Later)):
         group.restart(id_, release)
         write(group)
-        assert {peer.machine.roster.level for peer in group.peers.values()} == {1}
+        assert {peer.machine.roster.level for peer in group.peers.values()} == {NOW}
         refused = ask(group, id_ if release is Later else 3, APPEND)
         assert isinstance(refused, Fault)
-        assert b"feature level 2 is not in force: the cluster is at 1" in refused.cause
+        assert b"feature level %d is not in force: the cluster is at %d" % (NEXT, NOW) in refused.cause
         assert refused.outcome_known
     assert len(digests(group)) == 1
     group.restart(1, Later)
     group.pass_time(1)
-    assert {peer.machine.roster.level for peer in group.peers.values()} == {2}
+    assert {peer.machine.roster.level for peer in group.peers.values()} == {NEXT}
     for id_ in (1, 2, 3):
         assert not isinstance(ask(group, id_, APPEND), Fault)
     write(group)
@@ -74,21 +76,21 @@ def raised() -> Group:
     for id_ in (2, 3, 1):
         group.restart(id_, Later)
     group.pass_time(1)
-    assert group.leader.machine.roster.level == 2
+    assert group.leader.machine.roster.level == NEXT
     return group
 
 
 def test_a_member_that_went_back_stops_at_the_first_entry_it_does_not_know() -> None:
     group = raised()
     assert not isinstance(ask(group, 1, APPEND), Fault)
-    with pytest.raises(CannotApply, match=r"feature level 2, and 1 is known; .*upgrade it"):
+    with pytest.raises(CannotApply, match=rf"feature level {NEXT}, and {NOW} is known; .*upgrade it"):
         group.restart(3, Machine)
 
 
 def test_a_state_of_a_later_level_is_not_loaded() -> None:
     group = raised()
     group[3].engine.commit()
-    with pytest.raises(NoRestart, match=r"cluster is at feature level 2, this member knows 1.*upgrade it"):
+    with pytest.raises(NoRestart, match=rf"at feature level {NEXT}, this member knows {NOW}.*upgrade it"):
         Machine(group[3].engine).load()
 
 
@@ -97,7 +99,7 @@ def test_a_state_copy_of_a_later_level_ends_the_member_with_the_same_words() -> 
     group.leader.cluster.add(("http://p4:1",), learner=True, done=lambda _: None, principal=OWN)
     group.settle()
     [new] = set(group.leader.machine.members) - set(group.peers)
-    with pytest.raises(NoRestart, match="this member knows 1"):
+    with pytest.raises(NoRestart, match=f"this member knows {NOW}"):
         group.start(new)
 
 
@@ -105,17 +107,17 @@ def test_a_member_of_a_lower_level_than_the_cluster_is_not_published() -> None:
     group = raised()
     outcome = ask(group, 1, encode(PublishMember(9, "old", (), ("http://p9:1",), 1)))
     assert isinstance(outcome, Fault)
-    assert b"the cluster is at feature level 2, this member knows 1" in outcome.cause
+    assert b"the cluster is at feature level %d, this member knows 1" % NEXT in outcome.cause
     assert NodeId(9) not in group[1].machine.members
 
 
 def test_the_level_is_judged_when_it_is_applied() -> None:
     group = Group(3)
-    outcome = ask(group, 2, encode(RaiseLevel(2)))
+    outcome = ask(group, 2, encode(RaiseLevel(NEXT)))
     assert isinstance(outcome, Fault)
-    assert outcome.cause == b"not every member knows feature level 2"
+    assert outcome.cause == b"not every member knows feature level %d" % NEXT
     assert not isinstance(ask(group, 2, encode(RaiseLevel(1))), Fault)
-    assert group[3].machine.roster.level == 1
+    assert group[3].machine.roster.level == NOW
 
 
 def test_commands_beyond_the_cluster_level_are_not_taken_from_another_member() -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault
+from netstore.state import features
 from netstore.state.commands import PublishMember
 from tests.support.later import appending
 
@@ -68,7 +69,7 @@ class Releases:
         world, random = self._world, self._random
         if world.workload.over:
             return
-        able = [member for member in world.running() if member.machine.LEVEL > 1]
+        able = [member for member in world.running() if member.machine.LEVEL > features.LEVEL]
         if able:
             random.choice(able).propose_bytes(COMMAND, self._told)
         world.timeline.after(2 * ASK_SECONDS * random.random(), self._ask)

@@ -35,8 +35,8 @@ def test_an_entry_of_an_earlier_nowhere_is_refused_and_counted() -> None:
     ("payload", "words"),
     [
         (seal(b"\x92\x5a\xc4\x00"), "command 90 is not known"),
-        (seal(b"\x92\xcc\xc8\xc4\x00", level=2), "command 200 of feature level 2, and 1 is known"),
-        (seal(encode(Set(b"/a")), level=2), "command 1 of feature level 2, and 1 is known"),
+        (seal(b"\x92\xcc\xc8\xc4\x00", level=3), "command 200 of feature level 3, and 2 is known"),
+        (seal(encode(Set(b"/a")), level=3), "command 1 of feature level 3, and 2 is known"),
         (b"\x02" + seal(encode(Set(b"/a")))[1:], "an entry of format 2, and 1 is known"),
         (seal(b"\x95\x06\xc4\x02/a\xc2\xc2\xc0"), "command 6 has 4 fields, and 3 are known"),
         (seal(b"\xdc\x00\x02\xcd\x01\x00\xc4\x00"), "command 256 is not known"),

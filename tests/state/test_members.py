@@ -137,7 +137,7 @@ def test_a_member_that_starts_again_stays_where_its_cluster_knows_it() -> None:
     assert apply(machine, commands.PublishMember(1, "one", ("http://c:1",), A)) is None
     assert apply(machine, commands.UpdateMember(1, B)) is None
     assert apply(machine, commands.PublishMember(1, "other", ("http://d:1",), A)) is None
-    assert machine.members == {1: MemberInfo(NodeId(1), "other", ("http://d:1",), B, level=1)}
+    assert machine.members == {1: MemberInfo(NodeId(1), "other", ("http://d:1",), B, level=machine.LEVEL)}
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def exchange(
     daemon: Daemon,
     method: str,
     path: str,
-    body: str | None = None,
+    body: str | bytes | None = None,
     fields: Mapping[str, str] | None = None,
     *,
     limit: float = 12.0,
@@ -71,7 +71,8 @@ def exchange(
     def ask() -> Answer:
         connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=seconds(limit))
         try:
-            connection.request(method, path, None if body is None else body.encode(), dict(fields or {}))
+            sent = body.encode() if isinstance(body, str) else body
+            connection.request(method, path, sent, dict(fields or {}))
             answer = connection.getresponse()
             return Answer(answer.status, answer.headers, answer.read())
         finally:

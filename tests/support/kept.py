@@ -50,9 +50,9 @@ LEASE: Final = -7
 
 
 def log() -> list[bytes]:
-    """Payloads: every command there is in this release, in an order in which each does something."""
+    """Payloads: every command of the first feature level, in an order in which each does something."""
     told: list[Command] = [
-        commands.PublishMember(MEMBER, NAME, ("http://127.0.0.1:2379",), (PEER_URL,)),
+        commands.PublishMember(MEMBER, NAME, ("http://127.0.0.1:2379",), (PEER_URL,), level=1),
         commands.SetClusterVersion("3.4.0"),
         v2.Set(b"/dir/a", b"1"),
         v2.Set(b"/\xff\x00", b"\x00\xff", expires=EXPIRES, ttl=v2.LONGEST_TTL),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
+from netstore.state import features
 from netstore.state.machine import Machine, Outcome
 from netstore.state.v3.commands import Put
 
@@ -28,10 +29,10 @@ _append: Final = msgspec.msgpack.Decoder(Append)
 
 
 class Later(Machine):
-    """The state machine of a later release, which knows a command of level 2."""
+    """The state machine of a later release, which knows one more command, of its own level."""
 
-    LEVEL: ClassVar[int] = 2
-    LEVELS: ClassVar[Mapping[int, int]] = {NUMBER: 2}
+    LEVEL: ClassVar[int] = features.LEVEL + 1
+    LEVELS: ClassVar[Mapping[int, int]] = {**features.LEVELS, NUMBER: LEVEL}
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

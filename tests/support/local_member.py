@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.api.admin import AdminApi
+from netstore.api.beside import Beside
 from netstore.api.gate import Gate
 from netstore.api.health import Health, Version
 from netstore.api.http.router import Route, Router
+from netstore.api.plugins import Admitted, PluginsApi
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StatsApi
@@ -34,6 +36,7 @@ from tests.support.log import AnyLevel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.api.networks import NetworkWrites
     from netstore.node.pacing import Behind
     from netstore.raft.status import PeerStatus
     from netstore.state.machine import Outcome
@@ -256,10 +259,24 @@ class LocalCluster:
             self._member.propose(commands.encode(command), answer, principal)
 
 
+def _at_once(call: Callable[[], object]) -> None:
+    call()
+
+
+def plugins_of(member: LocalMember) -> PluginsApi:
+    """The plugin store of a member."""
+    return PluginsApi(member, Admitted(member.machine.plugins), Beside(_at_once, _FailingLog()))
+
+
 class LocalMember:
     """`node.member.Member` of a cluster of one that decides at once, with its keys API behind a router."""
 
-    def __init__(self, engine: MemoryEngine | None = None, clock: HandClock | None = None) -> None:
+    def __init__(
+        self,
+        engine: MemoryEngine | None = None,
+        clock: HandClock | None = None,
+        networks: NetworkWrites | None = None,
+    ) -> None:
         self.id = NodeId(0x8E9E05C52164694D)
         self.name = "local"
         self.cluster_id = ClusterId(0xCDF818194E3A8C32)
@@ -283,7 +300,7 @@ class LocalMember:
         self.cluster = LocalCluster(self)
         self.reaper = Reaper(self, self.machine.tree.timed, 0.0, v2.ExpireNodes, v2.TtlCheckpoint)
         self.gate = Gate()
-        self.keys = KeysApi(self, self.reaper.countdown, self.gate)
+        self.keys = KeysApi(self, self.reaper.countdown, self.gate, networks)
         self.deadlines = Deadlines(self.clock)
         members = MembersApi(self, self.cluster)
         self.router = Router(

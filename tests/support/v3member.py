@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from netstore.api.networks import NetworkWrites
     from netstore.errors import Fault
     from netstore.net.grpc.protocols import Receiver
     from netstore.state.machine import Outcome
@@ -262,7 +263,7 @@ class FakeCopy:
 class Served:
     """All services over one member."""
 
-    def __init__(self, options: Options = OPTIONS) -> None:
+    def __init__(self, options: Options = OPTIONS, networks: NetworkWrites | None = None) -> None:
         self.member = ReadableMember()
         self.gate = Gate()
         self.deadlines = Deadlines(self.member.clock)
@@ -283,6 +284,7 @@ class Served:
             below=self._draw,
             log=Lines(),
             gate=self.gate,
+            networks=networks,
         )
 
     def _draw(self, bound: int) -> int:

@@ -13,6 +13,7 @@ WIDE: Final = {"BaseException", "Exception", "NetstoreError", "NoRestart", "Corr
 """What `CannotApply`, `StateDamaged` and `InvariantBroken` are beside `MustStop`."""
 
 DECODING: Final = {
+    ("netstore/api/beside.py", "_work"): "checks documents in a thread, and reads no state",
     ("netstore/net/tls.py", "_refresh"): "reads certificates",
     ("netstore/node/backup.py", "_run"): "damage that it finds is handed to the loop",
     ("netstore/node/membership.py", "_asked"): "reads a command's bytes",

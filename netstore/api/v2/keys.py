@@ -7,6 +7,7 @@ query, the values of the parameters, and last the state of the store.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from netstore.api.gate import Gate
+    from netstore.api.networks import NetworkWrites
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
     from netstore.state.countdown import Countdown
@@ -67,9 +69,17 @@ _NO_OUTCOME: Final = Fault(300, b"the command has no outcome to tell")
 class KeysApi:
     """Handles every request below `/v2/keys` of one member. Plain calls on the loop."""
 
-    def __init__(self, member: Member, countdown: Countdown[bytes], gate: Gate) -> None:
-        """`countdown` gives the remaining time of nodes."""
+    def __init__(
+        self,
+        member: Member,
+        countdown: Countdown[bytes],
+        gate: Gate,
+        networks: NetworkWrites | None = None,
+    ) -> None:
+        """`countdown` gives the remaining time of nodes. `networks` checks what is written to some keys."""
         self._member = member
+        self._networks = networks
+        self._network_keys = frozenset[bytes]() if networks is None else networks.keys
         self._gate = gate
         self._machine = member.machine
         self._hub = member.hub
@@ -130,7 +140,10 @@ class KeysApi:
         if method == b"GET":
             self._get(exchange, key, parameters)
         elif method == b"PUT":
-            self._put(exchange, key, parameters)
+            if key in self._network_keys and not (parameters.refresh or parameters.dir):
+                self._put_network(exchange, key, parameters)
+            else:
+                self._put(exchange, key, parameters)
         elif method == b"DELETE":
             self._delete(exchange, key, parameters)
         elif method == b"POST":
@@ -171,6 +184,18 @@ class KeysApi:
 
     def _read(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         self._answer(exchange, False, self._machine.v2.look(key, parameters.recursive))
+
+    def _put_network(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
+        """Write the config of a network, if it is one."""
+
+        def checked(fault: Fault | None) -> None:
+            if fault is None:
+                self._put(exchange, key, parameters)
+            else:
+                self._refuse(exchange, replace(fault, index=self._machine.tree.index))
+
+        assert self._networks is not None  # noqa: S101 - it named the key; for the type checker
+        self._networks.check([(key, parameters.value)], checked)
 
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         value, refresh = parameters.value, parameters.refresh

@@ -9,16 +9,18 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from netstore.api.networks import CONFIG
 from netstore.api.v3 import messages, operations, transactions
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.state.commands import encode
 from netstore.state.v3 import txn
-from netstore.state.v3.commands import Compact, Deleted, Done, Found, PutDone, TxnDone
+from netstore.state.v3.commands import Compact, Deleted, Done, Found, PutDone, Txn, TxnDone
 from netstore.types import Revision
 
 if TYPE_CHECKING:
+    from netstore.api.networks import NetworkWrites
     from netstore.api.v3.answers import Answers
     from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from netstore.node.member import Replica
     from netstore.node.quota import Quota
     from netstore.state.machine import Outcome
-    from netstore.state.v3.commands import Operation, Put, Range, Txn
+    from netstore.state.v3.commands import Operation, Put, Range
 
 ENVELOPE_BYTES: Final = 32
 """About what etcd adds to a request before it checks the size, so that an operation that just fits there fits
@@ -49,8 +51,13 @@ class KvService:
         *,
         max_request_bytes: int,
         max_txn_ops: int,
+        networks: NetworkWrites | None = None,
     ) -> None:
-        """`max_request_bytes` bounds the size of one write, `max_txn_ops` each list of a transaction."""
+        """`max_request_bytes` bounds the size of one write, `max_txn_ops` each list of a transaction.
+        `networks` checks what is written to some keys.
+        """
+        self._networks = networks
+        self._network_keys = frozenset[bytes]() if networks is None else networks.keys
         self._member = member
         self._headers = headers
         self._quota = quota
@@ -81,6 +88,8 @@ class KvService:
     def _put(self, call: Call, command: Put) -> None:
         if len(command.key) + len(command.value) > self._most_bytes:
             end(call, Reason.REQUEST_TOO_LARGE)
+        elif command.key in self._network_keys and not command.ignore_value:
+            self._propose_checked(call, command, [(command.key, command.value)])
         else:
             self._propose(call, command, txn.check(command))
 
@@ -97,12 +106,32 @@ class KvService:
         if not txn.is_read(command):
             if len(message) > self._most_bytes:
                 end(call, Reason.REQUEST_TOO_LARGE)
+            elif CONFIG in message and (writes := self._network_writes(command)):
+                self._propose_checked(call, command, writes)
             else:
                 self._propose(call, command)
         elif _is_serializable(message):
             self._read_txn(call, command, None)
         else:
             self._member.read(partial(self._read_txn, call, command), call.principal)
+
+    def _network_writes(self, command: Txn) -> list[tuple[bytes, bytes]]:
+        """The values that any branch of a transaction may write to a network's config. O(operations)."""
+        keys = self._network_keys
+        return [
+            (each.key, each.value)
+            for each in txn.puts_of(command)
+            if each.key in keys and not each.ignore_value
+        ]
+
+    def _propose_checked(self, call: Call, command: Put | Txn, writes: list[tuple[bytes, bytes]]) -> None:
+        """Propose what writes these configs of networks, if they are some."""
+
+        def checked(fault: Fault | None) -> None:
+            self._propose(call, command, fault or (None if isinstance(command, Txn) else txn.check(command)))
+
+        assert self._networks is not None  # noqa: S101 - it named the keys; for the type checker
+        self._networks.check(writes, checked)
 
     def _fits(self, call: Call, request: pb.DeleteRangeRequest) -> bool:
         if request.ByteSize() <= self._most_bytes:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.api.gate import Gate
+    from netstore.api.networks import NetworkWrites
     from netstore.api.v3.lessor import Lessor
     from netstore.api.v3.maintenance import BackupSource, Sizes
     from netstore.node.member import Membership, Replica
@@ -72,8 +73,10 @@ def build(
     below: Callable[[int], int],
     log: Log,
     gate: Gate,
+    networks: NetworkWrites | None = None,
 ) -> Services:
-    """The services of one member. `below` draws a random number below a bound. Auto-compaction is started if
+    """The services of one member. `below` draws a random number below a bound; `networks` checks what is
+    written to the configs of networks. Auto-compaction is started if
     the options say so.
     """
     headers = Headers(member)
@@ -89,6 +92,7 @@ def build(
         answers,
         max_request_bytes=options.max_request_bytes,
         max_txn_ops=options.max_txn_ops,
+        networks=networks,
     )
     lease = LeaseService(member, headers, quota, lessor, shared, below=below, minimum_ttl=options.minimum_ttl)
     maintenance = MaintenanceService(member, headers, quota, sizes=sizes, backups=backups, members=members)

@@ -1,4 +1,4 @@
-"""Shell completion: words from click, keys, subnets and members from the store; and the hooks of the shells.
+"""Shell completion: words from click; keys, subnets, plugins and members from the store; the hooks of shells.
 
 If the store does not answer within `LIMIT`, there are no suggestions: the prompt must not block or show
 errors.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from netstore.client.cluster import MemberRecord
+    from netstore.client.plugins import Stored
     from netstore.client.subnetstore import Entry, SubnetStore
     from netstore.client.v2 import Node, V2Client
 
@@ -78,6 +79,24 @@ def members(
     known = _asked(context, listing) or ()
     words = [(each.id, each.name) for each in known] + [(each.name, each.id) for each in known if each.name]
     return [CompletionItem(word, help=other) for word, other in words if word.startswith(incomplete)][:MOST]
+
+
+def plugins(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Names of the admitted plugins, with their versions."""
+
+    async def listing(client: V2Client) -> tuple[Stored, ...]:
+        from netstore.client.plugins import PluginsClient  # noqa: PLC0415 - loaded by now: see Settings.ask
+
+        return await PluginsClient(client.transport).admitted()
+
+    known = (each.plugin for each in _asked(context, listing) or ())
+    return [
+        CompletionItem(each.name, help=each.versions or None)
+        for each in known
+        if each.name.startswith(incomplete)
+    ][:MOST]
 
 
 def _asked(context: click.Context, action: Callable[[V2Client], Awaitable[T]]) -> T | None:

@@ -21,6 +21,7 @@ from netstore.cli.commands.failures import NOT_TEXT, Exit, Failure, failure_of, 
 from netstore.cli.output import Form, Table, emit, printable, render
 from netstore.errors import NetstoreError
 from netstore.network.config import DEFAULT_PREFIX
+from netstore.network.lease import SUBNETS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -102,15 +103,17 @@ class Settings:
 
         return self.run(conversation)
 
-    def ask_network(self, action: Callable[[SubnetStore], Awaitable[T]]) -> T:
-        """Run `action` with the store of the network, in the API that keeps it (`--store-api`)."""
+    def ask_network(self, action: Callable[[SubnetStore], Awaitable[T]], folder: str = SUBNETS) -> T:
+        """Run `action` with the store of the network, in the API that keeps it (`--store-api`), for the
+        entries of this folder.
+        """
 
         async def conversation() -> T:
             async with self.access() as access:
                 try:
                     store = await access.choose_or_begin()
                     self.store_api = store.api  # further calls go to the same
-                    return await action(store)
+                    return await action(await access.store(store.api, folder))
                 except (NetstoreError, Failure, OSError) as error:
                     fault = error  # raised within, it would come out of a nursery in a group
             raise fault

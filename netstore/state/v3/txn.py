@@ -42,7 +42,7 @@ from netstore.state.v3.index import bound_after
 from netstore.types import Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from netstore.state.v3.lease import Leases
     from netstore.state.v3.mvcc import Mvcc
@@ -107,6 +107,18 @@ def is_read(txn: Txn) -> bool:
             if type(operation) is not Range:
                 return False
     return True
+
+
+def puts_of(txn: Txn) -> Iterator[Put]:
+    """Every put in any branch, at any depth."""
+    unread = [txn]
+    while unread:
+        each = unread.pop()
+        for operation in (*each.success, *each.failure):
+            if type(operation) is Put:
+                yield operation
+            elif type(operation) is Txn:
+                unread.append(operation)
 
 
 def read_units(mvcc: Mvcc, txn: Txn) -> int:

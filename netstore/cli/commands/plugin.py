@@ -1,0 +1,383 @@
+"""`netstorectl plugin`: which backends the cluster admits beside the built-in ones, and what nodes run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from netstore.cli.commands import completion
+from netstore.cli.commands.failures import Exit, Failure, refused
+from netstore.cli.commands.invocation import Settings, say, warn
+from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.output import Table
+from netstore.errors import NetstoreError
+from netstore.network.backends import BUILT_IN
+from netstore.network.pluginreport import FOLDER, Report, parse_report
+from netstore.network.plugins import MAX_WHEEL_BYTES, Plugin, Wheel, check_plugin, is_in_range
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from typing import TypeVar
+
+    from netstore.client.cluster import Refused
+    from netstore.client.plugins import PluginsClient, Stored
+    from netstore.client.subnetstore import SubnetStore
+    from netstore.client.v2 import V2Client
+
+    T = TypeVar("T")
+
+HEADINGS: Final = ("NAME", "VERSIONS", "SCHEMA", "WHEEL", "STORED", "SINCE")
+NODE_HEADINGS: Final = ("NODE", "ADDRESS", "RUNS", "PLUGIN", "VERSION", "ADMITTED", "PROBLEM")
+
+SIGNATURE_BYTES: Final = 64
+MAX_SCHEMA_BYTES: Final = 64 * 1024
+
+
+def ask_plugins(settings: Settings, action: Callable[[PluginsClient], Awaitable[T]]) -> T:
+    """Run calls to the plugin store. A refusal becomes a `Failure`."""
+    from netstore.client.cluster import Refused  # noqa: PLC0415 - see Settings.run
+    from netstore.client.plugins import PluginsClient  # noqa: PLC0415 - same
+
+    async def conversation(client: V2Client) -> T:
+        try:
+            return await action(PluginsClient(client.transport))
+        except Refused as error:
+            if not error.outcome_known:
+                raise
+            raise _refusal(error) from None
+
+    return settings.ask(conversation)
+
+
+def _refusal(error: Refused) -> Failure:
+    text = str(error)
+    if "feature level" in text:
+        text = f"{text}; upgrade every member, then repeat it"
+    return Failure(Exit.NOT_FOUND if error.status == 404 else Exit.REFUSED, text)
+
+
+@click.group(cls=Group)
+def plugin() -> None:
+    """Which backends networks may use, beside the built-in ones."""
+
+
+@plugin.command("ls")
+@pass_settings
+def ls(settings: Settings) -> None:
+    """List the admitted plugins and the built-in backends."""
+    admitted = ask_plugins(settings, lambda client: client.admitted())
+    rows = [_row(each) for each in admitted] + [(name, "built in", *[None] * 4) for name in BUILT_IN]
+    settings.show(
+        {"plugins": [content(each) for each in admitted], "builtIn": list(BUILT_IN)}, Table(HEADINGS, rows)
+    )
+
+
+@plugin.command("show")
+@click.argument("name", shell_complete=completion.plugins)
+@pass_settings
+def show(settings: Settings, name: str) -> None:
+    """Print all that is known of one plugin or built-in backend, with the schema of its options."""
+    document = ask_plugins(settings, lambda client: client.document(name))
+    rows = [(field, _text(value)) for field, value in document.items()]
+    settings.show(document, Table(("FIELD", "VALUE"), rows))
+
+
+@plugin.command("admit")
+@click.argument("source", metavar="NAME|FILE.whl")
+@click.option("--name", "as_name", metavar="NAME", help="The Type, if the wheel has several backends.")
+@click.option("--schema", metavar="FILE", help="JSON Schema of the Backend section.")
+@click.option("--version", "versions", metavar="RANGE", help="Versions nodes may run, as '>=1,<2'.")
+@click.option("--setting", "pairs", metavar="OPTION=VALUE", multiple=True, help="Value of an option.")
+@click.option("--signature", metavar="FILE", help="Ed25519 signature of the wheel's SHA-256.")
+@pass_settings
+def admit(
+    settings: Settings,
+    source: str,
+    *,
+    as_name: str | None,
+    schema: str | None,
+    versions: str | None,
+    pairs: tuple[str, ...],
+    signature: str | None,
+) -> None:
+    """Admit a plugin, so that network configs may name it; or change what is said of it.
+
+    With a wheel, the cluster keeps it for the agents that may install plugins.
+    """
+    data, wheel, name = b"", None, source
+    if source.endswith(".whl"):
+        data, wheel, name, version = _wheel(source, as_name, signature)
+        versions = f"=={version}" if versions is None else versions
+    elif signature is not None or as_name is not None:
+        raise click.UsageError("--signature and --name are for wheels")
+    wanted = Plugin(name, versions or "", _schema(schema), wheel, dict(map(_pair, pairs)))
+    try:
+        check_plugin(wanted)
+    except NetstoreError as error:
+        raise refused(str(error)) from None
+
+    async def admitting(client: PluginsClient) -> Stored:
+        return await client.send(await client.admit(wanted), data)
+
+    stored = ask_plugins(settings, admitting)
+    if wanted.schema is None:
+        warn(f"{name}: without --schema any Backend section passes")
+    settings.show(content(stored), Table(HEADINGS, [_row(stored)]))
+
+
+@plugin.command("retire")
+@click.argument("name", shell_complete=completion.plugins)
+@click.option("--force", is_flag=True, help="Retire it although the stored network config names it.")
+@pass_settings
+def retire(settings: Settings, name: str, *, force: bool) -> None:
+    """Remove a plugin and its wheel from the store: no network config may name it from then on.
+
+    Nodes that run it go on. Refused while the network config at --prefix names it.
+    """
+    key = settings.key("config")
+
+    async def named(store: SubnetStore) -> bool:
+        entry = await store.config()
+        return entry is not None and name in _types(entry.value or "")
+
+    if not force and settings.ask_network(named):
+        raise refused(f"{key}: names {name}; write another config first, or give --force")
+
+    gone = ask_plugins(settings, lambda client: client.retire(name))
+    settings.show(content(gone), Table(HEADINGS, [_row(gone)]))
+
+
+@plugin.command("fetch")
+@click.argument("name", shell_complete=completion.plugins)
+@click.argument("target", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@pass_settings
+def fetch(settings: Settings, name: str, target: Path | None) -> None:
+    """Write the wheel of a plugin to a file, once its digest was checked; by default one of its own name."""
+
+    async def fetching(client: PluginsClient) -> tuple[Stored, bytes]:
+        stored = await client.plugin(name)
+        try:
+            return stored, await client.wheel(stored)
+        except NetstoreError as error:
+            if type(error) is NetstoreError:
+                raise refused(str(error)) from None
+            raise
+
+    stored, data = ask_plugins(settings, fetching)
+    wheel = stored.plugin.wheel
+    assert wheel is not None  # noqa: S101 - it was fetched; for the type checker
+    path = Path(wheel.file) if target is None else target
+    try:
+        _write(path, data)
+    except OSError as error:
+        raise refused(f"{path}: {error.strerror}") from None
+    settings.show(
+        {"name": name, "file": str(path), "sha256": wheel.sha256, "size": wheel.size},
+        Table(("FILE", "SHA256", "SIZE"), [(str(path), wheel.sha256, wheel.size)]),
+    )
+
+
+@plugin.command("status")
+@pass_settings
+def status(settings: Settings) -> None:
+    """Print what the agents of the network at --prefix have installed, and which backend each runs."""
+    folder = settings.key(FOLDER)
+
+    async def reading(store: SubnetStore) -> list[tuple[str, str]]:
+        entries = (await store.entries()).entries
+        return [(entry.name, entry.value) for entry in entries if entry.value is not None]
+
+    admitted = {each.plugin.name: each.plugin for each in ask_plugins(settings, _admitted_if_any)}
+    reports = settings.ask_network(reading, FOLDER)
+    rows: list[tuple[str | None, ...]] = []
+    nodes: list[dict[str, Any]] = []
+    for address, text in sorted(reports):
+        try:
+            report = parse_report(text)
+        except NetstoreError as error:
+            warn(f"{folder}/{address}: {error}")
+            continue
+        nodes.append({"address": address, **_report(report, admitted)})
+        rows += _report_rows(address, report, admitted)
+    settings.show({"nodes": nodes}, Table(NODE_HEADINGS, rows))
+    if not reports:
+        say(f"{folder}: no agent reports here; see --prefix")
+
+
+async def _admitted_if_any(client: PluginsClient) -> Sequence[Stored]:
+    from netstore.client.cluster import Refused  # noqa: PLC0415 - see Settings.run
+
+    try:
+        return await client.admitted()
+    except Refused as error:
+        if error.status == 404:
+            return ()
+        raise
+
+
+def content(stored: Stored) -> dict[str, Any]:
+    """The JSON document of an admitted plugin."""
+    document: dict[str, Any] = msgspec.to_builtins(stored.plugin)
+    if "wheel" in document:
+        document["wheel"]["received"] = stored.received
+    return document
+
+
+def _row(stored: Stored) -> tuple[str | None, ...]:
+    each, wheel = stored.plugin, stored.plugin.wheel
+    if wheel is None:
+        kept = None
+    else:
+        kept = "yes" if stored.received == wheel.size else f"{100 * stored.received // wheel.size}%"
+    return (
+        each.name,
+        each.versions or "any",
+        "no" if each.schema is None else "yes",
+        None if wheel is None else wheel.file,
+        kept,
+        datetime.fromtimestamp(each.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if each.since else None,
+    )
+
+
+def _is_admitted(name: str, version: str, admitted: Mapping[str, Plugin]) -> bool:
+    known = admitted.get(name)
+    return name in BUILT_IN if known is None else is_in_range(version, known.versions)
+
+
+def _report(report: Report, admitted: Mapping[str, Plugin]) -> dict[str, Any]:
+    return {
+        "node": report.node,
+        "agent": report.agent,
+        "running": report.running or None,
+        "installed": [
+            {
+                "name": each.name,
+                "version": each.version,
+                "wheel": each.wheel or None,
+                "problem": each.problem or None,
+                "admitted": _is_admitted(each.name, each.version, admitted),
+            }
+            for each in report.installed
+        ],
+    }
+
+
+def _report_rows(
+    address: str, report: Report, admitted: Mapping[str, Plugin]
+) -> list[tuple[str | None, ...]]:
+    return [
+        (
+            report.node,
+            address,
+            "yes" if each.name == report.running else "no",
+            each.name,
+            each.version or None,
+            "yes" if _is_admitted(each.name, each.version, admitted) else "no",
+            each.problem or None,
+        )
+        for each in report.installed
+    ]
+
+
+def _types(text: str) -> set[str]:
+    """The Type that a network config names, in lower case; none if it is no config."""
+    try:
+        document = msgspec.json.decode(text)
+        sections = [value for name, value in document.items() if name.lower() == "backend"]
+        return {str(v).lower() for each in sections for n, v in each.items() if n.lower() == "type"}
+    except (msgspec.MsgspecError, AttributeError, RecursionError):
+        return set()
+
+
+def _wheel(source: str, as_name: str | None, signature: str | None) -> tuple[bytes, Wheel, str, str]:
+    """The bytes of a wheel, what the store is told of it, its backend, and its version."""
+    from netstore.network.wheel import BadWheel, read_wheel  # noqa: PLC0415 - one command of many needs it
+
+    data = _content(source, MAX_WHEEL_BYTES)
+    try:
+        found = read_wheel(data)
+    except BadWheel as error:
+        raise refused(f"{source}: {error}") from None
+    names = sorted(found.backends)
+    if as_name is not None and as_name not in names:
+        raise refused(f"{source}: has no backend {as_name}; it has {', '.join(names) or 'none'}")
+    if as_name is None and len(names) != 1:
+        raise refused(f"{source}: has {len(names)} backends ({', '.join(names)}); name one with --name")
+    signed = "" if signature is None else _signature(signature)
+    wheel = Wheel(Path(source).name, hashlib.sha256(data).hexdigest(), len(data), signed)
+    return data, wheel, as_name or names[0], found.version
+
+
+def _signature(source: str) -> str:
+    """A signature as the store keeps it: in base64. The file has its 64 bytes, or their base64."""
+    import base64  # noqa: PLC0415 - one option of many needs it
+    import binascii  # noqa: PLC0415 - same
+
+    data = _content(source, 1024)
+    if len(data) != SIGNATURE_BYTES:
+        try:
+            data = base64.b64decode(data.strip(), validate=True)
+        except binascii.Error:
+            data = b""
+    if len(data) != SIGNATURE_BYTES:
+        raise refused(f"{source}: is no Ed25519 signature; give its 64 bytes, or their base64")
+    return base64.b64encode(data).decode()
+
+
+def _schema(source: str | None) -> dict[str, Any] | None:
+    if source is None:
+        return None
+    try:
+        schema = msgspec.json.decode(_content(source, MAX_SCHEMA_BYTES))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise refused(f"{source}: not JSON ({error})") from None
+    if not isinstance(schema, dict):
+        raise refused(f"{source}: not a JSON object; a schema is one")
+    return schema
+
+
+def _pair(word: str) -> tuple[str, Any]:
+    """A setting: its value is JSON where that can be read, else text."""
+    name, equals, text = word.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{word!r} is not OPTION=VALUE", param_hint="--setting")
+    try:
+        return name, msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return name, text
+
+
+def _content(source: str, most: int) -> bytes:
+    try:
+        with Path(source).open("rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise refused(f"{source}: {reason}") from None
+    if len(data) > most:
+        raise refused(f"{source}: longer than {most} bytes, more than the store keeps")
+    return data
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file in one step: it has all of the data, or is as it was."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            Path(file.name).chmod(0o644)
+            os.replace(file.name, path)  # noqa: PTH105 - of a name and a path
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,217 @@
+"""`netstorectl plugin`, on a store of its own."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from netstore.network.pluginreport import Installed, Report, encode_report
+from netstore.network.plugins import PART_BYTES
+from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
+from tests.support.peers import start_etcd
+from tests.support.wheels import wheel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.cli.commands.conftest import Run
+
+SCHEMA = {"type": "object", "properties": {"Port": {"type": "integer"}}, "required": ["Port"]}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with start_netstored(tmp_path_factory.mktemp("plugins")) as daemon:
+        yield daemon.url
+
+
+@pytest.fixture
+def ctl(run: Run, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """netstorectl for the store, whose plugins are retired after each test."""
+    monkeypatch.setenv("NETSTORE_ENDPOINTS", url)
+    yield run
+    for row in run("plugin", "ls").rows:
+        if row[1] != "built in":
+            assert run("plugin", "retire", "--force", row[0]).status == 0
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine-1.2-py3-none-any.whl"
+    path.write_bytes(wheel(files={"mine/large.bin": _noise(2 * PART_BYTES)}))
+    return path
+
+
+def _noise(size: int) -> bytes:
+    """Bytes that cannot be compressed, the same each time."""
+    from random import Random  # noqa: PLC0415 - used here alone
+
+    return Random(1).randbytes(size)  # noqa: S311 - not for secrets
+
+
+def schema_file(tmp_path: Path, schema: Any = SCHEMA) -> str:
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(schema))
+    return str(path)
+
+
+def test_a_plugin_without_a_wheel(ctl: Run, tmp_path: Path) -> None:
+    told = ctl(
+        "plugin", "admit", "my-net", "--schema", schema_file(tmp_path), "--setting", "port=7", "-o", "json"
+    )
+    assert (told.status, told.err) == (0, "")
+    assert told.document["since"] > 1_700_000_000
+    shown = ctl("plugin", "show", "my-net", "-o", "json").document
+    assert (shown["schema"], shown["settings"]) == (SCHEMA, {"port": 7})
+    row = next(row for row in ctl("plugin", "ls").rows if row[0] == "my-net")
+    assert row[1:5] == ["any", "yes", "", ""]
+    assert ["host-gw", "built in", "", "", "", ""] in ctl("plugin", "ls").rows
+    assert ctl("plugin", "ls", "-o", "table").out.startswith("NAME ")
+    assert ctl("plugin", "retire", "my-net").status == 0
+    gone = ctl("plugin", "show", "my-net")
+    assert (gone.status, gone.err) == (3, "netstorectl: no plugin my-net is admitted\n")
+    assert ctl("plugin", "retire", "my-net").status == 3
+
+
+def test_a_wheel_goes_into_the_store_and_comes_back(ctl: Run, file: Path, tmp_path: Path) -> None:
+    told = ctl("plugin", "admit", str(file), "-o", "json")
+    assert told.status == 0, told.err
+    assert "without --schema any Backend section passes" in told.err
+    stored = told.document
+    assert (stored["name"], stored["versions"]) == ("my-net", "==1.2")
+    assert stored["wheel"]["received"] == stored["wheel"]["size"] == file.stat().st_size > 2 * PART_BYTES
+    copy = tmp_path / "copy.whl"
+    told = ctl("plugin", "fetch", "my-net", str(copy), "-o", "json")
+    assert (told.status, told.document["sha256"]) == (0, stored["wheel"]["sha256"])
+    assert copy.read_bytes() == file.read_bytes()
+    again = ctl("plugin", "admit", str(file), "--version", ">=1,<2")
+    assert again.rows[0][:5] == ["my-net", ">=1,<2", "no", file.name, "yes"]
+    lost = ctl("plugin", "fetch", "my-net", str(tmp_path / "none" / "x.whl"))
+    assert (lost.status, "No such file or directory" in lost.err) == (1, True)
+
+
+def test_a_signature_is_kept(ctl: Run, file: Path, tmp_path: Path) -> None:
+    signature = tmp_path / "signature"
+    signature.write_bytes(bytes(64))
+    assert ctl("plugin", "admit", str(file), "--signature", str(signature)).status == 0
+    kept = ctl("plugin", "show", "my-net", "-o", "json").document["wheel"]["signature"]
+    assert base64.b64decode(kept) == bytes(64)
+    signature.write_bytes(b"short")
+    told = ctl("plugin", "admit", str(file), "--signature", str(signature))
+    assert (told.status, "is no Ed25519 signature" in told.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["admit", "My-Net"], 1, "name: 'My-Net' is not a Type"),
+        (["admit", "vxlan"], 1, "vxlan is built in"),
+        (["admit", "x", "--version", "1"], 1, "versions: '1' is not a range"),
+        (["admit", "x", "--setting", "port"], 2, "is not OPTION=VALUE"),
+        (["admit", "x", "--schema", "/nonexistent"], 1, "No such file"),
+        (["admit", "x", "--name", "y"], 2, "--signature and --name are for wheels"),
+        (["admit", "/nonexistent/x-1-py3-none-any.whl"], 1, "No such file"),
+        (["fetch", "x"], 3, "no plugin x is admitted"),
+        (["retire", "host-gw"], 1, "host-gw is built in"),
+    ],
+)
+def test_what_cannot_be_done_is_told(ctl: Run, words: list[str], status: int, told: str) -> None:
+    answer = ctl("plugin", *words)
+    assert (answer.status, told in answer.err) == (status, True), answer.err
+
+
+def test_a_wheel_that_cannot_be_used_is_refused(ctl: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mine-1.2-py3-none-any.whl"
+    for data, words in (
+        (b"junk", "not a wheel that can be read"),
+        (wheel(backends=""), "has 0 backends ()"),
+        (wheel(backends="a = b:C\nd = e:F\n"), "has 2 backends (a, d); name one with --name"),
+    ):
+        path.write_bytes(data)
+        told = ctl("plugin", "admit", str(path))
+        assert (told.status, words in told.err) == (1, True), told.err
+    assert ctl("plugin", "admit", str(path), "--name", "d").status == 0
+
+
+def test_a_wheel_without_all_its_parts_is_not_fetched(ctl: Run, url: str) -> None:
+    document = {"wheel": {"file": "mine-1.2-py3-none-any.whl", "sha256": "0f" * 32, "size": 5}}
+    _admin(url, "PUT", "/my-net", document)
+    told = ctl("plugin", "fetch", "my-net")
+    assert (told.status, "0 of 5 bytes have arrived" in told.err) == (1, True)
+    assert next(row for row in ctl("plugin", "ls").rows if row[0] == "my-net")[4] == "0%"
+    no_wheel = ctl("plugin", "admit", "other")
+    assert no_wheel.status == 0
+    assert "no wheel is stored" in ctl("plugin", "fetch", "other").err
+
+
+def _admin(url: str, method: str, path: str, document: object) -> None:
+    from urllib.request import Request, urlopen  # noqa: PLC0415 - used here alone
+
+    request = Request(  # noqa: S310 - to a store on loopback
+        f"{url}/netstore/plugins{path}",
+        json.dumps(document).encode(),
+        {"Content-Type": "application/json"},
+        method=method,
+    )
+    with urlopen(request, timeout=seconds(60)) as answer:  # noqa: S310 - same
+        assert answer.status == 200
+
+
+def test_a_network_may_name_it_while_it_is_admitted(ctl: Run, tmp_path: Path) -> None:
+    key = "/coreos.com/network/config"
+    good = '{"Network":"10.1.0.0/16","Backend":{"Type":"my-net","PORT":1}}'
+    bad = good.replace(":1}", ':"1"}')
+    unknown = ctl("key", "set", key, good)
+    assert (unknown.status, "no backend 'my-net' is admitted" in unknown.err) == (1, True), unknown.err
+    ctl("plugin", "admit", "my-net", "--schema", schema_file(tmp_path))
+    refused = ctl("key", "set", key, bad)
+    assert "Backend.Port: '1' is not of type 'integer'" in refused.err
+    assert ctl("key", "set", key, good).status == 0
+    told = ctl("plugin", "retire", "my-net")
+    assert (told.status, told.err) == (
+        1,
+        f"netstorectl: {key}: names my-net; write another config first, or give --force\n",
+    )
+    assert ctl("plugin", "retire", "--force", "my-net").status == 0
+    assert ctl("key", "set", key, good).status == 1
+    assert ctl("key", "rm", key).status == 0
+
+
+def test_what_nodes_run_is_shown(ctl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETSTORE_PREFIX", "/reports")
+    nothing = ctl("plugin", "status")
+    assert (nothing.status, nothing.out) == (0, "")
+    assert "no agent reports here" in nothing.err
+    installed = (
+        Installed("host-gw", "0.1.0"),
+        Installed("my-net", "2.0", problem="needs the module vxlan"),
+        Installed("stray", "1"),
+    )
+    ctl("plugin", "admit", "my-net", "--version", "<2")
+    ctl(
+        "key", "set", "/reports/plugins/10.0.0.1", encode_report(Report("one", "0.1.0", "host-gw", installed))
+    )
+    ctl("key", "set", "/reports/plugins/10.0.0.2", "junk")
+    told = ctl("plugin", "status")
+    assert told.rows == [
+        ["one", "10.0.0.1", "yes", "host-gw", "0.1.0", "yes", ""],
+        ["one", "10.0.0.1", "no", "my-net", "2.0", "no", "needs the module vxlan"],
+        ["one", "10.0.0.1", "no", "stray", "1", "no", ""],
+    ]
+    assert "/reports/plugins/10.0.0.2: not the report of an agent" in told.err
+    [node] = ctl("plugin", "status", "-o", "json").document["nodes"]
+    assert (node["running"], len(node["installed"])) == ("host-gw", 3)
+
+
+@pytest.mark.peer("etcd")
+def test_etcd_keeps_no_plugins(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with start_etcd(tmp_path) as daemon:
+        monkeypatch.setenv("NETSTORE_ENDPOINTS", daemon.url)
+        told = run("plugin", "ls")
+        assert (told.status, "this store keeps no plugins: it is etcd" in told.err) == (3, True)
+        assert run("plugin", "status").status == 0
