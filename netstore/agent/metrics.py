@@ -1,6 +1,6 @@
 """Metrics as text in the Prometheus exposition format 0.0.4. Pure, but for `process`.
 
-The names begin with `netstore_agent_`; those about the process are the ones that Prometheus clients share.
+The names begin with netstore_agent; those about the process are the ones that Prometheus clients share.
 The format is a few lines of text, so no library is loaded for it: the agent starts on every node of a site
 and holds little memory.
 """
