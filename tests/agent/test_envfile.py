@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from netstore.agent import envfile
+from netstore.agent.envfile import SubnetFile
+from netstore.agent.problems import ProblemLog
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import Subnet6, parse_ip6
 from netstore.network.subnetenv import SubnetEnv, encode_subnet_env
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,3 +49,38 @@ def test_a_file_that_is_missing_or_unreadable_tells_nothing(tmp_path: Path) -> N
     assert envfile.read(tmp_path) == SubnetEnv()
     path.write_bytes(b"\0\xff\n=\nFLANNEL_SUBNET=10.23.42.1/24\n")
     assert envfile.read(path) == SubnetEnv(None, SUBNET)
+
+
+def test_a_file_that_is_not_as_it_must_be_is_written_again_and_that_is_logged_once(tmp_path: Path) -> None:
+    log = KeptLog()
+    path = tmp_path / "subnet.env"
+    file = SubnetFile(path, ProblemLog(log))
+    file.check()
+    assert "not written yet" in str(file.problem())
+    assert file.put("text")
+    for spoil, reason in ((path.unlink, "was removed"), (lambda: path.write_text("other"), "was changed")):
+        for _ in range(3):
+            spoil()
+            assert reason in str(file.problem())
+            file.check()
+            assert (path.read_text(), file.problem()) == ("text", None)
+        file.check()
+    assert log.events == ["subnet_file_written_again", "subnet_file_right"] * 2
+
+
+def test_a_pipe_at_its_place_does_not_hold_the_agent(tmp_path: Path) -> None:
+    path = tmp_path / "subnet.env"
+    os.mkfifo(path)
+    assert envfile.read(path) == SubnetEnv()
+    file = SubnetFile(path, ProblemLog(KeptLog()))
+    assert file.put("text")
+    assert path.is_file()
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    log = KeptLog()
+    (tmp_path / "file").write_text("no folder")
+    file = SubnetFile(tmp_path / "file" / "subnet.env", ProblemLog(log))
+    assert not file.put("text")
+    assert "not written yet" in str(file.problem())
+    assert log.events == ["subnet_file_not_written"]

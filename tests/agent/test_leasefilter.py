@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
 from netstore.agent.kernel import Address, Link
-from netstore.agent.leasefilter import protected_addresses, rejection
+from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses, rejection
 from netstore.agent.routeplan import KernelRoute
 from netstore.network.addresses import Subnet, parse_ip, reserved
 from netstore.network.config import parse_network
@@ -72,6 +74,50 @@ def test_a_lease_that_contains_a_protected_address_is_rejected() -> None:
     assert told("10.62.0.0/24") == "", "nor are those of tunnels that flannel made"
     assert "next hop 10.63.0.1" in told("10.63.0.0/24")
     assert "next hop 10.64.0.1 of the route to 0.0.0.0/0" in told("10.64.0.0/24")
+
+
+def test_routes_of_other_programs_without_a_gateway_are_networks() -> None:
+    routes = [
+        KernelRoute(Subnet(parse_ip("10.55.0.0"), 24), 0, 3, protocol=4),
+        KernelRoute(Subnet(parse_ip("10.56.0.0"), 24), 0, 3, protocol=4, kind=6),  # a blackhole
+        KernelRoute(Subnet(parse_ip("10.57.0.0"), 24), 0, 3),
+        KernelRoute(Subnet(parse_ip("10.0.0.0"), 8), 0, 3, protocol=4),
+        KernelRoute(Subnet(parse_ip("10.58.0.0"), 20), parse_ip("10.77.0.9"), 3, protocol=186),
+    ]
+    protected = protected_addresses(NETWORK, LINKS, ADDRESSES, routes, {})
+
+    def why(cidr: str) -> str:
+        return rejection(lease(cidr), NETWORK, OWN, OWN_IP, protected) or ""
+
+    assert why("10.55.0.128/25") == "10.55.0.128/25 overlaps the network 10.55.0.0/24 of lan2"
+    for accepted in ("10.56.0.0/24", "10.57.0.0/24", "10.99.9.0/24", "10.58.1.0/24"):
+        assert why(accepted) == ""
+
+
+def test_lookups_agree_with_a_plain_search() -> None:
+    chance = random.Random(7)  # noqa: S311 - a fixed sequence
+    networks = {
+        (Subnet.around(chance.randrange(1 << 12) << 20, length), f"if{length}")
+        for length in chance.choices(range(8, 31), k=60)
+    }
+    single = {chance.randrange(1 << 12) << 20 | chance.randrange(1 << 12): f"{n}" for n in range(60)}
+    protected = ProtectedAddresses((), networks, single.items())
+    found = 0
+    for _ in range(2000):
+        subnet = Subnet.around(
+            chance.randrange(1 << 12) << 20 | chance.randrange(1 << 12), chance.randrange(8, 32)
+        )
+        over = protected.network_over(subnet)
+        assert (
+            (over in networks and over[0].overlaps(subnet))
+            if over
+            else not any(each.overlaps(subnet) for each, _ in networks)
+        )
+        inside = {what for ip, what in single.items() if subnet.holds(ip)}
+        what = protected.single_in(subnet)
+        assert what in inside if inside else what is None
+        found += over is not None and bool(inside)
+    assert found
 
 
 def test_a_network_or_broadcast_address_as_next_hop_is_rejected() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,11 +12,11 @@ import trio
 import trio.testing
 from netstore_plugins.hostgw import HostGateway
 
-from netstore.agent import localnode
+from netstore.agent import localnode, privileges
 from netstore.agent.kernel import Address, Link
 from netstore.agent.leasewatcher import GRACE_PERIOD, LeaseWatcher
 from netstore.agent.routeplan import KernelRoute
-from netstore.agent.service import Agent
+from netstore.agent.service import STUCK_SECONDS, Agent
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import parse_ip6
 from netstore.ops.agent import AgentConfig
@@ -525,3 +526,69 @@ async def test_a_new_ipv6_address_is_published(autojump_clock: MockClock, node: 
         await trio.sleep(1)
         [name] = own_keys(node)
         assert '"PublicIPv6":"fd77::50"' in node.store.files[f"{SUBNETS}/{name}"].value
+
+
+@pytest.mark.trio
+async def test_a_restart_is_quiet_about_its_own_lease(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        pass
+    node.recorded.lines.clear()
+    node.agent = node.make()
+    node.store.refuses_writes = True
+    async with node.running():
+        assert node.recorded.told("lease_skipped") == [], "the lease of the earlier run is the node's"
+        node.store.refuses_writes = False
+        await trio.sleep(5)
+        node.store.lease("10.23.250.0-24", "192.168.77.11")
+        await trio.sleep(5)
+        assert "this node's own" in str(node.recorded.told("lease_skipped")[0]["reason"])
+
+
+@pytest.mark.trio
+async def test_without_privileges_no_lease_is_taken(autojump_clock: MockClock, node: Node) -> None:
+    allowed = False
+
+    def require() -> None:
+        if not allowed:
+            raise privileges.NoPrivilegeError("CAP_NET_ADMIN is missing")
+
+    node.agent._require_privileges = require
+    async with node.running():
+        assert node.agent.not_ready() == "CAP_NET_ADMIN is missing"
+        assert list(node.store.files) == [f"{PREFIX}/config"]
+        assert [fields["reason"] for fields in node.recorded.told("waiting")] == ["CAP_NET_ADMIN is missing"]
+        allowed = True
+        await trio.sleep(2)
+        assert node.agent.not_ready() is None
+        assert len(node.ready) == 1
+
+
+@pytest.mark.trio
+async def test_jumps_of_the_wall_clock_do_not_matter(
+    autojump_clock: MockClock, tmp_path: Path, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path, api, lease_ttl=1200)
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    async with node.running():
+        key = node.own_key()
+        for jump in (-1e9, 1e9):
+            monkeypatch.setattr(time, "time", lambda jump=jump: 1.8e9 + jump)
+            await trio.sleep(3600)
+            assert node.agent.not_ready() is None
+            assert (node.own_key(), node.routes()) == (key, {"10.23.200.0/24": 12})
+
+
+@pytest.mark.trio
+async def test_a_plugin_that_does_not_return_makes_the_agent_stuck(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node.running():
+        assert not node.agent._is_stuck()
+
+        async def hang(*_: object) -> None:
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(node.agent._node and node.agent._node.backend, "declare", hang)
+        await trio.sleep(STUCK_SECONDS + 15)
+        assert node.agent._is_stuck()
+        assert "were not checked for 60 s" in str(node.agent.not_ready())
