@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import msgspec
 
-from netstore.agent.kernel import Address, Link
+from netstore.agent.kernel import Address, Link, Tunnel
 from netstore.agent.wanted import (
     Device,
     Forwarding,
@@ -40,9 +40,9 @@ from netstore.agent.wanted import (
 )
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, show_ip
-from netstore.network.config import Network, NetworkConfigError
+from netstore.network.config import Network, Network6, NetworkConfigError
 from netstore.network.ipv6 import Subnet6, show_ip6
-from netstore.network.lease import SubnetLease
+from netstore.network.lease import NodeSubnets, SubnetLease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,13 +62,16 @@ __all__ = [
     "Manifest",
     "Neighbour",
     "Network",
+    "Network6",
     "NoOptions",
+    "NodeSubnets",
     "Prepared",
     "Refused",
     "Route",
     "Subnet",
     "Subnet6",
     "SubnetLease",
+    "Tunnel",
     "Vxlan",
     "Wanted",
     "Wireguard",
