@@ -197,6 +197,8 @@ def _rejection(step: DeviceStep, device: Device, code: int) -> str:
             return f"this kernel has no {kind} devices; load the kernel module {kind.lower()}"
         if code == errno.EEXIST:
             return f"another {kind} device has its parameters; remove that one, or choose others"
+    if isinstance(step, AddAddress) and len(step.address) == 16 and code == errno.EACCES:
+        return f"IPv6 is off for it; set net.ipv6.conf.{device.name.replace('.', '/')}.disable_ipv6 to 0"
     if code in (errno.EPERM, errno.EACCES):
         return "no permission to make devices; the agent needs CAP_NET_ADMIN"
     if code == errno.EADDRINUSE:

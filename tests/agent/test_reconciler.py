@@ -5,7 +5,6 @@ touched.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -15,13 +14,11 @@ from hypothesis import strategies as st
 
 from netstore.agent.kernel import Address, KernelError, Link, Notifications, NotificationsLostError
 from netstore.agent.reconciler import MAX_QUEUED, Reconciler
-from netstore.agent.routeplan import BOOT, AddRoute, BoundRoute, DeleteRoute, KernelRoute
+from netstore.agent.routeplan import BOOT, AddRoute, BoundRoute, DeleteRoute, KernelRoute, in_kernel
 from netstore.agent.wanted import Route, Wanted
 from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.ipv6 import Subnet6, parse_ip6
 from tests.support.kernel import ETH0, FakeKernel
-
-if TYPE_CHECKING:
-    from netstore.network.ipv6 import Subnet6
 
 NETWORK = Subnet(parse_ip("10.23.0.0"), 16)
 NODE, OTHER, FAR = (parse_ip(f"192.168.{text}") for text in ("77.12", "77.13", "99.1"))
@@ -141,6 +138,34 @@ async def test_a_rejected_next_hop_is_tried_again_when_addresses_change(
     assert await reconciler.repair() is True
     assert not reconciler.problems
     assert kernel.table[subnet(1)] == [ours(1, FAR)]
+
+
+@pytest.mark.trio
+async def test_a_route_that_was_rejected_and_is_wanted_no_more_is_no_problem(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1, 2, gateway=FAR), {FAR})
+    assert (len(reconciler.problems), reconciler.in_place) == (2, 0)
+    await reconciler.set_wanted(wanted(1), {FAR})
+    assert (reconciler.problems, reconciler.in_place) == ({}, 1)
+
+
+@pytest.mark.trio
+async def test_a_route_of_ipv6_that_another_program_replaces_comes_back(kernel: FakeKernel) -> None:
+    six = Subnet6(parse_ip6("fd23:0:0:1::"), 64)
+    node, other = parse_ip6("fd77::12"), parse_ip6("fd77::13")
+    kernel.address_list6 = [Address(2, parse_ip6("fd77::11"), 64)]
+    reconciler = Reconciler(kernel, [NETWORK, Subnet6(parse_ip6("fd23::"), 48)], ETH0, lambda: None)
+    await reconciler.set_wanted(Wanted([Route(six, node, "eth0")]), {node})
+    ours = in_kernel(BoundRoute(six, node, 2))
+    assert kernel.table == {six: [ours]}
+    for theirs in (ours._replace(gateway=other), ours._replace(protocol=BOOT)):
+        kernel.replace(theirs)
+        await reconciler.repair()
+        assert kernel.table == {six: [ours]}
+    kernel.delete(ours)
+    await reconciler.repair()
+    assert (kernel.table, kernel.dumps) == ({six: [ours]}, 1)
 
 
 @pytest.mark.trio

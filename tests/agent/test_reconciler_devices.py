@@ -186,6 +186,7 @@ async def test_whatever_is_done_to_a_tunnel_it_comes_back(harms: list[str]) -> N
     kernel = FakeKernel()
     reconciler = Reconciler(kernel, [NETWORK, NETWORK6], ETH0, lambda: None)
     await reconciler.set_wanted(vxlan(12, 13), set())
+    await reconciler.repair()  # the address that was just set is read again once
     for harm in harms:
         there = [one for one in kernel.link_list if one.name == "flannel.1"]
         if not there:
@@ -361,6 +362,17 @@ async def test_what_the_kernel_refuses_is_told_in_words_and_tried_again(
 
 
 @pytest.mark.trio
+async def test_a_device_without_ipv6_says_which_setting_it_is(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    kernel.refusals[AddAddress] = errno.EACCES
+    own = ((parse_ip6("fd23:0:0:9::").to_bytes(16), 128),)
+    await reconciler.set_wanted(vxlan(device=msgspec.structs.replace(TUNNEL, addresses=own)), set())
+    words = "IPv6 is off for it; set net.ipv6.conf.flannel/1.disable_ipv6 to 0"
+    assert reconciler.device_problems == {"flannel.1": words}
+
+
+@pytest.mark.trio
 async def test_an_entry_that_the_kernel_refuses_is_a_problem_of_its_peer_alone(
     kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +406,20 @@ async def test_entries_of_a_device_that_is_not_the_backends_are_refused(
     await reconciler.set_wanted(wanted, set())
     assert kernel.entry_table == {}
     assert "no usable device eth0 of the backend's" in reconciler.problems["10.23.12.0/24"]
+
+
+@pytest.mark.trio
+async def test_what_the_kernel_learned_by_itself_is_left_to_it(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(vxlan(12), set())
+    number = kernel.link("flannel.1").ifindex
+    learned = Entry(number, vtep(66), bytes([192, 168, 77, 66]), permanent=False)
+    kernel.set_entry(learned)
+    kernel.set_entry(Entry(number, vtep(12), bytes([192, 168, 77, 66]), permanent=False))
+    await reconciler.repair(full=True)
+    assert kernel.entry_table[number, vtep(66)] == learned
+    assert kernel.entry_table[number, vtep(12)] == Entry(number, vtep(12), bytes([192, 168, 77, 12]))
 
 
 @pytest.mark.trio
@@ -533,8 +559,8 @@ def assert_route(  # noqa: PLR0917 - the whole state
     there = kernel.table.get(subnet_, [])
     own = [one for one in there if one.protocol == 78]
     named = next((one for one in wanted.routes if one.subnet == subnet_), None)
-    static = [one for one in before if one.protocol == 4]
-    assert [one for one in there if one.protocol == 4] == static
+    static = [one for one in before if is_foreign(one)]
+    assert [one for one in there if is_foreign(one)] == static
     if named is None or (named.device != "eth0" and named.device not in links) or static:
         assert own == []
         return
@@ -542,6 +568,11 @@ def assert_route(  # noqa: PLR0917 - the whole state
     if not link.up:
         return  # a device that nobody declared
     assert own == [in_kernel(BoundRoute(named.subnet, named.gateway, link.ifindex, named.onlink))]
+
+
+def is_foreign(route: KernelRoute) -> bool:
+    """Whether somebody else made it; none of the routes that are there before is out of a tunnel."""
+    return route.protocol == 4 or (route.protocol == BOOT and route.gateway not in NODES)
 
 
 def assert_entries(

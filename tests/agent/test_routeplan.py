@@ -138,6 +138,7 @@ def test_a_plan_leads_to_the_wanted_routes_and_leaves_foreign_routes_alone(
         elif subnet in foreign:
             assert foreign[subnet] in there
             assert foreign[subnet].protocol != PROTOCOL
+            assert not is_flannels(foreign[subnet])
         else:
             assert own == [in_kernel(route)]
             first = next(one for one in there if (one.metric, one.tos) == (metric_of(subnet), 0))
