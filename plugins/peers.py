@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -28,13 +29,19 @@ def of_type(peers: Iterable[SubnetLease], lease_type: str) -> tuple[Sequence[Sub
     return mine, refused
 
 
+@lru_cache
+def _names(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """The names of the fields in JSON, by their lower case."""
+    return {field.encode_name.lower(): field.encode_name for field in msgspec.structs.fields(kind)}
+
+
 def published(data: bytes | None, kind: type[T]) -> T:
     """The BackendData or BackendV6Data of a lease, decoded: names match case-insensitively and unknown fields
     are ignored, as in Go. ValueError says in words what is wrong.
     """
     if data is None:
         raise ValueError("it has none")
-    names = {field.encode_name.lower(): field.encode_name for field in msgspec.structs.fields(kind)}
+    names = _names(kind)
     try:
         given = {names[name.lower()]: raw for name, raw in _fields(data).items() if name.lower() in names}
         return msgspec.convert(

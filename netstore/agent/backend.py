@@ -117,6 +117,11 @@ class Manifest(msgspec.Struct, frozen=True):
     modules: tuple[str, ...] = ()
     api: int = API_VERSION
 
+    @property
+    def backend_type(self) -> str:
+        """The BackendType of its leases, empty for none."""
+        return self.name if self.lease_type is None else self.lease_type
+
 
 class Host(msgspec.Struct, frozen=True):
     """This node in its present state.

@@ -7,6 +7,7 @@ An answer is never shown: it holds keys.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,8 @@ from netstore.agent.wgnetlink import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from netstore.agent.wanted import Wireguard
 
 ANSWER_TIMEOUT: Final = 5.0
@@ -38,10 +41,23 @@ _NETLINK_GENERIC: Final = 16
 _signed = Struct("=i")
 
 
+def open_socket() -> socket.socket:
+    """A non-blocking generic netlink socket."""
+    kinds = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    try:
+        sock = socket.socket(socket.AF_NETLINK, kinds, _NETLINK_GENERIC)
+    except OSError as error:
+        raise KernelError(f"cannot open a netlink socket: {error.strerror}") from None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    sock.bind((0, 0))
+    return sock
+
+
 class WireguardSocket:
     """The WireGuard devices in the network namespace of this thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_socket: Callable[[], socket.socket] = open_socket) -> None:
+        self._open_socket = open_socket
         self._socket: socket.socket | None = None
         self._family = 0
         self._sequence = 0
@@ -64,7 +80,7 @@ class WireguardSocket:
         if code in (errno.ENODEV, errno.EOPNOTSUPP):
             return None
         if code:
-            raise KernelError(f"the kernel did not show a WireGuard device: {errno.errorcode[code]}")
+            raise KernelError(f"the kernel does not show a WireGuard device: {os.strerror(code)}")
         return parse_device(payloads)
 
     async def configure(self, ifindex: int, wanted: Wireguard, present: Wireguard) -> int:
@@ -85,14 +101,7 @@ class WireguardSocket:
     async def _open(self) -> socket.socket | None:
         """The socket, once the number of the family is known; None if the kernel has no WireGuard."""
         if self._socket is None:
-            kinds = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            try:
-                sock = socket.socket(socket.AF_NETLINK, kinds, _NETLINK_GENERIC)
-            except OSError as error:
-                raise KernelError(f"cannot open a netlink socket: {error.strerror}") from None
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-            sock.bind((0, 0))
-            self._socket = sock
+            self._socket = self._open_socket()
         if not self._family:
             code, payloads = await self._ask(self._socket, family_request())
             if code == errno.ENOENT:

@@ -53,7 +53,7 @@ class LocalNode:
         """The value of this node's lease."""
         return encode_lease(
             self.host.public_ip,
-            self.backend.manifest.name,
+            self.backend.manifest.backend_type,
             self.prepared.backend_data,
             names_ipv6=self.names_ipv6,
         )

@@ -36,7 +36,7 @@ class Recorded:
     async def __call__(
         self, command: str, environment: Mapping[str, str], stdin: bytes, limit: float, size: int
     ) -> bytes:
-        await trio.sleep(self.seconds)
+        await trio.sleep(self.seconds)  # fixed: by the clock of the test
         name = environment.get("SUBNET", "")
         self.runs.append((command, name, stdin.decode()))
         self.environments.append(environment)
@@ -142,6 +142,19 @@ async def test_after_a_restart_all_are_added_and_those_that_left_meanwhile_remov
 
 
 @pytest.mark.trio
+async def test_a_peer_that_was_being_added_when_the_agent_died_is_removed_later(
+    tmp_path: Path, recorded: Recorded, autojump_clock: trio.testing.MockClock
+) -> None:
+    backend = await prepared(ADD, tmp_path)
+    recorded.seconds = 10.0
+    with trio.move_on_after(5.0):
+        await backend.declare(host(tmp_path), [lease(2, "extension")])
+    assert recorded.taken() == []
+    await (await prepared(ADD, tmp_path)).declare(host(tmp_path), [])
+    assert recorded.taken() == [("remove", "10.23.2.0/24", "\n")]
+
+
+@pytest.mark.trio
 async def test_post_startup_is_run_again_for_another_subnet(tmp_path: Path, recorded: Recorded) -> None:
     backend = await prepared(Options(post_startup="post"), tmp_path)
     for number in (1, 1, 9):
@@ -223,6 +236,8 @@ async def test_one_round_is_bounded_and_slow_failures_do_not_starve_the_others(
     peers = [lease(number, "extension") for number in range(2, 12)]
     recorded.seconds = COMMAND_SECONDS
     recorded.failing = {str(peer.subnet) for peer in peers[:6]}
+    await backend.declare(host(tmp_path), peers)
+    assert len(recorded.taken()) == 1
     rounds = 0
     while len((await backend.declare(host(tmp_path), peers)).refused) > 6:
         rounds += 1

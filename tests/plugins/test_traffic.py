@@ -68,7 +68,8 @@ def link(node: Node, name: str) -> dict[str, Any]:
 
 def pod(agent: RunningAgent) -> str:
     """Give the node a bridge with the first address of its subnet, as for pods; the address."""
-    address = agent.subnet().replace(".0-24", ".1")
+    agent.told("subnet_held")
+    address = agent.env()["FLANNEL_SUBNET"].removesuffix("/24")
     agent.node.ip("link", "add", "cni0", "type", "bridge")
     agent.node.ip("address", "add", f"{address}/24", "dev", "cni0")
     agent.node.ip("link", "set", "cni0", "up")
@@ -293,3 +294,71 @@ def test_direct_routing_and_tunnels_are_mixed(vxlan: Stage) -> None:
     assert (near[f"{subnets[2]}/24"]["gateway"], near[f"{subnets[2]}/24"]["dev"]) == (subnets[2], "flannel.1")
     seen = far.routes()
     assert {seen[f"{subnet}/24"]["dev"] for subnet in subnets[:2]} == {"flannel.1"}
+
+
+# Backends without a device
+
+
+def test_extension_routes_by_commands_of_the_operator(tmp_path: Path) -> None:
+    commands = {
+        "PreStartupCommand": "echo $$ | tr 0-9 a-j",
+        "SubnetAddCommand": 'read data; ip route replace $SUBNET via $PUBLIC_IP proto 99 && test -n "$data"',
+        "SubnetRemoveCommand": "ip route delete $SUBNET proto 99",
+        "ShutdownCommand": f"echo $SUBNET >{tmp_path}/shutdown",
+    }
+    with stage(tmp_path, nodes=3, config=config("extension", **commands)) as scene:
+        agents = [scene.agent(number) for number in range(3)]
+        pods = [pod(agent) for agent in agents]
+        all_reach_each_other(agents, pods)
+        subnets = [agent.subnet() for agent in agents]
+        published = json.loads(scene.keys.leases()[subnets[0]]["value"])
+        assert published["BackendType"] == "extension"
+        assert re.fullmatch("[a-j]+", published["BackendData"])
+        assert agents[0].stop() == 0
+        assert (tmp_path / "shutdown").read_text() == subnets[0].replace("-", "/") + "\n"
+        scene.keys.drop_lease(subnets[1])
+        agents[0].start()
+        node = agents[0].node
+        until(
+            lambda: subnets[1].replace("-", "/") in node.routes(),
+            f"it takes its lease again\n{agents[0].log}",
+        )
+        agents[2].stop()
+        scene.keys.drop_lease(subnets[2])
+        until(lambda: subnets[2].replace("-", "/") not in node.routes(), f"removed\n{agents[0].log}")
+
+
+def test_alloc_holds_a_subnet_and_makes_nothing(tmp_path: Path) -> None:
+    with stage(tmp_path, nodes=2, config=config("alloc")) as scene:
+        agents = [scene.agent(number) for number in range(2)]
+        for agent in agents:
+            name = agent.subnet()
+            assert scene.keys.leases()[name]["value"] == f'{{"PublicIP":"{agent.node.address}"}}'
+            agent.told("routes_in_place")
+            assert agent.env()["FLANNEL_MTU"] == "1500"
+            assert not agent.node.agent_routes()
+
+
+def test_udp_is_refused_with_what_to_use_instead(tmp_path: Path) -> None:
+    with stage(tmp_path, nodes=1, config='{"Network":"10.23.0.0/16"}') as scene:
+        agent = scene.agent(0)
+        told = agent.told("waiting", reason="udp: this agent does not pass packets")
+        assert '"Type":"vxlan"' in told["reason"]
+        scene.keys.set_config(config("host-gw"))
+        agent.subnet()
+
+
+@pytest.mark.parametrize("name", ["ipip", "wireguard"])
+def test_a_kernel_without_the_module_is_told(tmp_path: Path, name: str) -> None:
+    if not missing(name):
+        pytest.skip(f"this kernel has {name} devices")
+    with stage(tmp_path, nodes=1, config=config(name)) as scene:
+        agent = scene.agent(0)
+        told = agent.told("device_not_ready", name="flannel")
+        assert (
+            told["reason"] == f"this kernel has no {told_kind(name)} devices; load the kernel module {name}"
+        )
+
+
+def told_kind(name: str) -> str:
+    return {"ipip": "Ipip", "wireguard": "Wireguard"}[name]

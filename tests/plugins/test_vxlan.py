@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from netstore_plugins.vxlan import Options, VxlanTunnels, parse_mac
+from netstore_plugins.vxlan import Options, VxlanTunnels, _random_mac, parse_mac
 
 from netstore.agent.backend import (
     Device,
@@ -210,11 +210,16 @@ async def test_the_mac_is_kept_over_restarts_and_when_the_device_is_lost(tmp_pat
     [device] = (await declared(host(tmp_path))).devices
     assert first.backend_data is not None
     assert device.mac is not None
-    assert device.mac[0] & 3 == 2  # locally administered, of one device
     assert device.mac.hex(":").encode() in first.backend_data
     assert await VxlanTunnels(Options()).prepare(host(tmp_path)) == first
     renamed = await VxlanTunnels(Options(vni=5)).prepare(host(tmp_path))
     assert renamed.backend_data == first.backend_data.replace(b'"VNI":1', b'"VNI":5')
+
+
+def test_a_new_mac_is_random_locally_administered_and_of_one_device() -> None:
+    macs = {_random_mac() for _ in range(200)}
+    assert len(macs) == 200
+    assert {mac[0] & 3 for mac in macs} == {2}
 
 
 @pytest.mark.trio

@@ -50,10 +50,10 @@ PROGRAMS: Final = {
 }
 """Page -> where its program's options are declared."""
 
-PAGES: Final = (*PROGRAMS, "netstore.toml.5")
+PAGES: Final = (*PROGRAMS, "netstore.toml.5", "netstore-backends.7")
 
 OTHERS: Final = frozenset(
-    {"sd_notify 3", "systemd.exec 5", "systemd.service 5", "systemd 1", "ip-route 8", "etcd 1"}
+    {"sd_notify 3", "systemd.exec 5", "systemd.service 5", "systemd 1", "ip-link 8", "ip-route 8", "etcd 1"}
 )
 """Pages of other projects that ours refer to, and a machine may lack."""
 

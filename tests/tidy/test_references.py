@@ -29,6 +29,7 @@ FOREIGN: Final = {
     "RangeStream": "a call of etcd 3.7",
     "TooManyRequests": "an error of etcd",
     "client.crt": "a file in an example",
+    "example_package.py": "a file in an example",
     "client.key": "a file in an example",
     "full-disk.store.2.md": "a file in an example",
     "full-disk.store.md": "a file in an example",
