@@ -213,6 +213,12 @@ def find(network: Network) -> Backend:
             f"{manifest.name} {manifest.version} is written for version {manifest.api} of the protocol",
             f"install one written for version {API_VERSION}",
         )
+    if network.ipv6 is not None and not manifest.ipv6:
+        raise NetworkConfigError(
+            "EnableIPv6",
+            f"true, but {manifest.name} {manifest.version} serves IPv4 only",
+            "leave it out, or choose a backend that serves both families, such as host-gw",
+        )
     with plugin_errors(manifest.name):
         backend: Backend = plugin(options(manifest, network))
     return backend

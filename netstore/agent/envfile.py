@@ -1,4 +1,6 @@
-"""Reads and writes the file subnet.env (`network.subnetenv`), which is replaced atomically."""
+"""Reads and writes the file subnet.env (`network.subnetenv`), which is replaced atomically, and keeps it as
+it must be.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,64 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from netstore.network.subnetenv import parse_subnet_env
+from netstore.network.subnetenv import SubnetEnv, parse_subnet_env
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from netstore.network.addresses import Subnet
+    from netstore.agent.problems import ProblemLog
 
 MAX_FILE_BYTES: Final = 64 * 1024
+
+TOPIC: Final = "subnet_file"
+"""The name in /status under which problems of the file are shown."""
+
+
+class SubnetFile:
+    """The subnet.env of this node. `text` is what it must say, empty until `put` was called.
+
+    Reading and writing a few bytes of a memory file system takes less time than handing it to a thread.
+    """
+
+    def __init__(self, path: Path, log: ProblemLog) -> None:
+        self.text = ""
+        self._path = path
+        self._log = log
+
+    def put(self, text: str) -> bool:
+        """Write the file, which must say this from now on. False if that fails, which is logged."""
+        try:
+            write(self._path, text)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._log.report(TOPIC, "subnet_file_not_written", path=str(self._path), reason=reason)
+            return False
+        self.text = text
+        return True
+
+    def problem(self) -> str | None:
+        """Why the file is not as it must be, or None."""
+        if not self.text:
+            return f"{self._path} is not written yet"
+        try:
+            found = _read(self._path)
+        except FileNotFoundError:
+            return f"{self._path} was removed"
+        except OSError as error:
+            return f"{self._path} cannot be read: {error.strerror or error}"
+        return None if found == self.text.encode() else f"{self._path} was changed"
+
+    def check(self) -> None:
+        """Write the file again if it is not as it must be. Call it every few seconds. That is logged
+        once, until it was right at a check: another program may write the same file again and again.
+        """
+        if not self.text:
+            return
+        reason = self.problem()
+        if reason is None:
+            self._log.resolve(TOPIC, "subnet_file_right", path=str(self._path))
+        elif self.put(self.text):
+            self._log.report(TOPIC, "subnet_file_written_again", reason=reason)
 
 
 def write(path: Path, text: str) -> None:
@@ -31,11 +83,16 @@ def write(path: Path, text: str) -> None:
         raise
 
 
-def read(path: Path) -> tuple[Subnet | None, Subnet | None]:
-    """Network and own subnet written by an earlier run; None for each that is absent or invalid."""
+def read(path: Path) -> SubnetEnv:
+    """What an earlier run wrote."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_FILE_BYTES).decode("utf-8", "replace")
+        text = _read(path).decode("utf-8", "replace")
     except OSError:
-        return None, None
+        return SubnetEnv()
     return parse_subnet_env(text)
+
+
+def _read(path: Path) -> bytes:
+    """The first `MAX_FILE_BYTES` of the file; does not wait where it is a pipe."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+        return file.read(MAX_FILE_BYTES) or b""

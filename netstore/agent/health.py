@@ -1,6 +1,7 @@
-"""The agent's health over HTTP: /healthz (running), /readyz (lease held and routes in place), /status (JSON).
+"""The agent's health over HTTP: /healthz (running), /readyz (ready for pods), /status (JSON) and /metrics.
 
-Made for a few requests a minute from a kubelet: one task and one request per connection, with small limits.
+Made for a few requests a minute from a kubelet or a collector: one task and one request per connection, with
+small limits.
 """
 
 from __future__ import annotations
@@ -10,8 +11,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from netstore.agent.metrics import CONTENT_TYPE
+from netstore.agent.readiness import verbose
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from netstore.agent.readiness import Readiness
 
 MAX_HEAD_BYTES: Final = 8192
 REQUEST_TIMEOUT: Final = 5.0
@@ -30,13 +36,14 @@ _REASONS: Final = {
 
 
 class Health:
-    """The HTTP server. `not_ready` returns why the agent is not ready, or None; `status` the document of
-    /status.
-    """
+    """The HTTP server. `status` returns the document of /status, `metrics` the text of /metrics."""
 
-    def __init__(self, not_ready: Callable[[], str | None], status: Callable[[], object]) -> None:
-        self._not_ready = not_ready
+    def __init__(
+        self, readiness: Readiness, status: Callable[[], object], metrics: Callable[[], str]
+    ) -> None:
+        self._readiness = readiness
         self._status = status
+        self._metrics = metrics
         self._free = trio.CapacityLimiter(MAX_CONNECTIONS)
 
     async def serve(
@@ -74,19 +81,27 @@ class Health:
         method, target, _ = words
         if method not in (b"GET", b"HEAD"):
             return _response(405, "only GET and HEAD\n")
-        status, text, kind = self._page(target.partition(b"?")[0])
+        path, _, query = target.partition(b"?")
+        status, text, kind = self._page(path, query)
         return _response(status, text, kind, body=method == b"GET")
 
-    def _page(self, path: bytes) -> tuple[int, str, str]:
+    def _page(self, path: bytes, query: bytes) -> tuple[int, str, str]:
         plain = "text/plain; charset=utf-8"
         if path == b"/healthz":
             return 200, ALIVE, plain
         if path == b"/readyz":
-            reason = self._not_ready()
-            return (200, READY, plain) if reason is None else (503, f"not ready: {reason}\n", plain)
+            results = self._readiness.results()
+            reason = next((reason for _, reason in results if reason is not None), None)
+            if query.partition(b"=")[0] == b"verbose":
+                text = verbose(results)
+            else:
+                text = READY if reason is None else f"not ready: {reason}\n"
+            return 200 if reason is None else 503, text, plain
         if path == b"/status":
             return 200, msgspec.json.encode(self._status()).decode() + "\n", "application/json"
-        return 404, "there are /healthz, /readyz and /status\n", plain
+        if path == b"/metrics":
+            return 200, self._metrics(), CONTENT_TYPE
+        return 404, "there are /healthz, /readyz, /status and /metrics\n", plain
 
 
 def _response(status: int, text: str, kind: str = "text/plain; charset=utf-8", *, body: bool = True) -> bytes:

@@ -1,4 +1,4 @@
-"""Which interface and address carry the traffic between nodes, in flannel's order of preference. Pure."""
+"""Which interface and addresses carry the traffic between nodes, in flannel's order of preference. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from netstore.errors import NetstoreError
 from netstore.network.addresses import is_link_local, is_unicast, parse_ip, show_ip
+from netstore.network.ipv6 import is_link_local6, is_unicast6, parse_ip6, show_ip6
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,28 +21,40 @@ class NoInterfaceError(NetstoreError):
 
 
 class Preferences(NamedTuple):
-    """What the operator configured, tried in order: names or addresses, patterns, an address to reach."""
+    """What the operator configured, tried in order: names or addresses, patterns, an address to reach.
+    Addresses may be of either family.
+    """
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
-    can_reach: int | None = None
+    can_reach: str | None = None
 
 
 class Choice(NamedTuple):
-    """An interface and the one of its addresses that is used."""
+    """An interface and the one of its addresses of each family that is used. `address6` is None if it has no
+    IPv6 address that other nodes can use: one that is not link-local.
+    """
 
     link: Link
     address: Address
+    address6: Address | None = None
+
+
+class Addresses(NamedTuple):
+    """The addresses of all interfaces, by family."""
+
+    ipv4: Sequence[Address]
+    ipv6: Sequence[Address] = ()
 
 
 def choose_interface(
     preferences: Preferences,
     links: Sequence[Link],
-    addresses: Sequence[Address],
+    addresses: Addresses,
     routes: Sequence[KernelRoute],
     reach: tuple[int, int] | None,
 ) -> Choice:
-    """The interface that matches the first preference any interface matches.
+    """The interface that matches the first preference any interface matches. It has an IPv4 address.
 
     `reach` is the interface index and source address towards `preferences.can_reach`. Without preferences:
     the interface of the default route with the lowest metric. NoInterfaceError if none matches; that may
@@ -64,7 +77,7 @@ def choose_interface(
         wanted = [f"--iface {name}" for name in preferences.names]
         wanted += [f"--iface-regex {pattern}" for pattern in preferences.patterns]
         if preferences.can_reach is not None:
-            wanted.append(f"--iface-can-reach {show_ip(preferences.can_reach)}")
+            wanted.append(f"--iface-can-reach {preferences.can_reach}")
         raise NoInterfaceError(
             f"no interface with an IPv4 address matches {', '.join(wanted)}; there are: {candidates}"
         )
@@ -76,12 +89,20 @@ def choose_interface(
 
 
 class _Candidates:
-    """Links with their unicast addresses; of each link the best address first (global, then permanent)."""
+    """Links with their unicast addresses; of each link the best address first: global, then permanent, then
+    not temporary or deprecated.
+    """
 
-    def __init__(self, links: Sequence[Link], addresses: Sequence[Address]) -> None:
+    def __init__(self, links: Sequence[Link], addresses: Addresses) -> None:
         self._links = {link.ifindex: link for link in links}
-        usable = [one for one in addresses if is_unicast(one.ip) and one.ifindex in self._links]
-        self._addresses = sorted(usable, key=lambda one: (is_link_local(one.ip), not one.stable))
+        usable = [one for one in addresses.ipv4 if is_unicast(one.ip) and one.ifindex in self._links]
+        self._addresses = sorted(
+            usable, key=lambda one: (is_link_local(one.ip), not one.stable, not one.preferred)
+        )
+        self._addresses6 = sorted(
+            (one for one in addresses.ipv6 if is_unicast6(one.ip) and not is_link_local6(one.ip)),
+            key=lambda one: (not one.stable, not one.preferred),
+        )
 
     def __str__(self) -> str:
         words = [f"{self._links[one.ifindex].name} {show_ip(one.ip)}" for one in self._addresses]
@@ -90,34 +111,52 @@ class _Candidates:
     def by_index(self, ifindex: int) -> Choice | None:
         for address in self._addresses:
             if address.ifindex == ifindex:
-                return Choice(self._links[ifindex], address)
+                return self._choice(address)
         return None
 
     def by_name(self, name: str) -> Choice | None:
-        try:
-            ip = parse_ip(name)
-        except ValueError:
-            matching = [link.ifindex for link in self._links.values() if link.name == name]
-            return self.by_index(matching[0]) if matching else None
-        return self._by_ip(ip)
+        found = self._by_ip(name)
+        if found is not None:
+            return found
+        matching = [link.ifindex for link in self._links.values() if link.name == name]
+        return self.by_index(matching[0]) if matching else None
 
     def by_pattern(self, pattern: re.Pattern[str]) -> Choice | None:
         for address in self._addresses:
             if pattern.search(show_ip(address.ip)):
-                return Choice(self._links[address.ifindex], address)
+                return self._choice(address)
+        for address6 in self._addresses6:
+            if pattern.search(show_ip6(address6.ip)) and (found := self._with(address6)) is not None:
+                return found
         for address in self._addresses:
             if pattern.search(self._links[address.ifindex].name):
-                return Choice(self._links[address.ifindex], address)
+                return self._choice(address)
         return None
 
     def by_source(self, ifindex: int, source: int) -> Choice | None:
         for address in self._addresses:
             if address.ifindex == ifindex and address.ip == source:
-                return Choice(self._links[ifindex], address)
+                return self._choice(address)
+        for address6 in self._addresses6:
+            if address6.ifindex == ifindex and address6.ip == source:
+                return self._with(address6)
         return self.by_index(ifindex)
 
-    def _by_ip(self, ip: int) -> Choice | None:
-        for address in self._addresses:
-            if address.ip == ip:
-                return Choice(self._links[address.ifindex], address)
-        return None
+    def _by_ip(self, text: str) -> Choice | None:
+        try:
+            if ":" in text:
+                ip6 = parse_ip6(text)
+                return next((self._with(one) for one in self._addresses6 if one.ip == ip6), None)
+            ip = parse_ip(text)
+        except ValueError:
+            return None
+        return next((self._choice(one) for one in self._addresses if one.ip == ip), None)
+
+    def _choice(self, address: Address) -> Choice:
+        usable = (one for one in self._addresses6 if one.ifindex == address.ifindex)
+        return Choice(self._links[address.ifindex], address, next(usable, None))
+
+    def _with(self, address6: Address) -> Choice | None:
+        """The interface that has this IPv6 address, with it."""
+        found = self.by_index(address6.ifindex)
+        return None if found is None else found._replace(address6=address6)

@@ -62,12 +62,15 @@ class Link(NamedTuple):
 
 
 class Address(NamedTuple):
-    """An address of a link. `stable` is False if it is deprecated, secondary, temporary or will expire."""
+    """An address of a link. `stable` is False if it is deprecated, secondary, temporary or will expire;
+    `preferred` is False if it is deprecated, secondary or temporary (RFC 8981).
+    """
 
     ifindex: int
     ip: int
     length: int
     stable: bool = True
+    preferred: bool = True
 
 
 class RouteChange(NamedTuple):
@@ -138,8 +141,8 @@ class Kernel(Protocol):
         Returns 0 or an errno.
         """
 
-    async def route_to(self, ip: int) -> tuple[int, int] | None:
-        """Interface index and source address the kernel would use to reach the IPv4 address, or None if
+    async def route_to(self, ip: int, *, is_ipv6: bool = False) -> tuple[int, int] | None:
+        """Interface index and source address the kernel would use to reach the address, or None if
         unreachable.
         """
 

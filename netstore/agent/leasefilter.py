@@ -3,19 +3,20 @@
 Everybody who may write to the store can write a lease with any subnet and any next hop, and all nodes would
 follow it. So a lease is accepted only for what leases are for. Whatever the network config allows, a lease is
 rejected if its route would divert other traffic of this node: to its own addresses and networks, the next
-hops of its other routes, the store or other nodes, or to addresses that are never routed. Leases that overlap
-each other are found by `network.overlaps`.
+hops of its other routes, the store, the name servers or other nodes, or to addresses that are never routed.
+Leases that overlap each other are found by `network.overlaps`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Final
 
-from netstore.agent.routeplan import PROTOCOL
+from netstore.agent.routeplan import PROTOCOL, UNICAST
 from netstore.network.addresses import Subnet, reserved, show_ip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from netstore.agent.kernel import Address, Link
     from netstore.agent.routeplan import KernelRoute
@@ -28,16 +29,64 @@ SubnetLen for a while, but no node ever had a subnet more than 256 times as larg
 """
 
 
-class ProtectedAddresses(NamedTuple):
+HOST_LENGTH: Final = 32
+"""Prefix length of a single address. An interface network of this length is no network."""
+
+
+class ProtectedAddresses:
     """Addresses of this node and of what it depends on, for which no lease may make a route.
 
     `own` are the node's addresses, `networks` the networks of its interfaces with the interface's name,
-    `single` single addresses with a description of each.
+    `single` single addresses with a description of each. Looking one up takes O(log n), because a node with
+    kube-proxy in its ipvs mode has an address for every service.
     """
 
-    own: frozenset[int] = frozenset()
-    networks: tuple[tuple[Subnet, str], ...] = ()
-    single: tuple[tuple[int, str], ...] = ()
+    def __init__(
+        self,
+        own: Iterable[int] = (),
+        networks: Iterable[tuple[Subnet, str]] = (),
+        single: Iterable[tuple[int, str]] = (),
+    ) -> None:
+        self.own = frozenset(own)
+        self.networks = tuple(sorted(networks))
+        self.single = tuple(sorted(single))
+        self._names = dict(reversed(self.networks))
+        self._lengths = sorted({subnet.length for subnet in self._names})
+        self._bases = [subnet.base for subnet, _ in self.networks]
+        self._ips = [ip for ip, _ in self.single]
+        self._edges = {
+            edge: subnet
+            for subnet in self._names
+            if subnet.length < 31
+            for edge in (subnet.base, subnet.last)
+        }
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ProtectedAddresses):
+            return NotImplemented
+        return (self.own, self.networks, self.single) == (other.own, other.networks, other.single)
+
+    __hash__ = None  # type: ignore[assignment] # as of a set: it has an equal with the same content
+
+    def network_over(self, subnet: Subnet) -> tuple[Subnet, str] | None:
+        """A network that overlaps the subnet, with its interface."""
+        for length in self._lengths:
+            if length > subnet.length:
+                break
+            if (name := self._names.get(covering := Subnet.around(subnet.base, length))) is not None:
+                return covering, name
+        at = bisect_left(self._bases, subnet.base)
+        return self.networks[at] if at < len(self._bases) and self._bases[at] <= subnet.last else None
+
+    def single_in(self, subnet: Subnet) -> str | None:
+        """The description of an address in the subnet."""
+        at = bisect_left(self._ips, subnet.base)
+        return self.single[at][1] if at < len(self._ips) and self._ips[at] <= subnet.last else None
+
+    def edge(self, ip: int) -> tuple[Subnet, str] | None:
+        """The network whose network or broadcast address this is, with its interface."""
+        subnet = self._edges.get(ip)
+        return None if subnet is None else (subnet, self._names[subnet])
 
 
 def protected_addresses(
@@ -45,33 +94,44 @@ def protected_addresses(
     links: Iterable[Link],
     addresses: Sequence[Address],
     routes: Iterable[KernelRoute],
-    store_ips: Iterable[int],
+    hosts: Mapping[int, str],
 ) -> ProtectedAddresses:
-    """The addresses to protect, from the kernel's tables and the addresses of the store.
+    """The addresses to protect, from the kernel's tables and what the hosts are that the node needs.
 
-    An interface network that covers the whole pod network is left out: hosts with a wide netmask are common,
-    and protecting it would reject every lease. The addresses that nodes use in it are protected one by one.
+    The networks are those of the interfaces' addresses, and those that another program's route reaches
+    without a gateway. One that covers the whole pod network is left out: hosts with a wide netmask are
+    common, and protecting it would reject every lease. The addresses that nodes use in it are protected one
+    by one.
 
-    A next hop that is the first address of its route's own destination is left out as well: so are flannel's
-    routes through a tunnel, and the lease of that subnet is what such a route was made for.
+    Routes with a gateway are not protected, only their gateways: a daemon that announces the pod network in
+    larger pieces is normal beside the routes of this agent. A gateway that is the first address of its
+    route's own destination is left out as well: so are flannel's routes through a tunnel, and the lease of
+    that subnet is what such a route was made for.
     """
     names = {link.ifindex: link.name for link in links}
-    networks = {
-        (Subnet.around(each.ip, each.length), names.get(each.ifindex, f"interface {each.ifindex}"))
-        for each in addresses
-    }
+    found = {(Subnet.around(each.ip, each.length), each.ifindex) for each in addresses}
     single = {each.ip: f"this node's own address {show_ip(each.ip)}" for each in addresses}
     for route in routes:
-        if route.gateway and route.protocol != PROTOCOL and route.gateway != route.subnet.base:
+        if route.protocol == PROTOCOL or route.kind != UNICAST:
+            continue
+        if route.gateway:
+            if route.gateway == route.subnet.base:
+                continue
             single.setdefault(
                 route.gateway, f"the next hop {show_ip(route.gateway)} of the route to {route.subnet}"
             )
-    for ip in store_ips:
-        single.setdefault(ip, f"the store's address {show_ip(ip)}")
+        elif route.plain and isinstance(route.subnet, Subnet):
+            found.add((route.subnet, route.ifindex))
+    for ip, what in hosts.items():
+        single.setdefault(ip, what)
     return ProtectedAddresses(
-        frozenset(each.ip for each in addresses),
-        tuple(sorted(each for each in networks if not each[0].covers(network.network))),
-        tuple(sorted(single.items())),
+        (each.ip for each in addresses),
+        (
+            (subnet, names.get(ifindex, f"interface {ifindex}"))
+            for subnet, ifindex in found
+            if subnet.length < HOST_LENGTH and not subnet.covers(network.network)
+        ),
+        single.items(),
     )
 
 
@@ -80,7 +140,7 @@ def rejection(
 ) -> str | None:
     """Why this node should make no route for the lease, or None; other leases are not considered.
 
-    `own` is the node's own subnet, `own_ip` its PublicIP. O(interfaces).
+    `own` is the node's own subnet, `own_ip` its PublicIP.
     """
     subnet, public_ip = lease.subnet, lease.public_ip
     if not network.network.covers(subnet):
@@ -95,12 +155,12 @@ def rejection(
         return f"{subnet} contains {what}"
     if subnet.length < network.subnet_len - MAX_EXTRA_BITS:
         return f"{subnet} is far larger than the network's subnets, which are /{network.subnet_len}"
-    for taken, name in protected.networks:
-        if taken.overlaps(subnet):
-            return f"{subnet} overlaps the network {taken} of {name}"
-        if taken.length < 31 and public_ip in (taken.base, taken.last):
-            return f"PublicIP {show_ip(public_ip)} is the network or broadcast address of {taken} on {name}"
-    for ip, what in protected.single:
-        if subnet.holds(ip):
-            return f"{subnet} contains {what}"
+    if (found := protected.network_over(subnet)) is not None:
+        return f"{subnet} overlaps the network {found[0]} of {found[1]}"
+    if (found := protected.edge(public_ip)) is not None:
+        return (
+            f"PublicIP {show_ip(public_ip)} is the network or broadcast address of {found[0]} on {found[1]}"
+        )
+    if (what := protected.single_in(subnet)) is not None:
+        return f"{subnet} contains {what}"
     return None

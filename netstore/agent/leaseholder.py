@@ -10,6 +10,7 @@ import trio
 
 from netstore.agent.leasestate import (
     ChooseSubnet,
+    Confirm,
     Create,
     Discard,
     NetworkFull,
@@ -18,21 +19,24 @@ from netstore.agent.leasestate import (
     StoredLease,
     Wait,
     choose_subnet,
+    older_claim,
 )
 from netstore.client.faults import ClientError
-from netstore.client.subnetstore import Differs, Entry, Missing
+from netstore.client.subnetstore import Differs, Entry, Missing, Written
 from netstore.network.addresses import show_ip
 from netstore.network.lease import SubnetLease, parse_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from netstore.agent.leasestate import LeaseState
     from netstore.agent.leasewatcher import LeaseWatcher
     from netstore.agent.problems import ProblemLog
-    from netstore.client.subnetstore import SubnetStore, Written
+    from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
     from netstore.network.config import Network
+    from netstore.network.ipv6 import Subnet6
+    from netstore.network.lease import NodeSubnets
     from netstore.seams import Entropy
 
 RETRY_DELAY: Final = 1.0
@@ -41,6 +45,11 @@ RETRY_DELAY: Final = 1.0
 MAX_RACE_DELAY: Final = 0.2
 """Maximum seconds to wait after another node took the chosen subnet first."""
 
+CONFIRM_SECONDS: Final = 2.0
+"""Time for the watcher to report all leases that are older than the one just created; after that the leases
+are listed.
+"""
+
 MAX_RACES: Final = 10
 """Subnets lost to other nodes in a row after which the delay becomes `RETRY_DELAY`. Flannel gives up then."""
 
@@ -48,8 +57,8 @@ MAX_RACES: Final = 10
 class LeaseHolder:
     """The lease of this node.
 
-    `on_held` is called with each subnet that is held, again after `set_value`, and again if it returned
-    False. `avoid` returns the networks of this host, which no new subnet may overlap.
+    `on_held` is called with what is held each time that changes, again after `set_value`, and again if it
+    returned False. `avoid` returns the networks of this host, which no new subnet may overlap.
     """
 
     def __init__(
@@ -61,12 +70,12 @@ class LeaseHolder:
         state: LeaseState,
         log: ProblemLog,
         entropy: Entropy,
-        on_held: Callable[[Subnet], Awaitable[bool]],
-        avoid: Callable[[], Iterable[Subnet]] = tuple,
+        on_held: Callable[[NodeSubnets], Awaitable[bool]],
+        avoid: Callable[[], Iterable[Subnet | Subnet6]] = tuple,
     ) -> None:
         self.state = state
-        self.subnet: Subnet | None = None
-        """The subnet this node uses: the one held, or the last one held until another is granted."""
+        self.subnets: NodeSubnets | None = None
+        """What this node uses: what is held, or was held last until something else is."""
         self._store = store
         self._watcher = watcher
         self._network = network
@@ -78,10 +87,22 @@ class LeaseHolder:
         self._generation = watcher.generation
         self._races = 0
         self._accepted = True
-        """Whether `on_held` returned True since the value was set."""
+        """Whether `on_held` returned True since the value was set, and no other name of the lease is left."""
+        self._only_name: NodeSubnets | None = None
+        """What was held when no other name was left."""
 
-    async def run(self, former: Subnet | None) -> None:
-        """Hold a lease forever. `former` is the subnet of an earlier run. The watcher must have listed the
+    @property
+    def subnet(self) -> Subnet | None:
+        """The IPv4 subnet this node uses."""
+        return None if self.subnets is None else self.subnets.subnet
+
+    @property
+    def subnet6(self) -> Subnet6 | None:
+        """The IPv6 subnet this node uses."""
+        return None if self.subnets is None else self.subnets.subnet6
+
+    async def run(self, former: NodeSubnets | None) -> None:
+        """Hold a lease forever. `former` is what an earlier run held. The watcher must have listed the
         leases.
         """
         listed = True
@@ -94,16 +115,21 @@ class LeaseHolder:
                 if self._accepted or not self.state.held:
                     continue
             elif isinstance(action, ChooseSubnet):
-                delay = await self._acquire(self.subnet or former, listed=listed)
+                delay = await self._acquire(self.subnets or former, listed=listed)
                 listed = False
                 if delay:
                     with trio.move_on_after(delay):
                         await self._wake.wait()
+            elif isinstance(action, Confirm):
+                await self._confirm(action)
             else:
                 await self._write(action)
-            if self.state.held and self.state.subnet is not None:
-                self.subnet = self.state.subnet
-                self._accepted = await self._on_held(self.subnet)
+            if self.state.held and self.state.subnets is not None:
+                if self.subnets != self.state.subnets:
+                    self.subnets, self._only_name = self.state.subnets, None
+                # The node says what it uses before its lease's other name goes.
+                self._accepted = await self._on_held(self.subnets) and await self._remove_other_names()
+            await self._store.settle()
 
     def leases_changed(self) -> None:
         """The watcher's leases changed; this node's own may be among them."""
@@ -111,20 +137,24 @@ class LeaseHolder:
         if self._generation != self._watcher.generation:
             self._generation = self._watcher.generation
             state.store_replaced()
-        subnet = state.subnet
-        if subnet is None:
+        subnets = state.subnets
+        if subnets is None:
             if self._is_network_full:
                 self._wake.set()
             return
-        held, now = state.held, trio.current_time()
-        seen = self._watcher.entries.get(subnet.lease_name)
-        if seen is None:
-            state.missing(self._watcher.index, now)
-        else:
-            lease = self._watcher.leases.get(subnet.lease_name)
-            state.observed(lease, seen.value or "", seen.modified, seen.ttl, now)
-        self._log_loss(subnet, held=held)
+        held = state.held
+        self._look(subnets)
+        self._log_loss(subnets, held=held)
         self._wake.set()
+
+    def _look(self, subnets: NodeSubnets) -> None:
+        """Report to the state what the watcher knows of the lease."""
+        name, now = subnets.lease_name, trio.current_time()
+        seen = self._watcher.entries.get(name)
+        if seen is None:
+            self.state.missing(self._watcher.index, now)
+        else:
+            self.state.observed(self._watcher.leases.get(name), seen, now)
 
     def set_value(self, own_ip: int, value: str) -> None:
         """Set what the lease says. `on_held` is called again, too: the MTU may have changed."""
@@ -135,15 +165,16 @@ class LeaseHolder:
     async def release(self) -> None:
         """Delete the lease, unless it is a reservation. ClientError if the store cannot be reached."""
         state = self.state
-        if state.subnet is None or not state.held or state.permanent:
+        if state.subnets is None or not state.is_written or state.permanent:
             return
-        await self._store.remove(state.subnet.lease_name, state.index)
+        await self._store.remove(state.subnets.lease_name, state.index)
+        await self._store.settle()
 
     @property
     def _is_network_full(self) -> bool:
         return self._log.open.get("lease") == "network_full"
 
-    async def _acquire(self, remembered: Subnet | None, *, listed: bool) -> float:
+    async def _acquire(self, remembered: NodeSubnets | None, *, listed: bool) -> float:
         """Try once to get a subnet. Returns the seconds to wait before the next action."""
         if not listed:
             try:
@@ -151,51 +182,111 @@ class LeaseHolder:
             except ClientError as error:
                 self._log.report("lease", "no_subnet_yet", reason=str(error))
                 return RETRY_DELAY
-        leases = [
-            StoredLease(lease, seen.modified, seen.ttl is None)
-            for name, lease in self._watcher.leases.items()
-            if (seen := self._watcher.entries.get(name)) is not None
-        ]
         action = choose_subnet(
-            leases, self.state.own_ip, self._network, remembered, self._entropy, avoid=self._avoid()
+            self._stored(), self.state.own_ip, self._network, remembered, self._entropy, avoid=self._avoid()
         )
         if isinstance(action, NetworkFull):
             self._log.report(
                 "lease",
                 "network_full",
-                network=str(self._network.network),
+                network=str(action.network),
                 leases=action.leases,
-                fix="remove the leases of nodes that are gone, or choose a larger Network",
+                fix="remove the leases of nodes that are gone, or choose a larger network",
             )
             return RETRY_DELAY
         if isinstance(action, Discard):
-            self._log.warning(
-                "lease_discarded", subnet=str(action.subnet), reason="the network config does not allow it"
-            )
+            self._log.warning("lease_discarded", subnet=str(action.subnets), reason=action.reason)
         if not await self._write(action):
             return RETRY_DELAY
-        if self.state.held or isinstance(action, Discard):
-            self._races = 0
+        if isinstance(action, Discard) or self.state.is_written:
             return 0.0
+        return self._race_delay()
+
+    def _race_delay(self) -> float:
+        """Seconds to wait after a race for a subnet was lost."""
         self._races += 1
         if self._races > MAX_RACES:
             return RETRY_DELAY
         return MAX_RACE_DELAY * (1 + self._entropy.below(1000)) / 1000
 
+    def _stored(self) -> Iterator[StoredLease]:
+        """All leases in the store, as far as the watcher knows."""
+        for name, lease in self._watcher.leases.items():
+            seen = self._watcher.entries.get(name)
+            if seen is not None:
+                yield StoredLease(lease, seen.modified, seen.ttl is None, seen.created)
+
+    async def _confirm(self, action: Confirm) -> None:
+        """Wait for older leases, and hold the lease if none of them has a subnet of it."""
+        state = self.state
+        if self._watcher.index < action.created:
+            with trio.move_on_after(CONFIRM_SECONDS) as limit:
+                await self._wake.wait()
+            if not limit.cancelled_caught:
+                return  # the watcher has news
+            try:
+                await self._watcher.list_once()
+            except ClientError as error:
+                self._log.report("lease", "lease_not_confirmed", reason=str(error))
+                return
+        self._look(action.subnets)
+        if not state.is_written or state.subnets != action.subnets or state.created != action.created:
+            return
+        older = older_claim(action.subnets, state.own_ips, action.created, self._stored(), self._network)
+        if older is None:
+            state.confirmed()
+            self._races = 0
+            self._log.resolve("lease", "lease_written_again")
+            return
+        by = older.lease.public_ip
+        self._log.info(
+            "lease_given_up", subnet=str(action.subnets), reason=f"the lease of {show_ip(by)} is older"
+        )
+        state.contested(by)
+        await trio.sleep(self._race_delay())
+
+    async def _remove_other_names(self) -> bool:
+        """Remove this node's other leases of the subnet it holds: they have the form of a name for another
+        network config. Returns whether none is left.
+        """
+        held = self.state.subnets
+        if held == self._only_name:
+            return True
+        others = [
+            (name, entry.modified)
+            for name, lease in self._watcher.leases.items()
+            if held is not None
+            and lease.subnet == held.subnet
+            and lease.subnet6 != held.subnet6
+            and lease.public_ip in self.state.own_ips
+            and (entry := self._watcher.entries.get(name)) is not None
+        ]
+        for name, index in others:
+            try:
+                found = await self._store.remove(name, index)
+            except ClientError as error:
+                self._log.report("former_lease", "former_lease_not_removed", name=name, reason=str(error))
+                return False
+            if isinstance(found, Written):
+                self._log.info("former_lease_removed", name=name)
+        self._log.resolve("former_lease")
+        if not others:
+            self._only_name = held
+        return not others
+
     async def _write(self, action: Create | Overwrite | Discard | ReadBack) -> bool:
         """Carry out one action on the store and report its outcome to the state. False if the outcome is
         unknown.
         """
-        state, subnet = self.state, action.subnet
-        name, held, sent = subnet.lease_name, state.held, trio.current_time()
-        is_permanent = False
+        state, subnets = self.state, action.subnets
+        name, held, sent = subnets.lease_name, state.held, trio.current_time()
         found: Entry | Written | Missing | Differs
         try:
             if isinstance(action, Create):
-                found = await self._store.create(name, state.value, state.ttl)
+                ttl = None if action.permanent else state.ttl
+                found = await self._store.create(name, state.value, ttl)
             elif isinstance(action, Overwrite):
-                is_permanent = action.permanent
-                ttl = None if is_permanent else state.ttl
+                ttl = None if action.permanent else state.ttl
                 found = await self._store.replace(name, state.value, action.index, ttl)
             elif isinstance(action, ReadBack):
                 found = await self._store.entry(name)
@@ -209,12 +300,12 @@ class LeaseHolder:
             state.comparison_failed(sent)
         elif isinstance(found, Entry):
             lease = parse_lease(name, found.value)
-            valid = lease if isinstance(lease, SubnetLease) else None
-            state.observed(valid, found.value or "", found.modified, found.ttl, sent)
-        elif not isinstance(action, Discard):
-            state.granted(subnet, found.index, permanent=is_permanent, sent=sent)
+            state.observed(lease if isinstance(lease, SubnetLease) else None, found, sent)
+        elif isinstance(action, Create | Overwrite):
+            created = action.created if isinstance(action, Overwrite) else None
+            state.granted(subnets, found.index, permanent=action.permanent, sent=sent, created=created)
         self._log.resolve("lease", "lease_written_again")
-        self._log_loss(subnet, held=held)
+        self._log_loss(subnets, held=held)
         return True
 
     def _write_failed(self, error: ClientError) -> bool:
@@ -223,10 +314,10 @@ class LeaseHolder:
         self.state.write_failed(trio.current_time())
         return False
 
-    def _log_loss(self, subnet: Subnet, *, held: bool) -> None:
+    def _log_loss(self, subnets: NodeSubnets, *, held: bool) -> None:
         """Log that the lease was lost, if it was `held` before."""
         if held and not self.state.held:
             if self.state.taken_by is not None:
-                self._log.warning("lease_taken", subnet=str(subnet), by=show_ip(self.state.taken_by))
+                self._log.warning("lease_taken", subnet=str(subnets), by=show_ip(self.state.taken_by))
             else:
-                self._log.warning("lease_gone", subnet=str(subnet))
+                self._log.warning("lease_gone", subnet=str(subnets))

@@ -2,14 +2,17 @@
 
 Invariants:
 
-- A subnet whose lease has another PublicIP is never written.
+- A lease that has another PublicIP is never written.
 - Every write is conditional: create only if absent, or compare with the index last seen. So a write whose
   outcome is unknown does no harm: the next write fails the comparison, and the agent reads the key.
+- A lease that was just created is not held before all older ones are known, and is given up if one of them
+  has a subnet of it: in a dual-stack network the keys of two leases with one subnet may differ.
 - A lease without a TTL is a reservation, and a TTL is never added to it.
 - Observations have the store's index; those that are not newer than the known state are ignored.
 
 A subnet is chosen in flannel's order: the lease with this node's PublicIP, else the subnet this node had
-before if it is free, else one of the first free ones at random.
+before if it is free, else one of the first free ones at random. The IPv6 subnet that goes with it is the one
+this node had before if it is free, else the one at the same place in its network, else one of the first free.
 """
 
 from __future__ import annotations
@@ -19,14 +22,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from netstore.network.addresses import Subnet  # noqa: TC001 - msgspec reads annotations
-from netstore.network.allocator import free_subnets
-from netstore.network.lease import SubnetLease  # noqa: TC001
+from netstore.network.addresses import Subnet, show_ip
+from netstore.network.allocator import counterpart, free_subnets, free_subnets6
+from netstore.network.ipv6 import Subnet6
+from netstore.network.lease import NodeSubnets, SubnetLease
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
-    from netstore.network.config import Network
+    from netstore.client.subnetstore import Entry
+    from netstore.network.config import Network, Network6
     from netstore.seams import Entropy
 
 FIRST_RETRY_DELAY: Final = 0.5
@@ -40,41 +45,50 @@ MAX_CLOCK_DRIFT: Final = 0.01
 
 
 class StoredLease(msgspec.Struct, frozen=True, gc=False):
-    """A lease in the store. `index` is its modifiedIndex; `permanent` means it has no TTL."""
+    """A lease in the store. `index` is that of its last change, `created` that of its key's creation;
+    `permanent` means it has no TTL.
+    """
 
     lease: SubnetLease
     index: int
     permanent: bool
+    created: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Create the lease if the key does not exist."""
+    """Create the lease if the key does not exist; without a TTL if it is `permanent`."""
 
-    subnet: Subnet
+    subnets: NodeSubnets
+    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Overwrite:
-    """Write the lease if its modifiedIndex is still `index`; without a TTL if it is `permanent`."""
+    """Write the lease if its index is still `index`; without a TTL if it is `permanent`. `created` is the
+    index at which its key was created.
+    """
 
-    subnet: Subnet
+    subnets: NodeSubnets
     index: int
     permanent: bool
+    created: int
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Delete this node's lease if its modifiedIndex is still `index`: the network config disallows it."""
+    """Delete this node's lease if its index is still `index`; `reason` says why."""
 
-    subnet: Subnet
+    subnets: NodeSubnets
     index: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkFull:
-    """No subnet of the network is free."""
+    """No subnet of this network is free."""
 
+    network: Subnet | Subnet6
     leases: int
 
 
@@ -84,10 +98,20 @@ class ChooseSubnet:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirm:
+    """Wait until all leases are known that were created before this one, at index `created`; then tell
+    whether one of them has a subnet of it (`older_claim`).
+    """
+
+    subnets: NodeSubnets
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReadBack:
     """Read the lease's key: its current value is not known."""
 
-    subnet: Subnet
+    subnets: NodeSubnets
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,48 +121,144 @@ class Wait:
     until: float
 
 
-Action = Create | Overwrite | Discard | ChooseSubnet | ReadBack | Wait
+Action = Create | Overwrite | Discard | ChooseSubnet | Confirm | ReadBack | Wait
+
+NOT_ALLOWED: Final = "the network config does not allow it"
 
 
 def choose_subnet(
     leases: Iterable[StoredLease],
     own_ip: int,
     network: Network,
-    remembered: Subnet | None,
+    remembered: NodeSubnets | None,
     entropy: Entropy,
     *,
-    avoid: Iterable[Subnet] = (),
+    avoid: Iterable[Subnet | Subnet6] = (),
 ) -> Create | Overwrite | Discard | NetworkFull:
-    """Which subnet to ask for, given all leases.
+    """Which lease to ask for, given all leases.
 
-    `remembered` is the subnet this node had last; a new one overlaps nothing in `avoid`. Of several leases of
-    this node the remembered one is taken, else the lowest. If none of them fits the network config, the
-    lowest is discarded, and the caller asks again.
+    `remembered` is what this node had last; a new subnet overlaps nothing in `avoid`. Of several leases of
+    this node the remembered one is taken, else the lowest. One that has the right IPv4 subnet, and not the
+    IPv6 subnet that the network config asks for, is followed by a lease with another name for the same IPv4
+    subnet; a reservation by another reservation. If none fits, the lowest is discarded, and the caller asks
+    again. O(n log n).
     """
     known = sorted(leases, key=lambda stored: stored.lease.subnet)
     own = [stored for stored in known if stored.lease.public_ip == own_ip]
-    fitting = [stored for stored in own if network.fits(stored.lease.subnet)]
-    for stored in sorted(fitting, key=lambda stored: stored.lease.subnet != remembered):
-        return Overwrite(stored.lease.subnet, stored.index, stored.permanent)
+    claims = _Claims((stored for stored in known if stored.lease.public_ip != own_ip), network)
+    usable = [
+        stored
+        for stored in own
+        if network.fits(stored.lease.subnet) and claims.older(stored.lease.subnet, stored.created) is None
+    ]
+    fitting = [stored for stored in usable if _has_right_ipv6(stored, network, claims)]
+    for stored in sorted(fitting, key=lambda stored: stored.lease.subnets != remembered):
+        return Overwrite(stored.lease.subnets, stored.index, stored.permanent, stored.created)
+    taken6 = [stored.lease.subnet6 for stored in known if stored.lease.subnet6 is not None]
+    rest = _Rest(network, taken6, remembered, [each for each in avoid if isinstance(each, Subnet6)], entropy)
+    former = None if remembered is None else remembered.subnet
+    for stored in sorted(usable, key=lambda stored: stored.lease.subnet != former):
+        return rest.create(stored.lease.subnet, permanent=stored.permanent)
     for stored in own:
-        return Discard(stored.lease.subnet, stored.index)
+        older = claims.older(stored.lease.subnet, stored.created)
+        reason = NOT_ALLOWED if older is None else f"the lease of {show_ip(older.lease.public_ip)} is older"
+        return Discard(stored.lease.subnets, stored.index, reason)
     taken = [stored.lease.subnet for stored in known]
-    if (
-        remembered is not None
-        and network.fits(remembered)
-        and not any(remembered.overlaps(subnet) for subnet in taken)
-    ):
-        return Create(remembered)
-    free = free_subnets(network, [*taken, *avoid])
-    return Create(free[entropy.below(len(free))]) if free else NetworkFull(len(taken))
+    if former is not None and network.fits(former) and not any(former.overlaps(subnet) for subnet in taken):
+        return rest.create(former)
+    free = free_subnets(network, [*taken, *(each for each in avoid if isinstance(each, Subnet))])
+    if not free:
+        return NetworkFull(network.network, len(taken))
+    return rest.create(free[entropy.below(len(free))])
+
+
+def older_claim(
+    subnets: NodeSubnets,
+    own_ips: Collection[int],
+    created: int,
+    leases: Iterable[StoredLease],
+    network: Network,
+) -> StoredLease | None:
+    """A lease of another node that was created before index `created` and has one of these subnets."""
+    claims = _Claims((stored for stored in leases if stored.lease.public_ip not in own_ips), network)
+    return claims.older(subnets.subnet, created) or claims.older(subnets.subnet6, created)
+
+
+class _Claims:
+    """The oldest lease of each subnet of either family. Leases that do not fit the network config do not
+    count: of two that overlap, the one that fits is accepted (`network.overlaps`).
+    """
+
+    def __init__(self, leases: Iterable[StoredLease], network: Network) -> None:
+        self._oldest: dict[Subnet | Subnet6, StoredLease] = {}
+        for stored in leases:
+            if network.fits(stored.lease.subnet):
+                self._add(stored.lease.subnet, stored)
+            subnet6 = stored.lease.subnet6
+            if subnet6 is not None and network.ipv6 is not None and network.ipv6.fits(subnet6):
+                self._add(subnet6, stored)
+
+    def _add(self, subnet: Subnet | Subnet6, stored: StoredLease) -> None:
+        oldest = self._oldest.get(subnet)
+        if oldest is None or stored.created < oldest.created:
+            self._oldest[subnet] = stored
+
+    def older(self, subnet: Subnet | Subnet6 | None, created: int) -> StoredLease | None:
+        """The lease of the subnet that was created before this index."""
+        oldest = None if subnet is None else self._oldest.get(subnet)
+        return oldest if oldest is not None and oldest.created < created else None
+
+
+def _has_right_ipv6(stored: StoredLease, network: Network, claims: _Claims) -> bool:
+    subnet6 = stored.lease.subnet6
+    if subnet6 is None or network.ipv6 is None:
+        return (subnet6 is None) == (network.ipv6 is None)
+    return network.ipv6.fits(subnet6) and claims.older(subnet6, stored.created) is None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """The choice of what goes with an IPv4 subnet."""
+
+    network: Network
+    taken6: Sequence[Subnet6]
+    remembered: NodeSubnets | None
+    avoid6: Sequence[Subnet6]
+    entropy: Entropy
+
+    def create(self, subnet: Subnet, *, permanent: bool = False) -> Create | NetworkFull:
+        """Create the lease of this subnet."""
+        network6 = self.network.ipv6
+        if network6 is None:
+            return Create(NodeSubnets(subnet), permanent)
+        subnet6 = self._choose(subnet, network6)
+        if subnet6 is None:
+            return NetworkFull(network6.network, len(self.taken6))
+        return Create(NodeSubnets(subnet, subnet6), permanent)
+
+    def _choose(self, subnet: Subnet, network6: Network6) -> Subnet6 | None:
+        former = None if self.remembered is None else self.remembered.subnet6
+        if (
+            former is not None
+            and network6.fits(former)
+            and not any(former.overlaps(taken) for taken in self.taken6)
+        ):
+            return former
+        taken = [*self.taken6, *self.avoid6]
+        usual = counterpart(self.network, subnet, network6)
+        if usual is not None and not any(usual.overlaps(each) for each in taken):
+            return usual
+        free = free_subnets6(network6, taken)
+        return free[self.entropy.below(len(free))] if free else None
 
 
 class LeaseState:
     """What is known of this node's lease. Times are seconds on one monotonic clock.
 
     `margin` is how long before its expiry a lease is renewed, at most half its TTL. The caller carries out
-    the action that `next` returns, reports its outcome (`granted`, `comparison_failed`, `missing`,
-    `write_failed`) and what it observes meanwhile (`observed`, `missing`), and asks for the next action.
+    the action that `next` returns, reports its outcome (`granted`, `confirmed`, `contested`, `missing`,
+    `comparison_failed`, `write_failed`) and what it observes meanwhile (`observed`, `missing`), and asks for
+    the next action.
     """
 
     def __init__(self, own_ip: int, value: str, ttl: int, margin: float, entropy: Entropy) -> None:
@@ -146,48 +266,71 @@ class LeaseState:
         self.value = value
         self.ttl = ttl
         self.margin = min(margin, ttl / 2)
-        self.subnet: Subnet | None = None
+        self.subnets: NodeSubnets | None = None
         self.index = 0
+        self.created = 0
+        """The index at which the lease's key was created."""
         self.permanent = False
         self.expires = 0.0
         self.taken_by: int | None = None
         """The PublicIP that took this node's last subnet, until another subnet is granted."""
         self._next_action_at = 0.0
         self._held = False
+        self._is_confirmed = False
+        """No older lease has a subnet of this one."""
         self._must_read_back = False
         self._failures = 0
         self._former_ips: set[int] = set()
         self._entropy = entropy
 
     def __repr__(self) -> str:
-        state = "held" if self._held else "not held"
-        return f"LeaseState({self.subnet}, {state}, index={self.index}, permanent={self.permanent})"
+        state = "held" if self.held else "written" if self._held else "not held"
+        return f"LeaseState({self.subnets}, {state}, index={self.index}, permanent={self.permanent})"
 
     @property
     def held(self) -> bool:
-        """Whether the store granted the lease and nothing observed since then says otherwise."""
+        """Whether the store granted the lease, no older one has a subnet of it, and nothing observed since
+        then says otherwise.
+        """
+        return self._held and self._is_confirmed
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the store has the lease, as far as is known; it may not be confirmed yet."""
         return self._held
+
+    @property
+    def own_ips(self) -> set[int]:
+        """The PublicIPs by which leases are this node's."""
+        return {self.own_ip, *self._former_ips}
 
     def may_have_expired(self, now: float) -> bool:
         """Whether the lease may have expired in the store before `now`, allowing for clock drift."""
-        return not self._held or (not self.permanent and now >= self.expires - self.ttl * MAX_CLOCK_DRIFT)
+        return not self.held or (not self.permanent and now >= self.expires - self.ttl * MAX_CLOCK_DRIFT)
 
     def next(self, now: float) -> Action:
         """The action to carry out at `now`."""
-        if self.subnet is None:
+        if self.subnets is None:
             return ChooseSubnet()
         if not self._held:
-            return Create(self.subnet) if now >= self._next_action_at else Wait(self._next_action_at)
+            return Create(self.subnets) if now >= self._next_action_at else Wait(self._next_action_at)
         if now < self._next_action_at:
-            return Wait(self._next_action_at)
+            return Wait(self._next_action_at) if self._is_confirmed else Confirm(self.subnets, self.created)
         if self._must_read_back:
-            return ReadBack(self.subnet)
-        return Overwrite(self.subnet, self.index, self.permanent)
+            return ReadBack(self.subnets)
+        return Overwrite(self.subnets, self.index, self.permanent, self.created)
 
-    def granted(self, subnet: Subnet, index: int, *, permanent: bool, sent: float) -> None:
-        """The store accepted the write that was sent at `sent`."""
-        self.subnet = subnet
+    def granted(
+        self, subnets: NodeSubnets, index: int, *, permanent: bool, sent: float, created: int | None = None
+    ) -> None:
+        """The store accepted the write that was sent at `sent`. `created` is None if the write created the
+        key; otherwise it was created at that index, and the caller knows that no older lease has a subnet
+        of it.
+        """
+        self._is_confirmed = created is not None and (self._is_confirmed or self.subnets is None)
+        self.subnets = subnets
         self.index = index
+        self.created = index if created is None else created
         self.permanent = permanent
         self.taken_by = None
         self._held = True
@@ -196,13 +339,21 @@ class LeaseState:
         self._former_ips.clear()
         self._set_expiry(sent, self.ttl)
 
-    def observed(
-        self, lease: SubnetLease | None, value: str, index: int, ttl: int | None, now: float
-    ) -> None:
-        """The lease's key had this value at `index`. `lease` is None if the value is not a lease."""
+    def confirmed(self) -> None:
+        """All leases that were created before this one are known, and none has a subnet of it."""
+        self._is_confirmed = True
+
+    def contested(self, by: int) -> None:
+        """The node with this PublicIP has an older lease with a subnet of this one."""
+        self.taken_by = by
+        self._give_up()
+
+    def observed(self, lease: SubnetLease | None, entry: Entry, now: float) -> None:
+        """The lease's key had this content. `lease` is None if the value is not a lease."""
+        index, ttl = entry.modified, entry.ttl
         if (
             index < self.index
-            or self.subnet is None
+            or self.subnets is None
             or (index == self.index and self._held and not self._must_read_back)
         ):
             return
@@ -211,11 +362,13 @@ class LeaseState:
             self._give_up()
             return
         keeps_expiry = ttl == 0 and self._held and not self.permanent  # 0: the store did not say when
+        self._is_confirmed = self._is_confirmed and entry.created == self.created
         self.index = index
+        self.created = entry.created
         self.permanent = ttl is None
         self._held = True
         self._must_read_back = False
-        if value == self.value and not keeps_expiry:
+        if entry.value == self.value and not keeps_expiry:
             self._set_expiry(now, ttl or 0)
         else:
             # This node's lease with another content, or of unknown time: write it again. If it is the write
@@ -224,8 +377,8 @@ class LeaseState:
 
     def missing(self, index: int, now: float) -> None:
         """The lease's key was absent at `index`: deleted or expired. The same subnet is requested again."""
-        if index >= self.index and self.subnet is not None and (self._held or self._must_read_back):
-            self._held = False
+        if index >= self.index and self.subnets is not None and (self._held or self._must_read_back):
+            self._held = self._is_confirmed = False
             self._must_read_back = False
             self._next_action_at = now
 
@@ -262,9 +415,9 @@ class LeaseState:
         self._must_read_back = self._held
 
     def _give_up(self) -> None:
-        self.subnet = None
-        self.index = 0
-        self._held = False
+        self.subnets = None
+        self.index = self.created = 0
+        self._held = self._is_confirmed = False
         self._must_read_back = False
 
     def _set_expiry(self, since: float, ttl: int) -> None:

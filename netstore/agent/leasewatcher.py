@@ -79,6 +79,11 @@ class LeaseWatcher:
     def __repr__(self) -> str:
         return f"LeaseWatcher({len(self.leases)} leases at {self.index}, generation {self.generation})"
 
+    def created(self, name: str) -> int:
+        """The index at which a lease's key was created; 0 for a lease in its grace period."""
+        entry = self.entries.get(name)
+        return 0 if entry is None else entry.created
+
     async def list_once(self) -> None:
         """List the entries. On ClientError nothing is changed."""
         self._apply_listing(await self._store.entries())

@@ -6,31 +6,33 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
-import trio
 
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
-from netstore.agent.interface import Preferences, choose_interface
-from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
-from netstore.agent.storeapi import V2, no_config, not_served
+from netstore.agent.interface import Addresses, NoInterfaceError, Preferences, choose_interface
+from netstore.agent.leasefilter import HOST_LENGTH, ProtectedAddresses, protected_addresses
+from netstore.agent.leasefilter6 import ProtectedAddresses6, protected_addresses6
+from netstore.agent.routeplan import PROTOCOL
 from netstore.client.faults import BadAnswer
+from netstore.client.storeapi import V2, no_config, not_served
+from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_ip, show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
+from netstore.network.ipv6 import Subnet6, parse_ip6, show_ip6
 from netstore.network.lease import encode_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from netstore.agent.interface import Choice
-    from netstore.agent.kernel import Address, Kernel, Link
+    from netstore.agent.kernel import Kernel, Link
+    from netstore.agent.routeplan import KernelRoute
     from netstore.client.subnetstore import SubnetStore
+    from netstore.network.config import Network6
+    from netstore.network.lease import NodeSubnets
     from netstore.ops.agent import AgentConfig
-
-
-RESOLVE_SECONDS: Final = 5.0
-"""Maximum time to resolve the store's host names."""
 
 
 @dataclass(slots=True)
@@ -47,6 +49,9 @@ class LocalNode:
     protected: ProtectedAddresses
     names_ipv6: bool
     """See `client.subnetstore.SubnetStore`."""
+    protected6: ProtectedAddresses6
+    fault: str | None = None
+    """Why the interface cannot carry traffic now, None if it can."""
 
     @property
     def lease_value(self) -> str:
@@ -55,18 +60,35 @@ class LocalNode:
             self.host.public_ip,
             self.backend.manifest.backend_type,
             self.prepared.backend_data,
+            public_ip6=self.host.public_ip6,
+            backend_v6_data=self.prepared.backend_v6_data,
             names_ipv6=self.names_ipv6,
         )
 
+    def protected_subnets(self) -> list[Subnet | Subnet6]:
+        """What a new subnet of this node must not overlap."""
+        return [
+            *(subnet for subnet, _ in self.protected.networks),
+            *(Subnet(ip, HOST_LENGTH) for ip, _ in self.protected.single),
+            *(subnet for subnet, _ in self.protected6.networks),
+            *(Subnet6(ip, 128) for ip, _ in self.protected6.single),
+        ]
+
     def host_with(
-        self, subnet: Subnet | None, devices: Mapping[str, Link], published: bytes | None = None
+        self, subnets: NodeSubnets | None, devices: Mapping[str, Link], published: bytes | None = None
     ) -> Host:
-        """The host with this as its subnet, with these interfaces, and this BackendData in its lease."""
-        return msgspec.structs.replace(self.host, subnet=subnet, devices=devices, published=published)
+        """The host with these as its subnets, with these interfaces, and this BackendData in its lease."""
+        subnet, subnet6 = subnets or (None, None)
+        return msgspec.structs.replace(
+            self.host, subnet=subnet, subnet6=subnet6, devices=devices, published=published
+        )
 
 
-async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> LocalNode:
-    """Choose the interface, read and validate the network config, prepare the backend.
+async def detect(
+    config: AgentConfig, kernel: Kernel, store: SubnetStore, hosts: Mapping[int, str]
+) -> LocalNode:
+    """Choose the interface, read and validate the network config, prepare the backend. `hosts` are the
+    addresses of hosts that the node needs, with what each is.
 
     NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
@@ -78,17 +100,21 @@ async def detect(config: AgentConfig, kernel: Kernel, store: SubnetStore) -> Loc
             f"{network.network} contains this node's own address {show_ip(choice.address.ip)}",
             "choose a range that contains no node's address",
         )
+    if network.ipv6 is not None:
+        _check_ipv6(network.ipv6, choice)
     backend = find(network)
-    links, addresses = await kernel.links(), await kernel.addresses()
+    links, addresses = await kernel.links(), await _addresses(kernel)
     host = _host(config, choice, network, links, addresses)
     with contextlib.suppress(OSError):  # a backend that keeps something there says that it cannot
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         host.folder.mkdir(mode=0o700, exist_ok=True)
     with plugin_errors(backend.manifest.name):
         prepared = await backend.prepare(host)
-    store_ips = await _store_ips(config)
-    protected = protected_addresses(network, links, addresses, await kernel.routes(), store_ips)
-    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6)
+    routes = await kernel.routes()
+    protected = protected_addresses(network, links, addresses.ipv4, routes, hosts)
+    protected6 = await _protected6(network, links, addresses, kernel, config)
+    fault = _fault(host, routes)
+    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, protected6, fault)
 
 
 async def read_network(store: SubnetStore) -> Network:
@@ -107,82 +133,154 @@ async def read_network(store: SubnetStore) -> Network:
     return parse_network(entry.value.encode())
 
 
-async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:
-    """Read interface, address and protected addresses again. True if any of them changed.
+async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: Mapping[int, str]) -> bool:
+    """Read interface, address and protected addresses again. True if any of them changed; `node.fault` says
+    whether the interface can be used.
 
-    The interface chosen at the start is kept, by its name, and its address as long as the interface has it:
-    following every change of the default route would move the pods' routes with it. NoInterfaceError while
-    the interface does not exist.
+    The interface chosen at the start is kept, and its address as long as the interface has it: following
+    every change of the default route would move the pods' routes with it. NetstoreError while it does not
+    exist, or the backend refuses it.
     """
-    store_ips = await _store_ips(config)
-    links, addresses = await kernel.links(), await kernel.addresses()
+    links, addresses, routes = await kernel.links(), await _addresses(kernel), await kernel.routes()
     before, node.protected = (
-        node.protected,
-        protected_addresses(node.network, links, addresses, await kernel.routes(), store_ips),
+        (node.protected, node.protected6),
+        protected_addresses(node.network, links, addresses.ipv4, routes, hosts),
     )
-    name, ip = node.host.link.name, node.host.address.ip
-    same_name = {link.ifindex for link in links if link.name == name}
-    usable = [one for one in addresses if one.ifindex in same_name and one.ip == ip]
-    if not usable and show_ip(ip) not in config.iface and config.public_ip is None:
-        usable = [one for one in addresses if one.ifindex in same_name]
-    choice = choose_interface(Preferences(names=(name,)), links, usable, (), None)
-    host = _host(config, choice, node.network, links, addresses)
-    if _without_devices(host) == _without_devices(node.host):
-        return node.protected != before
-    with plugin_errors(node.backend.manifest.name):
-        node.prepared = await node.backend.prepare(host)
-    node.host = host
-    return True
+    node.protected6 = await _protected6(node.network, links, addresses, kernel, config)
+    try:
+        choice = _same_interface(node.host, config, links, addresses)
+        if node.network.ipv6 is not None:
+            _check_ipv6(node.network.ipv6, choice)
+        host = _host(config, choice, node.network, links, addresses)
+        is_other = _without_devices(host) != _without_devices(node.host)
+        if is_other:
+            with plugin_errors(node.backend.manifest.name):
+                node.prepared = await node.backend.prepare(host)
+    except NetstoreError as error:
+        node.fault = str(error)
+        raise
+    node.host, node.fault = host, _fault(host, routes)
+    return is_other or (node.protected, node.protected6) != before
+
+
+def _same_interface(host: Host, config: AgentConfig, links: Sequence[Link], addresses: Addresses) -> Choice:
+    """The interface used so far, as it is now: of those with its name or its number, the one with its
+    address, else the one with its name. So it is found when it was renamed, and when it was made anew. Its
+    IPv6 address is kept as long as the interface has it.
+    """
+    name, number, ip = host.link.name, host.link.ifindex, host.address.ip
+    candidates = sorted(
+        (link for link in links if link.name == name or link.ifindex == number),
+        key=lambda link: link.name != name,
+    )
+    same6 = [each for each in addresses.ipv6 if each.ip == host.address6]
+    for link in candidates:
+        usable = [each for each in addresses.ipv4 if each.ifindex == link.ifindex and each.ip == ip]
+        kept6 = [each for each in same6 if each.ifindex == link.ifindex] or addresses.ipv6
+        if usable:
+            return choose_interface(
+                Preferences(names=(link.name,)), links, Addresses(usable, kept6), (), None
+            )
+    is_fixed = show_ip(ip) in config.iface or config.public_ip is not None
+    if is_fixed or not candidates or candidates[0].name != name:
+        raise NoInterfaceError(f"{name} with the address {show_ip(ip)} is gone; it is waited for")
+    usable = [each for each in addresses.ipv4 if each.ifindex == candidates[0].ifindex]
+    if not usable:
+        raise NoInterfaceError(f"{name} has lost its address {show_ip(ip)}; one is waited for")
+    return choose_interface(Preferences(names=(name,)), links, Addresses(usable, addresses.ipv6), (), None)
+
+
+def _fault(host: Host, routes: Iterable[KernelRoute]) -> str | None:
+    """Why nothing can be reached through the interface, or None."""
+    name, number, address = host.link.name, host.link.ifindex, host.address
+    if not host.link.up:
+        return f"{name} is down; bring it up with `ip link set {name} up`"
+    if address.length == HOST_LENGTH and not any(
+        route.ifindex == number and route.protocol != PROTOCOL for route in routes
+    ):
+        return (
+            f"{name} has only {show_ip(address.ip)}/{address.length}, a network without other hosts, and no"
+            " route: give the address the prefix length of its network"
+        )
+    return None
 
 
 async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
-    can_reach = parse_ip(config.iface_can_reach) if config.iface_can_reach else None
-    preferences = Preferences(config.iface, config.iface_regex, can_reach)
+    preferences = Preferences(config.iface, config.iface_regex, config.iface_can_reach)
     return choose_interface(
         preferences,
         await kernel.links(),
-        await kernel.addresses(),
+        await _addresses(kernel),
         await kernel.routes() if preferences == Preferences() else (),
-        await kernel.route_to(can_reach) if can_reach is not None else None,
+        await _reach(config.iface_can_reach, kernel),
     )
 
 
-async def _store_ips(config: AgentConfig) -> set[int]:
-    """The store's addresses. Names that do not resolve are left out: the agent cannot use them either."""
-    found: set[int] = set()
-    with trio.move_on_after(RESOLVE_SECONDS):
-        for host in {url.host for url in config.endpoints}:
-            try:
-                found.add(parse_ip(host))
-            except ValueError:
-                found |= await _resolve(host)
-    return found
+async def _addresses(kernel: Kernel) -> Addresses:
+    return Addresses(await kernel.addresses(), await kernel.addresses6())
 
 
-async def _resolve(name: str) -> set[int]:
-    try:
-        found = await trio.socket.getaddrinfo(name, None, family=trio.socket.AF_INET)
-    except OSError:
-        return set()
-    return {parse_ip(str(address[0])) for *_, address in found}
+async def _reach(address: str | None, kernel: Kernel) -> tuple[int, int] | None:
+    """Interface index and source address towards an address of either family."""
+    if address is None:
+        return None
+    if ":" in address:
+        return await kernel.route_to(parse_ip6(address), is_ipv6=True)
+    return await kernel.route_to(parse_ip(address))
+
+
+async def _protected6(
+    network: Network, links: Sequence[Link], addresses: Addresses, kernel: Kernel, config: AgentConfig
+) -> ProtectedAddresses6:
+    """The IPv6 addresses to protect; none in a network that has no IPv6."""
+    if network.ipv6 is None:
+        return ProtectedAddresses6()
+    store_ips = set()
+    for url in config.endpoints:
+        with contextlib.suppress(ValueError):  # a name, or an IPv4 address
+            store_ips.add(parse_ip6(url.host))
+    return protected_addresses6(network.ipv6, links, addresses.ipv6, await kernel.routes6(), store_ips)
+
+
+def _check_ipv6(network: Network6, choice: Choice) -> None:
+    """A dual-stack network needs an IPv6 address of the interface, outside the network."""
+    if choice.address6 is None:
+        raise NoInterfaceError(
+            f"{choice.link.name} has no IPv6 address that is not link-local, and the network config has"
+            " EnableIPv6; give it a global or unique local one, or choose another interface with --iface"
+        )
+    if network.network.holds(choice.address6.ip):
+        raise NetworkConfigError(
+            "IPv6Network",
+            f"{network.network} contains this node's own address {show_ip6(choice.address6.ip)}",
+            "choose a range that contains no node's address",
+        )
 
 
 def _host(
-    config: AgentConfig,
-    choice: Choice,
-    network: Network,
-    links: Sequence[Link],
-    addresses: Sequence[Address],
+    config: AgentConfig, choice: Choice, network: Network, links: Sequence[Link], addresses: Addresses
 ) -> Host:
+    link, address6 = choice.link, None
+    public_ip6 = None
+    if network.ipv6 is not None and choice.address6 is not None:
+        address6 = choice.address6.ip
+        public_ip6 = parse_ip6(config.public_ipv6) if config.public_ipv6 else address6
     return Host(
-        choice.link,
+        link,
         choice.address,
         parse_ip(config.public_ip) if config.public_ip else choice.address.ip,
         network,
-        networks=tuple(
-            Subnet.around(each.ip, each.length) for each in addresses if each.ifindex == choice.link.ifindex
+        address6=address6,
+        public_ip6=public_ip6,
+        networks=(
+            *(Subnet.around(each.ip, each.length) for each in addresses.ipv4 if each.ifindex == link.ifindex),
+            *(
+                Subnet6.around(each.ip, each.length)
+                for each in addresses.ipv6
+                if each.ifindex == link.ifindex
+            ),
         ),
-        devices={link.name: link for link in links},
+        devices={each.name: each for each in links},
         folder=config.data_dir / network.backend_type,
     )
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
-from netstore.agent.genetlink import WireguardSocket
 from netstore.agent.kernel import KernelError, NotificationsLostError
 from netstore.agent.rtnetlink import (
     ACK,
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from netstore.agent.entryplan import Entry
+    from netstore.agent.genetlink import WireguardSocket
     from netstore.agent.kernel import Address, Link, Notifications, Step
     from netstore.agent.routeplan import KernelRoute
     from netstore.agent.wanted import Wireguard
@@ -107,7 +107,7 @@ class Netlink:
     def __init__(self) -> None:
         self._requests = _open(0)
         self._notifications = _open(_GROUPS)
-        self._wireguard = WireguardSocket()
+        self._wireguard: WireguardSocket | None = None
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -119,7 +119,8 @@ class Netlink:
         for sock in (self._requests, self._notifications):
             trio.lowlevel.notify_closing(sock)
             sock.close()
-        self._wireguard.close()
+        if self._wireguard is not None:
+            self._wireguard.close()
 
     async def links(self) -> list[Link]:
         """All interfaces."""
@@ -203,18 +204,25 @@ class Netlink:
 
     async def wireguard(self, ifindex: int) -> Wireguard | None:
         """The configuration of a WireGuard device; None if there is no such device."""
-        return await self._wireguard.configuration(ifindex)
+        return await self._wireguard_socket().configuration(ifindex)
 
     async def configure_wireguard(self, ifindex: int, wanted: Wireguard, present: Wireguard) -> int:
         """Change a WireGuard device from one configuration to another. Returns 0 or an errno."""
-        return await self._wireguard.configure(ifindex, wanted, present)
+        return await self._wireguard_socket().configure(ifindex, wanted, present)
 
-    async def route_to(self, ip: int) -> tuple[int, int] | None:
+    def _wireguard_socket(self) -> WireguardSocket:
+        if self._wireguard is None:
+            from netstore.agent.genetlink import WireguardSocket  # noqa: PLC0415 - few need it; 60 ms
+
+            self._wireguard = WireguardSocket()
+        return self._wireguard
+
+    async def route_to(self, ip: int, *, is_ipv6: bool = False) -> tuple[int, int] | None:
         """Interface index and source address the kernel would use to reach the address, or None if
         unreachable.
         """
         self._sequence += 1
-        await self._send(with_sequence(route_to_request(ip), self._sequence))
+        await self._send(with_sequence(route_to_request(ip, is_ipv6=is_ipv6), self._sequence))
         while True:
             data = await self._receive()
             for kind, _, sequence, at, end in messages(data):

@@ -72,6 +72,8 @@ class Reconciler:
         self.devices = DeviceTable([alias_of(each) for each in ranges if isinstance(each, Subnet)])
         self.repairs = 0
         """Steps taken because another program changed the kernel's state."""
+        self.others_changed = False
+        """A route outside `ranges` changed since the caller set this to False."""
         self._wake = wake
         self._queue: deque[Notifications] = deque()
         self._must_reread = True
@@ -313,7 +315,9 @@ class Reconciler:
             for change in batch.routes:
                 if self.routes.is_in_ranges(change.route):
                     self.routes.apply(change)
-                elif change.route.ifindex == self.link.ifindex and not change.route.gateway:
+                    continue
+                self.others_changed = True
+                if change.route.ifindex == self.link.ifindex and not change.route.gateway:
                     self._network_changed = True  # an on-link route: a next hop may have become reachable
             for one in batch.entries:
                 self.entries.apply(one)

@@ -10,12 +10,15 @@ import trio
 
 from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
 from netstore.agent.leasefilter import rejection
+from netstore.agent.leasefilter6 import served_families
 from netstore.agent.localnode import refresh
 from netstore.agent.problems import ProblemList
 from netstore.errors import NetstoreError
 from netstore.network.overlaps import conflicts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from netstore.agent.backend import Host, Wanted
     from netstore.agent.kernel import Kernel
     from netstore.agent.leaseholder import LeaseHolder
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from netstore.agent.localnode import LocalNode
     from netstore.agent.problems import ProblemLog
     from netstore.agent.reconciler import Reconciler
+    from netstore.agent.requiredhosts import RequiredHosts
     from netstore.network.addresses import Subnet
     from netstore.network.lease import SubnetLease
     from netstore.ops.agent import AgentConfig
@@ -37,11 +41,15 @@ CONTENTION_DELAY: Final = 0.02
 """Seconds until the next repair while another program undoes our changes as fast as we make them."""
 
 
+REFRESH_INTERVAL: Final = 60.0
+"""Maximum seconds between two looks at interface and addresses, in case a notification was lost."""
+
+
 class RouteProgrammer:
     """Programs the routes of this node.
 
-    Call `leases_changed` when the leases or the own subnet changed, `kernel_changed` when the reconciler has
-    notifications.
+    `on_round` is called after each round, with whether it was a full one. Call `leases_changed` when the
+    leases or the own subnet changed, `kernel_changed` when the reconciler has notifications.
     """
 
     def __init__(
@@ -54,13 +62,20 @@ class RouteProgrammer:
         holder: LeaseHolder,
         reconciler: Reconciler,
         log: ProblemLog,
+        hosts: RequiredHosts,
+        on_round: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self.rejected_leases = ProblemList(log, "lease_skipped", "lease_no_longer_skipped")
+        self.rejected_ipv6 = ProblemList(log, "lease_ipv6_skipped", "lease_ipv6_no_longer_skipped")
         self.unrouted_peers = ProblemList(log, "peer_not_routed", "peer_routed_again")
         self.faulty_devices = ProblemList(log, "device_not_ready", "device_ready_again")
         self.warnings = ProblemList(log, "backend_warns", "backend_warns_no_more")
-        self.in_place = False
-        """Whether all routes have been in place at least once."""
+        self.placed = trio.Event()
+        """Set when all routes were in place for the first time."""
+        self.fault: str | None = None
+        """Why the last round failed, None if it did not."""
+        self.checked = trio.current_time()
+        """When the last round ended."""
         self._config = config
         self._kernel = kernel
         self._node = node
@@ -68,6 +83,10 @@ class RouteProgrammer:
         self._holder = holder
         self._reconciler = reconciler
         self._log = log
+        self._hosts = hosts
+        self._on_round = on_round
+        self._must_refresh = False
+        self._refreshed = trio.current_time()
         self._wake = trio.Event()
         self._must_update = True
         self._update_not_before = 0.0
@@ -80,6 +99,11 @@ class RouteProgrammer:
 
     def kernel_changed(self) -> None:
         """The reconciler has notifications."""
+        self._wake.set()
+
+    def hosts_changed(self) -> None:
+        """The addresses of the hosts that this node needs changed."""
+        self._must_refresh = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -96,9 +120,13 @@ class RouteProgrammer:
             except NetstoreError as error:
                 self._must_update = True
                 self._update_not_before = trio.current_time() + RETRY_DELAY
-                self._log.report("routes", "routes_not_kept", reason=str(error))
+                self.fault = str(error)
+                self._log.report("routes", "routes_not_kept", reason=self.fault)
             else:
+                self.fault = None
                 self._log.resolve("routes", "routes_kept_again")
+            self.checked = trio.current_time()
+            self._on_round(full)
             if self._reconciler.pending:
                 await trio.sleep(CONTENTION_DELAY)
                 continue
@@ -107,11 +135,22 @@ class RouteProgrammer:
 
     async def _run_once(self, *, full: bool) -> None:
         network_changed = await self._reconciler.repair(full=full)
-        if network_changed or (full and "interface" in self._log.open):
+        now = trio.current_time()
+        if full and (
+            self._node.fault is not None
+            or self._reconciler.others_changed
+            or now - self._refreshed >= REFRESH_INTERVAL
+        ):
+            self._must_refresh = True
+        if network_changed or self._must_refresh:
+            self._must_refresh = self._reconciler.others_changed = False
+            self._refreshed = now
             await self._refresh_node()
         if full or (self._must_update and trio.current_time() >= self._update_not_before):
             self._must_update = False
             await self._update_routes()
+        if self._node.fault is not None:
+            return  # then no peer is served, which need not be said of each
         problems = {str(subnet): reason for subnet, reason in self._refused.items()}
         self.unrouted_peers.update(problems | self._reconciler.problems)
         self.faulty_devices.update(self._reconciler.device_problems)
@@ -119,11 +158,14 @@ class RouteProgrammer:
     async def _refresh_node(self) -> None:
         """The host's interface or address may have changed, and with it the routes to all peers."""
         try:
-            changed = await refresh(self._node, self._config, self._kernel)
-        except NetstoreError as error:
-            self._log.report("interface", "interface_lost", reason=str(error))
-            return
-        self._log.resolve("interface", "interface_back", interface=self._node.host.link.name)
+            changed = await refresh(self._node, self._config, self._kernel, self._hosts.addresses)
+        except NetstoreError:
+            changed = False  # `fault` says why
+        if self._node.fault is not None:
+            if "interface" not in self._log.open:  # once, also if the reason changes
+                self._log.report("interface", "interface_lost", reason=self._node.fault)
+        else:
+            self._log.resolve("interface", "interface_back", interface=self._node.host.link.name)
         if changed:
             self._reconciler.link = self._node.host.link
             self._holder.set_value(self._node.host.public_ip, self._node.lease_value)
@@ -132,25 +174,35 @@ class RouteProgrammer:
 
     async def _update_routes(self) -> None:
         own = self._holder.subnet
-        own_name = own.lease_name if own is not None else ""
+        subnets = self._holder.subnets
+        own_name = subnets.lease_name if subnets is not None else ""
         held = self._watcher.leases.get(own_name) if self._holder.state.held else None
         published = held.backend_data if held is not None else None
-        host = self._node.host_with(own, self._reconciler.devices.links, published)
-        peers: list[SubnetLease] = []
+        host = self._node.host_with(subnets, self._reconciler.devices.links, published)
+        accepted: dict[str, SubnetLease] = {}
         rejected = dict(self._watcher.invalid)
         others = {
             name: lease
             for name, lease in self._watcher.leases.items()
             if name != own_name or not self._holder.state.held
         }
-        overlapping = conflicts(others, host.network)
+        overlapping = conflicts(others, host.network, self._watcher.created)
         for name, lease in others.items():
+            if lease.public_ip == host.public_ip and not self._holder.state.held:
+                continue  # left by an earlier run, and about to be taken again
             reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
             reason = reason or overlapping.get(name)
             if reason is None:
-                peers.append(lease)
+                accepted[name] = lease
             else:
                 rejected[name] = reason
+        peers, rejected6 = served_families(
+            accepted,
+            host.network.ipv6,
+            (host.subnet6, host.public_ip6),
+            self._node.protected6,
+            self._watcher.created,
+        )
         wanted = await self._ask_backend(host, peers)
         if wanted.prepare_again:
             await self._prepare_again(host)
@@ -161,8 +213,9 @@ class RouteProgrammer:
         self._refused = wanted.refused
         self.warnings.update({warning: warning for warning in wanted.warnings})
         self.rejected_leases.update(rejected)
-        if not self.in_place:
-            self.in_place = True
+        self.rejected_ipv6.update(rejected6)
+        if not self.placed.is_set():
+            self.placed.set()
             self._log.info("routes_in_place", routes=len(wanted.routes), leases=len(peers))
         now = trio.current_time()
         self._update_not_before = now + (now - asked) * DEBOUNCE_FACTOR

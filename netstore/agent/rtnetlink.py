@@ -13,11 +13,7 @@ import socket
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Literal
 
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped] # has no types
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped] # has no types
-from pyroute2.netlink.rtnl.ndmsg import ndmsg  # type: ignore[import-untyped] # has no types
-from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped] # has no types
-
+from netstore.agent.codecs import message_classes
 from netstore.agent.deviceplan import (
     KINDS,
     AddAddress,
@@ -32,6 +28,12 @@ from netstore.agent.routeplan import AddRoute, BoundRoute, DeleteRoute, KernelRo
 from netstore.agent.wanted import Ipip, Vxlan
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.ipv6 import Subnet6, show_ip6
+
+with message_classes():
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped] # has no types
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped] # has no types
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg  # type: ignore[import-untyped] # has no types
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped] # has no types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -235,10 +237,13 @@ def forwarding_request(ifindex: int) -> bytes:
     return encode(ndmsg(), _GETNEIGH, _DUMP, {"family": _BRIDGE, "ifindex": ifindex}, [])
 
 
-def route_to_request(ip: int) -> bytes:
+def route_to_request(ip: int, *, is_ipv6: bool = False) -> bytes:
     """The request for the route to an address; the sequence number is 0."""
-    fields = {"family": socket.AF_INET, "dst_len": 32}
-    return encode(rtmsg(), _GETROUTE, 0, fields, [("RTA_DST", show_ip(ip))])
+    if is_ipv6:
+        family, length, words = socket.AF_INET6, 128, show_ip6(ip)
+    else:
+        family, length, words = socket.AF_INET, 32, show_ip(ip)
+    return encode(rtmsg(), _GETROUTE, 0, {"family": family, "dst_len": length}, [("RTA_DST", words)])
 
 
 def encode_step(step: Step, sequence: int) -> bytearray:
@@ -533,8 +538,8 @@ def parse_address(data: bytes, at: int, end: int) -> Address | None:
             local = int.from_bytes(data[start : start + size], "big")
         elif attribute == _IFA_FLAGS:
             flags = _number.unpack_from(data, start)[0]
-    stable = bool(flags & _IFA_PERMANENT) and not flags & (_IFA_SECONDARY | _IFA_DEPRECATED)
-    return Address(ifindex, local or ip, length, stable)
+    preferred = not flags & (_IFA_SECONDARY | _IFA_DEPRECATED)
+    return Address(ifindex, local or ip, length, preferred and bool(flags & _IFA_PERMANENT), preferred)
 
 
 def parse_entry(data: bytes, at: int, end: int) -> Entry | None:
@@ -601,9 +606,9 @@ def _route_changes(routes: list[KernelRoute], kind: int, flags: int) -> list[Rou
 def parse_route_to(data: bytes, at: int, end: int) -> tuple[int, int] | None:
     """Interface index and source address of the answer to `route_to_request`; None without an interface."""
     ifindex = source = 0
-    for attribute, start, _ in _attribute_spans(data, at + 12, end):
+    for attribute, start, size in _attribute_spans(data, at + 12, end):
         if attribute == _RTA_OIF:
             ifindex = _number.unpack_from(data, start)[0]
         elif attribute == _RTA_PREFSRC:
-            source = _ip.unpack_from(data, start)[0]
+            source = int.from_bytes(data[start : start + size], "big")
     return (ifindex, source) if ifindex else None

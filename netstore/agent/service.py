@@ -1,9 +1,11 @@
 """The agent: creates its parts and runs their tasks.
 
-First it detects the local node (interface, network config, backend) and lists the leases. Then four tasks run
-side by side: the lease watcher follows the leases, the lease holder holds this node's own, the route
-programmer keeps the kernel's routes as the backend wants them, and the reconciler listens to the kernel's
-notifications. They share state that changes only between two awaits, and wake each other by plain calls.
+First it detects the local node (interface, network config, backend) and lists the leases. Then these tasks
+run side by side: the lease watcher follows the leases, the lease holder holds this node's own, the route
+programmer keeps the kernel's routes as the backend wants them, the reconciler listens to the kernel's
+notifications, the addresses of the store are looked up now and then, and the service manager is told how all
+that is. They share state that changes only between two awaits, and wake each other by plain
+calls.
 
 Stopping leaves lease, routes and subnet.env as they are, so that pods stay connected, unless the
 configuration asks for clean-up.
@@ -15,31 +17,41 @@ import random
 import signal
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
 import trio
 
-from netstore.agent import envfile
-from netstore.agent.backend import STOP_SECONDS, plugin_errors
+from netstore.agent import agentmetrics, envfile, privileges
+from netstore.agent.announcer import Announcer
+from netstore.agent.backend import REPAIR_INTERVAL, STOP_SECONDS, plugin_errors
+from netstore.agent.envfile import SubnetFile
 from netstore.agent.health import Health
 from netstore.agent.leaseholder import LeaseHolder
 from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import LeaseWatcher
 from netstore.agent.localnode import detect
 from netstore.agent.problems import ProblemLog
+from netstore.agent.readiness import Readiness, routes_fault
 from netstore.agent.reconciler import Reconciler
+from netstore.agent.requiredhosts import RequiredHosts
 from netstore.agent.routeprogrammer import RouteProgrammer
-from netstore.agent.storeapi import StoreAccess
+from netstore.agent.storeapi import store_access
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
+from netstore.network.ipv6 import show_ip6
 from netstore.network.subnetenv import encode_subnet_env
+from netstore.ops.notify import ServiceManager
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from netstore.agent.announcer import Manager
     from netstore.agent.kernel import Kernel
     from netstore.agent.localnode import LocalNode
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.addresses import Subnet
     from netstore.network.ipv6 import Subnet6
+    from netstore.network.lease import NodeSubnets
+    from netstore.network.subnetenv import SubnetEnv
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
 
@@ -47,6 +59,11 @@ T = TypeVar("T")
 
 RETRY_DELAY: Final = 1.0
 """Seconds between attempts during start, as in flannel."""
+
+STUCK_SECONDS: Final = 6 * REPAIR_INTERVAL
+"""Without a finished round of repairs for so long, the agent is stuck, as in a plugin that does not return: a
+watchdog restarts it.
+"""
 
 CLEANUP_TIMEOUT: Final = 10.0
 """Seconds to remove what was declared, lease and subnet.env."""
@@ -61,28 +78,47 @@ class SystemEntropy:
 
 
 class Agent:
-    """One agent for one network. `ready` is called once, with a status text, when subnet.env was written."""
+    """One agent for one network. `require_privileges` raises NetstoreError if routes cannot be changed."""
 
     def __init__(
         self,
         config: AgentConfig,
         kernel: Kernel,
         log: Log,
-        ready: Callable[[str], object] = lambda _: None,
+        manager: Manager | None = None,
+        require_privileges: Callable[[], None] = privileges.require,
     ) -> None:
         self._log = ProblemLog(log)
         self._config = config
         self._kernel = kernel
-        self._ready = ready
+        self._require_privileges = require_privileges
         self._entropy = SystemEntropy()
-        self._access = StoreAccess(config, self._log)
+        self._access = store_access(config, self._log)
         self._watcher: LeaseWatcher | None = None
         self._node: LocalNode | None = None
         self._holder: LeaseHolder | None = None
         self._reconciler: Reconciler | None = None
         self._programmer: RouteProgrammer | None = None
-        self._env_text = ""
+        self._hosts = RequiredHosts((url.host for url in config.endpoints), self._hosts_changed)
+        self._subnet_file = SubnetFile(config.subnet_file, self._log)
         self._store_api = ""
+        self._waiting_for: str | None = None
+        """Why the start does not go on."""
+        self.readiness = Readiness()
+        """Parts of the agent add their checks here."""
+        for name, check in (
+            ("start", self._not_started),
+            ("interface", self._interface_fault),
+            ("lease", self._lease_fault),
+            ("subnet_file", self._subnet_file.problem),
+            ("routes", self._routes_fault),
+            ("devices", self._devices_fault),
+            ("peers", self._peers_fault),
+        ):
+            self.readiness.add(name, check)
+        self._announcer = Announcer(
+            manager or ServiceManager({}), self.readiness.not_ready, self._summary, self._is_stuck
+        )
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. NetstoreError if the agent cannot continue or the clean-up fails."""
@@ -99,51 +135,132 @@ class Agent:
 
     def not_ready(self) -> str | None:
         """Why this node is not ready for pods, or None."""
-        if self._node is None or self._holder is None:
-            return "no usable interface and network config yet"
-        if not self._holder.state.held:
+        return self.readiness.not_ready()
+
+    def _not_started(self) -> str | None:
+        if self._node is None or self._programmer is None:
+            return self._waiting_for or "the start is not finished"
+        return None
+
+    def _interface_fault(self) -> str | None:
+        return None if self._node is None else self._node.fault
+
+    def _lease_fault(self) -> str | None:
+        if self._holder is None or not self._holder.state.held:
             return "no subnet is held"
         if self._holder.state.may_have_expired(trio.current_time()):
             return "the lease could not be renewed and may have expired"
-        if not self._env_text:
-            return f"{self._config.subnet_file} is not written"
-        if self._programmer is None or not self._programmer.in_place:
-            return "the routes are not in place yet"
         return None
+
+    def _routes_fault(self) -> str | None:
+        programmer = self._programmer
+        if programmer is None or not programmer.placed.is_set():
+            return "the routes are not in place yet"
+        if self._is_stuck():
+            return f"the routes were not checked for {STUCK_SECONDS:g} s"
+        return programmer.fault
+
+    def _peers_fault(self) -> str | None:
+        if self._reconciler is None or self._node is None:
+            return None
+        routes = self._reconciler.routes
+        return routes_fault(routes.rejected.values(), len(routes.named), self._node.host.address)
+
+    def _devices_fault(self) -> str | None:
+        problems = self._reconciler.device_problems if self._reconciler is not None else {}
+        return next((f"{name}: {reason}" for name, reason in problems.items()), None)
+
+    def _is_stuck(self) -> bool:
+        programmer = self._programmer
+        return programmer is not None and trio.current_time() - programmer.checked > STUCK_SECONDS
+
+    def _summary(self) -> str:
+        assert self._holder is not None and self._reconciler is not None  # noqa: S101, PT018 - it is ready
+        unserved = len(self._programmer.unrouted_peers.problems) if self._programmer else 0
+        words = f"holding {self._holder.subnet}, {self._reconciler.in_place} routes in place"
+        return f"{words}, {unserved} peers not served" if unserved else words
 
     def status(self) -> dict[str, object]:
         """The state of this agent for /status. The field names are stable."""
         node, holder, reconciler, programmer = self._node, self._holder, self._reconciler, self._programmer
         watcher = self._watcher
-        reason = self.not_ready()
-        report: dict[str, object] = {"ready": reason is None, "reason": reason, "problems": self._log.open}
+        reason = self.readiness.not_ready()
+        report: dict[str, object] = {
+            "ready": reason is None,
+            "reason": reason,
+            "checks": dict(self.readiness.results()),
+            "problems": self._log.open,
+        }
         if watcher and node and holder and reconciler and programmer:
             report |= {
                 "store_api": self._store_api,
                 "interface": node.host.link.name,
                 "public_ip": show_ip(node.host.public_ip),
+                "public_ipv6": None if node.host.public_ip6 is None else show_ip6(node.host.public_ip6),
                 "network": str(node.network.network),
+                "ipv6_network": None if node.network.ipv6 is None else str(node.network.ipv6.network),
                 "backend": node.backend.manifest.name,
                 "subnet": str(holder.subnet) if holder.subnet else None,
+                "subnet6": str(holder.subnet6) if holder.subnet6 else None,
                 "held": holder.state.held,
                 "reservation": holder.state.permanent,
                 "leases": len(watcher.leases),
                 "routes": reconciler.in_place,
                 "repairs": reconciler.repairs,
                 "skipped": programmer.rejected_leases.problems,
+                "ipv6_skipped": programmer.rejected_ipv6.problems,
                 "unserved": programmer.unrouted_peers.problems,
                 "devices": programmer.faulty_devices.problems,
                 "warnings": list(programmer.warnings.problems),
             }
         return report
 
+    def metrics(self) -> agentmetrics.Facts:
+        """What the metrics tell."""
+        holder, reconciler, programmer, watcher = (
+            self._holder,
+            self._reconciler,
+            self._programmer,
+            self._watcher,
+        )
+        facts = agentmetrics.Facts(checks=self.readiness.results(), problems=len(self._log.open))
+        if (
+            self._node is None
+            or holder is None
+            or reconciler is None
+            or programmer is None
+            or watcher is None
+        ):
+            return facts
+        return msgspec.structs.replace(
+            facts,
+            backend=self._node.backend.manifest.name,
+            store_api=self._store_api,
+            lease_held=holder.state.held,
+            lease_ends_in=None
+            if holder.state.permanent or not holder.state.held
+            else holder.state.expires - trio.current_time(),
+            leases=len(watcher.leases),
+            skipped=len(programmer.rejected_leases.problems),
+            unserved=len(programmer.unrouted_peers.problems),
+            routes=reconciler.in_place,
+            repairs=reconciler.repairs,
+            listings=watcher.listings,
+            store_replacements=watcher.generation,
+        )
+
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._announcer.run)
             if self._config.healthz_port:
                 await self._serve_health(nursery)
-            former_network, former_subnet = envfile.read(self._config.subnet_file)
+            former = envfile.read(self._config.subnet_file)
+            await self._retry(self._check_privileges)
             api, store = await self._retry(self._access.choose)
-            node = self._node = await self._retry(lambda: detect(self._config, self._kernel, store))
+            await self._hosts.update()
+            node = self._node = await self._retry(
+                lambda: detect(self._config, self._kernel, store, self._hosts.addresses)
+            )
             self._store_api = api
             self._log.info(
                 "site_found",
@@ -155,14 +272,21 @@ class Agent:
             )
             watcher = self._watcher = LeaseWatcher(store, self._log, self._entropy, self._leases_changed)
             await self._retry(watcher.list_once)
-            holder, reconciler, programmer = self._create_parts(store, watcher, node, former_network)
+            holder, reconciler, programmer = self._create_parts(store, watcher, node, former)
             nursery.start_soon(reconciler.listen)
-            nursery.start_soon(holder.run, former_subnet)
+            nursery.start_soon(holder.run, former.subnets)
             nursery.start_soon(programmer.run)
             nursery.start_soon(watcher.run)
+            nursery.start_soon(self._hosts.keep)
+            await programmer.placed.wait()
+            await self._access.look_for_another(api)
+
+    async def _check_privileges(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._require_privileges()
 
     def _create_parts(
-        self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former_network: Subnet | None
+        self, store: SubnetStore, watcher: LeaseWatcher, node: LocalNode, former: SubnetEnv
     ) -> tuple[LeaseHolder, Reconciler, RouteProgrammer]:
         config = self._config
         state = LeaseState(
@@ -180,13 +304,14 @@ class Agent:
             log=self._log,
             entropy=self._entropy,
             on_held=self._subnet_held,
-            avoid=lambda: [subnet for subnet, _ in node.protected.networks],
+            avoid=node.protected_subnets,
         )
         ranges: list[Subnet | Subnet6] = [node.network.network]
         if node.network.ipv6 is not None:
             ranges.append(node.network.ipv6.network)
-        if former_network is not None and former_network != node.network.network:
-            ranges.append(former_network)
+        ranges += [
+            each for each in (former.network, former.network6) if each is not None and each not in ranges
+        ]
         reconciler = Reconciler(self._kernel, ranges, node.host.link, self._kernel_changed)
         programmer = RouteProgrammer(
             config=config,
@@ -196,6 +321,8 @@ class Agent:
             holder=holder,
             reconciler=reconciler,
             log=self._log,
+            hosts=self._hosts,
+            on_round=self._round_ended,
         )
         self._holder, self._reconciler, self._programmer = holder, reconciler, programmer
         return holder, reconciler, programmer
@@ -208,15 +335,17 @@ class Agent:
             try:
                 result = await attempt()
             except NetstoreError as error:
-                self._log.report("start", "waiting", reason=str(error))
+                self._waiting_for = str(error)
+                self._log.report("start", "waiting", reason=self._waiting_for)
                 await trio.sleep(RETRY_DELAY)
             else:
+                self._waiting_for = None
                 self._log.resolve("start", "waiting_over")
                 return result
 
     async def _serve_health(self, nursery: trio.Nursery) -> None:
         host, port = self._config.healthz_ip, self._config.healthz_port
-        health = Health(self.not_ready, self.status)
+        health = Health(self.readiness, self.status, lambda: agentmetrics.render(self.metrics()))
         try:
             await nursery.start(health.serve, host, port)
         except OSError as error:
@@ -233,27 +362,31 @@ class Agent:
         if self._programmer is not None:
             self._programmer.kernel_changed()
 
-    async def _subnet_held(self, subnet: Subnet) -> bool:
+    def _round_ended(self, full: bool) -> None:
+        if full:
+            self._subnet_file.check()
+        self._announcer.look()
+
+    def _hosts_changed(self) -> None:
+        if self._programmer is not None:
+            self._programmer.hosts_changed()
+
+    async def _subnet_held(self, subnets: NodeSubnets) -> bool:
         """Write subnet.env if its content differs. False if that fails."""
         assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
-        node, path = self._node, self._config.subnet_file
-        text = encode_subnet_env(node.network.network, subnet, node.prepared.mtu)
-        if text == self._env_text:
+        node, file = self._node, self._subnet_file
+        network = node.network
+        ipv6 = (network.ipv6.network, subnets.subnet6) if network.ipv6 and subnets.subnet6 else None
+        text = encode_subnet_env(network.network, subnets.subnet, node.prepared.mtu, ipv6=ipv6)
+        if text == file.text:
             return True
-        try:
-            envfile.write(path, text)  # a few bytes to a memory file system: a thread would take longer
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self._log.report("subnet_file", "subnet_file_not_written", path=str(path), reason=reason)
+        if not file.put(text):
             return False
-        self._log.resolve("subnet_file")
-        first = not self._env_text
-        self._env_text = text
-        self._log.info("subnet_held", subnet=str(subnet), mtu=node.prepared.mtu, path=str(path))
+        self._log.resolve(envfile.TOPIC)
+        path = str(self._config.subnet_file)
+        self._log.info("subnet_held", subnet=str(subnets), mtu=node.prepared.mtu, path=path)
         if self._programmer is not None:
             self._programmer.leases_changed()
-        if first:
-            self._ready(f"holding {subnet}")
         return True
 
     async def _stop_backend(self) -> None:
@@ -282,6 +415,6 @@ class Agent:
                 await node.backend.teardown()
             await holder.release()
             self._config.subnet_file.unlink(missing_ok=True)
-            self._log.info("cleaned_up", removed=removed, subnet=str(holder.subnet))
+            self._log.info("cleaned_up", removed=removed, subnet=str(holder.subnets))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")

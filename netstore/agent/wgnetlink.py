@@ -16,12 +16,15 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from pyroute2.netlink import ctrlmsg  # type: ignore[import-untyped] # has no types
-from pyroute2.netlink.generic.wireguard import wgmsg  # type: ignore[import-untyped] # has no types
 
+from netstore.agent.codecs import message_classes
 from netstore.agent.wanted import Wireguard, WireguardPeer
 from netstore.network.addresses import Subnet
 from netstore.network.ipv6 import Subnet6
+
+with message_classes():
+    from pyroute2.netlink import ctrlmsg  # type: ignore[import-untyped] # has no types
+    from pyroute2.netlink.generic.wireguard import wgmsg  # type: ignore[import-untyped] # has no types
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -38,7 +38,7 @@ def _run(config: AgentConfig, notices: Sequence[str]) -> None:
 
     async def agent() -> None:
         with Netlink() as kernel:
-            await Agent(config, kernel, log, ServiceManager(os.environ).ready).run()
+            await Agent(config, kernel, log, ServiceManager(os.environ)).run()
 
     trio.run(agent)
 

@@ -26,6 +26,7 @@ from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
+from netstore.cli.commands.subnetviews import history, map_
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
 @click.group(cls=Group, outermost=True)
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Look after a netstore (or etcd v2) cluster: its pod network, its subnets, its keys, its members."""
+    """Look after a netstore (or etcd) cluster: its pod network, its subnets, its keys, its members."""
 
 
 for noun in (network, subnet, key, member, endpoint, status):
     cli.add_command(noun)
+for verb in (history, map_):
+    subnet.add_command(verb)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))
 

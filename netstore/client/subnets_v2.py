@@ -4,16 +4,22 @@ with a TTL.
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from netstore.client.subnetstore import (
     Differs,
     Entry,
+    History,
     HistoryLost,
     Listing,
     Missing,
     News,
+    NoFolder,
+    Past,
     Removed,
     RemovedTogether,
     Written,
@@ -21,9 +27,21 @@ from netstore.client.subnetstore import (
 from netstore.client.v2 import COMPARE_FAILED, INDEX_CLEARED, KEY_EXISTS, KEY_NOT_FOUND, V2Error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from netstore.client.v2 import Answer, Node, V2Client
+
+WINDOW: Final = 1000
+"""Events that an etcd remembers."""
+
+PAST_SECONDS: Final = 2.0
+"""How long an event of the past may take to arrive before there is none; a store has it at hand."""
+
+MAX_RESTARTS: Final = 3
+"""How often reading the past begins again because the store forgot what was to be read."""
+
+_CLEARED: Final = re.compile(r"\[(\d+)/\d+\]")
+"""In the cause of error 401: the first index that is left, and the one that was asked for."""
 
 _REMOVALS: Final = frozenset({"delete", "expire", "compareAndDelete"})
 
@@ -39,6 +57,9 @@ class V2Subnets:
         self._client = client
         self._folder = f"{prefix}/subnets"
 
+    async def settle(self) -> None:
+        """Writes leave nothing over."""
+
     async def config(self) -> Entry | None:
         found = await self._read(f"{self.prefix}/config")
         return None if isinstance(found, Missing) else found
@@ -50,6 +71,8 @@ class V2Subnets:
             if error.code != KEY_NOT_FOUND:
                 raise
             return Listing((), error.index, error.cluster_id)
+        if not answer.node.dir:
+            raise NoFolder(self._folder)
         entries = [_entry(node) for node in answer.node.nodes]
         return Listing(entries, answer.etcd_index, answer.cluster_id)
 
@@ -81,6 +104,86 @@ class V2Subnets:
         except V2Error as error:
             return _not_written(error)
         return Written(answer.node.modified_index)
+
+    async def write_config(self, value: str, index: int) -> Written | Missing | Differs:
+        key = f"{self.prefix}/config"
+        try:
+            if index:
+                answer = await self._client.compare_and_swap(key, value, prev_index=index)
+            else:
+                answer = await self._client.create(key, value)
+        except V2Error as error:
+            return Differs() if error.code == KEY_EXISTS else _not_written(error)
+        return Written(answer.node.modified_index)
+
+    async def timed(self, entries: Sequence[Entry]) -> list[Entry]:
+        return list(entries)  # listings have it
+
+    async def history(self, wanted: Callable[[Past], bool], limit: int) -> History:
+        """From the window of past events, which is read by one long poll for each."""
+        for _ in range(MAX_RESTARTS):
+            try:
+                return await self._window(wanted, limit)
+            except HistoryLost:
+                continue  # the window went on meanwhile
+        raise HistoryLost("the store forgets its events faster than they can be read")
+
+    async def _window(self, wanted: Callable[[Past], bool], limit: int) -> History:
+        listing = await self.entries()
+        first = index = await self._oldest()
+        before = {entry.name: entry for entry in listing.entries if entry.modified < first}
+        seen: set[str] = set()
+        changes: deque[Past] = deque(maxlen=limit)
+        while index <= listing.index:
+            try:
+                async with self._client.poll(self._folder, index=index, recursive=True) as poll:
+                    answer = await poll.event(PAST_SECONDS)
+            except V2Error as error:
+                if error.code == INDEX_CLEARED:
+                    raise HistoryLost(str(error)) from None
+                raise
+            if answer is None:
+                break
+            index = answer.node.modified_index + 1
+            change = self._past(answer)
+            if change is None or not wanted(change):
+                continue
+            if change.name not in seen and answer.prev_node is not None:
+                before.setdefault(change.name, _entry(answer.prev_node))
+            seen.add(change.name)
+            if len(changes) == limit:
+                first = changes[1].index if limit > 1 else change.index
+            changes.append(change)
+        return History(first, max(listing.index, index - 1), list(before.values()), list(changes))
+
+    async def _oldest(self) -> int:
+        """The first index of which the store has the events."""
+        try:
+            async with self._client.poll(self._folder, index=1, recursive=True):
+                return 1
+        except V2Error as error:
+            if error.code != INDEX_CLEARED:
+                raise
+            told = _CLEARED.search(error.cause)
+            return int(told[1]) if told else max(1, error.index - WINDOW + 1)
+
+    def _past(self, answer: Answer) -> Past | None:
+        """A change of an entry, or of all; None for others."""
+        node, previous = answer.node, answer.prev_node
+        removed = answer.action in _REMOVALS
+        name = node.key[len(self._folder) + 1 :] if node.key.startswith(f"{self._folder}/") else ""
+        if "/" in name or not (name or removed):
+            return None
+        expired = answer.action == "expire"
+        time = None
+        if expired and previous is not None:
+            time = _seconds(previous.expiration)
+        elif not removed and node.ttl is not None and (end := _seconds(node.expiration)) is not None:
+            time = end - node.ttl
+        value = None if removed else node.value
+        old = None if previous is None else previous.value
+        permanent = not removed and node.expiration is None
+        return Past(name, node.modified_index, value, old, permanent, expired, time)
 
     @asynccontextmanager
     async def follow(self, index: int, store_id: str) -> AsyncIterator[V2Feed]:
@@ -140,7 +243,18 @@ class V2Feed:
 
 def _entry(node: Node) -> Entry:
     name = node.key.rpartition("/")[2]
-    return Entry(name, None if node.dir else node.value, node.modified_index, node.ttl)
+    ttl = node.ttl if node.expiration is None else node.ttl or 0  # a time of 0 is left out
+    return Entry(name, None if node.dir else node.value, node.modified_index, ttl, node.created_index)
+
+
+def _seconds(expiration: str | None) -> float | None:
+    """A point of time as v2 writes it, in seconds since 1970."""
+    if expiration is None:
+        return None
+    try:
+        return datetime.fromisoformat(expiration).timestamp()
+    except ValueError:
+        return None
 
 
 def _not_written(error: V2Error) -> Missing | Differs:

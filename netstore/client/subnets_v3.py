@@ -7,6 +7,7 @@ the key again with a new lease.
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -14,13 +15,16 @@ import msgspec
 import trio
 
 from netstore.client.faults import BadAnswer, ClientError
+from netstore.client.grpc import OUT_OF_RANGE, Status
 from netstore.client.subnetstore import (
     Differs,
     Entry,
+    History,
     HistoryLost,
     Listing,
     Missing,
     News,
+    Past,
     Removed,
     RemovedTogether,
     Written,
@@ -29,12 +33,21 @@ from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from netstore.client.v3 import V3Client, WatchCall
 
+MAX_UNUSED: Final = 16
+"""Leases without a key that are remembered until `settle`; the oldest beyond that end with their time."""
+
 MAX_UNSURE: Final = 16
 """Names with a lease that may be used; of more, the oldest is left to end with its time."""
+
+MAX_TIME_CALLS: Final = 32
+"""Calls at a time that ask for the remaining time of a lease."""
+
+PAST_SECONDS: Final = 2.0
+"""How long a part of the history may take to arrive before there is none; etcd looks every 0.1 s."""
 
 _REPLACED: Final = "the store was replaced, or restored to an earlier state"
 
@@ -51,7 +64,8 @@ class _Own(msgspec.Struct, frozen=True):
 class V3Subnets:
     """See `subnetstore.SubnetStore`.
 
-    A lease that was granted here is used by a key, kept for the next write of that key, or revoked. One that
+    A lease that was granted here is used by a key, kept for the next write of that key, or revoked by
+    `settle`, so that the caller hears of a write's outcome first. One that
     another client was granted, such as an earlier run of the agent, is not known: when its key is written
     again with another lease, it holds nothing, and ends with its time.
     """
@@ -68,6 +82,15 @@ class V3Subnets:
         """TTL and lease of a write whose outcome is unknown, by name. The next write of the name uses it; to
         revoke it could remove the key.
         """
+        self._unused: deque[int] = deque(maxlen=MAX_UNUSED)
+        """Leases that no key is attached to, for `settle`."""
+
+    async def settle(self) -> None:
+        try:
+            while self._unused:
+                await self._client.revoke(self._unused.popleft())
+        except ClientError:
+            self._unused.clear()  # they end with their time
 
     async def config(self) -> Entry | None:
         answer = await self._client.range(pb.RangeRequest(key=f"{self.prefix}/config".encode()))
@@ -86,7 +109,7 @@ class V3Subnets:
             return Missing(answer.header.revision)
         found = answer.kvs[0]
         ttl = max(0, await self._client.remaining(found.lease)) if found.lease else None
-        return Entry(name, _text(found.value), found.mod_revision, ttl)
+        return Entry(name, _text(found.value), found.mod_revision, ttl, found.create_revision, found.lease)
 
     async def create(self, name: str, value: str, ttl: int | None) -> Written | Differs:
         compare = pb.Compare(
@@ -107,10 +130,96 @@ class V3Subnets:
 
     async def remove(self, name: str, index: int) -> Written | Missing | Differs:
         delete = pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=self._key(name)))
-        found = await self._write(name, self._is_at(name, index), delete)
+        found = await self._write(self._key(name), self._is_at(name, index), delete)
         if isinstance(found, Written):
-            await self._forget(name)
+            self._forget(name)
         return found
+
+    async def write_config(self, value: str, index: int) -> Written | Missing | Differs:
+        key = f"{self.prefix}/config".encode()
+        if index:
+            compare = pb.Compare(target=pb.Compare.MOD, result=pb.Compare.EQUAL, key=key, mod_revision=index)
+        else:
+            compare = pb.Compare(target=pb.Compare.VERSION, result=pb.Compare.EQUAL, key=key, version=0)
+        put = pb.RequestOp(request_put=pb.PutRequest(key=key, value=value.encode()))
+        found = await self._write(key, compare, put)
+        return Differs() if isinstance(found, Missing) and not index else found
+
+    async def timed(self, entries: Sequence[Entry]) -> list[Entry]:
+        """One call for each lease."""
+        leases = list({entry.lease for entry in entries if entry.lease})
+        times: dict[int, int] = {}
+        failed: list[ClientError] = []
+
+        async def ask(mine: Sequence[int]) -> None:
+            try:
+                for lease in mine:
+                    times[lease] = await self._client.remaining(lease)
+            except ClientError as error:
+                failed.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for first in range(min(MAX_TIME_CALLS, len(leases))):
+                nursery.start_soon(ask, leases[first::MAX_TIME_CALLS])
+        if failed:
+            raise failed[0]
+        return [
+            msgspec.structs.replace(entry, ttl=times[entry.lease]) if entry.lease else entry
+            for entry in entries
+        ]
+
+    async def history(self, wanted: Callable[[Past], bool], limit: int) -> History:
+        """From the revisions that were not compacted."""
+        start, end = self._range()
+        skip = len(start)
+        last = (await self._head()).revision
+        first = await self._compacted()
+        before: list[Entry] = []
+        if first:
+            request = pb.RangeRequest(key=start, range_end=end, revision=first)
+            found = (await self._client.range(request)).kvs
+            before = [_entry(_text(each.key[skip:]), each) for each in found if b"/" not in each.key[skip:]]
+        first += 1
+        changes: deque[Past] = deque(maxlen=limit)
+        create = pb.WatchCreateRequest(key=start, range_end=end, start_revision=first, prev_kv=True)
+        async with self._client.watch(create) as watch:
+            seen = first - 1
+            while seen < last:
+                answer = None
+                with trio.move_on_after(PAST_SECONDS):
+                    answer = await watch.answer()
+                if answer is None:
+                    break
+                if answer.compact_revision:
+                    raise HistoryLost(f"the store has compacted its history up to {answer.compact_revision}")
+                if answer.canceled:
+                    raise BadAnswer("the store", f"ended the watch: {answer.cancel_reason}")
+                for change in _past(answer.events, skip):
+                    seen = change.index
+                    if not wanted(change):
+                        continue
+                    if len(changes) == limit:
+                        first = changes[1].index if limit > 1 else change.index
+                    changes.append(change)
+        return History(first, max(last, seen), before, list(changes))
+
+    async def _compacted(self) -> int:
+        """The revision up to which the history was compacted; 0 if none was. Only a watch tells it."""
+        key = f"{self.prefix}/config".encode()
+        try:
+            await self._client.range(pb.RangeRequest(key=key, revision=1, count_only=True))
+        except Status as status:
+            if status.code != OUT_OF_RANGE:
+                raise
+        else:
+            return 0
+        async with self._client.watch(pb.WatchCreateRequest(key=key, start_revision=1)) as watch:
+            with trio.move_on_after(PAST_SECONDS):
+                while not (answer := await watch.answer()).compact_revision:
+                    pass
+                return answer.compact_revision
+        raise BadAnswer("the store", "does not tell up to which revision its history was compacted")
 
     @asynccontextmanager
     async def follow(self, index: int, store_id: str) -> AsyncIterator[V3Feed]:
@@ -130,20 +239,20 @@ class V3Subnets:
         lease = 0 if ttl is None else await self._lease(name, ttl)
         put = pb.PutRequest(key=self._key(name), value=value.encode(), lease=lease)
         try:
-            found = await self._write(name, compare, pb.RequestOp(request_put=put))
+            found = await self._write(put.key, compare, pb.RequestOp(request_put=put))
         except ClientError as error:
             if ttl is not None:
-                await self._not_written(name, ttl, lease, error)
+                self._not_written(name, ttl, lease, error)
             raise
         is_unsure = self._unsure.get(name) == (ttl, lease)
         if isinstance(found, Written):
             if is_unsure:
                 del self._unsure[name]
-            await self._forget(name)
+            self._forget(name)
             if ttl is not None:
                 self._own[name] = _Own(value, found.index, ttl, lease)
         elif lease and not is_unsure:
-            await self._revoke(lease)
+            self._unused.append(lease)
         return found
 
     async def _lease(self, name: str, ttl: int) -> int:
@@ -153,10 +262,12 @@ class V3Subnets:
             return lease
         return await self._client.grant(ttl)
 
-    async def _not_written(self, name: str, ttl: int, lease: int, error: ClientError) -> None:
-        """A write with this lease failed: revoke the lease if nothing uses it, else keep it."""
-        is_unsure = self._unsure.get(name) == (ttl, lease)
-        if is_unsure or (error.outcome_known and await self._revoke(lease)):
+    def _not_written(self, name: str, ttl: int, lease: int, error: ClientError) -> None:
+        """A write with this lease failed: keep the lease if the key may use it, else revoke it later."""
+        if self._unsure.get(name) == (ttl, lease):
+            return
+        if error.outcome_known:
+            self._unused.append(lease)
             return
         self._unsure.pop(name, None)
         self._unsure[name] = ttl, lease
@@ -164,9 +275,9 @@ class V3Subnets:
             del self._unsure[next(iter(self._unsure))]
 
     async def _write(
-        self, name: str, compare: pb.Compare, operation: pb.RequestOp
+        self, key: bytes, compare: pb.Compare, operation: pb.RequestOp
     ) -> Written | Missing | Differs:
-        look = pb.RequestOp(request_range=pb.RangeRequest(key=self._key(name), count_only=True))
+        look = pb.RequestOp(request_range=pb.RangeRequest(key=key, count_only=True))
         answer = await self._client.txn(pb.TxnRequest(compare=[compare], success=[operation], failure=[look]))
         if answer.succeeded:
             return Written(answer.header.revision)
@@ -180,21 +291,14 @@ class V3Subnets:
             return Missing(answer.header.revision)
         return Written(index) if answer.kvs[0].mod_revision == index else Differs()
 
-    async def _forget(self, name: str) -> None:
-        """Revoke the leases that were granted for earlier forms of the entry: no key is attached to them."""
+    def _forget(self, name: str) -> None:
+        """The leases that were granted for earlier forms of the entry have no key any more."""
         own = self._own.pop(name, None)
         if own is not None:
-            await self._revoke(own.lease)
+            self._unused.append(own.lease)
         _, unsure = self._unsure.pop(name, (0, 0))
         if unsure:
-            await self._revoke(unsure)
-
-    async def _revoke(self, lease: int) -> bool:
-        try:
-            await self._client.revoke(lease)
-        except ClientError:
-            return False  # it ends with its time
-        return True
+            self._unused.append(unsure)
 
     def _is_at(self, name: str, index: int) -> pb.Compare:
         return pb.Compare(
@@ -277,8 +381,24 @@ class V3Feed:
         return changes
 
 
+def _past(events: Iterable[kv_pb2.Event], skip: int) -> Iterator[Past]:
+    for event in events:
+        name, previous = event.kv.key[skip:], event.prev_kv
+        if b"/" in name:
+            continue
+        is_put = event.type == kv_pb2.Event.PUT
+        yield Past(
+            _text(name),
+            event.kv.mod_revision,
+            _text(event.kv.value) if is_put else None,
+            _text(previous.value) if previous.mod_revision else None,
+            permanent=is_put and not event.kv.lease,
+        )
+
+
 def _entry(name: str, found: kv_pb2.KeyValue) -> Entry:
-    return Entry(name, _text(found.value), found.mod_revision, 0 if found.lease else None)
+    ttl = 0 if found.lease else None
+    return Entry(name, _text(found.value), found.mod_revision, ttl, found.create_revision, found.lease)
 
 
 def _text(data: bytes) -> str:

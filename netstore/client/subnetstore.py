@@ -19,6 +19,7 @@ import msgspec
 from netstore.client.faults import ClientError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
 
@@ -30,7 +31,18 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     modified: int
     """Index of its last change."""
     ttl: int | None
-    """Seconds until it expires; None if it never does, 0 if it does and the store did not say when."""
+    """Seconds until it expires; None if it never does, 0 if it does and the store did not say when. What is
+    overdue may have 0 or less.
+    """
+    created: int = 0
+    """Index of its creation, which writes that compare an index keep; 0 if the store did not say it."""
+    lease: int = 0
+    """The lease of v3 that it is attached to; 0 if there is none. `SubnetStore.timed` asks for its time."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether `ttl` is known, so that 0 or less means overdue."""
+        return self.ttl is None or self.ttl != 0 or not self.lease
 
 
 class Removed(msgspec.Struct, frozen=True, gc=False):
@@ -82,6 +94,41 @@ class Differs(msgspec.Struct, frozen=True, gc=False):
     """The entry is not as the write expects: it exists, or was changed."""
 
 
+class NoFolder(ClientError):  # noqa: N818 - named for what was found
+    """The key under which leases are is no folder, so that nobody can write one."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: is a file, and no daemon can put a lease below it; key rm {self.args[0]}"
+
+
+class Past(msgspec.Struct, frozen=True, gc=False):
+    """A change in the past. `value` is None if the entry was removed, or expired; `previous` is the value
+    before, None if there was none or the store does not tell it. A change of the name "" removed all entries.
+    """
+
+    name: str
+    index: int
+    value: str | None
+    previous: str | None = None
+    permanent: bool = False
+    """What was written never expires."""
+    expired: bool | None = None
+    """Whether it was removed because its time was over; None if the store does not tell."""
+    time: float | None = None
+    """When it happened, in seconds since 1970 by the store's clock; None if the store does not keep that."""
+
+
+class History(msgspec.Struct, frozen=True):
+    """The past that a store still has: all changes from index `first` to index `last`, and the entries as
+    they were before.
+    """
+
+    first: int
+    last: int
+    before: Sequence[Entry]
+    changes: Sequence[Past]
+
+
 class HistoryLost(ClientError):  # noqa: N818 - named for what happened
     """The changes since an index cannot be told: they are gone, or the store was replaced. List again."""
 
@@ -123,6 +170,20 @@ class SubnetStore(Protocol):
 
     async def remove(self, name: str, index: int) -> Written | Missing | Differs:
         """Remove an entry that was last changed at `index`."""
+
+    async def write_config(self, value: str, index: int) -> Written | Missing | Differs:
+        """Write the network config, which was last changed at `index`; 0: it must not exist."""
+
+    async def timed(self, entries: Sequence[Entry]) -> list[Entry]:
+        """These entries of a listing, in their order, each with its remaining time."""
+
+    async def history(self, wanted: Callable[[Past], bool], limit: int) -> History:
+        """The changes in the past that are wanted, the last `limit` of them if there are more."""
+
+    async def settle(self) -> None:
+        """Remove what earlier writes left over in the store. Call it when there is time; failures do not
+        matter.
+        """
 
     def follow(self, index: int, store_id: str) -> AbstractAsyncContextManager[Feed]:
         """The changes after `index` of the store with this id."""

@@ -65,13 +65,22 @@ class Reply(msgspec.Struct, frozen=True):
 class Response:
     """An answer whose head has arrived. `write` tells whether the request may have changed anything."""
 
-    def __init__(self, endpoint: str, response: httpx.Response, timeout: float, *, write: bool) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        response: httpx.Response,
+        timeout: float,
+        endpoints: Endpoints,
+        *,
+        write: bool,
+    ) -> None:
         """Made by `Transport.request`; `timeout` is for the body."""
         self.endpoint = endpoint
         self.status = response.status_code
         self.write = write
         self._response = response
         self._timeout = timeout
+        self._endpoints = endpoints
 
     def header(self, name: str) -> str:
         """The value of a header field; empty if it was not sent."""
@@ -79,13 +88,14 @@ class Response:
         return value
 
     async def body(self) -> bytes:
-        """The whole body. Unreachable if it does not arrive in time."""
+        """The whole body. Unreachable if it does not arrive in time; another endpoint is used then."""
         why = f"the rest of the answer did not come within {self._timeout:g} s"
         with trio.move_on_after(self._timeout):
             try:
                 return await self.body_without_limit()
             except httpx.TransportError as error:
                 why = _reason(error)
+        self._endpoints.avoid(self.endpoint)
         raise Unreachable([(self.endpoint, why)], outcome_known=not self.write)
 
     async def body_of_watch(self) -> bytes | None:
@@ -233,7 +243,7 @@ class Transport:
                     why = _reason(error, self._files)
                     sent = not rejects_certificate(error)
                 else:
-                    response = Response(endpoint, head, self._timeout, write=write)
+                    response = Response(endpoint, head, self._timeout, self.endpoints, write=write)
                     if response.status < 500 or write or refusal is None:
                         self.endpoints.pin(endpoint)
                         return response

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from netstore.network.addresses import Subnet
+from netstore.network.ipv6 import Subnet6
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from netstore.network.config import Network
+    from netstore.network.config import Network, Network6
 
 CANDIDATES: Final = 100
 """Nodes that start at the same time choose at random among this many free subnets (flannel), so few collide.
@@ -21,18 +22,42 @@ def free_subnets(network: Network, taken: Iterable[Subnet], limit: int = CANDIDA
 
     O(n log n) for n taken subnets, independent of the size of the network.
     """
-    length, step = network.subnet_len, 1 << (32 - network.subnet_len)
-    free: list[Subnet] = []
-    at = network.subnet_min
-    for start, end in sorted((subnet.base, subnet.last) for subnet in taken):
-        while at + step <= start and at <= network.subnet_max and len(free) < limit:
-            free.append(Subnet(at, length))
+    step = 1 << (32 - network.subnet_len)
+    spans = sorted((subnet.base, subnet.last) for subnet in taken)
+    free = _free(network.subnet_min, network.subnet_max, step, spans, limit)
+    return [Subnet(base, network.subnet_len) for base in free]
+
+
+def free_subnets6(network: Network6, taken: Iterable[Subnet6], limit: int = CANDIDATES) -> list[Subnet6]:
+    """The twin of `free_subnets` for IPv6."""
+    step = 1 << (128 - network.subnet_len)
+    spans = sorted((subnet.base, subnet.last) for subnet in taken)
+    free = _free(network.subnet_min, network.subnet_max, step, spans, limit)
+    return [Subnet6(base, network.subnet_len) for base in free]
+
+
+def counterpart(network: Network, subnet: Subnet, network6: Network6) -> Subnet6 | None:
+    """The IPv6 subnet at the place in its network that the IPv4 subnet has in its own; None if nodes may not
+    hold that one.
+    """
+    place = (subnet.base - network.network.base) // subnet.size
+    found = Subnet6(network6.network.base + (place << (128 - network6.subnet_len)), network6.subnet_len)
+    return found if network6.fits(found) else None
+
+
+def _free(low: int, high: int, step: int, spans: list[tuple[int, int]], limit: int) -> list[int]:
+    """The first `limit` bases from `low` to `high`, a `step` apart, with no address in one of the spans."""
+    free: list[int] = []
+    at = low
+    for start, end in spans:
+        while at + step <= start and at <= high and len(free) < limit:
+            free.append(at)
             at += step
         if len(free) == limit:
             return free
         if end >= at:
             at += (end - at) // step * step + step
-    while at <= network.subnet_max and len(free) < limit:
-        free.append(Subnet(at, length))
+    while at <= high and len(free) < limit:
+        free.append(at)
         at += step
     return free

@@ -8,16 +8,22 @@ the same document differently.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable  # noqa: TC003 - dataclasses with slots read annotations
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_cidr, parse_ip, reserved, show_ip
-from netstore.network.ipv6 import Subnet6  # noqa: TC001 - msgspec reads annotations
+from netstore.network.ipv6 import Subnet6, parse_cidr6, parse_ip6, reserved6, show_ip6
+
+S = TypeVar("S", Subnet, Subnet6)
 
 MAX_NETWORK_LEN: Final = 28
 MAX_SUBNET_LEN: Final = 30
+MAX_NETWORK_LEN6: Final = 124
+MAX_SUBNET_LEN6: Final = 126
 MIN_SUBNET_BITS: Final = 2
 """SubnetLen is at least Network's prefix length plus this, so there are at least four subnets (flannel 0.10).
 """
@@ -79,6 +85,16 @@ class Network6(msgspec.Struct, frozen=True):
         """Whether a node may hold this subnet under this config."""
         return subnet.length == self.subnet_len and self.subnet_min <= subnet.base <= self.subnet_max
 
+    def misfit(self, subnet: Subnet6) -> str | None:
+        """Why the subnet does not fit, or None if it does."""
+        if not self.network.covers(subnet):
+            return f"not in the network {self.network}"
+        if subnet.length != self.subnet_len:
+            return f"IPv6SubnetLen is {self.subnet_len}"
+        if not self.fits(subnet):
+            return f"not between {show_ip6(self.subnet_min)} and {show_ip6(self.subnet_max)}"
+        return None
+
 
 class Network(msgspec.Struct, frozen=True):
     """A validated network config: leases are subnets of length `subnet_len` from `subnet_min` to `subnet_max`
@@ -86,7 +102,7 @@ class Network(msgspec.Struct, frozen=True):
 
     `backend` is the raw JSON of the Backend section, for the backend's own schema; `backend_type` is its Type
     in lower case. `warnings` says what an operator should know before writing this document: fields that are
-    ignored, and where older daemons differ.
+    ignored, and where other daemons differ. `ipv6` is None unless the network is dual-stack.
     """
 
     network: Subnet
@@ -116,20 +132,11 @@ class Network(msgspec.Struct, frozen=True):
 def parse_network(text: bytes) -> Network:
     """The network that a document describes. NetworkConfigError names the first field that is invalid."""
     fields, warnings = _fields(text)
-    _families(fields)
-    network = _network(fields, warnings)
-    subnet_len = _subnet_len(fields, network, warnings)
-    step = 1 << (32 - subnet_len)
-    low = _bound(fields, "SubnetMin", network, subnet_len, network.base + step)
-    high = _bound(fields, "SubnetMax", network, subnet_len, network.last + 1 - step)
-    if low > high:
-        raise NetworkConfigError(
-            "SubnetMin",
-            f"{show_ip(low)} is above SubnetMax {show_ip(high)}",
-            "swap the two, or leave both out to use the whole network",
-        )
+    has_ipv6 = _has_ipv6(fields, warnings)
+    network, subnet_len, low, high = _divided(fields, _IPV4, warnings)
+    ipv6 = Network6(*_divided(fields, _IPV6, warnings)) if has_ipv6 else None
     backend_type, backend = _backend(fields, warnings)
-    return Network(network, subnet_len, low, high, backend_type, backend, tuple(warnings))
+    return Network(network, subnet_len, low, high, backend_type, backend, tuple(warnings), ipv6)
 
 
 def _fields(text: bytes) -> tuple[dict[str, msgspec.Raw], list[str]]:
@@ -170,72 +177,165 @@ def _value(fields: dict[str, msgspec.Raw], name: str, kind: type, example: str) 
     return value
 
 
-def _families(fields: dict[str, msgspec.Raw]) -> None:
+def _has_ipv6(fields: dict[str, msgspec.Raw], warnings: list[str]) -> bool:
+    """Whether the network is dual-stack."""
     if _value(fields, "EnableIPv4", bool, "true") is False:
         raise NetworkConfigError(
             "EnableIPv4", "false, but a lease in the store always needs an IPv4 subnet", "leave it out"
         )
-    if _value(fields, "EnableIPv6", bool, "false") is True:
-        raise NetworkConfigError("EnableIPv6", "true, but this agent supports IPv4 only", "leave it out")
+    warnings.extend(
+        f"{name}: only flannel 0.20 to 0.24 reads it, for firewall rules; subnets are taken from"
+        f" {name.removesuffix('s')}"
+        for name in ("Networks", "IPv6Networks")
+        if name in fields
+    )
+    has_ipv6 = _value(fields, "EnableIPv6", bool, "true") is True
+    if has_ipv6:
+        warnings.append(
+            "EnableIPv6: flannel before 0.15 serves IPv4 only; later versions end with an error while any"
+            " node's lease has no IPv6 subnet"
+        )
+    else:
+        warnings.extend(
+            f'{name}: ignored without "EnableIPv6":true'
+            for name in ("IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax")
+            if name in fields
+        )
+    return has_ipv6
 
 
-def _network(fields: dict[str, msgspec.Raw], warnings: list[str]) -> Subnet:
-    text = _value(fields, "Network", str, '"Network":"10.1.0.0/16"')
+@dataclass(frozen=True, slots=True)
+class _Family(Generic[S]):
+    """What differs between the address families. `prefix` begins its fields' names; `usual_len` is the
+    default of SubnetLen in a network that is large enough.
+    """
+
+    name: str
+    prefix: str
+    bits: int
+    max_network_len: int
+    max_subnet_len: int
+    usual_len: int
+    example: str
+    around: Callable[[int, int], S]
+    parse_cidr: Callable[[str], tuple[int, int]]
+    parse_ip: Callable[[str], int]
+    show_ip: Callable[[int], str]
+    reserved: Callable[[S], str | None]
+
+
+_IPV4: Final = _Family(
+    name="IPv4",
+    prefix="",
+    bits=32,
+    max_network_len=MAX_NETWORK_LEN,
+    max_subnet_len=MAX_SUBNET_LEN,
+    usual_len=24,
+    example="10.1.0.0/16",
+    around=Subnet.around,
+    parse_cidr=parse_cidr,
+    parse_ip=parse_ip,
+    show_ip=show_ip,
+    reserved=reserved,
+)
+_IPV6: Final = _Family(
+    name="IPv6",
+    prefix="IPv6",
+    bits=128,
+    max_network_len=MAX_NETWORK_LEN6,
+    max_subnet_len=MAX_SUBNET_LEN6,
+    usual_len=64,
+    example="fd00:10::/48",
+    around=Subnet6.around,
+    parse_cidr=parse_cidr6,
+    parse_ip=parse_ip6,
+    show_ip=show_ip6,
+    reserved=reserved6,
+)
+
+
+def _divided(
+    fields: dict[str, msgspec.Raw], family: _Family[S], warnings: list[str]
+) -> tuple[S, int, int, int]:
+    """One family's network, the length of its subnets, and the first and last of them."""
+    network = _network(fields, family, warnings)
+    subnet_len = _subnet_len(fields, family, network, warnings)
+    second = family.around(network.base + (1 << (family.bits - subnet_len)), subnet_len)
+    low = _bound(fields, "SubnetMin", family, network, second)
+    high = _bound(fields, "SubnetMax", family, network, family.around(network.last, subnet_len))
+    if low > high:
+        raise NetworkConfigError(
+            f"{family.prefix}SubnetMin",
+            f"{family.show_ip(low)} is above {family.prefix}SubnetMax {family.show_ip(high)}",
+            "swap the two, or leave both out to use the whole network",
+        )
+    return network, subnet_len, low, high
+
+
+def _network(fields: dict[str, msgspec.Raw], family: _Family[S], warnings: list[str]) -> S:
+    name = f"{family.prefix}Network"
+    example = f'"{name}":"{family.example}"'
+    text = _value(fields, name, str, example)
     if text is None:
-        raise NetworkConfigError(
-            "Network", "missing", 'write the range to divide, such as "Network":"10.1.0.0/16"'
-        )
+        raise NetworkConfigError(name, "missing", f"write the range to divide, such as {example}")
     try:
-        address, length = parse_cidr(str(text))
+        address, length = family.parse_cidr(str(text))
     except ValueError as error:
-        raise NetworkConfigError("Network", str(error), 'write an IPv4 range such as "10.1.0.0/16"') from None
-    network = Subnet.around(address, length)
-    if (what := reserved(network)) is not None:
         raise NetworkConfigError(
-            "Network", f"{network} contains {what}", "choose a range of unicast addresses for pods"
+            name, str(error), f'write an {family.name} range such as "{family.example}"'
+        ) from None
+    network = family.around(address, length)
+    if (what := family.reserved(network)) is not None:
+        raise NetworkConfigError(
+            name, f"{network} contains {what}", "choose a range of unicast addresses for pods"
         )
-    if length > MAX_NETWORK_LEN:
+    if length > family.max_network_len:
         raise NetworkConfigError(
-            "Network", f"/{length} is too small to divide", f"use a prefix of /{MAX_NETWORK_LEN} or shorter"
+            name, f"/{length} is too small to divide", f"use a prefix of /{family.max_network_len} or shorter"
         )
     if address != network.base:
-        warnings.append(f"Network: {text} has host bits; {network} is used")
+        warnings.append(f"{name}: {text} has host bits; {network} is used")
     return network
 
 
-def _subnet_len(fields: dict[str, msgspec.Raw], network: Subnet, warnings: list[str]) -> int:
-    given = _value(fields, "SubnetLen", int, '"SubnetLen":24, a number without quotes')
+def _subnet_len(fields: dict[str, msgspec.Raw], family: _Family[S], network: S, warnings: list[str]) -> int:
+    name = f"{family.prefix}SubnetLen"
+    given = _value(fields, name, int, f'"{name}":{family.usual_len}, a number without quotes')
     least = network.length + MIN_SUBNET_BITS
     if given is None:
-        if network.length <= 22:
-            return 24
-        older = 24 if network.length < 24 else network.length + 1
-        warnings.append(f"SubnetLen: not given; flannel before 0.10 takes {older} here, later ones {least}")
+        if least <= family.usual_len:
+            return family.usual_len
+        if family is _IPV4:
+            older = 24 if network.length < 24 else network.length + 1
+            warnings.append(f"{name}: not given; flannel before 0.10 takes {older} here, later ones {least}")
         return least
     length = int(str(given))
-    if not least <= length <= MAX_SUBNET_LEN:
+    if not least <= length <= family.max_subnet_len:
         raise NetworkConfigError(
-            "SubnetLen",
+            name,
             f"{length} does not divide {network} into at least four subnets of four addresses",
-            f"choose {least} to {MAX_SUBNET_LEN}",
+            f"choose {least} to {family.max_subnet_len}",
         )
     return length
 
 
-def _bound(fields: dict[str, msgspec.Raw], name: str, network: Subnet, subnet_len: int, default: int) -> int:
-    text = _value(fields, name, str, f'"{name}":"{show_ip(default)}"')
+def _bound(fields: dict[str, msgspec.Raw], which: str, family: _Family[S], network: S, default: S) -> int:
+    """The start of the first or last subnet that nodes may hold; `default` has the length of all."""
+    name = f"{family.prefix}{which}"
+    example = family.show_ip(default.base)
+    text = _value(fields, name, str, f'"{name}":"{example}"')
     if text is None:
-        return default
+        return default.base
     try:
-        ip = parse_ip(str(text))
+        ip = family.parse_ip(str(text))
     except ValueError as error:
-        raise NetworkConfigError(name, str(error), f"write an address such as {show_ip(default)}") from None
+        raise NetworkConfigError(name, str(error), f"write an address such as {example}") from None
     if not network.holds(ip):
         raise NetworkConfigError(name, f"{text} is outside {network}", f"choose an address in {network}")
-    start = Subnet.around(ip, subnet_len).base
+    start = family.around(ip, default.length).base
     if ip != start:
         raise NetworkConfigError(
-            name, f"{text} is not the start of a /{subnet_len} subnet", f"write {show_ip(start)}"
+            name, f"{text} is not the start of a /{default.length} subnet", f"write {family.show_ip(start)}"
         )
     return ip
 

@@ -7,7 +7,7 @@ An address is an int below 2**128. A `Subnet6` has no host bits: make one from u
 from __future__ import annotations
 
 from ipaddress import AddressValueError, IPv6Address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 _ALL = (1 << 128) - 1
 
@@ -28,6 +28,24 @@ def parse_ip6(text: str) -> int:
 def show_ip6(ip: int) -> str:
     """The address in its canonical form (RFC 5952), which flannel writes as well."""
     return str(IPv6Address(ip))
+
+
+def parse_host_ip6(text: str) -> int:
+    """The address, if a host can have it. ValueError for anything else."""
+    ip = parse_ip6(text)
+    if not is_unicast6(ip):
+        raise ValueError(f"{text} is not an address of a host")
+    return ip
+
+
+def is_unicast6(ip: int) -> bool:
+    """Whether a host can have the address: not unspecified, loopback, IPv4-mapped or multicast."""
+    return ip >> 120 not in (0, 0xFF)
+
+
+def is_link_local6(ip: int) -> bool:
+    """Whether the address is in fe80::/10 (RFC 4291, 2.5.6)."""
+    return ip >> 118 == 0xFE80 >> 6
 
 
 def _mask(length: int) -> int:
@@ -85,3 +103,22 @@ def parse_cidr6(text: str) -> tuple[int, int]:
     if not slash or not (digits.isascii() and digits.isdigit()) or len(digits) > 3 or int(digits) > 128:
         raise ValueError(f"{text[:64]!r} is not an IPv6 network such as fd00:10::/48")
     return parse_ip6(address), int(digits)
+
+
+RESERVED6: Final = tuple(
+    (Subnet6(parse_ip6(base), length), what)
+    for base, length, what in (
+        ("::", 8, "unspecified, loopback or IPv4-mapped addresses (RFC 4291, 2.5)"),
+        ("100::", 64, "discard-only addresses (RFC 6666)"),
+        ("fe80::", 10, "link-local addresses (RFC 4291, 2.5.6)"),
+        ("ff00::", 8, "multicast addresses (RFC 4291, 2.7)"),
+    )
+)
+"""Ranges that no pod network may overlap, with a description. 2001:db8::/32 is not one: nobody routes it, and
+test networks use it.
+"""
+
+
+def reserved6(subnet: Subnet6) -> str | None:
+    """The description of the first reserved range that the subnet overlaps, or None."""
+    return next((what for each, what in RESERVED6 if each.overlaps(subnet)), None)

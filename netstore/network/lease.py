@@ -1,42 +1,72 @@
-"""A subnet lease record: the entry `PREFIX/subnets/A.B.C.D-LEN` of the store. Pure.
+"""A subnet lease record: the entry `PREFIX/subnets/A.B.C.D-LEN` of the store, or in a dual-stack network
+`PREFIX/subnets/A.B.C.D-LEN&IPV6-LEN`. Pure.
 
 Everything flannel writes is accepted: field names in any case, `null` fields, no BackendType, unknown fields,
-dual-stack names. What is invalid becomes an `InvalidLease` with the reason; one bad record never affects the
-others.
+both forms of the name in both kinds of network. What is invalid becomes an `InvalidLease` with the reason;
+one bad record never affects the others.
+
+A name in another spelling, such as `-08` or `fd00:0::`, is invalid: a lease has one key, so that two nodes
+cannot create one lease.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from netstore.network.addresses import Subnet, parse_host_ip, parse_ip, show_ip
-from netstore.network.ipv6 import Subnet6  # noqa: TC001 - msgspec reads annotations
+from netstore.network.ipv6 import Subnet6, parse_host_ip6, parse_ip6, show_ip6
 
 MAX_LEASE_LEN: Final = 31
 """flannel parses the length as a five-bit number, so a /32 name is not a lease for it."""
+
+MAX_LEASE_LEN6: Final = 127
+"""It parses the length of an IPv6 subnet as a seven-bit number."""
 
 DEFAULT_TTL: Final = 86_400
 """Seconds that a lease lives without being renewed, unless the agent is configured otherwise (flannel)."""
 
 MAX_VALUE_CHARACTERS: Final = 64 * 1024
 
-_KEY: Final = re.compile(r"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})-(\d{1,2})(?:&[0-9a-f:]+-\d{1,3})?", re.ASCII)
+_KEY: Final = re.compile(
+    r"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})-(\d{1,2})(?:&([0-9a-f:]{2,39})-(\d{1,3}))?", re.ASCII
+)
 
 
 class _Value(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
     public_ip: str | None = msgspec.field(default=None, name="PublicIP")
+    public_ip6: str | None = msgspec.field(default=None, name="PublicIPv6")
     backend_type: str | None = None
     backend_data: msgspec.Raw = msgspec.Raw()
+    backend_v6_data: msgspec.Raw = msgspec.Raw()
 
 
-_FIELDS: Final = {"publicip": "PublicIP", "backendtype": "BackendType", "backenddata": "BackendData"}
+_FIELDS: Final = {
+    name.lower(): name for name in ("PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data")
+}
 
 _decode = msgspec.json.Decoder(_Value).decode
 _decode_any = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
+
+
+class NodeSubnets(NamedTuple):
+    """What one lease is for: a subnet, and in a dual-stack network one of IPv6."""
+
+    subnet: Subnet
+    subnet6: Subnet6 | None = None
+
+    @property
+    def lease_name(self) -> str:
+        """The last part of its key in the store: `A.B.C.D-LEN` or `A.B.C.D-LEN&IPV6-LEN` (flannel)."""
+        if self.subnet6 is None:
+            return self.subnet.lease_name
+        return f"{self.subnet.lease_name}&{show_ip6(self.subnet6.base)}-{self.subnet6.length}"
+
+    def __str__(self) -> str:
+        return str(self.subnet) if self.subnet6 is None else f"{self.subnet}, {self.subnet6}"
 
 
 class SubnetLease(msgspec.Struct, frozen=True, gc=False):
@@ -52,6 +82,15 @@ class SubnetLease(msgspec.Struct, frozen=True, gc=False):
     public_ip6: int | None = None
     backend_v6_data: bytes | None = None
 
+    @property
+    def subnets(self) -> NodeSubnets:
+        """What it is for."""
+        return NodeSubnets(self.subnet, self.subnet6)
+
+    def ipv4_only(self) -> SubnetLease:
+        """The lease without what it says of IPv6."""
+        return SubnetLease(self.subnet, self.public_ip, self.backend_type, self.backend_data)
+
 
 class InvalidLease(msgspec.Struct, frozen=True, gc=False):
     """An entry under `subnets` that is not a valid lease, with the reason for the operator."""
@@ -60,16 +99,22 @@ class InvalidLease(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-def parse_lease_name(name: str) -> Subnet:
-    """The subnet a lease's name stands for. ValueError says what is wrong with the name."""
+def parse_lease_name(name: str) -> NodeSubnets:
+    """The subnets a lease's name stands for. ValueError says what is wrong with the name."""
     match = _KEY.fullmatch(name)
     if match is None:
-        raise ValueError("the name is not A.B.C.D-LEN")
-    ip = parse_ip(match[1])
-    length = int(match[2])
-    if length > MAX_LEASE_LEN:
+        raise ValueError("the name is not A.B.C.D-LEN or A.B.C.D-LEN&IPV6-LEN")
+    base, length, base6, length6 = match.groups()
+    if int(length) > MAX_LEASE_LEN:
         raise ValueError(f"length {length} is above {MAX_LEASE_LEN}")
-    return Subnet.exact(ip, length)
+    subnets = NodeSubnets(Subnet.exact(parse_ip(base), int(length)))
+    if base6 is not None:
+        if int(length6) > MAX_LEASE_LEN6:
+            raise ValueError(f"length {length6} is above {MAX_LEASE_LEN6}")
+        subnets = NodeSubnets(subnets.subnet, Subnet6.exact(parse_ip6(base6), int(length6)))
+    if subnets.lease_name != name:
+        raise ValueError(f"the name is not in its usual form, {subnets.lease_name}")
+    return subnets
 
 
 def parse_lease(key: str, value: str | None) -> SubnetLease | InvalidLease:
@@ -83,7 +128,7 @@ def parse_lease(key: str, value: str | None) -> SubnetLease | InvalidLease:
         return InvalidLease(name, str(error))
 
 
-def _lease(subnet: Subnet, value: str) -> SubnetLease:
+def _lease(subnets: NodeSubnets, value: str) -> SubnetLease:
     if len(value) > MAX_VALUE_CHARACTERS:
         raise ValueError(f"the value has {len(value)} characters")
     try:
@@ -98,8 +143,24 @@ def _lease(subnet: Subnet, value: str) -> SubnetLease:
         public_ip = parse_host_ip(given.public_ip)
     except ValueError as error:
         raise ValueError(f"PublicIP: {error}") from None
-    data = bytes(given.backend_data)
-    return SubnetLease(subnet, public_ip, given.backend_type or "", None if data in (b"", b"null") else data)
+    try:
+        public_ip6 = parse_host_ip6(given.public_ip6) if given.public_ip6 else None
+    except ValueError as error:
+        raise ValueError(f"PublicIPv6: {error}") from None
+    return SubnetLease(
+        subnets.subnet,
+        public_ip,
+        given.backend_type or "",
+        _present(given.backend_data),
+        subnets.subnet6,
+        public_ip6,
+        _present(given.backend_v6_data),
+    )
+
+
+def _present(raw: msgspec.Raw) -> bytes | None:
+    data = bytes(raw)
+    return None if data in (b"", b"null") else data
 
 
 def _is_exact(given: _Value, value: str) -> bool:
@@ -108,7 +169,14 @@ def _is_exact(given: _Value, value: str) -> bool:
     """
     if not given.public_ip or not given.backend_type:
         return False
-    return bool(given.backend_data) or "backenddata" not in value.lower()
+    if given.backend_data and given.public_ip6 and given.backend_v6_data:
+        return True
+    lower = value.lower()
+    return (
+        (bool(given.backend_data) or "backenddata" not in lower)
+        and (bool(given.public_ip6) or "publicipv6" not in lower or '"PublicIPv6":null' in value)
+        and (bool(given.backend_v6_data) or "backendv6data" not in lower)
+    )
 
 
 def _any_case(value: str) -> _Value:
@@ -118,16 +186,26 @@ def _any_case(value: str) -> _Value:
 
 
 def encode_lease(
-    public_ip: int, backend_type: str, backend_data: bytes | None = None, *, names_ipv6: bool = False
+    public_ip: int,
+    backend_type: str,
+    backend_data: bytes | None = None,
+    *,
+    public_ip6: int | None = None,
+    backend_v6_data: bytes | None = None,
+    names_ipv6: bool = False,
 ) -> str:
     """The value of a lease exactly as flannel writes it: field order, no blanks. `names_ipv6`: as the
-    versions for etcd v3 do, with a PublicIPv6 that is null.
+    versions for etcd v3 do, with a PublicIPv6 that is null if there is none.
     """
     fields: dict[str, object] = {"PublicIP": show_ip(public_ip)}
-    if names_ipv6:
+    if public_ip6 is not None:
+        fields["PublicIPv6"] = show_ip6(public_ip6)
+    elif names_ipv6:
         fields["PublicIPv6"] = None
     if backend_type:
         fields["BackendType"] = backend_type
     if backend_data is not None:
         fields["BackendData"] = msgspec.Raw(backend_data)
+    if backend_v6_data is not None:
+        fields["BackendV6Data"] = msgspec.Raw(backend_v6_data)
     return _encode(fields).decode()

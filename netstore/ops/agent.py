@@ -9,11 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from netstore.network.addresses import parse_ip
 from netstore.network.config import DEFAULT_PREFIX
+from netstore.network.ipv6 import parse_host_ip6, parse_ip6
 from netstore.network.lease import DEFAULT_TTL
 from netstore.ops.addresses import TARGETS
 from netstore.ops.flannel_flags import FLANNEL_ONLY
-from netstore.ops.kinds import PEM, BadValue, Choice, FilePath, Several, Switch, Text, WholeNumber, quoted
+from netstore.ops.kinds import (
+    PEM,
+    BadValue,
+    Choice,
+    FilePath,
+    HostAddress,
+    Several,
+    Switch,
+    Text,
+    WholeNumber,
+    quoted,
+)
 from netstore.ops.layers import CONFIG_FILE, Layered
 from netstore.ops.loglevels import log_format, log_level
 from netstore.ops.settings import BadSetting, check_settings, setting
@@ -126,7 +139,7 @@ class AgentConfig:
         default_words="none",
     )
     iface_can_reach: str | None = setting(
-        Text("give an IPv4 address", _IPV4, "ADDRESS"),
+        HostAddress("give an IPv4 or IPv6 address", (parse_ip, parse_ip6)),
         None,
         "Take the interface that the kernel would use to reach this address.",
         variables=("FLANNELD_IFACE_CAN_REACH",),
@@ -137,6 +150,13 @@ class AgentConfig:
         "Address at which the other nodes reach this one.",
         variables=("FLANNELD_PUBLIC_IP",),
         default_words="the address of the interface",
+    )
+    public_ipv6: str | None = setting(
+        HostAddress("give an IPv6 address such as 2001:db8::7", (parse_host_ip6,)),
+        None,
+        "IPv6 address at which the other nodes reach this one in a dual-stack network.",
+        variables=("FLANNELD_PUBLIC_IPV6",),
+        default_words="the IPv6 address of the interface",
     )
     subnet_file: Path = setting(
         FilePath(),

@@ -33,7 +33,6 @@ FLANNEL_ONLY: Final[Mapping[str, ForeignFlag]] = MappingProxyType(
         "logtostderr": ForeignFlag(_LOGS, None, switch=True),
         "net-config-path": ForeignFlag(_NO_KUBE, None),
         "networks": ForeignFlag(_ONE_NETWORK, ("",)),
-        "public-ipv6": ForeignFlag(NOT_YET, ("",)),
         "remote": ForeignFlag(_ONE_NETWORK, ("",)),
         "set-node-network-unavailable": ForeignFlag(_NO_KUBE, None, switch=True),
         "stderrthreshold": ForeignFlag(_LOGS, None),

@@ -81,6 +81,38 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class HostAddress:
+    """A `Kind`: the address of a host. `parsers` are of the families that it may have; each raises ValueError
+    for text that is no such address.
+    """
+
+    fix: str
+    parsers: tuple[Callable[[str], object], ...]
+    placeholder: str = "ADDRESS"
+
+    def read(self, value: object) -> str:
+        return _text(value)
+
+    def read_words(self, words: Sequence[str]) -> str:
+        return words[-1]
+
+    def check(self, value: str) -> None:
+        _check_text(value)
+        problems = []
+        for parse in self.parsers:
+            try:
+                parse(value)
+            except ValueError as error:
+                problems.append(str(error))
+            else:
+                return
+        raise BadValue(problems[-1] if value else "is empty")
+
+    def show(self, value: str) -> str:
+        return toml_text(value)
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """A `Kind`: one of a few words."""
 

@@ -38,6 +38,10 @@ class ServiceManager:
         """Requests are served: the start is finished."""
         return self._send("READY=1", status, wait_seconds=READY_WAIT_SECONDS)
 
+    def status(self, status: str) -> bool:
+        """A line for people about what the service does now."""
+        return self._send("", status)
+
     def extend(self, seconds: float, status: str = "") -> bool:
         """Extend the time limit of the start: the next message follows within so many seconds."""
         return self._send(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}", status)
@@ -53,7 +57,7 @@ class ServiceManager:
     def _send(self, state: str, status: str, wait_seconds: float = 0.0) -> bool:
         if self._address is None:
             return False
-        lines = [state]
+        lines = [state] if state else []
         if status:
             lines.append(f"STATUS={' '.join(status[:MAX_STATUS].split())}")
         data = "\n".join(lines).encode("utf-8", "replace")

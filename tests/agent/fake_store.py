@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import trio
 
@@ -26,6 +26,7 @@ class Kept:
     value: str
     modified: int
     expires: float | None
+    created: int
 
 
 class FakePoll:
@@ -69,6 +70,9 @@ class FakePoll:
 
 class FakeStore:
     """Keys and values. `down` fails every call, `cut` ends running polls, `rebuild` empties the store."""
+
+    keeps_created: ClassVar[bool] = False
+    """Whether a plain write of a key keeps the index of its creation."""
 
     def __init__(self) -> None:
         self.files: dict[str, Kept] = {}
@@ -151,7 +155,10 @@ class FakeStore:
         """Write a file."""
         self.index += 1
         expires = None if ttl is None else trio.current_time() + ttl
-        self.files[key] = Kept(value, self.index, expires)
+        old = self.files.get(key)
+        is_kept = old is not None and (action == "compareAndSwap" or self.keeps_created)
+        created = old.created if old is not None and is_kept else self.index
+        self.files[key] = Kept(value, self.index, expires, created)
         return self._happened(action, self._node(key))
 
     def lease(self, name: str, address: str, ttl: int | None = 86_400) -> Answer:
@@ -222,7 +229,9 @@ class FakeStore:
     def _node(self, key: str) -> Node:
         kept = self.files[key]
         ttl = None if kept.expires is None else int(kept.expires - trio.current_time() + 0.999)
-        return Node(key=key, value=kept.value, ttl=ttl, modified_index=kept.modified)
+        return Node(
+            key=key, value=kept.value, ttl=ttl, modified_index=kept.modified, created_index=kept.created
+        )
 
     def _answer(self, action: str, node: Node) -> Answer:
         return Answer(action, node, None, self.index, self.cluster_id)

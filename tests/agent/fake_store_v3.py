@@ -62,7 +62,12 @@ def event(answer: Answer) -> kv_pb2.Event:
     node = answer.node
     kind = kv_pb2.Event.DELETE if answer.action == GONE else kv_pb2.Event.PUT
     value = (node.value or "").encode()
-    found = kv_pb2.KeyValue(key=node.key.encode(), value=value, mod_revision=node.modified_index)
+    found = kv_pb2.KeyValue(
+        key=node.key.encode(),
+        value=value,
+        mod_revision=node.modified_index,
+        create_revision=node.created_index,
+    )
     if kind == kv_pb2.Event.PUT and node.ttl is not None:
         found.lease = 1
     return kv_pb2.Event(type=kind, kv=found)
@@ -70,6 +75,8 @@ def event(answer: Answer) -> kv_pb2.Event:
 
 class FakeV3Store(FakeStore):
     """Implements what `client.subnets_v3` uses of `client.v3.V3Client`. A lease is a TTL, by its number."""
+
+    keeps_created = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +147,7 @@ class FakeV3Store(FakeStore):
         for key, each in self.attached.items():
             if each == lease:
                 kept = self.files[key]
-                self.files[key] = Kept(kept.value, kept.modified, trio.current_time() + ttl)
+                self.files[key] = Kept(kept.value, kept.modified, trio.current_time() + ttl, kept.created)
         return ttl
 
     @asynccontextmanager

@@ -10,16 +10,21 @@ import trio
 import trio.testing
 
 from netstore.agent.health import MAX_HEAD_BYTES, Health
+from netstore.agent.readiness import Readiness
 
 
 class Node:
     reason: str | None = "no subnet is held"
 
-    def not_ready(self) -> str | None:
-        return self.reason
+    def health(self) -> Health:
+        readiness = Readiness()
+        readiness.add("interface", lambda: None)
+        readiness.add("lease", lambda: self.reason)
+        return Health(readiness, lambda: {"ready": self.reason is None}, lambda: "a_metric 1\n")
 
-    def status(self) -> object:
-        return {"ready": self.reason is None}
+
+def plain_health() -> Health:
+    return Health(Readiness(), dict, str)
 
 
 def ask(health: Health, line: str) -> tuple[int, str]:
@@ -30,13 +35,20 @@ def ask(health: Health, line: str) -> tuple[int, str]:
 
 def test_pages() -> None:
     node = Node()
-    health = Health(node.not_ready, node.status)
+    health = node.health()
     assert ask(health, "GET /healthz HTTP/1.1")[0] == 200
     assert ask(health, "GET /healthz?verbose HTTP/1.0")[0] == 200
     assert ask(health, "GET /readyz HTTP/1.1") == (503, "not ready: no subnet is held\n")
+    assert ask(health, "GET /readyz?verbose HTTP/1.1") == (
+        503,
+        "[+] interface\n[-] lease: no subnet is held\nnot ready: 1 of 2 checks fail\n",
+    )
     node.reason = None
+    assert ask(health, "GET /readyz?verbose=1 HTTP/1.1") == (200, "[+] interface\n[+] lease\nready\n")
     assert ask(health, "GET /readyz HTTP/1.1")[0] == 200
     assert json.loads(ask(health, "GET /status HTTP/1.1")[1]) == {"ready": True}
+    assert ask(health, "GET /metrics HTTP/1.1") == (200, "a_metric 1\n")
+    assert b"version=0.0.4" in health.respond(b"GET /metrics HTTP/1.1\r\n\r\n")
     assert ask(health, "HEAD /healthz HTTP/1.1") == (200, "")
     assert ask(health, "GET / HTTP/1.1")[0] == 404
     assert ask(health, "POST /healthz HTTP/1.1")[0] == 405
@@ -46,12 +58,12 @@ def test_pages() -> None:
     "line", ["", "GET", "GET /healthz", "GET /healthz SMTP/1", "\x16\x03\x01", "GET / a HTTP/1.1"]
 )
 def test_an_invalid_request_is_refused(line: str) -> None:
-    assert ask(Health(lambda: None, dict), line)[0] == 400
+    assert ask(plain_health(), line)[0] == 400
 
 
 @pytest.mark.trio
 async def test_invalid_connections_do_not_affect_others(nursery: trio.Nursery) -> None:
-    port: int = await nursery.start(Health(lambda: None, dict).serve, "127.0.0.1", 0)
+    port: int = await nursery.start(plain_health().serve, "127.0.0.1", 0)
     for junk in (b"\0" * (MAX_HEAD_BYTES + 1), b"", b"GET /heal"):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
@@ -69,4 +81,4 @@ async def test_invalid_connections_do_not_affect_others(nursery: trio.Nursery) -
 @pytest.mark.trio
 async def test_a_port_in_use_is_an_error(nursery: trio.Nursery) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
-        await nursery.start(Health(lambda: None, dict).serve, "127.0.0.1", taken.getsockname()[1])
+        await nursery.start(plain_health().serve, "127.0.0.1", taken.getsockname()[1])

@@ -26,7 +26,8 @@ ROUTES = [
     KernelRoute(Subnet(parse_ip("10.62.0.0"), 24), parse_ip("10.62.0.0"), 3, protocol=3),
     KernelRoute(Subnet(parse_ip("10.63.0.0"), 24), parse_ip("10.63.0.1"), 3, protocol=3),
 ]
-PROTECTED = protected_addresses(NETWORK, LINKS, ADDRESSES, ROUTES, [parse_ip("10.70.0.9")])
+HOSTS = {parse_ip("10.70.0.9"): "the store's address 10.70.0.9"}
+PROTECTED = protected_addresses(NETWORK, LINKS, ADDRESSES, ROUTES, HOSTS)
 
 
 def lease(cidr: str, ip: str = "192.168.77.12") -> SubnetLease:
@@ -60,7 +61,7 @@ def test_leases_outside_the_network_and_of_this_node_are_rejected() -> None:
 def test_a_lease_that_overlaps_a_network_of_the_node_is_rejected() -> None:
     assert "overlaps the network 10.77.0.0/24 of lan2" in told("10.77.0.0/24")
     assert "overlaps the network 10.77.0.0/24 of lan2" in told("10.77.0.128/25")
-    assert "10.99.0.1/32 of lan2" in told("10.99.0.0/24")
+    assert "this node's own address 10.99.0.1" in told("10.99.0.0/24")
 
 
 def test_a_lease_that_contains_a_protected_address_is_rejected() -> None:
@@ -84,7 +85,7 @@ def test_a_lease_far_larger_than_subnet_len_is_rejected() -> None:
 
 
 def test_an_interface_network_that_covers_the_pod_network_is_not_protected() -> None:
-    wide = protected_addresses(NETWORK, LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], (), ())
+    wide = protected_addresses(NETWORK, LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], (), {})
     assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, parse_ip("10.200.0.5"), wide) is None
 
 

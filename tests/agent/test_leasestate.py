@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from netstore.agent.leasestate import (
+    NOT_ALLOWED,
     ChooseSubnet,
+    Confirm,
     Create,
     Discard,
     LeaseState,
@@ -20,11 +24,17 @@ from netstore.agent.leasestate import (
     StoredLease,
     Wait,
     choose_subnet,
+    older_claim,
 )
+from netstore.client.subnetstore import Entry
 from netstore.network.addresses import Subnet, parse_cidr, parse_ip
 from netstore.network.config import parse_network
-from netstore.network.lease import SubnetLease, encode_lease
+from netstore.network.ipv6 import Subnet6, parse_cidr6
+from netstore.network.lease import NodeSubnets, SubnetLease, encode_lease
 from tests.agent.entropy import LowestEntropy
+
+if TYPE_CHECKING:
+    from netstore.network.config import Network
 
 NETWORK = parse_network(b'{"Network":"10.23.0.0/24","SubnetLen":26,"Backend":{"Type":"host-gw"}}')
 ME, OTHER = parse_ip("192.168.77.11"), parse_ip("192.168.77.12")
@@ -35,8 +45,16 @@ def net(text: str) -> Subnet:
     return Subnet.around(*parse_cidr(text))
 
 
+def pair(text: str, text6: str | None = None) -> NodeSubnets:
+    return NodeSubnets(net(text), None if text6 is None else net6(text6))
+
+
+def net6(text: str) -> Subnet6:
+    return Subnet6.around(*parse_cidr6(text))
+
+
 def entry(text: str, ip: int = OTHER, index: int = 7, *, permanent: bool = False) -> StoredLease:
-    return StoredLease(SubnetLease(net(text), ip, "host-gw"), index, permanent)
+    return StoredLease(SubnetLease(net(text), ip, "host-gw"), index, permanent, 5)
 
 
 LOW, MIDDLE, HIGH = "10.23.0.64/26", "10.23.0.128/26", "10.23.0.192/26"
@@ -45,36 +63,40 @@ LOW, MIDDLE, HIGH = "10.23.0.64/26", "10.23.0.128/26", "10.23.0.192/26"
 @pytest.mark.parametrize(
     ("entries", "remembered", "expected"),
     [
-        ([], None, Create(net(LOW))),
-        ([entry(LOW)], None, Create(net(MIDDLE))),
-        ([], MIDDLE, Create(net(MIDDLE))),
-        ([entry(MIDDLE)], MIDDLE, Create(net(LOW))),  # never a subnet that another node holds
-        ([entry("10.23.0.0/24")], MIDDLE, NetworkFull(1)),
-        ([], "10.99.0.0/26", Create(net(LOW))),
-        ([], "10.23.0.128/25", Create(net(LOW))),
+        ([], None, Create(pair(LOW))),
+        ([entry(LOW)], None, Create(pair(MIDDLE))),
+        ([], MIDDLE, Create(pair(MIDDLE))),
+        ([entry(MIDDLE)], MIDDLE, Create(pair(LOW))),  # never a subnet that another node holds
+        ([entry("10.23.0.0/24")], MIDDLE, NetworkFull(NETWORK.network, 1)),
+        ([], "10.99.0.0/26", Create(pair(LOW))),
+        ([], "10.23.0.128/25", Create(pair(LOW))),
         (
             [entry(HIGH, ME)],
             LOW,
-            Overwrite(net(HIGH), 7, permanent=False),
+            Overwrite(pair(HIGH), 7, permanent=False, created=5),
         ),  # a lease with the own PublicIP is preferred to the remembered subnet
-        ([entry(HIGH, ME, permanent=True)], None, Overwrite(net(HIGH), 7, permanent=True)),
-        ([entry(HIGH, ME), entry(LOW, ME)], None, Overwrite(net(LOW), 7, permanent=False)),
-        ([entry(LOW, ME), entry(HIGH, ME)], HIGH, Overwrite(net(HIGH), 7, permanent=False)),
-        ([entry("10.23.0.128/25", ME)], None, Discard(net("10.23.0.128/25"), 7)),
-        ([entry("10.99.0.0/26", ME), entry(LOW, ME)], None, Overwrite(net(LOW), 7, permanent=False)),
-        ([entry(LOW), entry(MIDDLE), entry(HIGH)], None, NetworkFull(3)),
-        ([entry(LOW), entry(MIDDLE), entry("10.23.0.196/30")], None, NetworkFull(3)),
+        ([entry(HIGH, ME, permanent=True)], None, Overwrite(pair(HIGH), 7, permanent=True, created=5)),
+        ([entry(HIGH, ME), entry(LOW, ME)], None, Overwrite(pair(LOW), 7, permanent=False, created=5)),
+        ([entry(LOW, ME), entry(HIGH, ME)], HIGH, Overwrite(pair(HIGH), 7, permanent=False, created=5)),
+        ([entry("10.23.0.128/25", ME)], None, Discard(pair("10.23.0.128/25"), 7, NOT_ALLOWED)),
+        (
+            [entry("10.99.0.0/26", ME), entry(LOW, ME)],
+            None,
+            Overwrite(pair(LOW), 7, permanent=False, created=5),
+        ),
+        ([entry(LOW), entry(MIDDLE), entry(HIGH)], None, NetworkFull(NETWORK.network, 3)),
+        ([entry(LOW), entry(MIDDLE), entry("10.23.0.196/30")], None, NetworkFull(NETWORK.network, 3)),
     ],
 )
 def test_the_order_in_which_a_subnet_is_chosen(
     entries: list[StoredLease], remembered: str | None, expected: object
 ) -> None:
     given_order = choose_subnet(
-        entries, ME, NETWORK, net(remembered) if remembered else None, LowestEntropy()
+        entries, ME, NETWORK, pair(remembered) if remembered else None, LowestEntropy()
     )
     assert given_order == expected
     assert (
-        choose_subnet(entries[::-1], ME, NETWORK, net(remembered) if remembered else None, LowestEntropy())
+        choose_subnet(entries[::-1], ME, NETWORK, pair(remembered) if remembered else None, LowestEntropy())
         == expected
     )
 
@@ -98,14 +120,14 @@ def test_the_order_in_which_a_subnet_is_chosen(
 def test_the_chosen_action_never_affects_another_nodes_lease(
     entries: list[StoredLease], remembered: str | None
 ) -> None:
-    action = choose_subnet(entries, ME, NETWORK, net(remembered) if remembered else None, LowestEntropy())
+    action = choose_subnet(entries, ME, NETWORK, pair(remembered) if remembered else None, LowestEntropy())
     others = [one.lease.subnet for one in entries if one.lease.public_ip != ME]
     if isinstance(action, Create):
-        assert NETWORK.fits(action.subnet)
-        assert not any(action.subnet.overlaps(one.lease.subnet) for one in entries)
+        assert NETWORK.fits(action.subnets.subnet)
+        assert not any(action.subnets.subnet.overlaps(one.lease.subnet) for one in entries)
     elif isinstance(action, Overwrite | Discard):
-        assert action.subnet not in others
-        match = next(one for one in entries if one.lease.subnet == action.subnet)
+        assert action.subnets.subnet not in others
+        match = next(one for one in entries if one.lease.subnets == action.subnets)
         assert action.index == match.index
     else:
         assert others
@@ -118,9 +140,13 @@ def state(ttl: int = 100, margin: float = 40.0) -> LeaseState:
     return LeaseState(ME, VALUE, ttl, margin, LowestEntropy())
 
 
+def seen(value: str, index: int, ttl: int | None, created: int = 5) -> Entry:
+    return Entry(pair(LOW).lease_name, value, index, ttl, created)
+
+
 def held(index: int = 5, *, permanent: bool = False) -> LeaseState:
     made = state()
-    made.granted(net(LOW), index, permanent=permanent, sent=1000.0)
+    made.granted(pair(LOW), index, permanent=permanent, sent=1000.0, created=5)
     return made
 
 
@@ -131,14 +157,14 @@ THEIRS = SubnetLease(net(LOW), OTHER, "host-gw")
 def test_it_waits_until_the_renew_margin_and_then_renews() -> None:
     one = held()
     assert one.next(1000.0) == Wait(1060.0)
-    assert one.next(1060.0) == Overwrite(net(LOW), 5, permanent=False)
+    assert one.next(1060.0) == Overwrite(pair(LOW), 5, permanent=False, created=5)
     assert not one.may_have_expired(1098.0)
     assert one.may_have_expired(1099.0), "a hundredth of the TTL is reserved for clock drift"
 
 
 def test_the_margin_is_at_most_half_the_ttl() -> None:
     one = LeaseState(ME, VALUE, 4, 3600.0, LowestEntropy())
-    one.granted(net(LOW), 5, permanent=False, sent=0.0)
+    one.granted(pair(LOW), 5, permanent=False, sent=0.0, created=5)
     assert one.next(0.0) == Wait(2.0)
 
 
@@ -147,27 +173,27 @@ def test_a_reservation_is_not_renewed_and_does_not_expire() -> None:
     assert one.next(10.0**9) == Wait(float("inf"))
     assert not one.may_have_expired(10.0**9)
     one.set_value(ME, encode_lease(ME, "vxlan"), 2000.0)
-    assert one.next(2000.0) == Overwrite(net(LOW), 5, permanent=True)
+    assert one.next(2000.0) == Overwrite(pair(LOW), 5, permanent=True, created=5)
 
 
 def test_a_deleted_lease_is_created_again() -> None:
     one = held()
     one.missing(6, 1010.0)
     assert not one.held
-    assert one.next(1010.0) == Create(net(LOW))
+    assert one.next(1010.0) == Create(pair(LOW))
 
 
 def test_observations_with_an_older_index_are_ignored() -> None:
     one = held(index=5)
     one.missing(4, 1010.0)
-    one.observed(THEIRS, "x", 4, 100, 1010.0)
+    one.observed(THEIRS, seen("x", 4, 100), 1010.0)
     assert one.held
     assert one.next(1010.0) == Wait(1060.0)
 
 
 def test_a_lease_taken_by_another_node_is_given_up() -> None:
     one = held()
-    one.observed(THEIRS, "x", 6, 100, 1010.0)
+    one.observed(THEIRS, seen("x", 6, 100), 1010.0)
     assert (one.held, one.taken_by) == (False, OTHER)
     assert one.next(1010.0) == ChooseSubnet()
 
@@ -175,27 +201,27 @@ def test_a_lease_taken_by_another_node_is_given_up() -> None:
 @pytest.mark.parametrize("lease", [None, SubnetLease(net(LOW), ME, "vxlan")])
 def test_an_invalid_value_or_another_type_in_the_own_key_is_overwritten(lease: SubnetLease | None) -> None:
     one = held()
-    one.observed(lease, "something else", 6, 100, 1010.0)
-    assert one.next(1010.0) == Overwrite(net(LOW), 6, permanent=False)
+    one.observed(lease, seen("something else", 6, 100), 1010.0)
+    assert one.next(1010.0) == Overwrite(pair(LOW), 6, permanent=False, created=5)
 
 
 def test_a_lease_rewritten_with_a_short_ttl_is_renewed_at_once() -> None:
     one = held()
-    one.observed(MINE, VALUE, 6, 20, 1010.0)
-    assert one.next(1010.0) == Overwrite(net(LOW), 6, permanent=False)
+    one.observed(MINE, seen(VALUE, 6, 20), 1010.0)
+    assert one.next(1010.0) == Overwrite(pair(LOW), 6, permanent=False, created=5)
 
 
 def test_a_lease_that_became_a_reservation_stays_one() -> None:
     one = held()
-    one.observed(MINE, VALUE, 6, None, 1010.0)
+    one.observed(MINE, seen(VALUE, 6, None), 1010.0)
     assert one.next(10.0**9) == Wait(float("inf"))
 
 
 def test_a_failed_comparison_leads_to_a_read() -> None:
     one = held()
     one.comparison_failed(1060.0)
-    assert one.next(1060.0) == ReadBack(net(LOW))
-    one.observed(MINE, VALUE, 9, 100, 1061.0)
+    assert one.next(1060.0) == ReadBack(pair(LOW))
+    one.observed(MINE, seen(VALUE, 9, 100), 1061.0)
     assert one.next(1061.0) == Wait(1121.0)
 
 
@@ -208,7 +234,7 @@ def test_retry_delays_grow_up_to_a_maximum() -> None:
         assert isinstance(rest, Wait)
         pauses.append(rest.until - now)
         now = rest.until
-        assert one.next(now) == ReadBack(net(LOW))
+        assert one.next(now) == ReadBack(pair(LOW))
     assert pauses == [0.5, 1, 2, 4, pytest.approx(40 / 6), *[pytest.approx(40 / 6)] * 3]
 
 
@@ -216,13 +242,13 @@ def test_a_new_address_is_written_and_the_former_one_still_counts_until_then() -
     one = held()
     new = parse_ip("192.168.77.50")
     one.set_value(new, encode_lease(new, "host-gw"), 1010.0)
-    assert one.next(1010.0) == Overwrite(net(LOW), 5, permanent=False)
+    assert one.next(1010.0) == Overwrite(pair(LOW), 5, permanent=False, created=5)
     one.write_failed(1010.0)
-    one.observed(MINE, VALUE, 5, 90, 1020.0)
+    one.observed(MINE, seen(VALUE, 5, 90), 1020.0)
     assert one.held
-    assert one.next(1020.0) == Overwrite(net(LOW), 5, permanent=False)
-    one.granted(net(LOW), 8, permanent=False, sent=1020.0)
-    one.observed(MINE, VALUE, 9, 90, 1021.0)
+    assert one.next(1020.0) == Overwrite(pair(LOW), 5, permanent=False, created=5)
+    one.granted(pair(LOW), 8, permanent=False, sent=1020.0, created=5)
+    one.observed(MINE, seen(VALUE, 9, 90), 1021.0)
     assert one.taken_by == ME, "the former address now counts as another node's"
 
 
@@ -230,7 +256,7 @@ def test_after_the_store_was_replaced_indexes_start_again() -> None:
     one = held(index=500)
     one.store_replaced()
     one.missing(3, 1010.0)
-    assert one.next(1010.0) == Create(net(LOW))
+    assert one.next(1010.0) == Create(pair(LOW))
 
 
 @dataclass
@@ -240,6 +266,7 @@ class Cell:
     value: str
     index: int
     expires: float | None
+    created: int
 
 
 class Life(RuleBasedStateMachine):
@@ -264,10 +291,15 @@ class Life(RuleBasedStateMachine):
             if self.cell is not None and OTHERS in self.cell.value:
                 return
             action = (
-                Create(net(LOW))
+                Create(pair(LOW))
                 if self.cell is None
-                else Overwrite(net(LOW), self.cell.index, self.cell.expires is None)
+                else Overwrite(pair(LOW), self.cell.index, self.cell.expires is None, self.cell.created)
             )
+        if isinstance(action, Confirm):
+            assert not self.plan.held
+            if self.cell is not None and self.cell.created == action.created:
+                self.plan.confirmed()
+            return
         assert isinstance(action, Create | Overwrite | ReadBack)
         outcome = self.carry_out(action) if reaches else "lost"
         if not answered or outcome == "lost":
@@ -280,7 +312,13 @@ class Life(RuleBasedStateMachine):
             self.look()
         else:
             assert self.cell is not None
-            self.plan.granted(net(LOW), self.cell.index, permanent=self.cell.expires is None, sent=self.now)
+            self.plan.granted(
+                pair(LOW),
+                self.cell.index,
+                permanent=self.cell.expires is None,
+                sent=self.now,
+                created=action.created if isinstance(action, Overwrite) else None,
+            )
 
     def carry_out(self, action: Create | Overwrite | ReadBack) -> str:
         if isinstance(action, ReadBack):
@@ -288,7 +326,7 @@ class Life(RuleBasedStateMachine):
         if isinstance(action, Create):
             if self.cell is not None:
                 return "exists"
-            permanent = False
+            permanent, created = False, self.index + 1
         else:
             if self.cell is None:
                 return "missing"
@@ -297,8 +335,9 @@ class Life(RuleBasedStateMachine):
             assert OTHERS not in self.cell.value, "another node's lease was overwritten"
             permanent = action.permanent
             assert permanent == (self.cell.expires is None), "a reservation lost or gained its TTL"
+            created = self.cell.created
         self.index += 1
-        self.cell = Cell(VALUE, self.index, None if permanent else self.now + 100)
+        self.cell = Cell(VALUE, self.index, None if permanent else self.now + 100, created)
         return "done"
 
     def look(self) -> None:
@@ -309,7 +348,7 @@ class Life(RuleBasedStateMachine):
         lease = SubnetLease(net(LOW), OTHER if OTHERS in self.cell.value else ME, "host-gw")
         ttl = None if self.cell.expires is None else int(self.cell.expires - self.now)
         found = None if self.cell.value == "garbage" else lease
-        self.plan.observed(found, self.cell.value, self.cell.index, ttl, self.now)
+        self.plan.observed(found, seen(self.cell.value, self.cell.index, ttl, self.cell.created), self.now)
 
     @rule()
     def act(self) -> None:
@@ -344,7 +383,7 @@ class Life(RuleBasedStateMachine):
     def somebody_writes(self, value: str) -> None:
         self.index += 1
         text = {"other": encode_lease(OTHER, "host-gw"), "garbage": "garbage"}.get(value, VALUE)
-        self.cell = Cell(text, self.index, None if value == "reservation" else self.now + 50)
+        self.cell = Cell(text, self.index, None if value == "reservation" else self.now + 50, self.index)
 
     @rule()
     def the_store_is_rebuilt(self) -> None:
@@ -389,29 +428,409 @@ def test_a_new_subnet_avoids_the_networks_of_the_host() -> None:
     everything_below = Subnet(NETWORK.network.base, NETWORK.subnet_len - 1)
     first = choose_subnet([], ME, NETWORK, None, LowestEntropy())
     assert isinstance(first, Create)
-    avoided = choose_subnet([], ME, NETWORK, None, LowestEntropy(), avoid=[first.subnet, everything_below])
-    assert isinstance(avoided, Create)
-    assert not avoided.subnet.overlaps(first.subnet)
-    assert choose_subnet([], ME, NETWORK, first.subnet, LowestEntropy(), avoid=[first.subnet]) == first, (
-        "the host's network is the bridge of its own pods"
+    avoided = choose_subnet(
+        [], ME, NETWORK, None, LowestEntropy(), avoid=[first.subnets.subnet, everything_below]
     )
+    assert isinstance(avoided, Create)
+    assert not avoided.subnets.subnet.overlaps(first.subnets.subnet)
+    assert (
+        choose_subnet([], ME, NETWORK, first.subnets, LowestEntropy(), avoid=[first.subnets.subnet]) == first
+    ), "the host's network is the bridge of its own pods"
 
 
 def test_an_own_write_that_is_seen_before_its_answer_does_not_end_the_lease() -> None:
     state = LeaseState(ME, "before", 1000, 100, LowestEntropy())
-    state.granted(net(LOW), 5, permanent=False, sent=0.0)
+    state.granted(pair(LOW), 5, permanent=False, sent=0.0, created=5)
     state.set_value(ME, VALUE, 10.0)
-    state.observed(entry(LOW, ME).lease, VALUE, 6, 0, 10.0)
+    state.observed(entry(LOW, ME).lease, seen(VALUE, 6, 0), 10.0)
     assert not state.may_have_expired(10.0)
     assert state.may_have_expired(1000.0)
-    assert state.next(10.0) == Overwrite(net(LOW), 6, permanent=False), "to know its time"
-    state.granted(net(LOW), 6, permanent=False, sent=10.0)
+    assert state.next(10.0) == Overwrite(pair(LOW), 6, permanent=False, created=5), "to know its time"
+    state.granted(pair(LOW), 6, permanent=False, sent=10.0, created=5)
     assert not state.may_have_expired(990.0)
 
 
 def test_a_lease_that_was_not_held_is_not_trusted_while_its_time_is_unknown() -> None:
     state = LeaseState(ME, VALUE, 1000, 100, LowestEntropy())
-    state.granted(net(LOW), 5, permanent=False, sent=0.0)
+    state.granted(pair(LOW), 5, permanent=False, sent=0.0, created=5)
     state.missing(6, 10.0)
-    state.observed(entry(LOW, ME).lease, VALUE, 7, 0, 10.0)
+    state.observed(entry(LOW, ME).lease, seen(VALUE, 7, 0), 10.0)
     assert state.may_have_expired(10.0)
+
+
+# Dual-stack networks
+
+DUAL = parse_network(
+    b'{"Network":"10.23.0.0/24","SubnetLen":26,"EnableIPv6":true,"IPv6Network":"fd23::/62",'
+    b'"Backend":{"Type":"host-gw"}}'
+)
+LOW6, MIDDLE6, HIGH6 = "fd23:0:0:1::/64", "fd23:0:0:2::/64", "fd23:0:0:3::/64"
+
+
+def dual(
+    text: str, text6: str | None, ip: int = OTHER, created: int = 5, *, permanent: bool = False
+) -> StoredLease:
+    lease = SubnetLease(net(text), ip, "host-gw", None, None if text6 is None else net6(text6))
+    return StoredLease(lease, 7, permanent, created)
+
+
+@pytest.mark.parametrize(
+    ("entries", "remembered", "expected"),
+    [
+        ([], None, Create(pair(LOW, LOW6))),
+        ([dual(LOW, LOW6)], None, Create(pair(MIDDLE, MIDDLE6))),
+        ([dual(LOW, MIDDLE6)], None, Create(pair(MIDDLE, LOW6))),  # the usual one is taken
+        ([dual(HIGH, None)], None, Create(pair(LOW, LOW6))),
+        ([], (MIDDLE, HIGH6), Create(pair(MIDDLE, HIGH6))),
+        ([dual(LOW, HIGH6)], (MIDDLE, HIGH6), Create(pair(MIDDLE, MIDDLE6))),
+        ([dual(MIDDLE, LOW6)], (MIDDLE, HIGH6), Create(pair(LOW, HIGH6))),
+        ([], (MIDDLE, "fd99::/64"), Create(pair(MIDDLE, MIDDLE6))),
+        ([], (MIDDLE, None), Create(pair(MIDDLE, MIDDLE6))),
+        ([dual(HIGH, LOW6, ME)], (LOW, HIGH6), Overwrite(pair(HIGH, LOW6), 7, permanent=False, created=5)),
+        # The network has become a dual-stack network
+        ([dual(HIGH, None, ME)], None, Create(pair(HIGH, HIGH6))),
+        ([dual(HIGH, None, ME, permanent=True)], None, Create(pair(HIGH, HIGH6), permanent=True)),
+        ([dual(HIGH, None, ME), dual(LOW, HIGH6)], None, Create(pair(HIGH, LOW6))),
+        ([dual(HIGH, None, ME)], (HIGH, LOW6), Create(pair(HIGH, LOW6))),
+        # An IPv6 subnet that the network no longer has
+        ([dual(HIGH, "fd99::/64", ME)], None, Create(pair(HIGH, HIGH6))),
+        # Another lease has one of the subnets too: the older one counts
+        ([dual(HIGH, HIGH6, ME, 5), dual(HIGH, LOW6, OTHER, 4)], None, Discard),
+        (
+            [dual(HIGH, HIGH6, ME, 5), dual(HIGH, LOW6, OTHER, 6)],
+            None,
+            Overwrite(pair(HIGH, HIGH6), 7, permanent=False, created=5),
+        ),
+        ([dual(HIGH, HIGH6, ME, 5), dual(LOW, HIGH6, OTHER, 4)], None, Create(pair(HIGH, LOW6))),
+        (
+            [dual(HIGH, HIGH6, ME, 5), dual(LOW, HIGH6, OTHER, 6)],
+            None,
+            Overwrite(pair(HIGH, HIGH6), 7, permanent=False, created=5),
+        ),
+        # No subnet is free in one family
+        (
+            [dual(LOW, LOW6), dual("10.23.0.0/26", MIDDLE6), dual("10.99.0.0/26", HIGH6)],
+            None,
+            NetworkFull(net6("fd23::/62"), 3),
+        ),
+    ],
+)
+def test_the_order_in_which_the_subnets_of_a_dual_stack_lease_are_chosen(
+    entries: list[StoredLease], remembered: tuple[str, str | None] | None, expected: object
+) -> None:
+    former = None if remembered is None else pair(*remembered)
+    for ordered in (entries, entries[::-1]):
+        found = choose_subnet(ordered, ME, DUAL, former, LowestEntropy())
+        if expected is Discard:
+            assert isinstance(found, Discard)
+            assert found.subnets == pair(HIGH, HIGH6)
+            assert found.reason == "the lease of 192.168.77.12 is older"
+        else:
+            assert found == expected
+
+
+@pytest.mark.parametrize("permanent", [False, True])
+def test_a_network_that_is_no_longer_dual_stack_leaves_the_ipv4_subnet(permanent: bool) -> None:
+    entries = [dual(HIGH, HIGH6, ME, permanent=permanent)]
+    assert choose_subnet(entries, ME, NETWORK, pair(HIGH, HIGH6), LowestEntropy()) == Create(
+        pair(HIGH), permanent
+    )
+
+
+def test_the_networks_of_the_host_are_avoided_in_both_families() -> None:
+    avoid: list[Subnet | Subnet6] = [net(LOW), net6(MIDDLE6)]
+    assert choose_subnet([], ME, DUAL, None, LowestEntropy(), avoid=avoid) == Create(pair(MIDDLE, LOW6))
+
+
+def test_a_lease_is_held_when_no_older_one_has_its_subnets() -> None:
+    one = state()
+    one.granted(pair(LOW, LOW6), 5, permanent=False, sent=1000.0)
+    assert (one.held, one.is_written, one.may_have_expired(1000.0)) == (False, True, True)
+    assert one.next(1000.0) == Confirm(pair(LOW, LOW6), 5)
+    one.confirmed()
+    assert (one.held, one.may_have_expired(1000.0)) == (True, False)
+    assert one.next(1000.0) == Wait(1060.0)
+
+
+def test_a_lease_that_is_not_confirmed_in_time_is_renewed_and_still_not_held() -> None:
+    one = state()
+    one.granted(pair(LOW, LOW6), 5, permanent=False, sent=1000.0)
+    assert one.next(1060.0) == Overwrite(pair(LOW, LOW6), 5, permanent=False, created=5)
+    one.granted(pair(LOW, LOW6), 9, permanent=False, sent=1060.0, created=5)
+    assert not one.held
+    assert one.next(1060.0) == Confirm(pair(LOW, LOW6), 5)
+    one.contested(OTHER)
+    assert (one.taken_by, one.next(1060.0)) == (OTHER, ChooseSubnet())
+
+
+def test_a_key_that_was_created_anew_is_confirmed_anew() -> None:
+    one = held()
+    one.observed(MINE, seen(VALUE, 8, 100, created=8), 1010.0)
+    assert not one.held
+    assert one.next(1010.0) == Confirm(pair(LOW), 8)
+
+
+CLAIMANTS = [
+    dual(LOW, LOW6, OTHER, 4),
+    dual(MIDDLE, HIGH6, OTHER, 6),
+    dual("10.23.0.64/27", None, OTHER, 1),
+    dual("10.99.0.0/26", "fd23::/63", OTHER, 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("subnets", "created", "found"),
+    [
+        (pair(LOW, MIDDLE6), 5, 0),
+        (pair(LOW, MIDDLE6), 4, None),
+        (pair(HIGH, LOW6), 5, 0),
+        (pair(HIGH, HIGH6), 5, None),
+        (pair(HIGH, HIGH6), 7, 1),
+        (pair(LOW), 3, None),
+    ],
+)
+def test_an_older_claim_is_a_lease_that_fits_and_has_one_of_the_subnets(
+    subnets: NodeSubnets, created: int, found: int | None
+) -> None:
+    expected = None if found is None else CLAIMANTS[found]
+    assert older_claim(subnets, {ME}, created, CLAIMANTS, DUAL) == expected
+    assert older_claim(subnets, {ME, OTHER}, created, CLAIMANTS, DUAL) is None
+
+
+SITE, SITE6 = (
+    parse_network(
+        b'{"Network":"10.23.0.0/24","SubnetLen":27,"EnableIPv6":%s,"IPv6Network":"fd23::/61",'
+        b'"Backend":{"Type":"host-gw"}}' % flag
+    )
+    for flag in (b"false", b"true")
+)
+
+
+class DrawnEntropy:
+    """The number that the test drew last (`seams.Entropy`)."""
+
+    number = 0
+
+    def below(self, bound: int) -> int:
+        return self.number % bound
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A lease in the model of the store."""
+
+    ip: int
+    index: int
+    created: int
+    expires: float | None
+
+
+class Claimant:
+    """A node with its own view of the store, which lags behind; it may be started again at any time."""
+
+    def __init__(self, ip: int) -> None:
+        self.ip = ip
+        self.entropy = DrawnEntropy()
+        self.network = SITE
+        self.remembered: NodeSubnets | None = None
+        self.view: dict[NodeSubnets, Stored] = {}
+        self.seen_up_to = 0
+        self.start()
+
+    def start(self) -> None:
+        self.plan = LeaseState(self.ip, encode_lease(self.ip, "host-gw"), 100, 40.0, self.entropy)
+
+    def leases(self) -> list[StoredLease]:
+        return [
+            StoredLease(
+                SubnetLease(key.subnet, each.ip, "host-gw", None, key.subnet6),
+                each.index,
+                each.expires is None,
+                each.created,
+            )
+            for key, each in self.view.items()
+        ]
+
+    def look(self, now: float) -> None:
+        subnets = self.plan.subnets
+        if subnets is None:
+            return
+        there = self.view.get(subnets)
+        if there is None:
+            self.plan.missing(self.seen_up_to, now)
+            return
+        lease = SubnetLease(subnets.subnet, there.ip, "host-gw", None, subnets.subnet6)
+        ttl = None if there.expires is None else int(there.expires - now)
+        value = encode_lease(there.ip, "host-gw")
+        self.plan.observed(lease, Entry("", value, there.index, ttl, there.created), now)
+
+
+class Claims(RuleBasedStateMachine):
+    """Three nodes, each with a single or a dual-stack network config, that choose, write, confirm, change
+    the name of their lease and start again, in any order, with views of any age.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.index = 1
+        self.store: dict[NodeSubnets, Stored] = {}
+        self.nodes = [Claimant(ME + number) for number in range(3)]
+
+    nodes_drawn = st.integers(0, 2)
+
+    def refresh(self, node: Claimant) -> None:
+        node.view, node.seen_up_to = dict(self.store), self.index
+        node.look(self.now)
+
+    def write(self, node: Claimant, action: Create | Overwrite | Discard) -> str:
+        there = self.store.get(action.subnets)
+        if isinstance(action, Create):
+            if there is not None:
+                return "differs"
+        elif there is None:
+            return "missing"
+        elif there.index != action.index:
+            return "differs"
+        else:
+            assert there.ip == node.ip, "another node's lease was written"
+        self.index += 1
+        if isinstance(action, Discard):
+            del self.store[action.subnets]
+            return "removed"
+        if isinstance(action, Overwrite):
+            assert there is not None
+            assert action.permanent == (there.expires is None), "a reservation lost or gained its TTL"
+        created = self.index if there is None else there.created
+        expires = None if action.permanent else self.now + 100
+        self.store[action.subnets] = Stored(node.ip, self.index, created, expires)
+        return "written"
+
+    def step(self, node: Claimant, *, answered: bool = True) -> None:
+        plan, action = node.plan, node.plan.next(self.now)
+        if isinstance(action, Wait):
+            return
+        if isinstance(action, Confirm):
+            if node.seen_up_to < action.created:
+                return
+            node.look(self.now)
+            if plan.next(self.now) != action:
+                return
+            older = older_claim(action.subnets, {node.ip}, action.created, node.leases(), node.network)
+            if older is None:
+                plan.confirmed()
+                node.remembered = action.subnets
+            else:
+                plan.contested(older.lease.public_ip)
+            return
+        if isinstance(action, ReadBack):
+            self.refresh(node)
+            return
+        if isinstance(action, ChooseSubnet):
+            chosen = choose_subnet(node.leases(), node.ip, node.network, node.remembered, node.entropy)
+            if isinstance(chosen, NetworkFull):
+                return
+            action = chosen
+        outcome = self.write(node, action)
+        if not answered:
+            plan.write_failed(self.now)
+        elif outcome == "missing":
+            plan.missing(self.index, self.now)
+        elif outcome == "differs":
+            plan.comparison_failed(self.now)
+        elif outcome == "written" and isinstance(action, Create | Overwrite):
+            there = self.store[action.subnets]
+            created = action.created if isinstance(action, Overwrite) else None
+            plan.granted(
+                action.subnets, there.index, permanent=action.permanent, sent=self.now, created=created
+            )
+            if plan.held:
+                node.remembered = action.subnets
+
+    def remove_other_names(self, node: Claimant) -> None:
+        held = node.plan.subnets
+        if held is None or not node.plan.held:
+            return
+        for key, each in node.view.items():
+            if each.ip == node.ip and key.subnet == held.subnet and key.subnet6 != held.subnet6:
+                self.write(node, Discard(key, each.index, ""))
+
+    @rule(number=nodes_drawn, entropy=st.integers(0, 6))
+    def act(self, number: int, entropy: int) -> None:
+        self.nodes[number].entropy.number = entropy
+        self.step(self.nodes[number])
+
+    @rule(number=nodes_drawn)
+    def act_unanswered(self, number: int) -> None:
+        self.step(self.nodes[number], answered=False)
+
+    @rule(number=nodes_drawn)
+    def see(self, number: int) -> None:
+        self.refresh(self.nodes[number])
+
+    @rule(number=nodes_drawn)
+    def tidy(self, number: int) -> None:
+        self.remove_other_names(self.nodes[number])
+
+    @rule(number=nodes_drawn, network=st.sampled_from([SITE, SITE6]), forgets=st.booleans())
+    def start_again(self, number: int, network: Network, *, forgets: bool) -> None:
+        node = self.nodes[number]
+        node.network = network
+        if forgets:
+            node.remembered = None
+        node.start()
+        self.refresh(node)
+
+    @rule(number=nodes_drawn, place=st.integers(1, 7))
+    def reserve(self, number: int, place: int) -> None:
+        """An operator reserves a subnet for a node that has no reservation, without looking."""
+        subnets = NodeSubnets(Subnet(SITE.network.base + place * 32, 27))
+        has_one = any(each.ip == ME + number and each.expires is None for each in self.store.values())
+        if subnets not in self.store and not has_one:
+            self.index += 1
+            self.store[subnets] = Stored(ME + number, self.index, self.index, None)
+
+    @rule(seconds=st.sampled_from([1.0, 30.0, 70.0, 200.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for key in [key for key, each in self.store.items() if each.expires and each.expires <= self.now]:
+            self.index += 1
+            del self.store[key]
+
+    @invariant()
+    def no_two_nodes_use_one_subnet(self) -> None:
+        using = [
+            (node, subnets)
+            for node in self.nodes
+            if (subnets := node.plan.subnets) is not None
+            and node.plan.held
+            and not node.plan.may_have_expired(self.now)
+            and subnets in self.store
+            and self.store[subnets].ip == node.ip
+        ]
+        for (one, first), (other, second) in combinations(using, 2):
+            assert first.subnet != second.subnet, (one.plan, other.plan)
+            assert first.subnet6 is None or first.subnet6 != second.subnet6, (one.plan, other.plan)
+
+    def teardown(self) -> None:
+        """Undisturbed, each node gets a lease in the form of its network config, which has one name."""
+        for _ in range(20):
+            for node in self.nodes:
+                self.refresh(node)
+                self.step(node)
+                self.refresh(node)
+                self.remove_other_names(node)
+            self.now += 8.0
+        for node in self.nodes:
+            held = node.plan.subnets
+            assert node.plan.held
+            assert held is not None
+            assert (held.subnet6 is None) == (node.network.ipv6 is None)
+            names = [
+                key for key, each in self.store.items() if each.ip == node.ip and key.subnet == held.subnet
+            ]
+            assert names == [held]
+        self.no_two_nodes_use_one_subnet()
+
+
+TestClaims = Claims.TestCase

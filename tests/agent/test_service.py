@@ -13,10 +13,11 @@ from netstore_plugins.hostgw import HostGateway
 
 from netstore.agent import localnode
 from netstore.agent.kernel import Address, Link
-from netstore.agent.leasewatcher import GRACE_PERIOD
+from netstore.agent.leasewatcher import GRACE_PERIOD, LeaseWatcher
 from netstore.agent.routeplan import KernelRoute
 from netstore.agent.service import Agent
 from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.ipv6 import parse_ip6
 from netstore.ops.agent import AgentConfig
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS, fake, subnets
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from netstore.agent.backend import Host, Prepared
-    from netstore.agent.storeapi import StoreAccess
+    from netstore.client.storeapi import StoreAccess
     from netstore.client.subnetstore import SubnetStore
 
 NETWORK = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
@@ -52,6 +53,32 @@ class KnownStore:
         await trio.lowlevel.checkpoint()
         return self._api, self._store
 
+    async def look_for_another(self, used: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class KeptManager:
+    """A service manager that keeps what it is told."""
+
+    watchdog_seconds: float | None = None
+
+    def __init__(self) -> None:
+        self.readies: list[str] = []
+        self.statuses: list[str] = []
+        self.lives = 0
+
+    def ready(self, status: str = "") -> bool:
+        self.readies.append(status)
+        return True
+
+    def status(self, status: str) -> bool:
+        self.statuses.append(status)
+        return True
+
+    def alive(self) -> bool:
+        self.lives += 1
+        return True
+
 
 class Node:
     """One agent with its kernel, and the store."""
@@ -62,13 +89,14 @@ class Node:
         self.store.put(f"{PREFIX}/config", NETWORK)
         self.kernel = FakeKernel()
         self.recorded = KeptLog()
-        self.ready: list[str] = []
+        self.manager = KeptManager()
+        self.ready = self.manager.readies
         self.env = folder / "subnet.env"
         self.config = AgentConfig(subnet_file=self.env, data_dir=folder / "data", iface=("eth0",), **config)
         self.agent = self.make()
 
     def make(self) -> Agent:
-        agent = Agent(self.config, self.kernel, self.recorded, self.ready.append)
+        agent = Agent(self.config, self.kernel, self.recorded, self.manager, lambda: None)
         agent._access = cast("StoreAccess", KnownStore(self.api, subnets(self.store)))
         return agent
 
@@ -220,7 +248,7 @@ async def test_the_lease_is_written_again_after_the_store_was_wiped(
     async with node.running():
         key = node.own_key()
         node.store.rebuild(cluster_id="another")
-        await trio.sleep(1)
+        await trio.sleep(2)
         assert node.own_key() == key
         assert node.routes() == {"10.23.200.0/24": 12}
         await trio.sleep(GRACE_PERIOD + 1)
@@ -348,3 +376,152 @@ async def test_a_new_mtu_is_written_to_the_subnet_file(autojump_clock: MockClock
         await trio.sleep(1)
         assert "FLANNEL_MTU=1400" in node.env.read_text()
         assert node.store.index == writes, "the lease says the same as before"
+
+
+DUAL = (
+    '{"Network":"10.23.0.0/16","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd23::/48",'
+    '"Backend":{"Type":"host-gw"}}'
+)
+DUAL_VALUE = '{"PublicIP":"192.168.77.11","PublicIPv6":"fd77::11","BackendType":"host-gw"}'
+DUAL_PEER = '{"PublicIP":"192.168.77.12","PublicIPv6":"fd77::12","BackendType":"host-gw"}'
+SUBNETS = f"{PREFIX}/subnets"
+
+
+def make_dual_stack(node: Node) -> None:
+    node.store.put(f"{PREFIX}/config", DUAL)
+    node.kernel.address_list6 = [
+        Address(2, parse_ip6("fe80::11"), 64),
+        Address(2, parse_ip6("fd77::11"), 64),
+    ]
+
+
+def own_keys(node: Node) -> list[str]:
+    return [
+        name.removeprefix(f"{SUBNETS}/")
+        for name, kept in node.store.files.items()
+        if '"192.168.77.11"' in kept.value
+    ]
+
+
+@pytest.mark.trio
+async def test_a_dual_stack_node(autojump_clock: MockClock, node: Node) -> None:
+    make_dual_stack(node)
+    node.store.put(f"{SUBNETS}/10.23.200.0-24&fd23:0:0:c8::-64", DUAL_PEER, 1000)
+    node.store.lease("10.23.201.0-24", "192.168.77.13")
+    async with node.running():
+        assert node.agent.not_ready() is None
+        [name] = own_keys(node)
+        subnet, subnet6 = (part.replace("-", "/") for part in name.split("&"))
+        assert node.store.files[f"{SUBNETS}/{name}"].value == DUAL_VALUE
+        assert node.env.read_text() == (
+            f"FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET={subnet.replace('.0/', '.1/')}\n"
+            f"FLANNEL_IPV6_NETWORK=fd23::/48\nFLANNEL_IPV6_SUBNET={subnet6.replace('::/', '::1/')}\n"
+            "FLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
+        )
+        assert node.routes() == {"10.23.200.0/24": 12, "fd23:0:0:c8::/64": 0x12, "10.23.201.0/24": 13}
+        status = node.agent.status()
+        assert (status["subnet"], status["subnet6"]) == (subnet, subnet6)
+        assert (status["public_ipv6"], status["ipv6_network"]) == ("fd77::11", "fd23::/48")
+    place = int(subnet.split(".")[2])
+    assert subnet6 == f"fd23:0:0:{place:x}::/64"
+
+
+@pytest.mark.trio
+async def test_the_network_becomes_dual_stack_and_single_again(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        [single] = own_keys(node)
+    make_dual_stack(node)
+    for expected in ("dual", "single"):
+        changes = len(node.store.history)
+        node.agent = node.make()
+        async with node.running():
+            [name] = own_keys(node)
+            assert name.split("&")[0] == single
+            assert ("&" in name) == (expected == "dual")
+            assert node.agent.not_ready() is None
+            assert ("IPV6" in node.env.read_text()) == (expected == "dual")
+        actions = [
+            (answer.action, answer.node.key.rpartition("/")[2]) for answer in node.store.history[changes:]
+        ]
+        made = next(at for at, (_, key) in enumerate(actions) if key == name)
+        gone = next(at for at, (_, key) in enumerate(actions) if key != name)
+        assert made < gone, "there is always a lease"
+        node.store.put(f"{PREFIX}/config", NETWORK)
+
+
+@pytest.mark.trio
+async def test_a_reservation_stays_one_under_its_dual_stack_name(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    make_dual_stack(node)
+    node.store.put(f"{SUBNETS}/10.23.42.0-24", '{"PublicIP":"192.168.77.11"}')
+    async with node.running():
+        assert own_keys(node) == ["10.23.42.0-24&fd23:0:0:2a::-64"]
+        assert node.store.files[f"{SUBNETS}/10.23.42.0-24&fd23:0:0:2a::-64"].expires is None
+
+
+@pytest.mark.trio
+async def test_a_lease_is_given_up_to_an_older_one_with_its_ipv6_subnet(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node takes the IPv6 subnet under another name, between the listing and the write."""
+    make_dual_stack(node)
+    node.env.write_text("FLANNEL_SUBNET=10.23.42.1/24\nFLANNEL_IPV6_SUBNET=fd23:0:0:2a::1/64\n")
+    node.store.lease("10.23.201.0-24", "192.168.77.13")
+    original = node.store.refuse
+    competitors = [f"{SUBNETS}/10.23.43.0-24&fd23:0:0:2a::-64"]
+
+    def refuse() -> None:
+        """Called before each write is done."""
+        while competitors:
+            node.store.put(competitors.pop(), DUAL_PEER, 1000)
+        original()
+
+    monkeypatch.setattr(node.store, "refuse", refuse)
+    async with node.running():
+        await trio.sleep(2)
+        [name] = own_keys(node)
+        assert not name.endswith("&fd23:0:0:2a::-64")
+        assert name.startswith("10.23.42.0-24&")
+        [line] = node.recorded.told("lease_given_up")
+        assert line["reason"] == "the lease of 192.168.77.12 is older"
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_a_lease_is_confirmed_by_a_listing_if_the_watch_is_silent(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: LeaseWatcher) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(LeaseWatcher, "run", silent)
+    async with node.running():
+        assert node.agent.not_ready() == "no subnet is held"
+        await trio.sleep(1)
+        assert node.agent.not_ready() is None
+        assert node.store.gets == 3, "config, leases, and the leases again"
+
+
+@pytest.mark.trio
+async def test_a_dual_stack_network_needs_an_ipv6_address(autojump_clock: MockClock, node: Node) -> None:
+    make_dual_stack(node)
+    node.kernel.address_list6 = node.kernel.address_list6[:1]
+    async with node.running():
+        [waiting] = node.recorded.told("waiting")
+        assert "eth0 has no IPv6 address that is not link-local" in str(waiting["reason"])
+        assert own_keys(node) == []
+        node.kernel.address_list6.append(Address(2, parse_ip6("fd23:0:0:1::5"), 64))
+        await trio.sleep(2)
+        assert "contains this node's own address" in str(node.recorded.told("waiting")[-1]["reason"])
+
+
+@pytest.mark.trio
+async def test_a_new_ipv6_address_is_published(autojump_clock: MockClock, node: Node) -> None:
+    make_dual_stack(node)
+    async with node.running():
+        node.kernel.address_list6 = [Address(2, parse_ip6("fd77::50"), 64)]
+        node.kernel.set_addresses(*node.kernel.address_list)
+        await trio.sleep(1)
+        [name] = own_keys(node)
+        assert '"PublicIPv6":"fd77::50"' in node.store.files[f"{SUBNETS}/{name}"].value

@@ -9,7 +9,7 @@ import trio
 
 from netstore.agent.localnode import read_network
 from netstore.agent.problems import ProblemLog
-from netstore.agent.storeapi import StoreAccess
+from netstore.agent.storeapi import store_access
 from netstore.client.faults import BadAnswer, Unreachable
 from netstore.client.transport import Transport
 from netstore.client.v2 import V2Client
@@ -60,7 +60,7 @@ def parsed(url: str) -> Url:
 async def chosen(url: str, prefix: str, api: str = "auto", **more: Any) -> str:
     """The API that is chosen there, whose network config was read."""
     config = AgentConfig(endpoints=(parsed(url),), prefix=prefix, store_api=api, **more)
-    async with StoreAccess(config, ProblemLog(KeptLog())) as access:
+    async with store_access(config, ProblemLog(KeptLog())) as access:
         try:
             found, store = await access.choose()
             network = await read_network(store)
@@ -93,7 +93,7 @@ async def test_the_api_that_has_the_network_is_used(
 
 
 async def test_without_a_network_in_either_the_agent_has_to_wait(daemon: Daemon) -> None:
-    v2, v3 = "`netstorectl network set`", "`ETCDCTL_API=3 etcdctl put /nothing/config`"
+    v2, v3 = (f"`netstorectl --store-api {api} network set`" for api in ("v2", "v3"))
     for api, ways in (("auto", (v2, v3)), ("v2", (v2,)), ("v3", (v3,))):
         with pytest.raises(NetworkConfigError, match="there is no network config") as caught:
             await chosen(daemon.url, "/nothing", api)
@@ -106,8 +106,11 @@ async def test_two_network_configs_are_told_once(daemon: Daemon) -> None:
     for api in ("v2", "v3"):
         await write(daemon, api, "/two")
     config = AgentConfig(endpoints=(parsed(daemon.url),), prefix="/two")
-    async with StoreAccess(config, log) as access:
-        assert [(await access.choose())[0] for _ in range(2)] == ["v2", "v2"]
+    async with store_access(config, log) as access:
+        assert (await access.choose())[0] == "v2"
+        await access.look_for_another("v3")
+        assert kept.lines == [], "nothing was asked that the start does not need"
+        await access.look_for_another("v2")
     [(event, fields)] = kept.lines
     assert (event, fields["key"], fields["apis"], fields["used"]) == (
         "two_network_configs",
@@ -126,8 +129,8 @@ async def test_an_etcd_without_v2(tmp_path: Path) -> None:
         ) as caught:
             await chosen(daemon.url, "/net")
         assert "v3 has no network config" in str(caught.value)
-        assert "etcdctl put" in str(caught.value)
-        assert "netstorectl" not in str(caught.value)
+        assert "--store-api v3 network set" in str(caught.value)
+        assert "--store-api v2" not in str(caught.value)
         with pytest.raises(BadAnswer, match=r"--enable-v2\)\? or set store_api to v3"):
             await chosen(daemon.url, "/net", "v2")
         await write(daemon, "v3", "/net")

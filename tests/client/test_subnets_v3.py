@@ -56,6 +56,7 @@ async def test_a_write_that_was_done_unheard_keeps_its_lease_and_its_key() -> No
     for value, ttl in (("two", 86_400), ("three", 600)):
         written = await kept.replace(A, value, entry.modified, ttl)
         assert isinstance(written, Written)
+        await kept.settle()
         entry = await kept.entry(A)
         assert isinstance(entry, Entry)
         assert list(store.granted) == list(store.attached.values()), "no other lease is left"
@@ -71,6 +72,8 @@ async def test_an_unsure_lease_of_another_ttl_is_revoked_after_the_next_write() 
     entry = await kept.entry(A)
     assert isinstance(entry, Entry)
     assert isinstance(await kept.replace(A, "one", entry.modified, 600), Written)
+    assert list(store.granted) == [1, 2], "the outcome is told first"
+    await kept.settle()
     assert (store.granted, list(store.attached.values())) == ({2: 600}, [2])
 
 

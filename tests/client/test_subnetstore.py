@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from netstore.client.subnetstore import (
     Entry,
     HistoryLost,
     Missing,
+    NoFolder,
     Removed,
     RemovedTogether,
     SubnetStore,
@@ -67,6 +69,12 @@ async def opened(daemon: Daemon, api: str) -> AsyncIterator[SubnetStore]:
             nursery.cancel_scope.cancel()
 
 
+def shown(entry: object) -> tuple[str, str | None, int, int | None]:
+    """An entry without what only this API tells of it."""
+    assert isinstance(entry, Entry)
+    return entry.name, entry.value, entry.modified, entry.ttl
+
+
 async def changes(feed: Feed, count: int) -> list[Entry | Removed | RemovedTogether]:
     """The next changes of a feed, this many at least."""
     found: list[Entry | Removed | RemovedTogether] = []
@@ -83,14 +91,19 @@ async def test_an_entry_from_its_creation_to_its_removal(daemon: Daemon, api: st
         assert await store.create(A, "two", 1000) == Differs()
         entry = await store.entry(A)
         assert isinstance(entry, Entry)
-        assert (entry.name, entry.value, entry.modified) == (A, "one", created.index)
+        assert (entry.name, entry.value, entry.modified, entry.created) == (
+            A,
+            "one",
+            created.index,
+            created.index,
+        )
         assert entry.ttl is not None
         assert 900 < entry.ttl <= 1000
         assert await store.replace(A, "two", created.index - 1, 1000) == Differs()
         replaced = await store.replace(A, "two", created.index, None)
         assert isinstance(replaced, Written)
         assert replaced.index > created.index
-        assert await store.entry(A) == Entry(A, "two", replaced.index, None)
+        assert shown(await store.entry(A)) == (A, "two", replaced.index, None)
         assert await store.remove(A, created.index) == Differs()
         removed = await store.remove(A, replaced.index)
         assert isinstance(removed, Written)
@@ -165,7 +178,7 @@ async def test_changes_are_told_in_order_without_a_gap(daemon: Daemon, api: str)
         assert isinstance(second, Written)
         async with store.follow(listing.index, listing.store_id) as feed:
             [entry] = await changes(feed, 1)
-            assert entry == Entry(B, "two", second.index, None)
+            assert shown(entry) == (B, "two", second.index, None)
             news = await feed.news(0.05)  # fixed: nothing comes
             assert (list(news.changes), news.index >= second.index, news.ended_early) == ([], True, False)
             await store.create(f"deep/{C}", "nested", None)
@@ -177,8 +190,16 @@ async def test_changes_are_told_in_order_without_a_gap(daemon: Daemon, api: str)
             assert gone == Removed(A, removed.index)
             assert isinstance(new, Entry)
             assert (new.name, new.value, new.modified, new.ttl is None) == (C, "three", third.index, False)
+            assert new.created == third.index
+            fourth = await store.replace(C, "four", third.index, 1000)
+            assert isinstance(fourth, Written)
+            [changed] = await changes(feed, 1)
+            assert isinstance(changed, Entry)
+            assert (changed.modified, changed.created) == (fourth.index, third.index)
+            listed = {each.name: each.created for each in (await store.entries()).entries}
+            assert listed[C] == third.index
         async with store.follow(listing.index, listing.store_id) as again:
-            assert len(await changes(again, 3)) == 3
+            assert len(await changes(again, 4)) == 4
 
 
 async def test_several_that_are_removed_by_one_change(daemon: Daemon, api: str) -> None:
@@ -237,3 +258,111 @@ async def test_changes_that_were_compacted_are_lost(daemon: Daemon) -> None:
         async with store.follow(listing.index, listing.store_id) as feed:
             with pytest.raises(HistoryLost, match="compacted"):
                 await feed.news(seconds(5))
+
+
+async def test_the_config_is_written_only_over_the_one_that_was_read(daemon: Daemon, api: str) -> None:
+    async with opened(daemon, api) as store:
+        assert isinstance(await store.write_config("one", 7), Missing)
+        created = await store.write_config("one", 0)
+        assert isinstance(created, Written)
+        assert await store.write_config("two", 0) == Differs()
+        assert await store.write_config("two", created.index - 1) == Differs()
+        changed = await store.write_config("two", created.index)
+        assert isinstance(changed, Written)
+        found = await store.config()
+        assert shown(found) == ("config", "two", changed.index, None)
+
+
+async def test_a_listing_can_be_told_how_much_time_its_entries_have(daemon: Daemon, api: str) -> None:
+    async with opened(daemon, api) as store:
+        for number in range(40):
+            await store.create(f"10.23.{number}.0-24", "x", 1000 + number * 100 if number else None)
+        found = await store.timed((await store.entries()).entries)
+        assert len(found) == 40
+        for entry in found:
+            number = int(entry.name.split(".")[2])
+            assert entry.created == entry.modified
+            assert entry.is_timed
+            if number:
+                assert entry.ttl is not None
+                assert 900 + number * 100 < entry.ttl <= 1000 + number * 100
+            else:
+                assert entry.ttl is None
+
+
+async def test_the_past_is_told(daemon: Daemon, api: str) -> None:
+    async with opened(daemon, api) as store:
+        assert list((await store.history(lambda _: True, 100)).changes) == []
+        one = await store.create(A, "one", 1000)
+        other = await store.create(B, "other", None)
+        assert isinstance(one, Written)
+        assert isinstance(other, Written)
+        two = await store.replace(A, "two", one.index, 1000)
+        assert isinstance(two, Written)
+        await store.remove(A, two.index)
+        past = await store.history(lambda change: change.name == A, 100)
+        assert [(change.value, change.previous) for change in past.changes] == [
+            ("one", None),
+            ("two", "one"),
+            (None, "two"),
+        ]
+        assert past.first <= one.index
+        assert past.last >= two.index + 1
+        assert [change.index for change in past.changes][:2] == [one.index, two.index]
+        if api == "v2":
+            first = past.changes[0].time
+            assert first is not None
+            assert abs(first - time.time()) < 60 * 60
+        else:
+            assert all(change.time is None for change in past.changes)
+        everything = (await store.history(lambda _: True, 100)).changes
+        assert [change.permanent for change in everything] == [False, True, False, False]
+        newest = await store.history(lambda _: True, 2)
+        assert [change.value for change in newest.changes] == ["two", None]
+        assert newest.first == two.index
+
+
+async def test_what_was_before_the_past_that_is_left_is_told(daemon: Daemon) -> None:
+    """v3 after a compaction: the holders then, and the changes since."""
+    async with opened(daemon, "v3") as store:
+        created = await store.create(A, "one", 1000)
+        assert isinstance(created, Written)
+        last = await store.replace(A, "two", created.index, 1000)
+        assert isinstance(last, Written)
+        other = OtherClient(daemon.url)
+        try:
+            other.kv.Compact(pb.CompactionRequest(revision=last.index))
+        finally:
+            other.close()
+        await store.create(B, "new", None)
+        past = await store.history(lambda _: True, 100)
+        assert past.first == last.index + 1
+        assert [shown(entry)[:2] for entry in past.before] == [(A, "two")]
+        assert [(change.name, change.value) for change in past.changes] == [(B, "new")]
+
+
+async def test_a_window_that_went_on_begins_with_who_held_it_then(daemon: Daemon) -> None:
+    """v2 after more than a thousand events of others."""
+    async with V2Client(Transport(daemon.url)) as client:
+        store = V2Subnets(client, f"/net{next(_prefixes)}")
+        old = await store.create(A, "one", 1000)
+        kept = await store.create(C, "kept", None)
+        assert isinstance(old, Written)
+        assert isinstance(kept, Written)
+        for _ in range(1001):
+            await client.set("/noise", "x")
+        await store.replace(A, "two", old.index, 1000)
+        past = await store.history(lambda _: True, 100)
+        assert past.first > kept.index
+        assert sorted((entry.name, entry.value) for entry in past.before) == [(A, "one"), (C, "kept")]
+        assert [(change.name, change.value, change.previous) for change in past.changes] == [
+            (A, "two", "one")
+        ]
+
+
+async def test_a_file_where_the_leases_should_be_is_no_empty_listing(daemon: Daemon) -> None:
+    async with V2Client(Transport(daemon.url)) as client:
+        store = V2Subnets(client, f"/net{next(_prefixes)}")
+        await client.set(f"{store.prefix}/subnets", "x")
+        with pytest.raises(NoFolder, match="is a file, and no daemon can put a lease below it"):
+            await store.entries()

@@ -94,3 +94,12 @@ async def test_the_outcome_of_a_write_is_unknown_when_its_answer_is_too_long(
             with pytest.raises(BadAnswer, match="sent more than 9 bytes") as caught:
                 await response.body()
     assert caught.value.outcome_known is known
+
+
+async def test_an_endpoint_that_ends_within_its_answer_is_left() -> None:
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
+    with answering(partial(always, cut)) as first, answering(partial(always, http("200 OK", "ok"))) as second:
+        async with Transport([first, second]) as transport:
+            with pytest.raises(Unreachable):
+                await transport.call("GET", "/x", write=False)
+            assert (await transport.call("GET", "/x", write=False)).endpoint == second

@@ -8,11 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.network.addresses import Subnet, parse_cidr, parse_ip
-from netstore.network.config import parse_network
+from netstore.network.config import Network6, parse_network
+from netstore.network.ipv6 import Subnet6, parse_cidr6, parse_ip6
 from netstore.network.lease import SubnetLease
-from netstore.network.overlaps import conflicts, nested
+from netstore.network.overlaps import conflicts, conflicts6, nested
 
 NETWORK = parse_network(b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
+DUAL = parse_network(
+    b'{"Network":"10.0.0.0/9","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd00::/48","Backend":{"Type":"host-gw"}}'
+)
 NODE = parse_ip("192.168.77.12")
 
 
@@ -41,6 +45,72 @@ def test_of_two_that_do_not_fit_neither_is_accepted_and_of_two_names_the_first()
     assert set(conflicts({"a": lease("10.5.1.0/24"), "a&fd00::-64": lease("10.5.1.0/24")}, NETWORK)) == {
         "a&fd00::-64"
     }
+
+
+def test_of_several_nodes_leases_of_one_subnet_the_oldest_is_accepted() -> None:
+    leases = {name: lease("10.5.1.0/24") for name in ("10.5.1.0-24", "10.5.1.0-24&fd00::-64")}
+    leases["10.5.1.0-24&fd00::-64"] = SubnetLease(leases["10.5.1.0-24"].subnet, NODE + 1)
+    assert set(conflicts(leases, NETWORK, {"10.5.1.0-24": 7, "10.5.1.0-24&fd00::-64": 5}.__getitem__)) == {
+        "10.5.1.0-24"
+    }
+    assert set(conflicts(leases, NETWORK, {"10.5.1.0-24": 5, "10.5.1.0-24&fd00::-64": 7}.__getitem__)) == {
+        "10.5.1.0-24&fd00::-64"
+    }
+
+
+def test_of_two_names_of_one_nodes_subnet_the_one_of_the_networks_form_is_accepted() -> None:
+    subnet, subnet6 = Subnet.exact(*parse_cidr("10.5.1.0/24")), Subnet6.exact(*parse_cidr6("fd00:0:0:5::/64"))
+    leases = {"single": SubnetLease(subnet, NODE), "dual": SubnetLease(subnet, NODE, subnet6=subnet6)}
+    created = {"single": 5, "dual": 9, "foreign": 7}.__getitem__
+    assert set(conflicts(leases, NETWORK, created)) == {"dual"}
+    assert set(conflicts(leases, DUAL, created)) == {"single"}
+    leases["foreign"] = SubnetLease(subnet, NODE + 1, subnet6=subnet6)
+    assert set(conflicts(leases, DUAL, created)) == {"single", "foreign"}
+
+
+def dual_lease(number: int, cidr6: str | None) -> SubnetLease:
+    subnet6 = None if cidr6 is None else Subnet6.exact(*parse_cidr6(cidr6))
+    return SubnetLease(Subnet(parse_ip("10.5.0.0") + number * 256, 24), NODE + number, subnet6=subnet6)
+
+
+def test_ipv6_subnets_that_overlap_are_found_too() -> None:
+    leases = {
+        "fits": dual_lease(1, "fd00:0:0:5::/64"),
+        "more specific": dual_lease(2, "fd00:0:0:5::/65"),
+        "larger": dual_lease(3, "fd00::/56"),
+        "same": dual_lease(4, "fd00:0:0:5::/64"),
+        "apart": dual_lease(5, "fd00:0:0:105::/64"),
+        "none": dual_lease(6, None),
+    }
+    assert conflicts(leases, DUAL) == {}
+    assert DUAL.ipv6 is not None
+    found = conflicts6(leases, DUAL.ipv6, lambda name: name != "fits")
+    assert found == {
+        "more specific": "fd00:0:0:5::/65 overlaps the lease larger",
+        "larger": "fd00::/56 overlaps the lease fits",
+        "same": "fd00:0:0:5::/64 overlaps the lease fits",
+    }
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**9 - 1), st.integers(118, 123)), max_size=12))
+def test_accepted_ipv6_subnets_never_overlap(drawn: list[tuple[int, int]]) -> None:
+    network = Network6(Subnet6(parse_ip6("fd00::"), 112), 120, 0, parse_ip6("fd00::") + 0xFFFF)
+    leases = {
+        f"{number}": SubnetLease(
+            Subnet(number << 8, 24), NODE, subnet6=Subnet6.around(network.network.base + place * 8, length)
+        )
+        for number, (place, length) in enumerate(drawn)
+    }
+    refused = conflicts6(leases, network)
+    admitted = [each.subnet6 for name, each in leases.items() if name not in refused and each.subnet6]
+    for one, other in combinations(admitted, 2):
+        assert not one.overlaps(other)
+    for name, each in leases.items():
+        others = [other.subnet6 for key, other in leases.items() if key != name and other.subnet6]
+        if each.subnet6 and not any(each.subnet6.overlaps(other) for other in others):
+            assert name not in refused
+        if each.subnet6 and network.fits(each.subnet6) and each.subnet6 not in others:
+            assert name not in refused
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**9 - 1), st.integers(22, 27)), max_size=12, unique=True))

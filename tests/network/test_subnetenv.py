@@ -6,29 +6,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.network.addresses import Subnet, parse_ip
-from netstore.network.subnetenv import encode_subnet_env, parse_subnet_env
+from netstore.network.addresses import Subnet, parse_cidr
+from netstore.network.ipv6 import Subnet6, parse_cidr6
+from netstore.network.subnetenv import SubnetEnv, encode_subnet_env, parse_subnet_env
 
-NETWORK, SUBNET = Subnet(parse_ip("10.23.0.0"), 16), Subnet(parse_ip("10.23.42.0"), 24)
+NETWORK, SUBNET = Subnet.exact(*parse_cidr("10.23.0.0/16")), Subnet.exact(*parse_cidr("10.23.42.0/24"))
+NETWORK6 = Subnet6.exact(*parse_cidr6("fd23::/48"))
+SUBNET6 = Subnet6.exact(*parse_cidr6("fd23:0:0:2::/64"))
 
 
 def test_fields_have_flannels_names_and_order() -> None:
     assert encode_subnet_env(NETWORK, SUBNET, 1500) == (
         "FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.42.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
     )
+    assert encode_subnet_env(NETWORK, SUBNET, 1450, ipv6=(NETWORK6, SUBNET6)) == (
+        "FLANNEL_NETWORK=10.23.0.0/16\n"
+        "FLANNEL_SUBNET=10.23.42.1/24\n"
+        "FLANNEL_IPV6_NETWORK=fd23::/48\n"
+        "FLANNEL_IPV6_SUBNET=fd23:0:0:2::1/64\n"
+        "FLANNEL_MTU=1450\n"
+        "FLANNEL_IPMASQ=false\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("", (None, None)),
-        ('FLANNEL_NETWORK=10.23.5.6/16\nFLANNEL_SUBNET="10.23.42.1/24"\n', (NETWORK, SUBNET)),
-        ("FLANNEL_SUBNET=junk\nFLANNEL_NETWORK=10.23.0.0/16", (NETWORK, None)),
-        ("FLANNEL_SUBNET=10.23.42.1/99", (None, None)),
-        ("\0\xff\n=\nFLANNEL_SUBNET", (None, None)),
+        ("", SubnetEnv()),
+        ('FLANNEL_NETWORK=10.23.5.6/16\nFLANNEL_SUBNET="10.23.42.1/24"\n', SubnetEnv(NETWORK, SUBNET)),
+        ("FLANNEL_SUBNET=junk\nFLANNEL_NETWORK=10.23.0.0/16", SubnetEnv(NETWORK)),
+        ("FLANNEL_SUBNET=10.23.42.1/99", SubnetEnv()),
+        ("\0\xff\n=\nFLANNEL_SUBNET", SubnetEnv()),
+        (
+            "FLANNEL_IPV6_NETWORK=fd23::7/48\nFLANNEL_IPV6_SUBNET='fd23:0:0:2::1/64'",
+            SubnetEnv(None, None, NETWORK6, SUBNET6),
+        ),
+        ("FLANNEL_IPV6_NETWORK=10.23.0.0/16\nFLANNEL_IPV6_SUBNET=fd23::1/129", SubnetEnv()),
+        ("FLANNEL_SUBNET=fd23::1/64\nFLANNEL_IPV6_SUBNET=fe80::1%eth0/64", SubnetEnv()),
     ],
 )
-def test_absent_and_invalid_values_give_none(text: str, found: tuple[Subnet | None, Subnet | None]) -> None:
+def test_absent_and_invalid_values_give_none(text: str, found: SubnetEnv) -> None:
     assert parse_subnet_env(text) == found
 
 
@@ -37,5 +54,17 @@ def test_any_text_parses_without_exception(text: str) -> None:
     parse_subnet_env(text)
 
 
-def test_an_encoded_text_parses_back() -> None:
-    assert parse_subnet_env(encode_subnet_env(NETWORK, SUBNET, 1500)) == (NETWORK, SUBNET)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(8, 30),
+    st.integers(0, 2**128 - 1),
+    st.integers(8, 126),
+    st.booleans(),
+)
+def test_an_encoded_text_parses_back(ip: int, length: int, ip6: int, length6: int, dual: bool) -> None:
+    network, subnet = Subnet.around(ip, length - 2), Subnet.around(ip, length)
+    network6, subnet6 = Subnet6.around(ip6, length6 - 2), Subnet6.around(ip6, length6)
+    text = encode_subnet_env(network, subnet, 1500, ipv6=(network6, subnet6) if dual else None)
+    assert parse_subnet_env(text) == (
+        SubnetEnv(network, subnet, network6, subnet6) if dual else SubnetEnv(network, subnet)
+    )

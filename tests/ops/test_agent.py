@@ -58,7 +58,7 @@ class TestAgent:
             ("--public-ip=10.0.0.1.", "give an IPv4 address"),
             ("--public-ip=010.0.0.1", "give an IPv4 address"),
             ("--public-ip=::1", "give an IPv4 address"),
-            ("--iface-can-reach=x", "give an IPv4 address"),
+            ("--iface-can-reach=x", "give an IPv4 or IPv6 address"),
             ("--iface-regex=(", "is no regular expression at character 1; give"),
             ("--iface-regex=a[", "is no regular expression at character 2; give"),
             ("--iface-regex=a{99999999999999999999}", "is no regular expression"),

@@ -165,7 +165,10 @@ def test_the_service_manager_is_told_after_the_subnet_file(
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         agent = scene.agent()
         message = manager.recv(4096).decode()
-        assert "READY=1" in message
+        while "READY=1" not in message:
+            assert "STATUS=not ready: " in message
+            message = manager.recv(4096).decode()
+        assert "STATUS=holding 10.23." in message
         assert agent.env_file.exists()
 
 
@@ -188,8 +191,11 @@ def test_without_permission_to_write_routes_the_reason_is_logged(scene: Stage) -
     weak = RunningAgent(
         scene.wire.members[0],
         scene.folder,
-        ("--endpoints", scene.store.url),
+        ("--endpoints", scene.store.url, "--healthz-port", "8471"),
         before=("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"),
     )
     scene.agents.append(weak.start())
-    assert "CAP_NET_ADMIN" in weak.told("peer_not_routed", name="10.23.200.0/24")["reason"]
+    assert "CAP_NET_ADMIN" in weak.told("waiting")["reason"]
+    until(lambda: weak.health("/readyz")[0] == 503, "not ready")
+    assert "CAP_NET_ADMIN" in weak.health("/readyz")[1]
+    assert scene.keys.holder(weak.node.address) is None, "no lease is taken"

@@ -125,8 +125,13 @@ class FakeKernel:
         self.wireguards[ifindex] = wanted
         return 0
 
-    async def route_to(self, ip: int) -> tuple[int, int] | None:
+    async def route_to(self, ip: int, *, is_ipv6: bool = False) -> tuple[int, int] | None:
         await trio.lowlevel.checkpoint()
+        if is_ipv6:
+            for address in self.address_list6:
+                if Subnet6.around(address.ip, address.length).holds(ip):
+                    return address.ifindex, address.ip
+            return None
         for address in self.address_list:
             if Subnet.around(address.ip, address.length).holds(ip):
                 return address.ifindex, address.ip

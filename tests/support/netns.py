@@ -20,6 +20,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
@@ -366,6 +367,21 @@ class RunningAgent:
             raise AssertionError(f"{error}; the log:\n{self.log}") from None
         assert found is not None
         return found
+
+    def health(self, path: str, port: int = 8471) -> tuple[int, str]:
+        """Status and text of a page of the health port; 0 if it does not answer."""
+
+        def call() -> tuple[int, str]:
+            try:
+                with urlopen(f"http://127.0.0.1:{port}{path}", timeout=seconds(5)) as answer:
+                    return answer.status, answer.read().decode()
+            except HTTPError as error:
+                with error:
+                    return error.code, error.read().decode()
+            except OSError:
+                return 0, ""
+
+        return inside(self.node.netns, call)
 
     def env(self) -> dict[str, str]:
         """subnet.env; empty while there is none."""

@@ -31,6 +31,7 @@ PACKAGE_OF: Final = {
     "curl": "curl",
     "h2load": "nghttp2-client",
     "make": "make",
+    "promtool": "prometheus",
     "valgrind": "valgrind",
 }
 """Program -> the Debian package that has it."""

@@ -13,15 +13,17 @@ from click.shell_completion import CompletionItem, ShellComplete, get_completion
 
 from netstore.cli.commands.failures import Failure, usage
 from netstore.cli.commands.invocation import PROGRAM, Settings, clean
-from netstore.cli.commands.leases import listed, survey
+from netstore.cli.commands.leases import survey
 from netstore.cli.output import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from netstore.client.cluster import MemberRecord
+    from netstore.client.subnetstore import Entry, SubnetStore
     from netstore.client.v2 import Node, V2Client
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 LIMIT: Final = 0.7
@@ -55,11 +57,11 @@ def subnets(
     """Subnets of the network, invalid records by their names; with their holders if the shell shows that."""
     settings = context.ensure_object(Settings)
 
-    async def entries(client: V2Client) -> tuple[Node, ...]:
-        return await listed(client, settings.key("subnets"))
+    async def listing(store: SubnetStore) -> Sequence[Entry]:
+        return (await store.entries()).entries
 
-    nodes = _asked(context, entries) or ()
-    records = (record for record in survey(nodes, None) if record.subnet.startswith(incomplete))
+    found = _in_time(context, settings.ask_network, listing) or ()
+    records = (record for record in survey(found, None, "") if record.subnet.startswith(incomplete))
     return [CompletionItem(record.subnet, help=record.public_ip) for record in records][:MOST]
 
 
@@ -79,18 +81,26 @@ def members(
 
 
 def _asked(context: click.Context, action: Callable[[V2Client], Awaitable[T]]) -> T | None:
-    settings = context.ensure_object(Settings)
-    settings.may_ask = False
+    return _in_time(context, context.ensure_object(Settings).ask, action)
 
-    async def in_time(client: V2Client) -> T | None:
-        import trio  # noqa: PLC0415 - loaded by now: see Settings.ask
+
+def _in_time(
+    context: click.Context,
+    ask: Callable[[Callable[[C], Awaitable[T | None]]], T | None],
+    action: Callable[[C], Awaitable[T]],
+) -> T | None:
+    """What the store answers within `LIMIT`; None otherwise. `ask` runs an action with a client."""
+    context.ensure_object(Settings).may_ask = False
+
+    async def in_time(client: C) -> T | None:
+        import trio  # noqa: PLC0415 - loaded by now: see Settings.run
 
         with trio.move_on_after(LIMIT):
             return await action(client)
         return None
 
     try:
-        return settings.ask(in_time)
+        return ask(in_time)
     except Failure:
         return None
 

@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from netstore.client.faults import ClientError
+    from netstore.client.grpc import Status
     from netstore.client.v2 import V2Error
 
 MAY_HAVE_HAPPENED: Final = (
@@ -55,6 +56,7 @@ def failure_of(error: ClientError, *, named: bool = False) -> Failure:
     is shown beside its endpoint, and does not name it.
     """
     from netstore.client.faults import BadAnswer, Unreachable  # noqa: PLC0415 - loaded by whoever raised it
+    from netstore.client.grpc import Status  # noqa: PLC0415 - same
     from netstore.client.v2 import V2Error  # noqa: PLC0415 - same
 
     tried = error.tried if isinstance(error, Unreachable) else []
@@ -65,14 +67,33 @@ def failure_of(error: ClientError, *, named: bool = False) -> Failure:
         return Failure(Exit.UNKNOWN, f"{MAY_HAVE_HAPPENED} ({reason})")
     if isinstance(error, V2Error):
         return _refusal(error)
+    if isinstance(error, Status):
+        return _refused_call(error)
     if isinstance(error, BadAnswer):
         fix = "is the v2 API on there (etcd: --enable-v2)?" if error.status == 404 else "check --endpoints"
         return Failure(Exit.UNAVAILABLE, f"{reason}; {fix}")
+    if not isinstance(error, Unreachable):
+        return refused(reason)
     if any(endpoint.startswith("https:") for endpoint, _ in tried):
         fix = "check --endpoints, --ca-file, --cert-file and that the store runs there"
     else:
         fix = "check --endpoints and that the store runs there"
     return Failure(Exit.UNAVAILABLE, f"no endpoint answered ({reason}); {fix}")
+
+
+def _refused_call(error: Status) -> Failure:
+    """A refusal of the v3 API."""
+    from netstore.client import grpc  # noqa: PLC0415 - loaded by whoever raised it
+
+    if error.code in (grpc.UNAVAILABLE, grpc.DEADLINE_EXCEEDED, grpc.CANCELLED, grpc.UNKNOWN):
+        return Failure(Exit.UNAVAILABLE, f"the store could not answer: {error}")
+    if error.code == grpc.UNIMPLEMENTED:
+        return Failure(Exit.UNAVAILABLE, f"{error.endpoint} does not have the v3 API ({error}); check it")
+    if error.code == grpc.UNAUTHENTICATED or "user name is empty" in error.message:
+        return refused(f"the store wants to know who asks ({error}); give --username")
+    if error.code == grpc.PERMISSION_DENIED:
+        return refused(f"the store does not allow it ({error}); give --username of somebody who may")
+    return refused(str(error))
 
 
 def _refusal(error: V2Error) -> Failure:

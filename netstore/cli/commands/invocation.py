@@ -25,12 +25,16 @@ from netstore.network.config import DEFAULT_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from netstore.client.v2 import Node, V2Client
+    from netstore.client.storeapi import StoreAccess
+    from netstore.client.subnetstore import Differs, Missing, SubnetStore, Written
+    from netstore.client.v2 import V2Client
 
 T = TypeVar("T")
 
 PROGRAM: Final = "netstorectl"
 DEFAULT_ENDPOINTS: Final = "http://127.0.0.1:2379"
+
+DEFAULT_STORE_API: Final = "auto"
 
 DEFAULT_TIMEOUT: Final = 8.0
 """Seconds: above the 7 s after which a store without quorum says so (v2 API, "Cluster behaviour")."""
@@ -61,6 +65,7 @@ class Settings:
 
     endpoints: str = DEFAULT_ENDPOINTS
     prefix: str = DEFAULT_PREFIX
+    store_api: str = DEFAULT_STORE_API
     output: str | None = None
     ca_file: str | None = None
     cert_file: str | None = None
@@ -97,6 +102,38 @@ class Settings:
 
         return self.run(conversation)
 
+    def ask_network(self, action: Callable[[SubnetStore], Awaitable[T]]) -> T:
+        """Run `action` with the store of the network, in the API that keeps it (`--store-api`)."""
+
+        async def conversation() -> T:
+            async with self.access() as access:
+                try:
+                    store = await access.choose_or_begin()
+                    self.store_api = store.api  # further calls go to the same
+                    return await action(store)
+                except (NetstoreError, Failure, OSError) as error:
+                    fault = error  # raised within, it would come out of a nursery in a group
+            raise fault
+
+        return self.run(conversation)
+
+    def access(self) -> StoreAccess:
+        """What chooses the API and opens a client for it; `Failure` if these settings cannot be used."""
+        from netstore.client.storeapi import Connection, StoreAccess  # noqa: PLC0415 - see `run`
+
+        username, password = self._credentials()
+        self._check_tls()
+        connection = Connection(
+            endpoints=self.addresses(),
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            username=username,
+            password=password,
+            timeout=self.timeout,
+        )
+        return StoreAccess(connection, self.key(), self.store_api)
+
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run work that calls the store. A failed call becomes a `Failure`."""
         import trio  # noqa: PLC0415 - with httpx 0.2 s, which help and usage errors need not wait
@@ -113,26 +150,33 @@ class Settings:
         """A client with these settings; `Failure` if they cannot be used."""
         from netstore.client.transport import Transport  # noqa: PLC0415 - see `run`
         from netstore.client.v2 import V2Client  # noqa: PLC0415 - same
-        from netstore.net.tls import BadFile  # noqa: PLC0415 - same
 
         username, password = self._credentials()
-        try:
-            return V2Client(
-                Transport(
-                    self.addresses() if endpoint is None else endpoint,
-                    ca_file=self.ca_file,
-                    cert_file=self.cert_file,
-                    key_file=self.key_file,
-                    username=username,
-                    password=password,
-                    timeout=self.timeout,
-                )
+        self._check_tls()
+        return V2Client(
+            Transport(
+                self.addresses() if endpoint is None else endpoint,
+                ca_file=self.ca_file,
+                cert_file=self.cert_file,
+                key_file=self.key_file,
+                username=username,
+                password=password,
+                timeout=self.timeout,
             )
+        )
+
+    def _check_tls(self) -> None:
+        """`Failure` if the files for TLS, which an https endpoint needs, cannot be used."""
+        if not any(address.startswith("https:") for address in self.addresses()):
+            return
+        from netstore.client.faults import tls_context  # noqa: PLC0415 - see `run`
+        from netstore.net.tls import BadFile  # noqa: PLC0415 - same
+
+        try:
+            tls_context(self.ca_file, self.cert_file, self.key_file)
         except BadFile as error:
             option = f"--{error.setting.replace('_', '-')}"
             raise Failure(Exit.USAGE, f"{option}: {error.problem}; {error.fix}") from None
-        except NetstoreError as error:
-            raise Failure(Exit.USAGE, str(error)) from None
 
     def addresses(self) -> tuple[str, ...]:
         """The endpoints as URLs; https is the default if a certificate or CA file is given, else http."""
@@ -196,24 +240,19 @@ def standard_input(what: str) -> bytes:
     return content
 
 
+def index_of(found: Written | Missing | Differs) -> int | None:
+    """The index at which a write was done; None if its condition did not hold."""
+    from netstore.client.subnetstore import Written  # noqa: PLC0415 - loaded by whoever wrote
+
+    return found.index if isinstance(found, Written) else None
+
+
 def agreed(question: str) -> bool:
     """Ask for confirmation on the terminal; False if standard input is none."""
     if not sys.stdin.isatty():
         return False
     click.echo(f"{printable(question)} [y/N] ", err=True, nl=False)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-async def node_at(client: V2Client, key: str) -> Node | None:
-    """The node at a key, by a linearizable read; None if there is none."""
-    from netstore.client.v2 import KEY_NOT_FOUND, V2Error  # noqa: PLC0415 - loaded by whoever made the client
-
-    try:
-        return (await client.get(key, quorum=True)).node
-    except V2Error as error:
-        if error.code == KEY_NOT_FOUND:
-            return None
-        raise
 
 
 @contextmanager

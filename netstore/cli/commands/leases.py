@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from msgspec.json import decode
 
-from netstore.cli.commands.failures import refused
-from netstore.cli.commands.invocation import node_at
 from netstore.network.addresses import Subnet, show_ip
+from netstore.network.ipv6 import show_ip6
 from netstore.network.lease import SubnetLease, parse_lease
-from netstore.network.overlaps import nested
+from netstore.network.overlaps import conflicts6, nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from netstore.client.v2 import Node, V2Client
+    from netstore.client.subnetstore import Entry
     from netstore.network.config import Network
 
 HEADINGS = ("SUBNET", "PUBLIC IP", "BACKEND", "TTL", "EXPIRES", "RESERVED", "PROBLEM")
@@ -28,14 +28,20 @@ class Record:
     with it.
     """
 
-    node: Node
+    folder: str
+    entry: Entry
     lease: SubnetLease | None
     problems: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """The last part of the key."""
-        return self.node.key.rpartition("/")[2]
+        return self.entry.name
+
+    @property
+    def key(self) -> str:
+        """The whole key."""
+        return f"{self.folder}/{self.entry.name}"
 
     @property
     def subnet(self) -> str:
@@ -43,9 +49,25 @@ class Record:
         return self.name if self.lease is None else str(self.lease.subnet)
 
     @property
+    def subnet6(self) -> str | None:
+        """The IPv6 subnet of a dual-stack lease."""
+        return None if self.lease is None or self.lease.subnet6 is None else str(self.lease.subnet6)
+
+    @property
+    def public_ip6(self) -> str | None:
+        """The holder's IPv6 address."""
+        return (
+            None if self.lease is None or self.lease.public_ip6 is None else show_ip6(self.lease.public_ip6)
+        )
+
+    def is_named(self, name: str) -> bool:
+        """Whether this is its name, or the part of its name for one of its two subnets."""
+        return name in (self.name, *self.name.split("&"))
+
+    @property
     def reserved(self) -> bool:
         """A lease without a TTL is a reservation (flannel's documentation, "Leases and Reservations")."""
-        return self.lease is not None and self.node.ttl is None and self.node.expiration is None
+        return self.lease is not None and self.entry.ttl is None
 
     @property
     def in_use(self) -> bool:
@@ -59,24 +81,23 @@ class Record:
 
     @property
     def expires(self) -> str | None:
-        """Its expiration, to the second."""
-        expiration = self.node.expiration
-        return None if expiration is None else f"{expiration.partition('.')[0].rstrip('Z')}Z"
+        """Its expiration by this machine's clock, to the second."""
+        if self.ttl is None:
+            return None
+        return (datetime.now(UTC) + timedelta(seconds=self.ttl)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     @property
     def ttl(self) -> int | None:
-        """Seconds left; 0 or less if it is overdue; None for a reservation."""
-        if self.node.expiration is None:
-            return None
-        return self.node.ttl or 0
+        """Seconds left; 0 or less if it is overdue; None for a reservation, and if it is not known."""
+        return self.entry.ttl if self.entry.is_timed else None
 
     def row(self) -> tuple[str | int | None, ...]:
         """Its cells in the order of `HEADINGS`."""
         backend = self.lease.backend_type or None if self.lease is not None else None
         reserved = "yes" if self.reserved else "no"
         return (
-            self.subnet,
-            self.public_ip,
+            _both(self.subnet, self.subnet6),
+            _both(self.public_ip, self.public_ip6),
             backend,
             self.ttl,
             self.expires,
@@ -88,58 +109,62 @@ class Record:
         """Its JSON document."""
         lease = self.lease
         data = None if lease is None or lease.backend_data is None else decode(lease.backend_data)
+        data6 = None if lease is None or lease.backend_v6_data is None else decode(lease.backend_v6_data)
         return {
-            "key": self.node.key,
+            "key": self.key,
             "subnet": None if lease is None else str(lease.subnet),
+            "ipv6Subnet": self.subnet6,
             "publicIP": self.public_ip,
+            "publicIPv6": self.public_ip6,
             "backendType": None if lease is None else lease.backend_type or None,
             "backendData": data,
+            "backendV6Data": data6,
             "ttl": self.ttl,
-            "expiration": self.node.expiration,
+            "expiration": self.expires,
             "reserved": self.reserved,
             "problems": list(self.problems),
-            "createdIndex": self.node.created_index,
-            "modifiedIndex": self.node.modified_index,
-            "value": self.node.value,
+            "createdIndex": self.entry.created,
+            "modifiedIndex": self.entry.modified,
+            "value": self.entry.value,
         }
 
 
-async def listed(client: V2Client, folder: str) -> tuple[Node, ...]:
-    """The entries of the `subnets` folder; none if there is no folder, as before the first lease."""
-    node = await node_at(client, folder)
-    if node is None:
-        return ()
-    if not node.dir:
-        raise refused(f"{folder}: is a file, and no daemon can put a lease below it; key rm {folder}")
-    return node.nodes
-
-
-def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
-    """Every entry with its problems: leases by subnet, then invalid entries. Pure; O(n log n)."""
-    leases: list[tuple[SubnetLease, Node]] = []
+def survey(entries: Iterable[Entry], network: Network | None, folder: str) -> list[Record]:
+    """Every entry of the folder with its problems: leases by subnet, then invalid entries. Pure;
+    O(n log n).
+    """
+    leases: list[tuple[SubnetLease, Entry]] = []
     others: list[Record] = []
-    for node in nodes:
-        parsed = parse_lease(node.key, node.value)
+    for entry in entries:
+        parsed = parse_lease(entry.name, entry.value)
         if isinstance(parsed, SubnetLease):
-            leases.append((parsed, node))
+            leases.append((parsed, entry))
         else:
-            others.append(Record(node, None, (parsed.reason,)))
-    leases.sort(key=lambda pair: (pair[0].subnet, pair[1].key))
-    others.sort(key=lambda record: record.node.key)
+            others.append(Record(folder, entry, None, (parsed.reason,)))
+    leases.sort(key=lambda pair: (pair[0].subnet, pair[1].name))
+    others.sort(key=lambda record: record.name)
     overlaps = _overlaps([lease.subnet for lease, _ in leases])
+    refused6: dict[str, str] = {}
+    if network is not None and network.ipv6 is not None:
+        created = {entry.name: entry.created for _, entry in leases}
+        refused6 = conflicts6(
+            {entry.name: lease for lease, entry in leases}, network.ipv6, created.__getitem__
+        )
     holders: dict[int, list[Subnet]] = {}
     for lease, _ in leases:
         holders.setdefault(lease.public_ip, []).append(lease.subnet)
     records = []
-    for place, (lease, node) in enumerate(leases):
+    for place, (lease, entry) in enumerate(leases):
         problems = [] if network is None else _misfits(lease, network)
         if place in overlaps:
             problems.append(f"overlaps {overlaps[place]}")
+        if entry.name in refused6:
+            problems.append(refused6[entry.name])
         if len(holders[lease.public_ip]) > 1:
             problems.append(f"{show_ip(lease.public_ip)} holds {len(holders[lease.public_ip])} subnets")
-        if node.expiration is not None and (node.ttl or 0) <= 0:
+        if entry.ttl is not None and entry.is_timed and entry.ttl <= 0:
             problems.append("overdue")
-        records.append(Record(node, lease, tuple(problems)))
+        records.append(Record(folder, entry, lease, tuple(problems)))
     return records + others
 
 
@@ -148,7 +173,19 @@ def _misfits(lease: SubnetLease, network: Network) -> list[str]:
     misfits = [] if misfit is None else [misfit]
     if lease.backend_type and lease.backend_type != network.backend_type:
         misfits.append(f"BackendType is not {network.backend_type}")
+    if network.ipv6 is not None:
+        if lease.subnet6 is None:
+            misfits.append("has no IPv6 subnet")
+        elif (misfit6 := network.ipv6.misfit(lease.subnet6)) is not None:
+            misfits.append(f"{lease.subnet6}: {misfit6}")
+        if lease.backend_type and lease.public_ip6 is None:
+            misfits.append("has no PublicIPv6")
     return misfits
+
+
+def _both(first: str | None, second: str | None) -> str | None:
+    """What a lease has of each family, in one cell."""
+    return first if second is None else f"{first}, {second}"
 
 
 def _overlaps(ordered: Sequence[Subnet]) -> dict[int, Subnet]:

@@ -13,22 +13,23 @@ from netstore.cli.commands.failures import Exit, Failure, refused
 from netstore.cli.commands.invocation import (
     MAX_INPUT_BYTES,
     Settings,
-    node_at,
+    index_of,
     say,
     standard_input,
     text_of,
     warn,
 )
-from netstore.cli.commands.leases import listed, survey
+from netstore.cli.commands.leases import survey
 from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.output import Form, Table, emit_value
 from netstore.network.addresses import show_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
+from netstore.network.ipv6 import show_ip6
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.client.v2 import Answer, Node, V2Client
+    from netstore.client.subnetstore import Differs, Entry, Missing, SubnetStore, Written
     from netstore.network.lease import SubnetLease
 
 NAMED_ORPHANS: Final = 3
@@ -63,11 +64,11 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
         warn(f"written although {problem}")
     key = settings.key("config")
 
-    async def reading(client: V2Client) -> tuple[Node | None, tuple[Node, ...]]:
-        return await node_at(client, key), await listed(client, settings.key("subnets"))
+    async def reading(store: SubnetStore) -> tuple[Entry | None, Sequence[Entry]]:
+        return await store.config(), (await store.entries()).entries
 
-    before, entries = settings.ask(reading)
-    if before is not None and before.dir:
+    before, entries = settings.ask_network(reading)
+    if before is not None and before.value is None:
         raise refused(f"{key}: is a directory; the config is a file")
     present = None if before is None else before.value
     told = () if wanted is None else wanted.warnings
@@ -80,25 +81,23 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
             told = (*told, _orphaned(lost))
         if entries and present_network is not None and present_network.backend_type != wanted.backend_type:
             told = (*told, "Backend.Type: running daemons keep the old backend until each is started again")
+        if entries and present_network is not None and present_network.ipv6 != wanted.ipv6:
+            told = (
+                *told,
+                "IPv6Network: running daemons keep the old IPv6 subnets until each is started again",
+            )
     for remark in told:
         warn(remark)
 
-    async def writing(client: V2Client) -> Answer:
-        if before is None:
-            return await client.create(key, value)
-        return await client.compare_and_swap(key, value, prev_index=before.modified_index)
+    async def writing(store: SubnetStore) -> Written | Missing | Differs:
+        return await store.write_config(value, 0 if before is None else before.modified)
 
-    action, index = "unchanged", 0 if before is None else before.modified_index
+    action, index = "unchanged", 0 if before is None else before.modified
     if present != value:
-        try:
-            answer = settings.ask(writing)
-        except Failure as failure:
-            if failure.status in (Exit.REFUSED, Exit.NOT_FOUND):
-                raise refused(
-                    f"{key}: somebody else has changed it meanwhile; look at it and try again"
-                ) from None
-            raise
-        action, index = ("created" if before is None else "changed"), answer.node.modified_index
+        written = index_of(settings.ask_network(writing))
+        if written is None:
+            raise refused(f"{key}: somebody else has changed it meanwhile; look at it and try again")
+        action, index = ("created" if before is None else "changed"), written
     changes = differences(present, value)
     if settings.form is Form.TABLE and not changes:
         say(f"{key}: {action}, and means the same as before")
@@ -121,11 +120,11 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
 def get(settings: Settings, *, raw: bool) -> None:
     """Print the config and what daemons make of it."""
     key = settings.key("config")
-    node = _present(settings, key)
+    text, index = _present(settings, key)
     if raw:
-        emit_value(node.value or "")
+        emit_value(text)
         return
-    _report(settings, (node.value or "").encode(), {"key": key, "modifiedIndex": node.modified_index})
+    _report(settings, text.encode(), {"key": key, "modifiedIndex": index})
 
 
 @network.command()
@@ -138,8 +137,8 @@ def check(settings: Settings, source: str | None) -> None:
     """
     if source is None:
         key = settings.key("config")
-        node = _present(settings, key)
-        _report(settings, (node.value or "").encode(), {"key": key, "modifiedIndex": node.modified_index})
+        text, index = _present(settings, key)
+        _report(settings, text.encode(), {"key": key, "modifiedIndex": index})
     else:
         _report(settings, _source(source), {})
 
@@ -154,21 +153,32 @@ def checked(text: bytes) -> tuple[Network | None, str | None]:
 
 def effective(network: Network) -> list[tuple[str, str | int]]:
     """The settings that daemons take from a document, defaults included."""
+    ipv6 = network.ipv6
     return [
         ("Network", str(network.network)),
         ("SubnetLen", network.subnet_len),
         ("SubnetMin", show_ip(network.subnet_min)),
         ("SubnetMax", show_ip(network.subnet_max)),
+        *(
+            ()
+            if ipv6 is None
+            else (
+                ("IPv6Network", str(ipv6.network)),
+                ("IPv6SubnetLen", ipv6.subnet_len),
+                ("IPv6SubnetMin", show_ip6(ipv6.subnet_min)),
+                ("IPv6SubnetMax", show_ip6(ipv6.subnet_max)),
+            )
+        ),
         ("Backend.Type", network.backend_type),
     ]
 
 
-def orphans(entries: Sequence[Node], present: Network | None, wanted: Network) -> list[SubnetLease]:
+def orphans(entries: Sequence[Entry], present: Network | None, wanted: Network) -> list[SubnetLease]:
     """The leases that fit the stored document, if that is valid, and do not fit the new one.
 
     Their nodes would keep subnets of the old network, and get others at their next start.
     """
-    leases = [record.lease for record in survey(entries, None) if record.lease is not None]
+    leases = [record.lease for record in survey(entries, None, "") if record.lease is not None]
     return [
         lease
         for lease in leases
@@ -254,18 +264,20 @@ def _must_be_json(text: bytes) -> None:
         raise refused(f"config: not JSON ({error}); --force does not help here") from None
 
 
-def _present(settings: Settings, key: str) -> Node:
-    async def reading(client: V2Client) -> Node | None:
-        return await node_at(client, key)
+def _present(settings: Settings, key: str) -> tuple[str, int]:
+    """The config in the store, and the index of its last change."""
 
-    node = settings.ask(reading)
-    if node is None:
+    async def reading(store: SubnetStore) -> Entry | None:
+        return await store.config()
+
+    entry = settings.ask_network(reading)
+    if entry is None:
         raise Failure(
             Exit.NOT_FOUND, f"{key}: not found; write one with network set, or name another --prefix"
         )
-    if node.dir:
+    if entry.value is None:
         raise refused(f"{key}: is a directory; the config is a file")
-    return node
+    return entry.value, entry.modified
 
 
 def _orphaned(lost: Sequence[SubnetLease]) -> str:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from netstore.cli.commands.invocation import DEFAULT_ENDPOINTS, DEFAULT_TIMEOUT, PROGRAM, Settings, clean
+from netstore.cli.commands.invocation import (
+    DEFAULT_ENDPOINTS,
+    DEFAULT_STORE_API,
+    DEFAULT_TIMEOUT,
+    PROGRAM,
+    Settings,
+    clean,
+)
 from netstore.cli.output import Form
 from netstore.network.config import DEFAULT_PREFIX
 
@@ -91,6 +98,13 @@ SHARED_OPTIONS: Final = (
         variables=("NETSTORE_PREFIX",),
         metavar="KEY",
         help=f"Where the network lies in the store.  [{DEFAULT_PREFIX}]",
+    ),
+    _shared(
+        "--store-api",
+        variables=("NETSTORE_STORE_API",),
+        type=click.Choice(["auto", "v2", "v3"]),
+        help="The API that keeps the network; auto: the one that has its config, v2 if both do."
+        f"  [{DEFAULT_STORE_API}]",
     ),
     _shared(
         "-o",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from netstore.cli.commands.failures import Exit, Failure, failure_of, refused
-from netstore.cli.commands.invocation import Settings, columns, node_at
-from netstore.cli.commands.leases import listed, survey
+from netstore.cli.commands.invocation import Settings, columns
+from netstore.cli.commands.leases import survey
 from netstore.cli.commands.network import checked
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.output import Form, Table, document, emit, plain, table
@@ -20,7 +20,8 @@ from netstore.cli.output import Form, Table, document, emit, plain, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.client.v2 import ClusterMember, Node, V2Client
+    from netstore.client.subnetstore import Entry, SubnetStore
+    from netstore.client.v2 import ClusterMember, V2Client
 
 
 @dataclass(slots=True)
@@ -48,6 +49,8 @@ class NetworkState:
 
     prefix: str
     config: str
+    api: str | None = None
+    """The API of the store that keeps it."""
     network: str | None = None
     backend: str | None = None
     leases: int | None = None
@@ -127,11 +130,11 @@ def _member_at(members: Sequence[ClusterMember], address: str) -> ClusterMember 
 def _network(settings: Settings) -> NetworkState:
     state = NetworkState(settings.key(), "absent")
 
-    async def reading(client: V2Client) -> tuple[Node | None, tuple[Node, ...]]:
-        return await node_at(client, settings.key("config")), await listed(client, settings.key("subnets"))
+    async def reading(store: SubnetStore) -> tuple[str, Entry | None, Sequence[Entry]]:
+        return store.api, await store.config(), (await store.entries()).entries
 
     try:
-        config, entries = settings.ask(reading)
+        state.api, config, entries = settings.ask_network(reading)
     except Failure as failure:
         state.config, state.problems = "unknown", (failure.text,)
         return state
@@ -142,7 +145,7 @@ def _network(settings: Settings) -> NetworkState:
         state.config = "invalid" if network is None else "valid"
     if network is not None:
         state.network, state.backend = str(network.network), network.backend_type
-    records = survey(entries, network)
+    records = survey(entries, network, settings.key("subnets"))
     state.leases = sum(record.lease is not None and not record.reserved for record in records)
     state.reservations = sum(record.reserved for record in records)
     state.bad_leases = sum(bool(record.problems) for record in records)
@@ -181,6 +184,7 @@ def _drawn(form: Form, endpoints: Sequence[Endpoint], network: NetworkState) -> 
         (
             network.prefix,
             network.config,
+            network.api,
             network.network,
             network.backend,
             network.leases,
@@ -193,5 +197,7 @@ def _drawn(form: Form, endpoints: Sequence[Endpoint], network: NetworkState) -> 
         return plain([("endpoint", *row) for row in asked] + [("network", *row) for row in stored])
     width = columns()
     first = Table(("ENDPOINT", "HEALTH", "VERSION", "MEMBER", "ROLE", "MS", "PROBLEM"), asked)
-    second = Table(("PREFIX", "CONFIG", "NETWORK", "BACKEND", "LEASES", "RESERVED", "BAD", "PROBLEM"), stored)
+    second = Table(
+        ("PREFIX", "CONFIG", "API", "NETWORK", "BACKEND", "LEASES", "RESERVED", "BAD", "PROBLEM"), stored
+    )
     return f"{table(first, columns=width)}\n{table(second, columns=width)}"

@@ -6,24 +6,27 @@ changed meanwhile is not overwritten.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from netstore.cli.commands import completion
 from netstore.cli.commands.failures import Exit, Failure, refused, usage
-from netstore.cli.commands.invocation import MAX_TTL, Settings, agreed, node_at
-from netstore.cli.commands.leases import HEADINGS, Record, listed, survey
+from netstore.cli.commands.invocation import MAX_TTL, Settings, agreed, index_of
+from netstore.cli.commands.leases import HEADINGS, Record, survey
 from netstore.cli.commands.network import checked
 from netstore.cli.commands.options import Group, pass_settings, whole
 from netstore.cli.output import Table
 from netstore.network.addresses import Subnet, parse_cidr, parse_host_ip, show_ip
-from netstore.network.lease import DEFAULT_TTL, encode_lease
+from netstore.network.allocator import counterpart, free_subnets6
+from netstore.network.ipv6 import Subnet6, parse_cidr6, show_ip6
+from netstore.network.lease import DEFAULT_TTL, NodeSubnets, encode_lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from netstore.client.v2 import Answer, V2Client
+    from netstore.client.subnetstore import Differs, Missing, SubnetStore, Written
     from netstore.network.config import Network
 
 subnet_argument = click.argument("subnet", shell_complete=completion.subnets)
@@ -35,10 +38,20 @@ def subnet() -> None:
 
 
 @subnet.command()
+@click.option("-w", "--watch", is_flag=True, help="Go on and show each change, until interrupted.")
 @pass_settings
-def ls(settings: Settings) -> None:
-    """List all subnets; records that are no lease, or that daemons stumble over, with what is wrong."""
-    records, _ = _survey(settings)
+def ls(settings: Settings, *, watch: bool) -> None:
+    """List all subnets; records that are no lease, or that daemons stumble over, with what is wrong.
+
+    With --watch a terminal shows a table that is kept up to date; elsewhere each subnet that is there and
+    each change is a line, which begins with listed, added, changed or removed.
+    """
+    if watch:
+        from netstore.cli.commands.watching import follow  # noqa: PLC0415 - loads what only a call needs
+
+        settings.ask_network(partial(follow, settings))
+        return
+    records, _ = surveyed(settings)
     settings.show(
         {"subnets": [record.content() for record in records]},
         Table(HEADINGS, [record.row() for record in records]),
@@ -53,22 +66,26 @@ def show(settings: Settings, subnet: str) -> None:
     record = _record(settings, subnet)
     lease = record.lease
     data = None if lease is None or lease.backend_data is None else lease.backend_data.decode()
+    data6 = None if lease is None or lease.backend_v6_data is None else lease.backend_v6_data.decode()
     settings.show(
         record.content(),
         Table(
             ("FIELD", "VALUE"),
             [
                 ("Subnet", record.subnet),
+                ("IPv6-Subnet", record.subnet6),
                 ("PublicIP", record.public_ip),
+                ("PublicIPv6", record.public_ip6),
                 ("BackendType", None if lease is None else lease.backend_type or None),
                 ("BackendData", data),
+                ("BackendV6Data", data6),
                 ("Reserved", "yes" if record.reserved else "no"),
                 ("TTL", record.ttl),
                 ("Expires", record.expires),
-                ("Key", record.node.key),
-                ("Created-Index", record.node.created_index),
-                ("Modified-Index", record.node.modified_index),
-                ("Value", record.node.value),
+                ("Key", record.key),
+                ("Created-Index", record.entry.created),
+                ("Modified-Index", record.entry.modified),
+                ("Value", record.entry.value),
                 ("Problem", "; ".join(record.problems) or None),
             ],
         ),
@@ -77,33 +94,45 @@ def show(settings: Settings, subnet: str) -> None:
 
 @subnet.command()
 @click.option("--public-ip", required=True, metavar="IP", help="The IPv4 address of the node it is kept for.")
+@click.option(
+    "--ipv6",
+    metavar="SUBNET",
+    help="Its IPv6 subnet in a dual-stack network.  [the one at the same place, or a free one]",
+)
 @subnet_argument
 @pass_settings
-def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
+def reserve(settings: Settings, subnet: str, *, public_ip: str, ipv6: str | None) -> None:
     """Keep a subnet for one node: a record without an end, which the node takes at its next start.
 
     A lease the same node holds already loses its end and stays as it is otherwise.
     """
     wanted, address = _canonical(subnet), _host(public_ip)
-    records, found = _survey(settings)
+    wanted6 = None if ipv6 is None else _canonical6(ipv6)
+    records, found = surveyed(settings, wanted.lease_name)
     if found is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
-    own = next((record for record in records if record.name == wanted.lease_name), None)
-    objection = objection_to(wanted, address, found, records)
+    objection = objection_to(wanted, address, found, records) or objection_to6(
+        wanted6, found, wanted, records
+    )
     if objection is not None:
         raise refused(objection)
+    own = next((each for each in records if each.lease is not None and each.lease.subnet == wanted), None)
     if own is not None and own.reserved:
         settings.show({"action": "unchanged", **own.content()}, _short([own]))
         return
+    name = (
+        own.name
+        if own is not None
+        else NodeSubnets(wanted, wanted6 or _free6(found, wanted, records)).lease_name
+    )
 
-    async def creating(client: V2Client) -> Answer:
-        key = settings.key("subnets", wanted.lease_name)
+    async def creating(store: SubnetStore) -> Written | Missing | Differs:
         if own is None:
-            return await client.create(key, encode_lease(address, ""))
-        return await client.compare_and_swap(key, own.node.value or "", prev_index=own.node.modified_index)
+            return await store.create(name, encode_lease(address, "", names_ipv6=store.names_ipv6), None)
+        return await store.replace(name, own.entry.value or "", own.entry.modified, None)
 
-    answer = _written(settings, creating, subnet)
-    record = _surveyed(answer, found)
+    _written(settings, creating, subnet)
+    record = _record(settings, name)
     settings.show({"action": "reserved", **record.content()}, _short([record]))
 
 
@@ -117,15 +146,15 @@ def release(settings: Settings, subnet: str, *, yes: bool) -> None:
     Where a node holds it, its pods lose their routes on all nodes, and its daemon takes another subnet.
     """
     record = _record(settings, subnet)
-    if record.node.dir:
-        raise refused(f"{record.node.key}: is a directory, and release never removes more than one record")
+    if record.entry.value is None:
+        raise refused(f"{record.key}: is a directory, and release never removes more than one record")
     if record.in_use and not yes:
         held = f"{record.subnet} is held by {record.public_ip}"
         if not agreed(f"{held}: its pods lose their routes on all nodes. Release it?"):
             raise refused(f"{held}, and is not released; give --yes if that is meant")
 
-    async def removing(client: V2Client) -> Answer:
-        return await client.compare_and_delete(record.node.key, prev_index=record.node.modified_index)
+    async def removing(store: SubnetStore) -> Written | Missing | Differs:
+        return await store.remove(record.name, record.entry.modified)
 
     _written(settings, removing, subnet)
     settings.show({"action": "released", **record.content()}, _short([record]))
@@ -149,12 +178,11 @@ def renew(settings: Settings, subnet: str, *, ttl: int) -> None:
     if record.reserved:
         raise refused(f"{record.subnet}: is a reservation, which has no end to put off")
 
-    async def renewing(client: V2Client) -> Answer:
-        return await client.compare_and_swap(
-            record.node.key, record.node.value or "", prev_index=record.node.modified_index, ttl=ttl
-        )
+    async def renewing(store: SubnetStore) -> Written | Missing | Differs:
+        return await store.replace(record.name, record.entry.value or "", record.entry.modified, ttl)
 
-    renewed = _surveyed(_written(settings, renewing, subnet), None)
+    _written(settings, renewing, subnet)
+    renewed = _record(settings, record.name)
     settings.show({"action": "renewed", **renewed.content()}, _short([renewed]))
 
 
@@ -167,7 +195,7 @@ def objection_to(wanted: Subnet, address: int, network: Network, records: Sequen
     for record in records:
         if record.lease is None:
             if record.name == wanted.lease_name:
-                return f"{record.node.key}: is no lease ({'; '.join(record.problems)}); release it first"
+                return f"{record.key}: is no lease ({'; '.join(record.problems)}); release it first"
             continue
         held, holder = record.lease.subnet, record.lease.public_ip
         if held == wanted and holder == address:
@@ -181,6 +209,56 @@ def objection_to(wanted: Subnet, address: int, network: Network, records: Sequen
         if holder == address:
             return f"{record.public_ip}: holds {held}, and a node uses one subnet only; release that one"
     return None
+
+
+def objection_to6(
+    wanted: Subnet6 | None, network: Network, subnet: Subnet, records: Sequence[Record]
+) -> str | None:
+    """Why an IPv6 subnet cannot be reserved with an IPv4 subnet, and the fix; None if it can. Pure."""
+    if wanted is None:
+        return None
+    if network.ipv6 is None:
+        return f"{wanted}: the network has no IPv6 (EnableIPv6); leave --ipv6 out"
+    misfit = network.ipv6.misfit(wanted)
+    if misfit is not None:
+        bounds = f"{show_ip6(network.ipv6.subnet_min)} to {show_ip6(network.ipv6.subnet_max)}"
+        return f"{wanted}: {misfit}; nodes take /{network.ipv6.subnet_len} subnets from {bounds} only"
+    for record in records:
+        lease = record.lease
+        if lease is None:
+            continue
+        if lease.subnet == subnet:
+            if lease.subnet6 != wanted:
+                return (
+                    f"{subnet}: is held together with {lease.subnet6 or 'no IPv6 subnet'}; leave --ipv6 out"
+                )
+        elif lease.subnet6 is not None and lease.subnet6.overlaps(wanted):
+            return f"{wanted}: overlaps {lease.subnet6} of {record.public_ip}; choose another subnet"
+    return None
+
+
+def _free6(network: Network, subnet: Subnet, records: Sequence[Record]) -> Subnet6 | None:
+    """The IPv6 subnet to reserve together with an IPv4 subnet; None in a network that has no IPv6."""
+    if network.ipv6 is None:
+        return None
+    leases = [record.lease for record in records if record.lease is not None]
+    taken = [lease.subnet6 for lease in leases if lease.subnet6 is not None]
+    usual = counterpart(network, subnet, network.ipv6)
+    if usual is not None and not any(usual.overlaps(each) for each in taken):
+        return usual
+    free = free_subnets6(network.ipv6, taken, 1)
+    if not free:
+        raise refused(
+            f"{network.ipv6.network}: no subnet is free; release one, or choose a larger IPv6Network"
+        )
+    return free[0]
+
+
+def _canonical6(text: str) -> Subnet6:
+    try:
+        return Subnet6.exact(*parse_cidr6(text))
+    except ValueError as error:
+        usage(f"--ipv6: {text!r}: {error}; write it as fd00:10:0:5::/64")
 
 
 def _canonical(text: str) -> Subnet:
@@ -202,7 +280,7 @@ def _host(text: str) -> int:
         usage(f"--public-ip: {error}; write it as 192.0.2.7")
 
 
-def _name(text: str) -> str:
+def record_name(text: str) -> str:
     """The name of a record: of a subnet in its usual form, or the argument itself."""
     name = text.replace("/", "-", 1)
     if not name or "/" in name or name in {".", ".."}:
@@ -210,40 +288,39 @@ def _name(text: str) -> str:
     return name
 
 
-def _survey(settings: Settings) -> tuple[list[Record], Network | None]:
-    """All records, checked against the network config if that is valid."""
+def surveyed(settings: Settings, name: str | None = None) -> tuple[list[Record], Network | None]:
+    """All records, checked against the network config if that is valid; with the remaining time of all, or
+    only of those that the name is of.
+    """
 
-    async def reading(client: V2Client) -> tuple[list[Record], Network | None]:
-        config = await node_at(client, settings.key("config"))
+    async def reading(store: SubnetStore) -> tuple[list[Record], Network | None]:
+        config = await store.config()
         value = None if config is None else config.value
         network = None if value is None else checked(value.encode())[0]
-        return survey(await listed(client, settings.key("subnets")), network), network
+        entries = (await store.entries()).entries
+        asked = [entry for entry in entries if name in (None, entry.name, *entry.name.split("&"))]
+        timed = {entry.name: entry for entry in await store.timed(asked)}
+        found = [timed.get(entry.name, entry) for entry in entries]
+        return survey(found, network, settings.key("subnets")), network
 
-    return settings.ask(reading)
+    return settings.ask_network(reading)
 
 
 def _record(settings: Settings, text: str) -> Record:
-    name = _name(text)
-    for record in _survey(settings)[0]:
-        if record.name == name:
-            return record
+    """The record of an argument as it is now; `Failure` if there is none."""
+    name = record_name(text)
+    named = [record for record in surveyed(settings, name)[0] if record.is_named(name)]
+    for record in sorted(named, key=lambda record: record.name != name):
+        return record
     raise Failure(Exit.NOT_FOUND, f"{settings.key('subnets', name)}: not found; see subnet ls")
 
 
-def _written(settings: Settings, action: Callable[[V2Client], Awaitable[Answer]], subnet: str) -> Answer:
+def _written(
+    settings: Settings, action: Callable[[SubnetStore], Awaitable[Written | Missing | Differs]], subnet: str
+) -> None:
     """Carry out a write that depends on what was read before."""
-    try:
-        return settings.ask(action)
-    except Failure as failure:
-        if failure.status in (Exit.REFUSED, Exit.NOT_FOUND):
-            raise refused(
-                f"{subnet}: the record was changed meanwhile; look at it again (subnet show {subnet})"
-            ) from None
-        raise
-
-
-def _surveyed(answer: Answer, network: Network | None) -> Record:
-    return survey([answer.node], network)[0]
+    if index_of(settings.ask_network(action)) is None:
+        raise refused(f"{subnet}: the record was changed meanwhile; look at it again (subnet show {subnet})")
 
 
 def _short(records: Sequence[Record]) -> Table:

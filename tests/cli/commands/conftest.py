@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import pytest
 
 from netstore.cli import netstorectl
+from netstore.proto import rpc_pb2 as pb
 from tests.support.daemon import start_netstored
 from tests.support.peers import start_etcd
+from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,6 +104,69 @@ def ctl(run: Run, store: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> R
     monkeypatch.setenv("NETSTORE_ENDPOINTS", store)
     monkeypatch.setenv("NETSTORE_PREFIX", prefix)
     return run
+
+
+class Keys:
+    """Keys in a real store as daemons and administrators write them, in one of its APIs. No TTL is 0."""
+
+    def __init__(self, ctl: Run, url: str, api: str) -> None:
+        self.api = api
+        self._ctl = ctl
+        self._v3 = V3Client(url) if api == "v3" else None
+
+    def put(self, key: str, value: str, ttl: int = 0) -> None:
+        if self._v3 is None:
+            assert self._ctl("key", "set", "--ttl", str(ttl), key, value).status == 0
+            return
+        lease = self._v3.lease.LeaseGrant(pb.LeaseGrantRequest(TTL=ttl)).ID if ttl else 0
+        self._v3.kv.Put(pb.PutRequest(key=key.encode(), value=value.encode(), lease=lease))
+
+    def node(self, key: str) -> dict[str, Any] | None:
+        """`value`, `modifiedIndex` and, if it has an end, `ttl`; None if there is no such key."""
+        if self._v3 is None:
+            told = self._ctl("key", "get", key, "-o", "json")
+            return told.document["node"] if told.status == 0 else None
+        kvs = self._v3.kv.Range(pb.RangeRequest(key=key.encode())).kvs
+        if not kvs:
+            return None
+        node = {"value": kvs[0].value.decode(), "modifiedIndex": kvs[0].mod_revision}
+        if kvs[0].lease:
+            node["ttl"] = self._v3.lease.LeaseTimeToLive(pb.LeaseTimeToLiveRequest(ID=kvs[0].lease)).TTL
+        return node
+
+    def remove(self, key: str) -> None:
+        if self._v3 is None:
+            assert self._ctl("key", "rm", key).status == 0
+        else:
+            self._v3.kv.DeleteRange(pb.DeleteRangeRequest(key=key.encode()))
+
+    def close(self) -> None:
+        if self._v3 is not None:
+            self._v3.close()
+
+
+@pytest.fixture(params=["v2", "v3"])
+def keys(
+    request: pytest.FixtureRequest, ctl: Run, store: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Keys]:
+    """The store of this test in one of its APIs, which the command is told to use."""
+    monkeypatch.setenv("NETSTORE_STORE_API", request.param)
+    found = Keys(ctl, store, request.param)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def keys_at(run: Run) -> Callable[[str, str], Keys]:
+    """The keys of a store that the test has started, in one of its APIs."""
+
+    def keys(url: str, api: str) -> Keys:
+        def program(*words: str, stdin: bytes = b"") -> Told:
+            return run("--endpoints", url, *words, stdin=stdin)
+
+        return Keys(program, url, api)
+
+    return keys
 
 
 @contextmanager

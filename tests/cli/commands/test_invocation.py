@@ -169,7 +169,8 @@ def test_a_password_is_asked_for_once(
     monkeypatch.setattr(sys, "stdin", Terminal())
     document = '{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}'
     with answering(session) as url:
-        status = netstorectl.run(["--endpoints", url, "--username", "ann", "network", "set", document])
+        words = ["--endpoints", url, "--store-api", "v2", "--username", "ann", "network", "set", document]
+        status = netstorectl.run(words)
     assert (status, capsys.readouterr().err) == (0, "")
     assert asked == ["Password of ann: "]
     assert len(heads) == 3

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.cli.commands.leases import survey
-from netstore.client.v2 import Node
+from netstore.client.subnetstore import Entry
 from netstore.network.addresses import Subnet
 
 if TYPE_CHECKING:
@@ -21,14 +21,11 @@ SUBNETS = st.builds(Subnet.around, st.integers(0x0A000000, 0x0A0000FF), st.integ
 
 
 def records(subnets: Sequence[Subnet]) -> list[Record]:
-    nodes = [
-        Node(
-            key=f"/n/subnets/{subnet.lease_name}",
-            value=f'{{"PublicIP":"192.168.{number}.1","BackendType":"x"}}',
-        )
+    entries = [
+        Entry(subnet.lease_name, f'{{"PublicIP":"192.168.{number}.1","BackendType":"x"}}', 1, None)
         for number, subnet in enumerate(subnets)
     ]
-    return survey(nodes, None)
+    return survey(entries, None, "/n/subnets")
 
 
 @given(st.lists(SUBNETS, unique=True, max_size=30))
@@ -55,26 +52,24 @@ def test_leases_come_in_the_order_of_their_addresses(subnets: list[Subnet], rand
 
 
 def test_an_overdue_lease_is_a_problem_and_no_reservation() -> None:
-    for ttl in (None, -3):
-        node = Node(
-            key="/n/subnets/10.1.5.0-24",
-            value='{"PublicIP":"192.168.77.11"}',
-            expiration="2020-01-01T00:00:00.5Z",
-            ttl=ttl,
-        )
-        (record,) = survey([node], None)
+    for ttl, lease in ((0, 0), (-3, 0), (-1, 7)):
+        entry = Entry("10.1.5.0-24", '{"PublicIP":"192.168.77.11"}', 1, ttl, lease=lease)
+        (record,) = survey([entry], None, "/n/subnets")
         assert record.problems == ("overdue",)
         assert not record.reserved
-        assert record.ttl == (ttl or 0)
-        assert record.expires == "2020-01-01T00:00:00Z"
+        assert record.ttl == ttl
+        assert record.key == "/n/subnets/10.1.5.0-24"
+
+
+def test_a_lease_whose_time_was_not_asked_for_is_neither_overdue_nor_a_reservation() -> None:
+    entry = Entry("10.1.5.0-24", '{"PublicIP":"192.168.77.11"}', 1, 0, lease=7)
+    (record,) = survey([entry], None, "/n/subnets")
+    assert (record.problems, record.reserved, record.ttl, record.expires) == ((), False, None, None)
 
 
 def test_dual_stack_records_of_one_subnet_overlap() -> None:
     value = '{"PublicIP":"192.168.77.11","PublicIPv6":"fd00::1","BackendType":"host-gw"}'
-    nodes = [
-        Node(key="/n/subnets/10.1.5.0-24", value=value),
-        Node(key="/n/subnets/10.1.5.0-24&fd23:0:0:2::-64", value=value),
-    ]
-    found = survey(nodes, None)
-    assert [record.name for record in found] == ["10.1.5.0-24", "10.1.5.0-24&fd23:0:0:2::-64"]
+    names = ["10.1.5.0-24", "10.1.5.0-24&fd23:0:0:2::-64"]
+    found = survey([Entry(name, value, 1, None) for name in names], None, "/n/subnets")
+    assert [record.name for record in found] == names
     assert all("overlaps 10.1.5.0/24" in record.problems for record in found)

@@ -15,7 +15,7 @@ from netstore.cli.commands.network import differences
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cli.commands.conftest import Run
+    from tests.cli.commands.conftest import Keys, Run
 
 GOOD = '{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
 
@@ -26,7 +26,15 @@ def config(**fields: object) -> str:
     return json.dumps({name: value for name, value in document.items() if value is not None})
 
 
-def test_set_writes_the_document_as_given_and_shows_it(ctl: Run, prefix: str) -> None:
+def stored(keys: Keys, prefix: str) -> str:
+    """The config in the store."""
+    node = keys.node(f"{prefix}/config")
+    assert node is not None
+    value: str = node["value"]
+    return value
+
+
+def test_set_writes_the_document_as_given_and_shows_it(ctl: Run, prefix: str, keys: Keys) -> None:
     told = ctl("network", "set", GOOD)
     assert (told.status, told.err) == (0, "")
     assert told.rows == [
@@ -34,18 +42,18 @@ def test_set_writes_the_document_as_given_and_shows_it(ctl: Run, prefix: str) ->
         ["SubnetLen", "", "24"],
         ["Backend.Type", "", "host-gw"],
     ]
-    assert ctl("key", "get", f"{prefix}/config").out == f"{GOOD}\n"
+    assert stored(keys, prefix) == GOOD
 
 
-def test_set_reads_a_file_and_standard_input(ctl: Run, prefix: str, tmp_path: Path) -> None:
+def test_set_reads_a_file_and_standard_input(ctl: Run, prefix: str, keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "network.json"
     file.write_text(f"  {GOOD}\n")
     assert ctl("network", "set", str(file)).status == 0
-    assert ctl("key", "get", f"{prefix}/config").out == f"{GOOD}\n"
+    assert stored(keys, prefix) == GOOD
     for words in ([], ["-"]):
         changed = config(SubnetLen=25 + len(words))
         assert ctl("network", "set", *words, stdin=changed.encode()).status == 0
-        assert ctl("key", "get", f"{prefix}/config").out == f"{changed}\n"
+        assert stored(keys, prefix) == changed
 
 
 def test_set_of_a_file_that_is_not_there(ctl: Run) -> None:
@@ -106,12 +114,12 @@ def test_a_document_no_daemon_can_use_is_refused_by_field(ctl: Run, document: st
     assert ctl("network", "get").status == 3
 
 
-def test_force_writes_what_is_json(ctl: Run, prefix: str) -> None:
+def test_force_writes_what_is_json(ctl: Run, prefix: str, keys: Keys) -> None:
     bad = config(SubnetLen="24")
     told = ctl("network", "set", "--force", bad)
     assert told.status == 0
     assert told.err.startswith('netstorectl: warning: written although SubnetLen: "24" has the wrong type')
-    assert ctl("key", "get", f"{prefix}/config").out == f"{bad}\n"
+    assert stored(keys, prefix) == bad
 
 
 @pytest.mark.parametrize("document", ['{"Network":', '{"Network":NaN}', "{'Network':1}", '{"a":1} x', ""])
@@ -141,13 +149,13 @@ def test_check_of_a_source_asks_no_store(run: Run) -> None:
     assert ["SubnetMax", "172.30.255.0"] in told.rows
 
 
-def test_check_without_a_source_looks_at_the_store(ctl: Run, prefix: str) -> None:
+def test_check_without_a_source_looks_at_the_store(ctl: Run, prefix: str, keys: Keys) -> None:
     told = ctl("network", "check")
     assert told.status == 3
     assert told.err.startswith(f"netstorectl: {prefix}/config: not found")
     ctl("network", "set", GOOD)
     assert ctl("network", "check").status == 0
-    ctl("key", "set", f"{prefix}/config", "rubbish")
+    keys.put(f"{prefix}/config", "rubbish")
     told = ctl("network", "check", "-o", "json")
     assert told.status == 1
     assert told.document["config"] is None
@@ -171,15 +179,36 @@ def test_get(ctl: Run, prefix: str) -> None:
     assert document["effective"]["SubnetLen"] == 24
 
 
+def test_get_of_a_dual_stack_network(ctl: Run) -> None:
+    dual = {**json.loads(GOOD), "EnableIPv6": True, "IPv6Network": "fd23::/48"}
+    told = ctl("network", "set", json.dumps(dual))
+    assert "EnableIPv6: flannel before 0.15 serves IPv4 only" in told.err
+    assert ctl("network", "get").rows[4:8] == [
+        ["IPv6Network", "fd23::/48"],
+        ["IPv6SubnetLen", "64"],
+        ["IPv6SubnetMin", "fd23:0:0:1::"],
+        ["IPv6SubnetMax", "fd23:0:0:ffff::"],
+    ]
+
+
+def test_a_network_that_becomes_dual_stack_warns_that_daemons_run_on(
+    ctl: Run, prefix: str, keys: Keys
+) -> None:
+    ctl("network", "set", GOOD)
+    keys.put(f"{prefix}/subnets/172.30.5.0-24", '{"PublicIP":"192.168.77.11"}')
+    dual = {**json.loads(GOOD), "EnableIPv6": True, "IPv6Network": "fd23::/48"}
+    told = ctl("network", "set", json.dumps(dual))
+    assert "running daemons keep the old IPv6 subnets until each is started again" in told.err
+
+
 def test_raw_can_be_set_again(ctl: Run) -> None:
     ctl("network", "set", GOOD)
     stored = ctl("network", "get", "--raw").out
     assert ctl("network", "set", stdin=stored.encode()).rows == []
 
 
-def lease(ctl: Run, prefix: str, name: str, ip: str) -> None:
-    value = json.dumps({"PublicIP": ip, "BackendType": "host-gw"})
-    assert ctl("key", "set", f"{prefix}/subnets/{name}", value, "--ttl", "1000").status == 0
+def lease(keys: Keys, prefix: str, name: str, ip: str) -> None:
+    keys.put(f"{prefix}/subnets/{name}", json.dumps({"PublicIP": ip, "BackendType": "host-gw"}), 1000)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +220,11 @@ def lease(ctl: Run, prefix: str, name: str, ip: str) -> None:
         {"SubnetMax": "172.30.4.0"},
     ],
 )
-def test_set_that_leaves_a_lease_outside_is_refused(ctl: Run, prefix: str, fields: dict[str, Any]) -> None:
+def test_set_that_leaves_a_lease_outside_is_refused(
+    ctl: Run, prefix: str, keys: Keys, fields: dict[str, Any]
+) -> None:
     ctl("network", "set", GOOD)
-    lease(ctl, prefix, "172.30.5.0-24", "192.168.77.11")
+    lease(keys, prefix, "172.30.5.0-24", "192.168.77.11")
     told = ctl("network", "set", config(**fields))
     assert told.status == 1
     assert "leaves 1 lease outside (172.30.5.0/24 of 192.168.77.11)" in told.err
@@ -203,37 +234,37 @@ def test_set_that_leaves_a_lease_outside_is_refused(ctl: Run, prefix: str, field
     assert "warning: leaves 1 lease outside" in told.err
 
 
-def test_set_that_moves_no_lease_is_not_refused(ctl: Run, prefix: str) -> None:
+def test_set_that_moves_no_lease_is_not_refused(ctl: Run, prefix: str, keys: Keys) -> None:
     ctl("network", "set", GOOD)
-    lease(ctl, prefix, "172.30.5.0-24", "192.168.77.11")
+    lease(keys, prefix, "172.30.5.0-24", "192.168.77.11")
     assert ctl("network", "set", config(SubnetMax="172.30.5.0")).status == 0
 
 
-def test_many_lost_leases_are_counted_and_some_named(ctl: Run, prefix: str) -> None:
+def test_many_lost_leases_are_counted_and_some_named(ctl: Run, prefix: str, keys: Keys) -> None:
     ctl("network", "set", GOOD)
     for number in range(1, 6):
-        lease(ctl, prefix, f"172.30.{number}.0-24", f"192.168.77.{number}")
+        lease(keys, prefix, f"172.30.{number}.0-24", f"192.168.77.{number}")
     told = ctl("network", "set", config(Network="10.0.0.0/8"))
     assert "leaves 5 leases outside (172.30.1.0/24 of 192.168.77.1, " in told.err
     assert "172.30.3.0/24 of 192.168.77.3 and 2 more)" in told.err
 
 
-def test_a_lease_that_was_outside_before_stands_in_no_ones_way(ctl: Run, prefix: str) -> None:
+def test_a_lease_that_was_outside_before_stands_in_no_ones_way(ctl: Run, prefix: str, keys: Keys) -> None:
     ctl("network", "set", GOOD)
-    lease(ctl, prefix, "8.8.8.0-24", "192.168.77.11")
-    ctl("key", "set", f"{prefix}/subnets/rubbish", "rubbish")
+    lease(keys, prefix, "8.8.8.0-24", "192.168.77.11")
+    keys.put(f"{prefix}/subnets/rubbish", "rubbish")
     assert ctl("network", "set", config(Network="172.31.0.0/16")).status == 0
 
 
-def test_the_first_config_is_held_against_leases_too(ctl: Run, prefix: str) -> None:
-    lease(ctl, prefix, "172.30.5.0-24", "192.168.77.11")
+def test_the_first_config_is_held_against_leases_too(ctl: Run, prefix: str, keys: Keys) -> None:
+    lease(keys, prefix, "172.30.5.0-24", "192.168.77.11")
     assert ctl("network", "set", config(Network="172.31.0.0/16")).status == 1
     assert ctl("network", "set", GOOD).status == 0
 
 
-def test_another_backend_warns_that_daemons_run_on(ctl: Run, prefix: str) -> None:
+def test_another_backend_warns_that_daemons_run_on(ctl: Run, prefix: str, keys: Keys) -> None:
     ctl("network", "set", GOOD)
-    lease(ctl, prefix, "172.30.5.0-24", "192.168.77.11")
+    lease(keys, prefix, "172.30.5.0-24", "192.168.77.11")
     told = ctl("network", "set", config(Backend={"Type": "vxlan"}))
     assert told.status == 0
     assert "warning: Backend.Type: running daemons keep the old backend" in told.err
@@ -241,21 +272,21 @@ def test_another_backend_warns_that_daemons_run_on(ctl: Run, prefix: str) -> Non
 
 @pytest.mark.parametrize("there", [None, config(SubnetLen=26)], ids=["created", "changed"])
 def test_a_config_written_meanwhile_is_not_overwritten(
-    ctl: Run, prefix: str, monkeypatch: pytest.MonkeyPatch, there: str | None
+    ctl: Run, prefix: str, keys: Keys, monkeypatch: pytest.MonkeyPatch, there: str | None
 ) -> None:
     if there is not None:
         ctl("network", "set", there)
     other = config(SubnetLen=28)
-    ask, calls = Settings.ask, 0
+    ask, calls = Settings.ask_network, 0
 
     def interrupted(settings: Settings, action: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:
-            ask(settings, lambda client: client.set(f"{prefix}/config", other))
+            keys.put(f"{prefix}/config", other)
         return ask(settings, action)
 
-    monkeypatch.setattr(Settings, "ask", interrupted)
+    monkeypatch.setattr(Settings, "ask_network", interrupted)
     told = ctl("network", "set", GOOD)
     assert told.status == 1
     assert told.err == (

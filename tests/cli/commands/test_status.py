@@ -38,6 +38,7 @@ def test_a_healthy_store_with_a_network(ctl: Run, store: str, prefix: str) -> No
     assert told.document["network"] == {
         "prefix": prefix,
         "config": "valid",
+        "api": "v2",
         "network": "172.30.0.0/16",
         "backend": "host-gw",
         "leases": 1,
@@ -53,7 +54,7 @@ def test_plain_lines_begin_with_what_they_are_about(ctl: Run, store: str, prefix
     endpoint, network = told.rows
     assert endpoint[:3] == ["endpoint", store, "healthy"]
     assert endpoint[4:6] == ["default", "leader"]
-    assert network == ["network", prefix, "absent", "", "", "0", "0", "0", ""]
+    assert network == ["network", prefix, "absent", "v2", "", "", "0", "0", "0", ""]
 
 
 def test_tables_for_people(ctl: Run, store: str) -> None:

@@ -13,9 +13,9 @@ from netstore.cli.commands.invocation import Settings
 from tests.cli.commands.conftest import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from tests.cli.commands.conftest import Run, Told
+    from tests.cli.commands.conftest import Keys, Run, Told
 
 GOOD = '{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
 HOLDER = '{"PublicIP":"192.168.77.11","BackendType":"host-gw"}'
@@ -25,46 +25,52 @@ NAME, SUBNET = "172.30.5.0-24", "172.30.5.0/24"
 class Network:
     """A network of one test: the command, and what lies in the store."""
 
-    def __init__(self, ctl: Run, prefix: str) -> None:
+    def __init__(self, ctl: Run, prefix: str, keys: Keys) -> None:
         self.ctl = ctl
+        self.api = keys.api
+        self.keys = keys
         self.folder = f"{prefix}/subnets"
         assert ctl("network", "set", GOOD).status == 0
 
     def put(self, name: str, value: str = HOLDER, ttl: int = 1000) -> None:
         """Any record, the way daemons and administrators write it; no TTL is 0."""
-        assert self.ctl("key", "set", "--ttl", str(ttl), f"{self.folder}/{name}", value).status == 0
+        self.keys.put(f"{self.folder}/{name}", value, ttl)
+
+    def remove(self, name: str = NAME) -> None:
+        self.keys.remove(f"{self.folder}/{name}")
 
     def node(self, name: str = NAME) -> dict[str, Any]:
         """A record as the store has it."""
-        node: dict[str, Any] = self.ctl("key", "get", f"{self.folder}/{name}", "-o", "json").document["node"]
+        node = self.keys.node(f"{self.folder}/{name}")
+        assert node is not None
         return node
 
     def there(self, name: str = NAME) -> bool:
-        return self.ctl("key", "get", f"{self.folder}/{name}").status == 0
+        return self.keys.node(f"{self.folder}/{name}") is not None
 
     def __call__(self, *words: str) -> Told:
         return self.ctl("subnet", *words)
 
 
 @pytest.fixture
-def subnet(ctl: Run, prefix: str) -> Network:
-    return Network(ctl, prefix)
+def subnet(ctl: Run, prefix: str, keys: Keys) -> Network:
+    return Network(ctl, prefix, keys)
 
 
 @pytest.fixture
-def change_before_write(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def change_before_write(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], object]]]:
     """Actions on the store that happen between what a command reads and what it writes."""
-    waiting: list[Any] = []
-    ask, reads = Settings.ask, 0
+    waiting: list[Callable[[], object]] = []
+    ask, reads = Settings.ask_network, 0
 
     def interrupted(settings: Settings, action: Any) -> Any:
         nonlocal reads
         if waiting and reads == 1:
-            ask(settings, waiting.pop())
+            waiting.pop()()
         reads += bool(waiting)
         return ask(settings, action)
 
-    monkeypatch.setattr(Settings, "ask", interrupted)
+    monkeypatch.setattr(Settings, "ask_network", interrupted)
     yield waiting
     assert not waiting, "the change took place"
 
@@ -101,12 +107,15 @@ def test_ls_hides_no_bad_record(subnet: Network) -> None:
     }
     for name, value in bad.items():
         subnet.put(name, value)
-    subnet.ctl("key", "mkdir", f"{subnet.folder}/172.30.8.0-24")
+    folders: set[str | None] = set()
+    if subnet.api == "v2":
+        subnet.ctl("key", "mkdir", f"{subnet.folder}/172.30.8.0-24")
+        folders = {"172.30.8.0-24"}
     rows = subnet("ls").rows
-    assert {row[0] for row in rows} == {*bad, "172.30.8.0-24"} - {"tab\there"} | {"tab\\there"}
+    assert {row[0] for row in rows} == {*bad, *folders} - {"tab\there"} | {"tab\\there"}
     assert all(row[-1] for row in rows)
     listed = subnet("ls", "-o", "json").document["subnets"]
-    assert {record["value"] for record in listed} == {*bad.values(), None}
+    assert {record["value"] for record in listed} == {*bad.values(), *({None} if folders else ())}
     assert all(record["problems"] and record["subnet"] is None for record in listed)
 
 
@@ -143,8 +152,8 @@ def test_ls_says_what_daemons_stumble_over(subnet: Network) -> None:
     }
 
 
-def test_ls_works_without_a_config(ctl: Run, prefix: str) -> None:
-    ctl("key", "set", f"{prefix}/subnets/{NAME}", HOLDER)
+def test_ls_works_without_a_config(ctl: Run, prefix: str, keys: Keys) -> None:
+    keys.put(f"{prefix}/subnets/{NAME}", HOLDER)
     told = ctl("subnet", "ls")
     assert (told.status, len(told.rows)) == (0, 1)
 
@@ -189,7 +198,10 @@ def test_reserve_writes_a_record_without_end(subnet: Network) -> None:
     told = subnet("reserve", SUBNET, "--public-ip", "192.168.77.11")
     assert told.rows == [[SUBNET, "192.168.77.11", "", "", "", "yes", ""]]
     node = subnet.node()
-    assert node["value"] == '{"PublicIP":"192.168.77.11"}'
+    plain = '{"PublicIP":"192.168.77.11"}'
+    assert node["value"] == (
+        plain if subnet.api == "v2" else '{"PublicIP":"192.168.77.11","PublicIPv6":null}'
+    )
     assert "ttl" not in node
 
 
@@ -291,8 +303,10 @@ def test_reserve_does_not_write_over_a_bad_record(subnet: Network) -> None:
     assert subnet.node()["value"] == "rubbish"
 
 
-def test_reserve_loses_to_a_node_that_was_faster(subnet: Network, change_before_write: list[Any]) -> None:
-    change_before_write.append(lambda client: client.create(f"{subnet.folder}/{NAME}", HOLDER, ttl=1000))
+def test_reserve_loses_to_a_node_that_was_faster(
+    subnet: Network, change_before_write: list[Callable[[], object]]
+) -> None:
+    change_before_write.append(lambda: subnet.put(NAME))
     told = subnet("reserve", SUBNET, "--public-ip", "192.168.77.12")
     assert told.status == 1
     assert "was changed meanwhile" in told.err
@@ -347,6 +361,8 @@ def test_release_removes_a_bad_record_by_its_name(subnet: Network, name: str) ->
 
 
 def test_release_is_never_recursive(subnet: Network) -> None:
+    if subnet.api == "v3":
+        pytest.skip("v3 has no directories")
     subnet.ctl("key", "set", f"{subnet.folder}/{NAME}/below", "x")
     told = subnet("release", "--yes", SUBNET)
     assert told.status == 1
@@ -359,11 +375,11 @@ def test_release_of_what_is_not_there(subnet: Network) -> None:
 
 
 def test_release_spares_a_record_that_has_changed_since(
-    subnet: Network, change_before_write: list[Any]
+    subnet: Network, change_before_write: list[Callable[[], object]]
 ) -> None:
     subnet.put(NAME)
     other = '{"PublicIP":"192.168.77.12","BackendType":"host-gw"}'
-    change_before_write.append(lambda client: client.set(f"{subnet.folder}/{NAME}", other, ttl=1000))
+    change_before_write.append(lambda: subnet.put(NAME, other))
     told = subnet("release", "--yes", SUBNET)
     assert told.status == 1
     assert "was changed meanwhile" in told.err
@@ -397,19 +413,19 @@ def test_renew_never_gives_a_reservation_an_end(subnet: Network) -> None:
 
 
 def test_renew_spares_a_lease_that_has_become_a_reservation(
-    subnet: Network, change_before_write: list[Any]
+    subnet: Network, change_before_write: list[Callable[[], object]]
 ) -> None:
     subnet.put(NAME)
-    change_before_write.append(lambda client: client.set(f"{subnet.folder}/{NAME}", HOLDER))
+    change_before_write.append(lambda: subnet.put(NAME, ttl=0))
     assert subnet("renew", SUBNET).status == 1
     assert "ttl" not in subnet.node()
 
 
 def test_renew_of_a_lease_that_has_ended_meanwhile_does_not_make_it_again(
-    subnet: Network, change_before_write: list[Any]
+    subnet: Network, change_before_write: list[Callable[[], object]]
 ) -> None:
     subnet.put(NAME)
-    change_before_write.append(lambda client: client.delete(f"{subnet.folder}/{NAME}"))
+    change_before_write.append(subnet.remove)
     assert subnet("renew", SUBNET).status == 1
     assert not subnet.there()
 
@@ -425,3 +441,79 @@ def test_renew_of_what_is_no_lease(subnet: Network) -> None:
 def test_renew_for_no_time_is_a_usage_error(subnet: Network, ttl: str) -> None:
     subnet.put(NAME)
     assert subnet("renew", SUBNET, "--ttl", ttl).status == 2
+
+
+DUAL = (
+    '{"Network":"172.30.0.0/16","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd23::/48",'
+    '"Backend":{"Type":"host-gw"}}'
+)
+DUAL_NAME = "172.30.5.0-24&fd23:0:0:9::-64"
+DUAL_HOLDER = '{"PublicIP":"192.168.77.11","PublicIPv6":"fd77::11","BackendType":"host-gw"}'
+
+
+@pytest.fixture
+def both(subnet: Network) -> Network:
+    """A dual-stack network."""
+    assert subnet.ctl("network", "set", DUAL).status == 0
+    return subnet
+
+
+def test_a_dual_stack_lease_is_shown_with_both_families(both: Network) -> None:
+    both.put(DUAL_NAME, DUAL_HOLDER)
+    [row] = [row for row in both("ls", "-o", "plain").rows if row[0].startswith("172.30.5.0")]
+    assert row[:2] == ["172.30.5.0/24, fd23:0:0:9::/64", "192.168.77.11, fd77::11"]
+    [shown] = both("ls", "-o", "json").document["subnets"]
+    assert (shown["subnet"], shown["ipv6Subnet"]) == ("172.30.5.0/24", "fd23:0:0:9::/64")
+    assert (shown["publicIP"], shown["publicIPv6"], shown["problems"]) == ("192.168.77.11", "fd77::11", [])
+    for name in ("172.30.5.0/24", "fd23:0:0:9::/64", DUAL_NAME):
+        found = both("show", name, "-o", "json").document
+        assert (found["key"], found["ttl"] > 900) == (f"{both.folder}/{DUAL_NAME}", True)
+    assert both("release", "172.30.5.0/24", "--yes").status == 0
+    assert not both.there(DUAL_NAME)
+
+
+def test_what_is_wrong_with_the_ipv6_part_is_told(both: Network) -> None:
+    both.put(NAME)
+    both.put("172.30.6.0-24&fd24::-64", DUAL_HOLDER.replace(".11", ".12"))
+    both.put("172.30.7.0-24&fd23:0:0:9::-64", DUAL_HOLDER.replace(".11", ".13"))
+    both.put("172.30.8.0-24&fd23:0:0:9::-64", DUAL_HOLDER.replace(".11", ".14"))
+    problems = {each["subnet"]: each["problems"] for each in both("ls", "-o", "json").document["subnets"]}
+    assert problems == {
+        SUBNET: ["has no IPv6 subnet", "has no PublicIPv6"],
+        "172.30.6.0/24": ["fd24::/64: not in the network fd23::/48"],
+        "172.30.7.0/24": [],
+        "172.30.8.0/24": ["fd23:0:0:9::/64 overlaps the lease 172.30.7.0-24&fd23:0:0:9::-64"],
+    }
+
+
+def test_a_reservation_is_of_both_families(both: Network) -> None:
+    told = both("reserve", SUBNET, "--public-ip", "192.168.77.11", "-o", "json")
+    assert told.document["ipv6Subnet"] == "fd23:0:0:5::/64"
+    assert both.there("172.30.5.0-24&fd23:0:0:5::-64")
+    told = both("reserve", SUBNET, "--public-ip", "192.168.77.11", "-o", "json")
+    assert told.document["action"] == "unchanged"
+    words = ("reserve", "172.30.9.0/24", "--public-ip", "192.168.77.12")
+    told = both(*words, "--ipv6", "fd23:0:0:5::/64")
+    assert "fd23:0:0:5::/64: overlaps fd23:0:0:5::/64 of 192.168.77.11" in told.err
+    told = both(*words, "--ipv6", "fd24::/64")
+    assert "fd24::/64: not in the network fd23::/48" in told.err
+    told = both(*words, "--ipv6", "172.30.9.0/24")
+    assert "--ipv6: '172.30.9.0/24'" in told.err
+    assert both(*words, "--ipv6", "fd23:0:0:7::/64").status == 0
+    assert both.there("172.30.9.0-24&fd23:0:0:7::-64")
+    told = both("reserve", "172.30.7.0/24", "--public-ip", "192.168.77.13", "-o", "json")
+    assert told.document["ipv6Subnet"] == "fd23:0:0:1::/64", "the usual one is taken"
+
+
+def test_a_lease_that_is_held_becomes_a_reservation_with_its_ipv6_subnet(both: Network) -> None:
+    both.put(DUAL_NAME, DUAL_HOLDER)
+    words = ("reserve", SUBNET, "--public-ip", "192.168.77.11")
+    assert "held together with fd23:0:0:9::/64" in both(*words, "--ipv6", "fd23:0:0:8::/64").err
+    assert both(*words, "-o", "json").document["reserved"] is True
+    assert both.node(DUAL_NAME)["value"] == DUAL_HOLDER
+
+
+def test_an_ipv6_subnet_needs_a_dual_stack_network(subnet: Network) -> None:
+    told = subnet("reserve", SUBNET, "--public-ip", "192.168.77.11", "--ipv6", "fd23:0:0:5::/64")
+    assert "the network has no IPv6 (EnableIPv6)" in told.err
+    assert not subnet.there()

@@ -1,0 +1,153 @@
+"""`netstorectl subnet map` and `history`: who has what and what is free, and who held what before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from netstore.cli.commands import completion
+from netstore.cli.commands.failures import Exit, Failure, refused
+from netstore.cli.commands.invocation import Settings, columns, say
+from netstore.cli.commands.netmap import FREE, drawing, mapped, picture, summary
+from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.commands.past import HEADINGS, concerns, spans
+from netstore.cli.commands.subnet import record_name, surveyed
+from netstore.cli.output import Form, Table, document, emit, plain, table
+from netstore.network.addresses import parse_ip
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from netstore.cli.commands.netmap import Map
+    from netstore.client.subnetstore import History, Past, SubnetStore
+
+MAX_ROWS: Final = 100
+"""Rows of the list below a drawn map."""
+
+MAX_CHANGES: Final = 50_000
+"""Changes of the past that are kept; of more, the last."""
+
+MAP_HEADINGS: Final = ("FROM", "SUBNETS", "STATE", "PUBLIC IP", "BACKEND", "TTL", "PROBLEM")
+
+
+@click.command("map", cls=Command)
+@click.option(
+    "--svg", metavar="FILE", type=click.Path(allow_dash=True), help="Write a picture; - is standard output."
+)
+@pass_settings
+def map_(settings: Settings, *, svg: str | None) -> None:
+    """Show which subnets of the network are free, held and reserved, and by whom.
+
+    A table has one sign for each subnet, or for several of a large network, and the list below it if that is
+    short; plain lines and JSON have the list, with free subnets in a row as one entry.
+    """
+    records, network = surveyed(settings)
+    if network is None:
+        raise Failure(
+            Exit.NOT_FOUND, f"{settings.key('config')}: no config that daemons can use; see network check"
+        )
+    found = mapped(network, records)
+    if svg == "-":
+        emit(picture(found))
+        return
+    if svg is not None:
+        try:
+            Path(svg).write_text(picture(found), encoding="utf-8")
+        except OSError as error:
+            raise refused(f"{svg}: {error.strerror or error}; name a file that can be written") from None
+    rows = _rows(found)
+    if settings.form is Form.JSON:
+        emit(document(_content(found)))
+    elif settings.form is Form.PLAIN:
+        emit(plain(rows))
+    else:
+        width = columns()
+        emit(drawing(found, width or 80))
+        if len(rows) <= MAX_ROWS:
+            emit("\n" + table(Table(MAP_HEADINGS, rows), columns=width))
+        else:
+            emit(f"\n{len(rows)} rows are not shown; -o plain lists them\n")
+
+
+def _rows(found: Map) -> list[tuple[str | int | None, ...]]:
+    rows: list[tuple[str | int | None, ...]] = []
+    for stretch in found.stretches:
+        record = stretch.record
+        if record is None:
+            rows.append((str(found.subnet(stretch.place)), stretch.count, FREE, None, None, None, None))
+            continue
+        backend = record.lease.backend_type or None if record.lease is not None else None
+        problems = "; ".join(record.problems) or None
+        rows.append(
+            (record.subnet, stretch.count, stretch.state, record.public_ip, backend, record.ttl, problems)
+        )
+    for record in found.elsewhere:
+        problems = "; ".join(record.problems) or None
+        rows.append((record.subnet, 0, "elsewhere", record.public_ip, None, record.ttl, problems))
+    return rows
+
+
+def _content(found: Map) -> dict[str, object]:
+    network = found.network
+    return {
+        "network": str(network.network),
+        "subnetLen": network.subnet_len,
+        "summary": summary(found),
+        "subnets": found.last - found.first + 1,
+        "free": found.count(FREE),
+        "stretches": [
+            {
+                "from": str(found.subnet(stretch.place)),
+                "to": str(found.subnet(stretch.place + stretch.count - 1)),
+                "subnets": stretch.count,
+                "state": stretch.state,
+                "record": None if stretch.record is None else stretch.record.content(),
+            }
+            for stretch in found.stretches
+        ],
+        "elsewhere": [record.content() for record in found.elsewhere],
+    }
+
+
+@click.command("history", cls=Command)
+@click.argument("subject", metavar="SUBNET|NODE", shell_complete=completion.subnets)
+@pass_settings
+def history(settings: Settings, subject: str) -> None:
+    """Show who held a subnet, or which subnets a node held, as far back as the store remembers.
+
+    NODE is the address that the node publishes. v2 remembers the last thousand events of the whole store, and
+    when a lease was written or expired; v3 all changes since it was compacted, without their times.
+    """
+    try:
+        node: int | None = parse_ip(subject)
+    except ValueError:
+        node = None
+    name = None if node is not None else record_name(subject)
+
+    def wanted(change: Past) -> bool:
+        return concerns(change, name=name, public_ip=node)
+
+    async def reading(store: SubnetStore) -> tuple[str, History]:
+        return store.api, await store.history(wanted, MAX_CHANGES)
+
+    api, past = settings.ask_network(reading)
+    found = [
+        span for span in spans(past) if (span.name == name if name is not None else span.public_ip == subject)
+    ]
+    reach = f"the store remembers the changes from index {past.first} to {past.last}"
+    if not found:
+        raise Failure(Exit.NOT_FOUND, f"{subject}: nothing is known of it; {reach}")
+    rows: Sequence[tuple[str | int | None, ...]] = [span.row() for span in found]
+    settings.show(
+        {
+            "api": api,
+            "firstIndex": past.first,
+            "lastIndex": past.last,
+            "spans": [span.content() for span in found],
+        },
+        Table(HEADINGS, rows),
+    )
+    if settings.form is Form.TABLE:
+        say(f"{reach}; what was before is not known")
