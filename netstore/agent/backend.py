@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import msgspec
 
-from netstore.agent.kernel import Address, Link
+from netstore.agent.kernel import Address, Link, Tunnel
 from netstore.agent.wanted import (
     Device,
     Forwarding,
@@ -40,7 +40,7 @@ from netstore.agent.wanted import (
 )
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, show_ip
-from netstore.network.config import Network, NetworkConfigError
+from netstore.network.config import Network, Network6, NetworkConfigError
 from netstore.network.ipv6 import Subnet6, show_ip6
 from netstore.network.lease import SubnetLease
 
@@ -62,6 +62,7 @@ __all__ = [
     "Manifest",
     "Neighbour",
     "Network",
+    "Network6",
     "NoOptions",
     "Prepared",
     "Refused",
@@ -69,6 +70,7 @@ __all__ = [
     "Subnet",
     "Subnet6",
     "SubnetLease",
+    "Tunnel",
     "Vxlan",
     "Wanted",
     "Wireguard",
