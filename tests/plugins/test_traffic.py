@@ -362,3 +362,40 @@ def test_a_kernel_without_the_module_is_told(tmp_path: Path, name: str) -> None:
 
 def told_kind(name: str) -> str:
     return {"ipip": "Ipip", "wireguard": "Wireguard"}[name]
+
+
+# Both address families
+
+
+def pings6(node: Node, target: str) -> bool:
+    words = ("ip", "netns", "exec", node.netns, "ping", "-6", "-n", "-c", "1", "-W", "1", target)
+    return subprocess.run(words, capture_output=True, check=False, timeout=seconds(20)).returncode == 0
+
+
+def test_pods_of_a_dual_stack_network_reach_each_other_by_both_families(tmp_path: Path, kind: str) -> None:
+    if kind == "ipip":
+        pytest.skip("ipip is for IPv4 alone")
+    network = json.loads(config(kind)) | {"EnableIPv6": True, "IPv6Network": "fd23::/48"}
+    with stage(tmp_path, nodes=2, config=json.dumps(network)) as scene:
+        for number, node in enumerate(scene.wire.members):
+            node.ip("-6", "address", "add", f"2001:db8:77::{number + 1}/64", "dev", "eth0", "nodad")
+        agents = [scene.agent(number) for number in range(2)]
+        pods = [pod(agent) for agent in agents]
+        pods6 = [agent.env()["FLANNEL_IPV6_SUBNET"] for agent in agents]
+        for agent, address in zip(agents, pods6, strict=True):
+            agent.node.ip("-6", "address", "add", address, "dev", "cni0", "nodad")
+        all_reach_each_other(agents, pods)
+        targets = [address.partition("/")[0] for address in pods6]
+        until(lambda: pings6(agents[0].node, targets[1]), f"IPv6 there\n{agents[0].log}")
+        until(lambda: pings6(agents[1].node, targets[0]), f"IPv6 back\n{agents[1].log}")
+        for agent in agents:
+            found = link(agent.node, {"vxlan": "flannel-v6.1", "wireguard": "flannel-wg-v6"}[kind])
+            assert found["mtu"] == int(agent.env()["FLANNEL_MTU"])
+            assert not agent.events("peer_not_routed")
+            [lease] = [
+                json.loads(each["value"])
+                for each in scene.keys.leases().values()
+                if f'"{agent.node.address}"' in each["value"]
+            ]
+            assert set(lease) == {"PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data"}
+            assert lease["PublicIPv6"].startswith("2001:db8:77::")
