@@ -322,6 +322,9 @@ async def test_a_device_of_others_is_left_alone_and_told(
     assert words in reconciler.device_problems["tun9"]
     assert words in reconciler.problems["10.23.12.0/24"]
     assert not any(kernel.table.values())
+    assert reconciler.entries.problems
+    await reconciler.set_wanted(vxlan(device=device), set())
+    assert not reconciler.entries.problems
     await reconciler.repair(full=True)
     await reconciler.clear()
     assert kernel.link("tun9") == present

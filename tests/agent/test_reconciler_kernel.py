@@ -7,6 +7,7 @@ This needs the kernel's VXLAN; IPIP and WireGuard devices are tested with the fa
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +21,7 @@ from netstore.network.addresses import Subnet, parse_ip, show_ip
 from netstore.network.ipv6 import Subnet6, parse_ip6
 from tests.support.inside import inside
 from tests.support.netns import Wire
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -315,3 +317,46 @@ def test_a_thousand_peers_are_a_few_sends(node: Node) -> None:
 
     run(node, work)
     assert DEVICE not in node.ip("link")
+
+
+@pytest.mark.peer("ping")
+def test_two_nodes_change_between_routes_and_a_tunnel_without_losing_a_packet() -> None:
+    """A ping every 10 ms: plain routes, the tunnel's device beside them, the tunnel, and back."""
+    with Wire(nodes=2) as wire:
+        first, second = wire.members
+        for number, member in ((1, first), (2, second)):
+            member.ip("address", "add", f"10.32.{number}.1/32", "dev", "lo")
+
+        def declare(me: int, *, device: bool, tunnel: bool) -> Wanted:
+            own, other = wire.members[me - 1], wire.members[2 - me]
+            peer, address = subnet(3 - me), parse_ip(other.address)
+            local = Vxlan(1, parse_ip(own.address).to_bytes(4), "eth0")
+            plain = Wanted([Route(peer, address, "eth0")])
+            if not device:
+                return plain
+            return Wanted(
+                [Route(peer, peer.base, DEVICE, onlink=True)] if tunnel else plain.routes,
+                devices=[Device(DEVICE, local, 1450, vtep(me), ((subnet(me).base.to_bytes(4), 32),))],
+                neighbours=[Neighbour(DEVICE, peer.base.to_bytes(4), vtep(3 - me))],
+                forwarding=[Forwarding(DEVICE, vtep(3 - me), address.to_bytes(4))],
+            )
+
+        def switch(*, device: bool, tunnel: bool) -> None:
+            for me, member in ((1, first), (2, second)):
+
+                async def work(reconciler: Reconciler, me: int = me) -> None:
+                    await reconciler.set_wanted(declare(me, device=device, tunnel=tunnel), set())
+                    assert not reconciler.problems
+
+                run(member, work)
+
+        switch(device=False, tunnel=False)
+        words = ("ping", "-q", "-c", "200", "-i", "0.01", "-I", "10.32.1.1", "10.32.2.1")
+        command = ("ip", "netns", "exec", first.netns, *words)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ping:
+            while ping.poll() is None:
+                for device, tunnel in ((True, False), (True, True), (True, False), (False, False)):
+                    switch(device=device, tunnel=tunnel)
+                    assert (DEVICE in first.ip("route", "get", "10.32.2.1")) is tunnel
+            told = ping.communicate(timeout=seconds(10))[0]
+        assert "200 packets transmitted, 200 received" in told
