@@ -427,7 +427,8 @@ class Machine:
         self.v2.save(changes)
         if roster.touched:
             roster.save(changes)
-        self.plugins.save(changes)
+        if self.plugins.touched:
+            self.plugins.save(changes)
         scalars = tables.Scalars(
             self.tree.index, self.statistics.replicated(), roster.cluster_version, roster.level
         )

@@ -55,9 +55,10 @@ class Plugins:
         self.by_name: dict[str, PluginRecord] = {}
         self.changes = 0
         """Rises with each change of `by_name`, and when the state is loaded."""
-        self._touched: set[str] = set()
+        self.touched: set[str] = set()
+        """Plugins whose records, or parts of wheels, changed since the last `save`."""
         self._parts: dict[bytes, bytes | None] = {}
-        """Parts of wheels that changed since the last `save`."""
+        """Their parts that changed."""
 
     def handlers(self) -> dict[type, Callable[..., Fault | None]]:
         """The method for each command."""
@@ -67,17 +68,17 @@ class Plugins:
         """Load the plugins from the engine; their wheels stay there."""
         records = tables.load_all(self._engine, tables.PLUGINS, PluginRecord)
         self.by_name = {record.name: record for record in records}
-        self._touched, self._parts = set(), {}
+        self.touched, self._parts = set(), {}
         self.changes += 1
 
     def save(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
         """Add what changed since the last call."""
-        for name in self._touched:
+        for name in self.touched:
             record = self.by_name.get(name)
             changes[tables.PLUGINS, name.encode()] = None if record is None else tables.encode(record)
         for key, data in self._parts.items():
             changes[tables.WHEELS, key] = data
-        self._touched, self._parts = set(), {}
+        self.touched, self._parts = set(), {}
 
     def content(self) -> list[tuple[str, bytes, int, int]]:
         """What the digest of the state includes of them."""
@@ -141,13 +142,13 @@ class Plugins:
         if record is None:
             return fault_from_text(f"plugin {command.name}: is not admitted")
         self._drop_wheel(record)
-        self._touched.add(command.name)
+        self.touched.add(command.name)
         self.changes += 1
         return None
 
     def _record(self, record: PluginRecord) -> None:
         self.by_name[record.name] = record
-        self._touched.add(record.name)
+        self.touched.add(record.name)
         self.changes += 1
 
     def _drop_wheel(self, record: PluginRecord) -> None:

@@ -63,6 +63,11 @@ kernel_routes = st.one_of(
         st.sampled_from([2, TUNNEL]),
         st.sampled_from([PROTOCOL, BOOT, STATIC]),
         st.sampled_from([METRIC6, METRIC6, 50]),
+        st.just(0),  # the kernel tells no type of service for IPv6
+        st.just(1),
+        st.just(0),
+        st.just(value=True),
+        st.just(value=False),
     ),
     bound_routes.map(in_kernel),
     st.builds(
