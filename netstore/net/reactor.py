@@ -33,7 +33,7 @@ from netstore.limits import Budget
 from netstore.meter import Meter
 from netstore.net.acceptor import Acceptor
 from netstore.net.bodyadmission import BodyAdmission
-from netstore.net.connection import Connection
+from netstore.net.connection import NEW_DATA, Connection
 from netstore.net.connectionlimit import ConnectionLimit
 from netstore.net.load import LAST_IN_HOUSEHOLD
 from netstore.net.memorypressure import MemoryPressure
@@ -277,7 +277,7 @@ class Reactor:
 
     def add(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
         """Serve an accepted connection. OSError if the kernel cannot watch it."""
-        self._epoll.register(sock.fileno(), _IN)
+        self._epoll.register(sock.fileno(), NEW_DATA)
         connection = Connection(self, sock, address, self.now, credentials)
         self._connections[connection.fd] = connection
         self.connection_limit.add(connection)
