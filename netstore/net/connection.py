@@ -389,28 +389,29 @@ class Connection:
     def flush(self) -> None:
         """Send what was written since the last flush. If the session has more to do, it gets another turn."""
         self._dirty = False
-        if self._discarded:
-            self.cut()
-            return
-        if self.fd >= 0 and not self._mask & _OUT:
-            queue = self._queue
-            if len(queue) != 1 or self._tunnel is not None or self._closing or self._mask != _IN:
-                self._send()
-            else:  # one piece, the common case: what `_send` does if the kernel takes all of it
-                try:
-                    sent = self._socket.send(queue[0])
-                except OSError:
-                    sent = 0  # `_send` finds out why
+        queue = self._queue
+        if len(queue) == 1 and self._mask == _IN and self._tunnel is None and not self._closing:
+            # One piece, the common case: what `_send` does if the kernel takes all of it.
+            piece = queue[0]
+            try:
+                sent = self._socket.send(piece)
+            except OSError:
+                sent = 0  # `_send` finds out why
+            self.sent += sent
+            if sent == len(piece):
+                queue.clear()
+                self.unsent = 0
+                self.progress = self._reactor.now
+                if self._charged:
+                    self._charge()
+            else:
                 self.unsent -= sent
-                self.sent += sent
-                if not self.unsent:
-                    queue.clear()
-                    self.progress = self._reactor.now
-                    if self._charged:
-                        self._charge()
-                else:
-                    queue[0] = rest_of(queue[0], sent)
-                    self._send()
+                queue[0] = rest_of(piece, sent)
+                self._send()
+        elif self._discarded:
+            self.cut()
+        elif self.fd >= 0 and not self._mask & _OUT:
+            self._send()
         if self.fd < 0:
             return
         account = self.account
@@ -471,19 +472,27 @@ class Connection:
         elif data:
             self.progress = self.last_read = self._reactor.now
             if self._tunnel is not None:
-                data = self._decrypt(self._tunnel, data)
-            if not self.heard and (data or (self._tunnel is not None and self._tunnel.open)):
-                self.heard = True
-                self._reactor.connection_limit.heard(self)
-            if data:
+                self._read_tls(self._tunnel, data)
+            else:
+                if not self.heard:
+                    self.heard = True
+                    self._reactor.connection_limit.heard(self)
                 self.session.receive(data)
-            if self._tunnel is not None and self._tunnel.ended and not self._muted:
-                self.session.eof()
             if self.session.at_limit or not self.session.reading or self.unsent > HIGH_WATER:
                 self._watch()
         else:
             self.session.eof()
             self._watch()
+
+    def _read_tls(self, tunnel: Tunnel, data: bytes) -> None:
+        plain = self._decrypt(tunnel, data)
+        if not self.heard and (plain or tunnel.open):
+            self.heard = True
+            self._reactor.connection_limit.heard(self)
+        if plain:
+            self.session.receive(plain)
+        if self._tunnel is not None and tunnel.ended and not self._muted:
+            self.session.eof()
 
     def _drop(self, data: bytes) -> None:
         """Drop what arrives while the connection closes."""
