@@ -32,12 +32,13 @@ _C = TypeVar("_C", bound=Waiting)
 class _Household(Generic[_C]):
     """The waiting connections of one household, in a queue for each level of their own load."""
 
-    __slots__ = ("level", "name", "occupied", "queued_at", "queues")
+    __slots__ = ("computed_at", "level", "name", "occupied", "queued_at", "queues")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.level = 0
-        """The level of the household's load."""
+        """The level of the household's load, when it was computed last."""
+        self.computed_at = -1.0
         self.queued_at = LEVELS
         """The level at which it is queued among the others; `LEVELS` if it is not."""
         self.queues: dict[int, OrderedDict[_C, int]] = {}
@@ -105,14 +106,18 @@ class LoadQueue(Generic[_C]):
         known = self._households.get(owner.name)
         if known is None:
             known = self._households[owner.name] = _Household(owner.name)
-        before, known.level = known.level, owner.level(now)
-        known.add(connection, level, mask)
+        is_moved = not known.occupied >> level & 1
+        if known.computed_at != now:  # once for all of the household that a round brings
+            before, known.level, known.computed_at = known.level, owner.level(now), now
+            is_moved = is_moved or known.level != before
+        if is_moved:
+            known.add(connection, level, mask)
+            self._requeue(known)
+        else:
+            known.queues[level][connection] = mask
         self.places[connection] = level, known, above, now
         self._reviewed[connection] = now
-        level += OWN * known.level
-        if level < known.queued_at or known.level != before:
-            self._requeue(known)
-        return level
+        return OWN * known.level + level
 
     def take(self) -> tuple[_C, int]:
         """Remove the next connection; returns it and the events that it waits for. IndexError if none
@@ -164,7 +169,7 @@ class LoadQueue(Generic[_C]):
                 household.add(connection, level, household.leave(connection, queued_at))
                 self.places[connection] = level, household, above, since
             if connection.load.household.name == household.name:
-                household.level = connection.load.household.level(now)
+                household.level, household.computed_at = connection.load.household.level(now), now
             self._requeue(household)
 
     def _leave(self, connection: _C) -> int:

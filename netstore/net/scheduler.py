@@ -148,7 +148,7 @@ class Scheduler:
         """
         queue = self.queue
         queue.review(at, _REVIEWED)  # of those that wait since an earlier round
-        waiting = queue.places
+        waiting, add = queue.places, queue.add
         if at - self._lightest_at > LIGHT_SECONDS:
             self._lightest = LEVELS
         for connection, mask in ready:
@@ -157,7 +157,7 @@ class Scheduler:
             if connection in waiting:
                 connection.suspend()
             load = connection.load
-            level = queue.add(connection, mask, at, LAST_IN_HOUSEHOLD if load.has_long_turns else 0)
+            level = add(connection, mask, at, LAST_IN_HOUSEHOLD if load.has_long_turns else 0)
             if level <= self._lightest and load.is_light(at):
                 self._lightest, self._lightest_at = level, at
 
@@ -199,8 +199,8 @@ class Scheduler:
         connection that has waited longest has a turn.
         """
         self._read = self._waited() if at < self._examined_until else None
-        queue = self.queue
-        first = queue.first
+        queue, serve = self.queue, self._serve_one
+        take, first = queue.take, queue.first
         heavy = self._lightest + HEAVY_LEVELS
         stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
         self.hurried = self._lightest < LEVELS
@@ -210,7 +210,8 @@ class Scheduler:
                 break
             if first < heavy <= queue.first:
                 first, stop = heavy, min(stop, at + HEAVY_SECONDS / 2)  # all light ones are served
-            at = self._serve_one(*queue.take(), at)
+            connection, mask = take()
+            at = serve(connection, mask, at)
         if waiting and queue.first >= heavy:
             self.heavy_at = at
         self._passed_over += 1
