@@ -14,6 +14,7 @@ import socket
 from collections import deque
 from functools import partial
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from hpack import Encoder
@@ -196,10 +197,14 @@ class Member:
         sent = [callers[place % len(callers)].calls(piece) for place, piece in enumerate(pieces)]
         return partial(self._exchange, callers, sent, len(messages), _answered_calls)
 
-    def requests(self, requests: list[bytes], *, alone: bool = False) -> Callable[[], None]:
-        """The same for HTTP/1."""
+    def requests(
+        self, requests: list[bytes], *, alone: bool = False, queued: bool = False
+    ) -> Callable[[], None]:
+        """The same for HTTP/1. With `queued`, each connection waits for its turn in the fair queue, as where
+        rounds are too short for all that ask.
+        """
         askers = self._askers[:1] if alone else self._askers
-        return partial(self._exchange, askers, requests, len(requests), _answered_requests)
+        return partial(self._exchange, askers, requests, len(requests), _answered_requests, queued=queued)
 
     def _exchange(
         self,
@@ -207,7 +212,10 @@ class Member:
         sent: list[bytes],
         wanted: int,
         answered: Callable[[bytes], int],
+        *,
+        queued: bool = False,
     ) -> None:
+        self._reactor.scheduler.heavy_at = inf if queued else -inf
         for at in range(0, len(sent), len(clients)):
             asking = clients[: len(sent) - at]
             for place, client in enumerate(asking, at):
@@ -294,6 +302,7 @@ class Paths:
                 _KEEPALIVE, [rpc_pb2.LeaseKeepAliveRequest(ID=LEASE).SerializeToString()] * n
             ),
             "v2 set": lambda n: requests([_v2_set(each) for each in range(n)]),
+            "v2 set, queued": lambda n: requests([_v2_set(each) for each in range(n)], queued=True),
             "v2 set alone": lambda n: requests([_v2_set(each) for each in range(n)], alone=True),
             "v2 get": lambda n: requests([_v2_get(each) for each in range(n)]),
             "v2 get alone": lambda n: requests([_v2_get(each) for each in range(n)], alone=True),

@@ -62,6 +62,14 @@ than it gains.
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
+_END: Final = select.EPOLLRDHUP
+
+NEW_DATA: Final = _IN | _END | select.EPOLLET
+"""What is registered with epoll while a connection only waits for data: it is told once of what has arrived,
+not in each round until that is read, so a connection that waits for its turn costs no system calls. After a
+read that may have left something (all that was asked for, or the end of the stream), it is registered again,
+which makes epoll look again (epoll(7)).
+"""
 _PLAIN_HTTP: Final = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"Client sent an HTTP request to an HTTPS server.\n"
@@ -118,7 +126,6 @@ class Connection:
         "_reactor",
         "_socket",
         "_suspended",
-        "_suspended_at",
         "_tunnel",
         "account",
         "admission",
@@ -206,8 +213,7 @@ class Connection:
         self._mask = _IN
         """Events of epoll that it waits for."""
         self._suspended = False
-        """It waits for a turn, since `_suspended_at`, and no event is registered with epoll until then."""
-        self._suspended_at = now
+        """It waits for a turn, and no event is registered with epoll until then."""
 
     def start_session(self) -> None:
         """Make the session: at once without TLS, else after the handshake."""
@@ -276,7 +282,8 @@ class Connection:
     @property
     def unread(self) -> float | None:
         """See `bodyadmission.Owner`."""
-        return self.last_read if self._suspended or not self._mask & _IN else None
+        waits = self in self._reactor.scheduler.queue.places
+        return self.last_read if waits or not self._mask & _IN else None
 
     @property
     def short_turn(self) -> bool:
@@ -357,7 +364,7 @@ class Connection:
         """
         if self._suspended:
             self._suspended = False
-            self._reactor.modify(self.fd, self._mask)
+            self._register()
         if self._discarded:
             self.cut()
         elif mask & _OUT or self._dirty:
@@ -375,35 +382,36 @@ class Connection:
                 self.session.resume()
                 self._watch()
         if mask & self._mask & _IN and self.fd >= 0:
-            self._read()
-        elif mask & ~(_IN | _OUT):
+            self._read(mask)
+        elif mask & ~(_IN | _OUT | _END):
             self.cut()
 
     def flush(self) -> None:
         """Send what was written since the last flush. If the session has more to do, it gets another turn."""
         self._dirty = False
-        if self._discarded:
-            self.cut()
-            return
-        if self.fd >= 0 and not self._mask & _OUT:
-            queue = self._queue
-            if len(queue) != 1 or self._tunnel is not None or self._closing or self._mask != _IN:
-                self._send()
-            else:  # one piece, the common case: what `_send` does if the kernel takes all of it
-                try:
-                    sent = self._socket.send(queue[0])
-                except OSError:
-                    sent = 0  # `_send` finds out why
+        queue = self._queue
+        if len(queue) == 1 and self._mask == _IN and self._tunnel is None and not self._closing:
+            # One piece, the common case: what `_send` does if the kernel takes all of it.
+            piece = queue[0]
+            try:
+                sent = self._socket.send(piece)
+            except OSError:
+                sent = 0  # `_send` finds out why
+            self.sent += sent
+            if sent == len(piece):
+                queue.clear()
+                self.unsent = 0
+                self.progress = self._reactor.now
+                if self._charged:
+                    self._charge()
+            else:
                 self.unsent -= sent
-                self.sent += sent
-                if not self.unsent:
-                    queue.clear()
-                    self.progress = self._reactor.now
-                    if self._charged:
-                        self._charge()
-                else:
-                    queue[0] = rest_of(queue[0], sent)
-                    self._send()
+                queue[0] = rest_of(piece, sent)
+                self._send()
+        elif self._discarded:
+            self.cut()
+        elif self.fd >= 0 and not self._mask & _OUT:
+            self._send()
         if self.fd < 0:
             return
         account = self.account
@@ -416,11 +424,14 @@ class Connection:
             self._watch()
 
     def suspend(self) -> None:
-        """It waits for its turn and epoll reported it already: do not report it again until then."""
+        """More has arrived while it waits for its turn: do not report it again until then."""
         if not self._suspended:
             self._suspended = True
-            self._suspended_at = self._reactor.now
             self._reactor.modify(self.fd, 0)
+
+    def _register(self) -> None:
+        """Let epoll report what this connection waits for, and that anew if it is there already."""
+        self._reactor.modify(self.fd, NEW_DATA if self._mask == _IN else self._mask)
 
     def _watch(self) -> None:
         """Register with epoll the events that this connection waits for now."""
@@ -440,37 +451,48 @@ class Connection:
         if mask != self._mask:
             self._mask = mask
             if not self._suspended:
-                self._reactor.modify(self.fd, mask)
+                self._register()
 
     # --- reading
 
-    def _read(self) -> None:
+    def _read(self, mask: int) -> None:
         few = self.admission.waiting and not self.account.coming
+        size = FIRST_READ if few else READ_SIZE
         try:
-            data = self._socket.recv(FIRST_READ if few else READ_SIZE)
+            data = self._socket.recv(size)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.cut()
             return
+        if mask != _IN or len(data) == size:
+            self._register()
         if self._closing or not self.session.reading:
             self._drop(data)
         elif data:
             self.progress = self.last_read = self._reactor.now
             if self._tunnel is not None:
-                data = self._decrypt(self._tunnel, data)
-            if not self.heard and (data or (self._tunnel is not None and self._tunnel.open)):
-                self.heard = True
-                self._reactor.connection_limit.heard(self)
-            if data:
+                self._read_tls(self._tunnel, data)
+            else:
+                if not self.heard:
+                    self.heard = True
+                    self._reactor.connection_limit.heard(self)
                 self.session.receive(data)
-            if self._tunnel is not None and self._tunnel.ended and not self._muted:
-                self.session.eof()
             if self.session.at_limit or not self.session.reading or self.unsent > HIGH_WATER:
                 self._watch()
         else:
             self.session.eof()
             self._watch()
+
+    def _read_tls(self, tunnel: Tunnel, data: bytes) -> None:
+        plain = self._decrypt(tunnel, data)
+        if not self.heard and (plain or tunnel.open):
+            self.heard = True
+            self._reactor.connection_limit.heard(self)
+        if plain:
+            self.session.receive(plain)
+        if self._tunnel is not None and tunnel.ended and not self._muted:
+            self.session.eof()
 
     def _drop(self, data: bytes) -> None:
         """Drop what arrives while the connection closes."""
@@ -630,10 +652,10 @@ class Connection:
 
     def stalled(self, now: float, limit: float) -> bool:
         """The peer has owed something (the rest of a request, reading an answer, closing) for longer than the
-        limit, in seconds. A connection that waits for its turn is judged as of when it was suspended: what
+        limit, in seconds. A connection that waits for its turn is judged as of when it was queued: what
         has arrived since is not read, and one that sends a little now and then waits most of the time.
         """
-        seen = self._suspended_at if self._suspended else now
+        seen = now - self._reactor.scheduler.waited(self)
         if self._handshaking and seen - self._accepted > HANDSHAKE_SECONDS:
             return True
         session, tunnel, reads = self.session, self._tunnel, not self.paused

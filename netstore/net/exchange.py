@@ -71,6 +71,9 @@ class Request(msgspec.Struct, eq=False):
     answer.
     """
 
+    is_plain: bool = False
+    """A request over HTTP/1.1 whose answer may have a body: not HEAD."""
+
     def with_body(self, body: bytes) -> Request:
         """The same request with this body."""
         return replace(self, body=body)

@@ -61,7 +61,7 @@ OWN: Final = MOST + LAST_IN_HOUSEHOLD + 1
 LEVELS: Final = (MOST + 1) * OWN
 """Levels of a connection among all: by the load of its household, and within that by its own."""
 
-_STEP: Final = HALF_LIFE / 10
+STEP: Final = HALF_LIFE / 10
 """Seconds within which a load is not decayed: 7 %. Loads are added to and compared for each request."""
 
 _BOUNDS: Final = tuple(LEAST * 2**level for level in range(MOST))
@@ -91,13 +91,13 @@ class Load:
 
     def add(self, now: float, seconds: float) -> None:
         """So much work was done."""
-        if now - self.at > _STEP:
+        if now - self.at > STEP:
             self.seconds(now)
         self.sum += seconds
 
     def level(self, now: float) -> int:
         """Between 0 and `MOST`."""
-        if now - self.at > _STEP:
+        if now - self.at > STEP:
             self.seconds(now)
         return bisect_right(_BOUNDS, self.sum)
 
@@ -132,21 +132,21 @@ class ConnectionLoad(Load):
         turn += ((min(_LONGEST_TURN, seconds)) - turn) * _LAST_TURN
         self._turn = turn
         self.has_long_turns = turn > LONG_TURN
-        if now - self.at > _STEP:
+        if now - self.at > STEP:
             self.seconds(now)
         self.sum += seconds
         household = self.household
-        if now - household.at > _STEP:
+        if now - household.at > STEP:
             household.seconds(now)
         household.sum += seconds
 
     def add(self, now: float, seconds: float) -> None:
         """Add work."""
-        if now - self.at > _STEP:
+        if now - self.at > STEP:
             self.seconds(now)
         self.sum += seconds
         household = self.household
-        if now - household.at > _STEP:
+        if now - household.at > STEP:
             household.seconds(now)
         household.sum += seconds
 

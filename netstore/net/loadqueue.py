@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from netstore.net.load import LEVELS, OWN
+from netstore.net.load import LEVELS, OWN, STEP
 
 if TYPE_CHECKING:
     from netstore.net.load import ConnectionLoad
@@ -32,12 +32,13 @@ _C = TypeVar("_C", bound=Waiting)
 class _Household(Generic[_C]):
     """The waiting connections of one household, in a queue for each level of their own load."""
 
-    __slots__ = ("level", "name", "occupied", "queued_at", "queues")
+    __slots__ = ("computed_at", "level", "name", "occupied", "queued_at", "queues")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.level = 0
-        """The level of the household's load."""
+        """The level of the household's load, when it was computed last."""
+        self.computed_at = -1.0
         self.queued_at = LEVELS
         """The level at which it is queued among the others; `LEVELS` if it is not."""
         self.queues: dict[int, OrderedDict[_C, int]] = {}
@@ -51,15 +52,6 @@ class _Household(Generic[_C]):
             queue = self.queues[level] = OrderedDict()
         self.occupied |= 1 << level
         queue[connection] = mask
-
-    def take(self) -> tuple[_C, int]:
-        """Remove the first one of the lowest level."""
-        bit = self.occupied & -self.occupied
-        queue = self.queues[bit.bit_length() - 1]
-        first = queue.popitem(last=False)
-        if not queue:
-            self.occupied ^= bit
-        return first
 
     def leave(self, connection: _C, level: int) -> int:
         """Remove this one; returns the events it waits for."""
@@ -80,23 +72,24 @@ class LoadQueue(Generic[_C]):
         """Households that wait, each at the level of its first connection."""
         self._occupied = 0
         """A bit for each level at which a household waits."""
+        self.first = LEVELS
+        """The level of the next connection; `LEVELS` if none waits. For reading only."""
         self._households: dict[str, _Household[_C]] = {}
-        self.places: OrderedDict[_C, tuple[int, _Household[_C], int]] = OrderedDict()
+        self.places: OrderedDict[_C, tuple[int, _Household[_C], int, float]] = OrderedDict()
         """The connections that wait, in order of arrival; for reading only. Of each: its level within its
-        household, the household, and how many levels above its load it is queued. Plain tuples, because
-        one is made for each turn.
+        household, the household, how many levels above its load it is queued, and since when. Plain tuples,
+        because one is made for each turn.
         """
-        self._reviewed: OrderedDict[_C, None] = OrderedDict()
-        """The same connections, in the order in which their levels were computed."""
+        self._reviewed: OrderedDict[_C, float] = OrderedDict()
+        """The same connections, in the order in which their levels were computed, and when that was."""
 
     def __len__(self) -> int:
         return len(self.places)
 
-    @property
-    def first(self) -> int:
-        """The level of the next connection; `LEVELS` if none waits."""
-        occupied = self._occupied
-        return (occupied & -occupied).bit_length() - 1 if occupied else LEVELS
+    def since(self, connection: _C) -> float | None:
+        """When it was queued; None if it does not wait."""
+        place = self.places.get(connection)
+        return None if place is None else place[3]
 
     def add(self, connection: _C, mask: int, now: float, above: int = 0) -> int:
         """Queue a connection, at the end of its household's queue for the level of its load at `now`, or
@@ -104,7 +97,7 @@ class LoadQueue(Generic[_C]):
         """
         place = self.places.get(connection)
         if place is not None:
-            level, household, _ = place
+            level, household, _, _ = place
             household.queues[level][connection] |= mask
             return OWN * household.level + level
         load = connection.load
@@ -113,28 +106,37 @@ class LoadQueue(Generic[_C]):
         known = self._households.get(owner.name)
         if known is None:
             known = self._households[owner.name] = _Household(owner.name)
-        known.level = owner.level(now)
-        known.add(connection, level, mask)
-        self.places[connection] = level, known, above
-        self._reviewed[connection] = None
-        level += OWN * known.level
-        if level != known.queued_at:
+        is_moved = not known.occupied >> level & 1
+        if known.computed_at != now:  # once for all of the household that a round brings
+            before, known.level, known.computed_at = known.level, owner.level(now), now
+            is_moved = is_moved or known.level != before
+        if is_moved:
+            known.add(connection, level, mask)
             self._requeue(known)
-        return level
+        else:
+            known.queues[level][connection] = mask
+        self.places[connection] = level, known, above, now
+        self._reviewed[connection] = now
+        return OWN * known.level + level
 
     def take(self) -> tuple[_C, int]:
         """Remove the next connection; returns it and the events that it waits for. IndexError if none
         waits.
         """
-        level = self.first
-        queue = self._levels[level]
-        household = next(iter(queue.values()))
-        first = household.take()
+        households = self._levels[self.first]
+        household = next(iter(households.values()))
+        bit = household.occupied & -household.occupied
+        queue = household.queues[bit.bit_length() - 1]
+        first = queue.popitem(last=False)
         connection = first[0]
         del self.places[connection], self._reviewed[connection]
-        if len(queue) > 1:
+        if not queue:
+            household.occupied ^= bit
+        if len(households) > 1:
             self._dequeue(household)  # to the end of its level
-        self._requeue(household)
+            self._requeue(household)
+        elif not queue:
+            self._requeue(household)
         return first
 
     def longest(self) -> tuple[_C, int]:
@@ -151,23 +153,27 @@ class LoadQueue(Generic[_C]):
 
     def review(self, now: float, most: int) -> None:
         """Compute the levels of so many connections and of their households again, those first whose
-        levels are oldest. A connection whose load has fallen moves to the end of a lower level's queue.
-        O(`most`).
+        levels are oldest, and none that is so new that loads have not been decayed since (`load.STEP`). A
+        connection whose load has fallen moves to the end of a lower level's queue. O(`most`).
         """
-        for _ in range(min(most, len(self._reviewed))):
-            connection = next(iter(self._reviewed))
-            self._reviewed.move_to_end(connection)
-            queued_at, household, above = self.places[connection]
+        reviewed = self._reviewed
+        for _ in range(min(most, len(reviewed))):
+            connection = next(iter(reviewed))
+            if now - reviewed[connection] < STEP:
+                break
+            reviewed[connection] = now
+            reviewed.move_to_end(connection)
+            queued_at, household, above, since = self.places[connection]
             level = connection.load.level(now) + above
             if level < queued_at:
                 household.add(connection, level, household.leave(connection, queued_at))
-                self.places[connection] = level, household, above
+                self.places[connection] = level, household, above, since
             if connection.load.household.name == household.name:
-                household.level = connection.load.household.level(now)
+                household.level, household.computed_at = connection.load.household.level(now), now
             self._requeue(household)
 
     def _leave(self, connection: _C) -> int:
-        level, household, _ = self.places.pop(connection)
+        level, household, _, _ = self.places.pop(connection)
         del self._reviewed[connection]
         mask = household.leave(connection, level)
         self._requeue(household)
@@ -188,6 +194,7 @@ class LoadQueue(Generic[_C]):
             household.queued_at = level
             self._levels[level][household.name] = household
             self._occupied |= 1 << level
+            self.first = min(self.first, level)
 
     def _dequeue(self, household: _Household[_C]) -> None:
         level, household.queued_at = household.queued_at, LEVELS
@@ -196,3 +203,6 @@ class LoadQueue(Generic[_C]):
             del queue[household.name]
             if not queue:
                 self._occupied &= ~(1 << level)
+                if level == self.first:
+                    occupied = self._occupied
+                    self.first = (occupied & -occupied).bit_length() - 1 if occupied else LEVELS

@@ -33,7 +33,7 @@ from netstore.limits import Budget
 from netstore.meter import Meter
 from netstore.net.acceptor import Acceptor
 from netstore.net.bodyadmission import BodyAdmission
-from netstore.net.connection import Connection
+from netstore.net.connection import NEW_DATA, Connection
 from netstore.net.connectionlimit import ConnectionLimit
 from netstore.net.load import LAST_IN_HOUSEHOLD
 from netstore.net.memorypressure import MemoryPressure
@@ -277,7 +277,7 @@ class Reactor:
 
     def add(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
         """Serve an accepted connection. OSError if the kernel cannot watch it."""
-        self._epoll.register(sock.fileno(), _IN)
+        self._epoll.register(sock.fileno(), NEW_DATA)
         connection = Connection(self, sock, address, self.now, credentials)
         self._connections[connection.fd] = connection
         self.connection_limit.add(connection)
@@ -297,6 +297,7 @@ class Reactor:
     def forget(self, connection: Connection) -> None:
         """A connection is about to close its socket."""
         del self._connections[connection.fd]
+        self.watched.aside.pop(connection.fd, None)
         self.connection_limit.remove(connection)
         self.scheduler.left(connection)
         self.pressure.forget(connection)
@@ -373,6 +374,7 @@ class Reactor:
             self.scheduler.queue.places
             or self.dirty
             or self.watched.unfinished
+            or self.watched.aside
             or self.pressure.looking
             or self.admission.looking
         )
@@ -401,6 +403,11 @@ class Reactor:
         if not ready and not pending:
             return 0.0
         clock, meter, scheduler, watched = self._clock, self.meter, self.scheduler, self.watched
+        if watched.aside:
+            aside, watched.aside = watched.aside, {}
+            for fd, mask in ready:
+                aside[fd] = aside.get(fd, 0) | mask
+            ready = list(aside.items())
         began = self._update_now()
         self.wakeup.in_round = True
         self._rounds.begin()

@@ -61,8 +61,6 @@ that was alone in its round.
 
 _REVIEWED: Final = 16
 """Waiting connections whose level is computed anew in each round: 30 us."""
-_LONG_QUEUE: Final = 64
-"""Connections that wait, beyond which one more will not be served in the round in which epoll reports it."""
 
 
 class Scheduler:
@@ -121,6 +119,11 @@ class Scheduler:
         self._loads.leave(connection.load, self.clock_read)
         self.queue.remove(connection)
 
+    def waited(self, connection: Connection) -> float:
+        """For how many seconds it has waited for a turn; 0 if it does not wait for one."""
+        since = self.queue.since(connection)
+        return 0.0 if since is None else self.clock_read - since
+
     def worked(self, connection: Connection, seconds: float) -> None:
         """Add work that was done for a connection outside its turns to its load."""
         connection.load.add(self._clock(), seconds)
@@ -141,20 +144,20 @@ class Scheduler:
 
     def enqueue(self, ready: list[tuple[Connection, int]], at: float) -> None:
         """Queue these for their turns, beside those that wait already. epoll reports a limited number of
-        connections in a round, so it is told not to report those that wait again.
+        connections in a round, so it is told not to report those again that wait.
         """
         queue = self.queue
         queue.review(at, _REVIEWED)  # of those that wait since an earlier round
-        waiting = queue.places
+        waiting, add = queue.places, queue.add
         if at - self._lightest_at > LIGHT_SECONDS:
             self._lightest = LEVELS
         for connection, mask in ready:
             if connection.fd < 0:
                 continue  # closed earlier in this round
-            if len(waiting) > _LONG_QUEUE or connection in waiting:
+            if connection in waiting:
                 connection.suspend()
             load = connection.load
-            level = queue.add(connection, mask, at, LAST_IN_HOUSEHOLD if load.has_long_turns else 0)
+            level = add(connection, mask, at, LAST_IN_HOUSEHOLD if load.has_long_turns else 0)
             if level <= self._lightest and load.is_light(at):
                 self._lightest, self._lightest_at = level, at
 
@@ -196,8 +199,8 @@ class Scheduler:
         connection that has waited longest has a turn.
         """
         self._read = self._waited() if at < self._examined_until else None
-        queue = self.queue
-        first = queue.first
+        queue, serve = self.queue, self._serve_one
+        take, first = queue.take, queue.first
         heavy = self._lightest + HEAVY_LEVELS
         stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
         self.hurried = self._lightest < LEVELS
@@ -207,7 +210,8 @@ class Scheduler:
                 break
             if first < heavy <= queue.first:
                 first, stop = heavy, min(stop, at + HEAVY_SECONDS / 2)  # all light ones are served
-            at = self._serve_one(*queue.take(), at)
+            connection, mask = take()
+            at = serve(connection, mask, at)
         if waiting and queue.first >= heavy:
             self.heavy_at = at
         self._passed_over += 1

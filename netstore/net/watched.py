@@ -13,7 +13,7 @@ from netstore.guard import guarded
 
 if TYPE_CHECKING:
     import select
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Collection
 
     from netstore.meter import Meter
     from netstore.net.wakeup import Wakeup
@@ -30,7 +30,7 @@ class WatchedDescriptors:
         self,
         epoll: select.epoll,
         wakeup: Wakeup,
-        connections: Sized,
+        connections: Collection[int],
         clock: Callable[[], float],
         *,
         meter: Meter,
@@ -38,7 +38,7 @@ class WatchedDescriptors:
         failed: Callable[[Exception], None],
         worked: Callable[[float], object],
     ) -> None:
-        """`connections` are the other descriptors in the epoll set; `failed` logs a fault of a `failed`
+        """`connections` are the descriptors of clients in the epoll set; `failed` logs a fault of a `failed`
         callback; `worked` is told how many seconds `catch_up` took.
         """
         self._epoll = epoll
@@ -57,6 +57,10 @@ class WatchedDescriptors:
         """Those that were ready in the last round and had no turn."""
         self.ready: dict[int, int] = {}
         """Those that are to have a turn now, with the events that epoll reported. Set by the reactor."""
+        self.aside: dict[int, int] = {}
+        """What epoll reported of clients while `catch_up` looked for members: it reports that once only, so
+        it is kept for the next round.
+        """
         self._to_catch_up: dict[int, int] | None = None
         """What `catch_up` has not served yet."""
 
@@ -102,9 +106,16 @@ class WatchedDescriptors:
             self._to_catch_up = dict.fromkeys(self.unfinished, 0) | {
                 fd: mask for fd, mask in reported if fd in calls
             }
+            self._set_aside([(fd, mask) for fd, mask in reported if fd in self._connections])
         self._to_catch_up = self._serve_some(self._to_catch_up) or None
         self._worked(self._clock() - began)
         return self._to_catch_up is None
+
+    def _set_aside(self, reported: list[tuple[int, int]]) -> None:
+        for fd, mask in reported:
+            self.aside[fd] = self.aside.get(fd, 0) | mask
+        if reported and not self._wakeup.pending:
+            self._wakeup.send()
 
     def serve(self, ready: dict[int, int]) -> None:
         """Serve these and the unfinished ones: first those that had no turn in the last round and are ready

@@ -96,24 +96,24 @@ class Applier:
         if not waiting:
             return False
         begin, complete, number = machine.begin, self._proposals.complete, int.from_bytes
-        applying, observer = machine.applying, self.observer
+        applying, observer, raft = machine.applying, self.observer, self._raft
         last: Index | None = None
-        while waiting and applying.worked < self.work_limit and not self._raft.apply_paused:
+        while waiting and applying.worked < self.work_limit and not raft.apply_paused:
             entry = waiting[0]
+            payload = self._payload
             if not self._is_unfinished:
+                payload = self._payload = entry.data
                 if entry.term != self._last_term or entry.kind is EntryKind.CHANGE:
-                    self._prepare(entry)
-                else:
-                    self._payload = entry.data
+                    payload = self._prepare(entry)
             try:
-                outcome = machine.go_on() if self._is_unfinished else begin(entry.index, self._payload)
+                outcome = machine.go_on() if self._is_unfinished else begin(entry.index, payload)
             except CannotApply as fault:
-                fault.entry = entry.index, payload_hash(self._payload)
+                fault.entry = entry.index, payload_hash(payload)
                 raise
             except (MustStop, NetstoreError, MemoryError):
                 raise
             except Exception as error:
-                raise _cannot_apply(entry, self._payload, error) from error
+                raise _cannot_apply(entry, payload, error) from error
             if outcome is UNFINISHED:
                 self._is_unfinished = True
                 continue
@@ -123,7 +123,6 @@ class Applier:
             waiting.popleft()
             self.waiting_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
             last = entry.index
-            payload = self._payload
             if observer is not None and ((outcome is None and is_bare(payload)) or last % CHECK_ENTRIES == 0):
                 observer.reached()
             if payload:
@@ -150,16 +149,16 @@ class Applier:
         """Whether a request of this member waits for the entry that is being applied."""
         return self._proposals.awaits(request_of(self._payload))
 
-    def _prepare(self, entry: Entry) -> None:
-        """Before an entry is applied that is of a new term or changes the members."""
+    def _prepare(self, entry: Entry) -> bytes:
+        """Before an entry is applied that is of a new term or changes the members: returns its payload."""
         if entry.term != self._last_term:
             self._last_term = entry.term
             self._proposals.requeue_lost(entry.term)
             self._wake()
-        self._payload = entry.data
         if entry.kind is EntryKind.CHANGE:
             self._raft.apply_change(entry)
             self._payload = Change.decode(entry.data).context
+        return self._payload
 
 
 def _cannot_apply(entry: Entry, payload: bytes, error: Exception) -> CannotApply:

@@ -132,17 +132,21 @@ class Proposals:
             done(errors.stopped())
             return None
         size = len(command) + 1  # never 0: an empty command counts too
-        owner = owner_of(principal)
-        if len(self._slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):
+        owner, slots = owner_of(principal), self._slots
+        if len(slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):
             done(errors.too_many())
             return None
-        if not self._slots and self._clock is not None:
+        if not slots and self._clock is not None:
             self.now, self.wall = self._clock.monotonic(), self._clock.wall()
         self._next = request = (self._next + 1) & _ID_MASK
         payload = seal(command, request, level, self.wall, principal)
-        slot = self._slots[request] = Slot(request, payload, done, self.now + self.time_limit, size, owner)
+        slot = slots[request] = Slot(request, payload, done, self.now + self.time_limit, size, owner)
         if is_queued:
-            self._queue.add(slot)
+            queue = self._queue.queues.get(owner)
+            if queue is not None:
+                queue.append(slot)
+            else:
+                self._queue.add(slot)
         return slot
 
     def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES, *, fitting: bool = False) -> list[Slot]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from netstore import errors
 from netstore.errors import CorruptData
 from netstore.node.diskspace import only_removes, split
+from netstore.node.fairqueue import payload_of
 from netstore.node.forwards import RefusalReason, fault_for
 from netstore.node.logsize import BYTES_PER_TURN, PAYLOADS_PER_TURN, log_size
 from netstore.node.member import OWN
@@ -131,7 +132,7 @@ class Proposer:
 
     def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait because leadership is being transferred: a tick tries again."""
-        payloads = [slot.payload for slot in slots]
+        payloads: list[bytes] = list(map(payload_of, slots))
         proposed = self._raft.propose(payloads)
         if proposed.fate is not Fate.REFUSED:
             if self._pacing.rate is not None:

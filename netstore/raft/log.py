@@ -305,5 +305,8 @@ class Log:
         self.compacted_term = self.last_term = term
 
 
+_data_of: Final = attrgetter("data")
+
+
 def _size(entries: Sequence[Entry]) -> int:
-    return sum([len(entry.data) for entry in entries]) + len(entries) * ENTRY_OVERHEAD_BYTES
+    return sum(map(len, map(_data_of, entries))) + len(entries) * ENTRY_OVERHEAD_BYTES

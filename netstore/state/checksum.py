@@ -49,6 +49,10 @@ class RunningChecksum:
         """
         if not self._waiting:
             return
+        if max(map(len, self._waiting)) < LARGE_BYTES:
+            self._checksum = crc32c(b"".join(self._waiting), self._checksum)
+            self._waiting.clear()
+            return
         checksum = self._checksum
         run: list[bytes] = []
         for data in self._waiting:

@@ -32,6 +32,7 @@ MAX_PRINCIPAL_BYTES: Final = 255
 _HEAD: Final = layout("BBHQQ")
 _pack: Final = _HEAD.pack
 _unpack: Final = _HEAD.unpack_from
+_unpack_start: Final = layout("BBH").unpack_from
 
 REQUEST: Final = slice(4, 12)
 """Where the request id is."""
@@ -85,10 +86,11 @@ def first_level_command(payload: bytes) -> bytes | None:
     """The command of a payload of this format and of the first feature level, as nearly all are; None for any
     other bytes. Takes a fifth of the time of `read`.
     """
-    if len(payload) < HEAD_BYTES or payload[0] != FORMAT or payload[2] != 1 or payload[3]:
+    if len(payload) < HEAD_BYTES:
         return None
-    start = HEAD_BYTES + payload[1]
-    return payload[start:] if start <= len(payload) else None
+    format_, length, level = _unpack_start(payload)
+    start = HEAD_BYTES + length
+    return payload[start:] if format_ == FORMAT and level == 1 and start <= len(payload) else None
 
 
 def answering(payload: bytes, command: bytes) -> bytes:

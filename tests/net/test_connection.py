@@ -114,6 +114,29 @@ async def test_a_stalled_request_is_refused_in_words() -> None:
         assert b" 408 " in await read_all(stream)
 
 
+async def test_an_end_that_came_with_the_data_is_seen() -> None:
+    """epoll reports both at once, and never again."""
+    async with site() as here:
+        with socket.create_connection(("127.0.0.1", here.port)) as client:
+            await here.until_open(1)
+            client.sendall(GET)
+            client.shutdown(socket.SHUT_WR)
+            await here.until_asked(1)
+            await here.until_open(0)
+            assert b"200 OK" in client.recv(65536)
+
+
+async def test_what_does_not_fit_into_a_read_is_read_in_the_next_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was there before the first read, and nothing follows."""
+    monkeypatch.setattr(connecting, "READ_SIZE", len(GET))
+    async with site() as here:
+        with socket.create_connection(("127.0.0.1", here.port)) as client:
+            client.sendall(GET * 5)
+            await here.until_asked(5)
+
+
 async def test_an_idle_connection_is_left_alone() -> None:
     async with site(Limits(stall_seconds=5)) as here, await here.connect() as stream:
         await stream.send_all(GET)
@@ -253,8 +276,21 @@ async def resting(here: Site, stream: trio.SocketStream, data: bytes) -> Connect
     with trio.fail_after(seconds(10)):
         while not connection.session.incomplete:
             await trio.lowlevel.checkpoint()
-    connection.suspend()
+    line_up(here, connection)
     return connection
+
+
+def line_up(here: Site, connection: Connection) -> None:
+    """Let it wait for a turn, which it does not get: nothing wakes the reactor."""
+    scheduler = here.reactor.scheduler
+    scheduler.queue.add(connection, select.EPOLLIN, scheduler.clock_read)
+    connection.suspend()
+
+
+def take_turn(here: Site) -> None:
+    """The turn of the one that waits."""
+    connection, mask = here.reactor.scheduler.queue.take()
+    connection.ready(mask)
 
 
 def unread_since(connection: Connection) -> float | None:
@@ -275,17 +311,17 @@ async def test_who_stands_in_line_is_not_timed_for_what_is_not_read(begun: bytes
         with trio.fail_after(seconds(10)):
             while unread_since(connection) is not None:
                 await trio.lowlevel.checkpoint()
-        connection.suspend()
+        line_up(here, connection)
         here.let_pass(100)
         assert not connection.session.reading, "when it was read nothing had come for long"
 
 
 async def test_what_is_done_in_line_counts_from_when_it_is_read() -> None:
     async with site() as here, await here.connect() as stream:
-        connection = await resting(here, stream, GET[:10])
+        await resting(here, stream, GET[:10])
         await stream.send_all(GET[10:])
         here.let_pass(100)
-        connection.ready(select.EPOLLIN)
+        take_turn(here)
         assert len(here.exchanges) == 1
         here.let_pass(100)
         assert len(here.reactor._connections) == 1
@@ -302,8 +338,8 @@ async def test_who_sends_little_is_late_however_often_it_stands_in_line(begun: b
             with suppress(trio.BrokenResourceError):
                 await stream.send_all(b"x")
             here.let_pass(0.5)
-            connection.ready(select.EPOLLIN)
+            take_turn(here)
             if connection.open:
-                connection.suspend()
+                line_up(here, connection)
             here.let_pass(0.5)
         assert not connection.session.reading

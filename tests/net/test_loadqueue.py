@@ -124,12 +124,12 @@ def test_a_household_whose_load_has_changed_takes_all_along() -> None:
         turns.add(One(house, number), 1, 0.0, LAST_IN_HOUSEHOLD)
     turns.add(One(other, 200), 1, 0.0)
     house.took = 5
-    turns.add(One(house, 100, took=3), 1, 0.0)
+    turns.add(One(house, 100, took=3), 1, 0.1)
     assert turns.first == 5 * OWN
     assert [number for _, number in order(turns)] == [200, 100, *range(50)]
     for number in range(50):
-        turns.add(One(house, number), 1, 0.0)
-    turns.add(One(other, 200), 1, 0.0)
+        turns.add(One(house, number), 1, 0.1)
+    turns.add(One(other, 200), 1, 0.1)
     other.took = 4
     turns.review(1.0, 51)
     assert turns.take()[0].number == 200

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from netstore.meter import Meter
-from netstore.net import reactor, scheduler
+from netstore.net import reactor
 from netstore.net.http1.bounds import HURRIED_LIMIT, PIPELINE_LIMIT, TURN_LIMIT
 from netstore.net.load import LONG_TURN
 from netstore.net.runqueue import RunQueue
@@ -182,7 +182,6 @@ async def test_who_asks_for_much_goes_on_beside_many_who_ask_for_little() -> Non
 async def test_the_kernel_tells_once_of_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """More wait than it tells of in a round, and somebody new is told of all the same."""
     monkeypatch.setattr(reactor, "_EVENTS_PER_ROUND", 4)
-    monkeypatch.setattr(scheduler, "_LONG_QUEUE", 4)
     async with site() as here:
         many = asking(here, 200)
         (other,) = asking(here, 1)
@@ -209,11 +208,30 @@ async def test_the_kernel_tells_once_of_who_waits_for_a_turn(monkeypatch: pytest
             one.close()
 
 
+async def test_to_wait_for_a_turn_costs_no_system_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site() as here:
+        changed = 0
+
+        def modify(fd: int, mask: int) -> None:
+            nonlocal changed
+            changed += 1
+
+        many = asking(here, 50)
+        await here.until_asked(50)
+        timed(here, 2 * ROUND_SECONDS)
+        monkeypatch.setattr(here.reactor, "modify", modify)
+        for one in many:
+            one.sendall(GET)
+        await here.until_asked(100)
+        assert changed == 0
+        for one in many:
+            one.close()
+
+
 async def test_what_is_closed_in_a_round_that_told_of_it_is_not_lined_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Others wait for their turns already."""
-    monkeypatch.setattr(scheduler, "_LONG_QUEUE", 0)
     async with site() as here:
         many = asking(here, 20)
         await here.until_asked(20)

@@ -17,7 +17,7 @@ from tests.support.site import GET, asking, site
 
 
 async def test_members_can_be_heard_between_rounds() -> None:
-    """What waits on clients' sockets is not touched."""
+    """What waits on clients' sockets is not touched, and not forgotten although it is told of once only."""
     async with site() as here:
         (client,) = asking(here, 1)
         await here.until_asked(1)
@@ -33,7 +33,25 @@ async def test_members_can_be_heard_between_rounds() -> None:
             here.reactor.watched.catch_up()
             assert heard == [b"alive"]
             assert len(here.exchanges) == 1
+            assert list(here.reactor.watched.aside) == list(here.reactor._connections)
             await here.until_asked(2)
+            assert not here.reactor.watched.aside
+            here.reactor.watched.unwatch(ours.fileno())
+
+
+async def test_what_was_told_of_a_closed_client_is_forgotten() -> None:
+    """Another one may have its descriptor by then."""
+    async with site() as here:
+        (client,) = asking(here, 1)
+        await here.until_asked(1)
+        ours, theirs = socket.socketpair()
+        with ours, theirs, client:
+            here.reactor.watched.watch(ours.fileno(), select.EPOLLIN, lambda _: None, unguarded)
+            client.sendall(GET)
+            here.reactor.watched.catch_up()
+            for connection in list(here.reactor._connections.values()):
+                connection.cut()
+            assert not here.reactor.watched.aside
             here.reactor.watched.unwatch(ours.fileno())
 
 

@@ -88,7 +88,11 @@ class KeepAliveStream:
                 return
             assert ttl is not None  # noqa: S101 - checked by the loop
             header = self._headers(renewal.revision)
-            self._call.send(messages.write_kept_alive(header, renewal.id, ttl))
+            answer = messages.write_kept_alive(header, renewal.id, ttl)
+            if self._closing and not waiting:
+                self._call.reply(answer)
+                return
+            self._call.send(answer)
         if self._closing and not waiting:
             self._call.finish()
 

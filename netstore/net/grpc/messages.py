@@ -28,7 +28,12 @@ def split(call: GrpcCall, data: bytes, start: int, stop: int) -> list[bytes]:
     if call.failure is not None:
         return messages  # framing is lost, or the call has failed
     buffer = call.partial
-    if buffer is not None:
+    if buffer is None and stop - start >= 5:
+        compressed, size = PREFIX.unpack_from(data, start)
+        if size == stop - start - 5 and not compressed and size <= call.server.message_limit:
+            call.connection.spent += 1
+            return [data[start + 5 : stop]]  # one whole message, the common case: as below
+    elif buffer is not None:
         buffer += memoryview(data)[start:stop]
         call.weigh(len(buffer))
         if len(buffer) < call.needed:

@@ -73,7 +73,9 @@ class Call(Protocol):
         """The first value of a metadata key (lower case); None if absent. O(fields)."""
 
     def reply(self, message: bytes) -> None:
-        """Answer a unary call: status `OK` and this message, in one write."""
+        """Answer a unary call, or end a stream, with this message and status `OK`, in one write if nothing
+        was sent before.
+        """
 
     def begin_reply(self, size: int) -> None:
         """Begin the response message of a unary call, which will be `size` bytes long (at most 2^32-1)."""

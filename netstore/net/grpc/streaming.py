@@ -101,6 +101,16 @@ class StreamCall(GrpcCall, kw_only=True, eq=False):
         """See `http2.Stream.drain`: end with UNAVAILABLE, so that the client goes to another member."""
         self.end(UNAVAILABLE, _STOPPED)
 
+    def reply(self, message: bytes) -> None:
+        """See `Call.reply`."""
+        if self._begun:
+            self.send(message)
+            self.finish()
+        elif self.open:
+            self._receiver = self._drained = None
+            self.discard()
+            super().reply(message)
+
     def finish(self, status: int = OK, text: str = "") -> None:
         """See `Call.finish`."""
         if self.open:

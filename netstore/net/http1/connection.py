@@ -142,6 +142,16 @@ class Http1Connection:
         reader = self._reader
         if self.has_pending:
             reader.later += data
+        elif (
+            not self._pending
+            and (request := reader.only(data)) is not None
+            and self.output.unsent < HIGH_WATER
+            and not self.output.held_back
+        ):  # as `resume`, for the one request that a client which waits for its answers sends
+            self._handle(request)
+            if self.has_pending or self._weight > UNCHARGED or self._charged or self._ended:
+                self.resume()
+            return
         else:
             reader.data, reader.at = data, 0
         self.resume()
@@ -156,7 +166,7 @@ class Http1Connection:
             verdict, self._verdict = self._verdict, None
             self.refuse(*verdict)
             return
-        pending, server, output, reader = self._pending, self.server, self.output, self._reader
+        pending, output, reader = self._pending, self.output, self._reader
         if self._awaiting_drain is not None and output.unsent <= LOW_WATER:
             waiting, self._awaiting_drain = self._awaiting_drain, None
             waiting.drained()
@@ -201,21 +211,7 @@ class Http1Connection:
                 break
             self._next = None
             turn += 1
-            writes = request.method not in SAFE
-            exchange = Http1Exchange(self, request, writes, not request.keep_alive)
-            if writes:
-                self._writes += 1
-            if request.body:
-                self._weight += len(request.body)
-                if reader.complete_claim is not None:
-                    self._give_claim(exchange)
-            if pending:
-                exchange.hold()
-            pending.append(exchange)
-            if type(request) is Refusal:
-                exchange.respond(request.status, PLAIN, request.text)
-            else:
-                server.handle(exchange)
+            self._handle(request)
         if self._ended:
             if self.endless:
                 self._give_up()
@@ -231,6 +227,25 @@ class Http1Connection:
             or self._charged
         ):
             self._charge()
+
+    def _handle(self, request: Request) -> None:
+        """Let the handler answer a request."""
+        pending = self._pending
+        writes = request.method not in SAFE
+        exchange = Http1Exchange(self, request, writes, not request.keep_alive)
+        if writes:
+            self._writes += 1
+        if request.body:
+            self._weight += len(request.body)
+            if self._reader.complete_claim is not None:
+                self._give_claim(exchange)
+        if pending:
+            exchange.hold()
+        pending.append(exchange)
+        if type(request) is Refusal:
+            exchange.respond(request.status, PLAIN, request.text)
+        else:
+            self.server.handle(exchange)
 
     def eof(self) -> None:
         """See `session.Session`. Answers that end are still sent; streaming responses without an end are

@@ -24,6 +24,9 @@ connections is in memory once.
 """
 
 _STATUS_11: Final = {s.value: b"HTTP/1.1 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
+_WITHOUT_BODY: Final = (204, 304)
+_SIZED: Final = {status: line for status, line in _STATUS_11.items() if status not in _WITHOUT_BODY}
+_ANSWER: Final = b"%b%b%bContent-Length: %d\r\n\r\n%b"
 _STATUS_10: Final = {s.value: b"HTTP/1.0 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 
 
@@ -70,20 +73,14 @@ class Http1Exchange(msgspec.Struct, eq=False):
         """Answer in one piece; see `Exchange.respond`. Does nothing if the answer is complete."""
         if self.complete:  # a handler that failed is made to answer, and may have answered before
             return
-        request = self.request
-        line = _STATUS_11[status] if request.version == b"1.1" else _STATUS_10[status]
-        closing = b""
-        if self.closing:
-            closing = b"Connection: close\r\n"
-        elif request.version == b"1.0":
-            closing = b"Connection: keep-alive\r\n"
-        server = self._connection.server
+        request, connection = self.request, self._connection
+        server = connection.server
         common = server.common or server.common_for(request)
-        size = b"" if status in (204, 304) else b"Content-Length: %d\r\n" % len(body)
-        if request.method == b"HEAD":
-            body = b""
-        data = b"".join((line, fields, common, size, closing, b"\r\n", body))
-        connection = self._connection
+        line = _SIZED.get(status) if request.is_plain and not self.closing else None
+        if line is not None:
+            data = _ANSWER % (line, fields, common, len(body), body)
+        else:
+            data = self._answer(status, fields, common, body)
         if self._held is not None:
             self._put(data)
         elif not connection.closed:
@@ -91,6 +88,20 @@ class Http1Exchange(msgspec.Struct, eq=False):
         self.complete = True
         self._gone = self._drained = None
         connection.answered(self)
+
+    def _answer(self, status: int, fields: bytes, common: bytes, body: bytes) -> bytes:
+        """An answer that says whether the connection is kept, or has no body."""
+        request = self.request
+        line = _STATUS_11[status] if request.version == b"1.1" else _STATUS_10[status]
+        closing = b""
+        if self.closing:
+            closing = b"Connection: close\r\n"
+        elif request.version == b"1.0":
+            closing = b"Connection: keep-alive\r\n"
+        size = b"" if status in _WITHOUT_BODY else b"Content-Length: %d\r\n" % len(body)
+        if request.method == b"HEAD":
+            body = b""
+        return b"".join((line, fields, common, size, closing, b"\r\n", body))
 
     def refuse(self, status: int, text: bytes) -> None:
         """Answer in plain text, then close; see `Exchange.refuse`."""

@@ -120,6 +120,7 @@ def parse_head(head: bytes) -> Head:
             private = True
     if closes or version != b"1.1":
         request.keep_alive = stays and not closes
+    request.is_plain = version == b"1.1" and method != b"HEAD"
     if request.host is None:
         if version == b"1.1":
             raise _bad(b"missing required Host header")

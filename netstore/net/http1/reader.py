@@ -12,7 +12,7 @@ from netstore.net.exchange import Request
 from netstore.net.http1.body import IncompleteBody
 from netstore.net.http1.bounds import HEAD_LIMIT, REFUSED_DROP
 from netstore.net.http1.chunked import BodyTooLarge
-from netstore.net.http1.head import Malformed, refuse_unfinished
+from netstore.net.http1.head import KNOWN_HEAD_BYTES, Malformed, refuse_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -115,6 +115,26 @@ class RequestReader:
         except Malformed as bad:
             request = refusal(bad.status, bad.text)
         return request
+
+    def only(self, data: bytes) -> Request | None:
+        """The request, if nothing was received before `data` and this is one whole request to be kept alive.
+        Otherwise nothing is done, and `read` finds out what it is.
+        """
+        if self.body is not None or self.begun:
+            return None
+        end = data.find(b"\r\n\r\n") + 4
+        head = self._known(data[:end])
+        if head is None:
+            if not 4 <= end <= KNOWN_HEAD_BYTES or end > self._server.head_limit:
+                return None
+            try:
+                head = self._server.heads.read(data[:end])
+            except Malformed:
+                return None
+        request, length = head.request, head.length
+        if length != len(data) - end or length > self._server.body_limit or not request.keep_alive:
+            return None
+        return request.with_body(data[end:]) if length else request
 
     def drop(self) -> None:
         """Drop what was received and is no complete request."""

@@ -527,7 +527,9 @@ class Http2Connection:
                     stream.allowed -= length
                     receive_data(self, stream, data, start, stop, flags)
             elif kind == HEADERS and flags & ~END_STREAM == END_HEADERS and self.last_stream < number < 2**31:
-                open_stream(self, number, data[start:stop], flags & END_STREAM)
+                stream = open_stream(self, number, data[start:stop], flags & END_STREAM)
+                if stream is not None and stop + 9 < size:
+                    stop = self._take_rest(stream, data, stop)
             elif kind == WINDOW_UPDATE and length == 4:
                 window_update(self, number, data, start)
             else:
@@ -535,6 +537,38 @@ class Http2Connection:
             position = stop
             start = position + 9
         return position
+
+    def _take_rest(self, stream: Stream, data: bytes, position: int) -> int:
+        """If the rest of the request that has just been opened follows in one whole DATA frame, as most
+        clients send it, take it; nothing else can be known of its stream yet. The offset of the next frame.
+        """
+        head, flags, number = FRAME_HEAD.unpack_from(data, position)
+        length: int = head >> 8
+        start = position + 9
+        stop = start + length
+        if (
+            number != stream.number
+            or flags != END_STREAM
+            or head & 0xFF != DATA
+            or not 0 < length <= MAX_FRAME
+            or stop > len(data)
+            or stream.expected is not None
+            or not stream.open
+            or self.spent >= self.turn_limit
+            or self.ungranted + length > CONNECTION_WINDOW
+        ):
+            return position
+        self.spent += 1
+        self.ungranted += length
+        self.unfinished -= 1
+        stream.half_closed, stream.since = True, None
+        try:
+            stream.take(data, start, stop, END_STREAM)
+        except MustStop:
+            raise
+        except Exception as fault:  # noqa: BLE001 - logged, and the stream is reset
+            broken(self, stream, fault)
+        return stop
 
     # --- inside: faults of streams
 

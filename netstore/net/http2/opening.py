@@ -85,8 +85,10 @@ def _block_done(connection: Http2Connection, number: int, block: bytes, ended: i
         _trailers(connection, number, block, ended)
 
 
-def open_stream(connection: Http2Connection, number: int, block: bytes, ended: int) -> None:
-    """Open a stream for a complete header block, or refuse it."""
+def open_stream(connection: Http2Connection, number: int, block: bytes, ended: int) -> Stream | None:
+    """Open a stream for a complete header block, or refuse it. Returns the stream if more of the request is
+    to come.
+    """
     if not number & 1:
         raise ConnectionFault(PROTOCOL_ERROR, f"stream {number} is not the client's to open")
     if number != connection.last_stream + 2 and len(connection.skipped) < _SKIPPED_KNOWN:
@@ -101,7 +103,7 @@ def open_stream(connection: Http2Connection, number: int, block: bytes, ended: i
         connection.spent += blocks.cost * _REFUSED_WORK
         blocks.cost = 0
         stream_error(connection, number, fault.code)
-        return
+        return None
     if blocks.cost:
         connection.spent += blocks.cost + head.cost
         blocks.cost = head.cost = 0
@@ -123,14 +125,17 @@ def open_stream(connection: Http2Connection, number: int, block: bytes, ended: i
             connection.output.write(frame(RST_STREAM, 0, number, NUMBER.pack(INTERNAL_ERROR)))
             remember(connection, number, RESET_BY_US)
             connection.server.failed(head, fault)
-            return
+            return None
         connection.spent += _OPEN_WORK
         connection.streams[number] = stream
         connection.unfinished += 1
         if connection.drain_state == WARNED:
             connection.attempt(stream, stream.drain)
-        if ended and stream.open:
+        if not ended:
+            return stream
+        if stream.open:
             _take_end(connection, stream)
+    return None
 
 
 def _block_error(fault: BadBlock) -> ConnectionFault:

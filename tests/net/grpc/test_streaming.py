@@ -100,6 +100,38 @@ def test_many_messages_of_a_read_are_handled_in_turns() -> None:
     assert wire.kept == [b""] * 2_000 + [b"end"]
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_stream_ends_with_its_last_message(before: int) -> None:
+    """As if that was sent and the stream ended after it; and the receiver is freed."""
+    said = []
+    for in_one in (True, False):
+        wire = GrpcWire()
+        calls: list[Call] = []
+
+        def keep(call: Call, wire: GrpcWire = wire, calls: list[Call] = calls) -> Keeper:
+            calls.append(call)
+            return Keeper(wire.kept)
+
+        wire.server.services.stream[b"/a.A/Last"] = keep
+        wire.feed(wire.call(1, message_of(3), path="/a.A/Last"))
+        (call,) = calls
+        assert call._receiver is not None  # type: ignore[attr-defined]
+        for _ in range(before):
+            call.send(b"first")
+        if in_one:
+            call.reply(b"last")
+        else:
+            call.send(b"last")
+            call.finish()
+        call.reply(b"too late")
+        assert call._receiver is None  # type: ignore[attr-defined]
+        assert not wire.connection.streams
+        wire.feed()
+        said.append(wire.output.sent + wire.said)
+    assert said[0] == said[1]
+    assert wire.trailers(said[0])["grpc-status"] == "0"
+
+
 def sweep_until(wire: GrpcWire, time: float) -> None:
     while wire.time < time:
         wire.time += 1

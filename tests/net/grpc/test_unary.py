@@ -40,6 +40,35 @@ def test_a_complete_message_is_charged_until_its_call_ends(size: int) -> None:
     assert account.held < 2_000
 
 
+@pytest.mark.parametrize(
+    ("flags", "body", "more"),
+    [
+        (http2.END_STREAM, message_of(3), ()),
+        (http2.END_STREAM, message_of(3)[:-1], ()),
+        (http2.END_STREAM, b"", ()),
+        (http2.END_STREAM, message_of(3), (("content-length", "8"),)),
+        (http2.END_STREAM, message_of(3), (("content-length", "9"),)),
+        (http2.END_STREAM | http2.PADDED, b"\x01" + message_of(3) + b"\0", ()),
+        (0, message_of(3), ()),
+    ],
+)
+def test_a_request_is_taken_alike_in_one_read_and_in_two(
+    flags: int, body: bytes, more: tuple[tuple[str, str], ...]
+) -> None:
+    seen = []
+    for apart in (False, True):
+        wire = GrpcWire()
+        asked = wire.call(1, b"", *more, end=False)[:-9]
+        rest = frame(http2.DATA, flags, 1, body) + frame(http2.PING, 0, 0, bytes(8))
+        wire.feed(*((asked, rest) if apart else (asked + rest,)))
+        connection = wire.connection
+        stream = connection.streams.get(1)
+        half_closed = stream is not None and stream.half_closed
+        held = connection.held, connection.unfinished, connection.ungranted, half_closed
+        seen.append((wire.said, [message for _, message in wire.asked], held))
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.parametrize("size", [3, 16_000, 60_000, 1_900_000])
 @pytest.mark.parametrize("more", [b"\0", message_of(3), message_of(500_000)[:17_000]])
 @pytest.mark.parametrize("apart", [True, False])
