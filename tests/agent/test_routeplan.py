@@ -95,6 +95,7 @@ def metric_of(subnet: Subnet | Subnet6) -> int:
 def is_flannels(route: KernelRoute) -> bool:
     return (
         route.protocol == BOOT
+        and route.plain
         and (route.gateway in NODES or route.ifindex == TUNNEL)
         and (route.metric, route.tos, route.kind) == (metric_of(route.subnet), 0, 1)
     )

@@ -222,10 +222,10 @@ def test_a_link_is_read_as_pyroute2_reads_it(number: int, name: str, mtu: int, u
     numbers,
     ips,
     st.integers(1, 32),
-    st.sampled_from([(0x80, True), (0, False), (0x81, False), (0xA0, False)]),
+    st.sampled_from([(0x80, True, True), (0, False, True), (0x81, False, False), (0xA0, False, False)]),
 )
 def test_an_address_is_read_as_pyroute2_reads_it(
-    link: int, ip: int, length: int, flags: tuple[int, bool]
+    link: int, ip: int, length: int, flags: tuple[int, bool, bool]
 ) -> None:
     attributes: list[tuple[str, object]] = [
         ("IFA_ADDRESS", show_ip(ip ^ 1)),
@@ -238,7 +238,7 @@ def test_an_address_is_read_as_pyroute2_reads_it(
     twin = decoded(data)
     [(_, _, _, at, end)] = list(messages(data))
     assert parse_address(data, at, end) == Address(
-        twin["index"], parse_ip(twin.get_attr("IFA_LOCAL")), twin["prefixlen"], flags[1]
+        twin["index"], parse_ip(twin.get_attr("IFA_LOCAL")), twin["prefixlen"], *flags[1:]
     )
 
 
