@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 import trio
@@ -34,6 +34,7 @@ from netstore.agent.backend import (
     show_ip,
     show_ip6,
 )
+from netstore.network.backends import ExtensionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,26 +67,6 @@ END_SECONDS: Final = STOP_SECONDS - 0.5
 _KEPT_BACK: Final = re.compile(r"(NETSTORE|FLANNELD)_.*(PASSWORD|TOKEN|SECRET).*|NOTIFY_SOCKET", re.ASCII)
 """Variables that commands do not get: the passwords of agent and store, and what systemd means for the agent
 alone."""
-
-
-class Options(msgspec.Struct, frozen=True):
-    """Options in the Backend section. All are commands for `sh -c`; without one, nothing is run."""
-
-    pre_startup: Annotated[
-        str, msgspec.Meta(description="Run before the lease is taken; what it prints is the BackendData.")
-    ] = msgspec.field(default="", name="PreStartupCommand")
-    post_startup: Annotated[str, msgspec.Meta(description="Run when the lease is held.")] = msgspec.field(
-        default="", name="PostStartupCommand"
-    )
-    shutdown: Annotated[str, msgspec.Meta(description="Run when the agent ends.")] = msgspec.field(
-        default="", name="ShutdownCommand"
-    )
-    subnet_add: Annotated[
-        str, msgspec.Meta(description="Run for each peer, with its BackendData on standard input.")
-    ] = msgspec.field(default="", name="SubnetAddCommand")
-    subnet_remove: Annotated[
-        str, msgspec.Meta(description="Run for each peer that left, with its BackendData on standard input.")
-    ] = msgspec.field(default="", name="SubnetRemoveCommand")
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -126,9 +107,11 @@ _peers = msgspec.json.Decoder(list[Peer])
 class Extension:
     """The backend `extension`."""
 
-    manifest: ClassVar[Manifest] = Manifest(name=NAME, version=__version__, options=Options, ipv6=True)
+    manifest: ClassVar[Manifest] = Manifest(
+        name=NAME, version=__version__, options=ExtensionOptions, ipv6=True
+    )
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ExtensionOptions) -> None:
         self._options = options
         self._data: bytes | None = None
         self._is_prepared = False

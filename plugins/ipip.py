@@ -8,9 +8,8 @@ network.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
-import msgspec
 from netstore_plugins.peers import of_type
 
 from netstore import __version__
@@ -25,6 +24,7 @@ from netstore.agent.backend import (
     SubnetLease,
     Wanted,
 )
+from netstore.network.backends import IpipOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,23 +40,14 @@ LEAST_MTU: Final = 68
 """RFC 791: what every link must carry."""
 
 
-class Options(msgspec.Struct, frozen=True):
-    """Options in the Backend section."""
-
-    direct_routing: Annotated[
-        bool,
-        msgspec.Meta(description="Route to nodes in the same layer 2 network directly, without the tunnel."),
-    ] = msgspec.field(default=False, name="DirectRouting")
-
-
 class IpIp:
     """The backend `ipip`, for IPv4 alone as in flannel."""
 
     manifest: ClassVar[Manifest] = Manifest(
-        name=NAME, version=__version__, options=Options, modules=("ipip",)
+        name=NAME, version=__version__, options=IpipOptions, modules=("ipip",)
     )
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: IpipOptions) -> None:
         self._options = options
 
     async def prepare(self, host: Host) -> Prepared:

@@ -14,7 +14,7 @@ import re
 import secrets
 from collections import Counter
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 from netstore_plugins import keptfile
@@ -36,6 +36,7 @@ from netstore.agent.backend import (
     Vxlan,
     Wanted,
 )
+from netstore.network.backends import VxlanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,45 +62,6 @@ MAX_DEVICE_NAME: Final = 15
 _MAC: Final = re.compile(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", re.IGNORECASE | re.ASCII)
 _MAC_TEXT_BYTES: Final = 32
 _HALF_MAC: Final = re.compile(r"([0-9a-f]{2})[:-]([0-9a-f]{2})", re.IGNORECASE | re.ASCII)
-
-
-class Options(msgspec.Struct, frozen=True):
-    """Options in the Backend section."""
-
-    vni: Annotated[
-        int,
-        msgspec.Meta(
-            ge=0,
-            le=(1 << 24) - 1,
-            description="The VXLAN network identifier, also part of the device's name.",
-        ),
-    ] = msgspec.field(default=1, name="VNI")
-    port: Annotated[
-        int, msgspec.Meta(ge=0, le=65535, description="The UDP port; 0 is the kernel's, 8472.")
-    ] = msgspec.field(default=0, name="Port")
-    mtu: Annotated[
-        int,
-        msgspec.Meta(
-            ge=0, le=65535, description="The MTU of the path between the nodes; 0: the interface's."
-        ),
-    ] = msgspec.field(default=0, name="MTU")
-    gbp: Annotated[
-        bool, msgspec.Meta(description="Carry packet marks as group policy, for programs that set them.")
-    ] = msgspec.field(default=False, name="GBP")
-    learning: Annotated[
-        bool, msgspec.Meta(description="Let the kernel learn forwarding entries from traffic.")
-    ] = msgspec.field(default=False, name="Learning")
-    direct_routing: Annotated[
-        bool,
-        msgspec.Meta(description="Route to nodes in the same layer 2 network directly, without the tunnel."),
-    ] = msgspec.field(default=False, name="DirectRouting")
-    vtep_mac: Annotated[
-        str,
-        msgspec.Meta(
-            description='The first two octets of every MAC, such as "0e:2a"; the PublicIP is the rest.'
-            " Empty: a random MAC, which the node keeps."
-        ),
-    ] = msgspec.field(default="", name="VtepMAC")
 
 
 class VtepData(msgspec.Struct, frozen=True):
@@ -179,10 +141,10 @@ class VxlanTunnels:
     """
 
     manifest: ClassVar[Manifest] = Manifest(
-        name=NAME, version=__version__, options=Options, ipv6=True, modules=("vxlan",)
+        name=NAME, version=__version__, options=VxlanOptions, ipv6=True, modules=("vxlan",)
     )
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: VxlanOptions) -> None:
         if options.vtep_mac and not _is_half_mac(options.vtep_mac):
             raise Refused(
                 f"vxlan: VtepMAC {options.vtep_mac[:40]!r} is not the first two octets of a unicast MAC"

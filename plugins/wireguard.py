@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple
 
 import msgspec
 import trio
 from netstore_plugins.peers import of_type, published
-from netstore_plugins.wireguardkeys import PORTS_ABOVE, Key, Keys, encode_key, parse_key
+from netstore_plugins.wireguardkeys import Key, Keys, encode_key, parse_key
 
 from netstore import __version__
 from netstore.agent.backend import (
@@ -33,6 +33,8 @@ from netstore.agent.backend import (
     Wireguard,
     WireguardPeer,
 )
+from netstore.network.backends import WIREGUARD_PORTS_ABOVE as PORTS_ABOVE
+from netstore.network.backends import WireguardOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,46 +61,6 @@ _PRIVATE: Final = (Subnet(10 << 24, 8), Subnet(172 << 24 | 16 << 16, 12), Subnet
 
 _PRIVATE6: Final = (Subnet6(0xFC << 120, 7), Subnet6(0xFE80 << 112, 10))
 """RFC 4193, and link-local addresses (RFC 4291)."""
-
-_Port = Annotated[int, msgspec.Meta(ge=1, le=65535 - PORTS_ABOVE)]
-
-
-class Options(msgspec.Struct, frozen=True):
-    """Options in the Backend section."""
-
-    listen_port: Annotated[
-        _Port, msgspec.Meta(description="UDP port; while the key is changed, also the one two above it.")
-    ] = msgspec.field(default=51820, name="ListenPort")
-    listen_port_v6: Annotated[
-        _Port, msgspec.Meta(description="The same of the device for IPv6, in the mode separate.")
-    ] = msgspec.field(default=51821, name="ListenPortV6")
-    psk: Annotated[
-        str, msgspec.Meta(description="A preshared key of all nodes, as `wg genpsk` makes it; empty: none.")
-    ] = msgspec.field(default="", name="PSK")
-    mtu: Annotated[
-        int,
-        msgspec.Meta(
-            ge=0, le=65535, description="The MTU of the path between the nodes; 0: the interface's."
-        ),
-    ] = msgspec.field(default=0, name="MTU")
-    mode: Annotated[
-        Literal["separate", "auto", "ipv4", "ipv6"],
-        msgspec.Meta(
-            description="separate: a device for each address family. ipv4, ipv6: one device for both, over"
-            " this family. auto: one device, over the family by which each peer can be reached."
-        ),
-    ] = msgspec.field(default="separate", name="Mode")
-    persistent_keepalive_interval: Annotated[
-        int,
-        msgspec.Meta(ge=0, le=65535, description="Seconds after which an idle peer is sent to; 0: never."),
-    ] = msgspec.field(default=0, name="PersistentKeepaliveInterval")
-    rotate_days: Annotated[
-        int,
-        msgspec.Meta(ge=0, le=36_500, description="Days after which the node's key is changed; 0: never."),
-    ] = msgspec.field(default=0, name="RotateDays")
-
-    def __repr__(self) -> str:
-        return f"Options(mode={self.mode!r}, listen_port={self.listen_port}, ...)"
 
 
 class PeerData(msgspec.Struct, frozen=True):
@@ -143,10 +105,10 @@ class WireguardTunnels:
     """The backend `wireguard`."""
 
     manifest: ClassVar[Manifest] = Manifest(
-        name=NAME, version=__version__, options=Options, ipv6=True, modules=("wireguard",)
+        name=NAME, version=__version__, options=WireguardOptions, ipv6=True, modules=("wireguard",)
     )
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: WireguardOptions) -> None:
         self._options = options
         self._preshared: bytes | None = None
         if options.psk:

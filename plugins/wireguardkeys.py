@@ -26,6 +26,7 @@ import msgspec
 from netstore_plugins import keptfile
 
 from netstore.agent.backend import Refused
+from netstore.network.backends import WIREGUARD_PORTS_ABOVE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -53,9 +54,7 @@ class Slot(NamedTuple):
     port: int
 
 
-SLOTS: Final = (Slot("key", "", 0), Slot("key-b", "-b", 2))
-
-PORTS_ABOVE: Final = SLOTS[-1].port
+SLOTS: Final = (Slot("key", "", 0), Slot("key-b", "-b", WIREGUARD_PORTS_ABOVE))
 
 
 class Key(msgspec.Struct, frozen=True):

@@ -40,6 +40,7 @@ from netstore.agent.wanted import (
 )
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, show_ip
+from netstore.network.backends import NoOptions
 from netstore.network.config import Network, Network6, NetworkConfigError
 from netstore.network.ipv6 import Subnet6, show_ip6
 from netstore.network.lease import NodeSubnets, SubnetLease
@@ -95,10 +96,6 @@ STOP_SECONDS: Final = 5.0
 
 class Refused(NetstoreError):  # noqa: N818 - says what the backend did
     """The backend cannot work on this host, or with these options; the text says why and what to do."""
-
-
-class NoOptions(msgspec.Struct, frozen=True):
-    """Options of a backend that has none."""
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -12,67 +12,128 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-_Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
-_Mtu = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
-_Vni = Annotated[int, msgspec.Meta(ge=0, le=(1 << 24) - 1)]
-"""RFC 7348, section 5: 24 bits."""
+WIREGUARD_PORTS_ABOVE: Final = 2
+"""How far above its port the second device of `wireguard` listens while the key is changed."""
+
+_Port = Annotated[int, msgspec.Meta(ge=1, le=65535 - WIREGUARD_PORTS_ABOVE)]
 
 
-class HostGatewayOptions(msgspec.Struct, frozen=True):
-    """`host-gw`: a route to each node's subnet through that node. It has no options."""
+class NoOptions(msgspec.Struct, frozen=True):
+    """Options of a backend that has none."""
 
 
-class VxlanOptions(msgspec.Struct, frozen=True, rename="pascal"):
-    """`vxlan`: Ethernet in UDP between the nodes (RFC 7348). Port 0 is the kernel's default, MTU 0 what the
-    interface allows.
-    """
+class VxlanOptions(msgspec.Struct, frozen=True):
+    """`vxlan`: Ethernet in UDP between the nodes (RFC 7348)."""
 
-    vni: _Vni = msgspec.field(default=1, name="VNI")
-    port: _Port = 0
-    gbp: bool = msgspec.field(default=False, name="GBP")
-    learning: bool = False
-    direct_routing: bool = False
-    vtep_mac: str = msgspec.field(default="", name="VtepMAC")
-    mtu: _Mtu = msgspec.field(default=0, name="MTU")
+    vni: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=(1 << 24) - 1,
+            description="The VXLAN network identifier, also part of the device's name.",
+        ),
+    ] = msgspec.field(default=1, name="VNI")
+    port: Annotated[
+        int, msgspec.Meta(ge=0, le=65535, description="The UDP port; 0 is the kernel's, 8472.")
+    ] = msgspec.field(default=0, name="Port")
+    mtu: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, le=65535, description="The MTU of the path between the nodes; 0: the interface's."
+        ),
+    ] = msgspec.field(default=0, name="MTU")
+    gbp: Annotated[
+        bool, msgspec.Meta(description="Carry packet marks as group policy, for programs that set them.")
+    ] = msgspec.field(default=False, name="GBP")
+    learning: Annotated[
+        bool, msgspec.Meta(description="Let the kernel learn forwarding entries from traffic.")
+    ] = msgspec.field(default=False, name="Learning")
+    direct_routing: Annotated[
+        bool,
+        msgspec.Meta(description="Route to nodes in the same layer 2 network directly, without the tunnel."),
+    ] = msgspec.field(default=False, name="DirectRouting")
+    vtep_mac: Annotated[
+        str,
+        msgspec.Meta(
+            description='The first two octets of every MAC, such as "0e:2a"; the PublicIP is the rest.'
+            " Empty: a random MAC, which the node keeps."
+        ),
+    ] = msgspec.field(default="", name="VtepMAC")
 
 
-class IpipOptions(msgspec.Struct, frozen=True, rename="pascal"):
+class IpipOptions(msgspec.Struct, frozen=True):
     """`ipip`: IP in IP between the nodes (RFC 2003)."""
 
-    direct_routing: bool = False
+    direct_routing: Annotated[
+        bool,
+        msgspec.Meta(description="Route to nodes in the same layer 2 network directly, without the tunnel."),
+    ] = msgspec.field(default=False, name="DirectRouting")
 
 
-class WireguardOptions(msgspec.Struct, frozen=True, rename="pascal"):
-    """`wireguard`: encrypted tunnels between the nodes. The interval is in seconds, 0 for none."""
+class WireguardOptions(msgspec.Struct, frozen=True):
+    """`wireguard`: encrypted tunnels between the nodes."""
 
-    listen_port: _Port = 51_820
-    listen_port_v6: _Port = 51_821
-    psk: str = msgspec.field(default="", name="PSK")
-    mtu: _Mtu = msgspec.field(default=0, name="MTU")
-    persistent_keepalive_interval: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
-    mode: Literal["", "separate", "auto", "ipv4", "ipv6"] = "separate"
+    listen_port: Annotated[
+        _Port, msgspec.Meta(description="UDP port; while the key is changed, also the one two above it.")
+    ] = msgspec.field(default=51820, name="ListenPort")
+    listen_port_v6: Annotated[
+        _Port, msgspec.Meta(description="The same of the device for IPv6, in the mode separate.")
+    ] = msgspec.field(default=51821, name="ListenPortV6")
+    psk: Annotated[
+        str, msgspec.Meta(description="A preshared key of all nodes, as `wg genpsk` makes it; empty: none.")
+    ] = msgspec.field(default="", name="PSK")
+    mtu: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, le=65535, description="The MTU of the path between the nodes; 0: the interface's."
+        ),
+    ] = msgspec.field(default=0, name="MTU")
+    mode: Annotated[
+        Literal["separate", "auto", "ipv4", "ipv6"],
+        msgspec.Meta(
+            description="separate: a device for each address family. ipv4, ipv6: one device for both, over"
+            " this family. auto: one device, over the family by which each peer can be reached."
+        ),
+    ] = msgspec.field(default="separate", name="Mode")
+    persistent_keepalive_interval: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=65535, description="Seconds after which an idle peer is sent to; 0: never."),
+    ] = msgspec.field(default=0, name="PersistentKeepaliveInterval")
+    rotate_days: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=36_500, description="Days after which the node's key is changed; 0: never."),
+    ] = msgspec.field(default=0, name="RotateDays")
+
+    def __repr__(self) -> str:
+        return f"WireguardOptions(mode={self.mode!r}, listen_port={self.listen_port}, ...)"
 
 
-class AllocOptions(msgspec.Struct, frozen=True):
-    """`alloc`: a lease and nothing else. It has no options."""
+class ExtensionOptions(msgspec.Struct, frozen=True):
+    """`extension`: commands of the operator, for `sh -c`, make the data path. An empty one is not run."""
 
-
-class ExtensionOptions(msgspec.Struct, frozen=True, rename="pascal"):
-    """`extension`: commands of the operator make the data path. An empty one is not run."""
-
-    pre_startup_command: str = ""
-    post_startup_command: str = ""
-    shutdown_command: str = ""
-    subnet_add_command: str = ""
-    subnet_remove_command: str = ""
+    pre_startup: Annotated[
+        str, msgspec.Meta(description="Run before the lease is taken; what it prints is the BackendData.")
+    ] = msgspec.field(default="", name="PreStartupCommand")
+    post_startup: Annotated[str, msgspec.Meta(description="Run when the lease is held.")] = msgspec.field(
+        default="", name="PostStartupCommand"
+    )
+    shutdown: Annotated[str, msgspec.Meta(description="Run when the agent ends.")] = msgspec.field(
+        default="", name="ShutdownCommand"
+    )
+    subnet_add: Annotated[
+        str, msgspec.Meta(description="Run for each peer, with its BackendData on standard input.")
+    ] = msgspec.field(default="", name="SubnetAddCommand")
+    subnet_remove: Annotated[
+        str, msgspec.Meta(description="Run for each peer that left, with its BackendData on standard input.")
+    ] = msgspec.field(default="", name="SubnetRemoveCommand")
 
 
 BUILT_IN: Final[dict[str, type[msgspec.Struct]]] = {
-    "host-gw": HostGatewayOptions,
+    "host-gw": NoOptions,
     "vxlan": VxlanOptions,
     "ipip": IpipOptions,
     "wireguard": WireguardOptions,
-    "alloc": AllocOptions,
+    "alloc": NoOptions,
     "extension": ExtensionOptions,
 }
 """Type in the network config, in lower case -> the options of its Backend section without `Type`."""

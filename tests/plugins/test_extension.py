@@ -10,9 +10,10 @@ import trio
 import trio.testing
 from netstore_plugins import extension
 from netstore_plugins.command import Failed
-from netstore_plugins.extension import COMMAND_SECONDS, RETRY_SECONDS, Extension, Options
+from netstore_plugins.extension import COMMAND_SECONDS, RETRY_SECONDS, Extension
 
 from netstore.agent.backend import Prepared, Refused, options
+from netstore.network.backends import ExtensionOptions
 from netstore.network.config import parse_network
 from netstore.network.lease import encode_lease
 from tests.plugins.hosts import ETH0, ME, dual, host, lease, subnet
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-ADD = Options(subnet_add="add", subnet_remove="remove")
+ADD = ExtensionOptions(subnet_add="add", subnet_remove="remove")
 
 
 class Recorded:
@@ -56,7 +57,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return commands
 
 
-async def prepared(given: Options, folder: Path) -> Extension:
+async def prepared(given: ExtensionOptions, folder: Path) -> Extension:
     backend = Extension(given)
     await backend.prepare(host(folder))
     return backend
@@ -68,7 +69,7 @@ async def prepared(given: Options, folder: Path) -> Extension:
 @pytest.mark.trio
 async def test_flannels_documented_way_works_with_a_real_shell(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    given = Options(
+    given = ExtensionOptions(
         pre_startup=f"echo 'pre' >>{log}; echo one two | tr a-z A-Z; echo three >&2",
         post_startup=f'read line; echo "post [$line] $SUBNET $PUBLIC_IP $NETWORK" >>{log}',
         subnet_add=f'read data; echo "add [$data] $SUBNET $PUBLIC_IP" >>{log}',
@@ -102,7 +103,7 @@ async def test_flannels_documented_way_works_with_a_real_shell(tmp_path: Path) -
 async def test_nothing_but_the_first_command_is_run_before_the_subnet_is_held(
     tmp_path: Path, recorded: Recorded
 ) -> None:
-    given = Options(pre_startup="pre", post_startup="post", subnet_add="add", shutdown="shutdown")
+    given = ExtensionOptions(pre_startup="pre", post_startup="post", subnet_add="add", shutdown="shutdown")
     backend = await prepared(given, tmp_path)
     await backend.prepare(host(tmp_path))
     await backend.declare(host(tmp_path, subnet=None), [lease(2, "extension")])
@@ -156,7 +157,7 @@ async def test_a_peer_that_was_being_added_when_the_agent_died_is_removed_later(
 
 @pytest.mark.trio
 async def test_post_startup_is_run_again_for_another_subnet(tmp_path: Path, recorded: Recorded) -> None:
-    backend = await prepared(Options(post_startup="post"), tmp_path)
+    backend = await prepared(ExtensionOptions(post_startup="post"), tmp_path)
     for number in (1, 1, 9):
         await backend.declare(host(tmp_path, subnet=subnet(number)), [])
     assert [name for _, name, _ in recorded.taken()] == ["10.23.1.0/24", "10.23.9.0/24"]
@@ -164,7 +165,7 @@ async def test_post_startup_is_run_again_for_another_subnet(tmp_path: Path, reco
 
 @pytest.mark.trio
 async def test_dual_stack_peers_come_with_their_ipv6(tmp_path: Path, recorded: Recorded) -> None:
-    backend = await prepared(Options(post_startup="post", subnet_add="add"), tmp_path)
+    backend = await prepared(ExtensionOptions(post_startup="post", subnet_add="add"), tmp_path)
     await backend.declare(dual(tmp_path), [lease(2, "extension", data6=b'"six"')])
     own, peer = recorded.environments
     assert (own["IPV6SUBNET"], own["PUBLIC_IPV6"]) == ("fd23:0:0:1::/64", "2001:db8:77::11")
@@ -250,7 +251,7 @@ async def test_one_round_is_bounded_and_slow_failures_do_not_starve_the_others(
 async def test_a_failed_post_startup_is_told_and_no_peer_is_added(
     tmp_path: Path, recorded: Recorded, autojump_clock: trio.testing.MockClock
 ) -> None:
-    backend = await prepared(Options(post_startup="post", subnet_add="add"), tmp_path)
+    backend = await prepared(ExtensionOptions(post_startup="post", subnet_add="add"), tmp_path)
     recorded.failing.add("10.23.1.0/24")
     for _ in range(3):
         with pytest.raises(Refused, match="extension: PostStartupCommand ended with 1: no"):
@@ -273,7 +274,7 @@ async def test_a_failed_post_startup_is_told_and_no_peer_is_added(
 )
 async def test_a_failed_pre_startup_is_refused(tmp_path: Path, command: str, words: str) -> None:
     with pytest.raises(Refused, match=words):
-        await Extension(Options(pre_startup=command)).prepare(host(tmp_path))
+        await Extension(ExtensionOptions(pre_startup=command)).prepare(host(tmp_path))
 
 
 @pytest.mark.trio
@@ -287,7 +288,7 @@ async def test_peers_with_other_data_or_type_are_refused(tmp_path: Path, recorde
 
 @pytest.mark.trio
 async def test_a_failed_shutdown_is_told(tmp_path: Path, recorded: Recorded) -> None:
-    backend = await prepared(Options(shutdown="shutdown"), tmp_path)
+    backend = await prepared(ExtensionOptions(shutdown="shutdown"), tmp_path)
     await backend.declare(host(tmp_path), [])
     recorded.failing.add("10.23.1.0/24")
     with pytest.raises(Refused, match="ShutdownCommand ended with 1"):
@@ -316,7 +317,7 @@ async def test_a_kept_file_that_is_none_is_refused_with_its_name(tmp_path: Path)
 @pytest.mark.trio
 async def test_an_interface_without_mtu_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="eth0 has no MTU"):
-        await Extension(Options()).prepare(host(tmp_path, link=ETH0._replace(mtu=0)))
+        await Extension(ExtensionOptions()).prepare(host(tmp_path, link=ETH0._replace(mtu=0)))
 
 
 # What
@@ -330,7 +331,7 @@ async def test_the_agents_environment_is_passed_on_without_its_secrets(
     passed = ("FLANNELD_IFACE", "NETSTORE_AGENT_IFACE", "MY_PASSWORD", "PATH")
     for name in (*kept_back, *passed):
         monkeypatch.setenv(name, "value")
-    await (await prepared(Options(subnet_add="add"), tmp_path)).declare(
+    await (await prepared(ExtensionOptions(subnet_add="add"), tmp_path)).declare(
         host(tmp_path), [lease(2, "extension")]
     )
     [environment] = recorded.environments
@@ -339,7 +340,7 @@ async def test_the_agents_environment_is_passed_on_without_its_secrets(
 
 
 def test_options_have_flannels_names() -> None:
-    names: dict[str, Any] = {field.encode_name: "x" for field in msgspec.structs.fields(Options)}
+    names: dict[str, Any] = {field.encode_name: "x" for field in msgspec.structs.fields(ExtensionOptions)}
     assert sorted(names) == [
         "PostStartupCommand",
         "PreStartupCommand",
@@ -348,4 +349,4 @@ def test_options_have_flannels_names() -> None:
         "SubnetRemoveCommand",
     ]
     section = b'{"Network":"10.23.0.0/16","Backend":{"Type":"extension","presTartupCommand":"date"}}'
-    assert options(Extension.manifest, parse_network(section)) == Options(pre_startup="date")
+    assert options(Extension.manifest, parse_network(section)) == ExtensionOptions(pre_startup="date")

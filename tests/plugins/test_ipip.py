@@ -7,10 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from netstore_plugins.ipip import IpIp, Options
+from netstore_plugins.ipip import IpIp
 
 from netstore.agent.backend import Device, Ipip, Prepared, Refused, Route
 from netstore.network.addresses import parse_ip
+from netstore.network.backends import IpipOptions
 from tests.plugins.hosts import ETH0, ME, host, lease, subnet
 
 FAR = parse_ip("203.0.113.9")
@@ -18,7 +19,7 @@ FAR = parse_ip("203.0.113.9")
 
 @pytest.mark.trio
 async def test_the_device_is_flannels_and_packets_to_a_peer_go_through_it() -> None:
-    backend = IpIp(Options())
+    backend = IpIp(IpipOptions())
     assert await backend.prepare(host(Path())) == Prepared(mtu=1480)
     wanted = await backend.declare(host(Path()), [lease(2, "ipip"), lease(3, "ipip", public_ip=FAR)])
     assert list(wanted.devices) == [
@@ -35,7 +36,7 @@ async def test_the_device_is_flannels_and_packets_to_a_peer_go_through_it() -> N
 
 @pytest.mark.trio
 async def test_direct_routing_leaves_out_the_tunnel_to_neighbours() -> None:
-    backend = IpIp(Options(direct_routing=True))
+    backend = IpIp(IpipOptions(direct_routing=True))
     wanted = await backend.declare(host(Path()), [lease(2, "ipip"), lease(3, "ipip", public_ip=FAR)])
     assert list(wanted.routes) == [
         Route(subnet(2), ME + 1, "eth0"),
@@ -45,17 +46,17 @@ async def test_direct_routing_leaves_out_the_tunnel_to_neighbours() -> None:
 
 @pytest.mark.trio
 async def test_addresses_are_left_alone_before_a_subnet_is_held() -> None:
-    [device] = (await IpIp(Options()).declare(host(Path(), subnet=None), [])).devices
+    [device] = (await IpIp(IpipOptions()).declare(host(Path(), subnet=None), [])).devices
     assert device.addresses is None
 
 
 @pytest.mark.trio
 async def test_a_peer_of_another_type_is_refused() -> None:
-    wanted = await IpIp(Options()).declare(host(Path()), [lease(2, "vxlan")])
+    wanted = await IpIp(IpipOptions()).declare(host(Path()), [lease(2, "vxlan")])
     assert wanted.refused == {subnet(2): "its backend is vxlan, not ipip"}
 
 
 @pytest.mark.trio
 async def test_an_mtu_without_room_for_the_tunnel_is_refused() -> None:
     with pytest.raises(Refused, match="the MTU 80 of eth0"):
-        await IpIp(Options()).prepare(host(Path(), link=ETH0._replace(mtu=80)))
+        await IpIp(IpipOptions()).prepare(host(Path(), link=ETH0._replace(mtu=80)))

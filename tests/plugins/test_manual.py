@@ -13,6 +13,7 @@ import pytest
 import tomli
 
 from netstore.agent.backend import API_VERSION, GROUP, Manifest
+from netstore.network.backends import BUILT_IN, FOREIGN
 from tests.support.daemon import ROOT
 
 if TYPE_CHECKING:
@@ -68,14 +69,21 @@ def test_every_option_has_a_description_a_default_and_an_entry_in_the_page(name:
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_it_uses_the_public_protocol_and_the_other_plugins_only(name: str) -> None:
+def test_it_uses_the_public_protocol_its_options_and_the_other_plugins_only(name: str) -> None:
     module, _ = plugin(name)
     tree = ast.parse(Path(str(module.__file__)).read_text())
     used = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
     assert {each for each in used if each.split(".")[0] == "netstore"} <= {
         "netstore",
         "netstore.agent.backend",
+        "netstore.network.backends",
     }
+
+
+def test_what_is_built_in_has_the_options_that_the_store_checks() -> None:
+    found = {name: backend.manifest.options for name in POINTS for _, backend in [plugin(name)]}
+    assert {name: found[name] for name in BUILT_IN} == BUILT_IN
+    assert not found.keys() - BUILT_IN.keys() - FOREIGN
 
 
 @pytest.mark.parametrize("name", POINTS)

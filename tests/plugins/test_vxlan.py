@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from netstore_plugins.vxlan import Options, VxlanTunnels, _random_mac, parse_mac
+from netstore_plugins.vxlan import VxlanTunnels, _random_mac, parse_mac
 
 from netstore.agent.backend import (
     Device,
@@ -19,6 +19,7 @@ from netstore.agent.backend import (
     options,
 )
 from netstore.network.addresses import parse_ip
+from netstore.network.backends import VxlanOptions
 from netstore.network.config import NetworkConfigError, parse_network
 from netstore.network.lease import SubnetLease, encode_lease, parse_lease
 from tests.plugins.hosts import ETH0, ME, ME6, dual, host, lease, subnet, subnet6
@@ -43,7 +44,7 @@ def mac(number: int) -> bytes:
 
 
 async def prepared(where: Host, **given: object) -> VxlanTunnels:
-    backend = VxlanTunnels(Options(**given))  # type: ignore[arg-type] # fields of Options by name
+    backend = VxlanTunnels(VxlanOptions(**given))  # type: ignore[arg-type] # fields of VxlanOptions by name
     await backend.prepare(where)
     return backend
 
@@ -55,7 +56,7 @@ async def declared(where: Host, *peers: SubnetLease, **given: object) -> Wanted:
 @pytest.mark.trio
 async def test_the_lease_is_to_the_letter_what_flannel_writes(tmp_path: Path) -> None:
     there = Link(7, "flannel.1", 1450, up=True, mac=MAC, kind="vxlan")
-    found = await VxlanTunnels(Options()).prepare(host(tmp_path, devices={"flannel.1": there}))
+    found = await VxlanTunnels(VxlanOptions()).prepare(host(tmp_path, devices={"flannel.1": there}))
     assert found == Prepared(1450, b'{"VNI":1,"VtepMAC":"0e:2a:00:00:00:01"}')
     assert encode_lease(ME, "vxlan", found.backend_data) == (
         '{"PublicIP":"192.168.77.11","BackendType":"vxlan",'
@@ -113,7 +114,7 @@ async def test_both_forms_of_flannels_data_are_read(tmp_path: Path) -> None:
 @pytest.mark.trio
 async def test_dual_stack_has_a_device_for_each_family(tmp_path: Path) -> None:
     where = dual(tmp_path)
-    backend = VxlanTunnels(Options(vtep_mac="0e:2a"))
+    backend = VxlanTunnels(VxlanOptions(vtep_mac="0e:2a"))
     own = mac(0)[:2] + bytes((192, 168, 77, 11))
     published = b'{"VNI":1,"VtepMAC":"%s"}' % own.hex(":").encode()
     assert await backend.prepare(where) == Prepared(1430, published, published)
@@ -206,13 +207,13 @@ async def test_nodes_with_one_mac_are_all_refused(tmp_path: Path) -> None:
 
 @pytest.mark.trio
 async def test_the_mac_is_kept_over_restarts_and_when_the_device_is_lost(tmp_path: Path) -> None:
-    first = await VxlanTunnels(Options()).prepare(host(tmp_path))
+    first = await VxlanTunnels(VxlanOptions()).prepare(host(tmp_path))
     [device] = (await declared(host(tmp_path))).devices
     assert first.backend_data is not None
     assert device.mac is not None
     assert device.mac.hex(":").encode() in first.backend_data
-    assert await VxlanTunnels(Options()).prepare(host(tmp_path)) == first
-    renamed = await VxlanTunnels(Options(vni=5)).prepare(host(tmp_path))
+    assert await VxlanTunnels(VxlanOptions()).prepare(host(tmp_path)) == first
+    renamed = await VxlanTunnels(VxlanOptions(vni=5)).prepare(host(tmp_path))
     assert renamed.backend_data == first.backend_data.replace(b'"VNI":1', b'"VNI":5')
 
 
@@ -275,7 +276,7 @@ async def test_the_mtu_is_that_of_the_path_less_the_headers(
     tmp_path: Path, given: dict[str, int], mtu: int, expected: int
 ) -> None:
     where = host(tmp_path, link=ETH0._replace(mtu=mtu))
-    assert (await VxlanTunnels(Options(**given)).prepare(where)).mtu == expected  # type: ignore[arg-type] # mtu
+    assert (await VxlanTunnels(VxlanOptions(**given)).prepare(where)).mtu == expected  # type: ignore[arg-type] # mtu
 
 
 @pytest.mark.trio
@@ -291,7 +292,7 @@ async def test_a_host_it_cannot_work_on_is_refused(
     tmp_path: Path, given: dict[str, int], mtu: int, words: str
 ) -> None:
     with pytest.raises(Refused, match=words):
-        await VxlanTunnels(Options(**given)).prepare(host(tmp_path, link=ETH0._replace(mtu=mtu)))  # type: ignore[arg-type] # numbers
+        await VxlanTunnels(VxlanOptions(**given)).prepare(host(tmp_path, link=ETH0._replace(mtu=mtu)))  # type: ignore[arg-type] # numbers
 
 
 @pytest.mark.trio
@@ -303,7 +304,7 @@ async def test_ipv6_needs_1280_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["0e:2a:00:00:00:01", "01:00", "zz:00", "0e2a"])
 def test_a_vtep_mac_that_is_not_two_octets_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="not the first two octets"):
-        VxlanTunnels(Options(vtep_mac=text))
+        VxlanTunnels(VxlanOptions(vtep_mac=text))
 
 
 def test_options_match_in_any_case_and_errors_name_the_field() -> None:
@@ -311,7 +312,7 @@ def test_options_match_in_any_case_and_errors_name_the_field() -> None:
         document = f'{{"Network":"10.23.0.0/16","Backend":{{"Type":"vxlan",{text}}}}}'
         return options(VxlanTunnels.manifest, parse_network(document.encode()))
 
-    assert given('"vni":7,"DIRECTROUTING":true,"Unknown":1') == Options(vni=7, direct_routing=True)
+    assert given('"vni":7,"DIRECTROUTING":true,"Unknown":1') == VxlanOptions(vni=7, direct_routing=True)
     for text in ('"VNI":16777216', '"VNI":-1', '"Port":65536', '"MTU":"1"', '"GBP":1'):
         with pytest.raises(NetworkConfigError, match=text.partition(":")[0].strip('"')):
             given(text)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from netstore_plugins.wireguard import Options, WireguardTunnels
+from netstore_plugins.wireguard import WireguardTunnels
 from netstore_plugins.wireguardkeys import DRAIN_SECONDS, encode_key, parse_key, public_key
 
 from netstore.agent.backend import Device, Link, Prepared, Refused, Route, Wireguard, WireguardPeer, options
 from netstore.network.addresses import parse_ip
+from netstore.network.backends import WireguardOptions
 from netstore.network.config import NetworkConfigError, parse_network
 from netstore.network.ipv6 import parse_ip6
 from netstore.network.lease import SubnetLease, encode_lease, parse_lease
@@ -43,7 +44,7 @@ def kept(folder: Path) -> list[str]:
 
 
 async def prepared(where: Host, **given: Any) -> tuple[WireguardTunnels, Prepared]:
-    backend = WireguardTunnels(Options(**given))
+    backend = WireguardTunnels(WireguardOptions(**given))
     return backend, await backend.prepare(where)
 
 
@@ -284,7 +285,7 @@ async def test_a_key_that_cannot_be_changed_goes_on_serving_with_a_warning(tmp_p
     assert "the key cannot be changed" in wanted.warnings[0]
 
 
-# Options
+# WireguardOptions
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,7 @@ async def test_a_key_that_cannot_be_changed_goes_on_serving_with_a_warning(tmp_p
 )
 def test_options_that_do_not_fit_are_refused_without_showing_a_key(given: dict[str, Any], words: str) -> None:
     with pytest.raises(Refused, match=words) as caught:
-        WireguardTunnels(Options(**given))
+        WireguardTunnels(WireguardOptions(**given))
     assert PSK[:20] not in str(caught.value)
 
 
@@ -308,7 +309,7 @@ def test_options_match_in_any_case_and_errors_name_the_field_without_a_key() -> 
         document = f'{{"Network":"10.23.0.0/16","Backend":{{"Type":"wireguard",{text}}}}}'
         return options(WireguardTunnels.manifest, parse_network(document.encode()))
 
-    assert given(f'"psk":"{PSK}","MODE":"auto"') == Options(psk=PSK, mode="auto")
+    assert given(f'"psk":"{PSK}","MODE":"auto"') == WireguardOptions(psk=PSK, mode="auto")
     for text in ('"ListenPort":0', '"ListenPort":65534', '"Mode":"both"', '"RotateDays":-1', '"PSK":7'):
         with pytest.raises(NetworkConfigError, match=text.partition(":")[0].strip('"')) as caught:
             given(f'{text},"psk2":"{PSK}"')
@@ -317,11 +318,11 @@ def test_options_match_in_any_case_and_errors_name_the_field_without_a_key() -> 
 
 @pytest.mark.trio
 async def test_no_secret_is_shown(tmp_path: Path) -> None:
-    backend = WireguardTunnels(Options(psk=PSK))
+    backend = WireguardTunnels(WireguardOptions(psk=PSK))
     await backend.prepare(host(tmp_path))
     wanted = await backend.declare(host(tmp_path), [lease(2, "wireguard", data(2))])
     private = parse_key((tmp_path / "key").read_text().strip())
-    shown = f"{Options(psk=PSK)!r} {wanted!r} {wanted} {backend!r}"
+    shown = f"{WireguardOptions(psk=PSK)!r} {wanted!r} {wanted} {backend!r}"
     for secret in (private, parse_key(PSK)):
         assert encode_key(secret) not in shown
         assert repr(secret)[2:-1] not in shown
