@@ -1,4 +1,4 @@
-"""netstore: a Raft store, a route agent and a command for clusters on host-gw networks."""
+"""netstore: a Raft store, a network agent and a command for clusters with a flannel pod network."""
 
 from typing import Final
 
