@@ -116,6 +116,8 @@ class Acceptor:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            # A read stops at urgent data otherwise, and a short read has to mean that nothing is left.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._reactor.add(sock, address, credentials)
 
     def make_room(self, coming: str) -> bool:

@@ -404,10 +404,7 @@ class Reactor:
             return 0.0
         clock, meter, scheduler, watched = self._clock, self.meter, self.scheduler, self.watched
         if watched.aside:
-            aside, watched.aside = watched.aside, {}
-            for fd, mask in ready:
-                aside[fd] = aside.get(fd, 0) | mask
-            ready = list(aside.items())
+            ready = watched.take_aside(ready, _EVENTS_PER_ROUND)
         began = self._update_now()
         self.wakeup.in_round = True
         self._rounds.begin()

@@ -7,6 +7,7 @@ members. One whose turn did not come is the first in the next round.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from netstore.guard import guarded
@@ -116,6 +117,18 @@ class WatchedDescriptors:
             self.aside[fd] = self.aside.get(fd, 0) | mask
         if reported and not self._wakeup.pending:
             self._wakeup.send()
+
+    def take_aside(self, reported: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+        """What a round gets: what epoll reported now, and `most` of those that were set aside. The rest stays
+        for the rounds after it.
+        """
+        together = dict(reported)
+        aside = self.aside
+        for fd in together.keys() & aside.keys():
+            together[fd] |= aside.pop(fd)
+        for fd in list(islice(aside, most)):
+            together[fd] = aside.pop(fd)
+        return list(together.items())
 
     def serve(self, ready: dict[int, int]) -> None:
         """Serve these and the unfinished ones: first those that had no turn in the last round and are ready

@@ -39,6 +39,16 @@ async def test_members_can_be_heard_between_rounds() -> None:
             here.reactor.watched.unwatch(ours.fileno())
 
 
+async def test_a_round_gets_a_part_of_what_was_set_aside() -> None:
+    async with site() as here:
+        watched = here.reactor.watched
+        watched.aside = dict.fromkeys(range(100, 110), 1)
+        assert watched.take_aside([(105, 4), (7, 1)], 3) == [(105, 5), (7, 1), (100, 1), (101, 1), (102, 1)]
+        assert list(watched.aside) == [103, 104, 106, 107, 108, 109]
+        assert len(watched.take_aside([], 512)) == 6
+        assert watched.aside == {}
+
+
 async def test_what_was_told_of_a_closed_client_is_forgotten() -> None:
     """Another one may have its descriptor by then."""
     async with site() as here:

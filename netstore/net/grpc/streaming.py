@@ -13,7 +13,7 @@ from netstore.net.bodyadmission import SMALL
 from netstore.net.grpc.call import GrpcCall
 from netstore.net.grpc.messages import split
 from netstore.net.http2 import HANDLING_WORK
-from netstore.net.http2.charging import begin_message, complete_message
+from netstore.net.http2.charging import begin_message, complete_message, takes_answers
 
 if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Receiver, StreamHandler
@@ -103,7 +103,7 @@ class StreamCall(GrpcCall, kw_only=True, eq=False):
 
     def reply(self, message: bytes) -> None:
         """See `Call.reply`."""
-        if self._begun:
+        if self._begun or not takes_answers(self.connection):
             self.send(message)
             self.finish()
         elif self.open:
