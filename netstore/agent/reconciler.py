@@ -1,8 +1,9 @@
 """Keeps the kernel as the backend declares it: listens to notifications, finds the difference, repairs it.
 
 What is wanted needs an order: a device before its addresses, its forwarding and neighbour entries, and last
-the routes that send packets there. What is no longer wanted goes in the reverse order. So no packet meets a
-route whose device or neighbour is not ready, also while a peer or the whole backend changes.
+the routes that send packets there. What is no longer wanted goes in the reverse order, and what is replaced
+goes when its successor is in the kernel. So no packet meets a route whose device or neighbour is not ready,
+also while a peer or the whole backend changes.
 
 Invariants:
 
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
     from netstore.agent.wanted import Wanted
     from netstore.network.ipv6 import Subnet6
 
-MAX_ROUNDS: Final = 6
-"""Rounds of plan and apply in one call: one makes devices, one sets them up, one fills them, one sees
-that all is done. More are needed only while another program keeps undoing our changes; other tasks run in
-between.
+MAX_ROUNDS: Final = 8
+"""Rounds of plan and apply in one call: one makes devices, one sets them up, one fills them, one removes
+routes and entries that were replaced, one the devices that those used, one sees that all is done. More are
+needed only while another program keeps undoing our changes; other tasks run in between.
 """
 
 MAX_QUEUED: Final = 256
@@ -216,9 +217,9 @@ class Reconciler:
         if self.devices.dirty:
             if self._must_read_addresses:
                 await self._read_addresses()
-            if steps := self.devices.steps():
+            if device_steps := self.devices.steps():
                 self._must_bind = True
-                return steps
+                return device_steps
             await self._configure_wireguard()
         if self._must_bind:
             self._must_bind = False
@@ -231,7 +232,18 @@ class Reconciler:
         self.entries.bind()
         new_entries, old_entries = self.entries.steps()
         new_routes, old_routes = self.routes.steps(self.entries.devices)
-        return [*new_entries, *new_routes, *old_routes, *old_entries] or self.devices.obsolete()
+        if new_routes:  # routes that these replace go in the next round, and only then what those use
+            old_entries = []
+        steps: list[Step] = [*new_entries, *new_routes, *old_routes, *old_entries]
+        return steps or self._obsolete_devices()
+
+    def _obsolete_devices(self) -> Sequence[Step]:
+        """The removal of devices that are not declared any more, except those that routes use whose
+        successors are not possible now.
+        """
+        steps = self.devices.obsolete()
+        used = self.routes.waiting_numbers() if steps else ()
+        return [step for step in steps if step.ifindex not in used]
 
     async def _apply(self, steps: Sequence[Step]) -> int:
         """Carry out the steps. Returns how many were."""

@@ -141,6 +141,31 @@ async def test_a_rejected_next_hop_is_tried_again_when_addresses_change(
 
 
 @pytest.mark.trio
+async def test_a_route_stays_while_the_one_in_its_place_is_refused(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
+    await reconciler.set_wanted(Wanted(routes(1, gateway=FAR) + routes(2, gateway=OTHER)), {NODE})
+    assert kernel.table[subnet(1)] == [ours(1)]
+    assert kernel.table[subnet(2)] == [ours(2, OTHER)]
+    assert "192.168.99.1 is not on-link" in reconciler.problems["10.23.1.0/24"]
+    assert not reconciler.pending
+    kernel.set_addresses(*kernel.address_list, Address(2, parse_ip("192.168.99.2"), 24))
+    await reconciler.repair()
+    assert kernel.table[subnet(1)] == [ours(1, FAR)]
+    assert not reconciler.problems
+
+
+@pytest.mark.trio
+async def test_many_routes_are_replaced_in_two_sends(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    await reconciler.set_wanted(wanted(*range(200)), {NODE})
+    sends = kernel.sends
+    await reconciler.set_wanted(wanted(*range(200), gateway=OTHER), {NODE})
+    assert kernel.sends == sends + 2
+    assert all(there == [ours(0, OTHER)._replace(subnet=one)] for one, there in kernel.table.items())
+
+
+@pytest.mark.trio
 async def test_a_route_that_was_rejected_and_is_wanted_no_more_is_no_problem(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
