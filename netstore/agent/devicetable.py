@@ -150,6 +150,11 @@ class DeviceTable:
             and self.wireguard.get(number, device.kind) != device.kind
         ]
 
+    @property
+    def ours(self) -> list[str]:
+        """The names of all devices that are this agent's by their alias."""
+        return [link.name for link in self.links.values() if is_ours(link, self._aliases)]
+
     def obsolete(self) -> list[DeleteDevice]:
         """The removal of our devices that are no longer wanted."""
         return [

@@ -29,9 +29,10 @@ from netstore.agent.devicetable import DeviceTable
 from netstore.agent.entryplan import DeleteEntry, SetEntry
 from netstore.agent.entrytable import EntryTable
 from netstore.agent.kernel import KernelError, Notifications, NotificationsLostError
-from netstore.agent.routeplan import AddRoute, DeleteRoute
+from netstore.agent.routeplan import PROTOCOL, AddRoute, DeleteRoute
 from netstore.agent.routetable import RouteTable
 from netstore.agent.wanted import Wireguard
+from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet
 
 if TYPE_CHECKING:
@@ -153,8 +154,8 @@ class Reconciler:
             self._wake()
 
     async def set_wanted(self, wanted: Wanted, gateways: Collection[int]) -> None:
-        """Replace what is wanted and bring the kernel in line. `gateways` are the public addresses of all
-        leases.
+        """Replace what is wanted and bring the kernel in line. `gateways` are the public addresses of the
+        accepted leases.
         """
         self._has_wanted = True
         self._process_notifications()
@@ -184,12 +185,22 @@ class Reconciler:
         return network_changed
 
     async def clear(self) -> int:
-        """Remove everything that was declared. Returns how many steps that took."""
+        """Remove everything that was declared. Returns how many steps that took. KernelError if something of
+        it is still there.
+        """
         self._has_wanted = self._must_reread = True
         self.devices.declare([])
         self.routes.declare([], ())
         self.entries.declare([], [])
-        return await self._converge()
+        taken = await self._converge()
+        await self._read()
+        left = [
+            str(one) for there in self.routes.present.values() for one in there if one.protocol == PROTOCOL
+        ]
+        left += self.devices.ours
+        if left:
+            raise KernelError(f"the kernel still has {len(left)} routes and devices: {', '.join(left[:8])}")
+        return taken
 
     async def _converge(self) -> int:
         """Plan and apply until everything is as wanted, or the rounds are used up. Returns the number of
@@ -205,7 +216,7 @@ class Reconciler:
                     break
                 taken += await self._apply(steps)
                 self._process_notifications()
-        except KernelError:
+        except NetstoreError:
             self._must_reread = True  # it is not known what was read, and which steps were carried out
             raise
         return taken

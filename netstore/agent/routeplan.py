@@ -3,8 +3,8 @@
 Invariants:
 
 - Routes of others are never changed or removed. The one exception: a route with protocol `boot` to a leased
-  subnet, through a gateway that is the public address of a lease or out of a device of the backend's, was
-  written by flannel, and is replaced.
+  subnet, through a gateway that is the public address of an accepted lease or out of a device of the
+  backend's, was written by flannel, and is replaced.
 - No step can overwrite a foreign route, even one that appeared after the plan was made: a new route is
   created only if none exists (NLM_F_EXCL), and an old route of ours is replaced by adding the new one first
   and then deleting exactly the old one.
@@ -122,8 +122,8 @@ def plan(
     """The steps from `present` towards `wanted`, for the given subnets or for all; a second plan from what
     they lead to has the deletions of what they replaced.
 
-    `present` has the routes of table main by destination, `gateways` the public addresses of all leases,
-    `devices` the numbers of the backend's devices. O(routes) for all subnets, O(subnets) for some.
+    `present` has the routes of table main by destination, `gateways` the public addresses of the accepted
+    leases, `devices` the numbers of the backend's devices. O(routes) for all subnets, O(subnets) for some.
     """
     additions: list[AddRoute] = []
     deletions: list[DeleteRoute] = []

@@ -49,6 +49,8 @@ class RouteTable:
         """Those of them whose device exists."""
         self.unbound: dict[Destination, str] = {}
         """For the others, the reason."""
+        self.outside: set[Destination] = set()
+        """Declared destinations that are in none of the ranges; there is no wanted route for them."""
         self.gateways: frozenset[int] = frozenset()
         self.present: dict[Destination, list[KernelRoute]] = {}
         self.foreign: dict[Destination, KernelRoute] = {}
@@ -76,6 +78,10 @@ class RouteTable:
     def problems(self) -> dict[Destination, str]:
         """For each wanted route that is not in place, the reason."""
         found = dict(self.unbound)
+        if self.outside:
+            networks = " and ".join(map(str, self.ranges))
+            words = f"its destination is not in {networks}; correct the backend, or the network config"
+            found.update(dict.fromkeys(self.outside, words))
         found.update((route.subnet, _rejection(route, code)) for route, code in self.rejected.items())
         for subnet, route in self.foreign.items():
             found[subnet] = (
@@ -84,8 +90,14 @@ class RouteTable:
         return found
 
     def declare(self, routes: Iterable[Route], gateways: Collection[int]) -> None:
-        """Replace the wanted routes. `gateways` are the public addresses of all leases."""
-        before, self.named = self.named, {route.subnet: route for route in routes}
+        """Replace the wanted routes. `gateways` are the public addresses of the accepted leases."""
+        before, self.named = self.named, {}
+        self.outside = set()
+        for route in routes:
+            if self.is_in_ranges(route):
+                self.named[route.subnet] = route
+            else:
+                self.outside.add(route.subnet)
         self.used = {route.device for route in self.named.values()}
         self.gateways = frozenset(gateways)
         changed = {subnet for subnet, route in self.named.items() if before.get(subnet) != route}
@@ -138,7 +150,7 @@ class RouteTable:
         self.present = present
         self.dirty = None
 
-    def is_in_ranges(self, route: KernelRoute) -> bool:
+    def is_in_ranges(self, route: KernelRoute | Route) -> bool:
         """Whether the route's destination is managed."""
         subnet = route.subnet
         if isinstance(subnet, Subnet6):

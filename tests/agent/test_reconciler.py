@@ -420,3 +420,42 @@ def all_of(want: dict[Subnet, int]) -> Wanted:
 def in_order(table: dict[Subnet | Subnet6, list[KernelRoute]]) -> dict[Subnet | Subnet6, list[KernelRoute]]:
     """In the kernel's order: by metric; routes with the same metric keep their order."""
     return {one: sorted(routes, key=lambda route: route.metric) for one, routes in table.items() if routes}
+
+
+@pytest.mark.trio
+async def test_a_route_outside_the_networks_is_refused_and_not_tried(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    outside = Route(Subnet(parse_ip("10.99.0.0"), 24), NODE, "eth0")
+    await reconciler.set_wanted(Wanted([*routes(1), outside]), {NODE})
+    assert list(kernel.table) == [subnet(1)]
+    assert "not in 10.23.0.0/16" in reconciler.problems["10.99.0.0/24"]
+    assert (reconciler.in_place, reconciler.pending, kernel.sends) == (1, False, 1)
+    await reconciler.set_wanted(wanted(1), {NODE})
+    assert not reconciler.problems
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("error", [NotificationsLostError("lost"), KernelError("no answer")])
+async def test_a_reading_that_fails_is_done_again(
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fail() -> list[KernelRoute]:
+        raise error
+
+    await reconciler.set_wanted(wanted(1), {NODE})
+    kernel.table.clear()  # without a notification
+    monkeypatch.setattr(kernel, "routes", fail)
+    with pytest.raises(type(error)):
+        await reconciler.repair(full=True)
+    monkeypatch.undo()
+    await reconciler.repair()
+    assert kernel.table[subnet(1)] == [ours(1)]
+
+
+@pytest.mark.trio
+async def test_clear_tells_what_the_kernel_kept(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    await reconciler.set_wanted(wanted(1), {NODE})
+    kernel.refusals[DeleteRoute] = errno.EPERM
+    with pytest.raises(KernelError, match=r"still has 1 .*10\.23\.1\.0/24"):
+        await reconciler.clear()
