@@ -30,8 +30,8 @@ from netstore.network.ipv6 import Subnet6
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MTUS: Final = range(68, 65_536)
-"""From the least that IPv4 needs (RFC 791) to the greatest packet."""
+MTUS: Final = range(68, 1 << 31)
+"""From the least that IPv4 needs (RFC 791) to the greatest that the kernel can be told."""
 
 MAX_NAME_BYTES: Final = 15
 """Of an interface (IFNAMSIZ without the final zero)."""
@@ -52,7 +52,7 @@ def checked_prepared(value: object) -> Prepared:
         if data is None:
             continue
         try:
-            msgspec.json.decode(data)
+            msgspec.json.decode(bytes(memoryview(data)))
         except (TypeError, msgspec.DecodeError):
             _refuse(f"Prepared.{name}", data, "JSON as bytes, or None")
     return value

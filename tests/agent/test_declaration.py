@@ -44,7 +44,7 @@ VALID = Wanted(
 def test_what_is_valid_passes() -> None:
     assert checked_wanted(VALID) is VALID
     assert checked_wanted(Wanted()) == Wanted()
-    for prepared in (Prepared(1500), Prepared(65535, b"{}", b'{"a":1}')):
+    for prepared in (Prepared(1500), Prepared(65536, b"{}", b'{"a":1}')):
         assert checked_prepared(prepared) is prepared
 
 
@@ -63,7 +63,7 @@ def test_what_is_valid_passes() -> None:
         ("routes", [Route(cast("Any", "10.23.1.0/24"), 0, "eth0")]),
         ("devices", None),
         ("devices", [None]),
-        ("devices", [msgspec.structs.replace(DEVICES[0], mtu=70_000)]),
+        ("devices", [msgspec.structs.replace(DEVICES[0], mtu=1 << 31)]),
         ("devices", [msgspec.structs.replace(DEVICES[0], mac=b"1")]),
         ("devices", [msgspec.structs.replace(DEVICES[0], kind=Vxlan(1 << 24, LOCAL, "eth0"))]),
         ("devices", [msgspec.structs.replace(DEVICES[0], addresses=((LOCAL, 33),))]),
@@ -87,6 +87,7 @@ def test_what_is_not_valid_in_a_declaration_is_refused_with_its_name(name: str, 
         (None, "prepare"),
         (Prepared("1500"), "Prepared.mtu"),  # type: ignore[arg-type] # it is refused
         (Prepared(1), "Prepared.mtu"),
+        (Prepared(1500, "{}"), "Prepared.backend_data"),  # type: ignore[arg-type] # it is refused
         (Prepared(1500, b"{"), "Prepared.backend_data"),
         (Prepared(1500, None, {}), "Prepared.backend_v6_data"),  # type: ignore[arg-type] # it is refused
     ],
