@@ -5,7 +5,8 @@ Invariants:
 - `links` has every interface as of the last notification processed.
 - A device with a problem is tried again only when it is declared otherwise, or at `retry`.
 - A device that is not declared is removed only if its alias says that this agent has made it or taken it
-  over, and only when nothing else is left to do, so that routes have left it.
+  over, and only when nothing else is left to do and no route waits in it for its
+  successor.
 """
 
 from __future__ import annotations
@@ -149,7 +150,12 @@ class DeviceTable:
             and self.wireguard.get(number, device.kind) != device.kind
         ]
 
-    def obsolete(self) -> list[DeviceStep]:
+    @property
+    def ours(self) -> list[str]:
+        """The names of all devices that are this agent's by their alias."""
+        return [link.name for link in self.links.values() if is_ours(link, self._aliases)]
+
+    def obsolete(self) -> list[DeleteDevice]:
         """The removal of our devices that are no longer wanted."""
         return [
             DeleteDevice(link.ifindex, link.name)

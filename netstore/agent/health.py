@@ -31,6 +31,7 @@ _REASONS: Final = {
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
+    500: "Internal Server Error",
     503: "Service Unavailable",
 }
 
@@ -89,7 +90,10 @@ class Health:
         if method not in (b"GET", b"HEAD"):
             return _response(405, "only GET and HEAD\n")
         path, _, query = target.partition(b"?")
-        status, text, kind = self._page(path, query)
+        try:
+            status, text, kind = self._page(path, query)
+        except Exception:  # noqa: BLE001 - a page is made from what plugins gave, and no page may end the agent
+            return _response(500, "this page cannot be made now: a value in it is not valid\n")
         return _response(status, text, kind, body=method == b"GET")
 
     def _page(self, path: bytes, query: bytes) -> tuple[int, str, str]:

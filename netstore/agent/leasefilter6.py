@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.agent.routeplan import PROTOCOL
+from netstore.agent.routeplan import PROTOCOL, UNICAST
 from netstore.network.ipv6 import Subnet6, is_unicast6, reserved6, show_ip6
 from netstore.network.overlaps import conflicts6
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_EXTRA_BITS: Final = 8
 """How many bits shorter than IPv6SubnetLen a lease's prefix may be, as for IPv4."""
+
+HOST_LENGTH: Final = 128
+"""Prefix length of a single address."""
 
 
 class ProtectedAddresses6(NamedTuple):
@@ -48,28 +51,35 @@ def protected_addresses6(
     routes: Iterable[KernelRoute],
     store_ips: Iterable[int],
 ) -> ProtectedAddresses6:
-    """The addresses to protect, from the kernel's tables and the addresses of the store. Link-local addresses
-    are left out: no pod network has them. An interface network that covers the whole pod network is left out
-    too.
+    """The addresses to protect, from the kernel's tables and the addresses of the store, chosen as those of
+    IPv4 are (`leasefilter.protected_addresses`): so the gateways of flannel's tunnel routes are left out.
+    Link-local addresses are left out too: no pod network has them.
     """
     names = {link.ifindex: link.name for link in links}
     global_ones = [each for each in addresses if reserved6(Subnet6(each.ip, 128)) is None]
-    networks = {
-        (Subnet6.around(each.ip, each.length), names.get(each.ifindex, f"interface {each.ifindex}"))
-        for each in global_ones
-        if each.length < 128
-    }
+    found = {(Subnet6.around(each.ip, each.length), each.ifindex) for each in global_ones}
     single = {each.ip: f"this node's own address {show_ip6(each.ip)}" for each in global_ones}
     for route in routes:
-        if route.gateway and route.protocol != PROTOCOL:
-            single.setdefault(
-                route.gateway, f"the next hop {show_ip6(route.gateway)} of the route to {route.subnet}"
-            )
+        if route.protocol == PROTOCOL or route.kind != UNICAST or not isinstance(route.subnet, Subnet6):
+            continue
+        if route.gateway:
+            if route.gateway != route.subnet.base:
+                single.setdefault(
+                    route.gateway, f"the next hop {show_ip6(route.gateway)} of the route to {route.subnet}"
+                )
+        elif route.plain and reserved6(route.subnet) is None:
+            found.add((route.subnet, route.ifindex))
     for ip in store_ips:
         single.setdefault(ip, f"the store's address {show_ip6(ip)}")
     return ProtectedAddresses6(
         frozenset(each.ip for each in global_ones),
-        tuple(sorted(each for each in networks if not each[0].covers(network.network))),
+        tuple(
+            sorted(
+                (subnet, names.get(ifindex, f"interface {ifindex}"))
+                for subnet, ifindex in found
+                if subnet.length < HOST_LENGTH and not subnet.covers(network.network)
+            )
+        ),
         tuple(sorted(single.items())),
     )
 

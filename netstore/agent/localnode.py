@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
+from netstore.agent.declaration import checked_prepared
 from netstore.agent.interface import Addresses, NoInterfaceError, Preferences, choose_interface
 from netstore.agent.leasefilter import HOST_LENGTH, ProtectedAddresses, protected_addresses
 from netstore.agent.leasefilter6 import ProtectedAddresses6, protected_addresses6
@@ -114,7 +115,7 @@ async def detect(
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         host.folder.mkdir(mode=0o700, exist_ok=True)
     with plugin_errors(backend.manifest.name):
-        prepared = await backend.prepare(host)
+        prepared = checked_prepared(await backend.prepare(host))
     routes = await kernel.routes()
     protected = protected_addresses(network, links, addresses.ipv4, routes, hosts)
     protected6 = await _protected6(network, links, addresses, kernel, config)
@@ -160,7 +161,7 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: M
         is_other = _without_devices(host) != _without_devices(node.host)
         if is_other:
             with plugin_errors(node.backend.manifest.name):
-                node.prepared = await node.backend.prepare(host)
+                node.prepared = checked_prepared(await node.backend.prepare(host))
     except NetstoreError as error:
         node.fault = str(error)
         raise

@@ -248,7 +248,7 @@ class Netlink:
                 break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise
+                    raise KernelError(f"no notifications of the kernel: {error.strerror}") from None
                 lost = True
         return parse_notifications(datagrams, lost=lost)
 
@@ -282,7 +282,9 @@ class Netlink:
                 await trio.lowlevel.wait_writable(self._requests)
             if waiting.cancelled_caught:
                 raise KernelError(f"the kernel took no message within {ANSWER_TIMEOUT:g} s") from None
-            self._requests.send(data)
+            await self._send(data)
+        except OSError as error:
+            raise KernelError(f"the kernel took no message: {error.strerror}") from None
 
     async def _receive(self) -> bytes:
         while True:
@@ -295,5 +297,5 @@ class Netlink:
                     raise KernelError(f"the kernel did not answer within {ANSWER_TIMEOUT:g} s") from None
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise
+                    raise KernelError(f"no answer of the kernel: {error.strerror}") from None
                 raise NotificationsLostError("the kernel's answers did not fit the receive buffer") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Final
 
@@ -42,7 +44,8 @@ async def run(words: Sequence[str], data: bytes = b"", *, package: str = "") -> 
     """Run the program with `data` on its standard input; returns what it printed.
 
     ProgramError if it fails, takes longer than `TIMEOUT` or prints more than `MAX_OUTPUT_BYTES`;
-    ProgramMissingError, which names the package, if it is not there. A cancelled call ends the program.
+    ProgramMissingError, which names the package, if it is not there. A cancelled call ends the program
+    and what it has started.
     """
     name = words[0]
     # A file in memory, so that a program that does not read its input cannot block the agent.
@@ -51,22 +54,30 @@ async def run(words: Sequence[str], data: bytes = b"", *, package: str = "") -> 
             memory.write(data)
             memory.seek(0)
             process = await trio.lowlevel.open_process(
-                list(words), stdin=memory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT
+                list(words),
+                stdin=memory,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=_ENVIRONMENT,
+                start_new_session=True,
             )
     except FileNotFoundError:
         raise ProgramMissingError(f"{name} is not installed; install the package {package or name}") from None
     except OSError as error:
         raise ProgramError(f"{name} cannot be started: {error.strerror}") from None
     output, told = bytearray(), bytearray()
+    is_done = False
     with trio.move_on_after(TIMEOUT) as limit:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_read, process.stdout, output)
                 nursery.start_soon(_read, process.stderr, told)
             await process.wait()
+            is_done = True
         finally:
-            if process.returncode is None:
-                process.kill()
+            if not is_done:  # so its number is not free yet, and names its group alone
+                with contextlib.suppress(ProcessLookupError):  # it ended just now
+                    os.killpg(process.pid, signal.SIGKILL)
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_SECONDS):
                     await process.wait()
     if limit.cancelled_caught:

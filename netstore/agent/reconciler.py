@@ -1,8 +1,9 @@
 """Keeps the kernel as the backend declares it: listens to notifications, finds the difference, repairs it.
 
 What is wanted needs an order: a device before its addresses, its forwarding and neighbour entries, and last
-the routes that send packets there. What is no longer wanted goes in the reverse order. So no packet meets a
-route whose device or neighbour is not ready, also while a peer or the whole backend changes.
+the routes that send packets there. What is no longer wanted goes in the reverse order, and what is replaced
+goes when its successor is in the kernel. So no packet meets a route whose device or neighbour is not ready,
+also while a peer or the whole backend changes.
 
 Invariants:
 
@@ -28,9 +29,10 @@ from netstore.agent.devicetable import DeviceTable
 from netstore.agent.entryplan import DeleteEntry, SetEntry
 from netstore.agent.entrytable import EntryTable
 from netstore.agent.kernel import KernelError, Notifications, NotificationsLostError
-from netstore.agent.routeplan import AddRoute, DeleteRoute
+from netstore.agent.routeplan import PROTOCOL, AddRoute, DeleteRoute
 from netstore.agent.routetable import RouteTable
 from netstore.agent.wanted import Wireguard
+from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet
 
 if TYPE_CHECKING:
@@ -40,10 +42,10 @@ if TYPE_CHECKING:
     from netstore.agent.wanted import Wanted
     from netstore.network.ipv6 import Subnet6
 
-MAX_ROUNDS: Final = 6
-"""Rounds of plan and apply in one call: one makes devices, one sets them up, one fills them, one sees
-that all is done. More are needed only while another program keeps undoing our changes; other tasks run in
-between.
+MAX_ROUNDS: Final = 8
+"""Rounds of plan and apply in one call: one makes devices, one sets them up, one fills them, one removes
+routes and entries that were replaced, one the devices that those used, one sees that all is done. More are
+needed only while another program keeps undoing our changes; other tasks run in between.
 """
 
 MAX_QUEUED: Final = 256
@@ -152,8 +154,8 @@ class Reconciler:
             self._wake()
 
     async def set_wanted(self, wanted: Wanted, gateways: Collection[int]) -> None:
-        """Replace what is wanted and bring the kernel in line. `gateways` are the public addresses of all
-        leases.
+        """Replace what is wanted and bring the kernel in line. `gateways` are the public addresses of the
+        accepted leases.
         """
         self._has_wanted = True
         self._process_notifications()
@@ -183,12 +185,22 @@ class Reconciler:
         return network_changed
 
     async def clear(self) -> int:
-        """Remove everything that was declared. Returns how many steps that took."""
+        """Remove everything that was declared. Returns how many steps that took. KernelError if something of
+        it is still there.
+        """
         self._has_wanted = self._must_reread = True
         self.devices.declare([])
         self.routes.declare([], ())
         self.entries.declare([], [])
-        return await self._converge()
+        taken = await self._converge()
+        await self._read()
+        left = [
+            str(one) for there in self.routes.present.values() for one in there if one.protocol == PROTOCOL
+        ]
+        left += self.devices.ours
+        if left:
+            raise KernelError(f"the kernel still has {len(left)} routes and devices: {', '.join(left[:8])}")
+        return taken
 
     async def _converge(self) -> int:
         """Plan and apply until everything is as wanted, or the rounds are used up. Returns the number of
@@ -204,7 +216,7 @@ class Reconciler:
                     break
                 taken += await self._apply(steps)
                 self._process_notifications()
-        except KernelError:
+        except NetstoreError:
             self._must_reread = True  # it is not known what was read, and which steps were carried out
             raise
         return taken
@@ -216,9 +228,9 @@ class Reconciler:
         if self.devices.dirty:
             if self._must_read_addresses:
                 await self._read_addresses()
-            if steps := self.devices.steps():
+            if device_steps := self.devices.steps():
                 self._must_bind = True
-                return steps
+                return device_steps
             await self._configure_wireguard()
         if self._must_bind:
             self._must_bind = False
@@ -231,7 +243,18 @@ class Reconciler:
         self.entries.bind()
         new_entries, old_entries = self.entries.steps()
         new_routes, old_routes = self.routes.steps(self.entries.devices)
-        return [*new_entries, *new_routes, *old_routes, *old_entries] or self.devices.obsolete()
+        if new_routes:  # routes that these replace go in the next round, and only then what those use
+            old_entries = []
+        steps: list[Step] = [*new_entries, *new_routes, *old_routes, *old_entries]
+        return steps or self._obsolete_devices()
+
+    def _obsolete_devices(self) -> Sequence[Step]:
+        """The removal of devices that are not declared any more, except those that routes use whose
+        successors are not possible now.
+        """
+        steps = self.devices.obsolete()
+        used = self.routes.waiting_numbers() if steps else ()
+        return [step for step in steps if step.ifindex not in used]
 
     async def _apply(self, steps: Sequence[Step]) -> int:
         """Carry out the steps. Returns how many were."""

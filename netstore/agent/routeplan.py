@@ -3,11 +3,13 @@
 Invariants:
 
 - Routes of others are never changed or removed. The one exception: a route with protocol `boot` to a leased
-  subnet, through a gateway that is the public address of a lease or out of a device of the backend's, was
-  written by flannel, and is replaced.
+  subnet, through a gateway that is the public address of an accepted lease or out of a device of the
+  backend's, was written by flannel, and is replaced.
 - No step can overwrite a foreign route, even one that appeared after the plan was made: a new route is
   created only if none exists (NLM_F_EXCL), and an old route of ours is replaced by adding the new one first
-  and then deleting exactly the old one. IPv6 refuses a second route through the same next hop, so there a
+  and then deleting exactly the old one.
+- A route that is replaced is deleted only by a plan that finds its successor in the kernel: where the kernel
+  refuses the new one, the old one stays. IPv6 refuses a second route through the same next hop, so there a
   route that differs in nothing but protocol or flags is replaced (NLM_F_REPLACE).
 - Steps for one destination depend only on the routes to that destination, so the plan for some destinations
   is a part of the plan for all.
@@ -117,10 +119,11 @@ def plan(
     subnets: Collection[Subnet | Subnet6] | None = None,
     devices: Collection[int] = (),
 ) -> Plan:
-    """The steps from `present` to `wanted`, for the given subnets or for all.
+    """The steps from `present` towards `wanted`, for the given subnets or for all; a second plan from what
+    they lead to has the deletions of what they replaced.
 
-    `present` has the routes of table main by destination, `gateways` the public addresses of all leases,
-    `devices` the numbers of the backend's devices. O(routes) for all subnets, O(subnets) for some.
+    `present` has the routes of table main by destination, `gateways` the public addresses of the accepted
+    leases, `devices` the numbers of the backend's devices. O(routes) for all subnets, O(subnets) for some.
     """
     additions: list[AddRoute] = []
     deletions: list[DeleteRoute] = []
@@ -154,13 +157,12 @@ def plan(
         obsolete = [one for one in ours if one != right]
         if blocking is not None:
             foreign[subnet] = blocking
-        else:
+        elif right in ours:
             obsolete += flannels
-            if right not in ours:
-                how = _way_in(right, [one for one in obsolete if one in rivals])
-                additions.append(AddRoute(route, how))
-                if how == "replace":
-                    obsolete = [one for one in obsolete if one not in rivals]
+        else:
+            replaced = [one for one in obsolete if one in rivals]
+            additions.append(AddRoute(route, _way_in(right, [*replaced, *flannels])))
+            continue  # the others go when this one is there
         deletions.extend(DeleteRoute(one) for one in obsolete)
     return Plan(additions, deletions, foreign)
 

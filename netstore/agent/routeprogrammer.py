@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
+from netstore.agent.declaration import checked_prepared, checked_wanted
 from netstore.agent.leasefilter import rejection
 from netstore.agent.leasefilter6 import served_families
 from netstore.agent.localnode import refresh
@@ -173,6 +174,7 @@ class RouteProgrammer:
             self._update_not_before = 0.0
 
     async def _update_routes(self) -> None:
+        started = trio.current_time()
         own = self._holder.subnet
         subnets = self._holder.subnets
         own_name = subnets.lease_name if subnets is not None else ""
@@ -206,8 +208,7 @@ class RouteProgrammer:
         wanted = await self._ask_backend(host, peers)
         if wanted.prepare_again:
             await self._prepare_again(host)
-        asked = trio.current_time()
-        gateways = {lease.public_ip for lease in self._watcher.leases.values()}
+        gateways = {host.public_ip, *(lease.public_ip for lease in peers)}
         gateways.update(lease.public_ip6 for lease in peers if lease.public_ip6 is not None)
         await self._reconciler.set_wanted(wanted, gateways)
         self._refused = wanted.refused
@@ -218,15 +219,15 @@ class RouteProgrammer:
             self.placed.set()
             self._log.info("routes_in_place", routes=len(wanted.routes), leases=len(peers))
         now = trio.current_time()
-        self._update_not_before = now + (now - asked) * DEBOUNCE_FACTOR
+        self._update_not_before = now + (now - started) * DEBOUNCE_FACTOR
 
     async def _prepare_again(self, host: Host) -> None:
         """The backend has other data to publish."""
         with plugin_errors(self._node.backend.manifest.name):
-            self._node.prepared = await self._node.backend.prepare(host)
+            self._node.prepared = checked_prepared(await self._node.backend.prepare(host))
         self._holder.set_value(self._node.host.public_ip, self._node.lease_value)
 
     async def _ask_backend(self, host: Host, peers: list[SubnetLease]) -> Wanted:
         backend = self._node.backend
         with plugin_errors(backend.manifest.name):
-            return await backend.declare(host, peers)
+            return checked_wanted(await backend.declare(host, peers))

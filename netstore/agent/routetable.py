@@ -5,6 +5,7 @@ Invariants:
 - `present` is the kernel's table main, limited to `ranges`, as of the last notification processed.
 - A route the kernel rejected is tried again only when the wanted route changes, or when `retry` says that
   links, addresses or on-link routes changed.
+- A route of ours goes only when it is not declared any more, or when the one in its place is in the kernel.
 - Steps are planned only for the destinations in `dirty`, and these leave it only when nothing has to be done.
 """
 
@@ -14,7 +15,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
-from netstore.agent.routeplan import AddRoute, BoundRoute, plan
+from netstore.agent.routeplan import PROTOCOL, AddRoute, BoundRoute, plan
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.ipv6 import Subnet6, show_ip6
 
@@ -48,6 +49,8 @@ class RouteTable:
         """Those of them whose device exists."""
         self.unbound: dict[Destination, str] = {}
         """For the others, the reason."""
+        self.outside: set[Destination] = set()
+        """Declared destinations that are in none of the ranges; there is no wanted route for them."""
         self.gateways: frozenset[int] = frozenset()
         self.present: dict[Destination, list[KernelRoute]] = {}
         self.foreign: dict[Destination, KernelRoute] = {}
@@ -75,6 +78,10 @@ class RouteTable:
     def problems(self) -> dict[Destination, str]:
         """For each wanted route that is not in place, the reason."""
         found = dict(self.unbound)
+        if self.outside:
+            networks = " and ".join(map(str, self.ranges))
+            words = f"its destination is not in {networks}; correct the backend, or the network config"
+            found.update(dict.fromkeys(self.outside, words))
         found.update((route.subnet, _rejection(route, code)) for route, code in self.rejected.items())
         for subnet, route in self.foreign.items():
             found[subnet] = (
@@ -83,8 +90,14 @@ class RouteTable:
         return found
 
     def declare(self, routes: Iterable[Route], gateways: Collection[int]) -> None:
-        """Replace the wanted routes. `gateways` are the public addresses of all leases."""
-        before, self.named = self.named, {route.subnet: route for route in routes}
+        """Replace the wanted routes. `gateways` are the public addresses of the accepted leases."""
+        before, self.named = self.named, {}
+        self.outside = set()
+        for route in routes:
+            if self.is_in_ranges(route):
+                self.named[route.subnet] = route
+            else:
+                self.outside.add(route.subnet)
         self.used = {route.device for route in self.named.values()}
         self.gateways = frozenset(gateways)
         changed = {subnet for subnet, route in self.named.items() if before.get(subnet) != route}
@@ -137,7 +150,7 @@ class RouteTable:
         self.present = present
         self.dirty = None
 
-    def is_in_ranges(self, route: KernelRoute) -> bool:
+    def is_in_ranges(self, route: KernelRoute | Route) -> bool:
         """Whether the route's destination is managed."""
         subnet = route.subnet
         if isinstance(subnet, Subnet6):
@@ -146,7 +159,8 @@ class RouteTable:
 
     def steps(self, devices: Collection[int]) -> tuple[list[AddRoute], list[DeleteRoute]]:
         """The additions and deletions for the dirty destinations, which have to be looked at again after
-        them. `devices` are the numbers of the backend's devices.
+        them. `devices` are the numbers of the backend's devices. While the device of a wanted route cannot be
+        used, the route that it is to replace stays.
         """
         additions, deletions, foreign = plan(self.wanted, self.present, self.gateways, self.dirty, devices)
         if self.dirty is None:
@@ -157,9 +171,21 @@ class RouteTable:
             self.foreign.update(foreign)
         if self.rejected:
             additions = [step for step in additions if step.route not in self.rejected]
+        if self.unbound:
+            deletions = [step for step in deletions if step.route.subnet not in self.unbound]
         self.dirty = {step.route.subnet for step in additions}
         self.dirty.update(step.route.subnet for step in deletions)
         return additions, deletions
+
+    def waiting_numbers(self) -> set[int]:
+        """The numbers of the interfaces used by routes of ours whose successors are not possible now."""
+        subnets = {*self.unbound, *(route.subnet for route in self.rejected)}
+        return {
+            one.ifindex
+            for subnet in subnets
+            for one in self.present.get(subnet, ())
+            if one.protocol == PROTOCOL
+        }
 
     def failed(self, step: RouteStep, code: int) -> bool:
         """A step failed with this errno. True if the kernel's table has to be read again."""

@@ -13,6 +13,7 @@ configuration asks for clean-up.
 
 from __future__ import annotations
 
+import errno
 import random
 import signal
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -75,6 +76,10 @@ watchdog restarts it.
 
 CLEANUP_TIMEOUT: Final = 10.0
 """Seconds to remove what was declared, netfilter rules, lease and subnet.env."""
+
+
+_FAULTS_OF_LEASES: Final = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL})
+"""Errors of an entry that what a lease says can lead to; one such lease makes no node unready."""
 
 
 class SystemEntropy:
@@ -176,8 +181,16 @@ class Agent:
     def _peers_fault(self) -> str | None:
         if self._reconciler is None or self._node is None:
             return None
-        routes = self._reconciler.routes
-        return routes_fault(routes.rejected.values(), len(routes.named), self._node.host.address)
+        routes, entries = self._reconciler.routes, self._reconciler.entries
+        fault = routes_fault(routes.rejected.values(), len(routes.named), self._node.host.address)
+        if fault is not None or not entries.rejected:
+            return fault
+        if len(entries.rejected) == len(entries.wanted) or not _FAULTS_OF_LEASES.issuperset(
+            entries.rejected.values()
+        ):
+            named, words = next(iter(entries.problems.items()))
+            return f"{len(entries.rejected)} entries of tunnels are not in place; of {named[0]}: {words}"
+        return None
 
     def _devices_fault(self) -> str | None:
         problems = self._reconciler.device_problems if self._reconciler is not None else {}
@@ -474,19 +487,46 @@ class Agent:
             self._log.warning("backend_not_stopped", reason=f"it took more than {STOP_SECONDS:g} s")
 
     async def _clean_up(self) -> None:
-        """Remove what was declared, netfilter rules, lease and subnet.env."""
+        """Remove subnet.env if this run wrote it, what was declared, netfilter rules, what the backend made,
+        and last the lease, for which the store is needed. A step that fails does not prevent the next;
+        NetstoreError tells all that did.
+        """
         node, holder, reconciler = self._node, self._holder, self._reconciler
         if node is None or holder is None or reconciler is None:
             self._log.info("nothing_to_clean_up")
             return
-        with trio.move_on_after(CLEANUP_TIMEOUT) as limit:
+        removed = 0
+        faults: list[str] = []
+
+        async def clear_kernel() -> None:
+            nonlocal removed
             removed = await reconciler.clear()
+
+        async def tear_down() -> None:
             with plugin_errors(node.backend.manifest.name):
                 await node.backend.teardown()
-            await holder.release()
+
+        steps: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            ("subnet.env", self._remove_subnet_file),
+            ("routes and devices", clear_kernel),
+        ]
+        if self._filter is not None:
+            steps.append(("netfilter rules", self._filter.clear))
+        steps += [("what the backend made", tear_down), ("the lease", holder.release)]
+        end = trio.current_time() + CLEANUP_TIMEOUT
+        for what, step in steps:
+            with trio.move_on_at(min(end, trio.current_time() + STOP_SECONDS)) as limit:
+                try:
+                    await step()
+                except (NetstoreError, OSError) as error:
+                    faults.append(f"{what}: {error}")
+            if limit.cancelled_caught:
+                faults.append(f"{what}: not done in time")
+        if faults:
+            raise NetstoreError(f"the clean-up is not complete: {'; '.join(faults)}")
+        self._log.info("cleaned_up", removed=removed, subnet=str(holder.subnets))
+
+    async def _remove_subnet_file(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._subnet_file.text:  # else it is an earlier run's
             self._config.subnet_file.unlink(missing_ok=True)
-            if self._filter is not None:
-                await self._filter.clear()
-            self._log.info("cleaned_up", removed=removed, subnet=str(holder.subnets))
-        if limit.cancelled_caught:
-            raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")

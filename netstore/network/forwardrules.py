@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 COMMENT: Final = "netstore-agent"
 
 _OWN: Final = f" -m comment --comment {COMMENT} "
-_BLOCKS: Final = re.compile(r"-A FORWARD -j (?:DROP|REJECT)\b")
-"""A rule that lets nothing past it."""
+_BLOCKS: Final = re.compile(
+    r"""-A\ FORWARD
+    (?:\ -m\ comment\ --comment\ (?:"(?:[^"\\]|\\.)*"|[^\ "]+))*
+    \ -j\ (?:DROP|REJECT)\b""",
+    re.VERBOSE,
+)
+"""A rule that lets nothing past it: it may have a comment, but no other condition."""
 
 
 def steps(listing: str, networks: Sequence[str]) -> list[tuple[str, ...]]:

@@ -82,3 +82,15 @@ async def test_invalid_connections_do_not_affect_others(nursery: trio.Nursery) -
 async def test_a_port_in_use_is_an_error(nursery: trio.Nursery) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         await nursery.start(plain_health().serve, "127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_page_that_cannot_be_made_is_told_in_words() -> None:
+    def broken() -> object:
+        raise ValueError("a fault")
+
+    health = Health(Readiness(), broken, str)
+    assert ask(health, "GET /status HTTP/1.1") == (
+        500,
+        "this page cannot be made now: a value in it is not valid\n",
+    )
+    assert ask(health, "GET /healthz HTTP/1.1")[0] == 200

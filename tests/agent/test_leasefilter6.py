@@ -13,7 +13,7 @@ from netstore.agent.leasefilter6 import (
     rejection6,
     served_families,
 )
-from netstore.agent.routeplan import PROTOCOL, KernelRoute
+from netstore.agent.routeplan import BOOT, PROTOCOL, KernelRoute
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.config import Network6
 from netstore.network.ipv6 import Subnet6, parse_cidr6, parse_ip6
@@ -39,6 +39,11 @@ ADDRESSES = [
 ROUTES = [
     KernelRoute(Subnet6(0, 0), parse_ip6("fd23:0:0:b::1"), 2, 3),
     KernelRoute(net6("fd23:0:0:c::/64"), parse_ip6("fd23:0:0:c::1"), 2, PROTOCOL),
+    KernelRoute(net6("fd23:0:0:e::/64"), parse_ip6("fd23:0:0:e::"), 4, BOOT, onlink=True),
+    KernelRoute(net6("fd23:0:0:f::/64"), 0, 3, BOOT),
+    KernelRoute(net6("fd23:0:0:10::/64"), 0, 1, BOOT, kind=7),
+    KernelRoute(net6("fe80::/64"), 0, 3, 2),
+    KernelRoute(NETWORK.network, 0, 3, BOOT),
 ]
 PROTECTED = protected_addresses6(NETWORK, LINKS, ADDRESSES, ROUTES, [parse_ip6("fd23:0:0:d::1")])
 
@@ -50,6 +55,9 @@ PROTECTED = protected_addresses6(NETWORK, LINKS, ADDRESSES, ROUTES, [parse_ip6("
         ("fd23:0:0:5::/64", None, None),
         ("fd23:0:0:5::/64", "fe80::12", None),
         ("fd23:0:0:c::/64", "fd77::12", None),
+        ("fd23:0:0:e::/64", "fd77::12", None),
+        ("fd23:0:0:10::/64", "fd77::12", None),
+        ("fd23:0:0:f::/64", "fd77::12", "overlaps the network fd23:0:0:f::/64 of cni0"),
         ("fd24:0:0:5::/64", "fd77::12", "not in the network fd23::/48"),
         ("::/0", "fd77::12", "not in the network"),
         ("fd23::/48", "fd77::12", "overlaps this node's own subnet"),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from netstore.agent import programs
 from netstore.agent.programs import ProgramError, ProgramMissingError, reason, run
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +66,27 @@ async def test_a_program_that_takes_too_long_is_ended(monkeypatch: pytest.Monkey
     monkeypatch.setattr(programs, "TIMEOUT", 0.2)
     with pytest.raises(ProgramError, match="sleep was not done within"):
         await run(("sleep", "1000"))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("end", ["wait", "exit 0"])
+async def test_what_a_program_started_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str
+) -> None:
+    file, pipe = tmp_path / "number", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    held = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    monkeypatch.setattr(programs, "TIMEOUT", 0.5)
+    with pytest.raises(ProgramError, match="sh was not done within"):
+        await run(("sh", "-c", f"exec 3>{pipe}; sleep 1000 & echo $! >{file}; {end}"))
+    number = int(file.read_text())
+    try:
+        with trio.fail_after(seconds(5)):
+            await trio.lowlevel.wait_readable(held)  # the end of the file: nobody has it open for writing
+    finally:
+        os.close(held)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
 
 
 @pytest.mark.trio

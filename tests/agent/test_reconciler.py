@@ -141,6 +141,31 @@ async def test_a_rejected_next_hop_is_tried_again_when_addresses_change(
 
 
 @pytest.mark.trio
+async def test_a_route_stays_while_the_one_in_its_place_is_refused(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
+    await reconciler.set_wanted(Wanted(routes(1, gateway=FAR) + routes(2, gateway=OTHER)), {NODE})
+    assert kernel.table[subnet(1)] == [ours(1)]
+    assert kernel.table[subnet(2)] == [ours(2, OTHER)]
+    assert "192.168.99.1 is not on-link" in reconciler.problems["10.23.1.0/24"]
+    assert not reconciler.pending
+    kernel.set_addresses(*kernel.address_list, Address(2, parse_ip("192.168.99.2"), 24))
+    await reconciler.repair()
+    assert kernel.table[subnet(1)] == [ours(1, FAR)]
+    assert not reconciler.problems
+
+
+@pytest.mark.trio
+async def test_many_routes_are_replaced_in_two_sends(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    await reconciler.set_wanted(wanted(*range(200)), {NODE})
+    sends = kernel.sends
+    await reconciler.set_wanted(wanted(*range(200), gateway=OTHER), {NODE})
+    assert kernel.sends == sends + 2
+    assert all(there == [ours(0, OTHER)._replace(subnet=one)] for one, there in kernel.table.items())
+
+
+@pytest.mark.trio
 async def test_a_route_that_was_rejected_and_is_wanted_no_more_is_no_problem(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
@@ -395,3 +420,42 @@ def all_of(want: dict[Subnet, int]) -> Wanted:
 def in_order(table: dict[Subnet | Subnet6, list[KernelRoute]]) -> dict[Subnet | Subnet6, list[KernelRoute]]:
     """In the kernel's order: by metric; routes with the same metric keep their order."""
     return {one: sorted(routes, key=lambda route: route.metric) for one, routes in table.items() if routes}
+
+
+@pytest.mark.trio
+async def test_a_route_outside_the_networks_is_refused_and_not_tried(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    outside = Route(Subnet(parse_ip("10.99.0.0"), 24), NODE, "eth0")
+    await reconciler.set_wanted(Wanted([*routes(1), outside]), {NODE})
+    assert list(kernel.table) == [subnet(1)]
+    assert "not in 10.23.0.0/16" in reconciler.problems["10.99.0.0/24"]
+    assert (reconciler.in_place, reconciler.pending, kernel.sends) == (1, False, 1)
+    await reconciler.set_wanted(wanted(1), {NODE})
+    assert not reconciler.problems
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("error", [NotificationsLostError("lost"), KernelError("no answer")])
+async def test_a_reading_that_fails_is_done_again(
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fail() -> list[KernelRoute]:
+        raise error
+
+    await reconciler.set_wanted(wanted(1), {NODE})
+    kernel.table.clear()  # without a notification
+    monkeypatch.setattr(kernel, "routes", fail)
+    with pytest.raises(type(error)):
+        await reconciler.repair(full=True)
+    monkeypatch.undo()
+    await reconciler.repair()
+    assert kernel.table[subnet(1)] == [ours(1)]
+
+
+@pytest.mark.trio
+async def test_clear_tells_what_the_kernel_kept(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    await reconciler.set_wanted(wanted(1), {NODE})
+    kernel.refusals[DeleteRoute] = errno.EPERM
+    with pytest.raises(KernelError, match=r"still has 1 .*10\.23\.1\.0/24"):
+        await reconciler.clear()

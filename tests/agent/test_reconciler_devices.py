@@ -175,6 +175,28 @@ async def test_a_backend_is_exchanged_without_a_gap(kernel: FakeKernel, reconcil
     assert kinds_of(kernel.steps) == [AddRoute, DeleteRoute, DeleteDevice], "the device goes last"
 
 
+@pytest.mark.trio
+async def test_a_tunnel_stays_while_the_one_in_its_place_cannot_be_made(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(vxlan(12, 13), set())
+    other = msgspec.structs.replace(TUNNEL, name="flannel.2", kind=Vxlan(2, LOCAL, "eth0"))
+    kernel.refusals[CreateDevice] = errno.EADDRINUSE
+    await reconciler.set_wanted(vxlan(12, device=other), set())
+    old = kernel.link("flannel.1")
+    assert [there[0].ifindex for there in kernel.table.values() if there] == [old.ifindex]
+    assert "its UDP port is used" in reconciler.problems["10.23.12.0/24"]
+    assert not reconciler.pending
+    kernel.refusals[AddRoute] = errno.EINVAL
+    del kernel.refusals[CreateDevice]
+    await reconciler.repair(full=True)
+    assert {"flannel.1", "flannel.2"} <= {one.name for one in kernel.link_list}
+    kernel.refusals.clear()
+    await reconciler.repair(full=True)
+    assert [one.name for one in kernel.link_list] == ["eth0", "flannel.2"]
+    assert [len(there) for there in kernel.table.values() if there] == [1]
+
+
 harms = st.sampled_from(
     ["neighbour", "fdb", "strange fdb", "route", "address", "mtu", "mac", "down", "delete", "lose", "alias"]
 )
@@ -564,7 +586,10 @@ def assert_route(  # noqa: PLR0917 - the whole state
     named = next((one for one in wanted.routes if one.subnet == subnet_), None)
     static = [one for one in before if is_foreign(one)]
     assert [one for one in there if is_foreign(one)] == static
-    if named is None or (named.device != "eth0" and named.device not in links) or static:
+    if named is not None and named.device != "eth0" and named.device not in links:
+        assert all(one.ifindex == 2 for one in own), "what was there stays, and no way that is gone"
+        return
+    if named is None or static:
         assert own == []
         return
     link = links[named.device]

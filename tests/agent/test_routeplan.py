@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +22,9 @@ from netstore.agent.routeplan import (
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import Subnet6, parse_ip6
 from tests.support.kernel import ETH0, FakeKernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SUBNETS = [Subnet(parse_ip(f"10.23.{number}.0"), 24) for number in range(3)]
 SUBNETS6 = [Subnet6(parse_ip6(f"fd23:0:0:{number}::"), 64) for number in range(1, 4)]
@@ -127,8 +132,18 @@ def test_a_plan_leads_to_the_wanted_routes_and_leaves_foreign_routes_alone(
     kernel.table = table_of(routes)
     additions, deletions, foreign = plan(wanted, table_of(routes), NODES, devices=[TUNNEL])
     reachable = {route.subnet for route in routes if route.kind == 1}
-    steps: list[RouteStep] = [*additions, *deletions]
-    for step in steps:
+    added = {step.route.subnet for step in additions}
+    assert not added & {step.route.subnet for step in deletions}, "the kernel may refuse the addition"
+
+    def steps() -> Iterator[RouteStep]:
+        yield from additions
+        yield from deletions
+        second = plan(wanted, kernel.table, NODES, devices=[TUNNEL])
+        assert not second.additions
+        assert {step.route.subnet for step in second.deletions} <= added
+        yield from second.deletions
+
+    for step in steps():
         assert kernel._carry_out(step) == 0, f"{step} failed"
         if isinstance(step, DeleteRoute):
             mine = step.route.protocol == PROTOCOL

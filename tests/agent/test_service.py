@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from contextlib import asynccontextmanager
@@ -15,8 +16,10 @@ from netstore_plugins.hostgw import HostGateway
 from netstore.agent import localnode, privileges
 from netstore.agent.kernel import Address, Link
 from netstore.agent.leasewatcher import GRACE_PERIOD, LeaseWatcher
-from netstore.agent.routeplan import KernelRoute
+from netstore.agent.routeplan import BOOT, DeleteRoute, KernelRoute
 from netstore.agent.service import STUCK_SECONDS, Agent
+from netstore.agent.wanted import Route, Wanted
+from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import parse_ip6
 from netstore.ops.agent import AgentConfig
@@ -27,7 +30,7 @@ from tests.support.log import KeptLog
 from tests.support.ruleset import FakeRuleset
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from netstore.agent.backend import Host, Prepared
     from netstore.client.storeapi import StoreAccess
     from netstore.client.subnetstore import SubnetStore
+    from netstore.network.lease import SubnetLease
 
 NETWORK = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
 MINE = '{"PublicIP":"192.168.77.11","BackendType":"host-gw"}'
@@ -665,3 +669,93 @@ async def test_a_node_is_ready_when_its_rules_are_in_place(
     assert rules.tables
     await node.agent._clean_up()
     assert not rules.tables
+
+
+@pytest.mark.trio
+async def test_clean_up_with_the_store_away_does_the_rest_and_says_what_is_left(
+    autojump_clock: MockClock, tmp_path: Path, api: str
+) -> None:
+    node = Node(tmp_path, api, ip_masq=True, cleanup=True)
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    rules = FakeRuleset()
+    node.agent = node.make(rules)
+    async with node.running():
+        assert rules.tables
+        assert node.env.exists()
+    node.store.down = True
+    node.store.cut()
+    node.kernel.refusals[DeleteRoute] = errno.EPERM
+    with pytest.raises(
+        NetstoreError, match=r"routes and devices: .* still has 1 .*10\.23\.200.*; the lease: "
+    ):
+        await node.agent._clean_up()
+    assert not rules.tables
+    assert not node.env.exists()
+
+
+@pytest.mark.trio
+async def test_clean_up_leaves_a_subnet_file_that_this_run_did_not_write(
+    autojump_clock: MockClock, tmp_path: Path, api: str
+) -> None:
+    node = Node(tmp_path, api, cleanup=True)
+    node.store.refuses_writes = True
+    node.env.write_text("FLANNEL_SUBNET=10.23.9.1/24\n")
+    async with node.running():
+        assert node.agent.not_ready() == "no subnet is held"
+    await node.agent._clean_up()
+    assert node.env.exists()
+
+
+@pytest.mark.trio
+async def test_what_a_plugin_returns_never_ends_the_agent(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    subnet = Subnet(parse_ip("10.23.200.0"), 24)
+    returned: list[Any] = [None, Wanted(devices=cast("Any", None)), Wanted([Route(subnet, 1 << 40, "eth0")])]
+    right = HostGateway.declare
+
+    async def declare(self: HostGateway, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+        return returned.pop(0) if returned else await right(self, host, peers)
+
+    monkeypatch.setattr(HostGateway, "declare", declare)
+    async with node.running():
+        await trio.sleep(10)  # fixed: by the clock of the test
+        assert not returned
+        assert "the backend gave as declare None" in str(node.recorded.told("routes_not_kept")[0]["reason"])
+        assert node.routes() == {"10.23.200.0/24": 12}
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_the_time_a_plugin_takes_counts_for_the_pause_after_it(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    right = HostGateway.declare
+
+    async def slow(self: HostGateway, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+        nonlocal asked
+        asked += 1
+        await trio.sleep(0.5)  # fixed: by the clock of the test
+        return await right(self, host, peers)
+
+    async with node.running():
+        monkeypatch.setattr(HostGateway, "declare", slow)
+        for number in range(60):
+            node.store.lease(f"10.23.{100 + number}.0-24", "192.168.77.12")
+            await trio.sleep(0.1)  # fixed: by the clock of the test
+        assert 3 <= asked <= 6, "half a second of work, and a pause of one second"
+
+
+@pytest.mark.trio
+async def test_a_refused_lease_makes_no_route_of_others_flannels(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    static = KernelRoute(Subnet(parse_ip("10.23.200.0"), 24), parse_ip("192.168.77.99"), 2, BOOT)
+    node.kernel.add(static)
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    node.store.lease("10.99.0.0-24", "192.168.77.99")
+    async with node.running():
+        assert "10.99.0.0" in str(node.agent.status()["skipped"])
+        assert node.kernel.table[static.subnet] == [static]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from netstore.agent.entryplan import SetEntry
 from netstore.agent.kernel import Tunnel
 from netstore.network.addresses import parse_ip, show_ip
 from tests.agent.fake_store import PREFIX
@@ -87,3 +89,15 @@ async def test_a_device_of_others_is_a_problem_that_is_logged_once(
         await trio.sleep(1)  # fixed: by the clock of the test
         assert node.kernel.link("flannel.1").kind == "vxlan"
         assert len(node.recorded.told("device_ready_again")) == 1
+
+
+@pytest.mark.trio
+async def test_a_node_whose_tunnel_gets_no_entries_is_not_ready(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    node.kernel.refusals[SetEntry] = errno.ENOBUFS
+    async with node.running():
+        assert "2 entries of tunnels are not in place; of flannel.1: " in str(node.agent.not_ready())
+        node.kernel.refusals.clear()
+        await trio.sleep(11)  # fixed: by the clock of the test
+        assert node.agent.not_ready() is None

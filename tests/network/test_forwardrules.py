@@ -62,6 +62,24 @@ def test_a_rule_that_blocks_everything_stays_behind_ours() -> None:
     assert chain.carry_out(NETWORK) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "blocks"),
+    [
+        ("-m comment --comment lockdown -j DROP", True),
+        ('-m comment --comment "the \\"last\\" rule" -j REJECT --reject-with icmp-port-unreachable', True),
+        ("-m comment --comment lockdown -s 10.0.0.0/8 -j DROP", False),
+        ('-m comment --comment "-j DROP" -j ACCEPT', False),
+        ("-m comment --comment lockdown -m conntrack --ctstate INVALID -j DROP", False),
+    ],
+)
+def test_a_comment_is_no_condition_of_a_rule_that_blocks(words: str, *, blocks: bool) -> None:
+    rule = f"-A FORWARD {words}"
+    chain = Chain("ACCEPT", rule)
+    chain.carry_out(NETWORK)
+    assert (chain.rules == [rule]) is not blocks
+    assert chain.rules[-1] == rule
+
+
 def test_rules_that_came_behind_a_block_are_moved() -> None:
     chain = Chain("DROP", REJECT, *OURS)
     assert chain.carry_out(NETWORK) == 4
