@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
+from netstore.agent.backend import show_ip
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from netstore.agent.backend import Subnet, SubnetLease
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+MAX_DATA_BYTES: Final = 1024
+"""Of a BackendData or BackendV6Data; those of flannel have less than a tenth of it."""
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -49,3 +54,44 @@ def published(data: bytes | None, kind: type[T]) -> T:
         )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+
+
+def holders(claims: Sequence[tuple[SubnetLease, bytes]]) -> Mapping[bytes, SubnetLease]:
+    """Who has each MAC or key: the youngest lease of the node that has it, which says where the node is now.
+
+    `claims` are leases and what they publish. A node is one PublicIP. It may have several leases, because one
+    that moved to another subnet keeps its former lease for a while. Of several nodes that publish the same,
+    as copies of one machine do, the one with the oldest lease has it, then the one with the lowest subnet.
+    """
+    oldest: dict[bytes, SubnetLease] = {}
+    for lease, published_value in claims:
+        if _age(lease) <= _age(oldest.setdefault(published_value, lease)):
+            oldest[published_value] = lease
+    youngest: dict[bytes, SubnetLease] = {}
+    for lease, published_value in claims:
+        if lease.public_ip == oldest[published_value].public_ip and _age(lease) >= _age(
+            youngest.setdefault(published_value, lease)
+        ):
+            youngest[published_value] = lease
+    return youngest
+
+
+def _age(lease: SubnetLease) -> tuple[int, Subnet]:
+    return lease.created, lease.subnet
+
+
+def older(holder: SubnetLease, what: str, file: str) -> str:
+    """Why a lease is refused that publishes what the node of an older one has; `file` is where it is kept."""
+    return (
+        f"{show_ip(holder.public_ip)}, whose lease is older, has the same {what}; remove {file} from the"
+        " backend's folder of one of them and restart its agent, or delete the older lease if its node"
+        " is gone"
+    )
+
+
+def own(what: str, file: str) -> str:
+    """Why a lease is refused that publishes what this node has."""
+    return (
+        f"this node has the same {what}; remove {file} from the backend's folder of one of them and restart"
+        " its agent"
+    )

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 from netstore_plugins import keptfile
-from netstore_plugins.peers import of_type, published
+from netstore_plugins.peers import holders, of_type, older, own, published
 
 from netstore import __version__
 from netstore.agent.backend import (
@@ -74,7 +73,7 @@ class VtepData(msgspec.Struct, frozen=True):
 class _Far(NamedTuple):
     """A peer in one address family."""
 
-    lease: Subnet
+    lease: SubnetLease
     subnet: Subnet | Subnet6
     public_ip: int | None
     data: bytes | None
@@ -213,12 +212,12 @@ class VxlanTunnels:
                 host,
                 _IPV4,
                 (host.address.ip, host.subnet),
-                [_Far(peer.subnet, peer.subnet, peer.public_ip, peer.backend_data) for peer in mine],
+                [_Far(peer, peer.subnet, peer.public_ip, peer.backend_data) for peer in mine],
             )
         ]
         if host.address6 is not None:
             far = [
-                _Far(peer.subnet, peer.subnet6, peer.public_ip6, peer.backend_v6_data)
+                _Far(peer, peer.subnet6, peer.public_ip6, peer.backend_v6_data)
                 for peer in mine
                 if peer.subnet6 is not None
             ]
@@ -234,10 +233,10 @@ class VxlanTunnels:
         )
 
     def _tunnel(
-        self, host: Host, family: _Family, own: tuple[int, Subnet | Subnet6 | None], peers: Iterable[_Far]
+        self, host: Host, family: _Family, ours: tuple[int, Subnet | Subnet6 | None], peers: Iterable[_Far]
     ) -> _Tunnel:
-        """One device and what is reached through it; `own` are this node's address and subnet."""
-        local, subnet = own
+        """One device and what is reached through it; `ours` are this node's address and subnet."""
+        local, subnet = ours
         size, name = family.size, self._device_name(family)
         device = Device(
             name,
@@ -255,14 +254,16 @@ class VxlanTunnels:
         )
         tunnel = _Tunnel(device, [], [], [], {})
         reaches = host.reaches if family is _IPV4 else host.reaches6
+        forwarding: dict[bytes, Forwarding] = {}
         usable = self._usable(family, peers, tunnel.refused)
         for far, public_ip, mac in usable:
             if self._options.direct_routing and reaches(public_ip):
                 tunnel.routes.append(Route(far.subnet, public_ip, host.link.name))
                 continue
             tunnel.neighbours.append(Neighbour(name, far.subnet.base.to_bytes(size), mac))
-            tunnel.forwarding.append(Forwarding(name, mac, public_ip.to_bytes(size)))
+            forwarding[mac] = Forwarding(name, mac, public_ip.to_bytes(size))
             tunnel.routes.append(Route(far.subnet, far.subnet.base, name, onlink=True))
+        tunnel.forwarding.extend(forwarding.values())
         return tunnel
 
     def _usable(
@@ -270,27 +271,31 @@ class VxlanTunnels:
     ) -> list[tuple[_Far, int, bytes]]:
         """The peers that can be served, with address and MAC; the reasons of the others go into `refused`.
 
-        Frames to one MAC can have only one destination, so nodes that publish the same one are all refused.
+        Frames to one MAC can have only one destination: the address of the node that has it.
         """
         field = "BackendData" if family is _IPV4 else "BackendV6Data"
-        found: list[tuple[_Far, int, bytes]] = []
+        found: list[tuple[_Far, bytes]] = []
+        addresses: dict[Subnet, int] = {}
         for far in peers:
             if far.public_ip is None:
-                refused[far.lease] = f"{family.blame}it has no PublicIPv6"
+                refused[far.lease.subnet] = f"{family.blame}it has no PublicIPv6"
                 continue
             try:
-                found.append((far, far.public_ip, _vtep(far.data, field, self._options.vni)))
+                found.append((far, _vtep(far.data, field, self._options.vni)))
+                addresses[far.lease.subnet] = far.public_ip
             except ValueError as error:
-                refused[far.lease] = f"{family.blame}{error}"
-        used = Counter(mac for _, _, mac in found)
-        used[self._macs[family]] += 1
-        for far, _, mac in found:
-            if used[mac] > 1:
-                refused[far.lease] = (
-                    f"{family.blame}another node, or this one, has the same VtepMAC {mac.hex(':')};"
-                    f" remove {family.kept} from the backend's folder of one of them and restart its agent"
-                )
-        return [each for each in found if used[each[2]] == 1]
+                refused[far.lease.subnet] = f"{family.blame}{error}"
+        holder = holders([(far.lease, mac) for far, mac in found])
+        usable = []
+        for far, mac in found:
+            what = f"VtepMAC {mac.hex(':')}"
+            if mac == self._macs[family]:
+                refused[far.lease.subnet] = family.blame + own(what, family.kept)
+            elif far.lease.public_ip != holder[mac].public_ip:
+                refused[far.lease.subnet] = family.blame + older(holder[mac], what, family.kept)
+            else:
+                usable.append((far, addresses[holder[mac].subnet], mac))
+        return usable
 
     async def stop(self) -> None:
         """There is nothing to stop."""

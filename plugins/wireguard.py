@@ -9,13 +9,12 @@ No part shows a private or preshared key: not in what it prints, logs or raises.
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple
 
 import msgspec
 import trio
-from netstore_plugins.peers import of_type, published
+from netstore_plugins.peers import holders, of_type, older, own, published
 from netstore_plugins.wireguardkeys import Key, Keys, encode_key, parse_key
 
 from netstore import __version__
@@ -73,7 +72,7 @@ class PeerData(msgspec.Struct, frozen=True):
 class _Far(NamedTuple):
     """A peer of one device. `address` is packed."""
 
-    lease: Subnet
+    lease: SubnetLease
     public_key: bytes
     address: bytes
     port: int
@@ -206,7 +205,7 @@ class WireguardTunnels:
                 refused[peer.subnet] = str(error)
             else:
                 address = peer.public_ip.to_bytes(4)
-                far = _Far(peer.subnet, public_key, address, port or options.listen_port, (peer.subnet,))
+                far = _Far(peer, public_key, address, port or options.listen_port, (peer.subnet,))
                 tunnel.peers.append(far)
         if host.address6 is None:
             return [tunnel]
@@ -223,7 +222,7 @@ class WireguardTunnels:
                 refused[peer.subnet] = f"IPv6: {error}"
             else:
                 address = peer.public_ip6.to_bytes(16)
-                far = _Far(peer.subnet, public_key, address, port or options.listen_port_v6, (peer.subnet6,))
+                far = _Far(peer, public_key, address, port or options.listen_port_v6, (peer.subnet6,))
                 tunnel6.peers.append(far)
         return [tunnel, tunnel6]
 
@@ -244,7 +243,7 @@ class WireguardTunnels:
                 continue
             subnets = [peer.subnet, peer.subnet6 if host.address6 is not None else None]
             far = _Far(
-                peer.subnet,
+                peer,
                 public_key,
                 address,
                 port or options.listen_port,
@@ -312,16 +311,23 @@ def _addresses(*subnets: Subnet | Subnet6 | None) -> tuple[tuple[bytes, int], ..
 
 
 def _distinct(peers: list[_Far], keys: Keys, refused: dict[Subnet, str]) -> list[_Far]:
-    """The peers whose key nobody else has; the others are refused, for a key stands for one peer."""
-    used = Counter(far.public_key for far in peers)
-    used.update(key.public for key in keys.all)
+    """The peers, one for each key, with all subnets of its node: a key stands for one peer. The leases of
+    other nodes with such a key, or with this node's, are refused.
+    """
+    holder = holders([(far.lease, far.public_key) for far in peers])
+    ours = {key.public for key in keys.all}
+    found: dict[bytes, _Far] = {}
     for far in peers:
-        if used[far.public_key] > 1:
-            refused[far.lease] = (
-                f"another node, or this one, has the same PublicKey {encode_key(far.public_key)};"
-                " remove the key from the backend's folder of one of them and restart its agent"
-            )
-    return [far for far in peers if used[far.public_key] == 1]
+        key, what = far.public_key, f"PublicKey {encode_key(far.public_key)}"
+        if key in ours:
+            refused[far.lease.subnet] = own(what, "the key")
+        elif far.lease.public_ip != holder[key].public_ip:
+            refused[far.lease.subnet] = older(holder[key], what, "the key")
+        else:
+            before = found.get(key)
+            newest = far if before is None or far.lease is holder[key] else before
+            found[key] = newest._replace(subnets=(*(before.subnets if before else ()), *far.subnets))
+    return list(found.values())
 
 
 def _is_public6(ip: int | None) -> bool:

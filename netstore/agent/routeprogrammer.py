@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
@@ -193,7 +194,7 @@ class RouteProgrammer:
             reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
             reason = reason or overlapping.get(name)
             if reason is None:
-                accepted[name] = lease
+                accepted[name] = msgspec.structs.replace(lease, created=self._watcher.created(name))
             else:
                 rejected[name] = reason
         peers, rejected6 = served_families(

@@ -196,20 +196,40 @@ async def test_mode_ipv6_refuses_a_peer_without_ipv6_and_a_network_without_it(tm
 
 
 @pytest.mark.trio
-async def test_nodes_with_one_key_are_all_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+async def test_a_node_with_several_leases_is_one_peer_with_all_its_subnets(
+    tmp_path: Path, turned: bool
+) -> None:
+    peers = [
+        lease(2, "wireguard", data(2), created=50),
+        lease(3, "wireguard", data(2, 4000), public_ip=ME + 1, created=70),
+    ]
+    wanted = await declared(host(tmp_path), *(peers[::-1] if turned else peers))
+    [device] = wanted.devices
+    [(public, endpoint, allowed)] = peers_of(device)
+    assert (public, endpoint) == (key(2), ((ME + 1).to_bytes(4), 4000))
+    assert set(allowed) == {subnet(2), subnet(3)}
+    assert {each.subnet for each in wanted.routes} == {subnet(2), subnet(3)}
+    assert not wanted.refused
+
+
+@pytest.mark.trio
+async def test_of_several_nodes_with_one_key_the_oldest_is_served(tmp_path: Path) -> None:
     where = host(tmp_path)
     backend, found = await prepared(where)
     peers = [
-        lease(2, "wireguard", data(9)),
-        lease(3, "wireguard", data(9)),
-        lease(4, "wireguard", found.backend_data),
+        lease(2, "wireguard", data(9), created=30),
+        lease(3, "wireguard", data(9), created=20),
+        lease(4, "wireguard", found.backend_data, created=1),
         lease(5, "wireguard", data(5)),
         lease(6, "vxlan"),
     ]
     wanted = await backend.declare(where, peers)
-    assert [each.subnet for each in wanted.routes] == [subnet(5)]
-    assert sorted(wanted.refused) == [subnet(2), subnet(3), subnet(4), subnet(6)]
-    assert "the same PublicKey" in wanted.refused[subnet(4)]
+    assert [each.subnet for each in wanted.routes] == [subnet(3), subnet(5)]
+    assert [peer[0] for peer in peers_of(wanted.devices[0])] == [key(9), key(5)]
+    assert sorted(wanted.refused) == [subnet(2), subnet(4), subnet(6)]
+    assert wanted.refused[subnet(2)].startswith("192.168.77.13, whose lease is older, has the same PublicKey")
+    assert wanted.refused[subnet(4)].startswith("this node has the same PublicKey")
 
 
 @pytest.mark.trio
