@@ -36,7 +36,7 @@ from netstore.network.backends import WIREGUARD_PORTS_ABOVE as PORTS_ABOVE
 from netstore.network.backends import WireguardOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 NAME: Final = "wireguard"
 
@@ -127,6 +127,8 @@ class WireguardTunnels:
             )
         self._keys: Keys | None = None
         self._offered: Key | None = None
+        self._faults: Mapping[str, str] = {}
+        """Those of the last `declare`: `prepare` is not always told them."""
 
     def _kept(self, host: Host) -> Keys:
         if self._keys is None:
@@ -142,7 +144,7 @@ class WireguardTunnels:
                 " choose another Mode"
             )
         mtu = self._mtu(host)
-        key = self._offered = self._kept(host).offered(host.devices, DEVICE)
+        key = self._offered = self._offer(host)
         port = options.listen_port + key.slot.port
         port6 = options.listen_port_v6 + key.slot.port if options.mode == "separate" else port
         return Prepared(mtu, _data(key, port), _data(key, port6) if host.address6 is not None else None)
@@ -159,7 +161,7 @@ class WireguardTunnels:
 
     async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
         """The devices with their peers, for each key one, and a route to each subnet of a peer."""
-        keys = self._kept(host)
+        keys, self._faults = self._kept(host), host.faults
         used = self._used(keys, host)
         warnings = []
         try:
@@ -181,17 +183,26 @@ class WireguardTunnels:
             refused=refused,
             devices=[self._device(tunnel, key, mtu) for tunnel in tunnels for key in keys.all],
             warnings=warnings,
-            prepare_again=keys.offered(host.devices, DEVICE) is not self._offered,
+            prepare_again=self._offer(host) is not self._offered,
         )
 
-    @staticmethod
-    def _used(keys: Keys, host: Host) -> Key:
+    def _offer(self, host: Host) -> Key:
+        """The key to publish: of devices that are there, up and, as far as is known, configured."""
+        ready = {
+            name
+            for name, link in host.devices.items()
+            if link.kind == NAME and link.up and name not in self._faults
+        }
+        is_separate = self._options.mode == "separate" and host.address6 is not None
+        return self._kept(host).offered(ready, (DEVICE, DEVICE6) if is_separate else (DEVICE,))
+
+    def _used(self, keys: Keys, host: Host) -> Key:
         """The key of the device that packets leave through: the one that peers can know."""
         try:
             public, _ = _peer_data(host.published, "BackendData")
         except ValueError:
             public = b""
-        return keys.published(public) or keys.offered(host.devices, DEVICE)
+        return keys.published(public) or self._offer(host)
 
     def _separate(
         self, host: Host, peers: Sequence[SubnetLease], refused: dict[Subnet, str]

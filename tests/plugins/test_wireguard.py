@@ -5,6 +5,7 @@ through it in test_traffic.py.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -56,6 +57,10 @@ async def declared(where: Host, *peers: SubnetLease, **given: Any) -> Wanted:
 def peers_of(device: Device) -> list[tuple[bytes, tuple[bytes, int], tuple[object, ...]]]:
     assert isinstance(device.kind, Wireguard)
     return [(each.public_key, each.endpoint, each.allowed) for each in device.kind.peers]
+
+
+def devices(*names: str) -> dict[str, Link]:
+    return {name: Link(9, name, 1420, up=True, kind="wireguard") for name in names}
 
 
 @pytest.mark.trio
@@ -250,9 +255,7 @@ async def test_a_key_is_changed_without_a_moment_in_which_peers_cannot_be_reache
     peers = [lease(2, "wireguard", data(2))]
     backend, old = await prepared(where)
     offered = [old]
-    where = host(
-        tmp_path, published=old.backend_data, devices={"flannel-wg": ETH0._replace(name="flannel-wg")}
-    )
+    where = host(tmp_path, published=old.backend_data, devices=devices("flannel-wg"))
 
     async def look(where: Host) -> tuple[list[str], str, bytes | None]:
         """Devices, the one of the route, and what is to be published, as the agent asks for it."""
@@ -272,9 +275,7 @@ async def test_a_key_is_changed_without_a_moment_in_which_peers_cannot_be_reache
     both = host(
         tmp_path,
         published=old.backend_data,
-        devices={
-            name: Link(9, name, 1420, up=True, kind="wireguard") for name in ("flannel-wg", "flannel-wg-b")
-        },
+        devices=devices("flannel-wg", "flannel-wg-b"),
     )
     names, route, new = await look(both)
     assert (names, route) == (["flannel-wg", "flannel-wg-b"], "flannel-wg")
@@ -290,6 +291,53 @@ async def test_a_key_is_changed_without_a_moment_in_which_peers_cannot_be_reache
     await look(confirmed)
     assert await look(confirmed) == (["flannel-wg-b"], "flannel-wg-b", new)
     assert kept(tmp_path) == ["key-b"]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("changes", "faults"),
+    [
+        ({}, {"flannel-wg-b": "WireGuard refused its keys or peers: Address already in use"}),
+        ({"up": False}, {}),
+        ({"kind": "dummy"}, {}),
+    ],
+)
+async def test_a_new_key_is_not_published_while_its_device_is_not_ready(
+    tmp_path: Path, changes: dict[str, Any], faults: dict[str, str]
+) -> None:
+    backend, old = await prepared(host(tmp_path))
+    (tmp_path / "rotate").touch()
+    there = devices("flannel-wg", "flannel-wg-b")
+    there["flannel-wg-b"] = there["flannel-wg-b"]._replace(**changes)
+    where = host(tmp_path, published=old.backend_data, devices=there, faults=faults)
+    await backend.declare(where, [])
+    wanted = await backend.declare(where, [lease(2, "wireguard", data(2))])
+    assert [device.name for device in wanted.devices] == ["flannel-wg", "flannel-wg-b"]
+    assert [route.device for route in wanted.routes] == ["flannel-wg"]
+    assert not wanted.prepare_again
+    assert await backend.prepare(host(tmp_path, devices=there)) == old  # which is not told the faults
+    where = host(tmp_path, published=old.backend_data, devices=devices("flannel-wg", "flannel-wg-b"))
+    assert (await backend.declare(where, [])).prepare_again
+
+
+@pytest.mark.trio
+async def test_a_restart_in_a_change_sends_through_the_device_whose_key_is_known(tmp_path: Path) -> None:
+    backend, old = await prepared(host(tmp_path))
+    (tmp_path / "rotate").touch()
+    await backend.declare(host(tmp_path, devices=devices("flannel-wg")), [])
+    os.utime(tmp_path / "key", (1, 1))  # file systems may tell no times that are a moment apart
+    there = devices("flannel-wg", "flannel-wg-b")
+    peers = [lease(2, "wireguard", data(2))]
+
+    again, new = await prepared(host(tmp_path, devices=there))
+    assert new != old
+    for published, expected in (
+        (old.backend_data, "flannel-wg"),
+        (new.backend_data, "flannel-wg-b"),
+        (None, "flannel-wg"),
+    ):
+        wanted = await again.declare(host(tmp_path, published=published), peers)
+        assert [route.device for route in wanted.routes] == [expected]
 
 
 @pytest.mark.trio
