@@ -56,6 +56,13 @@ def published(data: bytes | None, kind: type[T]) -> T:
         raise ValueError(str(error)) from None
 
 
+def bounded(data: bytes | None, field: str) -> bytes | None:
+    """The data, for what keeps it in a cache. ValueError if it has more than `MAX_DATA_BYTES`."""
+    if data is not None and len(data) > MAX_DATA_BYTES:
+        raise ValueError(f"{field}: it has {len(data)} bytes, more than {MAX_DATA_BYTES}")
+    return data
+
+
 def holders(claims: Sequence[tuple[SubnetLease, bytes]]) -> Mapping[bytes, SubnetLease]:
     """Who has each MAC or key: the youngest lease of the node that has it, which says where the node is now.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 from netstore_plugins import keptfile
-from netstore_plugins.peers import holders, of_type, older, own, published
+from netstore_plugins.peers import bounded, holders, of_type, older, own, published
 
 from netstore import __version__
 from netstore.agent.backend import (
@@ -120,7 +120,7 @@ def is_unicast(mac: bytes) -> bool:
 
 @lru_cache(maxsize=16_384)
 def _vtep(data: bytes | None, name: str, vni: int) -> bytes:
-    """The MAC that a peer published. ValueError says why it cannot be used."""
+    """The MAC in `bounded` data of a peer. ValueError says why it cannot be used."""
     try:
         given = published(data, VtepData)
         if not given.vtep_mac:
@@ -281,7 +281,7 @@ class VxlanTunnels:
                 refused[far.lease.subnet] = f"{family.blame}it has no PublicIPv6"
                 continue
             try:
-                found.append((far, _vtep(far.data, field, self._options.vni)))
+                found.append((far, _vtep(bounded(far.data, field), field, self._options.vni)))
                 addresses[far.lease.subnet] = far.public_ip
             except ValueError as error:
                 refused[far.lease.subnet] = f"{family.blame}{error}"

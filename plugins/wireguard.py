@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple
 
 import msgspec
 import trio
-from netstore_plugins.peers import holders, of_type, older, own, published
+from netstore_plugins.peers import bounded, holders, of_type, older, own, published
 from netstore_plugins.wireguardkeys import Key, Keys, encode_key, parse_key
 
 from netstore import __version__
@@ -88,9 +88,13 @@ class _Tunnel(NamedTuple):
     peers: list[_Far]
 
 
-@lru_cache(maxsize=16_384)
 def _peer_data(data: bytes | None, field: str) -> tuple[bytes, int]:
     """The public key and the port, 0 for none, that a peer published. ValueError says what is wrong."""
+    return _decoded(bounded(data, field), field)
+
+
+@lru_cache(maxsize=16_384)
+def _decoded(data: bytes | None, field: str) -> tuple[bytes, int]:
     try:
         given = published(data, PeerData)
         if not given.public_key:

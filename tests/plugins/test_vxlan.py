@@ -153,6 +153,7 @@ async def test_direct_routing_leaves_out_the_tunnel_to_neighbours_of_either_fami
     [
         (None, "BackendData: it has none"),
         (b"{}", "BackendData: it has no VtepMAC"),
+        (data(2)[:-1] + b" " * 1000 + b"}", "BackendData: it has 1039 bytes, more than 1024"),
         (b'{"VtepMAC":"01:00:5e:00:00:01"}', "not an address of one device"),
         (b'{"VtepMAC":"00:00:00:00:00:00"}', "not an address of one device"),
         (b'{"VtepMAC":"0e:2a"}', "'0e:2a' is not a MAC address"),

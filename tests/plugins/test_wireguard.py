@@ -162,6 +162,7 @@ async def test_other_modes_have_one_device_over_the_family_that_reaches_the_peer
     [
         (None, "BackendData: it has none"),
         (b"{}", "BackendData: it has no PublicKey"),
+        (data(2)[:-1] + b" " * 1000 + b"}", "bytes, more than 1024"),
         (b'{"PublicKey":"AAAA"}', "it has 3 bytes, not 32"),
         (b'{"PublicKey":"%%%%"}', "it is not base64"),
         (b'{"PublicKey":7}', "Expected `str`"),
