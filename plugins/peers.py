@@ -1,4 +1,6 @@
-"""What the backends share: which leases are theirs, and the BackendData that other nodes published. Pure."""
+"""What the backends share: which options and leases they can use, and the BackendData that other nodes
+published. Pure.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from netstore.agent.backend import show_ip
+from netstore.agent.backend import Refused, show_ip
+from netstore.network.backends import problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +23,13 @@ MAX_DATA_BYTES: Final = 1024
 """Of a BackendData or BackendV6Data; those of flannel have less than a tenth of it."""
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def refuse_problem(kind: str, options: msgspec.Struct, *, ipv6: bool = False) -> None:
+    """Refused if no node could use these options."""
+    found = problem(options, ipv6=ipv6)
+    if found is not None:
+        raise Refused(f"{kind}: {found.option}: {found.text}; {found.fix}")
 
 
 def of_type(peers: Iterable[SubnetLease], lease_type: str) -> tuple[Sequence[SubnetLease], dict[Subnet, str]]:

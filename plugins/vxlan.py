@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 from netstore_plugins import keptfile
-from netstore_plugins.peers import bounded, holders, of_type, older, own, published
+from netstore_plugins.peers import bounded, holders, of_type, older, own, published, refuse_problem
 
 from netstore import __version__
 from netstore.agent.backend import (
@@ -35,7 +35,13 @@ from netstore.agent.backend import (
     Vxlan,
     Wanted,
 )
-from netstore.network.backends import VxlanOptions
+from netstore.network.backends import (
+    LEAST_MTU,
+    LEAST_MTU_IPV6,
+    VXLAN_OVERHEAD,
+    VXLAN_OVERHEAD_IPV6,
+    VxlanOptions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,24 +49,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "vxlan"
 
-OVERHEAD: Final = 50
-"""Bytes around a packet over IPv4: outer IP, UDP and VXLAN header, inner Ethernet header."""
-
-OVERHEAD6: Final = 70
-"""The same over IPv6."""
-
-LEAST_MTU: Final = 68
-"""RFC 791: what every link must carry."""
-
-LEAST_MTU6: Final = 1280
-"""RFC 8200: what every link with IPv6 must carry."""
-
-MAX_DEVICE_NAME: Final = 15
-"""Characters of an interface's name in Linux (IFNAMSIZ less the final zero)."""
-
 _MAC: Final = re.compile(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", re.IGNORECASE | re.ASCII)
 _MAC_TEXT_BYTES: Final = 32
-_HALF_MAC: Final = re.compile(r"([0-9a-f]{2})[:-]([0-9a-f]{2})", re.IGNORECASE | re.ASCII)
 
 
 class VtepData(msgspec.Struct, frozen=True):
@@ -99,8 +89,8 @@ class _Family(NamedTuple):
     blame: str
 
 
-_IPV4: Final = _Family(4, "flannel.", OVERHEAD, "mac", "")
-_IPV6: Final = _Family(16, "flannel-v6.", OVERHEAD6, "mac-v6", "IPv6: ")
+_IPV4: Final = _Family(4, "flannel.", VXLAN_OVERHEAD, "mac", "")
+_IPV6: Final = _Family(16, "flannel-v6.", VXLAN_OVERHEAD_IPV6, "mac-v6", "IPv6: ")
 
 
 def parse_mac(text: str) -> bytes:
@@ -144,25 +134,16 @@ class VxlanTunnels:
     )
 
     def __init__(self, options: VxlanOptions) -> None:
-        if options.vtep_mac and not _is_half_mac(options.vtep_mac):
-            raise Refused(
-                f"vxlan: VtepMAC {options.vtep_mac[:40]!r} is not the first two octets of a unicast MAC"
-                ' address, such as "0e:2a"; a whole one would be the same on all nodes'
-            )
+        refuse_problem(NAME, options)
         self._options = options
         self._macs: dict[_Family, bytes] = {}
 
     async def prepare(self, host: Host) -> Prepared:
         """Decide the MAC addresses. The MTU is the path's less the headers of the largest tunnel."""
+        refuse_problem(NAME, self._options, ipv6=host.address6 is not None)
         families = _families(host)
         mtu = min(self._mtu(host, family) for family in families)
         for family in families:
-            device = self._device_name(family)
-            if len(device) > MAX_DEVICE_NAME:
-                raise Refused(
-                    f"vxlan: VNI {self._options.vni} makes the device's name {device} longer than the"
-                    f" {MAX_DEVICE_NAME} characters of Linux; choose a smaller VNI"
-                )
             if family not in self._macs:
                 self._macs[family] = self._choose_mac(host, family)
         return Prepared(mtu, self._data(_IPV4), self._data(_IPV6) if host.address6 is not None else None)
@@ -174,7 +155,7 @@ class VxlanTunnels:
                 f"vxlan: the option MTU is {path}, but {host.link.name} carries {host.link.mtu};"
                 " lower the option, or leave it out"
             )
-        least = LEAST_MTU if host.address6 is None else LEAST_MTU6
+        least = LEAST_MTU if host.address6 is None else LEAST_MTU_IPV6
         if path - family.overhead < least:
             raise Refused(
                 f"vxlan: an MTU of {path} leaves less than {least} bytes for packets in a tunnel;"
@@ -306,11 +287,6 @@ class VxlanTunnels:
 
 def _families(host: Host) -> tuple[_Family, ...]:
     return (_IPV4,) if host.address6 is None else (_IPV4, _IPV6)
-
-
-def _is_half_mac(text: str) -> bool:
-    half = _HALF_MAC.fullmatch(text)
-    return half is not None and not int(half[1], 16) & 1
 
 
 def _kept_mac(path: Path) -> bytes | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple
 
 import msgspec
 import trio
-from netstore_plugins.peers import bounded, holders, of_type, older, own, published
+from netstore_plugins.peers import bounded, holders, of_type, older, own, published, refuse_problem
 from netstore_plugins.wireguardkeys import Key, Keys, encode_key, parse_key
 
 from netstore import __version__
@@ -32,8 +32,8 @@ from netstore.agent.backend import (
     Wireguard,
     WireguardPeer,
 )
-from netstore.network.backends import WIREGUARD_PORTS_ABOVE as PORTS_ABOVE
-from netstore.network.backends import WireguardOptions
+from netstore.network.backends import LEAST_MTU, LEAST_MTU_IPV6, WireguardOptions
+from netstore.network.backends import WIREGUARD_OVERHEAD as OVERHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,16 +42,6 @@ NAME: Final = "wireguard"
 
 DEVICE: Final = "flannel-wg"
 DEVICE6: Final = "flannel-wg-v6"
-
-OVERHEAD: Final = 80
-"""Bytes around a packet: outer IPv6 and UDP header, WireGuard's header and authentication tag (flannel counts
-the same over IPv4, where 20 would be left)."""
-
-LEAST_MTU: Final = 68
-"""RFC 791: what every link must carry."""
-
-LEAST_MTU6: Final = 1280
-"""RFC 8200: what every link with IPv6 must carry."""
 
 DAY_SECONDS: Final = 86_400
 
@@ -113,22 +103,8 @@ class WireguardTunnels:
 
     def __init__(self, options: WireguardOptions) -> None:
         self._options = options
-        self._preshared: bytes | None = None
-        if options.psk:
-            try:
-                self._preshared = parse_key(options.psk)
-            except ValueError as error:
-                raise Refused(f"wireguard: PSK: {error}; make one with `wg genpsk`") from None
-        ports = {options.listen_port, options.listen_port + PORTS_ABOVE}
-        if options.mode == "separate" and ports & {
-            options.listen_port_v6,
-            options.listen_port_v6 + PORTS_ABOVE,
-        }:
-            raise Refused(
-                f"wireguard: ListenPort {options.listen_port} and ListenPortV6 {options.listen_port_v6} must"
-                f" differ, and not by {PORTS_ABOVE}, because the ports {PORTS_ABOVE} above them are used"
-                " while the key is changed"
-            )
+        refuse_problem(NAME, options)
+        self._preshared = parse_key(options.psk) if options.psk else None
         self._keys: Keys | None = None
         self._offered: Key | None = None
         self._faults: Mapping[str, str] = {}
@@ -155,7 +131,7 @@ class WireguardTunnels:
 
     def _mtu(self, host: Host) -> int:
         path = self._options.mtu or host.link.mtu
-        least = LEAST_MTU if host.address6 is None else LEAST_MTU6
+        least = LEAST_MTU if host.address6 is None else LEAST_MTU_IPV6
         if path - OVERHEAD < least:
             raise Refused(
                 f"wireguard: an MTU of {path} leaves less than {least} bytes for packets in a tunnel; raise"

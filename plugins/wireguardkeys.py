@@ -26,13 +26,11 @@ import msgspec
 from netstore_plugins import keptfile
 
 from netstore.agent.backend import Refused
-from netstore.network.backends import WIREGUARD_PORTS_ABOVE
+from netstore.network.backends import KEY_BYTES, WIREGUARD_PORTS_ABOVE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
-
-KEY_BYTES: Final = 32
 
 DRAIN_SECONDS: Final = 180.0
 """How long the old device is kept: until the kernel itself would refuse its sessions (REJECT_AFTER_TIME)."""

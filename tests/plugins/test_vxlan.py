@@ -312,7 +312,7 @@ async def test_the_mtu_is_that_of_the_path_less_the_headers(
     [
         ({"mtu": 1501}, 1500, "the option MTU is 1501, but eth0 carries 1500"),
         ({}, 100, "an MTU of 100 leaves less than 68 bytes"),
-        ({"vni": 10_000_000}, 1500, "flannel.10000000 longer than the 15 characters"),
+        ({"mtu": 120}, 100, "the option MTU is 120, but eth0 carries 100"),
     ],
 )
 async def test_a_host_it_cannot_work_on_is_refused(

@@ -362,9 +362,10 @@ async def test_a_key_that_cannot_be_changed_goes_on_serving_with_a_warning(tmp_p
     [
         ({"psk": "AAAA"}, "PSK: it has 3 bytes, not 32; make one with `wg genpsk`"),
         ({"psk": PSK[:-1]}, "PSK: it is not base64"),
-        ({"listen_port": 51821}, "must differ"),
-        ({"listen_port": 51823}, "must differ"),
-        ({"listen_port": 51819}, "must differ"),
+        ({"listen_port": 51821}, "ListenPortV6: 51821 is ListenPort 51821"),
+        ({"listen_port": 51823}, "choose ports that differ"),
+        ({"listen_port": 51819}, "choose ports that differ"),
+        ({"mtu": 147}, "MTU: 147 leaves less than 68 bytes"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_without_showing_a_key(given: dict[str, Any], words: str) -> None:
@@ -410,4 +411,4 @@ async def test_an_mtu_without_room_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="less than 1280 bytes"):
         await prepared(dual(tmp_path), mtu=1359)
     with pytest.raises(Refused, match="less than 68 bytes"):
-        await prepared(host(tmp_path), mtu=147)
+        await prepared(host(tmp_path, link=ETH0._replace(mtu=147)))
