@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from netstore_plugins import extension
+from netstore_plugins import extension, keptfile
 from netstore_plugins.command import Failed
 from netstore_plugins.extension import COMMAND_SECONDS, RETRY_SECONDS, Extension
 
@@ -325,7 +325,7 @@ async def test_the_peers_are_written_once_for_a_call_and_not_without_a_change(
     tmp_path: Path, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[bytes] = []
-    monkeypatch.setattr(extension.keptfile, "write", lambda _, content: written.append(content))
+    monkeypatch.setattr(keptfile, "write", lambda _, content: written.append(content))
     backend = await prepared(ADD, tmp_path)
     peers = [lease(number, "extension") for number in (2, 3, 4)]
     counts = []
