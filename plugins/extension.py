@@ -6,7 +6,9 @@ of flannel's own examples do not survive. Every command has a time limit, and it
 
 Commands run one at a time, and only for what changed: SubnetAddCommand for a new or changed peer, and for all
 at the start; SubnetRemoveCommand for one that left, also while the agent did not run, because the peers are
-kept in the backend's folder. A command that failed for a peer is run again later, so all must bear that.
+kept in the backend's folder. They are written there before the first command is run for them, and once in a
+call of `declare`, so a removal is kept with the next call. A command that failed for a peer, or was run just
+before the agent died, is run again later, so all must bear that.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ COMMAND_SECONDS: Final = 30.0
 """Time limit of a command."""
 
 ROUND_SECONDS: Final = 10.0
-"""After so much time no further command is begun in one call of `declare`; the next call goes on."""
+"""After so much time no further command is begun in one call of `declare`; the next call goes on. So a call
+takes at most this and `COMMAND_SECONDS`, less than the minute after which the agent counts as stuck."""
 
 RETRY_SECONDS: Final = 60.0
 """Seconds after which a command that failed for a peer is run again for it."""
@@ -115,11 +118,13 @@ class Extension:
         self._options = options
         self._data: bytes | None = None
         self._is_prepared = False
+        self._was_damaged = False
+        """Whether the file of the run before could not be used."""
         self._own: dict[str, str] = {}
         """Variables of the last PostStartupCommand that succeeded."""
         self._file = Path("/nonexistent")
-        self._kept: dict[str, Peer] = {}
-        """The content of that file."""
+        self._kept: dict[str, Peer] | None = {}
+        """The content of that file, None if it is damaged."""
         self._served: dict[str, Peer] = {}
         """Peers by subnet for which SubnetAddCommand may have been run, in this run or the one before, and
         SubnetRemoveCommand not yet."""
@@ -137,7 +142,8 @@ class Extension:
                 self._data = await self._pre_startup()
             self._file = host.folder / "peers.json"
             self._kept = _read(self._file)
-            self._served = dict(self._kept)
+            self._served = dict(self._kept or {})
+            self._was_damaged = self._kept is None
             self._is_prepared = True
         return Prepared(host.link.mtu, self._data)
 
@@ -160,6 +166,7 @@ class Extension:
         """
         if host.subnet is None:
             return Wanted()
+        end = trio.current_time() + ROUND_SECONDS
         mine, refused = of_type(peers, NAME)
         await self._post_startup(host, host.subnet)
         wanted: dict[str, Peer] = {}
@@ -172,8 +179,12 @@ class Extension:
                 wanted[peer.subnet] = peer
         self._served |= wanted
         warnings = await self._keep(self._served)
-        await self._run_for_all(wanted, trio.current_time() + ROUND_SECONDS)
-        warnings += await self._keep(self._served)
+        if self._was_damaged:
+            warnings.append(
+                f"extension: {self._file} was damaged and is begun anew: SubnetRemoveCommand is not run for"
+                " peers that left before this start; remove what is left of them"
+            )
+        await self._run_for_all(wanted, end)
         for lease in mine:
             name = str(lease.subnet)
             if name in wanted and self._added.get(name) != wanted[name]:
@@ -309,10 +320,10 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {**passed, **variables}
 
 
-def _read(file: Path) -> dict[str, Peer]:
-    """The peers of the run before. Refused if the file cannot be read."""
+def _read(file: Path) -> dict[str, Peer] | None:
+    """The peers of the run before, None if the file is damaged. Refused if it cannot be read."""
     content = keptfile.read(file, MAX_KEPT_BYTES)
     try:
         return {} if content is None else {peer.subnet: peer for peer in _peers.decode(content)}
     except msgspec.MsgspecError:
-        raise Refused(f"{file} is not a list of peers; remove it") from None
+        return None

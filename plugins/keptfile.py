@@ -54,7 +54,9 @@ def write(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(file, content)
+            left = memoryview(content)
+            while left:  # a write may take a part, as on a disk that is almost full
+                left = left[os.write(file, left) :]
             os.fsync(file)
         finally:
             os.close(file)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 from netstore_plugins import keptfile
-from netstore_plugins.peers import of_type, published
+from netstore_plugins.peers import bounded, holders, of_type, older, own, published, refuse_problem
 
 from netstore import __version__
 from netstore.agent.backend import (
@@ -36,7 +35,13 @@ from netstore.agent.backend import (
     Vxlan,
     Wanted,
 )
-from netstore.network.backends import VxlanOptions
+from netstore.network.backends import (
+    LEAST_MTU,
+    LEAST_MTU_IPV6,
+    VXLAN_OVERHEAD,
+    VXLAN_OVERHEAD_IPV6,
+    VxlanOptions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,24 +49,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "vxlan"
 
-OVERHEAD: Final = 50
-"""Bytes around a packet over IPv4: outer IP, UDP and VXLAN header, inner Ethernet header."""
-
-OVERHEAD6: Final = 70
-"""The same over IPv6."""
-
-LEAST_MTU: Final = 68
-"""RFC 791: what every link must carry."""
-
-LEAST_MTU6: Final = 1280
-"""RFC 8200: what every link with IPv6 must carry."""
-
-MAX_DEVICE_NAME: Final = 15
-"""Characters of an interface's name in Linux (IFNAMSIZ less the final zero)."""
-
 _MAC: Final = re.compile(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", re.IGNORECASE | re.ASCII)
 _MAC_TEXT_BYTES: Final = 32
-_HALF_MAC: Final = re.compile(r"([0-9a-f]{2})[:-]([0-9a-f]{2})", re.IGNORECASE | re.ASCII)
 
 
 class VtepData(msgspec.Struct, frozen=True):
@@ -74,7 +63,7 @@ class VtepData(msgspec.Struct, frozen=True):
 class _Far(NamedTuple):
     """A peer in one address family."""
 
-    lease: Subnet
+    lease: SubnetLease
     subnet: Subnet | Subnet6
     public_ip: int | None
     data: bytes | None
@@ -100,8 +89,8 @@ class _Family(NamedTuple):
     blame: str
 
 
-_IPV4: Final = _Family(4, "flannel.", OVERHEAD, "mac", "")
-_IPV6: Final = _Family(16, "flannel-v6.", OVERHEAD6, "mac-v6", "IPv6: ")
+_IPV4: Final = _Family(4, "flannel.", VXLAN_OVERHEAD, "mac", "")
+_IPV6: Final = _Family(16, "flannel-v6.", VXLAN_OVERHEAD_IPV6, "mac-v6", "IPv6: ")
 
 
 def parse_mac(text: str) -> bytes:
@@ -121,7 +110,7 @@ def is_unicast(mac: bytes) -> bool:
 
 @lru_cache(maxsize=16_384)
 def _vtep(data: bytes | None, name: str, vni: int) -> bytes:
-    """The MAC that a peer published. ValueError says why it cannot be used."""
+    """The MAC in `bounded` data of a peer. ValueError says why it cannot be used."""
     try:
         given = published(data, VtepData)
         if not given.vtep_mac:
@@ -145,25 +134,16 @@ class VxlanTunnels:
     )
 
     def __init__(self, options: VxlanOptions) -> None:
-        if options.vtep_mac and not _is_half_mac(options.vtep_mac):
-            raise Refused(
-                f"vxlan: VtepMAC {options.vtep_mac[:40]!r} is not the first two octets of a unicast MAC"
-                ' address, such as "0e:2a"; a whole one would be the same on all nodes'
-            )
+        refuse_problem(NAME, options)
         self._options = options
         self._macs: dict[_Family, bytes] = {}
 
     async def prepare(self, host: Host) -> Prepared:
         """Decide the MAC addresses. The MTU is the path's less the headers of the largest tunnel."""
+        refuse_problem(NAME, self._options, ipv6=host.address6 is not None)
         families = _families(host)
         mtu = min(self._mtu(host, family) for family in families)
         for family in families:
-            device = self._device_name(family)
-            if len(device) > MAX_DEVICE_NAME:
-                raise Refused(
-                    f"vxlan: VNI {self._options.vni} makes the device's name {device} longer than the"
-                    f" {MAX_DEVICE_NAME} characters of Linux; choose a smaller VNI"
-                )
             if family not in self._macs:
                 self._macs[family] = self._choose_mac(host, family)
         return Prepared(mtu, self._data(_IPV4), self._data(_IPV6) if host.address6 is not None else None)
@@ -175,7 +155,7 @@ class VxlanTunnels:
                 f"vxlan: the option MTU is {path}, but {host.link.name} carries {host.link.mtu};"
                 " lower the option, or leave it out"
             )
-        least = LEAST_MTU if host.address6 is None else LEAST_MTU6
+        least = LEAST_MTU if host.address6 is None else LEAST_MTU_IPV6
         if path - family.overhead < least:
             raise Refused(
                 f"vxlan: an MTU of {path} leaves less than {least} bytes for packets in a tunnel;"
@@ -213,12 +193,12 @@ class VxlanTunnels:
                 host,
                 _IPV4,
                 (host.address.ip, host.subnet),
-                [_Far(peer.subnet, peer.subnet, peer.public_ip, peer.backend_data) for peer in mine],
+                [_Far(peer, peer.subnet, peer.public_ip, peer.backend_data) for peer in mine],
             )
         ]
         if host.address6 is not None:
             far = [
-                _Far(peer.subnet, peer.subnet6, peer.public_ip6, peer.backend_v6_data)
+                _Far(peer, peer.subnet6, peer.public_ip6, peer.backend_v6_data)
                 for peer in mine
                 if peer.subnet6 is not None
             ]
@@ -234,10 +214,10 @@ class VxlanTunnels:
         )
 
     def _tunnel(
-        self, host: Host, family: _Family, own: tuple[int, Subnet | Subnet6 | None], peers: Iterable[_Far]
+        self, host: Host, family: _Family, ours: tuple[int, Subnet | Subnet6 | None], peers: Iterable[_Far]
     ) -> _Tunnel:
-        """One device and what is reached through it; `own` are this node's address and subnet."""
-        local, subnet = own
+        """One device and what is reached through it; `ours` are this node's address and subnet."""
+        local, subnet = ours
         size, name = family.size, self._device_name(family)
         device = Device(
             name,
@@ -255,14 +235,16 @@ class VxlanTunnels:
         )
         tunnel = _Tunnel(device, [], [], [], {})
         reaches = host.reaches if family is _IPV4 else host.reaches6
+        forwarding: dict[bytes, Forwarding] = {}
         usable = self._usable(family, peers, tunnel.refused)
         for far, public_ip, mac in usable:
             if self._options.direct_routing and reaches(public_ip):
                 tunnel.routes.append(Route(far.subnet, public_ip, host.link.name))
                 continue
             tunnel.neighbours.append(Neighbour(name, far.subnet.base.to_bytes(size), mac))
-            tunnel.forwarding.append(Forwarding(name, mac, public_ip.to_bytes(size)))
+            forwarding[mac] = Forwarding(name, mac, public_ip.to_bytes(size))
             tunnel.routes.append(Route(far.subnet, far.subnet.base, name, onlink=True))
+        tunnel.forwarding.extend(forwarding.values())
         return tunnel
 
     def _usable(
@@ -270,27 +252,31 @@ class VxlanTunnels:
     ) -> list[tuple[_Far, int, bytes]]:
         """The peers that can be served, with address and MAC; the reasons of the others go into `refused`.
 
-        Frames to one MAC can have only one destination, so nodes that publish the same one are all refused.
+        Frames to one MAC can have only one destination: the address of the node that has it.
         """
         field = "BackendData" if family is _IPV4 else "BackendV6Data"
-        found: list[tuple[_Far, int, bytes]] = []
+        found: list[tuple[_Far, bytes]] = []
+        addresses: dict[Subnet, int] = {}
         for far in peers:
             if far.public_ip is None:
-                refused[far.lease] = f"{family.blame}it has no PublicIPv6"
+                refused[far.lease.subnet] = f"{family.blame}it has no PublicIPv6"
                 continue
             try:
-                found.append((far, far.public_ip, _vtep(far.data, field, self._options.vni)))
+                found.append((far, _vtep(bounded(far.data, field), field, self._options.vni)))
+                addresses[far.lease.subnet] = far.public_ip
             except ValueError as error:
-                refused[far.lease] = f"{family.blame}{error}"
-        used = Counter(mac for _, _, mac in found)
-        used[self._macs[family]] += 1
-        for far, _, mac in found:
-            if used[mac] > 1:
-                refused[far.lease] = (
-                    f"{family.blame}another node, or this one, has the same VtepMAC {mac.hex(':')};"
-                    f" remove {family.kept} from the backend's folder of one of them and restart its agent"
-                )
-        return [each for each in found if used[each[2]] == 1]
+                refused[far.lease.subnet] = f"{family.blame}{error}"
+        holder = holders([(far.lease, mac) for far, mac in found])
+        usable = []
+        for far, mac in found:
+            what = f"VtepMAC {mac.hex(':')}"
+            if mac == self._macs[family]:
+                refused[far.lease.subnet] = family.blame + own(what, family.kept)
+            elif far.lease.public_ip != holder[mac].public_ip:
+                refused[far.lease.subnet] = family.blame + older(holder[mac], what, family.kept)
+            else:
+                usable.append((far, addresses[holder[mac].subnet], mac))
+        return usable
 
     async def stop(self) -> None:
         """There is nothing to stop."""
@@ -301,11 +287,6 @@ class VxlanTunnels:
 
 def _families(host: Host) -> tuple[_Family, ...]:
     return (_IPV4,) if host.address6 is None else (_IPV4, _IPV6)
-
-
-def _is_half_mac(text: str) -> bool:
-    half = _HALF_MAC.fullmatch(text)
-    return half is not None and not int(half[1], 16) & 1
 
 
 def _kept_mac(path: Path) -> bytes | None:

@@ -9,13 +9,12 @@ No part shows a private or preshared key: not in what it prints, logs or raises.
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple
 
 import msgspec
 import trio
-from netstore_plugins.peers import of_type, published
+from netstore_plugins.peers import bounded, holders, of_type, older, own, published, refuse_problem
 from netstore_plugins.wireguardkeys import Key, Keys, encode_key, parse_key
 
 from netstore import __version__
@@ -33,26 +32,16 @@ from netstore.agent.backend import (
     Wireguard,
     WireguardPeer,
 )
-from netstore.network.backends import WIREGUARD_PORTS_ABOVE as PORTS_ABOVE
-from netstore.network.backends import WireguardOptions
+from netstore.network.backends import LEAST_MTU, LEAST_MTU_IPV6, WireguardOptions
+from netstore.network.backends import WIREGUARD_OVERHEAD as OVERHEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 NAME: Final = "wireguard"
 
 DEVICE: Final = "flannel-wg"
 DEVICE6: Final = "flannel-wg-v6"
-
-OVERHEAD: Final = 80
-"""Bytes around a packet: outer IPv6 and UDP header, WireGuard's header and authentication tag (flannel counts
-the same over IPv4, where 20 would be left)."""
-
-LEAST_MTU: Final = 68
-"""RFC 791: what every link must carry."""
-
-LEAST_MTU6: Final = 1280
-"""RFC 8200: what every link with IPv6 must carry."""
 
 DAY_SECONDS: Final = 86_400
 
@@ -73,7 +62,7 @@ class PeerData(msgspec.Struct, frozen=True):
 class _Far(NamedTuple):
     """A peer of one device. `address` is packed."""
 
-    lease: Subnet
+    lease: SubnetLease
     public_key: bytes
     address: bytes
     port: int
@@ -89,9 +78,13 @@ class _Tunnel(NamedTuple):
     peers: list[_Far]
 
 
-@lru_cache(maxsize=16_384)
 def _peer_data(data: bytes | None, field: str) -> tuple[bytes, int]:
     """The public key and the port, 0 for none, that a peer published. ValueError says what is wrong."""
+    return _decoded(bounded(data, field), field)
+
+
+@lru_cache(maxsize=16_384)
+def _decoded(data: bytes | None, field: str) -> tuple[bytes, int]:
     try:
         given = published(data, PeerData)
         if not given.public_key:
@@ -110,24 +103,12 @@ class WireguardTunnels:
 
     def __init__(self, options: WireguardOptions) -> None:
         self._options = options
-        self._preshared: bytes | None = None
-        if options.psk:
-            try:
-                self._preshared = parse_key(options.psk)
-            except ValueError as error:
-                raise Refused(f"wireguard: PSK: {error}; make one with `wg genpsk`") from None
-        ports = {options.listen_port, options.listen_port + PORTS_ABOVE}
-        if options.mode == "separate" and ports & {
-            options.listen_port_v6,
-            options.listen_port_v6 + PORTS_ABOVE,
-        }:
-            raise Refused(
-                f"wireguard: ListenPort {options.listen_port} and ListenPortV6 {options.listen_port_v6} must"
-                f" differ, and not by {PORTS_ABOVE}, because the ports {PORTS_ABOVE} above them are used"
-                " while the key is changed"
-            )
+        refuse_problem(NAME, options)
+        self._preshared = parse_key(options.psk) if options.psk else None
         self._keys: Keys | None = None
         self._offered: Key | None = None
+        self._faults: Mapping[str, str] = {}
+        """Those of the last `declare`: `prepare` is not always told them."""
 
     def _kept(self, host: Host) -> Keys:
         if self._keys is None:
@@ -143,14 +124,14 @@ class WireguardTunnels:
                 " choose another Mode"
             )
         mtu = self._mtu(host)
-        key = self._offered = self._kept(host).offered(host.devices, DEVICE)
+        key = self._offered = self._offer(host)
         port = options.listen_port + key.slot.port
         port6 = options.listen_port_v6 + key.slot.port if options.mode == "separate" else port
         return Prepared(mtu, _data(key, port), _data(key, port6) if host.address6 is not None else None)
 
     def _mtu(self, host: Host) -> int:
         path = self._options.mtu or host.link.mtu
-        least = LEAST_MTU if host.address6 is None else LEAST_MTU6
+        least = LEAST_MTU if host.address6 is None else LEAST_MTU_IPV6
         if path - OVERHEAD < least:
             raise Refused(
                 f"wireguard: an MTU of {path} leaves less than {least} bytes for packets in a tunnel; raise"
@@ -160,7 +141,7 @@ class WireguardTunnels:
 
     async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
         """The devices with their peers, for each key one, and a route to each subnet of a peer."""
-        keys = self._kept(host)
+        keys, self._faults = self._kept(host), host.faults
         used = self._used(keys, host)
         warnings = []
         try:
@@ -182,17 +163,26 @@ class WireguardTunnels:
             refused=refused,
             devices=[self._device(tunnel, key, mtu) for tunnel in tunnels for key in keys.all],
             warnings=warnings,
-            prepare_again=keys.offered(host.devices, DEVICE) is not self._offered,
+            prepare_again=self._offer(host) is not self._offered,
         )
 
-    @staticmethod
-    def _used(keys: Keys, host: Host) -> Key:
+    def _offer(self, host: Host) -> Key:
+        """The key to publish: of devices that are there, up and, as far as is known, configured."""
+        ready = {
+            name
+            for name, link in host.devices.items()
+            if link.kind == NAME and link.up and name not in self._faults
+        }
+        is_separate = self._options.mode == "separate" and host.address6 is not None
+        return self._kept(host).offered(ready, (DEVICE, DEVICE6) if is_separate else (DEVICE,))
+
+    def _used(self, keys: Keys, host: Host) -> Key:
         """The key of the device that packets leave through: the one that peers can know."""
         try:
             public, _ = _peer_data(host.published, "BackendData")
         except ValueError:
             public = b""
-        return keys.published(public) or keys.offered(host.devices, DEVICE)
+        return keys.published(public) or self._offer(host)
 
     def _separate(
         self, host: Host, peers: Sequence[SubnetLease], refused: dict[Subnet, str]
@@ -206,7 +196,7 @@ class WireguardTunnels:
                 refused[peer.subnet] = str(error)
             else:
                 address = peer.public_ip.to_bytes(4)
-                far = _Far(peer.subnet, public_key, address, port or options.listen_port, (peer.subnet,))
+                far = _Far(peer, public_key, address, port or options.listen_port, (peer.subnet,))
                 tunnel.peers.append(far)
         if host.address6 is None:
             return [tunnel]
@@ -223,7 +213,7 @@ class WireguardTunnels:
                 refused[peer.subnet] = f"IPv6: {error}"
             else:
                 address = peer.public_ip6.to_bytes(16)
-                far = _Far(peer.subnet, public_key, address, port or options.listen_port_v6, (peer.subnet6,))
+                far = _Far(peer, public_key, address, port or options.listen_port_v6, (peer.subnet6,))
                 tunnel6.peers.append(far)
         return [tunnel, tunnel6]
 
@@ -244,7 +234,7 @@ class WireguardTunnels:
                 continue
             subnets = [peer.subnet, peer.subnet6 if host.address6 is not None else None]
             far = _Far(
-                peer.subnet,
+                peer,
                 public_key,
                 address,
                 port or options.listen_port,
@@ -312,16 +302,23 @@ def _addresses(*subnets: Subnet | Subnet6 | None) -> tuple[tuple[bytes, int], ..
 
 
 def _distinct(peers: list[_Far], keys: Keys, refused: dict[Subnet, str]) -> list[_Far]:
-    """The peers whose key nobody else has; the others are refused, for a key stands for one peer."""
-    used = Counter(far.public_key for far in peers)
-    used.update(key.public for key in keys.all)
+    """The peers, one for each key, with all subnets of its node: a key stands for one peer. The leases of
+    other nodes with such a key, or with this node's, are refused.
+    """
+    holder = holders([(far.lease, far.public_key) for far in peers])
+    ours = {key.public for key in keys.all}
+    found: dict[bytes, _Far] = {}
     for far in peers:
-        if used[far.public_key] > 1:
-            refused[far.lease] = (
-                f"another node, or this one, has the same PublicKey {encode_key(far.public_key)};"
-                " remove the key from the backend's folder of one of them and restart its agent"
-            )
-    return [far for far in peers if used[far.public_key] == 1]
+        key, what = far.public_key, f"PublicKey {encode_key(far.public_key)}"
+        if key in ours:
+            refused[far.lease.subnet] = own(what, "the key")
+        elif far.lease.public_ip != holder[key].public_ip:
+            refused[far.lease.subnet] = older(holder[key], what, "the key")
+        else:
+            before = found.get(key)
+            newest = far if before is None or far.lease is holder[key] else before
+            found[key] = newest._replace(subnets=(*(before.subnets if before else ()), *far.subnets))
+    return list(found.values())
 
 
 def _is_public6(ip: int | None) -> bool:

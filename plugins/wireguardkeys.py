@@ -5,7 +5,7 @@ devices that use it, so that both keys work side by side: a WireGuard device has
 sessions when it is given another. The steps of a change:
 
 1. The new key is made, and with it a second device, which serves the same peers.
-2. When this device exists, the lease publishes the new key instead of the old one.
+2. When this device is ready, the lease publishes the new key instead of the old one.
 3. When the store has confirmed that, packets leave through the new device. A peer that has not read the new
    lease yet sends to the old one, which takes them. What is sent to such a peer waits in the new device until
    the peer, who knows the new key then, opens a session.
@@ -26,13 +26,11 @@ import msgspec
 from netstore_plugins import keptfile
 
 from netstore.agent.backend import Refused
-from netstore.network.backends import WIREGUARD_PORTS_ABOVE
+from netstore.network.backends import KEY_BYTES, WIREGUARD_PORTS_ABOVE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
-
-KEY_BYTES: Final = 32
 
 DRAIN_SECONDS: Final = 180.0
 """How long the old device is kept: until the kernel itself would refuse its sessions (REJECT_AFTER_TIME)."""
@@ -96,13 +94,14 @@ class Keys:
         """One or two, the newest last."""
         self._retire_at: float | None = None
 
-    def offered(self, devices: Collection[str], name: str) -> Key:
-        """The key to publish: the newest, unless its device is still to be made and the former's exists."""
-        *former, newest = self.all
-        made = f"{name}{newest.slot.suffix}" in devices
-        if former and not made and f"{name}{former[0].slot.suffix}" in devices:
-            return former[0]
-        return newest
+    def offered(self, ready: Collection[str], names: Collection[str]) -> Key:
+        """The key to publish: the newest whose devices are all in `ready`, else the oldest, as while nothing
+        is known. `names` are those of the devices in the first slot.
+        """
+        return next(
+            (key for key in reversed(self.all) if all(f"{name}{key.slot.suffix}" in ready for name in names)),
+            self.all[0],
+        )
 
     def published(self, public: bytes | None) -> Key | None:
         """The key with this public key."""

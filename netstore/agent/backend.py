@@ -128,7 +128,8 @@ class Host(msgspec.Struct, frozen=True):
     `public_ip6` are None if the network has no IPv6. `networks` are those that the node reaches without a
     gateway through `link`, of both families. `devices` are all interfaces by name. `folder` is a private one
     (0700) of this backend for what it must keep, such as keys. `published` is the BackendData of this node's
-    lease as the store confirmed it last, None before.
+    lease as the store confirmed it last; before, of the lease that an earlier run left; None if there is
+    none. `faults` are the declared devices that are not as they should be, with the reasons.
     """
 
     link: Link
@@ -143,6 +144,7 @@ class Host(msgspec.Struct, frozen=True):
     devices: Mapping[str, Link] = {}
     folder: Path = Path("/nonexistent")
     published: bytes | None = None
+    faults: Mapping[str, str] = {}
 
     def reaches(self, ip: int) -> bool:
         """Whether the IPv4 address is reached without a gateway through `link`."""

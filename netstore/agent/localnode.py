@@ -76,12 +76,23 @@ class LocalNode:
         ]
 
     def host_with(
-        self, subnets: NodeSubnets | None, devices: Mapping[str, Link], published: bytes | None = None
+        self,
+        subnets: NodeSubnets | None,
+        devices: Mapping[str, Link],
+        published: bytes | None = None,
+        faults: Mapping[str, str] | None = None,
     ) -> Host:
-        """The host with these as its subnets, with these interfaces, and this BackendData in its lease."""
+        """The host with these as its subnets, with these interfaces, this BackendData in its lease, and these
+        faults of devices.
+        """
         subnet, subnet6 = subnets or (None, None)
         return msgspec.structs.replace(
-            self.host, subnet=subnet, subnet6=subnet6, devices=devices, published=published
+            self.host,
+            subnet=subnet,
+            subnet6=subnet6,
+            devices=devices,
+            published=published,
+            faults=faults or {},
         )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
@@ -178,9 +179,12 @@ class RouteProgrammer:
         own = self._holder.subnet
         subnets = self._holder.subnets
         own_name = subnets.lease_name if subnets is not None else ""
-        held = self._watcher.leases.get(own_name) if self._holder.state.held else None
-        published = held.backend_data if held is not None else None
-        host = self._node.host_with(subnets, self._reconciler.devices.links, published)
+        host = self._node.host_with(
+            subnets,
+            self._reconciler.devices.links or self._node.host.devices,
+            self._published(own_name),
+            dict(self._reconciler.device_problems),
+        )
         accepted: dict[str, SubnetLease] = {}
         rejected = dict(self._watcher.invalid)
         others = {
@@ -195,7 +199,7 @@ class RouteProgrammer:
             reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
             reason = reason or overlapping.get(name)
             if reason is None:
-                accepted[name] = lease
+                accepted[name] = msgspec.structs.replace(lease, created=self._watcher.created(name))
             else:
                 rejected[name] = reason
         peers, rejected6 = served_families(
@@ -220,6 +224,16 @@ class RouteProgrammer:
             self._log.info("routes_in_place", routes=len(wanted.routes), leases=len(peers))
         now = trio.current_time()
         self._update_not_before = now + (now - started) * DEBOUNCE_FACTOR
+
+    def _published(self, own_name: str) -> bytes | None:
+        """The BackendData by which other nodes know this one: of its lease, or of one that it left."""
+        if self._holder.state.held:
+            lease = self._watcher.leases.get(own_name)
+        else:
+            public_ip = self._node.host.public_ip
+            left = [name for name, each in self._watcher.leases.items() if each.public_ip == public_ip]
+            lease = self._watcher.leases[max(left, key=self._watcher.created)] if left else None
+        return lease.backend_data if lease is not None else None
 
     async def _prepare_again(self, host: Host) -> None:
         """The backend has other data to publish."""

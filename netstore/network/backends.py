@@ -8,12 +8,41 @@ are ignored, as in Go. A default that flannel computes is 0 or None here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+import re
+from base64 import b64decode
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 WIREGUARD_PORTS_ABOVE: Final = 2
 """How far above its port the second device of `wireguard` listens while the key is changed."""
+
+MAX_VNI: Final = 9_999_999
+"""The largest VNI with which the name of the device, `flannel.VNI`, fits into the 15 characters of Linux."""
+
+MAX_VNI_IPV6: Final = 9_999
+"""The same for `flannel-v6.VNI`, the device for IPv6."""
+
+VXLAN_OVERHEAD: Final = 50
+"""Bytes around a packet over IPv4: outer IP, UDP and VXLAN header, inner Ethernet header (RFC 7348)."""
+
+VXLAN_OVERHEAD_IPV6: Final = 70
+"""The same over IPv6."""
+
+WIREGUARD_OVERHEAD: Final = 80
+"""Bytes around a packet: outer IPv6 and UDP header, WireGuard's header and authentication tag (flannel counts
+the same over IPv4, where 20 would be left)."""
+
+LEAST_MTU: Final = 68
+"""RFC 791: what every link must carry."""
+
+LEAST_MTU_IPV6: Final = 1280
+"""RFC 8200: what every link with IPv6 must carry."""
+
+KEY_BYTES: Final = 32
+"""Of the keys of WireGuard."""
+
+_HALF_MAC: Final = re.compile(r"([0-9a-f]{2})[:-]([0-9a-f]{2})", re.IGNORECASE | re.ASCII)
 
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535 - WIREGUARD_PORTS_ABOVE)]
 
@@ -29,8 +58,9 @@ class VxlanOptions(msgspec.Struct, frozen=True):
         int,
         msgspec.Meta(
             ge=0,
-            le=(1 << 24) - 1,
-            description="The VXLAN network identifier, also part of the device's name.",
+            le=MAX_VNI,
+            description="The VXLAN network identifier, also part of the device's name; with IPv6 at most"
+            f" {MAX_VNI_IPV6}.",
         ),
     ] = msgspec.field(default=1, name="VNI")
     port: Annotated[
@@ -140,6 +170,71 @@ BUILT_IN: Final[dict[str, type[msgspec.Struct]]] = {
 
 FOREIGN: Final = frozenset(("udp", "ipsec", "aws-vpc", "gce", "ali-vpc", "tencent-vpc"))
 """Types that flanneld has, or had, and netstore's agent does not."""
+
+
+class Problem(NamedTuple):
+    """Why no node could use the options: which one, what is wrong, and what to do. No text shows a key."""
+
+    option: str
+    text: str
+    fix: str
+
+
+def problem(options: msgspec.Struct, *, ipv6: bool = False) -> Problem | None:
+    """What is wrong with the options of a built-in backend, each of which matches the schema; None if nothing
+    is. `ipv6`: they are for a dual-stack network.
+    """
+    if isinstance(options, VxlanOptions):
+        return _vxlan_problem(options, ipv6=ipv6)
+    if isinstance(options, WireguardOptions):
+        return _wireguard_problem(options, ipv6=ipv6)
+    return None
+
+
+def _vxlan_problem(options: VxlanOptions, *, ipv6: bool) -> Problem | None:
+    most = MAX_VNI_IPV6 if ipv6 else MAX_VNI
+    if options.vni > most:
+        return Problem(
+            "VNI", f"{options.vni} makes a device's name longer than Linux allows", f"choose at most {most}"
+        )
+    half = _HALF_MAC.fullmatch(options.vtep_mac)
+    if options.vtep_mac and (half is None or int(half[1], 16) & 1):
+        return Problem(
+            "VtepMAC",
+            f"{options.vtep_mac[:40]!r} is not the first two octets of a unicast MAC address",
+            'write two such as "0e:2a"; a whole one would be the same on all nodes',
+        )
+    return _mtu_problem(options.mtu, VXLAN_OVERHEAD_IPV6 if ipv6 else VXLAN_OVERHEAD, ipv6=ipv6)
+
+
+def _wireguard_problem(options: WireguardOptions, *, ipv6: bool) -> Problem | None:
+    if options.psk:
+        try:
+            size = len(b64decode(options.psk, validate=True))
+        except ValueError:
+            return Problem("PSK", "it is not base64", "make one with `wg genpsk`")
+        if size != KEY_BYTES:
+            return Problem("PSK", f"it has {size} bytes, not {KEY_BYTES}", "make one with `wg genpsk`")
+    above = options.listen_port_v6 - options.listen_port
+    if options.mode == "separate" and above in (-WIREGUARD_PORTS_ABOVE, 0, WIREGUARD_PORTS_ABOVE):
+        return Problem(
+            "ListenPortV6",
+            f"{options.listen_port_v6} is ListenPort {options.listen_port}, or {WIREGUARD_PORTS_ABOVE} from"
+            " it, which is used while the key is changed",
+            "choose ports that differ, but not by that",
+        )
+    return _mtu_problem(options.mtu, WIREGUARD_OVERHEAD, ipv6=ipv6)
+
+
+def _mtu_problem(mtu: int, overhead: int, *, ipv6: bool) -> Problem | None:
+    least = overhead + (LEAST_MTU_IPV6 if ipv6 else LEAST_MTU)
+    if mtu and mtu < least:
+        return Problem(
+            "MTU",
+            f"{mtu} leaves less than {least - overhead} bytes for packets in a tunnel",
+            f"choose at least {least}, or leave it out for the interface's",
+        )
+    return None
 
 
 def schema_of(options: type[msgspec.Struct]) -> dict[str, Any]:

@@ -75,6 +75,7 @@ class NodeSubnets(NamedTuple):
 class SubnetLease(msgspec.Struct, frozen=True, gc=False):
     """The lease of a subnet by the node with this PublicIP. `backend_data` is the backend's JSON, None if
     absent or null. In a dual-stack network the node holds `subnet6` too, and is reached at `public_ip6`.
+    `created` is the index of the store at which the lease was made, 0 where that is not known.
     """
 
     subnet: Subnet
@@ -84,6 +85,7 @@ class SubnetLease(msgspec.Struct, frozen=True, gc=False):
     subnet6: Subnet6 | None = None
     public_ip6: int | None = None
     backend_v6_data: bytes | None = None
+    created: int = 0
 
     @property
     def subnets(self) -> NodeSubnets:
@@ -92,7 +94,9 @@ class SubnetLease(msgspec.Struct, frozen=True, gc=False):
 
     def ipv4_only(self) -> SubnetLease:
         """The lease without what it says of IPv6."""
-        return SubnetLease(self.subnet, self.public_ip, self.backend_type, self.backend_data)
+        return SubnetLease(
+            self.subnet, self.public_ip, self.backend_type, self.backend_data, created=self.created
+        )
 
 
 class InvalidLease(msgspec.Struct, frozen=True, gc=False):

@@ -8,11 +8,12 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from netstore_plugins import extension
+from netstore_plugins import extension, keptfile
 from netstore_plugins.command import Failed
 from netstore_plugins.extension import COMMAND_SECONDS, RETRY_SECONDS, Extension
 
 from netstore.agent.backend import Prepared, Refused, options
+from netstore.agent.service import STUCK_SECONDS
 from netstore.network.backends import ExtensionOptions
 from netstore.network.config import parse_network
 from netstore.network.lease import encode_lease
@@ -135,7 +136,8 @@ async def test_after_a_restart_all_are_added_and_those_that_left_meanwhile_remov
     await (await prepared(ADD, tmp_path)).declare(host(tmp_path), peers)
     recorded.taken()
     again = await prepared(ADD, tmp_path)
-    await again.declare(host(tmp_path), peers[1:])
+    for _ in range(2):  # the second keeps the removal
+        await again.declare(host(tmp_path), peers[1:])
     assert recorded.taken() == [("remove", "10.23.2.0/24", "x\n"), ("add", "10.23.3.0/24", "x\n")]
     third = await prepared(ADD, tmp_path)
     await third.declare(host(tmp_path), peers[1:])
@@ -307,11 +309,46 @@ async def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path, reco
 
 
 @pytest.mark.trio
-async def test_a_kept_file_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
-    (tmp_path / "peers.json").write_text("[1]")
-    (tmp_path / "peers.json").chmod(0o600)
-    with pytest.raises(Refused, match=r"peers.json is not a list of peers; remove it"):
-        await prepared(ADD, tmp_path)
+async def test_a_damaged_file_is_begun_anew_with_a_warning(tmp_path: Path, recorded: Recorded) -> None:
+    await (await prepared(ADD, tmp_path)).declare(host(tmp_path), [lease(2, "extension")])
+    file = tmp_path / "peers.json"
+    file.write_bytes(file.read_bytes()[:-5])
+    wanted = await (await prepared(ADD, tmp_path)).declare(host(tmp_path), [])
+    assert not wanted.refused
+    [warning] = wanted.warnings
+    assert f"{file} was damaged and is begun anew" in warning
+    assert not (await (await prepared(ADD, tmp_path)).declare(host(tmp_path), [])).warnings
+
+
+@pytest.mark.trio
+async def test_the_peers_are_written_once_for_a_call_and_not_without_a_change(
+    tmp_path: Path, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(keptfile, "write", lambda _, content: written.append(content))
+    backend = await prepared(ADD, tmp_path)
+    peers = [lease(number, "extension") for number in (2, 3, 4)]
+    counts = []
+    for given in (peers[:2], peers[:2], peers[1:], peers[1:], peers[1:]):
+        await backend.declare(host(tmp_path), given)
+        counts.append(len(written))
+    assert counts == [1, 1, 2, 3, 3]
+    assert written[-1].count(b"10.23.") == 2
+
+
+@pytest.mark.trio
+async def test_a_call_ends_before_the_agent_counts_as_stuck(
+    tmp_path: Path, recorded: Recorded, autojump_clock: trio.testing.MockClock
+) -> None:
+    given = ExtensionOptions(post_startup="post", subnet_add="add")
+    backend = await prepared(given, tmp_path)
+    for seconds in (9.5, COMMAND_SECONDS):
+        recorded.seconds = seconds
+        begun = trio.current_time()
+        await backend.declare(host(tmp_path, subnet=subnet(int(seconds))), [lease(2, "extension")])
+        assert trio.current_time() - begun < STUCK_SECONDS - 15
+        recorded.seconds = 0.0
+    assert not (await backend.declare(host(tmp_path, subnet=subnet(30)), [lease(2, "extension")])).refused
 
 
 @pytest.mark.trio

@@ -69,3 +69,10 @@ def test_what_cannot_be_written_or_removed_is_refused_and_leaves_nothing(tmp_pat
     assert list(tmp_path.iterdir()) == [tmp_path / "key"]
     with pytest.raises(Refused, match="cannot be removed"):
         keptfile.remove(tmp_path / "key")
+
+
+def test_a_write_that_takes_a_part_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda file, content: whole(file, content[:3]))
+    keptfile.write(tmp_path / "key", b"0123456789")
+    assert keptfile.read(tmp_path / "key", 10) == b"0123456789"

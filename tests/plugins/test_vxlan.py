@@ -153,6 +153,7 @@ async def test_direct_routing_leaves_out_the_tunnel_to_neighbours_of_either_fami
     [
         (None, "BackendData: it has none"),
         (b"{}", "BackendData: it has no VtepMAC"),
+        (data(2)[:-1] + b" " * 1000 + b"}", "BackendData: it has 1039 bytes, more than 1024"),
         (b'{"VtepMAC":"01:00:5e:00:00:01"}', "not an address of one device"),
         (b'{"VtepMAC":"00:00:00:00:00:00"}', "not an address of one device"),
         (b'{"VtepMAC":"0e:2a"}', "'0e:2a' is not a MAC address"),
@@ -186,23 +187,49 @@ async def test_a_peer_with_bad_ipv6_is_still_served_over_ipv4(tmp_path: Path) ->
 
 
 @pytest.mark.trio
-async def test_nodes_with_one_mac_are_all_refused(tmp_path: Path) -> None:
+async def test_a_node_with_several_leases_is_served_for_all_through_one_entry(tmp_path: Path) -> None:
+    node = ME + 1
+    peers = [
+        lease(2, "vxlan", data(2), data6=data(0x62), created=50),
+        lease(
+            3, "vxlan", data(2), data6=data(0x62), public_ip=node, public_ip6=ME6 + 99, created=70
+        ),  # its newer lease: the address for IPv6 has changed
+        lease(4, "vxlan", data(2), data6=data(0x62), public_ip=node, public_ip6=ME6 + 1, created=60),
+    ]
+    wanted = await declared(dual(tmp_path), *peers)
+    assert not wanted.refused
+    assert [each.subnet for each in wanted.routes] == [
+        *map(subnet, (2, 3, 4)),
+        *map(subnet6, (2, 3, 4)),
+    ]
+    assert [each.address for each in wanted.neighbours[:3]] == [subnet(n).base.to_bytes(4) for n in (2, 3, 4)]
+    assert list(wanted.forwarding) == [
+        Forwarding("flannel.1", mac(2), node.to_bytes(4)),
+        Forwarding("flannel-v6.1", mac(0x62), (ME6 + 99).to_bytes(16)),
+    ]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("turned", [False, True])
+async def test_of_several_nodes_with_one_mac_the_oldest_is_served(tmp_path: Path, turned: bool) -> None:
     where = host(tmp_path)
     backend = await prepared(where)
     own = (await backend.prepare(where)).backend_data
     peers = [
-        lease(2, "vxlan", data(9)),
-        lease(3, "vxlan", data(9)),
-        lease(4, "vxlan", own),
+        lease(2, "vxlan", data(9), created=30),
+        lease(3, "vxlan", data(9), created=20),
+        lease(6, "vxlan", data(9), created=40, public_ip=ME + 2),  # of the same node as the one before
+        lease(4, "vxlan", own, created=1),
         lease(5, "vxlan", data(5)),
     ]
-    wanted = await backend.declare(where, peers)
-    assert [each.subnet for each in wanted.routes] == [subnet(5)]
-    assert list(wanted.refused) == [subnet(2), subnet(3), subnet(4)]
-    assert (
-        "the same VtepMAC 0e:2a:00:00:00:09; remove mac from the backend's folder"
-        in wanted.refused[subnet(2)]
+    wanted = await backend.declare(where, peers[::-1] if turned else peers)
+    assert sorted(each.subnet for each in wanted.routes) == [subnet(3), subnet(5), subnet(6)]
+    assert {each.remote for each in wanted.forwarding} == {(ME + 2).to_bytes(4), (ME + 4).to_bytes(4)}
+    assert sorted(wanted.refused) == [subnet(2), subnet(4)]
+    assert wanted.refused[subnet(2)].startswith(
+        "192.168.77.13, whose lease is older, has the same VtepMAC 0e:2a:00:00:00:09; remove mac from"
     )
+    assert wanted.refused[subnet(4)].startswith("this node has the same VtepMAC")
 
 
 @pytest.mark.trio
@@ -285,7 +312,7 @@ async def test_the_mtu_is_that_of_the_path_less_the_headers(
     [
         ({"mtu": 1501}, 1500, "the option MTU is 1501, but eth0 carries 1500"),
         ({}, 100, "an MTU of 100 leaves less than 68 bytes"),
-        ({"vni": 10_000_000}, 1500, "flannel.10000000 longer than the 15 characters"),
+        ({"mtu": 120}, 100, "the option MTU is 120, but eth0 carries 100"),
     ],
 )
 async def test_a_host_it_cannot_work_on_is_refused(

@@ -5,6 +5,7 @@ through it in test_traffic.py.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -56,6 +57,10 @@ async def declared(where: Host, *peers: SubnetLease, **given: Any) -> Wanted:
 def peers_of(device: Device) -> list[tuple[bytes, tuple[bytes, int], tuple[object, ...]]]:
     assert isinstance(device.kind, Wireguard)
     return [(each.public_key, each.endpoint, each.allowed) for each in device.kind.peers]
+
+
+def devices(*names: str) -> dict[str, Link]:
+    return {name: Link(9, name, 1420, up=True, kind="wireguard") for name in names}
 
 
 @pytest.mark.trio
@@ -157,6 +162,7 @@ async def test_other_modes_have_one_device_over_the_family_that_reaches_the_peer
     [
         (None, "BackendData: it has none"),
         (b"{}", "BackendData: it has no PublicKey"),
+        (data(2)[:-1] + b" " * 1000 + b"}", "bytes, more than 1024"),
         (b'{"PublicKey":"AAAA"}', "it has 3 bytes, not 32"),
         (b'{"PublicKey":"%%%%"}', "it is not base64"),
         (b'{"PublicKey":7}', "Expected `str`"),
@@ -196,20 +202,40 @@ async def test_mode_ipv6_refuses_a_peer_without_ipv6_and_a_network_without_it(tm
 
 
 @pytest.mark.trio
-async def test_nodes_with_one_key_are_all_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+async def test_a_node_with_several_leases_is_one_peer_with_all_its_subnets(
+    tmp_path: Path, turned: bool
+) -> None:
+    peers = [
+        lease(2, "wireguard", data(2), created=50),
+        lease(3, "wireguard", data(2, 4000), public_ip=ME + 1, created=70),
+    ]
+    wanted = await declared(host(tmp_path), *(peers[::-1] if turned else peers))
+    [device] = wanted.devices
+    [(public, endpoint, allowed)] = peers_of(device)
+    assert (public, endpoint) == (key(2), ((ME + 1).to_bytes(4), 4000))
+    assert set(allowed) == {subnet(2), subnet(3)}
+    assert {each.subnet for each in wanted.routes} == {subnet(2), subnet(3)}
+    assert not wanted.refused
+
+
+@pytest.mark.trio
+async def test_of_several_nodes_with_one_key_the_oldest_is_served(tmp_path: Path) -> None:
     where = host(tmp_path)
     backend, found = await prepared(where)
     peers = [
-        lease(2, "wireguard", data(9)),
-        lease(3, "wireguard", data(9)),
-        lease(4, "wireguard", found.backend_data),
+        lease(2, "wireguard", data(9), created=30),
+        lease(3, "wireguard", data(9), created=20),
+        lease(4, "wireguard", found.backend_data, created=1),
         lease(5, "wireguard", data(5)),
         lease(6, "vxlan"),
     ]
     wanted = await backend.declare(where, peers)
-    assert [each.subnet for each in wanted.routes] == [subnet(5)]
-    assert sorted(wanted.refused) == [subnet(2), subnet(3), subnet(4), subnet(6)]
-    assert "the same PublicKey" in wanted.refused[subnet(4)]
+    assert [each.subnet for each in wanted.routes] == [subnet(3), subnet(5)]
+    assert [peer[0] for peer in peers_of(wanted.devices[0])] == [key(9), key(5)]
+    assert sorted(wanted.refused) == [subnet(2), subnet(4), subnet(6)]
+    assert wanted.refused[subnet(2)].startswith("192.168.77.13, whose lease is older, has the same PublicKey")
+    assert wanted.refused[subnet(4)].startswith("this node has the same PublicKey")
 
 
 @pytest.mark.trio
@@ -230,9 +256,7 @@ async def test_a_key_is_changed_without_a_moment_in_which_peers_cannot_be_reache
     peers = [lease(2, "wireguard", data(2))]
     backend, old = await prepared(where)
     offered = [old]
-    where = host(
-        tmp_path, published=old.backend_data, devices={"flannel-wg": ETH0._replace(name="flannel-wg")}
-    )
+    where = host(tmp_path, published=old.backend_data, devices=devices("flannel-wg"))
 
     async def look(where: Host) -> tuple[list[str], str, bytes | None]:
         """Devices, the one of the route, and what is to be published, as the agent asks for it."""
@@ -252,9 +276,7 @@ async def test_a_key_is_changed_without_a_moment_in_which_peers_cannot_be_reache
     both = host(
         tmp_path,
         published=old.backend_data,
-        devices={
-            name: Link(9, name, 1420, up=True, kind="wireguard") for name in ("flannel-wg", "flannel-wg-b")
-        },
+        devices=devices("flannel-wg", "flannel-wg-b"),
     )
     names, route, new = await look(both)
     assert (names, route) == (["flannel-wg", "flannel-wg-b"], "flannel-wg")
@@ -270,6 +292,53 @@ async def test_a_key_is_changed_without_a_moment_in_which_peers_cannot_be_reache
     await look(confirmed)
     assert await look(confirmed) == (["flannel-wg-b"], "flannel-wg-b", new)
     assert kept(tmp_path) == ["key-b"]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("changes", "faults"),
+    [
+        ({}, {"flannel-wg-b": "WireGuard refused its keys or peers: Address already in use"}),
+        ({"up": False}, {}),
+        ({"kind": "dummy"}, {}),
+    ],
+)
+async def test_a_new_key_is_not_published_while_its_device_is_not_ready(
+    tmp_path: Path, changes: dict[str, Any], faults: dict[str, str]
+) -> None:
+    backend, old = await prepared(host(tmp_path))
+    (tmp_path / "rotate").touch()
+    there = devices("flannel-wg", "flannel-wg-b")
+    there["flannel-wg-b"] = there["flannel-wg-b"]._replace(**changes)
+    where = host(tmp_path, published=old.backend_data, devices=there, faults=faults)
+    await backend.declare(where, [])
+    wanted = await backend.declare(where, [lease(2, "wireguard", data(2))])
+    assert [device.name for device in wanted.devices] == ["flannel-wg", "flannel-wg-b"]
+    assert [route.device for route in wanted.routes] == ["flannel-wg"]
+    assert not wanted.prepare_again
+    assert await backend.prepare(host(tmp_path, devices=there)) == old  # which is not told the faults
+    where = host(tmp_path, published=old.backend_data, devices=devices("flannel-wg", "flannel-wg-b"))
+    assert (await backend.declare(where, [])).prepare_again
+
+
+@pytest.mark.trio
+async def test_a_restart_in_a_change_sends_through_the_device_whose_key_is_known(tmp_path: Path) -> None:
+    backend, old = await prepared(host(tmp_path))
+    (tmp_path / "rotate").touch()
+    await backend.declare(host(tmp_path, devices=devices("flannel-wg")), [])
+    os.utime(tmp_path / "key", (1, 1))  # file systems may tell no times that are a moment apart
+    there = devices("flannel-wg", "flannel-wg-b")
+    peers = [lease(2, "wireguard", data(2))]
+
+    again, new = await prepared(host(tmp_path, devices=there))
+    assert new != old
+    for published, expected in (
+        (old.backend_data, "flannel-wg"),
+        (new.backend_data, "flannel-wg-b"),
+        (None, "flannel-wg"),
+    ):
+        wanted = await again.declare(host(tmp_path, published=published), peers)
+        assert [route.device for route in wanted.routes] == [expected]
 
 
 @pytest.mark.trio
@@ -293,9 +362,10 @@ async def test_a_key_that_cannot_be_changed_goes_on_serving_with_a_warning(tmp_p
     [
         ({"psk": "AAAA"}, "PSK: it has 3 bytes, not 32; make one with `wg genpsk`"),
         ({"psk": PSK[:-1]}, "PSK: it is not base64"),
-        ({"listen_port": 51821}, "must differ"),
-        ({"listen_port": 51823}, "must differ"),
-        ({"listen_port": 51819}, "must differ"),
+        ({"listen_port": 51821}, "ListenPortV6: 51821 is ListenPort 51821"),
+        ({"listen_port": 51823}, "choose ports that differ"),
+        ({"listen_port": 51819}, "choose ports that differ"),
+        ({"mtu": 147}, "MTU: 147 leaves less than 68 bytes"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_without_showing_a_key(given: dict[str, Any], words: str) -> None:
@@ -341,4 +411,4 @@ async def test_an_mtu_without_room_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="less than 1280 bytes"):
         await prepared(dual(tmp_path), mtu=1359)
     with pytest.raises(Refused, match="less than 68 bytes"):
-        await prepared(host(tmp_path), mtu=147)
+        await prepared(host(tmp_path, link=ETH0._replace(mtu=147)))

@@ -76,9 +76,9 @@ def test_a_change_goes_step_by_step(tmp_path: Path) -> None:
     new = keys.all[-1]
     assert [key.slot for key in keys.all] == list(SLOTS)
     assert not (tmp_path / "rotate").exists()
-    assert keys.offered(devices, "wg") is old
+    assert keys.offered(devices, ["wg"]) is old
     devices.add("wg-b")
-    assert keys.offered(devices, "wg") is new
+    assert keys.offered(devices, ["wg"]) is new
     assert keys.published(old.public) is old
     assert keys.published(new.public) is new
     assert keys.published(bytes(32)) is None
@@ -91,7 +91,7 @@ def test_a_change_goes_step_by_step(tmp_path: Path) -> None:
     keys.advance(new, 1000.0 + DRAIN_SECONDS)
     assert keys.all == [new]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["key-b"]
-    assert keys.offered(set(), "wg") is new
+    assert keys.offered(set(), ["wg"]) is new
     (tmp_path / "rotate").touch()
     keys.advance(new, 2000.0)
     assert [key.slot for key in keys.all] == [SLOTS[1], SLOTS[0]]
@@ -105,9 +105,11 @@ def test_a_change_goes_on_after_a_restart(tmp_path: Path) -> None:
     old, new = Keys(tmp_path, 0).all
     assert [old.public, new.public] == [key.public for key in keys.all]
     again = Keys(tmp_path, 0)
-    assert again.offered({"wg"}, "wg") == old
-    assert again.offered({"wg", "wg-b"}, "wg") == new
-    assert again.offered(set(), "wg") == new  # after a reboot
+    assert again.offered({"wg"}, ["wg"]) == old
+    assert again.offered({"wg", "wg-b"}, ["wg"]) == new
+    assert again.offered({"wg-b"}, ["wg"]) == new
+    assert again.offered(set(), ["wg"]) == old  # nothing is known yet
+    assert again.offered({"wg", "wg-b", "wg6"}, ["wg", "wg6"]) == old
 
 
 def test_a_key_is_changed_at_the_end_of_its_life_spread_over_a_tenth_of_it(tmp_path: Path) -> None:
