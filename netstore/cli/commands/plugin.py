@@ -145,7 +145,7 @@ def retire(settings: Settings, name: str, *, force: bool) -> None:
 
     async def named(store: SubnetStore) -> bool:
         entry = await store.config()
-        return entry is not None and name in _types(entry.value or "")
+        return entry is not None and name in types_in(entry.value or "")
 
     if not force and settings.ask_network(named):
         raise refused(f"{key}: names {name}; write another config first, or give --force")
@@ -194,7 +194,7 @@ def status(settings: Settings) -> None:
         entries = (await store.entries()).entries
         return [(entry.name, entry.value) for entry in entries if entry.value is not None]
 
-    admitted = {each.plugin.name: each.plugin for each in ask_plugins(settings, _admitted_if_any)}
+    admitted = {each.plugin.name: each.plugin for each in ask_plugins(settings, admitted_if_any)}
     reports = settings.ask_network(reading, FOLDER)
     rows: list[tuple[str | None, ...]] = []
     nodes: list[dict[str, Any]] = []
@@ -211,7 +211,8 @@ def status(settings: Settings) -> None:
         say(f"{folder}: no agent reports here; see --prefix")
 
 
-async def _admitted_if_any(client: PluginsClient) -> Sequence[Stored]:
+async def admitted_if_any(client: PluginsClient) -> Sequence[Stored]:
+    """The admitted plugins; none of a store that keeps no plugins, such as etcd."""
     from netstore.client.cluster import Refused  # noqa: PLC0415 - see Settings.run
 
     try:
@@ -286,13 +287,13 @@ def _report_rows(
     ]
 
 
-def _types(text: str) -> set[str]:
+def types_in(text: str | bytes) -> set[str]:
     """The Type that a network config names, in lower case; none if it is no config."""
     try:
         document = msgspec.json.decode(text)
         sections = [value for name, value in document.items() if name.lower() == "backend"]
         return {str(v).lower() for each in sections for n, v in each.items() if n.lower() == "type"}
-    except (msgspec.MsgspecError, AttributeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError, RecursionError):
         return set()
 
 
