@@ -72,7 +72,7 @@ def move(settings: Settings, holder: str, new_subnet: str, *, wait: float, relea
     in time, all is undone; flanneld never does so before it is started again.
     """
     wanted = canonical(new_subnet)
-    records, network = surveyed(settings, None)
+    records, network = surveyed(settings)
     if network is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
     former = _held(records, holder, settings)
@@ -98,7 +98,7 @@ def move(settings: Settings, holder: str, new_subnet: str, *, wait: float, relea
 
         if not settings.ask_network(releasing):
             raise refused(f"{former.subnet}: was changed meanwhile and is not removed; see subnet ls")
-    after = [record for record in surveyed(settings, None)[0] if record.public_ip == former.public_ip]
+    after = [record for record in surveyed(settings)[0] if record.public_ip == former.public_ip]
     settings.show(
         {"action": "moved" if taken else "reserved", "subnets": [record.content() for record in after]},
         _table(after),
@@ -190,7 +190,7 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
         address = parse_ip(node)
     except ValueError as error:
         usage(f"NODE: {error}; write it as 192.0.2.7")
-    mine = [record for record in surveyed(settings, None)[0] if _is_of(record, address)]
+    mine = [record for record in surveyed(settings)[0] if _is_of(record, address)]
     if not mine:
         raise Failure(Exit.NOT_FOUND, f"{node}: holds no subnet; see subnet ls")
     named = " and ".join(record.subnet for record in mine)
