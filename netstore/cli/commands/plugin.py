@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,7 +115,7 @@ def admit(
     data, wheel, name = b"", None, source
     if source.endswith(".whl"):
         data, wheel, name, version = _wheel(source, as_name, signature)
-        versions = f"=={version}" if versions is None else versions
+        versions = _exactly(source, version) if versions is None else versions
     elif signature is not None or as_name is not None:
         raise click.UsageError("--signature and --name are for wheels")
     wanted = Plugin(name, versions or "", _schema(schema), wheel, dict(map(_pair, pairs)))
@@ -316,6 +317,16 @@ def _wheel(source: str, as_name: str | None, signature: str | None) -> tuple[byt
     return data, wheel, as_name or names[0], found.version
 
 
+def _exactly(source: str, version: str) -> str:
+    """The range of a wheel's version alone; `Failure` for one that no range can name."""
+    if re.fullmatch(r"[0-9]+(?:\.[0-9]+)*", version) is None:
+        raise refused(
+            f"{source}: its version {version} is none that a range can name, which has release numbers only;"
+            " give those that nodes may run with --version, such as '>=1,<2'"
+        )
+    return f"=={version}"
+
+
 def _signature(source: str) -> str:
     """A signature as the store keeps it: in base64. The file has its 64 bytes, or their base64."""
     import base64  # noqa: PLC0415 - one option of many needs it
@@ -349,6 +360,10 @@ def _pair(word: str) -> tuple[str, Any]:
     name, equals, text = word.partition("=")
     if not name or not equals:
         raise click.BadParameter(f"{word!r} is not OPTION=VALUE", param_hint="--setting")
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter(f"{word!r} is not UTF-8", param_hint="--setting") from None
     try:
         return name, msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
