@@ -193,14 +193,14 @@ def test_gc_forgets_what_is_no_attachment_of_this_network(runtime: Runtime) -> N
         runtime.run("ADD", container, interface)
     runtime.run("ADD", "c3", name="other")
     (runtime.kept / "notes").write_text("[]")
-    attachments = {"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "net1"}]}
+    attachments: dict[str, Any] = {"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "net1"}]}
     (runtime.folder / "fails").touch()
     assert runtime.run("GC", cniVersion="1.1.0", **attachments)[0] == 1
     assert len(list(runtime.kept.iterdir())) == 5, "the plugin has freed nothing"
     (runtime.folder / "fails").unlink()
     assert runtime.run("GC", cniVersion="1.1.0", **attachments)[0] == 0
     assert sorted(each.name for each in runtime.kept.iterdir()) == ["c1@net1", "c3", "notes"]
-    bad: dict[str, object] = {"cni.dev/valid-attachments": [7]}
+    bad: dict[str, Any] = {"cni.dev/valid-attachments": [7]}
     assert runtime.run("GC", cniVersion="1.1.0", **bad)[1]["code"] == BAD_CONFIG
 
 

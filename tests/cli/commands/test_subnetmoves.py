@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -110,6 +112,25 @@ def test_a_move_that_no_agent_carries_out_is_undone(site: Site, ttl: int) -> Non
     told = site.ctl("subnet", "move", "--wait", "0.3", NODE, NEW)
     assert told.status == 1
     assert f"the daemon of {NODE} has not taken {NEW} within 0.3 s" in told.err
+    assert site.node(NEW) is None
+    old = site.node(OLD)
+    assert old is not None
+    assert ("ttl" in old) is bool(ttl)
+
+
+@pytest.mark.parametrize("ttl", [0, 1000])
+def test_an_interrupted_move_is_undone(
+    site: Site, meanwhile: Callable[[Callable[[], object]], None], ttl: int
+) -> None:
+    site.keys.put(site.key(OLD), lease(NODE), ttl)
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    meanwhile(interrupt)
+    told = site.ctl("subnet", "move", *LONG, NODE, NEW)
+    assert told.status == 130
+    assert "interrupted; all is as before" in told.err
     assert site.node(NEW) is None
     old = site.node(OLD)
     assert old is not None
