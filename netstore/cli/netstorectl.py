@@ -99,6 +99,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The entry point."""
+    if sys.stdout is None:  # the caller has closed it
+        say("standard output: is closed; open it, or write to /dev/null")
+        sys.exit(Exit.REFUSED)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - to the end of the process
     for stream in (sys.stdout, sys.stderr):
         # Characters that the locale cannot encode are escaped: an error would cut the output.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

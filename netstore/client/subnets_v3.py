@@ -170,7 +170,10 @@ class V3Subnets:
         ]
 
     async def history(self, wanted: Callable[[Past], bool], limit: int) -> History:
-        """From the revisions that were not compacted."""
+        """From the revisions that were not compacted. A watch does not tell that nothing follows; a pause of
+        `PAST_SECONDS` ends the history at the last change that was told. BadAnswer if a listing has a later
+        one.
+        """
         start, end = self._range()
         skip = len(start)
         last = (await self._head()).revision
@@ -190,19 +193,25 @@ class V3Subnets:
                 with trio.move_on_after(PAST_SECONDS):
                     answer = await watch.answer()
                 if answer is None:
+                    later = pb.RangeRequest(
+                        key=start, range_end=end, min_mod_revision=seen + 1, keys_only=True, limit=1
+                    )
+                    if (await self._client.range(later)).kvs:
+                        raise BadAnswer("the store", f"has not told its history after {seen} in time")
                     break
                 if answer.compact_revision:
                     raise HistoryLost(f"the store has compacted its history up to {answer.compact_revision}")
                 if answer.canceled:
                     raise BadAnswer("the store", f"ended the watch: {answer.cancel_reason}")
+                if answer.events:
+                    seen = answer.events[-1].kv.mod_revision
                 for change in _past(answer.events, skip):
-                    seen = change.index
                     if not wanted(change):
                         continue
                     if len(changes) == limit:
                         first = changes[1].index if limit > 1 else change.index
                     changes.append(change)
-        return History(first, max(last, seen), before, list(changes))
+        return History(first, seen, before, list(changes))
 
     async def _compacted(self) -> int:
         """The revision up to which the history was compacted; 0 if none was. Only a watch tells it."""

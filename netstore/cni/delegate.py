@@ -187,7 +187,7 @@ def _object(config: Fields, name: str) -> Fields:
 def path_setting(config: Fields, name: str, default: str) -> str:
     """A setting that is an absolute path. CniError if it is none."""
     value = config.get(name) or default
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value or not _is_text(value):
         raise CniError(BAD_CONFIG, f"{name}: {_show(value)} is no absolute path", f"write it as {default}")
     return value
 
@@ -195,7 +195,16 @@ def path_setting(config: Fields, name: str, default: str) -> str:
 def _is_plugin_name(name: object) -> bool:
     if not isinstance(name, str) or not 0 < len(name) < 256:
         return False
-    return name not in (".", "..") and "/" not in name and "\0" not in name
+    return name not in (".", "..") and "/" not in name and "\0" not in name and _is_text(name)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written in UTF-8; JSON can have halves of surrogate pairs, which cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _show(value: object) -> str:

@@ -7,7 +7,7 @@ whatever the node's subnet is by then.
 
 A file of a kept configuration has the container's id as its name, in flannel's folder and form, so pods that
 flannel's plugin attached are taken away by this one. For any other interface than eth0 the name has the
-interface's too.
+interface's too, after a character that no id has.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from netstore.cni.delegate import (
 
 MAX_SUBNET_FILE_BYTES: Final = 64 * 1024
 
+STANDARD_OUTPUT: Final = 1
+
 _FIRST: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _FURTHER: Final = _FIRST | frozenset("_.-")
 
@@ -60,6 +62,9 @@ def main() -> NoReturn:
     except CniError as error:
         _print_error(version, error.code, error.message, error.details)
         sys.exit(1)
+    except RecursionError:
+        _print_error(version, NOT_JSON, "the network configuration is nested too deep", "")
+        sys.exit(1)
     except OSError as error:
         _print_error(version, IO_FAILURE, f"{error.filename}: {error.strerror}", "")
         sys.exit(1)
@@ -67,7 +72,7 @@ def main() -> NoReturn:
 
 
 def _read_input() -> bytes:
-    text = sys.stdin.buffer.read(MAX_CONFIG_BYTES + 1)
+    text = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_CONFIG_BYTES + 1)
     if len(text) > MAX_CONFIG_BYTES:
         raise CniError(NOT_JSON, f"the network configuration has more than {MAX_CONFIG_BYTES} bytes")
     return text
@@ -77,8 +82,9 @@ def _carry_out(verb: str, config: Fields) -> int:
     if verb == "ADD":
         kept = _kept_file(config)
         delegate = delegate_config(config, _node_network(config))
+        program = _find(delegate["type"])  # before anything is kept for it
         _keep(kept, delegate)
-        return _run(delegate)
+        return _run(delegate, program)
     if verb == "DEL":
         return _detach(config)
     if verb == "CHECK":
@@ -87,13 +93,12 @@ def _carry_out(verb: str, config: Fields) -> int:
             raise CniError(UNKNOWN_CONTAINER, "this container was not attached by this plugin")
         if "prevResult" in config:
             found["prevResult"] = with_gateways(config["prevResult"])
-        return _run(found)
+        return _run(found, _find(found["type"]))
     if verb == "STATUS":
-        return _run(delegate_config(config, _node_network(config, absent=NOT_AVAILABLE)))
+        delegate = delegate_config(config, _node_network(config, absent=NOT_AVAILABLE))
+        return _run(delegate, _find(delegate["type"]))
     if verb == "GC":
-        delegate = delegate_config(config, _node_network(config))
-        delegate["cni.dev/valid-attachments"] = config.get("cni.dev/valid-attachments", [])
-        return _run(delegate)
+        return _collect(config)
     raise CniError(
         BAD_ENVIRONMENT,
         f"CNI_COMMAND: {verb[:40]!r} is no verb of CNI",
@@ -107,10 +112,43 @@ def _detach(config: Fields) -> int:
     delegate = _read_kept(kept)
     if delegate is None:
         return 0
-    status = _run(delegate)
+    status = _run(delegate, _find(delegate["type"]))
     if status == 0:
         _remove(kept)
     return status
+
+
+def _collect(config: Fields) -> int:
+    """GC: the plugin frees what the attachments of this network that are not valid had; then their kept
+    configurations are removed. Those of other networks, and files that are none, stay.
+    """
+    delegate = delegate_config(config, _node_network(config))
+    attachments = config.get("cni.dev/valid-attachments") or []
+    delegate["cni.dev/valid-attachments"] = attachments
+    try:
+        valid = {_kept_name(each["containerID"], each["ifname"]) for each in attachments}
+    except (TypeError, KeyError):
+        raise CniError(
+            BAD_CONFIG,
+            "cni.dev/valid-attachments: is no list of attachments",
+            'write it as [{"containerID":"...","ifname":"eth0"}]',
+        ) from None
+    status = _run(delegate, _find(delegate["type"]))
+    folder = path_setting(config, "dataDir", DEFAULT_DATA_DIR)
+    if status == 0 and os.path.isdir(folder):  # noqa: PTH112 - pathlib costs 5 ms
+        for name in os.listdir(folder):  # noqa: PTH208 - as above
+            if name not in valid and _is_of(f"{folder}/{name}", config.get("name", "")):
+                _remove(f"{folder}/{name}")
+    return status
+
+
+def _is_of(path: str, network: object) -> bool:
+    """Whether a file is a configuration that was kept for this network."""
+    try:
+        kept = _read_kept(path)
+    except (CniError, OSError):
+        return False
+    return kept is not None and kept.get("name") == network
 
 
 def _show_versions(text: bytes) -> None:
@@ -131,7 +169,13 @@ def _print_error(version: str, code: int, message: str, details: str) -> None:
 
 
 def _print(document: Fields) -> None:
-    sys.stdout.write(json.dumps(document) + "\n")
+    """Print an answer. Where standard output is closed or takes no more, the exit status alone tells."""
+    rest = memoryview((json.dumps(document) + "\n").encode())
+    try:
+        while rest:
+            rest = rest[os.write(STANDARD_OUTPUT, rest) :]
+    except OSError:
+        sys.exit(1)
 
 
 def _node_network(config: Fields, absent: int = TRY_AGAIN) -> NodeNetwork:
@@ -165,15 +209,19 @@ def _kept_file(config: Fields) -> str:
             f"CNI_IFNAME: {interface[:40]!r} is no name of an interface",
             "1 to 15 characters",
         )
-    name = container if interface == "eth0" else f"{container}-{interface}"
-    return f"{path_setting(config, 'dataDir', DEFAULT_DATA_DIR)}/{name}"
+    return f"{path_setting(config, 'dataDir', DEFAULT_DATA_DIR)}/{_kept_name(container, interface)}"
+
+
+def _kept_name(container: str, interface: str) -> str:
+    """The name of the file that is kept for an attachment: no two have the same."""
+    return container if interface == "eth0" else f"{container}@{interface}"
 
 
 def _keep(path: str, delegate: Fields) -> None:
     """Write the configuration so that a crash leaves all of it or nothing. OSError if that fails."""
-    folder = path.rpartition("/")[0]
+    folder, _, name = path.rpartition("/")
     os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - as above
-    aside = f"{path}.new"
+    aside = f"{folder}/@{name}"  # the name of no attachment
     file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         rest = memoryview(json.dumps(delegate).encode())
@@ -194,7 +242,7 @@ def _read_kept(path: str) -> Fields | None:
         return None
     try:
         kept = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         kept = None
     if not isinstance(kept, dict) or not isinstance(kept.get("type"), str):
         raise CniError(
@@ -210,11 +258,8 @@ def _remove(path: str) -> None:
         return  # two DELs at once
 
 
-def _run(delegate: Fields) -> int:
-    """Run the plugin that the configuration names, with it on standard input; its output is ours. Returns its
-    exit status.
-    """
-    program = _find(delegate["type"])
+def _run(delegate: Fields, program: str) -> int:
+    """Run a plugin with this configuration on standard input; its output is ours. Returns its exit status."""
     text = json.dumps(delegate).encode()
     source = os.memfd_create("config", os.MFD_CLOEXEC)
     try:
@@ -222,7 +267,6 @@ def _run(delegate: Fields) -> int:
         while rest:
             rest = rest[os.write(source, rest) :]
         os.lseek(source, 0, os.SEEK_SET)
-        sys.stdout.flush()
         process = os.posix_spawn(
             program, [program], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, source, 0)]
         )

@@ -181,7 +181,11 @@ class FakeV3Store(FakeStore):
     def found(self, request: pb.RangeRequest) -> pb.RangeResponse:
         """What a range finds."""
         start, end = request.key.decode(), request.range_end.decode()
-        names = sorted(name for name in self.files if name == start or start <= name < end)
+        names = sorted(
+            name
+            for name, kept in self.files.items()
+            if (name == start or start <= name < end) and kept.modified >= request.min_mod_revision
+        )
         return pb.RangeResponse(
             header=self.header(),
             kvs=[event(self._answer("get", self._node(name))).kv for name in names],

@@ -385,3 +385,16 @@ def test_examples_of_the_manual_do_what_it_shows(store: str, tmp_path: Path) -> 
             assert out == expected, command
         else:
             assert not out.startswith("netstorectl:"), command
+
+
+def test_a_closed_standard_output_is_told() -> None:
+    done = subprocess.run(
+        ("sh", "-c", f"{' '.join(PROGRAM)} key --help >&-"),
+        env=surroundings(),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=seconds(SECONDS),
+    )
+    assert done.returncode == Exit.REFUSED
+    assert done.stderr == "netstorectl: standard output: is closed; open it, or write to /dev/null\n"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
-from netstore.client.faults import Unreachable
+import pytest
+import trio
+
+from netstore.client.faults import BadAnswer, Unreachable
 from netstore.client.grpc import Status
 from netstore.client.subnets_v3 import MAX_UNSURE, V3Subnets
 from netstore.client.subnetstore import Differs, Entry, HistoryLost, Written
-from tests.agent.fake_store_v3 import FakeV3Store
+from tests.agent.fake_store_v3 import FakeV3Store, FakeWatch
 from tests.agent.stores import subnets
+
+if TYPE_CHECKING:
+    from netstore.proto import rpc_pb2 as pb
 
 A = "10.23.1.0-24"
 DENIED = Status("http://store", 7, "permission denied", write=True)
@@ -19,9 +25,11 @@ DENIED = Status("http://store", 7, "permission denied", write=True)
 async def test_a_write_that_is_refused_leaves_no_lease() -> None:
     store = FakeV3Store()
     store.write_error = DENIED
+    kept = subnets(store)
     for _ in range(5):
         with pytest.raises(Status, match="permission denied"):
-            await subnets(store).create(A, "one", 86_400)
+            await kept.create(A, "one", 86_400)
+    await kept.settle()
     assert store.granted == {}
 
 
@@ -105,3 +113,27 @@ async def test_a_watch_at_a_member_that_is_behind_is_not_one_of_another_store() 
         with pytest.raises(HistoryLost, match="replaced"):
             await feed.news(5)
     assert store.gets == reads + 1
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_past_that_pauses_is_not_told_as_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FakeV3Store()
+    kept = subnets(store)
+    begin = store.index
+
+    async def compacted(_: V3Subnets) -> int:
+        return begin
+
+    monkeypatch.setattr(V3Subnets, "_compacted", compacted)
+    written = await kept.create(A, "one", 600)
+    assert isinstance(written, Written)
+    store.put("/other", "x", None)
+    past = await kept.history(lambda _: True, 100)
+    assert past.last == written.index, "what the watch has told, not what the store has"
+
+    async def silent(_: FakeWatch) -> pb.WatchResponse:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(FakeWatch, "answer", silent)
+    with pytest.raises(BadAnswer, match="has not told its history after"):
+        await kept.history(lambda _: True, 100)

@@ -158,10 +158,74 @@ def test_a_del_that_failed_can_be_repeated(runtime: Runtime) -> None:
 def test_two_interfaces_of_a_pod_are_kept_apart(runtime: Runtime) -> None:
     runtime.run("ADD")
     runtime.run("ADD", interface="net1", delegate={"mtu": 900})
-    assert sorted(each.name for each in runtime.kept.iterdir()) == ["c1", "c1-net1"]
+    assert sorted(each.name for each in runtime.kept.iterdir()) == ["c1", "c1@net1"]
     runtime.run("DEL", interface="net1")
     assert runtime.config["mtu"] == 900
     assert [each.name for each in runtime.kept.iterdir()] == ["c1"]
+
+
+def test_an_id_that_looks_like_another_one_and_its_interface_is_kept_apart(runtime: Runtime) -> None:
+    attachments = (("a-eth1", "eth0"), ("a", "eth1"), ("a.new", "eth0"), ("a", "eth0"))
+    for container, interface in attachments:
+        assert runtime.run("ADD", container, interface)[0] == 0
+    for container, interface in attachments:
+        assert runtime.run("DEL", container, interface)[0] == 0
+        assert runtime.calls[-1] == f"DEL {container} {interface}"
+
+
+def test_nothing_is_kept_for_a_plugin_that_is_not_there(runtime: Runtime) -> None:
+    status, error = runtime.run("ADD", delegate={"type": "nothere"})
+    assert (status, error["code"]) == (1, BAD_CONFIG)
+    assert not runtime.kept.exists()
+
+
+def test_a_pod_whose_plugin_is_gone_is_not_taken_away_unsaid(runtime: Runtime) -> None:
+    runtime.run("ADD")
+    (runtime.folder / "bin" / "bridge").unlink()
+    status, error = runtime.run("DEL")
+    assert (status, error["code"]) == (1, BAD_CONFIG)
+    assert "the plugin bridge is not in CNI_PATH" in error["msg"]
+    assert (runtime.kept / "c1").exists(), "the next DEL can take it away"
+
+
+def test_gc_forgets_what_is_no_attachment_of_this_network(runtime: Runtime) -> None:
+    for container, interface in (("c1", "eth0"), ("c1", "net1"), ("c2", "eth0")):
+        runtime.run("ADD", container, interface)
+    runtime.run("ADD", "c3", name="other")
+    (runtime.kept / "notes").write_text("[]")
+    attachments: dict[str, Any] = {"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "net1"}]}
+    (runtime.folder / "fails").touch()
+    assert runtime.run("GC", cniVersion="1.1.0", **attachments)[0] == 1
+    assert len(list(runtime.kept.iterdir())) == 5, "the plugin has freed nothing"
+    (runtime.folder / "fails").unlink()
+    assert runtime.run("GC", cniVersion="1.1.0", **attachments)[0] == 0
+    assert sorted(each.name for each in runtime.kept.iterdir()) == ["c1@net1", "c3", "notes"]
+    bad: dict[str, Any] = {"cni.dev/valid-attachments": [7]}
+    assert runtime.run("GC", cniVersion="1.1.0", **bad)[1]["code"] == BAD_CONFIG
+
+
+def test_what_is_no_text_or_nested_too_deep_is_an_error_of_cni(runtime: Runtime) -> None:
+    status, error = runtime.run("ADD", dataDir="/tmp/\ud800")
+    assert (status, error["code"]) == (1, BAD_CONFIG)
+    assert runtime.run("ADD", delegate={"type": "\ud800"})[1]["code"] == BAD_CONFIG
+    runtime.run("ADD")
+    (runtime.kept / "c1").write_text("[" * 100_000)
+    status, error = runtime.run("DEL")
+    assert (status, error["code"]) == (1, IO_FAILURE)
+    assert str(runtime.kept / "c1") in error["msg"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_a_closed_stream_is_no_traceback(closed: str) -> None:
+    done = subprocess.run(
+        ("sh", "-c", f'exec "{sys.executable}" -m netstore.cni.plugin {closed}'),
+        env=os.environ | {"CNI_COMMAND": "MOVE"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=seconds(20),
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_versions_are_told(runtime: Runtime) -> None:
@@ -231,7 +295,7 @@ def test_a_run_in_this_process(  # noqa: PLR0917 - a table of cases
     status: int,
     told: str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     for name, value in (("COMMAND", verb), ("CONTAINERID", "c1"), ("IFNAME", "eth0"), ("PATH", "/nowhere")):
@@ -239,7 +303,7 @@ def test_a_run_in_this_process(  # noqa: PLR0917 - a table of cases
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == status
-    assert told in capsys.readouterr().out
+    assert told in capfd.readouterr().out
 
 
 def test_a_damaged_kept_configuration_is_told(runtime: Runtime) -> None:

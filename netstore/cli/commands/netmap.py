@@ -28,8 +28,6 @@ RESERVED: Final = "reserved"
 PROBLEM: Final = "problem"
 """Held or reserved, and something is wrong with it."""
 
-TAKEN: Final = (HELD, RESERVED, PROBLEM)
-
 MAX_LINES: Final = 32
 """Lines of signs at most."""
 

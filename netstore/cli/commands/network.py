@@ -21,16 +21,20 @@ from netstore.cli.commands.invocation import (
 )
 from netstore.cli.commands.leases import survey
 from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.commands.plugin import admitted_if_any, ask_plugins, types_in
 from netstore.cli.output import Form, Table, emit_value
 from netstore.network.addresses import show_ip
+from netstore.network.backends import BUILT_IN
+from netstore.network.check import check_network
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.ipv6 import show_ip6
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from netstore.client.subnetstore import Differs, Entry, Missing, SubnetStore, Written
     from netstore.network.lease import SubnetLease
+    from netstore.network.plugins import Plugin
 
 NAMED_ORPHANS: Final = 3
 """How many leases outside the network a refusal names; the rest is counted."""
@@ -46,22 +50,25 @@ def network() -> None:
 
 
 @network.command(name="set")
-@click.option("--force", is_flag=True, help="Write whatever is JSON, and whatever becomes of the leases.")
+@click.option(
+    "--force", is_flag=True, help="Write it whatever becomes of the leases, and to an etcd any JSON."
+)
 @source_argument
 @pass_settings
 def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     """Check a config, write it and show what changed. Without a source it is read from standard input.
 
-    Refused are a config that daemons cannot use and one that leaves nodes' leases outside.
+    Refused are a config that no daemon can use and one that leaves nodes' leases outside. --force writes the
+    second to any store, the first only to an etcd: a netstored checks every config itself, by the same rules.
     """
     text = _source(source)
     value = text_of(text, "config")
-    wanted, problem = checked(text)
+    warnings, problem = judged(text, _admitted(settings, text))
     if problem is not None:
         if not force:
             raise refused(problem)
         _must_be_json(text)
-        warn(f"written although {problem}")
+    wanted = checked(text)[0]
     key = settings.key("config")
 
     async def reading(store: SubnetStore) -> tuple[Entry | None, Sequence[Entry]]:
@@ -71,14 +78,14 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     if before is not None and before.value is None:
         raise refused(f"{key}: is a directory; the config is a file")
     present = None if before is None else before.value
-    told = () if wanted is None else wanted.warnings
+    told = warnings
+    present_network = None if present is None else checked(present.encode())[0]
+    lost = orphans(entries, present_network, wanted)
+    if lost and not force:
+        raise refused(f"{key}: {_orphaned(lost)}; release those leases first, or give --force")
+    if lost:
+        told = (*told, _orphaned(lost))
     if wanted is not None:
-        present_network = None if present is None else checked(present.encode())[0]
-        lost = orphans(entries, present_network, wanted)
-        if lost and not force:
-            raise refused(f"{key}: {_orphaned(lost)}; release those leases first, or give --force")
-        if lost:
-            told = (*told, _orphaned(lost))
         if entries and present_network is not None and present_network.backend_type != wanted.backend_type:
             told = (*told, "Backend.Type: running daemons keep the old backend until each is started again")
         if entries and present_network is not None and present_network.ipv6 != wanted.ipv6:
@@ -86,18 +93,27 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
                 *told,
                 "IPv6Network: running daemons keep the old IPv6 subnets until each is started again",
             )
-    for remark in told:
-        warn(remark)
 
     async def writing(store: SubnetStore) -> Written | Missing | Differs:
         return await store.write_config(value, 0 if before is None else before.modified)
 
     action, index = "unchanged", 0 if before is None else before.modified
     if present != value:
-        written = index_of(settings.ask_network(writing))
+        try:
+            written = index_of(settings.ask_network(writing))
+        except Failure as failure:
+            if problem is None or failure.status is not Exit.REFUSED:
+                raise
+            raise refused(
+                f"{failure.text}; --force does not help: this store checks every config itself"
+            ) from None
         if written is None:
             raise refused(f"{key}: somebody else has changed it meanwhile; look at it and try again")
         action, index = ("created" if before is None else "changed"), written
+    if problem is not None:
+        told = (*told, f"written although {problem}")
+    for remark in told:
+        warn(remark)
     changes = differences(present, value)
     if settings.form is Form.TABLE and not changes:
         say(f"{key}: {action}, and means the same as before")
@@ -133,7 +149,8 @@ def get(settings: Settings, *, raw: bool) -> None:
 def check(settings: Settings, source: str | None) -> None:
     """Check a config and change nothing; without a source the one in the store.
 
-    With a source no store is asked. Exit status 0: daemons can use it.
+    The rules are those of the store. With a source no store is asked, unless for the plugins that it admits,
+    if Backend.Type names no built-in backend. Exit status 0: it may be written.
     """
     if source is None:
         key = settings.key("config")
@@ -149,6 +166,32 @@ def checked(text: bytes) -> tuple[Network | None, str | None]:
         return parse_network(text), None
     except NetworkConfigError as error:
         return None, str(error)
+
+
+def judged(text: bytes, admitted: Mapping[str, Plugin]) -> tuple[tuple[str, ...], str | None]:
+    """What the store makes of a document (`network.check`) with these admitted plugins: the warnings, and why
+    it must not be written, with the fix.
+    """
+    try:
+        return check_network(text, admitted), None
+    except NetworkConfigError as error:
+        return (), str(error)
+
+
+def _admitted(settings: Settings, text: bytes, *, must_answer: bool = True) -> Mapping[str, Plugin]:
+    """The admitted plugins by name, if a document needs them: the store is asked only if it names a backend
+    that is not built in. Unless it `must_answer`, none are known where it does not, which is warned of.
+    """
+    if types_in(text) <= BUILT_IN.keys():
+        return {}
+    try:
+        stored = ask_plugins(settings, admitted_if_any)
+    except Failure as failure:
+        if must_answer:
+            raise
+        warn(f"the store was not asked for the plugins that it admits: {failure.text}")
+        return {}
+    return {each.plugin.name: each.plugin for each in stored}
 
 
 def effective(network: Network) -> list[tuple[str, str | int]]:
@@ -173,16 +216,20 @@ def effective(network: Network) -> list[tuple[str, str | int]]:
     ]
 
 
-def orphans(entries: Sequence[Entry], present: Network | None, wanted: Network) -> list[SubnetLease]:
-    """The leases that fit the stored document, if that is valid, and do not fit the new one.
+def orphans(entries: Sequence[Entry], present: Network | None, wanted: Network | None) -> list[SubnetLease]:
+    """The leases that fit the stored document, if that is valid, and do not fit the new one. None: it cannot
+    be used by netstore-agent. None fits such a document; if both are such, nothing is known.
 
     Their nodes would keep subnets of the old network, and get others at their next start.
     """
+    if wanted is None and present is None:
+        return []
     leases = [record.lease for record in survey(entries, None, "") if record.lease is not None]
     return [
         lease
         for lease in leases
-        if not wanted.fits(lease.subnet) and (present is None or present.fits(lease.subnet))
+        if (wanted is None or not wanted.fits(lease.subnet))
+        and (present is None or present.fits(lease.subnet))
     ]
 
 
@@ -287,9 +334,9 @@ def _orphaned(lost: Sequence[SubnetLease]) -> str:
 
 
 def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
-    """Print the settings that daemons take from a document; `Failure` if it is invalid."""
-    network, problem = checked(text)
-    told = () if network is None else network.warnings
+    """Print the settings that daemons take from a document; `Failure` if it must not be written."""
+    network = checked(text)[0]
+    told, problem = judged(text, _admitted(settings, text, must_answer="key" in where))
     for remark in told:
         warn(remark)
     try:

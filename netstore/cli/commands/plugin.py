@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,7 +115,7 @@ def admit(
     data, wheel, name = b"", None, source
     if source.endswith(".whl"):
         data, wheel, name, version = _wheel(source, as_name, signature)
-        versions = f"=={version}" if versions is None else versions
+        versions = _exactly(source, version) if versions is None else versions
     elif signature is not None or as_name is not None:
         raise click.UsageError("--signature and --name are for wheels")
     wanted = Plugin(name, versions or "", _schema(schema), wheel, dict(map(_pair, pairs)))
@@ -145,7 +146,7 @@ def retire(settings: Settings, name: str, *, force: bool) -> None:
 
     async def named(store: SubnetStore) -> bool:
         entry = await store.config()
-        return entry is not None and name in _types(entry.value or "")
+        return entry is not None and name in types_in(entry.value or "")
 
     if not force and settings.ask_network(named):
         raise refused(f"{key}: names {name}; write another config first, or give --force")
@@ -194,7 +195,7 @@ def status(settings: Settings) -> None:
         entries = (await store.entries()).entries
         return [(entry.name, entry.value) for entry in entries if entry.value is not None]
 
-    admitted = {each.plugin.name: each.plugin for each in ask_plugins(settings, _admitted_if_any)}
+    admitted = {each.plugin.name: each.plugin for each in ask_plugins(settings, admitted_if_any)}
     reports = settings.ask_network(reading, FOLDER)
     rows: list[tuple[str | None, ...]] = []
     nodes: list[dict[str, Any]] = []
@@ -211,7 +212,8 @@ def status(settings: Settings) -> None:
         say(f"{folder}: no agent reports here; see --prefix")
 
 
-async def _admitted_if_any(client: PluginsClient) -> Sequence[Stored]:
+async def admitted_if_any(client: PluginsClient) -> Sequence[Stored]:
+    """The admitted plugins; none of a store that keeps no plugins, such as etcd."""
     from netstore.client.cluster import Refused  # noqa: PLC0415 - see Settings.run
 
     try:
@@ -286,13 +288,13 @@ def _report_rows(
     ]
 
 
-def _types(text: str) -> set[str]:
+def types_in(text: str | bytes) -> set[str]:
     """The Type that a network config names, in lower case; none if it is no config."""
     try:
         document = msgspec.json.decode(text)
         sections = [value for name, value in document.items() if name.lower() == "backend"]
         return {str(v).lower() for each in sections for n, v in each.items() if n.lower() == "type"}
-    except (msgspec.MsgspecError, AttributeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError, RecursionError):
         return set()
 
 
@@ -313,6 +315,16 @@ def _wheel(source: str, as_name: str | None, signature: str | None) -> tuple[byt
     signed = "" if signature is None else _signature(signature)
     wheel = Wheel(Path(source).name, hashlib.sha256(data).hexdigest(), len(data), signed)
     return data, wheel, as_name or names[0], found.version
+
+
+def _exactly(source: str, version: str) -> str:
+    """The range of a wheel's version alone; `Failure` for one that no range can name."""
+    if re.fullmatch(r"[0-9]+(?:\.[0-9]+)*", version) is None:
+        raise refused(
+            f"{source}: its version {version} is none that a range can name, which has release numbers only;"
+            " give those that nodes may run with --version, such as '>=1,<2'"
+        )
+    return f"=={version}"
 
 
 def _signature(source: str) -> str:
@@ -348,6 +360,10 @@ def _pair(word: str) -> tuple[str, Any]:
     name, equals, text = word.partition("=")
     if not name or not equals:
         raise click.BadParameter(f"{word!r} is not OPTION=VALUE", param_hint="--setting")
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter(f"{word!r} is not UTF-8", param_hint="--setting") from None
     try:
         return name, msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):

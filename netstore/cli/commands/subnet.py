@@ -7,7 +7,7 @@ changed meanwhile is not overwritten.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -51,7 +51,7 @@ def ls(settings: Settings, *, watch: bool) -> None:
 
         settings.ask_network(partial(follow, settings))
         return
-    records, _ = surveyed(settings)
+    records, _ = surveyed(settings, timed=EVERY)
     settings.show(
         {"subnets": [record.content() for record in records]},
         Table(HEADINGS, [record.row() for record in records]),
@@ -108,7 +108,7 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str, ipv6: str | None
     """
     wanted, address = canonical(subnet), _host(public_ip)
     wanted6 = None if ipv6 is None else _canonical6(ipv6)
-    records, found = surveyed(settings, wanted.lease_name)
+    records, found = surveyed(settings)
     if found is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
     objection = objection_to(wanted, address, found, records) or objection_to6(
@@ -288,9 +288,13 @@ def record_name(text: str) -> str:
     return name
 
 
-def surveyed(settings: Settings, name: str | None = None) -> tuple[list[Record], Network | None]:
-    """All records, checked against the network config if that is valid; with the remaining time of all, or
-    only of those that the name is of.
+EVERY: Final = ""
+"""For `surveyed`: the time of every record is wanted."""
+
+
+def surveyed(settings: Settings, timed: str | None = None) -> tuple[list[Record], Network | None]:
+    """All records, checked against the network config if that is valid. In v3 the remaining time is known
+    only of those whose name or subnet is `timed`, or of all with `EVERY`: it takes a call for each.
     """
 
     async def reading(store: SubnetStore) -> tuple[list[Record], Network | None]:
@@ -298,9 +302,13 @@ def surveyed(settings: Settings, name: str | None = None) -> tuple[list[Record],
         value = None if config is None else config.value
         network = None if value is None else checked(value.encode())[0]
         entries = (await store.entries()).entries
-        asked = [entry for entry in entries if name in (None, entry.name, *entry.name.split("&"))]
-        timed = {entry.name: entry for entry in await store.timed(asked)}
-        found = [timed.get(entry.name, entry) for entry in entries]
+        asked = [
+            entry
+            for entry in entries
+            if timed is not None and timed in (EVERY, entry.name, *entry.name.split("&"))
+        ]
+        known = {entry.name: entry for entry in await store.timed(asked)}
+        found = [known.get(entry.name, entry) for entry in entries]
         return survey(found, network, settings.key("subnets")), network
 
     return settings.ask_network(reading)

@@ -1,9 +1,9 @@
 """`netstorectl subnet move` and `drain`: a node gets another subnet, or gives up those it holds.
 
-A move is safe in the order in which it is done: the new subnet is reserved for the node, which fails if
-anybody has it; the node's agent takes the reservation, and writes its subnet file; the former lease stays
-until it ends or is released, so that pods with its addresses keep their routes. No two nodes have one subnet
-at any time. A move that the agent does not carry out is undone.
+A move is safe in the order in which it is done: the new subnet is reserved for the node, which fails if there
+is a record of it; the node's agent takes the reservation, and writes its subnet file; the former lease stays
+until it ends or is released, so that pods with its addresses keep their routes. A move that the agent does
+not carry out, or that is interrupted while it is waited for, is undone.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def move(settings: Settings, holder: str, new_subnet: str, *, wait: float, relea
 
     NEW-SUBNET is reserved for the node, whose netstore-agent takes it while it runs. The former lease stays
     until it ends, so that pods keep their routes, or is removed with --release. If the agent does not take it
-    in time, all is undone; flanneld never does so before it is started again.
+    in time, or the command is interrupted, all is undone; flanneld never does so before it is started again.
     """
     wanted = canonical(new_subnet)
-    records, network = surveyed(settings, None)
+    records, network = surveyed(settings)
     if network is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
     former = _held(records, holder, settings)
@@ -98,7 +98,7 @@ def move(settings: Settings, holder: str, new_subnet: str, *, wait: float, relea
 
         if not settings.ask_network(releasing):
             raise refused(f"{former.subnet}: was changed meanwhile and is not removed; see subnet ls")
-    after = [record for record in surveyed(settings, None)[0] if record.public_ip == former.public_ip]
+    after = [record for record in surveyed(settings)[0] if record.public_ip == former.public_ip]
     settings.show(
         {"action": "moved" if taken else "reserved", "subnets": [record.content() for record in after]},
         _table(after),
@@ -129,17 +129,33 @@ async def _carry_out(store: SubnetStore, former: Record, name: str, wait: float)
         raise refused(f"{wanted}: somebody else has just taken it; choose another subnet")
     if not wait:
         return False
-    with trio.move_on_after(wait):
-        while not await _is_taken(store, name, lease.public_ip):  # noqa: ASYNC110 - the store is asked
-            await trio.sleep(LOOK_SECONDS)
+    try:
+        with trio.move_on_after(wait):
+            while not await _is_taken(store, name, lease.public_ip):  # noqa: ASYNC110 - the store is asked
+                await trio.sleep(LOOK_SECONDS)
+            return True
+    except (KeyboardInterrupt, trio.Cancelled):
+        with trio.CancelScope(shield=True):  # each call has its time limit
+            is_taken = await _undo(store, former, index, name, reserved)
+        who = f"{former.public_ip} has just taken {wanted}"
+        say(f"interrupted; {who if is_taken else 'all is as before'}")
+        raise
+    if await _undo(store, former, index, name, reserved):
         return True
-    if index_of(await store.remove(name, reserved)) is None and await _is_taken(store, name, lease.public_ip):
-        return True
-    await _make_permanent_again(store, former, index)
     raise refused(
         f"the daemon of {former.public_ip} has not taken {wanted} within {wait:g} s, and all is as before; is"
         " it a netstore-agent that runs? --wait 0 leaves the reservation for its next start"
     )
+
+
+async def _undo(store: SubnetStore, former: Record, index: int, name: str, reserved: int) -> bool:
+    """Remove a reservation, unless the agent has just taken it: then True."""
+    if index_of(await store.remove(name, reserved)) is None and await _is_taken(
+        store, name, _lease(former).public_ip
+    ):
+        return True
+    await _make_permanent_again(store, former, index)
+    return False
 
 
 async def _make_permanent_again(store: SubnetStore, former: Record, index: int) -> None:
@@ -190,7 +206,7 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
         address = parse_ip(node)
     except ValueError as error:
         usage(f"NODE: {error}; write it as 192.0.2.7")
-    mine = [record for record in surveyed(settings, None)[0] if _is_of(record, address)]
+    mine = [record for record in surveyed(settings)[0] if _is_of(record, address)]
     if not mine:
         raise Failure(Exit.NOT_FOUND, f"{node}: holds no subnet; see subnet ls")
     named = " and ".join(record.subnet for record in mine)

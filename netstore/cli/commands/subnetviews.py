@@ -136,7 +136,8 @@ def history(settings: Settings, subject: str) -> None:
     found = [
         span for span in spans(past) if (span.name == name if name is not None else span.public_ip == subject)
     ]
-    reach = f"the store remembers the changes from index {past.first} to {past.last}"
+    until = f"to {past.last}" if past.last >= past.first else "on: none"
+    reach = f"the store remembers the changes from index {past.first} {until}"
     if not found:
         raise Failure(Exit.NOT_FOUND, f"{subject}: nothing is known of it; {reach}")
     rows: Sequence[tuple[str | int | None, ...]] = [span.row() for span in found]

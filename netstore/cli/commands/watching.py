@@ -76,7 +76,7 @@ class Subnets:
 
     async def begin(self) -> None:
         """Make the first listing; ClientError if that fails."""
-        self._take(await self._listing(), LISTED)
+        self._take(await self._store.entries(), LISTED)
 
     async def run(self) -> None:
         """Follow from there on without end."""
@@ -84,7 +84,7 @@ class Subnets:
         while True:
             try:
                 if self._must_list:
-                    self._take(await self._listing(), ADDED)
+                    self._take(await self._store.entries(), ADDED)
                 async with self._store.follow(self.index, self._store_id) as feed:
                     while not self._must_list:
                         ended_early = await self._next(feed)
@@ -97,11 +97,6 @@ class Subnets:
                     self._trouble = str(error)
                     self._say(f"the subnets cannot be followed: {error}; trying again")
                 failures = await _pause(failures)
-
-    async def _listing(self) -> Listing:
-        listing = await self._store.entries()
-        timed = await self._store.timed(listing.entries)
-        return type(listing)(timed, listing.index, listing.store_id)
 
     async def _next(self, feed: Feed) -> bool:
         news = await feed.news(POLL_SECONDS)

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from netstore.cli.commands.invocation import Settings
 from netstore.cli.commands.network import differences
+from netstore.client.plugins import PluginsClient, Stored
+from netstore.network.plugins import Plugin
+from tests.cli.commands.conftest import DEAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,28 +93,82 @@ def test_set_again_changes_nothing(ctl: Run) -> None:
 @pytest.mark.parametrize(
     ("document", "named"),
     [
-        ("{not json}", "document: not a JSON object"),
+        ("{not json}", "document: not JSON"),
+        ("[]", "document: not a JSON object"),
         (config(Network=5), "Network: 5 has the wrong type"),
         (config(Network="172.30.0.0"), "Network: "),
         (config(Network=None), "Network: missing"),
         (config(Network="fd00::/64"), "Network: "),
         (config(SubnetLen="24"), 'SubnetLen: "24" has the wrong type'),
-        (config(SubnetLen=31), "SubnetLen: 31 "),
-        (config(SubnetLen=17), "SubnetLen: 17 "),
+        (config(SubnetLen=33), "SubnetLen: 33 "),
+        (config(SubnetLen=15), "SubnetLen: 15 "),
         (config(SubnetMin="172.31.0.0"), "SubnetMin: 172.31.0.0 is outside"),
         (config(SubnetMin="172.30.9.0", SubnetMax="172.30.3.0"), "SubnetMin: 172.30.9.0 is above"),
         (config(Backend={}), "Backend.Type: missing"),
         (config(Backend="host-gw"), "Backend: "),
+        (config(Backend={"Type": "vxlna"}), "Backend.Type: no backend 'vxlna' is admitted"),
+        (config(Backend={"Type": "vxlan", "VNI": 99999999}), "Backend.VNI: "),
     ],
 )
 def test_a_document_no_daemon_can_use_is_refused_by_field(ctl: Run, document: str, named: str) -> None:
     for command in ("set", "check"):
-        told = ctl("network", command, document)
+        told = ctl("network", command, "-", stdin=document.encode())
         assert told.status == 1
         assert told.err.startswith(f"netstorectl: {named}")
         assert told.err.count("\n") == 1
         assert "; " in told.err, "a fix follows"
     assert ctl("network", "get").status == 3
+
+
+def test_force_does_not_help_where_the_store_checks_configs(run: Run, store: str) -> None:
+    """A netstored checks the config below the usual prefix; an etcd takes anything."""
+    words = ("--endpoints", store, "network")
+    told = run(*words, "set", "--force", config(Backend={"Type": "vxlna"}))
+    if told.status == 0:
+        assert "warning: written although Backend.Type: no backend 'vxlna'" in told.err
+        assert run("--endpoints", store, "key", "rm", "/coreos.com/network/config").status == 0
+        return
+    assert told.status == 1
+    assert "written although" not in told.err
+    assert "--force does not help: this store checks every config itself" in told.err
+    assert run(*words, "get").status == 3
+
+
+def test_what_only_a_flanneld_can_use_is_written_with_a_warning(ctl: Run, prefix: str, keys: Keys) -> None:
+    flannels = config(Network="10.23.0.0/29", SubnetLen=30, Backend={"Type": "udp"})
+    for command in ("check", "set"):
+        told = ctl("network", command, flannels)
+        assert told.status == 0
+        assert "netstorectl: warning: netstore-agent cannot use it: " in told.err
+        assert "udp is a backend of flanneld" in told.err
+    assert stored(keys, prefix) == flannels
+
+
+def test_what_netstore_agents_cannot_use_is_not_set_over_their_leases(
+    ctl: Run, prefix: str, keys: Keys
+) -> None:
+    ctl("network", "set", GOOD)
+    lease(keys, prefix, "172.30.5.0-24", "192.168.77.11")
+    told = ctl("network", "set", config(SubnetLen=31))
+    assert told.status == 1
+    assert "leaves 1 lease outside" in told.err
+
+
+def test_an_admitted_plugin_is_one_of_the_known_backends(ctl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def admitted(_: object) -> tuple[Stored, ...]:
+        return (Stored(Plugin("geneve"), 0),)
+
+    monkeypatch.setattr(PluginsClient, "admitted", admitted)
+    document = config(Backend={"Type": "geneve"})
+    assert ctl("network", "check", document).status == 0
+    assert ctl("network", "set", document).status == 0
+
+
+def test_check_of_a_plugin_that_no_store_can_tell_of(run: Run) -> None:
+    told = run("--endpoints", DEAD, "network", "check", config(Backend={"Type": "geneve"}))
+    assert told.status == 1
+    assert "the store was not asked for the plugins that it admits: no endpoint answered" in told.err
+    assert "Backend.Type: no backend 'geneve' is admitted" in told.err
 
 
 def test_force_writes_what_is_json(ctl: Run, prefix: str, keys: Keys) -> None:
@@ -139,7 +196,7 @@ def test_warnings_where_old_daemons_read_something_else(ctl: Run) -> None:
     told = ctl("network", "check", config(Network="10.0.0.7/24", SubnetLen=None, Backend=None, Colour="red"))
     assert told.status == 0
     warned = [line.split(": ")[2] for line in told.err.splitlines()]
-    assert sorted(warned) == ["Backend", "Colour", "Network", "SubnetLen"]
+    assert sorted(warned) == ["Backend", "Backend.Type", "Colour", "Network", "SubnetLen"]
     assert ctl("network", "check", GOOD).err == ""
 
 
@@ -160,7 +217,7 @@ def test_check_without_a_source_looks_at_the_store(ctl: Run, prefix: str, keys: 
     assert told.status == 1
     assert told.document["config"] is None
     (problem,) = told.document["problems"]
-    assert problem.startswith("document: not a JSON object")
+    assert problem.startswith("document: not JSON")
     assert ctl("network", "get").status == 1
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from netstore.cli.commands.failures import Failure
+from netstore.cli.commands.plugin import _exactly
 from netstore.network.pluginreport import Installed, Report, encode_report
 from netstore.network.plugins import PART_BYTES
 from tests.support.daemon import start_netstored
@@ -215,3 +217,17 @@ def test_etcd_keeps_no_plugins(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
         told = run("plugin", "ls")
         assert (told.status, "this store keeps no plugins: it is etcd" in told.err) == (3, True)
         assert run("plugin", "status").status == 0
+
+
+@pytest.mark.parametrize("version", ["1.0rc1", "1.0.post1", "1.0.dev3"])
+def test_a_version_that_no_range_names_leads_to_the_option(version: str) -> None:
+    with pytest.raises(Failure, match="with --version, such as") as refusal:
+        _exactly("x.whl", version)
+    assert version in refusal.value.text
+    assert _exactly("x.whl", "1.0") == "==1.0"
+
+
+def test_a_setting_that_is_not_text_is_a_usage_error(run: Run) -> None:
+    told = run("plugin", "admit", "x", "--setting", "a=\udcff")
+    assert told.status == 2
+    assert "is not UTF-8" in told.err

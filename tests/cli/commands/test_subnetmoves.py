@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -10,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from netstore.client.subnets_v3 import V3Subnets
 from netstore.proto import rpc_pb2 as pb
 from tests.support.patience import seconds
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from netstore.client.subnetstore import Entry
     from tests.cli.commands.conftest import Keys, Run
 
 GOOD = '{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
@@ -114,6 +118,25 @@ def test_a_move_that_no_agent_carries_out_is_undone(site: Site, ttl: int) -> Non
     assert ("ttl" in old) is bool(ttl)
 
 
+@pytest.mark.parametrize("ttl", [0, 1000])
+def test_an_interrupted_move_is_undone(
+    site: Site, meanwhile: Callable[[Callable[[], object]], None], ttl: int
+) -> None:
+    site.keys.put(site.key(OLD), lease(NODE), ttl)
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    meanwhile(interrupt)
+    told = site.ctl("subnet", "move", *LONG, NODE, NEW)
+    assert told.status == 130
+    assert "interrupted; all is as before" in told.err
+    assert site.node(NEW) is None
+    old = site.node(OLD)
+    assert old is not None
+    assert ("ttl" in old) is bool(ttl)
+
+
 def test_without_waiting_the_reservation_stays(site: Site) -> None:
     told = site.ctl("subnet", "move", "--wait", "0", NODE, NEW, "-o", "json")
     assert (told.status, told.document["action"]) == (0, "reserved")
@@ -159,6 +182,30 @@ def test_of_two_subnets_of_a_node_one_has_to_be_named(site: Site) -> None:
     told = site.ctl("subnet", "move", NODE, NEW)
     assert told.status == 1
     assert "name the subnet that is to be left, or release one" in told.err
+
+
+def test_only_what_shows_times_asks_for_them(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In v3 it takes a call for each lease."""
+    asked: list[int] = []
+    timed = V3Subnets.timed
+
+    async def counting(store: V3Subnets, entries: Sequence[Entry]) -> list[Entry]:
+        asked.append(len(entries))
+        return await timed(store, entries)
+
+    monkeypatch.setattr(V3Subnets, "timed", counting)
+    site.keys.put(site.key("172.30.7.0/24"), lease(OTHER), 1000)
+    for words, most in (
+        (("map",), 0),
+        (("history", NODE), 0),
+        (("move", "--wait", "0", OTHER, NEW), 0),
+        (("drain", "--yes", "--wait", "0", OTHER), 0),
+        (("show", OLD), 1),
+    ):
+        asked.clear()
+        assert site.ctl("subnet", *words).status == 0
+        assert max(asked, default=0) == (most if site.keys.api == "v3" else 0), words
+    assert int(site.ctl("subnet", "ls").rows[0][3]) > 900
 
 
 # drain
