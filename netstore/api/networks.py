@@ -62,7 +62,7 @@ class NetworkWrites:
     def check(self, writes: Sequence[tuple[bytes, bytes]], done: Callable[[Fault | None], None]) -> None:
         """Check values that are to be written to keys of `keys`; `done` gets None if they may be, or the
         Fault to refuse the request with. It is called before this returns, unless a value has to be checked
-        against the schema of an admitted plugin: that happens in a thread.
+        against the schema of an admitted plugin: that happens in a process of its own.
         """
         if sum(len(value) for _, value in writes) > MAX_WRITTEN_BYTES:
             done(
