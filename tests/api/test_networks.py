@@ -88,7 +88,6 @@ def op(value: str, key: str = KEY, **fields: Any) -> pb.RequestOp:
         {"ttl": 60},
         {"dir": "true", "prevExist": "true"},
         {"dir": "true", "prevValue": GOOD},
-        {"refresh": "true", "prevExist": "false"},
     ],
 )
 def test_a_set_of_any_kind_is_refused(site: Site, form: dict[str, Any]) -> None:
