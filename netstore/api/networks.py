@@ -95,7 +95,7 @@ class NetworkWrites:
         self._warned_at = now
         self._log.warning(
             "network_config_warning",
-            key=key.decode("utf-8", "replace"),
+            config=key.decode("utf-8", "replace"),
             warnings="; ".join(warnings[:MOST_WARNINGS]),
             not_logged=self._unlogged,
         )

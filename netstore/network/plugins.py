@@ -416,10 +416,14 @@ def section_problem(
 
 
 def names_of(plugin: Plugin) -> dict[str, str]:
-    """The options in the schema of a plugin: name in lower case -> name."""
-    if plugin.schema is None:
-        return {}
-    return {name.lower(): name for name in expanded(plugin.schema).get("properties", {})}
+    """The options in the schema of a plugin that was checked: name in lower case -> name."""
+    schema = plugin.schema or {}
+    for _ in range(MAX_DEPTH):  # what the whole schema refers to, without expanding the rest of it
+        target = schema.get("$ref")
+        if not isinstance(target, str):
+            break
+        schema = plugin.schema["$defs"][target.removeprefix("#/$defs/")] if plugin.schema else {}
+    return {name.lower(): name for name in schema.get("properties", {})}
 
 
 def known_fields(plugin: Plugin, section: Mapping[str, Any]) -> dict[str, Any]:

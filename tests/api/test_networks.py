@@ -164,7 +164,7 @@ def test_warnings_are_logged_at_a_bounded_rate(site: Site) -> None:
         assert site.put(OLD)[0] == codes.OK
     site.clock.now += 2 * 10**9  # type: ignore[assignment]
     site.put(OLD, "/kube-centos/network/config")
-    assert [(event, fields["key"], fields["not_logged"]) for event, fields in site.lines.lines] == [
+    assert [(event, fields["config"], fields["not_logged"]) for event, fields in site.lines.lines] == [
         ("network_config_warning", KEY, 0),
         ("network_config_warning", "/kube-centos/network/config", 9),
     ]

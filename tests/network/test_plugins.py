@@ -22,6 +22,7 @@ from netstore.network.plugins import (
     expanded,
     is_in_range,
     known_fields,
+    names_of,
     parse_plugin,
     section_problem,
     with_settings,
@@ -216,6 +217,9 @@ def test_settings_stand_in_for_what_a_config_does_not_give() -> None:
     assert section_problem(plugin, {}) is None
     assert section_problem(plugin, {"PORT": "8"}) is not None
     assert known_fields(plugin, {"pORT": 1, "else": 2}) == {"Port": 1}
+    referring = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": SCHEMA | {"$defs": {}}}}
+    assert names_of(Plugin("x", schema=referring)) == {"port": "Port", "paths": "Paths"}
+    assert names_of(Plugin("x")) == {}
 
 
 @pytest.mark.parametrize(
