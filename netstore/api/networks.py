@@ -3,7 +3,7 @@
 The keys that are checked are `PREFIX/config` of the known prefixes. Whoever handles a write of another key
 compares the key, and no more. The check is made by the member that took the request, against the plugins that
 it has applied; a write that a retirement after it would have refused stands
-(contrib/doc/adr/0009-plugin-store.md).
+(contrib/doc/adr/0010-plugin-store.md).
 """
 
 from __future__ import annotations

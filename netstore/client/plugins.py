@@ -133,8 +133,8 @@ def _document(reply: Reply, *, write: bool) -> dict[str, Any]:
 
 
 def _stored(document: dict[str, Any]) -> Stored:
-    """What a store says of a plugin, checked but for its schema, which only `network.check` needs. Fields of
-    a later release are ignored.
+    """What a store says of a plugin, checked. Fields of a later release are ignored, and so is a schema that
+    cannot be used here.
     """
     known = {name: document[name] for name in Plugin.__struct_fields__ if name in document}
     received = 0
@@ -144,9 +144,14 @@ def _stored(document: dict[str, Any]) -> Stored:
         known["wheel"] = {name: wheel[name] for name in Wheel.__struct_fields__ if name in wheel}
     try:
         stored = msgspec.convert({"plugin": known, "received": received}, Stored)
-        check_plugin(msgspec.structs.replace(stored.plugin, schema=None))
+        without = msgspec.structs.replace(stored.plugin, schema=None)
+        check_plugin(without)
     except (msgspec.ValidationError, PluginError) as error:
         raise Refused(
             409, f"the store describes a plugin in a way that is not known here ({error})"
         ) from None
+    try:
+        check_plugin(stored.plugin)
+    except PluginError:
+        return Stored(without, stored.received)
     return stored

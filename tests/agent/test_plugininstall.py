@@ -246,4 +246,4 @@ def test_what_a_store_says_is_checked(document: dict[str, Any]) -> None:
 def test_fields_of_a_later_release_are_ignored() -> None:
     kept = {"file": FILE, "sha256": "0f" * 32, "size": 9, "received": 3, "later": 1}
     stored = _stored({"name": "mine", "later": {}, "schema": {"later": 1}, "wheel": kept})
-    assert (stored.received, stored.plugin.name) == (3, "mine")
+    assert (stored.received, stored.plugin.name, stored.plugin.schema) == (3, "mine", None)
