@@ -195,7 +195,7 @@ def find(network: Network) -> Backend:
     """An instance of the backend that the network config names. NetworkConfigError if it is not installed or
     its options are invalid.
     """
-    available = {point.name: point for point in entry_points(group=GROUP)}
+    available = {point.name: point for point in reversed(tuple(entry_points(group=GROUP)))}  # the first wins
     point = available.get(network.backend_type)
     if point is None:
         known = ", ".join(sorted(available)) or "none"

@@ -1,9 +1,13 @@
 """Installs admitted plugins from the cluster's plugin store, where the operator allows it.
 
 A plugin is installed when the network config names a backend that this node does not have. Its wheel is
-fetched, its digest and, where keys are given, its signature are checked, and it is unpacked into a folder of
-its own below `folder`, which is put on the path of modules. Nothing in it runs before all checks passed.
-Plugins that an operator installed come first, and are never replaced.
+fetched, its digest, its version and, where keys are given, its signature are checked, and it is unpacked into
+a folder of its own below `folder`, which is put on the path of modules. Nothing in it runs before all checks
+passed. Plugins that an operator installed come first, and are never replaced.
+
+The wheel is kept beside what was unpacked. At each start it is checked again in the same way and unpacked
+anew, so that what runs is what was checked; when the plugin was retired since, the kept wheel goes on to
+be used.
 
 This module is imported where plugins may be installed: what it needs takes 30 ms to import.
 """
@@ -11,21 +15,33 @@ This module is imported where plugins may be installed: what it needs takes 30 m
 from __future__ import annotations
 
 import base64
+import glob
+import hashlib
 import importlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from netstore.agent.backend import GROUP
 from netstore.client.faults import ClientError
+from netstore.client.plugins import Stored
 from netstore.errors import NetstoreError
-from netstore.network.plugins import is_in_range
+from netstore.network.plugins import (
+    MAX_DOCUMENT_BYTES,
+    MAX_WHEEL_BYTES,
+    PluginError,
+    encode_plugin,
+    is_in_range,
+    parse_plugin,
+)
 from netstore.network.wheel import BadWheel, read_wheel
 
 if TYPE_CHECKING:
@@ -36,6 +52,16 @@ if TYPE_CHECKING:
     from netstore.network.wheel import WheelContent
 
 MAX_KEY_BYTES: Final = 16 * 1024
+
+
+FOLDER_MODE: Final = 0o700
+
+NOT_FOUND: Final = 404
+
+KEPT_WHEEL: Final = "wheel"
+KEPT_DOCUMENT: Final = "plugin.json"
+MODULES: Final = "modules"
+"""In the folder of a plugin: its wheel, the document that described it, and the unpacked files."""
 
 
 class NotInstalled(NetstoreError):  # noqa: N818 - named for what happened
@@ -60,35 +86,87 @@ class PluginInstaller:
         self.wheels: dict[str, str] = {}
         """The SHA-256 of the wheel of each plugin installed here, by name."""
 
-    async def provide(self, name: str) -> None:
-        """Make sure that the backend can be found. NotInstalled with the reason if it cannot; ClientError if
-        the store cannot be asked.
+    async def provide(self, name: str) -> Plugin | None:
+        """Make sure that the backend can be found. The plugin that was retired since, if its kept wheel is
+        used. NotInstalled with the reason if it cannot be found; ClientError if the store cannot be asked.
         """
         if name in {point.name for point in entry_points(group=GROUP)}:
-            return
+            return None
         client = await self._client()
-        admitted = {each.plugin.name: each for each in await client.admitted()}
-        stored = admitted.get(name)
-        if stored is None:
-            raise NotInstalled(f"{name}: is neither installed here nor admitted; see netstorectl plugin ls")
-        wheel = stored.plugin.wheel
+        try:
+            stored = await client.plugin(name)
+        except ClientError as error:
+            if getattr(error, "status", 0) != NOT_FOUND:
+                raise
+            retired = await trio.to_thread.run_sync(self._kept_plugin, name)
+            if retired is None:
+                raise NotInstalled(
+                    f"{name}: is neither installed here nor admitted; see netstorectl plugin ls"
+                ) from None
+            stored = Stored(retired)
+        else:
+            retired = None
+        plugin, wheel = stored.plugin, stored.plugin.wheel
         if wheel is None:
             raise NotInstalled(f"{name}: is admitted without a wheel; install it on this node")
         target = self._folder / f"{name}-{wheel.sha256}"
-        if not target.is_dir():
+        data = await trio.to_thread.run_sync(self._kept_wheel, target, wheel)
+        if data is None:
             try:
                 data = await client.wheel(stored)
             except ClientError:
                 raise
             except NetstoreError as error:
                 raise NotInstalled(str(error)) from None
-            content = await trio.to_thread.run_sync(self._checked, stored.plugin, wheel, data)
-            await trio.to_thread.run_sync(self._unpack, content, target)
-        sys.path.append(str(target))
+        content = await trio.to_thread.run_sync(self._checked, plugin, wheel, data)
+        await trio.to_thread.run_sync(self._unpack, plugin, data, content, target)
+        sys.path.append(str(target / MODULES))
         importlib.invalidate_caches()
         if name not in {point.name for point in entry_points(group=GROUP)}:
             raise NotInstalled(f"{name}: its wheel is unpacked in {target} and cannot be found; remove that")
         self.wheels[name] = wheel.sha256
+        return retired
+
+    def _kept_wheel(self, target: Path, wheel: Wheel) -> bytes | None:
+        """The wheel as it was kept, if it is what the digest says."""
+        self._check_folder()
+        data = _read(target / KEPT_WHEEL, MAX_WHEEL_BYTES)
+        return data if data is not None and hashlib.sha256(data).hexdigest() == wheel.sha256 else None
+
+    def _kept_plugin(self, name: str) -> Plugin | None:
+        """The plugin of this name that was installed last, with a wheel that is kept."""
+        self._check_folder()
+        found: tuple[float, Plugin] | None = None
+        for path in self._folder.glob(f"{glob.escape(name)}-*/{KEPT_DOCUMENT}"):
+            text = _read(path, MAX_DOCUMENT_BYTES)
+            try:
+                plugin = parse_plugin(text or b"")
+                written = path.stat().st_mtime
+            except (PluginError, OSError):
+                continue
+            if plugin.name != name or plugin.wheel is None:
+                continue
+            if self._kept_wheel(path.parent, plugin.wheel) is not None and (not found or written > found[0]):
+                found = written, plugin
+        return None if found is None else found[1]
+
+    def _check_folder(self) -> None:
+        """NotInstalled if there is a folder in which another user may have written."""
+        try:
+            status = self._folder.stat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise NotInstalled(
+                f"{self._folder}: cannot be used ({error.strerror}); correct plugins.folder"
+            ) from None
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotInstalled(f"{self._folder}: is not a folder; correct plugins.folder")
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != FOLDER_MODE:
+            raise NotInstalled(
+                f"{self._folder}: does not belong to this user alone; give it to the user of the agent, with"
+                " mode 0700"
+            )
 
     def _checked(self, plugin: Plugin, wheel: Wheel, data: bytes) -> WheelContent:
         """The content of a wheel whose digest fits, if it may be installed."""
@@ -124,7 +202,10 @@ class PluginInstaller:
             raise NotInstalled(
                 f"{name}: its signature cannot be checked without the package cryptography; install it"
             ) from None
-        signature, digest = base64.b64decode(wheel.signature), bytes.fromhex(wheel.sha256)
+        try:
+            signature, digest = base64.b64decode(wheel.signature, validate=True), bytes.fromhex(wheel.sha256)
+        except ValueError:
+            raise NotInstalled(f"{name}: its signature is not base64; sign the wheel again") from None
         for path in self._keys:
             try:
                 with path.open("rb") as file:
@@ -140,17 +221,23 @@ class PluginInstaller:
             return
         raise NotInstalled(f"{name}: its wheel is signed by none of plugins.keys; sign it with one of them")
 
-    def _unpack(self, content: WheelContent, target: Path) -> None:
-        """Write the files in one step: the folder has all of them, or is not there."""
+    def _unpack(self, plugin: Plugin, data: bytes, content: WheelContent, target: Path) -> None:
+        """Write wheel, document and files in one step, in place of what is there: the folder has all of them,
+        or is not there.
+        """
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder.chmod(0o700)
+            self._folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            self._check_folder()
             new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
             try:
-                for path, data in content.files.items():
-                    file = new / path
-                    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    file.write_bytes(data)
+                (new / KEPT_WHEEL).write_bytes(data)
+                (new / KEPT_DOCUMENT).write_bytes(encode_plugin(msgspec.structs.replace(plugin, schema=None)))
+                for path, file_data in content.files.items():
+                    file = new / MODULES / path
+                    file.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+                    file.write_bytes(file_data)
+                if target.exists():
+                    shutil.rmtree(target)
                 os.rename(new, target)  # noqa: PTH104 - of two names
             except BaseException:
                 shutil.rmtree(new, ignore_errors=True)
@@ -159,3 +246,13 @@ class PluginInstaller:
             raise NotInstalled(
                 f"{target}: cannot be written ({error.strerror}); correct plugins.folder"
             ) from None
+
+
+def _read(path: Path, most: int) -> bytes | None:
+    """The content of a file of at most so many bytes; None if there is none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError:
+        return None
+    return data if len(data) <= most else None

@@ -19,6 +19,7 @@ from netstore.client.subnetstore import Entry, Missing
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
 from netstore.network.pluginreport import TTL_SECONDS, Installed, Report, encode_report
+from netstore.network.plugins import is_in_range
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -54,6 +55,21 @@ async def admitted(client: PluginsClient, name: str) -> Plugin | None:
         raise
 
 
+def check_version(plugin: Plugin) -> None:
+    """NetstoreError if what is installed here under the name of an admitted plugin has a version outside of
+    the admitted range, whoever installed it. Without anything installed there is nothing to check.
+    """
+    point = next((each for each in entry_points(group=GROUP) if each.name == plugin.name), None)
+    if point is None:
+        return
+    version = "" if point.dist is None else point.dist.version
+    if not is_in_range(version, plugin.versions):
+        raise NetstoreError(
+            f"{plugin.name}: version {version or 'unknown'} is installed here, and {plugin.versions} is"
+            " admitted; install another one, or admit the plugin again with another --version"
+        )
+
+
 def report_of(node: LocalNode, wheels: Mapping[str, str]) -> Report:
     """What is installed now. `wheels` are the SHA-256 of the wheels of plugins that the agent installed, by
     name.
@@ -61,7 +77,7 @@ def report_of(node: LocalNode, wheels: Mapping[str, str]) -> Report:
     manifest = node.backend.manifest
     versions = {
         point.name: point.dist.version if point.dist is not None else ""
-        for point in entry_points(group=GROUP)
+        for point in reversed(tuple(entry_points(group=GROUP)))  # the first one of a name is used
     }
     versions[manifest.name] = manifest.version
     installed = tuple(

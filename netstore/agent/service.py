@@ -31,7 +31,7 @@ from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import LeaseWatcher
 from netstore.agent.localnode import detect
 from netstore.agent.packetfilter import PacketFilter
-from netstore.agent.pluginreport import PluginReporter, admitted, report_of
+from netstore.agent.pluginreport import PluginReporter, admitted, check_version, report_of
 from netstore.agent.problems import ProblemLog
 from netstore.agent.readiness import Readiness, routes_fault
 from netstore.agent.reconciler import Reconciler
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from netstore.network.config import Network
     from netstore.network.ipv6 import Subnet6
     from netstore.network.lease import NodeSubnets
+    from netstore.network.plugins import Plugin
     from netstore.network.subnetenv import SubnetEnv
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
@@ -329,11 +330,14 @@ class Agent:
         if network.backend_type in BUILT_IN:
             return network
         plugin = await admitted(await self._access.plugins(), network.backend_type)
-        if plugin is not None and self._config.plugins_install:
-            await self._provide(plugin.name)
+        if self._config.plugins_install:
+            retired = await self._provide(network.backend_type)
+            plugin = plugin or retired
+        if plugin is not None:
+            check_version(plugin)
         return with_settings(network, plugin)
 
-    async def _provide(self, name: str) -> None:
+    async def _provide(self, name: str) -> Plugin | None:
         from netstore.agent.plugininstall import PluginInstaller  # noqa: PLC0415 - few agents need it
 
         if self._installer is None:
@@ -341,7 +345,7 @@ class Agent:
             self._installer = PluginInstaller(
                 config.plugins_folder, config.plugins_keys, self._access.plugins
             )
-        await self._installer.provide(name)
+        return await self._installer.provide(name)
 
     def _reporter(self, api: str, node: LocalNode) -> PluginReporter:
         wheels = {} if self._installer is None else self._installer.wheels

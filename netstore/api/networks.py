@@ -3,7 +3,7 @@
 The keys that are checked are `PREFIX/config` of the known prefixes. Whoever handles a write of another key
 compares the key, and no more. The check is made by the member that took the request, against the plugins that
 it has applied; a write that a retirement after it would have refused stands
-(contrib/doc/adr/0009-plugin-store.md).
+(contrib/doc/adr/0010-plugin-store.md).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class NetworkWrites:
     def check(self, writes: Sequence[tuple[bytes, bytes]], done: Callable[[Fault | None], None]) -> None:
         """Check values that are to be written to keys of `keys`; `done` gets None if they may be, or the
         Fault to refuse the request with. It is called before this returns, unless a value has to be checked
-        against the schema of an admitted plugin: that happens in a thread.
+        against the schema of an admitted plugin: that happens in a process of its own.
         """
         if sum(len(value) for _, value in writes) > MAX_WRITTEN_BYTES:
             done(
@@ -95,7 +95,7 @@ class NetworkWrites:
         self._warned_at = now
         self._log.warning(
             "network_config_warning",
-            key=key.decode("utf-8", "replace"),
+            config=key.decode("utf-8", "replace"),
             warnings="; ".join(warnings[:MOST_WARNINGS]),
             not_logged=self._unlogged,
         )

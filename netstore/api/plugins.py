@@ -45,18 +45,27 @@ OCTETS: Final = b"Content-Type: application/octet-stream\r\n"
 
 
 class Admitted:
-    """The admitted plugins by name, read from their documents once for each change of the state."""
+    """The admitted plugins by name. Each document is read once."""
 
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
         self._changes = -1
         self._by_name: dict[str, Plugin] = {}
+        self._documents: dict[str, bytes] = {}
+        """What `_by_name` was read from."""
 
     def __call__(self) -> Mapping[str, Plugin]:
-        """All of them. O(1) if nothing was admitted, changed or retired since the last call."""
+        """All of them. O(1) if nothing changed since the last call; else it reads the documents that are new:
+        a part of a wheel changes none.
+        """
         if self._changes != self._plugins.changes:
             self._changes = self._plugins.changes
-            self._by_name = {name: _plugin(record) for name, record in self._plugins.by_name.items()}
+            records = self._plugins.by_name
+            self._by_name = {
+                name: self._by_name[name] if self._documents.get(name) is record.document else _plugin(record)
+                for name, record in records.items()
+            }
+            self._documents = {name: record.document for name, record in records.items()}
         return self._by_name
 
 

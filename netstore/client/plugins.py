@@ -11,7 +11,7 @@ import msgspec
 from netstore.client.cluster import Refused
 from netstore.client.faults import BadAnswer
 from netstore.errors import NetstoreError
-from netstore.network.plugins import PART_BYTES, Plugin, encode_plugin
+from netstore.network.plugins import PART_BYTES, Plugin, PluginError, Wheel, check_plugin, encode_plugin
 
 if TYPE_CHECKING:
     from netstore.client.transport import Reply, Transport
@@ -45,7 +45,10 @@ class PluginsClient:
 
     async def plugin(self, name: str) -> Stored:
         """One admitted plugin."""
-        return _stored(await self.document(name))
+        stored = _stored(await self.document(name))
+        if stored.plugin.name != name:
+            raise Refused(409, f"the store answers with {stored.plugin.name}, and not with {name}")
+        return stored
 
     async def admit(self, plugin: Plugin) -> Stored:
         """Admit a plugin, or change it. Parts of the same wheel that have arrived stay."""
@@ -130,12 +133,25 @@ def _document(reply: Reply, *, write: bool) -> dict[str, Any]:
 
 
 def _stored(document: dict[str, Any]) -> Stored:
+    """What a store says of a plugin, checked. Fields of a later release are ignored, and so is a schema that
+    cannot be used here.
+    """
+    known = {name: document[name] for name in Plugin.__struct_fields__ if name in document}
     received = 0
-    if isinstance(document.get("wheel"), dict):
-        received = document["wheel"].pop("received", 0)
+    wheel = known.get("wheel")
+    if isinstance(wheel, dict):
+        received = wheel.get("received", 0)
+        known["wheel"] = {name: wheel[name] for name in Wheel.__struct_fields__ if name in wheel}
     try:
-        return Stored(msgspec.convert(document, Plugin), received)
-    except msgspec.ValidationError as error:
+        stored = msgspec.convert({"plugin": known, "received": received}, Stored)
+        without = msgspec.structs.replace(stored.plugin, schema=None)
+        check_plugin(without)
+    except (msgspec.ValidationError, PluginError) as error:
         raise Refused(
             409, f"the store describes a plugin in a way that is not known here ({error})"
         ) from None
+    try:
+        check_plugin(stored.plugin)
+    except PluginError:
+        return Stored(without, stored.received)
+    return stored

@@ -33,6 +33,9 @@ MAX_DOCUMENT_BYTES: Final = 256 * 1024
 DEFAULT_PREFIX: Final = "/coreos.com/network"
 """The key under which flannel keeps a network: the document at `config`, the leases in folder `subnets`."""
 
+KNOWN_PREFIXES: Final = (DEFAULT_PREFIX, "/kube-centos/network", "/atomic.io/network", "/flannel/network")
+"""Keys under which networks are usually kept."""
+
 DEFAULT_BACKEND: Final = "udp"
 """The backend flannel uses if the document has no Backend section (its manual says otherwise)."""
 

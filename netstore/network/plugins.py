@@ -5,13 +5,15 @@ The store keeps one document for each backend that the operator admitted beside 
 of its Backend section, the wheel that agents may install, and values for options that a network config does
 not give.
 
-A schema may use the keywords in `KEYWORDS`: those whose check takes time in proportion to schema and value,
-whatever they hold. References may only be to its own `$defs`; a schema that refers to itself is refused.
+A schema may use the keywords in `KEYWORDS`: those whose check takes time at most in proportion to the parts
+of the schema times the values in what is checked. Each of the two is bounded, and so is their product
+(`MAX_CHECK_COST`). References may only be to its own `$defs`; a schema that refers to itself is refused.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -35,7 +37,18 @@ PART_BYTES: Final = 256 * 1024
 """A wheel is sent and stored in parts of this size; only the last one may be shorter."""
 
 MAX_SCHEMA_NODES: Final = 1_000
-"""Schemas in a schema, each reference counted with what it refers to."""
+"""Parts of a schema: the schemas in it, each reference counted with what it refers to, the values in `enum`
+and `const`, and the names in `required`.
+"""
+
+MAX_DEPTH: Final = 32
+"""Of schemas in a schema, and of values in what is checked against one."""
+
+MAX_CHECK_COST: Final = 20_000
+"""Values in a Backend section times parts of its schema: at most two seconds of a processor."""
+
+MOST_ERRORS: Final = 8
+"""Mismatches of a section that are looked at, to tell the most useful one."""
 
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _WHEEL: Final = re.compile(
@@ -80,6 +93,7 @@ class PluginError(NetstoreError):
     def __init__(self, field: str, problem: str, fix: str) -> None:
         super().__init__(f"{field}: {problem}; {fix}")
         self.field = field
+        self.problem = problem
 
 
 class Wheel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -217,30 +231,45 @@ def is_in_range(version: str, versions: str) -> bool:
 
 def expanded(schema: object) -> dict[str, Any]:
     """The schema with every reference replaced by what it refers to. PluginError if it uses what is not in
-    `KEYWORDS`, refers to itself or to what it does not have, or has more than `MAX_SCHEMA_NODES` schemas.
+    `KEYWORDS`, refers to itself or to what it does not have, has more than `MAX_SCHEMA_NODES` parts, or is
+    more than `MAX_DEPTH` schemas deep.
     """
     if not isinstance(schema, dict):
         raise PluginError("schema", "is not a JSON object", 'write {"type":"object","properties":{...}}')
+    return _expanded(schema)[0]
+
+
+def parts_of(schema: dict[str, Any]) -> int:
+    """The parts of a schema, as `MAX_SCHEMA_NODES` counts them. PluginError as of `expanded`."""
+    return _expanded(schema)[1]
+
+
+def _expanded(schema: dict[str, Any]) -> tuple[dict[str, Any], int]:
     definitions = schema.get("$defs", {})
     if not isinstance(definitions, dict):
         raise PluginError("schema.$defs", "is not an object", "write an object of schemas")
-    root = _Expansion(definitions).expand(schema, "schema", ())
+    expansion = _Expansion(definitions)
+    root = expansion.expand(schema, "schema", (), 0)
     assert isinstance(root, dict)  # noqa: S101 - of an object; for the type checker
     if root.get("type", "object") != "object":
         raise PluginError("schema.type", "is not object", "describe the Backend section, which is an object")
-    return root
+    return root, MAX_SCHEMA_NODES - expansion.left
 
 
 class _Expansion:
     def __init__(self, definitions: dict[str, Any]) -> None:
         self._definitions = definitions
-        self._left = MAX_SCHEMA_NODES
+        self.left = MAX_SCHEMA_NODES
 
-    def expand(self, schema: Any, where: str, inside: tuple[str, ...]) -> dict[str, Any] | bool:
-        """`where` is the path of the schema, `inside` the references that led to it."""
-        self._left -= 1
-        if self._left < 0:
-            raise PluginError("schema", f"has more than {MAX_SCHEMA_NODES} parts", "make it simpler")
+    def expand(self, schema: Any, where: str, inside: tuple[str, ...], depth: int) -> dict[str, Any] | bool:
+        """`where` is the path of the schema, `inside` the references that led to it, `depth` the schemas
+        around it.
+        """
+        self._count(1)
+        if depth >= MAX_DEPTH:
+            raise PluginError(
+                where[:200], f"is more than {MAX_DEPTH} schemas deep", "describe a smaller depth"
+            )
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
@@ -251,23 +280,43 @@ class _Expansion:
                     f"{where}.{keyword}"[:200], "is a keyword that is not supported", f"use {_words()}"
                 )
         if "$ref" in schema:
-            return self._refer(schema, where, inside)
+            return self._refer(schema, where, inside, depth)
+        self._count_values(schema, where)
         found = {name: value for name, value in schema.items() if name in _PLAIN and name != "$id"}
         for name, inner in _children(schema, "properties", where):
             found.setdefault("properties", {})[name] = self.expand(
-                inner, f"{where}.properties.{name}"[:200], inside
+                inner, f"{where}.properties.{name}"[:200], inside, depth + 1
             )
         for keyword in ("additionalProperties", "items"):
             if keyword in schema:
-                found[keyword] = self.expand(schema[keyword], f"{where}.{keyword}", inside)
+                found[keyword] = self.expand(schema[keyword], f"{where}.{keyword}", inside, depth + 1)
         if "anyOf" in schema:
             branches = schema["anyOf"]
             if not isinstance(branches, list) or not branches:
                 raise PluginError(f"{where}.anyOf", "is not a list of schemas", "write a list")
-            found["anyOf"] = [self.expand(each, f"{where}.anyOf", inside) for each in branches]
+            found["anyOf"] = [self.expand(each, f"{where}.anyOf", inside, depth + 1) for each in branches]
         return found
 
-    def _refer(self, schema: dict[str, Any], where: str, inside: tuple[str, ...]) -> dict[str, Any] | bool:
+    def _count(self, parts: int) -> None:
+        self.left -= parts
+        if self.left < 0:
+            raise PluginError("schema", f"has more than {MAX_SCHEMA_NODES} parts", "make it simpler")
+
+    def _count_values(self, schema: dict[str, Any], where: str) -> None:
+        """Count the values that one value may be compared with."""
+        for keyword in ("enum", "const"):
+            if keyword in schema:
+                self._count(values_in(schema[keyword], f"{where}.{keyword}"[:200]))
+        for keyword in ("required", "type"):
+            names = schema.get(keyword, [])
+            if isinstance(names, list):
+                self._count(len(names))
+                if not all(isinstance(name, str) for name in names):
+                    raise PluginError(f"{where}.{keyword}"[:200], "is not a list of names", "write texts")
+
+    def _refer(
+        self, schema: dict[str, Any], where: str, inside: tuple[str, ...], depth: int
+    ) -> dict[str, Any] | bool:
         target = schema["$ref"]
         name = target.removeprefix("#/$defs/") if isinstance(target, str) else ""
         if name not in self._definitions or name == target:
@@ -275,10 +324,28 @@ class _Expansion:
         if name in inside:
             raise PluginError(f"{where}.$ref", f"{name} refers to itself", "describe a fixed depth")
         others = {each: value for each, value in schema.items() if each not in ("$ref", "$defs")}
-        found = self.expand(self._definitions[name], f"schema.$defs.{name}"[:200], (*inside, name))
+        found = self.expand(self._definitions[name], f"schema.$defs.{name}"[:200], (*inside, name), depth + 1)
         if not set(others) <= {"title", "description", "default", "examples", "$schema"}:
             raise PluginError(f"{where}.$ref", "stands beside other keywords", "put them into the $defs")
         return found
+
+
+def values_in(value: object, field: str) -> int:
+    """The number of values in a JSON value, with itself. PluginError naming `field` if it is more than
+    `MAX_DEPTH` deep.
+    """
+    count, level = 0, [value]
+    for _ in range(MAX_DEPTH):
+        count += len(level)
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return count
+    raise PluginError(field, f"is more than {MAX_DEPTH} values deep", "give a flatter one")
 
 
 def _children(schema: dict[str, Any], keyword: str, where: str) -> Iterator[tuple[str, Any]]:
@@ -330,17 +397,33 @@ def section_problem(
     if not required:
         schema.pop("required", None)
     known = known_fields(plugin, {**plugin.settings, **section})
-    error = best_match(Draft202012Validator(schema).iter_errors(known))
+    try:
+        values = {name: values_in(value, name) for name, value in known.items()}
+    except PluginError as deep:
+        return deep.field, deep.problem
+    parts = parts_of(plugin.schema)
+    if (1 + sum(values.values())) * parts > MAX_CHECK_COST:
+        largest = max(values, key=lambda name: values[name])
+        most = MAX_CHECK_COST // parts
+        return (
+            largest,
+            f"{values[largest]} values; of a schema with {parts} parts a section has {most} at most",
+        )
+    error = best_match(islice(Draft202012Validator(schema).iter_errors(known), MOST_ERRORS))
     if error is None:
         return None
     return ".".join(str(each) for each in error.absolute_path) or "section", error.message[:300]
 
 
 def names_of(plugin: Plugin) -> dict[str, str]:
-    """The options in the schema of a plugin: name in lower case -> name."""
-    if plugin.schema is None:
-        return {}
-    return {name.lower(): name for name in expanded(plugin.schema).get("properties", {})}
+    """The options in the schema of a plugin that was checked: name in lower case -> name."""
+    schema = plugin.schema or {}
+    for _ in range(MAX_DEPTH):  # what the whole schema refers to, without expanding the rest of it
+        target = schema.get("$ref")
+        if not isinstance(target, str):
+            break
+        schema = plugin.schema["$defs"][target.removeprefix("#/$defs/")] if plugin.schema else {}
+    return {name.lower(): name for name in schema.get("properties", {})}
 
 
 def known_fields(plugin: Plugin, section: Mapping[str, Any]) -> dict[str, Any]:

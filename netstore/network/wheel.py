@@ -11,6 +11,7 @@ import hashlib
 import io
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from configparser import ConfigParser
@@ -56,7 +57,15 @@ def read_wheel(data: bytes) -> WheelContent:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             files = _files(archive)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise BadWheel(f"not a wheel that can be read ({error}); build it again") from None
     folders = {match[1] for path in files if (match := _DIST_INFO.fullmatch(path))}
     if len(folders) != 1:
@@ -97,6 +106,8 @@ def _files(archive: zipfile.ZipFile) -> dict[str, bytes]:
         if path.lower() in folded:
             raise BadWheel(f"it has {path} twice")
         folded.add(path.lower())
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BadWheel(f"{path} is compressed by a method other than deflate; build it again")
         with archive.open(member) as file:  # what the archive says of its size need not be true
             files[path] = file.read(left + 1)
         left -= len(files[path])

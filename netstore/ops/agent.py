@@ -232,8 +232,8 @@ class AgentConfig:
     )
     plugins_folder: Path = setting(
         FilePath(),
-        Path("/var/lib/netstore/plugins"),
-        "Folder for plugins that are installed from the store; made with mode 0700 when it is missing.",
+        Path("/var/lib/netstore-agent/wheels"),
+        "Folder for plugins from the store, made with mode 0700; it must belong to the agent alone.",
         table="plugins",
     )
     plugins_keys: tuple[Path, ...] = setting(

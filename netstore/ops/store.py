@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from netstore.limits import SMALLEST
+from netstore.network.config import KNOWN_PREFIXES
 from netstore.ops.addresses import (
     LISTENERS,
     MEMBER_NAME,
@@ -349,7 +350,7 @@ class StoreConfig:
     )
     network_prefixes: tuple[str, ...] = setting(
         Several(_read_prefix, "give keys as /name/name, without a slash at the end", "KEY,..."),
-        ("/coreos.com/network", "/kube-centos/network", "/atomic.io/network", "/flannel/network"),
+        KNOWN_PREFIXES,
         "Keys under which networks are kept: what is written to config below one of them is checked.",
         table="network",
     )

@@ -8,18 +8,22 @@ import importlib
 import stat
 import sys
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from netstore.agent.backend import GROUP
+from netstore.agent.backend import GROUP, find
 from netstore.agent.plugininstall import NotInstalled, PluginInstaller
-from netstore.client.plugins import Stored
+from netstore.agent.pluginreport import check_version
+from netstore.client.cluster import Refused
+from netstore.client.plugins import Stored, _stored
 from netstore.errors import NetstoreError
+from netstore.network.config import parse_network
 from netstore.network.plugins import Plugin, Wheel
 from tests.support.wheels import wheel
 
@@ -43,9 +47,12 @@ class FakeClient:
         self.stored = [Stored(Plugin(name, versions, wheel=kept), len(data)), Stored(Plugin("bare"))]
         self.fetched = 0
 
-    async def admitted(self) -> Sequence[Stored]:
+    async def plugin(self, name: str) -> Stored:
         await trio.lowlevel.checkpoint()
-        return self.stored
+        for stored in self.stored:
+            if stored.plugin.name == name:
+                return stored
+        raise Refused(404, "no such plugin")
 
     async def wheel(self, stored: Stored) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -121,6 +128,10 @@ async def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path) -
     ):
         assert words in await refusal(installer(tmp_path, client), name)
     assert not (tmp_path / "plugins").exists()
+    not_owned = tmp_path / "plugins"
+    not_owned.mkdir(mode=0o755)
+    assert "belong to this user alone" in await refusal(installer(tmp_path, FakeClient(wheel())))
+    not_owned.rmdir()
     (tmp_path / "plugins").write_text("a file")
     assert "correct plugins.folder" in await refusal(installer(tmp_path, FakeClient(wheel())))
 
@@ -148,3 +159,91 @@ async def test_a_wheel_must_be_signed_by_one_of_the_keys(tmp_path: Path) -> None
     assert "is no public key" in await refusal(installer(tmp_path, signed(key), [tmp_path / "none"]))
     assert not (tmp_path / "plugins").exists()
     await installer(tmp_path, signed(key), keys).provide("my-net")
+
+
+def forget() -> None:
+    """As if this process had just started."""
+    sys.path.pop()
+    importlib.invalidate_caches()
+
+
+async def test_what_was_unpacked_is_checked_again_at_each_start(tmp_path: Path) -> None:
+    client = FakeClient(wheel())
+    made = installer(tmp_path, client)
+    await made.provide("my-net")
+    folder = tmp_path / "plugins" / f"my-net-{made.wheels['my-net']}"
+    forget()
+    code = folder / "modules" / "mine" / "backend.py"
+    genuine = code.read_bytes()
+    code.write_text("raise SystemExit")
+    await installer(tmp_path, client).provide("my-net")
+    assert (code.read_bytes(), client.fetched) == (genuine, 1), "it is unpacked anew"
+    forget()
+    (folder / "wheel").write_bytes(b"other")
+    await installer(tmp_path, client).provide("my-net")
+    assert client.fetched == 2
+    forget()
+    key = pem(tmp_path / "known.pem", Ed25519PrivateKey.generate().public_key())
+    assert "is not signed" in await refusal(installer(tmp_path, client, [key])), (
+        "keys that are given later count"
+    )
+    client.stored[0] = Stored(msgspec.structs.replace(client.stored[0].plugin, versions="<1"))
+    assert "<1 is admitted" in await refusal(installer(tmp_path, client))
+
+
+async def test_a_retired_plugin_goes_on_from_the_wheel_that_is_kept(tmp_path: Path) -> None:
+    client = FakeClient(wheel(), ">=1")
+    assert await installer(tmp_path, client).provide("my-net") is None
+    forget()
+    [retired, _] = client.stored
+    del client.stored[0]
+    assert await installer(tmp_path, client).provide("my-net") == retired.plugin
+    assert client.fetched == 1
+    forget()
+    key = pem(tmp_path / "known.pem", Ed25519PrivateKey.generate().public_key())
+    assert "is not signed" in await refusal(installer(tmp_path, client, [key]))
+    [kept] = (tmp_path / "plugins").iterdir()
+    (kept / "wheel").write_bytes(b"other")
+    assert "neither installed here nor admitted" in await refusal(installer(tmp_path, client))
+
+
+async def test_a_signature_that_is_not_base64_is_refused_in_words(tmp_path: Path) -> None:
+    key = pem(tmp_path / "known.pem", Ed25519PrivateKey.generate().public_key())
+    client = FakeClient(wheel(), signature="!")
+    assert "is not base64" in await refusal(installer(tmp_path, client, [key]))
+
+
+async def test_the_first_backend_of_a_name_is_used(tmp_path: Path) -> None:
+    """A wheel from the store cannot replace a backend that is installed here."""
+    lines = "my-net = mine.backend:Mine\nhost-gw = mine.backend:Mine\n"
+    await installer(tmp_path, FakeClient(wheel(backends=lines))).provide("my-net")
+    network = parse_network(b'{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}')
+    assert find(network).manifest.name == "host-gw"
+
+
+async def test_a_version_outside_of_the_range_is_refused_whoever_installed_it(tmp_path: Path) -> None:
+    check_version(Plugin("none", ">=1"))
+    await installer(tmp_path, FakeClient(wheel())).provide("my-net")
+    check_version(Plugin("my-net", ">=1"))
+    with pytest.raises(NetstoreError, match=r"my-net: version 1\.2 is installed here, and >=2 is admitted"):
+        check_version(Plugin("my-net", ">=2"))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"name": "../elsewhere/two"},
+        {"name": "mine", "wheel": {"file": FILE, "sha256": "zz", "size": 1}},
+        {"name": "mine", "wheel": {"file": FILE, "sha256": "0f" * 32, "size": 10**15}},
+        {"name": "mine", "wheel": {"file": FILE, "sha256": "0f" * 32, "size": 1, "received": "all"}},
+    ],
+)
+def test_what_a_store_says_is_checked(document: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="in a way that is not known here"):
+        _stored(document)
+
+
+def test_fields_of_a_later_release_are_ignored() -> None:
+    kept = {"file": FILE, "sha256": "0f" * 32, "size": 9, "received": 3, "later": 1}
+    stored = _stored({"name": "mine", "later": {}, "schema": {"later": 1}, "wheel": kept})
+    assert (stored.received, stored.plugin.name, stored.plugin.schema) == (3, "mine", None)

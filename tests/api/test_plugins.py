@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from netstore.api import plugins as plugins_module
 from netstore.api.admin import AdminApi, operation
 from netstore.api.beside import Beside
 from netstore.api.gate import Access, Kind
 from netstore.api.plugins import Admitted, PluginsApi
 from netstore.errors import beyond_level, timed_out, too_many
 from netstore.net.exchange import Request
-from netstore.network.plugins import PART_BYTES
+from netstore.network.plugins import PART_BYTES, Plugin
 from netstore.state.commands import AdmitPlugin, encode
 from tests.support.local_member import LocalMember, RecordedExchange
 from tests.support.member import Lines
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from netstore.errors import Fault
     from netstore.state.machine import Outcome
+    from netstore.state.plugins import PluginRecord
 
 DATA = bytes(range(256)) * (PART_BYTES // 256) + b"end"
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -87,6 +89,33 @@ def test_a_wheel_is_sent_and_read_in_parts(store: Store) -> None:
     answers = [store.send("GET", f"{part}/{offset}", b"") for offset in (0, PART_BYTES)]
     assert b"".join(answer.body for answer in answers) == DATA
     assert answers[0].fields == b"Content-Type: application/octet-stream\r\n"
+
+
+def test_only_a_new_document_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.ask("PUT", "/mine", {"wheel": WHEEL})
+    store.ask("PUT", "/other", {})
+    mine = store.admitted()["mine"]
+    reads: list[str] = []
+
+    def read(record: PluginRecord) -> Plugin:
+        reads.append(record.name)
+        return Plugin(record.name)
+
+    monkeypatch.setattr(plugins_module, "_plugin", read)
+    store.send("PUT", f"/mine/wheel/{SHA256}/0", DATA[:PART_BYTES])
+    assert (store.admitted()["mine"] is mine, reads) == (True, [])
+    store.ask("PUT", "/other", {"versions": ">=1"})
+    assert (store.admitted()["mine"] is mine, reads) == (True, ["other"])
+    store.ask("DELETE", "/mine")
+    assert list(store.admitted()) == ["other"]
+
+
+def test_a_deep_schema_is_refused_with_its_field(store: Store) -> None:
+    schema: Any = True
+    for _ in range(900):
+        schema = {"items": schema}
+    status, told = store.ask("PUT", "/mine", {"schema": {"properties": {"a": schema}}})
+    assert (status, "schema.properties.a.items" in told["message"]) == (400, True)
 
 
 @pytest.mark.parametrize(

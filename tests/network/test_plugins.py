@@ -22,6 +22,7 @@ from netstore.network.plugins import (
     expanded,
     is_in_range,
     known_fields,
+    names_of,
     parse_plugin,
     section_problem,
     with_settings,
@@ -113,11 +114,54 @@ def test_a_schema_that_is_not_supported_is_refused(schema: dict[str, Any], field
 
 def test_references_cannot_multiply_a_schema() -> None:
     definitions: dict[str, Any] = {"d0": {"type": "string"}}
-    for number in range(1, 40):
+    for number in range(1, 13):
         inner = {"$ref": f"#/$defs/d{number - 1}"}
         definitions[f"d{number}"] = {"anyOf": [inner, inner]}
-    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d39"}}, "$defs": definitions}
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d12"}}, "$defs": definitions}
     assert f"more than {MAX_SCHEMA_NODES} parts" in refusal(Plugin("x", schema=schema))
+
+
+def deep(levels: int, inner: object, keyword: str = "items") -> Any:
+    """A schema, or a list, that is so deep."""
+    for _ in range(levels):
+        inner = {keyword: inner} if keyword else [inner]
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"properties": {"a": {"enum": list(range(MAX_SCHEMA_NODES))}}}, "has more than"),
+        ({"properties": {"a": {"enum": [[[0] * MAX_SCHEMA_NODES]]}}}, "has more than"),
+        (
+            {"properties": {"a": {"const": {str(each): 0 for each in range(MAX_SCHEMA_NODES)}}}},
+            "has more than",
+        ),
+        ({"required": ["a"] * MAX_SCHEMA_NODES}, "has more than"),
+        ({"type": ["object"] * MAX_SCHEMA_NODES}, "has more than"),
+        ({"required": [1]}, "schema.required: is not a list of names"),
+        ({"properties": {"a": deep(900, True)}}, "more than 32 schemas deep"),
+        ({"properties": {"a": {"enum": [deep(900, 1, "")]}}}, "schema.properties.a.enum: is more than 32"),
+        (
+            {"$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(900)}, "$ref": "#/$defs/d0"},
+            "more than 32 schemas deep",
+        ),
+    ],
+)
+def test_what_makes_a_check_long_is_counted(schema: dict[str, Any], words: str) -> None:
+    assert words in refusal(Plugin("x", schema=schema))
+
+
+def test_the_work_of_a_check_is_bounded_and_the_field_named() -> None:
+    branches = [{"type": "string", "maxLength": each} for each in range(98)]
+    plugin = Plugin("x", schema={"properties": {"A": {"items": {"anyOf": branches}}, "B": {}}})
+    check_plugin(plugin)
+    problem = section_problem(plugin, {"a": ["text"] * 1000, "b": 1})
+    assert problem is not None
+    assert problem[0] == "A"
+    assert "1001 values; of a schema with 102 parts a section has 196 at most" in problem[1]
+    assert section_problem(plugin, {"a": ["text"] * 100, "b": 1}) is None
+    assert section_problem(plugin, {"b": deep(900, 1, "")}) == ("B", "is more than 32 values deep")
 
 
 def test_what_msgspec_makes_of_options_is_a_schema_that_can_be_used() -> None:
@@ -173,6 +217,9 @@ def test_settings_stand_in_for_what_a_config_does_not_give() -> None:
     assert section_problem(plugin, {}) is None
     assert section_problem(plugin, {"PORT": "8"}) is not None
     assert known_fields(plugin, {"pORT": 1, "else": 2}) == {"Port": 1}
+    referring = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": SCHEMA | {"$defs": {}}}}
+    assert names_of(Plugin("x", schema=referring)) == {"port": "Port", "paths": "Paths"}
+    assert names_of(Plugin("x")) == {}
 
 
 @pytest.mark.parametrize(

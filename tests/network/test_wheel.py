@@ -73,6 +73,19 @@ def test_a_link_is_refused() -> None:
     assert "mine/link is not a plain file" in refusal(made.getvalue())
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_only_deflate_is_unpacked(method: int) -> None:
+    """Damaged data of the other methods raises errors of their own."""
+    made = io.BytesIO(wheel())
+    with zipfile.ZipFile(made, "a") as archive:
+        archive.writestr("mine/large", bytes(100), method)
+        [info] = [each for each in archive.infolist() if each.filename == "mine/large"]
+    data = bytearray(made.getvalue())
+    start = info.header_offset + 30 + len(info.filename)
+    data[start : start + info.compress_size] = b"\xff" * info.compress_size
+    assert "mine/large is compressed by a method other than deflate" in refusal(bytes(data))
+
+
 def test_bounds_hold_whatever_the_archive_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheel_module, "MAX_UNPACKED_BYTES", 10_000)
     assert "unpacks to more than" in refusal(wheel(files={"mine/zeros": bytes(20_000)}))

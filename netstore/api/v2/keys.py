@@ -29,7 +29,7 @@ from netstore.state.v2.walk import MOST_WALKS, Walk
 from netstore.types import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from netstore.api.gate import Gate
     from netstore.api.networks import NetworkWrites
@@ -140,10 +140,7 @@ class KeysApi:
         if method == b"GET":
             self._get(exchange, key, parameters)
         elif method == b"PUT":
-            if key in self._network_keys and not (parameters.refresh or parameters.dir):
-                self._put_network(exchange, key, parameters)
-            else:
-                self._put(exchange, key, parameters)
+            self._put(exchange, key, parameters)
         elif method == b"DELETE":
             self._delete(exchange, key, parameters)
         elif method == b"POST":
@@ -185,23 +182,11 @@ class KeysApi:
     def _read(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         self._answer(exchange, False, self._machine.v2.look(key, parameters.recursive))
 
-    def _put_network(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        """Write the config of a network, if it is one."""
-
-        def checked(fault: Fault | None) -> None:
-            if fault is None:
-                self._put(exchange, key, parameters)
-            else:
-                self._refuse(exchange, replace(fault, index=self._machine.tree.index))
-
-        assert self._networks is not None  # noqa: S101 - it named the key; for the type checker
-        self._networks.check([(key, parameters.value)], checked)
-
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         value, refresh = parameters.value, parameters.refresh
         expires, ttl = _NO_TTL if parameters.ttl is None else self._expiry(parameters.ttl)
         conditional = parameters.prev_index or parameters.prev_value
-        command: commands.Command
+        command: v2.Create | v2.CompareAndSwap | v2.Update | v2.Set
         if parameters.prev_exist is False:
             command = v2.Create(key, value, parameters.dir, expires, ttl)
         elif conditional:
@@ -215,7 +200,23 @@ class KeysApi:
         # With prevExist=false the write fails if there is a node, so it renews nothing.
         may_renew = parameters.prev_exist is not False
         renews = may_renew and (ttl or refresh or self._machine.tree.timed.get(key) is not None)
-        self._propose(exchange, command, parameters.no_value, key if renews else b"")
+        propose = partial(self._propose, exchange, command, parameters.no_value, key if renews else b"")
+        if key in self._network_keys and _sets_value(command):
+            self._check_network(exchange, key, value, propose)
+        else:
+            propose()
+
+    def _check_network(self, exchange: Exchange, key: bytes, value: bytes, write: Callable[[], None]) -> None:
+        """Write the config of a network, if it is one."""
+
+        def checked(fault: Fault | None) -> None:
+            if fault is None:
+                write()
+            else:
+                self._refuse(exchange, replace(fault, index=self._machine.tree.index))
+
+        assert self._networks is not None  # noqa: S101 - it named the key; for the type checker
+        self._networks.check([(key, value)], checked)
 
     def _post(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         expires, ttl = _NO_TTL if parameters.ttl is None else self._expiry(parameters.ttl)
@@ -413,6 +414,12 @@ class KeysApi:
             line = [self._render.event(event)]
             self._published = (event, line)
         return line
+
+
+def _sets_value(command: v2.Create | v2.CompareAndSwap | v2.Update | v2.Set) -> bool:
+    """Whether a command may give a file the value that it carries."""
+    makes_directory = isinstance(command, v2.Create | v2.Set) and command.dir
+    return not makes_directory and (isinstance(command, v2.Create) or not command.refresh)
 
 
 def _held(event: Event) -> int:

@@ -20,6 +20,7 @@ from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError
 from netstore.network.backends import BUILT_IN
+from netstore.network.config import KNOWN_PREFIXES
 from netstore.network.pluginreport import FOLDER, Report, parse_report
 from netstore.network.plugins import MAX_WHEEL_BYTES, Plugin, Wheel, check_plugin, is_in_range
 
@@ -140,16 +141,15 @@ def admit(
 def retire(settings: Settings, name: str, *, force: bool) -> None:
     """Remove a plugin and its wheel from the store: no network config may name it from then on.
 
-    Nodes that run it go on. Refused while the network config at --prefix names it.
+    Nodes that run it go on. Refused while a network config names it, in either API: the one at --prefix, or
+    one where networks are usually kept.
     """
-    key = settings.key("config")
-
-    async def named(store: SubnetStore) -> bool:
-        entry = await store.config()
-        return entry is not None and name in types_in(entry.value or "")
-
-    if not force and settings.ask_network(named):
-        raise refused(f"{key}: names {name}; write another config first, or give --force")
+    if not force:
+        for prefix in dict.fromkeys((settings.key(), *KNOWN_PREFIXES)):
+            for api in settings.run(lambda at=prefix: _naming(settings, at, name)):  # type: ignore[misc]
+                raise refused(
+                    f"{prefix}/config: names {name}, in {api}; write another config first, or give --force"
+                )
 
     gone = ask_plugins(settings, lambda client: client.retire(name))
     settings.show(content(gone), Table(HEADINGS, [_row(gone)]))
@@ -286,6 +286,29 @@ def _report_rows(
         )
         for each in report.installed
     ]
+
+
+async def _naming(settings: Settings, prefix: str, name: str) -> list[str]:
+    """The APIs in which the network config at a prefix names a plugin. One that is not served has none."""
+    from netstore.client.faults import BadAnswer  # noqa: PLC0415 - see Settings.run
+    from netstore.client.storeapi import StoreAccess  # noqa: PLC0415 - same
+
+    found: list[str] = []
+    fault: Exception | None = None
+    async with StoreAccess(settings.connection(settings.addresses()), prefix) as access:
+        for api in ("v2", "v3"):
+            try:
+                entry = await (await access.store(api)).config()
+            except BadAnswer:
+                continue
+            except (NetstoreError, Failure, OSError) as error:
+                fault = error  # raised within, it would come out of a nursery in a group
+                break
+            if entry is not None and name in types_in(entry.value or ""):
+                found.append(api)
+    if fault is not None:
+        raise fault
+    return found
 
 
 def types_in(text: str | bytes) -> set[str]:

@@ -177,8 +177,15 @@ def test_a_network_may_name_it_while_it_is_admitted(ctl: Run, tmp_path: Path) ->
     told = ctl("plugin", "retire", "my-net")
     assert (told.status, told.err) == (
         1,
-        f"netstorectl: {key}: names my-net; write another config first, or give --force\n",
+        f"netstorectl: {key}: names my-net, in v2; write another config first, or give --force\n",
     )
+    other = "/kube-centos/network/config"
+    assert ctl("key", "set", other, good).status == 0
+    assert ctl("key", "rm", key).status == 0
+    told = ctl("plugin", "retire", "my-net")
+    assert (told.status, f"{other}: names my-net, in v2" in told.err) == (1, True)
+    assert ctl("key", "rm", other).status == 0
+    assert ctl("key", "set", key, good).status == 0
     assert ctl("plugin", "retire", "--force", "my-net").status == 0
     assert ctl("key", "set", key, good).status == 1
     assert ctl("key", "rm", key).status == 0
