@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from netstore.seams import Entropy
 
 RETRY_DELAY: Final = 1.0
-"""Seconds between attempts to get a subnet, and between calls of `on_held` that returned False."""
+"""Minimum seconds between attempts to get a subnet, and between calls of `on_held` that returned False."""
+
+FULL_DELAY: Final = 10.0
+"""Maximum seconds between attempts to get a subnet of a full network while no lease goes away."""
 
 MAX_RACE_DELAY: Final = 0.2
 """Maximum seconds to wait after another node took the chosen subnet first."""
@@ -86,6 +89,7 @@ class LeaseHolder:
         self._wake = trio.Event()
         self._generation = watcher.generation
         self._races = 0
+        self._leases_when_full = 0
         self._accepted = True
         """Whether `on_held` returned True since the value was set, and no other name of the lease is left."""
         self._only_name: NodeSubnets | None = None
@@ -121,9 +125,11 @@ class LeaseHolder:
                     continue
             elif isinstance(action, ChooseSubnet):
                 delay = await self._acquire(self.subnets or former, listed=listed)
-                listed = False
-                if delay:
-                    with trio.move_on_after(delay):
+                # Of a full network the watcher tells which leases go; to list them tells nothing more.
+                listed = self._is_network_full
+                await trio.sleep(delay)
+                if listed:
+                    with trio.move_on_after(FULL_DELAY - RETRY_DELAY):
                         await self._wake.wait()
             elif isinstance(action, Confirm):
                 await self._confirm(action)
@@ -144,7 +150,7 @@ class LeaseHolder:
             state.store_replaced()
         subnets = state.subnets
         if subnets is None:
-            if self._is_network_full:
+            if len(self._watcher.leases) < self._leases_when_full:
                 self._wake.set()
             return
         held = state.held
@@ -230,6 +236,7 @@ class LeaseHolder:
             self._stored(), self.state.own_ip, self._network, remembered, self._entropy, avoid=self._avoid()
         )
         if isinstance(action, NetworkFull):
+            self._leases_when_full = len(self._watcher.leases)
             self._log.report(
                 "lease",
                 "network_full",

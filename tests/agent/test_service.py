@@ -665,3 +665,23 @@ async def test_a_node_is_ready_when_its_rules_are_in_place(
     assert rules.tables
     await node.agent._clean_up()
     assert not rules.tables
+
+
+@pytest.mark.trio
+async def test_a_full_network_is_waited_for_without_listings(autojump_clock: MockClock, node: Node) -> None:
+    full = '{"Network":"10.23.0.0/24","SubnetLen":26,"Backend":{"Type":"host-gw"}}'
+    node.store.put(f"{PREFIX}/config", full)
+    for last in (64, 128, 192):
+        node.store.lease(f"10.23.0.{last}-26", "192.168.77.12")
+    async with node.running():
+        assert len(node.recorded.told("network_full")) == 1
+        listings = node.store.gets
+        for _ in range(50):
+            node.store.lease("10.23.0.64-26", "192.168.77.12")  # renewals tell nothing new
+            await trio.sleep(0.5)  # fixed: by the clock of the test
+        assert node.store.gets == listings
+        node.store.remove(f"{SUBNETS}/10.23.0.128-26")
+        await trio.sleep(2)  # fixed: by the clock of the test
+        assert own_keys(node) == ["10.23.0.128-26"]
+        assert node.agent.not_ready() is None
+    assert len(node.recorded.told("network_full")) == 1
