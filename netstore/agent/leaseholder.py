@@ -184,9 +184,9 @@ class LeaseHolder:
     def _reserved_elsewhere(self) -> StoredLease | None:
         """A reservation of another subnet for this node, while it holds its subnet by a lease: it is to
         move there (`netstorectl subnet move`). One that is not of the network's families is left for the next
-        start.
+        start, and one with a subnet that an older lease of another node has is not taken.
         """
-        state, watcher, is_dual = self.state, self._watcher, self._network.ipv6 is not None
+        state, watcher = self.state, self._watcher
         if not state.held or state.permanent or state.subnets is None:
             return None
         for name in watcher.permanent:
@@ -195,15 +195,38 @@ class LeaseHolder:
                 lease is not None
                 and lease.public_ip == state.own_ip
                 and lease.subnet != state.subnets.subnet
-                and (lease.subnet6 is not None) == is_dual
-                and self._network.fits(lease.subnet)
+                and self._fits(lease.subnets)
             ):
                 seen = watcher.entries[name]
-                return StoredLease(lease, seen.modified, permanent=True, created=seen.created)
+                if (older := self._older_claim(lease.subnets, seen.created)) is None:
+                    self._log.resolve("reservation")
+                    return StoredLease(lease, seen.modified, permanent=True, created=seen.created)
+                by = show_ip(older.lease.public_ip)
+                self._log.report(
+                    "reservation",
+                    "reservation_not_taken",
+                    subnet=str(lease.subnets),
+                    reason=f"the lease {older.lease.subnets.lease_name} of {by} is older",
+                    fix="remove the reservation, and reserve a subnet that no lease has",
+                )
+                return None
+        self._log.resolve("reservation")
         return None
 
+    def _fits(self, subnets: NodeSubnets) -> bool:
+        """Whether the network config allows these subnets, and needs both or one of them."""
+        network6 = self._network.ipv6
+        if network6 is None or subnets.subnet6 is None:
+            fits6 = (subnets.subnet6 is None) == (network6 is None)
+        else:
+            fits6 = network6.fits(subnets.subnet6)
+        return fits6 and self._network.fits(subnets.subnet)
+
+    def _older_claim(self, subnets: NodeSubnets, created: int) -> StoredLease | None:
+        return older_claim(subnets, self.state.own_ips, created, self._stored(), self._network)
+
     async def _move(self, reserved: StoredLease) -> bool:
-        """Take the subnet that is reserved for this node. Its former lease is not renewed any more, and stays
+        """Take the subnet that is reserved for this node; it is confirmed before it is used. Its former lease is not renewed any more, and stays
         until it ends or is released, so that pods that still use it keep their routes. False if the
         reservation could not be taken now.
         """
@@ -283,7 +306,7 @@ class LeaseHolder:
         self._look(action.subnets)
         if not state.is_written or state.subnets != action.subnets or state.created != action.created:
             return
-        older = older_claim(action.subnets, state.own_ips, action.created, self._stored(), self._network)
+        older = self._older_claim(action.subnets, action.created)
         if older is None:
             state.confirmed()
             self._races = 0

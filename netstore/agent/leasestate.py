@@ -325,10 +325,11 @@ class LeaseState:
         self, subnets: NodeSubnets, index: int, *, permanent: bool, sent: float, created: int | None = None
     ) -> None:
         """The store accepted the write that was sent at `sent`. `created` is None if the write created the
-        key; otherwise it was created at that index, and the caller knows that no older lease has a subnet
-        of it.
+        key; otherwise it was created at that index, and if nothing was held, the caller knows that no older
+        lease has a subnet of it. What replaces another lease is confirmed first.
         """
-        self._is_confirmed = created is not None and (self._is_confirmed or self.subnets is None)
+        is_known = self.subnets is None or (self._is_confirmed and self.subnets == subnets)
+        self._is_confirmed = created is not None and is_known
         self.subnets = subnets
         self.index = index
         self.created = index if created is None else created

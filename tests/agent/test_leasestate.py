@@ -834,3 +834,12 @@ class Claims(RuleBasedStateMachine):
 
 
 TestClaims = Claims.TestCase
+
+
+def test_another_lease_of_this_node_is_confirmed_before_it_is_held() -> None:
+    one = held()
+    one.granted(pair(HIGH), 9, permanent=True, sent=1010.0, created=8)
+    assert not one.held
+    assert one.next(1010.0) == Confirm(pair(HIGH), 8)
+    one.confirmed()
+    assert one.held

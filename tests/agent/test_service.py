@@ -685,3 +685,33 @@ async def test_a_full_network_is_waited_for_without_listings(autojump_clock: Moc
         assert own_keys(node) == ["10.23.0.128-26"]
         assert node.agent.not_ready() is None
     assert len(node.recorded.told("network_full")) == 1
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("reserved", "is_refused"),
+    [
+        ("10.23.5.0-24&fd23:0:0:99::-64", True),  # its IPv4 subnet is another node's
+        ("10.23.6.0-24&fd23:0:0:c8::-64", True),  # its IPv6 subnet is another node's
+        ("10.23.6.0-24&fd99:0:0:6::-64", False),  # outside the network: left for the next start
+    ],
+)
+async def test_a_reservation_that_cannot_be_used_is_not_taken(
+    autojump_clock: MockClock, node: Node, reserved: str, is_refused: bool
+) -> None:
+    make_dual_stack(node)
+    node.store.put(f"{SUBNETS}/10.23.5.0-24&fd23:0:0:c8::-64", DUAL_PEER, 80_000)
+    async with node.running():
+        [held] = own_keys(node)
+        node.store.put(f"{SUBNETS}/{reserved}", DUAL_VALUE)
+        written = node.store.files[f"{SUBNETS}/{reserved}"].modified
+        await trio.sleep(5)  # fixed: by the clock of the test
+        status = node.agent.status()
+        assert status["subnet"] == held.split("&")[0].replace("-", "/")
+        assert node.store.files[f"{SUBNETS}/{reserved}"].modified == written
+        assert len(node.recorded.told("reservation_not_taken")) == is_refused
+        assert node.agent.not_ready() is None
+        node.store.remove(f"{SUBNETS}/10.23.5.0-24&fd23:0:0:c8::-64")
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert (node.agent.status()["subnet"] == reserved.split("&")[0].replace("-", "/")) == is_refused
+        assert node.agent.not_ready() is None
