@@ -4,6 +4,7 @@ outcome to it.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -55,6 +56,10 @@ are listed.
 
 MAX_RACES: Final = 10
 """Subnets lost to other nodes in a row after which the delay becomes `RETRY_DELAY`. Flannel gives up then."""
+
+
+MAX_SHOWN: Final = 300
+"""Characters of another program's value that are logged."""
 
 
 class LeaseHolder:
@@ -114,12 +119,14 @@ class LeaseHolder:
             self._wake = trio.Event()
             reserved = self._reserved_elsewhere()
             is_moved = reserved is not None and await self._move(reserved)
+            rewritten_until = self._tell_rewrites()
             action = self.state.next(trio.current_time())
             if is_moved:
                 pass  # its new subnet is told below
             elif isinstance(action, Wait):
                 is_done = self._accepted and reserved is None
-                with trio.move_on_at(action.until if is_done else trio.current_time() + RETRY_DELAY):
+                until = min(action.until, rewritten_until)
+                with trio.move_on_at(until if is_done else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
                 if self._accepted or not self.state.held:
                     continue
@@ -141,6 +148,32 @@ class LeaseHolder:
                 # The node says what it uses before its lease's other name goes.
                 self._accepted = await self._on_held(self.subnets) and await self._remove_other_names()
             await self._store.settle()
+
+    @property
+    def fault(self) -> str | None:
+        """Why the lease does not serve this node alone, None if it does."""
+        if self.state.rewritten_until(trio.current_time()) is None:
+            return None
+        return (
+            f"another agent uses the PublicIP {show_ip(self.state.own_ip)};"
+            " give each node its own with --public-ip or --iface"
+        )
+
+    def _tell_rewrites(self) -> float:
+        """Log the begin and the end of rewrites by another agent. Returns when they may be over."""
+        until = self.state.rewritten_until(trio.current_time())
+        if until is None:
+            self._log.resolve("public_ip", "public_ip_unique_again")
+            return math.inf
+        if "public_ip" not in self._log.open:  # once, whatever the other agent writes
+            self._log.report(
+                "public_ip",
+                "public_ip_not_unique",
+                public_ip=show_ip(self.state.own_ip),
+                lease=(self.state.foreign_value or "")[:MAX_SHOWN],
+                reason=self.fault,
+            )
+        return until
 
     def leases_changed(self) -> None:
         """The watcher's leases changed; this node's own may be among them."""
@@ -226,9 +259,9 @@ class LeaseHolder:
         return older_claim(subnets, self.state.own_ips, created, self._stored(), self._network)
 
     async def _move(self, reserved: StoredLease) -> bool:
-        """Take the subnet that is reserved for this node; it is confirmed before it is used. Its former lease is not renewed any more, and stays
-        until it ends or is released, so that pods that still use it keep their routes. False if the
-        reservation could not be taken now.
+        """Take the subnet that is reserved for this node; it is confirmed before it is used. Its former lease
+        is not renewed any more, and stays until it ends or is released, so that pods that still use it keep
+        their routes. False if the reservation could not be taken now.
         """
         subnets, sent = reserved.lease.subnets, trio.current_time()
         try:
@@ -355,6 +388,7 @@ class LeaseHolder:
         state, subnets = self.state, action.subnets
         name, held, sent = subnets.lease_name, state.held, trio.current_time()
         found: Entry | Written | Missing | Differs
+        state.is_writing = not isinstance(action, ReadBack)
         try:
             if isinstance(action, Create):
                 ttl = None if action.permanent else state.ttl
@@ -368,6 +402,8 @@ class LeaseHolder:
                 found = await self._store.remove(name, action.index)
         except ClientError as error:
             return self._write_failed(error)
+        finally:
+            state.is_writing = False
         if isinstance(found, Missing):
             state.missing(found.index, sent)
         elif isinstance(found, Differs):
@@ -390,7 +426,7 @@ class LeaseHolder:
 
     def _log_loss(self, subnets: NodeSubnets, *, held: bool) -> None:
         """Log that the lease was lost, if it was `held` before."""
-        if held and not self.state.held:
+        if held and not self.state.is_written:
             if self.state.taken_by is not None:
                 self._log.warning("lease_taken", subnet=str(subnets), by=show_ip(self.state.taken_by))
             else:

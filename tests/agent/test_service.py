@@ -713,5 +713,31 @@ async def test_a_reservation_that_cannot_be_used_is_not_taken(
         assert node.agent.not_ready() is None
         node.store.remove(f"{SUBNETS}/10.23.5.0-24&fd23:0:0:c8::-64")
         await trio.sleep(5)  # fixed: by the clock of the test
-        assert (node.agent.status()["subnet"] == reserved.split("&")[0].replace("-", "/")) == is_refused
+        assert (node.agent.status()["subnet"] == reserved.partition("&")[0].replace("-", "/")) == is_refused
         assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_two_agents_with_one_public_ip(autojump_clock: MockClock, node: Node) -> None:
+    other = '{"PublicIP":"192.168.77.11","BackendType":"vxlan","BackendData":{"VNI":1}}'
+    async with node.running():
+        key, lines = node.own_key(), len(node.recorded.lines)
+        node.store.put(key, other, 86_400)
+        await trio.sleep(0.2)  # fixed: by the clock of the test
+        assert node.own_key() == key, "what is written once is written back at once"
+        assert node.agent.not_ready() is None
+        first, until = node.store.index, trio.current_time() + 600
+        while trio.current_time() < until:
+            if node.store.files[key].value == WRITTEN[node.api]:
+                node.store.put(key, other, 86_400)
+            await trio.sleep(0.1)  # fixed: by the clock of the test
+        assert node.store.index - first < 50
+        reason = "another agent uses the PublicIP 192.168.77.11; give each node its own"
+        assert reason in str(node.agent.not_ready())
+        [told] = node.recorded.told("public_ip_not_unique")
+        assert (told["public_ip"], told["lease"]) == ("192.168.77.11", other)
+        assert len(node.recorded.lines) - lines < 5, node.recorded.lines[lines:]
+        await trio.sleep(200)  # fixed: by the clock of the test
+        assert node.own_key() == key
+        assert node.agent.not_ready() is None
+        assert len(node.recorded.told("public_ip_unique_again")) == 1
