@@ -398,7 +398,7 @@ class LeaseState:
         """
         return self._quiet_at if self._rewrites >= MIN_REWRITES and now < self._quiet_at else None
 
-    def _is_own(self, value: str) -> bool:
+    def _is_own(self, value: str | None) -> bool:
         """Whether this node may have written the value just observed."""
         is_unanswered = self.is_writing or self._must_read_back
         return value in self._former_values or (value == self.value and is_unanswered)
