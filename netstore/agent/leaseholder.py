@@ -149,6 +149,17 @@ class LeaseHolder:
                 self._accepted = await self._on_held(self.subnets) and await self._remove_other_names()
             await self._store.settle()
 
+    def explains(self, name: str) -> bool:
+        """Whether a lease of this node's PublicIP is explained by what this node does: left by an earlier run
+        and about to be taken again, or the place that it moves to, or moved from, for a reservation.
+        """
+        state, is_reserved = self.state, name in self._watcher.permanent
+        if not state.held or state.subnets is None or name == state.subnets.lease_name:
+            return True
+        if state.permanent:
+            return not is_reserved
+        return is_reserved and self._fits(self._watcher.leases[name].subnets)
+
     @property
     def fault(self) -> str | None:
         """Why the lease does not serve this node alone, None if it does."""

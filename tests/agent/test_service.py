@@ -700,6 +700,7 @@ async def test_a_reservation_that_cannot_be_used_is_not_taken(
     autojump_clock: MockClock, node: Node, reserved: str, is_refused: bool
 ) -> None:
     make_dual_stack(node)
+    node.env.write_text("FLANNEL_SUBNET=10.23.42.1/24\n")
     node.store.put(f"{SUBNETS}/10.23.5.0-24&fd23:0:0:c8::-64", DUAL_PEER, 80_000)
     async with node.running():
         [held] = own_keys(node)
@@ -741,3 +742,19 @@ async def test_two_agents_with_one_public_ip(autojump_clock: MockClock, node: No
         assert node.own_key() == key
         assert node.agent.not_ready() is None
         assert len(node.recorded.told("public_ip_unique_again")) == 1
+
+
+@pytest.mark.trio
+async def test_the_lease_from_which_a_node_moved_is_no_fault(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        [former] = own_keys(node)
+        node.store.put(f"{SUBNETS}/10.23.78.0-24", MINE)
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert node.agent.status()["subnet"] == "10.23.78.0/24"
+    node.agent = node.make()
+    async with node.running():
+        assert sorted(own_keys(node)) == sorted([former, "10.23.78.0-24"])
+        assert node.recorded.told("lease_skipped") == []
+        node.store.put(f"{SUBNETS}/10.23.79.0-24", MINE)
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert [line["name"] for line in node.recorded.told("lease_skipped")] == ["10.23.79.0-24"]
