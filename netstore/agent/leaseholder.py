@@ -4,6 +4,7 @@ outcome to it.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
     from netstore.seams import Entropy
 
 RETRY_DELAY: Final = 1.0
-"""Seconds between attempts to get a subnet, and between calls of `on_held` that returned False."""
+"""Minimum seconds between attempts to get a subnet, and between calls of `on_held` that returned False."""
+
+FULL_DELAY: Final = 10.0
+"""Maximum seconds between attempts to get a subnet of a full network while no lease goes away."""
 
 MAX_RACE_DELAY: Final = 0.2
 """Maximum seconds to wait after another node took the chosen subnet first."""
@@ -52,6 +56,10 @@ are listed.
 
 MAX_RACES: Final = 10
 """Subnets lost to other nodes in a row after which the delay becomes `RETRY_DELAY`. Flannel gives up then."""
+
+
+MAX_SHOWN: Final = 300
+"""Characters of another program's value that are logged."""
 
 
 class LeaseHolder:
@@ -86,6 +94,7 @@ class LeaseHolder:
         self._wake = trio.Event()
         self._generation = watcher.generation
         self._races = 0
+        self._leases_when_full = 0
         self._accepted = True
         """Whether `on_held` returned True since the value was set, and no other name of the lease is left."""
         self._only_name: NodeSubnets | None = None
@@ -110,20 +119,24 @@ class LeaseHolder:
             self._wake = trio.Event()
             reserved = self._reserved_elsewhere()
             is_moved = reserved is not None and await self._move(reserved)
+            rewritten_until = self._tell_rewrites()
             action = self.state.next(trio.current_time())
             if is_moved:
                 pass  # its new subnet is told below
             elif isinstance(action, Wait):
                 is_done = self._accepted and reserved is None
-                with trio.move_on_at(action.until if is_done else trio.current_time() + RETRY_DELAY):
+                until = min(action.until, rewritten_until)
+                with trio.move_on_at(until if is_done else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
                 if self._accepted or not self.state.held:
                     continue
             elif isinstance(action, ChooseSubnet):
                 delay = await self._acquire(self.subnets or former, listed=listed)
-                listed = False
-                if delay:
-                    with trio.move_on_after(delay):
+                # Of a full network the watcher tells which leases go; to list them tells nothing more.
+                listed = self._is_network_full
+                await trio.sleep(delay)
+                if listed:
+                    with trio.move_on_after(FULL_DELAY - RETRY_DELAY):
                         await self._wake.wait()
             elif isinstance(action, Confirm):
                 await self._confirm(action)
@@ -136,6 +149,43 @@ class LeaseHolder:
                 self._accepted = await self._on_held(self.subnets) and await self._remove_other_names()
             await self._store.settle()
 
+    def explains(self, name: str) -> bool:
+        """Whether a lease of this node's PublicIP is explained by what this node does: left by an earlier run
+        and about to be taken again, or the place that it moves to, or moved from, for a reservation.
+        """
+        state, is_reserved = self.state, name in self._watcher.permanent
+        if not state.held or state.subnets is None or name == state.subnets.lease_name:
+            return True
+        if state.permanent:
+            return not is_reserved
+        return is_reserved and self._fits(self._watcher.leases[name].subnets)
+
+    @property
+    def fault(self) -> str | None:
+        """Why the lease does not serve this node alone, None if it does."""
+        if self.state.rewritten_until(trio.current_time()) is None:
+            return None
+        return (
+            f"another agent uses the PublicIP {show_ip(self.state.own_ip)};"
+            " give each node its own with --public-ip or --iface"
+        )
+
+    def _tell_rewrites(self) -> float:
+        """Log the begin and the end of rewrites by another agent. Returns when they may be over."""
+        until = self.state.rewritten_until(trio.current_time())
+        if until is None:
+            self._log.resolve("public_ip", "public_ip_unique_again")
+            return math.inf
+        if "public_ip" not in self._log.open:  # once, whatever the other agent writes
+            self._log.report(
+                "public_ip",
+                "public_ip_not_unique",
+                public_ip=show_ip(self.state.own_ip),
+                lease=(self.state.foreign_value or "")[:MAX_SHOWN],
+                reason=self.fault,
+            )
+        return until
+
     def leases_changed(self) -> None:
         """The watcher's leases changed; this node's own may be among them."""
         state = self.state
@@ -144,7 +194,7 @@ class LeaseHolder:
             state.store_replaced()
         subnets = state.subnets
         if subnets is None:
-            if self._is_network_full:
+            if len(self._watcher.leases) < self._leases_when_full:
                 self._wake.set()
             return
         held = state.held
@@ -178,9 +228,9 @@ class LeaseHolder:
     def _reserved_elsewhere(self) -> StoredLease | None:
         """A reservation of another subnet for this node, while it holds its subnet by a lease: it is to
         move there (`netstorectl subnet move`). One that is not of the network's families is left for the next
-        start.
+        start, and one with a subnet that an older lease of another node has is not taken.
         """
-        state, watcher, is_dual = self.state, self._watcher, self._network.ipv6 is not None
+        state, watcher = self.state, self._watcher
         if not state.held or state.permanent or state.subnets is None:
             return None
         for name in watcher.permanent:
@@ -189,17 +239,40 @@ class LeaseHolder:
                 lease is not None
                 and lease.public_ip == state.own_ip
                 and lease.subnet != state.subnets.subnet
-                and (lease.subnet6 is not None) == is_dual
-                and self._network.fits(lease.subnet)
+                and self._fits(lease.subnets)
             ):
                 seen = watcher.entries[name]
-                return StoredLease(lease, seen.modified, permanent=True, created=seen.created)
+                if (older := self._older_claim(lease.subnets, seen.created)) is None:
+                    self._log.resolve("reservation")
+                    return StoredLease(lease, seen.modified, permanent=True, created=seen.created)
+                by = show_ip(older.lease.public_ip)
+                self._log.report(
+                    "reservation",
+                    "reservation_not_taken",
+                    subnet=str(lease.subnets),
+                    reason=f"the lease {older.lease.subnets.lease_name} of {by} is older",
+                    fix="remove the reservation, and reserve a subnet that no lease has",
+                )
+                return None
+        self._log.resolve("reservation")
         return None
 
+    def _fits(self, subnets: NodeSubnets) -> bool:
+        """Whether the network config allows these subnets, and needs both or one of them."""
+        network6 = self._network.ipv6
+        if network6 is None or subnets.subnet6 is None:
+            fits6 = (subnets.subnet6 is None) == (network6 is None)
+        else:
+            fits6 = network6.fits(subnets.subnet6)
+        return fits6 and self._network.fits(subnets.subnet)
+
+    def _older_claim(self, subnets: NodeSubnets, created: int) -> StoredLease | None:
+        return older_claim(subnets, self.state.own_ips, created, self._stored(), self._network)
+
     async def _move(self, reserved: StoredLease) -> bool:
-        """Take the subnet that is reserved for this node. Its former lease is not renewed any more, and stays
-        until it ends or is released, so that pods that still use it keep their routes. False if the
-        reservation could not be taken now.
+        """Take the subnet that is reserved for this node; it is confirmed before it is used. Its former lease
+        is not renewed any more, and stays until it ends or is released, so that pods that still use it keep
+        their routes. False if the reservation could not be taken now.
         """
         subnets, sent = reserved.lease.subnets, trio.current_time()
         try:
@@ -230,6 +303,7 @@ class LeaseHolder:
             self._stored(), self.state.own_ip, self._network, remembered, self._entropy, avoid=self._avoid()
         )
         if isinstance(action, NetworkFull):
+            self._leases_when_full = len(self._watcher.leases)
             self._log.report(
                 "lease",
                 "network_full",
@@ -276,7 +350,7 @@ class LeaseHolder:
         self._look(action.subnets)
         if not state.is_written or state.subnets != action.subnets or state.created != action.created:
             return
-        older = older_claim(action.subnets, state.own_ips, action.created, self._stored(), self._network)
+        older = self._older_claim(action.subnets, action.created)
         if older is None:
             state.confirmed()
             self._races = 0
@@ -325,6 +399,7 @@ class LeaseHolder:
         state, subnets = self.state, action.subnets
         name, held, sent = subnets.lease_name, state.held, trio.current_time()
         found: Entry | Written | Missing | Differs
+        state.is_writing = not isinstance(action, ReadBack)
         try:
             if isinstance(action, Create):
                 ttl = None if action.permanent else state.ttl
@@ -338,6 +413,8 @@ class LeaseHolder:
                 found = await self._store.remove(name, action.index)
         except ClientError as error:
             return self._write_failed(error)
+        finally:
+            state.is_writing = False
         if isinstance(found, Missing):
             state.missing(found.index, sent)
         elif isinstance(found, Differs):
@@ -360,7 +437,7 @@ class LeaseHolder:
 
     def _log_loss(self, subnets: NodeSubnets, *, held: bool) -> None:
         """Log that the lease was lost, if it was `held` before."""
-        if held and not self.state.held:
+        if held and not self.state.is_written:
             if self.state.taken_by is not None:
                 self._log.warning("lease_taken", subnet=str(subnets), by=show_ip(self.state.taken_by))
             else:

@@ -40,6 +40,14 @@ FIRST_RETRY_DELAY: Final = 0.5
 MAX_RETRY_DELAY: Final = 60.0
 """Maximum seconds between attempts to renew while the store cannot be reached, as in flannel."""
 
+MIN_REWRITES: Final = 3
+"""Rewrites by another program, each within `QUIET_PERIOD` of the one before, that mean that another agent has
+this node's PublicIP. An operator or flanneld, which this agent follows, rewrites the lease once.
+"""
+
+QUIET_PERIOD: Final = 2 * MAX_RETRY_DELAY
+"""Seconds without a rewrite by another program after which it is over: an agent waits at most half of it."""
+
 MAX_CLOCK_DRIFT: Final = 0.01
 """How much faster the store's clock may run than this node's, as a fraction of the TTL."""
 
@@ -282,6 +290,13 @@ class LeaseState:
         self._must_read_back = False
         self._failures = 0
         self._former_ips: set[int] = set()
+        self._former_values: frozenset[str] = frozenset()
+        self.is_writing = False
+        """Whether a write of the lease is under way; the caller sets it."""
+        self.foreign_value: str | None = None
+        """What another program wrote to the lease's key last."""
+        self._rewrites = 0
+        self._quiet_at = 0.0
         self._entropy = entropy
 
     def __repr__(self) -> str:
@@ -325,10 +340,11 @@ class LeaseState:
         self, subnets: NodeSubnets, index: int, *, permanent: bool, sent: float, created: int | None = None
     ) -> None:
         """The store accepted the write that was sent at `sent`. `created` is None if the write created the
-        key; otherwise it was created at that index, and the caller knows that no older lease has a subnet
-        of it.
+        key; otherwise it was created at that index, and if nothing was held, the caller knows that no older
+        lease has a subnet of it. What replaces another lease is confirmed first.
         """
-        self._is_confirmed = created is not None and (self._is_confirmed or self.subnets is None)
+        is_known = self.subnets is None or (self._is_confirmed and self.subnets == subnets)
+        self._is_confirmed = created is not None and is_known
         self.subnets = subnets
         self.index = index
         self.created = index if created is None else created
@@ -338,6 +354,7 @@ class LeaseState:
         self._must_read_back = False
         self._failures = 0
         self._former_ips.clear()
+        self._former_values = frozenset()
         self._set_expiry(sent, self.ttl)
 
     def confirmed(self) -> None:
@@ -368,13 +385,33 @@ class LeaseState:
         self.created = entry.created
         self.permanent = ttl is None
         self._held = True
-        self._must_read_back = False
+        is_own, self._must_read_back = self._is_own(entry.value), False
         if entry.value == self.value and not keeps_expiry:
             self._set_expiry(now, ttl or 0)
         else:
-            # This node's lease with another content, or of unknown time: write it again. If it is the write
-            # under way, its answer comes first.
-            self._next_action_at = now
+            # This node's lease with another content, or of unknown time: write it again.
+            self._next_action_at = now if is_own else now + self._rewritten(entry, now)
+
+    def rewritten_until(self, now: float) -> float | None:
+        """Until when this node's lease counts as rewritten by another agent with its PublicIP; None if it is
+        not.
+        """
+        return self._quiet_at if self._rewrites >= MIN_REWRITES and now < self._quiet_at else None
+
+    def _is_own(self, value: str | None) -> bool:
+        """Whether this node may have written the value just observed."""
+        is_unanswered = self.is_writing or self._must_read_back
+        return value in self._former_values or (value == self.value and is_unanswered)
+
+    def _rewritten(self, entry: Entry, now: float) -> float:
+        """Note that another program wrote the key. Returns the seconds after which this node writes it back:
+        none for the first time, then twice as many each time.
+        """
+        self._rewrites = min(self._rewrites + 1, 10) if now < self._quiet_at else 1
+        self._quiet_at = now + QUIET_PERIOD
+        self.foreign_value = entry.value
+        first = self._rewrites == 1
+        return 0.0 if first else min(MAX_RETRY_DELAY, FIRST_RETRY_DELAY * 2 ** (self._rewrites - 1))
 
     def missing(self, index: int, now: float) -> None:
         """The lease's key was absent at `index`: deleted or expired. The same subnet is requested again."""
@@ -406,6 +443,7 @@ class LeaseState:
         """
         if value != self.value:
             self._former_ips.add(self.own_ip)
+            self._former_values |= {self.value}
             self.own_ip = own_ip
             self.value = value
             self._next_action_at = now

@@ -17,6 +17,7 @@ about fifty long polls of v2, which return one event each.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -76,7 +77,8 @@ class LeaseWatcher:
         self._must_list = True
         self._vanished = False
         """Several leases were removed by one change."""
-        self._grace_ends: dict[str, float] = {}
+        self._grace_ends: OrderedDict[str, float] = OrderedDict()
+        """By name, in the order of the ends: all periods have one length."""
 
     def __repr__(self) -> str:
         return f"LeaseWatcher({len(self.leases)} leases at {self.index}, generation {self.generation})"
@@ -137,7 +139,7 @@ class LeaseWatcher:
 
     async def _next(self, feed: Feed, relist_at: float) -> News:
         """Wait for changes and take them."""
-        until = min(relist_at, *self._grace_ends.values()) if self._grace_ends else relist_at
+        until = min(relist_at, next(iter(self._grace_ends.values()), relist_at))
         news = await feed.news(min(POLL_TIMEOUT, max(0.0, until - trio.current_time())))
         self._log.resolve(TOPIC, "leases_followed_again")
         now = trio.current_time()
@@ -183,18 +185,19 @@ class LeaseWatcher:
         self.entries.pop(name, None)
         self.permanent.discard(name)
         self.invalid.pop(name, None)
+        self._grace_ends.pop(name, None)
         if grace and name in self.leases:
             self._grace_ends[name] = now + GRACE_PERIOD
         else:
-            self._grace_ends.pop(name, None)
             self.leases.pop(name, None)
 
     def _end_grace_periods(self, now: float) -> None:
-        over = [name for name, end in self._grace_ends.items() if end <= now]
-        for name in over:
+        is_over = False
+        while self._grace_ends and self._grace_ends[name := next(iter(self._grace_ends))] <= now:
             del self._grace_ends[name]
             self.leases.pop(name, None)
-        if over:
+            is_over = True
+        if is_over:
             self._changed()
 
     def _next_relist(self) -> float:

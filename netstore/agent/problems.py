@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from netstore.seams import Log
 
 MAX_TOPICS: Final = 10_000
@@ -12,6 +16,10 @@ MAX_TOPICS: Final = 10_000
 
 MAX_LINES: Final = 10
 """Log lines for problems of one kind that appear together; the rest is given as a number."""
+
+
+CHANGE_INTERVAL: Final = 10.0
+"""Minimum seconds between two lines about one name whose reason changes."""
 
 
 class ProblemLog:
@@ -52,20 +60,34 @@ class ProblemLog:
 class ProblemList:
     """Problems of one kind, one for each name: logs which are new and which are over, in a few lines.
 
-    `event` is logged for a new problem, `resolved` for those that are over.
+    `event` is logged for a new problem, `resolved` for those that are over. A reason that changes is logged
+    by the first update that is `CHANGE_INTERVAL` after the line before.
     """
 
-    def __init__(self, log: ProblemLog, event: str, resolved: str) -> None:
+    def __init__(
+        self,
+        log: ProblemLog,
+        event: str,
+        resolved: str,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
         self._log = log
         self._event = event
         self._resolved = resolved
+        self._clock = clock
+        self._told: dict[str, tuple[str, float]] = {}
+        """The reason that was logged last for each problem, and when."""
         self.problems: dict[str, str] = {}
 
     def update(self, problems: dict[str, str]) -> None:
         """Replace the problems: name and reason."""
-        new = {name: reason for name, reason in problems.items() if self.problems.get(name) != reason}
+        now = self._clock()
+        new = {name: reason for name, reason in problems.items() if self._is_news(name, reason, now)}
         over = [name for name in self.problems if name not in problems]
         self.problems = dict(problems)
+        for name in over:
+            del self._told[name]
+        self._told.update({name: (reason, now) for name, reason in new.items()})
         for name in list(new)[:MAX_LINES]:
             self._log.warning(self._event, name=name, reason=new[name])
         if len(new) > MAX_LINES:
@@ -73,3 +95,9 @@ class ProblemList:
         if over:
             shown = ", ".join(over[:MAX_LINES]) + ("" if len(over) <= MAX_LINES else ", ...")
             self._log.info(self._resolved, count=len(over), names=shown)
+
+    def _is_news(self, name: str, reason: str, now: float) -> bool:
+        if name not in self._told:
+            return True
+        told, when = self._told[name]
+        return told != reason and now - when >= CHANGE_INTERVAL

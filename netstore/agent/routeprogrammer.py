@@ -194,8 +194,8 @@ class RouteProgrammer:
         }
         overlapping = conflicts(others, host.network, self._watcher.created)
         for name, lease in others.items():
-            if lease.public_ip == host.public_ip and not self._holder.state.held:
-                continue  # left by an earlier run, and about to be taken again
+            if lease.public_ip == host.public_ip and self._holder.explains(name):
+                continue
             reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
             reason = reason or overlapping.get(name)
             if reason is None:

@@ -169,7 +169,7 @@ class Agent:
             return "no subnet is held"
         if self._holder.state.may_have_expired(trio.current_time()):
             return "the lease could not be renewed and may have expired"
-        return None
+        return self._holder.fault
 
     def _routes_fault(self) -> str | None:
         programmer = self._programmer

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from netstore.network.addresses import Subnet, parse_cidr, parse_ip, show_ip
-from netstore.network.backends import BUILT_IN, FOREIGN
+from netstore.network.backends import BUILT_IN, FOREIGN, problem
 from netstore.network.config import DEFAULT_BACKEND, NetworkConfigError, parse_network
 from netstore.network.plugins import Plugin, names_of, section_problem
 
@@ -96,7 +96,7 @@ def begin(text: bytes, admitted: Mapping[str, Plugin]) -> Verdict:
         warnings += [_unknown(name, kind) for name in options if name.lower() not in names]
         return Verdict(tuple(warnings), plugin, options)
     if kind in BUILT_IN:
-        warnings += _built_in(kind, options)
+        warnings += _built_in(kind, options, ipv6=fields.get("EnableIPv6") is True)
     elif kind in FOREIGN:
         warnings.append(f"Backend.Type: {kind} is a backend of flanneld; netstore-agent does not have it")
     else:
@@ -115,12 +115,12 @@ def finish(verdict: Verdict) -> None:
     """
     if verdict.plugin is None:
         return
-    problem = section_problem(verdict.plugin, verdict.section)
-    if problem is not None:
+    wrong = section_problem(verdict.plugin, verdict.section)
+    if wrong is not None:
         name = verdict.plugin.name
-        field = "Backend" if problem[0] == "section" else f"Backend.{problem[0]}"
+        field = "Backend" if wrong[0] == "section" else f"Backend.{wrong[0]}"
         raise NetworkConfigError(
-            field, problem[1], f"correct it by the schema that `netstorectl plugin show {name}` prints"
+            field, wrong[1], f"correct it by the schema that `netstorectl plugin show {name}` prints"
         )
 
 
@@ -128,8 +128,10 @@ def _unknown(name: str, kind: str) -> str:
     return f"Backend.{name[:64]}: {kind} has no such option; it is ignored"
 
 
-def _built_in(kind: str, given: Mapping[str, Any]) -> list[str]:
-    """Check the options of a built-in backend; the unknown ones as warnings."""
+def _built_in(kind: str, given: Mapping[str, Any], *, ipv6: bool) -> list[str]:
+    """Check the options of a built-in backend; the unknown ones as warnings. `ipv6`: the network is
+    dual-stack.
+    """
     options = BUILT_IN[kind]
     names = {each.encode_name.lower(): each.encode_name for each in msgspec.structs.fields(options)}
     known: dict[str, Any] = {}
@@ -143,10 +145,13 @@ def _built_in(kind: str, given: Mapping[str, Any]) -> list[str]:
         try:
             msgspec.convert({name: value}, options)
         except msgspec.ValidationError as error:
-            problem = str(error).partition(" - at `")[0]
+            wrong = str(error).partition(" - at `")[0]
             raise NetworkConfigError(
-                f"Backend.{name}", problem, f"correct it, or leave it out for the default of {kind}"
+                f"Backend.{name}", wrong, f"correct it, or leave it out for the default of {kind}"
             ) from None
+    found = problem(msgspec.convert(known, options), ipv6=ipv6)
+    if found is not None:
+        raise NetworkConfigError(f"Backend.{found.option}", found.text, found.fix)
     return warnings
 
 

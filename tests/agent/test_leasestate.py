@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from netstore.agent.leasestate import (
+    MIN_REWRITES,
     NOT_ALLOWED,
+    QUIET_PERIOD,
     ChooseSubnet,
     Confirm,
     Create,
@@ -397,7 +399,7 @@ class Life(RuleBasedStateMachine):
         plan, cell, now, index = vars(self.plan).copy(), self.cell, self.now, self.index
         former = set(self.plan._former_ips)
         self.look()
-        for _ in range(6):
+        for _ in range(14):
             self.step()
             self.look()
             self.now += 8.0
@@ -834,3 +836,48 @@ class Claims(RuleBasedStateMachine):
 
 
 TestClaims = Claims.TestCase
+
+
+def test_another_lease_of_this_node_is_confirmed_before_it_is_held() -> None:
+    one = held()
+    one.granted(pair(HIGH), 9, permanent=True, sent=1010.0, created=8)
+    assert not one.held
+    assert one.next(1010.0) == Confirm(pair(HIGH), 8)
+    one.confirmed()
+    assert one.held
+
+
+def test_rewrites_by_another_agent_are_answered_ever_later() -> None:
+    one, now, index, delays = held(), 1010.0, 6, []
+    theirs = SubnetLease(net(LOW), ME, "vxlan")
+    for count in range(1, 10):
+        one.observed(theirs, seen("theirs", index, 100), now)
+        assert (one.rewritten_until(now) is not None) == (count >= MIN_REWRITES)
+        step = one.next(now)
+        delays.append(step.until - now if isinstance(step, Wait) else 0.0)
+        now += delays[-1]
+        assert one.next(now) == Overwrite(pair(LOW), index, permanent=False, created=5)
+        one.granted(pair(LOW), index + 1, permanent=False, sent=now, created=5)
+        index += 2
+    assert delays == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert one.foreign_value == "theirs"
+    assert one.rewritten_until(now) == now - delays[-1] + QUIET_PERIOD
+    now += QUIET_PERIOD
+    assert one.rewritten_until(now) is None
+    one.observed(theirs, seen("theirs", index, 100), now)
+    assert isinstance(one.next(now), Overwrite), "a single rewrite is answered at once"
+
+
+def test_its_own_writes_are_no_rewrites_by_another_agent() -> None:
+    one = held()
+    for index in range(6, 20):
+        one.is_writing = True
+        one.observed(MINE, seen(VALUE, index, 0), 1010.0)  # the event of the write comes before its answer
+        one.is_writing = False
+        one.write_failed(1010.0)
+        one.observed(MINE, seen(VALUE, index + 1, 0), 1010.0)
+    one.set_value(ME, encode_lease(ME, "vxlan"), 1010.0)
+    for index in range(30, 40):
+        one.observed(MINE, seen(VALUE, index, 100), 1010.0)
+    assert isinstance(one.next(1010.0), Overwrite)
+    assert one.rewritten_until(1010.0) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from tests.agent.stores import APIS, fake, subnets
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from trio.testing import MockClock
 
@@ -354,3 +355,50 @@ async def test_after_any_history_the_leases_equal_the_stores(
         usable = {name for name, value in expected.items() if value != "junk"}
         assert scene.held() == usable
         assert scene.watcher.index == store.index
+
+
+@pytest.mark.trio
+async def test_grace_periods_that_began_again_end_in_their_order(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    for name, address in ((A, "192.168.77.12"), (B, "192.168.77.13")):
+        scene.store.lease(name, address)
+    async with scene.following():
+        scene.store.rebuild(cluster_id="c2")
+        await settle(5)
+        scene.store.lease(A, "192.168.77.12")
+        await settle(1)
+        scene.store.rebuild(cluster_id="c3")
+        await settle(GRACE_PERIOD - 4)
+        assert scene.held() == {A}, "B has been gone for longer"
+        assert [*scene.watcher._grace_ends.values()] == sorted(scene.watcher._grace_ends.values())
+        await settle(5)
+        assert scene.held() == set()
+
+
+@pytest.mark.trio
+async def test_the_first_grace_period_alone_is_looked_at(autojump_clock: MockClock, scene: Scene) -> None:
+    class Counted(OrderedDict[str, float]):
+        looks = 0
+
+        def __iter__(self) -> Iterator[str]:
+            for name in super().__iter__():
+                Counted.looks += 1
+                yield name
+
+        def values(self) -> Any:
+            Counted.looks += len(self)
+            return super().values()
+
+        def items(self) -> Any:
+            Counted.looks += len(self)
+            return super().items()
+
+    count = 1000
+    ends = ((str(number), trio.current_time() + GRACE_PERIOD) for number in range(count))
+    scene.watcher._grace_ends = Counted(ends)
+    for _ in range(count):
+        scene.watcher._end_grace_periods(trio.current_time())
+    assert Counted.looks <= count
+    scene.watcher._end_grace_periods(trio.current_time() + GRACE_PERIOD)
+    assert not scene.watcher._grace_ends

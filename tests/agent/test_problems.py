@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netstore.agent.problems import MAX_LINES, MAX_TOPICS, ProblemList, ProblemLog
+from netstore.agent.problems import CHANGE_INTERVAL, MAX_LINES, MAX_TOPICS, ProblemList, ProblemLog
 from tests.support.log import KeptLog
 
 
@@ -28,8 +28,10 @@ def test_topics_are_bounded() -> None:
 
 def test_new_and_resolved_problems_are_logged_by_name() -> None:
     recorded = KeptLog()
-    problems = ProblemList(ProblemLog(recorded), "bad", "good")
+    now = [0.0]
+    problems = ProblemList(ProblemLog(recorded), "bad", "good", lambda: now[0])
     problems.update({"a": "1", "b": "2"})
+    now[0] += CHANGE_INTERVAL
     problems.update({"a": "1", "b": "3"})
     problems.update({"b": "3"})
     assert [(fields["name"], fields["reason"]) for fields in recorded.told("bad")] == [
@@ -42,10 +44,23 @@ def test_new_and_resolved_problems_are_logged_by_name() -> None:
 
 def test_many_problems_are_few_lines() -> None:
     recorded = KeptLog()
-    problems = ProblemList(ProblemLog(recorded), "bad", "good")
+    problems = ProblemList(ProblemLog(recorded), "bad", "good", lambda: 0.0)
     problems.update({str(number): "x" for number in range(3000)})
     assert len(recorded.lines) == MAX_LINES + 1
     assert recorded.lines[-1] == ("bad", {"more": 3000 - MAX_LINES})
     problems.update({})
     assert len(recorded.told("good")) == 1
     assert len(str(recorded.told("good"))) < 200
+
+
+def test_a_reason_that_changes_all_the_time_is_logged_once_in_a_while() -> None:
+    recorded = KeptLog()
+    now = [0.0]
+    problems = ProblemList(ProblemLog(recorded), "bad", "good", lambda: now[0])
+    for number in range(100):
+        problems.update({"a": str(number)})
+        assert problems.problems == {"a": str(number)}
+    assert [fields["reason"] for fields in recorded.told("bad")] == ["0"]
+    now[0] += CHANGE_INTERVAL
+    problems.update({"a": "99"})
+    assert [fields["reason"] for fields in recorded.told("bad")] == ["0", "99"]

@@ -759,3 +759,96 @@ async def test_a_refused_lease_makes_no_route_of_others_flannels(
     async with node.running():
         assert "10.99.0.0" in str(node.agent.status()["skipped"])
         assert node.kernel.table[static.subnet] == [static]
+
+
+@pytest.mark.trio
+async def test_a_full_network_is_waited_for_without_listings(autojump_clock: MockClock, node: Node) -> None:
+    full = '{"Network":"10.23.0.0/24","SubnetLen":26,"Backend":{"Type":"host-gw"}}'
+    node.store.put(f"{PREFIX}/config", full)
+    for last in (64, 128, 192):
+        node.store.lease(f"10.23.0.{last}-26", "192.168.77.12")
+    async with node.running():
+        assert len(node.recorded.told("network_full")) == 1
+        listings = node.store.gets
+        for _ in range(50):
+            node.store.lease("10.23.0.64-26", "192.168.77.12")  # renewals tell nothing new
+            await trio.sleep(0.5)  # fixed: by the clock of the test
+        assert node.store.gets == listings
+        node.store.remove(f"{SUBNETS}/10.23.0.128-26")
+        await trio.sleep(2)  # fixed: by the clock of the test
+        assert own_keys(node) == ["10.23.0.128-26"]
+        assert node.agent.not_ready() is None
+    assert len(node.recorded.told("network_full")) == 1
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("reserved", "is_refused"),
+    [
+        ("10.23.5.0-24&fd23:0:0:99::-64", True),  # its IPv4 subnet is another node's
+        ("10.23.6.0-24&fd23:0:0:c8::-64", True),  # its IPv6 subnet is another node's
+        ("10.23.6.0-24&fd99:0:0:6::-64", False),  # outside the network: left for the next start
+    ],
+)
+async def test_a_reservation_that_cannot_be_used_is_not_taken(
+    autojump_clock: MockClock, node: Node, reserved: str, is_refused: bool
+) -> None:
+    make_dual_stack(node)
+    node.env.write_text("FLANNEL_SUBNET=10.23.42.1/24\n")
+    node.store.put(f"{SUBNETS}/10.23.5.0-24&fd23:0:0:c8::-64", DUAL_PEER, 80_000)
+    async with node.running():
+        [held] = own_keys(node)
+        node.store.put(f"{SUBNETS}/{reserved}", DUAL_VALUE)
+        written = node.store.files[f"{SUBNETS}/{reserved}"].modified
+        await trio.sleep(5)  # fixed: by the clock of the test
+        status = node.agent.status()
+        assert status["subnet"] == held.split("&")[0].replace("-", "/")
+        assert node.store.files[f"{SUBNETS}/{reserved}"].modified == written
+        assert len(node.recorded.told("reservation_not_taken")) == is_refused
+        assert node.agent.not_ready() is None
+        node.store.remove(f"{SUBNETS}/10.23.5.0-24&fd23:0:0:c8::-64")
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert (node.agent.status()["subnet"] == reserved.partition("&")[0].replace("-", "/")) == is_refused
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_two_agents_with_one_public_ip(autojump_clock: MockClock, node: Node) -> None:
+    other = '{"PublicIP":"192.168.77.11","BackendType":"vxlan","BackendData":{"VNI":1}}'
+    async with node.running():
+        key, lines = node.own_key(), len(node.recorded.lines)
+        node.store.put(key, other, 86_400)
+        await trio.sleep(0.2)  # fixed: by the clock of the test
+        assert node.own_key() == key, "what is written once is written back at once"
+        assert node.agent.not_ready() is None
+        first, until = node.store.index, trio.current_time() + 600
+        while trio.current_time() < until:
+            if node.store.files[key].value == WRITTEN[node.api]:
+                node.store.put(key, other, 86_400)
+            await trio.sleep(0.1)  # fixed: by the clock of the test
+        assert node.store.index - first < 50
+        reason = "another agent uses the PublicIP 192.168.77.11; give each node its own"
+        assert reason in str(node.agent.not_ready())
+        [told] = node.recorded.told("public_ip_not_unique")
+        assert (told["public_ip"], told["lease"]) == ("192.168.77.11", other)
+        assert len(node.recorded.lines) - lines < 5, node.recorded.lines[lines:]
+        await trio.sleep(200)  # fixed: by the clock of the test
+        assert node.own_key() == key
+        assert node.agent.not_ready() is None
+        assert len(node.recorded.told("public_ip_unique_again")) == 1
+
+
+@pytest.mark.trio
+async def test_the_lease_from_which_a_node_moved_is_no_fault(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        [former] = own_keys(node)
+        node.store.put(f"{SUBNETS}/10.23.78.0-24", MINE)
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert node.agent.status()["subnet"] == "10.23.78.0/24"
+    node.agent = node.make()
+    async with node.running():
+        assert sorted(own_keys(node)) == sorted([former, "10.23.78.0-24"])
+        assert node.recorded.told("lease_skipped") == []
+        node.store.put(f"{SUBNETS}/10.23.79.0-24", MINE)
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert [line["name"] for line in node.recorded.told("lease_skipped")] == ["10.23.79.0-24"]

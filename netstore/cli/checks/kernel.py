@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 MODULES: Final = {"vxlan": "vxlan", "ipip": "ipip", "wireguard": "wireguard"}
 """Backend -> the kernel module that it needs."""
 
-MAX_BYTES: Final = 16 * 1024 * 1024
-"""Most that is read of a file; lists of modules have about one."""
+MAX_BYTES: Final = 2 * 1024 * 1024
+"""Most that is read of a file; lists of modules have about one MiB. procfs refuses a read of 4 MiB and more."""
 
 
 def check_kernel(root: Path, interface: str | None, backend: str | None) -> Iterator[Finding]:

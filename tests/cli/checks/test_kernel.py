@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from netstore.cli.checks.finding import State
 from netstore.cli.checks.kernel import check_kernel
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SETTINGS = {
     "proc/sys/net/ipv4/ip_forward": "1",
@@ -78,3 +75,9 @@ def test_the_backends_module(
         name if "/" in name else f"{folder}/{name}": text for name, text in files.items()
     }
     assert states(tmp_path, placed, backend)["module"] is state
+
+
+def test_the_settings_of_this_kernel_are_read() -> None:
+    found = {each.subject: each.state for each in check_kernel(Path("/"), None, None)}
+    there = Path("/proc/sys/net/ipv4/ip_forward").exists()
+    assert (found["ip_forward"] is State.UNKNOWN) == (not there)
