@@ -17,7 +17,7 @@ MODULES: Final = {"vxlan": "vxlan", "ipip": "ipip", "wireguard": "wireguard"}
 """Backend -> the kernel module that it needs."""
 
 MAX_BYTES: Final = 2 * 1024 * 1024
-"""Most that is read of a file; lists of modules have about one MiB. procfs refuses a read of 4 MiB and more."""
+"""Most that is read of a file. Lists of modules have about one MiB; procfs refuses to read 4 MiB or more."""
 
 
 def check_kernel(root: Path, interface: str | None, backend: str | None) -> Iterator[Finding]:
