@@ -241,6 +241,7 @@ def test_a_follower_passes_on_what_it_is_asked_whatever_its_engine_does(
 def test_messages_held_are_counted_once_however_often_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(3)
     leader, late = group[1].host, group[2].host
+    group.pass_time(1)  # the feature level is raised, which is an entry
     monkeypatch.setattr(group[2].engine, "excess_bytes", lambda: 1)
     group.tick()
     applied = late.machine.applied

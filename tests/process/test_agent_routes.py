@@ -179,7 +179,7 @@ def test_an_invalid_lease_is_skipped_and_affects_no_other(
 ) -> None:
     agent = scene.agent()
     agent.subnet()
-    scene.keys.set_lease(name, value)
+    scene.keys.set_lease(name, value, ttl=1000)
     scene.keys.lease_of("10.23.201.0-24", "192.168.77.13")
     routed(agent, "10.23.201.0/24", "192.168.77.13")
     assert reason in agent.told("lease_skipped", name=name)["reason"]

@@ -326,7 +326,7 @@ def test_without_permission_the_reason_is_told(scene: Stage) -> None:
         before=("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"),
     )
     scene.agents.append(weak.start())
-    assert "CAP_NET_ADMIN" in weak.told("rules_not_kept")["reason"]
+    assert "CAP_NET_ADMIN" in weak.told("waiting")["reason"]
 
 
 def test_the_kernels_settings_are_told_and_not_changed(scene: Stage) -> None:

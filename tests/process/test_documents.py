@@ -167,7 +167,7 @@ def test_a_cluster_is_given_its_network(tmp_path: Path) -> None:
     with Wire(nodes=1, base="10.0.0") as wire:
         [node] = wire.members
         variables = {
-            "STORE_IN": f"ip netns exec {wire.switch}",
+            "STORE_IN": f"ip netns exec {wire.switch} env NETSTORE_DATA_DIR={tmp_path}/data",
             "AGENT_IN": f"ip netns exec {node.netns} env NETSTORE_AGENT_SUBNET_FILE={tmp_path}/subnet.env",
         }
         inside = f'netstorectl() {{ ip netns exec {wire.switch} env netstorectl "$@"; }}\n'

@@ -41,8 +41,12 @@ CONFIG = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"my-net"}}'
 
 
 def send(store: Daemon, path: str, body: str | bytes, kind: str = "application/octet-stream") -> None:
-    answer = exchange(store, "PUT", f"/netstore/plugins/my-net{path}", body, {"Content-Type": kind})
-    assert answer.status == 200, answer.raw
+    def taken() -> bool:
+        answer = exchange(store, "PUT", f"/netstore/plugins/my-net{path}", body, {"Content-Type": kind})
+        assert answer.status == 200 or b"feature level" in answer.raw, answer.raw
+        return answer.status == 200
+
+    until(taken, "the store takes it")  # a new cluster needs a moment to raise its feature level
 
 
 def admit(store: Daemon, data: bytes, settings: dict[str, object]) -> str:

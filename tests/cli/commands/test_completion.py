@@ -45,7 +45,7 @@ def offers(ctl: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]
 
 
 def test_words_are_offered(offers: Callable[..., list[str]]) -> None:
-    nouns = ["completion", "doctor", "endpoint", "key", "member", "move-leader", "network", "route"]
+    nouns = ["completion", "doctor", "endpoint", "key", "member", "move-leader", "network", "plugin", "route"]
     assert offers("") == [*nouns, "status", "subnet"]
     assert offers("member", "") == ["add", "ls", "promote", "rm", "token", "update"]
     assert offers("key", "m") == ["mk", "mkdir"]
