@@ -27,7 +27,7 @@ from netstore.agent.kernel import Address, EntryChange, Link, Notifications, Rou
 from netstore.agent.routeplan import AddRoute, BoundRoute, DeleteRoute, KernelRoute, in_kernel
 from netstore.agent.wanted import Ipip, Vxlan
 from netstore.network.addresses import Subnet, show_ip
-from netstore.network.ipv6 import Subnet6, show_ip6
+from netstore.network.ipv6 import Subnet6, is_link_local6, show_ip6
 
 with message_classes():
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped] # has no types
@@ -579,16 +579,16 @@ def parse_notifications(datagrams: Sequence[bytes], *, lost: bool) -> Notificati
             elif kind == _DELLINK:
                 removed_links.append(parse_link(data, at, end).ifindex)
             elif kind in (NEWADDR, _DELADDR):
-                addresses = addresses or not _is_link_local6(data, at, end)
+                addresses = addresses or not _is_of_link_local6(data, at, end)
             elif kind == _OVERRUN:
                 lost = True
     return Notifications(routes, links, removed_links, addresses, lost, entries)
 
 
-def _is_link_local6(data: bytes, at: int, end: int) -> bool:
+def _is_of_link_local6(data: bytes, at: int, end: int) -> bool:
     """Whether it is about an IPv6 address in fe80::/10, which each interface of a pod gets by itself."""
     address = parse_address(data, at, end)
-    return data[at] == socket.AF_INET6 and address is not None and address.ip >> 118 == 0xFE80 >> 6
+    return data[at] == socket.AF_INET6 and address is not None and is_link_local6(address.ip)
 
 
 def _route_changes(routes: list[KernelRoute], kind: int, flags: int) -> list[RouteChange]:
