@@ -45,17 +45,21 @@ FREE_BYTES_BESIDE: Final = 16 * 1024 * 1024
 """Bytes that must be free beside the next file before it is tried again: the state needs room first."""
 
 LOOP_SYNC_SECONDS: Final = 0.0005
-"""The loop does a held write itself only while writing and syncing take less than this."""
+"""The loop does a held write itself only while writing and syncing take less than this on average."""
+
+WEIGHT: Final = 1 / 8
+"""Of the last write in that average, which is exponential."""
+
+STALL_SECONDS: Final = 0.004
+"""A write that takes longer has stalled: see BACKOFF_FACTOR. Many disks need a millisecond now and then."""
 
 LOOP_SYNC_BYTES: Final = 64 * 1024
 """The largest write that the loop does itself."""
 
 BACKOFF_FACTOR: Final = 100
-"""After a write that took longer than LOOP_SYNC_SECONDS, the loop does none for so many times its duration.
-So slow syncs block the loop for at most a hundredth of the time.
+"""After a write that stalled, the loop does none for so many times its duration. So stalls block the loop for
+at most a hundredth of the time.
 """
-
-_NEVER: Final = float("inf")
 
 
 class PosixDevice:
@@ -83,8 +87,10 @@ class PosixDevice:
         self._refused = OSError()
         self._dead: SyncFailed | None = None
         """Why everything fails."""
-        self._loop_syncs_from = _NEVER
-        """From when on the loop may write, in monotonic seconds; never before the first write was timed."""
+        self._usual_seconds = LOOP_SYNC_SECONDS
+        """What a write takes on average; the loop does none before the first one was timed."""
+        self._loop_syncs_from = 0.0
+        """From when on the loop may write again after a stall, in monotonic seconds."""
         self.quick_syncs = 0
         self._spare = Spare(self._folder, file_bytes)
         self._notes = Notes(self._folder)
@@ -126,7 +132,8 @@ class PosixDevice:
 
     def release(self) -> None:
         # Answers come in the order of the writes, so none may be under way.
-        if self._unanswered == 1 and monotonic() >= self._loop_syncs_from:
+        is_fast = self._usual_seconds < LOOP_SYNC_SECONDS
+        if self._unanswered == 1 and is_fast and monotonic() >= self._loop_syncs_from:
             job = self._inbox.take_back()
             if isinstance(job, Write) and job.name == self._name and len(job.data) <= LOOP_SYNC_BYTES:
                 self._answer([job], self._put([job]))
@@ -241,13 +248,13 @@ class PosixDevice:
         if note:
             self._notes.write(note)
         now = monotonic()
-        if now - began >= LOOP_SYNC_SECONDS:
-            self._loop_syncs_from = now + BACKOFF_FACTOR * (now - began)
+        took = now - began
+        self._usual_seconds += (took - self._usual_seconds) * WEIGHT
+        if took >= STALL_SECONDS:
+            self._loop_syncs_from = now + BACKOFF_FACTOR * took
             self.quick_syncs = 0
         else:
             self.quick_syncs += 1
-            if self._loop_syncs_from == _NEVER:
-                self._loop_syncs_from = now
         if end > self._file_bytes // 2:
             self._spare.prepare()
         return None

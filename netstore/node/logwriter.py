@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from netstore.seams import Log
 
 QUICK_SYNCS: Final = 32
-"""Where others vote, so many syncs in a row must have been fast before the loop does one: one that stalls
+"""Where others vote, so many syncs in a row must not have stalled before the loop does one: one that stalls
 would cost this member its leadership, or its leader a follower. Together with the pause that the device makes
-after a slow one, a disk that stalls now and then is left to the writer.
+after one, a disk that stalls now and then is left to the writer.
 """
 
 

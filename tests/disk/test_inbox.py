@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from tests.disk.devices import found_fast
+
 if TYPE_CHECKING:
     from tests.disk.devices import Disk
 
@@ -22,7 +24,7 @@ def test_held_writes_keep_their_order_while_the_writer_wakes_and_sleeps(disk: Di
             busy.release()
 
     disk.device._put = alone  # type: ignore[method-assign]
-    disk.device._loop_syncs_from = 0.0
+    found_fast(disk)
     for number in range(2_000):
         disk.write("a", b"%05d" % number, held=number % 3 > 0)
         if number % 3:

@@ -14,7 +14,7 @@ import pytest
 from netstore.disk import posix
 from netstore.disk.posix import PosixDevice
 from netstore.seams import SyncFailed
-from tests.disk.devices import BLOCK, Disk, Gate, at_rest, failing
+from tests.disk.devices import BLOCK, Disk, Gate, at_rest, failing, found_fast
 from tests.disk.fakeloop import TIMEOUT, FakeLoop
 from tests.support.patience import until
 
@@ -47,7 +47,7 @@ def lone(disk: Disk, data: bytes = b"lone", name: str = "a") -> None:
     disk.device.release()
 
 
-FAST, SLOW = 0.0001, 0.005
+FAST, SLOW, STALLED = 0.0001, 0.002, 0.005
 
 
 def test_a_held_write_is_synced_and_answered_within_its_release(
@@ -64,19 +64,48 @@ def test_a_held_write_is_synced_and_answered_within_its_release(
     assert disk.content("a") == b"firstlonelast"
 
 
-def test_quick_syncs_are_counted_until_a_slow_one(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_syncs_are_counted_until_one_stalls(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the loop and of the writer alike."""
     slept = Slept(monkeypatch, FAST)
     disk.write("a", b"first")
     lone(disk)
-    assert disk.device.quick_syncs == 2
     slept.seconds = SLOW
     lone(disk)
+    assert disk.device.quick_syncs == 3
+    slept.seconds = STALLED
+    lone(disk)
+    assert set(disk.settle()) == {None}
     assert disk.device.quick_syncs == 0
     slept.seconds = FAST
     lone(disk)
     assert set(disk.settle()) == {None}
     assert disk.device.quick_syncs == 1
+
+
+def test_one_slow_sync_among_fast_ones_leaves_the_next_to_the_loop(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = Slept(monkeypatch, FAST)
+    disk.write("a", b"first")
+    for seconds in (*[FAST] * 12, SLOW, FAST):
+        slept.seconds = seconds
+        lone(disk)
+    assert set(disk.settle()) == {None}
+    assert slept.threads == ["disk-writer"] + [threading.current_thread().name] * 14
+
+
+def test_a_disk_whose_syncs_are_slow_on_average_is_left_to_the_writer(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = Slept(monkeypatch, FAST)
+    disk.write("a", b"first")
+    at_rest(disk)
+    slept.seconds = SLOW
+    for _ in range(6):
+        lone(disk)
+    assert set(disk.settle()) == {None}
+    here = threading.current_thread().name
+    assert slept.threads == ["disk-writer", here] + ["disk-writer"] * 5
 
 
 @pytest.mark.parametrize("why", ["slow", "large", "another file", "others wait", "nothing is known yet"])
@@ -98,10 +127,10 @@ def test_a_held_write_is_left_to_the_writer(disk: Disk, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("what", ["pwrite", "fdatasync"])
-def test_after_a_slow_write_the_loop_makes_none_for_a_hundred_times_its_duration(
+def test_after_a_write_that_stalled_the_loop_makes_none_for_a_hundred_times_its_duration(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Whichever system call was slow, and however fast the writer's syncs are meanwhile."""
+    """Whichever system call stalled, and however fast the writer's syncs are meanwhile."""
     slept = Slept(monkeypatch, FAST)
     real, slow = os.pwrite, [0.0]
 
@@ -113,15 +142,15 @@ def test_after_a_slow_write_the_loop_makes_none_for_a_hundred_times_its_duration
     disk.write("a", b"first")
     lone(disk)
     if what == "pwrite":
-        slow[0] = SLOW
+        slow[0] = STALLED
     else:
-        slept.seconds = SLOW
+        slept.seconds = STALLED
     lone(disk)
     slow[0], slept.seconds = 0.0, FAST
     began = slept.now
     for _ in range(10):
         lone(disk)
-    for later in (99 * SLOW, 101 * 2 * SLOW):  # the note is slow too where writes are
+    for later in (99 * STALLED, 101 * 2 * STALLED):  # the note is slow too where writes are
         at_rest(disk)
         slept.now = began + later
         lone(disk)
@@ -145,7 +174,7 @@ def test_answers_come_in_the_order_of_the_writes(disk: Disk, monkeypatch: pytest
 def test_a_sync_that_fails_on_the_loop_ends_the_device(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write("a", b"first")
     at_rest(disk)
-    monkeypatch.setattr(disk.device, "_loop_syncs_from", 0.0)
+    found_fast(disk)
     failing(monkeypatch, "fdatasync", errno.EIO, thread=threading.current_thread().name)
     lone(disk)
     assert isinstance(disk.answers[1][1], SyncFailed)
@@ -158,7 +187,7 @@ def test_a_held_write_on_a_full_disk_leaves_the_file_as_it_was(
 ) -> None:
     disk.write("a", b"first")
     at_rest(disk)
-    monkeypatch.setattr(disk.device, "_loop_syncs_from", 0.0)
+    found_fast(disk)
     failing(monkeypatch, "pwrite", errno.ENOSPC, thread=threading.current_thread().name)
     lone(disk)
     failure = disk.answers[1][1]
