@@ -244,8 +244,8 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
     back = settings.ask_network(draining)
     if back:
         raise refused(
-            f"{show_ip(address)} has taken {' and '.join(back)} again: its daemon is no netstore-agent, or one"
-            " of an earlier release; stop it, and try again"
+            f"{show_ip(address)} has taken {' and '.join(back)} again: its daemon is no netstore-agent, or an"
+            " earlier release of it; stop it, and try again"
         )
     settings.show({"action": "drained", "subnets": [record.content() for record in mine]}, _table(mine))
 
