@@ -11,6 +11,7 @@ import msgspec
 
 from netstore.agent.backend import Refused, show_ip
 from netstore.network.backends import problem
+from netstore.network.words import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -63,7 +64,7 @@ def published(data: bytes | None, kind: type[T]) -> T:
             {name: msgspec.json.decode(raw) for name, raw in given.items() if raw != b"null"}, kind
         )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(in_words(error)) from None
 
 
 def bounded(data: bytes | None, field: str) -> bytes | None:

@@ -44,6 +44,7 @@ from netstore.network.backends import NoOptions
 from netstore.network.config import Network, Network6, NetworkConfigError
 from netstore.network.ipv6 import Subnet6, show_ip6
 from netstore.network.lease import NodeSubnets, SubnetLease
+from netstore.network.words import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -253,5 +254,7 @@ def options(manifest: Manifest, network: Network) -> msgspec.Struct:
         )
     except msgspec.ValidationError as error:
         raise NetworkConfigError(
-            "Backend", f"options of {manifest.name}: {error}", "correct the section, or leave the option out"
+            "Backend",
+            f"options of {manifest.name}: {in_words(error)}",
+            "correct the section, or leave the option out",
         ) from None

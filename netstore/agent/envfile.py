@@ -22,7 +22,8 @@ TOPIC: Final = "subnet_file"
 
 
 class SubnetFile:
-    """The subnet.env of this node. `text` is what it must say, empty until `put` was called.
+    """The subnet.env of this node. `text` is what it must say, empty until `put` was called and after
+    `withdraw`.
 
     Reading and writing a few bytes of a memory file system takes less time than handing it to a thread.
     """
@@ -41,12 +42,31 @@ class SubnetFile:
             self._log.report(TOPIC, "subnet_file_not_written", path=str(self._path), reason=reason)
             return False
         self.text = text
+        with contextlib.suppress(OSError):  # it is read only where the file is not there
+            _withdrawn(self._path).unlink(missing_ok=True)
         return True
+
+    def withdraw(self) -> None:
+        """Take the file away, so that no pod gets an address; `read` still finds what it said."""
+        self.text = ""
+        try:
+            self._path.replace(_withdrawn(self._path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._log.report(TOPIC, "subnet_file_not_withdrawn", path=str(self._path), reason=reason)
+
+    def remove(self) -> None:
+        """Remove the file if it was written by this run, also if it is withdrawn."""
+        if self.text:
+            self._path.unlink(missing_ok=True)
+        _withdrawn(self._path).unlink(missing_ok=True)
 
     def problem(self) -> str | None:
         """Why the file is not as it must be, or None."""
         if not self.text:
-            return f"{self._path} is not written yet"
+            return f"{self._path} is not there: no subnet is held"
         try:
             found = _read(self._path)
         except FileNotFoundError:
@@ -84,12 +104,15 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> SubnetEnv:
-    """What an earlier run wrote."""
-    try:
-        text = _read(path).decode("utf-8", "replace")
-    except OSError:
-        return SubnetEnv()
-    return parse_subnet_env(text)
+    """What an earlier run wrote, and may have withdrawn."""
+    for each in (path, _withdrawn(path)):
+        with contextlib.suppress(OSError):
+            return parse_subnet_env(_read(each).decode("utf-8", "replace"))
+    return SubnetEnv()
+
+
+def _withdrawn(path: Path) -> Path:
+    return path.with_name(f"{path.name}.withdrawn")
 
 
 def _read(path: Path) -> bytes:

@@ -49,11 +49,11 @@ def protected_addresses6(
     links: Iterable[Link],
     addresses: Sequence[Address],
     routes: Iterable[KernelRoute],
-    store_ips: Iterable[int],
+    hosts: Mapping[int, str],
 ) -> ProtectedAddresses6:
-    """The addresses to protect, from the kernel's tables and the addresses of the store, chosen as those of
-    IPv4 are (`leasefilter.protected_addresses`): so the gateways of flannel's tunnel routes are left out.
-    Link-local addresses are left out too: no pod network has them.
+    """The addresses to protect, from the kernel's tables and what the hosts are that the node needs, chosen
+    as those of IPv4 are (`leasefilter.protected_addresses`): so the gateways of flannel's tunnel routes are
+    left out. Link-local addresses are left out too: no pod network has them.
     """
     names = {link.ifindex: link.name for link in links}
     global_ones = [each for each in addresses if reserved6(Subnet6(each.ip, 128)) is None]
@@ -69,8 +69,8 @@ def protected_addresses6(
                 )
         elif route.plain and reserved6(route.subnet) is None:
             found.add((route.subnet, route.ifindex))
-    for ip in store_ips:
-        single.setdefault(ip, f"the store's address {show_ip6(ip)}")
+    for ip, what in hosts.items():
+        single.setdefault(ip, what)
     return ProtectedAddresses6(
         frozenset(each.ip for each in global_ones),
         tuple(

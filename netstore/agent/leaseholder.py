@@ -5,11 +5,12 @@ outcome to it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
 from netstore.agent.leasestate import (
+    MAX_CLOCK_DRIFT,
     ChooseSubnet,
     Confirm,
     Create,
@@ -58,6 +59,12 @@ MAX_RACES: Final = 10
 """Subnets lost to other nodes in a row after which the delay becomes `RETRY_DELAY`. Flannel gives up then."""
 
 
+DRAINED_DELAY: Final = 10.0
+"""Seconds between two questions whether this node is still drained."""
+
+MIN_LOOK: Final = 0.1
+"""Minimum seconds between two looks whether the lease may have ended."""
+
 MAX_SHOWN: Final = 300
 """Characters of another program's value that are logged."""
 
@@ -65,8 +72,11 @@ MAX_SHOWN: Final = 300
 class LeaseHolder:
     """The lease of this node.
 
-    `on_held` is called with what is held each time that changes, again after `set_value`, and again if it
-    returned False. `avoid` returns the networks of this host, which no new subnet may overlap.
+    `on_held` is called with what is held each time that changes, again after `set_value`, again if it
+    returned False, and again after `on_unsafe`. `on_unsafe` is called when the subnet in use may be another
+    node's soon: the lease could not be renewed and may end, or it is gone and could not be written again.
+    `avoid` returns the networks of this host, which no new subnet may overlap. `is_drained` asks whether this
+    node may take no subnet (`netstorectl subnet drain`); that is asked before each lease that is created.
     """
 
     def __init__(
@@ -79,7 +89,9 @@ class LeaseHolder:
         log: ProblemLog,
         entropy: Entropy,
         on_held: Callable[[NodeSubnets], Awaitable[bool]],
+        on_unsafe: Callable[[], None] = lambda: None,
         avoid: Callable[[], Iterable[Subnet | Subnet6]] = tuple,
+        is_drained: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.state = state
         self.subnets: NodeSubnets | None = None
@@ -90,13 +102,17 @@ class LeaseHolder:
         self._log = log
         self._entropy = entropy
         self._on_held = on_held
+        self._on_unsafe = on_unsafe
         self._avoid = avoid
+        self._is_drained = is_drained
         self._wake = trio.Event()
         self._generation = watcher.generation
         self._races = 0
         self._leases_when_full = 0
         self._accepted = True
         """Whether `on_held` returned True since the value was set, and no other name of the lease is left."""
+        self._in_use = False
+        """Whether `on_held` was called, and `on_unsafe` not since then."""
         self._only_name: NodeSubnets | None = None
         """What was held when no other name was left."""
 
@@ -114,6 +130,11 @@ class LeaseHolder:
         """Hold a lease forever. `former` is what an earlier run held. The watcher must have listed the
         leases.
         """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_safe)
+            await self._hold(former)
+
+    async def _hold(self, former: NodeSubnets | None) -> NoReturn:
         listed = True
         while True:
             self._wake = trio.Event()
@@ -121,14 +142,18 @@ class LeaseHolder:
             is_moved = reserved is not None and await self._move(reserved)
             rewritten_until = self._tell_rewrites()
             action = self.state.next(trio.current_time())
+            is_unsafe = self._check_safe(is_refused=isinstance(action, Wait | ChooseSubnet))
             if is_moved:
                 pass  # its new subnet is told below
+            elif isinstance(action, ChooseSubnet | Create) and await self._kept_away():
+                self._check_safe(is_refused=True)
+                await trio.sleep(DRAINED_DELAY)
             elif isinstance(action, Wait):
-                is_done = self._accepted and reserved is None
+                is_done = (self._accepted or is_unsafe) and reserved is None
                 until = min(action.until, rewritten_until)
                 with trio.move_on_at(until if is_done else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
-                if self._accepted or not self.state.held:
+                if self._accepted or is_unsafe:
                     continue
             elif isinstance(action, ChooseSubnet):
                 delay = await self._acquire(self.subnets or former, listed=listed)
@@ -142,12 +167,50 @@ class LeaseHolder:
                 await self._confirm(action)
             else:
                 await self._write(action)
-            if self.state.held and self.state.subnets is not None:
+            if self.state.subnets is not None and not self.state.may_have_expired(trio.current_time()):
                 if self.subnets != self.state.subnets:
                     self.subnets, self._only_name = self.state.subnets, None
+                self._in_use = True
                 # The node says what it uses before its lease's other name goes.
                 self._accepted = await self._on_held(self.subnets) and await self._remove_other_names()
             await self._store.settle()
+
+    async def _kept_away(self) -> bool:
+        """Whether this node may take no subnet. If that cannot be asked, as where its account may not read
+        it, the lease is asked for, with what comes of that.
+        """
+        try:
+            is_drained = self._is_drained is not None and await self._is_drained()
+        except ClientError:
+            return False
+        if is_drained:
+            ip = show_ip(self.state.own_ip)
+            self._log.report(
+                "lease",
+                "node_drained",
+                public_ip=ip,
+                fix=f"netstorectl subnet undrain {ip} lets it come back",
+            )
+        return is_drained
+
+    async def _keep_safe(self) -> NoReturn:
+        """Notice the end of the lease also while a write of it is under way."""
+        while True:
+            now, until = trio.current_time(), self.state.lives_until
+            pause = max(MIN_LOOK, self.state.ttl * MAX_CLOCK_DRIFT)  # no lease that is granted lives shorter
+            await trio.sleep(min(until - now, pause) if until > now else pause)
+            self._check_safe(is_refused=False)
+
+    def _check_safe(self, *, is_refused: bool) -> bool:
+        """Call `on_unsafe` if the subnet is in use and must not be. `is_refused`: the lease is not written if
+        it is not held. Returns whether no subnet may be used.
+        """
+        state, now = self.state, trio.current_time()
+        is_unsafe = now >= state.lives_until or (is_refused and not state.held)
+        if is_unsafe and self._in_use:
+            self._in_use = self._accepted = False
+            self._on_unsafe()
+        return is_unsafe
 
     def explains(self, name: str) -> bool:
         """Whether a lease of this node's PublicIP is explained by what this node does: left by an earlier run
@@ -162,9 +225,14 @@ class LeaseHolder:
 
     @property
     def fault(self) -> str | None:
-        """Why the lease does not serve this node alone, None if it does."""
+        """Why the lease does not serve this node alone, or why none is asked for; None otherwise."""
+        if self._log.open.get("lease") == "node_drained":
+            ip = show_ip(self.state.own_ip)
+            return f"this node is drained; `netstorectl subnet undrain {ip}` lets it come back"
         if self.state.rewritten_until(trio.current_time()) is None:
             return None
+        if (name := self.state.own_name) and f'"NodeName":"{name}"' in (self.state.foreign_value or ""):
+            return f"another agent uses the node name {name}; give each node its own with --node-name"
         return (
             f"another agent uses the PublicIP {show_ip(self.state.own_ip)};"
             " give each node its own with --public-ip or --iface"
@@ -267,7 +335,10 @@ class LeaseHolder:
         return fits6 and self._network.fits(subnets.subnet)
 
     def _older_claim(self, subnets: NodeSubnets, created: int) -> StoredLease | None:
-        return older_claim(subnets, self.state.own_ips, created, self._stored(), self._network)
+        state = self.state
+        return older_claim(
+            subnets, state.own_ips, created, self._stored(), self._network, own_name=state.own_name
+        )
 
     async def _move(self, reserved: StoredLease) -> bool:
         """Take the subnet that is reserved for this node; it is confirmed before it is used. Its former lease
@@ -300,7 +371,13 @@ class LeaseHolder:
                 self._log.report("lease", "no_subnet_yet", reason=str(error))
                 return RETRY_DELAY
         action = choose_subnet(
-            self._stored(), self.state.own_ip, self._network, remembered, self._entropy, avoid=self._avoid()
+            self._stored(),
+            self.state.own_ip,
+            self._network,
+            remembered,
+            self._entropy,
+            avoid=self._avoid(),
+            own_name=self.state.own_name,
         )
         if isinstance(action, NetworkFull):
             self._leases_when_full = len(self._watcher.leases)

@@ -2,7 +2,8 @@
 
 Invariants:
 
-- A lease that has another PublicIP is never written.
+- A lease of another node is never written: one with another NodeName, or, where it or this node has none,
+  with another PublicIP.
 - Every write is conditional: create only if absent, or compare with the index last seen. So a write whose
   outcome is unknown does no harm: the next write fails the comparison, and the agent reads the key.
 - A lease that was just created is not held before all older ones are known, and is given up if one of them
@@ -10,13 +11,14 @@ Invariants:
 - A lease without a TTL is a reservation, and a TTL is never added to it.
 - Observations have the store's index; those that are not newer than the known state are ignored.
 
-A subnet is chosen in flannel's order: the lease with this node's PublicIP, else the subnet this node had
+A subnet is chosen in flannel's order: the lease of this node, else the subnet this node had
 before if it is free, else one of the first free ones at random. The IPv6 subnet that goes with it is the one
 this node had before if it is free, else the one at the same place in its network, else one of the first free.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -142,6 +144,7 @@ def choose_subnet(
     entropy: Entropy,
     *,
     avoid: Iterable[Subnet | Subnet6] = (),
+    own_name: str = "",
 ) -> Create | Overwrite | Discard | NetworkFull:
     """Which lease to ask for, given all leases.
 
@@ -153,8 +156,8 @@ def choose_subnet(
     again. O(n log n).
     """
     known = sorted(leases, key=lambda stored: stored.lease.subnet)
-    own = [stored for stored in known if stored.lease.public_ip == own_ip]
-    claims = _Claims((stored for stored in known if stored.lease.public_ip != own_ip), network)
+    own = [stored for stored in known if _is_of(stored.lease, (own_ip,), own_name)]
+    claims = _Claims((stored for stored in known if not _is_of(stored.lease, (own_ip,), own_name)), network)
     usable = [
         stored
         for stored in own
@@ -187,10 +190,19 @@ def older_claim(
     created: int,
     leases: Iterable[StoredLease],
     network: Network,
+    *,
+    own_name: str = "",
 ) -> StoredLease | None:
     """A lease of another node that was created before index `created` and has one of these subnets."""
-    claims = _Claims((stored for stored in leases if stored.lease.public_ip not in own_ips), network)
+    claims = _Claims((stored for stored in leases if not _is_of(stored.lease, own_ips, own_name)), network)
     return claims.older(subnets.subnet, created) or claims.older(subnets.subnet6, created)
+
+
+def _is_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
+    """Whether a lease is that of the node with this name, "" for none, and these PublicIPs: where both have
+    a name, it decides.
+    """
+    return lease.node_name == name if lease.node_name and name else lease.public_ip in ips
 
 
 class _Claims:
@@ -270,8 +282,12 @@ class LeaseState:
     the next action.
     """
 
-    def __init__(self, own_ip: int, value: str, ttl: int, margin: float, entropy: Entropy) -> None:
+    def __init__(
+        self, own_ip: int, value: str, ttl: int, margin: float, entropy: Entropy, *, own_name: str = ""
+    ) -> None:
         self.own_ip = own_ip
+        self.own_name = own_name
+        """The node's name in its lease; "" if only the PublicIP tells whose it is."""
         self.value = value
         self.ttl = ttl
         self.margin = min(margin, ttl / 2)
@@ -320,9 +336,14 @@ class LeaseState:
         """The PublicIPs by which leases are this node's."""
         return {self.own_ip, *self._former_ips}
 
+    @property
+    def lives_until(self) -> float:
+        """Until when the lease lives in the store at least, allowing for clock drift."""
+        return math.inf if self.permanent else self.expires - self.ttl * MAX_CLOCK_DRIFT
+
     def may_have_expired(self, now: float) -> bool:
-        """Whether the lease may have expired in the store before `now`, allowing for clock drift."""
-        return not self.held or (not self.permanent and now >= self.expires - self.ttl * MAX_CLOCK_DRIFT)
+        """Whether the lease may have expired in the store before `now`."""
+        return not self.held or now >= self.lives_until
 
     def next(self, now: float) -> Action:
         """The action to carry out at `now`."""
@@ -375,7 +396,7 @@ class LeaseState:
             or (index == self.index and self._held and not self._must_read_back)
         ):
             return
-        if lease is not None and lease.public_ip != self.own_ip and lease.public_ip not in self._former_ips:
+        if lease is not None and not _is_of(lease, self.own_ips, self.own_name):
             self.taken_by = lease.public_ip
             self._give_up()
             return

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from netstore.agent.interface import Choice
     from netstore.agent.kernel import Kernel, Link
+    from netstore.agent.requiredhosts import RequiredAddresses
     from netstore.agent.routeplan import KernelRoute
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.config import Network6
@@ -51,6 +52,8 @@ class LocalNode:
     names_ipv6: bool
     """See `client.subnetstore.SubnetStore`."""
     protected6: ProtectedAddresses6
+    name: str = ""
+    """Its NodeName in the lease, "" for none."""
     fault: str | None = None
     """Why the interface cannot carry traffic now, None if it can."""
 
@@ -64,6 +67,7 @@ class LocalNode:
             public_ip6=self.host.public_ip6,
             backend_v6_data=self.prepared.backend_v6_data,
             names_ipv6=self.names_ipv6,
+            node_name=self.name,
         )
 
     def protected_subnets(self) -> list[Subnet | Subnet6]:
@@ -100,7 +104,7 @@ async def detect(
     config: AgentConfig,
     kernel: Kernel,
     store: SubnetStore,
-    hosts: Mapping[int, str],
+    hosts: RequiredAddresses,
     complete: Callable[[Network], Awaitable[Network]],
 ) -> LocalNode:
     """Choose the interface, read and validate the network config, prepare the backend. `hosts` are the
@@ -128,10 +132,14 @@ async def detect(
     with plugin_errors(backend.manifest.name):
         prepared = checked_prepared(await backend.prepare(host))
     routes = await kernel.routes()
-    protected = protected_addresses(network, links, addresses.ipv4, routes, hosts)
-    protected6 = await _protected6(network, links, addresses, kernel, config)
+    protected = protected_addresses(network, links, addresses.ipv4, routes, hosts.ipv4)
+    protected6 = await _protected6(network, links, addresses, kernel, hosts)
     fault = _fault(host, routes)
-    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, protected6, fault)
+    return LocalNode(
+        *(network, backend, host, prepared, protected, store.names_ipv6, protected6),
+        config.node_name or "",
+        fault,
+    )
 
 
 async def read_network(store: SubnetStore) -> Network:
@@ -150,7 +158,7 @@ async def read_network(store: SubnetStore) -> Network:
     return parse_network(entry.value.encode())
 
 
-async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: Mapping[int, str]) -> bool:
+async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: RequiredAddresses) -> bool:
     """Read interface, address and protected addresses again. True if any of them changed; `node.fault` says
     whether the interface can be used.
 
@@ -161,9 +169,9 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: M
     links, addresses, routes = await kernel.links(), await _addresses(kernel), await kernel.routes()
     before, node.protected = (
         (node.protected, node.protected6),
-        protected_addresses(node.network, links, addresses.ipv4, routes, hosts),
+        protected_addresses(node.network, links, addresses.ipv4, routes, hosts.ipv4),
     )
-    node.protected6 = await _protected6(node.network, links, addresses, kernel, config)
+    node.protected6 = await _protected6(node.network, links, addresses, kernel, hosts)
     try:
         choice = _same_interface(node.host, config, links, addresses)
         if node.network.ipv6 is not None:
@@ -248,16 +256,12 @@ async def _reach(address: str | None, kernel: Kernel) -> tuple[int, int] | None:
 
 
 async def _protected6(
-    network: Network, links: Sequence[Link], addresses: Addresses, kernel: Kernel, config: AgentConfig
+    network: Network, links: Sequence[Link], addresses: Addresses, kernel: Kernel, hosts: RequiredAddresses
 ) -> ProtectedAddresses6:
     """The IPv6 addresses to protect; none in a network that has no IPv6."""
     if network.ipv6 is None:
         return ProtectedAddresses6()
-    store_ips = set()
-    for url in config.endpoints:
-        with contextlib.suppress(ValueError):  # a name, or an IPv4 address
-            store_ips.add(parse_ip6(url.host))
-    return protected_addresses6(network.ipv6, links, addresses.ipv6, await kernel.routes6(), store_ips)
+    return protected_addresses6(network.ipv6, links, addresses.ipv6, await kernel.routes6(), hosts.ipv6)
 
 
 def _check_ipv6(network: Network6, choice: Choice) -> None:

@@ -7,15 +7,17 @@ when the store moves into its subnet.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import trio
 
 from netstore.network.addresses import is_unicast, parse_ip, show_ip
+from netstore.network.ipv6 import is_unicast6, parse_ip6, show_ip6
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 RESOLVE_SECONDS: Final = 5.0
 """Maximum time to resolve the names once."""
@@ -37,24 +39,31 @@ MAX_NAME_SERVERS: Final = 16
 MAX_FILE_BYTES: Final = 64 * 1024
 
 
+class RequiredAddresses(NamedTuple):
+    """Addresses of both families, with what each is."""
+
+    ipv4: Mapping[int, str] = {}
+    ipv6: Mapping[int, str] = {}
+
+
 class RequiredHosts:
-    """The IPv4 addresses of those hosts. `hosts` are the store's names and addresses; `changed` is called
-    when the addresses differ from before.
+    """The addresses of those hosts. `hosts` are the store's names and addresses; `changed` is called when the
+    addresses differ from before.
     """
 
     def __init__(
         self, hosts: Iterable[str], changed: Callable[[], None], resolv_conf: Path = RESOLV_CONF
     ) -> None:
-        self.addresses: dict[int, str] = {}
-        """What each address is."""
+        self.addresses = RequiredAddresses()
         self._names: list[str] = []
-        self._fixed: set[int] = set()
+        self._fixed: set[_Address] = set()
         for host in dict.fromkeys(hosts):
-            try:
-                self._fixed.add(parse_ip(host))
-            except ValueError:
+            address = _parse(host)
+            if address is None:
                 self._names.append(host)
-        self._seen: dict[int, float] = {}
+            else:
+                self._fixed.add(address)
+        self._seen: dict[_Address, float] = {}
         self._changed = changed
         self._resolv_conf = resolv_conf
 
@@ -62,21 +71,25 @@ class RequiredHosts:
         """Resolve the names and read the name servers. At most `RESOLVE_SECONDS`; a name that does not
         resolve keeps its addresses.
         """
-        found: set[int] = set()
+        found: set[_Address] = set()
         with trio.move_on_after(RESOLVE_SECONDS):
             async with trio.open_nursery() as nursery:
                 for name in self._names:
                     nursery.start_soon(_resolve, name, found)
         now = trio.current_time()
-        for ip in found:
-            self._seen.pop(ip, None)  # so that the latest come last
-            self._seen[ip] = now
+        for address in found:
+            self._seen.pop(address, None)  # so that the latest come last
+            self._seen[address] = now
         latest = list(self._seen.items())[-MAX_ADDRESSES:]
-        self._seen = {ip: seen for ip, seen in latest if now - seen < KEEP_SECONDS or not found}
-        addresses = {ip: f"the name server {show_ip(ip)}" for ip in name_servers(self._resolv_conf)}
-        addresses |= {ip: f"the store's address {show_ip(ip)}" for ip in (*self._fixed, *self._seen)}
-        before, self.addresses = self.addresses, addresses
-        if before != addresses:
+        self._seen = {address: seen for address, seen in latest if now - seen < KEEP_SECONDS or not found}
+        kinds = dict.fromkeys(name_servers(self._resolv_conf), "the name server")
+        kinds |= dict.fromkeys((*self._fixed, *self._seen), "the store's address")
+        before = self.addresses
+        self.addresses = RequiredAddresses(
+            {ip: f"{kind} {show_ip(ip)}" for (ip, is_ipv6), kind in kinds.items() if not is_ipv6},
+            {ip: f"{kind} {show_ip6(ip)}" for (ip, is_ipv6), kind in kinds.items() if is_ipv6},
+        )
+        if before != self.addresses:
             self._changed()
 
     async def keep(self) -> NoReturn:
@@ -86,29 +99,44 @@ class RequiredHosts:
             await self.update()
 
 
-async def _resolve(name: str, found: set[int]) -> None:
+class _Address(NamedTuple):
+    """An address of either family."""
+
+    ip: int
+    is_ipv6: bool
+
+
+def _parse(text: str) -> _Address | None:
+    """The address of either family, or None."""
+    for parse, is_ipv6 in ((parse_ip, False), (parse_ip6, True)):
+        with contextlib.suppress(ValueError):
+            return _Address(parse(text), is_ipv6)
+    return None
+
+
+async def _resolve(name: str, found: set[_Address]) -> None:
     try:
-        answers = await trio.socket.getaddrinfo(name, None, family=trio.socket.AF_INET)
+        answers = await trio.socket.getaddrinfo(name, None, type=trio.socket.SOCK_STREAM)
     except (OSError, UnicodeError):  # UnicodeError: a label that is too long
         return
-    found.update(parse_ip(str(address[0])) for *_, address in answers)
+    addresses = (_parse(str(address[0])) for *_, address in answers)
+    found.update(address for address in addresses if address is not None)
 
 
-def name_servers(path: Path = RESOLV_CONF) -> list[int]:
-    """The IPv4 addresses of the name servers in a resolv.conf(5), without those of this host."""
+def name_servers(path: Path = RESOLV_CONF) -> list[_Address]:
+    """The addresses of the name servers in a resolv.conf(5), without those of this host. One with a scope, as
+    fe80::1%eth0, is no pod network's.
+    """
     try:
         with path.open("rb") as file:
             lines = file.read(MAX_FILE_BYTES).decode("utf-8", "replace").splitlines()
     except OSError:
         return []
-    found: list[int] = []
+    found: list[_Address] = []
     for line in lines:
         words = line.split()
         if len(words) >= 2 and words[0] == "nameserver":
-            try:
-                ip = parse_ip(words[1])
-            except ValueError:
-                continue
-            if is_unicast(ip):
-                found.append(ip)
+            address = _parse(words[1])
+            if address is not None and (is_unicast6 if address.is_ipv6 else is_unicast)(address.ip):
+                found.append(address)
     return found[:MAX_NAME_SERVERS]

@@ -38,6 +38,7 @@ from netstore.agent.reconciler import Reconciler
 from netstore.agent.requiredhosts import RequiredHosts
 from netstore.agent.routeprogrammer import RouteProgrammer
 from netstore.agent.storeapi import store_access
+from netstore.client.subnetstore import Entry
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
 from netstore.network.backends import BUILT_IN
@@ -165,10 +166,12 @@ class Agent:
         return None if self._node is None else self._node.fault
 
     def _lease_fault(self) -> str | None:
-        if self._holder is None or not self._holder.state.held:
+        if self._holder is None:
             return "no subnet is held"
+        if not self._holder.state.held:
+            return self._holder.fault or "no subnet is held"
         if self._holder.state.may_have_expired(trio.current_time()):
-            return "the lease could not be renewed and may have expired"
+            return "the lease could not be renewed and may have expired: no pod gets an address until it is"
         return self._holder.fault
 
     def _routes_fault(self) -> str | None:
@@ -367,6 +370,7 @@ class Agent:
             config.lease_ttl,
             config.renew_margin_seconds,
             self._entropy,
+            own_name=config.node_name or "",
         )
         holder = LeaseHolder(
             store=store,
@@ -376,6 +380,8 @@ class Agent:
             log=self._log,
             entropy=self._entropy,
             on_held=self._subnet_held,
+            on_unsafe=self._subnet_unsafe,
+            is_drained=self._is_drained,
             avoid=node.protected_subnets,
         )
         ranges: list[Subnet | Subnet6] = [node.network.network]
@@ -470,11 +476,27 @@ class Agent:
         if not file.put(text):
             return False
         self._log.resolve(envfile.TOPIC)
+        self._log.resolve("subnet", "subnet_used_again")
         path = str(self._config.subnet_file)
         self._log.info("subnet_held", subnet=str(subnets), mtu=node.prepared.mtu, path=path)
         if self._programmer is not None:
             self._programmer.leases_changed()
         return True
+
+    async def _is_drained(self) -> bool:
+        assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
+        store = await self._access.drained(self._store_api)
+        return isinstance(await store.entry(show_ip(self._node.host.public_ip)), Entry)
+
+    def _subnet_unsafe(self) -> None:
+        """Let no pod get an address of the subnet. What pods have stays, and so do routes and rules."""
+        self._subnet_file.withdraw()
+        self._log.report(
+            "subnet",
+            "subnet_withdrawn",
+            subnet=None if self._holder is None else str(self._holder.subnets),
+            reason=self._lease_fault(),
+        )
 
     async def _stop_backend(self) -> None:
         """Let the backend end what it runs. An error of its is logged."""
@@ -532,5 +554,4 @@ class Agent:
 
     async def _remove_subnet_file(self) -> None:
         await trio.lowlevel.checkpoint()
-        if self._subnet_file.text:  # else it is an earlier run's
-            self._config.subnet_file.unlink(missing_ok=True)
+        self._subnet_file.remove()

@@ -2,8 +2,9 @@
 
 The keys that are checked are `PREFIX/config` of the known prefixes. Whoever handles a write of another key
 compares the key, and no more. The check is made by the member that took the request, against the plugins that
-it has applied; a write that a retirement after it would have refused stands
-(contrib/doc/adr/0010-plugin-store.md).
+it has applied. If it knows none of the config's Type, it first applies all that was acknowledged anywhere (a
+linearizable read), so that a config can be written right after its plugin was admitted by another member. A
+write that a retirement after it would have refused stands (contrib/doc/adr/0010-plugin-store.md).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import INVALID_FIELD, Fault
-from netstore.network.check import MAX_CHECKED_BYTES, begin, finish
+from netstore.network.check import MAX_CHECKED_BYTES, UnknownType, begin, finish
 from netstore.network.config import NetworkConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from netstore.network.check import Verdict
     from netstore.network.plugins import Plugin
     from netstore.seams import Clock, Log
+
+    Done = Callable[[Fault | None], None]
 
 CONFIG: Final = b"/config"
 """The end of every key that is checked."""
@@ -46,9 +49,11 @@ class NetworkWrites:
         beside: Beside,
         clock: Clock,
         log: Log,
+        *,
+        read: Callable[[Done], None],
     ) -> None:
         """`prefixes` are those of the networks; none: nothing is checked. `admitted` gives the plugins by
-        name. Schemas are checked `beside` the loop.
+        name. Schemas are checked `beside` the loop. `read` is that of a `Member`.
         """
         self.keys: frozenset[bytes] = frozenset(prefix.encode() + CONFIG for prefix in prefixes)
         """The keys whose values are to be checked."""
@@ -56,13 +61,15 @@ class NetworkWrites:
         self._beside = beside
         self._clock = clock
         self._log = log
+        self._read = read
         self._warned_at = float("-inf")
         self._unlogged = 0
 
-    def check(self, writes: Sequence[tuple[bytes, bytes]], done: Callable[[Fault | None], None]) -> None:
+    def check(self, writes: Sequence[tuple[bytes, bytes]], done: Done) -> None:
         """Check values that are to be written to keys of `keys`; `done` gets None if they may be, or the
-        Fault to refuse the request with. It is called before this returns, unless a value has to be checked
-        against the schema of an admitted plugin: that happens in a process of its own.
+        Fault to refuse the request with. It is called before this returns, unless a Type is not known here,
+        which is read about, or a value has to be checked against the schema of an admitted plugin, which
+        happens in a process of its own.
         """
         if sum(len(value) for _, value in writes) > MAX_WRITTEN_BYTES:
             done(
@@ -71,13 +78,28 @@ class NetworkWrites:
                 )
             )
             return
+        try:
+            self._begin(writes, done)
+        except UnknownType:
+            self._read(partial(self._begin_again, writes, done))
+        except NetworkConfigError as error:
+            done(_refusal(error))
+
+    def _begin_again(self, writes: Sequence[tuple[bytes, bytes]], done: Done, fault: Fault | None) -> None:
+        if fault is not None:
+            done(fault)
+            return
+        try:
+            self._begin(writes, done)
+        except NetworkConfigError as error:
+            done(_refusal(error))
+
+    def _begin(self, writes: Sequence[tuple[bytes, bytes]], done: Done) -> None:
+        """Check what needs no schema; NetworkConfigError before `done` is called."""
+        admitted = self._admitted()
+        verdicts = [(key, begin(value, admitted)) for key, value in writes]
         pending: list[Verdict] = []
-        for key, value in writes:
-            try:
-                verdict = begin(value, self._admitted())
-            except NetworkConfigError as error:
-                done(_refusal(error))
-                return
+        for key, verdict in verdicts:
             if verdict.warnings:
                 self._warn(key, verdict.warnings)
             if verdict.plugin is not None:

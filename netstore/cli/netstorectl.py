@@ -29,7 +29,7 @@ from netstore.cli.commands.plugin import plugin
 from netstore.cli.commands.route import route
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
-from netstore.cli.commands.subnetmoves import drain, move
+from netstore.cli.commands.subnetmoves import drain, move, undrain
 from netstore.cli.commands.subnetviews import history, map_
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def cli() -> None:
 
 for noun in (network, subnet, route, plugin, key, member, endpoint, status, doctor):
     cli.add_command(noun)
-for verb in (history, map_, move, drain):
+for verb in (history, map_, move, drain, undrain):
     subnet.add_command(verb)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))

@@ -14,7 +14,7 @@ import trio
 
 from netstore.client.faults import TIMEOUT, BadAnswer, ClientError
 from netstore.network.config import NetworkConfigError
-from netstore.network.lease import SUBNETS
+from netstore.network.lease import DRAINED, SUBNETS
 from netstore.network.pluginreport import FOLDER
 
 if TYPE_CHECKING:
@@ -128,6 +128,10 @@ class StoreAccess:
     async def reports(self, api: str) -> SubnetStore:
         """The folder of the agents' reports, in this API."""
         return await self.store(api, FOLDER)
+
+    async def drained(self, api: str) -> SubnetStore:
+        """The folder of the nodes that may take no subnet, in this API."""
+        return await self.store(api, DRAINED)
 
     async def plugins(self) -> PluginsClient:
         """The plugin store of the cluster."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from typing import Final, NoReturn
 
@@ -42,6 +43,8 @@ from netstore.cni.delegate import (
 MAX_SUBNET_FILE_BYTES: Final = 64 * 1024
 
 STANDARD_OUTPUT: Final = 1
+
+_ASIDE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _FIRST: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _FURTHER: Final = _FIRST | frozenset("_.-")
@@ -181,13 +184,28 @@ def _print(document: Fields) -> None:
 def _node_network(config: Fields, absent: int = TRY_AGAIN) -> NodeNetwork:
     path = path_setting(config, "subnetFile", DEFAULT_SUBNET_FILE)
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib costs 5 ms
-            text = file.read(MAX_SUBNET_FILE_BYTES)
+        text = _read_file(path, MAX_SUBNET_FILE_BYTES)
     except FileNotFoundError:
         raise CniError(
-            absent, f"{path}: there is no such file", "netstore-agent writes it; is it running here?"
+            absent,
+            f"{path}: there is no such file",
+            "netstore-agent writes it while it holds a subnet; is it running here?",
         ) from None
-    return parse_node_network(text)
+    return parse_node_network(text.decode("utf-8", "replace"))
+
+
+def _read_file(path: str, most: int) -> bytes:
+    """The first bytes of a file. OSError, or CniError for what is no file: a pipe would be waited for."""
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise CniError(IO_FAILURE, f"{path}: is no regular file", "remove what is there")
+        data = b""
+        while len(data) < most and (piece := os.read(opened, most - len(data))):
+            data += piece
+        return data
+    finally:
+        os.close(opened)
 
 
 def _kept_file(config: Fields) -> str:
@@ -222,7 +240,7 @@ def _keep(path: str, delegate: Fields) -> None:
     folder, _, name = path.rpartition("/")
     os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - as above
     aside = f"{folder}/@{name}"  # the name of no attachment
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    file = os.open(aside, _ASIDE, 0o600)
     try:
         rest = memoryview(json.dumps(delegate).encode())
         while rest:
@@ -236,8 +254,7 @@ def _keep(path: str, delegate: Fields) -> None:
 def _read_kept(path: str) -> Fields | None:
     """The kept configuration; None if there is none. CniError if it cannot be read."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - as above
-            text = file.read(MAX_CONFIG_BYTES)
+        text = _read_file(path, MAX_CONFIG_BYTES)
     except FileNotFoundError:
         return None
     try:

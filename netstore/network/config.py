@@ -17,6 +17,7 @@ import msgspec
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_cidr, parse_ip, reserved, show_ip
 from netstore.network.ipv6 import Subnet6, parse_cidr6, parse_ip6, reserved6, show_ip6
+from netstore.network.words import in_words
 
 S = TypeVar("S", Subnet, Subnet6)
 
@@ -153,7 +154,9 @@ def _fields(text: bytes) -> tuple[dict[str, msgspec.Raw], list[str]]:
         document = _document.decode(text) or {}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NetworkConfigError(
-            "document", f"not a JSON object ({error})", 'write an object such as {"Network":"10.1.0.0/16"}'
+            "document",
+            f"not a JSON object ({in_words(error)})",
+            'write an object such as {"Network":"10.1.0.0/16"}',
         ) from None
     fields: dict[str, msgspec.Raw] = {}
     warnings: list[str] = []
@@ -173,7 +176,7 @@ def _value(fields: dict[str, msgspec.Raw], name: str, kind: type, example: str) 
     try:
         value: object = _any.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise NetworkConfigError(name, f"not JSON ({error})", f"write {example}") from None
+        raise NetworkConfigError(name, f"not JSON ({in_words(error)})", f"write {example}") from None
     if type(value) is not kind:
         text = bytes(raw)[:60].decode("utf-8", "replace")
         raise NetworkConfigError(name, f"{text} has the wrong type", f"write {example}")

@@ -18,9 +18,13 @@ import msgspec
 
 from netstore.network.addresses import Subnet, parse_host_ip, parse_ip, show_ip
 from netstore.network.ipv6 import Subnet6, parse_host_ip6, parse_ip6, show_ip6
+from netstore.network.words import in_words
 
 SUBNETS: Final = "subnets"
 """The folder of the leases, under the network's prefix."""
+
+DRAINED: Final = "drained"
+"""The folder, under the network's prefix, of the nodes that may take no subnet: an entry for a PublicIP."""
 
 MAX_LEASE_LEN: Final = 31
 """flannel parses the length as a five-bit number, so a /32 name is not a lease for it."""
@@ -33,6 +37,9 @@ DEFAULT_TTL: Final = 86_400
 
 MAX_VALUE_CHARACTERS: Final = 64 * 1024
 
+NODE_NAME: Final = r"[0-9A-Za-z._-]{1,253}"
+"""Names that a node can have in its lease."""
+
 _KEY: Final = re.compile(
     r"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})-(\d{1,2})(?:&([0-9a-f:]{2,39})-(\d{1,3}))?", re.ASCII
 )
@@ -44,13 +51,16 @@ class _Value(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
     backend_type: str | None = None
     backend_data: msgspec.Raw = msgspec.Raw()
     backend_v6_data: msgspec.Raw = msgspec.Raw()
+    node_name: msgspec.Raw = msgspec.Raw()
 
 
 _FIELDS: Final = {
-    name.lower(): name for name in ("PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data")
+    name.lower(): name
+    for name in ("PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data", "NodeName")
 }
 
 _decode = msgspec.json.Decoder(_Value).decode
+_decode_text = msgspec.json.Decoder(str).decode
 _decode_any = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -76,6 +86,8 @@ class SubnetLease(msgspec.Struct, frozen=True, gc=False):
     """The lease of a subnet by the node with this PublicIP. `backend_data` is the backend's JSON, None if
     absent or null. In a dual-stack network the node holds `subnet6` too, and is reached at `public_ip6`.
     `created` is the index of the store at which the lease was made, 0 where that is not known.
+
+    `node_name` is NodeName, a field of netstore-agent's that flannel ignores; "" if it is absent or no name.
     """
 
     subnet: Subnet
@@ -86,6 +98,7 @@ class SubnetLease(msgspec.Struct, frozen=True, gc=False):
     public_ip6: int | None = None
     backend_v6_data: bytes | None = None
     created: int = 0
+    node_name: str = ""
 
     @property
     def subnets(self) -> NodeSubnets:
@@ -143,7 +156,7 @@ def _lease(subnets: NodeSubnets, value: str) -> SubnetLease:
         if not _is_exact(given, value):
             given = _any_case(value)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ValueError(f"the value is not a lease: {error}") from None
+        raise ValueError(f"the value is not a lease: {in_words(error)}") from None
     if not given.public_ip:
         raise ValueError("the value has no PublicIP")
     try:
@@ -162,12 +175,22 @@ def _lease(subnets: NodeSubnets, value: str) -> SubnetLease:
         subnets.subnet6,
         public_ip6,
         _present(given.backend_v6_data),
+        node_name=_name(given.node_name) if given.node_name else "",
     )
 
 
 def _present(raw: msgspec.Raw) -> bytes | None:
     data = bytes(raw)
     return None if data in (b"", b"null") else data
+
+
+def _name(raw: msgspec.Raw) -> str:
+    """A name of a node. Anything else is none: to others than netstore the field means nothing."""
+    try:
+        name = _decode_text(raw)
+    except msgspec.MsgspecError:
+        return ""
+    return name if re.fullmatch(NODE_NAME, name) else ""
 
 
 def _is_exact(given: _Value, value: str) -> bool:
@@ -183,6 +206,7 @@ def _is_exact(given: _Value, value: str) -> bool:
         (bool(given.backend_data) or "backenddata" not in lower)
         and (bool(given.public_ip6) or "publicipv6" not in lower or '"PublicIPv6":null' in value)
         and (bool(given.backend_v6_data) or "backendv6data" not in lower)
+        and (bool(given.node_name) or "nodename" not in lower)
     )
 
 
@@ -200,9 +224,10 @@ def encode_lease(
     public_ip6: int | None = None,
     backend_v6_data: bytes | None = None,
     names_ipv6: bool = False,
+    node_name: str = "",
 ) -> str:
     """The value of a lease exactly as flannel writes it: field order, no blanks. `names_ipv6`: as the
-    versions for etcd v3 do, with a PublicIPv6 that is null if there is none.
+    versions for etcd v3 do, with a PublicIPv6 that is null if there is none. `node_name` comes after that.
     """
     fields: dict[str, object] = {"PublicIP": show_ip(public_ip)}
     if public_ip6 is not None:
@@ -215,4 +240,6 @@ def encode_lease(
         fields["BackendData"] = msgspec.Raw(backend_data)
     if backend_v6_data is not None:
         fields["BackendV6Data"] = msgspec.Raw(backend_v6_data)
+    if node_name:
+        fields["NodeName"] = node_name
     return _encode(fields).decode()

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from netstore.errors import NetstoreError
+from netstore.network.words import in_words
 
 FOLDER: Final = "plugins"
 """Where reports are, below the prefix of the network."""
@@ -60,5 +61,5 @@ def parse_report(text: str) -> Report:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise NetstoreError(
-            f"not the report of an agent ({error}); it is written again within the hour"
+            f"not the report of an agent ({in_words(error)}); it is written again within the hour"
         ) from None

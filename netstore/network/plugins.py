@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from netstore.errors import NetstoreError
+from netstore.network.words import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -132,7 +133,9 @@ def parse_plugin(text: bytes) -> Plugin:
     try:
         plugin = _decoder.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise PluginError("document", f"not the description of a plugin ({error})", "correct it") from None
+        raise PluginError(
+            "document", f"not the description of a plugin ({in_words(error)})", "correct it"
+        ) from None
     check_plugin(plugin)
     return plugin
 

@@ -12,7 +12,7 @@ from typing import Final
 from netstore.network.addresses import parse_ip
 from netstore.network.config import DEFAULT_PREFIX
 from netstore.network.ipv6 import parse_host_ip6, parse_ip6
-from netstore.network.lease import DEFAULT_TTL
+from netstore.network.lease import DEFAULT_TTL, NODE_NAME
 from netstore.ops.addresses import TARGETS
 from netstore.ops.flannel_flags import FLANNEL_ONLY
 from netstore.ops.kinds import (
@@ -158,6 +158,12 @@ class AgentConfig:
         variables=("FLANNELD_PUBLIC_IPV6",),
         default_words="the IPv6 address of the interface",
     )
+    node_name: str | None = setting(
+        Text("give 1 to 253 letters, digits or . _ - such as node7", NODE_NAME, "NAME"),
+        None,
+        "Name of this node in its lease, with which it keeps its subnet when its address changes.",
+        default_words="none: the lease is known by the address",
+    )
     subnet_file: Path = setting(
         FilePath(),
         Path("/run/flannel/subnet.env"),
@@ -254,7 +260,9 @@ class AgentConfig:
             raise BadSetting(
                 "subnet_lease_renew_margin",
                 f"{margin} minutes are not less than the lease's {self.lease_ttl} s",
-                f"give at most {(self.lease_ttl - 1) // 60}, or a longer lease_ttl",
+                f"give at most {(self.lease_ttl - 1) // 60}, or a longer lease_ttl"
+                if self.lease_ttl > 60
+                else "give a lease_ttl above 60, or leave it out",
             )
 
     @property

@@ -110,6 +110,7 @@ class RunningMember:
             beside,
             base.clock,
             get_logger("networks"),
+            read=host.read,
         )
         self.statistics = StatsApi(host, self.peers)
         base.router = routes(

@@ -94,7 +94,7 @@ def test_a_third_partys_backend_is_found_with_its_options() -> None:
         ('{"Type":"pigeon"}', "no backend 'pigeon' on this node; installed: broken, tomorrow, tunnel"),
         ('{"Type":"broken"}', "cannot be loaded"),
         ('{"Type":"tomorrow"}', "written for version 3 of the protocol"),
-        ('{"Type":"tunnel","Port":"9"}', "options of tunnel: Expected `int`, got `str`"),
+        ('{"Type":"tunnel","Port":"9"}', "options of tunnel: must be a whole number, not text"),
     ],
 )
 def test_a_backend_that_cannot_be_used_is_an_error_with_the_field(section: str, words: str) -> None:

@@ -56,7 +56,7 @@ def test_a_file_that_is_not_as_it_must_be_is_written_again_and_that_is_logged_on
     path = tmp_path / "subnet.env"
     file = SubnetFile(path, ProblemLog(log))
     file.check()
-    assert "not written yet" in str(file.problem())
+    assert "no subnet is held" in str(file.problem())
     assert file.put("text")
     for spoil, reason in ((path.unlink, "was removed"), (lambda: path.write_text("other"), "was changed")):
         for _ in range(3):
@@ -66,6 +66,34 @@ def test_a_file_that_is_not_as_it_must_be_is_written_again_and_that_is_logged_on
             assert (path.read_text(), file.problem()) == ("text", None)
         file.check()
     assert log.events == ["subnet_file_written_again", "subnet_file_right"] * 2
+
+
+def test_a_withdrawn_file_is_still_read_until_another_is_written(tmp_path: Path) -> None:
+    log = KeptLog()
+    path = tmp_path / "subnet.env"
+    file = SubnetFile(path, ProblemLog(log))
+    text = encode_subnet_env(NETWORK, SUBNET, 1500, ip_masq=False)
+    for _ in range(2):
+        assert file.put(text)
+        assert [each.name for each in tmp_path.iterdir()] == ["subnet.env"]
+        file.withdraw()
+        file.withdraw()
+        file.check()
+        assert not path.exists()
+        assert envfile.read(path) == SubnetEnv(NETWORK, SUBNET)
+    file.remove()
+    assert list(tmp_path.iterdir()) == []
+    assert log.events == []
+
+
+def test_a_file_that_cannot_be_withdrawn_is_told(tmp_path: Path) -> None:
+    log = KeptLog()
+    path = tmp_path / "subnet.env"
+    file = SubnetFile(path, ProblemLog(log))
+    assert file.put("text")
+    (tmp_path / "subnet.env.withdrawn").mkdir()
+    file.withdraw()
+    assert log.events == ["subnet_file_not_withdrawn"]
 
 
 def test_a_pipe_at_its_place_does_not_hold_the_agent(tmp_path: Path) -> None:
@@ -82,5 +110,5 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     file = SubnetFile(tmp_path / "file" / "subnet.env", ProblemLog(log))
     assert not file.put("text")
-    assert "not written yet" in str(file.problem())
+    assert "no subnet is held" in str(file.problem())
     assert log.events == ["subnet_file_not_written"]

@@ -45,7 +45,9 @@ ROUTES = [
     KernelRoute(net6("fe80::/64"), 0, 3, 2),
     KernelRoute(NETWORK.network, 0, 3, BOOT),
 ]
-PROTECTED = protected_addresses6(NETWORK, LINKS, ADDRESSES, ROUTES, [parse_ip6("fd23:0:0:d::1")])
+PROTECTED = protected_addresses6(
+    NETWORK, LINKS, ADDRESSES, ROUTES, {parse_ip6("fd23:0:0:d::1"): "the store's address fd23:0:0:d::1"}
+)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_a_subnet_that_would_divert_other_traffic_is_refused(
 
 
 def test_a_network_of_the_host_around_the_pod_network_does_not_refuse_everything() -> None:
-    wide = protected_addresses6(NETWORK, LINKS, [Address(2, parse_ip6("fd23:0:1::11"), 32)], (), ())
+    wide = protected_addresses6(NETWORK, LINKS, [Address(2, parse_ip6("fd23:0:1::11"), 32)], (), {})
     assert wide.networks == ()
     assert rejection6(net6("fd23:0:0:5::/64"), parse_ip6("fd77::12"), NETWORK, OWN, wide) is None
 

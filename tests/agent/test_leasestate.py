@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -458,6 +459,37 @@ def test_a_lease_that_was_not_held_is_not_trusted_while_its_time_is_unknown() ->
     state.missing(6, 10.0)
     state.observed(entry(LOW, ME).lease, seen(VALUE, 7, 0), 10.0)
     assert state.may_have_expired(10.0)
+
+
+# Names of nodes
+
+
+def named(subnet: str, ip: int, name: str) -> StoredLease:
+    one = entry(subnet, ip)
+    return msgspec.structs.replace(one, lease=msgspec.structs.replace(one.lease, node_name=name))
+
+
+@pytest.mark.parametrize(
+    ("lease", "is_mine"),
+    [
+        (named(LOW, OTHER, "mine"), True),
+        (named(LOW, ME, "mine"), True),
+        (named(LOW, ME, "another"), False),
+        (named(LOW, ME, ""), True),
+        (named(LOW, OTHER, ""), False),
+    ],
+)
+def test_whose_a_lease_is(lease: StoredLease, is_mine: bool) -> None:
+    """Where both have a name it decides, else the address."""
+    chosen = choose_subnet([lease], ME, NETWORK, None, LowestEntropy(), own_name="mine")
+    kept = Overwrite(pair(LOW), lease.index, permanent=False, created=lease.created)
+    assert chosen == (kept if is_mine else Create(pair(MIDDLE)))
+    older = older_claim(pair(LOW), {ME}, lease.created + 1, [lease], NETWORK, own_name="mine")
+    assert older == (None if is_mine else lease)
+    state = LeaseState(ME, VALUE, 1000, 100, LowestEntropy(), own_name="mine")
+    state.granted(pair(LOW), 1, permanent=False, sent=0.0, created=1)
+    state.observed(lease.lease, seen("other", lease.index, 900), 10.0)
+    assert state.is_written == is_mine
 
 
 # Dual-stack networks

@@ -10,6 +10,7 @@ import trio
 
 from netstore.agent.requiredhosts import KEEP_SECONDS, MAX_ADDRESSES, RequiredHosts, name_servers
 from netstore.network.addresses import parse_ip, show_ip
+from netstore.network.ipv6 import parse_ip6
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,12 @@ class Names:
             await trio.sleep_forever()
         if name not in self.known:
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.known[name]]
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 0, 0, 0))
+            if ":" in address
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))
+            for address in self.known[name]
+        ]
 
 
 @pytest.fixture
@@ -46,7 +52,8 @@ def made(tmp_path: Path, *hosts: str) -> tuple[RequiredHosts, list[None]]:
 
 
 def shown(hosts: RequiredHosts) -> list[str]:
-    return sorted(show_ip(ip) for ip in hosts.addresses)
+    assert hosts.addresses.ipv6 == {}
+    return sorted(show_ip(ip) for ip in hosts.addresses.ipv4)
 
 
 @pytest.mark.trio
@@ -57,7 +64,7 @@ async def test_new_addresses_of_the_store_are_found_and_told(
     hosts, calls = made(tmp_path, "store.example", "10.9.9.9", "store.example")
     await hosts.update()
     assert shown(hosts) == ["10.1.1.1", "10.9.9.9"]
-    assert hosts.addresses[parse_ip("10.1.1.1")] == "the store's address 10.1.1.1"
+    assert hosts.addresses.ipv4[parse_ip("10.1.1.1")] == "the store's address 10.1.1.1"
     nursery.start_soon(hosts.keep)
     names.known["store.example"] = ["10.1.1.2"]
     await trio.sleep(40)  # fixed: by the clock of the test
@@ -94,8 +101,8 @@ async def test_a_name_with_many_addresses_is_bounded(
     for number in range(4):
         names.known["store.example"] = [f"10.1.{number}.{host}" for host in range(1, 201)]
         await hosts.update()
-    assert len(hosts.addresses) == MAX_ADDRESSES
-    assert parse_ip("10.1.3.200") in hosts.addresses
+    assert len(hosts.addresses.ipv4) == MAX_ADDRESSES
+    assert parse_ip("10.1.3.200") in hosts.addresses.ipv4
 
 
 def test_the_name_servers_of_a_file(tmp_path: Path) -> None:
@@ -103,9 +110,14 @@ def test_the_name_servers_of_a_file(tmp_path: Path) -> None:
     assert name_servers(path) == []
     path.write_bytes(
         b"# nameserver 9.9.9.9\nsearch x\nnameserver 10.5.0.2\nnameserver\tfd00::1\n"
-        b"nameserver 127.0.0.53\nnameserver\nnameserver 10.5.0.3 # and more\n\xff\n"
+        b"nameserver 127.0.0.53\nnameserver ::1\nnameserver fe80::1%eth0\n"
+        b"nameserver\nnameserver 10.5.0.3 # and more\n\xff\n"
     )
-    assert [show_ip(ip) for ip in name_servers(path)] == ["10.5.0.2", "10.5.0.3"]
+    assert name_servers(path) == [
+        (parse_ip("10.5.0.2"), False),
+        (parse_ip6("fd00::1"), True),
+        (parse_ip("10.5.0.3"), False),
+    ]
 
 
 @pytest.mark.trio
@@ -113,4 +125,20 @@ async def test_name_servers_are_protected(tmp_path: Path) -> None:
     (tmp_path / "resolv.conf").write_text("nameserver 10.5.0.2\n")
     hosts, _ = made(tmp_path, "10.5.0.9")
     await hosts.update()
-    assert hosts.addresses[parse_ip("10.5.0.2")] == "the name server 10.5.0.2"
+    assert hosts.addresses.ipv4[parse_ip("10.5.0.2")] == "the name server 10.5.0.2"
+
+
+@pytest.mark.trio
+async def test_addresses_of_ipv6_are_found_too(names: Names, tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver fd00::53\n")
+    names.known["store.example"] = ["10.1.1.1", "fd00::1"]
+    hosts, calls = made(tmp_path, "store.example", "fd00::2")
+    await hosts.update()
+    await hosts.update()
+    assert len(calls) == 1
+    assert set(hosts.addresses.ipv4.values()) == {"the store's address 10.1.1.1"}
+    assert set(hosts.addresses.ipv6.values()) == {
+        "the store's address fd00::1",
+        "the store's address fd00::2",
+        "the name server fd00::53",
+    }

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from netstore import codes
+from netstore import codes, errors
 from netstore.api import networks as networks_module
 from netstore.api.beside import MOST_WAITING, Beside
 from netstore.api.networks import MAX_WRITTEN_BYTES, NetworkWrites
@@ -23,6 +23,7 @@ from tests.support.v3member import Served
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.errors import Fault
     from tests.support.local_member import RecordedExchange
 
 KEY = "/coreos.com/network/config"
@@ -47,9 +48,20 @@ class Site:
         self.clock = HandClock()
         self.admitted = {plugin.name: plugin for plugin in admitted.values()}
         beside = Beside(self.calls.put, self.lines)
-        self.networks = NetworkWrites(prefixes, lambda: self.admitted, beside, self.clock, self.lines)
+        self.reads: list[Callable[[Fault | None], None]] = []
+        """What is called when this member has caught up with the others."""
+        self.lags = False
+        self.networks = NetworkWrites(
+            prefixes, lambda: self.admitted, beside, self.clock, self.lines, read=self.read
+        )
         self.v2 = LocalMember(networks=self.networks)
         self.v3 = Served(networks=self.networks)
+
+    def read(self, done: Callable[[Fault | None], None]) -> None:
+        if self.lags:
+            self.reads.append(done)
+        else:
+            done(None)
 
     def settle(self) -> None:
         self.calls.get(timeout=seconds(SECONDS))()
@@ -222,3 +234,21 @@ class TestSchemas:
         assert answer.status == 500
         assert [event for event, _ in site.lines.lines] == ["schema_not_checked"]
         assert "ZeroDivisionError" in site.lines.lines[0][1]["error"]
+
+
+def test_a_type_that_is_not_known_here_yet_is_read_about(site: Site) -> None:
+    site.lags = True
+    exchange = site.set(TYPO)
+    assert exchange.status == 0
+    site.admitted["host-gateway"] = Plugin("host-gateway")
+    site.reads.pop()(None)
+    assert exchange.status == 201
+    del site.admitted["host-gateway"]
+    exchange = site.set(TYPO)
+    site.reads.pop()(None)
+    assert (exchange.status, b"no backend 'host-gateway'" in exchange.body) == (400, True)
+    exchange = site.set(TYPO)
+    site.reads.pop()(errors.timed_out())
+    assert exchange.status >= 500
+    site.set(GOOD)
+    assert site.reads == [], "nothing else is read about"

@@ -315,6 +315,23 @@ def test_a_damaged_kept_configuration_is_told(runtime: Runtime) -> None:
         assert str(runtime.kept / "c1") in error["msg"]
 
 
+def test_a_pipe_where_a_file_should_be_is_told_and_not_waited_for(runtime: Runtime) -> None:
+    runtime.run("ADD")
+    for path, verb in (
+        (runtime.env_file, "ADD"),
+        (runtime.kept / "c1", "DEL"),
+        (runtime.kept / "@c2", "ADD"),
+    ):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        status, error = runtime.run(verb, "c2" if path.name == "@c2" else "c1")
+        assert (status, error["code"]) == (1, IO_FAILURE)
+        assert str(path) in error["msg"]
+        path.unlink()
+        if path == runtime.env_file:
+            path.write_text(ENV)
+
+
 def test_a_start_imports_little() -> None:
     code = "import sys, netstore.cni.plugin; print(*sorted(sys.modules))"
     done = subprocess.run(

@@ -230,3 +230,31 @@ def test_an_encoded_value_has_flannels_format() -> None:
             '{"PublicIP":"192.168.77.12","PublicIPv6":"fd77::12","BackendType":"vxlan","BackendData":[4],'
             '"BackendV6Data":[6]}'
         )
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ('"NodeName":"node-7.b"', "node-7.b"),
+        ('"nodename":"node7"', "node7"),
+        ('"NodeName":null', ""),
+        ('"NodeName":7', ""),
+        ('"NodeName":{"a":[1]}', ""),
+        ('"NodeName":"two words"', ""),
+        (f'"NodeName":"{"x" * 254}"', ""),
+    ],
+)
+def test_the_name_of_a_node_never_spoils_a_lease(field: str, name: str) -> None:
+    value = f'{{"PublicIP":"192.168.77.12","BackendType":"host-gw",{field}}}'
+    assert parse_lease(KEY, value) == SubnetLease(SUBNET, NODE, "host-gw", node_name=name)
+
+
+def test_the_name_of_a_node_comes_last_in_an_encoded_value() -> None:
+    value = encode_lease(NODE, "vxlan", b"[4]", backend_v6_data=b"[6]", names_ipv6=True, node_name="node7")
+    assert value == (
+        '{"PublicIP":"192.168.77.12","PublicIPv6":null,"BackendType":"vxlan","BackendData":[4],'
+        '"BackendV6Data":[6],"NodeName":"node7"}'
+    )
+    found = parse_lease(KEY, value)
+    assert isinstance(found, SubnetLease)
+    assert found.node_name == "node7"

@@ -31,8 +31,8 @@ def test_names_match_in_any_case_and_null_and_unknown_fields_do_not_matter() -> 
     ("data", "words"),
     [
         (None, "has none"),
-        (b"[1]", "Expected `object`"),
-        (b'{"VNI":"1"}', r"Expected `int \| null`, got `str`"),
+        (b"[1]", "must be an object"),
+        (b'{"VNI":"1"}', "must be a whole number or null, not text"),
         (b'{"VNI"', "truncated"),
         (b'{"VNI":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nest|recursion"),
         (b'"\xff"', "utf-8|object"),

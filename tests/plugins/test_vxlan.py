@@ -158,8 +158,8 @@ async def test_direct_routing_leaves_out_the_tunnel_to_neighbours_of_either_fami
         (b'{"VtepMAC":"00:00:00:00:00:00"}', "not an address of one device"),
         (b'{"VtepMAC":"0e:2a"}', "'0e:2a' is not a MAC address"),
         (b'{"VNI":9,"VtepMAC":"0e:2a:00:00:00:02"}', "its VNI is 9, this node's 1"),
-        (b'{"VNI":"1","VtepMAC":"0e:2a:00:00:00:02"}', "Expected `int"),
-        (b'"text"', "Expected `object`"),
+        (b'{"VNI":"1","VtepMAC":"0e:2a:00:00:00:02"}', "must be a whole number"),
+        (b'"text"', "must be an object"),
     ],
 )
 async def test_a_peer_whose_data_cannot_be_used_is_refused_and_others_are_not(

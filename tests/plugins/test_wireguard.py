@@ -165,8 +165,8 @@ async def test_other_modes_have_one_device_over_the_family_that_reaches_the_peer
         (data(2)[:-1] + b" " * 1000 + b"}", "bytes, more than 1024"),
         (b'{"PublicKey":"AAAA"}', "it has 3 bytes, not 32"),
         (b'{"PublicKey":"%%%%"}', "it is not base64"),
-        (b'{"PublicKey":7}', "Expected `str`"),
-        (data(2, 70000), "Expected `int` <= 65535"),
+        (b'{"PublicKey":7}', "must be text"),
+        (data(2, 70000), "must be a whole number of at most 65535"),
     ],
 )
 async def test_a_peer_whose_data_cannot_be_used_is_refused_and_others_are_not(

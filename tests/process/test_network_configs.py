@@ -20,7 +20,7 @@ KEY = "coreos.com/network/config"
 GOOD = '{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":7}}'
 BAD = '{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":"7"}}'
 UDP = '{"Network":"10.1.0.0/16"}'
-REFUSAL = "network config: Backend.VNI: Expected `int`, got `str`; correct it"
+REFUSAL = "network config: Backend.VNI: must be a whole number, not text; correct it"
 
 
 def run(*words: str, api: str = "2") -> subprocess.CompletedProcess[str]:

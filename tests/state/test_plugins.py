@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from netstore.disk.memoryengine import MemoryEngine
     from netstore.state.commands import Command
 
-DIGEST = b"d" * 32
 SIZE = 2 * PART_BYTES + 5
 PARTS = [b"\x01" * PART_BYTES, b"\x02" * PART_BYTES, b"\x03" * 5]
+DIGEST = sha256(b"".join(PARTS)).digest()
 
 
 class Cluster:
@@ -96,10 +97,25 @@ def test_an_upload_goes_on_after_a_restart(cluster: Cluster) -> None:
     assert cluster.machine.plugins.by_name["p"].received == 2 * PART_BYTES
 
 
+@pytest.mark.parametrize("bad", range(3))
+def test_a_wheel_that_is_not_as_admitted_is_dropped_and_can_be_sent_again(cluster: Cluster, bad: int) -> None:
+    cluster.apply(AdmitPlugin("p", b"{}", DIGEST, SIZE))
+    spoilt = [b"\x09" * len(data) if number == bad else data for number, data in enumerate(PARTS)]
+    for number in range(2):
+        assert cluster.apply(part(number, spoilt[number])) == ""
+        cluster.machine = cluster.reopened()
+    assert "its SHA-256 differs" in cluster.apply(part(2, spoilt[2]))
+    assert cluster.reopened().plugins.by_name["p"].received == 0
+    assert list(cluster.engine.scan(WHEELS, b"", None)) == []
+    for number in range(3):
+        assert cluster.apply(part(number)) == ""
+    assert cluster.reopened().plugins.by_name["p"].received == SIZE
+
+
 def test_another_wheel_begins_anew(cluster: Cluster) -> None:
     cluster.apply(AdmitPlugin("p", b"{}", DIGEST, SIZE))
     cluster.apply(part(0))
-    other = b"e" * 32
+    other = sha256(b"12345").digest()
     assert cluster.apply(AdmitPlugin("p", b"{}", other, 5)) == ""
     assert "no such wheel is expected" in cluster.apply(part(1))
     assert cluster.apply(part(0, b"12345", other)) == ""

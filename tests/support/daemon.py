@@ -22,10 +22,13 @@ from urllib.parse import urlsplit
 
 from tests.support.inside import inside
 from tests.support.patience import PAUSE, Deadline, seconds
+from tests.support.prefork import start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
+
+    from tests.support.prefork import Process
 
 START_SECONDS: Final = 20.0
 """How long a process may take until it serves; generous, because two cores run many tests at once."""
@@ -42,7 +45,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 FOREIGN_VARIABLES: Final = ("ETCD_", "NETSTORE_", "FLANNELD_")
 
 _reserved: list[socket.socket] = []
-_spawned: list[subprocess.Popen[bytes]] = []
+_spawned: list[Process] = []
 
 
 def free_port() -> int:
@@ -69,7 +72,7 @@ class Daemon:
 
     url: str
     """What its clients use, as `http://127.0.0.1:20379`."""
-    process: subprocess.Popen[bytes]
+    process: Process
     data_dir: Path
     log_path: Path
     command: tuple[str, ...] = ()
@@ -260,16 +263,9 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_VARIABLES)}
 
 
-def _spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
+def _spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> Process:
     with log_path.open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        process = start(command, environment, log.fileno())
     _spawned.append(process)
     return process
 

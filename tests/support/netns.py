@@ -28,12 +28,14 @@ from tests.support.daemon import clean_environment
 from tests.support.inside import inside
 from tests.support.patience import LIMIT, seconds, until
 from tests.support.peers import start_etcd
+from tests.support.prefork import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from tests.support.daemon import Daemon
+    from tests.support.prefork import Process
 
 T = TypeVar("T")
 
@@ -308,7 +310,7 @@ class RunningAgent:
     flags: tuple[str, ...]
     before: tuple[str, ...] = ()
     """Words before the command, for a program that runs it under other rights."""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
 
     @property
     def env_file(self) -> Path:
@@ -328,7 +330,7 @@ class RunningAgent:
         )
         environment = clean_environment() | {"NETSTORE_CONFIG_FILE": os.devnull}
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self.process = start(command, environment, log.fileno())
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM, limit: float = LIMIT) -> int:

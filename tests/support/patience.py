@@ -26,7 +26,10 @@ LIMIT: Final = 15.0
 """Seconds that a condition may take on a quiet machine, unless a test says otherwise."""
 
 PAUSE: Final = 0.02
-"""Seconds between two looks at a condition."""
+"""Seconds between the first looks at a condition."""
+
+LONGEST_PAUSE: Final = 0.2
+"""Between later ones. A look often starts a program, and what is waited for needs the processor, too."""
 
 CORES: Final = len(os.sched_getaffinity(0))
 
@@ -68,9 +71,10 @@ class Deadline:
 
 def until(condition: Callable[[], T], what: str, limit: float = LIMIT) -> T:
     """Wait until the condition gives something true, and return it."""
-    deadline = Deadline(limit)
+    deadline, pause = Deadline(limit), PAUSE
     while not (found := condition()):
         if deadline.passed():
             raise AssertionError(f"not within {deadline}: {what}; last: {found!r}")
-        time.sleep(PAUSE)  # fixed: between two looks
+        time.sleep(pause)  # fixed: between two looks
+        pause = min(LONGEST_PAUSE, pause * 1.2)
     return found

@@ -7,7 +7,7 @@ any more, so that every worker started every store.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
@@ -29,3 +29,11 @@ class UnitScheduling(LoadScopeScheduling):  # type: ignore[misc]  # see above
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
         return path if shares(self.config.rootpath / path) else nodeid
+
+    def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+        """Forget a unit that is done: xdist looks through all that a worker has had after each test."""
+        unit = self._split_scope(self.registered_collections[node][item_index])
+        tests = self.assigned_work[node][unit]
+        super().mark_test_complete(node, item_index, duration)
+        if all(tests.values()):
+            del self.assigned_work[node][unit]

@@ -143,10 +143,16 @@ async def _both(access: StoreAccess, used: SubnetStore) -> list[Finding]:
 
 
 def leases(records: Sequence[Record]) -> Iterator[Finding]:
-    """Addresses that hold several subnets, and other records that daemons stumble over."""
+    """Addresses that hold several subnets, and other records that daemons stumble over. A lease beside a
+    reservation that its node has taken is what `subnet move` leaves until it ends.
+    """
     holders: dict[str, list[str]] = {}
+    moved = {record.public_ip for record in records if record.reserved and record.in_use}
+    left: list[str] = []
     for record in records:
-        if record.public_ip is not None:
+        if record.public_ip in moved and not record.reserved:
+            left.append(f"{record.subnet} of {record.public_ip}")
+        elif record.public_ip is not None:
             holders.setdefault(record.public_ip, []).append(record.subnet)
     twice = {ip: held for ip, held in holders.items() if len(held) > 1}
     if twice:
@@ -159,7 +165,8 @@ def leases(records: Sequence[Record]) -> Iterator[Finding]:
             "give each node an address of its own (--public-ip), or release what is left over",
         )
     else:
-        yield ok("duplicates", "no address holds two subnets")
+        more = f"; left from a move until it ends: {', '.join(left[:NAMED])}" if left else ""
+        yield ok("duplicates", f"no address holds two subnets{more}")
     bad = [
         record for record in records if any(not problem.endswith("subnets") for problem in record.problems)
     ]

@@ -96,8 +96,8 @@ class Record:
         backend = self.lease.backend_type or None if self.lease is not None else None
         reserved = "yes" if self.reserved else "no"
         return (
-            _both(self.subnet, self.subnet6),
-            _both(self.public_ip, self.public_ip6),
+            both(self.subnet, self.subnet6),
+            both(self.public_ip, self.public_ip6),
             backend,
             self.ttl,
             self.expires,
@@ -183,7 +183,7 @@ def _misfits(lease: SubnetLease, network: Network) -> list[str]:
     return misfits
 
 
-def _both(first: str | None, second: str | None) -> str | None:
+def both(first: str | None, second: str | None) -> str | None:
     """What a lease has of each family, in one cell."""
     return first if second is None else f"{first}, {second}"
 

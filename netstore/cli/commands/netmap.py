@@ -13,6 +13,7 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
+from netstore.cli.commands.leases import both
 from netstore.cli.output import printable
 from netstore.network.addresses import Subnet, show_ip
 
@@ -139,6 +140,10 @@ def summary(found: Map) -> str:
     places = found.last - found.first + 1
     counts = ", ".join(f"{found.count(state)} {state}" for state in (HELD, RESERVED, PROBLEM, FREE))
     more = f"; records that cover none of them: {len(found.elsewhere)}" if found.elsewhere else ""
+    if network.ipv6 is not None:
+        records = {stretch.record.name: stretch.record for stretch in found.stretches if stretch.record}
+        count = sum(record.subnet6 is not None for record in records.values())
+        more += f"; {network.ipv6.network}: {count} of them with a subnet of /{network.ipv6.subnet_len}"
     return f"{network.network}: {places} subnets of /{network.subnet_len}: {counts}{more}"
 
 
@@ -340,7 +345,7 @@ def _described(record: Record) -> str:
     """A record in one line."""
     backend = record.lease.backend_type if record.lease is not None else ""
     words: Sequence[str | None] = (
-        f"{record.subnet} {record.public_ip}",
+        f"{both(record.subnet, record.subnet6)} {both(record.public_ip, record.public_ip6)}",
         printable(backend) or None,
         "reserved" if record.reserved else None,
         None if record.ttl is None else f"{record.ttl} s left",

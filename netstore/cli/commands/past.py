@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from netstore.cli.commands.leases import both
 from netstore.network.addresses import show_ip
+from netstore.network.ipv6 import show_ip6
 from netstore.network.lease import SubnetLease, parse_lease
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ class Span:
 
     name: str
     subnet: str
+    subnet6: str | None
     public_ip: str | None
+    public_ip6: str | None
     backend: str | None
     first: int
     last: int
@@ -52,8 +56,8 @@ class Span:
         """Its cells in the order of `HEADINGS`."""
         start = str(self.first) if self.known_start else f"<={self.first}"
         return (
-            self.subnet,
-            self.public_ip if self.problem is None else self.problem,
+            both(self.subnet, self.subnet6),
+            both(self.public_ip, self.public_ip6) if self.problem is None else self.problem,
             self.backend,
             start,
             _shown(self.since),
@@ -68,7 +72,9 @@ class Span:
         return {
             "name": self.name,
             "subnet": self.subnet,
+            "ipv6Subnet": self.subnet6,
             "publicIP": self.public_ip,
+            "publicIPv6": self.public_ip6,
             "backendType": self.backend,
             "fromIndex": self.first,
             "fromIsKnown": self.known_start,
@@ -107,13 +113,16 @@ def spans(history: History) -> list[Span]:
     return done
 
 
-def concerns(change: Past, *, name: str | None, public_ip: int | None) -> bool:
-    """Whether a change is one of the entry with this name, or gives to or takes from this node."""
+def concerns(change: Past, *, name: str | None, address: str | None) -> bool:
+    """Whether a change is one of the entry with this name, or with this as the part of its name for one of
+    its two subnets; or gives to or takes from the node with this address.
+    """
     if not change.name:
         return True
     if name is not None:
-        return change.name == name
-    return public_ip in (_ip(change.name, change.value), _ip(change.name, change.previous))
+        return name in (change.name, *change.name.split("&"))
+    found = (parse_lease(change.name, value) for value in (change.value, change.previous))
+    return any(isinstance(lease, SubnetLease) and address in _addresses(lease) for lease in found)
 
 
 def _close(span: Span | None, change: Past, end: str) -> None:
@@ -124,18 +133,20 @@ def _close(span: Span | None, change: Past, end: str) -> None:
 def _begun(name: str, value: str | None, index: int, time: float | None) -> Span:
     found = parse_lease(name, value)
     if isinstance(found, SubnetLease):
-        ip, backend = show_ip(found.public_ip), found.backend_type or None
-        return Span(name, str(found.subnet), ip, backend, index, index, time)
-    return Span(name, name, None, None, index, index, time, problem=found.reason)
+        subnet6 = None if found.subnet6 is None else str(found.subnet6)
+        ip, ip6 = _addresses(found)
+        return Span(name, str(found.subnet), subnet6, ip, ip6, found.backend_type or None, index, index, time)
+    return Span(name, name, None, None, None, None, index, index, time, problem=found.reason)
 
 
 def _holder(span: Span) -> tuple[str | None, str | None]:
     return span.public_ip, span.problem
 
 
-def _ip(name: str, value: str | None) -> int | None:
-    found = parse_lease(name, value)
-    return found.public_ip if isinstance(found, SubnetLease) else None
+def _addresses(lease: SubnetLease) -> tuple[str, str | None]:
+    """Of its node, as they are shown."""
+    ip6 = lease.public_ip6
+    return show_ip(lease.public_ip), None if ip6 is None else show_ip6(ip6)
 
 
 def _shown(time: float | None) -> str | None:

@@ -8,6 +8,7 @@ not carry out, or that is interrupted while it is waited for, is undone.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -26,7 +27,7 @@ from netstore.cli.commands.subnet import (
 )
 from netstore.cli.output import Table
 from netstore.network.addresses import parse_ip, show_ip
-from netstore.network.lease import DEFAULT_TTL, NodeSubnets, SubnetLease, encode_lease, parse_lease
+from netstore.network.lease import DEFAULT_TTL, DRAINED, NodeSubnets, SubnetLease, encode_lease, parse_lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -196,11 +197,12 @@ async def _release(store: SubnetStore, former: Record) -> bool:
 @click.argument("node", metavar="NODE")
 @pass_settings
 def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
-    """Take a node that is gone, or whose agent is stopped, out of the network. NODE is the address that it
+    """Take a node out of the network, and keep it away until it is undrained. NODE is the address that it
     publishes.
 
-    All its records are removed, reservations too; then it is watched whether it takes a subnet again, as a
-    running agent does at once, which is told and is exit status 1.
+    It is noted as drained, which keeps its netstore-agent from taking a subnet, and all its records are
+    removed, reservations too. Then it is watched whether it takes a subnet again, as a running flanneld does
+    at once, which is told and is exit status 1.
     """
     try:
         address = parse_ip(node)
@@ -213,14 +215,18 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
     if not yes and not agreed(f"{node} holds {named}: its pods lose their routes on all nodes. Drain it?"):
         raise refused(f"{node} holds {named}, and is not drained; give --yes if that is meant")
 
+    async def noting(store: SubnetStore) -> None:
+        since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        await store.create(show_ip(address), f'{{"since":"{since}"}}', None)  # as well if it is there
+
+    settings.ask_network(noting, DRAINED)
+
     async def draining(store: SubnetStore) -> list[str]:
         import trio  # noqa: PLC0415 - see Settings.run
 
         for record in mine:
             if index_of(await store.remove(record.name, record.entry.modified)) is None:
-                raise refused(
-                    f"{record.subnet}: was changed meanwhile; its agent runs: stop it, and try again"
-                )
+                raise refused(f"{record.subnet}: was changed meanwhile; try again")
         with trio.move_on_after(wait):
             while True:
                 entries = (await store.entries()).entries
@@ -238,9 +244,35 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
     back = settings.ask_network(draining)
     if back:
         raise refused(
-            f"{show_ip(address)} has taken {' and '.join(back)} again: its agent runs; stop it, and try again"
+            f"{show_ip(address)} has taken {' and '.join(back)} again: its daemon is no netstore-agent, or an"
+            " earlier release of it; stop it, and try again"
         )
     settings.show({"action": "drained", "subnets": [record.content() for record in mine]}, _table(mine))
+
+
+@click.command("undrain", cls=Command)
+@click.argument("node", metavar="NODE")
+@pass_settings
+def undrain(settings: Settings, node: str) -> None:
+    """Let a node that was drained take a subnet again; its agent does so within ten seconds. NODE is the
+    address that it publishes.
+    """
+    from netstore.client.subnetstore import Missing  # noqa: PLC0415 - see Settings.run
+
+    try:
+        name = show_ip(parse_ip(node))
+    except ValueError as error:
+        usage(f"NODE: {error}; write it as 192.0.2.7")
+
+    async def undraining(store: SubnetStore) -> bool:
+        entry = await store.entry(name)
+        return (
+            not isinstance(entry, Missing) and index_of(await store.remove(name, entry.modified)) is not None
+        )
+
+    if not settings.ask_network(undraining, DRAINED):
+        raise Failure(Exit.NOT_FOUND, f"{settings.key(DRAINED, name)}: is not there; the node is not drained")
+    settings.show({"action": "undrained", "node": name}, Table(("NODE", "STATE"), [(name, "undrained")]))
 
 
 def _held(records: Sequence[Record], holder: str, settings: Settings) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,12 +11,14 @@ import click
 from netstore.cli.commands import completion
 from netstore.cli.commands.failures import Exit, Failure, refused
 from netstore.cli.commands.invocation import Settings, columns, say
+from netstore.cli.commands.leases import both
 from netstore.cli.commands.netmap import FREE, drawing, mapped, picture, summary
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.commands.past import HEADINGS, concerns, spans
 from netstore.cli.commands.subnet import record_name, surveyed
 from netstore.cli.output import Form, Table, document, emit, plain, table
-from netstore.network.addresses import parse_ip
+from netstore.network.addresses import parse_ip, show_ip
+from netstore.network.ipv6 import parse_ip6, show_ip6
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,12 +84,33 @@ def _rows(found: Map) -> list[tuple[str | int | None, ...]]:
         backend = record.lease.backend_type or None if record.lease is not None else None
         problems = "; ".join(record.problems) or None
         rows.append(
-            (record.subnet, stretch.count, stretch.state, record.public_ip, backend, record.ttl, problems)
+            (
+                both(record.subnet, record.subnet6),
+                stretch.count,
+                stretch.state,
+                both(record.public_ip, record.public_ip6),
+                backend,
+                record.ttl,
+                problems,
+            )
         )
     for record in found.elsewhere:
         problems = "; ".join(record.problems) or None
-        rows.append((record.subnet, 0, "elsewhere", record.public_ip, None, record.ttl, problems))
+        subnets, addresses = (
+            both(record.subnet, record.subnet6),
+            both(record.public_ip, record.public_ip6),
+        )
+        rows.append((subnets, 0, "elsewhere", addresses, None, record.ttl, problems))
     return rows
+
+
+def _address(text: str) -> str | None:
+    """An address of either family as it is shown; None for anything else."""
+    with contextlib.suppress(ValueError):
+        return show_ip(parse_ip(text))
+    with contextlib.suppress(ValueError):
+        return show_ip6(parse_ip6(text))
+    return None
 
 
 def _content(found: Map) -> dict[str, object]:
@@ -117,24 +141,28 @@ def _content(found: Map) -> dict[str, object]:
 def history(settings: Settings, subject: str) -> None:
     """Show who held a subnet, or which subnets a node held, as far back as the store remembers.
 
-    NODE is the address that the node publishes. v2 remembers the last thousand events of the whole store, and
-    when a lease was written or expired; v3 all changes since it was compacted, without their times.
+    NODE is an address that the node publishes, of either family. v2 remembers the last thousand events of the
+    whole store, and when a lease was written or expired; v3 all changes since it was compacted, without their
+    times.
     """
-    try:
-        node: int | None = parse_ip(subject)
-    except ValueError:
-        node = None
-    name = None if node is not None else record_name(subject)
+    address = _address(subject)
+    name = None if address is not None else record_name(subject)
 
     def wanted(change: Past) -> bool:
-        return concerns(change, name=name, public_ip=node)
+        return concerns(change, name=name, address=address)
 
     async def reading(store: SubnetStore) -> tuple[str, History]:
         return store.api, await store.history(wanted, MAX_CHANGES)
 
     api, past = settings.ask_network(reading)
     found = [
-        span for span in spans(past) if (span.name == name if name is not None else span.public_ip == subject)
+        span
+        for span in spans(past)
+        if (
+            address in (span.public_ip, span.public_ip6)
+            if name is None
+            else name in (span.name, *span.name.split("&"))
+        )
     ]
     until = f"to {past.last}" if past.last >= past.first else "on: none"
     reach = f"the store remembers the changes from index {past.first} {until}"

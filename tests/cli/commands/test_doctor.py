@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.cli.checks.finding import ok, unknown, warning, wrong
+from netstore.cli.checks.finding import State, ok, unknown, warning, wrong
+from netstore.cli.checks.stores import leases
 from netstore.cli.commands import doctor
+from netstore.cli.commands.leases import survey
+from netstore.client.subnetstore import Entry
 from tests.cli.commands.conftest import DEAD
 
 if TYPE_CHECKING:
@@ -58,6 +61,16 @@ def test_a_store_with_a_network(ctl: Run, store: str, prefix: str, keys: Keys, t
     assert {"sync", "space", "file system", "ip_forward", "interface", "lease"} <= set(found)
     assert told.status == 1
     assert "duplicates" in told.err
+
+
+def test_what_a_move_leaves_is_no_duplicate() -> None:
+    value = '{"PublicIP":"192.0.2.77","BackendType":"vxlan"}'
+    taken, former = Entry("10.23.5.0-24", value, 1, None), Entry("10.23.6.0-24", value, 1, 100)
+    [found, _] = leases(survey([taken, former], None, "/n/subnets"))
+    assert found.state is State.OK
+    assert "left from a move until it ends: 10.23.6.0/24 of 192.0.2.77" in found.told
+    open_one = Entry("10.23.5.0-24", '{"PublicIP":"192.0.2.77"}', 1, None)
+    assert next(leases(survey([open_one, former], None, "/n/subnets"))).state is State.WRONG
 
 
 def test_a_store_that_does_not_answer_and_a_config_that_cannot_be_used(run: Run, tmp_path: Path) -> None:

@@ -157,3 +157,19 @@ def test_a_picture_of_ten_thousand_leases_is_bounded() -> None:
         tree = ET.fromstring(text)  # noqa: S314 - our own document
         cells = [each for each in tree.iter(f"{SVG}rect") if each.find(f"{SVG}title") is not None]
         assert len(cells) in ((10_000,) if length == 24 else range(1, MAX_CELLS))
+
+
+def test_a_map_of_both_families_names_both() -> None:
+    text = (
+        b'{"Network":"10.0.0.0/24","SubnetLen":28,"EnableIPv6":true,"IPv6Network":"fd23::/48",'
+        b'"Backend":{"Type":"host-gw"}}'
+    )
+    there = parse_network(text)
+    value = '{"PublicIP":"192.168.0.1","PublicIPv6":"fd77::1","BackendType":"host-gw"}'
+    entries = [
+        Entry("10.0.0.32-28&fd23:0:0:2::-64", value, 1, 100),
+        Entry("10.0.0.64-28", '{"PublicIP":"192.168.0.2","BackendType":"host-gw"}', 1, 100),
+    ]
+    one = mapped(there, survey(entries, there, "/n/subnets"))
+    assert summary(one).endswith("; fd23::/48: 1 of them with a subnet of /64")
+    assert "<title>10.0.0.32/28, fd23:0:0:2::/64 192.168.0.1, fd77::1, host-gw" in picture(one)

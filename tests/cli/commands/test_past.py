@@ -74,7 +74,7 @@ def test_a_record_that_is_no_lease_is_a_span_with_the_reason() -> None:
 
 
 def test_what_concerns_a_node() -> None:
-    me = 0xC0A84D01
+    me = "192.168.77.1"
     for change, mine in (
         (Past(A, 1, lease(1)), True),
         (Past(A, 1, lease(2), lease(1)), True),
@@ -83,6 +83,20 @@ def test_what_concerns_a_node() -> None:
         (Past(A, 1, lease(2)), False),
         (Past(A, 1, "rubbish", "rubbish"), False),
     ):
-        assert concerns(change, name=None, public_ip=me) is mine
-    assert concerns(Past(A, 1, "x"), name=A, public_ip=None)
-    assert not concerns(Past(A, 1, "x"), name=B, public_ip=None)
+        assert concerns(change, name=None, address=me) is mine
+    assert concerns(Past(A, 1, "x"), name=A, address=None)
+    assert not concerns(Past(A, 1, "x"), name=B, address=None)
+
+
+def test_a_lease_of_both_families_is_found_by_either() -> None:
+    name6 = "fd23:0:0:2::-64"
+    value = '{"PublicIP":"192.168.77.1","PublicIPv6":"fd77::1","BackendType":"host-gw"}'
+    change = Past(f"{A}&{name6}", 1, value)
+    for known in (A, name6, f"{A}&{name6}"):
+        assert concerns(change, name=known, address=None)
+    assert concerns(change, name=None, address="fd77::1")
+    assert not concerns(change, name=None, address="fd77::2")
+    [span] = spans(History(1, 9, (), (change,)))
+    assert span.row()[:2] == ("10.1.5.0/24, fd23:0:0:2::/64", "192.168.77.1, fd77::1")
+    assert span.content()["ipv6Subnet"] == "fd23:0:0:2::/64"
+    assert span.content()["publicIPv6"] == "fd77::1"

@@ -219,6 +219,13 @@ def test_a_node_that_is_gone_is_drained(site: Site) -> None:
     assert [each["subnet"] for each in told.document["subnets"]] == [OLD, NEW]
     assert [site.node(each) for each in (OLD, NEW)] == [None, None]
     assert site.node("172.30.7.0/24") is not None
+    key = f"{site.folder.removesuffix('subnets')}drained/{NODE}"
+    assert site.keys.node(key) is not None
+    told = site.ctl("subnet", "undrain", NODE)
+    assert (told.status, told.rows) == (0, [[NODE, "undrained"]])
+    again = site.ctl("subnet", "undrain", NODE)
+    assert (again.status, "the node is not drained" in again.err) == (3, True)
+    assert site.ctl("subnet", "undrain", "node7").status == 2
 
 
 def test_a_node_that_comes_back_is_told(
@@ -227,7 +234,7 @@ def test_a_node_that_comes_back_is_told(
     meanwhile(lambda: site.write(OLD, lease(NODE)))
     told = site.ctl("subnet", "drain", "--yes", "--wait", "60", NODE)
     assert told.status == 1
-    assert f"{NODE} has taken {OLD} again: its agent runs" in told.err
+    assert f"{NODE} has taken {OLD} again: its daemon is no netstore-agent" in told.err
 
 
 def test_a_drain_wants_to_be_told_twice(site: Site) -> None:
