@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.etcdfile.raftlog import Snapshot
+    from netstore.node.etcdimport import Listed
     from netstore.node.seeding import Record
 
 _NO_FACTS: Final = v3content.Facts(0, 0, 0, auth_enabled=False, users=0, roles=0, members=0, alarms=())
@@ -46,7 +47,7 @@ class EtcdSource:
         majority had them.
         """
 
-    def add_listing(self, root: v2content.ShownNode, index: EtcdIndex, now: Nanos) -> None:
+    def add_listing(self, root: Listed, index: EtcdIndex, now: Nanos) -> None:
         """Add the v2 tree as a running etcd has listed it."""
         self._v2 = V2State(now)
         self._v2.restore_listing(root, index)
