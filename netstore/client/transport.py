@@ -123,6 +123,26 @@ class Response:
             pieces.append(piece)
         return b"".join(pieces)
 
+    async def pieces(self, seconds: float) -> AsyncIterator[bytes]:
+        """The body piece by piece. Unreachable if the next one does not come within so many seconds, or the
+        connection breaks.
+        """
+        source = self._response.aiter_raw()
+        while True:
+            why = f"nothing more came within {seconds:g} s"
+            with trio.move_on_after(seconds):
+                try:
+                    piece = await anext(source, None)
+                except httpx.TransportError as error:
+                    why = _reason(error)
+                else:
+                    if piece is None:
+                        return
+                    why = ""
+            if why:
+                raise Unreachable([(self.endpoint, why)], outcome_known=True)
+            yield piece
+
     async def close(self) -> None:
         """Give the connection back, or drop it. Shielded, because httpx would not release the connection if
         it were cancelled.

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from netstore.etcdfile.boltreader import Database
     from netstore.etcdfile.raftlog import Entry
     from netstore.etcdfile.v2content import ShownNode, StoredEvent, StoredNode, V2Content
-    from netstore.node.seeding import Record
+    from netstore.state.tables import Record
 
 _NANOS: Final = 1_000_000_000
 _USERS: Final = "/1"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from netstore.etcdfile.raftlog import Snapshot
     from netstore.node.etcdimport import Listed
-    from netstore.node.seeding import Record
+    from netstore.state.tables import Record
 
 _NO_FACTS: Final = v3content.Facts(0, 0, 0, auth_enabled=False, users=0, roles=0, members=0, alarms=())
 

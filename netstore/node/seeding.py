@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from netstore.types import Index
 
-    Record = tuple[str, bytes, bytes]
-    """Table, key and value, as `state.tables` describes them."""
-
 _OF_MEMBERS: Final = frozenset({tables.MEMBERS, tables.REMOVED})
 """Tables that are about the old cluster; those of the new one are written here."""
 
@@ -79,7 +76,7 @@ def seed(
     path: Path,
     own: Founders,
     applied: Index,
-    records: Iterable[Record],
+    records: Iterable[tables.Record],
     progress: Callable[[int], object] = _ignore,
 ) -> int:
     """Write a data folder; how many records it has. Memory: one commit.
@@ -109,7 +106,7 @@ def _write_state(
     path: Path,
     own: Founders,
     applied: Index,
-    records: Iterable[Record],
+    records: Iterable[tables.Record],
     progress: Callable[[int], object],
 ) -> int:
     shared = SharedTables(path, tables.TABLES, MAP_BYTES, MAP_LIMIT_BYTES)
