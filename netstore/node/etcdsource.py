@@ -40,6 +40,8 @@ class EtcdSource:
         self.applied = applied
         """The index that the log of the new member begins after, at least 1."""
         self.facts = _NO_FACTS if database is None else v3content.facts(database)
+        self.has_hidden = False
+        """There may be hidden nodes of the v2 tree that are not among the records."""
         self.torn = ""
         """Where the last write of the log was torn by a crash; empty if none was."""
         self.uncommitted = 0
@@ -48,7 +50,8 @@ class EtcdSource:
         """
 
     def add_listing(self, root: Listed, index: EtcdIndex, now: Nanos) -> None:
-        """Add the v2 tree as a running etcd has listed it."""
+        """Add the v2 tree as a running etcd has listed it, which leaves out hidden nodes."""
+        self.has_hidden = True
         self._v2 = V2State(now)
         self._v2.restore_listing(root, index)
 

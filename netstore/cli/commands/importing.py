@@ -1,5 +1,5 @@
-"""`netstorectl import`: a data folder for a new netstore out of what an etcd has: a snapshot file, its data folder,
-or the etcd itself while it serves.
+"""`netstorectl import`: a data folder for a new netstore out of what an etcd has: a snapshot file, its data
+folder, or the etcd itself while it serves.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import click
 
 from netstore.cli.commands.failures import refused, usage
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Command, pass_settings
-from netstore.cli.output import Table
+from netstore.cli.commands.v3calls import v3_client
+from netstore.cli.output import Form, Table
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
@@ -33,12 +34,17 @@ DEFAULT_PEER_URL: Final = "http://localhost:2380"
 SHOW_SECONDS: Final = 0.2
 """How often progress is shown."""
 
+_CORRUPT: Final = 2
+"""The kind of alarm."""
+
 _LIVE: Final = re.compile(r"https?://", re.IGNORECASE)
 
 
 @click.command("import", cls=Command)
 @click.argument("source", metavar="SOURCE")
-@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="The folder to make, new or empty.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), required=True, help="The folder to make, new or empty."
+)
 @click.option("--wal-dir", type=click.Path(path_type=Path), help="Where etcd's log is, if not in its folder.")
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the member.")
 @click.option(
@@ -47,9 +53,15 @@ _LIVE: Final = re.compile(r"https?://", re.IGNORECASE)
     metavar="URL[,URL...]",
     help=f"Where the member is reached by others.  [as in --initial-cluster, else {DEFAULT_PEER_URL}]",
 )
-@click.option("--initial-cluster", metavar="NAME=URL[,...]", help="All members that begin with this data.  [this one]")
-@click.option("--initial-cluster-token", metavar="TEXT", help="Secret of the new cluster; needed if it has several.")
-@click.option("--without-auth", is_flag=True, help="Import although the etcd has users: everybody may do everything.")
+@click.option(
+    "--initial-cluster", metavar="NAME=URL[,...]", help="All members that begin with this data.  [this one]"
+)
+@click.option(
+    "--initial-cluster-token", metavar="TEXT", help="Secret of the new cluster; needed if it has several."
+)
+@click.option(
+    "--without-auth", is_flag=True, help="Import although the etcd has users: everybody may do everything."
+)
 @pass_settings
 def import_(
     settings: Settings,
@@ -137,8 +149,10 @@ def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource
     from netstore.types import EtcdIndex, Nanos  # noqa: PLC0415 - same
 
     data_dir.parent.mkdir(parents=True, exist_ok=True)
-    file = parts.enter_context(tempfile.NamedTemporaryFile(dir=data_dir.parent, prefix=".import-", suffix=".part"))
-    settings.run(lambda: _save_snapshot(settings, file))
+    file = parts.enter_context(
+        tempfile.NamedTemporaryFile(dir=data_dir.parent, prefix=".import-", suffix=".part")
+    )
+    settings.run(lambda: _save_snapshot(settings, cast("BinaryIO", file)))
     file.flush()
     opened = open_file(Path(file.name), parts)
     now = Nanos(time.time_ns())
@@ -148,3 +162,108 @@ def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource
         return opened
     opened.add_listing(listed.node, EtcdIndex(listed.etcd_index), now)
     return opened
+
+
+async def _save_snapshot(settings: Settings, file: BinaryIO) -> None:
+    from netstore.client.backups import fetch_v3  # noqa: PLC0415 - see Settings.run
+
+    with _progress("fetching") as told:
+        async with v3_client(settings) as client:
+            await fetch_v3(client, file, rate=0, progress=lambda done, _: told(done))
+
+
+def _check(opened: EtcdSource, *, without_auth: bool) -> None:
+    """Refuse what an import would lose without a word."""
+    facts = opened.facts
+    if facts.auth_enabled and not without_auth:
+        raise refused(
+            f"this etcd asks for passwords ({facts.users} users, {facts.roles} roles), which netstore does not"
+            " have: with the data alone everybody who reaches the store may do everything; protect it by"
+            " client certificates, and import with --without-auth"
+        )
+    if any(kind == _CORRUPT for _, kind in facts.alarms):
+        raise refused(
+            "this etcd has the alarm CORRUPT: its members have different data; find out which is right, disarm"
+            " it (etcdctl alarm disarm), and import from that one"
+        )
+
+
+def _written(opened: EtcdSource, data_dir: Path, own: Founders) -> Report:
+    from netstore.node.etcdimport import Report  # noqa: PLC0415 - help need not wait for the store's modules
+    from netstore.node.seeding import seed  # noqa: PLC0415 - same
+
+    report = Report()
+    with _progress("writing") as told:
+        seed(data_dir, own, opened.applied, opened.records(report), told)
+    return report
+
+
+def _tell(settings: Settings, opened: EtcdSource, report: Report, data_dir: Path, own: Founders) -> None:
+    facts = opened.facts
+    if facts.users and not facts.auth_enabled:
+        warn(f"{facts.users} users and {facts.roles} roles were left out: netstore has none")
+    if facts.members > 1:
+        warn(
+            f"this etcd was one of {facts.members}: what the others had beyond entry {opened.applied} is not"
+            " imported; take the one that is farthest (etcdctl endpoint status)"
+        )
+    if opened.uncommitted:
+        warn(f"the last {opened.uncommitted} entries of its log were taken as if all members had them")
+    if opened.torn:
+        warn(f"{opened.torn}: the last write was not finished, and was not acknowledged either: left out")
+    if report.unleased_count:
+        names = ", ".join(repr(key.decode(errors="replace")) for key in report.unleased)
+        warn(f"{report.unleased_count} keys have a lease that does not exist, and stay for ever: {names}")
+    if opened.has_hidden:
+        warn(
+            "a running etcd does not list the hidden keys of its v2 API (names that begin with _): to import"
+        )
+        say("those, stop it and import its data folder")
+    fields = (
+        ("revision", report.revision),
+        ("compacted", report.compacted),
+        ("changes", report.changes),
+        ("leases", report.leases),
+        ("v2Nodes", report.nodes),
+        ("v2Index", report.index),
+        ("index", opened.applied),
+        ("cluster", f"{own.cluster:x}"),
+        ("member", f"{own.own:x}"),
+        ("dataDir", str(data_dir)),
+    )
+    settings.show(dict(fields), Table(("FIELD", "VALUE"), fields))
+    if settings.form is Form.TABLE:
+        say(f"now start it: netstored --data-dir {data_dir} --name {own.name}")
+
+
+@contextmanager
+def _progress(doing: str) -> Iterator[Callable[[int], object]]:
+    """What shows progress on standard error, if that is a terminal."""
+    shown = [0.0, False]
+
+    def told(done: int) -> None:
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - shown[0] > SHOW_SECONDS:
+            shown[:] = now, True
+            click.echo(f"\r{doing}: {done}", err=True, nl=False)
+
+    try:
+        yield told
+    finally:
+        if shown[1]:
+            click.echo("", err=True)
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What is wrong with a file or folder, as a `Failure`."""
+    from netstore.client.faults import ClientError  # noqa: PLC0415 - see Settings.run
+
+    try:
+        yield
+    except ClientError:
+        raise  # becomes a failure where the calls are made
+    except NetstoreError as error:
+        raise refused(str(error)) from None
+    except OSError as error:
+        raise refused(f"{error.filename or 'data_dir'}: {error.strerror or error}") from None
