@@ -59,9 +59,7 @@ _LIVE: Final = re.compile(r"https?://", re.IGNORECASE)
 @click.option(
     "--initial-cluster-token", metavar="TEXT", help="Secret of the new cluster; needed if it has several."
 )
-@click.option(
-    "--without-auth", is_flag=True, help="Import although the etcd has users: everybody may do everything."
-)
+@click.option("--without-auth", is_flag=True, help="Import although the etcd asks for passwords.")
 @pass_settings
 def import_(
     settings: Settings,
@@ -138,8 +136,8 @@ def _opened(
 
 
 def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource:
-    """What a running etcd has: a snapshot, taken into a file beside the folder for as long as it is needed, and
-    its v2 tree.
+    """What a running etcd has: a snapshot, taken into a file beside the folder for as long as it is needed,
+    and its v2 tree.
     """
     import tempfile  # noqa: PLC0415 - only here
 
@@ -150,7 +148,9 @@ def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource
 
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     file = parts.enter_context(
-        tempfile.NamedTemporaryFile(dir=data_dir.parent, prefix=".import-", suffix=".part")
+        tempfile.NamedTemporaryFile(  # noqa: SIM115 - `parts` closes it
+            dir=data_dir.parent, prefix=".import-", suffix=".part"
+        )
     )
     settings.run(lambda: _save_snapshot(settings, cast("BinaryIO", file)))
     file.flush()
@@ -177,14 +177,14 @@ def _check(opened: EtcdSource, *, without_auth: bool) -> None:
     facts = opened.facts
     if facts.auth_enabled and not without_auth:
         raise refused(
-            f"this etcd asks for passwords ({facts.users} users, {facts.roles} roles), which netstore does not"
-            " have: with the data alone everybody who reaches the store may do everything; protect it by"
+            f"this etcd asks for passwords ({facts.users} users, {facts.roles} roles), which netstore does"
+            " not have: with the data alone everybody who reaches the store may do everything; protect it by"
             " client certificates, and import with --without-auth"
         )
     if any(kind == _CORRUPT for _, kind in facts.alarms):
         raise refused(
-            "this etcd has the alarm CORRUPT: its members have different data; find out which is right, disarm"
-            " it (etcdctl alarm disarm), and import from that one"
+            "this etcd has the alarm CORRUPT: its members have different data; find out which is right,"
+            " disarm it (etcdctl alarm disarm), and import from that one"
         )
 
 

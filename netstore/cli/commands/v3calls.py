@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def v3_client(settings: Settings, endpoints: tuple[str, ...] | None = None) -> AsyncIterator[V3Client]:
-    """A client for these endpoints, or for those of the settings. What is raised within comes out as it is."""
+    """A client for these endpoints, or for those of the settings. What is raised within comes out as it
+    is.
+    """
     import trio  # noqa: PLC0415 - see Settings.run
 
     from netstore.client.grpc import Channel  # noqa: PLC0415 - same
