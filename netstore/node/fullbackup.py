@@ -122,7 +122,7 @@ def write(copy: Path, target: Path, part: Header) -> Found:
     StateDamaged if the copy is not what was written; OSError if the file cannot be written, or is there.
     """
     opened = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(opened, "wb") as file, StateFile(copy) as source:
+    with os.fdopen(opened, "wb") as file, StateFile(copy) as source:
         header = header_of(source, part)
         writer = BackupWriter(file, header)
         counts: dict[str, int] = {}

@@ -123,7 +123,7 @@ class RunningMember:
             self._call_for_client,
             get_logger("backup"),
             host.fail,
-            self._backup_header,
+            header=self._backup_header,
         )
         self.backup_schedule = self._schedule_backups()
         base.router = routes(
