@@ -92,7 +92,7 @@ async def save_v3(
     connection: Connection, file: BinaryIO, *, rate: float, progress: Callable[[int, int], object]
 ) -> None:
     """`fetch_v3` with a client of its own."""
-    fault: ClientError
+    fault: ClientError | None = None
     async with trio.open_nursery() as nursery:
         channel = Channel(
             nursery,
@@ -105,12 +105,12 @@ async def save_v3(
         client = V3Client(channel, connection.username, connection.password)
         try:
             await fetch_v3(client, file, rate=rate, progress=progress)
-            return
         except ClientError as error:
             fault = error  # raised within, it would come out of the nursery in a group
         finally:
             nursery.cancel_scope.cancel()
-    raise fault
+    if fault is not None:
+        raise fault
 
 
 async def fetch_full(

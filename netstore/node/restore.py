@@ -87,7 +87,9 @@ def _restore_full(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Res
     reader = _reader(opened, file)
     header = reader.header
     seen = _Seen()
-    records = seen.passing(changed(_known(reader.records(), file), wish.bump, mark_compacted=wish.mark_compacted))
+    records = seen.passing(
+        changed(_known(reader.records(), file), wish.bump, mark_compacted=wish.mark_compacted)
+    )
     own = founders(wish.members, wish.name, wish.token, header.id)
     count = seed(folder, own, Index(header.index), records)
     return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count)
@@ -115,14 +117,14 @@ def _restore_v3(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Resto
         pass
     seen = _Seen()
     records = seen.passing(changed(source.records(Report()), wish.bump, mark_compacted=wish.mark_compacted))
-    own = founders(wish.members, wish.name, wish.token, _digest(opened))
+    own = founders(wish.members, wish.name, wish.token, _digest(file))
     count = seed(folder, own, source.applied, records)
     return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count)
 
 
-def _digest(opened: BinaryIO) -> str:
-    opened.seek(0)
-    return hashlib.file_digest(opened, "sha256").hexdigest()
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _known(records: Iterable[Record], file: Path) -> Iterator[Record]:

@@ -141,7 +141,7 @@ class RunningMember:
                 base.shares,
                 plugins=PluginsApi(host, admitted, beside),
                 backup=BackupApi(self.backups, base.deadlines.after),
-                scheduled=self.backup_schedule and self.backup_schedule.state,
+                scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
             ),
             set_level=set_level,
             enable_v2=config.enable_v2,

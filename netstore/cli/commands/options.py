@@ -29,8 +29,8 @@ OF_ETCDCTL: Final = frozenset(
 
 
 OTHERS: Final = {
-    "backup": "it copied a stopped etcd's folder; here 'snapshot save FILE' saves everything, keys of the v2 API"
-    " too, while the store runs, and 'snapshot restore FILE' makes a data folder of it"
+    "backup": "it copied a stopped etcd's folder; here 'snapshot save FILE' saves everything, keys of the v2"
+    " API too, while the store runs, and 'snapshot restore FILE' makes a data folder of it"
 }
 """Commands of etcdctl for the v2 API that are another one here, and which."""
 

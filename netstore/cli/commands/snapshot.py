@@ -1,4 +1,4 @@
-"""`netstorectl snapshot`: save a backup of everything while the store runs, look at it, verify it, restore it.
+"""`netstorectl snapshot`: save a backup of everything while the store runs, look at it, verify, restore it.
 
 There are two kinds of files: full backups of a netstored (contrib/doc/format-backup.md), and snapshots of the
 v3 keys in etcd's format, which every etcd and netstored makes.
@@ -97,7 +97,9 @@ def save(settings: Settings, file: Path, *, only_v3: bool, rate: float) -> None:
     breaks goes on where it broke. An etcd gives its v3 keys only.
     """
     if not only_v3 and not _is_netstore(settings):
-        warn("the store is an etcd: FILE gets its v3 keys only, in etcd's format; keys of its v2 API are not in it")
+        warn(
+            "the store is an etcd: FILE gets its v3 keys, in etcd's format; keys of its v2 API are not in it"
+        )
         only_v3 = True
     with _written_aside(file) as part:
         _fetch(settings, part.file, rate, only_v3=only_v3)
@@ -236,19 +238,10 @@ def verify(settings: Settings, file: Path) -> None:
 
 
 def _kind(file: Path) -> str:
-    """`NetstoreError` if it is neither."""
-    from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - few commands need them
-
+    from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - few commands need it
 
     with file.open("rb") as opened:
-        start = opened.read(max(len(MAGIC), 64))
-    if is_backup(start):
-        return FULL
-    if is_database(start):
-        return V3
-    raise NetstoreError(
-        f"{file}: is neither a full backup nor a snapshot in etcd's format (bbolt); nothing was changed"
-    )
+        return FULL if is_backup(opened.read(len(MAGIC))) else V3
 
 
 def _content(file: Path) -> dict[str, object]:
@@ -332,9 +325,13 @@ def _show(settings: Settings, content: Mapping[str, object]) -> None:
     "--initial-advertise-peer-urls", metavar="URL,...", help="Peer URLs of this member.  [as in the cluster]"
 )
 @click.option("--initial-cluster-token", metavar="TEXT", help="As netstored is given it.  [etcd-cluster]")
-@click.option("--bump-revision", type=click.IntRange(0, MAX_BUMP), default=0, help="Add this to the revision.")
+@click.option(
+    "--bump-revision", type=click.IntRange(0, MAX_BUMP), default=0, help="Add this to the revision."
+)
 @click.option("--mark-compacted", is_flag=True, help="Refuse reads and watches of earlier revisions.")
-@click.option("--skip-hash-check", is_flag=True, help="Of a v3 snapshot: do not verify the digest at its end.")
+@click.option(
+    "--skip-hash-check", is_flag=True, help="Of a v3 snapshot: do not verify the digest at its end."
+)
 @pass_settings
 def restore(
     settings: Settings,
@@ -371,7 +368,7 @@ def restore(
             data_dir,
             work.Wish(name, members, token, bump_revision, mark_compacted, skip_hash_check),
         )
-    content = {
+    content: dict[str, str | int] = {
         "dataDir": str(data_dir),
         "cluster": f"{done.cluster:x}",
         "member": f"{done.member:x}",
