@@ -92,7 +92,7 @@ class _Page(NamedTuple):
     offset: int
     """Where it begins, in bytes from the beginning of the file."""
     kind: int
-    count: int
+    elements: int
     data: bytes
 
 
@@ -108,6 +108,8 @@ class Database:
         self._file = file
         self._name = name
         self._size = size
+        self._at = 0
+        """Offset of the element that was read last."""
         self._page_bytes = self._find_page_bytes()
         metas = (self._meta(at) for at in (0, self._page_bytes))
         _, root, self._pages, _ = max(meta for meta in metas if meta and meta.page_bytes == self._page_bytes)
@@ -139,6 +141,10 @@ class Database:
         for _, flags, key, each in self._elements(self._leaves(first)):
             if not flags & IS_BUCKET:
                 yield key, each
+
+    def damaged(self, why: str) -> CorruptData:
+        """The error for the pair that was read last, if it is not what it should be."""
+        return self._damaged(self._at, why)
 
     def _find_page_bytes(self) -> int:
         """The page size that one of the metas tells: the first is at the beginning, the second a page on."""
@@ -172,7 +178,7 @@ class Database:
                 path.pop()
                 continue
             page = self._page(*child)
-            if not page.count:
+            if not page.elements:
                 raise self._damaged(page.offset, "an empty page within a tree")
             if page.kind == LEAF:
                 yield page
@@ -183,8 +189,8 @@ class Database:
 
     def _children(self, page: _Page) -> Iterator[tuple[int, int]]:
         """The numbers of the pages below a branch page, each with the offset of the element."""
-        if page.kind != BRANCH or not page.count:
-            raise self._damaged(page.offset, f"a page of kind {page.kind} with {page.count} elements")
+        if page.kind != BRANCH or not page.elements:
+            raise self._damaged(page.offset, f"a page of kind {page.kind} with {page.elements} elements")
         for place, (_, _, number) in enumerate(self._table(BRANCH_ELEMENT, page)):
             yield number, page.offset + HEAD.size + place * BRANCH_ELEMENT.size
 
@@ -201,13 +207,14 @@ class Database:
                     why = "ends outside of its page" if end > size else "is not in the order of the keys"
                     raise self._damaged(page.offset + at, f"an element {why}")
                 last = key
+                self._at = page.offset + at
                 yield page.offset + at, flags, key, data[middle:end]
                 at += LEAF_ELEMENT.size
 
     def _table(self, element: Struct, page: _Page) -> Iterator[tuple[int, ...]]:
-        end = HEAD.size + page.count * element.size
+        end = HEAD.size + page.elements * element.size
         if end > len(page.data):
-            raise self._damaged(page.offset, f"{page.count} elements do not fit into the page")
+            raise self._damaged(page.offset, f"{page.elements} elements do not fit into the page")
         return element.iter_unpack(memoryview(page.data)[HEAD.size : end])
 
     def _page(self, number: int, named_at: int) -> _Page:
