@@ -3,10 +3,10 @@
 * `GET /netstore/backup`: make one, and send the file (contrib/doc/format-backup.md);
 * `GET /netstore/backup?id=ID&from=OFFSET`: the rest of one whose transfer broke.
 
-The header fields `X-Netstore-Backup` and `X-Netstore-Backup-Bytes` have the id and the size of the whole file.
-A transfer that broke can be resumed at the same member for `RESUME_SECONDS`; then the file is gone, and so it
-is when another backup is asked for. Refusals: 409 if a backup is being made or sent, 410 if there is none to
-resume, 503 if it could not be made.
+The header fields `X-Netstore-Backup` and `X-Netstore-Backup-Bytes` have the id and the size of the whole
+file. A transfer that broke can be resumed at the same member for `RESUME_SECONDS`; then the file is gone, and
+so it is when another backup is asked for. Refusals: 409 if a backup is being made or sent, 410 if there is
+none to resume, 503 if it could not be made.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
 from netstore.cli.commands.plugin import plugin
 from netstore.cli.commands.route import route
+from netstore.cli.commands.snapshot import snapshot
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
 from netstore.cli.commands.subnetmoves import drain, move
@@ -43,7 +44,7 @@ def cli() -> None:
     """Look after a netstore (or etcd) cluster: its pod network, subnets, plugins, keys, members."""
 
 
-for noun in (network, subnet, route, plugin, key, member, endpoint, status, doctor):
+for noun in (network, subnet, route, plugin, key, member, endpoint, snapshot, status, doctor):
     cli.add_command(noun)
 for verb in (history, map_, move, drain):
     subnet.add_command(verb)

@@ -14,16 +14,21 @@ import trio
 
 from netstore.client.cluster import Refused
 from netstore.client.faults import BadAnswer, ClientError, Unreachable
-from netstore.client.grpc import Status
+from netstore.client.grpc import Channel, Status
+from netstore.client.transport import Transport
+from netstore.client.v3 import V3Client
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.client.transport import Response, Transport
-    from netstore.client.v3 import V3Client
+    from netstore.client.storeapi import Connection
+    from netstore.client.transport import Response
 
 PATH: Final = "/netstore/backup"
+
+MAKE_SECONDS: Final = 600.0
+"""How long a member may take to make a backup before it sends the first byte."""
 
 PIECE_SECONDS: Final = 30.0
 """How long the next piece may take."""
@@ -66,6 +71,48 @@ class _Message(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+async def save_full(
+    connection: Connection, file: BinaryIO, *, rate: float, progress: Callable[[int, int], object]
+) -> None:
+    """`fetch_full` with a client of its own, which gives the member time to make the backup."""
+    transport = Transport(
+        connection.endpoints,
+        ca_file=connection.ca_file,
+        cert_file=connection.cert_file,
+        key_file=connection.key_file,
+        username=connection.username,
+        password=connection.password,
+        timeout=MAKE_SECONDS,
+    )
+    async with transport:
+        await fetch_full(transport, file, rate=rate, progress=progress)
+
+
+async def save_v3(
+    connection: Connection, file: BinaryIO, *, rate: float, progress: Callable[[int, int], object]
+) -> None:
+    """`fetch_v3` with a client of its own."""
+    fault: ClientError | None = None
+    async with trio.open_nursery() as nursery:
+        channel = Channel(
+            nursery,
+            connection.endpoints,
+            ca_file=connection.ca_file,
+            cert_file=connection.cert_file,
+            key_file=connection.key_file,
+            timeout=connection.timeout,
+        )
+        client = V3Client(channel, connection.username, connection.password)
+        try:
+            await fetch_v3(client, file, rate=rate, progress=progress)
+        except ClientError as error:
+            fault = error  # raised within, it would come out of the nursery in a group
+        finally:
+            nursery.cancel_scope.cancel()
+    if fault is not None:
+        raise fault
+
+
 async def fetch_full(
     transport: Transport, file: BinaryIO, *, rate: float, progress: Callable[[int, int], object]
 ) -> None:
@@ -74,41 +121,64 @@ async def fetch_full(
     NoFullBackup if the store is no netstored; Refused if it makes none now; Unreachable or BadAnswer if it
     cannot be had. The content is not verified.
     """
-    pace = Pace(rate)
-    query: dict[str, str] = {}
-    size = done = 0
+    transfer = _Transfer(transport, file, Pace(rate), progress)
     fruitless = begun_anew = 0
     while True:
-        before = done
+        before = transfer.done
         try:
-            async with transport.request("GET", PATH, query, write=False, refusal=_refusal) as response:
-                if response.status != 200:
-                    raise _refusal(response, await response.body())
-                size = _size(response)
-                query = {"id": response.header("x-netstore-backup")}
-                async for piece in response.pieces(PIECE_SECONDS):
-                    file.write(piece)
-                    done += len(piece)
-                    progress(done, size)
-                    await pace.passed(len(piece))
-                if done == size:
-                    return
-                why = f"the connection ended after {done} of {size} bytes"
-                raise Unreachable([(response.endpoint, why)], outcome_known=True)
+            await transfer.go_on()
         except Unreachable:
-            fruitless = fruitless + 1 if done == before else 0
-            if not query or fruitless >= MOST_RESUMED:
+            fruitless = fruitless + 1 if transfer.done == before else 0
+            if not transfer.id or fruitless >= MOST_RESUMED:
                 raise
-            query["from"] = str(done)
         except Refused as refused:
             # The member was started again, or another one answered, or the file was kept for long enough.
-            if not query or refused.status not in _GONE or begun_anew >= MOST_BEGUN_ANEW:
+            if not transfer.id or refused.status not in _GONE or begun_anew >= MOST_BEGUN_ANEW:
                 raise
             begun_anew += 1
-            query, done = {}, 0
-            file.seek(0)
-            file.truncate()
+            transfer.begin_anew()
+        else:
+            return
         await trio.sleep(RESUME_PAUSE)
+
+
+class _Transfer:
+    """One backup on its way into a file."""
+
+    def __init__(
+        self, transport: Transport, file: BinaryIO, pace: Pace, progress: Callable[[int, int], object]
+    ) -> None:
+        self._transport = transport
+        self._file = file
+        self._pace = pace
+        self._progress = progress
+        self.id = ""
+        """The member's name for the backup; empty before it is known."""
+        self.done = 0
+        """Bytes that came so far."""
+
+    def begin_anew(self) -> None:
+        """Forget what came."""
+        self.id, self.done = "", 0
+        self._file.seek(0)
+        self._file.truncate()
+
+    async def go_on(self) -> None:
+        """Receive the rest. Unreachable if the connection breaks before the end."""
+        query = {"id": self.id, "from": str(self.done)} if self.id else {}
+        async with self._transport.request("GET", PATH, query, write=False, refusal=_refusal) as response:
+            if response.status != 200:
+                raise _refusal(response, await response.body())
+            size = _size(response)
+            self.id = response.header("x-netstore-backup")
+            async for piece in response.pieces(PIECE_SECONDS):
+                self._file.write(piece)
+                self.done += len(piece)
+                self._progress(self.done, size)
+                await self._pace.passed(len(piece))
+            if self.done < size:
+                why = f"the connection ended after {self.done} of {size} bytes"
+                raise Unreachable([(response.endpoint, why)], outcome_known=True)
 
 
 def _size(response: Response) -> int:
@@ -148,7 +218,7 @@ async def fetch_v3(
         call.send(pb.SnapshotRequest().SerializeToString(), is_last=True)
         while True:
             try:
-                with trio.fail_after(PIECE_SECONDS if done else 10 * PIECE_SECONDS):
+                with trio.fail_after(PIECE_SECONDS if done else MAKE_SECONDS):
                     answer = pb.SnapshotResponse.FromString(await call.receive())
             except trio.TooSlowError:
                 why = f"nothing came for {PIECE_SECONDS:g} s"

@@ -129,18 +129,16 @@ class Response:
         """
         source = self._response.aiter_raw()
         while True:
-            why = f"nothing more came within {seconds:g} s"
-            with trio.move_on_after(seconds):
-                try:
-                    piece = await anext(source, None)
-                except httpx.TransportError as error:
-                    why = _reason(error)
-                else:
-                    if piece is None:
-                        return
-                    why = ""
-            if why:
-                raise Unreachable([(self.endpoint, why)], outcome_known=True)
+            try:
+                with trio.fail_after(seconds):
+                    piece: bytes = await anext(source)
+            except StopAsyncIteration:
+                return
+            except trio.TooSlowError:
+                why = f"nothing more came within {seconds:g} s"
+                raise Unreachable([(self.endpoint, why)], outcome_known=True) from None
+            except httpx.TransportError as error:
+                raise Unreachable([(self.endpoint, _reason(error))], outcome_known=True) from None
             yield piece
 
     async def close(self) -> None:

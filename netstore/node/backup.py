@@ -112,10 +112,11 @@ class Backups:
         call_soon: Callable[[Callable[[], object]], None],
         log: Log,
         damaged: Callable[[StateDamaged], None],
+        *,
         header: Callable[[], Header] | None = None,
     ) -> None:
-        """`damaged` is called on the loop if a copy, and so the state, is not what was written. `header` gives
-        that of a full backup, as far as the state does not (`fullbackup.header_of`).
+        """`damaged` is called on the loop if a copy, and so the state, is not what was written. `header`
+        gives that of a full backup, as far as the state does not (`fullbackup.header_of`).
         """
         self._folder = folder
         self._source = source
@@ -132,8 +133,8 @@ class Backups:
         self._begin(self._bolt_copy, partial(self._bolt_made, done))
 
     def make_full(self, done: Callable[[FullCopy | Fault], None], folder: Path | None = None) -> None:
-        """Make a full backup, in `folder` or where the state is, that contains everything acknowledged so far;
-        `done` gets it, or why there is none, on the loop. The next one in that folder replaces the file.
+        """Make a full backup, in `folder` or where the state is, that contains everything acknowledged so
+        far; `done` gets it, or why there is none, on the loop. The next one in that folder replaces the file.
         """
         if self._header is None:
             raise ValueError("these backups have no header")
@@ -240,11 +241,11 @@ class Backups:
 
 def _check_room(folder: Path, size: int) -> None:
     """NetstoreError if there is no room for a copy of the state and a backup of it."""
-    free = shutil.disk_usage(folder).free
-    if free < 2 * size + SPARE_BYTES:
+    free, needed = shutil.disk_usage(folder).free, 2 * size + SPARE_BYTES
+    if free < needed:
         raise NetstoreError(
-            f"{folder}: no room for a backup: {free} bytes are free, and it takes up to {2 * size + SPARE_BYTES}"
-            " while it is made: free space, or choose another folder"
+            f"{folder}: no room for a backup: {free} bytes are free, and it takes up to {needed} while it is"
+            " made: free space, or choose another folder"
         )
 
 

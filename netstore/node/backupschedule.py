@@ -69,7 +69,7 @@ class BackupPlan:
 
 @dataclass(slots=True)
 class BackupState:
-    """What is known of scheduled backups: for status and metrics. Times are seconds of wall time, 0 for none."""
+    """What is known of scheduled backups: for status and metrics. Times are wall time in seconds; 0: none."""
 
     every: float
     succeeded: int = 0

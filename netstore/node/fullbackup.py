@@ -31,7 +31,7 @@ from netstore.state.features import LEVEL
 from netstore.state.machine import Machine
 from netstore.state.v3 import keyvalue
 from netstore.state.v3.store import NEW_V3, V3Scalars
-from netstore.types import Index
+from netstore.types import EtcdIndex, Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -107,7 +107,7 @@ def header_of(source: StateFile, part: Header) -> Header:
 
 def scalars_of(scan: Callable[[str], Iterator[tuple[bytes, bytes]]]) -> tuple[tables.Scalars, V3Scalars]:
     """The scalars of the v2 and of the v3 state, given a function that reads a table."""
-    v2 = tables.Scalars(tables.EtcdIndex(0), (), "")
+    v2 = tables.Scalars(EtcdIndex(0), (), "")
     v3 = NEW_V3
     for _, record in scan(tables.STATE):
         v2 = msgspec.msgpack.decode(record, type=tables.Scalars)
@@ -122,7 +122,7 @@ def write(copy: Path, target: Path, part: Header) -> Found:
     StateDamaged if the copy is not what was written; OSError if the file cannot be written, or is there.
     """
     opened = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(opened, "wb") as file, StateFile(copy) as source:
+    with os.fdopen(opened, "wb") as file, StateFile(copy) as source:
         header = header_of(source, part)
         writer = BackupWriter(file, header)
         counts: dict[str, int] = {}
@@ -210,7 +210,7 @@ def _check_record(reader: BackupReader, path: Path, record: Record) -> None:
         raise _wrong(path, f"a table {table[:64]!r} that is not known")
     try:
         if table == tables.RECORDS:
-            if keyvalue.decode(value).mod_revision > reader.header.revision:
+            if keyvalue.decode(value).modified > reader.header.revision:
                 raise _wrong(path, f"table {table}, key {key!r}: is beyond the revision of the header")
         elif table != tables.WHEELS:
             msgspec.msgpack.decode(value)

@@ -1,220 +1,184 @@
-"""Restoring a backup: writes the data folder of one member of a new cluster.
+"""Restoring a backup: the records of a new cluster's state, from those of the old one. `node.seeding` writes
+them to the data folder of each member.
 
-Every member of the new cluster restores the same backup with the same list of members. Ids follow from the
-backup, the members' peer URLs and the cluster token, so all compute the same cluster id, which is not that of
-any cluster before, and the same state; the log of each begins after it. Nobody gets this state from another
-member, and nobody of the old cluster is listened to.
-
-The identity is written last. A folder where this was interrupted has a state and no identity: netstored
-refuses it, and so does another restore.
+Every member of the new cluster restores the same backup with the same list of members, so all have the same
+state, and a log that begins after it.
 """
 
 from __future__ import annotations
 
-import queue
-import secrets
+import hashlib
+import os
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, explain_errors, keep_token
-from netstore.disk.frame import Identity
-from netstore.disk.posix import PosixDevice
-from netstore.disk.tables import Tables
-from netstore.disk.wal import Wal
-from netstore.errors import CorruptData, NetstoreError
-from netstore.node import bootstrap
-from netstore.raft.entry import ConfState, HardState, SnapshotMeta
+from netstore.disk.backupfile import MAGIC, BackupReader, is_backup
+from netstore.errors import CorruptData
+from netstore.etcdfile.boltreader import DIGEST_BYTES, Database, database_size
+from netstore.etcdfile.v3content import facts
+from netstore.node.etcdimport import Report
+from netstore.node.etcdsource import EtcdSource
+from netstore.node.fullbackup import check_level
+from netstore.node.seeding import founders, seed
 from netstore.state import tables
-from netstore.state.members import MemberInfo, member_key
 from netstore.state.v2.records import pack_event, window_key
 from netstore.state.v3.store import V3Scalars
-from netstore.types import EtcdIndex, Event, Index, NodeId, NodeView, Revision
+from netstore.types import EtcdIndex, Event, Index, NodeView, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+    from typing import BinaryIO
 
-    Record = tuple[str, bytes, bytes]
+    from netstore.node.seeding import Record
+    from netstore.types import ClusterId, NodeId
 
-BATCH_RECORDS: Final = 10_000
-BATCH_BYTES: Final = 16 * 1024 * 1024
-"""Records and bytes in one commit of the state that is written."""
+SECTOR_BYTES: Final = 512
+"""A database is a multiple of it, so that a digest behind it shows."""
 
-MAP_FACTOR: Final = 4
-"""Bytes of address space for each byte of the backup."""
-
-MAP_BYTES: Final = 1 << 30
-
-_DROPPED: Final = (tables.MEMBERS, tables.REMOVED, tables.ALARMS)
-"""Tables about the members of the old cluster."""
+BUMPED: Final = b"/restored"
+"""Path of the event at which the window of a tree begins whose index was bumped; it is shown to nobody."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Who the new cluster is, and what is changed in the state."""
+class Wish(NamedTuple):
+    """What is to be made of a backup."""
 
     name: str
-    """Of this member."""
+    """Of the member."""
     members: Mapping[str, tuple[str, ...]]
-    """Name -> peer URLs of all members, this one among them."""
+    """Peer URLs of all members by name."""
     token: str
     """`initial_cluster_token`."""
-    known_token: str
-    """Its default, which everybody knows."""
-    source: str
-    """What identifies the backup, the same for every copy of it: ids follow from it."""
     bump: int = 0
-    """Added to the revision, and to the index of the v2 tree."""
     mark_compacted: bool = False
-    """Reads and watches of revisions before the new one are refused, as after a compaction."""
-
-    @property
-    def ids(self) -> dict[str, NodeId]:
-        """Name -> id of each member."""
-        salt = f"{self.token}\n{self.source}"
-        return {name: bootstrap.member_id(urls, salt) for name, urls in self.members.items()}
+    """See `changed`."""
+    skip_digest: bool = False
+    """Of a snapshot in etcd's format: the digest at its end is not verified."""
 
 
-def restore(
-    plan: Plan,
-    folder: Path,
-    wal_folder: Path | None,
-    index: Index,
-    size: int,
-    records: Iterable[Record],
-) -> MemberIdentity:
-    """Write the data folder of the member `plan.name` from the records of a state that had applied `index`;
-    its identity. Blocks. `size` is that of the backup in bytes, about.
+class Restored(NamedTuple):
+    """What was made."""
 
-    NetstoreError if the folder is not empty, or cannot be written. What `records` raises is passed on.
+    cluster: ClusterId
+    member: NodeId
+    revision: int
+    v2_index: int
+    records: int
+
+
+def restore(file: Path, folder: Path, wish: Wish) -> Restored:
+    """Write the data folder of one member from a backup, full or in etcd's format. Blocks.
+
+    Nothing is written before all of the file was read once and verified. NetstoreError, with the fix, if the
+    file or the folder cannot be used; CorruptData, with the offset, if the file is damaged.
     """
-    for each in (folder, wal_folder):
-        _check_empty(each)
-    ids = plan.ids
-    identity = MemberIdentity(bootstrap.cluster_id(ids.values()), ids[plan.name], plan.name)
-    with ExitStack() as parts, explain_errors(folder):
-        data = DataDir.lock(folder, wal_folder)
-        parts.callback(data.close)
-        _write_state(data.state_dir / STATE_FILE, index, size, changed(plan, records))
-        _write_log(data.wal_dir, identity, index, tuple(sorted(ids.values())))
-        token = _join_token(plan)
-        if token is not None:
-            keep_token(data.path, token)
-        data.adopt(identity)
-    return identity
+    with ExitStack() as parts:
+        opened = parts.enter_context(file.open("rb"))
+        if is_backup(opened.read(len(MAGIC))):
+            return _restore_full(opened, file, folder, wish)
+        return _restore_v3(opened, file, folder, wish)
 
 
-def _check_empty(folder: Path | None) -> None:
-    if folder is None or not folder.exists():
-        return
-    with explain_errors(folder):
-        found = sorted(each.name for each in folder.iterdir() if each.name != "lost+found")
-    if found:
-        raise NetstoreError(
-            f"{folder}: is not empty ({found[0]!r} is in it), and a backup is restored into an empty folder"
-            " only; nothing was changed: name another one"
-        )
+def _restore_full(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Restored:
+    for _ in _reader(opened, file).records():
+        pass
+    reader = _reader(opened, file)
+    header = reader.header
+    seen = _Seen()
+    records = seen.passing(
+        changed(_known(reader.records(), file), wish.bump, mark_compacted=wish.mark_compacted)
+    )
+    own = founders(wish.members, wish.name, wish.token, header.id)
+    count = seed(folder, own, Index(header.index), records)
+    return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count)
 
 
-def _join_token(plan: Plan) -> str | None:
-    """As `node.jointoken`: a token that several members share is the one they were given."""
-    if len(plan.members) > 1 or plan.token != plan.known_token:
-        return plan.token
-    return secrets.token_hex(32)
+def _reader(opened: BinaryIO, file: Path) -> BackupReader:
+    """A reader at the beginning of the file."""
+    opened.seek(0)
+    reader = BackupReader(opened, str(file))
+    check_level(reader.header, str(file))
+    if reader.header.index < 1:
+        raise CorruptData(f"{file}: is of a state without an entry of the log, which no member has made")
+    return reader
 
 
-def changed(plan: Plan, records: Iterable[Record]) -> Iterator[Record]:
-    """The records of the new cluster's state."""
-    window: tuple[bytes, bytes] | None = None
-    for table, key, value in records:
-        if table in _DROPPED:
-            continue
-        if table == tables.STATE and plan.bump:
-            scalars = msgspec.msgpack.decode(value, type=tables.Scalars)
-            if scalars.index:
-                index = EtcdIndex(scalars.index + plan.bump)
-                window = window_key(index), pack_event(_bump_event(index))
-                value = tables.encode(msgspec.structs.replace(scalars, index=index))  # noqa: PLW2901
-        elif table == tables.WINDOW and plan.bump:
-            continue  # the events before the gap: a watch that asks for one of them is told to read anew
-        elif table == tables.V3_STATE:
-            value = _v3_scalars(plan, value)  # noqa: PLW2901
-        yield table, key, value
-    if window is not None:
-        yield tables.WINDOW, *window
-    ids = plan.ids
-    for name, urls in sorted(plan.members.items()):
-        member = MemberInfo(ids[name], "", (), urls)
-        yield tables.MEMBERS, member_key(member.id), tables.encode(member)
+def _restore_v3(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Restored:
+    size = opened.seek(0, os.SEEK_END)
+    if not wish.skip_digest:
+        size = database_size(opened, str(file))
+    elif size % SECTOR_BYTES == DIGEST_BYTES:
+        size -= DIGEST_BYTES
+    database = Database(opened, str(file), size)
+    source = EtcdSource(database, None, Index(max(1, facts(database).consistent_index)))
+    for _ in source.records(Report()):
+        pass
+    seen = _Seen()
+    records = seen.passing(changed(source.records(Report()), wish.bump, mark_compacted=wish.mark_compacted))
+    own = founders(wish.members, wish.name, wish.token, _digest(file))
+    count = seed(folder, own, source.applied, records)
+    return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count)
 
 
-def _bump_event(index: EtcdIndex) -> Event:
-    """An event that is shown to nobody, so that the window ends at the index of the tree."""
-    return Event("set", index, NodeView(b"/restored", index, index), internal=True)
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _v3_scalars(plan: Plan, value: bytes) -> bytes:
-    scalars = msgspec.msgpack.decode(value, type=V3Scalars)
-    revision = Revision(scalars.revision + plan.bump)
-    compacted = revision if plan.mark_compacted else scalars.compacted
-    return tables.encode(msgspec.structs.replace(scalars, revision=revision, compacted=compacted))
+def _known(records: Iterable[Record], file: Path) -> Iterator[Record]:
+    """The same records. CorruptData for one of a table that this release does not know."""
+    for record in records:
+        if record[0] not in tables.TABLES:
+            raise CorruptData(f"{file}: has a table {record[0][:64]!r}, not known here: upgrade netstore")
+        yield record
 
 
-def _write_state(path: Path, index: Index, size: int, records: Iterable[Record]) -> None:
-    state = Tables.open(path, tables.TABLES, MAP_BYTES + MAP_FACTOR * size)
-    try:
-        batch = _Batch()
-        for table, key, value in records:
-            if table not in tables.TABLES:
-                raise CorruptData(
-                    f"the backup has a table {table[:64]!r}, which this version does not know: upgrade netstore"
-                )
-            batch.add(table, key, value)
-            if batch.is_full:
-                state.write(index, b"", batch)
-                batch = _Batch()
-        state.write(index, b"", batch)
-    finally:
-        state.close()
-
-
-class _Batch:
-    """Records of one commit. A `disk.tables.Changes`."""
+class _Seen:
+    """Notes what a restored state says of itself."""
 
     def __init__(self) -> None:
-        self._changes: list[tuple[tuple[str, bytes], bytes | None]] = []
-        self._bytes = 0
+        self.revision = 1
+        self.v2_index = 0
 
-    def add(self, table: str, key: bytes, value: bytes) -> None:
-        self._changes.append(((table, key), value))
-        self._bytes += len(key) + len(value)
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._changes) >= BATCH_RECORDS or self._bytes >= BATCH_BYTES
-
-    def items(self) -> Iterable[tuple[tuple[str, bytes], bytes | None]]:
-        """All of them, in order."""
-        return self._changes
+    def passing(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The same records."""
+        for table, key, value in records:
+            if table == tables.STATE:
+                self.v2_index = msgspec.msgpack.decode(value, type=tables.Scalars).index
+            elif table == tables.V3_STATE:
+                self.revision = msgspec.msgpack.decode(value, type=V3Scalars).revision
+            yield table, key, value
 
 
-def _write_log(folder: Path, identity: MemberIdentity, index: Index, voters: tuple[NodeId, ...]) -> None:
-    """A log that begins after `index`, in the first term."""
-    calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-    outcomes: list[OSError | None] = []
-    device = PosixDevice(folder, calls.put)
-    wal, _ = Wal.open(device, Identity(identity.cluster_id, identity.member_id))
-    try:
-        meta = SnapshotMeta(index, bootstrap.FIRST_TERM, ConfState(voters=voters))
-        wal.mark(meta, outcomes.append, replaces=True)
-        wal.append(HardState(bootstrap.FIRST_TERM, NodeId(0), index), [], outcomes.append)
-        while len(outcomes) < 2:
-            calls.get()()
-    finally:
-        wal.close()
-    for failure in outcomes:
-        if failure is not None:
-            raise failure
+def changed(records: Iterable[Record], bump: int = 0, *, mark_compacted: bool = False) -> Iterator[Record]:
+    """The records of the new cluster's state.
+
+    Alarms, which are of members of the old cluster, are left out. `bump` is added to the revision and to the
+    index of the v2 tree, whose event window is empty then: a watch of what is not in the backup is told to
+    read anew. With `mark_compacted` reads and watches of all revisions before the new one are refused, as
+    after a compaction.
+    """
+    for table, key, value in records:
+        if table == tables.STATE and bump:
+            scalars = msgspec.msgpack.decode(value, type=tables.Scalars)
+            if scalars.index:
+                index = EtcdIndex(scalars.index + bump)
+                event = Event("set", index, NodeView(BUMPED, index, index), internal=True)
+                yield tables.WINDOW, window_key(index), pack_event(event)
+                yield table, key, tables.encode(msgspec.structs.replace(scalars, index=index))
+                continue
+        elif table == tables.V3_STATE:
+            yield table, key, _v3_scalars(value, bump, mark_compacted=mark_compacted)
+            continue
+        elif table == tables.ALARMS or (table == tables.WINDOW and bump):
+            continue
+        yield table, key, value
+
+
+def _v3_scalars(value: bytes, bump: int, *, mark_compacted: bool) -> bytes:
+    scalars = msgspec.msgpack.decode(value, type=V3Scalars)
+    revision = Revision(scalars.revision + bump)
+    compacted = revision if mark_compacted else scalars.compacted
+    return tables.encode(msgspec.structs.replace(scalars, revision=revision, compacted=compacted))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, keep_token
 from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, MAP_BYTES, MAP_LIMIT_BYTES
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.types import Index
+
+Record: TypeAlias = tables.Record
 
 _OF_MEMBERS: Final = frozenset({tables.MEMBERS, tables.REMOVED})
 """Tables that are about the old cluster; those of the new one are written here."""
@@ -76,7 +78,7 @@ def seed(
     path: Path,
     own: Founders,
     applied: Index,
-    records: Iterable[tables.Record],
+    records: Iterable[Record],
     progress: Callable[[int], object] = _ignore,
 ) -> int:
     """Write a data folder; how many records it has. Memory: one commit.
@@ -106,7 +108,7 @@ def _write_state(
     path: Path,
     own: Founders,
     applied: Index,
-    records: Iterable[tables.Record],
+    records: Iterable[Record],
     progress: Callable[[int], object],
 ) -> int:
     shared = SharedTables(path, tables.TABLES, MAP_BYTES, MAP_LIMIT_BYTES)

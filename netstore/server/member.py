@@ -123,7 +123,7 @@ class RunningMember:
             self._call_for_client,
             get_logger("backup"),
             host.fail,
-            self._backup_header,
+            header=self._backup_header,
         )
         self.backup_schedule = self._schedule_backups()
         base.router = routes(
@@ -141,7 +141,7 @@ class RunningMember:
                 base.shares,
                 plugins=PluginsApi(host, admitted, beside),
                 backup=BackupApi(self.backups, base.deadlines.after),
-                scheduled=self.backup_schedule and self.backup_schedule.state,
+                scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
             ),
             set_level=set_level,
             enable_v2=config.enable_v2,
