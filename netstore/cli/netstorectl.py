@@ -19,6 +19,7 @@ from netstore import __version__
 from netstore.cli.commands import completion
 from netstore.cli.commands.doctor import doctor
 from netstore.cli.commands.endpoint import endpoint
+from netstore.cli.commands.exporting import export
 from netstore.cli.commands.failures import Exit, Failure
 from netstore.cli.commands.importing import import_
 from netstore.cli.commands.invocation import PROGRAM, say
@@ -49,6 +50,7 @@ for noun in (network, subnet, route, plugin, key, member, endpoint, snapshot, st
 for verb in (history, map_, move, drain):
     subnet.add_command(verb)
 cli.add_command(import_)
+cli.add_command(export)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))
 
