@@ -10,6 +10,7 @@ from netstore.codec import Malformed, prefixed, varint
 from netstore.errors import CorruptData
 from netstore.etcdfile import v2content
 from netstore.etcdfile.v2content import LATEST, ClusterVersionSet, MemberAttributesSet, V2Request
+from netstore.types import Nanos
 
 
 def number(field: int, value: int) -> bytes:
@@ -46,9 +47,7 @@ def test_what_is_no_instant(text: str) -> None:
 
 def test_a_request_of_its_own_and_within_another() -> None:
     request = number(1, 7) + data(2, b"PUT") + data(3, b"/1/a") + data(4, b"v") + number(8, 0) + number(9, 5)
-    wanted = V2Request(
-        b"PUT", b"/1/a", b"v", False, b"", 0, False, v2content.Nanos(5), False, v2content.Nanos(0), False
-    )
+    wanted = V2Request(b"PUT", b"/1/a", b"v", False, b"", 0, False, Nanos(5), False, Nanos(0), False)
     assert v2content.request_of(request) == wanted
     assert v2content.request_of(number(1, 9) + data(2, request)) == wanted
 

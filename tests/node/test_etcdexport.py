@@ -1,4 +1,4 @@
-"""What is exported is read by the import as it was; `tests/process/test_migration.py` lets a real etcd read it."""
+"""What is exported is read by the import as it was; in `tests/process/test_migration.py` by a real etcd."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from netstore.disk.datadir import DataDir
 from netstore.errors import NetstoreError
+from netstore.etcdfile import boltwriter, raftlogwriter
 from netstore.limits import SMALLEST, Shares
-from netstore.node import etcdexport
 from netstore.node.etcdexport import open_state, write_folder, write_snapshot
 from netstore.node.etcdimport import Report
 from netstore.node.etcdsource import open_file, open_folder
@@ -41,8 +41,6 @@ def etcd(tmp_path: Path) -> Path:
     """A folder with keys of both APIs, a TTL, a hidden node, a path that is too long for a key of LMDB."""
     folder = Folder(tmp_path / "etcd")
     with (folder.snap / "db").open("wb") as file:
-        from netstore.etcdfile import boltwriter
-
         content = {
             b"key": [put(2, b"a", lease=5), put(3, b"b")],
             b"lease": [lease(5, 60, 20)],
@@ -103,7 +101,7 @@ def test_what_cannot_be_written_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(etcdexport.raftlogwriter, "write_log", full)
+    monkeypatch.setattr(raftlogwriter, "write_log", full)
     with ExitStack() as parts:
         state = open_state(member, parts)
         with pytest.raises(NetstoreError, match="back: No space left on device: check the disk"):
