@@ -84,8 +84,8 @@ class Place:
             v3.DeleteRange(b"l"),
             v3.SetAlarm(7, v3.NOSPACE, active=True),
             v3.SetAlarm(7, v3.NOSPACE, active=False),
-            v3.SetAlarm(7, v3.CORRUPT, active=True),
             v3.Compact(3),
+            v3.SetAlarm(7, v3.CORRUPT, active=True),
         )
         while self.machine.sweeping:
             self.machine.sweep()
