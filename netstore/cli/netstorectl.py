@@ -20,6 +20,7 @@ from netstore.cli.commands import completion
 from netstore.cli.commands.doctor import doctor
 from netstore.cli.commands.endpoint import endpoint
 from netstore.cli.commands.failures import Exit, Failure
+from netstore.cli.commands.importing import import_
 from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
@@ -47,6 +48,7 @@ for noun in (network, subnet, route, plugin, key, member, endpoint, snapshot, st
     cli.add_command(noun)
 for verb in (history, map_, move, drain):
     subnet.add_command(verb)
+cli.add_command(import_)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))
 

@@ -8,8 +8,8 @@ nor go round in circles: keys must ascend, trees end at `MAX_DEPTH`, and a page 
 
 from __future__ import annotations
 
-import os
 from hashlib import sha256
+from io import SEEK_END
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from netstore.errors import CorruptData
@@ -60,7 +60,7 @@ def database_size(file: BinaryIO, name: str, progress: Callable[[int], object] =
 
     CorruptData if the digest does not fit.
     """
-    size = file.seek(0, os.SEEK_END)
+    size = file.seek(0, SEEK_END)
     if size % _SECTOR != DIGEST_BYTES:
         return size
     size -= DIGEST_BYTES

@@ -11,9 +11,9 @@ is ignored, as etcd does.
 
 from __future__ import annotations
 
-import os
 import re
 from array import array
+from io import SEEK_END
 from struct import Struct
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -120,7 +120,7 @@ class RaftLog:
     def _read(self, number: int, checksum: int) -> int:
         """Read one file, given the checksum of all before it; the checksum after it."""
         name, file = self._files[number]
-        size = file.seek(0, os.SEEK_END)
+        size = file.seek(0, SEEK_END)
         offset, is_last = 0, number == len(self._files) - 1
         while offset + _LENGTH.size <= size:
             data, end = self._frame(file, offset)

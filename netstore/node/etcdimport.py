@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.codec import Malformed
 from netstore.disk.memoryengine import MemoryEngine
@@ -47,12 +47,12 @@ from netstore.state.v3.store import V3Scalars
 from netstore.types import EtcdIndex, Event, Index, LeaseId, Nanos, NodeView, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from netstore.etcdfile.boltreader import Database
     from netstore.etcdfile.raftlog import Entry
     from netstore.etcdfile.v2content import ShownNode, StoredEvent, StoredNode, V2Content
-    from netstore.node.seeding import Record
+    from netstore.state.tables import Record
 
 _NANOS: Final = 1_000_000_000
 _USERS: Final = "/1"
@@ -80,6 +80,38 @@ class Report:
 
 
 MOST_TOLD: Final = 10
+
+
+class Listed(Protocol):
+    """A node as a running etcd lists it (`client.v2.Node`)."""
+
+    @property
+    def key(self) -> str:
+        """Its path."""
+
+    @property
+    def value(self) -> str | None:
+        """Of a file."""
+
+    @property
+    def dir(self) -> bool:
+        """Whether it is a directory."""
+
+    @property
+    def expiration(self) -> str | None:
+        """When its TTL ends, in RFC 3339."""
+
+    @property
+    def created_index(self) -> int:
+        """See the v2 API."""
+
+    @property
+    def modified_index(self) -> int:
+        """See the v2 API."""
+
+    @property
+    def nodes(self) -> Sequence[Listed]:
+        """What is in a directory."""
 
 
 # --- v3
@@ -195,7 +227,7 @@ class V2State:
         counts = tuple(snapshot.stats.get(_camel(name), 0) for name in REPLICATED)
         self._begin(changes, EtcdIndex(snapshot.current_index), events, counts, index)
 
-    def restore_listing(self, root: ShownNode, index: EtcdIndex) -> None:
+    def restore_listing(self, root: Listed, index: EtcdIndex) -> None:
         """Begin with what a running etcd has listed. It does not list hidden nodes."""
         changes: dict[tuple[str, bytes], bytes | None] = {}
         self._add_shown(changes, root)
@@ -353,7 +385,7 @@ class V2State:
             value = node.value.encode() if children is None else None
             self._add(changes, node.path, value, node.expire_time, node.created_index, node.modified_index)
 
-    def _add_shown(self, changes: dict[tuple[str, bytes], bytes | None], top: ShownNode) -> None:
+    def _add_shown(self, changes: dict[tuple[str, bytes], bytes | None], top: Listed) -> None:
         waiting = [top]
         while waiting:
             node = waiting.pop()

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.etcdfile.raftlog import Snapshot
-    from netstore.node.seeding import Record
+    from netstore.node.etcdimport import Listed
+    from netstore.state.tables import Record
 
 _NO_FACTS: Final = v3content.Facts(0, 0, 0, auth_enabled=False, users=0, roles=0, members=0, alarms=())
 
@@ -39,6 +40,8 @@ class EtcdSource:
         self.applied = applied
         """The index that the log of the new member begins after, at least 1."""
         self.facts = _NO_FACTS if database is None else v3content.facts(database)
+        self.has_hidden = False
+        """There may be hidden nodes of the v2 tree that are not among the records."""
         self.torn = ""
         """Where the last write of the log was torn by a crash; empty if none was."""
         self.uncommitted = 0
@@ -46,8 +49,9 @@ class EtcdSource:
         majority had them.
         """
 
-    def add_listing(self, root: v2content.ShownNode, index: EtcdIndex, now: Nanos) -> None:
-        """Add the v2 tree as a running etcd has listed it."""
+    def add_listing(self, root: Listed, index: EtcdIndex, now: Nanos) -> None:
+        """Add the v2 tree as a running etcd has listed it, which leaves out hidden nodes."""
+        self.has_hidden = True
         self._v2 = V2State(now)
         self._v2.restore_listing(root, index)
 

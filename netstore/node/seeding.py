@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, keep_token
 from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, MAP_BYTES, MAP_LIMIT_BYTES
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
     from netstore.types import Index
 
-    Record = tuple[str, bytes, bytes]
-    """Table, key and value, as `state.tables` describes them."""
+Record: TypeAlias = tables.Record
 
 _OF_MEMBERS: Final = frozenset({tables.MEMBERS, tables.REMOVED})
 """Tables that are about the old cluster; those of the new one are written here."""

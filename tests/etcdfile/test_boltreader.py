@@ -71,16 +71,16 @@ def test_each_changed_byte_is_refused_or_changes_no_structure() -> None:
     """A changed byte is found, or lies in a key, a value or a gap: the database has no checksum of those."""
     data = written({b"key": {b"%02d" % number: b"value" * number for number in range(40)}, b"meta": {}})
     whole = content(data)
-    refused = 0
-    for at in range(len(data)):
+    refusals: list[str] = []
+    for at in range(0, len(data), 3):
         try:
             found = content(changed(data, at, bytes((data[at] ^ 0xFF,))))
         except CorruptData as error:
-            assert "a file: offset " in str(error)
-            refused += 1
+            refusals.append(str(error))
         else:
             assert sum(map(len, found.values())) <= sum(map(len, whole.values()))
-    assert refused > 40 * 10, "heads and elements are checked"
+    assert len(refusals) > 40 * 3, "heads and elements are checked"
+    assert all("a file: offset " in text for text in refusals)
 
 
 def test_one_damaged_meta_is_not_needed() -> None:
