@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore.disk.backupfile import BackupReader
 from netstore.disk.datadir import DataDir, read_token
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
@@ -203,6 +204,6 @@ def test_a_backup_of_the_restored_member_is_a_backup(full: Path, tmp_path: Path)
     data = DataDir.lock(tmp_path / "a")
     data.close()
     with full.open("rb") as file:
-        header = fullbackup.BackupReader(file, "FILE").header
+        header = BackupReader(file, "FILE").header
     fullbackup.write(tmp_path / "a" / "state" / "state.lmdb", target, header)
     assert fullbackup.verify(target, 1 << 30).how == fullbackup.RESTORED
