@@ -121,6 +121,10 @@ class BackupApi:
         else:
             kept.close()
 
+    def close(self) -> None:
+        """Remove the file, if there is one. When the member stops."""
+        self._forget()
+
     def _forget(self) -> None:
         kept, self._kept = self._kept, None
         if kept is not None:

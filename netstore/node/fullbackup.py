@@ -154,9 +154,7 @@ def verify(path: Path, most_bytes: int) -> Found:
     found = _found(reader.header, size, reader.digest, reader.counts)
     if machine is None:
         return msgspec.structs.replace(found, how=READ_THROUGH)
-    return msgspec.structs.replace(
-        found, how=RESTORED, keys=machine.mvcc.count(b"\0", b"\0"), nodes=max(0, len(machine.tree) - 1)
-    )
+    return msgspec.structs.replace(found, how=RESTORED, keys=machine.mvcc.count(b"\0", b"\0"))
 
 
 def check_level(header: Header, name: str) -> None:
@@ -193,7 +191,7 @@ def _restored(reader: BackupReader, path: Path) -> Machine:
     machine = Machine(engine)
     try:
         machine.load()
-    except CorruptData as error:
+    except NetstoreError as error:
         raise _wrong(path, str(error)) from None
     told = (header.revision, header.compacted, header.v2_index, header.level)
     found = (machine.mvcc.revision, machine.mvcc.compacted, machine.tree.index, machine.roster.level)

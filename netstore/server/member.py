@@ -126,6 +126,8 @@ class RunningMember:
             header=self._backup_header,
         )
         self.backup_schedule = self._schedule_backups()
+        backup = BackupApi(self.backups, base.deadlines.after)
+        base.parts.callback(backup.close)
         base.router = routes(
             host,
             self.cluster,
@@ -140,7 +142,7 @@ class RunningMember:
                 scrubber,
                 base.shares,
                 plugins=PluginsApi(host, admitted, beside),
-                backup=BackupApi(self.backups, base.deadlines.after),
+                backup=backup,
                 scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
             ),
             set_level=set_level,

@@ -1,4 +1,4 @@
-"""The file of a full backup: what was written is read again, and everything else is refused with an offset."""
+"""The file of a full backup: what was written is read again, all else is refused with an offset."""
 
 from __future__ import annotations
 
