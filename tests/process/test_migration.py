@@ -26,7 +26,7 @@ from netstore.proto.rpc_pb2 import (
     RangeRequest,
 )
 from tests.support.daemon import free_port, netstored_command, run_netstored, spawn, start_netstored
-from tests.support.patience import PAUSE, Deadline
+from tests.support.patience import PAUSE, Deadline, seconds
 from tests.support.peers import etcdctl, start_etcd
 from tests.support.v3client import V3Client
 
@@ -48,7 +48,7 @@ def v2(url: str, path: str, method: str = "GET", **form: str) -> tuple[Any, int]
     if data is not None:
         request.add_header("Content-Type", "application/x-www-form-urlencoded")
     try:
-        with urllib.request.urlopen(request, timeout=LIMIT) as answer:  # noqa: S310 - our store
+        with urllib.request.urlopen(request, timeout=seconds(LIMIT)) as answer:  # noqa: S310 - our store
             return json.load(answer), int(answer.headers["X-Etcd-Index"])
     except urllib.error.HTTPError as refusal:
         return json.load(refusal), int(refusal.headers["X-Etcd-Index"])
@@ -211,7 +211,9 @@ def test_a_snapshot_file_to_netstore_and_to_a_snapshot_file(tmp_path: Path, stop
     environment = {**os.environ, "ETCDCTL_API": "3"}
     restore = ("etcdctl", "snapshot", "restore", tmp_path / "s.db", "--data-dir", tmp_path / "etcd.data")
     names = ("--initial-cluster", f"default={peer}", "--initial-advertise-peer-urls", peer)
-    subprocess.run((*restore, *names), env=environment, check=True, capture_output=True, timeout=LIMIT)
+    subprocess.run(
+        (*restore, *names), env=environment, check=True, capture_output=True, timeout=seconds(LIMIT)
+    )
     with start_etcd(tmp_path) as etcd:
         check(etcd.url, stopped, v2_too=False)
 
