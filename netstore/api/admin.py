@@ -2,14 +2,15 @@
 
 * `GET /netstore/status`: the Raft status of this member, its problems, the feature level of the cluster, work
   that held the loop beyond `loop_budget_ms`, the use of `memory_budget`, the progress of verifying the stored
-  state and, on the leader, the members that are catching up and whether writes are paced;
+  state, scheduled backups and, on the leader, the members that are catching up and whether writes are paced;
 * `GET /netstore/members`: the members with their roles and, on the leader, the progress of each;
 * `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add a member, a voter by default;
 * `PUT /netstore/members/ID` with `{"peerURLs": [...]}`: change its peer URLs;
 * `DELETE /netstore/members/ID`: remove it permanently;
 * `POST /netstore/members/ID/promote`: make a learner a voter;
 * `POST /netstore/leader` with `{"to": "ID"}`: transfer leadership to another voter; only the leader can;
-* `/netstore/plugins`: the admitted plugins (`api.plugins`).
+* `/netstore/plugins`: the admitted plugins (`api.plugins`);
+* `GET /netstore/backup`: a full backup (`api.backup`).
 
 Answers are JSON. A refusal has a `message`, with etcd's text if etcd has one, and status 404 for an unknown
 member, 410 for a removed one, 409 if the present membership does not allow the change, 503 if the outcome is
@@ -32,10 +33,12 @@ from netstore.errors import Fault, Reason
 from netstore.raft.status import Role
 
 if TYPE_CHECKING:
+    from netstore.api.backup import BackupApi
     from netstore.api.plugins import PluginsApi
     from netstore.limits import Shares
     from netstore.meter import Meter
     from netstore.net.exchange import Exchange, Request
+    from netstore.node.backupschedule import BackupState
     from netstore.node.member import Member, Membership
     from netstore.node.pacing import Behind
     from netstore.raft.status import Status
@@ -63,7 +66,7 @@ def operation(request: Request) -> Operation:
     match _names(request):
         case ["members", *_]:
             kind = Kind.MEMBER
-        case ["leader"]:
+        case ["leader" | "backup"]:
             kind = Kind.MAINTENANCE
         case ["plugins", *_]:
             kind = Kind.PLUGIN
@@ -90,6 +93,8 @@ class AdminApi:
         shares: Shares | None = None,
         *,
         plugins: PluginsApi | None = None,
+        backup: BackupApi | None = None,
+        scheduled: BackupState | None = None,
     ) -> None:
         self._member = member
         self._cluster = cluster
@@ -97,6 +102,8 @@ class AdminApi:
         self._scrubber = scrubber
         self._shares = shares
         self._plugins = plugins
+        self._backup = backup
+        self._scheduled = scheduled
 
     def handle(self, exchange: Exchange) -> None:
         """Answer now, or once the requested change is made or refused."""
@@ -114,6 +121,8 @@ class AdminApi:
                     self._transfer(exchange)
                 case ["plugins", *names] if self._plugins is not None:
                     self._plugins.handle(exchange, names)
+                case ["backup"] if self._backup is not None:
+                    self._backup.handle(exchange)
                 case _:
                     not_found(exchange)
         except BadBody as bad:
@@ -150,6 +159,7 @@ class AdminApi:
                 **self._loop(),
                 **self._memory(),
                 **self._scrub(),
+                **self._backups(),
             },
         )
 
@@ -183,6 +193,28 @@ class AdminApi:
         if scrubber is None:
             return {}
         return {"scrub": {"rounds": scrubber.rounds, "verifiedBytes": scrubber.verified_bytes}}
+
+    def _backups(self) -> dict[str, object]:
+        state = self._scheduled
+        if state is None:
+            return {}
+        return {
+            "backup": {
+                "everySeconds": state.every,
+                "running": state.running,
+                "succeeded": state.succeeded,
+                "failed": state.failed,
+                "lastSuccess": round(state.last_success),
+                "lastFile": state.last_file,
+                "lastBytes": state.last_bytes,
+                "lastRevision": state.last_revision,
+                "lastIndex": state.last_index,
+                "lastSeconds": round(state.last_seconds, 1),
+                "verified": state.verified,
+                "hookFailed": state.hook_failed,
+                "warnings": state.warnings(self._member.clock.wall() / 10**9),
+            }
+        }
 
     def _members(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET,POST"):

@@ -19,14 +19,18 @@ from netstore import __version__
 from netstore.cli.commands import completion
 from netstore.cli.commands.doctor import doctor
 from netstore.cli.commands.endpoint import endpoint
+from netstore.cli.commands.exporting import export
 from netstore.cli.commands.failures import Exit, Failure
+from netstore.cli.commands.importing import import_
 from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
+from netstore.cli.commands.mirror import mirror
 from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
 from netstore.cli.commands.plugin import plugin
 from netstore.cli.commands.route import route
+from netstore.cli.commands.snapshot import snapshot
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
 from netstore.cli.commands.subnetmoves import drain, move, undrain
@@ -42,10 +46,13 @@ def cli() -> None:
     """Look after a netstore (or etcd) cluster: its pod network, subnets, plugins, keys, members."""
 
 
-for noun in (network, subnet, route, plugin, key, member, endpoint, status, doctor):
+for noun in (network, subnet, route, plugin, key, member, endpoint, snapshot, status, doctor):
     cli.add_command(noun)
 for verb in (history, map_, move, drain, undrain):
     subnet.add_command(verb)
+cli.add_command(import_)
+cli.add_command(export)
+cli.add_command(mirror)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))
 

@@ -23,7 +23,7 @@ which names table and key.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -49,6 +49,9 @@ PLUGINS: Final = "plugins"
 WHEELS: Final = "wheels"
 TABLES: Final = (NODES, WINDOW, MEMBERS, REMOVED, STATE, RECORDS, LEASES, ALARMS, V3_STATE, PLUGINS, WHEELS)
 """Every table the state uses."""
+
+Record: TypeAlias = tuple[str, bytes, bytes]
+"""A table, a key and the value there."""
 
 LOAD_STEP: Final = 500
 """Records read in one step of loading: 2 ms."""

@@ -41,6 +41,8 @@ class Endpoint:
     """The id of the member that leads."""
     milliseconds: float | None = None
     problems: tuple[str, ...] = ()
+    backup: dict[str, object] | None = None
+    """Scheduled backups, as the member tells them; None: there are none."""
 
 
 @dataclass(slots=True)
@@ -119,6 +121,9 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             standing = await ClusterClient(client.transport).status()
             seen.version, seen.role, seen.leader = standing.version, standing.role, standing.leader or None
             seen.member = standing.name or seen.member or standing.id
+            if standing.backup is not None:
+                seen.backup = standing.backup.content
+                seen.problems += standing.backup.warnings
 
 
 def _member_at(members: Sequence[ClusterMember], address: str) -> ClusterMember | None:
