@@ -104,6 +104,11 @@ class Reconciler:
         )
 
     @property
+    def is_changed(self) -> bool:
+        """Whether links or addresses changed, which `repair` has not told yet."""
+        return self._network_changed
+
+    @property
     def in_place(self) -> int:
         """How many of the wanted routes are in place."""
         routes = self.routes
@@ -178,10 +183,8 @@ class Reconciler:
         """
         self._process_notifications()
         network_changed, self._network_changed = self._network_changed, False
-        if full or network_changed:
-            # The kernel removes the routes of a link that goes down without notifications, and may now accept
-            # what it rejected.
-            self._must_reread = True
+        self._must_reread |= full
+        if full or network_changed:  # the kernel may accept now what it rejected
             self.routes.retry()
             self.entries.retry()
             self.devices.retry()
@@ -336,6 +339,8 @@ class Reconciler:
                 self._must_reread = True
             if batch.addresses:
                 self._network_changed = self._must_read_addresses = self.devices.dirty = True
+            for number in batch.bared:  # with the last address go all routes, and nobody is told
+                self._must_reread |= self._is_used(number)
             for link in batch.links:
                 self._link_changed(link)
             for number in batch.removed_links:  # last: a link changes once more before it goes
@@ -350,9 +355,15 @@ class Reconciler:
             for one in batch.entries:
                 self.entries.apply(one)
 
+    def _is_used(self, number: int) -> bool:
+        """Whether routes go through the interface."""
+        used = {self.devices.number(name) for name in self.routes.used}
+        return number == self.link.ifindex or number in used
+
     def _link_changed(self, link: Link) -> None:
         if link.name == self.link.name or link.ifindex == self.link.ifindex:
-            self._network_changed |= link != self.link
+            if link != self.link:
+                self._network_changed = self._must_reread = True
             self.link = link
         is_used = link.name in self.devices.wanted or link.name in self.routes.used
         before = self.devices.links.get(link.name)
@@ -366,7 +377,8 @@ class Reconciler:
                 self.entries.retry()
 
     def _link_removed(self, number: int) -> None:
-        self._network_changed |= number == self.link.ifindex
+        if number == self.link.ifindex:
+            self._network_changed = self._must_reread = True
         name = self.devices.remove(number)
         if name in self.devices.wanted or name in self.routes.used:
             self._must_reread = True

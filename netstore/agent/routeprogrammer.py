@@ -161,7 +161,7 @@ class RouteProgrammer:
                 self._log.resolve("routes", "routes_kept_again")
             self.checked = trio.current_time()
             self._on_round(full)
-            if self._reconciler.pending:
+            if self._reconciler.pending or self._reconciler.is_changed:
                 await trio.sleep(CONTENTION_DELAY)
                 continue
             with trio.move_on_at(min(repair_at, self._due())):

@@ -456,7 +456,7 @@ async def test_neighbours_of_other_devices_wake_nobody(
         kernel.set_entry(Entry(2, bytes([192, 168, 77, number]), vtep(number), permanent=False))
     dumps = kernel.dumps
     await reconciler.repair()
-    assert (kernel.dumps, reconciler.repairs) == (dumps + 1, 0)
+    assert (kernel.dumps, reconciler.repairs) == (dumps, 0)
 
 
 @pytest.mark.trio

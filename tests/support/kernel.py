@@ -202,8 +202,9 @@ class FakeKernel:
 
     def set_addresses(self, *addresses: Address) -> None:
         """Replace the addresses."""
+        gone = [one.ifindex for one in self.address_list if one not in addresses]
         self.address_list = list(addresses)
-        self.notify(Notifications(addresses=True))
+        self.notify(Notifications(addresses=True, bared=gone))
 
     def set_entry(self, entry: Entry) -> None:
         """`ip neighbour replace` or `bridge fdb replace`."""
@@ -289,7 +290,8 @@ class FakeKernel:
             return errno.EADDRNOTAVAIL
         else:
             listed.remove(address)
-        self.notify(Notifications(addresses=True))
+        bared = [step.ifindex] if isinstance(step, DeleteAddress) else []
+        self.notify(Notifications(addresses=True, bared=bared))
         return 0
 
     def _create(self, device: Device, link: int) -> int:
