@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -496,7 +497,8 @@ class Measurement:
             if what == "changed gateway" and self._subject.is_flannel:
                 continue  # it never corrects one
             taken = []
-            for subnet, other in zip(*[iter(random.sample(sorted(self._feed.routes), 2 * count))] * 2):
+            victims = random.sample(sorted(self._feed.routes), count + 1)
+            for subnet, other in pairwise(victims):
                 [right], [wrong] = self._feed.routes[subnet], self._feed.routes[other]
                 begun = time.monotonic()
                 self._feed.change(subnet, wrong if what == "changed gateway" else "")
