@@ -69,8 +69,21 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         "--only", default="", metavar="TEXT", help="loads of `single` with TEXT in their names"
     )
     parser.add_argument(
-        "--leases", type=_numbers, default="1000,3000", help="numbers of leases of `routes` (1000,3000)"
+        "--leases",
+        type=_numbers,
+        default="1000,3000,10000",
+        help="numbers of leases of `routes` (1000,3000,10000)",
     )
+    parser.add_argument(
+        "--churn-seconds", type=_number, default=60, help="seconds in which `routes` changes leases (60)"
+    )
+    for api in ("v2", "v3"):
+        parser.add_argument(
+            f"--flanneld-{api}",
+            type=Path,
+            metavar="PATH",
+            help=f"a flanneld with the API {api}, for `routes`",
+        )
     parser.add_argument(
         "--restart-keys",
         type=_numbers,
@@ -103,7 +116,7 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 def _missing(parts: Iterable[str], arguments: argparse.Namespace) -> str | None:
     """Why these parts cannot be run here."""
     needed = sorted({program for part in parts for program in PARTS[part][1]})
-    compared = arguments.against is None and set(parts) - {"growth"}
+    compared = arguments.against is None and set(parts) - {"growth", "routes"}
     if compared and arguments.etcd != "etcd" and not os.access(arguments.etcd, os.X_OK):
         return f"{arguments.etcd} is no program"
     if compared and arguments.etcd == "etcd":
@@ -112,18 +125,12 @@ def _missing(parts: Iterable[str], arguments: argparse.Namespace) -> str | None:
         return reason
     if compared and not _said(arguments.etcd, "--version").startswith("etcd Version: "):
         return f"{arguments.etcd} is no etcd"
-    if "routes" in parts and not _has_v2(arguments.etcd):
-        return (
-            f"{arguments.etcd} has no v2 API, which routes measures; name an etcd up to 3.5, or other parts"
-        )
+    for path in (arguments.flanneld_v2, arguments.flanneld_v3):
+        if "routes" in parts and path is not None and not os.access(path, os.X_OK):
+            return f"{path} is no program"
     if "routes" in parts and os.geteuid() != 0:
         return "routes needs root, for a network namespace; the other parts do not"
     return None
-
-
-def _has_v2(etcd: str) -> bool:
-    release = _said(etcd, "--version").partition(": ")[2].split(".")[:2]
-    return release in (["3", "4"], ["3", "5"])
 
 
 def _wrong(arguments: argparse.Namespace, parts: Iterable[str]) -> str | None:
@@ -157,7 +164,18 @@ def _measured(part: str, stores: Stores, arguments: argparse.Namespace) -> Itera
             fair.measure(stores, folder, min(rounds, 3), seconds=10.0, mib=arguments.mib, listers=8)
         ],
         "growth": lambda: growth.measure(arguments.keys, arguments.watchers, folder, arguments.svg),
-        "routes": lambda: [routes.measure(arguments.leases, arguments.etcd, folder)],
+        "routes": lambda: [
+            routes.measure(
+                arguments.leases,
+                arguments.churn_seconds,
+                [
+                    (api, path)
+                    for api, path in (("v2", arguments.flanneld_v2), ("v3", arguments.flanneld_v3))
+                    if path is not None
+                ],
+                folder,
+            )
+        ],
     }
     return measure[part]()
 

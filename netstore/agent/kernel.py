@@ -93,7 +93,7 @@ class EntryChange(NamedTuple):
 
 class Notifications(NamedTuple):
     """What changed, in order within each field. `addresses`: some address changed. `lost`: messages were
-    dropped.
+    dropped. `bared`: the numbers of the interfaces that lost an address.
     """
 
     routes: Sequence[RouteChange] = ()
@@ -102,6 +102,7 @@ class Notifications(NamedTuple):
     addresses: bool = False
     lost: bool = False
     entries: Sequence[EntryChange] = ()
+    bared: Sequence[int] = ()
 
 
 class Kernel(Protocol):

@@ -566,6 +566,7 @@ def parse_notifications(datagrams: Sequence[bytes], *, lost: bool) -> Notificati
     removed_links: list[int] = []
     entries: list[EntryChange] = []
     addresses = False
+    bared: list[int] = []
     for data in datagrams:
         for kind, flags, _, at, end in messages(data):
             if kind in (NEWROUTE, _DELROUTE):
@@ -579,16 +580,15 @@ def parse_notifications(datagrams: Sequence[bytes], *, lost: bool) -> Notificati
             elif kind == _DELLINK:
                 removed_links.append(parse_link(data, at, end).ifindex)
             elif kind in (NEWADDR, _DELADDR):
-                addresses = addresses or not _is_of_link_local6(data, at, end)
+                address = parse_address(data, at, end)
+                if address is None or (data[at] == socket.AF_INET6 and is_link_local6(address.ip)):
+                    continue  # each interface of a pod gets one by itself
+                addresses = True
+                if kind == _DELADDR:
+                    bared.append(address.ifindex)
             elif kind == _OVERRUN:
                 lost = True
-    return Notifications(routes, links, removed_links, addresses, lost, entries)
-
-
-def _is_of_link_local6(data: bytes, at: int, end: int) -> bool:
-    """Whether it is about an IPv6 address in fe80::/10, which each interface of a pod gets by itself."""
-    address = parse_address(data, at, end)
-    return data[at] == socket.AF_INET6 and address is not None and is_link_local6(address.ip)
+    return Notifications(routes, links, removed_links, addresses, lost, entries, bared)
 
 
 def _route_changes(routes: list[KernelRoute], kind: int, flags: int) -> list[RouteChange]:

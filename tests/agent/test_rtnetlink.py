@@ -334,7 +334,7 @@ def test_the_messages_that_change_a_device() -> None:
 
 def test_other_families_and_truncated_messages_are_ignored() -> None:
     data = encode_route(NEWROUTE, 0, {"family": 28, "dst_len": 20}, [])
-    assert parse_notifications([data], lost=True) == ([], [], [], False, True, [])
+    assert parse_notifications([data], lost=True) == ([], [], [], False, True, [], [])
     for cut in range(len(data)):
         assert list(messages(data[:cut])) == []
 

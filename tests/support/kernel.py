@@ -120,9 +120,15 @@ class FakeKernel:
 
     async def configure_wireguard(self, ifindex: int, wanted: Wireguard, present: Wireguard) -> int:
         await trio.lowlevel.checkpoint()
-        if self.wireguards.get(ifindex) != present:
+        there = self.wireguards.get(ifindex)
+        if there is None or (there.port, there.private_key) != (present.port, present.private_key):
             return errno.ENODEV
-        self.wireguards[ifindex] = wanted
+        peers = {peer.public_key: peer for peer in there.peers}
+        for peer in present.peers:
+            if peers.pop(peer.public_key, None) != peer:
+                return errno.ENODEV
+        peers |= {peer.public_key: peer for peer in wanted.peers}
+        self.wireguards[ifindex] = Wireguard(wanted.port, wanted.private_key, tuple(peers.values()))
         return 0
 
     async def route_to(self, ip: int, *, is_ipv6: bool = False) -> tuple[int, int] | None:
@@ -196,8 +202,9 @@ class FakeKernel:
 
     def set_addresses(self, *addresses: Address) -> None:
         """Replace the addresses."""
+        gone = [one.ifindex for one in self.address_list if one not in addresses]
         self.address_list = list(addresses)
-        self.notify(Notifications(addresses=True))
+        self.notify(Notifications(addresses=True, bared=gone))
 
     def set_entry(self, entry: Entry) -> None:
         """`ip neighbour replace` or `bridge fdb replace`."""
@@ -283,7 +290,8 @@ class FakeKernel:
             return errno.EADDRNOTAVAIL
         else:
             listed.remove(address)
-        self.notify(Notifications(addresses=True))
+        bared = [step.ifindex] if isinstance(step, DeleteAddress) else []
+        self.notify(Notifications(addresses=True, bared=bared))
         return 0
 
     def _create(self, device: Device, link: int) -> int:

@@ -1,0 +1,161 @@
+"""What one changed lease costs among many: counted in instructions of the interpreter, never in time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from base64 import b64encode
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+from netstore_plugins import hostgw
+
+import netstore
+from netstore.agent import backend as protocol
+from netstore.network.addresses import Subnet, parse_ip
+from tests.agent.fake_store import PREFIX
+from tests.agent.test_service import Node
+from tests.plugins.test_manual import POINTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from trio.testing import MockClock
+
+KINDS = ("host-gw", "vxlan", "ipip", "wireguard")
+FEW, MANY = 100, 3_000
+BASE = parse_ip("10.0.0.0")
+OURS = (str(Path(netstore.__file__).parent), str(Path(hostgw.__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the project were installed as its pyproject.toml says."""
+    points = [EntryPoint(name, value, protocol.GROUP) for name, value in POINTS.items()]
+    monkeypatch.setattr(protocol, "entry_points", lambda group: points if group == protocol.GROUP else [])
+
+
+def subnet(number: int) -> Subnet:
+    return Subnet(BASE + number * 256, 24)
+
+
+def write(node: Node, kind: str, number: int, address: str | None = None) -> None:
+    """Write the lease of a node."""
+    data = {
+        "vxlan": {"VNI": 1, "VtepMAC": f"0e:2a:00:00:{number >> 8:02x}:{number & 255:02x}"},
+        "wireguard": {"PublicKey": b64encode(number.to_bytes(32)).decode(), "Port": 51820},
+    }
+    value = {
+        "PublicIP": address or f"192.168.77.{12 + number % 200}",
+        "BackendType": kind,
+        "BackendData": data.get(kind),
+    }
+    node.store.put(f"{PREFIX}/subnets/{subnet(number).lease_name}", json.dumps(value), 86_400)
+
+
+def made(folder: Path, kind: str, count: int) -> Node:
+    node = Node(folder, "v2")
+    network = {"Network": "10.0.0.0/12", "SubnetLen": 24, "Backend": {"Type": kind}}
+    node.store.put(f"{PREFIX}/config", json.dumps(network))
+    for number in range(1, count + 1):
+        write(node, kind, number)
+    return node
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """The number of instructions that the agent's own code needs meanwhile, as the only item."""
+    count = [0]
+
+    def local(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "opcode":
+            count[0] += 1
+        return local
+
+    def begin(frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return local
+
+    before = sys.gettrace()
+    sys.settrace(begin)
+    try:
+        yield count
+    finally:
+        sys.settrace(before)
+
+
+async def cost_of(
+    folder: Path, kind: str, count: int, change: Callable[[Node], None], seen: Callable[[Node], bool]
+) -> int:
+    """The instructions for a change in an agent with so many leases; it is seen after the change alone."""
+    folder.mkdir()  # noqa: ASYNC240 - before anything runs
+    node = made(folder, kind, count)
+    async with node.running():
+        assert sum(1 for routes in node.kernel.table.values() if routes) == count
+        assert not seen(node)
+        with counted() as instructions:
+            change(node)
+            await trio.sleep(1)  # fixed: by the clock of the test
+        assert seen(node)
+        assert node.agent.not_ready() is None
+    return instructions[0]
+
+
+MOVED = "192.168.77.250"
+
+
+def is_moved(node: Node) -> bool:
+    """Whether packets to a node go to its new address."""
+    ip = parse_ip(MOVED)
+    routes = [one for there in node.kernel.table.values() for one in there]
+    peers = [peer for device in node.kernel.wireguards.values() for peer in device.peers]
+    return (
+        any(one.gateway == ip for one in routes)
+        or any(one.value == ip.to_bytes(4) for one in node.kernel.entry_table.values())
+        or any(peer.endpoint[0] == ip.to_bytes(4) for peer in peers)
+    )
+
+
+@pytest.mark.trio
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_changed_lease_costs_the_same_among_few_and_many(
+    autojump_clock: MockClock, tmp_path: Path, kind: str
+) -> None:
+    few, many = [
+        await cost_of(tmp_path / f"{count}", kind, count, lambda node: write(node, kind, 50, MOVED), is_moved)
+        for count in (FEW, MANY)
+    ]
+    assert few > 1000, "the change was not counted"
+    assert many < few * 1.3
+
+
+@pytest.mark.trio
+@pytest.mark.slow
+async def test_the_repair_of_one_route_costs_the_same_among_few_and_many(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    def delete(node: Node) -> None:
+        [route] = node.kernel.table[subnet(50)]
+        node.kernel.delete(route)
+
+    few, many = [
+        await cost_of(
+            tmp_path / f"{count}",
+            "vxlan",
+            count,
+            delete,
+            lambda node: bool(node.agent._reconciler and node.agent._reconciler.repairs),
+        )
+        for count in (FEW, MANY)
+    ]
+    assert few > 500, "the repair was not counted"
+    assert many < few * 1.3
