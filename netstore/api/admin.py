@@ -9,7 +9,8 @@
 * `DELETE /netstore/members/ID`: remove it permanently;
 * `POST /netstore/members/ID/promote`: make a learner a voter;
 * `POST /netstore/leader` with `{"to": "ID"}`: transfer leadership to another voter; only the leader can;
-* `/netstore/plugins`: the admitted plugins (`api.plugins`).
+* `/netstore/plugins`: the admitted plugins (`api.plugins`);
+* `/netstore/revisions`: when and by whom v3 keys were written (`api.revisions`).
 
 Answers are JSON. A refusal has a `message`, with etcd's text if etcd has one, and status 404 for an unknown
 member, 410 for a removed one, 409 if the present membership does not allow the change, 503 if the outcome is
@@ -27,12 +28,16 @@ from netstore.api.health import raised_alarms
 from netstore.api.http.body import BadBody, json_body
 from netstore.api.http.percent import decode
 from netstore.api.http.responses import JSON, json_line, method_allowed, not_found
+from netstore.api.revisions import RevisionsApi
 from netstore.api.v2.members import member_id_of, peer_urls_of
 from netstore.errors import Fault, Reason
 from netstore.raft.status import Role
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from netstore.api.plugins import PluginsApi
+    from netstore.disk.archivefile import Listing
     from netstore.limits import Shares
     from netstore.meter import Meter
     from netstore.net.exchange import Exchange, Request
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
     from netstore.node.pacing import Behind
     from netstore.raft.status import Status
     from netstore.state.members import MemberInfo
-    from netstore.types import NodeId
+    from netstore.types import Index, NodeId
 
 PREFIX: Final = b"/netstore"
 
@@ -78,6 +83,27 @@ def _names(request: Request) -> list[str]:
     return decode(request.path).removeprefix(PREFIX + b"/").decode("utf-8", "replace").split("/")
 
 
+class Archive(Protocol):
+    """The part of `node.archive.Archiver` that is used here."""
+
+    folder: Path
+    archived: Index
+    """The last archived entry."""
+    wall: int
+    """Its time, in nanoseconds since 1970; 0 if none was archived since the start."""
+
+    @property
+    def listing(self) -> Listing:
+        """The files of the archive."""
+
+    @property
+    def waiting(self) -> int:
+        """How many applied entries are not archived."""
+
+    def problems(self) -> list[str]:
+        """What an operator has to know."""
+
+
 class AdminApi:
     """Handles requests below `/netstore` for one member."""
 
@@ -90,6 +116,7 @@ class AdminApi:
         shares: Shares | None = None,
         *,
         plugins: PluginsApi | None = None,
+        archive: Archive | None = None,
     ) -> None:
         self._member = member
         self._cluster = cluster
@@ -97,6 +124,8 @@ class AdminApi:
         self._scrubber = scrubber
         self._shares = shares
         self._plugins = plugins
+        self._archive = archive
+        self._revisions = RevisionsApi(member.machine)
 
     def handle(self, exchange: Exchange) -> None:
         """Answer now, or once the requested change is made or refused."""
@@ -112,6 +141,8 @@ class AdminApi:
                     self._promote(exchange, name)
                 case ["leader"]:
                     self._transfer(exchange)
+                case ["revisions"]:
+                    self._revisions.handle(exchange)
                 case ["plugins", *names] if self._plugins is not None:
                     self._plugins.handle(exchange, names)
                 case _:
@@ -143,13 +174,18 @@ class AdminApi:
                 "voters": [f"{voter:x}" for voter in conf.voters],
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
-                "problems": [*raised_alarms(member), *member.problems()],
+                "problems": [
+                    *raised_alarms(member),
+                    *member.problems(),
+                    *(self._archive.problems() if self._archive is not None else ()),
+                ],
                 "backedUp": member.backed_up,
                 "pacedBytesPerSecond": member.paced_to,
                 "behind": [_behind_json(each) for each in member.behind()],
                 **self._loop(),
                 **self._memory(),
                 **self._scrub(),
+                **self._archived(),
             },
         )
 
@@ -183,6 +219,24 @@ class AdminApi:
         if scrubber is None:
             return {}
         return {"scrub": {"rounds": scrubber.rounds, "verifiedBytes": scrubber.verified_bytes}}
+
+    def _archived(self) -> dict[str, object]:
+        archive = self._archive
+        if archive is None:
+            return {}
+        found = archive.listing
+        return {
+            "archive": {
+                "folder": str(archive.folder),
+                "lastIndex": archive.archived,
+                "lastUnixNanos": archive.wall,
+                "waitingEntries": archive.waiting,
+                "files": len(found.parts),
+                "states": len(found.bases),
+                "newestState": max((base.applied for base in found.bases), default=0),
+                "gaps": len(found.gaps),
+            }
+        }
 
     def _members(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET,POST"):

@@ -20,6 +20,8 @@ from netstore.cli.commands import completion
 from netstore.cli.commands.doctor import doctor
 from netstore.cli.commands.endpoint import endpoint
 from netstore.cli.commands.failures import Exit, Failure
+from netstore.cli.commands.history import diff, undo
+from netstore.cli.commands.history import history as key_history
 from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
@@ -42,7 +44,7 @@ def cli() -> None:
     """Look after a netstore (or etcd) cluster: its pod network, subnets, plugins, keys, members."""
 
 
-for noun in (network, subnet, route, plugin, key, member, endpoint, status, doctor):
+for noun in (network, subnet, route, plugin, key, member, endpoint, status, doctor, key_history, diff, undo):
     cli.add_command(noun)
 for verb in (history, map_, move, drain):
     subnet.add_command(verb)

@@ -355,6 +355,19 @@ class StoreConfig:
         table="network",
     )
 
+    archive_folder: Path | None = setting(
+        FilePath(),
+        None,
+        "Folder to which the log is archived, for restoring to any point of it; only this member may use it.",
+        table="archive",
+    )
+    archive_lag_seconds: int = setting(
+        WholeNumber(1, 3600, "seconds"),
+        10,
+        "Seconds after which a change is archived at the latest.",
+        table="archive",
+    )
+
     def __post_init__(self) -> None:
         own = {member.name: member.peer_urls for member in self.initial_cluster}
         self._derive("advertise_client_urls", self.listen_client_urls)
@@ -512,7 +525,7 @@ STORE: Final = Layered(
     program="netstored",
     about="Runs one member of a netstore cluster. Without flags: a cluster of one, on loopback.",
     table="store",
-    tables=("store", "agent", "network", "plugins"),
+    tables=("store", "agent", "archive", "network", "plugins"),
     prefix="NETSTORE_",
     siblings=("NETSTORE_AGENT_", *COMMAND_VARIABLES),
     alias_prefix="ETCD_",
