@@ -2,7 +2,7 @@
 
 * `GET /netstore/status`: the Raft status of this member, its problems, the feature level of the cluster, work
   that held the loop beyond `loop_budget_ms`, the use of `memory_budget`, the progress of verifying the stored
-  state and, on the leader, the members that are catching up and whether writes are paced;
+  state, scheduled backups and, on the leader, the members that are catching up and whether writes are paced;
 * `GET /netstore/members`: the members with their roles and, on the leader, the progress of each;
 * `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add a member, a voter by default;
 * `PUT /netstore/members/ID` with `{"peerURLs": [...]}`: change its peer URLs;
@@ -10,7 +10,8 @@
 * `POST /netstore/members/ID/promote`: make a learner a voter;
 * `POST /netstore/leader` with `{"to": "ID"}`: transfer leadership to another voter; only the leader can;
 * `/netstore/plugins`: the admitted plugins (`api.plugins`);
-* `/netstore/revisions`: when and by whom v3 keys were written (`api.revisions`).
+* `/netstore/revisions`: when and by whom v3 keys were written (`api.revisions`);
+* `GET /netstore/backup`: a full backup (`api.backup`).
 
 Answers are JSON. A refusal has a `message`, with etcd's text if etcd has one, and status 404 for an unknown
 member, 410 for a removed one, 409 if the present membership does not allow the change, 503 if the outcome is
@@ -36,11 +37,13 @@ from netstore.raft.status import Role
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from netstore.api.backup import BackupApi
     from netstore.api.plugins import PluginsApi
     from netstore.disk.archivefile import Listing
     from netstore.limits import Shares
     from netstore.meter import Meter
     from netstore.net.exchange import Exchange, Request
+    from netstore.node.backupschedule import BackupState
     from netstore.node.member import Member, Membership
     from netstore.node.pacing import Behind
     from netstore.raft.status import Status
@@ -68,7 +71,7 @@ def operation(request: Request) -> Operation:
     match _names(request):
         case ["members", *_]:
             kind = Kind.MEMBER
-        case ["leader"]:
+        case ["leader" | "backup"]:
             kind = Kind.MAINTENANCE
         case ["plugins", *_]:
             kind = Kind.PLUGIN
@@ -117,6 +120,8 @@ class AdminApi:
         *,
         plugins: PluginsApi | None = None,
         archive: Archive | None = None,
+        backup: BackupApi | None = None,
+        scheduled: BackupState | None = None,
     ) -> None:
         self._member = member
         self._cluster = cluster
@@ -126,6 +131,8 @@ class AdminApi:
         self._plugins = plugins
         self._archive = archive
         self._revisions = RevisionsApi(member.machine)
+        self._backup = backup
+        self._scheduled = scheduled
 
     def handle(self, exchange: Exchange) -> None:
         """Answer now, or once the requested change is made or refused."""
@@ -145,6 +152,8 @@ class AdminApi:
                     self._revisions.handle(exchange)
                 case ["plugins", *names] if self._plugins is not None:
                     self._plugins.handle(exchange, names)
+                case ["backup"] if self._backup is not None:
+                    self._backup.handle(exchange)
                 case _:
                     not_found(exchange)
         except BadBody as bad:
@@ -186,6 +195,7 @@ class AdminApi:
                 **self._memory(),
                 **self._scrub(),
                 **self._archived(),
+                **self._backups(),
             },
         )
 
@@ -235,6 +245,28 @@ class AdminApi:
                 "states": len(found.bases),
                 "newestState": max((base.applied for base in found.bases), default=0),
                 "gaps": len(found.gaps),
+            }
+        }
+
+    def _backups(self) -> dict[str, object]:
+        state = self._scheduled
+        if state is None:
+            return {}
+        return {
+            "backup": {
+                "everySeconds": state.every,
+                "running": state.running,
+                "succeeded": state.succeeded,
+                "failed": state.failed,
+                "lastSuccess": round(state.last_success),
+                "lastFile": state.last_file,
+                "lastBytes": state.last_bytes,
+                "lastRevision": state.last_revision,
+                "lastIndex": state.last_index,
+                "lastSeconds": round(state.last_seconds, 1),
+                "verified": state.verified,
+                "hookFailed": state.hook_failed,
+                "warnings": state.warnings(self._member.clock.wall() / 10**9),
             }
         }
 

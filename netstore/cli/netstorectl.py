@@ -22,6 +22,7 @@ from netstore.cli.commands.endpoint import endpoint
 from netstore.cli.commands.failures import Exit, Failure
 from netstore.cli.commands.history import diff, undo
 from netstore.cli.commands.history import history as key_history
+from netstore.cli.commands.importing import import_
 from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
@@ -29,6 +30,7 @@ from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
 from netstore.cli.commands.plugin import plugin
 from netstore.cli.commands.route import route
+from netstore.cli.commands.snapshot import snapshot
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
 from netstore.cli.commands.subnetmoves import drain, move
@@ -44,10 +46,13 @@ def cli() -> None:
     """Look after a netstore (or etcd) cluster: its pod network, subnets, plugins, keys, members."""
 
 
-for noun in (network, subnet, route, plugin, key, member, endpoint, status, doctor, key_history, diff, undo):
+for noun in (network, subnet, route, plugin, key, member, endpoint, snapshot, status, doctor):
     cli.add_command(noun)
+for command in (key_history, diff, undo):
+    cli.add_command(command)
 for verb in (history, map_, move, drain):
     subnet.add_command(verb)
+cli.add_command(import_)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))
 

@@ -93,6 +93,26 @@ class MemoryStatus(msgspec.Struct, frozen=True, rename="camel"):
     used_bytes: int
 
 
+class BackupStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """The scheduled backups of one member (`node.backupschedule.BackupState`). Times in seconds of wall time,
+    0 for none.
+    """
+
+    every_seconds: float
+    running: bool
+    succeeded: int
+    failed: int
+    last_success: int
+    last_file: str
+    last_bytes: int
+    last_revision: int
+    last_index: int
+    last_seconds: float
+    verified: str
+    hook_failed: int
+    warnings: tuple[str, ...]
+
+
 class MemberStatus(msgspec.Struct, frozen=True):
     """The status of one member. `name` is empty if the answer has none; etcd's has none of the fields that
     may be None.
@@ -114,6 +134,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
     paced_to: int | None = msgspec.field(default=None, name="pacedBytesPerSecond")
     """Limit on the bytes that it proposes in a second; 0 if there is none."""
     behind: tuple[BehindStatus, ...] | None = None
+    backup: BackupStatus | None = None
+    """None without scheduled backups."""
 
 
 class _Listed(msgspec.Struct, frozen=True):

@@ -123,6 +123,24 @@ class Response:
             pieces.append(piece)
         return b"".join(pieces)
 
+    async def pieces(self, seconds: float) -> AsyncIterator[bytes]:
+        """The body piece by piece. Unreachable if the next one does not come within so many seconds, or the
+        connection breaks.
+        """
+        source = self._response.aiter_raw()
+        while True:
+            try:
+                with trio.fail_after(seconds):
+                    piece: bytes = await anext(source)
+            except StopAsyncIteration:
+                return
+            except trio.TooSlowError:
+                why = f"nothing more came within {seconds:g} s"
+                raise Unreachable([(self.endpoint, why)], outcome_known=True) from None
+            except httpx.TransportError as error:
+                raise Unreachable([(self.endpoint, _reason(error))], outcome_known=True) from None
+            yield piece
+
     async def close(self) -> None:
         """Give the connection back, or drop it. Shielded, because httpx would not release the connection if
         it were cancelled.

@@ -138,6 +138,11 @@ class V3Client:
         finally:
             watch.close()
 
+    async def open(self, path: str) -> Call:
+        """Open a call that only reads, with the token that it needs."""
+        await self.authenticate()
+        return await self.channel.open(path)
+
     async def authenticate(self) -> dict[bytes, bytes]:
         """What calls carry: a token, requested if there is none. Nothing without a user name, and where the
         store asks for none.

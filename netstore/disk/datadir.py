@@ -5,6 +5,7 @@
       identity      format version, cluster, member, name, and a checksum (contrib/doc/format-datadir.md)
       token         the cluster's join token, 0600; absent in a member that joined by its certificate alone
       replacing     the identity of the member that replaces a damaged one; only until that is done
+      unfinished    while the folder is filled by an import or a restore; no member starts on it
       wal/          the write-ahead log, if it is not elsewhere; has a copy of `identity`, so that a log
                     that is not mounted is not taken for an empty one
       state/        the state
@@ -46,6 +47,7 @@ DAMAGED: Final = "damaged"
 
 _IDENTITY: Final = "identity"
 _REPLACING: Final = "replacing"
+_UNFINISHED: Final = "unfinished"
 
 MAX_NAME_BYTES: Final = 255
 """Longest member name."""
@@ -151,6 +153,39 @@ class DataDir:
         locked.narrowed = narrowed
         return locked
 
+    @classmethod
+    def make(cls, path: Path) -> DataDir:
+        """Lock a folder to fill it with the data of a member that never ran: a new or empty folder, or one
+        that was not filled to the end, which is emptied. No member starts on it before `adopt`, which makes
+        it complete. Blocks.
+
+        NetstoreError, in one line with the fix, for a folder that has anything in it, or cannot be used.
+        """
+        _make_folder(path)
+        with explain_errors(path):
+            names = set(os.listdir(path))  # noqa: PTH208 - may fail
+            own = {
+                each
+                for each in ("state", "wal")
+                if (path / each).is_dir() and not any((path / each).iterdir())
+            }
+        used = sorted(names - own - {"lock", "lost+found"})
+        if used and (_UNFINISHED not in names or _IDENTITY in names):
+            raise NetstoreError(
+                f"{path}: has {_show_names(used)}; nothing was changed: choose a new or empty folder"
+            )
+        lock = _lock(path)
+        try:
+            write_atomically(path, _UNFINISHED, b"the data of a member is being written here\n")
+            made = cls(path, path / "wal", None, lock)
+            made._empty()
+            for folder in (made.wal_dir, made.state_dir):
+                _make_folder(folder, own=True)
+        except BaseException:
+            os.close(lock)
+            raise
+        return made
+
     @property
     def identity(self) -> MemberIdentity:
         """The member it belongs to. ValueError while there is none."""
@@ -168,6 +203,21 @@ class DataDir:
         _write_identity(self.wal_dir, fresh)
         _write_identity(self.path, fresh)
         self.found = fresh
+        (self.path / _UNFINISHED).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove what was written since `make`, and unlock the folder, which is empty then. Blocks."""
+        if self.found is not None:
+            raise ValueError(f"{self.path} is complete")
+        self._empty()
+        (self.path / "lock").unlink(missing_ok=True)
+        (self.path / _UNFINISHED).unlink(missing_ok=True)
+        self.close()
+
+    def _empty(self) -> None:
+        for folder in (self.wal_dir, self.state_dir):
+            shutil.rmtree(folder, ignore_errors=True)
+        (self.path / _JOIN).unlink(missing_ok=True)
 
     def replace(self, fresh: MemberIdentity) -> None:
         """Give the folder, whose data is damaged, to another member; no file in it may be open. Blocks.
@@ -231,9 +281,13 @@ def _check_no_foreign(path: Path) -> None:
         return
     if "member" in names and any((path / "member" / each).exists() for each in ("snap", "wal")):
         raise NetstoreError(
-            f"{path}: has the data of an etcd (the folder member), which netstored does not read; nothing was"
-            " changed: choose an empty folder, and copy the keys from that etcd while it runs, the v3 API's"
-            " with etcdctl make-mirror"
+            f"{path}: has the data of an etcd (the folder member); nothing was changed: stop that etcd, run"
+            f" netstorectl import --data-dir NEW {path}, and start netstored with --data-dir NEW"
+        )
+    if _UNFINISHED in names:
+        raise NetstoreError(
+            f"{path}: an import or a restore into it did not come to its end; nothing was changed: run it"
+            " again, or empty the folder"
         )
     foreign = sorted(names - _OWN_NAMES)
     if foreign:

@@ -38,6 +38,26 @@ class StateFile:
         with self._tables.env.begin() as txn:
             yield from self._tables.walk(txn, table, start, end)
 
+    def every(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """All pairs of a table: in key order, but keys over 511 bytes, and the empty one, come last."""
+        with self._tables.env.begin() as txn:
+            yield from self._tables.walk(txn, table, b"", None)
+            yield from (pair for _, pair in self._tables.walk_long(txn, table, b"", None))
+
+    def records(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """Every record: table, key, value. Table by table; in key order, but keys over 511 bytes, and the
+        empty one, come last.
+        """
+        tables = [
+            name for name in self._tables.databases if Tables.long_database(name) in self._tables.databases
+        ]
+        with self._tables.env.begin() as txn:
+            for table in sorted(tables):
+                for key, value in self._tables.walk(txn, table, b"", None):
+                    yield table, key, value
+                for _, (key, value) in self._tables.walk_long(txn, table, b"", None):
+                    yield table, key, value
+
     def __enter__(self) -> Self:
         return self
 

@@ -5,40 +5,38 @@ above them; then the next bucket; after all buckets the tree that names them. Th
 of the free list come last, at the start of the file, where room was left for them. No page of the file is
 free. etcd's tools read it, and an etcd can be restored from it.
 
-The layout (numbers little-endian): pages of 4 KiB; what is too long for one page continues on the pages after
-it (`overflow`). A page begins with its number (u64), kind (u16), count (u16) and overflow (u32); then come
-its elements of 16 bytes, each with the distance to its key and value, then the keys and values. A bucket is
-an element of the root page whose value is the number of the bucket's root page and a sequence, both u64.
+The layout of pages is in `boltpages`.
 """
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import TYPE_CHECKING, BinaryIO, Final
+
+from netstore.etcdfile.boltpages import (
+    BRANCH,
+    BRANCH_ELEMENT,
+    BUCKET,
+    CHECKSUM,
+    FREE,
+    HEAD,
+    IS_BUCKET,
+    LEAF,
+    LEAF_ELEMENT,
+    MAGIC,
+    META,
+    META_FIELDS,
+    VERSION,
+    fnv1a,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 PAGE_BYTES: Final = 4096
 
-_BRANCH: Final = 0x01
-_LEAF: Final = 0x02
-_META: Final = 0x04
-_FREE: Final = 0x10
-_IS_BUCKET: Final = 1
-
-_MAGIC: Final = 0xED0CDAED
-_VERSION: Final = 2
 _FREELIST_PAGE: Final = 2
 _FIRST_PAGE: Final = 3
 _TRANSACTION: Final = 2
-
-_HEAD: Final = Struct("<QHHI")
-_LEAF_ELEMENT: Final = Struct("<IIII")
-_BRANCH_ELEMENT: Final = Struct("<IIQ")
-_BUCKET: Final = Struct("<QQ")
-_META_FIELDS: Final = Struct("<IIIIQQQQQ")
-_CHECKSUM: Final = Struct("<Q")
 
 _MOST_ELEMENTS: Final = 0xFFFF
 
@@ -51,28 +49,20 @@ def write(file: BinaryIO, buckets: Mapping[bytes, Iterable[tuple[bytes, bytes]]]
     """
     writer = _Writer(file)
     file.write(bytes(_FIRST_PAGE * PAGE_BYTES))
-    roots = [(name, _BUCKET.pack(writer.tree(buckets[name], 0), 0)) for name in sorted(buckets)]
-    root = writer.tree(roots, _IS_BUCKET)
+    roots = [(name, BUCKET.pack(writer.tree(buckets[name], 0), 0)) for name in sorted(buckets)]
+    root = writer.tree(roots, IS_BUCKET)
     file.seek(0)
     file.write(_meta(0, root, writer.next_page) + _meta(1, root, writer.next_page))
-    file.write(_HEAD.pack(_FREELIST_PAGE, _FREE, 0, 0))
+    file.write(HEAD.pack(_FREELIST_PAGE, FREE, 0, 0))
     return writer.next_page * PAGE_BYTES
 
 
 def _meta(number: int, root: int, pages: int) -> bytes:
     # bbolt uses the meta with the higher transaction number, or the other one if its checksum is wrong.
     transaction = _TRANSACTION - 1 + number
-    fields = _META_FIELDS.pack(_MAGIC, _VERSION, PAGE_BYTES, 0, root, 0, _FREELIST_PAGE, pages, transaction)
-    page = _HEAD.pack(number, _META, 0, 0) + fields + _CHECKSUM.pack(_fnv1a(fields))
+    fields = META_FIELDS.pack(MAGIC, VERSION, PAGE_BYTES, 0, root, 0, _FREELIST_PAGE, pages, transaction)
+    page = HEAD.pack(number, META, 0, 0) + fields + CHECKSUM.pack(fnv1a(fields))
     return page.ljust(PAGE_BYTES, b"\0")
-
-
-def _fnv1a(data: bytes) -> int:
-    """FNV-1a of 64 bits (draft-eastlake-fnv)."""
-    checksum = 0xCBF29CE484222325
-    for byte in data:
-        checksum = (checksum ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return checksum
 
 
 class _Writer:
@@ -90,12 +80,12 @@ class _Writer:
     def _leaves(self, pairs: Iterable[tuple[bytes, bytes]], flags: int) -> list[tuple[bytes, int]]:
         level: list[tuple[bytes, int]] = []
         batch: list[tuple[bytes, bytes]] = []
-        size = _HEAD.size
+        size = HEAD.size
         for key, value in pairs:
-            more = _LEAF_ELEMENT.size + len(key) + len(value)
+            more = LEAF_ELEMENT.size + len(key) + len(value)
             if batch and (size + more > PAGE_BYTES or len(batch) == _MOST_ELEMENTS):
                 level.append((batch[0][0], self._leaf(batch, flags)))
-                batch, size = [], _HEAD.size
+                batch, size = [], HEAD.size
             batch.append((key, value))
             size += more
         if batch or not level:
@@ -103,41 +93,41 @@ class _Writer:
         return level
 
     def _leaf(self, pairs: list[tuple[bytes, bytes]], flags: int) -> int:
-        at = len(pairs) * _LEAF_ELEMENT.size
+        at = len(pairs) * LEAF_ELEMENT.size
         elements: list[bytes] = []
         for key, value in pairs:
-            elements.append(_LEAF_ELEMENT.pack(flags, at, len(key), len(value)))
-            at += len(key) + len(value) - _LEAF_ELEMENT.size
-        return self._page(_LEAF, elements, [part for pair in pairs for part in pair])
+            elements.append(LEAF_ELEMENT.pack(flags, at, len(key), len(value)))
+            at += len(key) + len(value) - LEAF_ELEMENT.size
+        return self._page(LEAF, elements, [part for pair in pairs for part in pair])
 
     def _branches(self, level: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
         above: list[tuple[bytes, int]] = []
         batch: list[tuple[bytes, int]] = []
-        size = _HEAD.size
+        size = HEAD.size
         for key, page in level:
-            more = _BRANCH_ELEMENT.size + len(key)
+            more = BRANCH_ELEMENT.size + len(key)
             # At least two to a page, so that each level is smaller than the one below.
             if len(batch) >= 2 and (size + more > PAGE_BYTES or len(batch) == _MOST_ELEMENTS):
                 above.append((batch[0][0], self._branch(batch)))
-                batch, size = [], _HEAD.size
+                batch, size = [], HEAD.size
             batch.append((key, page))
             size += more
         above.append((batch[0][0], self._branch(batch)))
         return above
 
     def _branch(self, children: list[tuple[bytes, int]]) -> int:
-        at = len(children) * _BRANCH_ELEMENT.size
+        at = len(children) * BRANCH_ELEMENT.size
         elements: list[bytes] = []
         for key, page in children:
-            elements.append(_BRANCH_ELEMENT.pack(at, len(key), page))
-            at += len(key) - _BRANCH_ELEMENT.size
-        return self._page(_BRANCH, elements, [key for key, _ in children])
+            elements.append(BRANCH_ELEMENT.pack(at, len(key), page))
+            at += len(key) - BRANCH_ELEMENT.size
+        return self._page(BRANCH, elements, [key for key, _ in children])
 
     def _page(self, kind: int, elements: list[bytes], data: list[bytes]) -> int:
         body = b"".join((*elements, *data))
-        pages = max(1, -(-(_HEAD.size + len(body)) // PAGE_BYTES))
+        pages = max(1, -(-(HEAD.size + len(body)) // PAGE_BYTES))
         number = self.next_page
         self.next_page += pages
-        head = _HEAD.pack(number, kind, len(elements), pages - 1)
+        head = HEAD.pack(number, kind, len(elements), pages - 1)
         self._file.write((head + body).ljust(pages * PAGE_BYTES, b"\0"))
         return number

@@ -1,27 +1,37 @@
-"""Snapshot files of the v3 state in etcd's format, for clients to keep (`etcdctl snapshot save`): made in a
-thread, while the member runs.
+"""Backups of one member's state, for clients to keep, made in a thread while the member runs: snapshot files
+of the v3 state in etcd's format (`etcdctl snapshot save`), and full backups (`fullbackup`).
 
-The state is copied as of its last commit, after a commit of everything acknowledged so far, and rewritten as
-a bbolt file (`etcdfile.boltwriter`): history back to the compacted revision, leases, alarms and members. One
-is made at a time. Both files are in the folder of the state and need up to twice its space meanwhile; what a
-crash leaves of them is removed when the next one is made.
+The state is copied as of its last commit, after a commit of everything acknowledged so far. For etcd's format
+the copy is rewritten as a bbolt file (`etcdfile.boltwriter`): history back to the compacted revision, leases,
+alarms and members. One backup is made at a time. Copy and backup are in one folder and need up to twice the
+space of the state meanwhile; what a crash leaves of them is removed when the next one is made there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from netstore.codec import varint
 from netstore.disk.statefile import StateFile
-from netstore.errors import Fault, NetstoreError, Reason, StateDamaged, no_space, refusal
+from netstore.errors import (
+    Fault,
+    NetstoreError,
+    Reason,
+    StateDamaged,
+    fault_from_text,
+    no_space,
+    refusal,
+)
 from netstore.etcdfile import boltwriter
+from netstore.node import fullbackup
 from netstore.state import tables
 from netstore.state.members import MemberInfo
 from netstore.state.tables import RECORDS
@@ -33,11 +43,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from netstore.disk.backupfile import Header
+    from netstore.node.fullbackup import Found
     from netstore.seams import Log
 
+T = TypeVar("T")
+
+SPARE_BYTES: Final = 64 * 1024 * 1024
+"""Free disk space that a full backup must leave: the log may be on the same disk."""
 
 _STATE: Final = "backup-state.part"
 _BOLT: Final = "backup-bolt.part"
+_FULL: Final = "backup-full.part"
 
 _NUMBER: Final = Struct(">Q")
 _REVISION: Final = Struct(">QcQ")
@@ -52,6 +69,16 @@ class Source(Protocol):
 
     def copy_to(self, file: int) -> None:
         """Write a consistent copy to a file descriptor. Blocks."""
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the state's file, and of the part that is in use."""
+
+
+class FullCopy(NamedTuple):
+    """A full backup that was written and synced, not verified: who asked for it moves or removes the file."""
+
+    path: Path
+    found: Found
 
 
 class BoltCopy:
@@ -72,8 +99,8 @@ class BoltCopy:
 
 
 class Backups:
-    """Makes snapshots of one member's state in `folder`, where the state is. Implements
-    `api.v3.maintenance.BackupSource`.
+    """Makes backups of one member's state, whose file is in `folder`. Implements
+    `api.v3.maintenance.BackupSource` and `api.backup.FullBackupSource`.
 
     `call_soon` makes a call on the loop, from any thread.
     """
@@ -85,57 +112,88 @@ class Backups:
         call_soon: Callable[[Callable[[], object]], None],
         log: Log,
         damaged: Callable[[StateDamaged], None],
+        *,
+        header: Callable[[], Header] | None = None,
     ) -> None:
-        """`damaged` is called on the loop if a copy, and so the state, is not what was written."""
+        """`damaged` is called on the loop if a copy, and so the state, is not what was written. `header`
+        gives that of a full backup, as far as the state does not (`fullbackup.header_of`).
+        """
         self._folder = folder
         self._source = source
         self._call_soon = call_soon
         self._log = log
         self._damaged = damaged
+        self._header = header
         self._busy = False
 
     def make(self, done: Callable[[BoltCopy | Fault], None]) -> None:
-        """Make a snapshot that contains everything acknowledged so far; `done` gets it, or why there is none,
-        on the loop, and has to close it.
+        """Make a snapshot in etcd's format that contains everything acknowledged so far; `done` gets it, or
+        why there is none, on the loop, and has to close it.
+        """
+        self._begin(self._bolt_copy, partial(self._bolt_made, done))
+
+    def make_full(self, done: Callable[[FullCopy | Fault], None], folder: Path | None = None) -> None:
+        """Make a full backup, in `folder` or where the state is, that contains everything acknowledged so
+        far; `done` gets it, or why there is none, on the loop. The next one in that folder replaces the file.
+        """
+        if self._header is None:
+            raise ValueError("these backups have no header")
+        size = self._source.sizes()[0]
+        work = partial(self._full_copy, folder or self._folder, size, self._header())
+        self._begin(work, partial(self._full_made, done))
+
+    def _begin(self, work: Callable[[], T], made: Callable[[T | Exception | Fault], None]) -> None:
+        """Do `work` in a thread once the state is durable; `made` gets its outcome on the loop, or the Fault
+        that it was not begun for.
         """
         if self._busy:
-            done(refusal(Reason.SNAPSHOT_BUSY))
+            made(refusal(Reason.SNAPSHOT_BUSY))
             return
         self._busy = True
         try:
-            self._source.sync(partial(self._durable, done))
+            self._source.sync(partial(self._durable, work, made))
         except BaseException:  # it has not taken the callback
             self._busy = False
             raise
 
-    def _durable(self, done: Callable[[BoltCopy | Fault], None], failure: OSError | None) -> None:
+    def _durable(
+        self, work: Callable[[], T], made: Callable[[T | Exception | Fault], None], failure: OSError | None
+    ) -> None:
         if failure is not None:
             self._busy = False
             self._log.warning("snapshot_not_made", error=str(failure))
-            done(no_space())
+            made(no_space())
             return
-        threading.Thread(target=self._run, args=(done,), name="backup", daemon=True).start()
+        threading.Thread(target=self._run, args=(work, made), name="backup", daemon=True).start()
 
-    def _run(self, done: Callable[[BoltCopy | Fault], None]) -> None:
-        outcome: BoltCopy | Exception
+    def _run(self, work: Callable[[], T], made: Callable[[T | Exception | Fault], None]) -> None:
+        outcome: T | Exception
         try:
-            outcome = self._copy()
+            outcome = work()
         except (OSError, NetstoreError, ValueError) as error:
             outcome = error
-        self._call_soon(partial(self._made, done, outcome))
+        self._call_soon(partial(self._over, made, outcome))
 
-    def _made(self, done: Callable[[BoltCopy | Fault], None], outcome: BoltCopy | Exception) -> None:
+    def _over(self, made: Callable[[T | Exception | Fault], None], outcome: T | Exception) -> None:
         self._busy = False
+        if isinstance(outcome, Exception):
+            self._log.warning("snapshot_not_made", error=str(outcome))
+        made(outcome)
+        if isinstance(outcome, StateDamaged):
+            self._damaged(outcome)
+
+    # --- etcd's format
+
+    def _bolt_made(
+        self, done: Callable[[BoltCopy | Fault], None], outcome: BoltCopy | Exception | Fault
+    ) -> None:
         if isinstance(outcome, BoltCopy):
             self._log.info("snapshot_made", bytes=outcome.size)
             done(outcome)
         else:
-            self._log.warning("snapshot_not_made", error=str(outcome))
-            done(refusal(Reason.SNAPSHOT_FAILED))
-            if isinstance(outcome, StateDamaged):
-                self._damaged(outcome)
+            done(outcome if isinstance(outcome, Fault) else refusal(Reason.SNAPSHOT_FAILED))
 
-    def _copy(self) -> BoltCopy:
+    def _bolt_copy(self) -> BoltCopy:
         state, bolt = self._folder / _STATE, self._folder / _BOLT
         try:
             with _private(state) as file:
@@ -153,6 +211,48 @@ class Backups:
         finally:
             state.unlink(missing_ok=True)
             bolt.unlink(missing_ok=True)
+
+    # --- full backups
+
+    def _full_made(
+        self, done: Callable[[FullCopy | Fault], None], outcome: FullCopy | Exception | Fault
+    ) -> None:
+        if isinstance(outcome, FullCopy):
+            self._log.info("backup_made", bytes=outcome.found.size, revision=outcome.found.header.revision)
+            done(outcome)
+        else:
+            done(outcome if isinstance(outcome, Fault) else fault_from_text(_in_words(outcome), 0))
+
+    def _full_copy(self, folder: Path, size: int, header: Header) -> FullCopy:
+        state, full = folder / _STATE, folder / _FULL
+        _check_room(folder, size)
+        try:
+            full.unlink(missing_ok=True)
+            with _private(state) as file:
+                self._source.copy_to(file.fileno())
+            found = fullbackup.run("write", state, full, msgspec.json.encode(header).decode())
+        except BaseException:
+            full.unlink(missing_ok=True)
+            raise
+        finally:
+            state.unlink(missing_ok=True)
+        return FullCopy(full, found)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """NetstoreError if there is no room for a copy of the state and a backup of it."""
+    free, needed = shutil.disk_usage(folder).free, 2 * size + SPARE_BYTES
+    if free < needed:
+        raise NetstoreError(
+            f"{folder}: no room for a backup: {free} bytes are free, and it takes up to {needed} while it is"
+            " made: free space, or choose another folder"
+        )
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'backup'}: {error.strerror or error}"
+    return str(error)
 
 
 def _private(path: Path) -> BinaryIO:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -368,6 +369,38 @@ class StoreConfig:
         table="archive",
     )
 
+    backup_folder: Path | None = setting(
+        FilePath(),
+        None,
+        "Existing folder for scheduled backups of everything, best on another disk.",
+        table="backup",
+        default_words="not set: no scheduled backups",
+    )
+    backup_every: str = setting(
+        Text("give a time as 6h or 30m, at least 1s", DURATION, "TIME"),
+        "6h",
+        "Time from one scheduled backup to the next.",
+        table="backup",
+    )
+    backup_keep: int = setting(
+        WholeNumber(1, 100_000, "backups"),
+        28,
+        "Scheduled backups of this member that are left in backup_folder; older ones are removed.",
+        table="backup",
+    )
+    backup_hook: str | None = setting(
+        Text("give a program with its arguments", r".{1,4096}", "COMMAND"),
+        None,
+        "Command run, without a shell, after each scheduled backup, to take it off this machine.",
+        table="backup",
+    )
+    backup_hook_seconds: int = setting(
+        WholeNumber(1, 86_400, "seconds"),
+        600,
+        "Seconds after which a backup_hook that still runs is killed.",
+        table="backup",
+    )
+
     def __post_init__(self) -> None:
         own = {member.name: member.peer_urls for member in self.initial_cluster}
         self._derive("advertise_client_urls", self.listen_client_urls)
@@ -388,6 +421,7 @@ class StoreConfig:
                 *self.join,
             ),
         )
+        self._check_backup()
         if self.voters % 2 == 0:
             raise BadSetting(
                 "voters",
@@ -434,6 +468,29 @@ class StoreConfig:
     def _derive(self, key: str, value: object) -> None:
         if not getattr(self, key):
             object.__setattr__(self, key, value)
+
+    def _check_backup(self) -> None:
+        if seconds(self.backup_every) < 1:
+            raise BadSetting(
+                "backup_every", f"{quoted(self.backup_every)} is too short", "give at least 1s; 6h is usual"
+            )
+        if self.backup_hook is None:
+            return
+        if self.backup_folder is None:
+            raise BadSetting("backup_hook", "is of no use without backup_folder", "give backup_folder too")
+        try:
+            words = shlex.split(self.backup_hook)
+        except ValueError as error:
+            raise BadSetting(
+                "backup_hook", f"cannot be split into words: {error}", "close what is quoted"
+            ) from None
+        if not words:
+            raise BadSetting("backup_hook", "names no program", "give a program with its arguments")
+
+    @property
+    def backup_seconds(self) -> float:
+        """`backup_every` in seconds."""
+        return seconds(self.backup_every)
 
     def _check_listeners(self) -> None:
         seen: dict[Url, str] = {}
@@ -525,7 +582,7 @@ STORE: Final = Layered(
     program="netstored",
     about="Runs one member of a netstore cluster. Without flags: a cluster of one, on loopback.",
     table="store",
-    tables=("store", "agent", "archive", "network", "plugins"),
+    tables=("store", "agent", "archive", "network", "plugins", "backup"),
     prefix="NETSTORE_",
     siblings=("NETSTORE_AGENT_", *COMMAND_VARIABLES),
     alias_prefix="ETCD_",

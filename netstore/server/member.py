@@ -6,7 +6,9 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from netstore import __version__
 from netstore.api.admin import AdminApi
+from netstore.api.backup import BackupApi
 from netstore.api.beside import Beside
 from netstore.api.gate import Gate
 from netstore.api.networks import NetworkWrites
@@ -18,10 +20,12 @@ from netstore.disk.scrub import Scrubber
 from netstore.guard import guarded
 from netstore.node.archive import Archiver
 from netstore.node.backup import Backups
+from netstore.node.backupschedule import BackupPlan, BackupSchedule
 from netstore.node.chores import EACH_ROUND
 from netstore.node.consistency import Consistency
 from netstore.node.driver import Driver
 from netstore.node.featurelevel import Levels
+from netstore.node.fullbackup import begun_header
 from netstore.node.host import Host
 from netstore.node.lessor import Lessor
 from netstore.node.logcompaction import CATCH_UP_ENTRIES
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from netstore.disk.backupfile import Header
     from netstore.net.grpc.protocols import Services
     from netstore.peer.wire import JoinRequest, MemberList
     from netstore.raft.core import Raft
@@ -114,6 +119,17 @@ class RunningMember:
             get_logger("networks"),
         )
         self.statistics = StatsApi(host, self.peers)
+        self.backups = Backups(
+            base.folder.state_dir,
+            store.engine,
+            self._call_for_client,
+            get_logger("backup"),
+            host.fail,
+            header=self._backup_header,
+        )
+        self.backup_schedule = self._schedule_backups()
+        backup = BackupApi(self.backups, base.deadlines.after)
+        base.parts.callback(backup.close)
         base.router = routes(
             host,
             self.cluster,
@@ -129,6 +145,8 @@ class RunningMember:
                 base.shares,
                 plugins=PluginsApi(host, admitted, beside),
                 archive=self.archiver,
+                backup=backup,
+                scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
             ),
             set_level=set_level,
             enable_v2=config.enable_v2,
@@ -217,13 +235,7 @@ class RunningMember:
             watches=self.host.watches,
             lessor=self.lessor,
             members=self.cluster,
-            backups=Backups(
-                base.folder.state_dir,
-                store.engine,
-                self._call_for_client,
-                get_logger("backup"),
-                self.host.fail,
-            ),
+            backups=self.backups,
             sizes=store.engine.sizes,
             after=base.deadlines.after,
             below=secrets.randbelow,
@@ -231,6 +243,25 @@ class RunningMember:
             gate=self.gate,
             networks=self.networks,
         )
+
+    def _backup_header(self) -> Header:
+        host = self.host
+        return begun_header(host.cluster_id, host.id, host.name, host.clock.wall(), __version__)
+
+    def _schedule_backups(self) -> BackupSchedule | None:
+        base, config, host = self._base, self._base.config, self.host
+        if config.backup_folder is None:
+            return None
+        plan = BackupPlan(
+            folder=config.backup_folder,
+            every=config.backup_seconds,
+            keep=config.backup_keep,
+            hook=config.backup_hook,
+            hook_seconds=config.backup_hook_seconds,
+            memory_bytes=base.shares.whole.limit,
+        )
+        identity = (host.cluster_id, host.id)
+        return BackupSchedule(plan, self.backups, identity, base.clock, get_logger("backup"))
 
     def _answer_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
         self.joins.handle(request, answer)
@@ -251,6 +282,8 @@ class RunningMember:
         nursery.start_soon(self.peers.run, self.host, self.snapshot_transfers)
         nursery.start_soon(self.timekeeper.run)
         nursery.start_soon(self.consistency.run)
+        if self.backup_schedule is not None:
+            nursery.start_soon(self.backup_schedule.run)
 
     def chores(self) -> list[tuple[float, Callable[[], object]]]:
         """Period and call of each (`node.chores`)."""

@@ -24,7 +24,7 @@ which names table and key.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -64,6 +64,9 @@ TABLES: Final = (
     WHEELS,
 )
 """Every table the state uses."""
+
+Record: TypeAlias = tuple[str, bytes, bytes]
+"""A table, a key and the value there."""
 
 LOAD_STEP: Final = 500
 """Records read in one step of loading: 2 ms."""

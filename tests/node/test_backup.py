@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
-import queue
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from netstore.disk.engine import LmdbEngine
 from netstore.disk.statefile import StateFile
-from netstore.errors import Fault, Reason, StateDamaged
-from netstore.node.backup import Backups, BoltCopy, buckets
-from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
-from netstore.state.machine import Machine
-from netstore.state.tables import TABLES
+from netstore.errors import Fault, Reason
+from netstore.node import backup
+from netstore.node.backup import BoltCopy, FullCopy, buckets
+from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion
 from netstore.state.v3 import commands as v3
-from netstore.types import Index
-from tests.support.member import Lines
-from tests.support.patience import seconds
+from tests.support.backups import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-LIMIT = 20.0
 
-
-class Place:
-    """A state on disk, and a loop that makes the calls it is given."""
-
-    def __init__(self, folder: Path) -> None:
-        self.calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self.engine = LmdbEngine(folder / "state.lmdb", self.calls.put, TABLES, self.failed)
-        self.machine = Machine(self.engine)
-        self.machine.load()
-        self.lines = Lines()
-        self.damage: list[StateDamaged] = []
-        self.folder = folder
-        self.backups = Backups(folder, self.engine, self.calls.put, self.lines, self.damage.append)
-
-    def failed(self, failure: OSError) -> None:
-        raise failure
-
-    def apply(self, *commands: Any) -> None:
-        for command in commands:
-            outcome = self.machine.apply(Index(self.machine.applied + 1), encode(command))
-            assert not isinstance(outcome, Fault)
-        self.machine.save()
-
-    def make(self) -> BoltCopy | Fault:
-        made: list[BoltCopy | Fault] = []
-        self.backups.make(made.append)
-        while not made:
-            self.calls.get(timeout=seconds(LIMIT))()
-        return made[0]
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
 
 
 @pytest.fixture
@@ -141,8 +111,7 @@ def test_one_copy_at_a_time(place: Place) -> None:
     place.backups.make(second.append)
     assert isinstance(second[0], Fault)
     assert second[0].reason is Reason.SNAPSHOT_BUSY
-    while not made:
-        place.calls.get(timeout=seconds(LIMIT))()
+    place.turn_until(lambda: made)
     assert isinstance(made[0], BoltCopy)
     made[0].close()
     third = place.make()
@@ -173,3 +142,50 @@ def test_a_state_that_cannot_be_committed(place: Place, monkeypatch: pytest.Monk
     fault = place.make()
     assert isinstance(fault, Fault)
     assert fault.cause == b"etcdserver: no space left on device"
+
+
+def test_a_full_copy_is_left_to_who_asked(place: Place, tmp_path: Path) -> None:
+    place.fill()
+    copy = place.make_full()
+    assert copy.path == place.folder / "backup-full.part"
+    assert copy.path.stat().st_size == copy.found.size
+    assert copy.path.stat().st_mode & 0o777 == 0o600
+    assert place.lines.events == ["backup_made"]
+    assert not (place.folder / "backup-state.part").exists()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert place.make_full(elsewhere).path.parent == elsewhere
+    assert [path.name for path in elsewhere.iterdir()] == ["backup-full.part"]
+    assert place.make_full().path == copy.path, "what a crash left is replaced"
+
+
+def test_a_full_copy_without_room_is_refused_before_anything_is_written(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup.shutil, "disk_usage", lambda _: Usage(100, 90, 10))
+    made: list[FullCopy | Fault] = []
+    place.backups.make_full(made.append)
+    place.turn_until(lambda: made)
+    assert isinstance(made[0], Fault)
+    assert b"no room for a backup: 10 bytes are free" in made[0].cause
+    assert not list(place.folder.glob("backup-*"))
+
+
+def test_a_full_copy_of_a_damaged_state_ends_the_member(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.fill()
+    whole = place.engine.copy_to
+
+    def damaged(file: int) -> None:
+        whole(file)
+        content = os.pread(file, 1 << 24, 0)
+        os.pwrite(file, b"/a/c", content.index(b"/a/b"))
+
+    monkeypatch.setattr(place.engine, "copy_to", damaged)
+    made: list[FullCopy | Fault] = []
+    place.backups.make_full(made.append)
+    place.turn_until(lambda: made)
+    assert isinstance(made[0], Fault)
+    assert "not what was written" in str(place.damage[0])
+    assert not list(place.folder.glob("backup-*"))

@@ -23,9 +23,16 @@ if TYPE_CHECKING:
 MAX_TIMEOUT: Final = 3600.0
 
 OF_ETCDCTL: Final = frozenset(
-    ("alarm", "compact", "compaction", "defrag", "del", "get", "lease", "put", "snapshot", "txn", "watch")
+    ("alarm", "compact", "compaction", "defrag", "del", "get", "lease", "put", "txn", "watch")
 )
 """Commands of etcdctl for the v3 API, which work with netstored, so netstorectl does not have them."""
+
+
+OTHERS: Final = {
+    "backup": "it copied a stopped etcd's folder; here 'snapshot save FILE' saves everything, keys of the v2"
+    " API too, while the store runs, and 'snapshot restore FILE' makes a data folder of it"
+}
+"""Commands of etcdctl for the v2 API that are another one here, and which."""
 
 
 def key_of(word: str) -> str:
@@ -192,7 +199,9 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Refer to etcdctl for its commands."""
+        """Refer to etcdctl for its commands, and to the own ones that do the same."""
+        if ctx.parent is None and args[0] in OTHERS:
+            raise click.UsageError(f"No such command '{args[0]}': {OTHERS[args[0]]}.", ctx)
         if ctx.parent is None and args[0] in OF_ETCDCTL and args[0] not in self.commands:
             text = f"No such command '{args[0]}'; etcdctl has it: ETCDCTL_API=3 etcdctl {args[0]}"
             raise click.UsageError(text, ctx)

@@ -20,6 +20,7 @@ from netstore.cli.output import Form, Table, document, emit, plain, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from netstore.client.cluster import BackupStatus
     from netstore.client.subnetstore import Entry, SubnetStore
     from netstore.client.v2 import ClusterMember, V2Client
 
@@ -41,6 +42,8 @@ class Endpoint:
     """The id of the member that leads."""
     milliseconds: float | None = None
     problems: tuple[str, ...] = ()
+    backup: BackupStatus | None = None
+    """Scheduled backups; None: there are none."""
 
 
 @dataclass(slots=True)
@@ -119,6 +122,9 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             standing = await ClusterClient(client.transport).status()
             seen.version, seen.role, seen.leader = standing.version, standing.role, standing.leader or None
             seen.member = standing.name or seen.member or standing.id
+            seen.backup = standing.backup
+            if standing.backup is not None:
+                seen.problems += standing.backup.warnings
 
 
 def _member_at(members: Sequence[ClusterMember], address: str) -> ClusterMember | None:

@@ -79,34 +79,53 @@ def pack_event(event: Event) -> bytes:
     )
 
 
+def unpack_node(path: bytes, stored: bytes) -> tuple[NodeView, Timed | None]:
+    """The node of a record, and its TTL if it has one. StateDamaged if it is none."""
+    try:
+        return _node(path, _decode_node.decode(stored))
+    except msgspec.MsgspecError as error:
+        raise corrupt(f"table {NODES}, key {path!r}: {error}") from None
+
+
+def unpack_event(key: bytes, stored: bytes) -> Event:
+    """The event of a record. StateDamaged if it is none."""
+    try:
+        return _event(_decode_event.decode(stored))
+    except msgspec.MsgspecError as error:
+        raise corrupt(f"table {WINDOW}, key {key!r}: {error}") from None
+
+
 def load_nodes(engine: Engine, *, whole: bool) -> Iterator[list[tuple[NodeView, Timed | None]]]:
     """Every stored node, with its TTL if it has one, in the steps and the order of `tables.some_records`."""
     found = 0
     for some in some_records(engine, NODES, _decode_node, whole=whole):
-        nodes: list[tuple[NodeView, Timed | None]] = []
-        for path, record in some:
-            timed = None
-            if record.expires:
-                if not record.since:
-                    raise corrupt(f"table {NODES}, key {path!r}: it ends at an instant, and has no TTL")
-                timed = Timed(record.ttl, record.since, record.remaining)
-            nodes.append((_view(path, record), timed))
-        found += len(nodes)
-        yield nodes
+        found += len(some)
+        yield [_node(path, record) for path, record in some]
     check_count(engine, NODES, found)
 
 
 def load_events(engine: Engine) -> Iterator[Event]:
     """Every stored event, in no useful order."""
-    for _, record in records(engine, WINDOW, _decode_event):
-        yield Event(
-            record.action,
-            record.index,
-            _view(record.key, record.node),
-            None if record.prev is None else _view(record.key, record.prev),
-            refresh=record.refresh,
-            internal=record.internal,
-        )
+    return (_event(record) for _, record in records(engine, WINDOW, _decode_event))
+
+
+def _node(path: bytes, record: _NodeRecord) -> tuple[NodeView, Timed | None]:
+    if not record.expires:
+        return _view(path, record), None
+    if not record.since:
+        raise corrupt(f"table {NODES}, key {path!r}: it ends at an instant, and has no TTL")
+    return _view(path, record), Timed(record.ttl, record.since, record.remaining)
+
+
+def _event(record: _EventRecord) -> Event:
+    return Event(
+        record.action,
+        record.index,
+        _view(record.key, record.node),
+        None if record.prev is None else _view(record.key, record.prev),
+        refresh=record.refresh,
+        internal=record.internal,
+    )
 
 
 def _view(path: bytes, record: _NodeRecord) -> NodeView:

@@ -1,0 +1,269 @@
+"""`netstorectl import`: a data folder for a new netstore out of what an etcd has: a snapshot file, its data
+folder, or the etcd itself while it serves.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+import click
+
+from netstore.cli.commands.failures import refused, usage
+from netstore.cli.commands.invocation import Settings, say, warn
+from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.commands.v3calls import v3_client
+from netstore.cli.output import Form, Table
+from netstore.errors import NetstoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from netstore.node.etcdimport import Report
+    from netstore.node.etcdsource import EtcdSource
+    from netstore.node.seeding import Founders
+
+DEFAULT_NAME: Final = "default"
+DEFAULT_PEER_URL: Final = "http://localhost:2380"
+
+SHOW_SECONDS: Final = 0.2
+"""How often progress is shown."""
+
+_CORRUPT: Final = 2
+"""The kind of alarm."""
+
+_LIVE: Final = re.compile(r"https?://", re.IGNORECASE)
+
+
+@click.command("import", cls=Command)
+@click.argument("source", metavar="SOURCE")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), required=True, help="The folder to make, new or empty."
+)
+@click.option("--wal-dir", type=click.Path(path_type=Path), help="Where etcd's log is, if not in its folder.")
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the member.")
+@click.option(
+    "--initial-advertise-peer-urls",
+    "peer_urls",
+    metavar="URL[,URL...]",
+    help=f"Where the member is reached by others.  [as in --initial-cluster, else {DEFAULT_PEER_URL}]",
+)
+@click.option(
+    "--initial-cluster", metavar="NAME=URL[,...]", help="All members that begin with this data.  [this one]"
+)
+@click.option(
+    "--initial-cluster-token", metavar="TEXT", help="Secret of the new cluster; needed if it has several."
+)
+@click.option("--without-auth", is_flag=True, help="Import although the etcd asks for passwords.")
+@pass_settings
+def import_(
+    settings: Settings,
+    source: str,
+    *,
+    data_dir: Path,
+    wal_dir: Path | None,
+    name: str,
+    peer_urls: str | None,
+    initial_cluster: str | None,
+    initial_cluster_token: str | None,
+    without_auth: bool,
+) -> None:
+    """Make the data folder of a new netstore from an etcd.
+
+    SOURCE is a file of etcdctl snapshot save, the data folder of an etcd that is stopped, a folder of etcdctl
+    backup, or the URL of an etcd that serves. Revisions, versions, leases, v2 indexes and TTLs are kept.
+    Nothing in SOURCE is changed. To copy into a netstore that runs, see netstorectl mirror.
+    """
+    members = _members(name, peer_urls, initial_cluster)
+    if len(members) > 1 and not initial_cluster_token:
+        usage("--initial-cluster-token: is needed where several members begin, the same for each")
+    token = initial_cluster_token or secrets.token_hex(32)
+    origin = "import" if initial_cluster_token else secrets.token_hex(16)
+    with ExitStack() as parts, _in_words():
+        from netstore.node.seeding import founders  # noqa: PLC0415 - help need not wait for the store's modules
+
+        own = founders(members, name, token, origin)
+        opened = _opened(settings, source, data_dir, wal_dir, parts)
+        _check(opened, without_auth=without_auth)
+        report = _written(opened, data_dir, own)
+    _tell(settings, opened, report, data_dir, own)
+
+
+def _members(name: str, peer_urls: str | None, initial_cluster: str | None) -> dict[str, list[str]]:
+    """The peer URLs of all members by name."""
+    from netstore.client.endpoints import parse_endpoints  # noqa: PLC0415 - see Settings.run
+
+    members: dict[str, list[str]] = {}
+    for word in filter(None, (initial_cluster or "").split(",")):
+        each, equals, url = word.strip().partition("=")
+        if not equals or not each:
+            usage(f"--initial-cluster: {word!r} is not NAME=URL")
+        members.setdefault(each, []).append(url)
+    if peer_urls is not None:
+        own = [url.strip() for url in peer_urls.split(",") if url.strip()]
+        if members and sorted(members.get(name, ())) != sorted(own):
+            usage(f"--initial-advertise-peer-urls: not what --initial-cluster says of {name}")
+        members[name] = own
+    if not members:
+        members[name] = [DEFAULT_PEER_URL]
+    if name not in members:
+        usage(f"--name: {name} is not in --initial-cluster")
+    try:
+        return {each: list(parse_endpoints(urls)) for each, urls in members.items()}
+    except NetstoreError as error:
+        usage(f"--initial-cluster: {error}")
+
+
+def _opened(
+    settings: Settings, source: str, data_dir: Path, wal_dir: Path | None, parts: ExitStack
+) -> EtcdSource:
+    from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
+    from netstore.types import Nanos  # noqa: PLC0415 - same
+
+    if _LIVE.match(source):
+        settings.endpoints = source
+        return _fetched(settings, data_dir, parts)
+    path = Path(source)
+    with _progress("reading") as told:
+        if path.is_dir():
+            return open_folder(path, wal_dir, Nanos(time.time_ns()), parts, told)
+        return open_file(path, parts, told)
+
+
+def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource:
+    """What a running etcd has: a snapshot, taken into a file beside the folder for as long as it is needed,
+    and its v2 tree.
+    """
+    import tempfile  # noqa: PLC0415 - only here
+
+    from netstore.client.faults import BadAnswer  # noqa: PLC0415 - see Settings.run
+    from netstore.client.v2 import V2Error  # noqa: PLC0415 - same
+    from netstore.node.etcdsource import open_file  # noqa: PLC0415 - see above
+    from netstore.types import EtcdIndex, Nanos  # noqa: PLC0415 - same
+
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    file = parts.enter_context(
+        tempfile.NamedTemporaryFile(  # noqa: SIM115 - `parts` closes it
+            dir=data_dir.parent, prefix=".import-", suffix=".part"
+        )
+    )
+    settings.run(lambda: _save_snapshot(settings, cast("BinaryIO", file)))
+    file.flush()
+    opened = open_file(Path(file.name), parts)
+    now = Nanos(time.time_ns())
+    try:
+        listed = settings.ask(lambda client: client.get("/", recursive=True, quorum=True))
+    except (BadAnswer, V2Error):
+        return opened
+    opened.add_listing(listed.node, EtcdIndex(listed.etcd_index), now)
+    return opened
+
+
+async def _save_snapshot(settings: Settings, file: BinaryIO) -> None:
+    from netstore.client.backups import fetch_v3  # noqa: PLC0415 - see Settings.run
+
+    with _progress("fetching") as told:
+        async with v3_client(settings) as client:
+            await fetch_v3(client, file, rate=0, progress=lambda done, _: told(done))
+
+
+def _check(opened: EtcdSource, *, without_auth: bool) -> None:
+    """Refuse what an import would lose without a word."""
+    facts = opened.facts
+    if facts.auth_enabled and not without_auth:
+        raise refused(
+            f"this etcd asks for passwords ({facts.users} users, {facts.roles} roles), which netstore does"
+            " not have: with the data alone everybody who reaches the store may do everything; protect it by"
+            " client certificates, and import with --without-auth"
+        )
+    if any(kind == _CORRUPT for _, kind in facts.alarms):
+        raise refused(
+            "this etcd has the alarm CORRUPT: its members have different data; find out which is right,"
+            " disarm it (etcdctl alarm disarm), and import from that one"
+        )
+
+
+def _written(opened: EtcdSource, data_dir: Path, own: Founders) -> Report:
+    from netstore.node.etcdimport import Report  # noqa: PLC0415 - help need not wait for the store's modules
+    from netstore.node.seeding import seed  # noqa: PLC0415 - same
+
+    report = Report()
+    with _progress("writing") as told:
+        seed(data_dir, own, opened.applied, opened.records(report), told)
+    return report
+
+
+def _tell(settings: Settings, opened: EtcdSource, report: Report, data_dir: Path, own: Founders) -> None:
+    facts = opened.facts
+    if facts.users and not facts.auth_enabled:
+        warn(f"{facts.users} users and {facts.roles} roles were left out: netstore has none")
+    if facts.members > 1:
+        warn(
+            f"this etcd was one of {facts.members}: what the others had beyond entry {opened.applied} is not"
+            " imported; take the one that is farthest (etcdctl endpoint status)"
+        )
+    if opened.uncommitted:
+        warn(f"the last {opened.uncommitted} entries of its log were taken as if all members had them")
+    if opened.torn:
+        warn(f"{opened.torn}: the last write was not finished, and was not acknowledged either: left out")
+    if report.unleased_count:
+        names = ", ".join(repr(key.decode(errors="replace")) for key in report.unleased)
+        warn(f"{report.unleased_count} keys have a lease that does not exist, and stay for ever: {names}")
+    if opened.has_hidden:
+        warn(
+            "a running etcd does not list the hidden keys of its v2 API (names that begin with _): to import"
+        )
+        say("those, stop it and import its data folder")
+    fields = (
+        ("revision", report.revision),
+        ("compacted", report.compacted),
+        ("changes", report.changes),
+        ("leases", report.leases),
+        ("v2Nodes", report.nodes),
+        ("v2Index", report.index),
+        ("index", opened.applied),
+        ("cluster", f"{own.cluster:x}"),
+        ("member", f"{own.own:x}"),
+        ("dataDir", str(data_dir)),
+    )
+    settings.show(dict(fields), Table(("FIELD", "VALUE"), fields))
+    if settings.form is Form.TABLE:
+        say(f"now start it: netstored --data-dir {data_dir} --name {own.name}")
+
+
+@contextmanager
+def _progress(doing: str) -> Iterator[Callable[[int], object]]:
+    """What shows progress on standard error, if that is a terminal."""
+    shown = [0.0, False]
+
+    def told(done: int) -> None:
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - shown[0] > SHOW_SECONDS:
+            shown[:] = now, True
+            click.echo(f"\r{doing}: {done}", err=True, nl=False)
+
+    try:
+        yield told
+    finally:
+        if shown[1]:
+            click.echo("", err=True)
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What is wrong with a file or folder, as a `Failure`."""
+    from netstore.client.faults import ClientError  # noqa: PLC0415 - see Settings.run
+
+    try:
+        yield
+    except ClientError:
+        raise  # becomes a failure where the calls are made
+    except NetstoreError as error:
+        raise refused(str(error)) from None
+    except OSError as error:
+        raise refused(f"{error.filename or 'data_dir'}: {error.strerror or error}") from None

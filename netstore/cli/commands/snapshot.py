@@ -1,0 +1,412 @@
+"""`netstorectl snapshot`: save a backup of everything while the store runs, look at it, verify, restore it.
+
+There are two kinds of files: full backups of a netstored (contrib/doc/format-backup.md), and snapshots of the
+v3 keys in etcd's format, which every etcd and netstored makes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import sys
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Self
+
+import click
+
+from netstore.cli.commands.failures import refused
+from netstore.cli.commands.invocation import Settings, say, warn
+from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.output import Table
+from netstore.errors import NetstoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from netstore.node.fullbackup import Found
+
+FULL: Final = "full"
+V3: Final = "v3"
+"""The kinds of files."""
+
+MAX_BUMP: Final = 2**40
+"""What may be added to a revision: more than any cluster writes, far from the largest number."""
+
+DEFAULT_PEER_URL: Final = "http://localhost:2380"
+"""Where a member is reached if nothing is said, as for etcdctl."""
+
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_FIELDS: Final = (
+    "kind",
+    "cluster",
+    "member",
+    "name",
+    "version",
+    "made",
+    "revision",
+    "compacted",
+    "index",
+    "v2Index",
+    "level",
+    "hash",
+    "nodes",
+    "keys",
+    "changes",
+    "leases",
+    "members",
+    "records",
+    "size",
+    "sha256",
+    "verified",
+)
+"""Fields of every answer about a file; null where its kind does not have it, or it was not found out."""
+
+_SHOWN: Final = ("kind", "revision", "index", "v2Index", "records", "size", "sha256")
+
+
+def _rate(_context: click.Context, _option: click.Parameter, word: str | None) -> float:
+    """Bytes a second; 0 for no limit."""
+    if word is None:
+        return 0.0
+    match = re.fullmatch(r"([0-9]{1,9})([KMG]?)", word, re.IGNORECASE)
+    if match is None or not int(match[1]):
+        raise click.BadParameter(f"{word!r} is no rate; write bytes a second as 500K, 20M or 1G")
+    return float(int(match[1]) * _UNITS[match[2].upper()])
+
+
+@click.group(cls=Group)
+def snapshot() -> None:
+    """Backups of the store: save, check and restore them."""
+
+
+# --- save
+
+
+@snapshot.command("save")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--v3", "only_v3", is_flag=True, help="Only the v3 keys, in etcd's format, as etcdctl does.")
+@click.option("--rate", metavar="BYTES", callback=_rate, help="Most bytes a second, as 500K or 20M.")
+@pass_settings
+def save(settings: Settings, file: Path, *, only_v3: bool, rate: float) -> None:
+    """Save everything that a running store has to FILE: v2 keys, v3 keys, leases, members, plugins.
+
+    FILE appears when the backup is complete and was checked; a file of that name is replaced. A transfer that
+    breaks goes on where it broke. An etcd gives its v3 keys only.
+    """
+    if not only_v3 and not _is_netstore(settings):
+        warn(
+            "the store is an etcd: FILE gets its v3 keys, in etcd's format; keys of its v2 API are not in it"
+        )
+        only_v3 = True
+    with _written_aside(file) as part:
+        _fetch(settings, part.file, rate, only_v3=only_v3)
+        part.file.flush()
+        os.fsync(part.file.fileno())
+        content = _content(part.path)
+    _show(settings, {"file": str(file)} | content)
+
+
+class _Part(NamedTuple):
+    file: BinaryIO
+    path: Path
+
+
+@contextmanager
+def _written_aside(target: Path) -> Iterator[_Part]:
+    """A file beside `target`, of mode 0600, which takes its name at the end; removed if this fails."""
+    part = target.with_name(f"{target.name}.part") if target.name else target
+    if target.is_dir() or not target.name:
+        raise refused(f"{target}: is a folder; name a file")
+    with _in_words(target):
+        opened = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(opened, "w+b") as file:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise refused(f"{part}: another command writes it; wait, or name another file") from None
+            try:
+                os.fchmod(opened, 0o600)
+                file.truncate()
+                yield _Part(file, part)
+                part.rename(target)
+                folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """What is wrong with a file, as a `Failure`."""
+    from netstore.client.faults import ClientError  # noqa: PLC0415 - see Settings.run
+
+    try:
+        yield
+    except ClientError:
+        raise  # becomes a failure where the calls are made
+    except NetstoreError as error:
+        raise refused(str(error)) from None
+    except OSError as error:
+        raise refused(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def _is_netstore(settings: Settings) -> bool:
+    from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - see Settings.run
+
+    return settings.ask(lambda client: ClusterClient(client.transport).is_netstore())
+
+
+def _fetch(settings: Settings, file: BinaryIO, rate: float, *, only_v3: bool) -> None:
+    from netstore.client import backups  # noqa: PLC0415 - see Settings.run
+
+    work = backups.save_v3 if only_v3 else backups.save_full
+    connection = settings.connection(settings.addresses())
+    with _Bar() as bar:
+        settings.run(partial(work, connection, file, rate=rate, progress=bar.move))
+
+
+class _Bar:
+    """A progress bar on standard error, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def move(self, done: int, whole: int) -> None:
+        """So many bytes are done, of how many."""
+        if sys.stderr.isatty():
+            part = done / max(whole, 1)
+            shown = f"[{'#' * int(30 * part):<30}] {int(100 * part):3}% of {_size(whole)}"
+            if shown != self._shown:
+                self._shown = shown
+                click.echo(f"\r{shown}", err=True, nl=False)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            click.echo("", err=True)
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"
+
+
+# --- status and verify
+
+
+@snapshot.command("status")
+@click.argument("file", type=click.Path(path_type=Path))
+@pass_settings
+def status(settings: Settings, file: Path) -> None:
+    """Tell what is in a backup, full or of v3 keys. All of it is read, and its checksums are verified."""
+    with _in_words(file):
+        content = _content(file)
+    _show(settings, {"file": str(file)} | content)
+
+
+@snapshot.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@pass_settings
+def verify(settings: Settings, file: Path) -> None:
+    """Restore a backup into memory, as a member would load it; nothing is written.
+
+    One that is too large for half of the memory is read through instead, record by record, which the answer
+    says.
+    """
+    from netstore.node import fullbackup  # noqa: PLC0415 - one command of many needs it
+    from netstore.ops.memory import usable_memory  # noqa: PLC0415 - same
+
+    with _in_words(file):
+        if _kind(file) == V3:
+            content = _v3_content(file) | {"verified": fullbackup.READ_THROUGH}
+        else:
+            found = fullbackup.verify(file, usable_memory() // 2)
+            content = _full_content(found) | {"verified": found.how}
+    _show(settings, {"file": str(file)} | content)
+
+
+def _kind(file: Path) -> str:
+    from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - few commands need it
+
+    with file.open("rb") as opened:
+        return FULL if is_backup(opened.read(len(MAGIC))) else V3
+
+
+def _content(file: Path) -> dict[str, object]:
+    """What is in a file, all of which is read."""
+    from netstore.node import fullbackup  # noqa: PLC0415 - few commands need it
+
+    return _v3_content(file) if _kind(file) == V3 else _full_content(fullbackup.verify(file, 0))
+
+
+def _full_content(found: Found) -> dict[str, object]:
+    header = found.header
+    return dict.fromkeys(_FIELDS) | {
+        "kind": FULL,
+        "cluster": header.cluster,
+        "member": header.member,
+        "name": header.name,
+        "version": header.version,
+        "made": header.made,
+        "revision": header.revision,
+        "compacted": header.compacted,
+        "index": header.index,
+        "v2Index": header.v2_index,
+        "level": header.level,
+        "nodes": found.nodes,
+        "changes": found.records.get("v3", 0),
+        "keys": found.keys,
+        "leases": found.leases,
+        "members": found.members,
+        "records": sum(found.records.values()),
+        "size": found.size,
+        "sha256": found.digest,
+    }
+
+
+def _v3_content(file: Path) -> dict[str, object]:
+    """What is in a snapshot in etcd's format, with the hash that `etcdctl snapshot status` shows."""
+    from netstore.codec import crc32c  # noqa: PLC0415 - few commands need them
+    from netstore.etcdfile.boltreader import Database, database_size  # noqa: PLC0415 - same
+
+    with file.open("rb") as opened:
+        size = database_size(opened, str(file))
+        opened.seek(size)
+        digest = opened.read()
+        database = Database(opened, str(file), size)
+        check = records = revision = keys = 0
+        for bucket in database.buckets:
+            check = crc32c(bucket, check)
+            for key, value in database.bucket(bucket):
+                check = crc32c(value, crc32c(key, check))
+                records += 1
+                if bucket == b"key":
+                    revision = int.from_bytes(key[:8], "big")
+                    keys += 1
+    return dict.fromkeys(_FIELDS) | {
+        "kind": V3,
+        "revision": revision,
+        "hash": f"{check:x}",
+        "changes": keys,
+        "records": records,
+        "size": size,
+        "sha256": digest.hex() or None,
+    }
+
+
+def _show(settings: Settings, content: Mapping[str, object]) -> None:
+    """One answer: all fields in JSON, those that fit in a table."""
+    row = tuple(None if content[name] is None else str(content[name]) for name in ("file", *_SHOWN))
+    headings = tuple(re.sub("([A-Z])", r" \1", name).upper() for name in ("file", *_SHOWN))
+    settings.show(dict(content), Table(headings, [row]))
+
+
+# --- restore
+
+
+@snapshot.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="New or empty folder.")
+@click.option("--name", default="default", show_default=True, help="Name of this member.")
+@click.option("--initial-cluster", metavar="NAME=URL,...", help="All members of the new cluster.  [this one]")
+@click.option(
+    "--initial-advertise-peer-urls", metavar="URL,...", help="Peer URLs of this member.  [as in the cluster]"
+)
+@click.option("--initial-cluster-token", metavar="TEXT", help="As netstored is given it.  [etcd-cluster]")
+@click.option(
+    "--bump-revision", type=click.IntRange(0, MAX_BUMP), default=0, help="Add this to the revision."
+)
+@click.option("--mark-compacted", is_flag=True, help="Refuse reads and watches of earlier revisions.")
+@click.option(
+    "--skip-hash-check", is_flag=True, help="Of a v3 snapshot: do not verify the digest at its end."
+)
+@pass_settings
+def restore(
+    settings: Settings,
+    file: Path,
+    *,
+    data_dir: Path,
+    name: str,
+    initial_cluster: str | None,
+    initial_advertise_peer_urls: str | None,
+    initial_cluster_token: str | None,
+    bump_revision: int,
+    mark_compacted: bool,
+    skip_hash_check: bool,
+) -> None:
+    """Make the data folder of one member of a new cluster from a backup, full or of v3 keys.
+
+    Each member of the cluster restores the same file with the same --initial-cluster and token, into a folder
+    of its own. The cluster id is new: no member of the old cluster can be part of it.
+    """
+    if bump_revision and not mark_compacted:
+        raise click.UsageError("--bump-revision needs --mark-compacted: revisions between would be empty")
+    if mark_compacted and not bump_revision:
+        raise click.UsageError("--mark-compacted needs --bump-revision")
+    members = _members(name, initial_cluster, initial_advertise_peer_urls)
+    with _in_words(file):
+        from netstore.node import restore as work  # noqa: PLC0415 - one command of many needs it
+        from netstore.ops.store import DEFAULT_CLUSTER_TOKEN  # noqa: PLC0415 - same
+
+        if skip_hash_check and _kind(file) == FULL:
+            raise click.UsageError("--skip-hash-check is for v3 snapshots: a full backup is always verified")
+        token = initial_cluster_token or DEFAULT_CLUSTER_TOKEN
+        done = work.restore(
+            file,
+            data_dir,
+            work.Wish(name, members, token, bump_revision, mark_compacted, skip_hash_check),
+        )
+    content: dict[str, str | int] = {
+        "dataDir": str(data_dir),
+        "cluster": f"{done.cluster:x}",
+        "member": f"{done.member:x}",
+        "name": name,
+        "revision": done.revision,
+        "v2Index": done.v2_index,
+        "records": done.records,
+    }
+    headings = ("DATA DIR", "CLUSTER", "MEMBER", "NAME", "REVISION", "V2 INDEX", "RECORDS")
+    settings.show(content, Table(headings, [tuple(content.values())]))
+    if len(members) > 1:
+        say("restore the same file for each other member, before any of them is started")
+
+
+def _members(name: str, cluster: str | None, own: str | None) -> dict[str, tuple[str, ...]]:
+    """Peer URLs by name; `UsageError` if these options do not fit each other."""
+    from netstore.ops.addresses import MEMBER_NAME, TARGETS, Members  # noqa: PLC0415 - one command needs them
+    from netstore.ops.kinds import BadValue  # noqa: PLC0415 - same
+
+    option = "--name"
+    try:
+        MEMBER_NAME.check(name)
+        option = "--initial-advertise-peer-urls"
+        urls = None if own is None else tuple(map(str, TARGETS.read_words([own])))
+        option = "--initial-cluster"
+        listed = Members().read_words([cluster or _pairs(name, urls)])
+    except BadValue as bad:
+        raise click.UsageError(f"{option}: {bad}") from None
+    found = {each.name: tuple(map(str, each.peer_urls)) for each in listed}
+    if name not in found:
+        raise click.UsageError(f"--initial-cluster: names {', '.join(found)}, and not {name}; add it")
+    if urls is not None and set(urls) != set(found[name]):
+        raise click.UsageError(
+            f"--initial-cluster gives {name} the URLs {','.join(found[name])}, and"
+            f" --initial-advertise-peer-urls {','.join(urls)}; make them agree"
+        )
+    return found
+
+
+def _pairs(name: str, urls: Iterable[str] | None) -> str:
+    return ",".join(f"{name}={url}" for url in urls or (DEFAULT_PEER_URL,))

@@ -1,0 +1,249 @@
+"""The way back: a data folder for an etcd of one member, or a snapshot file, from a netstore's state. Blocks.
+
+Keys, history, revisions and leases go into the database, as in a snapshot of the API (`node.backup.buckets`);
+the v2 tree with its indexes, TTLs and event window goes into a v2 snapshot at which the log begins.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from netstore.disk.datadir import explain_errors, sync_folder
+from netstore.errors import NetstoreError
+from netstore.etcdfile import boltwriter, raftlogwriter
+from netstore.node.backup import buckets
+from netstore.state import tables
+from netstore.state.v2.history import CAPACITY
+from netstore.state.v2.records import unpack_event, unpack_node
+from netstore.state.v2.statistics import REPLICATED
+from netstore.types import EtcdIndex
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from netstore.disk.statefile import StateFile
+    from netstore.node.seeding import Founders
+    from netstore.types import Event, NodeView
+
+FIRST_INDEX: Final = 1
+"""Index and term of the v2 snapshot. The database is as of this index, too."""
+
+_FOREVER: Final = "0001-01-01T00:00:00Z"
+_OF_CLUSTER: Final = frozenset({b"alarm", b"cluster", b"members", b"members_removed"})
+_READ_BYTES: Final = 1024 * 1024
+
+
+def write_snapshot(state: StateFile, target: Path) -> int:
+    """Write the v3 keys to a file as `etcdctl snapshot save` does, on stable storage; its size in bytes. It
+    appears complete or not at all. NetstoreError, with the fix, when it cannot be written.
+    """
+    part = target.with_name(f"{target.name}.part")
+    with explain_errors(part):
+        opened = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(opened, "w+b") as file:
+            try:
+                size = boltwriter.write(file, buckets(state))
+                file.seek(0)
+                digest = sha256()
+                while piece := file.read(_READ_BYTES):
+                    digest.update(piece)
+                file.write(digest.digest())
+                file.flush()
+                os.fsync(opened)
+                part.rename(target)
+                sync_folder(target.parent)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+    return size + digest.digest_size
+
+
+def write_folder(state: StateFile, target: Path, own: Founders) -> int:
+    """Write the data folder of an etcd whose only member is `own.own`; how many v2 nodes it has. It appears
+    complete or not at all. `target` is a new or empty folder.
+
+    NetstoreError, with the fix, when it cannot be written. Memory: the v2 tree, as in an etcd.
+    """
+    part = target.with_name(f"{target.name}.part")
+    with explain_errors(target):
+        if target.exists() and any(target.iterdir()):
+            raise NetstoreError(f"{target}: is not empty; nothing was changed: choose a new or empty folder")
+        shutil.rmtree(part, ignore_errors=True)
+        snap, wal = part / "member" / "snap", part / "member" / "wal"
+        try:
+            for folder in (part, part / "member", snap, wal):
+                folder.mkdir(mode=0o700)
+            count = _fill(state, snap, wal, own)
+            for folder in (snap, wal, part / "member", part):
+                sync_folder(folder)
+            _put_in_place(part, target)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    return count
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    try:
+        part.rename(target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise NetstoreError(f"{target}: a file system is mounted there: choose a folder in it") from None
+    sync_folder(target.parent)
+
+
+def _fill(state: StateFile, snap: Path, wal: Path, own: Founders) -> int:
+    urls = own.members[own.own]
+    with _new(snap / "db") as file:
+        # Members and their alarms are the old cluster's; etcd writes its own when it starts.
+        content = {name: iter(()) if name in _OF_CLUSTER else pairs for name, pairs in buckets(state).items()}
+        boltwriter.write(file, content)
+    count, store = _v2_store(state, own.own, own.name, urls)
+    try:
+        data = json.dumps(store, separators=(",", ":")).encode()
+    except RecursionError:
+        raise NetstoreError(
+            "the v2 tree is nested too deep to be exported; remove its deepest folders"
+        ) from None
+    with _new(snap / raftlogwriter.snapshot_file(FIRST_INDEX, FIRST_INDEX)) as file:
+        file.write(raftlogwriter.snapshot(data, (own.own,), FIRST_INDEX, FIRST_INDEX))
+    with _new(wal / raftlogwriter.LOG_FILE) as file:
+        raftlogwriter.write_log(file, own.own, own.cluster, FIRST_INDEX, FIRST_INDEX)
+    return count
+
+
+class _new:  # noqa: N801 - used as a function
+    """A new file of mode 0600, synced when it is closed without an exception."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b")
+
+    def __enter__(self) -> Any:
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _v2_store(state: StateFile, member: int, name: str, urls: tuple[str, ...]) -> tuple[int, dict[str, Any]]:
+    """How many nodes there are, and the whole v2 store as etcd has it in its snapshots."""
+    scalars = tables.Scalars(EtcdIndex(0), (0,) * len(REPLICATED), "")
+    for _, stored in state.every(tables.STATE):
+        scalars = msgspec.msgpack.decode(stored, type=tables.Scalars)
+    attributes = {
+        "attributes": json.dumps({"name": name, "clientURLs": []}),
+        "raftAttributes": json.dumps({"peerURLs": list(urls)}),
+    }
+    home = f"/0/members/{member:x}"
+    own = _folder(home, {each: _file(f"{home}/{each}", text) for each, text in attributes.items()})
+    members = _folder("/0/members", {f"{member:x}": own})
+    users = _folder("/1", {})
+    count = 0
+    folders: dict[str, dict[str, Any]] = {"/1": users}
+    waiting: dict[str, dict[str, Any]] = {}
+    for path, stored in sorted(state.every(tables.NODES)):
+        node, _ = unpack_node(path, stored)
+        shown = _stored(node)
+        count += 1
+        folders[shown["Path"]] = shown
+        waiting[shown["Path"]] = shown
+    for full, shown in waiting.items():
+        parent, _, last = full.rpartition("/")
+        folders[parent]["Children"][last] = shown
+    events = sorted((unpack_event(key, stored) for key, stored in state.every(tables.WINDOW)), key=_index)
+    queue: list[dict[str, Any] | None] = [_shown_event(event) for event in events]
+    size = len(queue)
+    queue += [None] * (CAPACITY - size)
+    history = {
+        "Queue": {
+            "Events": queue,
+            "Size": size,
+            "Front": 0,
+            "Back": size % CAPACITY,
+            "Capacity": CAPACITY,
+        },
+        "StartIndex": events[0].index if events else 0,
+        "LastIndex": scalars.index,
+    }
+    return count, {
+        "Root": _folder("/", {"0": _folder("/0", {"members": members}), "1": users}),
+        "WatcherHub": {"EventHistory": history},
+        "CurrentIndex": scalars.index,
+        "Stats": dict(zip(map(_camel, REPLICATED), scalars.counts, strict=True)),
+        "CurrentVersion": 2,
+    }
+
+
+def _index(event: Event) -> int:
+    return event.index
+
+
+def _folder(path: str, children: dict[str, Any]) -> dict[str, Any]:
+    return _file(path, "") | {"Children": children}
+
+
+def _file(path: str, value: str) -> dict[str, Any]:
+    return {
+        "Path": path,
+        "CreatedIndex": 0,
+        "ModifiedIndex": 0,
+        "ExpireTime": _FOREVER,
+        "Value": value,
+        "Children": None,
+    }
+
+
+def _stored(node: NodeView) -> dict[str, Any]:
+    return {
+        "Path": "/1" + node.key.decode(errors="replace"),
+        "CreatedIndex": node.created,
+        "ModifiedIndex": node.modified,
+        "ExpireTime": _instant(node.expires) if node.expires else _FOREVER,
+        "Value": (node.value or b"").decode(errors="replace"),
+        "Children": {} if node.dir else None,
+    }
+
+
+def _shown_event(event: Event) -> dict[str, Any]:
+    home = "/0" if event.internal else "/1"
+    shown: dict[str, Any] = {"action": event.action, "node": _shown(event.node, home)}
+    if event.prev is not None:
+        shown["prevNode"] = _shown(event.prev, home)
+    return shown | {"refresh": True} if event.refresh else shown
+
+
+def _shown(node: NodeView, home: str) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "key": home + node.key.decode(errors="replace"),
+        "modifiedIndex": node.modified,
+        "createdIndex": node.created,
+    }
+    if node.dir:
+        shown["dir"] = True
+    elif node.value is not None:
+        shown["value"] = node.value.decode(errors="replace")
+    if node.expires:
+        shown["expiration"] = _instant(node.expires)
+    return shown
+
+
+def _instant(nanos: int) -> str:
+    seconds, rest = divmod(nanos, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)

@@ -1,0 +1,149 @@
+"""What an etcd left on disk, opened to be imported: a snapshot file, or the data folder of a stopped member,
+or one that `etcdctl backup` made. Blocks. Nothing in it is changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from netstore.errors import CorruptData, NetstoreError
+from netstore.etcdfile import v2content, v3content
+from netstore.etcdfile.boltreader import Database, database_size
+from netstore.etcdfile.raftlog import LOG_NAME, SNAPSHOT_NAME, RaftLog, read_snapshot
+from netstore.node.etcdimport import Report, V2State, v3_records
+from netstore.types import EtcdIndex, Index, Nanos
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    from netstore.etcdfile.raftlog import Snapshot
+    from netstore.node.etcdimport import Listed
+    from netstore.state.tables import Record
+
+_NO_FACTS: Final = v3content.Facts(0, 0, 0, auth_enabled=False, users=0, roles=0, members=0, alarms=())
+
+
+def _ignore(_: int) -> None:
+    """Nobody waits for progress."""
+
+
+class EtcdSource:
+    """The contents of an etcd, as records."""
+
+    def __init__(self, database: Database | None, v2: V2State | None, applied: Index) -> None:
+        """Made by `open_file` and `open_folder`."""
+        self._database = database
+        self._v2 = v2
+        self.applied = applied
+        """The index that the log of the new member begins after, at least 1."""
+        self.facts = _NO_FACTS if database is None else v3content.facts(database)
+        self.has_hidden = False
+        """There may be hidden nodes of the v2 tree that are not among the records."""
+        self.torn = ""
+        """Where the last write of the log was torn by a crash; empty if none was."""
+        self.uncommitted = 0
+        """Entries at the end of the log that were taken over, and of which the member did not know whether a
+        majority had them.
+        """
+
+    def add_listing(self, root: Listed, index: EtcdIndex, now: Nanos) -> None:
+        """Add the v2 tree as a running etcd has listed it, which leaves out hidden nodes."""
+        self.has_hidden = True
+        self._v2 = V2State(now)
+        self._v2.restore_listing(root, index)
+
+    def records(self, report: Report) -> Iterator[Record]:
+        """All records; `report` is complete when the last was given. CorruptData if something is damaged."""
+        if self._database is not None:
+            yield from v3_records(self._database, self.facts, self.applied, report)
+        if self._v2 is not None:
+            yield from self._v2.records(report)
+
+
+def open_file(path: Path, parts: ExitStack, told: Callable[[int], object] = _ignore) -> EtcdSource:
+    """A file that `etcdctl snapshot save` wrote, or the file `db` of a data folder. `told` is called with how
+    many bytes were verified so far. Closed with `parts`.
+    """
+    database = _open_database(path, parts, told)
+    index = v3content.facts(database).consistent_index
+    return EtcdSource(database, None, Index(max(1, index)))
+
+
+def open_folder(
+    path: Path, wal: Path | None, now: Nanos, parts: ExitStack, told: Callable[[int], object] = _ignore
+) -> EtcdSource:
+    """The data folder of a stopped member; `wal` is where its log is, if not inside. `now` is the instant
+    from which the TTLs of the v2 tree count. `told` is called with the number of entries of the log that were
+    looked at. Closed with `parts`.
+
+    NetstoreError, with the fix, if it is in use or is no such folder; CorruptData, with file and offset, if
+    something in it is damaged.
+    """
+    snap, wal = path / "member" / "snap", wal or path / "member" / "wal"
+    if not snap.is_dir() or not wal.is_dir():
+        raise NetstoreError(
+            f"{path}: not the data folder of an etcd: {wal if snap.is_dir() else snap} is not there: name the"
+            " folder that etcd was given as --data-dir (and --wal-dir), or a snapshot file"
+        )
+    names = sorted(each.name for each in wal.iterdir() if LOG_NAME.fullmatch(each.name))
+    if not names:
+        raise NetstoreError(f"{wal}: has no log of an etcd: name the folder that etcd was given as --wal-dir")
+    log = RaftLog([(str(wal / name), _opened(wal / name, parts)) for name in names])
+    snapshot = _newest_snapshot(snap, log)
+    index = 0 if snapshot is None else snapshot.index
+    if log.first > index + 1 and log.last >= log.first:
+        raise CorruptData(
+            f"{wal / names[0]}: offset 0: the log begins with entry {log.first}, and the newest v2 snapshot"
+            f" is of entry {index}: files are missing"
+        )
+    state = V2State(now)
+    if snapshot is not None:
+        state.restore(v2content.decode(snapshot.data, str(snap)), Index(max(1, index)))
+    others = state.apply(log.entries(index), told)
+    db = snap / "db"
+    database = _open_database(db, parts, _ignore) if db.exists() else None
+    source = EtcdSource(database, state, Index(max(1, index, log.last)))
+    missing = [each for each in others if each > source.facts.consistent_index]
+    if missing:
+        raise NetstoreError(
+            f"{path}: this etcd was not stopped properly: its log has {len(missing)} requests of the v3 API"
+            f" from entry {missing[0]} on which its database does not have yet: start it once, stop it with"
+            " SIGTERM, and repeat this"
+        )
+    source.torn = log.torn
+    source.uncommitted = max(0, log.last - max(log.commit, index))
+    return source
+
+
+def _newest_snapshot(folder: Path, log: RaftLog) -> Snapshot | None:
+    """The newest v2 snapshot that the log knows of."""
+    for file in sorted(folder.iterdir(), reverse=True):
+        match = SNAPSHOT_NAME.fullmatch(file.name)
+        if match and (int(match[2], 16), int(match[1], 16)) in log.snapshots:
+            with file.open("rb") as opened:
+                return read_snapshot(opened, str(file))
+    return None
+
+
+def _open_database(path: Path, parts: ExitStack, told: Callable[[int], object]) -> Database:
+    file = _opened(path, parts)
+    return Database(file, str(path), database_size(file, str(path), told))
+
+
+def _opened(path: Path, parts: ExitStack) -> BinaryIO:
+    """The file, which no etcd uses, and which none can open to write meanwhile."""
+    try:
+        file = parts.enter_context(path.open("rb"))
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise NetstoreError(
+            f"{path}: in use by an etcd that runs: stop it, or import from its URL while it serves"
+        ) from None
+    except OSError as error:
+        raise NetstoreError(
+            f"{path}: {error.strerror or error}: name a file or folder that can be read"
+        ) from None
+    return file

@@ -1,0 +1,172 @@
+"""A data folder for a member of a new cluster whose state comes from elsewhere: an import, a backup. Blocks.
+
+The state is written in commits of bounded size, verified by reading all of it, and marked in the log as a
+snapshot of the members that begin the cluster; the identity comes last. Until then no member starts on the
+folder (`disk.datadir.DataDir.make`), so that it is complete or none. Each founder of a cluster of several
+members is given the same records and the same `Founders`, but for `own`.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, keep_token
+from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, MAP_BYTES, MAP_LIMIT_BYTES
+from netstore.disk.frame import Identity
+from netstore.disk.posix import PosixDevice
+from netstore.disk.shared import SharedTables
+from netstore.disk.verification import verify
+from netstore.disk.wal import Wal
+from netstore.errors import NetstoreError
+from netstore.node import bootstrap
+from netstore.raft.entry import ConfState, HardState, SnapshotMeta
+from netstore.state import tables
+from netstore.state.members import MemberInfo, member_key
+from netstore.types import ClusterId, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from netstore.types import Index
+
+Record: TypeAlias = tables.Record
+
+_OF_MEMBERS: Final = frozenset({tables.MEMBERS, tables.REMOVED})
+"""Tables that are about the old cluster; those of the new one are written here."""
+
+TOLD_EACH: Final = 10_000
+"""Progress is told after so many records."""
+
+
+class Founders(NamedTuple):
+    """The members that begin a new cluster, and which of them the folder is for."""
+
+    own: NodeId
+    members: Mapping[NodeId, tuple[str, ...]]
+    """Peer URLs by id."""
+    name: str
+    """Of the own member."""
+    join_token: str
+
+    @property
+    def cluster(self) -> ClusterId:
+        """The id of the new cluster."""
+        return bootstrap.cluster_id(self.members)
+
+
+def founders(initial: Mapping[str, Sequence[str]], name: str, token: str, origin: str) -> Founders:
+    """The founders with these peer URLs by name; the own one is called `name`. All of them are given the same
+    `token` and `origin`. The ids depend on both, so that a member of the cluster from which the data comes
+    cannot be taken for one of the new cluster; `token` is also what members join by.
+
+    NetstoreError if no founder has this name.
+    """
+    ids = {each: bootstrap.member_id(urls, f"{token} {origin}") for each, urls in initial.items()}
+    if name not in ids:
+        raise NetstoreError(f"initial_cluster: names {', '.join(ids) or 'nobody'}, and not {name}: add it")
+    return Founders(ids[name], {ids[each]: tuple(urls) for each, urls in initial.items()}, name, token)
+
+
+def _ignore(_: int) -> None:
+    """Nobody waits for progress."""
+
+
+def seed(
+    path: Path,
+    own: Founders,
+    applied: Index,
+    records: Iterable[Record],
+    progress: Callable[[int], object] = _ignore,
+) -> int:
+    """Write a data folder; how many records it has. Memory: one commit.
+
+    `records` are those of a state that has applied the entry `applied`, at least 1: those of `tables.STATE`
+    and `tables.V3_STATE` among them, those of members are left out. `progress` is called with how many were
+    written so far. The folder is new or empty.
+
+    NetstoreError, with the fix, when it cannot be written. Whatever is raised, also by `records`, the folder
+    is empty then.
+    """
+    folder = DataDir.make(path)
+    try:
+        count = _write_state(folder.state_dir / STATE_FILE, own, applied, records, progress)
+        _write_log(folder, own, applied)
+        keep_token(folder.path, own.join_token)
+        folder.adopt(MemberIdentity(own.cluster, own.own, own.name))
+    except BaseException:
+        if folder.found is None:
+            folder.discard()
+        raise
+    folder.close()
+    return count
+
+
+def _write_state(
+    path: Path,
+    own: Founders,
+    applied: Index,
+    records: Iterable[Record],
+    progress: Callable[[int], object],
+) -> int:
+    shared = SharedTables(path, tables.TABLES, MAP_BYTES, MAP_LIMIT_BYTES)
+    count = 0
+    try:
+        changes = {
+            (tables.MEMBERS, member_key(id_)): tables.encode(MemberInfo(id_, "", (), urls))
+            for id_, urls in own.members.items()
+        }
+        size = 0
+        for table, key, value in records:
+            if table in _OF_MEMBERS:
+                continue
+            changes[table, key] = value
+            count += 1
+            size += len(key) + len(value)
+            if len(changes) >= COMMIT_CHANGES or size >= COMMIT_BYTES:
+                _commit(shared, applied, changes)
+                changes, size = {}, 0
+            if count % TOLD_EACH == 0:
+                progress(count)
+        _commit(shared, applied, changes)
+        stored = sum(each.records for each in shared.tables.summary.sums.values())
+    finally:
+        shared.close()
+    if stored != count + len(own.members):
+        raise NetstoreError(
+            f"{path}: {stored} records were stored, of {count + len(own.members)}: some have the same key:"
+            " the source is not consistent, take another copy of it"
+        )
+    progress(count)
+    verify(path)
+    return count
+
+
+def _commit(shared: SharedTables, applied: Index, changes: dict[tuple[str, bytes], bytes]) -> None:
+    failure = shared.commit(applied, b"", changes)
+    if failure is not None:
+        raise NetstoreError(
+            f"data_dir: cannot be written: {failure}; free disk space, or choose another folder"
+        )
+
+
+def _write_log(folder: DataDir, own: Founders, applied: Index) -> None:
+    """Write a log that begins after the state, with all founders as voters, on stable storage."""
+    calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+    outcomes: list[OSError | None] = []
+    conf = ConfState(voters=tuple(sorted(own.members)))
+    with ExitStack() as parts:
+        device = PosixDevice(folder.wal_dir, calls.put)
+        parts.callback(device.close)
+        log, _ = Wal.open(device, Identity(own.cluster, own.own))
+        parts.callback(log.close)
+        log.mark(SnapshotMeta(applied, bootstrap.FIRST_TERM, conf), outcomes.append)
+        log.append(HardState(bootstrap.FIRST_TERM, NodeId(0), applied), [], outcomes.append)
+        while len(outcomes) < 2:
+            calls.get()()
+    for failure in filter(None, outcomes):
+        raise NetstoreError(
+            f"data_dir: cannot be written: {failure}; free disk space, or choose another folder"
+        )

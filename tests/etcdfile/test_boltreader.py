@@ -1,0 +1,159 @@
+"""The bbolt reader reads what the writer wrote and what a real etcd wrote, and refuses what is damaged."""
+
+from __future__ import annotations
+
+import io
+import struct
+from hashlib import sha256
+from itertools import pairwise
+from subprocess import run
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.errors import CorruptData
+from netstore.etcdfile.boltpages import fnv1a
+from netstore.etcdfile.boltreader import MAX_DEPTH, Database, database_size
+from netstore.etcdfile.boltwriter import PAGE_BYTES, write
+from tests.support.peers import start_etcd
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Pairs = dict[bytes, bytes]
+
+
+def written(buckets: dict[bytes, Pairs]) -> bytes:
+    file = io.BytesIO()
+    write(file, {name: sorted(pairs.items()) for name, pairs in buckets.items()})
+    return file.getvalue()
+
+
+def opened(data: bytes) -> Database:
+    return Database(io.BytesIO(data), "a file", len(data))
+
+
+def content(data: bytes) -> dict[bytes, Pairs]:
+    database = opened(data)
+    return {name: dict(database.bucket(name)) for name in database.buckets}
+
+
+def changed(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]
+
+
+@given(
+    st.dictionaries(
+        st.binary(min_size=1, max_size=8),
+        st.dictionaries(st.binary(min_size=1, max_size=40), st.binary(max_size=3000), max_size=40),
+        max_size=5,
+    )
+)
+def test_what_was_written_is_read(buckets: dict[bytes, Pairs]) -> None:
+    assert content(written(buckets)) == buckets
+
+
+@pytest.mark.parametrize(("count", "key", "value"), [(20_000, 8, 8), (300, 2_500, 10), (3, 10, 1_000_000)])
+def test_trees_of_several_levels(count: int, key: int, value: int) -> None:
+    pairs = {number.to_bytes(key, "big"): bytes((number % 256,)) * value for number in range(count)}
+    found = list(opened(written({b"key": pairs})).bucket(b"key"))
+    assert dict(found) == pairs
+    assert all(one < two for (one, _), (two, _) in pairwise(found))
+
+
+def test_a_bucket_that_is_not_there_is_empty() -> None:
+    assert list(opened(written({b"a": {b"k": b"v"}})).bucket(b"b")) == []
+
+
+def test_each_changed_byte_is_refused_or_changes_no_structure() -> None:
+    """A changed byte is found, or lies in a key, a value or a gap: the database has no checksum of those."""
+    data = written({b"key": {b"%02d" % number: b"value" * number for number in range(40)}, b"meta": {}})
+    whole = content(data)
+    refusals: list[str] = []
+    for at in range(0, len(data), 3):
+        try:
+            found = content(changed(data, at, bytes((data[at] ^ 0xFF,))))
+        except CorruptData as error:
+            refusals.append(str(error))
+        else:
+            assert sum(map(len, found.values())) <= sum(map(len, whole.values()))
+    assert len(refusals) > 40 * 3, "heads and elements are checked"
+    assert all("a file: offset " in text for text in refusals)
+
+
+def test_one_damaged_meta_is_not_needed() -> None:
+    data = written({b"a": {b"k": b"v"}})
+    for at in (16, PAGE_BYTES + 16):
+        assert content(changed(data, at, b"\0\0\0\0")) == {b"a": {b"k": b"v"}}
+    with pytest.raises(CorruptData, match="offset 0: not a bbolt database"):
+        opened(changed(changed(data, 16, b"\0"), PAGE_BYTES + 16, b"\0"))
+
+
+def test_a_file_that_was_cut_is_refused() -> None:
+    data = written({b"a": {b"%05d" % number: b"v" * 100 for number in range(1000)}})
+    for size in (0, 10, 100, PAGE_BYTES, len(data) - PAGE_BYTES, len(data) - 1):
+        with pytest.raises(CorruptData, match=r"a file: offset \d+"):
+            content(data[:size])
+
+
+def test_pages_that_name_each_other_end() -> None:
+    """A branch page that is its own child."""
+    data = written({b"a": {b"%05d" % number: b"v" * 100 for number in range(1000)}})
+    branch = next(at for at in range(0, len(data), PAGE_BYTES) if struct.unpack_from("<QH", data, at)[1] == 1)
+    own = branch // PAGE_BYTES
+    with pytest.raises(CorruptData, match=f"more than {MAX_DEPTH} levels"):
+        content(changed(data, branch + 16 + 8, struct.pack("<Q", own)))
+
+
+def test_a_page_that_claims_to_be_large_is_not_read() -> None:
+    data = written({b"a": {b"k": b"v"}})
+    page = 3 * PAGE_BYTES
+    with pytest.raises(CorruptData, match=f"offset {page}: a page of "):
+        content(changed(data, page + 12, struct.pack("<I", 2**31)))
+
+
+def test_a_small_bucket_lies_in_the_page_that_names_it() -> None:
+    """As bbolt stores a bucket whose pages would be mostly empty."""
+    inner = struct.pack("<QHHI", 0, 2, 1, 0) + struct.pack("<IIII", 0, 16, 1, 5) + b"kvalue"
+    value = struct.pack("<QQ", 0, 7) + inner
+    root = struct.pack("<QHHI", 3, 2, 1, 0) + struct.pack("<IIII", 1, 16, 4, len(value)) + b"meta" + value
+    fields = struct.pack("<IIIIQQQQQ", 0xED0CDAED, 2, PAGE_BYTES, 0, 3, 0, 2, 4, 9)
+    meta = struct.pack("<QHHI", 0, 4, 0, 0) + fields + struct.pack("<Q", fnv1a(fields))
+    data = b"".join(page.ljust(PAGE_BYTES, b"\0") for page in (meta, b"", b"", root))
+    assert content(data) == {b"meta": {b"k": b"value"}}
+
+
+def test_the_digest_behind_a_database() -> None:
+    data = written({b"a": {b"k": b"v"}})
+    assert database_size(io.BytesIO(data), "f") == len(data)
+    signed = data + sha256(data).digest()
+    read: list[int] = []
+    assert database_size(io.BytesIO(signed), "f", read.append) == len(data)
+    assert read[-1] == len(data)
+    with pytest.raises(CorruptData, match=f"f: offset {len(data)}: the SHA-256"):
+        database_size(io.BytesIO(changed(signed, 5000, b"x")), "f")
+
+
+@pytest.mark.peer("etcd", "etcdctl")
+def test_a_snapshot_of_a_real_etcd(tmp_path: Path) -> None:
+    file = tmp_path / "snapshot.db"
+    with start_etcd(tmp_path) as etcd:
+        ctl = ("etcdctl", "--endpoints", etcd.url)
+        env = {"ETCDCTL_API": "3", "PATH": "/usr/bin"}
+        for number in range(300):
+            key, value = f"/registry/pods/{number:04}", "x" * (number * 30)
+            run((*ctl, "put", key, value), env=env, check=True, capture_output=True)
+        run((*ctl, "del", "/registry/pods/0007"), env=env, check=True, capture_output=True)
+        run((*ctl, "snapshot", "save", str(file)), env=env, check=True, capture_output=True)
+    with file.open("rb") as opened_file:
+        size = database_size(opened_file, "snapshot.db")
+        assert size == file.stat().st_size - 32
+        database = Database(opened_file, "snapshot.db", size)
+        assert {b"key", b"lease", b"meta", b"auth", b"members"} <= set(database.buckets)
+        keys = list(database.bucket(b"key"))
+    assert len(keys) == 301
+    assert keys[-1][0] == struct.pack(">Qc", 302, b"_") + bytes(8) + b"t"
+    assert b"/registry/pods/0299" in keys[299][1]
+    assert len(keys[299][1]) > 299 * 30

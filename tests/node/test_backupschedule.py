@@ -1,0 +1,257 @@
+"""Scheduled backups: when they are made, what is kept, what is told, and the command after them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from netstore.errors import NetstoreError
+from netstore.node import backupschedule, fullbackup
+from netstore.node.backupschedule import BackupPlan, BackupSchedule
+from netstore.state.v2.commands import Set
+from netstore.types import ClusterId, NodeId
+from tests.support.backups import Place
+from tests.support.local_member import HandClock
+from tests.support.patience import seconds, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+HOUR = 3600.0
+SECOND = 10**9
+
+
+class Site:
+    """A member with a state, a folder for its backups, and a clock that is moved by hand."""
+
+    def __init__(self, folder: Path, **plan: Any) -> None:
+        (folder / "state").mkdir()
+        self.folder = folder / "backups"
+        self.folder.mkdir()
+        self.place = Place(folder / "state", trio.lowlevel.current_trio_token().run_sync_soon)
+        self.place.fill()
+        self.clock = HandClock()
+        self.plan: dict[str, Any] = {
+            "folder": self.folder,
+            "every": 6 * HOUR,
+            "keep": 3,
+            "hook": None,
+            "hook_seconds": seconds(60),
+            "memory_bytes": 1 << 30,
+        } | plan
+        self.schedule = self.again()
+
+    def again(self) -> BackupSchedule:
+        """The schedule of the same member after a restart."""
+        plan = BackupPlan(**self.plan)
+        identity = (ClusterId(0xC1), NodeId(7))
+        return BackupSchedule(plan, self.place.backups, identity, self.clock, self.place.lines)
+
+    async def make(self) -> bool:
+        with trio.fail_after(seconds(60)):
+            return await self.schedule.make()
+
+    def later(self) -> None:
+        """Something changes, and time passes."""
+        self.place.apply(Set(b"/a/b", b"more"))
+        self.clock.now = type(self.clock.now)(self.clock.now + SECOND)
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
+
+
+@asynccontextmanager
+async def site(folder: Path, **plan: Any) -> AsyncIterator[Site]:
+    found = Site(folder, **plan)
+    try:
+        yield found
+    finally:
+        await trio.to_thread.run_sync(found.place.engine.close)
+
+
+async def test_a_backup_is_verified_and_gets_a_name_that_tells_it(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        assert await here.make()
+        index = here.place.machine.applied
+        assert here.files == [f"netstore-c1-7-20261118T110640Z-{index}.backup"]
+        path = here.folder / here.files[0]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        state = here.schedule.state
+        found = fullbackup.verify(path, 0)
+        assert (state.succeeded, state.failed, state.problem, state.running) == (1, 0, "", False)
+        assert (state.last_file, state.last_bytes, state.last_index) == (path.name, found.size, index)
+        assert state.last_revision == here.place.machine.mvcc.revision
+        assert state.last_success == here.clock.wall() / SECOND
+        assert state.verified == fullbackup.RESTORED
+        assert state.warnings(here.clock.wall() / SECOND) == []
+
+
+async def test_one_that_is_too_large_for_memory_is_read_through(tmp_path: Path) -> None:
+    async with site(tmp_path, memory_bytes=1) as here:
+        assert await here.make()
+        assert here.schedule.state.verified == fullbackup.READ_THROUGH
+
+
+async def test_the_newest_of_this_member_are_kept(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        others = ["netstore-c1-8-20261118T110640Z-1.backup", "netstore-c2-7-20261118T110640Z-1.backup", "a"]
+        for name in others:
+            (here.folder / name).write_text("")
+        made = []
+        for _ in range(5):
+            assert await here.make()
+            made.append(here.schedule.state.last_file)
+            here.later()
+        assert here.files == sorted([*others, *made[-3:]])
+
+
+async def test_a_missing_folder_is_told_and_not_made(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        here.folder.rmdir()
+        assert not await here.make()
+        [warning] = here.schedule.state.warnings(0)
+        assert warning.startswith(f"backup: backup_folder: {here.folder} is no folder: make it, or mount")
+        assert not here.folder.exists()
+        assert here.place.lines.events == ["backup_failed"]
+        here.folder.mkdir()
+        assert await here.make()
+        assert here.schedule.state.warnings(here.clock.wall() / SECOND) == []
+
+
+async def test_a_full_folder_is_told_and_nothing_is_left_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(tmp_path) as here:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5}))
+        assert not await here.make()
+        assert "no room for a backup: 5 bytes are free" in here.schedule.state.problem
+        assert (here.files, here.schedule.state.failed) == ([], 1)
+
+
+async def test_what_was_damaged_on_its_way_gets_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(tmp_path) as here:
+        whole = here.schedule._full
+
+        async def damaged(folder: Path) -> Any:
+            made = await whole(folder)
+            data = bytearray(made.path.read_bytes())
+            data[len(data) // 2] ^= 1
+            made.path.write_bytes(data)
+            return made
+
+        monkeypatch.setattr(here.schedule, "_full", damaged)
+        assert not await here.make()
+        assert "what was written is damaged: " in here.schedule.state.problem
+        assert "damaged at offset" in here.schedule.state.problem
+        assert here.files == []
+
+
+async def test_a_busy_member_is_asked_again_later(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        here.place.backups.make_full(lambda _: None)
+        assert not await here.make()
+        assert here.schedule.state.problem == "etcdserver: another snapshot is being made"
+
+
+async def test_the_first_one_is_due_by_the_newest_file(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        assert await here.schedule._first_wait() == 0.0
+        assert await here.make()
+        path = here.folder / here.files[0]
+        for age, expected in ((HOUR, 5 * HOUR), (7 * HOUR, 0.0), (-HOUR, 6 * HOUR)):
+            made = here.clock.wall() / SECOND - age
+            os.utime(path, (made, made))
+            again = here.again()
+            assert await again._first_wait() == pytest.approx(expected)
+            assert again.state.last_success == pytest.approx(made)
+            assert again.state.last_file == path.name
+        here.folder.rename(tmp_path / "gone")
+        assert await here.again()._first_wait() == 0.0, "and the attempt tells"
+
+
+async def test_it_goes_on_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site(tmp_path) as here:
+        waits: list[float] = []
+        tried: list[bool] = [False, False, True]
+
+        async def make() -> bool:
+            return tried.pop(0)
+
+        async def sleep(wait: float) -> None:
+            waits.append(wait)
+            if not tried:
+                raise NetstoreError("enough")
+
+        monkeypatch.setattr(here.schedule, "make", make)
+        monkeypatch.setattr(trio, "sleep", sleep)
+        with pytest.raises(NetstoreError, match="enough"):
+            await here.schedule.run()
+        assert waits == [backupschedule.FIRST_SECONDS, 60.0, 60.0, 6 * HOUR]
+
+
+async def test_an_old_backup_is_told(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        assert await here.make()
+        now = here.clock.wall() / SECOND
+        assert here.schedule.state.warnings(now + 11 * HOUR) == []
+        assert here.schedule.state.warnings(now + 13 * HOUR) == ["backup: the last one is 46800 s old"]
+
+
+# --- the command
+
+
+async def test_the_command_is_given_the_file(tmp_path: Path) -> None:
+    script = tmp_path / "off site"
+    script.write_text('#!/bin/sh\necho "$1 $NETSTORE_BACKUP_FILE $NETSTORE_BACKUP_REVISION" > "$2"\n')
+    script.chmod(0o700)
+    told = tmp_path / "told"
+    async with site(tmp_path, hook=f"'{script}' 'a word; $HOME' {told}") as here:
+        assert await here.make()
+        path, revision = here.folder / here.files[0], here.place.machine.mvcc.revision
+        assert told.read_text() == f"a word; $HOME {path} {revision}\n"
+        assert here.place.lines.events[-1] == "backup_hook_done"
+
+
+async def test_a_command_that_fails_is_told_with_the_end_of_its_output(tmp_path: Path) -> None:
+    async with site(tmp_path, hook="sh -c 'seq 10000; echo no route >&2; exit 3'") as here:
+        assert await here.make(), "the backup is good all the same"
+        assert here.schedule.state.warnings(here.clock.wall() / SECOND) == [
+            "backup_hook: ended with status 3"
+        ]
+        [fields] = here.place.lines.told("backup_hook_failed")
+        assert fields["output"].endswith("10000\nno route")
+        assert len(fields["output"]) <= backupschedule.HOOK_OUTPUT_BYTES
+
+
+async def test_a_command_that_does_not_end_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    script = f"echo $$ > {pids}; sleep 1000 & echo $! >> {pids}; wait"
+    async with site(tmp_path, hook=f"sh -c '{script}'", hook_seconds=0.5) as here:
+        assert await here.make()
+        assert here.schedule.state.hook_problem == "not done after 0.5 s, and ended"
+        assert here.schedule.state.hook_failed == 1
+        started = [int(pid) for pid in pids.read_text().split()]
+        await trio.to_thread.run_sync(until, lambda: not any(map(_runs, started)), "all of it has ended")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_a_command_that_is_not_there_is_told(tmp_path: Path) -> None:
+    async with site(tmp_path, hook="/nowhere/program") as here:
+        assert await here.make()
+        assert here.schedule.state.hook_problem == "/nowhere/program: No such file or directory"
