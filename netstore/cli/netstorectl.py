@@ -17,6 +17,7 @@ from click.shell_completion import shell_complete
 
 from netstore import __version__
 from netstore.cli.commands import completion
+from netstore.cli.commands.archive import archive
 from netstore.cli.commands.doctor import doctor
 from netstore.cli.commands.endpoint import endpoint
 from netstore.cli.commands.failures import Exit, Failure
@@ -48,7 +49,7 @@ def cli() -> None:
 
 for noun in (network, subnet, route, plugin, key, member, endpoint, snapshot, status, doctor):
     cli.add_command(noun)
-for command in (key_history, diff, undo):
+for command in (archive, key_history, diff, undo):
     cli.add_command(command)
 for verb in (history, map_, move, drain):
     subnet.add_command(verb)

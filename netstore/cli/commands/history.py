@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+import tempfile
+from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -13,6 +16,7 @@ from netstore.cli.commands.invocation import say
 from netstore.cli.commands.options import Command, pass_settings, whole
 from netstore.cli.commands.points import Point, Store, ask_keys, instant, point, revision, shown_instant
 from netstore.cli.output import Form, Table
+from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,9 +49,15 @@ start_argument = click.argument("start", metavar="PREFIX", type=os.fsencode)
     "--limit", type=whole(1, MOST_STATES), default=100, metavar="N", help="The newest N states.  [100]"
 )
 @click.option("--values", is_flag=True, help="The values, too; base64 where they are no text.")
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="From this archive of the log instead of the store: as far back as it goes.",
+)
 @click.argument("key", type=os.fsencode)
 @pass_settings
-def history(settings: Settings, key: bytes, *, limit: int, values: bool) -> None:
+def history(settings: Settings, key: bytes, *, limit: int, values: bool, archive: Path | None) -> None:
     """Show all states of a v3 key that the store still has: when they were written, and by whom.
 
     It goes back to the last compaction. etcd keeps neither times nor authors.
@@ -57,8 +67,12 @@ def history(settings: Settings, key: bytes, *, limit: int, values: bool) -> None
         past = await store.keys.past(key, limit)
         return past, await store.origins(each.mod_revision for each in past.states)
 
-    past, origins = ask_keys(settings, reading)
-    reach = f"the store remembers changes after revision {past.since}"
+    if archive is None:
+        past, origins = ask_keys(settings, reading)
+        reach = f"the store remembers changes after revision {past.since}"
+    else:
+        past, origins = _archived(archive, key, limit)
+        reach = "the archive goes back no further"
     if not past.states:
         raise Failure(Exit.NOT_FOUND, f"{_text(key)}: nothing is known of it; {reach}")
     show_states(settings, key, past, origins, values=values)
@@ -66,6 +80,33 @@ def history(settings: Settings, key: bytes, *, limit: int, values: bool) -> None
         say(f"{past.missed} older states are not shown; see --limit")
     elif settings.form is Form.TABLE and past.since:
         say(f"{reach}; what was before is not known")
+
+
+def _archived(folder: Path, key: bytes, limit: int) -> tuple[Past, Mapping[int, Origin]]:
+    """The past of a key in an archive."""
+    from netstore.client.keyspace import Past  # noqa: PLC0415 - see Settings.run
+    from netstore.client.origins import Origin  # noqa: PLC0415 - same
+    from netstore.node.pointintime import key_states  # noqa: PLC0415 - same
+    from netstore.proto.kv_pb2 import KeyValue  # noqa: PLC0415 - same
+
+    states: deque[KeyValue] = deque(maxlen=limit)
+    origins: dict[int, Origin] = {}
+    count = last = 0
+    with tempfile.TemporaryDirectory(prefix="netstorectl-") as work:
+        try:
+            for each in key_states(folder, key, Path(work) / "state"):
+                count += 1
+                last = each.revision
+                if len(states) == limit:
+                    origins.pop(states[0].mod_revision, None)
+                states.append(KeyValue.FromString(each.pair))
+                author = each.author.decode("utf-8", "backslashreplace")
+                origins[last] = Origin(last, last, each.wall, author)
+        except NetstoreError as error:
+            raise refused(str(error)) from None
+        except OSError as error:
+            raise refused(f"{error.filename or folder}: {error.strerror or error}") from None
+    return Past(states, count - len(states), 0, last), origins
 
 
 def show_states(
