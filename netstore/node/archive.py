@@ -240,6 +240,7 @@ class Archiver:
             self._base_retry_at = self._monotonic() + RETRY_SECONDS
             self._failed(outcome)
             return
+        self.problem = ""
         self._base_at = outcome.applied  # type: ignore[attr-defined]  # a `Base`
         self._log.info("state_archived", index=self._base_at)
 
