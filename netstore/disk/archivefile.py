@@ -153,11 +153,9 @@ class Listing:
 
     @property
     def has_usable_base(self) -> bool:
-        """Whether the last stretch of entries can be replayed from a state."""
-        if not self.parts:
-            return bool(self.bases)
-        first, last = self.stretches[-1]
-        return any(first - 1 <= base.applied <= last for base in self.bases)
+        """Whether the last stretch of entries, or what will follow it, can be replayed from a state."""
+        first = self.stretches[-1][0] if self.parts else 1
+        return any(base.applied >= first - 1 for base in self.bases)
 
 
 def payload_of(entry: Entry) -> bytes:
@@ -287,6 +285,8 @@ class ArchiveWriter:
         self._cluster = cluster
         self._lock = -1
         self._looking = threading.Lock()
+        self.newest: Entry | None = None
+        """The last entry that was there when it was opened."""
         self.listing = Listing()
 
     @classmethod
@@ -306,7 +306,8 @@ class ArchiveWriter:
                 ) from None
             found = listing(folder)
             for part in found.parts[-1:]:
-                read_head(part.path, cluster)
+                for each in read_entries(part.path, cluster):
+                    writer.newest = each.entry
             _remove([*found.needless, *found.unfinished])
             writer.listing = listing(folder)
         except BaseException:

@@ -102,6 +102,10 @@ class Archiver:
         """Time of the last archived entry that has one; 0 if none was archived since the start."""
         self.problem = ""
         """Why the last attempt failed; empty if it did not."""
+        self._newest: Entry | None = None
+        """The last entry of the archive, until it was found in the log."""
+        self._differs = ""
+        """Why the archive is not one of this log; empty if it is, or that is not known yet."""
 
     # --- what is told
 
@@ -117,8 +121,8 @@ class Archiver:
 
     def problems(self) -> list[str]:
         """What an operator has to know; empty if all is well."""
-        if self.problem:
-            return [f"the log is not archived: {self.problem}"]
+        if self._differs or self.problem:
+            return [f"the log is not archived: {self._differs or self.problem}"]
         if self._busy_since is not None:
             seconds = self._monotonic() - self._busy_since
             if seconds > SLOW_SECONDS:
@@ -141,9 +145,36 @@ class Archiver:
         if self._writer is None:
             self._begin(partial(ArchiveWriter.open, self.folder, self._cluster), self._opened)
             return
+        if not self._is_continued():
+            return
         self._archive(self._writer, now)
         if not self._makes_base and now >= self._base_retry_at and self._needs_base(self._writer):
             self._make_base(self._writer)
+
+    def _is_continued(self) -> bool:
+        """Whether this member's log goes on where the archive ends. The store may be another one that has the
+        same id, because it was begun anew with the same flags.
+        """
+        newest, raft = self._newest, self._raft
+        if newest is None:
+            return True
+        at = newest.index
+        if raft.last < at:
+            self._differs = (
+                f"{self.folder} ends with entry {at}, and the log of this member with {raft.last}: if the"
+                " store was begun anew, name an empty folder; else this member has to catch up"
+            )
+            return False
+        if raft.applied < at:
+            return False
+        is_same = at < raft.compacted or raft.term(at) == newest.term
+        if is_same and at > raft.compacted:
+            is_same = raft.between(at, at) == [newest]
+        if is_same:
+            self._newest, self._differs = None, ""
+        else:
+            self._differs = f"{self.folder} has the archive of another store: name an empty folder"
+        return is_same
 
     def _archive(self, writer: ArchiveWriter, now: float) -> None:
         raft = self._raft
@@ -208,6 +239,7 @@ class Archiver:
         self._writer = writer
         found = writer.listing
         self.archived = Index(found.last)
+        self._newest = writer.newest
         self._base_at = max((base.applied for base in found.bases), default=0)
         self._log.info("archive_opened", folder=str(self.folder), last=self.archived, gaps=len(found.gaps))
 

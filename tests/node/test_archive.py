@@ -163,6 +163,30 @@ def test_a_restarted_member_goes_on_where_the_archive_ends(
     assert again.stored() == list(range(1, 10))
 
 
+def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    member.look()
+    member.write(7)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    anew = Member(member.folder, monkeypatch)
+    anew.write(5)
+    anew.look()
+    anew.look(reports=0)
+    (problem,) = anew.archiver.problems()
+    assert "ends with entry 7, and the log of this member with 5: if the store was begun anew" in problem
+    assert anew.archiver.needed() is None
+    anew.write(1, size=3)
+    anew.write(5, size=3)
+    anew.now += 10.0
+    anew.look(reports=0)
+    assert anew.archiver.problems() == [
+        f"the log is not archived: {member.folder} has the archive of another store: name an empty folder"
+    ]
+    assert anew.stored() == list(range(1, 8))
+    assert anew.source.copies == 0
+
+
 def test_a_gap_gets_a_new_state(member: Member) -> None:
     member.look()
     member.write(10)
