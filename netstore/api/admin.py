@@ -10,6 +10,7 @@
 * `POST /netstore/members/ID/promote`: make a learner a voter;
 * `POST /netstore/leader` with `{"to": "ID"}`: transfer leadership to another voter; only the leader can;
 * `/netstore/plugins`: the admitted plugins (`api.plugins`);
+* `/netstore/revisions`: when and by whom v3 keys were written (`api.revisions`);
 * `GET /netstore/backup`: a full backup (`api.backup`).
 
 Answers are JSON. A refusal has a `message`, with etcd's text if etcd has one, and status 404 for an unknown
@@ -28,13 +29,17 @@ from netstore.api.health import raised_alarms
 from netstore.api.http.body import BadBody, json_body
 from netstore.api.http.percent import decode
 from netstore.api.http.responses import JSON, json_line, method_allowed, not_found
+from netstore.api.revisions import RevisionsApi
 from netstore.api.v2.members import member_id_of, peer_urls_of
 from netstore.errors import Fault, Reason
 from netstore.raft.status import Role
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from netstore.api.backup import BackupApi
     from netstore.api.plugins import PluginsApi
+    from netstore.disk.archivefile import Listing
     from netstore.limits import Shares
     from netstore.meter import Meter
     from netstore.net.exchange import Exchange, Request
@@ -43,7 +48,7 @@ if TYPE_CHECKING:
     from netstore.node.pacing import Behind
     from netstore.raft.status import Status
     from netstore.state.members import MemberInfo
-    from netstore.types import NodeId
+    from netstore.types import Index, NodeId
 
 PREFIX: Final = b"/netstore"
 
@@ -81,6 +86,27 @@ def _names(request: Request) -> list[str]:
     return decode(request.path).removeprefix(PREFIX + b"/").decode("utf-8", "replace").split("/")
 
 
+class Archive(Protocol):
+    """The part of `node.archive.Archiver` that is used here."""
+
+    folder: Path
+    archived: Index
+    """The last archived entry."""
+    wall: int
+    """Its time, in nanoseconds since 1970; 0 if none was archived since the start."""
+
+    @property
+    def listing(self) -> Listing:
+        """The files of the archive."""
+
+    @property
+    def waiting(self) -> int:
+        """How many applied entries are not archived."""
+
+    def problems(self) -> list[str]:
+        """What an operator has to know."""
+
+
 class AdminApi:
     """Handles requests below `/netstore` for one member."""
 
@@ -93,6 +119,7 @@ class AdminApi:
         shares: Shares | None = None,
         *,
         plugins: PluginsApi | None = None,
+        archive: Archive | None = None,
         backup: BackupApi | None = None,
         scheduled: BackupState | None = None,
     ) -> None:
@@ -102,6 +129,8 @@ class AdminApi:
         self._scrubber = scrubber
         self._shares = shares
         self._plugins = plugins
+        self._archive = archive
+        self._revisions = RevisionsApi(member.machine)
         self._backup = backup
         self._scheduled = scheduled
 
@@ -119,6 +148,8 @@ class AdminApi:
                     self._promote(exchange, name)
                 case ["leader"]:
                     self._transfer(exchange)
+                case ["revisions"]:
+                    self._revisions.handle(exchange)
                 case ["plugins", *names] if self._plugins is not None:
                     self._plugins.handle(exchange, names)
                 case ["backup"] if self._backup is not None:
@@ -152,13 +183,18 @@ class AdminApi:
                 "voters": [f"{voter:x}" for voter in conf.voters],
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
-                "problems": [*raised_alarms(member), *member.problems()],
+                "problems": [
+                    *raised_alarms(member),
+                    *member.problems(),
+                    *(self._archive.problems() if self._archive is not None else ()),
+                ],
                 "backedUp": member.backed_up,
                 "pacedBytesPerSecond": member.paced_to,
                 "behind": [_behind_json(each) for each in member.behind()],
                 **self._loop(),
                 **self._memory(),
                 **self._scrub(),
+                **self._archived(),
                 **self._backups(),
             },
         )
@@ -193,6 +229,24 @@ class AdminApi:
         if scrubber is None:
             return {}
         return {"scrub": {"rounds": scrubber.rounds, "verifiedBytes": scrubber.verified_bytes}}
+
+    def _archived(self) -> dict[str, object]:
+        archive = self._archive
+        if archive is None:
+            return {}
+        found = archive.listing
+        return {
+            "archive": {
+                "folder": str(archive.folder),
+                "lastIndex": archive.archived,
+                "lastUnixNanos": archive.wall,
+                "waitingEntries": archive.waiting,
+                "files": len(found.parts),
+                "states": len(found.bases),
+                "newestState": max((base.applied for base in found.bases), default=0),
+                "gaps": len(found.gaps),
+            }
+        }
 
     def _backups(self) -> dict[str, object]:
         state = self._scheduled

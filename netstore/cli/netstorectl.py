@@ -17,10 +17,13 @@ from click.shell_completion import shell_complete
 
 from netstore import __version__
 from netstore.cli.commands import completion
+from netstore.cli.commands.archive import archive
 from netstore.cli.commands.doctor import doctor
 from netstore.cli.commands.endpoint import endpoint
 from netstore.cli.commands.exporting import export
 from netstore.cli.commands.failures import Exit, Failure
+from netstore.cli.commands.history import diff, undo
+from netstore.cli.commands.history import history as key_history
 from netstore.cli.commands.importing import import_
 from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
@@ -48,6 +51,8 @@ def cli() -> None:
 
 for noun in (network, subnet, route, plugin, key, member, endpoint, snapshot, status, doctor):
     cli.add_command(noun)
+for command in (archive, key_history, diff, undo):
+    cli.add_command(command)
 for verb in (history, map_, move, drain, undrain):
     subnet.add_command(verb)
 cli.add_command(import_)

@@ -1,7 +1,8 @@
 """Compaction of the log: entries that the durable state contains are dropped from memory and from disk.
 
-Some are kept for slow followers, and those that a member needs which is being brought up (`node.pacing`),
-within the bound on what the log may weigh in memory. The only member of a cluster keeps few.
+Some are kept for slow followers, those that a member needs which is being brought up (`node.pacing`), and
+those that are about to be archived, within the bound on what the log may weigh in memory. The only member of
+a cluster keeps few.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from netstore.node.pacing import Pacing
 from netstore.types import Index
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from netstore.disk.wal import Wal
     from netstore.node.logwriter import LogWriter
     from netstore.raft.core import Raft
@@ -36,6 +39,10 @@ DROPPED_AT_ONCE: Final = 5_000
 
 LOG_BYTES: Final = 256 * 1024 * 1024
 """What entries in memory may weigh where no budget is given."""
+
+
+def _nothing() -> Index | None:
+    return None
 
 
 class LogCompaction:
@@ -72,6 +79,10 @@ class LogCompaction:
         self._compact_at = 0
         """What the log has to weigh before a tick tries to compact it again."""
         self.pacing = Pacing(self._limit, self.compacted)
+        self.wanted: Callable[[], Index | None] = _nothing
+        """Entries after the one that it returns are kept while the log weighs less than its bound; None: it
+        asks for none (`node.archive`).
+        """
         self._was_paced = False
         self._now = 0.0
         """Monotonic seconds at the last tick."""
@@ -97,14 +108,19 @@ class LogCompaction:
             return True
         durable = self._engine.durable()
         keep = Index(durable - self._catch_up_entries)
+        wanted = None
         if self._raft.log_bytes > self._limit:
             keep = min(durable, max(keep, self._raft.compact_index(self._limit // 2)))
         elif durable - self.compacted < self._compact_after + self._catch_up_entries:
             return False
+        else:
+            wanted = self.wanted()
         self._measure()
         needed = self.pacing.needed()
         if needed is not None:
             keep = min(keep, needed)
+        if wanted is not None:
+            keep = min(keep, wanted)
         if keep <= self.compacted:
             self._compact_at = self._raft.log_bytes + self._limit // 16
             return False

@@ -356,6 +356,19 @@ class StoreConfig:
         table="network",
     )
 
+    archive_folder: Path | None = setting(
+        FilePath(),
+        None,
+        "Folder to which the log is archived, for restoring to any point of it; only this member may use it.",
+        table="archive",
+    )
+    archive_lag_seconds: int = setting(
+        WholeNumber(1, 3600, "seconds"),
+        10,
+        "Seconds after which a change is archived at the latest.",
+        table="archive",
+    )
+
     backup_folder: Path | None = setting(
         FilePath(),
         None,
@@ -569,7 +582,7 @@ STORE: Final = Layered(
     program="netstored",
     about="Runs one member of a netstore cluster. Without flags: a cluster of one, on loopback.",
     table="store",
-    tables=("store", "agent", "network", "plugins", "backup"),
+    tables=("store", "agent", "archive", "network", "plugins", "backup"),
     prefix="NETSTORE_",
     siblings=("NETSTORE_AGENT_", *COMMAND_VARIABLES),
     alias_prefix="ETCD_",

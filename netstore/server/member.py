@@ -18,6 +18,7 @@ from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.disk.scrub import Scrubber
 from netstore.guard import guarded
+from netstore.node.archive import Archiver
 from netstore.node.backup import Backups
 from netstore.node.backupschedule import BackupPlan, BackupSchedule
 from netstore.node.chores import EACH_ROUND
@@ -104,6 +105,7 @@ class RunningMember:
             lambda index, digest: self.peers.broadcast(DigestMessage(index, digest)),
             get_logger("consistency"),
         )
+        self.archiver = self._build_archiver(raft)
         self.gate = Gate()
         admitted, beside = (
             Admitted(host.machine.plugins),
@@ -143,6 +145,7 @@ class RunningMember:
                 scrubber,
                 base.shares,
                 plugins=PluginsApi(host, admitted, beside),
+                archive=self.archiver,
                 backup=backup,
                 scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
             ),
@@ -199,6 +202,23 @@ class RunningMember:
         store.failed = host.engine_failed
         store.damaged = host.fail
         base.deadlines.failed = host.request_failed
+
+    def _build_archiver(self, raft: Raft) -> Archiver | None:
+        base, config, host = self._base, self._base.config, self.host
+        if config.archive_folder is None:
+            return None
+        archiver = Archiver(
+            config.archive_folder,
+            host.cluster_id,
+            raft.log,
+            self.store.engine,
+            lag_seconds=config.archive_lag_seconds,
+            call_soon=self._call_for_client,
+            monotonic=base.clock.monotonic,
+            log=get_logger("archive"),
+        )
+        host.compaction.wanted = archiver.needed
+        return archiver
 
     def _services(self) -> Services:
         base, config, store = self._base, self._base.config, self.store
@@ -275,6 +295,8 @@ class RunningMember:
             (SAMPLE_SECONDS, self.statistics.sample),
             (EACH_ROUND, self.removal.look),
         ]
+        if self.archiver is not None:
+            chores.append((EACH_ROUND, self.archiver.look))
         if manager.watchdog_seconds:
             chores.append((manager.watchdog_seconds / 2, manager.alive))
         return chores

@@ -36,6 +36,7 @@ from netstore.state.v2.store import V2Store
 from netstore.state.v2.walk import Walk
 from netstore.state.v3 import txn
 from netstore.state.v3.commands import Txn, V3Outcome
+from netstore.state.v3.origins import NOBODY
 from netstore.state.v3.store import V3Store
 from netstore.types import EtcdIndex, Event, Index
 
@@ -126,6 +127,7 @@ class Machine:
         self.history = self.v2.history
         self.statistics = self.v2.statistics
         self.mvcc = self.v3.mvcc
+        self._origins = self.mvcc.origins
         self.leases = self.v3.leases
         self.alarms = self.v3.alarms
         self.skipped: Mapping[Index, str] = {}
@@ -235,12 +237,14 @@ class Machine:
 
         CannotApply, with nothing changed, if a later version has written it.
         """
+        self._origins.payload = payload
         return self._finished(self._enter(index, payload))
 
     def begin(self, index: Index, payload: bytes, units: int = APPLY_UNITS) -> Outcome | Unfinished:
         """The same for about so many units. If more is to be done, the result is `UNFINISHED`, and `go_on`
         must be called until the command is finished before anything else is applied.
         """
+        self._origins.payload = payload
         command = None if self.skipped else first_level_command(payload)
         outcome = self._enter(index, payload) if command is None else self._start(index, command)
         return self.go_on(units) if outcome is UNFINISHED else outcome
@@ -301,6 +305,7 @@ class Machine:
 
         Empty bytes are an entry without a command: only the applied index changes.
         """
+        self._origins.payload = NOBODY
         return self._finished(self._start(index, command))
 
     def _start(self, index: Index, command: bytes) -> Outcome | Unfinished:

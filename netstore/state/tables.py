@@ -7,10 +7,11 @@ Five tables of the v2 state and the members:
  - `v2_removed`: the id of each removed member.
  - `v2_state`: the scalars, under the one key `state`.
 
-Four tables of the v3 state:
+Five tables of the v3 state:
  - `v3`: the key-value pairs by place (`v3.index`), in the byte form of `v3.keyvalue`.
  - `v3_leases`: a record for each lease; the keys attached to it follow from the pairs.
  - `v3_alarms`: each raised alarm.
+ - `v3_origins`: when and by whom revisions were written (`v3.origins`); of this member only.
  - `v3_state`: the scalars, under the one key `state`.
 
 Two tables of the admitted plugins:
@@ -45,9 +46,23 @@ LEASES: Final = "v3_leases"
 ALARMS: Final = "v3_alarms"
 V3_STATE: Final = "v3_state"
 RECORDS: Final = "v3"
+ORIGINS: Final = "v3_origins"
 PLUGINS: Final = "plugins"
 WHEELS: Final = "wheels"
-TABLES: Final = (NODES, WINDOW, MEMBERS, REMOVED, STATE, RECORDS, LEASES, ALARMS, V3_STATE, PLUGINS, WHEELS)
+TABLES: Final = (
+    NODES,
+    WINDOW,
+    MEMBERS,
+    REMOVED,
+    STATE,
+    RECORDS,
+    ORIGINS,
+    LEASES,
+    ALARMS,
+    V3_STATE,
+    PLUGINS,
+    WHEELS,
+)
 """Every table the state uses."""
 
 Record: TypeAlias = tuple[str, bytes, bytes]

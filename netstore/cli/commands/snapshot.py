@@ -11,13 +11,14 @@ import os
 import re
 import secrets
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Self
 
 import click
 
+from netstore.cli.commands.archive import extracted, point_options
 from netstore.cli.commands.failures import refused
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Group, pass_settings
@@ -27,6 +28,7 @@ from netstore.errors import NetstoreError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from netstore.cli.commands.points import Point
     from netstore.node.fullbackup import Found
 
 FULL: Final = "full"
@@ -320,7 +322,15 @@ def _show(settings: Settings, content: Mapping[str, object]) -> None:
 
 
 @snapshot.command("restore")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--archive",
+    "archived",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Go on from FILE, or from a state of this archive of the log, to the point named with --to-.",
+)
+@point_options
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="New or empty folder.")
 @click.option("--name", default="default", show_default=True, help="Name of this member.")
 @click.option("--initial-cluster", metavar="NAME=URL,...", help="All members of the new cluster.  [this one]")
@@ -338,8 +348,12 @@ def _show(settings: Settings, content: Mapping[str, object]) -> None:
 @pass_settings
 def restore(
     settings: Settings,
-    file: Path,
+    file: Path | None,
     *,
+    archived: Path | None,
+    to_revision: int | None,
+    to_index: int | None,
+    to_time: Point | None,
     data_dir: Path,
     name: str,
     initial_cluster: str | None,
@@ -359,7 +373,15 @@ def restore(
     if mark_compacted and not bump_revision:
         raise click.UsageError("--mark-compacted needs --bump-revision")
     members = _members(name, initial_cluster, initial_advertise_peer_urls)
-    with _in_words(file):
+    with ExitStack() as parts:
+        if archived is not None:
+            at = extracted(archived, data_dir, file, to_revision, to_index, to_time)
+            file, _ = parts.enter_context(at)
+        elif to_revision is not None or to_index is not None or to_time is not None:
+            raise click.UsageError("--to-revision, --to-index and --to-time need --archive")
+        elif file is None:
+            raise click.UsageError("give FILE, or --archive and the point to restore to")
+        parts.enter_context(_in_words(file))
         from netstore.node import restore as work  # noqa: PLC0415 - one command of many needs it
         from netstore.ops.store import DEFAULT_CLUSTER_TOKEN  # noqa: PLC0415 - same
 

@@ -45,6 +45,7 @@ from netstore.state.v3.index import (
     remember,
 )
 from netstore.state.v3.loading import read, sort
+from netstore.state.v3.origins import Origins
 from netstore.state.v3.parts import Parts
 from netstore.state.v3.reads import MEASURED_BYTES, READ_BYTES, UNBOUNDED, RangeRead
 from netstore.state.v3.records import Records
@@ -91,6 +92,8 @@ class Mvcc:
         self._move_lease = move_lease
         self.checksum = RunningChecksum()
         """Every record that is written is added to it."""
+        self.origins = Origins(engine)
+        """When and by whom revisions were written."""
         self._pins = Pins()
         self.read_budget = reads or Budget(READ_BYTES)
         self.read_units = 0
@@ -123,6 +126,7 @@ class Mvcc:
         self._sweep = Sweep(self._index, self._records, swept)
         self._pins.lost = True
         self._pins = Pins()
+        self.origins.clear()
         self._changes: list[KeyChange] = []
         self._finished = 0
         """How many of these belong to finished commands."""
@@ -283,6 +287,8 @@ class Mvcc:
         """Finish the command: the revision changes if something was written."""
         if self.next_place != self.first_place:
             self.revision = revision = (self.next_place - 1) >> NUMBER_BITS  # type: ignore[assignment]  # `current`
+            origins = self.origins
+            origins.note((self.first_place >> NUMBER_BITS, revision, origins.payload))
             self.first_place = self.next_place = (revision + 1) << NUMBER_BITS
             self._finished = len(self._changes)
         return self.revision
@@ -476,8 +482,10 @@ class Mvcc:
         """Whether `sweep` has something to do that no open read prevents: one prevents erasing records that
         existed at its revision or later.
         """
-        if self.swept >= self.compacted or self.next_place != self.first_place:
+        if self.next_place != self.first_place:
             return False
+        if self.swept >= self.compacted:
+            return self.origins.erasing
         allowed = self._pins.allow(self.compacted)
         return self.swept < allowed and self._sweep.target <= allowed
 
@@ -485,11 +493,17 @@ class Mvcc:
         """Do a step of erasing after compactions: look at so many changes and erase at most as many records
         and one. Call `take_changes` before and save after it.
         """
-        if self.sweeping and not self._hashes:
-            allowed = self._pins.allow(self.compacted)
-            if self._sweep.target < allowed:
-                self._sweep.begin(allowed)
-            self._sweep.step(steps)
+        if not self.sweeping or self._hashes:
+            return
+        if self.swept >= self.compacted:
+            self.origins.erase_step()
+            return
+        allowed = self._pins.allow(self.compacted)
+        if self._sweep.target < allowed:
+            self._sweep.begin(allowed)
+        self._sweep.step(steps)
+        if self.swept == self._sweep.target:
+            self.origins.erase_before(self.swept)
 
     def take_records(self) -> dict[tuple[str, bytes], bytes | None]:
         """The changes for the engine since the last call."""

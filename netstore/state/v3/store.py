@@ -137,6 +137,7 @@ class V3Store:
         """Add the records that changed since the last call."""
         mvcc = self.mvcc
         changes.update(mvcc.take_records())
+        mvcc.origins.save(changes)
         for lease, record in self.leases.take_changes().items():
             changes[tables.LEASES, lease_key(lease)] = None if record is None else tables.encode(record)
         for alarm in self._alarms_touched:

@@ -1,0 +1,290 @@
+"""The archive of a member's log (`disk.archivefile`), written in threads while the member runs: the entries
+that it has applied, a few seconds behind, and at times a copy of its state, from which they are replayed.
+
+Nothing waits for the archive. While it keeps up, the log in memory keeps what was not archived yet, within
+its bound; one that fails or is too slow gets a gap, and then a new state, after which it is of use again.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from netstore.disk.archivefile import ArchiveWriter, Listing
+from netstore.disk.statefile import StateFile
+from netstore.disk.threads import report
+from netstore.errors import NetstoreError
+from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
+from netstore.types import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from netstore.disk.threads import CallSoon
+    from netstore.raft.entry import Entry
+    from netstore.raft.log import Log as RaftLog
+    from netstore.seams import Log
+    from netstore.types import ClusterId
+
+    T = TypeVar("T")
+
+MOST_ENTRIES: Final = 5_000
+"""Entries that are given to the disk at once: slicing them out of the log takes 0.1 ms."""
+
+MOST_BYTES: Final = 4 << 20
+"""Bytes of entries that are given to the disk at once, unless one is larger."""
+
+DUE_ENTRIES: Final = 1_000
+"""So many are archived without waiting for the interval."""
+
+RETRY_SECONDS: Final = 10.0
+"""Between two attempts after a failure."""
+
+SLOW_SECONDS: Final = 60.0
+"""A write that takes longer is told as a problem."""
+
+BASE_ENTRIES: Final = 1_000_000
+"""Entries after which the state is archived again, so that half a minute of replay leads to every point."""
+
+
+class Source(Protocol):
+    """The part of `disk.engine.LmdbEngine` that is used here."""
+
+    def applied(self) -> Index:
+        """The index of the last write."""
+
+    def sync(self, done: Callable[[OSError | None], None]) -> None:
+        """Call `done` on the loop once everything written so far is durable, or with the error."""
+
+    def copy_to(self, file: int) -> None:
+        """Write a consistent copy to a file descriptor. Blocks."""
+
+
+class Archiver:
+    """Archives the log of one member in `folder`. Called on the loop."""
+
+    def __init__(
+        self,
+        folder: Path,
+        cluster: ClusterId,
+        raft: RaftLog,
+        source: Source,
+        *,
+        lag_seconds: float,
+        call_soon: CallSoon,
+        monotonic: Callable[[], float],
+        log: Log,
+    ) -> None:
+        """Entries are archived within `lag_seconds` after they were applied, if the folder takes them."""
+        self.folder = folder
+        self._cluster = cluster
+        self._raft = raft
+        self._source = source
+        self._lag = lag_seconds
+        self._call_soon = call_soon
+        self._monotonic = monotonic
+        self._log = log
+        self._writer: ArchiveWriter | None = None
+        self._since: float | None = None
+        """When there came something that is not archived."""
+        self._busy_since: float | None = None
+        """When the write that is under way began."""
+        self._retry_at = 0.0
+        self._makes_base = False
+        self._base_retry_at = 0.0
+        self._base_at = 0
+        """Index of the newest archived state."""
+        self.archived = Index(0)
+        """Entries up to this one are archived; 0 before the folder was opened."""
+        self.wall = 0
+        """Time of the last archived entry that has one; 0 if none was archived since the start."""
+        self.problem = ""
+        """Why the last attempt failed; empty if it did not."""
+        self._newest: Entry | None = None
+        """The last entry of the archive, until it was found in the log."""
+        self._differs = ""
+        """Why the archive is not one of this log; empty if it is, or that is not known yet."""
+
+    # --- what is told
+
+    @property
+    def listing(self) -> Listing:
+        """The files, as of the last write."""
+        return Listing() if self._writer is None else self._writer.listing
+
+    @property
+    def waiting(self) -> int:
+        """How many applied entries are not archived."""
+        return max(0, self._raft.applied - max(self.archived, self._raft.compacted))
+
+    def problems(self) -> list[str]:
+        """What an operator has to know; empty if all is well."""
+        if self._differs or self.problem:
+            return [f"the log is not archived: {self._differs or self.problem}"]
+        if self._busy_since is not None:
+            seconds = self._monotonic() - self._busy_since
+            if seconds > SLOW_SECONDS:
+                return [f"the log is not archived: a write to {self.folder} has taken {seconds:.0f} s so far"]
+        return []
+
+    def needed(self) -> Index | None:
+        """Entries after this one should stay in the log, if they fit: they are about to be archived. None:
+        none need to, because the archive does not take them.
+        """
+        return None if self._writer is None or self.problems() else self.archived
+
+    # --- work
+
+    def look(self) -> None:
+        """Begin what is due; to be called each round. O(entries archived)."""
+        now = self._monotonic()
+        if self._busy_since is not None or now < self._retry_at:
+            return
+        if self._writer is None:
+            self._begin(partial(ArchiveWriter.open, self.folder, self._cluster), self._opened)
+            return
+        if not self._is_continued():
+            return
+        self._archive(self._writer, now)
+        if not self._makes_base and now >= self._base_retry_at and self._needs_base(self._writer):
+            self._make_base(self._writer)
+
+    def _is_continued(self) -> bool:
+        """Whether this member's log goes on where the archive ends. The store may be another one that has the
+        same id, because it was begun anew with the same flags.
+        """
+        newest, raft = self._newest, self._raft
+        if newest is None:
+            return True
+        at = newest.index
+        if raft.last < at:
+            self._differs = (
+                f"{self.folder} ends with entry {at}, and the log of this member with {raft.last}: if the"
+                " store was begun anew, name an empty folder; else this member has to catch up"
+            )
+            return False
+        if raft.applied < at:
+            return False
+        is_same = at < raft.compacted or raft.term(at) == newest.term
+        if is_same and at > raft.compacted:
+            is_same = raft.between(at, at) == [newest]
+        if is_same:
+            self._newest, self._differs = None, ""
+        else:
+            self._differs = f"{self.folder} has the archive of another store: name an empty folder"
+        return is_same
+
+    def _archive(self, writer: ArchiveWriter, now: float) -> None:
+        raft = self._raft
+        if self.archived < raft.compacted:
+            if self.archived:
+                self._log.warning(
+                    "archive_gap",
+                    first=self.archived + 1,
+                    last=raft.compacted,
+                    fix="none needed: the state is archived anew; nothing is restored to the gap",
+                )
+            self.archived = raft.compacted
+        if raft.applied <= self.archived:
+            self._since = None
+            return
+        self._since = now if self._since is None else self._since
+        if raft.applied - self.archived < DUE_ENTRIES and now - self._since < self._lag:
+            return
+        entries: list[Entry] = []
+        size = 0
+        for entry in raft.between(self.archived + 1, min(raft.applied, self.archived + MOST_ENTRIES)):
+            size += len(entry.data) + ENTRY_OVERHEAD_BYTES
+            if entries and size > MOST_BYTES:
+                break
+            entries.append(entry)
+        self._begin(partial(writer.add, entries), partial(self._added, entries[-1]))
+
+    def _begin(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
+        self._busy_since = self._monotonic()
+        threading.Thread(target=self._run, args=(work, partial(self._done, done)), daemon=True).start()
+
+    def _run(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+        outcome: T | Exception
+        try:
+            outcome = work()
+        except Exception as error:  # noqa: BLE001 - whatever the folder does must not end the member
+            outcome = error
+        report(self._call_soon, done, outcome)
+
+    def _done(self, done: Callable[[T], None], outcome: T | Exception) -> None:
+        self._busy_since = None
+        if isinstance(outcome, Exception):
+            self._retry_at = self._monotonic() + RETRY_SECONDS
+            self._failed(outcome)
+            return
+        if self.problem:
+            self.problem = ""
+            self._log.info("archive_goes_on", folder=str(self.folder))
+        done(outcome)
+
+    def _failed(self, error: Exception) -> None:
+        problem = _in_words(error)
+        if problem != self.problem:
+            self.problem = problem
+            self._log.warning(
+                "archive_not_written",
+                error=problem,
+                fix="free space, or mount the folder; what the log forgets before that will be missing",
+            )
+
+    def _opened(self, writer: ArchiveWriter) -> None:
+        self._writer = writer
+        found = writer.listing
+        self.archived = Index(found.last)
+        self._newest = writer.newest
+        self._base_at = max((base.applied for base in found.bases), default=0)
+        self._log.info("archive_opened", folder=str(self.folder), last=self.archived, gaps=len(found.gaps))
+
+    def _added(self, last: Entry, wall: int) -> None:
+        self.archived = last.index
+        self.wall = wall or self.wall
+        self._since = None
+
+    # --- states
+
+    def _needs_base(self, writer: ArchiveWriter) -> bool:
+        if not self._source.applied():
+            return False
+        return self.archived - self._base_at >= BASE_ENTRIES or not writer.listing.has_usable_base
+
+    def _make_base(self, writer: ArchiveWriter) -> None:
+        self._makes_base = True
+        self._source.sync(partial(self._durable, writer))
+
+    def _durable(self, writer: ArchiveWriter, failure: OSError | None) -> None:
+        if failure is not None:
+            self._base_made(failure)
+            return
+        work = partial(writer.add_base, self._source.copy_to, _applied)
+        threading.Thread(target=self._run, args=(work, self._base_made), daemon=True).start()
+
+    def _base_made(self, outcome: object) -> None:
+        self._makes_base = False
+        if isinstance(outcome, Exception):
+            self._base_retry_at = self._monotonic() + RETRY_SECONDS
+            self._failed(outcome)
+            return
+        self.problem = ""
+        self._base_at = outcome.applied  # type: ignore[attr-defined]  # a `Base`
+        self._log.info("state_archived", index=self._base_at)
+
+
+def _applied(path: Path) -> Index:
+    with StateFile(path) as state:
+        return state.applied
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the folder'}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    return str(error) if isinstance(error, NetstoreError) else repr(error)

@@ -1,0 +1,348 @@
+"""The state at any point of an archive (`disk.archivefile`), as a full backup: an archived state, or another
+full backup, and the entries after it, applied by the state machine. And all states of one key. Blocks; memory
+as of a member.
+"""
+
+from __future__ import annotations
+
+import queue
+import shutil
+from contextlib import ExitStack
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from netstore.disk.archivefile import Base, Listing, listing, payload_of, read_entries, read_head, wall_of
+from netstore.disk.backupfile import BackupReader, Header
+from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, LmdbEngine
+from netstore.disk.statefile import StateFile
+from netstore.disk.verification import verify
+from netstore.errors import CorruptData, NetstoreError
+from netstore.node import fullbackup
+from netstore.node.replay import replay
+from netstore.state.display import format_time
+from netstore.state.envelope import read
+from netstore.state.machine import Machine
+from netstore.state.tables import TABLES
+from netstore.state.v3 import keyvalue
+from netstore.state.v3.commands import Found, Range
+from netstore.types import Index, Revision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from netstore.disk.archivefile import Part
+    from netstore.node.replay import Replayed
+
+WAIT_SECONDS: Final = 600.0
+"""How long a commit may take before the disk is given up."""
+
+_STATE: Final = "state.lmdb"
+
+
+class Goal(NamedTuple):
+    """A point: one of these is given."""
+
+    applied: int | None = None
+    """Index of an entry."""
+    revision: int | None = None
+    instant: int | None = None
+    """Nanoseconds since 1970."""
+
+
+class Reached(NamedTuple):
+    """Where a replay ended."""
+
+    applied: int
+    revision: int
+    wall: int
+    """Time of the last entry that has one; 0 if none was replayed."""
+    base: int
+    """The state that it began with had applied this entry."""
+    digest: str
+    """Of the file that was written, as it is at its end."""
+
+
+def _ignore(_: Replayed) -> None:
+    """Nobody follows the replay."""
+
+
+def index_at(found: Listing, instant: int) -> int:
+    """The last entry, in the order of the log, whose time is not after this instant. Reads the heads of the
+    files back to it, and one file. NetstoreError if there is none.
+    """
+    for part in reversed(found.parts):
+        earliest = read_head(part.path).earliest
+        if earliest and earliest <= instant:
+            return max(each.entry.index for each in read_entries(part.path) if 0 < each.wall <= instant)
+    raise NetstoreError(f"the archive has nothing as old as {format_time(instant)}; choose a later time")
+
+
+def extract(
+    folder: Path,
+    goal: Goal,
+    target: Path,
+    work: Path,
+    *,
+    base_file: Path | None = None,
+    version: str = "",
+    progress: Callable[[Replayed], object] = _ignore,
+) -> Reached:
+    """Write a full backup of the state at a point to `target`, a new file. `work` is a new folder for what is
+    needed meanwhile: once more the size of the state. The state to begin with is `base_file`, a full backup,
+    or the newest one of the archive that is not after the point.
+
+    NetstoreError, with nothing written, if the archive does not lead to the point; CorruptData if a file is
+    damaged.
+    """
+    found = listing(folder)
+    if goal.instant is not None:
+        goal = Goal(applied=index_at(found, goal.instant))
+    with ExitStack() as parts:
+        work.mkdir(mode=0o700)
+        parts.callback(shutil.rmtree, work, ignore_errors=True)
+        replayer = _Replayer(work / _STATE)
+        parts.callback(replayer.close)
+        replayer.begin(found, goal, base_file)
+        start = replayer.machine.applied
+        wall = 0
+        for each in replayer.run(found, goal):
+            wall = wall_of(each.entry) or wall
+            progress(each)
+        machine = replayer.machine
+        _check_reached(goal, machine, found)
+        reached = Reached(machine.applied, machine.mvcc.revision, wall, start, "")
+        replayer.finish()
+        cluster = read_head(found.parts[-1].path).cluster if found.parts else 0
+        header = Header(
+            id=blake2b(b"%x %d" % (cluster, reached.applied), digest_size=16).hexdigest(),
+            cluster=f"{cluster:x}",
+            member="0",
+            name="archive",
+            version=version,
+            made=format_time(wall),
+            index=0,
+            revision=0,
+            compacted=-1,
+            v2_index=0,
+            level=0,
+        )
+        written = fullbackup.write(work / _STATE, target, header)
+        return reached._replace(digest=written.digest)
+
+
+class KeyState(NamedTuple):
+    """A state of a v3 key: its pair (`state.v3.keyvalue`), whether it is a deletion, and its origin."""
+
+    revision: int
+    pair: bytes
+    deleted: bool
+    wall: int
+    author: bytes
+
+
+def key_states(folder: Path, key: bytes, work: Path) -> Iterator[KeyState]:
+    """All states of a v3 key in an archive, oldest first; `work` as for `extract`. Each stretch without a gap
+    is replayed from its oldest state. NetstoreError if there is none.
+    """
+    found = listing(folder)
+    work.mkdir(mode=0o700)
+    try:
+        last = 0
+        is_usable = False
+        for first, end in found.stretches or [(1, 0)]:
+            bases = [base for base in found.bases if first - 1 <= base.applied <= max(end, first - 1)]
+            if not bases:
+                continue
+            is_usable = True
+            for state in _states_from(min(bases), found, key, work / _STATE):
+                if state.revision > last:
+                    last = state.revision
+                    yield state
+        if not is_usable:
+            raise NetstoreError("the archive has no state to begin with")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _states_from(base: Base, found: Listing, key: bytes, path: Path) -> Iterator[KeyState]:
+    path.unlink(missing_ok=True)
+    with ExitStack() as parts:
+        replayer = _Replayer(path)
+        parts.callback(replayer.close)
+        replayer.begin_at(base)
+        yield from _held(replayer.machine, key)
+        for entry, changes in replayer.run(found, Goal()):
+            for change in changes:
+                if change.key == key:
+                    head = read(payload_of(entry))
+                    yield KeyState(change.revision, change.pair, change.deleted, head.wall, head.principal)
+
+
+def _held(machine: Machine, key: bytes) -> Iterator[KeyState]:
+    """The states of a key that a loaded state has."""
+    mvcc = machine.mvcc
+    start = Revision(max(1, mvcc.compacted))
+    oldest = mvcc.range(Range(key, revision=start))
+    if isinstance(oldest, Found):
+        for pair in oldest.kvs:
+            yield _with_origin(machine, pair, deleted=False)
+    following = Revision(start + 1)
+    while following <= mvcc.revision:
+        for changes, after in mvcc.history(following, key, b"", looked=100_000, told=1_000, size=1 << 20):
+            for change in changes:
+                yield _with_origin(machine, change.pair, deleted=change.deleted)
+            following = after or following
+
+
+def _with_origin(machine: Machine, pair: bytes, *, deleted: bool) -> KeyState:
+    revision = keyvalue.decode(pair).modified
+    found, _ = machine.mvcc.origins.since(revision)
+    for origin in found[:1]:
+        if origin.first <= revision:
+            return KeyState(revision, pair, deleted, origin.wall, origin.principal)
+    return KeyState(revision, pair, deleted, 0, b"")
+
+
+def _check_reached(goal: Goal, machine: Machine, found: Listing) -> None:
+    if goal.applied is not None and machine.applied < goal.applied:
+        raise NetstoreError(
+            f"the archive ends with entry {max(machine.applied, found.last)}, before {goal.applied}"
+        )
+    if goal.revision is not None and machine.mvcc.revision < goal.revision:
+        raise NetstoreError(f"the archive ends with revision {machine.mvcc.revision}, before {goal.revision}")
+
+
+class _Replayer:
+    """A state on the disk, and the entries that are applied to it."""
+
+    machine: Machine
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._engine: LmdbEngine | None = None
+        self._failure: OSError | None = None
+
+    def begin(self, found: Listing, goal: Goal, base_file: Path | None) -> None:
+        """Put the state there that the replay begins with."""
+        if base_file is None:
+            self.begin_at(_base_for(found, goal))
+        else:
+            self._open()
+            self._load_backup(base_file)
+            self._load()
+        machine = self.machine
+        if goal.applied is not None and machine.applied > goal.applied:
+            raise NetstoreError(
+                f"the state to begin with has applied entry {machine.applied}, after {goal.applied}"
+            )
+        if goal.revision is not None and machine.mvcc.revision > goal.revision:
+            raise NetstoreError(
+                f"the state to begin with is at revision {machine.mvcc.revision}, after {goal.revision}"
+            )
+
+    def begin_at(self, base: Base) -> None:
+        """Put a state of the archive there. StateDamaged if it is damaged."""
+        shutil.copyfile(base.path, self._path)
+        verify(self._path)
+        self._open()
+        self._load()
+
+    def _load(self) -> None:
+        self.machine = Machine(self._opened)
+        self.machine.load()
+
+    def run(self, found: Listing, goal: Goal) -> Iterator[Replayed]:
+        """Apply the entries up to the goal."""
+        machine = self.machine
+        first = machine.applied + 1
+        if goal.applied is not None:
+            parts = found.between(first, goal.applied) if goal.applied >= first else []
+        else:
+            parts = _reaching(found, first)
+        entries = (each.entry for part in parts for each in read_entries(part.path))
+        return replay(machine, entries, to_index=goal.applied, to_revision=goal.revision, pause=self._pause)
+
+    def finish(self) -> None:
+        """Make all of it durable, and close the file."""
+        self.machine.save()
+        self.close()
+        if self._failure is not None:
+            raise NetstoreError(f"{self._path}: cannot be written: {self._failure}; free disk space")
+
+    def close(self) -> None:
+        """Close the file; may be called again."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+            self._drain()
+
+    @property
+    def _opened(self) -> LmdbEngine:
+        assert self._engine is not None  # noqa: S101 - opened by `begin`; for the type checker
+        return self._engine
+
+    def _open(self) -> None:
+        self._engine = LmdbEngine(self._path, self._calls.put, TABLES, self._failed)
+
+    def _failed(self, failure: OSError) -> None:
+        self._failure = failure
+
+    def _load_backup(self, path: Path) -> None:
+        with path.open("rb") as file:
+            reader = BackupReader(file, str(path))
+            fullbackup.check_level(reader.header, str(path))
+            changes: dict[tuple[str, bytes], bytes | None] = {}
+            size = 0
+            for table, key, value in reader.records():
+                if table not in TABLES:
+                    raise CorruptData(f"{path}: has a table {table[:64]!r}, not known here: upgrade netstore")
+                changes[table, key] = value
+                size += len(key) + len(value)
+                if len(changes) >= COMMIT_CHANGES or size >= COMMIT_BYTES:
+                    self._opened.write(Index(reader.header.index), changes)
+                    self._pause()
+                    changes, size = {}, 0
+            self._opened.write(Index(reader.header.index), changes)
+
+    def _pause(self) -> None:
+        """Let the engine report, and wait while it has more than it should."""
+        self._drain()
+        while self._opened.excess_bytes() and self._failure is None:
+            try:
+                self._calls.get(timeout=WAIT_SECONDS)()
+            except queue.Empty:
+                raise NetstoreError(f"{self._path}: the disk does not answer; use another") from None
+        if self._failure is not None:
+            raise NetstoreError(f"{self._path}: cannot be written: {self._failure}; free disk space")
+
+    def _drain(self) -> None:
+        while not self._calls.empty():
+            self._calls.get()()
+
+
+def _base_for(found: Listing, goal: Goal) -> Base:
+    """The newest state that is not after the goal. NetstoreError if there is none."""
+    for base in sorted(found.bases, reverse=True):
+        if goal.applied is not None and base.applied > goal.applied:
+            continue
+        if goal.revision is not None:
+            with StateFile(base.path) as state:
+                _, scalars = fullbackup.scalars_of(state.scan)
+            if scalars.revision > goal.revision:
+                continue
+        return base
+    oldest = min(found.bases, default=None)
+    if oldest is None:
+        raise NetstoreError("the archive has no state to begin with; give a full backup with FILE")
+    raise NetstoreError(
+        f"the oldest state of the archive has applied entry {oldest.applied}, which is after this point; give"
+        " an older full backup with FILE"
+    )
+
+
+def _reaching(found: Listing, first: int) -> list[Part]:
+    """The files with the entries from `first` on, to the next gap."""
+    last = max((last for begin, last in found.stretches if begin <= first <= last), default=first - 1)
+    return found.between(first, last) if last >= first else []

@@ -1,0 +1,165 @@
+"""`netstorectl archive`, and what restores and shows the past from the archive of a real store."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, NamedTuple
+
+import httpx
+import pytest
+
+from netstore.proto import rpc_pb2 as pb
+from tests.support.daemon import start_netstored
+from tests.support.patience import Deadline
+from tests.support.v3client import V3Client
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.commands.conftest import Run
+    from tests.support.daemon import Daemon
+
+NUMBER = 30
+
+
+class Kept(NamedTuple):
+    """An archive, and what was in the store when it had each revision: the v3 keys, and a v2 key."""
+
+    folder: Path
+    record: dict[int, tuple[dict[str, str], str]]
+    times: dict[int, int]
+    """Between two writes: nanoseconds since 1970, by the revision then."""
+
+
+def pairs(client: V3Client) -> dict[str, str]:
+    answer = client.kv.Range(pb.RangeRequest(key=b"\0", range_end=b"\0"))
+    return {each.key.decode(): each.value.decode() for each in answer.kvs}
+
+
+def v2_value(url: str) -> str:
+    value: str = httpx.get(f"{url}/v2/keys/tree", trust_env=False).json()["node"]["value"]
+    return value
+
+
+def archived(daemon: Daemon) -> None:
+    """Wait until all that was applied is archived, with a state."""
+    deadline = Deadline(60)
+    while True:
+        status = httpx.get(f"{daemon.url}/netstore/status", trust_env=False).json()
+        told = status["archive"]
+        if told["states"] and not told["waitingEntries"] and told["lastIndex"] >= status["appliedIndex"]:
+            assert (status["problems"], told["gaps"]) == ([], 0)
+            return
+        assert not deadline.passed(), told
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """A store with a history, half of which it has compacted; it was killed in the middle, and is gone."""
+    folder = tmp_path_factory.mktemp("archive") / "folder"
+    flags = ("--archive-folder", str(folder), "--archive-lag-seconds", "1", "--snapshot-count", "10")
+    kept = Kept(folder, {}, {})
+    with start_netstored(tmp_path_factory.mktemp("store"), *flags) as daemon:
+        for number in range(NUMBER):
+            if number == NUMBER // 2:
+                archived(daemon)
+                daemon.kill()
+                daemon.start_again()
+            with closing(V3Client(daemon.url)) as client:
+                key = b"/k/%d" % (number % 7)
+                if number % 5 == 4:
+                    revision = client.kv.DeleteRange(pb.DeleteRangeRequest(key=key)).header.revision
+                else:
+                    request = pb.PutRequest(key=key, value=b"v%d" % number)
+                    revision = client.kv.Put(request).header.revision
+                body = {"value": f"t{number}"}
+                httpx.put(f"{daemon.url}/v2/keys/tree", data=body, trust_env=False).raise_for_status()
+                kept.times[revision] = time.time_ns()
+                kept.record[revision] = pairs(client), v2_value(daemon.url)
+        with closing(V3Client(daemon.url)) as client:
+            client.kv.Compact(pb.CompactionRequest(revision=NUMBER, physical=True))
+        archived(daemon)
+    return kept
+
+
+def test_what_an_archive_holds(run: Run, kept: Kept) -> None:
+    told = run("archive", "ls", str(kept.folder))
+    assert told.status == 0, told.err
+    kinds = [row[0] for row in told.rows]
+    assert kinds.count("entries") == 1
+    assert "state" in kinds
+    (entries,) = [row for row in told.rows if row[0] == "entries"]
+    assert int(entries[2]) > 2 * NUMBER
+    assert entries[3].startswith("20")
+    document = run("archive", "ls", str(kept.folder), "-o", "json").document
+    assert {each["what"] for each in document["parts"]} == {"entries", "state"}
+    told = run("archive", "ls", str(kept.folder / "none"))
+    assert (told.status, "name the folder of an archive" in told.err) == (1, True)
+
+
+def test_a_store_restored_to_a_point(run: Run, kept: Kept, tmp_path: Path) -> None:
+    ways = list(kept.record)
+    for word, revision in (("--to-revision", ways[11]), ("--to-time", ways[20])):
+        where = tmp_path / word.strip("-")
+        where.mkdir()
+        seconds, nanos = divmod(kept.times[revision], 10**9)
+        instant = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanos // 1000:06}Z"
+        point = str(revision) if word == "--to-revision" else instant
+        told = run(
+            *("snapshot", "restore", "--archive", str(kept.folder), word, point),
+            *("--data-dir", str(where / "data"), "-o", "json"),
+        )
+        assert told.status == 0, told.err
+        assert told.document["revision"] == revision
+        assert [path.name for path in where.iterdir()] == ["data"]
+        with start_netstored(where, data_dir=where / "data") as daemon:
+            with closing(V3Client(daemon.url)) as client:
+                assert pairs(client) == kept.record[revision][0]
+            # The v2 key is written after the v3 key of its round: a revision comes before that.
+            wanted = ways[10] if word == "--to-revision" else revision
+            assert v2_value(daemon.url) == kept.record[wanted][1]
+
+
+def test_a_backup_of_a_point(run: Run, kept: Kept, tmp_path: Path) -> None:
+    revision = list(kept.record)[8]
+    file = tmp_path / "backup"
+    words = ("archive", "extract", str(kept.folder), str(file), "--to-revision", str(revision))
+    document = run(*words, "-o", "json").document
+    assert (document["revision"], document["file"]) == (revision, str(file))
+    status = run("snapshot", "verify", str(file), "-o", "json").document
+    assert (status["revision"], status["sha256"]) == (revision, document["sha256"])
+    told = run(*words)
+    assert (told.status, "exists; name a new file" in told.err) == (1, True)
+    later = list(kept.record)[12]
+    words = ("archive", "extract", str(kept.folder), str(tmp_path / "later"), "--base", str(file))
+    document = run(*words, "--to-revision", str(later), "-o", "json").document
+    assert (document["revision"], document["base"]) == (later, status["index"])
+
+
+def test_the_history_of_a_key_beyond_compaction(run: Run, kept: Kept) -> None:
+    told = run("history", "/k/1", "--archive", str(kept.folder), "--values", "-o", "json")
+    assert told.status == 0, told.err
+    states = told.document["states"]
+    wanted = [number for number in range(NUMBER) if number % 7 == 1]
+    assert [each["value"] for each in states] == [None if n % 5 == 4 else f"v{n}" for n in wanted]
+    assert {each["author"] for each in states} == {"127.0.0.1"}
+    assert all(each["time"] for each in states)
+    told = run("history", "/none", "--archive", str(kept.folder))
+    assert (told.status, "the archive goes back no further" in told.err) == (3, True)
+
+
+def test_usage(run: Run, kept: Kept, tmp_path: Path) -> None:
+    restore = ("snapshot", "restore", "--data-dir", str(tmp_path / "data"))
+    for words, text in (
+        ((*restore, "--archive", str(kept.folder)), "give one of --to-revision"),
+        ((*restore, "--to-revision", "5"), "need --archive"),
+        (restore, "give FILE, or --archive"),
+        (("archive", "extract", str(kept.folder), str(tmp_path / "x")), "give one of --to-revision"),
+    ):
+        told = run(*words)
+        assert (told.status, text in told.err) == (2, True), told.err
+    told = run(*restore, "--archive", str(kept.folder), "--to-revision", "99999")
+    assert (told.status, "before 99999" in told.err) == (1, True), told.err
+    assert list(tmp_path.iterdir()) == []

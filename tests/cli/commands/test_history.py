@@ -1,0 +1,281 @@
+"""`netstorectl history`, `diff` and `undo` on real stores."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from netstore.client import keyspace, origins
+from netstore.client.keyspace import KeySpace
+from netstore.proto import rpc_pb2 as pb
+from tests.support.v3client import V3Client, prefix_end
+from tests.support.v3kubernetes import Api, Informer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from netstore.client.keyspace import Outcome, Step
+    from tests.cli.commands.conftest import Run
+
+
+class V3:
+    """The v3 keys of the store of a test."""
+
+    def __init__(self, url: str) -> None:
+        self.client = V3Client(url)
+        self.is_etcd = httpx.get(f"{url}/netstore/status", trust_env=False).status_code == 404
+
+    def put(self, key: str, value: str, lease: int = 0) -> int:
+        request = pb.PutRequest(key=key.encode(), value=value.encode(), lease=lease)
+        revision: int = self.client.kv.Put(request).header.revision
+        return revision
+
+    def delete(self, key: str) -> int:
+        revision: int = self.client.kv.DeleteRange(pb.DeleteRangeRequest(key=key.encode())).header.revision
+        return revision
+
+    def lease(self, ttl: int = 600) -> int:
+        id_: int = self.client.lease.LeaseGrant(pb.LeaseGrantRequest(TTL=ttl)).ID
+        return id_
+
+    def under(self, prefix: str) -> dict[str, str]:
+        request = pb.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix.encode()))
+        return {each.key.decode(): each.value.decode() for each in self.client.kv.Range(request).kvs}
+
+
+@pytest.fixture
+def v3(store: str) -> Iterator[V3]:
+    found = V3(store)
+    yield found
+    found.client.close()
+
+
+def test_all_states_of_a_key(ctl: Run, v3: V3, prefix: str) -> None:
+    lease = v3.lease()
+    first, second = v3.put(prefix, "1"), v3.put(prefix, "two", lease)
+    gone = v3.delete(prefix)
+    told = ctl("history", prefix)
+    assert told.status == 0, told.err
+    who = "" if v3.is_etcd else "127.0.0.1"
+    assert [[row[0], *row[2:]] for row in told.rows] == [
+        [str(first), who, "create", "1", "1", ""],
+        [str(second), who, "put", "2", "3", f"{lease:x}"],
+        [str(gone), who, "delete", "", "", ""],
+    ]
+    assert all(bool(row[1]) is not v3.is_etcd for row in told.rows)
+    again = v3.put(prefix, "ÿ")
+    document = ctl("history", prefix, "--limit", "2", "--values", "-o", "json").document
+    assert [(each["revision"], each["change"]) for each in document["states"]] == [
+        (gone, "delete"),
+        (again, "create"),
+    ]
+    assert (document["missed"], document["states"][1]["value"]) == (2, "ÿ")
+    if not v3.is_etcd:
+        when = datetime.fromisoformat(document["states"][1]["time"])
+        assert abs((datetime.now(UTC) - when).total_seconds()) < 3600
+    told = ctl("history", f"{prefix}-none")
+    assert (told.status, "nothing is known of it" in told.err) == (3, True)
+
+
+def test_a_value_that_is_no_text(ctl: Run, v3: V3, prefix: str) -> None:
+    v3.client.kv.Put(pb.PutRequest(key=prefix.encode(), value=b"\xff\0"))
+    state = ctl("history", prefix, "--values", "-o", "json").document["states"][0]
+    assert (state["valueBase64"], state["bytes"]) == ("/wA=", 2)
+    assert ctl("history", prefix, "--values").rows[0][-1] == "/wA="
+
+
+def test_what_differs_between_two_points(ctl: Run, v3: V3, prefix: str) -> None:
+    kept, changed = v3.put(f"{prefix}/a", "1"), v3.put(f"{prefix}/b", "1")
+    before = v3.put(f"{prefix}/c", "1")
+    later = v3.put(f"{prefix}/b", "2")
+    v3.delete(f"{prefix}/c")
+    added = v3.put(f"{prefix}/d", "1")
+    who = "" if v3.is_etcd else "127.0.0.1"
+    wanted = [
+        [f"{prefix}/b", "changed", str(changed), str(later), who],
+        [f"{prefix}/c", "removed", str(before), "", ""],
+        [f"{prefix}/d", "added", "", str(added), who],
+    ]
+    for points in ((before,), (before, added)):
+        told = ctl("diff", *(word for each in points for word in ("--at", str(each))), f"{prefix}/")
+        assert told.status == 0, told.err
+        assert [[*row[:4], row[5]] for row in told.rows] == wanted
+    document = ctl("diff", "--at", str(added), "--at", str(before), f"{prefix}/", "-o", "json").document
+    assert [each["change"] for each in document["keys"]] == ["changed", "added", "removed"]
+    assert (document["count"], kept < before) == (3, True)
+    assert ctl("diff", "--at", str(added), "--at", str(added), f"{prefix}/").out == ""
+    for words in ((), ("--at", "1") * 3):
+        assert "give it once or twice" in ctl("diff", *words, prefix).err
+    told = ctl("diff", "--at", str(added + 1000), prefix)
+    assert (told.status, "later than the store's newest" in told.err) == (3, True)
+
+
+def test_a_deleted_namespace_comes_back_before_the_eyes_of_its_informers(
+    ctl: Run, v3: V3, store: str
+) -> None:
+    """The shape of Kubernetes: pods in a namespace beside another one, with an informer on all of them."""
+    chance = random.Random(7)  # noqa: S311 - repeatable
+    api = Api(store)
+    values: dict[bytes, bytes] = {}
+    for number in range(200):
+        key = b"/registry/pods/shop/web-%03d" % number
+        values[key] = b"k8s\0" + chance.randbytes(chance.randint(500, 4000))
+        assert api.create(key, values[key])
+    assert api.create(b"/registry/pods/other/web", b"k8s\0other")
+    updated = next(iter(values))
+    values[updated] = b"k8s\0updated"
+    assert api.update(updated, values[updated], api.get(updated).mod_revision)  # type: ignore[union-attr]  # it is there
+    informer = Informer(store, "pods")
+    target = api.now(b"/registry/pods/")
+    for key in values:
+        api.delete(key, api.get(key).mod_revision)  # type: ignore[union-attr]  # it is there
+    assert api.create(b"/registry/pods/shop/late", b"k8s\0late")
+    other = b"/registry/pods/other/web"
+    assert api.update(other, b"k8s\0changed", api.get(other).mod_revision)  # type: ignore[union-attr]  # it is there
+
+    words = ("undo", "--to-revision", str(target), "/registry/pods/shop/")
+    told = ctl(*words, "--dry-run", "-o", "json")
+    assert told.document["counts"] == {"would be done": 201}
+    assert api.now(b"/registry/pods/") == told.document["fromRevision"], "nothing was written"
+    told = ctl(*words, "-o", "json")
+    assert (told.status, told.document["counts"]) == (0, {"done": 201}), told.err
+    assert told.document["lastRevision"] - told.document["fromRevision"] == 4, "of 64 keys each"
+
+    found, _ = api.list(b"/registry/pods/shop/")
+    assert {key: each.value for key, each in found.items()} == values
+    seen, _ = informer.reach(told.document["lastRevision"], ask=False)
+    assert {key: each.value for key, each in seen.items()} == values | {
+        b"/registry/pods/other/web": b"k8s\0changed"
+    }
+    assert informer.told == 200 + 2 + 201
+    informer.close()
+    told = ctl(*words, "-o", "json")
+    assert told.document["counts"] == {}, "it is as it was"
+    for key in (*values, b"/registry/pods/other/web"):
+        v3.delete(key.decode())
+    api.close()
+
+
+def test_a_key_that_is_changed_meanwhile_is_left_alone(
+    ctl: Run, v3: V3, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"{prefix}/{name}" for name in "abcd"]
+    for key in keys[:3]:
+        v3.put(key, "old")
+    target = v3.put(f"{prefix}/e", "old")
+    v3.delete(keys[0])
+    for key in keys[1:]:
+        v3.put(key, "new")
+    real = KeySpace.write
+    todo = [lambda: v3.put(keys[0], "mine"), lambda: v3.delete(keys[1]), lambda: v3.put(keys[3], "mine")]
+
+    async def disturbed(self: KeySpace, batch: Sequence[Step]) -> Outcome:
+        while todo:
+            todo.pop()()
+        return await real(self, batch)
+
+    monkeypatch.setattr(KeySpace, "write", disturbed)
+    told = ctl("undo", "--to-revision", str(target), f"{prefix}/")
+    assert told.status == 1
+    assert "3 of 4 keys were left alone; look at them with netstorectl diff --at" in told.err
+    assert [(row[0], row[1], row[4]) for row in told.rows] == [
+        (keys[0], "create", "left alone: it was changed meanwhile"),
+        (keys[1], "put", "left alone: it was changed meanwhile"),
+        (keys[2], "put", "done"),
+        (keys[3], "delete", "left alone: it was changed meanwhile"),
+    ]
+    wanted = {keys[0]: "mine", keys[2]: "old", keys[3]: "mine", f"{prefix}/e": "old"}
+    assert v3.under(f"{prefix}/") == wanted
+
+
+def test_batches_are_bounded(ctl: Run, v3: V3, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyspace, "BATCH_BYTES", 3000)
+    monkeypatch.setattr(keyspace, "PAGE_BYTES", 2000)
+    for number in range(40):
+        target = v3.put(f"{prefix}/{number:02}", "x" * (5000 if number == 5 else 900))
+    before = v3.under(prefix)
+    v3.client.kv.DeleteRange(
+        pb.DeleteRangeRequest(key=prefix.encode(), range_end=prefix_end(prefix.encode()))
+    )
+    document = ctl("undo", "--to-revision", str(target), prefix, "-o", "json").document
+    assert document["counts"] == {"done": 40}
+    assert document["lastRevision"] - document["fromRevision"] == 15, "5 keys, the long one, 34 keys"
+    assert v3.under(prefix) == before
+
+
+def test_leases_of_keys_that_come_back(ctl: Run, v3: V3, prefix: str) -> None:
+    alive, ended = v3.lease(), v3.lease()
+    v3.put(f"{prefix}/alive", "v", alive)
+    target = v3.put(f"{prefix}/ended", "v", ended)
+    v3.client.lease.LeaseRevoke(pb.LeaseRevokeRequest(ID=ended))
+    v3.delete(f"{prefix}/alive")
+    words = ("undo", "--to-revision", str(target), prefix)
+    told = ctl(*words)
+    assert told.status == 1
+    assert [(row[0], row[4]) for row in told.rows] == [
+        (f"{prefix}/ended", "left alone: its lease has ended"),
+        (f"{prefix}/alive", "done"),
+    ]
+    leased = v3.client.kv.Range(pb.RangeRequest(key=f"{prefix}/alive".encode())).kvs[0]
+    assert leased.lease == alive
+    assert ctl(*words, "--without-leases").status == 0
+    kept = v3.client.kv.Range(pb.RangeRequest(key=f"{prefix}/ended".encode())).kvs[0]
+    assert (kept.value, kept.lease) == (b"v", 0)
+
+
+def test_back_to_an_instant(ctl: Run, v3: V3, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = v3.put(f"{prefix}/a", "1")
+    if v3.is_etcd:
+        told = ctl("undo", "--since", "1m", prefix)
+        assert told.status == 1
+        assert "1m: this store does not keep times: it is etcd" in told.err
+        return
+    monkeypatch.setattr(origins, "WINDOW", 2)
+    time = ctl("history", f"{prefix}/a", "-o", "json").document["states"][0]["time"]
+    while True:  # times are told to the millisecond: until one has passed
+        second = v3.put(f"{prefix}/a", "2")
+        if ctl("history", f"{prefix}/a", "-o", "json").document["states"][-1]["time"] > time:
+            break
+    for _ in range(10):
+        v3.put(f"{prefix}/b", "3")
+    # The instant is told cut to a millisecond, so the first write may be after it: one more includes it.
+    instant = datetime.fromisoformat(time).timestamp() + 0.001
+    after = datetime.fromtimestamp(instant, UTC).isoformat()
+    told = ctl("undo", "--since", after, prefix, "-o", "json")
+    assert told.status == 0, told.err
+    assert first <= told.document["toRevision"] < second
+    assert f"{prefix}/b" not in v3.under(prefix)
+    told = ctl("undo", "--since", "2001-01-01T00:00:00Z", prefix)
+    assert told.status == 1
+    assert "the oldest revision whose time is known is" in told.err
+    told = ctl("diff", "--at", "2101-01-01T00:00:00Z", prefix)
+    assert (told.status, told.out) == (0, ""), "the present state"
+
+
+def test_what_was_compacted(ctl: Run, v3: V3, prefix: str) -> None:
+    first = v3.put(prefix, "1")
+    second = v3.put(prefix, "2")
+    third = v3.put(prefix, "3")
+    v3.client.kv.Compact(pb.CompactionRequest(revision=second))
+    told = ctl("history", prefix)
+    assert [row[0] for row in told.rows] == [str(second), str(third)], told.err
+    for words in (("diff", "--at", str(first)), ("undo", "--to-revision", str(first))):
+        told = ctl(*words, prefix)
+        assert (told.status, "the store has compacted its history" in told.err) == (3, True)
+
+
+def test_usage(ctl: Run, prefix: str) -> None:
+    for words in (("undo",), ("undo", "--since", "1m", "--to-revision", "5")):
+        told = ctl(*words, prefix)
+        assert (told.status, "give either --since or --to-revision" in told.err) == (2, True)
+    told = ctl("undo", "--to-revision", str(2**60), prefix)
+    assert (told.status, "later than the store's newest" in told.err) == (1, True)
+
+
+def test_a_store_that_answers_nonsense(run: Run) -> None:
+    told = run("--endpoints", "http://127.0.0.1:1", "history", "/k")
+    assert (told.status, "no endpoint answered" in told.err) == (4, True)

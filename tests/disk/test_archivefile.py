@@ -1,0 +1,186 @@
+"""The files of an archive: what is written is read again, whatever a crash left, and damage is told."""
+
+from __future__ import annotations
+
+import os
+import random
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.disk import archivefile
+from netstore.disk.archivefile import ArchiveWriter, Base, listing, read_entries, read_head, wall_of
+from netstore.errors import CorruptData, NetstoreError
+from netstore.raft.change import Change
+from netstore.raft.entry import Entry, EntryKind
+from netstore.state.envelope import seal
+from netstore.types import ClusterId, Index, Term
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLUSTER = ClusterId(0xC1)
+
+
+def entry(index: int, wall: int | None = None, size: int = 10) -> Entry:
+    data = b"" if wall is None else seal(b"c" * size, wall=wall, principal=b"me")
+    return Entry(Index(index), Term(3), EntryKind.NORMAL, data)
+
+
+def entries(first: int, last: int) -> list[Entry]:
+    return [entry(index, index * 10) for index in range(first, last + 1)]
+
+
+def stored(folder: Path) -> list[Entry]:
+    return [each.entry for part in listing(folder).parts for each in read_entries(part.path, CLUSTER)]
+
+
+def test_what_is_archived_is_read_again(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path / "a", CLUSTER)
+    change = Entry(Index(3), Term(4), EntryKind.CHANGE, Change((), seal(b"x", wall=77)).encode())
+    wanted = [entry(1), entry(2, 55), change, entry(4), Entry(Index(5), Term(4), EntryKind.NORMAL, b"?")]
+    assert writer.add(wanted) == 77
+    assert stored(tmp_path / "a") == wanted
+    (part,) = listing(tmp_path / "a").parts
+    assert [each.wall for each in read_entries(part.path)] == [0, 55, 77, 0, 0]
+    assert read_head(part.path, CLUSTER)[:6] == (CLUSTER, 1, 5, 55, 77, 5)
+    assert part.path.name == "0000000000000001-0000000000000005.entries"
+    assert part.path.stat().st_mode & 0o777 == 0o600
+    writer.close()
+
+
+def test_times() -> None:
+    broken = Entry(Index(1), Term(1), EntryKind.CHANGE, b"\xff" * 30)
+    assert [wall_of(each) for each in (entry(1), entry(1, 9), broken)] == [0, 9, 0]
+
+
+def test_small_files_are_merged_and_large_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archivefile, "MERGED_FILES", 4)
+    monkeypatch.setattr(archivefile, "MERGED_BYTES", 2000)
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    for index in range(1, 4):
+        writer.add([entry(index, index)])
+    assert len(writer.listing.parts) == 3
+    writer.add([entry(4, 4)])
+    assert [(part.first, part.last) for part in writer.listing.parts] == [(1, 4)]
+    writer.add([entry(5, 5, 3000)])
+    assert [(part.first, part.last) for part in writer.listing.parts] == [(1, 4), (5, 5)], "it is large"
+    writer.add([entry(6, 6, 1000)])
+    writer.add([entry(7, 7, 1000)])
+    assert [(part.first, part.last) for part in writer.listing.parts] == [(1, 4), (5, 5), (6, 7)]
+    assert [each.index for each in stored(tmp_path)] == [*range(1, 8)]
+    assert sorted(path.name[-8:] for path in tmp_path.iterdir()) == [*[".entries"] * 3, "lock"]
+    writer.close()
+
+
+def test_a_gap_is_known_and_nothing_is_read_across_it(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    writer.add(entries(1, 4))
+    writer.add(entries(8, 9))
+    found = writer.listing
+    assert (found.gaps, found.stretches, found.last) == ([(5, 7)], [(1, 4), (8, 9)], 9)
+    assert [part.first for part in found.between(2, 4)] == [1]
+    for first, last in ((2, 8), (5, 6), (4, 9)):
+        with pytest.raises(NetstoreError, match=r"gap: entries 5 to \d+ are missing"):
+            found.between(first, last)
+    with pytest.raises(NetstoreError, match="entries 10 to 11 are missing"):
+        found.between(9, 11)
+    assert not found.has_usable_base
+    writer.add_base(lambda file: os.write(file, b"state"), lambda _: Index(4))
+    assert not writer.listing.has_usable_base, "it leads to the gap"
+    base = writer.add_base(lambda file: os.write(file, b"state"), lambda _: Index(7))
+    assert base == Base(7, tmp_path / "0000000000000007.state")
+    assert (base.path.read_bytes(), writer.listing.has_usable_base) == (b"state", True)
+    writer.close()
+
+
+def test_one_member_of_one_cluster_writes(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    with pytest.raises(NetstoreError, match="another member writes its archive there"):
+        ArchiveWriter.open(tmp_path, CLUSTER)
+    writer.add(entries(1, 1))
+    writer.close()
+    with pytest.raises(NetstoreError, match="is of cluster c1, not of c2"):
+        ArchiveWriter.open(tmp_path, ClusterId(0xC2))
+    ArchiveWriter.open(tmp_path, CLUSTER).close()
+    with pytest.raises(NetstoreError, match="name the folder of an archive"):
+        listing(tmp_path / "none")
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    writer.add(entries(1, 3))
+    writer.close()
+    (part,) = listing(tmp_path).parts
+    whole = part.path.read_bytes()
+    chance = random.Random(5)  # noqa: S311 - repeatable
+    for place in [*range(len(archivefile.MAGIC)), *chance.sample(range(len(whole)), 60)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << chance.randrange(8)
+        part.path.write_bytes(damaged)
+        with pytest.raises(NetstoreError):
+            list(read_entries(part.path))
+    for size in (0, 20, len(whole) - 1, len(whole) // 2):
+        part.path.write_bytes(whole[:size])
+        with pytest.raises(CorruptData):
+            list(read_entries(part.path))
+    part.path.write_bytes(whole + b"\0")
+    with pytest.raises(CorruptData):
+        list(read_entries(part.path))
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+class Killer:
+    """Ends the process at one of its steps that change the folder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 0
+        for place, name in ((Path, "rename"), (Path, "unlink"), (os, "fsync")):
+            monkeypatch.setattr(place, name, self._killing(getattr(place, name)))
+
+    def _killing(self, real: Callable[..., object]) -> Callable[..., object]:
+        def step(*arguments: object, **options: object) -> object:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+            return real(*arguments, **options)
+
+        return step
+
+
+def test_a_kill_at_every_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archivefile, "MERGED_FILES", 3)
+    killer = Killer(monkeypatch)
+
+    def life(folder: Path) -> None:
+        writer = ArchiveWriter.open(folder, CLUSTER)
+        try:
+            while (last := writer.listing.last) < 12:
+                writer.add(entries(last + 1, last + 2))
+                if last == 4:
+                    writer.add_base(lambda file: os.write(file, b"s" * 9000), lambda _: Index(4))
+        finally:
+            writer.close()
+
+    for step in count(1):
+        folder = tmp_path / str(step)
+        killer.left = step
+        try:
+            life(folder)
+        except Killed:
+            assert [each.index for each in stored(folder)] == [*range(1, listing(folder).last + 1)]
+        if killer.left > 0:
+            break
+        life(folder)
+        assert stored(folder) == entries(1, 12), step
+        found = listing(folder)
+        assert (found.gaps, found.unfinished, found.needless) == ([], [], []), step
+        assert all(base.path.stat().st_size == 9000 for base in found.bases), step
+    assert step > 40, "of a life without a kill"

@@ -1,0 +1,271 @@
+"""The archiver: entries and states get into the folder, and whatever the folder does, nobody waits for it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.disk import archivefile
+from netstore.disk.archivefile import ArchiveWriter, listing, read_entries
+from netstore.node import archive
+from netstore.node.archive import Archiver
+from netstore.raft.entry import Entry, EntryKind
+from netstore.raft.log import Log as RaftLog
+from netstore.state.envelope import seal
+from netstore.types import ClusterId, Index, Term
+from tests.support.links import Quiet
+from tests.support.patience import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CLUSTER = ClusterId(0xC1)
+
+
+class Source:
+    """An engine whose state is a file with its applied index in it."""
+
+    def __init__(self) -> None:
+        self.index = 1
+        self.copies = 0
+
+    def applied(self) -> Index:
+        return Index(self.index)
+
+    def sync(self, done: Callable[[OSError | None], None]) -> None:
+        done(None)
+
+    def copy_to(self, file: int) -> None:
+        self.copies += 1
+        os.write(file, b"%d" % self.index)
+
+
+class Member:
+    """A log, and an archiver whose threads report to a queue."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(archive, "_applied", lambda path: Index(int(path.read_bytes())))
+        self.now = 100.0
+        self.calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self.raft = RaftLog(Index(0), Term(0), [])
+        self.source = Source()
+        self.folder = folder
+        self.archiver = Archiver(
+            folder,
+            CLUSTER,
+            self.raft,
+            self.source,
+            lag_seconds=5.0,
+            call_soon=self.calls.put,
+            monotonic=lambda: self.now,
+            log=Quiet(),
+        )
+
+    def write(self, number: int, size: int = 10) -> None:
+        """Append and apply so many entries."""
+        first = self.raft.last + 1
+        entries = [
+            Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"x" * size, wall=index))
+            for index in range(first, first + number)
+        ]
+        self.raft.append(entries)
+        last = entries[-1].index
+        self.raft.commit = self.raft.applying = self.raft.applied = self.raft.handed = self.raft.persisted = (
+            last
+        )
+        self.source.index = last
+
+    def compact(self, index: int) -> None:
+        self.raft.compact(Index(index))
+
+    def look(self, reports: int = 1) -> None:
+        """A round in which so many threads report."""
+        self.archiver.look()
+        for _ in range(reports):
+            self.calls.get(timeout=seconds(20))()
+
+    def settle(self) -> None:
+        """Rounds until nothing is left to do."""
+        for _ in range(50):
+            self.now += 6.0
+            self.archiver.look()
+            while self.archiver._busy_since is not None or self.archiver._makes_base:
+                self.calls.get(timeout=seconds(20))()
+            if not self.archiver.waiting and self.archiver.listing.has_usable_base:
+                return
+        raise AssertionError(f"{self.archiver.waiting} entries wait: {self.archiver.problems()}")
+
+    def stored(self) -> list[int]:
+        return [each.entry.index for part in listing(self.folder).parts for each in read_entries(part.path)]
+
+
+@pytest.fixture
+def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Member:
+    return Member(tmp_path / "archive", monkeypatch)
+
+
+def test_entries_are_archived_within_their_lag_and_a_state_with_them(member: Member) -> None:
+    assert member.archiver.needed() is None, "before the folder is open"
+    member.look()
+    member.write(10)
+    member.look(reports=1)  # the state: entries wait for their lag
+    assert (member.source.copies, member.stored(), member.archiver.waiting) == (1, [], 10)
+    member.now += 5.0
+    member.look(reports=1)
+    assert member.stored() == list(range(1, 11))
+    assert (member.archiver.archived, member.archiver.wall, member.archiver.waiting) == (10, 10, 0)
+    assert member.archiver.needed() == 10
+    assert [base.applied for base in member.archiver.listing.bases] == [10]
+    member.write(archive.DUE_ENTRIES)
+    member.look()
+    assert member.archiver.waiting == 0, "many do not wait"
+    assert member.archiver.problems() == []
+
+
+def test_what_is_given_to_the_disk_at_once_is_bounded(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MOST_BYTES", 3000)
+    monkeypatch.setattr(archive, "DUE_ENTRIES", 1)
+    monkeypatch.setattr(archivefile, "MERGED_FILES", 1000)
+    member.look()
+    member.write(5, size=900)
+    member.settle()
+    member.write(3, size=5000)
+    member.settle()
+    parts = [part.last - part.first + 1 for part in member.archiver.listing.parts]
+    assert parts == [3, 2, 1, 1, 1]
+
+
+def test_a_restarted_member_goes_on_where_the_archive_ends(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(7)
+    member.settle()
+    member.archiver.listing  # noqa: B018 - as a scrape
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    again = Member(member.folder, monkeypatch)
+    again.look()
+    assert again.archiver.archived == 7
+    again.write(5)  # it replays its log
+    again.now += 10.0
+    again.look(reports=0)
+    assert again.archiver.waiting == 0
+    again.write(4)
+    again.settle()
+    assert again.stored() == list(range(1, 10))
+
+
+def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    member.look()
+    member.write(7)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    anew = Member(member.folder, monkeypatch)
+    anew.write(5)
+    anew.look()
+    anew.look(reports=0)
+    (problem,) = anew.archiver.problems()
+    assert "ends with entry 7, and the log of this member with 5: if the store was begun anew" in problem
+    assert anew.archiver.needed() is None
+    anew.write(1, size=3)
+    anew.write(5, size=3)
+    anew.now += 10.0
+    anew.look(reports=0)
+    assert anew.archiver.problems() == [
+        f"the log is not archived: {member.folder} has the archive of another store: name an empty folder"
+    ]
+    assert anew.stored() == list(range(1, 8))
+    assert anew.source.copies == 0
+
+
+def test_a_gap_gets_a_new_state(member: Member) -> None:
+    member.look()
+    member.write(10)
+    member.settle()
+    member.write(10)
+    member.compact(15)
+    member.settle()
+    assert member.archiver.listing.gaps == [(11, 15)]
+    assert [base.applied for base in member.archiver.listing.bases] == [10, 20]
+    assert member.stored() == [*range(1, 11), *range(16, 21)]
+    assert member.archiver.problems() == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = Member(tmp_path / "mount" / "archive", monkeypatch)
+    member.look()
+    (problem,) = member.archiver.problems()
+    assert problem.startswith("the log is not archived: ")
+    assert problem.endswith("No such file or directory")
+    member.write(3)
+    member.look(reports=0)
+    assert member.archiver.needed() is None, "the log is not held up for it"
+    (tmp_path / "mount").mkdir()
+    member.settle()
+    assert (member.archiver.problems(), member.stored()) == ([], [1, 2, 3])
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archivefile, "_write_synced", full)
+        member.write(3)
+        member.now += 1.0
+        member.look(reports=0)
+        member.now += 6.0
+        member.look()
+        assert member.archiver.problems() == ["the log is not archived: the folder: No space left on device"]
+        assert member.archiver.needed() is None
+    member.settle()
+    assert member.stored() == list(range(1, 7))
+
+
+def test_a_write_that_hangs_is_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    member.look()
+    member.write(3)
+    member.settle()
+    goes_on = threading.Event()
+    real = ArchiveWriter.add
+
+    def hanging(self: ArchiveWriter, entries: list[Entry]) -> int:
+        assert goes_on.wait(seconds(20))
+        return real(self, entries)
+
+    monkeypatch.setattr(ArchiveWriter, "add", hanging)
+    member.write(archive.DUE_ENTRIES)
+    member.look(reports=0)
+    assert member.archiver.problems() == []
+    member.now += archive.SLOW_SECONDS + 1
+    assert member.archiver.problems() == [
+        f"the log is not archived: a write to {member.folder} has taken 61 s so far"
+    ]
+    assert member.archiver.needed() is None
+    member.look(reports=0)
+    goes_on.set()
+    member.calls.get(timeout=seconds(20))()
+    assert (member.archiver.problems(), member.archiver.waiting) == ([], 0)
+
+
+def test_a_state_that_cannot_be_copied_is_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: int) -> None:
+        raise ValueError("a broken copy")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(member.source, "copy_to", broken)
+        member.look()
+        member.write(2)
+        member.look()
+        assert "a broken copy" in member.archiver.problems()[0]
+    member.settle()
+    assert member.archiver.listing.bases
