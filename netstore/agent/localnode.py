@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class LocalNode:
     """This node as the backend accepted it, and the addresses that no lease may make a route for.
 
-    Only `refresh` changes it.
+    Only `refresh` and `migration` change it.
     """
 
     network: Network
@@ -51,6 +51,8 @@ class LocalNode:
     names_ipv6: bool
     """See `client.subnetstore.SubnetStore`."""
     protected6: ProtectedAddresses6
+    document: str = ""
+    """The network config as it is stored."""
     fault: str | None = None
     """Why the interface cannot carry traffic now, None if it can."""
 
@@ -101,16 +103,20 @@ async def detect(
     kernel: Kernel,
     store: SubnetStore,
     hosts: Mapping[int, str],
+    *,
     complete: Callable[[Network], Awaitable[Network]],
+    planned: Callable[[str], str],
 ) -> LocalNode:
     """Choose the interface, read and validate the network config, prepare the backend. `hosts` are the
     addresses of hosts that the node needs, with what each is. `complete` installs the backend where that is
-    allowed, and adds what the plugin store says of it.
+    allowed, and adds what the plugin store says of it. `planned` gives the network config to use, given that
+    which is stored.
 
     NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
     choice = await find_interface(config, kernel)
-    network = await complete(await read_network(store))
+    document = planned(await read_document(store))
+    network = await complete(parse_network(document.encode()))
     if network.network.holds(choice.address.ip):
         raise NetworkConfigError(
             "Network",
@@ -131,11 +137,13 @@ async def detect(
     protected = protected_addresses(network, links, addresses.ipv4, routes, hosts)
     protected6 = await _protected6(network, links, addresses, kernel, config)
     fault = _fault(host, routes)
-    return LocalNode(network, backend, host, prepared, protected, store.names_ipv6, protected6, fault)
+    return LocalNode(
+        network, backend, host, prepared, protected, store.names_ipv6, protected6, document, fault
+    )
 
 
-async def read_network(store: SubnetStore) -> Network:
-    """The network config. NetworkConfigError if there is none or it is invalid."""
+async def read_document(store: SubnetStore) -> str:
+    """The network config as it is stored. NetworkConfigError if there is none."""
     key = f"{store.prefix}/config"
     try:
         entry = await store.config()
@@ -147,7 +155,7 @@ async def read_network(store: SubnetStore) -> Network:
         raise NetworkConfigError(
             key, "it is a directory", "remove it and write the network config as a value"
         )
-    return parse_network(entry.value.encode())
+    return entry.value
 
 
 async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: Mapping[int, str]) -> bool:

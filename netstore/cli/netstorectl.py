@@ -23,6 +23,7 @@ from netstore.cli.commands.failures import Exit, Failure
 from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
+from netstore.cli.commands.migrate import migrate
 from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
 from netstore.cli.commands.plugin import plugin
@@ -46,6 +47,7 @@ for noun in (network, subnet, route, plugin, key, member, endpoint, status, doct
     cli.add_command(noun)
 for verb in (history, map_, move, drain):
     subnet.add_command(verb)
+network.add_command(migrate)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))
 
