@@ -8,7 +8,7 @@ from netstore import __version__
 from netstore.agent.backend import Host, Manifest, Prepared, Refused, SubnetLease, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
 
 class Alloc:
@@ -25,9 +25,14 @@ class Alloc:
             raise Refused(f"alloc: {host.link.name} has no MTU; choose another interface with --iface")
         return Prepared(mtu=host.link.mtu)
 
-    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """Nothing, whoever the peers are."""
+    async def declare(self, host: Host, peers: Collection[SubnetLease]) -> Wanted:
+        """Nothing."""
         del host, peers
+        return Wanted()
+
+    def declare_peer(self, host: Host, peer: SubnetLease) -> Wanted:
+        """Nothing, whoever the peer is."""
+        del host, peer
         return Wanted()
 
     async def stop(self) -> None:

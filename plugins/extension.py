@@ -22,7 +22,7 @@ import msgspec
 import trio
 from netstore_plugins import keptfile
 from netstore_plugins.command import Failed, run
-from netstore_plugins.peers import of_type
+from netstore_plugins.peers import other_type
 
 from netstore import __version__
 from netstore.agent.backend import (
@@ -39,7 +39,7 @@ from netstore.agent.backend import (
 from netstore.network.backends import ExtensionOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from netstore.agent.backend import Subnet
 
@@ -159,7 +159,7 @@ class Extension:
                 "extension: PreStartupCommand printed what is not UTF-8; have it print text, such as base64"
             ) from None
 
-    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+    async def declare(self, host: Host, peers: Collection[SubnetLease]) -> Wanted:
         """Run the commands for what changed since the last call; no state of the kernel is wanted.
 
         Refused if PostStartupCommand failed; no other is run before it succeeded.
@@ -167,8 +167,9 @@ class Extension:
         if host.subnet is None:
             return Wanted()
         end = trio.current_time() + ROUND_SECONDS
-        mine, refused = of_type(peers, NAME)
+        mine = [lease for lease in peers if lease.backend_type == NAME]
         await self._post_startup(host, host.subnet)
+        refused: dict[Subnet, str] = {}
         wanted: dict[str, Peer] = {}
         for lease in mine:
             try:
@@ -192,6 +193,12 @@ class Extension:
         gone = self._served.keys() - wanted.keys()
         warnings += [f"extension: {name} has left: {self._reason(name)}" for name in sorted(gone)]
         return Wanted(refused=refused, warnings=warnings)
+
+    def declare_peer(self, host: Host, peer: SubnetLease) -> Wanted:
+        """Nothing. A peer of another type is refused; `declare` sees to the others."""
+        del host
+        reason = other_type(peer, NAME)
+        return Wanted() if reason is None else Wanted(refused={peer.subnet: reason})
 
     def _reason(self, name: str) -> str:
         failure = self._failed.get(name)

@@ -23,7 +23,7 @@ from netstore.agent.backend import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
 
 class HostGateway:
@@ -54,22 +54,24 @@ class HostGateway:
             raise Refused(f"host-gw: {host.link.name} has no MTU; choose another interface with --iface")
         return Prepared(mtu=host.link.mtu)
 
-    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """A route for each subnet of each peer with this backend type; the other peers are refused."""
+    async def declare(self, host: Host, peers: Collection[SubnetLease]) -> Wanted:
+        """Nothing for the node itself."""
+        del host, peers
+        return Wanted()
+
+    def declare_peer(self, host: Host, peer: SubnetLease) -> Wanted:
+        """A route for each subnet of the peer. One with another backend type is refused."""
         name, device = self.manifest.name, host.link.name
-        routes, refused = [], {}
-        for peer in peers:
-            if peer.backend_type != name:
-                refused[peer.subnet] = f"its backend is {peer.backend_type or 'not named'}, not {name}"
-                continue
-            routes.append(Route(peer.subnet, peer.public_ip, device))
-            if host.address6 is None or peer.subnet6 is None:
-                continue
-            if peer.public_ip6 is None:
-                refused[peer.subnet] = f"it has no PublicIPv6, so {peer.subnet6} cannot be routed to it"
-            else:
-                routes.append(Route(peer.subnet6, peer.public_ip6, device))
-        return Wanted(routes, refused)
+        if peer.backend_type != name:
+            reason = f"its backend is {peer.backend_type or 'not named'}, not {name}"
+            return Wanted(refused={peer.subnet: reason})
+        route = Route(peer.subnet, peer.public_ip, device)
+        if host.address6 is None or peer.subnet6 is None:
+            return Wanted((route,))
+        if peer.public_ip6 is None:
+            reason = f"it has no PublicIPv6, so {peer.subnet6} cannot be routed to it"
+            return Wanted((route,), {peer.subnet: reason})
+        return Wanted((route, Route(peer.subnet6, peer.public_ip6, device)))
 
     async def stop(self) -> None:
         """There is nothing to stop."""

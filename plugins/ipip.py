@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from netstore_plugins.peers import of_type
+from netstore_plugins.peers import other_type
 
 from netstore import __version__
 from netstore.agent.backend import (
@@ -27,7 +27,7 @@ from netstore.agent.backend import (
 from netstore.network.backends import IpipOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
 NAME: Final = "ipip"
 
@@ -59,21 +59,24 @@ class IpIp:
             )
         return Prepared(mtu=host.link.mtu - OVERHEAD)
 
-    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """The device, and for each peer a route through it to the peer's address."""
-        mine, refused = of_type(peers, NAME)
+    async def declare(self, host: Host, peers: Collection[SubnetLease]) -> Wanted:
+        """The device."""
+        del peers
         device = Device(
             DEVICE,
             Ipip(host.address.ip.to_bytes(4), host.link.name),
             mtu=host.link.mtu - OVERHEAD,
             addresses=None if host.subnet is None else ((host.subnet.base.to_bytes(4), 32),),
         )
-        return Wanted([self._route(host, peer) for peer in mine], refused, devices=[device])
+        return Wanted(devices=(device,))
 
-    def _route(self, host: Host, peer: SubnetLease) -> Route:
+    def declare_peer(self, host: Host, peer: SubnetLease) -> Wanted:
+        """A route through the device to the peer's address."""
+        if (reason := other_type(peer, NAME)) is not None:
+            return Wanted(refused={peer.subnet: reason})
         if self._options.direct_routing and host.reaches(peer.public_ip):
-            return Route(peer.subnet, peer.public_ip, host.link.name)
-        return Route(peer.subnet, peer.public_ip, DEVICE, onlink=True)
+            return Wanted((Route(peer.subnet, peer.public_ip, host.link.name),))
+        return Wanted((Route(peer.subnet, peer.public_ip, DEVICE, onlink=True),))
 
     async def stop(self) -> None:
         """There is nothing to stop."""

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from netstore.agent.backend import Refused, show_ip
+from netstore.agent.backend import Refused
 from netstore.network.backends import problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from netstore.agent.backend import Subnet, SubnetLease
+    from netstore.agent.backend import SubnetLease
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -32,16 +30,11 @@ def refuse_problem(kind: str, options: msgspec.Struct, *, ipv6: bool = False) ->
         raise Refused(f"{kind}: {found.option}: {found.text}; {found.fix}")
 
 
-def of_type(peers: Iterable[SubnetLease], lease_type: str) -> tuple[Sequence[SubnetLease], dict[Subnet, str]]:
-    """The leases with this BackendType, and the reason for each of the others."""
-    mine = []
-    refused = {}
-    for peer in peers:
-        if peer.backend_type == lease_type:
-            mine.append(peer)
-        else:
-            refused[peer.subnet] = f"its backend is {peer.backend_type or 'not named'}, not {lease_type}"
-    return mine, refused
+def other_type(peer: SubnetLease, lease_type: str) -> str | None:
+    """The reason why a lease with another BackendType than this is refused; None if it has this one."""
+    if peer.backend_type == lease_type:
+        return None
+    return f"its backend is {peer.backend_type or 'not named'}, not {lease_type}"
 
 
 @lru_cache
@@ -71,39 +64,6 @@ def bounded(data: bytes | None, field: str) -> bytes | None:
     if data is not None and len(data) > MAX_DATA_BYTES:
         raise ValueError(f"{field}: it has {len(data)} bytes, more than {MAX_DATA_BYTES}")
     return data
-
-
-def holders(claims: Sequence[tuple[SubnetLease, bytes]]) -> Mapping[bytes, SubnetLease]:
-    """Who has each MAC or key: the youngest lease of the node that has it, which says where the node is now.
-
-    `claims` are leases and what they publish. A node is one PublicIP. It may have several leases, because one
-    that moved to another subnet keeps its former lease for a while. Of several nodes that publish the same,
-    as copies of one machine do, the one with the oldest lease has it, then the one with the lowest subnet.
-    """
-    oldest: dict[bytes, SubnetLease] = {}
-    for lease, published_value in claims:
-        if _age(lease) <= _age(oldest.setdefault(published_value, lease)):
-            oldest[published_value] = lease
-    youngest: dict[bytes, SubnetLease] = {}
-    for lease, published_value in claims:
-        if lease.public_ip == oldest[published_value].public_ip and _age(lease) >= _age(
-            youngest.setdefault(published_value, lease)
-        ):
-            youngest[published_value] = lease
-    return youngest
-
-
-def _age(lease: SubnetLease) -> tuple[int, Subnet]:
-    return lease.created, lease.subnet
-
-
-def older(holder: SubnetLease, what: str, file: str) -> str:
-    """Why a lease is refused that publishes what the node of an older one has; `file` is where it is kept."""
-    return (
-        f"{show_ip(holder.public_ip)}, whose lease is older, has the same {what}; remove {file} from the"
-        " backend's folder of one of them and restart its agent, or delete the older lease if its node"
-        " is gone"
-    )
 
 
 def own(what: str, file: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 from netstore_plugins import keptfile
-from netstore_plugins.peers import bounded, holders, of_type, older, own, published, refuse_problem
+from netstore_plugins.peers import bounded, other_type, own, published, refuse_problem
 
 from netstore import __version__
 from netstore.agent.backend import (
@@ -44,7 +44,7 @@ from netstore.network.backends import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection
     from pathlib import Path
 
 NAME: Final = "vxlan"
@@ -58,25 +58,6 @@ class VtepData(msgspec.Struct, frozen=True):
 
     vni: int | None = msgspec.field(default=None, name="VNI")
     vtep_mac: str = msgspec.field(default="", name="VtepMAC")
-
-
-class _Far(NamedTuple):
-    """A peer in one address family."""
-
-    lease: SubnetLease
-    subnet: Subnet | Subnet6
-    public_ip: int | None
-    data: bytes | None
-
-
-class _Tunnel(NamedTuple):
-    """What one address family needs."""
-
-    device: Device
-    routes: list[Route]
-    neighbours: list[Neighbour]
-    forwarding: list[Forwarding]
-    refused: dict[Subnet, str]
 
 
 class _Family(NamedTuple):
@@ -185,42 +166,18 @@ class VxlanTunnels:
         """What the lease publishes, with the fields in flannel's order."""
         return b'{"VNI":%d,"VtepMAC":"%s"}' % (self._options.vni, self._macs[family].hex(":").encode())
 
-    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """The devices, and for each peer a route, the neighbour it goes to, and where its frames go."""
-        mine, refused = of_type(peers, NAME)
-        tunnels = [
-            self._tunnel(
-                host,
-                _IPV4,
-                (host.address.ip, host.subnet),
-                [_Far(peer, peer.subnet, peer.public_ip, peer.backend_data) for peer in mine],
-            )
-        ]
+    async def declare(self, host: Host, peers: Collection[SubnetLease]) -> Wanted:
+        """The devices."""
+        del peers
+        devices = [self._device(host, _IPV4, host.address.ip, host.subnet)]
         if host.address6 is not None:
-            far = [
-                _Far(peer, peer.subnet6, peer.public_ip6, peer.backend_v6_data)
-                for peer in mine
-                if peer.subnet6 is not None
-            ]
-            tunnels.append(self._tunnel(host, _IPV6, (host.address6, host.subnet6), far))
-        for tunnel in tunnels:
-            refused.update(tunnel.refused)
-        return Wanted(
-            routes=[route for tunnel in tunnels for route in tunnel.routes],
-            refused=refused,
-            devices=[tunnel.device for tunnel in tunnels],
-            neighbours=[each for tunnel in tunnels for each in tunnel.neighbours],
-            forwarding=[each for tunnel in tunnels for each in tunnel.forwarding],
-        )
+            devices.append(self._device(host, _IPV6, host.address6, host.subnet6))
+        return Wanted(devices=devices)
 
-    def _tunnel(
-        self, host: Host, family: _Family, ours: tuple[int, Subnet | Subnet6 | None], peers: Iterable[_Far]
-    ) -> _Tunnel:
-        """One device and what is reached through it; `ours` are this node's address and subnet."""
-        local, subnet = ours
-        size, name = family.size, self._device_name(family)
-        device = Device(
-            name,
+    def _device(self, host: Host, family: _Family, local: int, subnet: Subnet | Subnet6 | None) -> Device:
+        size = family.size
+        return Device(
+            self._device_name(family),
             Vxlan(
                 self._options.vni,
                 local.to_bytes(size),
@@ -233,50 +190,45 @@ class VxlanTunnels:
             mac=self._macs[family],
             addresses=None if subnet is None else ((subnet.base.to_bytes(size), size * 8),),
         )
-        tunnel = _Tunnel(device, [], [], [], {})
-        reaches = host.reaches if family is _IPV4 else host.reaches6
-        forwarding: dict[bytes, Forwarding] = {}
-        usable = self._usable(family, peers, tunnel.refused)
-        for far, public_ip, mac in usable:
-            if self._options.direct_routing and reaches(public_ip):
-                tunnel.routes.append(Route(far.subnet, public_ip, host.link.name))
-                continue
-            tunnel.neighbours.append(Neighbour(name, far.subnet.base.to_bytes(size), mac))
-            forwarding[mac] = Forwarding(name, mac, public_ip.to_bytes(size))
-            tunnel.routes.append(Route(far.subnet, far.subnet.base, name, onlink=True))
-        tunnel.forwarding.extend(forwarding.values())
-        return tunnel
 
-    def _usable(
-        self, family: _Family, peers: Iterable[_Far], refused: dict[Subnet, str]
-    ) -> list[tuple[_Far, int, bytes]]:
-        """The peers that can be served, with address and MAC; the reasons of the others go into `refused`.
-
-        Frames to one MAC can have only one destination: the address of the node that has it.
-        """
-        field = "BackendData" if family is _IPV4 else "BackendV6Data"
-        found: list[tuple[_Far, bytes]] = []
-        addresses: dict[Subnet, int] = {}
-        for far in peers:
-            if far.public_ip is None:
-                refused[far.lease.subnet] = f"{family.blame}it has no PublicIPv6"
-                continue
+    def declare_peer(self, host: Host, peer: SubnetLease) -> Wanted:
+        """A route for each family, the neighbour it goes to, and where its frames go."""
+        if (reason := other_type(peer, NAME)) is not None:
+            return Wanted(refused={peer.subnet: reason})
+        routes: list[Route] = []
+        neighbours: list[Neighbour] = []
+        forwarding: list[Forwarding] = []
+        refused: dict[Subnet, str] = {}
+        ends: list[tuple[_Family, Subnet | Subnet6, int | None, bytes | None]] = [
+            (_IPV4, peer.subnet, peer.public_ip, peer.backend_data)
+        ]
+        if host.address6 is not None and peer.subnet6 is not None:
+            ends.append((_IPV6, peer.subnet6, peer.public_ip6, peer.backend_v6_data))
+        for family, subnet, public_ip, data in ends:
             try:
-                found.append((far, _vtep(bounded(far.data, field), field, self._options.vni)))
-                addresses[far.lease.subnet] = far.public_ip
+                if public_ip is None:
+                    raise ValueError("it has no PublicIPv6")  # noqa: TRY301 - told by the except below
+                mac = self._mac_of(family, data)
             except ValueError as error:
-                refused[far.lease.subnet] = f"{family.blame}{error}"
-        holder = holders([(far.lease, mac) for far, mac in found])
-        usable = []
-        for far, mac in found:
-            what = f"VtepMAC {mac.hex(':')}"
-            if mac == self._macs[family]:
-                refused[far.lease.subnet] = family.blame + own(what, family.kept)
-            elif far.lease.public_ip != holder[mac].public_ip:
-                refused[far.lease.subnet] = family.blame + older(holder[mac], what, family.kept)
-            else:
-                usable.append((far, addresses[holder[mac].subnet], mac))
-        return usable
+                refused[peer.subnet] = f"{family.blame}{error}"
+                continue
+            reaches = host.reaches if family is _IPV4 else host.reaches6
+            if self._options.direct_routing and reaches(public_ip):
+                routes.append(Route(subnet, public_ip, host.link.name))
+                continue
+            name = self._device_name(family)
+            routes.append(Route(subnet, subnet.base, name, onlink=True))
+            neighbours.append(Neighbour(name, subnet.base.to_bytes(family.size), mac))
+            forwarding.append(Forwarding(name, mac, public_ip.to_bytes(family.size)))
+        return Wanted(routes, refused, neighbours=neighbours, forwarding=forwarding)
+
+    def _mac_of(self, family: _Family, data: bytes | None) -> bytes:
+        """The MAC that a peer published. ValueError says why it cannot be used."""
+        field = "BackendData" if family is _IPV4 else "BackendV6Data"
+        mac = _vtep(bounded(data, field), field, self._options.vni)
+        if mac == self._macs[family]:
+            raise ValueError(own(f"VtepMAC {mac.hex(':')}", family.kept))
+        return mac
 
     async def stop(self) -> None:
         """There is nothing to stop."""

@@ -10,11 +10,11 @@ No part shows a private or preshared key: not in what it prints, logs or raises.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
 import trio
-from netstore_plugins.peers import bounded, holders, of_type, older, own, published, refuse_problem
+from netstore_plugins.peers import bounded, other_type, own, published, refuse_problem
 from netstore_plugins.wireguardkeys import Key, Keys, encode_key, parse_key
 
 from netstore import __version__
@@ -28,6 +28,7 @@ from netstore.agent.backend import (
     Subnet,
     Subnet6,
     SubnetLease,
+    TunnelPeer,
     Wanted,
     Wireguard,
     WireguardPeer,
@@ -36,7 +37,7 @@ from netstore.network.backends import LEAST_MTU, LEAST_MTU_IPV6, WireguardOption
 from netstore.network.backends import WIREGUARD_OVERHEAD as OVERHEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
 NAME: Final = "wireguard"
 
@@ -57,25 +58,6 @@ class PeerData(msgspec.Struct, frozen=True):
 
     public_key: str = msgspec.field(default="", name="PublicKey")
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = msgspec.field(default=0, name="Port")
-
-
-class _Far(NamedTuple):
-    """A peer of one device. `address` is packed."""
-
-    lease: SubnetLease
-    public_key: bytes
-    address: bytes
-    port: int
-    subnets: tuple[Subnet | Subnet6, ...]
-
-
-class _Tunnel(NamedTuple):
-    """A device, the port of its first slot, and its peers."""
-
-    name: str
-    port: int
-    addresses: tuple[tuple[bytes, int], ...] | None
-    peers: list[_Far]
 
 
 def _peer_data(data: bytes | None, field: str) -> tuple[bytes, int]:
@@ -107,6 +89,9 @@ class WireguardTunnels:
         self._preshared = parse_key(options.psk) if options.psk else None
         self._keys: Keys | None = None
         self._offered: Key | None = None
+        self._suffix = ""
+        self._suffixes: tuple[str, ...] = ("",)
+        """Of the used device and of all, as of the last `declare`."""
         self._faults: Mapping[str, str] = {}
         """Those of the last `declare`: `prepare` is not always told them."""
 
@@ -139,8 +124,9 @@ class WireguardTunnels:
             )
         return path - OVERHEAD
 
-    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """The devices with their peers, for each key one, and a route to each subnet of a peer."""
+    async def declare(self, host: Host, peers: Collection[SubnetLease]) -> Wanted:
+        """The devices, one for each key."""
+        del peers
         keys, self._faults = self._kept(host), host.faults
         used = self._used(keys, host)
         warnings = []
@@ -148,23 +134,33 @@ class WireguardTunnels:
             keys.advance(used, trio.current_time())
         except Refused as error:  # the key that is used goes on serving
             warnings.append(f"wireguard: the key cannot be changed: {error}")
-        mine, refused = of_type(peers, NAME)
-        separate = self._options.mode == "separate"
-        tunnels = self._separate(host, mine, refused) if separate else [self._joint(host, mine, refused)]
-        tunnels = [tunnel._replace(peers=_distinct(tunnel.peers, keys, refused)) for tunnel in tunnels]
-        mtu = self._mtu(host)
+        self._suffix, self._suffixes = used.slot.suffix, tuple(key.slot.suffix for key in keys.all)
         return Wanted(
-            routes=[
-                Route(subnet, 0, tunnel.name + used.slot.suffix)
-                for tunnel in tunnels
-                for far in tunnel.peers
-                for subnet in far.subnets
-            ],
-            refused=refused,
-            devices=[self._device(tunnel, key, mtu) for tunnel in tunnels for key in keys.all],
+            devices=self._devices(host, keys),
             warnings=warnings,
             prepare_again=self._offer(host) is not self._offered,
+            peers_depend_on=(used, *keys.all),
         )
+
+    def _devices(self, host: Host, keys: Keys) -> list[Device]:
+        """For each key the devices, without their peers."""
+        options, mtu = self._options, self._mtu(host)
+        ends = [(DEVICE, options.listen_port, _addresses(host.subnet))]
+        if options.mode != "separate":
+            both = [each for each in (host.subnet, host.subnet6) if each is not None]
+            ends = [(DEVICE, options.listen_port, _addresses(*both) if both else None)]
+        elif host.address6 is not None:
+            ends.append((DEVICE6, options.listen_port_v6, _addresses(host.subnet6)))
+        return [
+            Device(
+                name + key.slot.suffix,
+                Wireguard(port + key.slot.port, key.private),
+                mtu=mtu,
+                addresses=addresses,
+            )
+            for name, port, addresses in ends
+            for key in keys.all
+        ]
 
     def _offer(self, host: Host) -> Key:
         """The key to publish: of devices that are there, up and, as far as is known, configured."""
@@ -184,64 +180,81 @@ class WireguardTunnels:
             public = b""
         return keys.published(public) or self._offer(host)
 
-    def _separate(
-        self, host: Host, peers: Sequence[SubnetLease], refused: dict[Subnet, str]
-    ) -> list[_Tunnel]:
+    def declare_peer(self, host: Host, peer: SubnetLease) -> Wanted:
+        """A peer of the devices of each key, and a route to each of its subnets through the used one."""
+        if (reason := other_type(peer, NAME)) is not None:
+            return Wanted(refused={peer.subnet: reason})
+        if self._options.mode == "separate":
+            return self._separate(host, peer)
+        return self._joint(host, peer)
+
+    def _separate(self, host: Host, peer: SubnetLease) -> Wanted:
         options = self._options
-        tunnel = _Tunnel(DEVICE, options.listen_port, _addresses(host.subnet), [])
-        for peer in peers:
+        wanted = [Wanted()]
+        refused: dict[Subnet, str] = {}
+        try:
+            public_key, port = self._foreign(peer.backend_data, "BackendData")
+        except ValueError as error:
+            refused[peer.subnet] = str(error)
+        else:
+            endpoint = peer.public_ip.to_bytes(4), port or options.listen_port
+            wanted.append(self._through(DEVICE, public_key, endpoint, (peer.subnet,)))
+        if host.address6 is not None and peer.subnet6 is not None:
             try:
-                public_key, port = _peer_data(peer.backend_data, "BackendData")
-            except ValueError as error:
-                refused[peer.subnet] = str(error)
-            else:
-                address = peer.public_ip.to_bytes(4)
-                far = _Far(peer, public_key, address, port or options.listen_port, (peer.subnet,))
-                tunnel.peers.append(far)
-        if host.address6 is None:
-            return [tunnel]
-        tunnel6 = _Tunnel(DEVICE6, options.listen_port_v6, _addresses(host.subnet6), [])
-        for peer in peers:
-            if peer.subnet6 is None:
-                continue
-            if peer.public_ip6 is None:
-                refused[peer.subnet] = "IPv6: it has no PublicIPv6"
-                continue
-            try:
-                public_key, port = _peer_data(peer.backend_v6_data, "BackendV6Data")
+                if peer.public_ip6 is None:
+                    raise ValueError("it has no PublicIPv6")  # noqa: TRY301 - told by the except below
+                public_key, port = self._foreign(peer.backend_v6_data, "BackendV6Data")
             except ValueError as error:
                 refused[peer.subnet] = f"IPv6: {error}"
             else:
-                address = peer.public_ip6.to_bytes(16)
-                far = _Far(peer, public_key, address, port or options.listen_port_v6, (peer.subnet6,))
-                tunnel6.peers.append(far)
-        return [tunnel, tunnel6]
+                endpoint = peer.public_ip6.to_bytes(16), port or options.listen_port_v6
+                wanted.append(self._through(DEVICE6, public_key, endpoint, (peer.subnet6,)))
+        return Wanted(
+            [route for each in wanted for route in each.routes],
+            refused,
+            tunnel_peers=[far for each in wanted for far in each.tunnel_peers],
+        )
 
-    def _joint(self, host: Host, peers: Sequence[SubnetLease], refused: dict[Subnet, str]) -> _Tunnel:
+    def _joint(self, host: Host, peer: SubnetLease) -> Wanted:
         """One device for both families. Its port is in BackendData; flannel's BackendV6Data has a port there
         that nothing listens on.
         """
+        try:
+            public_key, port = self._foreign(peer.backend_data, "BackendData")
+            address = self._endpoint(host, peer)
+        except ValueError as error:
+            return Wanted(refused={peer.subnet: str(error)})
+        subnets = [peer.subnet, peer.subnet6 if host.address6 is not None else None]
+        return self._through(
+            DEVICE,
+            public_key,
+            (address, port or self._options.listen_port),
+            tuple(each for each in subnets if each is not None),
+        )
+
+    def _foreign(self, data: bytes | None, field: str) -> tuple[bytes, int]:
+        """The public key and the port that a peer published. ValueError says what is wrong."""
+        public_key, port = _peer_data(data, field)
+        if self._keys is not None and self._keys.published(public_key) is not None:
+            raise ValueError(own(f"PublicKey {encode_key(public_key)}", "the key"))
+        return public_key, port
+
+    def _through(
+        self,
+        name: str,
+        public_key: bytes,
+        endpoint: tuple[bytes, int],
+        subnets: tuple[Subnet | Subnet6, ...],
+    ) -> Wanted:
+        """The peer in the devices of each key, and the routes through that of the used one."""
         options = self._options
-        both = [each for each in (host.subnet, host.subnet6) if each is not None]
-        addresses = _addresses(*both) if both else None
-        tunnel = _Tunnel(DEVICE, options.listen_port, addresses, [])
-        for peer in peers:
-            try:
-                public_key, port = _peer_data(peer.backend_data, "BackendData")
-                address = self._endpoint(host, peer)
-            except ValueError as error:
-                refused[peer.subnet] = str(error)
-                continue
-            subnets = [peer.subnet, peer.subnet6 if host.address6 is not None else None]
-            far = _Far(
-                peer,
-                public_key,
-                address,
-                port or options.listen_port,
-                tuple(each for each in subnets if each is not None),
-            )
-            tunnel.peers.append(far)
-        return tunnel
+        far = WireguardPeer(
+            public_key, endpoint, subnets, self._preshared, options.persistent_keepalive_interval
+        )
+        return Wanted(
+            [Route(subnet, 0, name + self._suffix) for subnet in subnets],
+            tunnel_peers=[TunnelPeer(name + suffix, far) for suffix in self._suffixes],
+        )
 
     def _endpoint(self, host: Host, peer: SubnetLease) -> bytes:
         """The address to send to, packed. ValueError if the peer has none of the family.
@@ -258,25 +271,6 @@ class WireguardTunnels:
         if ip6 is None:
             raise ValueError("it has no PublicIPv6, and this network's Mode is ipv6")
         return ip6.to_bytes(16)
-
-    def _device(self, tunnel: _Tunnel, key: Key, mtu: int) -> Device:
-        options = self._options
-        peers = tuple(
-            WireguardPeer(
-                far.public_key,
-                (far.address, far.port),
-                far.subnets,
-                self._preshared,
-                options.persistent_keepalive_interval,
-            )
-            for far in tunnel.peers
-        )
-        return Device(
-            tunnel.name + key.slot.suffix,
-            Wireguard(tunnel.port + key.slot.port, key.private, peers),
-            mtu=mtu,
-            addresses=tunnel.addresses,
-        )
 
     async def stop(self) -> None:
         """There is nothing to stop: the devices stay, unlike flannel's, and so do all sessions."""
@@ -299,26 +293,6 @@ def _addresses(*subnets: Subnet | Subnet6 | None) -> tuple[tuple[bytes, int], ..
         size = 4 if isinstance(subnet, Subnet) else 16
         found.append((subnet.base.to_bytes(size), size * 8))
     return tuple(found)
-
-
-def _distinct(peers: list[_Far], keys: Keys, refused: dict[Subnet, str]) -> list[_Far]:
-    """The peers, one for each key, with all subnets of its node: a key stands for one peer. The leases of
-    other nodes with such a key, or with this node's, are refused.
-    """
-    holder = holders([(far.lease, far.public_key) for far in peers])
-    ours = {key.public for key in keys.all}
-    found: dict[bytes, _Far] = {}
-    for far in peers:
-        key, what = far.public_key, f"PublicKey {encode_key(far.public_key)}"
-        if key in ours:
-            refused[far.lease.subnet] = own(what, "the key")
-        elif far.lease.public_ip != holder[key].public_ip:
-            refused[far.lease.subnet] = older(holder[key], what, "the key")
-        else:
-            before = found.get(key)
-            newest = far if before is None or far.lease is holder[key] else before
-            found[key] = newest._replace(subnets=(*(before.subnets if before else ()), *far.subnets))
-    return list(found.values())
 
 
 def _is_public6(ip: int | None) -> bool:

@@ -5,20 +5,20 @@ group `netstore.backends`, where its name is the `Type` in the network config, i
 this module and nothing else of netstore.
 
 The agent reads the class's `manifest`, decodes the Backend section of the network config into the manifest's
-`options`, creates an instance, and calls `prepare` before the lease is written. It calls `declare` whenever
-the leases, the own subnet or the host's interface changed, and at least every `REPAIR_INTERVAL` seconds. A
-plain stop calls `stop` and leaves the data path as it is; `teardown` is called after it when everything is to
-be removed.
+`options`, creates an instance, and calls `prepare` before the lease is written. Then it calls `declare`,
+which says what the node itself needs, such as a device, and for the lease of each other node `declare_peer`,
+which says what this one needs. A plain stop calls `stop` and leaves the data path as it is; `teardown` is
+called after it when everything is to be removed.
 
-`declare` always gets the full state, so a backend does not need to know what changed: it returns everything
-that should be in the kernel (`netstore.agent.wanted`), and the agent makes the difference, repairs it when
-other programs change it, and removes it when it is no longer declared. What is not in the kernel (a command
-to run, a key to keep) a backend does itself.
+Both return what should be in the kernel (`netstore.agent.wanted`). The agent puts it together, makes the
+difference, repairs it when other programs change it, and removes it when it is no longer declared. So a
+backend need not know what changed, and one lease that changes costs no more because there are many others.
+What is not in the kernel (a command to run, a key to keep) a backend does itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence  # noqa: TC003 - msgspec and inspect read the types of fields
+from collections.abc import Collection, Mapping  # noqa: TC003 - msgspec and inspect read types of fields
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -33,6 +33,7 @@ from netstore.agent.wanted import (
     Ipip,
     Neighbour,
     Route,
+    TunnelPeer,
     Vxlan,
     Wanted,
     Wireguard,
@@ -73,6 +74,7 @@ __all__ = [
     "Subnet6",
     "SubnetLease",
     "Tunnel",
+    "TunnelPeer",
     "Vxlan",
     "Wanted",
     "Wireguard",
@@ -82,13 +84,15 @@ __all__ = [
     "show_ip6",
 ]
 
-API_VERSION: Final = 2
+API_VERSION: Final = 3
 """Version of this protocol. A plugin made for another version is refused."""
 
 GROUP: Final = "netstore.backends"
 
 REPAIR_INTERVAL: Final = 10.0
-"""Maximum seconds between two calls of `declare`: as often as flannel checks its routes."""
+"""Maximum seconds between two calls of `declare`, and between two comparisons of the whole kernel with what
+is wanted: as often as flannel checks its routes.
+"""
 
 STOP_SECONDS: Final = 5.0
 """Maximum seconds for `stop`, and for `teardown`."""
@@ -178,10 +182,25 @@ class Backend(Protocol):
         Refused with the reason if the backend cannot work here; the agent logs it and tries again.
         """
 
-    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """The wanted state, given the accepted leases of all other nodes, in no particular order.
+    async def declare(self, host: Host, peers: Collection[SubnetLease]) -> Wanted:
+        """What this node needs whoever its peers are. `peers` are the accepted leases of all other nodes, in
+        no particular order.
 
-        Leases with another BackendType are included; the backend decides which it serves. Must be idempotent.
+        Called whenever leases, the own subnet or the host's interface changed, and at least every
+        `REPAIR_INTERVAL` seconds. Must be idempotent.
+        """
+
+    def declare_peer(self, host: Host, peer: SubnetLease) -> Wanted:
+        """What one lease of another node needs. Leases with another BackendType are included; the backend
+        decides which it serves.
+
+        It must depend on nothing but its arguments and on what `declare` returned as `peers_depend_on`:
+        it is called when one of these changed, and now and then. Of `host`, the fields `subnet`, `subnet6`,
+        `devices`, `published` and `faults` are empty, because they change often. It must not wait for
+        anything: 3,000 peers are declared in one go.
+
+        If several nodes declare the same entry or peer of a device, the agent gives it to the one with the
+        oldest lease, and the others nothing through that device (`agent.combined`).
         """
 
     async def stop(self) -> None:

@@ -19,6 +19,7 @@ from netstore.agent.wanted import (
     Ipip,
     Neighbour,
     Route,
+    TunnelPeer,
     Vxlan,
     Wanted,
     Wireguard,
@@ -58,10 +59,10 @@ def checked_prepared(value: object) -> Prepared:
     return value
 
 
-def checked_wanted(value: object) -> Wanted:
-    """What `declare` returned. Refused if it is not valid."""
+def checked_wanted(value: object, method: str = "declare") -> Wanted:
+    """What `declare` or `declare_peer` returned. Refused if it is not valid."""
     if type(value) is not Wanted:
-        _refuse("declare", value, "a Wanted")
+        _refuse(method, value, "a Wanted")
     for route in _each("routes", value.routes):
         if type(route) is not Route or not _is_route(route):
             _refuse("Wanted.routes", route, "a Route to a subnet, with a gateway of its family and a device")
@@ -74,6 +75,9 @@ def checked_wanted(value: object) -> Wanted:
     for one in _each("forwarding", value.forwarding):
         if type(one) is not Forwarding or not _is_entry(one, one.mac, one.remote):
             _refuse("Wanted.forwarding", one, "a Forwarding with a MAC of 6 bytes and a packed address")
+    for each in _each("tunnel_peers", value.tunnel_peers):
+        if type(each) is not TunnelPeer or not _is_name(each.device) or not _is_peer(each.peer):
+            _refuse("Wanted.tunnel_peers", each, "a TunnelPeer with a device and a WireguardPeer")
     if not isinstance(value.refused, Mapping) or not all(
         type(subnet) in (Subnet, Subnet6) and type(reason) is str for subnet, reason in value.refused.items()
     ):

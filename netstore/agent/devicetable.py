@@ -3,6 +3,8 @@
 Invariants:
 
 - `links` has every interface as of the last notification processed.
+- `peers` are kept apart from the devices: of a WireGuard device with many peers only those are looked at that
+  were declared otherwise. `wireguard` has the configuration of the kernel without its peers.
 - A device with a problem is tried again only when it is declared otherwise, or at `retry`.
 - A device that is not declared is removed only if its alias says that this agent has made it or taken it
   over, and only when nothing else is left to do and no route waits in it for its
@@ -15,6 +17,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from netstore.agent.deviceplan import (
     AddAddress,
     Blocked,
@@ -24,7 +28,7 @@ from netstore.agent.deviceplan import (
     is_ours,
     plan_device,
 )
-from netstore.agent.wanted import Vxlan, Wireguard
+from netstore.agent.wanted import Vxlan, Wireguard, WireguardPeer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -47,8 +51,12 @@ class DeviceTable:
         self.links: dict[str, Link] = {}
         self.addresses: dict[int, set[tuple[bytes, int]]] = {}
         """The packed addresses of the wanted devices, with their prefix lengths."""
-        self.wireguard: dict[int, Wireguard] = {}
-        """What the kernel knows of the wanted WireGuard devices."""
+        self.peers: dict[str, dict[bytes, WireguardPeer]] = {}
+        """The wanted peers of the WireGuard devices, by name and public key."""
+        self._wireguard: dict[int, tuple[Wireguard, dict[bytes, WireguardPeer]]] = {}
+        """What the kernel knows of the wanted WireGuard devices: without the peers, and these by key."""
+        self._dirty_peers: dict[str, set[bytes]] = {}
+        """The peers to compare."""
         self.problems: dict[str, str] = {}
         """For each wanted device that is not as it should be, the reason."""
         self.unusable: set[str] = set()
@@ -67,19 +75,43 @@ class DeviceTable:
             if name in self.links and name not in self.unusable
         }
 
-    @property
-    def all_numbers(self) -> dict[str, int]:
-        """All interfaces that routes may use, by name."""
-        return {name: link.ifindex for name, link in self.links.items() if name not in self.unusable}
+    def number(self, name: str) -> int | None:
+        """The number of an interface that routes may use."""
+        link = self.links.get(name)
+        return None if link is None or name in self.unusable else link.ifindex
 
-    def declare(self, devices: Iterable[Device]) -> None:
-        """Replace the wanted devices."""
-        before, self.wanted = self.wanted, {device.name: device for device in devices}
-        if before != self.wanted:
-            for name in before:
-                if before[name] != self.wanted.get(name):
-                    self._forget_problem(name)
+    def declare(self, changes: Mapping[str, Device | None]) -> None:
+        """Change the wanted devices; None for those that are wanted no more."""
+        for name, device in changes.items():
+            if device == self.wanted.get(name):
+                continue
+            self._forget_problem(name)
             self.dirty = True
+            if device is not None:
+                self.wanted[name] = device
+            else:
+                self.wanted.pop(name, None)
+
+    def declare_peers(self, changes: Mapping[tuple[str, bytes], WireguardPeer | None]) -> None:
+        """Change the wanted peers of WireGuard devices, by device and public key; None for those that are
+        wanted no more.
+        """
+        for (name, key), peer in changes.items():
+            peers = self.peers.setdefault(name, {})
+            if peer is not None:
+                peers[key] = peer
+            else:
+                peers.pop(key, None)
+                if not peers:
+                    del self.peers[name]
+            self._dirty_peers.setdefault(name, set()).add(key)
+            self._forget_problem(name)
+            self.dirty = True
+
+    def clear(self) -> None:
+        """No device is wanted."""
+        self.declare(dict.fromkeys(self.wanted))
+        self.peers.clear()
 
     def retry(self) -> None:
         """What failed may work now."""
@@ -140,15 +172,41 @@ class DeviceTable:
         self.dirty = bool(found)
         return found
 
-    def wireguard_changes(self) -> list[tuple[int, Device, Wireguard]]:
-        """The WireGuard devices that are to be configured: number, device, present configuration."""
-        return [
-            (number, device, self.wireguard[number])
-            for name, number in self.numbers.items()
-            if isinstance((device := self.wanted[name]).kind, Wireguard)
-            and name not in self.problems
-            and self.wireguard.get(number, device.kind) != device.kind
-        ]
+    def load_wireguard(self, number: int, name: str, present: Wireguard) -> None:
+        """Take over what the kernel knows of a WireGuard device."""
+        found = {peer.public_key: peer for peer in present.peers}
+        self._wireguard[number] = msgspec.structs.replace(present, peers=()), found
+        self._dirty_peers[name] = {*found, *self.peers.get(name, ())}
+        self.dirty = True
+
+    def wireguard_changes(self) -> list[tuple[int, str, Wireguard, Wireguard]]:
+        """What is to be configured: number and name of each device, and what it should be and is; of its
+        peers only those that may differ.
+        """
+        found = []
+        for name, number in self.numbers.items():
+            kind = self.wanted[name].kind
+            if not isinstance(kind, Wireguard) or name in self.problems or number not in self._wireguard:
+                continue
+            head, present = self._wireguard[number]
+            keys, wanted = self._dirty_peers.pop(name, set()), self.peers.get(name, {})
+            keys = {key for key in keys if wanted.get(key) != present.get(key)}
+            if keys or kind != head:
+                found.append((number, name, _with(kind, wanted, keys), _with(head, present, keys)))
+        return found
+
+    def wireguard_configured(self, number: int, done: Wireguard, former: Wireguard) -> None:
+        """A device was configured as `wireguard_changes` says."""
+        _, present = self._wireguard[number]
+        for peer in former.peers:
+            del present[peer.public_key]
+        present.update((peer.public_key, peer) for peer in done.peers)
+        self._wireguard[number] = msgspec.structs.replace(done, peers=()), present
+
+    def wireguard_failed(self, number: int, name: str, code: int) -> None:
+        """A device refused its configuration with this errno; then it may have been taken in part."""
+        self._wireguard.pop(number, None)
+        self.problems[name] = f"WireGuard refused its keys or peers: {os.strerror(code)}"
 
     @property
     def ours(self) -> list[str]:
@@ -192,6 +250,11 @@ class DeviceTable:
             if ifindex in self.addresses:
                 self.addresses[ifindex].add((address, length))
         self.dirty = True
+
+
+def _with(head: Wireguard, peers: Mapping[bytes, WireguardPeer], keys: Iterable[bytes]) -> Wireguard:
+    """The configuration with those of the peers that have these keys."""
+    return msgspec.structs.replace(head, peers=tuple(peers[key] for key in keys if key in peers))
 
 
 def _rejection(step: DeviceStep, device: Device, code: int) -> str:

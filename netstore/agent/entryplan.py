@@ -50,28 +50,20 @@ EntryStep = SetEntry | DeleteEntry
 
 
 class EntryPlan(NamedTuple):
-    """The entries to make and to delete, each in their order."""
+    """The entries to make and to delete."""
 
     additions: list[SetEntry]
     deletions: list[DeleteEntry]
 
 
 def plan_entries(
-    wanted: Mapping[Key, Entry], present: Mapping[Key, Entry], keys: Collection[Key] | None = None
+    wanted: Mapping[Key, Entry], present: Mapping[Key, Entry], keys: Collection[Key]
 ) -> EntryPlan:
-    """The steps from `present` to `wanted`, for the given keys or for all.
-
-    A frame is sent to the MAC that a neighbour entry tells, so forwarding entries are made before neighbours,
-    and deleted after them.
-    """
-    if keys is None:
-        keys = dict.fromkeys(wanted) | dict.fromkeys(present)
+    """The steps from `present` to `wanted` for the given keys."""
     additions = [SetEntry(wanted[key]) for key in keys if key in wanted and present.get(key) != wanted[key]]
     deletions = [
         DeleteEntry(present[key])
         for key in keys
         if key not in wanted and key in present and present[key].permanent
     ]
-    additions.sort(key=lambda step: not step.entry.is_forwarding)
-    deletions.sort(key=lambda step: step.entry.is_forwarding)
     return EntryPlan(additions, deletions)

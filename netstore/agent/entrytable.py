@@ -6,6 +6,8 @@ Invariants:
 - `present` has every entry of the devices in `devices` as of the last notification processed. Entries of
   other devices are never looked at.
 - An entry the kernel rejected is tried again only when it is declared with another value, or at `retry`.
+
+What may concern all entries is a generator, as in `routetable`.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from netstore.agent.entryplan import Entry, SetEntry, plan_entries
+from netstore.agent.routetable import SLICE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Generator, Mapping, Sequence
 
     from netstore.agent.entryplan import DeleteEntry, EntryStep, Key
     from netstore.agent.kernel import EntryChange
-    from netstore.agent.wanted import Forwarding, Neighbour
 
     Named = tuple[str, bytes]
 
@@ -44,15 +46,16 @@ class EntryTable:
         self.present: dict[Key, Entry] = {}
         self.rejected: dict[Entry, int] = {}
         """Wanted entries the kernel rejected, with the errno."""
-        self.dirty: set[Key] | None = None
-        """Keys to compare; None for all."""
+        self.dirty: set[Key] = set()
+        """Keys to compare."""
         self._unresolved: set[Named] = set()
-        """What is new or changed among the wanted entries."""
+        """What is new or changed among the wanted entries, or whose device is."""
+        self._numbers: dict[str, int] = {}
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing has to be looked up or compared."""
-        return self.dirty == set() and not self._unresolved
+        return not self.dirty and not self._unresolved
 
     @property
     def problems(self) -> dict[Named, str]:
@@ -62,33 +65,44 @@ class EntryTable:
             found[self.devices.get(entry.ifindex, ""), entry.key] = _rejection(entry, code)
         return found
 
-    def declare(self, neighbours: Iterable[Neighbour], forwarding: Iterable[Forwarding]) -> None:
-        """Replace the wanted entries."""
-        before, self.named = self.named, {(each[0], each[1]): each[2] for each in neighbours}
-        self.named.update(((each[0], each[1]), each[2]) for each in forwarding)
-        self._unresolved.update(named for named, value in self.named.items() if before.get(named) != value)
-        self._unresolved.update(named for named in before if named not in self.named)
+    def declare(self, changes: Mapping[Named, bytes | None]) -> None:
+        """Change the wanted entries; None for those that are wanted no more."""
+        for named, value in changes.items():
+            if value is not None:
+                self.named[named] = value
+            else:
+                self.named.pop(named, None)
+            self._unresolved.add(named)
 
-    def rebind(self, numbers: Mapping[str, int]) -> None:
-        """The devices changed: look up those of all wanted entries. `numbers` are those of the backend's
-        devices that exist, by name.
+    def clear(self) -> None:
+        """No entry is wanted."""
+        self.declare(dict.fromkeys(self.named))
+
+    def rebind(self, numbers: Mapping[str, int]) -> bool:
+        """The devices changed. `numbers` are those of the backend's devices that exist, by name. True if
+        there are others than before; then the entries of all have to be loaded.
         """
+        if self._numbers == numbers:
+            return False
+        has_new = not set(numbers.values()) <= self.devices.keys()
+        self._numbers = dict(numbers)
         self.wanted.clear()
         self.rejected.clear()
         self.unbound.clear()
         self.devices = {number: name for name, number in numbers.items()}
         self.present = {key: one for key, one in self.present.items() if one.ifindex in self.devices}
-        self._unresolved = set(self.named)
-        self.dirty = None
+        self._unresolved.update(self.named)
+        self.dirty = set(self.present)
+        return has_new
 
-    def bind(self) -> None:
+    def bind(self) -> Generator[None]:
         """Look up the devices of the entries that were declared."""
-        numbers = {name: number for number, name in self.devices.items()}
-        named, self._unresolved = self._unresolved, set()
-        for each in named:
+        taken = 0
+        while self._unresolved:
+            each = self._unresolved.pop()
             self.unbound.discard(each)
             value = self.named.get(each)
-            ifindex = numbers.get(each[0])
+            ifindex = self._numbers.get(each[0])
             if ifindex is None:
                 if value is not None:
                     self.unbound.add(each)
@@ -99,28 +113,45 @@ class EntryTable:
                 self.rejected.pop(before, None)
             if value is not None:
                 self.wanted[key] = Entry(ifindex, each[1], value)
-            self.mark((key,))
-
-    def mark(self, keys: Iterable[Key]) -> None:
-        """These keys have to be compared."""
-        if self.dirty is not None:
-            self.dirty.update(keys)
+            self.dirty.add(key)
+            taken += 1
+            if taken % SLICE == 0:
+                yield
 
     def retry(self) -> None:
         """The kernel may accept now what it rejected."""
-        self.mark((entry.ifindex, entry.key) for entry in self.rejected)
+        self.dirty.update((entry.ifindex, entry.key) for entry in self.rejected)
         self.rejected.clear()
 
-    def load(self, entries: Iterable[Entry]) -> None:
+    def load(self, entries: Sequence[Entry]) -> Generator[None]:
         """Take over the kernel's entries of all `devices`."""
-        self.present = {(entry.ifindex, entry.key): entry for entry in entries}
-        self.dirty = None
+        present: dict[Key, Entry] = {}
+        for start in range(0, len(entries), SLICE):
+            present.update(((one.ifindex, one.key), one) for one in entries[start : start + SLICE])
+            yield
+        self.present = present
+        self.dirty.update(self.wanted)
+        self.dirty.update(present)
 
-    def steps(self) -> tuple[list[SetEntry], list[DeleteEntry]]:
-        """The additions and deletions for the dirty keys, which have to be looked at again after them."""
-        additions, deletions = plan_entries(self.wanted, self.present, self.dirty)
+    def steps(self) -> Generator[None, None, tuple[list[SetEntry], list[DeleteEntry]]]:
+        """The additions and deletions for the dirty keys, which have to be looked at again after them.
+
+        A frame is sent to the MAC that a neighbour entry tells, so forwarding entries are made before
+        neighbours, and deleted after them.
+        """
+        additions: list[SetEntry] = []
+        deletions: list[DeleteEntry] = []
+        keys = list(self.dirty)
+        for start in range(0, len(keys), SLICE):
+            if start:
+                yield
+            planned = plan_entries(self.wanted, self.present, keys[start : start + SLICE])
+            additions += planned.additions
+            deletions += planned.deletions
         if self.rejected:
             additions = [step for step in additions if step.entry not in self.rejected]
+        additions.sort(key=lambda step: not step.entry.is_forwarding)
+        deletions.sort(key=lambda step: step.entry.is_forwarding)
         self.dirty = {(step.entry.ifindex, step.entry.key) for step in additions}
         self.dirty.update((step.entry.ifindex, step.entry.key) for step in deletions)
         return additions, deletions
@@ -141,7 +172,7 @@ class EntryTable:
         if entry.ifindex not in self.devices:
             return
         key = (entry.ifindex, entry.key)
-        self.mark((key,))
+        self.dirty.add(key)
         if not change.deleted:
             self.present[key] = entry
         elif entry.value in (b"", self.present.get(key, entry).value):

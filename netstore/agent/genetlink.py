@@ -16,6 +16,7 @@ import trio
 
 from netstore.agent.kernel import KernelError
 from netstore.agent.rtnetlink import DONE, ERROR, messages, with_sequence
+from netstore.agent.wanted import Wireguard
 from netstore.agent.wgnetlink import (
     FAMILY,
     family_request,
@@ -28,7 +29,7 @@ from netstore.agent.wgnetlink import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.agent.wanted import Wireguard
+    from netstore.agent.wanted import WireguardPeer
 
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds; see `netlink.ANSWER_TIMEOUT`."""
@@ -61,8 +62,8 @@ class WireguardSocket:
         self._socket: socket.socket | None = None
         self._family = 0
         self._sequence = 0
-        self._told: dict[int, Wireguard] = {}
-        """What was set last, by the number of the device."""
+        self._told: dict[int, dict[bytes, WireguardPeer]] = {}
+        """The peers as they were set last, by the number of the device and their key."""
 
     def close(self) -> None:
         """Close the socket, if there is one."""
@@ -84,18 +85,21 @@ class WireguardSocket:
         return parse_device(payloads)
 
     async def configure(self, ifindex: int, wanted: Wireguard, present: Wireguard) -> int:
-        """Change the device from one configuration to the other. Returns 0 or an errno; then the change may
-        have been made in part.
+        """Change the device from one configuration to the other; peers that are in neither stay as they are.
+        Returns 0 or an errno; then the change may have been made in part.
         """
         sock = await self._open()
         if sock is None:
             return errno.EOPNOTSUPP
-        told = self._told.pop(ifindex, None)
+        known = self._told.setdefault(ifindex, {})
+        keys = [peer.public_key for peer in (*present.peers, *wanted.peers)]
+        former = tuple(known.pop(key) for key in dict.fromkeys(keys) if key in known)
+        told = Wireguard(wanted.port, wanted.private_key, former)
         for request in set_requests(self._family, ifindex, wanted, present, told):
             code, _ = await self._ask(sock, request)
             if code:
                 return code
-        self._told[ifindex] = wanted
+        known.update((peer.public_key, peer) for peer in wanted.peers)
         return 0
 
     async def _open(self) -> socket.socket | None:

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.agent.routeplan import PROTOCOL, UNICAST
 from netstore.network.ipv6 import Subnet6, is_unicast6, reserved6, show_ip6
-from netstore.network.overlaps import conflicts6
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from netstore.agent.kernel import Address, Link
     from netstore.agent.routeplan import KernelRoute
     from netstore.network.config import Network6
-    from netstore.network.lease import SubnetLease
 
 MAX_EXTRA_BITS: Final = 8
 """How many bits shorter than IPv6SubnetLen a lease's prefix may be, as for IPv4."""
@@ -114,25 +112,3 @@ def rejection6(
     if (what := protected.single_in(subnet)) is not None:
         return f"{subnet} contains {what}"
     return None
-
-
-def served_families(
-    peers: Mapping[str, SubnetLease],
-    network: Network6 | None,
-    own: tuple[Subnet6 | None, int | None],
-    protected: ProtectedAddresses6,
-    created: Callable[[str], int],
-) -> tuple[list[SubnetLease], dict[str, str]]:
-    """The leases with what may be served of each, and for those whose IPv6 subnet is refused, by name, the
-    reason. Without a dual-stack network only IPv4 is served.
-    """
-    if network is None:
-        return [lease.ipv4_only() for lease in peers.values()], {}
-    refused = conflicts6(peers, network, created)
-    for name, lease in peers.items():
-        if lease.subnet6 is not None:
-            reason = rejection6(lease.subnet6, lease.public_ip6, network, own, protected)
-            if reason is not None:
-                refused[name] = reason
-    served = [lease.ipv4_only() if name in refused else lease for name, lease in peers.items()]
-    return served, refused

@@ -27,7 +27,7 @@ from netstore.client.subnetstore import Entry, HistoryLost, RemovedTogether
 from netstore.network.lease import SubnetLease, parse_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
     from netstore.agent.problems import ProblemLog
     from netstore.client.subnetstore import Feed, Listing, News, SubnetStore
@@ -48,15 +48,24 @@ connection did not break.
 RETRY_DELAYS: Final = (0.2, 0.5, 1.0, 2.0)
 """Seconds to wait after the first, second, ... error in a row; the last one repeats."""
 
+PARSED_AT_ONCE: Final = 256
+"""Leases of the first listing that are parsed before other tasks may run: 2 ms."""
+
 TOPIC: Final = "mirror"
 """The name in /status under which problems of the watch are shown; scripts may look for it."""
 
 
 class LeaseWatcher:
-    """The leases of a store, kept up to date by `run`. `changed` is called after each change."""
+    """The leases of a store, kept up to date by `run`. `changed` is called after each change and each
+    listing, with the names of the leases that are not as they were.
+    """
 
     def __init__(
-        self, store: SubnetStore, log: ProblemLog, entropy: Entropy, changed: Callable[[], None]
+        self,
+        store: SubnetStore,
+        log: ProblemLog,
+        entropy: Entropy,
+        changed: Callable[[Collection[str]], None],
     ) -> None:
         self.entries: dict[str, Entry] = {}
         self.leases: dict[str, SubnetLease] = {}
@@ -73,6 +82,8 @@ class LeaseWatcher:
         self._log = log
         self._entropy = entropy
         self._changed = changed
+        self._names: set[str] = set()
+        """The names of which `changed` is still to be told."""
         self._store_id = ""
         self._must_list = True
         self._vanished = False
@@ -90,9 +101,17 @@ class LeaseWatcher:
 
     async def list_once(self) -> None:
         """List the entries. On ClientError nothing is changed."""
-        self._apply_listing(await self._store.entries())
+        listing = await self._store.entries()
+        parsed: dict[str, SubnetLease | InvalidLease] = {}
+        if not self.listings:  # nobody else changes anything yet
+            for each in listing.entries:
+                if parsed and len(parsed) % PARSED_AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+                parsed[each.name] = _parse(each)
+        self._apply_listing(listing, parsed)
 
-    def _apply_listing(self, listing: Listing) -> None:
+    def _apply_listing(self, listing: Listing, parsed: Mapping[str, SubnetLease | InvalidLease]) -> None:
+        """Take over the listing. `parsed` has its leases, as far as they are parsed already."""
         now = trio.current_time()
         is_other = listing.index < self.index or listing.store_id != self._store_id
         replaced = self.listings > 0 and is_other
@@ -110,10 +129,14 @@ class LeaseWatcher:
             names.add(entry.name)
             old = self.entries.get(entry.name)
             if old is None or replaced or (entry.modified, entry.value) != (old.modified, old.value):
-                self._keep(entry)
+                self._keep(entry, parsed.get(entry.name) or _parse(entry))
         for name in [name for name in self.entries if name not in names]:
             self._remove(name, now, grace=vanished_together)
-        self._changed()
+        self._tell()
+
+    def _tell(self) -> None:
+        names, self._names = self._names, set()
+        self._changed(names)
 
     async def run(self) -> None:
         """Follow the leases forever."""
@@ -147,14 +170,14 @@ class LeaseWatcher:
         self.index = news.index
         for change in news.changes:
             if isinstance(change, Entry):
-                self._keep(change)
+                self._keep(change, _parse(change))
             elif isinstance(change, RemovedTogether):
                 self._must_list = self._vanished = True
                 return news
             else:
                 self._remove(change.name, now, grace=False)
         if news.changes:
-            self._changed()
+            self._tell()
         if news.behind > 4 + len(self.entries) // 64:
             self._must_list = True
         return news
@@ -165,15 +188,16 @@ class LeaseWatcher:
         self._end_grace_periods(trio.current_time())
         return failures + 1
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: Entry, found: SubnetLease | InvalidLease) -> None:
+        """Take an entry, and the lease that it is."""
         name = entry.name
+        self._names.add(name)
         self.entries[name] = entry
         if entry.ttl is None:
             self.permanent.add(name)
         else:
             self.permanent.discard(name)
         self._grace_ends.pop(name, None)
-        found: SubnetLease | InvalidLease = parse_lease(name, entry.value)
         if isinstance(found, SubnetLease):
             self.leases[name] = found
             self.invalid.pop(name, None)
@@ -182,6 +206,7 @@ class LeaseWatcher:
             self.leases.pop(name, None)
 
     def _remove(self, name: str, now: float, *, grace: bool) -> None:
+        self._names.add(name)
         self.entries.pop(name, None)
         self.permanent.discard(name)
         self.invalid.pop(name, None)
@@ -196,9 +221,14 @@ class LeaseWatcher:
         while self._grace_ends and self._grace_ends[name := next(iter(self._grace_ends))] <= now:
             del self._grace_ends[name]
             self.leases.pop(name, None)
+            self._names.add(name)
             is_over = True
         if is_over:
-            self._changed()
+            self._tell()
 
     def _next_relist(self) -> float:
         return trio.current_time() + RELIST_INTERVAL * (1 + self._entropy.below(100) / 1000)
+
+
+def _parse(entry: Entry) -> SubnetLease | InvalidLease:
+    return parse_lease(entry.name, entry.value)

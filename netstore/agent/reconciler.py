@@ -11,7 +11,7 @@ Invariants:
   processed. When notifications are lost, all of it is read again.
 - What the kernel rejected is tried again only when it is declared otherwise, when links, addresses or on-link
   routes change, or at the periodic full repair.
-- Nothing is changed before the first `set_wanted`: what an earlier run made stays until it is known what is
+- Nothing is changed before the first `declare`: what an earlier run made stays until it is known what is
   wanted.
 - No change is forgotten: what `MAX_ROUNDS` rounds did not bring into the wanted state is `pending`, and
   processed by the next call.
@@ -20,9 +20,10 @@ Invariants:
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+import trio
 
 from netstore.agent.deviceplan import alias_of
 from netstore.agent.devicetable import DeviceTable
@@ -36,11 +37,13 @@ from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Generator, Sequence
 
+    from netstore.agent.combined import Changes
     from netstore.agent.kernel import Kernel, Link, Step
-    from netstore.agent.wanted import Wanted
     from netstore.network.ipv6 import Subnet6
+
+T = TypeVar("T")
 
 MAX_ROUNDS: Final = 8
 """Rounds of plan and apply in one call: one makes devices, one sets them up, one fills them, one removes
@@ -153,18 +156,20 @@ class Reconciler:
                 self._queue.append(Notifications(lost=True))
             self._wake()
 
-    async def set_wanted(self, wanted: Wanted, gateways: Collection[int]) -> None:
-        """Replace what is wanted and bring the kernel in line. `gateways` are the public addresses of the
+    async def declare(self, changes: Changes, gateways: Collection[int]) -> None:
+        """Change what is wanted and bring the kernel in line. `gateways` are the public addresses of the
         accepted leases.
         """
         self._has_wanted = True
-        self._process_notifications()
-        before = self.devices.wanted
-        self.devices.declare(wanted.devices)
-        if self.devices.wanted.keys() != before.keys():
+        if changes.devices:
+            self.devices.declare(changes.devices)
             self._must_bind = self._must_read_addresses = True
-        self.routes.declare(wanted.routes, gateways)
-        self.entries.declare(wanted.neighbours, wanted.forwarding)
+        if changes.peers:
+            self._must_read_addresses |= bool(self.devices.problems)
+            self.devices.declare_peers(changes.peers)
+        self.routes.declare(changes.routes, gateways)
+        self.entries.declare(changes.entries)
+        self._process_notifications()
         await self._converge()
 
     async def repair(self, *, full: bool = False) -> bool:
@@ -189,9 +194,9 @@ class Reconciler:
         it is still there.
         """
         self._has_wanted = self._must_reread = True
-        self.devices.declare([])
-        self.routes.declare([], ())
-        self.entries.declare([], [])
+        self.devices.clear()
+        self.routes.clear()
+        self.entries.clear()
         taken = await self._converge()
         await self._read()
         left = [
@@ -234,15 +239,13 @@ class Reconciler:
             await self._configure_wireguard()
         if self._must_bind:
             self._must_bind = False
-            self.routes.rebind()
-            before = set(self.entries.devices)
-            self.entries.rebind(self.devices.numbers)
-            if not before >= set(self.entries.devices):
+            self.routes.rebind(self.devices.number)
+            if self.entries.rebind(self.devices.numbers):
                 await self._read_entries()
-        self.routes.bind(self.devices.all_numbers)
-        self.entries.bind()
-        new_entries, old_entries = self.entries.steps()
-        new_routes, old_routes = self.routes.steps(self.entries.devices)
+        await _in_parts(self.routes.bind(self.devices.number))
+        await _in_parts(self.entries.bind())
+        new_entries, old_entries = await _in_parts(self.entries.steps())
+        new_routes, old_routes = await _in_parts(self.routes.steps(self.entries.devices))
         if new_routes:  # routes that these replace go in the next round, and only then what those use
             old_entries = []
         steps: list[Step] = [*new_entries, *new_routes, *old_routes, *old_entries]
@@ -274,15 +277,12 @@ class Reconciler:
         return len(steps) - len(failed)
 
     async def _configure_wireguard(self) -> None:
-        for number, device, present in self.devices.wireguard_changes():
-            assert isinstance(device.kind, Wireguard)  # noqa: S101 - for the type checker
-            code = await self.kernel.configure_wireguard(number, device.kind, present)
+        for number, name, wanted, present in self.devices.wireguard_changes():
+            code = await self.kernel.configure_wireguard(number, wanted, present)
             if code:
-                self.devices.problems[device.name] = (
-                    f"WireGuard refused its keys or peers: {os.strerror(code)}"
-                )
+                self.devices.wireguard_failed(number, name, code)
             else:
-                self.devices.wireguard[number] = device.kind
+                self.devices.wireguard_configured(number, wanted, present)
 
     # The kernel's state
 
@@ -295,8 +295,9 @@ class Reconciler:
         routes = await self.kernel.routes()
         if self.routes.has_ipv6:
             routes += await self.kernel.routes6()
-        self.routes.load(routes)
-        self.entries.devices = {}  # so that the entries of all are read
+        await _in_parts(self.routes.load(routes))
+        self.entries.rebind(self.devices.numbers)
+        await self._read_entries()
         self._must_bind = True
 
     async def _read_addresses(self) -> None:
@@ -313,17 +314,16 @@ class Reconciler:
                 for one in await self.kernel.addresses6()
             ]
         self.devices.set_addresses(found, numbers.values())
-        self.devices.wireguard = {}
         for name, number in numbers.items():
             if isinstance(self.devices.wanted[name].kind, Wireguard):
                 present = await self.kernel.wireguard(number)
                 if present is not None:
-                    self.devices.wireguard[number] = present
+                    self.devices.load_wireguard(number, name, present)
 
     async def _read_entries(self) -> None:
         """Read the entries of the backend's devices."""
         found = [entry for number in self.entries.devices for entry in await self.kernel.entries(number)]
-        self.entries.load(found)
+        await _in_parts(self.entries.load(found))
 
     def _process_notifications(self) -> None:
         """Apply all notifications received so far to the tables."""
@@ -370,3 +370,13 @@ class Reconciler:
         name = self.devices.remove(number)
         if name in self.devices.wanted or name in self.routes.used:
             self._must_reread = True
+
+
+async def _in_parts(work: Generator[None, None, T]) -> T:
+    """Do the work, and let other tasks run after each part of it. The last part's result."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return cast("T", end.value)
+        await trio.lowlevel.checkpoint()

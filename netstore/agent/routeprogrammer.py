@@ -1,25 +1,31 @@
 """Turns leases into kernel state: filters the leases, asks the backend what they need, and hands that to the
 reconciler.
+
+Each of these steps works on the leases that changed, and none costs more because there are many others. All
+leases are judged again when the node itself changed. Beside that, some of them are judged and declared again
+in each full round, in turn, so that no error in what is kept of them stays for ever.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
 from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
+from netstore.agent.combined import Combined, Owner
 from netstore.agent.declaration import checked_prepared, checked_wanted
-from netstore.agent.leasefilter import rejection
-from netstore.agent.leasefilter6 import served_families
 from netstore.agent.localnode import refresh
 from netstore.agent.problems import ProblemList
+from netstore.agent.servedleases import ServedLeases, Site
 from netstore.errors import NetstoreError
-from netstore.network.overlaps import conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
     from netstore.agent.backend import Host, Wanted
     from netstore.agent.kernel import Kernel
@@ -29,7 +35,6 @@ if TYPE_CHECKING:
     from netstore.agent.problems import ProblemLog
     from netstore.agent.reconciler import Reconciler
     from netstore.agent.requiredhosts import RequiredHosts
-    from netstore.network.addresses import Subnet
     from netstore.network.lease import SubnetLease
     from netstore.ops.agent import AgentConfig
 
@@ -42,6 +47,14 @@ DEBOUNCE_FACTOR: Final = 2.0
 CONTENTION_DELAY: Final = 0.02
 """Seconds until the next repair while another program undoes our changes as fast as we make them."""
 
+NODE: Final = ""
+"""The name under which is declared what the node itself needs; no lease has it."""
+
+PART: Final = 256
+"""Leases that are judged or declared before other tasks may run: 3 ms."""
+
+REPORT_FACTOR: Final = 10.0
+"""The minimum pause between two reports of problems, as a multiple of the last one's duration."""
 
 REFRESH_INTERVAL: Final = 60.0
 """Maximum seconds between two looks at interface and addresses, in case a notification was lost."""
@@ -50,8 +63,8 @@ REFRESH_INTERVAL: Final = 60.0
 class RouteProgrammer:
     """Programs the routes of this node.
 
-    `on_round` is called after each round, with whether it was a full one. Call `leases_changed` when the
-    leases or the own subnet changed, `kernel_changed` when the reconciler has notifications.
+    `on_round` is called after each round, with whether it was a full one. Call `leases_changed` when leases
+    or the own subnet changed, `kernel_changed` when the reconciler has notifications.
     """
 
     def __init__(
@@ -92,10 +105,29 @@ class RouteProgrammer:
         self._wake = trio.Event()
         self._must_update = True
         self._update_not_before = 0.0
-        self._refused: dict[Subnet, str] = {}
+        self._must_report = False
+        self._report_not_before = 0.0
+        self._leases = ServedLeases(self._site())
+        self._basis: tuple[object, ...] = ()
+        """What beside each other, and each lease itself, decides about leases."""
+        self._peer_basis: tuple[Host, object] | tuple[()] = ()
+        """What beside each lease decides what is declared for it."""
+        self._combined = Combined()
+        self._declared: dict[str, SubnetLease] = {}
+        """The leases as they were declared last."""
+        self._gateways: Counter[int] = Counter()
+        """The public addresses of this node and of the leases that are declared."""
+        self._failed: dict[str, str] = {}
+        """The leases for which the backend failed, with the reason; what it declared before stays."""
+        self._unjudged: dict[str, None] = {}
+        """The names of the leases that changed."""
+        self._undeclared: dict[str, None] = {}
+        """Those whose declaration is out of date."""
+        self._turn: Iterator[str] = iter(())
 
-    def leases_changed(self) -> None:
-        """Leases or the own subnet changed: the backend is asked again."""
+    def leases_changed(self, names: Collection[str] = ()) -> None:
+        """The leases with these names or the own subnet changed."""
+        self._unjudged.update(dict.fromkeys(names))
         self._must_update = True
         self._wake.set()
 
@@ -132,8 +164,13 @@ class RouteProgrammer:
             if self._reconciler.pending:
                 await trio.sleep(CONTENTION_DELAY)
                 continue
-            with trio.move_on_at(min(repair_at, self._update_not_before) if self._must_update else repair_at):
+            with trio.move_on_at(min(repair_at, self._due())):
                 await self._wake.wait()
+
+    def _due(self) -> float:
+        """When what waits is to be done, if nothing wakes this task before."""
+        update = self._update_not_before if self._must_update else math.inf
+        return min(update, self._report_not_before if self._must_report else math.inf)
 
     async def _run_once(self, *, full: bool) -> None:
         network_changed = await self._reconciler.repair(full=full)
@@ -148,14 +185,36 @@ class RouteProgrammer:
             self._must_refresh = self._reconciler.others_changed = False
             self._refreshed = now
             await self._refresh_node()
+        if full:
+            self._take_turn()
         if full or (self._must_update and trio.current_time() >= self._update_not_before):
             self._must_update = False
             await self._update_routes()
-        if self._node.fault is not None:
-            return  # then no peer is served, which need not be said of each
-        problems = {str(subnet): reason for subnet, reason in self._refused.items()}
-        self.unrouted_peers.update(problems | self._reconciler.problems)
-        self.faulty_devices.update(self._reconciler.device_problems)
+        self._must_report = True
+        if full or trio.current_time() >= self._report_not_before:
+            self._report()
+
+    def _take_turn(self) -> None:
+        """Judge and declare again the leases whose turn it is, and those for which the backend failed."""
+        names = list(islice(self._turn, PART))
+        if len(names) < PART:
+            self._turn = iter([*self._watcher.leases, *self._watcher.invalid])
+        self._unjudged.update(dict.fromkeys(names))
+        self._undeclared.update(dict.fromkeys(names))
+        self._undeclared.update(dict.fromkeys(self._failed))
+
+    def _report(self) -> None:
+        """Log which problems began and which are over."""
+        started = trio.current_time()
+        self._must_report = False
+        self.rejected_leases.update(self._leases.rejected)
+        self.rejected_ipv6.update(self._leases.rejected_ipv6)
+        if self._node.fault is None:  # else no peer is served, which need not be said of each
+            failed = {str(self._declared[name].subnet): reason for name, reason in self._failed.items()}
+            self.unrouted_peers.update(self._combined.refused | failed | self._reconciler.problems)
+            self.faulty_devices.update(self._reconciler.device_problems)
+        now = trio.current_time()
+        self._report_not_before = now + (now - started) * REPORT_FACTOR
 
     async def _refresh_node(self) -> None:
         """The host's interface or address may have changed, and with it the routes to all peers."""
@@ -176,54 +235,116 @@ class RouteProgrammer:
 
     async def _update_routes(self) -> None:
         started = trio.current_time()
-        own = self._holder.subnet
         subnets = self._holder.subnets
-        own_name = subnets.lease_name if subnets is not None else ""
         host = self._node.host_with(
             subnets,
             self._reconciler.devices.links or self._node.host.devices,
-            self._published(own_name),
+            self._published(subnets.lease_name if subnets is not None else ""),
             dict(self._reconciler.device_problems),
         )
-        accepted: dict[str, SubnetLease] = {}
-        rejected = dict(self._watcher.invalid)
-        others = {
-            name: lease
-            for name, lease in self._watcher.leases.items()
-            if name != own_name or not self._holder.state.held
-        }
-        overlapping = conflicts(others, host.network, self._watcher.created)
-        for name, lease in others.items():
-            if lease.public_ip == host.public_ip and self._holder.explains(name):
-                continue
-            reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
-            reason = reason or overlapping.get(name)
-            if reason is None:
-                accepted[name] = msgspec.structs.replace(lease, created=self._watcher.created(name))
-            else:
-                rejected[name] = reason
-        peers, rejected6 = served_families(
-            accepted,
-            host.network.ipv6,
-            (host.subnet6, host.public_ip6),
-            self._node.protected6,
-            self._watcher.created,
-        )
-        wanted = await self._ask_backend(host, peers)
+        await self._judge()
+        wanted = await self._ask_backend(host)
         if wanted.prepare_again:
             await self._prepare_again(host)
-        gateways = {host.public_ip, *(lease.public_ip for lease in peers)}
-        gateways.update(lease.public_ip6 for lease in peers if lease.public_ip6 is not None)
-        await self._reconciler.set_wanted(wanted, gateways)
-        self._refused = wanted.refused
+        await self._declare(host, wanted)
+        await self._reconciler.declare(self._combined.take_changes(), self._gateways)
         self.warnings.update({warning: warning for warning in wanted.warnings})
-        self.rejected_leases.update(rejected)
-        self.rejected_ipv6.update(rejected6)
         if not self.placed.is_set():
+            self._report()
             self.placed.set()
-            self._log.info("routes_in_place", routes=len(wanted.routes), leases=len(peers))
+            self._log.info(
+                "routes_in_place",
+                routes=len(self._reconciler.routes.named),
+                leases=len(self._leases.served),
+            )
         now = trio.current_time()
         self._update_not_before = now + (now - started) * DEBOUNCE_FACTOR
+
+    def _site(self) -> Site:
+        node, host = self._node, self._node.host
+        subnet, subnet6 = self._holder.subnets or (None, None)
+        return Site(
+            node.network, subnet, subnet6, host.public_ip, host.public_ip6, node.protected, node.protected6
+        )
+
+    async def _judge(self) -> None:
+        """Decide anew about the leases that changed; about all if the node or its own lease did."""
+        state, own_name = self._holder.state, ""
+        if state.held and self._holder.subnets is not None:
+            own_name = self._holder.subnets.lease_name
+        site = self._site()
+        basis = (site, own_name, state.held, state.permanent, state.subnets)
+        if basis != self._basis:
+            self._basis, self._leases.site = basis, site
+            self._unjudged.update(dict.fromkeys([*self._watcher.leases, *self._watcher.invalid]))
+        taken = 0
+        while self._unjudged:
+            name, _ = self._unjudged.popitem()
+            lease = self._watcher.leases.get(name) if name != own_name else None
+            if lease is not None:
+                lease = msgspec.structs.replace(lease, created=self._watcher.created(name))
+            changed = self._leases.put(
+                name,
+                lease,
+                invalid=self._watcher.invalid.get(name),
+                unnoticed=lease is not None
+                and lease.public_ip == site.public_ip
+                and self._holder.explains(name),
+            )
+            self._undeclared.update(dict.fromkeys(changed))
+            taken += 1
+            if taken % PART == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def _declare(self, host: Host, wanted: Wanted) -> None:
+        """Declare what the node wants, and what the peers want that changed; all of them if what they depend
+        on did.
+        """
+        self._combined.put(NODE, Owner(host.public_ip, -1, NODE), wanted)
+        plain = msgspec.structs.replace(
+            host, subnet=None, subnet6=None, devices={}, published=None, faults={}
+        )
+        basis = (plain, wanted.peers_depend_on)
+        if basis != self._peer_basis:
+            if self._peer_basis:
+                self._count_gateways(self._peer_basis[0], -1)
+            self._count_gateways(plain, 1)
+            self._peer_basis = basis
+            self._undeclared.update(dict.fromkeys(self._leases.served))
+        taken = 0
+        while self._undeclared:
+            name, _ = self._undeclared.popitem()
+            self._declare_peer(name, plain)
+            taken += 1
+            if taken % PART == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _declare_peer(self, name: str, host: Host) -> None:
+        """Declare what one lease needs, if it is served."""
+        lease, former = self._leases.served.get(name), self._declared.pop(name, None)
+        self._failed.pop(name, None)
+        if former is not None:
+            self._count_gateways(former, -1)
+        if lease is None:
+            self._combined.remove(name)
+            return
+        self._declared[name] = lease
+        self._count_gateways(lease, 1)
+        backend = self._node.backend
+        try:
+            with plugin_errors(backend.manifest.name):
+                wanted = checked_wanted(backend.declare_peer(host, lease), "declare_peer")
+        except NetstoreError as error:
+            self._failed[name] = str(error)
+        else:
+            self._combined.put(name, Owner(lease.public_ip, lease.created, str(lease.subnet)), wanted)
+
+    def _count_gateways(self, of: SubnetLease | Host, count: int) -> None:
+        for ip in (of.public_ip, of.public_ip6):
+            if ip is not None:
+                self._gateways[ip] += count
+                if not self._gateways[ip]:
+                    del self._gateways[ip]
 
     def _published(self, own_name: str) -> bytes | None:
         """The BackendData by which other nodes know this one: of its lease, or of one that it left."""
@@ -241,7 +362,7 @@ class RouteProgrammer:
             self._node.prepared = checked_prepared(await self._node.backend.prepare(host))
         self._holder.set_value(self._node.host.public_ip, self._node.lease_value)
 
-    async def _ask_backend(self, host: Host, peers: list[SubnetLease]) -> Wanted:
+    async def _ask_backend(self, host: Host) -> Wanted:
         backend = self._node.backend
         with plugin_errors(backend.manifest.name):
-            return checked_wanted(await backend.declare(host, peers))
+            return checked_wanted(await backend.declare(host, self._leases.served.values()))

@@ -7,12 +7,16 @@ Invariants:
   links, addresses or on-link routes changed.
 - A route of ours goes only when it is not declared any more, or when the one in its place is in the kernel.
 - Steps are planned only for the destinations in `dirty`, and these leave it only when nothing has to be done.
+
+What may concern all routes is a generator: it yields after each part of `SLICE` routes, so that the caller
+can let others run.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from netstore.agent.routeplan import PROTOCOL, AddRoute, BoundRoute, plan
@@ -20,13 +24,16 @@ from netstore.network.addresses import Subnet, show_ip
 from netstore.network.ipv6 import Subnet6, show_ip6
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 
     from netstore.agent.kernel import RouteChange
     from netstore.agent.routeplan import DeleteRoute, KernelRoute, RouteStep
     from netstore.agent.wanted import Route
 
     Destination = Subnet | Subnet6
+
+SLICE: Final = 512
+"""Routes or entries in one part of a long piece of work: 1 ms."""
 
 _OUT_OF_DATE: Final = frozenset({errno.EEXIST, errno.ENOENT})
 """Errors that mean that the kernel's table is not what `present` says."""
@@ -51,18 +58,20 @@ class RouteTable:
         """For the others, the reason."""
         self.outside: set[Destination] = set()
         """Declared destinations that are in none of the ranges; there is no wanted route for them."""
-        self.gateways: frozenset[int] = frozenset()
+        self.gateways: Collection[int] = frozenset()
         self.present: dict[Destination, list[KernelRoute]] = {}
         self.foreign: dict[Destination, KernelRoute] = {}
         """Routes of others that prevent wanted ones."""
         self.rejected: dict[BoundRoute, int] = {}
         """Wanted routes the kernel rejected, with the errno."""
-        self.dirty: set[Destination] | None = None
-        """Destinations to compare; None for all."""
-        self.used: set[str] = set()
-        """The names of the devices of the wanted routes."""
-        self._unresolved: set[Destination] | None = set()
-        """Destinations whose wanted route is new or changed; None for all."""
+        self.dirty: set[Destination] = set()
+        """Destinations to compare."""
+        self.used: Counter[str] = Counter()
+        """The names of the devices of the wanted routes, with the number of these."""
+        self._unresolved: set[Destination] = set()
+        """Destinations whose wanted route is new or changed, or whose device is another one."""
+        self._numbers: dict[str, int | None] = {}
+        """The numbers of the used devices when they were last looked up."""
 
     @property
     def has_ipv6(self) -> bool:
@@ -72,7 +81,7 @@ class RouteTable:
     @property
     def is_settled(self) -> bool:
         """Whether nothing has to be looked up or compared."""
-        return self.dirty == set() and self._unresolved == set()
+        return not self.dirty and not self._unresolved
 
     @property
     def problems(self) -> dict[Destination, str]:
@@ -89,66 +98,80 @@ class RouteTable:
             )
         return found
 
-    def declare(self, routes: Iterable[Route], gateways: Collection[int]) -> None:
-        """Replace the wanted routes. `gateways` are the public addresses of the accepted leases."""
-        before, self.named = self.named, {}
-        self.outside = set()
-        for route in routes:
-            if self.is_in_ranges(route):
-                self.named[route.subnet] = route
-            else:
-                self.outside.add(route.subnet)
-        self.used = {route.device for route in self.named.values()}
-        self.gateways = frozenset(gateways)
-        changed = {subnet for subnet, route in self.named.items() if before.get(subnet) != route}
-        changed.update(subnet for subnet in before if subnet not in self.named)
-        if self._unresolved is not None:
-            self._unresolved |= changed
-        self.mark(self.foreign)
-
-    def rebind(self) -> None:
-        """Devices changed, so those of all wanted routes have to be looked up."""
-        self._unresolved = None
-
-    def bind(self, numbers: Mapping[str, int]) -> None:
-        """Look up the devices of the routes that were declared. `numbers` are those of the devices that can
-        be used, by name.
+    def declare(self, changes: Mapping[Destination, Route | None], gateways: Collection[int]) -> None:
+        """Change the wanted routes; None for those that are wanted no more. `gateways` are the public
+        addresses of the accepted leases.
         """
-        subnets, self._unresolved = self._unresolved, set()
-        if subnets is None:
-            subnets = {*self.wanted, *self.unbound, *self.named}
-        for subnet in subnets:
+        for subnet, declared in changes.items():
+            self.outside.discard(subnet)
+            former, route = self.named.get(subnet), declared
+            if route is not None and not self.is_in_ranges(route):
+                self.outside.add(subnet)
+                route = None
+            if route == former:
+                continue
+            if former is not None:
+                del self.named[subnet]
+                self.used[former.device] -= 1
+                if not self.used[former.device]:
+                    del self.used[former.device]
+                    self._numbers.pop(former.device, None)
+            if route is not None:
+                self.named[subnet] = route
+                self.used[route.device] += 1
+            self._unresolved.add(subnet)
+        self.gateways = gateways
+        self.dirty.update(subnet for subnet, one in self.foreign.items() if one.gateway in gateways)
+
+    def clear(self) -> None:
+        """No route is wanted."""
+        self.declare(dict.fromkeys([*self.named, *self.outside]), ())
+
+    def rebind(self, number_of: Callable[[str], int | None]) -> None:
+        """Devices changed: those whose number is another one have to be looked up for all their routes."""
+        changed = {name for name, number in self._numbers.items() if number_of(name) != number}
+        if changed:
+            self._unresolved.update(subnet for subnet, route in self.named.items() if route.device in changed)
+
+    def bind(self, number_of: Callable[[str], int | None]) -> Generator[None]:
+        """Look up the devices of the routes that were declared. `number_of` is the number of the device of
+        that name, None if it cannot be used.
+        """
+        taken = 0
+        while self._unresolved:
+            subnet = self._unresolved.pop()
             before = self.wanted.pop(subnet, None)
             self.unbound.pop(subnet, None)
             named = self.named.get(subnet)
             if named is not None:
-                ifindex = numbers.get(named.device)
+                ifindex = self._numbers[named.device] = number_of(named.device)
                 if ifindex is None:
                     self.unbound[subnet] = f"there is no usable device {named.device}"
                 else:
                     self.wanted[subnet] = BoundRoute(subnet, named.gateway, ifindex, named.onlink)
             if before is not None and self.wanted.get(subnet) != before:
                 self.rejected.pop(before, None)
-        self.mark(subnets)
-
-    def mark(self, subnets: Iterable[Destination]) -> None:
-        """These destinations have to be compared."""
-        if self.dirty is not None:
-            self.dirty.update(subnets)
+            self.dirty.add(subnet)
+            taken += 1
+            if taken % SLICE == 0:
+                yield
 
     def retry(self) -> None:
         """The kernel may accept now what it rejected."""
-        self.mark(route.subnet for route in self.rejected)
+        self.dirty.update(route.subnet for route in self.rejected)
         self.rejected.clear()
 
-    def load(self, routes: Iterable[KernelRoute]) -> None:
+    def load(self, routes: Sequence[KernelRoute]) -> Generator[None]:
         """Take over the kernel's whole table."""
         present: dict[Destination, list[KernelRoute]] = {}
-        for route in routes:
-            if self.is_in_ranges(route):
-                present.setdefault(route.subnet, []).append(route)
+        for start in range(0, len(routes), SLICE):
+            for route in routes[start : start + SLICE]:
+                if self.is_in_ranges(route):
+                    present.setdefault(route.subnet, []).append(route)
+            yield
         self.present = present
-        self.dirty = None
+        self.dirty.update(self.wanted)
+        self.dirty.update(present)
 
     def is_in_ranges(self, route: KernelRoute | Route) -> bool:
         """Whether the route's destination is managed."""
@@ -157,18 +180,27 @@ class RouteTable:
             return any(managed.covers(subnet) for managed in self._ranges6)
         return any(managed.covers(subnet) for managed in self._ranges4)
 
-    def steps(self, devices: Collection[int]) -> tuple[list[AddRoute], list[DeleteRoute]]:
+    def steps(
+        self, devices: Collection[int]
+    ) -> Generator[None, None, tuple[list[AddRoute], list[DeleteRoute]]]:
         """The additions and deletions for the dirty destinations, which have to be looked at again after
         them. `devices` are the numbers of the backend's devices. While the device of a wanted route cannot be
         used, the route that it is to replace stays.
         """
-        additions, deletions, foreign = plan(self.wanted, self.present, self.gateways, self.dirty, devices)
-        if self.dirty is None:
-            self.foreign = foreign
-        else:
-            for subnet in self.dirty:
-                self.foreign.pop(subnet, None)
-            self.foreign.update(foreign)
+        additions: list[AddRoute] = []
+        deletions: list[DeleteRoute] = []
+        subnets = list(self.dirty)
+        for start in range(0, len(subnets), SLICE):
+            if start:
+                yield
+            part = subnets[start : start + SLICE]
+            planned = plan(self.wanted, self.present, self.gateways, part, devices)
+            if self.foreign:
+                for subnet in part:
+                    self.foreign.pop(subnet, None)
+            self.foreign.update(planned.foreign)
+            additions += planned.additions
+            deletions += planned.deletions
         if self.rejected:
             additions = [step for step in additions if step.route not in self.rejected]
         if self.unbound:
@@ -201,7 +233,7 @@ class RouteTable:
         """The kernel's table changed."""
         route = change.route
         subnet = route.subnet
-        self.mark((subnet,))
+        self.dirty.add(subnet)
         if change.how == "delete":
             self._forget(route)
             return

@@ -51,7 +51,7 @@ from netstore.network.subnetenv import encode_subnet_env
 from netstore.ops.notify import ServiceManager
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from netstore.agent.announcer import Manager
     from netstore.agent.kernel import Kernel
@@ -462,10 +462,10 @@ class Agent:
         except NetstoreError as error:  # nothing but netstorectl on this node needs it
             self._log.warning("local_socket_not_served", reason=str(error))
 
-    def _leases_changed(self) -> None:
+    def _leases_changed(self, names: Collection[str]) -> None:
         if self._holder is not None and self._programmer is not None:
             self._holder.leases_changed()
-            self._programmer.leases_changed()
+            self._programmer.leases_changed(names)
 
     def _kernel_changed(self) -> None:
         if self._programmer is not None:

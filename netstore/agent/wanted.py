@@ -1,4 +1,5 @@
-"""What a backend declares: the state that it wants in the kernel, as plain values. Pure.
+"""What a backend declares, for the node and for each peer: the state that it wants in the kernel, as plain
+values. Pure.
 
 The agent compares what is declared with what is there, makes the difference, and repairs it when another
 program changes it. Names of devices stand for devices that may not exist yet. An address is *packed* where a
@@ -77,7 +78,8 @@ class Wireguard(msgspec.Struct, frozen=True):
 
 class Device(msgspec.Struct, frozen=True):
     """A device that the backend needs. One of this name with other parameters of its kind is made anew; mtu,
-    mac, addresses and peers are changed in place.
+    mac, addresses and peers are changed in place. Peers of WireGuard are declared each by itself, as
+    `TunnelPeer`, or all in the device.
 
     `addresses` are packed, each with its prefix length; other addresses of the device are removed, but not
     the link-local ones of IPv6. None leaves the device's addresses alone. `mac` has 6 bytes; None leaves the
@@ -107,11 +109,20 @@ class Forwarding(NamedTuple):
     remote: bytes
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """Everything that should be in the kernel, and for each peer that cannot be served the reason.
+class TunnelPeer(NamedTuple):
+    """A peer of the WireGuard device with this name."""
 
-    `warnings` are what an operator should know though every peer is served. With `prepare_again` the agent
-    calls `prepare` again, because the lease must publish other data than before.
+    device: str
+    peer: WireguardPeer
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What should be in the kernel for the node, or for one of its peers, and for each peer that cannot be
+    served the reason.
+
+    The rest is for the node alone. `warnings` are what an operator should know though every peer is served.
+    With `prepare_again` the agent calls `prepare` again, because the lease must publish other data than
+    before. When `peers_depend_on` is another value than before, all peers are declared anew.
     """
 
     routes: Sequence[Route] = ()
@@ -121,3 +132,5 @@ class Wanted(msgspec.Struct, frozen=True):
     forwarding: Sequence[Forwarding] = ()
     warnings: Sequence[str] = ()
     prepare_again: bool = False
+    tunnel_peers: Sequence[TunnelPeer] = ()
+    peers_depend_on: object = None

@@ -24,15 +24,16 @@ from netstore.agent.backend import (
     options,
 )
 from netstore.agent.entryplan import Entry
-from netstore.agent.reconciler import Reconciler
 from netstore.agent.routeplan import BoundRoute, in_kernel
 from netstore.network.addresses import parse_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
+from tests.plugins.hosts import whole
 from tests.support.documents import block
 from tests.support.kernel import ETH0, FakeKernel
+from tests.support.reconciler import WholeReconciler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
 
 class Settings(msgspec.Struct, frozen=True, rename="pascal"):
@@ -53,8 +54,11 @@ class Tunnel:
     async def prepare(self, host: Host) -> Prepared:
         return Prepared(mtu=host.link.mtu - 50, backend_data=b'{"Port":%d}' % self.options.port)
 
-    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        return Wanted([], {peer.subnet: "not today" for peer in peers})
+    async def declare(self, host: Host, peers: Collection[SubnetLease]) -> Wanted:
+        return Wanted(warnings=[f"{len(peers)} peers"])
+
+    def declare_peer(self, host: Host, peer: SubnetLease) -> Wanted:
+        return Wanted(refused={peer.subnet: "not today"})
 
     async def stop(self) -> None:
         pass
@@ -93,7 +97,7 @@ def test_a_third_partys_backend_is_found_with_its_options() -> None:
     [
         ('{"Type":"pigeon"}', "no backend 'pigeon' on this node; installed: broken, tomorrow, tunnel"),
         ('{"Type":"broken"}', "cannot be loaded"),
-        ('{"Type":"tomorrow"}', "written for version 3 of the protocol"),
+        ('{"Type":"tomorrow"}', "written for version 4 of the protocol"),
         ('{"Type":"tunnel","Port":"9"}', "options of tunnel: Expected `int`, got `str`"),
     ],
 )
@@ -147,9 +151,9 @@ async def test_the_example_of_the_guide_works() -> None:
         SubnetLease(strange, parse_ip("192.168.99.13"), "example", b'"pigeon"'),
         SubnetLease(other, ip + 2, "host-gw"),
     ]
-    wanted = await example.declare(host, peers)
+    wanted = await whole(example, host, peers)
     assert wanted.refused == {strange: "its BackendData is no MAC", other: "its backend is host-gw"}
-    reconciler = Reconciler(kernel, [config.network], ETH0, lambda: None)
+    reconciler = WholeReconciler(kernel, [config.network], ETH0, lambda: None)
     await reconciler.set_wanted(wanted, set())
     assert not reconciler.problems
     number = kernel.link("example.7").ifindex

@@ -15,6 +15,7 @@ from netstore.agent.wanted import (
     Ipip,
     Neighbour,
     Route,
+    TunnelPeer,
     Vxlan,
     Wanted,
     Wireguard,
@@ -38,6 +39,7 @@ VALID = Wanted(
     [Neighbour("flannel.1", bytes(16), MAC)],
     (Forwarding("flannel.1", MAC, LOCAL),),
     ["a warning"],
+    tunnel_peers=[TunnelPeer("flannel-wg", PEER)],
 )
 
 
@@ -70,6 +72,8 @@ def test_what_is_valid_passes() -> None:
         ("devices", [msgspec.structs.replace(DEVICES[2], kind=Wireguard(1, b"short"))]),
         ("neighbours", [Neighbour("flannel.1", b"", MAC)]),
         ("forwarding", [Forwarding("flannel.1", LOCAL, LOCAL)]),
+        ("tunnel_peers", [("flannel-wg", None)]),
+        ("tunnel_peers", [TunnelPeer("flannel-wg", WireguardPeer(b"short", (LOCAL, 1), ()))]),
         ("refused", ["a reason"]),
         ("refused", {"10.23.1.0/24": "a reason"}),
         ("warnings", "text"),

@@ -7,17 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.leasefilter6 import (
-    ProtectedAddresses6,
-    protected_addresses6,
-    rejection6,
-    served_families,
-)
+from netstore.agent.leasefilter6 import ProtectedAddresses6, protected_addresses6, rejection6
 from netstore.agent.routeplan import BOOT, PROTOCOL, KernelRoute
-from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.addresses import parse_ip
 from netstore.network.config import Network6
 from netstore.network.ipv6 import Subnet6, parse_cidr6, parse_ip6
-from netstore.network.lease import SubnetLease
 
 NODE = parse_ip("192.168.77.12")
 
@@ -94,45 +88,3 @@ def test_single_addresses_are_found_as_by_a_full_comparison(ips: list[int], ip: 
     protected = ProtectedAddresses6(single=tuple(sorted((each, f"{each}") for each in set(ips))))
     inside = sorted(each for each in set(ips) if subnet.holds(each))
     assert protected.single_in(subnet) == (f"{inside[0]}" if inside else None)
-
-
-def lease(number: int, subnet6: str | None, public_ip6: str | None = "fd77::12") -> SubnetLease:
-    return SubnetLease(
-        Subnet(parse_ip("10.23.0.0") + number * 256, 24),
-        NODE,
-        "vxlan",
-        b"[4]",
-        None if subnet6 is None else net6(subnet6),
-        None if public_ip6 is None else parse_ip6(public_ip6),
-        b"[6]",
-    )
-
-
-PEERS = {
-    "both": lease(1, "fd23:0:0:1::/64"),
-    "no IPv6": lease(2, None),
-    "no PublicIPv6": lease(3, "fd23:0:0:3::/64", None),
-    "foreign": lease(4, "fd24::/64"),
-    "younger": lease(5, "fd23:0:0:1::/64"),
-}
-
-
-def test_a_lease_whose_ipv6_subnet_is_refused_is_served_over_ipv4_only() -> None:
-    served, refused = served_families(PEERS, NETWORK, OWN, PROTECTED, lambda name: name == "younger")
-    assert refused == {
-        "foreign": "fd24::/64 is not in the network fd23::/48",
-        "younger": "fd23:0:0:1::/64 overlaps the lease both",
-    }
-    assert served == [
-        PEERS["both"],
-        PEERS["no IPv6"],
-        PEERS["no PublicIPv6"],
-        SubnetLease(PEERS["foreign"].subnet, NODE, "vxlan", b"[4]"),
-        SubnetLease(PEERS["younger"].subnet, NODE, "vxlan", b"[4]"),
-    ]
-
-
-def test_without_a_dual_stack_network_only_ipv4_is_served() -> None:
-    served, refused = served_families(PEERS, None, (None, None), ProtectedAddresses6(), lambda _: 0)
-    assert refused == {}
-    assert served == [each.ipv4_only() for each in PEERS.values()]

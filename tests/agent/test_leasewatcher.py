@@ -29,7 +29,7 @@ from tests.agent.stores import APIS, fake, subnets
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Collection, Iterator
 
     from trio.testing import MockClock
 
@@ -44,6 +44,7 @@ class Scene:
         self.store = fake(api)
         self.recorded = KeptLog()
         self.changes = 0
+        self.names: set[str] = set()
         self.watcher = LeaseWatcher(
             subnets(self.store),
             ProblemLog(self.recorded),
@@ -51,8 +52,9 @@ class Scene:
             self._changed,
         )
 
-    def _changed(self) -> None:
+    def _changed(self, names: Collection[str]) -> None:
         self.changes += 1
+        self.names.update(names)
 
     def held(self) -> set[str]:
         return set(self.watcher.leases)

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.agent.kernel import Address, KernelError, Link, Notifications, NotificationsLostError
-from netstore.agent.reconciler import MAX_QUEUED, Reconciler
+from netstore.agent.reconciler import MAX_QUEUED
 from netstore.agent.routeplan import BOOT, AddRoute, BoundRoute, DeleteRoute, KernelRoute, in_kernel
 from netstore.agent.wanted import Route, Wanted
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import Subnet6, parse_ip6
 from tests.support.kernel import ETH0, FakeKernel
+from tests.support.reconciler import WholeReconciler
 
 NETWORK = Subnet(parse_ip("10.23.0.0"), 16)
 NODE, OTHER, FAR = (parse_ip(f"192.168.{text}") for text in ("77.12", "77.13", "99.1"))
@@ -47,12 +48,12 @@ def kernel() -> FakeKernel:
 
 
 @pytest.fixture
-def reconciler(kernel: FakeKernel) -> Reconciler:
-    return Reconciler(kernel, [NETWORK], ETH0, lambda: None)
+def reconciler(kernel: FakeKernel) -> WholeReconciler:
+    return WholeReconciler(kernel, [NETWORK], ETH0, lambda: None)
 
 
 @pytest.mark.trio
-async def test_many_routes_are_one_send(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_many_routes_are_one_send(kernel: FakeKernel, reconciler: WholeReconciler) -> None:
     await reconciler.set_wanted(wanted(*range(200)), {NODE})
     assert (len(kernel.table), kernel.sends, kernel.dumps) == (200, 1, 1)
     await reconciler.set_wanted(wanted(*range(201)), {NODE})
@@ -62,7 +63,7 @@ async def test_many_routes_are_one_send(kernel: FakeKernel, reconciler: Reconcil
 
 @pytest.mark.trio
 async def test_a_deleted_route_is_added_again_without_reading_the_table(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1, 2), {NODE})
     kernel.delete(ours(1))
@@ -73,7 +74,7 @@ async def test_a_deleted_route_is_added_again_without_reading_the_table(
 
 @pytest.mark.trio
 async def test_lost_notifications_lead_to_reading_the_table(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1, 2), {NODE})
     kernel.delete(ours(1))
@@ -84,7 +85,9 @@ async def test_lost_notifications_lead_to_reading_the_table(
 
 
 @pytest.mark.trio
-async def test_lost_answers_lead_to_reading_the_table(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_lost_answers_lead_to_reading_the_table(
+    kernel: FakeKernel, reconciler: WholeReconciler
+) -> None:
     kernel.lose_next_answer = True
     await reconciler.set_wanted(wanted(1, 2), {NODE})
     assert kernel.dumps == 2
@@ -93,7 +96,7 @@ async def test_lost_answers_lead_to_reading_the_table(kernel: FakeKernel, reconc
 
 @pytest.mark.trio
 async def test_after_an_error_of_the_kernel_the_next_call_completes_the_work(
-    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, reconciler: WholeReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unanswered(_: object) -> dict[int, int]:
         raise KernelError("the kernel did not answer")
@@ -109,7 +112,7 @@ async def test_after_an_error_of_the_kernel_the_next_call_completes_the_work(
 
 @pytest.mark.trio
 async def test_a_route_that_appears_between_plan_and_apply_is_not_replaced(
-    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, reconciler: WholeReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await reconciler.set_wanted(Wanted(), set())
     static = KernelRoute(subnet(1), OTHER, 2, STATIC)
@@ -125,7 +128,7 @@ async def test_a_route_that_appears_between_plan_and_apply_is_not_replaced(
 
 @pytest.mark.trio
 async def test_a_rejected_next_hop_is_tried_again_when_addresses_change(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(Wanted(routes(1, gateway=FAR) + routes(2)), {NODE, FAR})
     assert "192.168.99.1 is not on-link" in reconciler.problems["10.23.1.0/24"]
@@ -142,7 +145,7 @@ async def test_a_rejected_next_hop_is_tried_again_when_addresses_change(
 
 @pytest.mark.trio
 async def test_a_route_stays_while_the_one_in_its_place_is_refused(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1, 2), {NODE})
     await reconciler.set_wanted(Wanted(routes(1, gateway=FAR) + routes(2, gateway=OTHER)), {NODE})
@@ -157,7 +160,7 @@ async def test_a_route_stays_while_the_one_in_its_place_is_refused(
 
 
 @pytest.mark.trio
-async def test_many_routes_are_replaced_in_two_sends(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_many_routes_are_replaced_in_two_sends(kernel: FakeKernel, reconciler: WholeReconciler) -> None:
     await reconciler.set_wanted(wanted(*range(200)), {NODE})
     sends = kernel.sends
     await reconciler.set_wanted(wanted(*range(200), gateway=OTHER), {NODE})
@@ -167,7 +170,7 @@ async def test_many_routes_are_replaced_in_two_sends(kernel: FakeKernel, reconci
 
 @pytest.mark.trio
 async def test_a_route_that_was_rejected_and_is_wanted_no_more_is_no_problem(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1, 2, gateway=FAR), {FAR})
     assert (len(reconciler.problems), reconciler.in_place) == (2, 0)
@@ -180,7 +183,7 @@ async def test_a_route_of_ipv6_that_another_program_replaces_comes_back(kernel: 
     six = Subnet6(parse_ip6("fd23:0:0:1::"), 64)
     node, other = parse_ip6("fd77::12"), parse_ip6("fd77::13")
     kernel.address_list6 = [Address(2, parse_ip6("fd77::11"), 64)]
-    reconciler = Reconciler(kernel, [NETWORK, Subnet6(parse_ip6("fd23::"), 48)], ETH0, lambda: None)
+    reconciler = WholeReconciler(kernel, [NETWORK, Subnet6(parse_ip6("fd23::"), 48)], ETH0, lambda: None)
     await reconciler.set_wanted(Wanted([Route(six, node, "eth0")]), {node})
     ours = in_kernel(BoundRoute(six, node, 2))
     assert kernel.table == {six: [ours]}
@@ -195,7 +198,7 @@ async def test_a_route_of_ipv6_that_another_program_replaces_comes_back(kernel: 
 
 @pytest.mark.trio
 async def test_routes_removed_without_notification_when_a_link_went_down_are_restored(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1), {NODE})
     kernel.set_link(ETH0._replace(up=False))
@@ -208,7 +211,7 @@ async def test_routes_removed_without_notification_when_a_link_went_down_are_res
 
 
 @pytest.mark.trio
-async def test_changes_of_pod_interfaces_are_ignored(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_changes_of_pod_interfaces_are_ignored(kernel: FakeKernel, reconciler: WholeReconciler) -> None:
     await reconciler.set_wanted(wanted(1), {NODE})
     for number in range(3, 50):
         kernel.set_link(Link(number, f"veth{number}", 1500, up=True))
@@ -220,7 +223,7 @@ async def test_changes_of_pod_interfaces_are_ignored(kernel: FakeKernel, reconci
 
 @pytest.mark.trio
 async def test_a_link_that_comes_back_with_another_ifindex_is_noticed(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1), {NODE})
     kernel.remove_link(2)
@@ -235,7 +238,7 @@ async def test_a_link_that_comes_back_with_another_ifindex_is_noticed(
 
 @pytest.mark.trio
 async def test_routes_of_an_earlier_run_are_removed_only_in_the_ranges(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     elsewhere = KernelRoute(Subnet(parse_ip("10.99.0.0"), 24), NODE, 2)
     kernel.table = {subnet(7): [ours(7)], elsewhere.subnet: [elsewhere]}
@@ -245,7 +248,7 @@ async def test_routes_of_an_earlier_run_are_removed_only_in_the_ranges(
 
 @pytest.mark.trio
 async def test_flannels_route_is_recognised_when_its_gateway_has_a_lease(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     kernel.table = {subnet(1): [KernelRoute(subnet(1), OTHER, 2, BOOT)]}
     await reconciler.set_wanted(wanted(1), {NODE})
@@ -255,7 +258,7 @@ async def test_flannels_route_is_recognised_when_its_gateway_has_a_lease(
 
 
 @pytest.mark.trio
-async def test_clear_removes_all_our_routes(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_clear_removes_all_our_routes(kernel: FakeKernel, reconciler: WholeReconciler) -> None:
     static = KernelRoute(subnet(9), OTHER, 2, STATIC)
     kernel.table = {subnet(9): [static]}
     await reconciler.set_wanted(wanted(1, 2), {NODE})
@@ -265,7 +268,7 @@ async def test_clear_removes_all_our_routes(kernel: FakeKernel, reconciler: Reco
 
 @pytest.mark.trio
 async def test_a_program_that_undoes_every_change_does_not_block_the_call(
-    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, reconciler: WholeReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry_out = kernel._carry_out
 
@@ -287,7 +290,7 @@ async def test_a_program_that_undoes_every_change_does_not_block_the_call(
 
 @pytest.mark.trio
 async def test_answers_lost_in_the_last_round_leave_the_work_to_the_next_call(
-    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, reconciler: WholeReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lost(_: object) -> dict[int, int]:
         await trio.lowlevel.checkpoint()
@@ -304,7 +307,7 @@ async def test_answers_lost_in_the_last_round_leave_the_work_to_the_next_call(
 
 @pytest.mark.trio
 async def test_an_empty_batch_does_not_hide_the_one_behind_it(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1), {NODE})
     kernel.table.clear()  # without a notification
@@ -317,7 +320,7 @@ async def test_an_empty_batch_does_not_hide_the_one_behind_it(
 @pytest.mark.trio
 async def test_a_listener_that_finds_nothing_queues_nothing(kernel: FakeKernel) -> None:
     wakes: list[None] = []
-    reconciler = Reconciler(kernel, [NETWORK], ETH0, lambda: wakes.append(None))
+    reconciler = WholeReconciler(kernel, [NETWORK], ETH0, lambda: wakes.append(None))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reconciler.listen)
         kernel.notify(Notifications())
@@ -329,7 +332,7 @@ async def test_a_listener_that_finds_nothing_queues_nothing(kernel: FakeKernel) 
 
 @pytest.mark.trio
 async def test_nothing_is_changed_before_the_wanted_routes_are_known(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     kernel.add(ours(1))
     await reconciler.repair(full=True)
@@ -340,7 +343,7 @@ async def test_nothing_is_changed_before_the_wanted_routes_are_known(
 
 @pytest.mark.trio
 async def test_reasons_of_other_rejections(
-    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, reconciler: WholeReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for code, words in ((errno.EPERM, "CAP_NET_ADMIN"), (errno.EINVAL, "Invalid argument")):
         monkeypatch.setattr(kernel, "_carry_out", lambda _, code=code: code)
@@ -350,7 +353,7 @@ async def test_reasons_of_other_rejections(
 
 
 def test_too_many_notifications_become_one_lost_notification(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     for _ in range(MAX_QUEUED + 5):
         reconciler._queue.append(Notifications(addresses=True))
@@ -373,7 +376,7 @@ changes = st.lists(
 @given(changes)
 async def test_after_any_history_the_wanted_routes_are_in_place(history: list[tuple[str, int, int]]) -> None:
     kernel = FakeKernel()
-    reconciler = Reconciler(kernel, [NETWORK], ETH0, lambda: None)
+    reconciler = WholeReconciler(kernel, [NETWORK], ETH0, lambda: None)
     want: dict[Subnet, int] = {}
     for what, number, gateway in history:
         there = kernel.table.get(subnet(number), [])
@@ -424,7 +427,7 @@ def in_order(table: dict[Subnet | Subnet6, list[KernelRoute]]) -> dict[Subnet | 
 
 @pytest.mark.trio
 async def test_a_route_outside_the_networks_is_refused_and_not_tried(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     outside = Route(Subnet(parse_ip("10.99.0.0"), 24), NODE, "eth0")
     await reconciler.set_wanted(Wanted([*routes(1), outside]), {NODE})
@@ -438,7 +441,7 @@ async def test_a_route_outside_the_networks_is_refused_and_not_tried(
 @pytest.mark.trio
 @pytest.mark.parametrize("error", [NotificationsLostError("lost"), KernelError("no answer")])
 async def test_a_reading_that_fails_is_done_again(
-    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch, error: Exception
+    kernel: FakeKernel, reconciler: WholeReconciler, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     async def fail() -> list[KernelRoute]:
         raise error
@@ -454,7 +457,7 @@ async def test_a_reading_that_fails_is_done_again(
 
 
 @pytest.mark.trio
-async def test_clear_tells_what_the_kernel_kept(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_clear_tells_what_the_kernel_kept(kernel: FakeKernel, reconciler: WholeReconciler) -> None:
     await reconciler.set_wanted(wanted(1), {NODE})
     kernel.refusals[DeleteRoute] = errno.EPERM
     with pytest.raises(KernelError, match=r"still has 1 .*10\.23\.1\.0/24"):

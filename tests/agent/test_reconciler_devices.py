@@ -21,7 +21,6 @@ from netstore.agent.deviceplan import (
 )
 from netstore.agent.entryplan import DeleteEntry, Entry, SetEntry
 from netstore.agent.kernel import Address, Link, Tunnel
-from netstore.agent.reconciler import Reconciler
 from netstore.agent.routeplan import BOOT, METRIC6, AddRoute, BoundRoute, DeleteRoute, KernelRoute, in_kernel
 from netstore.agent.wanted import (
     Device,
@@ -37,6 +36,7 @@ from netstore.agent.wanted import (
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import Subnet6, parse_ip6
 from tests.support.kernel import ETH0, FakeKernel, tunnel_of
+from tests.support.reconciler import WholeReconciler
 
 if TYPE_CHECKING:
     from netstore.agent.kernel import Step
@@ -77,8 +77,8 @@ def kernel() -> FakeKernel:
 
 
 @pytest.fixture
-def reconciler(kernel: FakeKernel) -> Reconciler:
-    return Reconciler(kernel, [NETWORK, NETWORK6], ETH0, lambda: None)
+def reconciler(kernel: FakeKernel) -> WholeReconciler:
+    return WholeReconciler(kernel, [NETWORK, NETWORK6], ETH0, lambda: None)
 
 
 def kinds_of(steps: list[Step]) -> list[type]:
@@ -109,7 +109,7 @@ def assert_vxlan(kernel: FakeKernel, *peers: int) -> None:
 
 @pytest.mark.trio
 async def test_everything_is_made_in_the_order_in_which_packets_need_it_and_removed_in_reverse(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(vxlan(12, 13), set())
     assert_vxlan(kernel, 12, 13)
@@ -124,7 +124,7 @@ async def test_everything_is_made_in_the_order_in_which_packets_need_it_and_remo
 
 
 @pytest.mark.trio
-async def test_a_peer_goes_in_the_reverse_order(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_a_peer_goes_in_the_reverse_order(kernel: FakeKernel, reconciler: WholeReconciler) -> None:
     await reconciler.set_wanted(vxlan(12, 13), set())
     kernel.steps.clear()
     await reconciler.set_wanted(vxlan(13), set())
@@ -134,10 +134,10 @@ async def test_a_peer_goes_in_the_reverse_order(kernel: FakeKernel, reconciler: 
 
 
 @pytest.mark.trio
-async def test_a_restart_changes_nothing(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_a_restart_changes_nothing(kernel: FakeKernel, reconciler: WholeReconciler) -> None:
     await reconciler.set_wanted(vxlan(12, 13), set())
     kernel.steps.clear()
-    again = Reconciler(kernel, [NETWORK, NETWORK6], ETH0, lambda: None)
+    again = WholeReconciler(kernel, [NETWORK, NETWORK6], ETH0, lambda: None)
     await again.set_wanted(vxlan(12, 13), set())
     assert kernel.steps == []
     assert_vxlan(kernel, 12, 13)
@@ -145,7 +145,7 @@ async def test_a_restart_changes_nothing(kernel: FakeKernel, reconciler: Reconci
 
 @pytest.mark.trio
 async def test_a_peer_with_a_new_mac_is_switched_without_a_gap(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(vxlan(12), set())
     kernel.steps.clear()
@@ -163,7 +163,7 @@ async def test_a_peer_with_a_new_mac_is_switched_without_a_gap(
 
 
 @pytest.mark.trio
-async def test_a_backend_is_exchanged_without_a_gap(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_a_backend_is_exchanged_without_a_gap(kernel: FakeKernel, reconciler: WholeReconciler) -> None:
     plain = Wanted([Route(subnet(12), parse_ip("192.168.77.12"), "eth0")])
     await reconciler.set_wanted(plain, set())
     kernel.steps.clear()
@@ -177,7 +177,7 @@ async def test_a_backend_is_exchanged_without_a_gap(kernel: FakeKernel, reconcil
 
 @pytest.mark.trio
 async def test_a_tunnel_stays_while_the_one_in_its_place_cannot_be_made(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(vxlan(12, 13), set())
     other = msgspec.structs.replace(TUNNEL, name="flannel.2", kind=Vxlan(2, LOCAL, "eth0"))
@@ -206,7 +206,7 @@ harms = st.sampled_from(
 @given(st.lists(harms, max_size=6))
 async def test_whatever_is_done_to_a_tunnel_it_comes_back(harms: list[str]) -> None:
     kernel = FakeKernel()
-    reconciler = Reconciler(kernel, [NETWORK, NETWORK6], ETH0, lambda: None)
+    reconciler = WholeReconciler(kernel, [NETWORK, NETWORK6], ETH0, lambda: None)
     await reconciler.set_wanted(vxlan(12, 13), set())
     await reconciler.repair()  # the address that was just set is read again once
     for harm in harms:
@@ -245,7 +245,7 @@ async def test_whatever_is_done_to_a_tunnel_it_comes_back(harms: list[str]) -> N
 
 @pytest.mark.trio
 async def test_the_interface_that_carries_a_tunnel_comes_back_with_another_number(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(vxlan(12), set())
     kernel.remove_link(2)
@@ -264,7 +264,7 @@ async def test_the_interface_that_carries_a_tunnel_comes_back_with_another_numbe
 @pytest.mark.trio
 @pytest.mark.parametrize("device", [TUNNEL, IPIP, WIREGUARD])
 async def test_a_device_of_each_kind_is_made_changed_in_place_and_removed(
-    kernel: FakeKernel, reconciler: Reconciler, device: Device
+    kernel: FakeKernel, reconciler: WholeReconciler, device: Device
 ) -> None:
     route = Route(subnet(1), 0, device.name)
     await reconciler.set_wanted(Wanted([route], devices=[device]), set())
@@ -283,7 +283,7 @@ async def test_a_device_of_each_kind_is_made_changed_in_place_and_removed(
 
 @pytest.mark.trio
 async def test_the_addresses_of_a_device_that_declares_none_are_left_alone(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(vxlan(), set())
     undeclared = msgspec.structs.replace(TUNNEL, addresses=None)
@@ -293,7 +293,7 @@ async def test_the_addresses_of_a_device_that_declares_none_are_left_alone(
 
 @pytest.mark.trio
 async def test_keys_and_peers_of_wireguard_are_configured_and_repaired(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(Wanted(devices=[WIREGUARD]), set())
     number = kernel.link("flannel-wg").ifindex
@@ -310,7 +310,7 @@ async def test_keys_and_peers_of_wireguard_are_configured_and_repaired(
 @pytest.mark.trio
 @pytest.mark.parametrize("device", [TUNNEL, IPIP])
 async def test_flannels_device_with_other_parameters_is_made_anew(
-    kernel: FakeKernel, reconciler: Reconciler, device: Device
+    kernel: FakeKernel, reconciler: WholeReconciler, device: Device
 ) -> None:
     kind = "vxlan" if device is TUNNEL else "ipip"
     kernel.set_link(Link(7, device.name, 1450, up=True, kind=kind, tunnel=Tunnel(b"\1\1\1\1", 2, vni=1)))
@@ -335,7 +335,7 @@ FOREIGN = Link(7, "tun9", 1450, up=True, kind="vxlan", tunnel=Tunnel(LOCAL, 2, v
     ],
 )
 async def test_a_device_of_others_is_left_alone_and_told(
-    kernel: FakeKernel, reconciler: Reconciler, present: Link, words: str
+    kernel: FakeKernel, reconciler: WholeReconciler, present: Link, words: str
 ) -> None:
     kernel.set_link(present)
     device = msgspec.structs.replace(TUNNEL, name="tun9")
@@ -368,7 +368,7 @@ async def test_a_device_of_others_is_left_alone_and_told(
     ],
 )
 async def test_what_the_kernel_refuses_is_told_in_words_and_tried_again(
-    kernel: FakeKernel, reconciler: Reconciler, step: type, code: int, words: str
+    kernel: FakeKernel, reconciler: WholeReconciler, step: type, code: int, words: str
 ) -> None:
     kernel.refusals[step] = code
     await reconciler.set_wanted(
@@ -388,7 +388,7 @@ async def test_what_the_kernel_refuses_is_told_in_words_and_tried_again(
 
 @pytest.mark.trio
 async def test_a_device_without_ipv6_says_which_setting_it_is(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     kernel.refusals[AddAddress] = errno.EACCES
     own = ((parse_ip6("fd23:0:0:9::").to_bytes(16), 128),)
@@ -399,7 +399,7 @@ async def test_a_device_without_ipv6_says_which_setting_it_is(
 
 @pytest.mark.trio
 async def test_an_entry_that_the_kernel_refuses_is_a_problem_of_its_peer_alone(
-    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, reconciler: WholeReconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry_out = kernel._carry_out
 
@@ -421,7 +421,7 @@ async def test_an_entry_that_the_kernel_refuses_is_a_problem_of_its_peer_alone(
 
 @pytest.mark.trio
 async def test_entries_of_a_device_that_is_not_the_backends_are_refused(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     address = parse_ip("192.168.77.12")
     wanted = Wanted(
@@ -435,7 +435,7 @@ async def test_entries_of_a_device_that_is_not_the_backends_are_refused(
 
 @pytest.mark.trio
 async def test_what_the_kernel_learned_by_itself_is_left_to_it(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(vxlan(12), set())
     number = kernel.link("flannel.1").ifindex
@@ -448,7 +448,9 @@ async def test_what_the_kernel_learned_by_itself_is_left_to_it(
 
 
 @pytest.mark.trio
-async def test_neighbours_of_other_devices_wake_nobody(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_neighbours_of_other_devices_wake_nobody(
+    kernel: FakeKernel, reconciler: WholeReconciler
+) -> None:
     await reconciler.set_wanted(vxlan(12), set())
     for number in range(50):
         kernel.set_entry(Entry(2, bytes([192, 168, 77, number]), vtep(number), permanent=False))
@@ -459,7 +461,7 @@ async def test_neighbours_of_other_devices_wake_nobody(kernel: FakeKernel, recon
 
 @pytest.mark.trio
 async def test_a_device_that_cannot_be_removed_is_not_tried_all_the_time(
-    kernel: FakeKernel, reconciler: Reconciler
+    kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:
     await reconciler.set_wanted(vxlan(), set())
     kernel.refusals[DeleteDevice] = errno.EPERM
@@ -543,7 +545,7 @@ async def test_from_any_state_the_kernel_becomes_what_a_naive_reading_says(
     before = {subnet: list(routes) for subnet, routes in kernel.table.items()}
     foreign_links = [one for one in kernel.link_list if one.alias != ALIAS]
     learned = {key: one for key, one in kernel.entry_table.items() if not one.permanent}
-    reconciler = Reconciler(kernel, [NETWORK, NETWORK6], ETH0, lambda: None)
+    reconciler = WholeReconciler(kernel, [NETWORK, NETWORK6], ETH0, lambda: None)
     await reconciler.set_wanted(first, NODES)
     await reconciler.set_wanted(second, NODES)
     await reconciler.repair()

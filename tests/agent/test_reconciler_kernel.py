@@ -15,13 +15,13 @@ import pytest
 import trio
 
 from netstore.agent.netlink import BATCH, Netlink
-from netstore.agent.reconciler import Reconciler
 from netstore.agent.wanted import Device, Forwarding, Neighbour, Route, Vxlan, Wanted
 from netstore.network.addresses import Subnet, parse_ip, show_ip
 from netstore.network.ipv6 import Subnet6, parse_ip6
 from tests.support.inside import inside
 from tests.support.netns import Wire
 from tests.support.patience import seconds
+from tests.support.reconciler import WholeReconciler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -75,13 +75,13 @@ def vxlan(node: Node, *peers: int, **changes: Any) -> Wanted:
     )
 
 
-def run(node: Node, call: Callable[[Reconciler], Awaitable[None]]) -> None:
+def run(node: Node, call: Callable[[WholeReconciler], Awaitable[None]]) -> None:
     """Call it with a reconciler in the node."""
 
     async def main() -> None:
         with Netlink() as kernel:
             [eth0] = [link for link in await kernel.links() if link.name == "eth0"]
-            await call(Reconciler(kernel, [NETWORK, NETWORK6], eth0, lambda: None))
+            await call(WholeReconciler(kernel, [NETWORK, NETWORK6], eth0, lambda: None))
 
     inside(node.netns, lambda: trio.run(main))
 
@@ -110,7 +110,7 @@ def assert_in_place(node: Node, *peers: int) -> None:
 
 
 def test_a_tunnel_is_made_with_its_address_and_its_peers_and_removed_again(node: Node) -> None:
-    async def work(reconciler: Reconciler) -> None:
+    async def work(reconciler: WholeReconciler) -> None:
         await reconciler.set_wanted(vxlan(node, 1, 2), set())
         assert not reconciler.problems
         assert not reconciler.device_problems
@@ -137,7 +137,7 @@ def test_a_tunnel_is_made_with_its_address_and_its_peers_and_removed_again(node:
 
 
 def test_what_is_deleted_or_changed_by_hand_comes_back(node: Node) -> None:
-    async def work(reconciler: Reconciler) -> None:
+    async def work(reconciler: WholeReconciler) -> None:
         await reconciler.set_wanted(vxlan(node, 1, 2), set())
         await reconciler.repair()
         harms: tuple[tuple[str, ...], ...] = (
@@ -177,7 +177,7 @@ def test_flannels_device_with_all_it_has_is_taken_over_without_a_gap(node: Node)
     node.ip("route", "add", "10.32.5.0/24", "via", "10.32.5.0", "dev", DEVICE, "onlink")
     before = shown(node)["ifindex"]
 
-    async def work(reconciler: Reconciler) -> None:
+    async def work(reconciler: WholeReconciler) -> None:
         await reconciler.set_wanted(vxlan(node, 1), set())
         assert not reconciler.problems
 
@@ -191,7 +191,7 @@ def test_flannels_device_with_all_it_has_is_taken_over_without_a_gap(node: Node)
 def test_a_device_with_other_parameters_is_made_anew_if_it_is_ours_or_flannels(node: Node) -> None:
     node.ip("link", "add", DEVICE, "type", "vxlan", "id", "1", "dev", "eth0", "dstport", "4789")
 
-    async def work(reconciler: Reconciler) -> None:
+    async def work(reconciler: WholeReconciler) -> None:
         await reconciler.set_wanted(vxlan(node, 1), set())
         first = shown(node)["ifindex"]
         assert_in_place(node, 1)
@@ -209,7 +209,7 @@ def test_a_device_of_another_program_is_never_touched(node: Node) -> None:
     node.ip("link", "add", "vx9", "type", "vxlan", "id", "9", "dev", "eth0", "dstport", "4789")
     before = shown(node, "vx9")
 
-    async def work(reconciler: Reconciler) -> None:
+    async def work(reconciler: WholeReconciler) -> None:
         wanted = Wanted(
             [Route(subnet(1), subnet(1).base, "vx9", onlink=True)],
             devices=[device(node, name="vx9")],
@@ -228,7 +228,7 @@ def test_a_device_of_another_program_is_never_touched(node: Node) -> None:
 
 
 def test_a_peer_that_moves_or_changes_its_mac_is_switched_in_place(node: Node) -> None:
-    async def work(reconciler: Reconciler) -> None:
+    async def work(reconciler: WholeReconciler) -> None:
         await reconciler.set_wanted(vxlan(node, 1), set())
         neighbour = Neighbour(DEVICE, subnet(1).base.to_bytes(4, "big"), vtep(7))
         moved = msgspec.structs.replace(
@@ -253,7 +253,7 @@ def test_ipv6_routes_of_both_kinds(node: Node) -> None:
         listed = json.loads(node.ip("-6", "-j", "-N", "route", "show", "root", "fd23::/48"))
         return {one["dst"]: (one["protocol"], one["gateway"], one["metric"]) for one in listed}
 
-    async def work(reconciler: Reconciler) -> None:
+    async def work(reconciler: WholeReconciler) -> None:
         wanted = Wanted([Route(subnet6(one), gateway, "eth0") for one in (1, 2, 3, 4)])
         await reconciler.set_wanted(wanted, {gateway, other})
         ours = ("78", "fd77::12", 1024)
@@ -286,7 +286,7 @@ def test_ipv6_routes_of_both_kinds(node: Node) -> None:
 def test_a_next_hop_that_another_program_adds_to_a_route_of_ours_leads_to_no_end_of_repairs(
     node: Node,
 ) -> None:
-    async def work(reconciler: Reconciler) -> None:
+    async def work(reconciler: WholeReconciler) -> None:
         await reconciler.set_wanted(Wanted([Route(subnet6(1), parse_ip6("fd77::12"), "eth0")]), set())
         node.ip("-6", "route", "append", "fd23:0:0:1::/64", "via", "fd77::9", "dev", "eth0", "proto", "4")
         await reconciler.repair()
@@ -299,7 +299,7 @@ def test_a_next_hop_that_another_program_adds_to_a_route_of_ours_leads_to_no_end
 def test_a_thousand_peers_are_a_few_sends(node: Node) -> None:
     peers = range(300, 1300)
 
-    async def work(reconciler: Reconciler) -> None:
+    async def work(reconciler: WholeReconciler) -> None:
         kernel = reconciler.kernel
         sends: list[int] = []
         apply = kernel.apply
@@ -344,7 +344,7 @@ def test_two_nodes_change_between_routes_and_a_tunnel_without_losing_a_packet() 
         def switch(*, device: bool, tunnel: bool) -> None:
             for me, member in ((1, first), (2, second)):
 
-                async def work(reconciler: Reconciler, me: int = me) -> None:
+                async def work(reconciler: WholeReconciler, me: int = me) -> None:
                     await reconciler.set_wanted(declare(me, device=device, tunnel=tunnel), set())
                     assert not reconciler.problems
 

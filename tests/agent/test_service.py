@@ -31,7 +31,7 @@ from tests.support.log import KeptLog
 from tests.support.ruleset import FakeRuleset
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -720,7 +720,7 @@ async def test_what_a_plugin_returns_never_ends_the_agent(
     returned: list[Any] = [None, Wanted(devices=cast("Any", None)), Wanted([Route(subnet, 1 << 40, "eth0")])]
     right = HostGateway.declare
 
-    async def declare(self: HostGateway, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+    async def declare(self: HostGateway, host: Host, peers: Collection[SubnetLease]) -> Wanted:
         return returned.pop(0) if returned else await right(self, host, peers)
 
     monkeypatch.setattr(HostGateway, "declare", declare)
@@ -739,7 +739,7 @@ async def test_the_time_a_plugin_takes_counts_for_the_pause_after_it(
     asked = 0
     right = HostGateway.declare
 
-    async def slow(self: HostGateway, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+    async def slow(self: HostGateway, host: Host, peers: Collection[SubnetLease]) -> Wanted:
         nonlocal asked
         asked += 1
         await trio.sleep(0.5)  # fixed: by the clock of the test

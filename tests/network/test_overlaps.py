@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,13 +12,65 @@ from netstore.network.addresses import Subnet, parse_cidr, parse_ip
 from netstore.network.config import Network6, parse_network
 from netstore.network.ipv6 import Subnet6, parse_cidr6, parse_ip6
 from netstore.network.lease import SubnetLease
-from netstore.network.overlaps import conflicts, conflicts6, nested
+from netstore.network.overlaps import Claim, Overlaps, nested
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from netstore.network.config import Network
 
 NETWORK = parse_network(b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
 DUAL = parse_network(
     b'{"Network":"10.0.0.0/9","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd00::/48","Backend":{"Type":"host-gw"}}'
 )
 NODE = parse_ip("192.168.77.12")
+
+
+def conflicts(
+    leases: Mapping[str, SubnetLease], network: Network, created: Callable[[str], int] = lambda _: 0
+) -> dict[str, str]:
+    """The reasons for those that are rejected."""
+    overlaps = Overlaps(network.fits)
+    for name, each in leases.items():
+        is_other_form = (each.subnet6 is None) != (network.ipv6 is None)
+        overlaps.put(name, each.subnet, Claim(each.public_ip, created(name), is_other_form))
+    return reasons(overlaps, leases)
+
+
+def conflicts6(
+    leases: Mapping[str, SubnetLease], network: Network6, created: Callable[[str], int] = lambda _: 0
+) -> dict[str, str]:
+    """The same of IPv6."""
+    overlaps = Overlaps(network.fits)
+    for name, each in leases.items():
+        if each.subnet6 is not None:
+            overlaps.put(name, each.subnet6, Claim(each.public_ip, created(name)))
+    return reasons(overlaps, leases)
+
+
+def reasons(overlaps: Overlaps[Subnet] | Overlaps[Subnet6], names: Iterable[str]) -> dict[str, str]:
+    found = {name: overlaps.reason(name) for name in names}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def all_conflicts(known: Mapping[str, tuple[Subnet, Claim]]) -> dict[str, str]:
+    """The twin of `Overlaps`: one pass over all in ascending order."""
+    since: dict[tuple[Subnet, int], int] = {}
+    for subnet, claim in known.values():
+        node = subnet, claim.node
+        since[node] = min(since.get(node, claim.created), claim.created)
+    ordered = sorted(
+        (subnet, since[subnet, claim.node], claim.is_other_form, claim.created, name)
+        for name, (subnet, claim) in known.items()
+    )
+    found: dict[str, str] = {}
+    for subnet, name, covering in nested((each[0], each[-1]) for each in ordered):
+        for larger, other in covering:
+            if larger == subnet or not NETWORK.fits(subnet):
+                found.setdefault(name, f"{subnet} overlaps the lease {other}")
+            if larger != subnet and not NETWORK.fits(larger):
+                found.setdefault(other, f"{larger} overlaps the lease {name}")
+    return found
 
 
 def lease(cidr: str) -> SubnetLease:
@@ -145,19 +198,55 @@ def test_each_subnet_comes_with_all_earlier_ones_that_cover_it(drawn: list[Subne
         assert [each for each, _ in covering] == sorted({each for each, _ in covering})
 
 
-def test_many_names_for_one_subnet_cost_no_more_than_as_many_subnets() -> None:
-    comparisons = 0
+changes = st.tuples(
+    st.integers(0, 7),
+    st.none() | st.builds(Subnet.around, st.integers(0x0A000000, 0x0A0007FF), st.integers(21, 26)),
+    st.builds(Claim, st.integers(1, 3), st.integers(0, 3), st.booleans()),
+)
 
-    class Counted(Subnet):
-        def __eq__(self, other: object) -> bool:
-            nonlocal comparisons
-            comparisons += 1
-            return super().__eq__(other)
 
-        __hash__ = Subnet.__hash__
+@given(st.lists(changes, max_size=30))
+def test_after_any_changes_it_is_as_if_all_were_looked_at_anew(
+    drawn: list[tuple[int, Subnet | None, Claim]],
+) -> None:
+    overlaps = Overlaps(NETWORK.fits)
+    known: dict[str, tuple[Subnet, Claim]] = {}
+    told: dict[str, str] = {}
+    for number, subnet, claim in drawn:
+        name = f"{number}"
+        if subnet is None:
+            known.pop(name, None)
+            changed = overlaps.remove(name)
+        else:
+            known[name] = subnet, claim
+            changed = overlaps.put(name, subnet, claim)
+        for each in changed:
+            told.pop(each, None)
+            if (reason := overlaps.reason(each)) is not None:
+                told[each] = reason
+        assert told == all_conflicts(known)
 
-    names = {f"10.5.1.0-24&fd00:{number:x}::-64": number for number in range(1000)}
-    leases = {name: SubnetLease(Counted(parse_ip("10.5.1.0"), 24), NODE) for name in names}
-    found = conflicts(leases, NETWORK)
-    assert len(found) == len(leases) - 1
-    assert comparisons < 50 * len(leases)
+
+def test_a_change_among_many_looks_at_few() -> None:
+    looked = 0
+
+    def fits(subnet: Subnet) -> bool:
+        nonlocal looked
+        looked += 1
+        return NETWORK.fits(subnet)
+
+    overlaps = Overlaps(fits)
+    for number in range(3000):
+        overlaps.put(f"{number}", Subnet(parse_ip("10.0.0.0") + number * 256, 24), Claim(number))
+    overlaps.put("large", Subnet(parse_ip("10.64.0.0"), 12), Claim(1))
+    looked = 0
+    assert overlaps.put("1500", Subnet(parse_ip("10.100.0.0"), 24), Claim(1500)) == {"1500"}
+    assert overlaps.put("1500", Subnet(parse_ip("10.65.0.0"), 24), Claim(1500)) == {"1500", "large"}
+    assert overlaps.remove("1500") == {"1500", "large"}
+    assert looked < 20
+
+
+def test_many_names_for_one_subnet_are_as_many_leases_of_which_one_is_accepted() -> None:
+    names = [f"10.5.1.0-24&fd00:{number:x}::-64" for number in range(100)]
+    found = conflicts({name: lease("10.5.1.0/24") for name in names}, NETWORK)
+    assert len(found) == len(names) - 1

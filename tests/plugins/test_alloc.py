@@ -18,6 +18,7 @@ async def test_it_wants_nothing_and_publishes_no_type() -> None:
     prepared = await backend.prepare(host(Path()))
     assert prepared == Prepared(mtu=1500)
     assert await backend.declare(host(Path()), [lease(2, "vxlan"), lease(3, "")]) == Wanted()
+    assert backend.declare_peer(host(Path()), lease(2, "vxlan")) == Wanted()
     assert Alloc.manifest.lease_type is not None
     assert (
         encode_lease(ME, Alloc.manifest.lease_type, prepared.backend_data) == '{"PublicIP":"192.168.77.11"}'

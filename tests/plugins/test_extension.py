@@ -284,7 +284,9 @@ async def test_peers_with_other_data_or_type_are_refused(tmp_path: Path, recorde
     backend = await prepared(ADD, tmp_path)
     wanted = await backend.declare(host(tmp_path), [lease(2, "extension", b'{"a":1}'), lease(3, "vxlan")])
     assert wanted.refused[subnet(2)].startswith("BackendData: it is not text")
-    assert wanted.refused[subnet(3)] == "its backend is vxlan, not extension"
+    other = backend.declare_peer(host(tmp_path), lease(3, "vxlan"))
+    assert other.refused == {subnet(3): "its backend is vxlan, not extension"}
+    assert not backend.declare_peer(host(tmp_path), lease(2, "extension")).refused
     assert recorded.taken() == []
 
 

@@ -26,6 +26,7 @@ from netstore.agent.backend import (
 from netstore.network.addresses import parse_ip
 from netstore.network.config import parse_network
 from netstore.network.ipv6 import parse_ip6
+from tests.plugins.hosts import whole
 
 NETWORK = parse_network(b'{"Network":"10.23.0.0/16","Backend":{"Type":"host-gw"}}')
 ME, PEER = parse_ip("192.168.77.11"), parse_ip("192.168.77.12")
@@ -65,7 +66,7 @@ async def test_a_route_for_each_peer_of_its_type() -> None:
         SubnetLease(subnet(3), PEER, ""),
         SubnetLease(subnet(4), PEER, "Host-GW"),
     ]
-    wanted = await HostGateway(None).declare(host(), peers)
+    wanted = await whole(HostGateway(None), host(), peers)
     assert list(wanted.routes) == [Route(subnet(1), PEER, "eth0")]
     assert {str(one): reason.partition(",")[0] for one, reason in wanted.refused.items()} == {
         "10.23.2.0/24": "its backend is vxlan",
@@ -88,15 +89,15 @@ async def test_in_a_dual_stack_network_a_peer_has_a_route_for_each_family() -> N
         SubnetLease(subnet(2), PEER, "host-gw", subnet6=six),
         SubnetLease(subnet(3), PEER, "host-gw"),
     ]
-    wanted = await HostGateway(None).declare(DUAL, peers)
+    wanted = await whole(HostGateway(None), DUAL, peers)
     assert list(wanted.routes) == [
         Route(subnet(1), PEER, "eth0"),
-        Route(six, PEER6, "eth0"),
         Route(subnet(2), PEER, "eth0"),
         Route(subnet(3), PEER, "eth0"),
+        Route(six, PEER6, "eth0"),
     ]
     assert wanted.refused == {subnet(2): "it has no PublicIPv6, so fd23:0:0:1::/64 cannot be routed to it"}
-    assert len((await HostGateway(None).declare(host(), peers)).routes) == 3, "a network of IPv4 alone"
+    assert len((await whole(HostGateway(None), host(), peers)).routes) == 3, "a network of IPv4 alone"
     with pytest.raises(Refused, match="fd77::12 is not the address that eth0 has"):
         await HostGateway(None).prepare(msgspec.structs.replace(DUAL, public_ip6=PEER6))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from netstore_plugins.peers import of_type, published
+from netstore_plugins.peers import other_type, published
 
-from tests.plugins.hosts import lease, subnet
+from tests.plugins.hosts import lease
 
 
 class Data(msgspec.Struct, frozen=True):
@@ -15,12 +15,9 @@ class Data(msgspec.Struct, frozen=True):
 
 
 def test_leases_of_other_types_are_refused_with_the_type() -> None:
-    mine, refused = of_type([lease(2, "vxlan"), lease(3, "VXLAN"), lease(4, "")], "vxlan")
-    assert [each.subnet for each in mine] == [subnet(2)]
-    assert refused == {
-        subnet(3): "its backend is VXLAN, not vxlan",
-        subnet(4): "its backend is not named, not vxlan",
-    }
+    assert other_type(lease(2, "vxlan"), "vxlan") is None
+    assert other_type(lease(3, "VXLAN"), "vxlan") == "its backend is VXLAN, not vxlan"
+    assert other_type(lease(4, ""), "vxlan") == "its backend is not named, not vxlan"
 
 
 def test_names_match_in_any_case_and_null_and_unknown_fields_do_not_matter() -> None:

@@ -22,7 +22,7 @@ from netstore.network.addresses import parse_ip
 from netstore.network.backends import VxlanOptions
 from netstore.network.config import NetworkConfigError, parse_network
 from netstore.network.lease import SubnetLease, encode_lease, parse_lease
-from tests.plugins.hosts import ETH0, ME, ME6, dual, host, lease, subnet, subnet6
+from tests.plugins.hosts import ETH0, ME, ME6, dual, host, lease, subnet, subnet6, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ async def prepared(where: Host, **given: object) -> VxlanTunnels:
 
 
 async def declared(where: Host, *peers: SubnetLease, **given: object) -> Wanted:
-    return await (await prepared(where, **given)).declare(where, peers)
+    return await whole(await prepared(where, **given), where, peers)
 
 
 @pytest.mark.trio
@@ -118,7 +118,7 @@ async def test_dual_stack_has_a_device_for_each_family(tmp_path: Path) -> None:
     own = mac(0)[:2] + bytes((192, 168, 77, 11))
     published = b'{"VNI":1,"VtepMAC":"%s"}' % own.hex(":").encode()
     assert await backend.prepare(where) == Prepared(1430, published, published)
-    wanted = await backend.declare(where, [lease(2, "vxlan", data(2), data6=data(0x62))])
+    wanted = await whole(backend, where, [lease(2, "vxlan", data(2), data6=data(0x62))])
     assert not wanted.refused
     assert [(each.name, each.mtu, each.addresses) for each in wanted.devices] == [
         ("flannel.1", 1450, ((bytes((10, 23, 1, 0)), 32),)),
@@ -222,12 +222,12 @@ async def test_of_several_nodes_with_one_mac_the_oldest_is_served(tmp_path: Path
         lease(4, "vxlan", own, created=1),
         lease(5, "vxlan", data(5)),
     ]
-    wanted = await backend.declare(where, peers[::-1] if turned else peers)
+    wanted = await whole(backend, where, peers[::-1] if turned else peers)
     assert sorted(each.subnet for each in wanted.routes) == [subnet(3), subnet(5), subnet(6)]
     assert {each.remote for each in wanted.forwarding} == {(ME + 2).to_bytes(4), (ME + 4).to_bytes(4)}
     assert sorted(wanted.refused) == [subnet(2), subnet(4)]
     assert wanted.refused[subnet(2)].startswith(
-        "192.168.77.13, whose lease is older, has the same VtepMAC 0e:2a:00:00:00:09; remove mac from"
+        "192.168.77.13, whose lease is older, has the same MAC 0e:2a:00:00:00:09; remove what the backend"
     )
     assert wanted.refused[subnet(4)].startswith("this node has the same VtepMAC")
 
@@ -269,7 +269,7 @@ async def test_a_mac_that_another_program_sets_is_not_taken_over_while_the_agent
     backend = await prepared(host(tmp_path, devices={"flannel.1": there}))
     changed = host(tmp_path, devices={"flannel.1": there._replace(mac=mac(9))})
     await backend.prepare(changed)
-    [device] = (await backend.declare(changed, [])).devices
+    [device] = (await whole(backend, changed, [])).devices
     assert device.mac == MAC
 
 

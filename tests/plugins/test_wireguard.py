@@ -20,7 +20,7 @@ from netstore.network.backends import WireguardOptions
 from netstore.network.config import NetworkConfigError, parse_network
 from netstore.network.ipv6 import parse_ip6
 from netstore.network.lease import SubnetLease, encode_lease, parse_lease
-from tests.plugins.hosts import ETH0, ME, ME6, dual, host, lease, subnet, subnet6
+from tests.plugins.hosts import ETH0, ME, ME6, dual, host, lease, subnet, subnet6, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ async def prepared(where: Host, **given: Any) -> tuple[WireguardTunnels, Prepare
 
 async def declared(where: Host, *peers: SubnetLease, **given: Any) -> Wanted:
     backend, _ = await prepared(where, **given)
-    return await backend.declare(where, peers)
+    return await whole(backend, where, peers)
 
 
 def peers_of(device: Device) -> list[tuple[bytes, tuple[bytes, int], tuple[object, ...]]]:
@@ -109,7 +109,7 @@ async def test_leases_of_flannel_with_and_without_a_port_are_read(tmp_path: Path
 async def test_separate_has_a_device_for_each_family_with_one_key(tmp_path: Path) -> None:
     where = dual(tmp_path)
     backend, found = await prepared(where)
-    wanted = await backend.declare(where, [lease(2, "wireguard", data(2), data6=data(2, 51821))])
+    wanted = await whole(backend, where, [lease(2, "wireguard", data(2), data6=data(2, 51821))])
     four, six = wanted.devices
     assert (four.name, six.name) == ("flannel-wg", "flannel-wg-v6")
     assert isinstance(four.kind, Wireguard)
@@ -148,7 +148,7 @@ async def test_other_modes_have_one_device_over_the_family_that_reaches_the_peer
     peer = lease(
         2, "wireguard", data(2), data6=data(2, 51821), public_ip=parse_ip(ip), public_ip6=parse_ip6(ip6)
     )
-    wanted = await backend.declare(where, [peer])
+    wanted = await whole(backend, where, [peer])
     [device] = wanted.devices
     address = parse_ip(ip).to_bytes(4) if expected == "4" else parse_ip6(ip6).to_bytes(16)
     assert peers_of(device) == [(key(2), (address, 51820), (subnet(2), subnet6(2)))]
@@ -230,11 +230,13 @@ async def test_of_several_nodes_with_one_key_the_oldest_is_served(tmp_path: Path
         lease(5, "wireguard", data(5)),
         lease(6, "vxlan"),
     ]
-    wanted = await backend.declare(where, peers)
+    wanted = await whole(backend, where, peers)
     assert [each.subnet for each in wanted.routes] == [subnet(3), subnet(5)]
-    assert [peer[0] for peer in peers_of(wanted.devices[0])] == [key(9), key(5)]
+    assert [peer[0] for peer in peers_of(wanted.devices[0])] == [key(5), key(9)]
     assert sorted(wanted.refused) == [subnet(2), subnet(4), subnet(6)]
-    assert wanted.refused[subnet(2)].startswith("192.168.77.13, whose lease is older, has the same PublicKey")
+    assert wanted.refused[subnet(2)].startswith(
+        "192.168.77.13, whose lease is older, has the same public key"
+    )
     assert wanted.refused[subnet(4)].startswith("this node has the same PublicKey")
 
 
@@ -260,10 +262,10 @@ async def test_a_key_is_changed_without_a_moment_in_which_peers_cannot_be_reache
 
     async def look(where: Host) -> tuple[list[str], str, bytes | None]:
         """Devices, the one of the route, and what is to be published, as the agent asks for it."""
-        wanted = await backend.declare(where, peers)
+        wanted = await whole(backend, where, peers)
         if wanted.prepare_again:
             offered.append(await backend.prepare(where))
-            assert not (await backend.declare(where, peers)).prepare_again
+            assert not (await whole(backend, where, peers)).prepare_again
         assert all(peers_of(device) for device in wanted.devices)
         assert not wanted.warnings
         [route] = wanted.routes
@@ -311,21 +313,21 @@ async def test_a_new_key_is_not_published_while_its_device_is_not_ready(
     there = devices("flannel-wg", "flannel-wg-b")
     there["flannel-wg-b"] = there["flannel-wg-b"]._replace(**changes)
     where = host(tmp_path, published=old.backend_data, devices=there, faults=faults)
-    await backend.declare(where, [])
-    wanted = await backend.declare(where, [lease(2, "wireguard", data(2))])
+    await whole(backend, where, [])
+    wanted = await whole(backend, where, [lease(2, "wireguard", data(2))])
     assert [device.name for device in wanted.devices] == ["flannel-wg", "flannel-wg-b"]
     assert [route.device for route in wanted.routes] == ["flannel-wg"]
     assert not wanted.prepare_again
     assert await backend.prepare(host(tmp_path, devices=there)) == old  # which is not told the faults
     where = host(tmp_path, published=old.backend_data, devices=devices("flannel-wg", "flannel-wg-b"))
-    assert (await backend.declare(where, [])).prepare_again
+    assert (await whole(backend, where, [])).prepare_again
 
 
 @pytest.mark.trio
 async def test_a_restart_in_a_change_sends_through_the_device_whose_key_is_known(tmp_path: Path) -> None:
     backend, old = await prepared(host(tmp_path))
     (tmp_path / "rotate").touch()
-    await backend.declare(host(tmp_path, devices=devices("flannel-wg")), [])
+    await whole(backend, host(tmp_path, devices=devices("flannel-wg")), [])
     os.utime(tmp_path / "key", (1, 1))  # file systems may tell no times that are a moment apart
     there = devices("flannel-wg", "flannel-wg-b")
     peers = [lease(2, "wireguard", data(2))]
@@ -337,7 +339,7 @@ async def test_a_restart_in_a_change_sends_through_the_device_whose_key_is_known
         (new.backend_data, "flannel-wg-b"),
         (None, "flannel-wg"),
     ):
-        wanted = await again.declare(host(tmp_path, published=published), peers)
+        wanted = await whole(again, host(tmp_path, published=published), peers)
         assert [route.device for route in wanted.routes] == [expected]
 
 
@@ -349,7 +351,7 @@ async def test_a_key_that_cannot_be_changed_goes_on_serving_with_a_warning(tmp_p
     backend, _ = await prepared(where)
     (folder / "rotate").touch()
     (folder / "key-b").mkdir()
-    wanted = await backend.declare(where, [lease(2, "wireguard", data(2))])
+    wanted = await whole(backend, where, [lease(2, "wireguard", data(2))])
     assert [each.subnet for each in wanted.routes] == [subnet(2)]
     assert "the key cannot be changed" in wanted.warnings[0]
 
@@ -390,7 +392,7 @@ def test_options_match_in_any_case_and_errors_name_the_field_without_a_key() -> 
 async def test_no_secret_is_shown(tmp_path: Path) -> None:
     backend = WireguardTunnels(WireguardOptions(psk=PSK))
     await backend.prepare(host(tmp_path))
-    wanted = await backend.declare(host(tmp_path), [lease(2, "wireguard", data(2))])
+    wanted = await whole(backend, host(tmp_path), [lease(2, "wireguard", data(2))])
     private = parse_key((tmp_path / "key").read_text().strip())
     shown = f"{WireguardOptions(psk=PSK)!r} {wanted!r} {wanted} {backend!r}"
     for secret in (private, parse_key(PSK)):

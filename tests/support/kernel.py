@@ -120,9 +120,15 @@ class FakeKernel:
 
     async def configure_wireguard(self, ifindex: int, wanted: Wireguard, present: Wireguard) -> int:
         await trio.lowlevel.checkpoint()
-        if self.wireguards.get(ifindex) != present:
+        there = self.wireguards.get(ifindex)
+        if there is None or (there.port, there.private_key) != (present.port, present.private_key):
             return errno.ENODEV
-        self.wireguards[ifindex] = wanted
+        peers = {peer.public_key: peer for peer in there.peers}
+        for peer in present.peers:
+            if peers.pop(peer.public_key, None) != peer:
+                return errno.ENODEV
+        peers |= {peer.public_key: peer for peer in wanted.peers}
+        self.wireguards[ifindex] = Wireguard(wanted.port, wanted.private_key, tuple(peers.values()))
         return 0
 
     async def route_to(self, ip: int, *, is_ipv6: bool = False) -> tuple[int, int] | None:

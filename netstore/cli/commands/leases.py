@@ -11,7 +11,7 @@ from msgspec.json import decode
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.ipv6 import show_ip6
 from netstore.network.lease import SubnetLease, parse_lease
-from netstore.network.overlaps import conflicts6, nested
+from netstore.network.overlaps import Claim, Overlaps, nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -146,10 +146,12 @@ def survey(entries: Iterable[Entry], network: Network | None, folder: str) -> li
     overlaps = _overlaps([lease.subnet for lease, _ in leases])
     refused6: dict[str, str] = {}
     if network is not None and network.ipv6 is not None:
-        created = {entry.name: entry.created for _, entry in leases}
-        refused6 = conflicts6(
-            {entry.name: lease for lease, entry in leases}, network.ipv6, created.__getitem__
-        )
+        overlaps6 = Overlaps(network.ipv6.fits)
+        for lease, entry in leases:
+            if lease.subnet6 is not None:
+                overlaps6.put(entry.name, lease.subnet6, Claim(lease.public_ip, entry.created))
+        reasons = {entry.name: overlaps6.reason(entry.name) for _, entry in leases}
+        refused6 = {name: reason for name, reason in reasons.items() if reason is not None}
     holders: dict[int, list[Subnet]] = {}
     for lease, _ in leases:
         holders.setdefault(lease.public_ip, []).append(lease.subnet)

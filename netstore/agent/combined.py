@@ -1,0 +1,284 @@
+"""What the node and all its peers want together, kept by what each of them declares. Pure.
+
+Each *owner* - the node, or a lease by its name - declares items: routes, devices, entries of devices, peers
+of devices. A device has each entry and each peer once, and the kernel each route. If several nodes declare
+the same, as copies of one machine do that publish one MAC, the node with the oldest lease has it. The leases
+of the others get nothing through that device, because their packets would go to the wrong node, and the
+reason is told. A node is one PublicIP. It may have several leases, because one that moved to another subnet
+keeps its former lease for a while: its youngest lease says where the node is now, and a peer of WireGuard
+gets the subnets of all of them.
+
+A change of one owner costs O(its items), and if others declare one of them too, O(these others).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from netstore.agent.wanted import Device, Route, Wanted, Wireguard, WireguardPeer
+from netstore.network.addresses import Subnet, show_ip
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator
+
+    from netstore.network.ipv6 import Subnet6
+
+    Destination = Subnet | Subnet6
+    Named = tuple[str, bytes]
+    """The name of a device, and what stands for an entry or a peer of it: packed address, MAC or key."""
+    Key = Destination | str | Named
+    Value = Route | Device | WireguardPeer | bytes
+
+MAC_BYTES: Final = 6
+
+
+class Owner(NamedTuple):
+    """Who declares: the node with the PublicIP `node`, since the index `created` of the store. `subject` is
+    the subnet under whose name its problems are told; empty for this node itself.
+    """
+
+    node: int
+    created: int
+    subject: str
+
+
+class Changes(NamedTuple):
+    """What is wanted otherwise than before, and what no more (None)."""
+
+    routes: dict[Destination, Route | None]
+    devices: dict[str, Device | None]
+    entries: dict[Named, bytes | None]
+    """Neighbours and forwarding entries, with the MAC or the packed address."""
+    peers: dict[Named, WireguardPeer | None]
+
+
+class _Declared(msgspec.Struct):
+    """What one owner declared. `lost` are the devices that it gets nothing through, with the reasons."""
+
+    owner: Owner
+    items: dict[Key, tuple[str, Value]]
+    refused: dict[str, str]
+    lost: dict[str, str] = {}
+
+
+class _Shared(msgspec.Struct):
+    """An item that several owners declare, and the node that has it."""
+
+    names: set[Hashable]
+    node: int | None = None
+
+
+class Combined:
+    """What is declared, by name of the owner, and what follows for the kernel."""
+
+    def __init__(self) -> None:
+        self._declared: dict[Hashable, _Declared] = {}
+        self._reasons: dict[str, dict[Hashable, str]] = {}
+        """Why a subnet is not served, or not wholly, by who says so."""
+        self._sole: dict[Key, Hashable] = {}
+        self._shared: dict[Key, _Shared] = {}
+        self._touched: set[Key] = set()
+        self._kinds: dict[Key, type[Value]] = {}
+        """Of the touched items that may be gone."""
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The reason for each subnet that is not served, or not wholly."""
+        return {subject: next(iter(reasons.values())) for subject, reasons in self._reasons.items()}
+
+    def put(self, name: Hashable, owner: Owner, wanted: Wanted) -> None:
+        """Take what an owner declares, in the place of what it declared before."""
+        items = dict(_items(wanted))
+        refused = {str(subnet): reason for subnet, reason in wanted.refused.items()}
+        former = self._declared.get(name)
+        if former is not None and (former.owner, former.items, former.refused) == (owner, items, refused):
+            return
+        if former is None:
+            former = _Declared(owner, {}, {})
+        else:
+            self._forget_reasons(name, former)
+        declared = _Declared(owner, items, refused)
+        self._declared[name] = declared
+        concerned = {name}
+        for key in former.items.keys() - items.keys():
+            self._kinds[key] = type(former.items[key][1])
+            concerned |= self._release(key, name)
+        for key in items.keys() - former.items.keys():
+            concerned |= self._take(key, name)
+        self._touched.update(former.items.keys() - items.keys())
+        self._touched.update(key for key, item in items.items() if former.items.get(key) != item)
+        self._tell_reasons(name, declared)
+        if self._shared or former.lost or len(concerned) > 1:
+            self._touched.update(items)
+            for key in items:
+                concerned |= self._decide(key)
+            for other in concerned:
+                self._find_losses(other)
+        if not items and not refused:
+            del self._declared[name]
+
+    def remove(self, name: Hashable) -> None:
+        """An owner is gone, and what it declared."""
+        former = self._declared.get(name)
+        if former is not None:
+            self.put(name, former.owner, Wanted())
+
+    def take_changes(self) -> Changes:
+        """What changed since the last call."""
+        changes = Changes({}, {}, {}, {})
+        touched, self._touched = self._touched, set()
+        kinds, self._kinds = self._kinds, {}
+        for key in touched:
+            value = self._value(key)
+            kind = type(value) if value is not None else kinds.get(key) or self._kind(key)
+            kept: dict[Key, Value | None]
+            if kind is Route:
+                kept = changes.routes  # type: ignore[assignment] # the key has the type of its kind
+            elif kind is Device:
+                kept = changes.devices  # type: ignore[assignment] # the same
+            elif kind is WireguardPeer:
+                kept = changes.peers  # type: ignore[assignment] # the same
+            else:
+                kept = changes.entries  # type: ignore[assignment] # the same
+            kept[key] = value
+        return changes
+
+    def _kind(self, key: Key) -> type[Value]:
+        """Of an item that somebody declares."""
+        name = self._sole[key] if key in self._sole else next(iter(self._shared[key].names))
+        return type(self._declared[name].items[key][1])
+
+    # Items that several owners declare
+
+    def _take(self, key: Key, name: Hashable) -> set[Hashable]:
+        """An owner declares the item. Returns whom that concerns."""
+        shared = self._shared.get(key)
+        if shared is None:
+            other = self._sole.pop(key, None)
+            if other is None:
+                self._sole[key] = name
+                return set()
+            shared = self._shared[key] = _Shared({other})
+        shared.names.add(name)
+        return self._decide(key)
+
+    def _release(self, key: Key, name: Hashable) -> set[Hashable]:
+        """An owner does not declare the item any more. Returns whom that concerns."""
+        shared = self._shared.get(key)
+        if shared is None:
+            del self._sole[key]
+            return set()
+        shared.names.discard(name)
+        if len(shared.names) > 1:
+            return self._decide(key)
+        del self._shared[key]
+        [self._sole[key]] = shared.names
+        return set(shared.names)
+
+    def _decide(self, key: Key) -> set[Hashable]:
+        """Find the node that has the item. Returns whom a change of it concerns."""
+        shared = self._shared.get(key)
+        if shared is None:
+            return set()
+        before, shared.node = shared.node, self._declared[min(shared.names, key=self._age)].owner.node
+        return set(shared.names) if shared.node != before else set()
+
+    def _age(self, name: Hashable) -> tuple[int, str]:
+        owner = self._declared[name].owner
+        return owner.created, owner.subject
+
+    def _find_losses(self, name: Hashable) -> None:
+        """Which devices an owner gets nothing through, because another node has an item of its."""
+        declared = self._declared[name]
+        lost = {}
+        for key, (device, value) in declared.items.items():
+            shared = self._shared.get(key)
+            if shared is not None and shared.node is not None and shared.node != declared.owner.node:
+                lost[device] = (
+                    f"{show_ip(shared.node)}, whose lease is older, has the same {_words(key, value)}; remove"
+                    " what the backend keeps in its folder on one of them and restart its agent, or delete"
+                    " the older lease if its node is gone"
+                )
+        if lost != declared.lost:
+            self._forget_reasons(name, declared)
+            declared.lost = lost
+            self._tell_reasons(name, declared)
+            self._touched.update(declared.items)
+
+    def _value(self, key: Key) -> Value | None:
+        """What is wanted of an item."""
+        shared = self._shared.get(key)
+        if shared is None:
+            name = self._sole.get(key)
+            return None if name is None else self._given(name, key)
+        names = sorted(
+            (name for name in shared.names if self._declared[name].owner.node == shared.node),
+            key=self._age,
+            reverse=True,
+        )
+        values = [value for name in names if (value := self._given(name, key)) is not None]
+        if not values:
+            return None
+        youngest = values[0]
+        if isinstance(youngest, WireguardPeer):
+            allowed = (subnet for value in values for subnet in value.allowed)  # type: ignore[union-attr] # a kind each
+            return msgspec.structs.replace(youngest, allowed=tuple(dict.fromkeys(allowed)))
+        return youngest
+
+    def _given(self, name: Hashable, key: Key) -> Value | None:
+        """What an owner declares, None if it gets nothing through that device."""
+        declared = self._declared[name]
+        device, value = declared.items[key]
+        return None if device in declared.lost else value
+
+    def _tell_reasons(self, name: Hashable, declared: _Declared) -> None:
+        for reason in declared.lost.values():
+            self._reasons.setdefault(declared.owner.subject, {})[name] = reason
+        for subject, reason in declared.refused.items():
+            self._reasons.setdefault(subject, {})[name] = reason
+
+    def _forget_reasons(self, name: Hashable, declared: _Declared) -> None:
+        for subject in (*declared.refused, declared.owner.subject):
+            reasons = self._reasons.get(subject, {})
+            if reasons.pop(name, None) is not None and not reasons:
+                del self._reasons[subject]
+
+
+def _items(wanted: Wanted) -> Iterator[tuple[Key, tuple[str, Value]]]:
+    """Each item by what stands for it, with its device."""
+    for route in wanted.routes:
+        yield route.subnet, (route.device, route)
+    for device in wanted.devices:
+        kind = device.kind
+        if isinstance(kind, Wireguard) and kind.peers:
+            yield from _peers(device.name, kind.peers)
+            kind = msgspec.structs.replace(kind, peers=())
+        yield device.name, (device.name, msgspec.structs.replace(device, kind=kind))
+    for name, address, mac in wanted.neighbours:
+        yield (name, address), (name, mac)
+    for name, mac, remote in wanted.forwarding:
+        yield (name, mac), (name, remote)
+    for name, peer in wanted.tunnel_peers:
+        yield (name, peer.public_key), (name, peer)
+
+
+def _peers(device: str, peers: Iterable[WireguardPeer]) -> Iterator[tuple[Key, tuple[str, Value]]]:
+    for peer in peers:
+        yield (device, peer.public_key), (device, peer)
+
+
+def _words(key: Key, value: Value) -> str:
+    """What an item is, for an operator."""
+    if isinstance(value, WireguardPeer):
+        return f"public key {b64encode(value.public_key).decode()}"
+    if isinstance(value, Route):
+        return f"subnet {value.subnet}"
+    if isinstance(value, Device):
+        return f"device {value.name}"
+    named = key[1]
+    if isinstance(named, bytes) and len(named) == MAC_BYTES:
+        return f"MAC {named.hex(':')}"
+    return "address of a neighbour"

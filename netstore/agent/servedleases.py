@@ -1,0 +1,133 @@
+"""Which leases of other nodes are served, kept by what is known of each. Pure.
+
+A change of one lease costs O(log n), and O(k) for k leases that overlap it (`network.overlaps`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from netstore.agent.leasefilter import rejection
+from netstore.agent.leasefilter6 import rejection6
+from netstore.network.overlaps import Claim, Overlaps
+
+if TYPE_CHECKING:
+    from netstore.agent.leasefilter import ProtectedAddresses
+    from netstore.agent.leasefilter6 import ProtectedAddresses6
+    from netstore.network.addresses import Subnet
+    from netstore.network.config import Network
+    from netstore.network.ipv6 import Subnet6
+    from netstore.network.lease import SubnetLease
+
+
+class Site(NamedTuple):
+    """What leases are judged by beside each other: the network config, and of this node the subnets, the
+    public addresses and what it protects.
+    """
+
+    network: Network
+    subnet: Subnet | None
+    subnet6: Subnet6 | None
+    public_ip: int
+    public_ip6: int | None
+    protected: ProtectedAddresses
+    protected6: ProtectedAddresses6
+
+
+class ServedLeases:
+    """The leases of other nodes, and what becomes of them.
+
+    After a change of `site` all leases have to be put again; the network config stays the same.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.served: dict[str, SubnetLease] = {}
+        """The accepted leases by name, each with what may be served of it: without IPv6 if the network has
+        none, or if that subnet was refused."""
+        self.rejected: dict[str, str] = {}
+        """The reason for each lease that is not served."""
+        self.rejected_ipv6: dict[str, str] = {}
+        """The reason for each of which only the IPv4 subnet is served."""
+        self._leases: dict[str, SubnetLease] = {}
+        self._invalid: dict[str, str] = {}
+        self._unnoticed: set[str] = set()
+        self._overlaps: Overlaps[Subnet] = Overlaps(site.network.fits)
+        ipv6 = site.network.ipv6
+        self._overlaps6: Overlaps[Subnet6] | None = None if ipv6 is None else Overlaps(ipv6.fits)
+
+    def put(
+        self, name: str, lease: SubnetLease | None, *, invalid: str | None = None, unnoticed: bool = False
+    ) -> set[str]:
+        """Take what is known of a lease now: None if it is gone or this node's own, or not valid, which
+        `invalid` gives the reason for. One that is `unnoticed` is not served, and this is not told. Returns
+        the names of the leases for which `served` is another one now.
+        """
+        if lease is None:
+            self._leases.pop(name, None)
+            concerned = self._overlaps.remove(name)
+        else:
+            self._leases[name] = lease
+            is_other_form = (lease.subnet6 is None) != (self._overlaps6 is None)
+            claim = Claim(lease.public_ip, lease.created, is_other_form)
+            concerned = self._overlaps.put(name, lease.subnet, claim)
+        if invalid is None:
+            self._invalid.pop(name, None)
+        else:
+            self._invalid[name] = invalid
+        (self._unnoticed.add if unnoticed else self._unnoticed.discard)(name)
+        changed: set[str] = set()
+        for each in {name, *concerned}:
+            changed |= self._judge(each)
+        return changed
+
+    def _judge(self, name: str) -> set[str]:
+        """Accept or reject a lease. Returns the names for which `served` is another one now."""
+        site, lease = self.site, self._leases.get(name)
+        reason = self._invalid.get(name)
+        if name in self._unnoticed:
+            lease = None
+        elif lease is not None:
+            reason = rejection(lease, site.network, site.subnet, site.public_ip, site.protected)
+            reason = reason or self._overlaps.reason(name)
+        if reason is None:
+            self.rejected.pop(name, None)
+        else:
+            self.rejected[name] = reason
+            lease = None
+        if self._overlaps6 is None:
+            return self._serve(name, lease)
+        if lease is None or lease.subnet6 is None:
+            concerned = self._overlaps6.remove(name)
+        else:
+            concerned = self._overlaps6.put(name, lease.subnet6, Claim(lease.public_ip, lease.created))
+        changed = self._serve(name, lease)
+        for each in concerned:
+            if each != name and each not in self.rejected:
+                changed |= self._serve(each, self._leases.get(each))
+        return changed
+
+    def _serve(self, name: str, lease: SubnetLease | None) -> set[str]:
+        """Decide what is served of a lease that was accepted, None if it was not."""
+        reason6 = None if lease is None else self._rejection6(name, lease)
+        if reason6 is None:
+            self.rejected_ipv6.pop(name, None)
+        else:
+            self.rejected_ipv6[name] = reason6
+        if lease is not None and (reason6 is not None or self._overlaps6 is None):
+            lease = lease.ipv4_only()
+        if lease == self.served.get(name):
+            return set()
+        if lease is None:
+            del self.served[name]
+        else:
+            self.served[name] = lease
+        return {name}
+
+    def _rejection6(self, name: str, lease: SubnetLease) -> str | None:
+        site = self.site
+        if self._overlaps6 is None or lease.subnet6 is None or site.network.ipv6 is None:
+            return None
+        own = site.subnet6, site.public_ip6
+        reason = rejection6(lease.subnet6, lease.public_ip6, site.network.ipv6, own, site.protected6)
+        return reason or self._overlaps6.reason(name)
