@@ -237,14 +237,13 @@ class Migration:
         if sides.refused:
             peer, reason = next(iter(sides.refused.items()))
             return f"{peer} cannot be served by the new config: {reason}"
-        by_new = {
-            str(lease.subnet)
-            for lease in self._leases.leases.values()
-            if sides.declared.by_new(show_ip(lease.public_ip))
-        }
-        for subnet, reason in reconciler.problems.items():
-            if subnet in by_new:
-                return f"{subnet}: {reason}"
+        wrong = self._programmer.refused | reconciler.problems
+        if wrong:
+            waited = sides.declared.told.keys() - set(sides.declared.plan.without)
+            for lease in self._leases.leases.values():
+                name = str(lease.subnet)
+                if name in wrong and show_ip(lease.public_ip) in waited:
+                    return f"{name}: {wrong[name]}"
         return ""
 
     async def _tell(self, plan: Plan) -> bool:
@@ -256,6 +255,7 @@ class Migration:
             part = msgspec.structs.replace(
                 part, backend_data=_text(new.backend_data), backend_v6_data=_text(new.backend_v6_data)
             )
+        is_whole = True
         if name in told:
             known = told[name].part
             if new is None and self._is_known(plan):
@@ -270,12 +270,13 @@ class Migration:
             elif applied is not None and applied.plan == plan and can_claim and name in applied.told:
                 may = claims(plan, name, applied.told)
                 part = msgspec.structs.replace(part, receives=may.receives, sends=may.sends)
-                if may.phase is not Phase.FINISH or self._has_new_lease():
+                is_whole = may.phase is not Phase.FINISH or self._has_new_lease()
+                if is_whole:
                     part = msgspec.structs.replace(part, phase=may.phase)
             if part == known:
-                return True
+                return is_whole
         try:
-            return await self._plans.tell(name, part)
+            return await self._plans.tell(name, part) and is_whole
         except ClientError as error:
             raise NetstoreError(f"this node's part could not be written: {error}") from None
 

@@ -8,7 +8,7 @@ both declare, as where only the MTU changes, is the one of the side by which thi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,10 +19,13 @@ from netstore.network.addresses import show_ip
 from netstore.network.migration import Phase, Plan, Told, reaches_new, sends_new
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from netstore.agent.backend import Backend, Device, Host, Network, Subnet, SubnetLease
+    from netstore.agent.backend import Backend, Device, Host, Network, SubnetLease
+    from netstore.network.migration import Part
+
+T = TypeVar("T")
 
 
 class View(NamedTuple):
@@ -61,6 +64,15 @@ class Side(msgspec.Struct):
         return self.prepared
 
 
+class _Decision(NamedTuple):
+    """How a peer is sent to, and what it publishes for the new side."""
+
+    by_new: bool
+    is_left_out: bool
+    data: bytes | None
+    data6: bytes | None
+
+
 class TwoSides:
     """See `backend.Backend`. `view` is what is to be done; whoever changes it has the peers declared anew."""
 
@@ -76,6 +88,9 @@ class TwoSides:
         """Peers that have told a part and cannot be served by the new side, by PublicIP."""
         self.fault = ""
         """Why the new side is not there at all; empty if it is."""
+        self._decisions: dict[str, _Decision] = {}
+        self._phase: Phase | None = None
+        self._generation = 0
 
     @property
     def manifest(self) -> Manifest:
@@ -89,63 +104,80 @@ class TwoSides:
         primary = self.primary.prepared or old
         return msgspec.structs.replace(primary, mtu=min(old.mtu, new.mtu))
 
-    async def declare(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
-        """What both want, with the routes of the side by which each peer is sent to."""
+    async def declare(self, host: Host, peers: Collection[SubnetLease]) -> Wanted:
+        """The devices of both. Peers are declared anew if another side is to be used for one, or it has told
+        something else.
+        """
         view = self.view
-        told = {node: each.part for node, each in view.told.items()}
-        mine = told.get(view.node)
-        data = None if mine is None else _data(mine.backend_data)
-        new_peers = []
-        for peer in peers:
-            part = told.get(show_ip(peer.public_ip))
-            if part is not None:
-                new_peers.append(
-                    msgspec.structs.replace(
-                        peer,
-                        backend_type=self.new.backend_type,
-                        backend_data=_data(part.backend_data),
-                        backend_v6_data=_data(part.backend_v6_data),
-                    )
-                )
-            elif view.plan.phase is Phase.FINISH:
-                new_peers.append(peer)  # a newcomer to the new network
+        decisions = {
+            node: _Decision(view.by_new(node), node in view.plan.without, _data(part), _data6(part))
+            for node, (part, _) in view.told.items()
+        }
+        if decisions != self._decisions or view.plan.phase is not self._phase:
+            self._decisions, self._phase = decisions, view.plan.phase
+            self._generation += 1
+            self.refused = {}
+        mine = view.told.get(view.node)
+        data = None if mine is None else _data(mine.part)
         with plugin_errors(self.old.backend.manifest.name):
             old = checked_wanted(await self.old.backend.declare(self.old.host(host, host.published), peers))
-        by_new: set[object] = set()
-        for peer in peers:
-            if view.by_new(show_ip(peer.public_ip)):
-                by_new.update((peer.subnet, peer.subnet6))
         try:
             with plugin_errors(self.new.backend.manifest.name):
-                new = checked_wanted(await self.new.backend.declare(self.new.host(host, data), new_peers))
+                new = checked_wanted(await self.new.backend.declare(self.new.host(host, data), peers))
             devices = _united(*((new, old) if sends_new(view.plan, view.node) else (old, new)))
             self.fault = ""
         except NetstoreError as error:
-            if by_new or (mine is not None and mine.receives):
+            if mine is not None and mine.part.receives:
                 raise  # others may send by it: the kernel stays as it is
             self.fault, new, devices = str(error), Wanted(), list(old.devices)
-        refused: dict[Subnet, str] = {}
-        self.refused = {}
-        for peer in new_peers:
-            node = show_ip(peer.public_ip)
-            if peer.subnet in new.refused and node in told and node not in view.plan.without:
-                self.refused[node] = new.refused[peer.subnet]
-        for side, is_new in ((old, False), (new, True)):
-            refused.update(
-                (subnet, reason) for subnet, reason in side.refused.items() if (subnet in by_new) is is_new
-            )
-        routes = [route for route in old.routes if route.subnet not in by_new]
-        routes += [route for route in new.routes if route.subnet in by_new]
         self.declared = view
         return Wanted(
-            routes=routes,
-            refused=refused,
             devices=devices,
-            neighbours=list(dict.fromkeys((*old.neighbours, *new.neighbours))),
-            forwarding=list(dict.fromkeys((*old.forwarding, *new.forwarding))),
             warnings=[*old.warnings, *new.warnings],
             prepare_again=old.prepare_again or new.prepare_again,
+            peers_depend_on=(self._generation, old.peers_depend_on, new.peers_depend_on),
         )
+
+    def declare_peer(self, host: Host, peer: SubnetLease) -> Wanted:
+        """What both want for a peer, with the routes of the side by which it is sent to."""
+        node = show_ip(peer.public_ip)
+        decision = self._decisions.get(node)
+        is_newcomer = decision is None and self._phase is Phase.FINISH
+        by_new = is_newcomer or (decision is not None and decision.by_new)
+        old = self._ask(self.old, host, peer)
+        new = Wanted()
+        if decision is not None:
+            told = msgspec.structs.replace(
+                peer,
+                backend_type=self.new.backend_type,
+                backend_data=decision.data,
+                backend_v6_data=decision.data6,
+            )
+            try:
+                new = self._ask(self.new, host, told)
+            except NetstoreError as error:
+                if by_new:
+                    raise
+                new = Wanted(refused={peer.subnet: str(error)})
+            if new.refused and not decision.is_left_out:
+                self.refused[node] = next(iter(new.refused.values()))
+        elif is_newcomer:
+            new = self._ask(self.new, host, peer)
+        chosen = new if by_new else old
+        return Wanted(
+            routes=chosen.routes,
+            refused=chosen.refused,
+            neighbours=_both(old.neighbours, new.neighbours),
+            forwarding=_both(old.forwarding, new.forwarding),
+            tunnel_peers=_both(old.tunnel_peers, new.tunnel_peers),
+        )
+
+    @staticmethod
+    def _ask(side: Side, host: Host, peer: SubnetLease) -> Wanted:
+        with plugin_errors(side.backend.manifest.name):
+            return checked_wanted(
+                side.backend.declare_peer(side.host(host, host.published), peer), "declare_peer"
+            )
 
     async def stop(self) -> None:
         """Both are stopped."""
@@ -160,8 +192,17 @@ class TwoSides:
                 await side.backend.teardown()
 
 
-def _data(text: str) -> bytes | None:
-    return text.encode() if text else None
+def _data(part: Part) -> bytes | None:
+    return part.backend_data.encode() or None
+
+
+def _data6(part: Part) -> bytes | None:
+    return part.backend_v6_data.encode() or None
+
+
+def _both(first: Sequence[T], second: Sequence[T]) -> list[T]:
+    """What is in either, once."""
+    return list(dict.fromkeys((*first, *second)))
 
 
 def _united(first: Wanted, second: Wanted) -> list[Device]:

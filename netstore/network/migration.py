@@ -111,9 +111,9 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a node tells of its part in the plan with this id.
 
     `backend_data` and `backend_v6_data` are what its lease will say, as JSON; empty for none. `receives` and
-    `sends` are indexes of the store: the node receives by the new config what all nodes send whose parts were created up
-    to `receives`, and sends by it to all whose parts were created up to `sends`. `phase` is the last phase
-    that it has acted on. `problem` says why it cannot go on.
+    `sends` are indexes of the store: the node receives by the new config what all nodes send whose parts were
+    created up to `receives`, and sends by it to all whose parts were created up to `sends`. `phase` is the
+    last phase that it has acted on. `problem` says why it cannot go on.
     """
 
     plan: str

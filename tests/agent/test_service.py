@@ -22,7 +22,7 @@ from netstore.agent.wanted import Route, Wanted
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import parse_ip6
-from netstore.network.lease import SUBNETS
+from netstore.network.lease import SUBNETS as LEASES
 from netstore.ops.agent import AgentConfig
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS, fake, subnets
@@ -59,7 +59,7 @@ class KnownStore:
         self.reported = fake(api)
 
     async def choose(self) -> tuple[str, SubnetStore]:
-        return self._api, await self.store(self._api, SUBNETS)
+        return self._api, await self.store(self._api, LEASES)
 
     async def store(self, api: str, folder: str) -> SubnetStore:
         await trio.lowlevel.checkpoint()
