@@ -101,6 +101,11 @@ class Migration:
         """The plan or a part changed."""
         self._wake.set()
 
+    def leases_changed(self) -> None:
+        """Leases changed; this node's may have been written anew, which is waited for at the end."""
+        if self._plan is not None and self._plan.phase is Phase.FINISH:
+            self._wake.set()
+
     def round_ended(self) -> None:
         """A round of the route programmer ended: what was declared may be in the kernel."""
         sides = self.sides

@@ -466,6 +466,8 @@ class Agent:
         if self._holder is not None and self._programmer is not None:
             self._holder.leases_changed()
             self._programmer.leases_changed(names)
+        if self._migration is not None:
+            self._migration.leases_changed()
 
     def _kernel_changed(self) -> None:
         if self._programmer is not None:

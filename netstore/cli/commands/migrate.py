@@ -237,12 +237,25 @@ def _ask(settings: Settings, action: Callable[[Stores], Awaitable[T]]) -> T:
                 network = await access.choose_or_begin()
                 settings.store_api = network.api  # further calls go to the same
                 plans = await access.store(network.api, FOLDER)
-                return await action(Stores(network, plans, await access.store(network.api, REPORTS)))
+                reports = await access.store(network.api, REPORTS)
+                return await in_words(action, Stores(network, plans, reports))
             except (NetstoreError, Failure, OSError) as error:
                 fault = error  # raised within, it would come out of a nursery in a group
         raise fault
 
     return settings.run(conversation)
+
+
+async def in_words(action: Callable[[Stores], Awaitable[T]], stores: Stores) -> T:
+    """Do it. What is wrong with plan or config is a `Failure`."""
+    from netstore.client.faults import ClientError  # noqa: PLC0415 - see Settings.run
+
+    try:
+        return await action(stores)
+    except ClientError:
+        raise
+    except NetstoreError as error:
+        raise refused(str(error)) from None
 
 
 async def _look(stores: Stores) -> Seen:
