@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class LocalNode:
     """This node as the backend accepted it, and the addresses that no lease may make a route for.
 
-    Only `refresh` changes it.
+    Only `refresh` and `migration` change it.
     """
 
     network: Network
@@ -54,6 +54,8 @@ class LocalNode:
     protected6: ProtectedAddresses6
     name: str = ""
     """Its NodeName in the lease, "" for none."""
+    document: str = ""
+    """The network config as it is stored."""
     fault: str | None = None
     """Why the interface cannot carry traffic now, None if it can."""
 
@@ -105,16 +107,20 @@ async def detect(
     kernel: Kernel,
     store: SubnetStore,
     hosts: RequiredAddresses,
+    *,
     complete: Callable[[Network], Awaitable[Network]],
+    planned: Callable[[str], str],
 ) -> LocalNode:
     """Choose the interface, read and validate the network config, prepare the backend. `hosts` are the
     addresses of hosts that the node needs, with what each is. `complete` installs the backend where that is
-    allowed, and adds what the plugin store says of it.
+    allowed, and adds what the plugin store says of it. `planned` gives the network config to use, given that
+    which is stored.
 
     NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
     choice = await find_interface(config, kernel)
-    network = await complete(await read_network(store))
+    document = planned(await read_document(store))
+    network = await complete(parse_network(document.encode()))
     if network.network.holds(choice.address.ip):
         raise NetworkConfigError(
             "Network",
@@ -137,13 +143,12 @@ async def detect(
     fault = _fault(host, routes)
     return LocalNode(
         *(network, backend, host, prepared, protected, store.names_ipv6, protected6),
-        config.node_name or "",
-        fault,
+        *(config.node_name or "", document, fault),
     )
 
 
-async def read_network(store: SubnetStore) -> Network:
-    """The network config. NetworkConfigError if there is none or it is invalid."""
+async def read_document(store: SubnetStore) -> str:
+    """The network config as it is stored. NetworkConfigError if there is none."""
     key = f"{store.prefix}/config"
     try:
         entry = await store.config()
@@ -155,7 +160,7 @@ async def read_network(store: SubnetStore) -> Network:
         raise NetworkConfigError(
             key, "it is a directory", "remove it and write the network config as a value"
         )
-    return parse_network(entry.value.encode())
+    return entry.value
 
 
 async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: RequiredAddresses) -> bool:

@@ -83,7 +83,7 @@ def report_of(node: LocalNode, wheels: Mapping[str, str]) -> Report:
     installed = tuple(
         Installed(name, version, wheels.get(name, "")) for name, version in sorted(versions.items())
     )
-    return Report(socket.gethostname(), __version__, manifest.name, installed)
+    return Report(socket.gethostname(), __version__, manifest.name, installed, migrates=True)
 
 
 class PluginReporter:

@@ -125,6 +125,11 @@ class RouteProgrammer:
         """Those whose declaration is out of date."""
         self._turn: Iterator[str] = iter(())
 
+    @property
+    def refused(self) -> dict[str, str]:
+        """The reason for each subnet for which the backend, or what others declare, leaves no way."""
+        return self._combined.refused
+
     def leases_changed(self, names: Collection[str] = ()) -> None:
         """The leases with these names or the own subnet changed."""
         self._unjudged.update(dict.fromkeys(names))

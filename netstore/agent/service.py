@@ -30,7 +30,9 @@ from netstore.agent.leaseholder import LeaseHolder
 from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import LeaseWatcher
 from netstore.agent.localnode import detect
+from netstore.agent.migration import Migration, document_of
 from netstore.agent.packetfilter import PacketFilter
+from netstore.agent.planwatcher import PlanWatcher
 from netstore.agent.pluginreport import PluginReporter, admitted, check_version, report_of
 from netstore.agent.problems import ProblemLog
 from netstore.agent.readiness import Readiness, routes_fault
@@ -44,6 +46,7 @@ from netstore.network.addresses import show_ip
 from netstore.network.backends import BUILT_IN
 from netstore.network.ipv6 import show_ip6
 from netstore.network.masquerade import PodNetwork
+from netstore.network.migration import FOLDER
 from netstore.network.plugins import with_settings
 from netstore.network.subnetenv import encode_subnet_env
 from netstore.ops.notify import ServiceManager
@@ -117,6 +120,7 @@ class Agent:
         self._holder: LeaseHolder | None = None
         self._reconciler: Reconciler | None = None
         self._programmer: RouteProgrammer | None = None
+        self._migration: Migration | None = None
         self._hosts = RequiredHosts((url.host for url in config.endpoints), self._hosts_changed)
         self._subnet_file = SubnetFile(config.subnet_file, self._log)
         self._filter = None if ruleset is None else PacketFilter(config, ruleset, self._log)
@@ -237,6 +241,7 @@ class Agent:
                 "subnet6": str(holder.subnet6) if holder.subnet6 else None,
                 "held": holder.state.held,
                 "reservation": holder.state.permanent,
+                "migration": None if self._migration is None else self._migration.phase,
                 "leases": len(watcher.leases),
                 "routes": reconciler.in_place,
                 "repairs": reconciler.repairs,
@@ -296,8 +301,18 @@ class Agent:
             await self._retry(self._check_privileges)
             api, store = await self._retry(self._access.choose)
             await self._hosts.update()
+            migrations = await self._access.store(api, FOLDER)
+            plans = PlanWatcher(migrations, self._log, self._entropy, self._plan_changed)
+            await self._retry(plans.list_once)
             node = self._node = await self._retry(
-                lambda: detect(self._config, self._kernel, store, self._hosts.addresses, self._complete)
+                lambda: detect(
+                    self._config,
+                    self._kernel,
+                    store,
+                    self._hosts.addresses,
+                    complete=self._complete,
+                    planned=lambda config: document_of(plans.plan, config),
+                )
             )
             self._store_api = api
             self._log.info(
@@ -311,10 +326,23 @@ class Agent:
             watcher = self._watcher = LeaseWatcher(store, self._log, self._entropy, self._leases_changed)
             await self._retry(watcher.list_once)
             holder, reconciler, programmer = self._create_parts(store, watcher, node, former)
+            migration = self._migration = Migration(
+                node=node,
+                folder=self._config.data_dir,
+                plans=plans,
+                leases=watcher,
+                holder=holder,
+                programmer=programmer,
+                reconciler=reconciler,
+                log=self._log,
+            )
             nursery.start_soon(reconciler.listen)
+            nursery.start_soon(plans.run)
+            nursery.start_soon(migration.run)
+            nursery.start_soon(watcher.run)
+            await migration.ready.wait()
             nursery.start_soon(holder.run, former.subnets)
             nursery.start_soon(programmer.run)
-            nursery.start_soon(watcher.run)
             nursery.start_soon(self._hosts.keep)
             if self._filter is not None:
                 nursery.start_soon(self._filter.run)
@@ -444,12 +472,20 @@ class Agent:
         if self._holder is not None and self._programmer is not None:
             self._holder.leases_changed()
             self._programmer.leases_changed(names)
+        if self._migration is not None:
+            self._migration.leases_changed()
 
     def _kernel_changed(self) -> None:
         if self._programmer is not None:
             self._programmer.kernel_changed()
 
+    def _plan_changed(self) -> None:
+        if self._migration is not None:
+            self._migration.plan_changed()
+
     def _round_ended(self, full: bool) -> None:
+        if self._migration is not None:
+            self._migration.round_ended()
         if full:
             self._subnet_file.check()
         self._announcer.look()

@@ -52,6 +52,19 @@ def problems(families: Collection[Family], interface: str, root: Path = ROOT) ->
     return found
 
 
+def strict_filter(interface: str, root: Path = ROOT) -> str | None:
+    """Why packets that come in by this interface are dropped if their sender is reached by another one; None
+    if they are not.
+    """
+    settings = [f"ipv4/conf/{each}/rp_filter" for each in ("all", interface)]
+    if max(_read(root / each) or "0" for each in settings) != "1":
+        return None
+    return (
+        f"the kernel drops what comes in by {interface} if it would answer by another interface (strict"
+        f" reverse path filter), as is so while the way changes: {_command(settings[1], 2)}"
+    )
+
+
 def _read(path: Path) -> str | None:
     try:
         return path.read_text().strip()

@@ -29,6 +29,7 @@ from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
 from netstore.cli.commands.mirror import mirror
+from netstore.cli.commands.migrate import migrate
 from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
 from netstore.cli.commands.plugin import plugin
@@ -58,6 +59,7 @@ for verb in (history, map_, move, drain, undrain):
 cli.add_command(import_)
 cli.add_command(export)
 cli.add_command(mirror)
+network.add_command(migrate)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))
 

@@ -33,13 +33,14 @@ class Installed(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """The backends of one node: `node` is its host name, `agent` the agent's version, `running` the backend
-    that runs.
+    that runs. `migrates` tells that the agent follows migrations.
     """
 
     node: str
     agent: str
     running: str = ""
     installed: tuple[Installed, ...] = ()
+    migrates: bool = False
 
 
 _decoder: Final = msgspec.json.Decoder(Report)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from netstore.client.subnets_v2 import V2Subnets
 from netstore.client.subnets_v3 import V3Subnets
+from netstore.network.lease import SUBNETS
 from tests.agent.fake_store import PREFIX, FakeStore
 from tests.agent.fake_store_v3 import FakeV3Store
 
@@ -22,8 +23,8 @@ def fake(api: str) -> FakeStore:
     return FakeV3Store() if api == "v3" else FakeStore()
 
 
-def subnets(store: FakeStore) -> SubnetStore:
-    """The subnets in a fake store, by the API that it has."""
+def subnets(store: FakeStore, folder: str = SUBNETS) -> SubnetStore:
+    """The subnets in a fake store, or another folder of it, by the API that it has."""
     if isinstance(store, FakeV3Store):
-        return V3Subnets(cast("V3Client", store), PREFIX)
-    return V2Subnets(cast("V2Client", store), PREFIX)
+        return V3Subnets(cast("V3Client", store), PREFIX, folder)
+    return V2Subnets(cast("V2Client", store), PREFIX, folder)

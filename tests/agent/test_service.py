@@ -22,6 +22,7 @@ from netstore.agent.wanted import Route, Wanted
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import parse_ip6
+from netstore.network.lease import SUBNETS as LEASES
 from netstore.ops.agent import AgentConfig
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS, fake, subnets
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from netstore.client.storeapi import StoreAccess
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.lease import SubnetLease
+    from tests.agent.fake_store import FakeStore
 
 NETWORK = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
 MINE = '{"PublicIP":"192.168.77.11","BackendType":"host-gw"}'
@@ -51,7 +53,7 @@ WRITTEN = {
 class KnownStore:
     """A `StoreAccess` that opens nothing."""
 
-    def __init__(self, api: str, store: SubnetStore) -> None:
+    def __init__(self, api: str, store: FakeStore) -> None:
         self._api = api
         self._store = store
         self.reported = fake(api)
@@ -59,8 +61,11 @@ class KnownStore:
         """What the folder of the drained nodes has."""
 
     async def choose(self) -> tuple[str, SubnetStore]:
+        return self._api, await self.store(self._api, LEASES)
+
+    async def store(self, api: str, folder: str) -> SubnetStore:
         await trio.lowlevel.checkpoint()
-        return self._api, self._store
+        return subnets(self._store, folder)
 
     async def look_for_another(self, used: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -121,7 +126,7 @@ class Node:
             require_privileges=lambda: None,
             ruleset=ruleset,
         )
-        agent._access = cast("StoreAccess", KnownStore(self.api, subnets(self.store)))
+        agent._access = cast("StoreAccess", KnownStore(self.api, self.store))
         return agent
 
     @asynccontextmanager
@@ -164,7 +169,7 @@ async def test_a_start_and_what_remains_after_a_stop(autojump_clock: MockClock, 
         assert node.routes() == {"10.23.200.0/24": 12}
         assert node.env.read_text().startswith("FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.")
         assert len(node.ready) == 1
-        assert node.store.gets == 2, "config and leases are read once each"
+        assert node.store.gets == 3, "config, leases and migrations are read once each"
         status = json.loads(json.dumps(node.agent.status()))
         assert (status["routes"], status["public_ip"], status["held"]) == (1, "192.168.77.11", True)
     assert node.routes() == {"10.23.200.0/24": 12}

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from netstore.agent.localnode import read_network
+from netstore.agent.localnode import read_document
 from netstore.agent.problems import ProblemLog
 from netstore.agent.storeapi import store_access
 from netstore.client.faults import BadAnswer, Unreachable
 from netstore.client.transport import Transport
 from netstore.client.v2 import V2Client
 from netstore.errors import NetstoreError
-from netstore.network.config import NetworkConfigError
+from netstore.network.config import NetworkConfigError, parse_network
 from netstore.ops.agent import AgentConfig
 from netstore.proto import rpc_pb2 as pb
 from netstore.urls import Url
@@ -63,7 +63,7 @@ async def chosen(url: str, prefix: str, api: str = "auto", **more: Any) -> str:
     async with store_access(config, ProblemLog(KeptLog())) as access:
         try:
             found, store = await access.choose()
-            network = await read_network(store)
+            network = parse_network((await read_document(store)).encode())
         except NetstoreError as error:
             fault = error  # raised within, it would come out of a nursery in a group
         else:

@@ -61,9 +61,9 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     Refused are a config that no daemon can use and one that leaves nodes' leases outside. --force writes the
     second to any store, the first only to an etcd: a netstored checks every config itself, by the same rules.
     """
-    text = _source(source)
+    text = document_given(source)
     value = text_of(text, "config")
-    warnings, problem = judged(text, _admitted(settings, text))
+    warnings, problem = judged(text, admitted_for(settings, text))
     if problem is not None:
         if not force:
             raise refused(problem)
@@ -157,7 +157,7 @@ def check(settings: Settings, source: str | None) -> None:
         text, index = _present(settings, key)
         _report(settings, text.encode(), {"key": key, "modifiedIndex": index})
     else:
-        _report(settings, _source(source), {})
+        _report(settings, document_given(source), {})
 
 
 def checked(text: bytes) -> tuple[Network | None, str | None]:
@@ -178,7 +178,7 @@ def judged(text: bytes, admitted: Mapping[str, Plugin]) -> tuple[tuple[str, ...]
         return (), str(error)
 
 
-def _admitted(settings: Settings, text: bytes, *, must_answer: bool = True) -> Mapping[str, Plugin]:
+def admitted_for(settings: Settings, text: bytes, *, must_answer: bool = True) -> Mapping[str, Plugin]:
     """The admitted plugins by name, if a document needs them: the store is asked only if it names a backend
     that is not built in. Unless it `must_answer`, none are known where it does not, which is warned of.
     """
@@ -284,7 +284,7 @@ def _pair(before: Any, after: Any) -> tuple[str | None, str | None]:
     return plain[0], plain[1]
 
 
-def _source(source: str | None) -> bytes:
+def document_given(source: str | None) -> bytes:
     """The document given as FILE, `-` or JSON, stripped of white space."""
     if source is None or source == "-":
         content = standard_input("config")
@@ -336,7 +336,7 @@ def _orphaned(lost: Sequence[SubnetLease]) -> str:
 def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
     """Print the settings that daemons take from a document; `Failure` if it must not be written."""
     network = checked(text)[0]
-    told, problem = judged(text, _admitted(settings, text, must_answer="key" in where))
+    told, problem = judged(text, admitted_for(settings, text, must_answer="key" in where))
     for remark in told:
         warn(remark)
     try:

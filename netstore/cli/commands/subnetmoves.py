@@ -53,7 +53,8 @@ def _patience(word: str | float) -> float:
     return value
 
 
-def _wait(default: float, what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def wait_option(default: float, what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option --wait of a command that waits for agents."""
     return click.option(
         "--wait", type=_patience, default=default, metavar="SECONDS", help=f"{what}  [{default:g}]"
     )
@@ -61,7 +62,7 @@ def _wait(default: float, what: str) -> Callable[[Callable[..., None]], Callable
 
 @click.command("move", cls=Command)
 @click.option("--release", is_flag=True, help="Remove the former lease once the agent has moved.")
-@_wait(MOVE_SECONDS, "How long the agent may take; 0 leaves the reservation for its next start.")
+@wait_option(MOVE_SECONDS, "How long the agent may take; 0 leaves the reservation for its next start.")
 @click.argument("holder", metavar="NODE|SUBNET", shell_complete=completion.subnets)
 @click.argument("new_subnet", metavar="NEW-SUBNET")
 @pass_settings
@@ -193,7 +194,7 @@ async def _release(store: SubnetStore, former: Record) -> bool:
 
 @click.command("drain", cls=Command)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@_wait(DRAIN_SECONDS, "How long it is watched whether the node comes back.")
+@wait_option(DRAIN_SECONDS, "How long it is watched whether the node comes back.")
 @click.argument("node", metavar="NODE")
 @pass_settings
 def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:

@@ -1,0 +1,339 @@
+"""This node's part in a migration of the network (`network.migration` has the rules).
+
+While a plan is under way the node's backend is `sides.TwoSides`. The plan's phase decides by which side peers
+are sent to; what the node has done is told after the round that brought it into the kernel. When the plan is
+over, one backend is left. If this agent ends meanwhile, the kernel stays as it is; one that starts finds the
+plan before it declares anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+import msgspec
+import trio
+
+from netstore.agent.backend import find, plugin_errors
+from netstore.agent.sides import Side, TwoSides, View
+from netstore.agent.sysctls import strict_filter
+from netstore.client.faults import ClientError
+from netstore.errors import NetstoreError
+from netstore.network.addresses import show_ip
+from netstore.network.config import parse_network
+from netstore.network.migration import Part, Phase, claims, moves_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from netstore.agent.backend import Backend, Prepared
+    from netstore.agent.leaseholder import LeaseHolder
+    from netstore.agent.leasewatcher import LeaseWatcher
+    from netstore.agent.localnode import LocalNode
+    from netstore.agent.planwatcher import PlanWatcher
+    from netstore.agent.problems import ProblemLog
+    from netstore.agent.reconciler import Reconciler
+    from netstore.agent.routeprogrammer import RouteProgrammer
+    from netstore.network.config import Network
+    from netstore.network.migration import Plan
+
+RETRY_DELAY: Final = 1.0
+"""Seconds after which what failed is tried again."""
+
+DRAIN_SECONDS: Final = 2.0
+"""How long a side is received by after all nodes have told that they do not send by it, for packets that are
+on their way.
+"""
+
+TOPIC: Final = "migration_part"
+
+
+def document_of(plan: Plan | None, config: str) -> str:
+    """The network config that a node starts with: that of the plan until it is over, whatever is stored."""
+    if plan is None or plan.phase.is_over:
+        return config
+    return plan.new if plan.phase is Phase.FINISH else plan.old
+
+
+class Migration:
+    """What this node does in migrations. Call `plan_changed` when the plan's watcher has news, `round_ended`
+    after each round of the route programmer.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: LocalNode,
+        folder: Path,
+        plans: PlanWatcher,
+        leases: LeaseWatcher,
+        holder: LeaseHolder,
+        programmer: RouteProgrammer,
+        reconciler: Reconciler,
+        log: ProblemLog,
+    ) -> None:
+        self.sides: TwoSides | None = None
+        self._node = node
+        self._folder = folder
+        """Where the folders of the backends are."""
+        self._plans = plans
+        self._leases = leases
+        self._holder = holder
+        self._programmer = programmer
+        self._reconciler = reconciler
+        self._log = log
+        self._name = show_ip(node.host.public_ip)
+        self._plan: Plan | None = None
+        """The plan that `sides` are of."""
+        self._problem = ""
+        self._applied: View | None = None
+        """The view that the kernel is as."""
+        self._forgotten = ""
+        self._wake = trio.Event()
+        self.ready = trio.Event()
+        """Set when the first round may begin: no plan is under way, or this node has its part in it."""
+
+    @property
+    def phase(self) -> str | None:
+        """The phase of the plan that this node takes part in."""
+        return None if self._plan is None else str(self._plan.phase)
+
+    def plan_changed(self) -> None:
+        """The plan or a part changed."""
+        self._wake.set()
+
+    def leases_changed(self) -> None:
+        """Leases changed; this node's may have been written anew, which is waited for at the end."""
+        if self._plan is not None and self._plan.phase is Phase.FINISH:
+            self._wake.set()
+
+    def round_ended(self) -> None:
+        """A round of the route programmer ended: what was declared may be in the kernel."""
+        sides = self.sides
+        if sides is None or sides.declared is None:
+            return
+        if self._programmer.fault is not None or self._reconciler.pending:
+            return
+        if self._applied is not sides.declared or self._fault() != self._problem:
+            self._applied = sides.declared
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Take part in migrations forever."""
+        while True:
+            self._wake = trio.Event()
+            try:
+                is_done = await self._step()
+            except NetstoreError as error:
+                self._log.report(TOPIC, "migration_waits", reason=str(error))
+                is_done = False
+            else:
+                self._log.resolve(TOPIC, "migration_goes_on")
+            with trio.move_on_after(60.0 if is_done else RETRY_DELAY):
+                await self._wake.wait()
+
+    async def _step(self) -> bool:
+        """Do what the plan says. False if something is to be tried again."""
+        plan = self._plans.plan
+        if self.sides is not None and self._plan is not None and (plan is None or plan.id != self._plan.id):
+            # The plan is gone, as with a store that was restored: what is stored is what is to be.
+            is_new = await self._plans.config() == self._plan.new
+            self._log.warning("migration_plan_gone", id=self._plan.id, config="new" if is_new else "old")
+            await self._settle(is_new=is_new)
+        if plan is None:
+            self.ready.set()
+            return True
+        if plan.phase.is_over:
+            return await self._end(plan)
+        try:
+            await self._take_part(plan)
+            self._problem = self._fault()
+        except NetstoreError as error:
+            self._problem = str(error)
+        is_told = await self._tell(plan)
+        if self._name in self._plans.told and (self.sides is not None or not self._is_known(plan)):
+            self.ready.set()
+        return is_told and not (self._problem and self.sides is None)
+
+    def _is_known(self, plan: Plan) -> bool:
+        """Whether an earlier run of this agent may have set up both sides."""
+        told = self._plans.told.get(self._name)
+        return told is not None and (told.part.receives > 0 or plan.phase is Phase.FINISH)
+
+    async def _take_part(self, plan: Plan) -> None:
+        """Have both sides, and declare what the plan says."""
+        if self.sides is None:
+            self.sides = await self._begin(plan)
+            self._node.backend = cast("Backend", self.sides)  # its manifest is one of two
+            self._log.info("migration_begins", id=plan.id, phase=str(plan.phase))
+        sides = self.sides
+        if plan.phase is Phase.FINISH and sides.primary is sides.old:
+            sides.primary = sides.new
+            self._node.document = plan.new
+            self._become(sides.new)
+            self._set_prepared(sides)
+        view = View(plan, dict(self._plans.told), self._name)
+        if self._plan is None or self._plan.phase is not plan.phase:
+            self._log.info("migration_phase", id=plan.id, phase=str(plan.phase))
+        self._plan = plan
+        if view != sides.view or sides.declared is None:
+            sides.view = view
+            self._programmer.leases_changed()
+
+    async def _begin(self, plan: Plan) -> TwoSides:
+        """Both sides; the one that this node does not run yet is made and prepared."""
+        if self._node.document not in (plan.old, plan.new):
+            raise NetstoreError(
+                "this agent runs with another network config than the one that is migrated; start it again"
+            )
+        node = self._node
+        is_old = self._node.document == plan.old
+        networks = [parse_network(text.encode()) for text in (plan.old, plan.new)]
+        found = [
+            Side(network, node.backend, self._own(network), node.prepared)
+            if is_running
+            else Side(network, find(network), self._own(network))
+            for network, is_running in zip(networks, (is_old, not is_old), strict=True)
+        ]
+        view = View(plan, dict(self._plans.told), self._name)
+        sides = TwoSides(found[0], found[1], view)
+        for side in found:
+            side.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if side.prepared is None:
+                await side.prepare(node.host)
+        sides.primary = found[0] if is_old else found[1]
+        self._set_prepared(sides)
+        return sides
+
+    def _become(self, side: Side) -> None:
+        """The network config of the side is this node's."""
+        node = self._node
+        node.network = side.network
+        node.host = msgspec.structs.replace(node.host, network=side.network, folder=side.folder)
+
+    def _own(self, network: Network) -> Path:
+        return self._folder / network.backend_type
+
+    def _set_prepared(self, sides: TwoSides) -> None:
+        """What the lease says, and the MTU of new pods, which is the lesser one of both."""
+        prepared = [side.prepared for side in (sides.old, sides.new) if side.prepared is not None]
+        primary = sides.primary.prepared
+        assert primary is not None  # noqa: S101 - both are prepared
+        least = min(each.mtu for each in prepared)
+        self._change_lease(msgspec.structs.replace(primary, mtu=least))
+
+    def _change_lease(self, prepared: Prepared) -> None:
+        if prepared != self._node.prepared or self._node.lease_value != self._holder.state.value:
+            self._node.prepared = prepared
+            self._holder.set_value(self._node.host.public_ip, self._node.lease_value)
+
+    def _fault(self) -> str:
+        """Why the node cannot do what the plan says; empty if it can."""
+        sides, reconciler = self.sides, self._reconciler
+        if sides is None or sides.declared is None:
+            return self._problem
+        if sides.fault:
+            return sides.fault
+        for name, reason in reconciler.device_problems.items():
+            return f"{name}: {reason}"
+        if moves_path(sides.old.network, sides.new.network):
+            for name in (self._node.host.link.name, *reconciler.devices.wanted):
+                if (strict := strict_filter(name)) is not None:
+                    return strict
+        if sides.refused:
+            peer, reason = next(iter(sides.refused.items()))
+            return f"{peer} cannot be served by the new config: {reason}"
+        wrong = self._programmer.refused | reconciler.problems
+        if wrong:
+            waited = sides.declared.told.keys() - set(sides.declared.plan.without)
+            for lease in self._leases.leases.values():
+                name = str(lease.subnet)
+                if name in wrong and show_ip(lease.public_ip) in waited:
+                    return f"{name}: {wrong[name]}"
+        return ""
+
+    async def _tell(self, plan: Plan) -> bool:
+        """Tell what is done, if the store does not know it yet. False if it is to be tried again."""
+        told, name = self._plans.told, self._name
+        new = None if self.sides is None else self.sides.new.prepared
+        part = Part(plan.id, Phase.PREPARE, problem=self._problem)
+        if new is not None:
+            part = msgspec.structs.replace(
+                part, backend_data=_text(new.backend_data), backend_v6_data=_text(new.backend_v6_data)
+            )
+        is_whole = True
+        if name in told:
+            known = told[name].part
+            if new is None and self._is_known(plan):
+                return False  # what an earlier run set up is as it told
+            part = msgspec.structs.replace(
+                part, phase=known.phase, receives=known.receives, sends=known.sends
+            )
+            applied = self._applied
+            can_claim = plan.phase is Phase.REVERT or not self._problem
+            if self.sides is None and plan.phase is Phase.REVERT:  # it never had both sides
+                part = msgspec.structs.replace(part, phase=Phase.REVERT)
+            elif applied is not None and applied.plan == plan and can_claim and name in applied.told:
+                may = claims(plan, name, applied.told)
+                part = msgspec.structs.replace(part, receives=may.receives, sends=may.sends)
+                is_whole = may.phase is not Phase.FINISH or self._has_new_lease()
+                if is_whole:
+                    part = msgspec.structs.replace(part, phase=may.phase)
+            if part == known:
+                return is_whole
+        try:
+            return await self._plans.tell(name, part) and is_whole
+        except ClientError as error:
+            raise NetstoreError(f"this node's part could not be written: {error}") from None
+
+    def _has_new_lease(self) -> bool:
+        """Whether the store has this node's lease as the new config wants it."""
+        subnets = self._holder.subnets
+        entry = None if subnets is None else self._leases.entries.get(subnets.lease_name)
+        return entry is not None and entry.value == self._node.lease_value
+
+    async def _end(self, plan: Plan) -> bool:
+        """The plan is over: one side is left, and this node's part is removed."""
+        is_new = plan.phase is Phase.DONE
+        if self.sides is not None:
+            self._plan = plan
+            sides = self.sides
+            sides.view = View(plan, dict(self._plans.told), self._name)
+            self._programmer.leases_changed()
+            await trio.sleep(DRAIN_SECONDS)
+            await self._settle(is_new=is_new)
+        elif (
+            is_new and self._node.document == plan.old != plan.new and await self._plans.config() == plan.new
+        ):
+            # This node was left out, and runs with the former config.
+            self.sides, self._plan = await self._begin(plan), plan
+            await self._settle(is_new=True)
+        self.ready.set()
+        if self._name in self._plans.told and self._forgotten != plan.id:
+            self._forgotten = plan.id
+            await self._plans.forget(self._name)
+        return True
+
+    async def _settle(self, *, is_new: bool) -> None:
+        """Keep one side. The leases are listed first: then those that nodes have written anew are known."""
+        sides, plan = self.sides, self._plan
+        assert sides is not None  # noqa: S101 - the caller looked
+        await self._leases.list_once()
+        kept, other = (sides.new, sides.old) if is_new else (sides.old, sides.new)
+        self._become(kept)
+        self._node.backend = kept.backend
+        if plan is not None:
+            self._node.document = plan.new if is_new else plan.old
+        assert kept.prepared is not None  # noqa: S101 - both are prepared
+        self._change_lease(kept.prepared)
+        self.sides = self._plan = self._applied = None
+        self._problem = ""
+        self._programmer.leases_changed()
+        self._log.info(
+            "migration_ends", backend=kept.backend.manifest.name, config="new" if is_new else "old"
+        )
+        with plugin_errors(other.backend.manifest.name):
+            await other.backend.stop()
+
+
+def _text(data: bytes | None) -> str:
+    return "" if data is None else data.decode()

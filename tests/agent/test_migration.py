@@ -1,0 +1,313 @@
+"""One agent in a migration, with a fake kernel, a fake store and a mock clock; the other nodes are entries
+that the test writes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import pytest
+import trio
+
+from netstore.agent.deviceplan import CreateDevice
+from netstore.agent.migration import DRAIN_SECONDS, document_of
+from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.migration import (
+    Change,
+    Part,
+    Phase,
+    Plan,
+    encode_part,
+    encode_plan,
+    parse_part,
+)
+from tests.agent.fake_store import PREFIX
+from tests.agent.stores import APIS
+from tests.agent.test_service import NETWORK, Node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+VXLAN: Final = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"vxlan"}}'
+ME: Final = "192.168.77.11"
+PEER: Final = "192.168.77.12"
+DATA: Final = '{"VNI":1,"VtepMAC":"02:00:00:00:00:0c"}'
+PEER_SUBNET: Final = "10.23.200.0-24"
+
+
+class Migrating(Node):
+    """An agent, and a peer that the test plays."""
+
+    def __init__(self, folder: Path, api: str, old: str = NETWORK, new: str = VXLAN) -> None:
+        super().__init__(folder, api)
+        self.old, self.new = old, new
+        self.store.put(f"{PREFIX}/config", old)
+        self.store.lease(PEER_SUBNET, PEER, None)
+
+    def plan(self, phase: Phase, **more: Any) -> None:
+        """Write the plan."""
+        plan = Plan("one", phase, Change.BACKEND, self.old, self.new, **more)
+        self.store.put(f"{PREFIX}/migration/plan", encode_plan(plan))
+
+    def peer(self, **more: Any) -> None:
+        """Write the peer's part."""
+        key = f"{PREFIX}/migration/{PEER}"
+        there = self.store.files.get(key)
+        part = Part("one", Phase.PREPARE, DATA if "vxlan" in self.new else "")
+        if there is not None:
+            part = parse_part(there.value)
+        action = "set" if there is None else "compareAndSwap"
+        self.store.put(key, encode_part(msgspec.structs.replace(part, **more)), action=action)
+
+    @property
+    def part(self) -> Part:
+        """What the agent has told."""
+        return parse_part(self.store.files[f"{PREFIX}/migration/{ME}"].value)
+
+    @property
+    def has_part(self) -> bool:
+        return f"{PREFIX}/migration/{ME}" in self.store.files
+
+    @property
+    def device(self) -> str:
+        """The device by which the peer is sent to."""
+        [route] = self.kernel.table[Subnet(parse_ip("10.23.200.0"), 24)]
+        return next(link.name for link in self.kernel.link_list if link.ifindex == route.ifindex)
+
+    @property
+    def devices(self) -> set[str]:
+        return {link.name for link in self.kernel.link_list}
+
+    def lease(self) -> Any:
+        """The agent's lease."""
+        [value] = [
+            kept.value
+            for name, kept in self.store.files.items()
+            if ME in kept.value and name.startswith(f"{PREFIX}/subnets/")
+        ]
+        return json.loads(value)
+
+    async def later(self, seconds: float = 1.0) -> None:
+        await trio.sleep(seconds)  # fixed: by the clock of the test
+
+
+@pytest.fixture(params=APIS)
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Migrating:
+    return Migrating(tmp_path, request.param)
+
+
+@pytest.mark.trio
+async def test_a_node_follows_a_plan_to_its_end(autojump_clock: MockClock, node: Migrating) -> None:
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        await node.later()
+        assert json.loads(node.part.backend_data)["VNI"] == 1
+        assert (node.device, "flannel.1" in node.devices) == ("eth0", True)
+        assert "FLANNEL_MTU=1450" in node.env.read_text(), "new pods have the lesser MTU from now on"
+        node.peer()
+        await node.later()
+        newest = node.store.files[f"{PREFIX}/migration/{PEER}"].created
+        assert node.part.receives >= newest
+        assert len(node.kernel.entry_table) == 2, "the peer's neighbour and forwarding entry"
+        node.plan(Phase.SEND)
+        await node.later()
+        assert (node.device, node.part.sends) == ("eth0", 0), "the peer does not receive it yet"
+        node.peer(receives=node.store.index, phase=Phase.RECEIVE)
+        await node.later()
+        assert node.device == "flannel.1"
+        assert node.part.sends >= newest
+        assert node.lease()["BackendType"] == "host-gw"
+        node.plan(Phase.FINISH)
+        await node.later()
+        assert node.lease()["BackendType"] == "vxlan"
+        assert node.part.phase is Phase.FINISH
+        assert node.device == "flannel.1", "the peer's lease is still the old one"
+        node.store.put(f"{PREFIX}/config", VXLAN)
+        peer = f'{{"PublicIP":"{PEER}","BackendType":"vxlan","BackendData":{DATA}}}'
+        node.store.put(f"{PREFIX}/subnets/{PEER_SUBNET}", peer, 86_400)
+        node.plan(Phase.DONE)
+        await node.later(2 * DRAIN_SECONDS)
+        assert not node.has_part
+        assert node.device == "flannel.1"
+        assert node.agent.not_ready() is None
+        status = node.agent.status()
+        assert (status["backend"], status["migration"], status["unserved"]) == ("vxlan", None, {})
+
+
+@pytest.mark.trio
+async def test_the_old_side_goes_at_the_end(autojump_clock: MockClock, tmp_path: Path) -> None:
+    node = Migrating(tmp_path, "v2", VXLAN, NETWORK)
+    value = f'{{"PublicIP":"{PEER}","BackendType":"vxlan","BackendData":{DATA}}}'
+    node.store.put(f"{PREFIX}/subnets/{PEER_SUBNET}", value)
+    async with node.running():
+        assert node.device == "flannel.1"
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later()
+        node.plan(Phase.SEND)
+        node.peer(receives=node.store.index)
+        await node.later()
+        assert (node.device, "flannel.1" in node.devices) == ("eth0", True)
+        node.plan(Phase.FINISH)
+        await node.later()
+        assert (node.device, "flannel.1" in node.devices) == ("eth0", True)
+        node.store.put(f"{PREFIX}/config", NETWORK)
+        node.store.lease(PEER_SUBNET, PEER, None)
+        node.plan(Phase.DONE)
+        await node.later(2 * DRAIN_SECONDS)
+        assert (node.device, "flannel.1" in node.devices) == ("eth0", False)
+        assert "FLANNEL_MTU=1500" in node.env.read_text()
+
+
+@pytest.mark.trio
+async def test_a_plan_that_is_reverted_leaves_all_as_it_was(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later()
+        node.plan(Phase.CANARY, canaries=(ME,))
+        node.peer(receives=node.store.index)
+        await node.later()
+        assert node.device == "flannel.1"
+        node.plan(Phase.REVERT)
+        await node.later()
+        assert (node.device, "flannel.1" in node.devices) == ("eth0", True)
+        assert (node.part.phase, node.part.sends) == (Phase.REVERT, 0)
+        node.plan(Phase.ABORTED)
+        await node.later(2 * DRAIN_SECONDS)
+        assert (node.device, "flannel.1" in node.devices) == ("eth0", False)
+        assert not node.has_part
+        assert node.lease()["BackendType"] == "host-gw"
+        assert "FLANNEL_MTU=1500" in node.env.read_text()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("phase", [Phase.SEND, Phase.FINISH])
+async def test_an_agent_that_starts_in_a_plan_leaves_the_kernel_as_it_told(
+    autojump_clock: MockClock, node: Migrating, phase: Phase
+) -> None:
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later()
+        node.plan(Phase.SEND)
+        node.peer(receives=node.store.index)
+        await node.later()
+        node.plan(phase)
+        await node.later()
+    before = len(node.kernel.steps)
+    told, mac = node.part, node.kernel.link("flannel.1").mac
+    node.agent = node.make()
+    async with node.running():
+        await node.later()
+        assert node.kernel.steps[before:] == []
+        assert (node.part.sends >= told.sends, node.kernel.link("flannel.1").mac) == (True, mac)
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_an_agent_that_comes_in_between_has_both_sides_before_it_declares(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    node.plan(Phase.SEND)
+    node.peer(receives=1)
+    async with node.running():
+        assert (node.device, "flannel.1" in node.devices) == ("eth0", True)
+        assert node.part.receives > 0
+        node.peer(receives=node.store.index)
+        await node.later()
+        assert node.device == "flannel.1"
+
+
+@pytest.mark.trio
+async def test_what_a_node_cannot_do_is_told_with_the_reason(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    node.kernel.refusals[CreateDevice] = 95
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        await node.later(3)
+        assert "no VXLAN devices" in node.part.problem
+        assert node.part.receives == 0
+        assert node.device == "eth0"
+        node.kernel.refusals.clear()
+        await node.later(30)
+        assert (node.part.problem, node.part.receives > 0) == ("", True)
+
+
+@pytest.mark.trio
+async def test_a_peer_that_cannot_be_served_by_the_new_side_is_told(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        node.peer(backend_data="")
+        await node.later(3)
+        assert node.part.problem.startswith(f"{PEER} cannot be served by the new config")
+
+
+@pytest.mark.trio
+async def test_an_agent_with_another_config_says_so(autojump_clock: MockClock, node: Migrating) -> None:
+    async with node.running():
+        node.old = '{"Network":"10.24.0.0/16","Backend":{"Type":"host-gw"}}'
+        node.plan(Phase.PREPARE)
+        await node.later(3)
+        assert "another network config" in node.part.problem
+        assert node.devices == {"eth0"}
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("is_new", [False, True])
+async def test_a_plan_that_vanishes_is_decided_by_the_config(
+    autojump_clock: MockClock, node: Migrating, *, is_new: bool
+) -> None:
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        await node.later()
+        if is_new:
+            node.store.put(f"{PREFIX}/config", VXLAN)
+        node.store.remove(f"{PREFIX}/migration/plan")
+        await node.later(3)
+        assert node.agent.status()["backend"] == ("vxlan" if is_new else "host-gw")
+        assert ("flannel.1" in node.devices) is is_new
+
+
+@pytest.mark.trio
+async def test_a_node_that_was_left_out_takes_the_new_config(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    async with node.running():
+        node.store.put(f"{PREFIX}/config", VXLAN)
+        node.plan(Phase.DONE, without=(ME,))
+        await node.later(3)
+        assert node.lease()["BackendType"] == "vxlan"
+        assert node.agent.status()["backend"] == "vxlan"
+
+
+@pytest.mark.trio
+async def test_a_store_that_is_away_is_told_once(autojump_clock: MockClock, node: Migrating) -> None:
+    async with node.running():
+        node.store.down = True
+        node.store.cut()
+        await node.later(60)
+        node.store.down = False
+        await node.later(5)
+        node.plan(Phase.PREPARE)
+        await node.later()
+        assert node.part.backend_data
+    assert len(node.recorded.told("migrations_not_followed")) in (1, 2), "a line for each reason"
+
+
+def test_the_document_of_a_node_that_starts() -> None:
+    plan = Plan("one", Phase.SEND, Change.BACKEND, "old", "new")
+    assert document_of(None, "stored") == "stored"
+    found = {phase: document_of(msgspec.structs.replace(plan, phase=phase), "stored") for phase in Phase}
+    assert found[Phase.SEND] == found[Phase.REVERT] == "old"
+    assert found[Phase.FINISH] == "new"
+    assert found[Phase.DONE] == found[Phase.ABORTED] == "stored"

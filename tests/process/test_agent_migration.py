@@ -1,0 +1,227 @@
+"""A network that changes while it runs: five nodes with a pod each, three members, and traffic that tells
+every lost packet; agents, the leader and the command are killed on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.support.cluster import PACE, Members, request
+from tests.support.daemon import ROOT, clean_environment
+from tests.support.netns import PREFIX, RunningAgent, Wire
+from tests.support.patience import seconds, until
+from tests.support.pods import pod
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.pods import Host
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+NODES: Final = 5
+
+
+def config(backend: dict[str, object], network: str = "10.23.0.0/16") -> str:
+    return json.dumps({"Network": network, "SubnetLen": 24, "Backend": backend})
+
+
+GATEWAY: Final = config({"Type": "host-gw"})
+VXLAN: Final = config({"Type": "vxlan"})
+
+
+class Site:
+    """Members in the switch, an agent and a pod in each node."""
+
+    def __init__(self, folder: Path, wire: Wire, members: Members) -> None:
+        self.folder = folder
+        self.wire = wire
+        self.members = members
+        self.agents: list[RunningAgent] = []
+        self.pods: list[Host] = []
+
+    @property
+    def endpoints(self) -> str:
+        return ",".join(each.url for each in self.members.daemons.values())
+
+    def ctl(self, *words: str) -> subprocess.Popen[str]:
+        """Start netstorectl beside the members."""
+        command = (
+            *("ip", "netns", "exec", self.wire.switch, sys.executable, "-m", "netstore.cli.netstorectl"),
+            *("--endpoints", self.endpoints, "--prefix", PREFIX, *words),
+        )
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
+
+    def told(self, *words: str) -> tuple[int, str, str]:
+        """Run it to its end: status, output and errors."""
+        with self.ctl(*words) as process:
+            out, err = process.communicate(timeout=seconds(120))
+            return process.returncode, out, err
+
+    def plan(self) -> dict[str, Any]:
+        _, out, _ = self.told("network", "migrate", "status", "-o", "json")
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    def migrate(
+        self, document: str, *words: str, at: dict[str, Callable[[subprocess.Popen[str]], None]]
+    ) -> str:
+        """Migrate, and do something when a phase begins; given again until it ends. Returns what it said."""
+        said = ""
+        for _ in range(5):
+            with self.ctl("network", "migrate", *words, document) as process:
+                assert process.stderr is not None
+                assert process.stdout is not None
+                for line in process.stderr:
+                    said += line
+                    phase = line.removeprefix("netstorectl: ").partition(":")[0]
+                    if (action := at.pop(phase, None)) is not None:
+                        action(process)
+                process.stdout.read()
+            if process.returncode == 0:
+                return said
+        raise AssertionError(f"not migrated:\n{said}\n{self.agents[0].log[-3000:]}")
+
+    def kill_agent(self, number: int) -> Callable[[subprocess.Popen[str]], None]:
+        """Kill an agent, and start it again a second later."""
+
+        def kill(_: subprocess.Popen[str]) -> None:
+            agent = self.agents[number]
+            agent.end()
+            threading.Timer(1.0, agent.start).start()
+
+        return kill
+
+    def kill_leader(self, _: subprocess.Popen[str]) -> None:
+        """Kill the leader, and start it again when there is another one."""
+        name = self.members.leader()
+        self.members[name].kill()
+        threading.Timer(2.0, self.members[name].spawn_again).start()
+
+
+@contextmanager
+def site(folder: Path, document: str) -> Iterator[Site]:
+    with ExitStack() as stack:
+        wire = stack.enter_context(Wire(nodes=NODES))
+        members = stack.enter_context(
+            Members(
+                folder,
+                flags=(*PACE, "--allow-insecure-http"),
+                host_of=lambda _: wire.store_address,
+                netns_of=lambda _: wire.switch,
+            )
+        )
+        made = Site(folder, wire, members)
+        first = next(iter(members.daemons.values()))
+        assert request(first, "PUT", f"/v2/keys{PREFIX}/config", value=document).status == 201
+        for node in wire.members:
+            agent = RunningAgent(node, folder, ("--endpoints", made.endpoints)).start()
+            made.agents.append(agent)
+            stack.callback(agent.end)
+        for node, agent in zip(wire.members, made.agents, strict=True):
+            made.pods.append(stack.enter_context(pod(node, agent.subnet())))
+        yield made
+
+
+@contextmanager
+def probe(where: Host, *words: str) -> Iterator[Callable[[], dict[str, Any]]]:
+    """A prober in a pod; gives what ends it and returns its report."""
+    command = ("ip", "netns", "exec", where.netns, sys.executable, "-m", "tests.support.prober", *words)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+
+        def end() -> dict[str, Any]:
+            out, err = process.communicate(timeout=seconds(30))
+            assert process.returncode == 0, err
+            report: dict[str, Any] = json.loads(out) if out else {}
+            return report
+
+        yield end
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ways(made: Site) -> list[set[str]]:
+    """The devices of the agents' routes in each node."""
+    return [
+        {str(route["dev"]) for route in node.routes("proto", "78").values()} for node in made.wire.members
+    ]
+
+
+def all_go_by(made: Site, device: str) -> None:
+    until(lambda: ways(made) == [{device}] * NODES, f"all routes go by {device}")
+
+
+def reported(made: Site) -> None:
+    """Wait until all agents have reported to the store, as they do within ten seconds."""
+
+    def all_reported() -> bool:
+        status, out, _ = made.told("plugin", "status", "-o", "json")
+        return status == 0 and len(json.loads(out)["nodes"]) == NODES
+
+    until(all_reported, "all agents report", limit=60)
+
+
+def test_no_packet_is_lost_on_the_way_to_another_backend_and_back(tmp_path: Path) -> None:
+    with site(tmp_path, GATEWAY) as made, ExitStack() as stack:
+        all_go_by(made, "eth0")
+        reported(made)
+        addresses = [each.address for each in made.pods]
+        server = stack.enter_context(probe(made.pods[0], "serve"))
+        talk = stack.enter_context(probe(made.pods[-1], "talk", addresses[0]))
+        pings = [
+            stack.enter_context(probe(each, "pings", *(one for one in addresses if one != each.address)))
+            for each in made.pods
+        ]
+        said = made.migrate(
+            VXLAN,
+            *("--canary", made.wire.members[1].address),
+            at={
+                "prepare": made.kill_agent(2),
+                "receive": made.kill_leader,
+                "canary": made.kill_agent(1),
+                "send": lambda command: command.kill(),
+                "finish": made.kill_agent(4),
+            },
+        )
+        all_go_by(made, "flannel.1")
+        back = made.migrate(
+            GATEWAY,
+            at={
+                "prepare": lambda command: command.kill(),
+                "receive": made.kill_agent(3),
+                "send": made.kill_leader,
+                "finish": lambda command: command.kill(),
+                "done": made.kill_agent(0),
+            },
+        )
+        all_go_by(made, "eth0")
+        until(lambda: not any("flannel.1" in each.ip("link") for each in made.wire.members), "the tunnels go")
+        reports = [end() for end in pings]
+        session = talk()
+        server()
+        report = {"pings": reports, "session": session, "said": [said, back]}
+        sys.stdout.write(json.dumps(report))  # shown with -rP
+        assert [each["lost"] for each in reports] == [0] * NODES, reports
+        assert all(each["sent"] > 1000 for each in reports)
+        assert session["pieces"] > 100
