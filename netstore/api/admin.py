@@ -143,7 +143,7 @@ class AdminApi:
                 "voters": [f"{voter:x}" for voter in conf.voters],
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
-                "problems": [*raised_alarms(member), *member.problems()],
+                "problems": [*(f"alarm {name}" for name in raised_alarms(member)), *member.problems()],
                 "backedUp": member.backed_up,
                 "pacedBytesPerSecond": member.paced_to,
                 "behind": [_behind_json(each) for each in member.behind()],
