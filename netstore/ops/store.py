@@ -81,6 +81,8 @@ def _read_output(text: str) -> str:
 _SUITES: Final = Several(
     _read_suite, "give names as TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, of those in netstored(8)", "SUITE,..."
 )
+_NAMES: Final = Several(_read_name, "give names separated by commas", "NAME,...")
+
 LOG_OUTPUTS: Final = ("default", "stderr", "stdout")
 """Where the log can go; default is stderr."""
 
