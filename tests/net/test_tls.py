@@ -233,7 +233,7 @@ def test_a_list_of_revocations_is_read_again_when_it_changes(files: Files) -> No
 
 def test_what_is_no_list_of_revocations_is_told(files: Files) -> None:
     for path in (files.certificate, files.key.with_name("nothing")):
-        with pytest.raises(NoRestart, match="^client_crl_file: "):
+        with pytest.raises(NoRestart, match=r"^client_crl_file: "):
             files.credentials(policy=TlsPolicy(revoked=path))
 
 
