@@ -38,6 +38,9 @@ PACKAGE_OF: Final = {
     "/usr/lib/cni/portmap": "containernetworking-plugins",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
     "valgrind": "valgrind",
+    "dpkg-buildpackage": "dpkg-dev",
+    "dh": "debhelper",
+    "lintian": "lintian",
 }
 """Program -> the Debian package that has it."""
 
