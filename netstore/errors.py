@@ -79,6 +79,15 @@ class Reason(Enum):
     REQUEST_TOO_LARGE = codes.INVALID_ARGUMENT, "etcdserver: request is too large"
     UNKNOWN_ACTION = codes.INVALID_ARGUMENT, "etcdserver: unknown action of an alarm"
     UNKNOWN_ALARM = codes.INVALID_ARGUMENT, "etcdserver: unknown alarm"
+    UNKNOWN_METHOD = codes.UNKNOWN, "etcdserver: unknown method"
+    BAD_DOWNGRADE_FORMAT = codes.INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format"
+    BAD_DOWNGRADE_TARGET = codes.INVALID_ARGUMENT, "etcdserver: invalid downgrade target version"
+    NO_CLUSTER_VERSION = codes.UNAVAILABLE, "etcdserver: cluster version not found during downgrade"
+    NO_DOWNGRADE_JOB = codes.FAILED_PRECONDITION, "etcdserver: no inflight downgrade job"
+    NO_DOWNGRADE = (
+        codes.FAILED_PRECONDITION,
+        "etcdserver: the members keep no data that an etcd could open; restore a snapshot of them to etcd",
+    )
     PERMISSION_DENIED = (
         codes.PERMISSION_DENIED,
         "Insufficient credentials",

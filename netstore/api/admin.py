@@ -184,7 +184,7 @@ class AdminApi:
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
                 "problems": [
-                    *raised_alarms(member),
+                    *(f"alarm {name}" for name in raised_alarms(member)),
                     *member.problems(),
                     *(self._archive.problems() if self._archive is not None else ()),
                 ],

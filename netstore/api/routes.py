@@ -1,13 +1,16 @@
-"""The routes of the HTTP port: etcd's v2 API, `/version`, `/health`, the log level, and `/netstore/`."""
+"""The routes of the HTTP port: etcd's v2 API, `/version`, `/health`, the probes, the log level, and
+`/netstore/`; and those of the ports for metrics and probes alone.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from netstore.api import admin, loglevel
 from netstore.api.gate import Access, Api, Kind, Operation
 from netstore.api.health import Health, Version
 from netstore.api.http.router import Route, Router
+from netstore.api.probes import Probes
 from netstore.api.v2 import operations
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import PREFIX as MEMBERS
@@ -23,12 +26,15 @@ if TYPE_CHECKING:
     from netstore.api.v2.stats import StatsApi
     from netstore.net.exchange import Request
     from netstore.node.lessor import Lessor
-    from netstore.node.member import Member, Membership
+    from netstore.node.member import Membership, Replica
     from netstore.node.timekeeper import Deadlines
+
+PROBED: Final = (b"/metrics", b"/health", b"/livez", b"/readyz")
+"""What the ports for metrics and probes serve, with everything below."""
 
 
 def routes(
-    member: Member,
+    member: Replica,
     cluster: Membership,
     lessor: Lessor,
     deadlines: Deadlines,
@@ -49,6 +55,10 @@ def routes(
     exact = {
         b"/version": Route(Version(member), _operation(Kind.PUBLIC)),
         b"/health": Route(health, _operation(Kind.PUBLIC)),
+        **{
+            path: Route(probe, _operation(Kind.PUBLIC))
+            for path, probe in Probes(member, deadlines.after).handlers()
+        },
         loglevel.PATH: Route(loglevel.LogLevel(set_level), _operation(Kind.ADMIN)),
     }
     below = {admin.PREFIX: Route(admin_api.handle, admin.operation, closed=True)}
@@ -67,6 +77,13 @@ def routes(
             MEMBERS: Route(members.members, operations.members),
         }
     return Router(gate, exact, below)
+
+
+def probe_routes(router: Router, gate: Gate) -> Router:
+    """The part of the routes that the ports for metrics and probes serve."""
+    below = tuple(path + b"/" for path in PROBED)
+    served = {path: each for path, each in router.exact.items() if (path + b"/").startswith(below)}
+    return Router(gate, served, {})
 
 
 def _operation(kind: Kind) -> Callable[[Request], Operation]:

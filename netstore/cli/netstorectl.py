@@ -39,13 +39,32 @@ from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
 from netstore.cli.commands.subnetmoves import drain, move, undrain
 from netstore.cli.commands.subnetviews import history, map_
+from netstore.cli.program import version_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_AS_JSON = f"{__name__}.json"
+"""Where click's context keeps that the version is to be printed as JSON."""
+
+
+def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        click.echo(version_json(PROGRAM) if context.meta.get(_AS_JSON) else f"{PROGRAM} {__version__}")
+        context.exit()
+
+
+def _take_json(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    context.meta[_AS_JSON] = asked
+
 
 @click.group(cls=Group, outermost=True)
-@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.option(
+    "--json", is_flag=True, is_eager=True, expose_value=False, callback=_take_json, help="Version as JSON."
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, callback=_show_version, help="Show the version and exit."
+)
 def cli() -> None:
     """Look after a netstore (or etcd) cluster: its pod network, subnets, plugins, keys, members."""
 

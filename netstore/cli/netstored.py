@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from netstore import __version__
+from netstore.api.v3.version import VERSION
 from netstore.cli import program
 from netstore.errors import NetstoreError
 from netstore.ops.store import STORE
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run netstored with these arguments (by default those of the process). Returns the exit code."""
     given = sys.argv[1:] if argv is None else argv
     if not any(map(_TOOL.fullmatch, given)):
-        return program.main(STORE, given, _serve)
+        return program.main(STORE, given, _serve, claims=VERSION)
     try:
         work, rest = _parse(given)
     except NetstoreError as error:
@@ -57,7 +58,8 @@ def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
     from netstore.ops import logging  # noqa: PLC0415
     from netstore.server.daemon import serve  # noqa: PLC0415
 
-    logging.configure(config.log_level, config.log_format)
+    stream = sys.stdout if "stdout" in config.log_outputs else None
+    logging.configure(config.log_level, config.log_format, stream)
     log = logging.get_logger("netstored")
     for notice in notices:
         log.warning("setting_without_effect", notice=notice)

@@ -35,6 +35,7 @@ def main(
     start: Callable[[C, Sequence[str]], None],
     *,
     reads_files: bool = True,
+    claims: str = "",
 ) -> int:
     """Run a program with these arguments, by default those of the process. Returns the exit code.
 
@@ -43,7 +44,8 @@ def main(
     """
     name = layered.program
     try:
-        loaded = layered.load(sys.argv[1:] if argv is None else argv, os.environ)
+        called = os.path.basename(sys.argv[0])  # noqa: PTH119 - without importing pathlib for a name
+        loaded = layered.load(sys.argv[1:] if argv is None else argv, os.environ, called)
         if reads_files and loaded.task in (Task.CHECK, Task.RUN):
             layered.check_files(loaded)
     except NetstoreError as error:
@@ -53,12 +55,26 @@ def main(
         case Task.HELP:
             return _run(name, lambda: write([layered.usage()]))
         case Task.VERSION:
-            return _run(name, lambda: write([f"{name} {__version__}"]))
+            own = version_json(name, claims) if loaded.json else f"{name} {__version__}"
+            first = [f"{called} Version: {claims}"] if called == layered.original and not loaded.json else []
+            return _run(name, lambda: write([*first, own]))
         case Task.CHECK:
             lines = [layered.report(loaded), *(f"# {notice}" for notice in loaded.notices)]
             return _run(name, lambda: write(lines))
         case Task.RUN:
             return _run(name, lambda: start(loaded.config, loaded.notices))
+
+
+def version_json(name: str, claims: str = "") -> str:
+    """What `--version --json` prints. `claims` is the version that is claimed of the replaced program."""
+    import json  # noqa: PLC0415 - these two only for this
+    import platform  # noqa: PLC0415
+
+    document = {"program": name, "version": __version__}
+    if claims:
+        document["etcdVersion"] = claims
+    document |= {"python": platform.python_version(), "platform": f"{sys.platform}/{platform.machine()}"}
+    return json.dumps(document)
 
 
 class _ReaderGone(NetstoreError):  # noqa: N818 - named for what happened

@@ -9,6 +9,7 @@
       wal/          the write-ahead log, if it is not elsewhere; has a copy of `identity`, so that a log
                     that is not mounted is not taken for an empty one
       state/        the state
+      fixtures/     certificates that the member made itself, with their keys; absent in most
 
 A folder whose data is damaged can be given to another member: the old files are kept in a folder `damaged`
 inside each of `wal` and `state`, until that happens again.
@@ -57,8 +58,11 @@ MAX_TOKEN_CHARACTERS: Final = 256
 
 _JOIN: Final = "token"
 
+OWN_CERTIFICATES: Final = "fixtures"
+"""Folder for certificates that the member made itself, named as in etcd."""
+
 _OWN_NAMES: Final = frozenset(
-    {"lock", "lost+found", "state", "wal", _JOIN, f"{_JOIN}.new", f"{_IDENTITY}.new"}
+    {"lock", "lost+found", "state", "wal", OWN_CERTIFICATES, _JOIN, f"{_JOIN}.new", f"{_IDENTITY}.new"}
 )
 """What a folder has before it has an identity, at most; also the root of a disk of its own."""
 

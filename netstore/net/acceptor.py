@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from netstore.net.connection import Connection
     from netstore.net.connectionlimit import ConnectionLimit
+    from netstore.net.http1.server import Http1Server
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
     from netstore.seams import Log
@@ -53,24 +54,26 @@ class Acceptor:
         self._limit = limit
         self._log = log
         self._clock = clock
-        self.listeners: dict[int, tuple[socket.socket, Credentials | None]] = {}
-        """Descriptor -> listening socket, and what TLS needs."""
+        self.listeners: dict[int, tuple[socket.socket, Credentials | None, Http1Server | None]] = {}
+        """Descriptor -> listening socket, what TLS needs, and the one that serves this port alone."""
         self.paused = False
         """The listeners are not watched."""
         self._closing_logged = -1.0
         """When the last connection closed for another one was logged."""
 
-    def listen(self, sock: socket.socket, credentials: Credentials | None) -> None:
+    def listen(
+        self, sock: socket.socket, credentials: Credentials | None, http1: Http1Server | None = None
+    ) -> None:
         """See `Reactor.listen`."""
         for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
         listen(sock, _BACKLOG)
-        self.listeners[sock.fileno()] = sock, credentials
+        self.listeners[sock.fileno()] = sock, credentials, http1
         self._epoll.register(sock.fileno(), _IN)
 
     def stop(self) -> None:
         """Close the listening sockets."""
-        for fd, (sock, _) in self.listeners.items():
+        for fd, (sock, _, _) in self.listeners.items():
             if not self.paused:
                 self._epoll.unregister(fd)
             sock.close()
@@ -85,7 +88,9 @@ class Acceptor:
             if not guarded(self._reactor.failed, self.accept, *listener):
                 self.pause("accepting failed", len(self._limit))
 
-    def accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
+    def accept(
+        self, listener: socket.socket, credentials: Credentials | None, http1: Http1Server | None = None
+    ) -> None:
         """Accept connections from one listener, for `ACCEPT_SECONDS`."""
         stop = self._clock() + ACCEPT_SECONDS
         for _ in range(_ACCEPTS_PER_ROUND):
@@ -103,12 +108,18 @@ class Acceptor:
                 continue
             if accepted is None:
                 return
-            if not guarded(self._reactor.failed, self.admit, *accepted, credentials):
+            if not guarded(self._reactor.failed, self.admit, *accepted, credentials, http1):
                 accepted[0].close()
             if self._clock() > stop:
                 return
 
-    def admit(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
+    def admit(
+        self,
+        sock: socket.socket,
+        address: Any,
+        credentials: Credentials | None,
+        http1: Http1Server | None = None,
+    ) -> None:
         """Add an accepted connection, if there is or can be made room for it."""
         if self._limit.full and not self.make_room(address[0] if isinstance(address, tuple) else ""):
             sock.close()
@@ -118,7 +129,7 @@ class Acceptor:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             # A read stops at urgent data otherwise, and a short read has to mean that nothing is left.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        self._reactor.add(sock, address, credentials)
+        self._reactor.add(sock, address, credentials, http1)
 
     def make_room(self, coming: str) -> bool:
         """Cut a connection in favour of a new one of this principal; False to refuse the new one."""

@@ -24,6 +24,7 @@ from netstore.net.tls import TlsFailed, Tunnel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.net.http1.server import Http1Server
     from netstore.net.reactor import Reactor
     from netstore.net.session import Session
     from netstore.net.tls import Credentials
@@ -132,6 +133,7 @@ class Connection:
         "fd",
         "heard",
         "held_back",
+        "http1",
         "last_read",
         "load",
         "not_taken",
@@ -151,8 +153,12 @@ class Connection:
         address: Any,
         now: float,
         credentials: Credentials | None = None,
+        *,
+        http1: Http1Server | None = None,
     ) -> None:
         self._reactor = reactor
+        self.http1 = http1
+        """The only server of its port; None where the protocol is negotiated."""
         self._socket = sock
         self._address = address
         self.fd = sock.fileno()

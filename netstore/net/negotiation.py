@@ -99,6 +99,8 @@ class SessionFactory:
 
     def session(self, connection: Connection, http1: Http1Server) -> Session:
         """See `Reactor.run`."""
+        if connection.http1 is not None:
+            return Http1Connection(connection.http1, connection)
         if connection.protocol == "h2":
             return Http2Connection(self._http2, connection, connection.peer, connection.common_name)
         if connection.protocol == "http/1.1":

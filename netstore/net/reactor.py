@@ -194,11 +194,16 @@ class Reactor:
         """Connections wait for their turn."""
         return bool(self.scheduler.queue)
 
-    def listen(self, sock: socket.socket, credentials: Credentials | None = None) -> None:
+    def listen(
+        self,
+        sock: socket.socket,
+        credentials: Credentials | None = None,
+        http1: Http1Server | None = None,
+    ) -> None:
         """Accept connections from this bound socket, and take ownership of it; over TLS if there are
-        credentials.
+        credentials. With `http1` nothing but HTTP/1 is served there, by that server.
         """
-        self.acceptor.listen(sock, credentials)
+        self.acceptor.listen(sock, credentials, http1)
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """Call this in the next round, in the order of the requests. May be called from any thread.
@@ -275,10 +280,16 @@ class Reactor:
 
     # --- connections
 
-    def add(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
+    def add(
+        self,
+        sock: socket.socket,
+        address: Any,
+        credentials: Credentials | None,
+        http1: Http1Server | None = None,
+    ) -> None:
         """Serve an accepted connection. OSError if the kernel cannot watch it."""
         self._epoll.register(sock.fileno(), NEW_DATA)
-        connection = Connection(self, sock, address, self.now, credentials)
+        connection = Connection(self, sock, address, self.now, credentials, http1=http1)
         self._connections[connection.fd] = connection
         self.connection_limit.add(connection)
         self.accepted += 1

@@ -10,9 +10,9 @@
 The caller bounds the time until `open`: a peer that never finishes its handshake holds a socket and two
 empty buffers until then.
 
-The minimum version is 1.2 (RFC 8996 deprecates what is older). Certificates are read again when a file has
-changed, at the next handshake; if the files cannot be read then, that is logged once and the previous ones
-stay in use.
+The minimum version is 1.2 or greater (RFC 8996 deprecates what is older). Certificates are read again when a
+file has changed, at the next handshake; if the files cannot be read then, that is logged once and the
+previous ones stay in use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import re
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
-from netstore.errors import NetstoreError, NoRestart
+from netstore.errors import NetstoreError
+from netstore.net.tlspolicy import BadFile, CertificateRule, TlsFailed, TlsPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,18 +42,13 @@ _READ_BYTES: Final = 256 * 1024
 _RECORD_HEAD: Final = 5
 
 
-class TlsFailed(NetstoreError):  # noqa: N818 - named for what happened
-    """The peer is not the expected one, or what it sent is not valid TLS. The text says what is wrong."""
+__all__ = ["BadFile", "Context", "Credentials", "TlsFailed", "TlsPolicy", "Tunnel"]
 
 
-class BadFile(NoRestart):
-    """A file of TLS that cannot be used. The text names the setting, the file, the problem and the fix."""
+class Context(ssl.SSLContext):
+    """A context whose streams check the other's certificate by a rule, too."""
 
-    def __init__(self, setting: str, problem: str, fix: str) -> None:
-        super().__init__(f"{setting}: {problem}; {fix}")
-        self.setting = setting
-        self.problem = problem
-        self.fix = fix
+    rule: CertificateRule | None = None
 
 
 def load_certificate(
@@ -129,11 +125,20 @@ class Credentials:
         log: Log,
         alpn: tuple[str, ...] = (),
         prefix: str = "",
+        policy: TlsPolicy | None = None,
+        calling: tuple[Path, Path] | None = None,
+        open_keys: bool = False,
     ) -> None:
         """Read the files. `BadFile` if certificate and key do not match, or other users may read the key; it
         names the settings `cert_file`, `key_file` and `trusted_ca_file`, after `prefix`.
+
+        `calling` is another certificate, with its key, for the calling side. A key that other users may read
+        is used with a warning if it is root's, as in a mounted Kubernetes Secret, or if `open_keys` is set.
         """
         self._prefix = prefix
+        self._policy = policy or TlsPolicy()
+        self._calling = calling
+        self._open_keys = open_keys
         self._certificate = certificate
         self._key = key
         self._trusted = trusted
@@ -171,42 +176,65 @@ class Credentials:
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
         """A value that changes when a file does."""
-        files = {"cert_file": self._certificate, "key_file": self._key}
+        files = {f"{self._prefix}cert_file": self._certificate, f"{self._prefix}key_file": self._key}
         if self._trusted is not None:
-            files["trusted_ca_file"] = self._trusted
+            files[f"{self._prefix}trusted_ca_file"] = self._trusted
+        if self._policy.revoked is not None:
+            files[self._list_setting] = self._policy.revoked
+        if self._calling is not None:
+            files[f"{self._prefix}client_cert_file"], files[f"{self._prefix}client_key_file"] = self._calling
         found = []
         for name, file in files.items():
             try:
                 status = file.stat()
             except OSError as error:
-                raise BadFile(
-                    f"{self._prefix}{name}", f"{file}: {error.strerror}", "name a PEM file that can be read"
-                ) from None
+                raise BadFile(name, f"{file}: {error.strerror}", "name a PEM file that can be read") from None
             found.append((status.st_mtime_ns, status.st_size, status.st_ino))
         return tuple(found)
 
     def _read(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        for context in (server, client):
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            load_certificate(context, self._certificate, self._key, self._prefix)
+        server = Context(ssl.PROTOCOL_TLS_SERVER)
+        client = Context(ssl.PROTOCOL_TLS_CLIENT)
+        own = (self._certificate, self._key)
+        for context, (certificate, key), prefix in (
+            (server, own, self._prefix),
+            (client, self._calling or own, f"{self._prefix}client_" if self._calling else self._prefix),
+        ):
+            self._policy.apply(context)
+            load_certificate(context, certificate, key, prefix)
+            context.rule = self._policy.rule(self._list_setting)
             if self._trusted is None:
                 context.load_default_certs()
             else:
                 load_authorities(context, self._trusted, f"{self._prefix}trusted_ca_file")
-        mode = self._key.stat().st_mode
-        if mode & 0o007:  # only now is it known to be a key: no other file should be made private
-            raise BadFile(
-                f"{self._prefix}key_file",
-                f"{self._key}: mode {mode & 0o777:04o} lets other users read it",
-                f"run chmod 600 {self._key}",
-            )
+        self._check_key(self._key, self._prefix)
+        if self._calling is not None:
+            self._check_key(self._calling[1], f"{self._prefix}client_")
         if self.client_auth:
             server.verify_mode = ssl.CERT_REQUIRED
+        if not self._policy.verifies:
+            client.check_hostname = False
+            client.verify_mode = ssl.CERT_NONE
         if self._alpn:
             server.set_alpn_protocols(list(self._alpn))
         return server, client
+
+    @property
+    def _list_setting(self) -> str:
+        return f"{self._prefix or 'client_'}crl_file"
+
+    def _check_key(self, key: Path, prefix: str) -> None:
+        """Refuse, or warn of, a key that other users may read. Called only when the file is known to be a
+        key: no other file should be made private.
+        """
+        status = key.stat()
+        if not status.st_mode & 0o007:
+            return
+        mode, setting = f"{status.st_mode & 0o777:04o}", f"{prefix}key_file"
+        if self._open_keys or status.st_uid == 0:
+            self._log.warning("others_can_read_key", setting=setting, file=str(key), mode=mode)
+            return
+        raise BadFile(setting, f"{key}: mode {mode} lets other users read it", f"run chmod 600 {key}")
 
 
 class Tunnel:
@@ -218,6 +246,7 @@ class Tunnel:
         "_inbound",
         "_left",
         "_outbound",
+        "_rule",
         "_timed",
         "_tls",
         "open",
@@ -228,6 +257,7 @@ class Tunnel:
 
     def __init__(self, context: ssl.SSLContext, host: str | None) -> None:
         """`host` is the name to verify, None at the called side."""
+        self._rule = context.rule if isinstance(context, Context) else None
         self._inbound = ssl.MemoryBIO()
         self._outbound = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -342,6 +372,8 @@ class Tunnel:
             return
         except ssl.SSLError as error:
             raise TlsFailed(error_text(error)) from None
+        if self._rule is not None:
+            self._rule.check(self._tls.getpeercert())
         self.open = True
 
 

@@ -52,6 +52,9 @@ _FIX: Final = "give http://ADDRESS:PORT or https://ADDRESS:PORT, several separat
 LISTENERS: Final = Several(_read_listener, _FIX, "URL,...", low=1, high=16)
 """Addresses of this machine; port 0 takes a free one."""
 
+OPTIONAL_LISTENERS: Final = Several(_read_listener, _FIX, "URL,...", high=16)
+"""The same; the list may be empty."""
+
 TARGETS: Final = Several(_read_target, _FIX, "URL,...", low=1, high=16)
 """URLs to connect to."""
 
@@ -70,7 +73,9 @@ def _read_pair(text: str) -> tuple[str, Url]:
     return name, _read_target(url)
 
 
-_PAIRS: Final = Several(_read_pair, "give NAME=URL", write=lambda pair: f"{pair[0]}={pair[1]}", high=128)
+_PAIRS: Final = Several(
+    _read_pair, "give NAME=URL", write=lambda pair: f"{pair[0]}={pair[1]}", high=128, sparse=True
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,14 @@ class ForeignFlag:
     harmless: tuple[str, ...] | None = ()
     switch: bool = False
     """It takes a value only after `=`."""
+    pattern: str = ""
+    """Values that match this as a whole are harmless, too; empty: none besides `harmless`."""
+
+    def takes(self, value: str) -> bool:
+        """Whether the value is accepted."""
+        if self.harmless is None or value in self.harmless:
+            return True
+        return bool(self.pattern) and re.fullmatch(self.pattern, value) is not None
 
 
 NOT_YET: Final = "there is nothing like it yet; remove it"

@@ -245,7 +245,7 @@ PEM: Final = FilePath(fix="name a PEM file that can be read", needed=True)
 @dataclass(frozen=True, slots=True)
 class Several(Generic[T]):
     """A `Kind`: a list without duplicates. In TOML an array, or one text; texts are split at commas unless
-    `whole` is set. If the flag is given several times, the lists are joined.
+    `whole` is set, and may end with one. If the flag is given several times, the lists are joined.
     """
 
     one: Callable[[str], T]
@@ -257,6 +257,8 @@ class Several(Generic[T]):
     low: int = 0
     high: int = 64
     whole: bool = False
+    sparse: bool = False
+    """Empty items of a text are left out, wherever they are."""
 
     def read(self, value: object) -> tuple[T, ...]:
         if isinstance(value, str):
@@ -271,7 +273,10 @@ class Several(Generic[T]):
         return self._items([part for word in words if word for part in self._parts(word)])
 
     def _parts(self, word: str) -> list[str]:
-        return [word] if self.whole else [part.strip() for part in word.split(",")]
+        if self.whole:
+            return [word]
+        parts = [part.strip() for part in word.strip().removesuffix(",").split(",")]
+        return [part for part in parts if part or not self.sparse]
 
     def _items(self, texts: Sequence[str]) -> tuple[T, ...]:
         if len(texts) > self.high:

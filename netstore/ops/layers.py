@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import tomli
 
 from netstore.errors import NetstoreError
-from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, FilePath, Switch, quoted
+from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, FilePath, Several, Switch, WholeNumber, quoted
 from netstore.ops.settings import BadSetting, Setting, default_words, without_secret
 
 if TYPE_CHECKING:
@@ -41,10 +41,40 @@ MAX_FILE_BYTES: Final = 1 << 20
 """Largest configuration file. A larger one is some other file, named by mistake."""
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The end of an error text about an unknown word: the most similar known one, if there is any."""
-    near = difflib.get_close_matches(word[:SHOWN], known, n=1, cutoff=0.5)
+_SPELT_ALIKE: Final = 0.8
+"""Likeness of two words from which on one is taken for a misspelling of the other."""
+
+_MEANT: Final = 0.5
+"""Part of the parts of two names that they share, from which on one is taken for the other."""
+
+_COMMON: Final = frozenset(
+    (
+        *("agent", "client", "enable", "experimental", "file", "initial", "interval", "listen", "max"),
+        *("netstore", "peer", "time", "timeout", "url", "urls"),
+    )
+)
+"""Parts of names that are in many of them, and alone say nothing about what is meant."""
+
+
+def nearest(word: str, known: Sequence[str], meanings: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The end of an error text about an unknown word: the known one that is most likely meant, if there is
+    any. `meanings` has words that others use, without dashes, and the known ones for the same.
+    """
+    word = word[:SHOWN]
+    if word.lstrip("-") in meanings:
+        return f"did you mean {meanings[word.lstrip('-')]}?"
+    near = difflib.get_close_matches(word, known, n=1, cutoff=_SPELT_ALIKE)
+    if not near:
+        best = max(known, key=lambda each: _shared(word, each), default="")
+        near = [best] if best and _shared(word, best) >= _MEANT else []
     return f"did you mean {near[0]}?" if near else "see --help for those that are known"
+
+
+def _shared(one: str, other: str) -> float:
+    """How many of their parts two names share, of those of the longer one; 0 if only common parts."""
+    ours, theirs = (set(re.split(r"[-_]+", name.strip("-").lower())) for name in (one, other))
+    shared = {part for part in ours if difflib.get_close_matches(part, theirs, n=1, cutoff=_SPELT_ALIKE)}
+    return len(shared) / max(len(ours), len(theirs)) if shared - _COMMON else 0.0
 
 
 class Task(Enum):
@@ -64,8 +94,10 @@ class Loaded(Generic[C]):
     sources: Mapping[str, str]
     """Key -> where the value is from, as "flag --name"."""
     notices: tuple[str, ...]
-    """What was given and has no effect, for the log."""
+    """What was given and has no effect, or is better changed, for the log."""
     task: Task
+    json: bool = False
+    """The version is to be printed as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +111,15 @@ class CommandLine:
     file: str | None
     """The configuration file, if it is named."""
     task: Task
+    json: bool = False
+    """The version is printed as JSON."""
 
 
 OWN_FLAGS: Final = {
-    "config-file": "Read settings from this TOML file instead of the default one.",
+    "config-file": "Read settings from this file instead of the default one.",
     "check-config": "Print the merged configuration with the source of each value, and exit.",
     "version": "Print the version and exit.",
+    "json": "Print the version as JSON.",
     "help": "Print this text and exit.",
 }
 """Flags of every program besides its settings."""
@@ -127,6 +162,18 @@ class Layered(Generic[C]):
     """Variables with the prefix of that program which its unit files have, for words of the command line."""
     tools: Mapping[str, str] = field(default_factory=dict)
     """For `--help`: flags that do something else than run the program, and what. The program parses them."""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """Words that people use for a flag, without dashes, and the flag that is meant, with them."""
+    original_flags: frozenset[str] = frozenset()
+    """All flags of that program."""
+    read_original: Callable[[str], Sequence[tuple[str, str]] | None] | None = None
+    """Reads a configuration file of that program: its flags, with their values, or None if the file is none
+    of its. Raises NetstoreError.
+    """
+    manners: str = ""
+    """The switch for doing as that program does; on by itself when the program is asked in its words."""
+    cautions: Callable[[C], Sequence[str]] = lambda _: ()
+    """What of a configuration is told to the operator, though it can be used."""
 
     def settings(self) -> tuple[Setting, ...]:
         """All settings, in the order of their declaration."""
@@ -154,28 +201,38 @@ class Layered(Generic[C]):
         """The variable that names the TOML file, the same for both programs."""
         return "NETSTORE_CONFIG_FILE"
 
-    def load(self, argv: Sequence[str], environ: Mapping[str, str]) -> Loaded[C]:
-        """Merge all layers. `argv` does not include the program's name. Raises NetstoreError, in one line.
+    def load(self, argv: Sequence[str], environ: Mapping[str, str], called: str = "") -> Loaded[C]:
+        """Merge all layers. `argv` does not include the program's name, `called` is the one it was started
+        by. Raises NetstoreError, in one line.
 
         With `--help` or `--version` the result has the defaults alone: no other layer is read.
         """
         words = self.parse(argv)
         if words.task in (Task.HELP, Task.VERSION):
-            return Loaded(self._build({}), MappingProxyType({}), (), words.task)
+            return Loaded(self._build({}), MappingProxyType({}), (), words.task, words.json)
         values: dict[str, object] = {}
         sources: dict[str, str] = {}
         notices: list[str] = []
-        for key, value, source in (
-            *self._from_file(words, environ),
-            *self._from_environment(environ, notices),
-        ):
+        named = words.file or environ.get(self.file_variable) or environ.get(self.original_variable)
+        original = None if named is None or self.read_original is None else self.read_original(named)
+        if named is not None and original is not None:
+            words, environ, alone = self._without_original(words, environ)
+            notices += [f"{each} has no effect beside the configuration file {named}" for each in alone]
+            layer = self._from_original(named, original, notices)
+        else:
+            layer = self._from_file(named)
+        for key, value, source in (*layer, *self._from_environment(environ, notices)):
             values[key], sources[key] = value, source
         by_key = {each.key: each for each in self.settings()}
         for key, (flag, texts) in words.values.items():
+            if _is_unset(by_key[key], texts[-1]):
+                continue
             sources[key] = f"flag --{flag}"
             values[key] = _read(by_key[key], texts, sources[key])
         for flag, text in words.foreign:
             notices.append(self._judge_foreign(f"--{flag}", self.foreign[flag], text))
+        if self.manners and self.manners not in values:
+            self._judge_manners(called, values, sources)
         try:
             config = self._build(values)
         except BadSetting as bad:
@@ -185,7 +242,56 @@ class Layered(Generic[C]):
             sources.setdefault(
                 each.key, f"default: {each.default_words}" if each.default_words else "default"
             )
+        notices += self.cautions(config)
         return Loaded(config, MappingProxyType(sources), tuple(notices), words.task)
+
+    @property
+    def original_variable(self) -> str:
+        """The variable that names a configuration file of the program that this one replaces."""
+        return f"{self.alias_prefix}CONFIG_FILE" if self.read_original is not None else ""
+
+    def _judge_manners(self, called: str, values: dict[str, object], sources: dict[str, str]) -> None:
+        """Switch `manners` on if the program is asked in the words of the one that it replaces."""
+        marks = (f"environment {self.alias_prefix}", f"{self.original}'s file ")
+        asked = next((source for source in sources.values() if source.startswith(marks)), None)
+        if asked is None and called == self.original:
+            asked = f"called as {called}"
+        if asked is not None:
+            values[self.manners], sources[self.manners] = True, asked
+
+    def _without_original(
+        self, words: CommandLine, environ: Mapping[str, str]
+    ) -> tuple[CommandLine, Mapping[str, str], list[str]]:
+        """The command line and the environment without what that program ignores beside its file; and the
+        names of what was left out.
+        """
+        own = {key: each for key, each in words.values.items() if each[0] not in self.original_flags}
+        alone = [f"--{flag}" for flag, _ in words.values.values() if flag in self.original_flags]
+        alone += [f"--{flag}" for flag, _ in words.foreign]
+        aliases = {
+            name
+            for name in environ
+            if name.startswith(self.alias_prefix)
+            and name.removeprefix(self.alias_prefix).lower().replace("_", "-") in self.original_flags
+        }
+        alone += sorted(name for name in aliases - {self.original_variable} if environ[name])
+        left = {name: value for name, value in environ.items() if name not in aliases}
+        return CommandLine(own, [], words.file, words.task), left, alone
+
+    def _from_original(
+        self, name: str, pairs: Sequence[tuple[str, str]], notices: list[str]
+    ) -> Iterator[tuple[str, object, str]]:
+        """The settings in a file of the program that this one replaces."""
+        by_flag = {flag: each for each in self.settings() for flag in each.flags}
+        source = f"{self.original}'s file {name}"
+        for flag, text in pairs:
+            if flag in by_flag:
+                if not _is_unset(by_flag[flag], text):
+                    yield by_flag[flag].key, _read(by_flag[flag], [text], source), source
+            elif flag in self.foreign:
+                notices.append(self._judge_foreign(f"{name}: {flag}", self.foreign[flag], text))
+            else:
+                notices.append(f"{name}: {flag} is not known and has no effect")
 
     def check_files(self, loaded: Loaded[C]) -> None:
         """Raise `BadSetting` if a file that is needed at the start cannot be read."""
@@ -207,7 +313,7 @@ class Layered(Generic[C]):
             f"--{flag}" for flag in (*by_flag, *OWN_FLAGS, *(each.split()[0] for each in self.tools))
         )
         words = CommandLine({}, [], None, Task.RUN)
-        file, task = None, Task.RUN
+        file, task, as_json = None, Task.RUN, False
         rest = iter(argv)
         for word in rest:
             if word in ("-h", "-help", "--help"):
@@ -229,14 +335,16 @@ class Layered(Generic[C]):
             elif flag in ("check-config", "version"):
                 if _value(flag, value, rest, switch=True) in TRUE:
                     task = Task(flag)
+            elif flag == "json":
+                as_json = _value(flag, value, rest, switch=True) in TRUE
             elif flag in self.foreign:
                 words.foreign.append((flag, _value(flag, value, rest, switch=self.foreign[flag].switch)))
             else:
-                raise NetstoreError(f"unknown flag {quoted('--' + flag)}: {nearest('--' + flag, known)}")
-        return CommandLine(words.values, words.foreign, file, task)
+                meant = nearest(f"--{flag}", known, self.meanings)
+                raise NetstoreError(f"unknown flag {quoted('--' + flag)}: {meant}")
+        return CommandLine(words.values, words.foreign, file, task, as_json)
 
-    def _from_file(self, words: CommandLine, environ: Mapping[str, str]) -> Iterator[tuple[str, object, str]]:
-        named = words.file if words.file is not None else environ.get(self.file_variable) or None
+    def _from_file(self, named: str | None) -> Iterator[tuple[str, object, str]]:
         if named is None:
             if not self.default_file.exists():
                 return
@@ -279,7 +387,7 @@ class Layered(Generic[C]):
         for name, value in environ.items():
             if not name.startswith(self.alias_prefix) or name in owner or not value:
                 continue
-            if name in self.unit_variables:
+            if name in self.unit_variables or name == self.original_variable:
                 continue
             if name in foreign:
                 notices.append(self._judge_foreign(name, foreign[name], value))
@@ -308,7 +416,7 @@ class Layered(Generic[C]):
     def _judge_foreign(self, name: str, foreign: ForeignFlag, value: str) -> str:
         if foreign.switch and value in FALSE:
             value = "false"
-        if foreign.harmless is None or value in foreign.harmless:
+        if foreign.takes(value):
             return f"{name} has no effect: {foreign.reason}"
         raise NetstoreError(
             f"{name} is of {self.original} and not supported by {self.program}: {foreign.reason}"
@@ -386,6 +494,15 @@ def _value(flag: str, attached: str | None, rest: Iterator[str], *, switch: bool
     if text is None or text.startswith("--"):
         raise NetstoreError(f"flag --{flag} needs a value; write --{flag}=VALUE")
     return text
+
+
+def _is_unset(each: Setting, text: str) -> bool:
+    """Whether the value of a flag says that the setting is not set, as the empty texts that templates of unit
+    files give. A switch and a number have no such value, and a list that may be empty is set by it.
+    """
+    kind = each.kind
+    may_be_empty = isinstance(kind, Several) and not kind.low
+    return not text and not isinstance(kind, Switch | WholeNumber) and not may_be_empty
 
 
 def _read(each: Setting, value: Any, source: str, *, document: bool = False) -> object:

@@ -20,10 +20,11 @@ def log_level(*variables: str) -> str:
     return setting(Choice(tuple(LEVELS)), "info", "Least severity that is logged.", variables=variables)
 
 
-def log_format() -> str:
-    """The field `log_format` of a configuration."""
+def log_format(*variables: str) -> str:
+    """The field `log_format` of a configuration; `variables` are names besides its own."""
     return setting(
         Choice(FORMATS),
         "auto",
         "Shape of log lines: key=value (console) or JSON; auto takes console on a terminal.",
+        variables=variables,
     )

@@ -8,10 +8,11 @@ from netstore.net.listener import bind, bound_url
 from netstore.net.negotiation import ALPN
 from netstore.net.tls import Credentials
 from netstore.ops.logging import get_logger
+from netstore.ops.owncertificate import own_certificate
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from netstore.ops.store import StoreConfig
@@ -23,30 +24,50 @@ class Ports:
 
     def __init__(self, config: StoreConfig) -> None:
         """Bind all ports and read the certificates. NetstoreError if one cannot be bound or read."""
+        self._config = config
         self._client_urls = config.listen_client_urls
         self._peer_urls = config.listen_peer_urls
-        self._clients: list[socket.socket] = []
-        self._peers: list[socket.socket] = []
+        self._bound: dict[str, list[socket.socket]] = {}
+        """Setting -> the sockets of its URLs, in their order."""
         try:
-            for url in self._client_urls:
-                self._clients.append(bind("listen_client_urls", url))
-            for url in self._peer_urls:
-                self._peers.append(bind("listen_peer_urls", url))
-            self.peer_credentials = _credentials(
-                config.peer_cert_file, config.peer_key_file, config.peer_trusted_ca_file, prefix="peer_"
-            )
+            for key in (
+                "listen_client_urls",
+                "listen_client_http_urls",
+                "listen_metrics_urls",
+                "listen_peer_urls",
+            ):
+                sockets = self._bound[key] = []
+                for url in getattr(config, key):
+                    sockets.append(bind(key, url))  # noqa: PERF401 - those bound before a fault are closed
+            self.peer_credentials = self._credentials("peer_", config.peer_cert_file, config.peer_key_file)
             """For connections in both directions."""
-            self.client_credentials = _credentials(
-                config.cert_file, config.key_file, config.trusted_ca_file, ALPN
-            )
+            self.client_credentials = self._credentials("", config.cert_file, config.key_file)
+            self._probe_credentials = None
+            if _encrypted(config.listen_metrics_urls):
+                self._probe_credentials = self._credentials("", config.cert_file, config.key_file, ())
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Close the sockets."""
-        for sock in (*self._clients, *self._peers):
-            sock.close()
+        for sockets in self._bound.values():
+            for sock in sockets:
+                sock.close()
+
+    def certify(self) -> None:
+        """Make certificates for https URLs that have none, as `auto_tls` and `peer_auto_tls` ask for, in the
+        locked data folder. Blocks. NetstoreError if they cannot be written.
+        """
+        config = self._config
+        served = (*config.listen_client_urls, *config.listen_client_http_urls, *config.listen_metrics_urls)
+        if config.auto_tls and self.client_credentials is None and _encrypted(served):
+            pair = own_certificate(config.data_dir, "client", served, config.self_signed_cert_validity)
+            self.client_credentials = self._credentials("", *pair)
+            self._probe_credentials = self._credentials("", *pair, ())
+        if config.peer_auto_tls and self.peer_credentials is None and _encrypted(self._peer_urls):
+            pair = own_certificate(config.data_dir, "peer", self._peer_urls, config.self_signed_cert_validity)
+            self.peer_credentials = self._credentials("peer_", *pair)
 
     @property
     def certifies_peers(self) -> bool:
@@ -57,33 +78,61 @@ class Ports:
 
     def for_clients(self) -> Iterator[tuple[socket.socket, Credentials | None]]:
         """Each port for clients, with its certificate if it has TLS."""
-        for url, sock in zip(self._client_urls, self._clients, strict=True):
-            yield sock, self.client_credentials if url.scheme == "https" else None
+        yield from self._with_credentials("listen_client_urls", self.client_credentials)
+        yield from self._with_credentials("listen_client_http_urls", self.client_credentials)
+
+    def for_probes(self) -> Iterator[tuple[socket.socket, Credentials | None]]:
+        """Each port for metrics and probes alone, with its certificate if it has TLS."""
+        yield from self._with_credentials("listen_metrics_urls", self._probe_credentials)
+
+    def _with_credentials(
+        self, key: str, credentials: Credentials | None
+    ) -> Iterator[tuple[socket.socket, Credentials | None]]:
+        for url, sock in zip(getattr(self._config, key), self._bound[key], strict=True):
+            yield sock, credentials if url.scheme == "https" else None
 
     def for_peers(self) -> Iterator[tuple[socket.socket, bool]]:
         """Each port for other members, and whether it has TLS."""
-        for url, sock in zip(self._peer_urls, self._peers, strict=True):
+        for url, sock in zip(self._peer_urls, self._bound["listen_peer_urls"], strict=True):
             yield sock, url.scheme == "https"
 
     def bound_client_urls(self) -> list[Url]:
         """The URLs for clients, with the ports that the kernel chose for 0."""
-        return [bound_url(url, sock) for url, sock in zip(self._client_urls, self._clients, strict=True)]
+        return self._urls("listen_client_urls")
+
+    def bound_probe_urls(self) -> list[Url]:
+        """The URLs for metrics and probes alone, likewise."""
+        return self._urls("listen_metrics_urls")
+
+    def _urls(self, key: str) -> list[Url]:
+        pairs = zip(getattr(self._config, key), self._bound[key], strict=True)
+        return [bound_url(url, sock) for url, sock in pairs]
+
+    def _credentials(
+        self, prefix: str, cert: Path | None, key: Path | None, alpn: tuple[str, ...] = ALPN
+    ) -> Credentials | None:
+        """The certificate of one side, "" for clients and "peer_" for members, or None. With a file of
+        trusted authorities, others must show a certificate, as with etcd; `client_cert_auth` and
+        `peer_client_cert_auth` change nothing, since they are refused without it.
+        """
+        if cert is None or key is None:
+            return None
+        config = self._config
+        trusted = getattr(config, f"{prefix}trusted_ca_file")
+        calling = config.peer_client_cert_file, config.peer_client_key_file
+        return Credentials(
+            cert,
+            key,
+            trusted,
+            client_auth=trusted is not None,
+            log=get_logger("tls"),
+            alpn=() if prefix else alpn,
+            prefix=prefix,
+            policy=config.tls_policy(prefix),
+            calling=(calling[0], calling[1]) if prefix and calling[0] and calling[1] else None,
+            open_keys=config.etcd_compat,
+        )
 
 
-def _credentials(
-    cert: Path | None,
-    key: Path | None,
-    trusted: Path | None,
-    alpn: tuple[str, ...] = (),
-    *,
-    prefix: str = "",
-) -> Credentials | None:
-    """The certificate of one port, or None. With `trusted`, clients and peers must show a certificate, as
-    with etcd; `client_cert_auth` and `peer_client_cert_auth` change nothing, since they are refused without
-    it.
-    """
-    if cert is None or key is None:
-        return None
-    log = get_logger("tls")
-    asks = trusted is not None
-    return Credentials(cert, key, trusted, client_auth=asks, log=log, alpn=alpn, prefix=prefix)
+def _encrypted(urls: Sequence[Url]) -> bool:
+    return any(url.scheme == "https" for url in urls)

@@ -1,6 +1,6 @@
 """The settings of netstored. Flags and variables have etcd's names where the meaning is the same, so that a
-unit file for etcd needs little more than the name of the program changed; flags without a setting are in
-`ops.etcd_flags`. It has more than 500 lines because all declarations are one dataclass.
+unit file for etcd needs little more than the name of the program changed; `ops.etcd_flags` has all flags of
+etcd, also those without a setting. It has more than 500 lines because all declarations are one dataclass.
 
 Values that must fit each other are checked when a `StoreConfig` is made, so one that exists can be used.
 """
@@ -14,20 +14,23 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.limits import SMALLEST
+from netstore.net.tlspolicy import SUITES, VERSIONS, TlsPolicy
 from netstore.network.config import KNOWN_PREFIXES
 from netstore.ops.addresses import (
     LISTENERS,
     MEMBER_NAME,
+    OPTIONAL_LISTENERS,
     OPTIONAL_TARGETS,
     TARGETS,
     Alone,
     InitialMember,
     Members,
 )
-from netstore.ops.etcd_flags import ETCD_ONLY
+from netstore.ops.etcd_file import read_etcd_file
+from netstore.ops.etcd_flags import ETCD_ONLY, FLAGS, MEANINGS
 from netstore.ops.kinds import (
     DURATION,
     KEY_PATTERN,
@@ -48,7 +51,7 @@ from netstore.ops.settings import BadSetting, check_settings, setting
 from netstore.urls import Url
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybody knows it
 """etcd's default. Everybody knows it, so it proves nothing."""
@@ -58,6 +61,31 @@ def _read_origin(text: str) -> str:
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/,]{1,300}", text):
         raise BadValue(f"{quoted(text)} is not an origin")
     return text
+
+
+def _read_suite(text: str) -> str:
+    if text not in SUITES:
+        raise BadValue(f"{quoted(text)} is no suite that can be chosen")
+    return text
+
+
+def _read_name(text: str) -> str:
+    return text
+
+
+def _read_output(text: str) -> str:
+    if text not in LOG_OUTPUTS:
+        raise BadValue(f"{quoted(text)} is not known")
+    return text
+
+
+_SUITES: Final = Several(
+    _read_suite, "give names as TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, of those in netstored(8)", "SUITE,..."
+)
+_NAMES: Final = Several(_read_name, "give names separated by commas", "NAME,...")
+
+LOG_OUTPUTS: Final = ("default", "stderr", "stdout")
+"""Where the log can go; default is stderr."""
 
 
 def _read_prefix(text: str) -> str:
@@ -125,6 +153,18 @@ class StoreConfig:
         (Url("http", "127.0.0.1", 2380),),
         "URLs to serve other members on; port 0 takes a free one.",
         variables=("ETCD_LISTEN_PEER_URLS",),
+    )
+    listen_client_http_urls: tuple[Url, ...] = setting(
+        OPTIONAL_LISTENERS,
+        (),
+        "Further URLs to serve clients on.",
+        variables=("ETCD_LISTEN_CLIENT_HTTP_URLS",),
+    )
+    listen_metrics_urls: tuple[Url, ...] = setting(
+        OPTIONAL_LISTENERS,
+        (),
+        "URLs that serve /metrics, /health, /livez and /readyz alone.",
+        variables=("ETCD_LISTEN_METRICS_URLS",),
     )
     initial_advertise_peer_urls: tuple[Url, ...] = setting(
         TARGETS,
@@ -261,10 +301,106 @@ class StoreConfig:
         "Members that call must show a certificate signed by an authority of peer_trusted_ca_file.",
         variables=("ETCD_PEER_CLIENT_CERT_AUTH",),
     )
+    client_crl_file: Path | None = setting(
+        PEM,
+        None,
+        "List of revoked certificates of clients, in PEM or DER form.",
+        variables=("ETCD_CLIENT_CRL_FILE",),
+    )
+    client_cert_allowed_cn: tuple[str, ...] = setting(
+        _NAMES,
+        (),
+        "Common names, one of which a client's certificate must have.",
+        default_words="any",
+    )
+    client_cert_allowed_hostname: tuple[str, ...] = setting(
+        _NAMES,
+        (),
+        "Hosts or addresses, for one of which a client's certificate must be valid.",
+        variables=("ETCD_CLIENT_CERT_ALLOWED_HOSTNAME",),
+        default_words="any",
+    )
+    peer_client_cert_file: Path | None = setting(
+        PEM,
+        None,
+        "PEM file of the certificate shown to members that this one calls.",
+        variables=("ETCD_PEER_CLIENT_CERT_FILE",),
+        default_words="as peer_cert_file",
+    )
+    peer_client_key_file: Path | None = setting(
+        PEM,
+        None,
+        "PEM file of the private key of peer_client_cert_file.",
+        variables=("ETCD_PEER_CLIENT_KEY_FILE",),
+        default_words="as peer_key_file",
+    )
+    peer_crl_file: Path | None = setting(
+        PEM,
+        None,
+        "List of revoked certificates of members, in PEM or DER form.",
+        variables=("ETCD_PEER_CRL_FILE",),
+    )
+    peer_cert_allowed_cn: tuple[str, ...] = setting(
+        _NAMES,
+        (),
+        "Common names, one of which a member's certificate must have.",
+        variables=("ETCD_PEER_CERT_ALLOWED_CN",),
+        default_words="any",
+    )
+    peer_cert_allowed_hostname: tuple[str, ...] = setting(
+        _NAMES,
+        (),
+        "Hosts or addresses, for one of which a member's certificate must be valid.",
+        variables=("ETCD_PEER_CERT_ALLOWED_HOSTNAME",),
+        default_words="any",
+    )
+    auto_tls: bool = setting(
+        Switch(),
+        False,
+        "Serve clients with a certificate that the member makes itself, and that nobody can verify.",
+        variables=("ETCD_AUTO_TLS",),
+    )
+    peer_auto_tls: bool = setting(
+        Switch(),
+        False,
+        "Talk to members with a certificate that the member makes itself, and verify none.",
+        variables=("ETCD_PEER_AUTO_TLS",),
+    )
+    self_signed_cert_validity: int = setting(
+        WholeNumber(1, 100, "years"),
+        1,
+        "Years that a certificate is valid that the member makes itself.",
+        variables=("ETCD_SELF_SIGNED_CERT_VALIDITY",),
+    )
+    tls_min_version: str = setting(
+        Choice(tuple(VERSIONS)),
+        "TLS1.2",
+        "Least version of TLS that is spoken.",
+        variables=("ETCD_TLS_MIN_VERSION",),
+    )
+    tls_max_version: str = setting(
+        Choice(tuple(VERSIONS)),
+        "TLS1.3",
+        "Greatest version of TLS that is spoken.",
+        variables=("ETCD_TLS_MAX_VERSION",),
+    )
+    cipher_suites: tuple[str, ...] = setting(
+        _SUITES,
+        (),
+        "Cipher suites of TLS 1.2, by their names in IANA's register; those of 1.3 are not chosen.",
+        variables=("ETCD_CIPHER_SUITES",),
+        default_words="those of the TLS library",
+    )
     allow_insecure_http: bool = setting(
         Switch(),
         False,
         "Serve plain HTTP on addresses that other machines reach.",
+    )
+    etcd_compat: bool = setting(
+        Switch(),
+        False,
+        "Only warn of what etcd accepts: plain HTTP that others reach, wildcard URLs that are advertised.",
+        default_words="true with variables ETCD_*, with etcd's configuration file, and when called as etcd",
     )
     max_connections: int = setting(
         WholeNumber(1, 1_000_000, "connections"),
@@ -292,15 +428,15 @@ class StoreConfig:
         "Bytes of a request's body.",
     )
     max_request_bytes: int = setting(
-        WholeNumber(1024, 32 << 20, "bytes"),
+        WholeNumber(1024, (1 << 32) - 1, "bytes"),
         1_572_864,
-        "Bytes of one write of the v3 API.",
+        "Bytes of one write of the v3 API, as far as the memory budget allows.",
         variables=("ETCD_MAX_REQUEST_BYTES",),
     )
     max_txn_ops: int = setting(
-        WholeNumber(1, 10_000, "operations"),
+        WholeNumber(1, (1 << 32) - 1, "operations"),
         128,
-        "Operations in each list of a v3 transaction.",
+        "Operations in each list of a v3 transaction, 65536 at most.",
         variables=("ETCD_MAX_TXN_OPS",),
     )
     quota_backend_bytes: int = setting(
@@ -342,7 +478,14 @@ class StoreConfig:
         "MiB of the stored state that are verified each second in the background, once an hour; 0: none.",
     )
     log_level: str = log_level("ETCD_LOG_LEVEL")
-    log_format: str = log_format()
+    log_format: str = log_format("ETCD_LOG_FORMAT")
+    log_outputs: tuple[str, ...] = setting(
+        Several(_read_output, f"give one of {', '.join(LOG_OUTPUTS)}", "WORD", high=1),
+        ("default",),
+        "Where the log goes: stderr, which is the default, or stdout.",
+        flags=("log-output",),
+        variables=("ETCD_LOG_OUTPUTS", "ETCD_LOG_OUTPUT"),
+    )
     network_validate: bool = setting(
         Switch(),
         True,
@@ -408,11 +551,15 @@ class StoreConfig:
         self._derive("initial_cluster", Alone((InitialMember(self.name, self.initial_advertise_peer_urls),)))
         check_settings(self)
         self._check_listeners()
-        self._check_reach("advertise_client_urls", "listen_client_urls")
-        self._check_reach("initial_advertise_peer_urls", "listen_peer_urls")
+        for exposed in self._exposures():
+            if not exposed.tolerated:
+                raise BadSetting(exposed.key, exposed.problem, exposed.fix)
         self._check_own_entry()
         self._check_joining()
-        self._check_certificates("", self.listen_client_urls)
+        self._check_versions()
+        self._check_certificates(
+            "", (*self.listen_client_urls, *self.listen_client_http_urls, *self.listen_metrics_urls)
+        )
         self._check_certificates(
             "peer_",
             (
@@ -494,26 +641,67 @@ class StoreConfig:
 
     def _check_listeners(self) -> None:
         seen: dict[Url, str] = {}
-        for key in ("listen_client_urls", "listen_peer_urls"):
+        for key in _LISTENED:
             for url in getattr(self, key):
-                if not (url.is_loopback or url.scheme == "https" or self.allow_insecure_http):
-                    raise BadSetting(
-                        key,
-                        f"{url} would serve plain HTTP to other machines",
-                        "use https or a loopback address, or set allow_insecure_http on a trusted network",
-                    )
                 if url.port and url in seen:
                     raise BadSetting(key, f"{url} is in {seen[url]} too", "give each its own port")
                 seen[url] = key
 
-    def _check_reach(self, key: str, listened: str) -> None:
-        for url in getattr(self, key):
-            if url.is_wildcard:
-                raise BadSetting(
-                    key,
-                    f"{url} stands for all addresses of this machine, and cannot be advertised",
-                    f"name those addresses of {listened} that others reach",
-                )
+    def _exposures(self) -> Iterator[_Exposure]:
+        """What others could reach, or be misled by, that they should not. A wildcard misleads nobody about
+        the only member of a cluster: whoever asks it has reached it.
+        """
+        for key in _LISTENED:
+            for url in getattr(self, key):
+                if not (url.is_loopback or url.scheme == "https" or self.allow_insecure_http):
+                    yield _Exposure(
+                        key,
+                        f"{url} serves plain HTTP to other machines",
+                        "use https or a loopback address, or set allow_insecure_http on a trusted network",
+                        tolerated=self.etcd_compat or key == "listen_metrics_urls",
+                    )
+        alone = len(self.initial_cluster) == 1 and not self.join and self.initial_cluster_state == "new"
+        for key, listened in _ADVERTISED.items():
+            for url in getattr(self, key):
+                if url.is_wildcard:
+                    yield _Exposure(
+                        key,
+                        f"{url} stands for all addresses of this machine, and leads nobody else here",
+                        f"name those addresses of {listened} that others reach",
+                        tolerated=self.etcd_compat or alone,
+                    )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What is tolerated and better changed, one line each."""
+        return tuple(f"{each.key}: {each.problem}; {each.fix}" for each in self._exposures())
+
+    def tls_policy(self, prefix: str) -> TlsPolicy:
+        """What is asked of the streams of one side. `prefix` is "" for clients and "peer_" for members."""
+        own = prefix or "client_"
+        return TlsPolicy(
+            self.tls_min_version,
+            self.tls_max_version,
+            self.cipher_suites,
+            getattr(self, f"{own}crl_file"),
+            getattr(self, f"{own}cert_allowed_cn"),
+            getattr(self, f"{own}cert_allowed_hostname"),
+            verifies=not (prefix and self.peer_auto_tls and self.peer_cert_file is None),
+        )
+
+    def _check_versions(self) -> None:
+        if self.tls_min_version > self.tls_max_version:
+            raise BadSetting(
+                "tls_max_version",
+                f"{self.tls_max_version} is less than the tls_min_version {self.tls_min_version}",
+                "give a greater one, or leave one of them out",
+            )
+        if self.cipher_suites and self.tls_min_version != "TLS1.2":
+            raise BadSetting(
+                "cipher_suites",
+                f"has no effect, since those of {self.tls_min_version} cannot be chosen",
+                "remove it, or give the tls_min_version TLS1.2",
+            )
 
     def _check_own_entry(self) -> None:
         urls = {member.name: member.peer_urls for member in self.initial_cluster}.get(self.name)
@@ -551,7 +739,13 @@ class StoreConfig:
         https URLs need them. `prefix` is "" for clients and "peer_" for other members.
         """
         certificate, key, trusted = f"{prefix}cert_file", f"{prefix}key_file", f"{prefix}trusted_ca_file"
-        for one, other in ((certificate, key), (key, certificate), (trusted, certificate)):
+        pairs = [(certificate, key), (key, certificate)]
+        if not getattr(self, f"{prefix}auto_tls"):
+            pairs.append((trusted, certificate))
+        if prefix:
+            calling = f"{prefix}client_cert_file", f"{prefix}client_key_file"
+            pairs += [calling, calling[::-1], (calling[0], certificate)]
+        for one, other in pairs:
             if getattr(self, one) is not None and getattr(self, other) is None:
                 raise BadSetting(one, f"is of no use without {other}", f"give {other} too")
         asked = f"{prefix}client_cert_auth"
@@ -561,12 +755,48 @@ class StoreConfig:
                 f"has no effect without {trusted}, which says whom to trust",
                 f"give {trusted}, or leave {asked} out",
             )
+        own = prefix or "client_"
+        for limit in (f"{own}crl_file", f"{own}cert_allowed_cn", f"{own}cert_allowed_hostname"):
+            if getattr(self, limit) and getattr(self, trusted) is None:
+                raise BadSetting(
+                    limit, f"has no effect without {trusted}, which says whom to trust", f"give {trusted} too"
+                )
+        if getattr(self, f"{own}cert_allowed_cn") and getattr(self, f"{own}cert_allowed_hostname"):
+            raise BadSetting(
+                f"{own}cert_allowed_cn",
+                f"cannot be combined with {own}cert_allowed_hostname",
+                "give one of the two",
+            )
         encrypted = next((url for url in urls if url.scheme == "https"), None)
-        if encrypted is not None and getattr(self, certificate) is None:
+        if (
+            encrypted is not None
+            and getattr(self, certificate) is None
+            and not getattr(self, f"{prefix}auto_tls")
+        ):
             raise BadSetting(
                 certificate, f"is needed for {encrypted}", f"give {certificate} and {key}, or use http"
             )
 
+
+class _Exposure(NamedTuple):
+    """Something that a setting exposes."""
+
+    key: str
+    problem: str
+    fix: str
+    tolerated: bool
+
+
+_LISTENED: Final = (
+    "listen_client_urls",
+    "listen_peer_urls",
+    "listen_client_http_urls",
+    "listen_metrics_urls",
+)
+_ADVERTISED: Final = {
+    "advertise_client_urls": "listen_client_urls",
+    "initial_advertise_peer_urls": "listen_peer_urls",
+}
 
 COMMAND_VARIABLES: Final = (
     "NETSTORE_ENDPOINTS",
@@ -589,6 +819,11 @@ STORE: Final = Layered(
     original="etcd",
     foreign=ETCD_ONLY,
     default_file=CONFIG_FILE,
+    meanings=MEANINGS,
+    original_flags=frozenset(FLAGS),
+    read_original=read_etcd_file,
+    manners="etcd_compat",
+    cautions=lambda config: config.cautions,
     tools={
         "inspect-log [FROM:TO]": "List the entries of a stopped member's log, and exit.",
         "skip-entry INDEX": "Have a stopped member skip an entry that it cannot apply, and exit.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from netstore.api.v3 import services as v3
 from netstore.collector import Collector
@@ -34,6 +34,7 @@ from netstore.ops.start import Start
 from netstore.peer.handshake import Secret
 from netstore.peer.join import Applicant
 from netstore.peer.listener import MAX_INCOMING_STREAMS
+from netstore.raft.entry import MAX_DATA_BYTES
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -44,11 +45,24 @@ if TYPE_CHECKING:
     from netstore.ops.store import StoreConfig
 
 
+LARGEST_REQUEST: Final = MAX_DATA_BYTES - (1 << 20)
+"""Bytes of the largest write, whatever the memory budget is: an entry of the log holds it and what is around
+it.
+"""
+
+MOST_TXN_OPS: Final = 65_536
+"""Operations in each list of a transaction, whatever is set: decoding them takes about half a second of the
+loop.
+"""
+
+
 class Base:
     """The parts of one member that need no identity, in the order in which they are built."""
 
     router: Router
     """Of HTTP requests; set before clients are served."""
+    probe_router: Router
+    """Of the ports for metrics and probes alone; likewise."""
 
     def __init__(self, config: StoreConfig, parts: ExitStack, manager: ServiceManager) -> None:
         """NetstoreError if the configuration cannot be used on this machine; by then nothing is written but
@@ -64,12 +78,23 @@ class Base:
         parts.callback(self.ports.close)
         self.folder = DataDir.lock(config.data_dir, config.wal_dir)
         parts.callback(self.folder.close)
+        self.ports.certify()
         if self.folder.narrowed:
             self.log.warning("files_made_private", files=self.folder.narrowed, mode="0600")
         self.shares = Shares.of(config.memory_budget or default_budget(usable_memory()))
+        self.request_bytes = self._bounded(
+            "max_request_bytes", config.max_request_bytes, min(LARGEST_REQUEST, self.shares.log.limit)
+        )
+        self.txn_ops = self._bounded("max_txn_ops", config.max_txn_ops, MOST_TXN_OPS)
         self._build_loop()
         self._build_protocols()
         self._build_enrollment()
+
+    def _bounded(self, setting: str, asked: int, most: int) -> int:
+        """What was asked for, or the most that can be given."""
+        if asked > most:
+            self.log.warning("setting_lowered", setting=setting, asked=asked, used=most)
+        return min(asked, most)
 
     def _build_loop(self) -> None:
         config, parts = self.config, self.parts
@@ -78,6 +103,9 @@ class Base:
             head_limit=config.max_header_bytes,
             body_limit=config.max_body_bytes,
             cors=Cors(config.cors),
+        )
+        self.probes = Http1Server(
+            self._handle_probe, head_limit=config.max_header_bytes, body_limit=0, cors=Cors(config.cors)
         )
         self.meter = Meter(self.clock.monotonic, get_logger("loop"), config.loop_budget_ms / 1000)
         gc.callbacks.append(self.meter.collecting)
@@ -109,7 +137,7 @@ class Base:
             self.clock.monotonic,
             self.deadlines.after,
             get_logger("grpc"),
-            message_limit=self.config.max_request_bytes + v3.BEYOND_REQUEST,
+            message_limit=self.request_bytes + v3.BEYOND_REQUEST,
             plain=opener(self._handle, self.http1),
             soon=self.reactor.call_soon,
         )
@@ -133,3 +161,6 @@ class Base:
 
     def _handle(self, exchange: Exchange) -> None:
         self.router.handle(exchange)
+
+    def _handle_probe(self, exchange: Exchange) -> None:
+        self.probe_router.handle(exchange)

@@ -101,7 +101,11 @@ class _Daemon:
         base = self.base
         for sock, credentials in base.ports.for_clients():
             base.reactor.listen(sock, credentials)
+        for sock, credentials in base.ports.for_probes():
+            base.reactor.listen(sock, credentials, base.probes)
         urls = list(map(str, base.ports.bound_client_urls()))
+        if probed := list(map(str, base.ports.bound_probe_urls())):
+            base.log.info("serving_metrics", urls=probed)
         base.log.info("serving_clients", urls=urls, version=__version__, data_dir=str(base.config.data_dir))
         base.start.over = True
         base.manager.ready(f"serving clients on {', '.join(urls)}")

@@ -13,7 +13,7 @@ from netstore.api.beside import Beside
 from netstore.api.gate import Gate
 from netstore.api.networks import NetworkWrites
 from netstore.api.plugins import Admitted, PluginsApi
-from netstore.api.routes import routes
+from netstore.api.routes import probe_routes, routes
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.disk.scrub import Scrubber
@@ -153,6 +153,7 @@ class RunningMember:
             enable_v2=config.enable_v2,
             networks=self.networks,
         )
+        base.probe_router = probe_routes(base.router, self.gate)
         base.grpc.services = self._services()
 
     def _build_peers(self) -> None:
@@ -226,8 +227,8 @@ class RunningMember:
             self.host,
             v3.Options(
                 election_seconds=config.election_timeout / 1000,
-                max_request_bytes=config.max_request_bytes,
-                max_txn_ops=config.max_txn_ops,
+                max_request_bytes=base.request_bytes,
+                max_txn_ops=base.txn_ops,
                 quota_bytes=config.quota_backend_bytes,
                 progress_seconds=config.progress_seconds,
                 history_seconds=config.history_seconds,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.api.health import MOST_CHECKS, Health, Version
+from netstore.api.checks import MOST_CHECKS
+from netstore.api.health import Health, Version
 from netstore.api.v2.form import MAX_PAIRS
 from netstore.errors import Fault, Reason, refusal, timed_out
 from netstore.net.exchange import Request
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from netstore.state.machine import Outcome
 
-HEALTHY = (200, b'{"health":"true"}')
+HEALTHY = (200, b'{"health":"true","reason":""}')
 
 
 def unhealthy(reason: str) -> tuple[int, bytes]:
@@ -54,7 +55,7 @@ def test_without_a_leader_a_member_is_not_healthy() -> None:
     member = StuckMember()
     member.leader = NodeId(0)
     answer = member.send("GET", "/health")
-    assert (answer.status, answer.body) == unhealthy("knows no leader")
+    assert (answer.status, answer.body) == unhealthy("RAFT NO LEADER")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert not member.waiting
 
@@ -68,9 +69,11 @@ def test_without_a_quorum_a_member_says_so_after_a_second() -> None:
     assert answer.status == 0
     member.clock.now = Nanos(START + 1_000_000_000)
     member.deadlines.run_due()
-    assert (answer.status, answer.body) == unhealthy("the log takes longer than 1 s")
+    assert (answer.status, answer.body) == unhealthy("RANGE ERROR:the log takes longer than 1 s")
     member.waiting[0](None)
-    assert (answer.status, answer.body) == unhealthy("the log takes longer than 1 s"), "answered once"
+    assert (answer.status, answer.body) == unhealthy("RANGE ERROR:the log takes longer than 1 s"), (
+        "answered once"
+    )
 
 
 @pytest.mark.parametrize("fault", [refusal(Reason.NO_SPACE), timed_out()])
@@ -78,25 +81,25 @@ def test_a_log_that_takes_nothing_is_not_healthy(fault: Fault) -> None:
     member = StuckMember()
     answer = member.send("GET", "/health")
     member.waiting[0](fault)
-    assert (answer.status, answer.body) == unhealthy(fault.cause.decode())
+    assert (answer.status, answer.body) == unhealthy(f"RANGE ERROR:{fault.cause.decode()}")
     member.own_problems = ["log cannot be written: full"]
     answer = member.send("GET", "/health")
     member.waiting[1](fault)
-    assert (answer.status, answer.body) == unhealthy("log cannot be written: full")
+    assert (answer.status, answer.body) == unhealthy("RANGE ERROR:log cannot be written: full")
 
 
 def test_an_alarm_is_not_healthy_unless_it_is_passed_over() -> None:
     member = StuckMember()
     for kind in (NOSPACE, CORRUPT):
         member.machine.alarms.set(SetAlarm(7, kind, active=True))
-    both = "alarm NOSPACE; alarm CORRUPT"
+    both = "ALARM NOSPACE; ALARM CORRUPT"
     for query, reason in (
         ("", both),
-        ("?exclude=NOSPACE", "alarm CORRUPT"),
-        ("?exclude=CORRUPT&x=1", "alarm NOSPACE"),
+        ("?exclude=NOSPACE", "ALARM CORRUPT"),
+        ("?exclude=CORRUPT&x=1", "ALARM NOSPACE"),
         ("?exclude=nonsense", both),
         ("?exclude=NOSPACE;x=%zz", both),
-        ("?exclude=NOSPACE&exclude=CORRUPT%zz", "alarm CORRUPT"),
+        ("?exclude=NOSPACE&exclude=CORRUPT%zz", "ALARM CORRUPT"),
         ("?exclude=NOSPACE&exclude=CORRUPT" + "&" * MAX_PAIRS, both),
     ):
         answer = member.send("GET", f"/health{query}")
@@ -105,6 +108,20 @@ def test_an_alarm_is_not_healthy_unless_it_is_passed_over() -> None:
         answer = member.send("GET", f"/health?{query}")
         member.waiting.pop()(None)
         assert (answer.status, answer.body) == HEALTHY
+
+
+def test_without_a_quorum_a_member_answers_for_itself() -> None:
+    member = StuckMember()
+    member.leader = NodeId(0)
+    for query in ("serializable=true", "x&serializable=true&serializable=false"):
+        answer = member.send("GET", f"/health?{query}")
+        assert (answer.status, answer.body) == HEALTHY
+    for query in ("serializable=1", "serializable", "serializable=false&serializable=true"):
+        assert member.send("GET", f"/health?{query}").status == 503
+    member.machine.alarms.set(SetAlarm(7, NOSPACE, active=True))
+    answer = member.send("GET", "/health?serializable=true")
+    assert (answer.status, answer.body) == unhealthy("ALARM NOSPACE")
+    assert not member.waiting
 
 
 def test_a_client_that_is_gone_is_not_answered() -> None:
@@ -143,7 +160,7 @@ def test_however_long_a_read_takes_there_is_one_in_the_log() -> None:
         answers.append(member.send("GET", "/health"))
         passes(member, 0.6)
     assert len(member.waiting) == 1
-    late = unhealthy("the log takes longer than 1 s")
+    late = unhealthy("RANGE ERROR:the log takes longer than 1 s")
     assert [(answer.status, answer.body) for answer in answers[:4]] == [late] * 4
     member.waiting[0](None)
     assert (answers[4].status, answers[4].body) == HEALTHY, "who asked later waits for it, too"
@@ -192,7 +209,7 @@ def test_a_member_is_not_called_ill_because_many_ask() -> None:
     member = StuckMember()
     fill(member)
     answer = member.send("GET", "/health")
-    assert (answer.status, answer.body) == unhealthy("no read through the log has come back yet")
+    assert (answer.status, answer.body) == unhealthy("RANGE ERROR:no read through the log has come back yet")
     member.waiting[0](None)
     fill(member)
     answer = member.send("GET", "/health")
@@ -200,10 +217,10 @@ def test_a_member_is_not_called_ill_because_many_ask() -> None:
     passes(member, 1)
     fill(member)
     answer = member.send("GET", "/health")
-    assert (answer.status, answer.body) == unhealthy("the log takes longer than 1 s")
+    assert (answer.status, answer.body) == unhealthy("RANGE ERROR:the log takes longer than 1 s")
     member.own_problems = ["log cannot be written: full"]
     answer = member.send("GET", "/health")
-    assert (answer.status, answer.body) == unhealthy("log cannot be written: full")
+    assert (answer.status, answer.body) == unhealthy("RANGE ERROR:log cannot be written: full")
     member.waiting[1](timed_out())
     fill(member)
     assert member.send("GET", "/health").status == 503
@@ -238,7 +255,7 @@ def test_health_needs_a_leader() -> None:
     check, _ = of_host(Solo())
     exchange = RecordedExchange(Request(b"GET", b"/health"))
     check(exchange)
-    assert (exchange.status, exchange.body) == (503, b'{"health":"false","reason":"knows no leader"}\n')
+    assert (exchange.status, exchange.body) == (503, b'{"health":"false","reason":"RAFT NO LEADER"}\n')
 
 
 def test_health_goes_through_the_log() -> None:
@@ -248,7 +265,7 @@ def test_health_goes_through_the_log() -> None:
     check(exchange)
     assert not exchange.status
     member.settle()
-    assert (exchange.status, exchange.body) == (200, b'{"health":"true"}')
+    assert (exchange.status, exchange.body) == HEALTHY
 
 
 def test_health_does_not_wait_for_ever() -> None:

@@ -14,6 +14,7 @@ from netstore.proto.rpc_pb2 import (
     LeaseGrantRequest,
     PutRequest,
     RangeRequest,
+    RangeResponse,
     RequestOp,
     TxnRequest,
 )
@@ -605,3 +606,20 @@ def test_methods_and_services_that_are_not_there(v3: V3Client) -> None:
         "unknown method Nothing for service etcdserverpb.KV",
     )
     assert call("/no.Such/Thing") == ("UNIMPLEMENTED", "unknown service no.Such")
+
+
+def test_a_client_that_prefers_streamed_ranges_falls_back(v3: V3Client) -> None:
+    """kube-apiserver from 1.37 on asks for KV.RangeStream first: the refusal ends the call alone, and the
+    connection serves the Range that follows. An etcd before 3.7 answers alike.
+    """
+    import grpc  # noqa: PLC0415 - as above
+
+    put(v3, b"/registry/a", b"1")
+    stream = v3.channel.unary_stream("/etcdserverpb.KV/RangeStream", bytes, bytes)
+    request = RangeRequest(key=b"/registry/", range_end=b"/registry0").SerializeToString()
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stream(request, timeout=seconds(20)))
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert refused.value.details() == "unknown method RangeStream for service etcdserverpb.KV"
+    range_ = v3.channel.unary_unary("/etcdserverpb.KV/Range", bytes, RangeResponse.FromString)
+    assert [kv.value for kv in range_(request, timeout=seconds(20)).kvs] == [b"1"]

@@ -93,7 +93,7 @@ async def test_after_a_broken_record_nothing_leaves_that_was_not_sealed(tmp_path
     log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with site(credentials=credentials) as here:
-        ((listener, _),) = here.reactor.acceptor.listeners.values()
+        ((listener, _, _),) = here.reactor.acceptor.listeners.values()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         sock = trio.socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from netstore.errors import NetstoreError, NoRestart
 from netstore.net.tls import Credentials, TlsFailed, Tunnel
+from netstore.net.tlspolicy import SUITES, TlsPolicy
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 HOST: Final = "store.example"
@@ -169,8 +175,119 @@ def test_a_key_of_another_certificate_is_refused(files: Files, tmp_path: Path) -
 
 def test_a_key_that_others_can_read_is_refused(files: Files) -> None:
     files.key.chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(files.key, 65534, -1)
     with pytest.raises(NoRestart, match="mode 0644 lets other users read it; run chmod 600"):
         files.credentials()
+    assert not files.log.events
+    files.credentials(open_keys=True)
+    assert files.log.events == ["others_can_read_key"]
+
+
+@pytest.mark.root
+def test_roots_own_key_that_others_can_read_is_warned_of(files: Files) -> None:
+    """As in a Secret that Kubernetes mounts."""
+    files.key.chmod(0o644)
+    files.credentials()
+    assert files.log.events == ["others_can_read_key"]
+
+
+def crl_of(files: Files, serials: Sequence[int]) -> Path:
+    """A revocation list, by an authority of its own: only the numbers count."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    made = x509.CertificateRevocationListBuilder(
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "list")]), now, now + timedelta(days=1)
+    )
+    for serial in serials:
+        revoked = x509.RevokedCertificateBuilder(serial, now)
+        made = made.add_revoked_certificate(revoked.build())
+    path = files.key.with_name("list.der")
+    path.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER))
+    return path
+
+
+def asked(files: Files, **policy: Any) -> None:
+    """Shake hands with a called side that asks for this."""
+    calling = files.credentials()
+    called = files.credentials(policy=TlsPolicy(**policy))
+    shake(Tunnel(calling.client(), HOST), Tunnel(called.server(), None))
+
+
+def test_a_revoked_certificate_is_refused(files: Files) -> None:
+    serial = x509.load_pem_x509_certificate(files.certificate.read_bytes()).serial_number
+    asked(files, revoked=crl_of(files, [serial + 1]))
+    with pytest.raises(TlsFailed, match="is revoked"):
+        asked(files, revoked=crl_of(files, [serial + 1, serial]))
+
+
+def test_a_list_of_revocations_is_read_again_when_it_changes(files: Files) -> None:
+    path = crl_of(files, [1])
+    serial = x509.load_pem_x509_certificate(files.certificate.read_bytes()).serial_number
+    called = files.credentials(policy=TlsPolicy(revoked=path))
+    shake(Tunnel(files.credentials().client(), HOST), Tunnel(called.server(), None))
+    crl_of(files, [1, 2, serial])
+    with pytest.raises(TlsFailed, match="is revoked"):
+        shake(Tunnel(files.credentials().client(), HOST), Tunnel(called.server(), None))
+
+
+def test_what_is_no_list_of_revocations_is_told(files: Files) -> None:
+    for path in (files.certificate, files.key.with_name("nothing")):
+        with pytest.raises(NoRestart, match=r"^client_crl_file: "):
+            files.credentials(policy=TlsPolicy(revoked=path))
+
+
+@pytest.mark.parametrize(
+    ("policy", "fits"),
+    [
+        ({"hosts": (HOST,)}, True),
+        ({"hosts": ("other.example", HOST)}, True),
+        ({"hosts": ("other.example",)}, False),
+        ({"hosts": ("127.0.0.1",)}, False),
+        ({"names": ("somebody",)}, False),
+    ],
+)
+def test_a_certificate_for_somebody_else_is_refused(files: Files, policy: dict[str, Any], fits: bool) -> None:
+    if fits:
+        asked(files, **policy)
+        return
+    with pytest.raises(TlsFailed, match="certificate refused"):
+        asked(files, **policy)
+
+
+def test_versions_and_suites_are_as_asked(files: Files) -> None:
+    for policy, expected in (
+        ({"highest": "TLS1.2"}, "TLSv1.2"),
+        ({"lowest": "TLS1.3"}, "TLSv1.3"),
+        ({"suites": ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256")}, "TLSv1.3"),
+        ({"suites": ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",), "highest": "TLS1.2"}, "TLSv1.2"),
+    ):
+        caller = Tunnel(files.credentials().client(), HOST)
+        called = Tunnel(files.credentials(policy=TlsPolicy(**policy)).server(), None)
+        shake(caller, called)
+        tls = caller._tls
+        assert tls.version() == expected
+        if policy.get("highest") and policy.get("suites"):
+            assert (tls.cipher() or ("",))[0] == "ECDHE-ECDSA-AES256-GCM-SHA384"
+
+
+def test_every_suite_is_known_to_the_library() -> None:
+    for name in filter(SUITES.get, SUITES):
+        TlsPolicy(suites=(name,)).apply(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
+def test_another_certificate_for_calling(files: Files, tmp_path: Path) -> None:
+    other = Files(tmp_path / "other")
+    other.issue("caller.example", ca=files.ca)
+    calling = files.credentials(calling=(other.certificate, other.key))
+    called = files.credentials(policy=TlsPolicy(hosts=("caller.example",)))
+    shake(Tunnel(calling.client(), HOST), Tunnel(called.server(), None))
+
+
+def test_a_caller_may_verify_nothing(files: Files, tmp_path: Path) -> None:
+    stranger = Files(tmp_path / "stranger", "elsewhere")
+    calling = files.credentials(policy=TlsPolicy(verifies=False))
+    shake(Tunnel(calling.client(), HOST), Tunnel(stranger.credentials(client_auth=False).server(), None))
 
 
 def test_nobody_is_told_to_close_a_file_that_is_no_key(files: Files) -> None:

@@ -185,7 +185,6 @@ class TestFlags:
             (["--label=A"], "'A' is not usable; give a label"),
             (["--label=a\nb"], "cannot be printed"),
             (["--label=" + "a" * 70_000], "is longer than 65536 characters"),
-            (["--stand="], "stand (flag --stand): is empty"),
             (["--stand=" + "x" * 5000], "is longer than 4095 bytes"),
             (["--cups=1,,2"], "has an empty item"),
             (["--cups=1,1"], "names '1' twice"),

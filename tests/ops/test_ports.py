@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from cryptography import x509
 
 from netstore.errors import NetstoreError
+from netstore.ops.owncertificate import own_certificate
 from netstore.ops.ports import Ports
 from netstore.ops.store import StoreConfig
 from netstore.urls import Url
@@ -55,6 +57,57 @@ def test_https_has_its_certificate_and_http_has_none(certificate: dict[str, Any]
     assert [tls for _, tls in ports.for_peers()] == [True]
     assert ports.certifies_peers
     ports.close()
+
+
+def test_probes_have_ports_of_their_own(certificate: dict[str, Any]) -> None:
+    config = StoreConfig(
+        listen_client_urls=(ANY_TLS,),
+        listen_client_http_urls=(ANY,),
+        listen_metrics_urls=(ANY, ANY_TLS),
+        listen_peer_urls=(ANY,),
+        **certificate,
+    )
+    ports = Ports(config)
+    assert [given is None for _, given in ports.for_clients()] == [False, True]
+    plain, encrypted = ports.for_probes()
+    assert plain[1] is None
+    assert encrypted[1] is not None
+    assert encrypted[1] is not ports.client_credentials, "HTTP/2 is not offered there"
+    assert [url.port for url in ports.bound_probe_urls()] == [
+        plain[0].getsockname()[1],
+        encrypted[0].getsockname()[1],
+    ]
+    ports.close()
+
+
+def test_certificates_are_made_once_and_again_when_they_ended(tmp_path: Path) -> None:
+    config = StoreConfig(
+        data_dir=tmp_path,
+        listen_client_urls=(ANY_TLS,),
+        listen_peer_urls=(ANY_TLS,),
+        auto_tls=True,
+        peer_auto_tls=True,
+    )
+    ports = Ports(config)
+    assert ports.client_credentials is ports.peer_credentials is None
+    ports.certify()
+    assert ports.client_credentials is not None
+    assert ports.peer_credentials is not None
+    assert not ports.certifies_peers
+    ports.close()
+    made = tmp_path / "fixtures/client/cert.pem"
+    key = made.with_name("key.pem")
+    assert key.stat().st_mode & 0o777 == 0o600
+    certificate = x509.load_pem_x509_certificate(made.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    before = made.read_bytes()
+    assert own_certificate(tmp_path, "client", (ANY_TLS,), 1) == (made, key)
+    assert made.read_bytes() == before
+    made.write_bytes(b"nothing")
+    own_certificate(tmp_path, "client", (Url("https", "a.example", 1),), 2)
+    later = x509.load_pem_x509_certificate(made.read_bytes())
+    assert later.not_valid_after_utc.year - later.not_valid_before_utc.year == 2
 
 
 def test_a_port_in_use_is_named_and_the_others_are_closed() -> None:

@@ -104,12 +104,12 @@ class TestStoreChecks:
             ),
             ("--listen-peer-urls=http://10.0.0.1:1", "plain HTTP to other"),
             (
-                "--allow-insecure-http --listen-client-urls=http://0.0.0.0:1",
-                "cannot be advertised",
+                "--allow-insecure-http --listen-client-urls=http://0.0.0.0:1 --join=http://a:1",
+                "leads nobody else here",
             ),
             (
-                "--allow-insecure-http --listen-peer-urls=http://[::]:1",
-                "cannot be advertised",
+                "--allow-insecure-http --listen-peer-urls=http://[::]:1 --initial-cluster=default=http://[::]:1,b=http://b:1",
+                "leads nobody else here",
             ),
             (
                 "--listen-client-urls=https://127.0.0.1:1",
@@ -125,7 +125,6 @@ class TestStoreChecks:
             ),
             ("--join=https://a:1", "peer_cert_file (default): is needed for https://a:1"),
             ("--listen-client-urls=http://store.example:1", "names a host"),
-            ("--listen-client-urls=", "is empty"),
             ("--listen-client-urls=http://127.0.0.1:2380", "is in listen_client_urls too"),
             ("--advertise-client-urls=http://a:0", "port 0"),
             (
@@ -153,7 +152,21 @@ class TestStoreChecks:
             ("--trusted-ca-file=/c", "is of no use without cert_file"),
             ("--client-cert-auth", "give trusted_ca_file, or leave client_cert_auth out"),
             ("--peer-client-cert-auth", "give peer_trusted_ca_file"),
-            ("--auto-tls", "certificates come from files"),
+            ("--listen-metrics-urls=https://127.0.0.1:1", "cert_file (default): is needed for https"),
+            ("--listen-metrics-urls=http://127.0.0.1:2379", "is in listen_client_urls too"),
+            ("--tls-min-version=TLS1.3 --tls-max-version=TLS1.2", "is less than the tls_min_version"),
+            ("--tls-min-version=TLS1.1", "give one of TLS1.2, TLS1.3"),
+            ("--tls-min-version=TLS1.3 --cipher-suites=TLS_AES_128_GCM_SHA256", "cannot be chosen"),
+            (
+                "--cipher-suites=TLS_RSA_WITH_RC4_128_SHA",
+                "is no suite that can be chosen; give names as TLS_ECDHE",
+            ),
+            ("--client-crl-file=/l --cert-file=/c --key-file=/k", "give trusted_ca_file too"),
+            ("--peer-cert-allowed-cn=a --peer-cert-file=/c --peer-key-file=/k", "give peer_trusted_ca_file"),
+            ("--peer-client-cert-file=/c", "is of no use without peer_client_key_file"),
+            ("--log-outputs=/var/log/etcd.log", "give one of default, stderr, stdout"),
+            ("--log-outputs=stdout,stderr", "has 2 items"),
+            ("--feature-gates=Invented=true", "known gates are CompactHashCheck, "),
             ("--join=http://a:1 --initial-cluster=default=http://b:1,c=http://c:1", "give one of the two"),
             ("--initial-cluster-state=existing", "give initial_cluster with the members of the cluster"),
             ("--join=http://a:0", "port 0"),
@@ -165,7 +178,7 @@ class TestStoreChecks:
             ("--watch-progress-notify-interval=10", "give a time as 10m"),
             ("--quota-backend-bytes=-2", "out of range"),
             ("--auth-token=jwt", "there are no users and roles yet"),
-            ("--enable-pprof", "not supported by netstored"),
+            ("--host-whitelist=a.example", "not supported by netstored"),
         ],
     )
     def test_refusals(self, argv: str, text: str) -> None:
@@ -225,3 +238,93 @@ class TestStoreChecks:
             store(NETSTORE_ENDPOINTS="http://a:1", NETSTORE_AGENT_LEASE_TTL="9", ETCDCTL_API="2").name
             == "default"
         )
+
+
+class TestEtcdsManners:
+    OPEN = "--listen-client-urls=http://0.0.0.0:1 --advertise-client-urls=http://0.0.0.0:1 --join=http://a:1"
+
+    @pytest.mark.parametrize(
+        ("argv", "environ", "called"),
+        [
+            ("--etcd-compat", {}, ""),
+            ("", {"ETCD_NAME": "default"}, ""),
+            ("", {"NETSTORE_ETCD_COMPAT": "true"}, ""),
+            ("", {}, "etcd"),
+        ],
+    )
+    def test_what_etcd_accepts_is_warned_of(self, argv: str, environ: dict[str, str], called: str) -> None:
+        loaded = STORE.load([*self.OPEN.split(), *argv.split()], environ, called)
+        assert loaded.config.etcd_compat
+        assert [notice.partition(":")[0] for notice in loaded.notices] == [
+            "listen_client_urls",
+            "advertise_client_urls",
+        ]
+
+    @pytest.mark.parametrize(
+        ("argv", "environ", "called"),
+        [
+            ("", {}, "netstored"),
+            ("--etcd-compat=false", {"ETCD_NAME": "default"}, "etcd"),
+            ("", {"ETCD_SERVICE_HOST": "10.0.0.1", "ETCD_UNKNOWN": "1"}, ""),
+        ],
+    )
+    def test_others_are_refused(self, argv: str, environ: dict[str, str], called: str) -> None:
+        with pytest.raises(BadSetting, match="serves plain HTTP to other machines; use https"):
+            STORE.load([*self.OPEN.split(), *argv.split()], environ, called)
+
+    def test_the_only_member_may_advertise_a_wildcard(self) -> None:
+        words = "--allow-insecure-http --listen-client-urls http://0.0.0.0:1 --listen-peer-urls http://[::]:2"
+        loaded = STORE.load(words.split(), {})
+        assert [notice.partition(":")[0] for notice in loaded.notices] == [
+            "advertise_client_urls",
+            "initial_advertise_peer_urls",
+        ]
+
+    def test_metrics_may_be_open(self) -> None:
+        loaded = STORE.load(["--listen-metrics-urls=http://0.0.0.0:2381"], {})
+        assert loaded.notices[0].startswith("listen_metrics_urls: http://0.0.0.0:2381 serves plain HTTP")
+
+    @pytest.mark.parametrize(
+        "flag",
+        [
+            "--wal-dir",
+            "--cert-file",
+            "--trusted-ca-file",
+            "--name",
+            "--initial-cluster",
+            "--listen-client-urls",
+            "--initial-cluster-state",
+            "--tls-min-version",
+            "--auto-compaction-retention",
+        ],
+    )
+    def test_an_empty_value_is_none(self, flag: str) -> None:
+        assert STORE.load([f"{flag}="], {}).config == STORE.load([], {}).config
+        assert STORE.load([f"{flag}=7", flag, ""], {}).config == STORE.load([], {}).config
+
+    def test_lists_may_end_with_a_comma(self) -> None:
+        config = store(
+            "--name=a",
+            "--listen-peer-urls=http://127.0.0.1:1,",
+            "--initial-cluster=a=http://127.0.0.1:1,,b=http://b:1,",
+            "--cors=http://a, ",
+        )
+        assert [each.name for each in config.initial_cluster] == ["a", "b"]
+        assert config.cors == ("http://a",)
+        assert "has an empty item" in refusal(
+            STORE, "--listen-peer-urls=http://127.0.0.1:1,,http://127.0.0.1:2"
+        )
+
+    def test_what_is_asked_of_streams(self) -> None:
+        files = {name: Path(f"/{name}") for name in ("cert_file", "key_file", "trusted_ca_file")}
+        config = StoreConfig(
+            **files,
+            client_crl_file=Path("/l"),
+            client_cert_allowed_hostname=("h",),
+            peer_auto_tls=True,
+            listen_peer_urls=(Url("https", "127.0.0.1", 1),),
+            tls_max_version="TLS1.2",
+        )
+        own, peers = config.tls_policy(""), config.tls_policy("peer_")
+        assert (own.highest, own.revoked, own.hosts, own.verifies) == ("TLS1.2", Path("/l"), ("h",), True)
+        assert (peers.highest, peers.revoked, peers.hosts, peers.verifies) == ("TLS1.2", None, (), False)

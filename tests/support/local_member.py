@@ -13,6 +13,7 @@ from netstore.api.gate import Gate
 from netstore.api.health import Health, Version
 from netstore.api.http.router import Route, Router
 from netstore.api.plugins import Admitted, PluginsApi
+from netstore.api.probes import Probes
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StatsApi
@@ -269,7 +270,7 @@ def plugins_of(member: LocalMember) -> PluginsApi:
 
 
 class LocalMember:
-    """`node.member.Member` of a cluster of one that decides at once, with its keys API behind a router."""
+    """`node.member.Replica` of a cluster of one that decides at once, with its keys API behind a router."""
 
     def __init__(
         self,
@@ -308,6 +309,7 @@ class LocalMember:
             {
                 b"/version": Route(Version(self), None),
                 b"/health": Route(Health(self, self.deadlines.after), None),
+                **{path: Route(each, None) for path, each in Probes(self, self.deadlines.after).handlers()},
                 b"/v2/machines": Route(members.machines, None),
                 b"/v2/stats/store": Route(self.stats.store, None),
                 b"/v2/stats/self": Route(self.stats.own, None),
@@ -324,6 +326,9 @@ class LocalMember:
         if not self.machine.roster.cluster_version:
             self._apply(commands.encode(commands.SetClusterVersion("3.4.0")))
         self._publish()
+
+    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
+        done(None)
 
     def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         done(self._apply(command))

@@ -39,6 +39,9 @@ PACKAGE_OF: Final = {
     "/usr/lib/cni/bridge": "containernetworking-plugins",
     "openssl": "openssl",
     "valgrind": "valgrind",
+    "dpkg-buildpackage": "dpkg-dev",
+    "dh": "debhelper",
+    "lintian": "lintian",
 }
 """Program -> the Debian package that has it."""
 

@@ -29,7 +29,7 @@ def test_units_pages_and_commands_are_installed(tmp_path: Path) -> None:
     for page in (ROOT / "man").iterdir():
         section = page.suffix.removeprefix(".")
         assert (tmp_path / f"usr/local/share/man/man{section}/{page.name}").is_file()
-    for unit in (ROOT / "contrib/systemd").iterdir():
+    for unit in (ROOT / "contrib/systemd").glob("*.service"):
         text = (tmp_path / f"etc/systemd/system/{unit.name}").read_text()
         assert re.findall(r"^ExecStart=(\S+)", text, re.MULTILINE) == [f"/opt/netstore/bin/{unit.stem}"]
         assert text.replace("/opt/netstore/bin/", "/usr/bin/") == unit.read_text()

@@ -16,7 +16,7 @@ DOORS: Final = ("self._member", "member", "self._cluster", "self._members", "sel
 """What a member is called in `api`, and what changes its members."""
 
 OWN: Final = {
-    ("netstore/api/health.py", "Health.__call__"): "one read for all that ask",
+    ("netstore/api/health.py", "Health.__init__"): "one read for all that ask",
 }
 """Where the member asks for itself, and why."""
 

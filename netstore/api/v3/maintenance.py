@@ -1,7 +1,8 @@
-"""The Maintenance service: status, alarms, hashes, snapshots, and moving the leader."""
+"""The Maintenance service: status, alarms, hashes, snapshots, moving the leader, and downgrades."""
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.interceptor import Interceptor
     from netstore.api.v3.messages import Headers
     from netstore.net.grpc.protocols import Call, Handler, Receiver, StreamHandler
-    from netstore.node.member import Member, Membership
+    from netstore.node.member import Membership, Replica
     from netstore.node.quota import Quota
     from netstore.state.machine import Outcome
     from netstore.state.v3.hashes import Hash
@@ -42,6 +43,8 @@ stay until they are cleared.
 
 
 _KINDS: Final = (NOSPACE, CORRUPT)
+
+_RELEASE: Final = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})(?:\.[0-9]{1,9})?")
 
 
 class Sizes(Protocol):
@@ -76,7 +79,7 @@ class MaintenanceService:
 
     def __init__(
         self,
-        member: Member,
+        member: Replica,
         headers: Headers,
         quota: Quota,
         *,
@@ -101,6 +104,7 @@ class MaintenanceService:
             operations.HASH: unary(pb.HashRequest, self._hash, operations.hash_),
             operations.HASH_KV: unary(pb.HashKVRequest, self._hash_kv, operations.hash_kv),
             operations.MOVE_LEADER: unary(pb.MoveLeaderRequest, self._move_leader, operations.move_leader),
+            operations.DOWNGRADE: unary(pb.DowngradeRequest, self._downgrade, operations.downgrade),
         }
 
     def streams(self, interceptor: Interceptor) -> dict[bytes, StreamHandler]:
@@ -232,6 +236,38 @@ class MaintenanceService:
             refuse(call, fault)
         else:
             call.reply(b"")
+
+    # --- version
+
+    def _downgrade(self, call: Call, request: pb.DowngradeRequest) -> None:
+        """Which version the cluster could be downgraded to is answered as etcd does; that it is done is
+        refused: members of etcd cannot open the data of these members. So there is never anything to cancel.
+        """
+        action = request.action
+        if action == pb.DowngradeRequest.CANCEL:
+            self._member.read(partial(self._downgraded, call, Reason.NO_DOWNGRADE_JOB), call.principal)
+        elif action not in (pb.DowngradeRequest.VALIDATE, pb.DowngradeRequest.ENABLE):
+            end(call, Reason.UNKNOWN_METHOD)
+        elif (target := _RELEASE.fullmatch(request.version)) is None:
+            end(call, Reason.BAD_DOWNGRADE_FORMAT)
+        else:
+            cluster = _RELEASE.fullmatch(self._member.machine.roster.cluster_version)
+            if cluster is None:
+                end(call, Reason.NO_CLUSTER_VERSION)
+                return
+            refused = None if action == pb.DowngradeRequest.VALIDATE else Reason.NO_DOWNGRADE
+            if (int(target[1]), int(target[2]) + 1) != (int(cluster[1]), int(cluster[2])):
+                refused = Reason.BAD_DOWNGRADE_TARGET
+            self._member.read(partial(self._downgraded, call, refused), call.principal)
+
+    def _downgraded(self, call: Call, refused: Reason | None, fault: Fault | None) -> None:
+        if fault is not None:
+            refuse(call, fault)
+        elif refused is not None:
+            end(call, refused)
+        else:
+            answer = pb.DowngradeResponse(version=self._member.machine.roster.cluster_version)
+            call.reply(messages.write(self._headers(self._revision), answer))
 
 
 def _alarm_type(kind: int) -> pb.AlarmType:

@@ -26,6 +26,7 @@ _KV: Final = b"/etcdserverpb.KV/"
 _LEASE: Final = b"/etcdserverpb.Lease/"
 _CLUSTER: Final = b"/etcdserverpb.Cluster/"
 _MAINTENANCE: Final = b"/etcdserverpb.Maintenance/"
+_AUTH: Final = b"/etcdserverpb.Auth/"
 _HEALTH: Final = b"/grpc.health.v1.Health/"
 
 RANGE: Final = _KV + b"Range"
@@ -51,6 +52,8 @@ HASH: Final = _MAINTENANCE + b"Hash"
 HASH_KV: Final = _MAINTENANCE + b"HashKV"
 MOVE_LEADER: Final = _MAINTENANCE + b"MoveLeader"
 SNAPSHOT: Final = _MAINTENANCE + b"Snapshot"
+DOWNGRADE: Final = _MAINTENANCE + b"Downgrade"
+AUTH_STATUS: Final = _AUTH + b"AuthStatus"
 HEALTH_CHECK: Final = _HEALTH + b"Check"
 HEALTH_WATCH: Final = _HEALTH + b"Watch"
 
@@ -74,6 +77,8 @@ hash_ = _fixed(HASH, Kind.MAINTENANCE)
 hash_kv = _fixed(HASH_KV, Kind.MAINTENANCE)
 move_leader = _fixed(MOVE_LEADER, Kind.MAINTENANCE, may_write=True)
 snapshot = _fixed(SNAPSHOT, Kind.MAINTENANCE)
+downgrade = _fixed(DOWNGRADE, Kind.MAINTENANCE)
+auth_status = _fixed(AUTH_STATUS, Kind.PUBLIC)
 health_check = _fixed(HEALTH_CHECK, Kind.PUBLIC)
 health_watch = _fixed(HEALTH_WATCH, Kind.PUBLIC)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.api.v3 import health
 from netstore.api.v3.answers import Answers
+from netstore.api.v3.auth import AuthService
 from netstore.api.v3.cluster import ClusterService
 from netstore.api.v3.delivery import Deliveries
 from netstore.api.v3.interceptor import Interceptor
@@ -107,6 +108,7 @@ def build(
         | lease.methods(interceptor)
         | cluster.methods(interceptor)
         | maintenance.methods(interceptor)
+        | AuthService(member, headers).methods(interceptor)
         | health.methods(gate),
         lease.streams(interceptor)
         | maintenance.streams(interceptor)

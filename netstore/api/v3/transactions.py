@@ -18,7 +18,7 @@ from netstore.errors import Reason, refusal
 from netstore.proto.rpc_pb2 import Compare, DeleteRangeRequest, RangeRequest, TxnRequest
 from netstore.state.v3 import commands as v3
 from netstore.state.v3 import txn
-from netstore.state.v3.txn import MAX_ALL_OPS
+from netstore.state.v3.txn import MAX_ALL_OPS, most_operations
 
 if TYPE_CHECKING:
     from netstore.errors import Fault
@@ -156,8 +156,9 @@ def _parse_compare(message: bytes, start: int, end: int) -> v3.Compare | None:
 
 def check_size(request: TxnRequest, max_ops: int) -> None:
     """RefusedError unless a transaction is small enough to be read and authorized in one call: no list has
-    more than `max_ops` elements, those of the transactions around it included; all have `MAX_ALL_OPS`
-    operations, and as many compares, or `max_ops` if that is more. Looks at no more operations than that.
+    more than `max_ops` elements, those of the transactions around it included; all have no more operations
+    than `most_operations`, and `MAX_ALL_OPS` compares, or `max_ops` if that is more. Looks at no more
+    operations than that.
     """
     compares = operations = 0
     unread = [(request, max_ops)]
@@ -167,7 +168,7 @@ def check_size(request: TxnRequest, max_ops: int) -> None:
         left = most - max(lists)
         compares += lists[0]
         operations += lists[1] + lists[2]
-        if left < 0 or operations > MAX_ALL_OPS or compares > max(MAX_ALL_OPS, max_ops):
+        if left < 0 or operations > most_operations(max_ops) or compares > max(MAX_ALL_OPS, max_ops):
             raise RefusedError(refusal(Reason.TOO_MANY_OPS))
         for branch in (each.success, each.failure):
             unread += [(op.request_txn, left) for op in branch if op.HasField("request_txn")]

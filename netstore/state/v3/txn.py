@@ -52,7 +52,9 @@ MAX_OPS: Final = 128
 
 
 MAX_ALL_OPS: Final = 1_024
-"""Operations of a transaction and all nested in it, in both branches: `MAX_OPS` alone would allow 70,000."""
+"""Operations of a transaction and all nested in it, in both branches: `MAX_OPS` alone would allow 70,000. See
+`most_operations`.
+"""
 
 MAX_COMPARED: Final = 100_000
 """Keys that the compares of a transaction may look at: bounds the work of one command."""
@@ -94,10 +96,15 @@ def check(command: Operation, max_ops: int = MAX_OPS) -> Fault | None:
     if type(command) is Put and command.key and not (command.ignore_value or command.ignore_lease):
         return None  # the most frequent case
     if isinstance(command, Txn):
-        if _count(command) > MAX_ALL_OPS:
+        if _count(command) > most_operations(max_ops):
             return refusal(Reason.TOO_MANY_OPS)
         return _check_txn(command, max_ops) or check_duplicates(command)
     return _check_operation(command)
+
+
+def most_operations(max_ops: int) -> int:
+    """How many operations a transaction and all nested in it may have, where one list may have `max_ops`."""
+    return max(MAX_ALL_OPS, 2 * max_ops)
 
 
 def is_read(txn: Txn) -> bool:

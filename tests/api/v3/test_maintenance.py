@@ -10,6 +10,7 @@ import pytest
 from netstore import codes
 from netstore.api.v3 import maintenance
 from netstore.api.v3.maintenance import MOST_UNSENT, PIECE_BYTES
+from netstore.api.v3.version import CLUSTER_VERSION, VERSION
 from netstore.errors import Reason, refusal
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -231,3 +232,61 @@ def test_a_client_raises_only_so_many_alarms(served: Served, monkeypatch: pytest
     assert (call.status, call.text) == (codes.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
     assert set_alarm(served, pb.AlarmRequest.DEACTIVATE, 1).status == codes.OK
     assert set_alarm(served, pb.AlarmRequest.ACTIVATE, served.member.id).status == codes.OK
+
+
+DOWNGRADE = "/etcdserverpb.Maintenance/Downgrade"
+
+
+@pytest.mark.parametrize(
+    ("action", "version", "code", "text"),
+    [
+        ("VALIDATE", "3.4", codes.OK, ""),
+        ("VALIDATE", "3.4.7", codes.OK, ""),
+        ("VALIDATE", "3.3", codes.INVALID_ARGUMENT, "etcdserver: invalid downgrade target version"),
+        ("VALIDATE", "3.5.0", codes.INVALID_ARGUMENT, "etcdserver: invalid downgrade target version"),
+        ("VALIDATE", "3", codes.INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format"),
+        ("VALIDATE", "", codes.INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format"),
+        ("ENABLE", "x", codes.INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format"),
+        ("ENABLE", "3.6", codes.INVALID_ARGUMENT, "etcdserver: invalid downgrade target version"),
+        ("ENABLE", "3.4", codes.FAILED_PRECONDITION, Reason.NO_DOWNGRADE.v3_text),
+        ("CANCEL", "", codes.FAILED_PRECONDITION, "etcdserver: no inflight downgrade job"),
+    ],
+)
+def test_a_downgrade_is_judged_and_never_begun(
+    served: Served, action: str, version: str, code: int, text: str
+) -> None:
+    served.member.machine.roster.cluster_version = "3.5.0"
+    request = pb.DowngradeRequest(action=pb.DowngradeRequest.DowngradeAction.Value(action), version=version)
+    before = served.member.proposed
+    call = served.call(DOWNGRADE, request)
+    assert (call.status, call.text) == (code, text)
+    if code == codes.OK:
+        assert pb.DowngradeResponse.FromString(call.messages[0]).version == "3.5.0"
+    assert served.member.proposed == before
+
+
+def test_a_downgrade_needs_a_version_of_the_cluster_and_a_known_action(served: Served) -> None:
+    served.member.machine.roster.cluster_version = ""
+    call = served.call(DOWNGRADE, pb.DowngradeRequest(version="3.4"))
+    assert (call.status, call.text) == (
+        codes.UNAVAILABLE,
+        "etcdserver: cluster version not found during downgrade",
+    )
+    unknown = cast("pb.DowngradeRequest.DowngradeAction", 9)
+    call = served.call(DOWNGRADE, pb.DowngradeRequest(action=unknown, version="3.4"))
+    assert (call.status, call.text) == (codes.UNKNOWN, "etcdserver: unknown method")
+
+
+def test_there_are_no_users(served: Served) -> None:
+    call = served.call("/etcdserverpb.Auth/AuthStatus", pb.AuthStatusRequest())
+    answer = pb.AuthStatusResponse.FromString(call.messages[0])
+    assert (answer.enabled, answer.authRevision) == (False, 1)
+    assert answer.header.revision == served.member.machine.mvcc.revision
+
+
+def test_the_version_is_one_that_kubeadm_takes() -> None:
+    """At least 3.5.24, and none of a minor release whose methods are not served."""
+    major, minor, patch = map(int, VERSION.split("."))
+    assert (major, minor) == (3, 5)
+    assert patch >= 24
+    assert CLUSTER_VERSION == "3.5.0"

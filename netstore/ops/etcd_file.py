@@ -1,0 +1,132 @@
+"""etcd's configuration file: YAML, or JSON, whose keys are etcd's flags without their dashes.
+
+Exceptions to that: the settings of TLS are in two blocks, `client-transport-security` and
+`peer-transport-security`; times that are numbers are nanoseconds; some lists are lists of YAML. The file is
+etcd's if its name ends as one of YAML or JSON, or if it is no TOML.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from netstore.errors import NetstoreError
+from netstore.ops.kinds import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+MAX_FILE_BYTES: Final = 128 << 10
+"""Largest file. Reading takes about 10 us for each byte."""
+
+_OWN_ENDS: Final = (".toml",)
+_ENDS: Final = (".yaml", ".yml", ".json")
+
+_BLOCKS: Final[Mapping[str, Mapping[str, str]]] = {
+    "client-transport-security": {
+        "allowed-cn": "client-cert-allowed-cn",
+        "allowed-hostname": "client-cert-allowed-hostname",
+        "skip-client-san-verification": "peer-skip-client-san-verification",
+    },
+    "peer-transport-security": {
+        "allowed-cn": "peer-cert-allowed-cn",
+        "allowed-hostname": "peer-cert-allowed-hostname",
+    },
+    "socket-options": {"reuse-address": "socket-reuse-address", "reuse-port": "socket-reuse-port"},
+    "discovery-config": {"endpoints": "discovery-endpoints", "token": "discovery-token"},
+}
+"""Block -> keys in it whose flags have other names."""
+
+_PREFIXES: Final = {
+    "peer-transport-security": "peer-",
+    "socket-options": "socket-",
+    "discovery-config": "discovery-",
+}
+"""Block -> what its flags begin with, besides those of `_BLOCKS`."""
+
+_RENAMED: Final = {"experimental-snapshot-catch-up-entries": "experimental-snapshot-catchup-entries"}
+"""Keys whose flags have another name."""
+
+_TIMES: Final = frozenset({"watch-progress-notify-interval", "experimental-watch-progress-notify-interval"})
+"""Flags of settings that are times, in nanoseconds where the file has a number."""
+
+
+def read_etcd_file(name: str) -> list[tuple[str, str]] | None:
+    """The flags in a file, with their values as a command line would have them; None if it is no file of
+    etcd. What is null is left out. Raises NetstoreError if it cannot be read, or is not YAML.
+    """
+    path = Path(name)
+    if path.suffix in _OWN_ENDS:
+        return None
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        text = data.decode()
+    except (OSError, ValueError):
+        if path.suffix not in _ENDS:
+            return None  # the reader of TOML tells it
+        raise NetstoreError(f"cannot read the configuration file {name!r} as UTF-8 text") from None
+    if path.suffix not in _ENDS and _is_toml(text):
+        return None
+    if len(data) > MAX_FILE_BYTES:
+        raise NetstoreError(f"{name!r} is longer than {MAX_FILE_BYTES} bytes: no configuration file")
+    document = _parse(name, text)
+    if not isinstance(document, dict):
+        if path.suffix not in _ENDS:
+            return None
+        raise NetstoreError(f"{name!r} has no keys: write lines as name: infra0")
+    return list(_flags(name, document))
+
+
+def _is_toml(text: str) -> bool:
+    import tomli  # noqa: PLC0415 - only to tell the two apart
+
+    try:
+        tomli.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _parse(name: str, text: str) -> object:
+    import yaml  # noqa: PLC0415 - takes 20 ms, and most starts have no such file
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error) or "nested too deeply"
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        raise NetstoreError(f"{name!r} is not YAML{where}: {' '.join(str(problem).split())}") from None
+
+
+def _flags(name: str, document: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in document.items():
+        if value is None:
+            continue
+        if key not in _BLOCKS:
+            flag = _RENAMED.get(key, str(key))
+            yield flag, _words(name, flag, value)
+            continue
+        if not isinstance(value, dict):
+            raise NetstoreError(f"{name}: {key} has no keys: write them below it, indented")
+        for inner, each in value.items():
+            if each is not None:
+                flag = _BLOCKS[key].get(inner, f"{_PREFIXES.get(key, '')}{inner}")
+                yield flag, _words(name, f"{key}.{inner}", each, flag)
+
+
+def _words(name: str, shown: str, value: object, flag: str = "") -> str:
+    """A value as a command line would have it."""
+    flag = flag or shown
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and flag in _TIMES:
+        return f"{value // 1_000_000}ms"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as 1e9
+    if isinstance(value, int | float | str):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(each, int | str) for each in value):
+        return ",".join(map(str, value))
+    raise NetstoreError(f"{name}: {shown} is {quoted(value)}; give a text, a number, or a list of them")
