@@ -14,6 +14,7 @@ import os
 import threading
 from functools import partial
 from struct import Struct
+from time import monotonic
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 import msgspec
@@ -22,6 +23,7 @@ from netstore.codec import varint
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, NetstoreError, Reason, StateDamaged, no_space, refusal
 from netstore.etcdfile import boltwriter
+from netstore.histogram import Histogram, doubling
 from netstore.state import tables
 from netstore.state.members import MemberInfo
 from netstore.state.tables import RECORDS
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
     from netstore.seams import Log
 
+
+MADE_BOUNDS: Final = doubling(0.01, 17)
+"""Upper bounds of the seconds that a snapshot takes to make, as etcd has them."""
 
 _STATE: Final = "backup-state.part"
 _BOLT: Final = "backup-bolt.part"
@@ -93,6 +98,9 @@ class Backups:
         self._log = log
         self._damaged = damaged
         self._busy = False
+        self._began = 0.0
+        self.made = Histogram(MADE_BOUNDS)
+        """Seconds that each snapshot took to make."""
 
     def make(self, done: Callable[[BoltCopy | Fault], None]) -> None:
         """Make a snapshot that contains everything acknowledged so far; `done` gets it, or why there is none,
@@ -102,6 +110,7 @@ class Backups:
             done(refusal(Reason.SNAPSHOT_BUSY))
             return
         self._busy = True
+        self._began = monotonic()
         try:
             self._source.sync(partial(self._durable, done))
         except BaseException:  # it has not taken the callback
@@ -127,6 +136,7 @@ class Backups:
     def _made(self, done: Callable[[BoltCopy | Fault], None], outcome: BoltCopy | Exception) -> None:
         self._busy = False
         if isinstance(outcome, BoltCopy):
+            self.made.observe(monotonic() - self._began)
             self._log.info("snapshot_made", bytes=outcome.size)
             done(outcome)
         else:

@@ -149,6 +149,7 @@ class StreamCall(GrpcCall, kw_only=True, eq=False):
         inbox, self._inbox = self._inbox, []
         if len(inbox) > _MESSAGES_AT_ONCE:
             inbox, self._inbox = inbox[:_MESSAGES_AT_ONCE], inbox[_MESSAGES_AT_ONCE:]
+        self.head.route.received += len(inbox)
         self.connection.spent += HANDLING_WORK * len(inbox)
         if self._inbox:
             self._inbox_size -= sum(map(len, inbox)) + _MESSAGE_COST * len(inbox)
