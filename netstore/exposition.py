@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
+from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from netstore.histogram import Histogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_EXPONENT_FROM: Final = 1e6
+"""Where Go begins to write numbers with an exponent."""
 
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -106,7 +110,7 @@ def histograms(
 
 
 def cumulative(observed: Histogram, below: int = 0) -> list[tuple[str, float]]:
-    """The observations at most as large as each bound, with `below` more of 0."""
+    """The observations at most as large as each bound, with `below` more of the smallest."""
     total, found = below, []
     for bound, count in zip((*map(_bound, observed.bounds), "+Inf"), observed.counts, strict=True):
         total += count
@@ -116,7 +120,7 @@ def cumulative(observed: Histogram, below: int = 0) -> list[tuple[str, float]]:
 
 def _bound(bound: float) -> str:
     """As Go writes it, so that old and new series of one collector are the same."""
-    return repr(int(bound)) if bound == int(bound) else repr(bound)
+    return str(int(bound)) if bound == int(bound) and bound < _EXPONENT_FROM else floatToGoString(bound)
 
 
 def process() -> Iterator[Metric]:

@@ -524,8 +524,8 @@ class Host:
             proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
             if effects.apply:
                 has_applied |= self.applier.apply(effects.apply)
-            self.reads_failed += len(effects.reads_failed)
             for number in effects.reads_failed:
+                self.reads_failed += 1
                 self.reads.finish(self.reads.drop(number), errors.timed_out(Reason.TIMED_OUT_LEADER))
             for number, index in effects.reads:
                 self.reads.confirm(number, index)

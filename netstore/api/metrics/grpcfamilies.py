@@ -88,7 +88,7 @@ def totals(server: GrpcServer) -> dict[bytes, _Totals]:
         total.ended[0] += counted.answered
         for status, count in counted.failed.items():
             total.ended[status] += count
-        total.handling.sum += counted.handling.sum
+        total.handling.sum += counted.handling.sum + counted.short
         for place, count in enumerate(counted.handling.counts):
             total.handling.counts[place] += count
     return found
@@ -148,6 +148,6 @@ def families(found: dict[bytes, _Totals]) -> Iterator[Metric]:
     )
     for each in methods:
         if each.started and each.labels[0] == "unary":
-            at_once = max(0, sum(each.ended) - each.handling.count)
-            handling.add_metric(each.labels, cumulative(each.handling, at_once), each.handling.sum)
+            short = max(0, sum(each.ended) - each.handling.count)
+            handling.add_metric(each.labels, cumulative(each.handling, short), each.handling.sum)
     yield handling

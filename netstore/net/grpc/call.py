@@ -9,6 +9,7 @@ from netstore.codes import CANCELLED, DEADLINE_EXCEEDED, INTERNAL, OK, RESOURCE_
 from netstore.errors import MustStop
 from netstore.guard import guarded
 from netstore.net.exchange import LOW_WATER
+from netstore.net.grpc.counted import SHORTEST_BOUND
 from netstore.net.grpc.headers import ENDING, OPENING, status_block
 from netstore.net.grpc.messages import PREFIX
 from netstore.net.http2 import STRIKES_AFTER_DATA, Stream
@@ -120,8 +121,10 @@ class GrpcCall(Stream, kw_only=True, eq=False):
         method = self.head.route  # as `Counted.ended`, without a call
         method.answered += 1
         seconds = self.server.rounds.now - self.opened_at
-        if seconds:
+        if seconds > SHORTEST_BOUND:
             method.took(self, seconds)
+        elif seconds:
+            method.short += seconds
         if self.deadline is not None:
             self.server.settle(self)
         close(connection, self)

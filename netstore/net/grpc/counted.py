@@ -1,8 +1,8 @@
 """What is counted of the calls of a method, for metrics (`api.metrics`).
 
-A unary call that is served at once costs two additions and one comparison. Its duration is taken by the
-clock of the loop's rounds: 0 if it is answered in the round in which it came. Those are not observed one by
-one; they are what is left of `answered` and `failed`.
+A unary call costs two or three additions and one or two comparisons. Its duration is taken by the clock of
+the loop's rounds: 0 if it is answered in the round in which it came. Calls that are not longer than the first
+bound are not observed one by one; they are what is left of `answered` and `failed`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HANDLING_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of durations in seconds: those that most collectors of gRPC metrics have."""
+
+SHORTEST_BOUND: Final = HANDLING_BOUNDS[0]
 
 SLOW_SECONDS: Final = 0.1
 """A unary call that takes longer is told to `GrpcServer.slow`."""
@@ -39,7 +41,7 @@ class Still:
 class Counted:
     """The calls of one method, since the server started."""
 
-    __slots__ = ("_server", "answered", "failed", "handling", "received", "sent", "started")
+    __slots__ = ("_server", "answered", "failed", "handling", "received", "sent", "short", "started")
 
     def __init__(self, server: GrpcServer) -> None:
         self._server = server
@@ -53,10 +55,14 @@ class Counted:
         self.sent = 0
         """Messages of the server, without those of unary calls that are answered in one piece."""
         self.handling = Histogram(HANDLING_BOUNDS)
-        """Seconds of the unary calls that did not end in the round in which they came."""
+        """Seconds of the unary calls that were longer than the first bound."""
+        self.short = 0.0
+        """Seconds of the others together."""
 
     def took(self, call: GrpcCall, seconds: float) -> None:
-        """A unary call ended that had not come in this round."""
+        """A call ended that was longer than the first bound."""
+        if not call.is_unary:
+            return
         self.handling.observe(seconds)
         if seconds > SLOW_SECONDS:
             slow = self._server.slow
@@ -70,5 +76,7 @@ class Counted:
         else:
             self.answered += 1
         seconds = self._server.rounds.now - call.opened_at
-        if seconds and call.is_unary:
+        if seconds > SHORTEST_BOUND:
             self.took(call, seconds)
+        else:
+            self.short += seconds
