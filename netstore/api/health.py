@@ -61,6 +61,10 @@ class Health:
 
     def __init__(self, member: Member, after: After) -> None:
         self._member = member
+        self.well = 0
+        """Checks that found the member healthy."""
+        self.unwell = 0
+        """Checks that did not."""
         self._log_read = SharedQuestion(
             member, after, HEALTH_SECONDS, "the log", lambda done: member.propose(_READ, done, OWN)
         )
@@ -71,25 +75,30 @@ class Health:
         query = query_values(exchange.request.query)
         alarms = raised_alarms(self._member, query.get(b"exclude", ()))
         if alarms:
-            _answer(exchange, "; ".join(f"ALARM {name}" for name in alarms))
+            self._answer(exchange, "; ".join(f"ALARM {name}" for name in alarms))
         elif query.get(b"serializable", [b""])[0] == b"true":
-            _answer(exchange, "")
+            self._answer(exchange, "")
         elif not self._member.leader:
-            _answer(exchange, "RAFT NO LEADER")
+            self._answer(exchange, "RAFT NO LEADER")
         else:
-            self._log_read.put(exchange, lambda reason: _answer(exchange, reason and f"RANGE ERROR:{reason}"))
+            self._log_read.put(
+                exchange, lambda reason: self._answer(exchange, reason and f"RANGE ERROR:{reason}")
+            )
+
+    def _answer(self, exchange: Exchange, reason: str) -> None:
+        """Without a reason the member is healthy. The reason is there in either case, as in etcd from 3.5
+        on.
+        """
+        if reason:
+            self.unwell += 1
+            document = {"health": "false", "reason": reason}
+            exchange.respond(503, PLAIN + NOSNIFF, json_line(document))
+        else:
+            self.well += 1
+            exchange.respond(200, PLAIN, b'{"health":"true","reason":""}')
 
 
 def raised_alarms(member: Member, excluded: Collection[bytes] = ()) -> list[str]:
     """The names of the alarms that are raised, of any member, without the `excluded`."""
     kinds = sorted({kind for _, kind in member.machine.alarms.active})
     return [ALARMS[kind].decode() for kind in kinds if ALARMS[kind] not in excluded]
-
-
-def _answer(exchange: Exchange, reason: str) -> None:
-    """Without a reason the member is healthy. The reason is there in either case, as in etcd from 3.5 on."""
-    if reason:
-        document = {"health": "false", "reason": reason}
-        exchange.respond(503, PLAIN + NOSNIFF, json_line(document))
-    else:
-        exchange.respond(200, PLAIN, b'{"health":"true","reason":""}')

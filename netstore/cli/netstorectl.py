@@ -28,8 +28,8 @@ from netstore.cli.commands.importing import import_
 from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
-from netstore.cli.commands.mirror import mirror
 from netstore.cli.commands.migrate import migrate
+from netstore.cli.commands.mirror import mirror
 from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
 from netstore.cli.commands.plugin import plugin
