@@ -12,7 +12,7 @@ from netstore.agent.routeplan import PROTOCOL, UNICAST
 from netstore.network.ipv6 import Subnet6, is_unicast6, reserved6, show_ip6
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from netstore.agent.kernel import Address, Link
     from netstore.agent.routeplan import KernelRoute

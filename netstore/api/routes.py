@@ -1,5 +1,5 @@
-"""The routes of the HTTP port: etcd's v2 API, `/version`, `/health`, the probes, `/metrics`, `/debug/vars`, the
-log level, and `/netstore/`; and those of the ports for metrics and probes alone.
+"""The routes of the HTTP port: etcd's v2 API, `/version`, `/health`, the probes, `/metrics`, `/debug/vars`,
+the log level, and `/netstore/`; and those of the ports for metrics and probes alone.
 """
 
 from __future__ import annotations
