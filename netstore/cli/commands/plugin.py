@@ -113,7 +113,7 @@ def admit(
 
     With a wheel, the cluster keeps it for the agents that may install plugins.
     """
-    data, wheel, name = b"", None, source
+    data, wheel, name, version = b"", None, source, ""
     if source.endswith(".whl"):
         data, wheel, name, version = _wheel(source, as_name, signature)
         versions = _exactly(source, version) if versions is None else versions
@@ -124,6 +124,11 @@ def admit(
         check_plugin(wanted)
     except NetstoreError as error:
         raise refused(str(error)) from None
+    if wheel is not None and not is_in_range(version, wanted.versions):
+        raise refused(
+            f"--version: {source} has version {version}, which is not in {wanted.versions}: no agent uses"
+            " it; give a range that it is in"
+        )
 
     async def admitting(client: PluginsClient) -> Stored:
         return await client.send(await client.admit(wanted), data)
@@ -161,6 +166,9 @@ def retire(settings: Settings, name: str, *, force: bool) -> None:
 @pass_settings
 def fetch(settings: Settings, name: str, target: Path | None) -> None:
     """Write the wheel of a plugin to a file, once its digest was checked; by default one of its own name."""
+
+    if name in BUILT_IN:
+        raise refused(f"{name}: is built in; every agent has it, and there is no wheel to fetch")
 
     async def fetching(client: PluginsClient) -> tuple[Stored, bytes]:
         stored = await client.plugin(name)

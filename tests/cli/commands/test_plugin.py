@@ -108,6 +108,11 @@ def test_a_signature_is_kept(ctl: Run, file: Path, tmp_path: Path) -> None:
     assert (told.status, "is no Ed25519 signature" in told.err) == (1, True)
 
 
+def test_a_range_without_the_wheel_s_own_version_is_refused(ctl: Run, file: Path) -> None:
+    told = ctl("plugin", "admit", str(file), "--version", ">=9")
+    assert (told.status, "has version 1.2, which is not in >=9" in told.err) == (1, True), told.err
+
+
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [
@@ -119,6 +124,7 @@ def test_a_signature_is_kept(ctl: Run, file: Path, tmp_path: Path) -> None:
         (["admit", "x", "--name", "y"], 2, "--signature and --name are for wheels"),
         (["admit", "/nonexistent/x-1-py3-none-any.whl"], 1, "No such file"),
         (["fetch", "x"], 3, "no plugin x is admitted"),
+        (["fetch", "vxlan"], 1, "vxlan: is built in; every agent has it"),
         (["retire", "host-gw"], 1, "host-gw is built in"),
     ],
 )
