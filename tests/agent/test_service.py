@@ -737,7 +737,7 @@ async def test_a_peer_for_which_a_plugin_fails_keeps_its_route_and_others_are_se
     def declare_peer(self: HostGateway, host: Host, peer: SubnetLease) -> Wanted:
         if peer.public_ip == parse_ip("192.168.77.66"):
             if returns_nothing:
-                return cast("Any", None)
+                return cast("Wanted", None)
             raise RuntimeError("a fault of the plugin")
         return right(self, host, peer)
 
