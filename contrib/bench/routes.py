@@ -457,8 +457,8 @@ class Measurement:
                 return
             daemon.wait_until_leased()
             self._add("memory", daemon.memory_mib)
+            self._repair_routes()  # before the churn: after it flanneld restores former gateways
             self._churn(daemon, writer)
-            self._repair_routes()
         if is_last and not self._subject.is_flannel:
             with Running(self._subject, store, self._folder, ip_masq=True) as daemon:
                 self._repair_rules(daemon)

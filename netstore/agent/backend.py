@@ -99,6 +99,9 @@ STOP_SECONDS: Final = 5.0
 """Maximum seconds for `stop`, and for `teardown`."""
 
 
+_METHODS: Final = ("prepare", "declare", "declare_peer", "stop", "teardown")
+
+
 class Refused(NetstoreError):  # noqa: N818 - says what the backend did
     """The backend cannot work on this host, or with these options; the text says why and what to do."""
 
@@ -234,6 +237,13 @@ def find(network: Network) -> Backend:
             "Backend.Type",
             f"{manifest.name} {manifest.version} is written for version {manifest.api} of the protocol",
             f"install one written for version {API_VERSION}",
+        )
+    absent = [name for name in _METHODS if not callable(getattr(plugin, name, None))]
+    if absent:
+        raise NetworkConfigError(
+            "Backend.Type",
+            f"{manifest.name} {manifest.version} has no method {' and '.join(absent)}",
+            f"install one written for version {API_VERSION} of the protocol",
         )
     if network.ipv6 is not None and not manifest.ipv6:
         raise NetworkConfigError(

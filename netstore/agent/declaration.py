@@ -7,7 +7,7 @@ Cheap enough for each call: about 1 us a value.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import msgspec
 
@@ -88,6 +88,8 @@ def checked_wanted(value: object, method: str = "declare") -> Wanted:
 
 
 def _each(name: str, values: object) -> Iterable[object]:
+    if type(values) in (tuple, list):  # the usual case, ten times as fast
+        return cast("Iterable[object]", values)
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         _refuse(f"Wanted.{name}", values, "a list")
     return values

@@ -71,6 +71,13 @@ class Tomorrow(Tunnel):
     manifest: ClassVar[Manifest] = Manifest(name="tomorrow", version="9", api=API_VERSION + 1)
 
 
+class Earlier:
+    """It was written when `declare` declared all peers."""
+
+    manifest: ClassVar[Manifest] = Manifest(name="earlier", version="1")
+    prepare, declare, stop, teardown = Tunnel.prepare, Tunnel.declare, Tunnel.stop, Tunnel.teardown
+
+
 def network(section: str) -> Network:
     return parse_network(f'{{"Network":"10.23.0.0/16","Backend":{section}}}'.encode())
 
@@ -79,7 +86,12 @@ def network(section: str) -> Network:
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
         EntryPoint(name, f"tests.agent.test_backend:{target}", protocol.GROUP)
-        for name, target in (("tunnel", "Tunnel"), ("tomorrow", "Tomorrow"), ("broken", "Nobody"))
+        for name, target in (
+            ("tunnel", "Tunnel"),
+            ("tomorrow", "Tomorrow"),
+            ("broken", "Nobody"),
+            ("earlier", "Earlier"),
+        )
     ]
     monkeypatch.setattr(protocol, "entry_points", lambda group: points if group == protocol.GROUP else [])
 
@@ -95,8 +107,12 @@ def test_a_third_partys_backend_is_found_with_its_options() -> None:
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ('{"Type":"pigeon"}', "no backend 'pigeon' on this node; installed: broken, tomorrow, tunnel"),
+        (
+            '{"Type":"pigeon"}',
+            "no backend 'pigeon' on this node; installed: broken, earlier, tomorrow, tunnel",
+        ),
         ('{"Type":"broken"}', "cannot be loaded"),
+        ('{"Type":"earlier"}', "earlier 1 has no method declare_peer"),
         ('{"Type":"tomorrow"}', "written for version 4 of the protocol"),
         ('{"Type":"tunnel","Port":"9"}', "options of tunnel: must be a whole number, not text"),
     ],

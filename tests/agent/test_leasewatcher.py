@@ -95,6 +95,30 @@ async def test_it_lists_and_follows(autojump_clock: MockClock, scene: Scene) -> 
 
 
 @pytest.mark.trio
+async def test_the_names_of_the_leases_that_changed_are_told(autojump_clock: MockClock, scene: Scene) -> None:
+    def told() -> set[str]:
+        names, scene.names = scene.names, set()
+        return names
+
+    scene.store.lease(A, "192.168.77.12")
+    scene.store.lease(B, "192.168.77.13")
+    scene.store.lease(C, "192.168.77.15")
+    async with scene.following():
+        assert told() == {A, B, C}
+        scene.store.lease(B, "192.168.77.14")
+        await settle()
+        assert told() == {B}
+        scene.store.remove(f"{FOLDER}/{A}")
+        await settle()
+        assert told() == {A}
+        scene.store.remove(FOLDER)  # together: they stay for the grace period
+        await settle()
+        assert (told(), scene.held()) == ({B, C}, {B, C})
+        await settle(GRACE_PERIOD + 1)
+        assert (told(), scene.held()) == ({B, C}, set())
+
+
+@pytest.mark.trio
 async def test_a_missing_folder_is_empty_but_an_error_is_not(autojump_clock: MockClock, scene: Scene) -> None:
     scene.store.put("/elsewhere", "x")
     await scene.watcher.list_once()

@@ -842,6 +842,54 @@ async def test_what_a_plugin_returns_never_ends_the_agent(
 
 
 @pytest.mark.trio
+async def test_a_peer_for_which_a_plugin_fails_keeps_its_route_and_others_are_served(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = HostGateway.declare_peer
+    returns_nothing = False
+
+    def declare_peer(self: HostGateway, host: Host, peer: SubnetLease) -> Wanted:
+        if peer.public_ip == parse_ip("192.168.77.66"):
+            if returns_nothing:
+                return cast("Wanted", None)
+            raise RuntimeError("a fault of the plugin")
+        return right(self, host, peer)
+
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    async with node.running():
+        monkeypatch.setattr(HostGateway, "declare_peer", declare_peer)
+        node.store.lease("10.23.200.0-24", "192.168.77.66")
+        node.store.lease("10.23.201.0-24", "192.168.77.13")
+        await trio.sleep(1)  # fixed: by the clock of the test
+        assert node.routes() == {"10.23.200.0/24": 12, "10.23.201.0/24": 13}
+        [told] = node.recorded.told("peer_not_routed")
+        assert told["name"] == "10.23.200.0/24"
+        assert "a fault of the plugin" in str(told["reason"])
+        assert node.agent.not_ready() is None
+        returns_nothing = True
+        await trio.sleep(25)  # fixed: by the clock of the test
+        assert "gave as declare_peer None" in str(node.agent.status()["unserved"])
+        monkeypatch.undo()
+        await trio.sleep(11)  # fixed: by the clock of the test
+        assert node.routes() == {"10.23.200.0/24": 66, "10.23.201.0/24": 13}
+        assert node.recorded.told("peer_routed_again")
+
+
+@pytest.mark.trio
+async def test_a_missed_change_is_found_in_its_turn(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        programmer, watcher = node.agent._programmer, node.agent._watcher
+        assert programmer is not None
+        assert watcher is not None
+        watcher._changed = lambda names: None
+        node.store.lease("10.23.200.0-24", "192.168.77.12")
+        await trio.sleep(1)  # fixed: by the clock of the test
+        assert node.routes() == {}
+        await trio.sleep(30)  # fixed: by the clock of the test
+        assert node.routes() == {"10.23.200.0/24": 12}
+
+
+@pytest.mark.trio
 async def test_the_time_a_plugin_takes_counts_for_the_pause_after_it(
     autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
