@@ -98,7 +98,6 @@ QUESTIONS = [
     ("HEAD", "/v2/stats/self"),
     ("GET", "/v2/stats/self/"),
     ("DELETE", "/v2/stats/store"),
-    ("GET", "/health"),
     ("POST", "/health"),
 ]
 
@@ -106,6 +105,13 @@ QUESTIONS = [
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: " ".join(map(str, question))[:60])
 def test_both_stores_answer_alike(netstored: Daemon, etcd: Daemon, question: tuple[Any, ...]) -> None:
     assert ask(netstored, *question) == ask(etcd, *question)
+
+
+def test_health_has_the_reason_that_later_etcds_add(netstored: Daemon, etcd: Daemon) -> None:
+    *head, ours = ask(netstored, "GET", "/health")
+    *their_head, theirs = ask(etcd, "GET", "/health")
+    assert head == their_head
+    assert json.loads(ours) == {**json.loads(theirs), "reason": ""}
 
 
 def shape(value: Any) -> Any:

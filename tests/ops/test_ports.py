@@ -89,7 +89,7 @@ def test_certificates_are_made_once_and_again_when_they_ended(tmp_path: Path) ->
         peer_auto_tls=True,
     )
     ports = Ports(config)
-    assert ports.client_credentials is ports.peer_credentials is None
+    assert not any((ports.client_credentials, ports.peer_credentials))
     ports.certify()
     assert ports.client_credentials is not None
     assert ports.peer_credentials is not None

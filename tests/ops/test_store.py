@@ -316,9 +316,10 @@ class TestEtcdsManners:
         )
 
     def test_what_is_asked_of_streams(self) -> None:
-        files = {name: Path(f"/{name}") for name in ("cert_file", "key_file", "trusted_ca_file")}
         config = StoreConfig(
-            **files,
+            cert_file=Path("/c"),
+            key_file=Path("/k"),
+            trusted_ca_file=Path("/a"),
             client_crl_file=Path("/l"),
             client_cert_allowed_hostname=("h",),
             peer_auto_tls=True,

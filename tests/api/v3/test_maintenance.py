@@ -256,7 +256,7 @@ def test_a_downgrade_is_judged_and_never_begun(
     served: Served, action: str, version: str, code: int, text: str
 ) -> None:
     served.member.machine.roster.cluster_version = "3.5.0"
-    request = pb.DowngradeRequest(action=pb.DowngradeRequest.DowngradeAction.Value(action), version=version)
+    request = pb.DowngradeRequest(action=action, version=version)
     before = served.member.proposed
     call = served.call(DOWNGRADE, request)
     assert (call.status, call.text) == (code, text)
