@@ -32,6 +32,7 @@ from tests.support.peers import etcdctl, start_etcd
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.support.daemon import Daemon
@@ -295,7 +296,7 @@ GUIDE = "contrib/doc/migration.md"
 UNTIL_IT_SERVES = 'until curl -sf "$CLIENT/health" >health; do sleep 0.1; done\n'
 
 
-def guide(name: str, folder: Path, variables: dict[str, object], after: str = "") -> str:
+def guide(name: str, folder: Path, variables: Mapping[str, object], after: str = "") -> str:
     """Run a block of the guide, with fresh ports, and then other commands."""
     ports = {name: f"http://127.0.0.1:{free_port()}" for name in ("CLIENT", "PEER")}
     words = {name: str(value) for name, value in variables.items()}

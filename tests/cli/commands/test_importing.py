@@ -1,4 +1,4 @@
-"""`netstorectl import`: what it asks for, refuses and tells; `tests/process/test_migration.py` has the data."""
+"""`netstorectl import`: its command line and what it tells; the rest is in `tests/process/test_migration.py`."""
 
 from __future__ import annotations
 
