@@ -292,27 +292,31 @@ def test_several_members_begin_with_the_same_data(tmp_path: Path, stopped: dict[
             daemon.kill()
 
 
-GUIDE = "contrib/doc/migration.md"
 UNTIL_IT_SERVES = 'until curl -sf "$CLIENT/health" >health; do sleep 0.1; done\n'
 
 
-def guide(name: str, folder: Path, variables: Mapping[str, object], after: str = "") -> str:
-    """Run a block of the guide, with fresh ports, and then other commands."""
+def guide(text: str, folder: Path, variables: Mapping[str, object], after: str = "") -> str:
+    """Run a block of the guide, with free ports, and then other commands."""
     ports = {name: f"http://127.0.0.1:{free_port()}" for name in ("CLIENT", "PEER")}
     words = {name: str(value) for name, value in variables.items()}
-    return bash(block(GUIDE, name) + after, folder, {**ports, **words}, limit=60)
+    return bash(text + after, folder, {**ports, **words}, limit=60)
 
 
 @pytest.mark.peer("bash", "curl")
 def test_the_guide_moves_an_etcd_and_moves_it_back(tmp_path: Path, stopped: dict[str, Any]) -> None:
     folders = {"ETCD": stopped["folder"], "NEW": tmp_path / "new", "BACK": tmp_path / "back"}
-    told = guide("import", tmp_path, folders, block(GUIDE, "compare"))
+    told = guide(
+        block("contrib/doc/migration.md", "import"),
+        tmp_path,
+        folders,
+        block("contrib/doc/migration.md", "compare"),
+    )
     assert f"revision\t{stopped['last']}\n" in told
     assert f'"Revision" : {stopped["last"]}' in told
     assert f'"Count" : {len(stopped["v3"]["pairs"])}' in told
     assert "/coreos.com" in told
     shown = "ETCDCTL_API=3 etcdctl --endpoints $CLIENT get last --write-out fields\n"
-    told = guide("export", tmp_path, folders, UNTIL_IT_SERVES + shown)
+    told = guide(block("contrib/doc/migration.md", "export"), tmp_path, folders, UNTIL_IT_SERVES + shown)
     assert f'"ModRevision" : {stopped["last"]}' in told
 
 
@@ -322,11 +326,13 @@ def test_the_guide_copies_and_writes_a_snapshot(tmp_path: Path, stopped: dict[st
         client = V3Client(old.url)
         for number in range(5):
             client.kv.Put(PutRequest(key=b"k%d" % number, value=b"v"))
-        told = guide("mirror", tmp_path, {"OLD": old.url, "CLIENT": new.url})
+        told = guide(
+            block("contrib/doc/migration.md", "mirror"), tmp_path, {"OLD": old.url, "CLIENT": new.url}
+        )
         assert "written\t5\n" in told
         copied = V3Client(new.url).kv.Range(RangeRequest(key=b"k", range_end=b"l"))
         assert [pair.key for pair in copied.kvs] == [b"k%d" % number for number in range(5)]
     assert ctl("import", stopped["folder"], "--data-dir", tmp_path / "new") == 0
     files = {"NEW": tmp_path / "new", "FILE": tmp_path / "s.db", "RESTORED": tmp_path / "r"}
-    guide("snapshot", tmp_path, files)
+    guide(block("contrib/doc/migration.md", "snapshot"), tmp_path, files)
     assert (tmp_path / "r" / "member" / "snap" / "db").exists()

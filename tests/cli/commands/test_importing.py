@@ -1,4 +1,4 @@
-"""`netstorectl import`: its command line and what it tells; the rest is in `tests/process/test_migration.py`."""
+"""`netstorectl import`: its command line and what it tells; see `tests/process/test_migration.py` too."""
 
 from __future__ import annotations
 
