@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import subprocess
 import time
 import urllib.error
@@ -32,6 +31,7 @@ from tests.support.peers import etcdctl, start_etcd
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.support.daemon import Daemon
@@ -156,10 +156,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "index": v2(etcd.url, "/")[1],
             "event": v2(etcd.url, f"/?recursive=true&wait=true&waitIndex={v2(etcd.url, '/')[1] - 20}")[0],
         }
-        shutil.copytree(etcd.data_dir, folder / "killed")
-        assert etcdctl(etcd.url, "--version").returncode == 0
         etcd.stop()
-        return {"folder": etcd.data_dir, "killed": folder / "killed", **numbers, **told}
+        return {"folder": etcd.data_dir, **numbers, **told}
 
 
 def check(url: str, stopped: dict[str, Any], *, v2_too: bool = True) -> None:
@@ -258,6 +256,26 @@ def test_a_folder_that_an_etcd_uses_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "new").exists(), "nothing was made"
 
 
+def test_what_a_killed_etcd_has_acknowledged_is_not_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start_etcd(tmp_path) as etcd:
+        client = V3Client(etcd.url)
+        for number in range(20):
+            client.kv.Put(PutRequest(key=b"k%d" % number, value=b"v"))
+        v2(etcd.url, "/k", "PUT", value="v")
+        etcd.kill()
+        if ctl("import", etcd.data_dir, "--data-dir", tmp_path / "new"):
+            assert "this etcd was not stopped properly" in capsys.readouterr().err
+            etcd.start_again()
+            etcd.stop()
+            assert ctl("import", etcd.data_dir, "--data-dir", tmp_path / "new") == 0
+    with start_netstored(tmp_path, data_dir=tmp_path / "new") as daemon:
+        found = V3Client(daemon.url).kv.Range(RangeRequest(key=b"k", range_end=b"l"))
+        assert len(found.kvs) == 20
+        assert v2(daemon.url, "/k")[0]["node"]["value"] == "v"
+
+
 def test_netstored_on_a_folder_of_an_etcd_says_how_to_import(tmp_path: Path, stopped: dict[str, Any]) -> None:
     refused = run_netstored(tmp_path, data_dir=stopped["folder"])
     assert refused.returncode
@@ -291,27 +309,31 @@ def test_several_members_begin_with_the_same_data(tmp_path: Path, stopped: dict[
             daemon.kill()
 
 
-GUIDE = "contrib/doc/migration.md"
 UNTIL_IT_SERVES = 'until curl -sf "$CLIENT/health" >health; do sleep 0.1; done\n'
 
 
-def guide(name: str, folder: Path, variables: dict[str, object], after: str = "") -> str:
-    """Run a block of the guide, with fresh ports, and then other commands."""
+def guide(text: str, folder: Path, variables: Mapping[str, object], after: str = "") -> str:
+    """Run a block of the guide, with free ports, and then other commands."""
     ports = {name: f"http://127.0.0.1:{free_port()}" for name in ("CLIENT", "PEER")}
     words = {name: str(value) for name, value in variables.items()}
-    return bash(block(GUIDE, name) + after, folder, {**ports, **words}, limit=60)
+    return bash(text + after, folder, {**ports, **words}, limit=60)
 
 
 @pytest.mark.peer("bash", "curl")
 def test_the_guide_moves_an_etcd_and_moves_it_back(tmp_path: Path, stopped: dict[str, Any]) -> None:
     folders = {"ETCD": stopped["folder"], "NEW": tmp_path / "new", "BACK": tmp_path / "back"}
-    told = guide("import", tmp_path, folders, block(GUIDE, "compare"))
+    told = guide(
+        block("contrib/doc/migration.md", "import"),
+        tmp_path,
+        folders,
+        block("contrib/doc/migration.md", "compare"),
+    )
     assert f"revision\t{stopped['last']}\n" in told
     assert f'"Revision" : {stopped["last"]}' in told
     assert f'"Count" : {len(stopped["v3"]["pairs"])}' in told
     assert "/coreos.com" in told
     shown = "ETCDCTL_API=3 etcdctl --endpoints $CLIENT get last --write-out fields\n"
-    told = guide("export", tmp_path, folders, UNTIL_IT_SERVES + shown)
+    told = guide(block("contrib/doc/migration.md", "export"), tmp_path, folders, UNTIL_IT_SERVES + shown)
     assert f'"ModRevision" : {stopped["last"]}' in told
 
 
@@ -321,11 +343,13 @@ def test_the_guide_copies_and_writes_a_snapshot(tmp_path: Path, stopped: dict[st
         client = V3Client(old.url)
         for number in range(5):
             client.kv.Put(PutRequest(key=b"k%d" % number, value=b"v"))
-        told = guide("mirror", tmp_path, {"OLD": old.url, "CLIENT": new.url})
+        told = guide(
+            block("contrib/doc/migration.md", "mirror"), tmp_path, {"OLD": old.url, "CLIENT": new.url}
+        )
         assert "written\t5\n" in told
         copied = V3Client(new.url).kv.Range(RangeRequest(key=b"k", range_end=b"l"))
         assert [pair.key for pair in copied.kvs] == [b"k%d" % number for number in range(5)]
     assert ctl("import", stopped["folder"], "--data-dir", tmp_path / "new") == 0
     files = {"NEW": tmp_path / "new", "FILE": tmp_path / "s.db", "RESTORED": tmp_path / "r"}
-    guide("snapshot", tmp_path, files)
+    guide(block("contrib/doc/migration.md", "snapshot"), tmp_path, files)
     assert (tmp_path / "r" / "member" / "snap" / "db").exists()

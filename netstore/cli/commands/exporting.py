@@ -87,5 +87,6 @@ def _state(source: Path, parts: ExitStack) -> StateFile:
         raise refused(f"{source}: is not there: name a data folder, or a file of netstorectl snapshot save")
     home = Path(parts.enter_context(tempfile.TemporaryDirectory(dir=source.parent, prefix=".export-")))
     members = {DEFAULT_NAME: (DEFAULT_PEER_URL,)}
-    restore(source, home / "data", Wish(DEFAULT_NAME, members, secrets.token_hex(16)))
+    secret = secrets.token_hex(16)
+    restore(source, home / "data", Wish(DEFAULT_NAME, members, secret, secret))
     return open_state(home / "data", parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.cli.commands.test_importing import snapshot
+from tests.support.daemon import start_netstored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,24 @@ def test_a_folder_and_a_file(run: Run, tmp_path: Path) -> None:
     assert told.document == {"file": str(tmp_path / "out.db"), "size": (tmp_path / "out.db").stat().st_size}
     again = run("import", str(tmp_path / "out.db"), "--data-dir", str(tmp_path / "again"), "-o", "json")
     assert again.document["revision"] == 3
+
+
+def test_a_full_backup(run: Run, tmp_path: Path) -> None:
+    with start_netstored(tmp_path, data_dir=member(run, tmp_path)) as daemon:
+        assert run("key", "set", "--endpoints", daemon.url, "/kept", "1").status == 0
+        assert run("snapshot", "save", "--endpoints", daemon.url, str(tmp_path / "full")).status == 0
+    before = sorted(tmp_path.iterdir())
+    told = run("export", str(tmp_path / "full"), "--data-dir", str(tmp_path / "etcd"), "-o", "json")
+    assert told.status == 0, told.err
+    assert told.document["v2Nodes"] == 1
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "etcd"]), "nothing else is left"
+    again = run("import", str(tmp_path / "etcd"), "--data-dir", str(tmp_path / "again"), "-o", "json")
+    assert (again.document["v2Nodes"], again.document["revision"]) == (1, 3)
+    (tmp_path / "full").write_bytes((tmp_path / "full").read_bytes()[:-9])
+    told = run("export", str(tmp_path / "full"), "--data-dir", str(tmp_path / "other"))
+    assert told.status == 1
+    assert "offset" in told.err
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_command_line_that_is_wrong(run: Run, tmp_path: Path) -> None:

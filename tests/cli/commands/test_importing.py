@@ -1,4 +1,4 @@
-"""`netstorectl import`: what it asks for, refuses and tells; `tests/process/test_migration.py` has the data."""
+"""`netstorectl import`: its command line and what it tells; see `tests/process/test_migration.py` too."""
 
 from __future__ import annotations
 
