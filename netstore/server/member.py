@@ -264,6 +264,7 @@ class RunningMember:
             shares=base.shares,
             tracer=self.tracer,
             quota_bytes=max(0, config.quota_backend_bytes or DEFAULT_BYTES),
+            scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
         )
 
     def _services(self) -> Services:

@@ -16,6 +16,8 @@ DECODING: Final = {
     ("netstore/api/beside.py", "_work"): "checks documents in a thread, and reads no state",
     ("netstore/net/tls.py", "_refresh"): "reads certificates",
     ("netstore/node/backup.py", "_run"): "damage that it finds is handed to the loop",
+    ("netstore/node/fullbackup.py", "_restored"): "runs in a process of its own, or in a command's",
+    ("netstore/node/fullbackup.py", "main"): "is a process of its own",
     ("netstore/node/membership.py", "_asked"): "reads a command's bytes",
     ("netstore/node/proposing.py", "_only_removes"): "reads a command's bytes",
     ("netstore/node/forwards.py", "take"): "reads a command's bytes",

@@ -82,8 +82,8 @@ def totals(server: GrpcServer) -> dict[bytes, _Totals]:
     found |= {path: _Totals(_labels(path, is_unary=False)) for path in server.services.stream}
     for path, _, is_unary, counted in server.counted():
         total = found[path]
-        total.started += counted.started
-        total.received += counted.started if is_unary else counted.received
+        total.started += counted.begun
+        total.received += counted.begun if is_unary else counted.received
         total.sent += counted.answered if is_unary else counted.sent
         total.ended[0] += counted.answered
         for status, count in counted.failed.items():
@@ -99,7 +99,7 @@ def calls(server: GrpcServer, found: dict[bytes, _Totals]) -> Calls:
     of_versions: dict[tuple[str, str], int] = {}
     for _, version, is_unary, counted in server.counted():
         place = ("unary" if is_unary else "stream", version)
-        of_versions[place] = of_versions.get(place, 0) + counted.started
+        of_versions[place] = of_versions.get(place, 0) + counted.begun
     nothing = _Totals(("", "", ""))
     watch = found.get(WATCH, nothing)
     return Calls(
@@ -115,7 +115,7 @@ def families(found: dict[bytes, _Totals]) -> Iterator[Metric]:
     methods = list(found.values())
     yield counters(
         "grpc_server_started_total",
-        "Calls that were begun.",
+        "Calls that were begun; a unary one is counted when it ends.",
         _LABELS,
         ((each.labels, each.started) for each in methods),
     )

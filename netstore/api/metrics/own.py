@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from netstore.api.metrics.sources import Sources
+    from netstore.node.backupschedule import BackupState
 
 
 def families(sources: Sources) -> Iterator[Metric]:
@@ -74,4 +75,29 @@ def families(sources: Sources) -> Iterator[Metric]:
         "netstore_scrub_verified_bytes",
         "Bytes verified in the present round, or the last one.",
         sources.scrubber.verified_bytes,
+    )
+    if sources.scheduled is not None:
+        yield from _backups(sources.scheduled, host.clock.wall() / 10**9)
+
+
+def _backups(state: BackupState, now: float) -> Iterator[Metric]:
+    """Scheduled backups; only of a member that makes some."""
+    yield gauge("netstore_backup_period_seconds", "backup_every.", state.every)
+    yield counter("netstore_backup_succeeded_total", "Scheduled backups made and verified.", state.succeeded)
+    yield counter("netstore_backup_failed_total", "Attempts at one that failed.", state.failed)
+    yield gauge(
+        "netstore_backup_last_success_timestamp_seconds",
+        "When the newest good one was made; 0 for none.",
+        round(state.last_success),
+    )
+    yield gauge("netstore_backup_last_bytes", "Size of the newest good one.", state.last_bytes)
+    yield gauge(
+        "netstore_backup_last_duration_seconds",
+        "How long making and verifying the last one took.",
+        round(state.last_seconds, 3),
+    )
+    yield gauge("netstore_backup_running", "1 while one is made.", state.running)
+    yield counter("netstore_backup_hook_failed_total", "Runs of backup_hook that failed.", state.hook_failed)
+    yield gauge(
+        "netstore_backup_warnings", "What somebody should look at (see status).", len(state.warnings(now))
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from netstore.net.http2 import Http2Server
     from netstore.net.reactor import Reactor
     from netstore.node.backup import Backups
+    from netstore.node.backupschedule import BackupState
     from netstore.node.host import Host
     from netstore.peer.peers import Peers
 
@@ -40,3 +41,5 @@ class Sources:
     tracer: Tracer
     quota_bytes: int
     """The largest v3 state; 0 without a limit."""
+    scheduled: BackupState | None = None
+    """Scheduled backups; None without."""

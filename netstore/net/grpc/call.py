@@ -118,13 +118,14 @@ class GrpcCall(Stream, kw_only=True, eq=False):
         )
         connection.strikes = STRIKES_AFTER_DATA
         self._cancelled = None
-        method = self.head.route  # as `Counted.ended`, without a call
-        method.answered += 1
+        self.head.route.answered += 1  # this and what follows is `Counted.ended`, without a call
         seconds = self.server.rounds.now - self.opened_at
-        if seconds > SHORTEST_BOUND:
-            method.took(self, seconds)
-        elif seconds:
-            method.short += seconds
+        if seconds and self.is_unary:
+            method = self.head.route
+            if seconds > SHORTEST_BOUND:
+                method.took(self, seconds)
+            else:
+                method.short += seconds
         if self.deadline is not None:
             self.server.settle(self)
         close(connection, self)

@@ -46,6 +46,7 @@ class Counted:
     def __init__(self, server: GrpcServer) -> None:
         self._server = server
         self.started = 0
+        """Streams that were opened. A unary call is counted when it ends."""
         self.answered = 0
         """Calls that ended with `OK`."""
         self.failed: dict[int, int] = {}
@@ -59,10 +60,13 @@ class Counted:
         self.short = 0.0
         """Seconds of the others together."""
 
+    @property
+    def begun(self) -> int:
+        """Calls that were begun, as far as they are known."""
+        return self.started or self.answered + sum(self.failed.values())
+
     def took(self, call: GrpcCall, seconds: float) -> None:
-        """A call ended that was longer than the first bound."""
-        if not call.is_unary:
-            return
+        """A unary call ended that was longer than the first bound."""
         self.handling.observe(seconds)
         if seconds > SLOW_SECONDS:
             slow = self._server.slow
@@ -76,6 +80,8 @@ class Counted:
         else:
             self.answered += 1
         seconds = self._server.rounds.now - call.opened_at
+        if not call.is_unary:
+            return
         if seconds > SHORTEST_BOUND:
             self.took(call, seconds)
         else:

@@ -204,7 +204,6 @@ class GrpcServer:
         """See `http2.Application`."""
         route: Route = head.route
         if timeout is None and type(route) is _Unary:  # the common case
-            route.started += 1
             now = connection.now
             return UnaryCall(
                 connection,
@@ -229,7 +228,6 @@ class GrpcServer:
                 refusal = Refusal(INTERNAL, f'malformed grpc-timeout: "{value}"', 400)
                 return refused(connection, number, head, refusal)
         call: GrpcCall
-        route.started += 1
         now = connection.now
         if isinstance(route, _Unary):
             call = UnaryCall(
@@ -243,6 +241,7 @@ class GrpcServer:
                 handler=route.handler,
             )
         else:
+            route.started += 1
             call = StreamCall(
                 connection,
                 number,

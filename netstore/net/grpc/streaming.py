@@ -151,12 +151,11 @@ class StreamCall(GrpcCall, kw_only=True, eq=False):
         if count > _MESSAGES_AT_ONCE:
             inbox, self._inbox = inbox[:_MESSAGES_AT_ONCE], inbox[_MESSAGES_AT_ONCE:]
             count = _MESSAGES_AT_ONCE
-        self.head.route.received += count
-        self.connection.spent += HANDLING_WORK * count
-        if self._inbox:
-            self._inbox_size -= sum(map(len, inbox)) + _MESSAGE_COST * len(inbox)
+            self._inbox_size -= sum(map(len, inbox)) + _MESSAGE_COST * count
         else:
             self._inbox_size = 0
+        self.head.route.received += count
+        self.connection.spent += HANDLING_WORK * count
         if self.kept:
             self.keep(self._inbox_size)
         for message in inbox:

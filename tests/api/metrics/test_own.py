@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from netstore import __version__
+from netstore.api.metrics.endpoint import Metrics
+from netstore.node.backupschedule import BackupState
 from netstore.state.v3.commands import NOSPACE, SetAlarm
 from tests.support.metered import Metered
 
@@ -25,3 +29,17 @@ def test_how_the_member_stands() -> None:
     assert told["etcd_debugging_server_alarms{alarm_type=NOSPACE,server_id=7}"] == 1
     assert told["netstore_loop_held_total"] == 1
     assert told["netstore_loop_longest_seconds"] == 0.25
+
+
+def test_scheduled_backups() -> None:
+    metered = Metered()
+    assert not any(name.startswith("netstore_backup_") for name in metered.values())
+    state = BackupState(3600.0, succeeded=2, failed=1, last_success=5.0, last_bytes=7, problem="no room")
+    metered.metrics = Metrics(replace(metered.sources, scheduled=state))
+    told = metered.values()
+    assert told["netstore_backup_period_seconds"] == 3600
+    assert told["netstore_backup_succeeded_total"] == 2
+    assert told["netstore_backup_failed_total"] == 1
+    assert told["netstore_backup_last_success_timestamp_seconds"] == 5
+    assert told["netstore_backup_last_bytes"] == 7
+    assert told["netstore_backup_warnings"] == 1
