@@ -112,6 +112,12 @@ class BackupStatus(msgspec.Struct, frozen=True, rename="camel"):
     hook_failed: int
     warnings: tuple[str, ...]
 
+    @property
+    def content(self) -> dict[str, object]:
+        """The document as the member sends it."""
+        content: dict[str, object] = msgspec.to_builtins(self)
+        return content
+
 
 class MemberStatus(msgspec.Struct, frozen=True):
     """The status of one member. `name` is empty if the answer has none; etcd's has none of the fields that

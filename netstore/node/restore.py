@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from netstore.node.seeding import Record
+    from netstore.node.seeding import Founders, Record
     from netstore.types import ClusterId, NodeId
 
 SECTOR_BYTES: Final = 512
@@ -51,6 +51,8 @@ class Wish(NamedTuple):
     """Peer URLs of all members by name."""
     token: str
     """`initial_cluster_token`."""
+    join_token: str
+    """What members that join later prove that they know (`node.jointoken`)."""
     bump: int = 0
     mark_compacted: bool = False
     """See `changed`."""
@@ -90,7 +92,7 @@ def _restore_full(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Res
     records = seen.passing(
         changed(_known(reader.records(), file), wish.bump, mark_compacted=wish.mark_compacted)
     )
-    own = founders(wish.members, wish.name, wish.token, header.id)
+    own = _founders(wish, header.id)
     count = seed(folder, own, Index(header.index), records)
     return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count)
 
@@ -117,9 +119,13 @@ def _restore_v3(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Resto
         pass
     seen = _Seen()
     records = seen.passing(changed(source.records(Report()), wish.bump, mark_compacted=wish.mark_compacted))
-    own = founders(wish.members, wish.name, wish.token, _digest(file))
+    own = _founders(wish, _digest(file))
     count = seed(folder, own, source.applied, records)
     return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count)
+
+
+def _founders(wish: Wish, origin: str) -> Founders:
+    return founders(wish.members, wish.name, wish.token, origin)._replace(join_token=wish.join_token)
 
 
 def _digest(file: Path) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, Reason
-from netstore.node import backup
 from netstore.node.backup import BoltCopy, FullCopy, buckets
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion
 from netstore.state.v3 import commands as v3
@@ -162,7 +162,7 @@ def test_a_full_copy_is_left_to_who_asked(place: Place, tmp_path: Path) -> None:
 def test_a_full_copy_without_room_is_refused_before_anything_is_written(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup.shutil, "disk_usage", lambda _: Usage(100, 90, 10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100, 90, 10))
     made: list[FullCopy | Fault] = []
     place.backups.make_full(made.append)
     place.turn_until(lambda: made)

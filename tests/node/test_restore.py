@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore.disk.backupfile import BackupReader
 from netstore.disk.datadir import DataDir, read_token
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
@@ -81,7 +82,7 @@ class Opened:
 def test_members_that_restore_one_backup_are_one_cluster(full: Path, place: Place, tmp_path: Path) -> None:
     found = {}
     for name in MEMBERS:
-        done = restore(full, tmp_path / name, Wish(name, MEMBERS, SHARED))
+        done = restore(full, tmp_path / name, Wish(name, MEMBERS, SHARED, SHARED))
         found[name] = opened = Opened(tmp_path / name)
         assert (done.cluster, done.member) == (opened.identity.cluster_id, opened.identity.member_id)
         assert opened.identity.name == name
@@ -113,14 +114,14 @@ def test_the_ids_are_new_each_time(place: Place, tmp_path: Path) -> None:
     for number in range(2):
         full = place.make_full().path
         for token in ("one", "two"):
-            done = restore(full, tmp_path / f"{number}{token}", Wish("a", MEMBERS, token))
+            done = restore(full, tmp_path / f"{number}{token}", Wish("a", MEMBERS, token, token))
             clusters.add(done.cluster)
     assert len(clusters) == 4
     assert 0xC1 not in clusters
 
 
 def test_a_v3_snapshot_is_restored(bolt: Path, place: Place, tmp_path: Path) -> None:
-    done = restore(bolt, tmp_path / "a", Wish("a", MEMBERS, "t"))
+    done = restore(bolt, tmp_path / "a", Wish("a", MEMBERS, "t", "t"))
     opened = Opened(tmp_path / "a")
     machine = opened.machine
     assert done.revision == machine.mvcc.revision == place.machine.mvcc.revision
@@ -136,14 +137,14 @@ def test_the_digest_of_a_v3_snapshot_is_verified_unless_that_is_not_wanted(
 ) -> None:
     bolt.write_bytes(bolt.read_bytes() + bytes(32))
     with pytest.raises(CorruptData, match="SHA-256 at its end does not fit"):
-        restore(bolt, tmp_path / "a", Wish("a", MEMBERS, "t"))
+        restore(bolt, tmp_path / "a", Wish("a", MEMBERS, "t", "t"))
     assert not (tmp_path / "a").exists()
-    restore(bolt, tmp_path / "a", Wish("a", MEMBERS, "t", skip_digest=True))
+    restore(bolt, tmp_path / "a", Wish("a", MEMBERS, "t", "t", skip_digest=True))
 
 
 def test_a_bumped_revision_hides_what_came_before(full: Path, place: Place, tmp_path: Path) -> None:
     before = place.machine
-    done = restore(full, tmp_path / "a", Wish("a", MEMBERS, "t", bump=1000, mark_compacted=True))
+    done = restore(full, tmp_path / "a", Wish("a", MEMBERS, "t", "t", bump=1000, mark_compacted=True))
     opened = Opened(tmp_path / "a")
     machine = opened.machine
     assert done.revision == machine.mvcc.revision == before.mvcc.revision + 1000
@@ -158,7 +159,7 @@ def test_a_bumped_revision_hides_what_came_before(full: Path, place: Place, tmp_
 
 def test_a_restored_state_can_be_written(full: Path, tmp_path: Path) -> None:
     for name, bump in (("a", 0), ("b", 7)):
-        restore(full, tmp_path / name, Wish("a", MEMBERS, "t", bump=bump, mark_compacted=bool(bump)))
+        restore(full, tmp_path / name, Wish("a", MEMBERS, "t", "t", bump=bump, mark_compacted=bool(bump)))
         data = DataDir.lock(tmp_path / name)
         engine = LmdbEngine(data.state_dir / "state.lmdb", lambda _: None, TABLES, print)
         machine = Machine(engine)
@@ -180,10 +181,10 @@ def test_only_an_empty_folder_is_filled(full: Path, tmp_path: Path, what: str) -
     if what == "file":
         (folder / "other").write_text("kept")
     else:
-        restore(full, folder, Wish("a", MEMBERS, "t"))
+        restore(full, folder, Wish("a", MEMBERS, "t", "t"))
     before = sorted(path for path in folder.rglob("*"))
     with pytest.raises(NetstoreError, match="choose a new or empty folder"):
-        restore(full, folder, Wish("a", MEMBERS, "t"))
+        restore(full, folder, Wish("a", MEMBERS, "t", "t"))
     assert sorted(path for path in folder.rglob("*")) == before
 
 
@@ -193,16 +194,16 @@ def test_a_damaged_file_leaves_nothing(full: Path, bolt: Path, tmp_path: Path, k
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 512 :])
     with pytest.raises(CorruptData, match=r"offset \d+"):
-        restore(path, tmp_path / "a", Wish("a", MEMBERS, "t"))
+        restore(path, tmp_path / "a", Wish("a", MEMBERS, "t", "t"))
     assert not (tmp_path / "a").exists()
 
 
 def test_a_backup_of_the_restored_member_is_a_backup(full: Path, tmp_path: Path) -> None:
-    restore(full, tmp_path / "a", Wish("a", MEMBERS, "t"))
+    restore(full, tmp_path / "a", Wish("a", MEMBERS, "t", "t"))
     target = tmp_path / "again.backup"
     data = DataDir.lock(tmp_path / "a")
     data.close()
     with full.open("rb") as file:
-        header = fullbackup.BackupReader(file, "FILE").header
+        header = BackupReader(file, "FILE").header
     fullbackup.write(tmp_path / "a" / "state" / "state.lmdb", target, header)
     assert fullbackup.verify(target, 1 << 30).how == fullbackup.RESTORED

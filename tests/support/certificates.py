@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import trustme
@@ -38,6 +39,14 @@ class Certificates:
         made.private_key_pem.write_to_path(key)
         made.cert_chain_pems[0].write_to_path(certificate)
         return certificate, key
+
+    def expire(self) -> None:
+        """Put a certificate of the server that is valid no more in the place of the first."""
+        before = datetime.now(UTC) - timedelta(days=3)
+        made = self._ca.issue_cert(
+            "127.0.0.1", "localhost", not_before=before, not_after=before + timedelta(days=1)
+        )
+        self.issue("server", made)
 
     def renew(self) -> None:
         """Put another certificate of the server in the place of the first."""

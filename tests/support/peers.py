@@ -37,6 +37,7 @@ PACKAGE_OF: Final = {
     "ip6tables": "iptables",
     "/usr/lib/cni/portmap": "containernetworking-plugins",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
+    "openssl": "openssl",
     "valgrind": "valgrind",
 }
 """Program -> the Debian package that has it."""

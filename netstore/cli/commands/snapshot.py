@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import secrets
 import sys
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -66,7 +67,8 @@ _FIELDS: Final = (
 )
 """Fields of every answer about a file; null where its kind does not have it, or it was not found out."""
 
-_SHOWN: Final = ("kind", "revision", "index", "v2Index", "records", "size", "sha256")
+_SHOWN: Final = ("kind", "revision", "index", "v2Index", "records", "size")
+"""Those in a table; how a file was verified, or else its digest, follows."""
 
 
 def _rate(_context: click.Context, _option: click.Parameter, word: str | None) -> float:
@@ -309,9 +311,10 @@ def _v3_content(file: Path) -> dict[str, object]:
 
 
 def _show(settings: Settings, content: Mapping[str, object]) -> None:
-    """One answer: all fields in JSON, those that fit in a table."""
-    row = tuple(None if content[name] is None else str(content[name]) for name in ("file", *_SHOWN))
-    headings = tuple(re.sub("([A-Z])", r" \1", name).upper() for name in ("file", *_SHOWN))
+    """One answer: all fields in JSON, the most important ones in a table."""
+    names = ("file", *_SHOWN, "sha256" if content["verified"] is None else "verified")
+    row = tuple(None if content[name] is None else str(content[name]) for name in names)
+    headings = tuple(re.sub("([A-Z])", r" \1", name).upper() for name in names)
     settings.show(dict(content), Table(headings, [row]))
 
 
@@ -385,11 +388,18 @@ def restore(
         if skip_hash_check and _kind(file) == FULL:
             raise click.UsageError("--skip-hash-check is for v3 snapshots: a full backup is always verified")
         token = initial_cluster_token or DEFAULT_CLUSTER_TOKEN
-        done = work.restore(
-            file,
-            data_dir,
-            work.Wish(name, members, token, bump_revision, mark_compacted, skip_hash_check),
+        # As netstored does it: the token that everybody knows is used only where several members need one.
+        alone = len(members) == 1 and token == DEFAULT_CLUSTER_TOKEN
+        wish = work.Wish(
+            name,
+            members,
+            token,
+            secrets.token_hex(32) if alone else token,
+            bump_revision,
+            mark_compacted,
+            skip_hash_check,
         )
+        done = work.restore(file, data_dir, wish)
     content: dict[str, str | int] = {
         "dataDir": str(data_dir),
         "cluster": f"{done.cluster:x}",

@@ -20,7 +20,6 @@ from netstore.cli.output import Form, Table, document, emit, plain, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.client.cluster import BackupStatus
     from netstore.client.subnetstore import Entry, SubnetStore
     from netstore.client.v2 import ClusterMember, V2Client
 
@@ -42,8 +41,8 @@ class Endpoint:
     """The id of the member that leads."""
     milliseconds: float | None = None
     problems: tuple[str, ...] = ()
-    backup: BackupStatus | None = None
-    """Scheduled backups; None: there are none."""
+    backup: dict[str, object] | None = None
+    """Scheduled backups, as the member tells them; None: there are none."""
 
 
 @dataclass(slots=True)
@@ -122,8 +121,8 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             standing = await ClusterClient(client.transport).status()
             seen.version, seen.role, seen.leader = standing.version, standing.role, standing.leader or None
             seen.member = standing.name or seen.member or standing.id
-            seen.backup = standing.backup
             if standing.backup is not None:
+                seen.backup = standing.backup.content
                 seen.problems += standing.backup.warnings
 
 
