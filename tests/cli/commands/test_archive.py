@@ -10,15 +10,15 @@ import httpx
 import pytest
 
 from netstore.proto import rpc_pb2 as pb
+from tests.support.archives import shown, wait_until_archived
 from tests.support.daemon import start_netstored
-from tests.support.patience import Deadline, seconds
+from tests.support.patience import seconds
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cli.commands.conftest import Run
-    from tests.support.daemon import Daemon
 
 NUMBER = 30
 
@@ -44,19 +44,6 @@ def v2_value(url: str) -> str:
     return value
 
 
-def archived(daemon: Daemon) -> None:
-    """Wait until all that was applied is archived, with a state."""
-    deadline = Deadline(60)
-    while True:
-        status = httpx.get(f"{daemon.url}/netstore/status", trust_env=False, timeout=seconds(20)).json()
-        told = status["archive"]
-        if told["states"] and not told["waitingEntries"] and told["lastIndex"] >= status["appliedIndex"]:
-            assert (status["problems"], told["gaps"]) == ([], 0)
-            return
-        assert not deadline.passed(), told
-        time.sleep(0.1)  # fixed: then it asks again
-
-
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     """A store with a history, half of which it has compacted; it was killed in the middle, and is gone."""
@@ -66,7 +53,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     with start_netstored(tmp_path_factory.mktemp("store"), *flags) as daemon:
         for number in range(NUMBER):
             if number == NUMBER // 2:
-                archived(daemon)
+                wait_until_archived(daemon)
                 daemon.kill()
                 daemon.start_again()
             with closing(V3Client(daemon.url)) as client:
@@ -84,7 +71,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
                 kept.record[revision] = pairs(client), v2_value(daemon.url)
         with closing(V3Client(daemon.url)) as client:
             client.kv.Compact(pb.CompactionRequest(revision=NUMBER, physical=True))
-        archived(daemon)
+        wait_until_archived(daemon)
     return kept
 
 
@@ -108,9 +95,7 @@ def test_a_store_restored_to_a_point(run: Run, kept: Kept, tmp_path: Path) -> No
     for word, revision in (("--to-revision", ways[11]), ("--to-time", ways[20])):
         where = tmp_path / word.strip("-")
         where.mkdir()
-        whole, nanos = divmod(kept.times[revision], 10**9)
-        instant = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{nanos // 1000:06}Z"
-        point = str(revision) if word == "--to-revision" else instant
+        point = str(revision) if word == "--to-revision" else shown(kept.times[revision])
         told = run(
             *("snapshot", "restore", "--archive", str(kept.folder), word, point),
             *("--data-dir", str(where / "data"), "-o", "json"),
