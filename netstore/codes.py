@@ -1,10 +1,11 @@
-"""The status codes of gRPC that are answered here."""
+"""The status codes of gRPC that are answered here, and that of calls whose client went away."""
 
 from __future__ import annotations
 
 from typing import Final
 
 OK: Final = 0
+CANCELLED: Final = 1
 UNKNOWN: Final = 2
 INVALID_ARGUMENT: Final = 3
 DEADLINE_EXCEEDED: Final = 4

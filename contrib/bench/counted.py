@@ -161,7 +161,7 @@ class Member:
             log=Lines(),
             gate=gate,
         )
-        calls = GrpcServer(services, now, lambda _seconds, call: Deadline(0.0, call), Lines())
+        calls = GrpcServer(services, now, lambda _seconds, call: Deadline(0.0, call), Lines(), rounds=reactor)
         factory = SessionFactory(Http2Server(calls, lambda: reactor.now, varying=TIMEOUT_FIELD))
         # What `Reactor.run` begins with; its rounds are made by hand here.
         reactor._connect, reactor._rounds = factory.session, _Turns(solo)  # noqa: SLF001

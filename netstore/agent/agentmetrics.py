@@ -1,18 +1,22 @@
-"""The metrics of the agent: their names, and what they mean. Pure, but for those of the process."""
+"""The metrics of the agent: their names, and what they mean. Their names begin with netstore_agent; those of
+the process are the ones that programs for Prometheus share (`netstore.exposition`).
+"""
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from netstore import __version__
-from netstore.agent import metrics
-from netstore.agent.metrics import Family, counter, gauge
 from netstore.agent.readiness import Result  # noqa: TC001 - msgspec reads annotations
+from netstore.exposition import counter, gauge, gauges, process, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from prometheus_client.core import Metric
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -35,19 +39,23 @@ class Facts(msgspec.Struct, frozen=True):
 
 def render(facts: Facts) -> str:
     """The text of a scrape."""
-    return metrics.render([*_families(facts), *metrics.process()])
+    return text(chain(_families(facts), process())).decode()
 
 
-def _families(facts: Facts) -> Iterator[Family]:
-    labels = {"version": __version__, "backend": facts.backend, "store_api": facts.store_api}
-    yield Family("netstore_agent_info", "gauge", "What runs here; always 1.", [(labels, 1)])
+def _families(facts: Facts) -> Iterator[Metric]:
+    yield gauges(
+        "netstore_agent_info",
+        "What runs here; always 1.",
+        ("version", "backend", "store_api"),
+        [((__version__, facts.backend, facts.store_api), 1)],
+    )
     ready = all(reason is None for _, reason in facts.checks)
     yield gauge("netstore_agent_ready", "Whether this node is ready for pods, as /readyz says.", ready)
-    yield Family(
+    yield gauges(
         "netstore_agent_check_ok",
-        "gauge",
         "Whether a check of the readiness does not fail.",
-        [({"check": name}, reason is None) for name, reason in facts.checks],
+        ("check",),
+        [((name,), reason is None) for name, reason in facts.checks],
     )
     yield gauge("netstore_agent_problems", "Problems that were logged and are not over.", facts.problems)
     yield gauge("netstore_agent_lease_held", "Whether this node holds a subnet.", facts.lease_held)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from netstore.agent.metrics import CONTENT_TYPE
 from netstore.agent.readiness import verbose
+from netstore.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

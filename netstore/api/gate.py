@@ -47,7 +47,7 @@ class Kind(Enum):
     ADMIN = "admin"
     """The member as a program: its log level, and `/netstore/` without members, leader and plugins."""
     PUBLIC = "public"
-    """Health and version, which are for everybody."""
+    """Health, version and metrics, which are for everybody."""
 
 
 class Access(NamedTuple):

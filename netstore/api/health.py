@@ -84,18 +84,22 @@ class Health:
         """The read that is under way."""
         self._found = _FIRST
         """The last result: why the member was not healthy; empty if it was."""
+        self.well = 0
+        """Checks that found the member healthy."""
+        self.unwell = 0
+        """Checks that did not."""
 
     def __call__(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET"):
             return
         alarms = self._alarms(exchange.request.query)
         if alarms or not self._member.leader:
-            _answer(exchange, "; ".join(alarms) or "knows no leader")
+            self.answer(exchange, "; ".join(alarms) or "knows no leader")
             return
         if not self._admission.enter(exchange.principal):
-            _answer(exchange, _explained(self._member, self._found))
+            self.answer(exchange, _explained(self._member, self._found))
             return
-        check = _Check(exchange, self._member, self._admission)
+        check = _Check(exchange, self._member, self._admission, self.answer)
         check.deadline = self._after(HEALTH_SECONDS, check.late)
         if self._read is not None:
             self._read.join(check)
@@ -123,6 +127,17 @@ class Health:
     def _late(self) -> None:
         """The read under way takes too long."""
         self._found = _LATE
+
+    def answer(self, exchange: Exchange, reason: str) -> None:
+        """Answer one check. Without a reason the member is healthy. etcd 3.4 gives no reason, later versions
+        do.
+        """
+        if reason:
+            self.unwell += 1
+            exchange.respond(503, PLAIN + NOSNIFF, json_line({"health": "false", "reason": reason}))
+        else:
+            self.well += 1
+            exchange.respond(200, PLAIN, b'{"health":"true"}')
 
     def _alarms(self, query: bytes) -> list[str]:
         """The raised alarms that the query does not exclude."""
@@ -171,8 +186,15 @@ class _LogRead:
 class _Check:
     """One health check that waits."""
 
-    def __init__(self, exchange: Exchange, member: Member, admission: Admission) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        member: Member,
+        admission: Admission,
+        answer: Callable[[Exchange, str], None],
+    ) -> None:
         self._exchange = exchange
+        self._answer = answer
         self._member = member
         self._admission = admission
         self.among: dict[_Check, None] = {}
@@ -187,7 +209,7 @@ class _Check:
         """Answer once; `reason` is why the member is not healthy."""
         if self in self.among:
             self._forget()
-            _answer(self._exchange, _explained(self._member, reason))
+            self._answer(self._exchange, _explained(self._member, reason))
 
     def _forget(self) -> None:
         if self in self.among:
@@ -202,12 +224,3 @@ def _explained(member: Member, reason: str) -> str:
     healthy.
     """
     return ("; ".join(member.problems()) or reason) if reason else ""
-
-
-def _answer(exchange: Exchange, reason: str) -> None:
-    """Without a reason the member is healthy. etcd 3.4 gives no reason, later versions do."""
-    if reason:
-        document = {"health": "false", "reason": reason}
-        exchange.respond(503, PLAIN + NOSNIFF, json_line(document))
-    else:
-        exchange.respond(200, PLAIN, b'{"health":"true"}')

@@ -1,4 +1,6 @@
-"""The routes of the HTTP port: etcd's v2 API, `/version`, `/health`, the log level, and `/netstore/`."""
+"""The routes of the HTTP port: etcd's v2 API, `/version`, `/health`, `/metrics`, `/debug/vars`, the log
+level, and `/netstore/`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from netstore.api.admin import AdminApi
     from netstore.api.gate import Gate
+    from netstore.api.metrics.endpoint import Metrics, Variables
     from netstore.api.networks import NetworkWrites
     from netstore.api.v2.stats import StatsApi
     from netstore.net.exchange import Request
@@ -39,18 +42,24 @@ def routes(
     set_level: Callable[[str], None],
     enable_v2: bool,
     networks: NetworkWrites | None = None,
+    health: Health | None = None,
+    metrics: Metrics | None = None,
+    variables: Variables | None = None,
 ) -> Router:
     """The router of one member. `set_level` changes the level of the log. `networks` checks
     what is written to the configs of networks.
 
     The lessor is told where to see the keys whose TTL may be renewed by a write that is under way.
     """
-    health = Health(member, deadlines.after)
     exact = {
         b"/version": Route(Version(member), _operation(Kind.PUBLIC)),
-        b"/health": Route(health, _operation(Kind.PUBLIC)),
+        b"/health": Route(health or Health(member, deadlines.after), _operation(Kind.PUBLIC)),
         loglevel.PATH: Route(loglevel.LogLevel(set_level), _operation(Kind.ADMIN)),
     }
+    if metrics is not None:
+        exact[b"/metrics"] = Route(metrics, _operation(Kind.PUBLIC))
+    if variables is not None:
+        exact[b"/debug/vars"] = Route(variables, _operation(Kind.ADMIN))
     below = {admin.PREFIX: Route(admin_api.handle, admin.operation, closed=True)}
     if enable_v2:
         members = MembersApi(member, cluster)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.disk.overlay import free_in_steps
 from netstore.disk.threads import report
+from netstore.histogram import Histogram, doubling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from netstore.types import Index
 
     Done = Callable[[OSError | None], None]
+
+
+COMMIT_BOUNDS: Final = doubling(0.001, 14)
+"""Upper bounds of the seconds that a commit takes, as etcd has them."""
 
 
 class Batch(NamedTuple):
@@ -80,6 +85,8 @@ class Committer:
         self._due = due
         self._committed = committed
         self._installed = installed
+        self.commits = Histogram(COMMIT_BOUNDS)
+        """Seconds of each commit, with its sync."""
         self._queue: SimpleQueue[Batch | Install | _StartInterval | _Free | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="state-writer", daemon=True)
         self._thread.start()
@@ -121,7 +128,9 @@ class Committer:
                 due = time.monotonic() + self._interval
             if isinstance(job, Batch):
                 due = None
+                began = time.monotonic()
                 failure = shared.commit(job.applied, job.log, job.changes)
+                self.commits.observe(time.monotonic() - began)
                 report(self._call_soon, self._committed, job, failure)
             if isinstance(job, _Free):
                 free_in_steps(job.changes)

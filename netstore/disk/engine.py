@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from netstore.disk.summary import Summary
     from netstore.disk.tables import Pair, Tracker
     from netstore.disk.threads import CallSoon
+    from netstore.histogram import Histogram
     from netstore.types import Index
 
     Done = Callable[[OSError | None], None]
@@ -474,6 +475,11 @@ class LmdbEngine:
         installed, those before it. About 20 us.
         """
         return self._sizes_before if self._sizes_before is not None else self._shared.sizes()
+
+    @property
+    def commits(self) -> Histogram:
+        """Seconds of each commit."""
+        return self._committer.commits
 
     @property
     def databases(self) -> list[str]:

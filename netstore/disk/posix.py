@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ from netstore.disk.inbox import Inbox, PrepareSpare, Remove, Stop, Write
 from netstore.disk.notes import NOTES, Notes
 from netstore.disk.spare import SPARE, Spare, no_memory, write_zeros
 from netstore.disk.threads import report
+from netstore.histogram import Histogram, doubling
 from netstore.seams import NO_ROOM, SyncFailed
 
 if TYPE_CHECKING:
@@ -55,6 +57,12 @@ BACKOFF_FACTOR: Final = 100
 So slow syncs block the loop for at most a hundredth of the time.
 """
 
+SYNC_BOUNDS: Final = doubling(0.001, 14)
+"""Upper bounds of the seconds that a sync takes, as etcd has them."""
+
+RECENT_SYNCS: Final = 256
+"""Writes with their syncs whose times are kept."""
+
 _NEVER: Final = float("inf")
 
 
@@ -86,6 +94,12 @@ class PosixDevice:
         self._loop_syncs_from = _NEVER
         """From when on the loop may write, in monotonic seconds; never before the first write was timed."""
         self.quick_syncs = 0
+        self.syncs = Histogram(SYNC_BOUNDS)
+        """Seconds of each fdatasync(2)."""
+        self.recent: deque[tuple[float, float]] = deque(maxlen=RECENT_SYNCS)
+        """When the last writes began, and when they were synced, in monotonic seconds."""
+        self.written = 0
+        """Bytes written so far."""
         self._spare = Spare(self._folder, file_bytes)
         self._notes = Notes(self._folder)
         self._inbox = Inbox()
@@ -233,10 +247,15 @@ class PosixDevice:
             end = _write_all(self._file, [write.data for write in group], first.offset)
         except (OSError, MemoryError) as error:
             return self._undo(first, error if isinstance(error, OSError) else no_memory())
+        written = monotonic()
         try:
             os.fdatasync(self._file)
         except OSError as error:
             return self._die(error)
+        synced = monotonic()
+        self.syncs.observe(synced - written)
+        self.recent.append((began, synced))
+        self.written += end - first.offset
         note = group[-1].note
         if note:
             self._notes.write(note)

@@ -63,6 +63,7 @@ class Request(msgspec.Struct, eq=False):
     authorization: bytes | None = None
     origin: bytes | None = None
     host: bytes | None = None
+    traceparent: bytes | None = None
     version: bytes = b"1.1"
     keep_alive: bool = True
     expects_continue: bool = False

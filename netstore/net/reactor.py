@@ -21,7 +21,7 @@ connection may hold (unsent bytes, unanswered requests, time without progress) i
 from __future__ import annotations
 
 import select
-from collections import deque
+from collections import Counter, deque
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -167,6 +167,8 @@ class Reactor:
         self.acceptor = Acceptor(self, self._epoll, self.connection_limit, log, clock)
         self.accepted = 0
         """Connections accepted so far."""
+        self._sent: Counter[type] = Counter()
+        """Bytes sent on connections that are closed, by the kind of their last session."""
         self.scheduler = Scheduler(clock, self.meter, self.wakeup, self._cut_for, waited)
         self.watched = WatchedDescriptors(
             self._epoll,
@@ -193,6 +195,20 @@ class Reactor:
     def contended(self) -> bool:
         """Connections wait for their turn."""
         return bool(self.scheduler.queue)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return len(self._connections)
+
+    def sent(self) -> Counter[type]:
+        """Bytes that the kernel accepted so far, by the kind of session: of HTTP/1, HTTP/2, a handshake.
+        O(open connections), 0.1 us each.
+        """
+        sent = self._sent.copy()
+        for connection in self._connections.values():
+            sent[type(connection.session)] += connection.sent
+        return sent
 
     def listen(self, sock: socket.socket, credentials: Credentials | None = None) -> None:
         """Accept connections from this bound socket, and take ownership of it; over TLS if there are
@@ -297,6 +313,7 @@ class Reactor:
     def forget(self, connection: Connection) -> None:
         """A connection is about to close its socket."""
         del self._connections[connection.fd]
+        self._sent[type(connection.session)] += connection.sent
         self.watched.aside.pop(connection.fd, None)
         self.connection_limit.remove(connection)
         self.scheduler.left(connection)

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.errors import CannotApply, MustStop, NetstoreError
+from netstore.histogram import Histogram, doubling
 from netstore.node.logsize import log_size
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from netstore.meter import Parts
     from netstore.node.proposals import Proposals
+    from netstore.node.slowness import Slowness
     from netstore.raft.core import Raft
     from netstore.raft.entry import Entry
     from netstore.state.machine import Machine
@@ -34,6 +36,9 @@ TURN_UNITS: Final = 5_000
 """About how many microseconds of work one turn applies entries for: the limit for one piece of work on the
 loop.
 """
+
+APPLY_BOUNDS: Final = doubling(0.0001, 20)
+"""Upper bounds of the seconds that entries are applied for in a turn; etcd has the same for one entry."""
 
 CHECK_ENTRIES: Final = 1_024
 """Members compare their states at every entry whose index is a multiple of this, in a message of 45 bytes."""
@@ -58,6 +63,7 @@ class Applier:
         hub: Hub,
         watches: Watches,
         parts: Parts,
+        slowness: Slowness,
         wake: Callable[[], None],
     ) -> None:
         self._machine = machine
@@ -66,6 +72,7 @@ class Applier:
         self._hub = hub
         self._watches = watches
         self._parts = parts
+        self._slowness = slowness
         self._wake = wake
         machine.v2.awaited = self._is_awaited
         self.observer: Observer | None = None
@@ -73,6 +80,8 @@ class Applier:
         """Committed entries that are not applied. Until then they stay in the log in memory."""
         self.waiting_bytes = 0
         """What they weigh in the log."""
+        self.applying = Histogram(APPLY_BOUNDS)
+        """Seconds of applying in each turn that applied something."""
         self.work_limit = 0
         """Value of `machine.applying.worked` at which this turn has applied enough."""
         self._is_unfinished = False
@@ -91,6 +100,7 @@ class Applier:
         """
         machine, waiting = self._machine, self.waiting
         if committed:
+            self._slowness.committed(committed[-1].index, self._parts.at)
             waiting.extend(committed)
             self.waiting_bytes += log_size([entry.data for entry in committed])
         if not waiting:
@@ -129,7 +139,7 @@ class Applier:
                 complete(number(payload[REQUEST], "little"), outcome)  # as `request_of`
         if last is not None:
             self._raft.applied_to(last)
-        self._parts.ran("apply")
+        self.applying.observe(self._parts.ran("apply"))
         events, changes = machine.v2.take_events(), machine.take_changes()
         if events:
             self._hub.publish(*events)

@@ -15,6 +15,7 @@ import shutil
 import threading
 from functools import partial
 from struct import Struct
+from time import monotonic
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -31,6 +32,7 @@ from netstore.errors import (
     refusal,
 )
 from netstore.etcdfile import boltwriter
+from netstore.histogram import Histogram, doubling
 from netstore.node import fullbackup
 from netstore.state import tables
 from netstore.state.members import MemberInfo
@@ -51,6 +53,9 @@ T = TypeVar("T")
 
 SPARE_BYTES: Final = 64 * 1024 * 1024
 """Free disk space that a full backup must leave: the log may be on the same disk."""
+
+MADE_BOUNDS: Final = doubling(0.01, 17)
+"""Upper bounds of the seconds that a snapshot takes to make, as etcd has them."""
 
 _STATE: Final = "backup-state.part"
 _BOLT: Final = "backup-bolt.part"
@@ -125,6 +130,9 @@ class Backups:
         self._damaged = damaged
         self._header = header
         self._busy = False
+        self._began = 0.0
+        self.made = Histogram(MADE_BOUNDS)
+        """Seconds that each snapshot took to make."""
 
     def make(self, done: Callable[[BoltCopy | Fault], None]) -> None:
         """Make a snapshot in etcd's format that contains everything acknowledged so far; `done` gets it, or
@@ -150,6 +158,7 @@ class Backups:
             made(refusal(Reason.SNAPSHOT_BUSY))
             return
         self._busy = True
+        self._began = monotonic()
         try:
             self._source.sync(partial(self._durable, work, made))
         except BaseException:  # it has not taken the callback
@@ -188,6 +197,7 @@ class Backups:
         self, done: Callable[[BoltCopy | Fault], None], outcome: BoltCopy | Exception | Fault
     ) -> None:
         if isinstance(outcome, BoltCopy):
+            self.made.observe(monotonic() - self._began)
             self._log.info("snapshot_made", bytes=outcome.size)
             done(outcome)
         else:

@@ -31,6 +31,7 @@ from netstore.node.logwriter import DiskFailed, LogWriter
 from netstore.node.proposals import COMPLETED_AT_ONCE
 from netstore.node.proposing import Proposer
 from netstore.node.reads import Reads
+from netstore.node.slowness import SLOW_SECONDS, Slowness
 from netstore.node.snapshotinstall import SnapshotInstall
 from netstore.node.snapshotsending import SnapshotSending
 from netstore.raft.change import Change
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from netstore.node.driver import Driver
     from netstore.node.pacing import Behind
     from netstore.node.proposals import Proposals, Slot
+    from netstore.node.slowness import Spent
     from netstore.raft.messages import Message
     from netstore.raft.status import Refusal, Status
     from netstore.seams import Clock, Engine, Log
@@ -97,10 +99,17 @@ class Host:
         self.clock = clock
         self.parts = Parts(clock.monotonic)
         """Which part of the last turn took longest."""
+        self.slowness = Slowness(clock.monotonic)
+        """Where the time of slow requests went."""
+        self.slow_write: Callable[[bytes, Spent], object] | None = None
+        """Called with the payload of a slow request of the log once it is answered, unless whoever answered
+        it has taken `Slowness.spent`.
+        """
         self.proposals = proposals
         self.proposals.now, self.proposals.wall = clock.monotonic(), clock.wall()
         self.reads = Reads(proposals.time_limit)
         """Linearizable reads that wait."""
+        proposals.slow, self.reads.slow = self._answer_slow, self._read_slow
         machine.v2.watched = hub.watched
         proposals.failed = hub.failed = self.watches.failed = self.reads.failed = self.request_failed
         engine.eased = wake
@@ -118,7 +127,14 @@ class Host:
             wal, driver, self.space, log, wake=wake, fail=self.fail, out_of_space=self._give_up
         )
         self.applier = Applier(
-            machine, raft, proposals, hub=hub, watches=self.watches, parts=self.parts, wake=wake
+            machine,
+            raft,
+            proposals,
+            hub=hub,
+            watches=self.watches,
+            parts=self.parts,
+            slowness=self.slowness,
+            wake=wake,
         )
         """Applies committed entries."""
         self.backpressure = Backpressure(
@@ -203,6 +219,12 @@ class Host:
         """Members found, since the leader changed, to lack entries that they acknowledged."""
         self.leader_since = Nanos(0)
         """Wall time at which this member came to know its leader; 0 before it knew any."""
+        self.leaders_seen = 0
+        """How often it came to know a leader that it had not known before."""
+        self.reads_slow = 0
+        """Linearizable reads that waited too long."""
+        self.reads_failed = 0
+        """Those for which no leader confirmed a read index."""
 
     # --- Member
 
@@ -396,6 +418,24 @@ class Host:
         """The answer or event of a request could not be made. That request fails, the member goes on."""
         self._log.error("request_failed", error=repr(fault))
 
+    def _answer_slow(self, slot: Slot, payload: bytes, outcome: Outcome | Fault) -> None:
+        opened = slot.late_at - self.proposals.time_limit
+        slowness = self.slowness
+        spent = slowness.spent = slowness.of_write(opened, slot.sent_at, self.machine.applying.index)
+        try:
+            slot.done(outcome)
+            if slowness.spent is not None and self.slow_write is not None:
+                self.slow_write(payload, spent)
+        finally:
+            slowness.spent = slowness.traceparent = None
+
+    def _read_slow(self, done: Callable[[Fault | None], None], asked: float, fault: Fault | None) -> None:
+        self.slowness.spent = self.slowness.of_read(asked)
+        try:
+            done(fault)
+        finally:
+            self.slowness.spent = None
+
     def engine_failed(self, failure: OSError) -> None:
         """The state could not be committed. If space is lacking, the engine tries again by itself, and writes
         are refused until it succeeds.
@@ -423,6 +463,7 @@ class Host:
         """Tell some of the requests and reads that have waited too long; whether there were any."""
         told = self.proposals.expire(errors.timed_out, COMPLETED_AT_ONCE)
         late = self.reads.take_late(self.proposals.now, COMPLETED_AT_ONCE)
+        self.reads_slow += len(late)
         for done in late:
             self.reads.finish(done, errors.timed_out())
         told += len(late)
@@ -480,13 +521,16 @@ class Host:
             if effects.install is not None:
                 self.snapshot_install.begin(effects.install)
             ran("log")
+            proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
             if effects.apply:
                 has_applied |= self.applier.apply(effects.apply)
             for number in effects.reads_failed:
+                self.reads_failed += 1
                 self.reads.finish(self.reads.drop(number), errors.timed_out(Reason.TIMED_OUT_LEADER))
             for number, index in effects.reads:
                 self.reads.confirm(number, index)
         if self.reads:
+            self.reads.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
             self.reads.serve(self.machine.applied, self.machine.mvcc)
             if self.reads.ready:
                 self._wake()
@@ -513,6 +557,7 @@ class Host:
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
             self._lost_entries.clear()
+            self.leaders_seen += bool(self._raft.leader)
             self.leader_since = self.clock.wall()
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         if self._failure is not None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from netstore.errors import Fault
     from netstore.node.jobs import Jobs
     from netstore.node.pacing import Behind
+    from netstore.node.slowness import Slowness
     from netstore.raft.status import Status
     from netstore.seams import Clock
     from netstore.state.machine import Machine, Outcome
@@ -81,6 +82,10 @@ class Member(Protocol):
     @property
     def jobs(self) -> Jobs:
         """Requests that are answered in steps."""
+
+    @property
+    def slowness(self) -> Slowness:
+        """Where the time of slow requests went."""
 
     @property
     def hub(self) -> Hub:

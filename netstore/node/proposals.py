@@ -8,6 +8,7 @@ passed or the member stopped.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -67,6 +68,8 @@ class Slot(msgspec.Struct, eq=False):
     term: Term = _QUEUED
     removes: bool | None = None
     """Whether the command only removes; None until it was decoded."""
+    sent_at: float = 0.0
+    """When it was last handed to Raft, in monotonic seconds; 0 if it was not."""
 
     @property
     def waits(self) -> bool:
@@ -103,6 +106,14 @@ class Proposals:
         """Called with the exception that completing a slot raised."""
         self.is_stopped = False
         """The member stops: nothing more is accepted."""
+        self.given_up = 0
+        """Requests that were completed without an outcome."""
+        self.slow_before = float("-inf")
+        """A slot whose time limit ends before this has waited for long; the host sets it before it applies
+        entries.
+        """
+        self.slow: Callable[[Slot, bytes, Outcome | Fault], None] = _complete
+        """Calls `done` of such a slot; it is told the payload, too."""
         self.wall = Nanos(0)
         """Wall time, set with `now`; it is stored in the envelopes."""
 
@@ -159,8 +170,10 @@ class Proposals:
 
     def sent(self, term: Term, slots: Sequence[Slot]) -> None:
         """These were handed to Raft in this term."""
+        now = self.now
         for slot in slots:
             slot.term = term
+            slot.sent_at = now
 
     def requeue_lost(self, term: Term) -> None:
         """An entry of this term was applied. What was proposed in an earlier term and has not been applied
@@ -197,6 +210,8 @@ class Proposals:
         if slot is None:
             return
         done, owner = slot.done, slot.owner
+        if slot.late_at < self.slow_before:
+            done = partial(self.slow, slot, slot.payload)
         slot.payload = b""
         self._waiting.leave(owner, slot.size, 1 if owner else 0)
         # The callback makes the answer. If it raises, it gets a fault instead, and the next slot goes on.
@@ -221,6 +236,7 @@ class Proposals:
         queue, are in the order of their time limits, so this is O(expired), amortised.
         """
         late = list(takewhile(self._is_late, islice(self._slots.values(), most)))
+        self.given_up += len(late)
         for slot in late:
             self.complete(slot.request, fault())
             self._queue.forget(slot)
@@ -233,6 +249,7 @@ class Proposals:
 
     def refuse(self, slots: list[Slot], fault: Fault) -> None:
         """These are not proposed: complete all of them. 10 us each."""
+        self.given_up += len(slots)
         for slot in slots:
             self.complete(slot.request, fault)
 
@@ -251,3 +268,7 @@ class Proposals:
 
     def _is_late(self, slot: Slot) -> bool:
         return slot.late_at < self.now
+
+
+def _complete(slot: Slot, _payload: bytes, outcome: Outcome | Fault) -> None:
+    slot.done(outcome)

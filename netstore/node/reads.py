@@ -9,6 +9,7 @@ client with a thousand reads delays only itself.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -59,6 +60,10 @@ class Reads:
         self._time_limit = time_limit
         self.failed: Callable[[Exception], object] = unguarded
         """Called with the exception that an answer raised."""
+        self.slow_before = float("-inf")
+        """A read whose time limit ends before this has waited for long; the host sets it in each turn."""
+        self.slow: Callable[[Done, float, Fault | None], None] = _answer
+        """Calls `done` of such a read; it is told when the read was asked for, too."""
         self._last = 0
         self._places = Admission(MAX_WAITING)
         self._asked: dict[int, _Read] = {}
@@ -175,6 +180,8 @@ class Reads:
             numbers.pop(number, None)
             if not numbers:
                 del self._behind[index]
+        if read.late < self.slow_before:
+            return partial(self.slow, read.done, read.late - self._time_limit)
         return read.done
 
     def take_late(self, now: float, most: int) -> list[Done]:
@@ -189,3 +196,7 @@ class Reads:
         self._reached.clear()
         self._queues.clear()
         return found
+
+
+def _answer(done: Done, _asked: float, fault: Fault | None) -> None:
+    done(fault)

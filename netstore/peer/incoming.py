@@ -124,7 +124,10 @@ class Owner(Protocol):
     def stream_opened(self, sender: NodeId) -> None:
         """A member's stream of messages is open."""
 
-    def deliver(self, messages: Sequence[Message], size: int) -> None:
+    def stream_refused(self, sender: NodeId) -> None:
+        """A stream of a member is cut because of what it sent."""
+
+    def deliver(self, messages: Sequence[Message], size: int, sender: NodeId) -> None:
         """`size` bytes were read from a member, and completed these messages."""
 
     def handle_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
@@ -252,6 +255,8 @@ class IncomingStream:
             self._cut(fault)
 
     def _cut(self, fault: Exception) -> None:
+        if self._admitted and self._hello is not None:
+            self._registry.owner.stream_refused(self._hello.sender)
         self._registry.log("peer_cut", self.address, str(fault))
         self.link.cut(str(fault))
 
@@ -471,7 +476,7 @@ class IncomingStream:
                 raise CorruptData("sends pings and does not take the answers")
             self.link.write(PING * pings)
         self._charge_frames()
-        owner.deliver(messages, size)
+        owner.deliver(messages, size, hello.sender)
 
     def _take_frame(self, hello: Hello, payload: bytes) -> None:
         digest = DigestMessage.decode(payload)

@@ -17,7 +17,7 @@ from netstore.errors import CorruptData, MustStop
 from netstore.peer.dial import StreamFailed, dial
 from netstore.peer.handshake import LOWEST_VERSION, QUIET_VERSION, REFUSING_VERSION, Purpose, Verdict
 from netstore.peer.incoming import SILENCE_SECONDS
-from netstore.peer.traffic import RoundTrip
+from netstore.peer.traffic import PeerCounts, RoundTrip
 from netstore.peer.wire import PING, FrameReader, encode_batch
 from netstore.raft.messages import AppendAccepted, ForwardRefused
 
@@ -96,10 +96,16 @@ class PeerConnection:
         self._removed = trio.CancelScope()
         self._account = dialer.budget.account()
         self.round_trip = RoundTrip()
+        self.counts = PeerCounts()
         self._heard = 0.0
         """When something was received, or accepted from the queue, last."""
         self._pinged = 0.0
         """When the ping under way was sent; 0 when there is none."""
+
+    @property
+    def is_connected(self) -> bool:
+        """The stream is open."""
+        return self._stream is not None
 
     @property
     def _version(self) -> int:
@@ -132,7 +138,9 @@ class PeerConnection:
         link = self._stream.link
         data = encode_batch(messages)
         if link.unsent and link.unsent + len(data) > OUTBOX_BYTES:
+            self.counts.dropped += 1
             return False
+        self.counts.sent += len(data)
         link.write(data)
         self._account.hold(link.unsent)
         self._dialer.count_sent(messages, len(data))
@@ -207,6 +215,7 @@ class PeerConnection:
             self._pinged = 0.0
             self._account.hold(0)
             stream.link.cut("stopped")
+        self.counts.lost += 1
         dialer.log_change(self._id, "peer_lost", peer=f"{self._id:x}", url=self._url, reason=stream.reason)
         dialer.stream_lost(self._id)
 

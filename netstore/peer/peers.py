@@ -164,6 +164,18 @@ class Peers:
         known = self._peers.get(peer)
         return RoundTrip() if known is None else known.round_trip
 
+    def known(self) -> Mapping[NodeId, PeerConnection]:
+        """The other members, with what is counted of each."""
+        return self._peers
+
+    def copy_ended(self, peer: NodeId, *, ok: bool) -> None:
+        """A copy of the state was sent to a member, or was not."""
+        known = self._peers.get(peer)
+        if known is not None and ok:
+            known.counts.copies_sent += 1
+        elif known is not None:
+            known.counts.copies_failed += 1
+
     # --- listening
 
     def listen(self, sock: socket.socket, *, tls: bool) -> None:
@@ -245,9 +257,16 @@ class Peers:
         if sender in self._peers:
             self._peers[sender].redial()
 
-    def deliver(self, messages: Sequence[Message], size: int) -> None:
+    def stream_refused(self, sender: NodeId) -> None:
+        """See `peer.incoming.Owner`."""
+        if sender in self._peers:
+            self._peers[sender].counts.refused += 1
+
+    def deliver(self, messages: Sequence[Message], size: int, sender: NodeId) -> None:
         """See `peer.incoming.Owner`."""
         traffic = self.traffic
+        if sender in self._peers:
+            self._peers[sender].counts.received += size
         traffic.messages_received += len(messages)
         traffic.appends_received += sum(type(message) is Append for message in messages)
         traffic.bytes_received += size

@@ -148,6 +148,7 @@ class SnapshotTransfers:
             part.unlink(missing_ok=True)
             self._sending.discard(peer)
             self._set_pause(peer, ok=ok)
+            self._peers.copy_ended(peer, ok=ok)
             self._host.snapshot_sending.ended(peer, ok=ok, was_begun=begun, refused=refused)
 
     def _set_pause(self, peer: NodeId, *, ok: bool) -> None:

@@ -112,15 +112,15 @@ class Base:
             message_limit=self.config.max_request_bytes + v3.BEYOND_REQUEST,
             plain=opener(self._handle, self.http1),
             soon=self.reactor.call_soon,
+            rounds=self.reactor,
         )
-        self.sessions = SessionFactory(
-            Http2Server(
-                self.grpc,
-                lambda: self.reactor.now,
-                varying=TIMEOUT_FIELD,
-                soon=self.reactor.call_soon,
-            )
+        self.http2 = Http2Server(
+            self.grpc,
+            lambda: self.reactor.now,
+            varying=TIMEOUT_FIELD,
+            soon=self.reactor.call_soon,
         )
+        self.sessions = SessionFactory(self.http2)
 
     def _build_enrollment(self) -> None:
         settings = member_settings(self.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -11,9 +12,13 @@ from netstore.api.admin import AdminApi
 from netstore.api.backup import BackupApi
 from netstore.api.beside import Beside
 from netstore.api.gate import Gate
+from netstore.api.health import Health
+from netstore.api.metrics.endpoint import Metrics, Variables
+from netstore.api.metrics.sources import Sources
 from netstore.api.networks import NetworkWrites
 from netstore.api.plugins import Admitted, PluginsApi
 from netstore.api.routes import routes
+from netstore.api.tracing import Tracer
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.disk.scrub import Scrubber
@@ -31,10 +36,12 @@ from netstore.node.lessor import Lessor
 from netstore.node.logcompaction import CATCH_UP_ENTRIES
 from netstore.node.membership import MembershipChanges
 from netstore.node.proposals import Proposals
+from netstore.node.quota import DEFAULT_BYTES
 from netstore.node.recovery import recover
 from netstore.node.removal import Removal
 from netstore.node.storage import Storage
 from netstore.node.timekeeper import QUIET_SECONDS, Timekeeper
+from netstore.ops import tracing
 from netstore.ops.logging import get_logger, set_level
 from netstore.peer.join import JoinService
 from netstore.peer.peers import Peers
@@ -82,9 +89,9 @@ class RunningMember:
         self._build_peers()
         self._build_host(raft)
         host = self.host
-        scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
-        base.parts.callback(scrubber.stop)
-        scrubber.start()
+        self.scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
+        base.parts.callback(self.scrubber.stop)
+        self.scrubber.start()
         self.cluster = MembershipChanges(host, log=get_logger("cluster"))
         self.levels = Levels(host)
         self.removal = Removal(host, config.data_dir)
@@ -130,6 +137,10 @@ class RunningMember:
         self.backup_schedule = self._schedule_backups()
         backup = BackupApi(self.backups, base.deadlines.after)
         base.parts.callback(backup.close)
+        self.health = Health(host, base.deadlines.after)
+        self.tracer = self._make_tracer()
+        sources = self._sources()
+        self.metrics = Metrics(sources)
         base.router = routes(
             host,
             self.cluster,
@@ -141,7 +152,7 @@ class RunningMember:
                 host,
                 self.cluster,
                 base.meter,
-                scrubber,
+                self.scrubber,
                 base.shares,
                 plugins=PluginsApi(host, admitted, beside),
                 archive=self.archiver,
@@ -151,6 +162,9 @@ class RunningMember:
             set_level=set_level,
             enable_v2=config.enable_v2,
             networks=self.networks,
+            health=self.health,
+            metrics=self.metrics,
+            variables=Variables(sources),
         )
         base.grpc.services = self._services()
 
@@ -197,6 +211,7 @@ class RunningMember:
             log_budget=base.shares.log,
         )
         host.space.next_segment = store.device
+        host.slowness.syncs = store.device.recent
         host.background.contended = lambda: base.reactor.contended
         store.failed = host.engine_failed
         store.damaged = host.fail
@@ -218,6 +233,38 @@ class RunningMember:
         )
         host.compaction.wanted = archiver.needed
         return archiver
+
+    def _make_tracer(self) -> Tracer:
+        base, host = self._base, self.host
+        exporter = None
+        if tracing.is_asked_for(os.environ):
+            exporter = tracing.OtelExporter(base.config.name)
+            base.parts.callback(exporter.close)
+        tracer = Tracer(host.slowness, base.clock, get_logger("slow"), secrets.token_bytes, exporter)
+        base.grpc.slow = tracer.call_ended
+        host.slow_write = tracer.write_ended
+        return tracer
+
+    def _sources(self) -> Sources:
+        base, config = self._base, self._base.config
+        return Sources(
+            host=self.host,
+            peers=self.peers,
+            grpc=base.grpc,
+            http2=base.http2,
+            reactor=base.reactor,
+            device=self.store.device,
+            engine=self.store.engine,
+            backups=self.backups,
+            health=self.health,
+            meter=base.meter,
+            scrubber=self.scrubber,
+            shares=base.shares,
+            tracer=self.tracer,
+            quota_bytes=max(0, config.quota_backend_bytes or DEFAULT_BYTES),
+            scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
+            archiver=self.archiver,
+        )
 
     def _services(self) -> Services:
         base, config, store = self._base, self._base.config, self.store

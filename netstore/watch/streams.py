@@ -98,6 +98,7 @@ class Registry(Protocol):
     source: Source
     failed: Callable[[Exception], object]
     progress_requests: dict[Stream, None]
+    events: int
 
     @property
     def in_round(self) -> bool:

@@ -113,6 +113,7 @@ class Unsynced:
         if start >= source.compacted:
             yield from self._park_full(read)
         writer = ResponseWriter()
+        events = 0
         following = Revision(0)
         parts = source.history(
             start,
@@ -129,11 +130,13 @@ class Unsynced:
             changes, following = next(parts)
             for change in changes:
                 if selection.includes(change):
+                    events += 1
                     writer.add(change.revision, self._encode(change, selection.prev_kv))
             if not following:
                 yield
         # The watches have been sent everything up to the revision before `following`, not up to the present.
         responses = writer.finish(Revision(following - 1))
+        self._registry.events += events * len(watches)
         for ends in slice_ends(watches):
             watch = self._pop(read)
             if watch.stream.holds(watch) and not guarded(

@@ -100,6 +100,10 @@ class Watches:
         self._waiting_bytes = 0
         self._missed = False
         """Changes were dropped: synced watches have to read history from `_delivered` on."""
+        self.synced = 0
+        """How many watches are synced."""
+        self.events = 0
+        """Events sent to watches so far."""
         self._tasks: deque[Iterator[None]] = deque()
         """Done in slices between rounds, in turn."""
 
@@ -107,6 +111,11 @@ class Watches:
     def count(self) -> int:
         """How many watches there are."""
         return self._places.taken
+
+    @property
+    def pending(self) -> int:
+        """Changes that wait for the next round."""
+        return len(self._waiting)
 
     @property
     def has_work(self) -> bool:
@@ -152,6 +161,7 @@ class Watches:
         group.watches[watch] = None
         watch.synced = True
         watch.stream.synced += 1
+        self.synced += 1
         if watch.start > self._delivered + 1:
             watch.stream.future[watch] = None
 
@@ -162,6 +172,7 @@ class Watches:
         del group.watches[watch]
         watch.synced = False
         watch.stream.synced -= 1
+        self.synced -= 1
         watch.stream.future.pop(watch, None)
         if not group.watches:
             del self._groups[selection]
@@ -316,6 +327,7 @@ class Watches:
         units = 0
         for group, changes in selected.items():
             units += 1
+            self.events += len(changes) * len(group.watches)
             writer = ResponseWriter()
             task = self._encode(writer, group.selection, changes)
             done: list[bool] = []

@@ -69,6 +69,7 @@ class CalledMember:
         self.clock: Any = self
         self.got: list[Message] = []
         self.read = 0
+        self.refused: list[NodeId] = []
         self.notes: list[DigestMessage] = []
         self.asked: list[JoinRequest | None] = []
         self.lines: list[object] = []
@@ -90,7 +91,11 @@ class CalledMember:
     def stream_opened(self, sender: NodeId) -> None:
         assert sender
 
-    def deliver(self, messages: Sequence[Message], size: int) -> None:
+    def stream_refused(self, sender: NodeId) -> None:
+        self.refused.append(sender)
+
+    def deliver(self, messages: Sequence[Message], size: int, sender: NodeId) -> None:
+        assert sender
         self.read += size
         self.got += messages
 

@@ -21,6 +21,7 @@ from netstore.errors import Fault
 from netstore.net.exchange import Request
 from netstore.node.jobs import Jobs
 from netstore.node.lessor import Reaper
+from netstore.node.slowness import Slowness
 from netstore.node.timekeeper import Deadlines
 from netstore.peer.traffic import RoundTrip, Traffic
 from netstore.raft.entry import ConfState
@@ -294,6 +295,7 @@ class LocalMember:
         self.machine = Machine(self.engine)
         self.machine.load()
         self.hub = Hub()
+        self.slowness = Slowness(self.clock.monotonic)
         self.commit_index = self.machine.applied
         self.jobs = Jobs(lambda: None, _FailingLog())
         self.stats = StatsApi(self, NoPeers())

@@ -31,6 +31,7 @@ PACKAGE_OF: Final = {
     "curl": "curl",
     "h2load": "nghttp2-client",
     "make": "make",
+    "prometheus": "prometheus",
     "promtool": "prometheus",
     "nft": "nftables",
     "iptables": "iptables",

@@ -239,7 +239,10 @@ class KeysApi:
         """`renews` is the key whose TTL may be renewed. Until the command has an outcome this member does not
         propose the expiry of the key, which would overtake the command if that waits.
         """
-        done = partial(self._answer, exchange, no_value)
+        done: Callable[[Outcome], None] = partial(self._answer, exchange, no_value)
+        traceparent = exchange.request.traceparent
+        if traceparent is not None:
+            done = partial(self._traced, traceparent, done)
         principal = exchange.principal.encode()
         if renews:
             self.renewing.propose(self._member, renews, command, done, principal)
@@ -247,6 +250,14 @@ class KeysApi:
             self._member.propose(commands.encode(command), done, principal)
 
     # --- answers
+
+    def _traced(self, traceparent: bytes, done: Callable[[Outcome], None], outcome: Outcome) -> None:
+        """Name the trace of the request while it is answered, in case it is slow."""
+        slowness = self._member.slowness
+        slowness.traceparent = traceparent
+        done(outcome)
+        if slowness.spent is None:
+            slowness.traceparent = None
 
     def _left(self, view: NodeView) -> float:
         """The seconds until a node expires, by this member's monotonic clock. Only for a TTL that is over, of

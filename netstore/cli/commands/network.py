@@ -24,13 +24,13 @@ from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.commands.plugin import admitted_if_any, ask_plugins, types_in
 from netstore.cli.output import Form, Table, emit_value
 from netstore.network.addresses import show_ip
-from netstore.network.backends import BUILT_IN
+from netstore.network.backends import BUILT_IN, FOREIGN
 from netstore.network.check import check_network
 from netstore.network.config import Network, NetworkConfigError, parse_network
 from netstore.network.ipv6 import show_ip6
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from netstore.client.subnetstore import Differs, Entry, Missing, SubnetStore, Written
     from netstore.network.lease import SubnetLease
@@ -58,17 +58,22 @@ def network() -> None:
 def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     """Check a config, write it and show what changed. Without a source it is read from standard input.
 
-    Refused are a config that no daemon can use and one that leaves nodes' leases outside. --force writes the
-    second to any store, the first only to an etcd: a netstored checks every config itself, by the same rules.
+    Refused are a config that no daemon can use, one that netstore-agent cannot run with the plugins that are
+    admitted, and one that leaves nodes' leases outside. --force writes the last two to any store, the first
+    only to an etcd: a netstored checks every config itself.
     """
     text = _source(source)
     value = text_of(text, "config")
-    warnings, problem = judged(text, _admitted(settings, text))
+    admitted = _admitted(settings, text)
+    warnings, problem = judged(text, admitted)
     if problem is not None:
         if not force:
             raise refused(problem)
         _must_be_json(text)
     wanted = checked(text)[0]
+    unusable = unusable_by_agents(text, admitted)
+    if unusable is not None and problem is None and not force:
+        raise refused(f"{unusable}; --force writes it for flanneld all the same")
     key = settings.key("config")
 
     async def reading(store: SubnetStore) -> tuple[Entry | None, Sequence[Entry]]:
@@ -176,6 +181,22 @@ def judged(text: bytes, admitted: Mapping[str, Plugin]) -> tuple[tuple[str, ...]
         return check_network(text, admitted), None
     except NetworkConfigError as error:
         return (), str(error)
+
+
+def unusable_by_agents(text: bytes, admitted: Container[str]) -> str | None:
+    """Why netstore-agent cannot run a network that some version of flannel can, with the fix; None if it
+    can.
+    """
+    network, problem = checked(text)
+    if network is None:
+        return problem
+    if network.backend_type in FOREIGN and network.backend_type not in admitted:
+        known = ", ".join(sorted(BUILT_IN))
+        return (
+            f"Backend.Type: {network.backend_type} is a backend of flanneld that no admitted plugin has;"
+            f" choose one of {known}, or admit a plugin of this name with netstorectl plugin admit"
+        )
+    return None
 
 
 def _admitted(settings: Settings, text: bytes, *, must_answer: bool = True) -> Mapping[str, Plugin]:

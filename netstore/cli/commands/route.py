@@ -70,12 +70,16 @@ def diff(settings: Settings, node: str | None, *, socket: str | None) -> None:
     """Compare the routes that the agent of this node wants with the kernel's, and show where they differ.
 
     With NODE only those to one other node, which is named by its address, or by its subnet. Exit status 1 if
-    there is a difference, 3 if no agent answers.
+    there is a difference, 3 if no agent answers or there is no such node.
     """
     told, kernel, links = settings.run(partial(_ask, Path(socket or DEFAULT_SOCKET)))
     if not told.known:
         raise Failure(Exit.UNAVAILABLE, "the agent does not know its routes yet; see its log")
     found = [each for each in differences(told, kernel, links) if _is_about(each, told, node)]
+    if node is not None and not found and not _is_known(told, node):
+        raise Failure(
+            Exit.NOT_FOUND, f"{node}: the agent wants no route to such a node; see subnet ls for the nodes"
+        )
     settings.show(
         {"wanted": len(told.wanted), "differences": [each.content() for each in found]},
         Table(
@@ -173,3 +177,8 @@ def _is_about(found: Difference, told: Routes, node: str | None) -> bool:
         return True
     gateways = {want.subnet: want.gateway for want in told.wanted}
     return gateways.get(str(found.subnet)) == node or f"via {node} " in (found.kernel or "")
+
+
+def _is_known(told: Routes, node: str) -> bool:
+    """Whether the agent wants a route to this node."""
+    return any(node.replace("-", "/") == want.subnet or node == want.gateway for want in told.wanted)

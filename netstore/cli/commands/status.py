@@ -59,6 +59,8 @@ class NetworkState:
     reservations: int | None = None
     bad_leases: int | None = None
     problems: tuple[str, ...] = ()
+    failure: Failure | None = None
+    """Why it could not be read."""
 
 
 @click.command(cls=Command)
@@ -66,7 +68,8 @@ class NetworkState:
 def status(settings: Settings) -> None:
     """Show health, version and latency of each endpoint, and the state of the network.
 
-    Exit status 4 if an endpoint is not healthy, 1 if the network config cannot be used.
+    Exit status 4 if an endpoint is not healthy or the network could not be read, 1 if its config cannot be
+    used.
     """
     endpoints = settings.run(partial(_look_at_all, settings))
     if not any(seen.reached for seen in endpoints):
@@ -77,6 +80,8 @@ def status(settings: Settings) -> None:
     sick = [seen for seen in endpoints if not seen.healthy]
     if sick:
         raise Failure(Exit.UNAVAILABLE, "; ".join(f"{seen.endpoint}: {_joined(seen)}" for seen in sick))
+    if network.failure is not None:
+        raise network.failure
     if network.config == "invalid":
         raise refused(f"{settings.key('config')}: {_joined(network)}")
 
@@ -141,7 +146,7 @@ def _network(settings: Settings) -> NetworkState:
     try:
         state.api, config, entries = settings.ask_network(reading)
     except Failure as failure:
-        state.config, state.problems = "unknown", (failure.text,)
+        state.config, state.problems, state.failure = "unknown", (failure.text,), failure
         return state
     network = None
     if config is not None:
@@ -162,7 +167,7 @@ def _content(seen: Endpoint | NetworkState) -> dict[str, object]:
     return {
         re.sub("_([a-z])", lambda letter: letter[1].upper(), name): value
         for name, value in asdict(seen).items()
-        if name != "reached"
+        if name not in ("reached", "failure")
     }
 
 

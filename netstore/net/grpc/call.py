@@ -5,10 +5,11 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from netstore.codes import DEADLINE_EXCEEDED, INTERNAL, OK, RESOURCE_EXHAUSTED
+from netstore.codes import CANCELLED, DEADLINE_EXCEEDED, INTERNAL, OK, RESOURCE_EXHAUSTED
 from netstore.errors import MustStop
 from netstore.guard import guarded
 from netstore.net.exchange import LOW_WATER
+from netstore.net.grpc.counted import SHORTEST_BOUND
 from netstore.net.grpc.headers import ENDING, OPENING, status_block
 from netstore.net.grpc.messages import PREFIX
 from netstore.net.http2 import STRIKES_AFTER_DATA, Stream
@@ -46,6 +47,8 @@ class GrpcCall(Stream, kw_only=True, eq=False):
     """The response headers were sent."""
     _owed: int = 0
     """Bytes of the message begun with `begin_reply` that are still to come."""
+    answering_since: float | None = None
+    """When the message begun with `begin_reply` was begun."""
     partial: bytearray | None = None
     """What has arrived of an incomplete message, with its prefix."""
     needed: int = 0
@@ -115,6 +118,14 @@ class GrpcCall(Stream, kw_only=True, eq=False):
         )
         connection.strikes = STRIKES_AFTER_DATA
         self._cancelled = None
+        self.head.route.answered += 1  # this and what follows is `Counted.ended`, without a call
+        seconds = self.server.rounds.now - self.opened_at
+        if seconds and self.is_unary:
+            method = self.head.route
+            if seconds > SHORTEST_BOUND:
+                method.took(self, seconds)
+            else:
+                method.short += seconds
         if self.deadline is not None:
             self.server.settle(self)
         close(connection, self)
@@ -128,6 +139,7 @@ class GrpcCall(Stream, kw_only=True, eq=False):
         if not 0 <= size < 1 << 32:
             raise ValueError(f"a message of {size} bytes has no length in gRPC: at most 2^32-1")
         self._begun = True
+        self.answering_since = self.server.rounds.now
         self._owed = size
         self.put_head(OPENING)
         self.put_data(PREFIX.pack(0, size), b"")
@@ -160,6 +172,7 @@ class GrpcCall(Stream, kw_only=True, eq=False):
         """See `Call.send`."""
         if not self.open:
             return
+        self.head.route.sent += 1
         if not self._begun:
             self._begun = True
             size = len(message) + 5
@@ -192,6 +205,11 @@ class GrpcCall(Stream, kw_only=True, eq=False):
         if not self.open:
             return
         self._cancelled = self._drained = None
+        method = self.head.route
+        if status or self.is_unary:
+            method.ended(self, status)
+        else:
+            method.answered += 1
         self.discard()
         if self.deadline is not None:
             self.server.settle(self)
@@ -262,6 +280,7 @@ class GrpcCall(Stream, kw_only=True, eq=False):
     def lost(self) -> None:
         """See `http2.Stream.lost`."""
         self._drained = None
+        self.head.route.ended(self, CANCELLED)
         self.discard()
         if self.deadline is not None:
             self.server.settle(self)

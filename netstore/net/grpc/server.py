@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.codes import INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED
 from netstore.expiry import Expiries
 from netstore.net import http2
 from netstore.net.grpc.call import GrpcCall
+from netstore.net.grpc.counted import Counted, Still
 from netstore.net.grpc.headers import CONTENT_TYPE, parse_timeout, status_block
 from netstore.net.grpc.messages import MESSAGE_LIMIT
 from netstore.net.grpc.streaming import StreamCall
@@ -16,13 +18,20 @@ from netstore.net.http2 import Stream
 from netstore.net.http2.hpackcache import literal, status_field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from netstore.net.grpc.counted import Rounds
     from netstore.net.grpc.protocols import Handler, Services, StreamHandler
     from netstore.net.http2 import Head, Http2Connection
     from netstore.seams import After, Alarm, Log
 
     Opener = Callable[[Http2Connection, int, Head], Stream]
+
+_VERSIONS_KNOWN: Final = 16
+"""Versions of clients whose calls are counted apart; those of further ones are counted together."""
+
+_OTHER_VERSION: Final = "other"
+_NO_VERSION: Final = "unknown"
 
 _EXPIRED_AT_ONCE: Final = 64
 """Calls whose deadline has passed that are ended in one round: 1 ms. The others follow in the next rounds."""
@@ -41,21 +50,23 @@ class Refusal:
         self.block = status_field(http) + CONTENT_TYPE + status_block(status, text) + more
 
 
-class _Unary:
+class _Unary(Counted):
     """The route of a unary method."""
 
     __slots__ = ("handler",)
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, server: GrpcServer) -> None:
+        super().__init__(server)
         self.handler = handler
 
 
-class _Streaming:
+class _Streaming(Counted):
     """The route of a streaming method."""
 
     __slots__ = ("handler",)
 
-    def __init__(self, handler: StreamHandler) -> None:
+    def __init__(self, handler: StreamHandler, server: GrpcServer) -> None:
+        super().__init__(server)
         self.handler = handler
 
 
@@ -78,20 +89,27 @@ class GrpcServer:
     `after` schedules a callback after a delay; one alarm at a time serves all deadlines. `soon` schedules one
     in the next round (`Reactor.call_soon`), used when many calls expire at once; without it they wait for the
     next tick. `plain` opens the stream of a request that is not gRPC and not to a method served here; without
-    it such a request is refused.
+    it such a request is refused. `rounds` has the time of the loop's round, by which calls are measured: the
+    same clock as that of the connections.
+
+    The calls of each method are counted, apart for each version that clients say they are of (`counted`).
     """
 
     __slots__ = (
         "_after",
         "_alarm",
         "_armed",
+        "_routes",
+        "_services",
         "_soon",
         "_timed",
+        "_versions",
         "clock",
         "log",
         "message_limit",
         "plain",
-        "services",
+        "rounds",
+        "slow",
     )
 
     def __init__(
@@ -104,8 +122,14 @@ class GrpcServer:
         message_limit: int = MESSAGE_LIMIT,
         plain: Opener | None = None,
         soon: Callable[[Callable[[], object]], None] | None = None,
+        rounds: Rounds | None = None,
     ) -> None:
-        self.services = services
+        self._services = services
+        self._routes: dict[tuple[bytes, str], _Unary | _Streaming] = {}
+        self._versions: set[str] = set()
+        self.rounds: Rounds = rounds or Still()
+        self.slow: Callable[[GrpcCall, float], object] | None = None
+        """Called with a unary call that took longer than `counted.SLOW_SECONDS`, and its seconds."""
         self.clock = clock
         self.log = log
         self.message_limit = message_limit
@@ -115,6 +139,24 @@ class GrpcServer:
         self._timed: Expiries[GrpcCall] = Expiries()
         self._alarm: Alarm | None = None
         self._armed: float | None = None
+
+    @property
+    def services(self) -> Services:
+        """The methods. Replacing them forgets what was counted."""
+        return self._services
+
+    @services.setter
+    def services(self, services: Services) -> None:
+        self._services = services
+        self._routes.clear()
+        self._versions.clear()
+
+    def counted(self) -> Iterator[tuple[bytes, str, bool, Counted]]:
+        """What was counted: path, version of the clients, whether the method is unary, counts. One for each
+        method that was called and each version. O(those).
+        """
+        for (path, version), route in self._routes.items():
+            yield path, version, type(route) is _Unary, route
 
     def route(self, head: Head) -> Route:
         """See `http2.Application`: the kind of call and its handler."""
@@ -139,10 +181,24 @@ class GrpcServer:
                 more=literal(b"grpc-accept-encoding", b"identity"),
             )
         if unary is not None:
-            return _Unary(unary)
+            return self._served(head, partial(_Unary, unary, self))
         if stream is not None:
-            return _Streaming(stream)
+            return self._served(head, partial(_Streaming, stream, self))
         return Refusal(UNIMPLEMENTED, self._unknown(path.decode("utf-8", "replace")))
+
+    def _served(self, head: Head, make: Callable[[], _Unary | _Streaming]) -> Route:
+        """The route of a method, which calls of the same version share."""
+        version = (head.field(b"client-api-version") or b"").decode("ascii", "replace") or _NO_VERSION
+        if version not in self._versions:
+            if len(self._versions) < _VERSIONS_KNOWN:
+                self._versions.add(version)
+            else:
+                version = _OTHER_VERSION
+        place = head.path, version
+        route = self._routes.get(place)
+        if route is None:
+            route = self._routes[place] = make()
+        return route
 
     def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
         """See `http2.Application`."""
@@ -185,6 +241,7 @@ class GrpcServer:
                 handler=route.handler,
             )
         else:
+            route.started += 1
             call = StreamCall(
                 connection,
                 number,

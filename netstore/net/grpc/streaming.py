@@ -147,13 +147,15 @@ class StreamCall(GrpcCall, kw_only=True, eq=False):
             elif not self.ended:
                 self._receiver = receiver  # told in `_tell_end` if the connection has ended
         inbox, self._inbox = self._inbox, []
-        if len(inbox) > _MESSAGES_AT_ONCE:
+        count = len(inbox)
+        if count > _MESSAGES_AT_ONCE:
             inbox, self._inbox = inbox[:_MESSAGES_AT_ONCE], inbox[_MESSAGES_AT_ONCE:]
-        self.connection.spent += HANDLING_WORK * len(inbox)
-        if self._inbox:
-            self._inbox_size -= sum(map(len, inbox)) + _MESSAGE_COST * len(inbox)
+            count = _MESSAGES_AT_ONCE
+            self._inbox_size -= sum(map(len, inbox)) + _MESSAGE_COST * count
         else:
             self._inbox_size = 0
+        self.head.route.received += count
+        self.connection.spent += HANDLING_WORK * count
         if self.kept:
             self.keep(self._inbox_size)
         for message in inbox:

@@ -47,7 +47,7 @@ _START: Final = re.compile(rb"%b{1,%d}+(?: |\Z)" % (_TOKEN, METHOD_BYTES))
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _READ: Final = re.compile(
     rb"\r\n(authorization|connection|content-length|content-type|cookie|expect|host|origin"
-    rb"|proxy-authorization|transfer-encoding):([^\r]*+)",
+    rb"|proxy-authorization|traceparent|transfer-encoding):([^\r]*+)",
     re.IGNORECASE,
 )
 """The fields that are used here, in a head that is known to be well-formed."""
@@ -79,7 +79,7 @@ class Head:
         self.request = request
         self.length = length
         self.private = private
-        """It contains credentials."""
+        """It contains credentials, or what no other request has: it is not remembered."""
 
 
 def parse_head(head: bytes) -> Head:
@@ -114,6 +114,9 @@ def parse_head(head: bytes) -> Head:
             private = True
         elif name == b"origin":
             request.origin = value if request.origin is None else request.origin
+        elif name == b"traceparent":
+            request.traceparent = value if request.traceparent is None else request.traceparent
+            private = True
         elif name == b"expect":
             request.expects_continue = version == b"1.1" and value.lower() == b"100-continue"
         else:

@@ -289,6 +289,7 @@ class Http2Connection:
         """
         if not self.reading:
             return
+        self.server.received += len(data)
         self.unparsed = self.unparsed + data if self.unparsed else data
         self._work_on()
 

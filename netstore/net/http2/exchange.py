@@ -262,6 +262,7 @@ def opener(
         request.authorization = head.field(b"authorization")
         request.origin = head.field(b"origin")
         request.host = head.authority or head.field(b"host")
+        request.traceparent = head.field(b"traceparent")
         request.version = b"2"
         now = connection.now
         exchange = Http2Exchange(

@@ -55,6 +55,7 @@ class Http2Server:
         "application",
         "clock",
         "max_streams",
+        "received",
         "spent",
         "varying",
     )
@@ -72,6 +73,8 @@ class Http2Server:
         self.clock = clock
         self.varying = varying
         self.max_streams = max_streams
+        self.received = 0
+        """Bytes that were read on all connections so far."""
         self._heads: dict[tuple[Field, ...], Head] = {}
         self._heads_size = 0
         self._soon = soon

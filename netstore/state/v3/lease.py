@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from netstore.errors import Fault, Reason, refusal
+from netstore.histogram import Histogram, doubling
 from netstore.parted import FREE_STEP, Parted, batches
 from netstore.state.countdown import KeyQueue, TtlChanges
 from netstore.state.tables import LEASES, check_count, some_records
@@ -29,6 +30,10 @@ KEYS_AT_ONCE: Final = 1_000
 
 MAX_TTL: Final = 9_000_000_000
 """Seconds; a longer TTL is refused, as by etcd."""
+
+
+TTL_BOUNDS: Final = doubling(1.0, 24)
+"""Upper bounds of the seconds of TTLs that were granted, as etcd has them."""
 
 
 class Lease(msgspec.Struct, gc=False):
@@ -151,6 +156,10 @@ class Leases:
         """While a command is half done: for each lease the keys it moved, and whether they were attached."""
         self._spent: deque[Iterator[None]] = deque()
         """Free large tables that are used no more, in steps."""
+        # Since the start of the member, for metrics.
+        self.granted = self.renewed = self.revoked = self.expired = 0
+        self.ttls = Histogram(TTL_BOUNDS)
+        """Seconds of the TTLs of leases that were granted."""
 
     def __iter__(self) -> Iterator[Lease]:
         old = (lease for lease in self._leases.values() if lease is not None)
@@ -184,6 +193,8 @@ class Leases:
             self._gone.pop(lease.id, None)
             self._leases[lease.id] = lease
         self._renew(lease)
+        self.granted += 1
+        self.ttls.observe(ttl)
         return lease
 
     def renew(self, id_: int, index: Index) -> Lease | Fault:
@@ -193,6 +204,7 @@ class Leases:
             return refusal(Reason.LEASE_NOT_FOUND)
         lease.since = index
         lease.remaining = 0
+        self.renewed += 1
         self._renew(lease)
         return lease
 
@@ -213,6 +225,13 @@ class Leases:
         """The lease, if it was not renewed after this index."""
         lease = self.get(id_)
         return lease if lease is not None and lease.since == since else None
+
+    def counted(self, overdue: Iterable[Lease | None]) -> Iterator[Lease]:
+        """Those that are there, each counted as expired."""
+        for lease in overdue:
+            if lease is not None:
+                self.expired += 1
+                yield lease
 
     def checkpoint(self, lease: Lease, remaining: int) -> None:
         """Record what a lease has left."""

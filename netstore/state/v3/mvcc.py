@@ -104,6 +104,12 @@ class Mvcc:
         self._parts = Parts(self.read_budget)
         self.loaded = 0
         """Records read since `load_steps` began."""
+        self.changed = 0
+        """Puts and deletions of single keys that were taken by `take_changes`, since the start."""
+        self.deleted = 0
+        """Deletions of single keys since the start."""
+        self.ranges = 0
+        """Ranges of transactions and of the log since the start."""
         self.is_from_saved = False
         """`load_steps` has used a saved index, and read no records."""
         self._reset(Revision(1), NEVER, NEVER)
@@ -260,6 +266,7 @@ class Mvcc:
 
     def _delete(self, item: Item) -> None:
         index, key = self._index, item.key
+        self.deleted += 1
         place = self.next_place | DELETED
         self.next_place += 2
         revision = Revision(place >> NUMBER_BITS)
@@ -473,6 +480,7 @@ class Mvcc:
         else:
             changes, self._changes = self._changes, []
         self._finished = 0
+        self.changed += len(changes)
         return changes
 
     # --- compaction, saving

@@ -86,6 +86,8 @@ class V3Store:
         self.alarms = Alarms()
         self.loaded = 0
         """Leases read since `load_steps` began."""
+        self.txns = 0
+        """Transactions carried out since the start, also those that only read."""
         self._scalars = NEW_V3
         self._alarms_touched: set[tuple[NodeId, int]] = set()
         self._await_sweep: list[tuple[Revision, Callable[[Fault | None], None]]] = []
@@ -202,6 +204,7 @@ class V3Store:
 
     def txn(self, command: Txn) -> Outcome | Work:
         """Carry out a Txn, in pieces unless it is short."""
+        self.txns += 1
         done = self._shut(command) or txn.execute_short(self.mvcc, self.leases, command)
         if done is None:
             return txn.execute_steps(self.mvcc, self.leases, command)
@@ -215,6 +218,7 @@ class V3Store:
         """
         if not txn.is_read(command):
             raise ValueError("a transaction that may write goes through the log")
+        self.txns += 1
         fault = self._shut(command) or self.mvcc.check_revision(0)
         if fault is not None:
             return fault
@@ -244,6 +248,7 @@ class V3Store:
         lease = self.leases.get(command.id)
         if lease is None:
             return refusal(Reason.LEASE_NOT_FOUND)
+        self.leases.revoked += 1
         return self._end_leases([lease])
 
     def lease_expire(self, command: LeaseExpire) -> Outcome | Work:
@@ -252,7 +257,7 @@ class V3Store:
         if fault is not None:
             return fault
         overdue = (self.leases.at(id_, since) for id_, since in command.leases)
-        return self._end_leases(lease for lease in overdue if lease is not None)
+        return self._end_leases(self.leases.counted(overdue))
 
     def _end_leases(self, leases: Iterable[Lease]) -> Work:
         ended: dict[LeaseId, Lease] = {}

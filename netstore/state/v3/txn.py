@@ -447,6 +447,7 @@ def _run_steps(mvcc: Mvcc, path: _Path) -> Generator[int, None, list[_Response]]
 
 def _read_later(mvcc: Mvcc, query: Range) -> Later:
     """A deferred read of the state between two operations of a transaction."""
+    mvcc.ranges += 1
     bound = bound_after(query.revision) if query.revision > 0 else mvcc.bound
     return Later(mvcc.current, query, bound)
 

@@ -134,14 +134,40 @@ def test_force_does_not_help_where_the_store_checks_configs(run: Run, store: str
     assert run(*words, "get").status == 3
 
 
-def test_what_only_a_flanneld_can_use_is_written_with_a_warning(ctl: Run, prefix: str, keys: Keys) -> None:
-    flannels = config(Network="10.23.0.0/29", SubnetLen=30, Backend={"Type": "udp"})
-    for command in ("check", "set"):
-        told = ctl("network", command, flannels)
-        assert told.status == 0
-        assert "netstorectl: warning: netstore-agent cannot use it: " in told.err
-        assert "udp is a backend of flanneld" in told.err
+@pytest.mark.parametrize(
+    ("flannels", "why"),
+    [
+        (
+            config(Network="10.23.0.0/29", SubnetLen=30, Backend={"Type": "host-gw"}),
+            "/29 is too small to divide",
+        ),
+        (config(Backend={"Type": "AWS-VPC"}), "aws-vpc is a backend of flanneld that no admitted plugin has"),
+    ],
+)
+def test_what_only_a_flanneld_can_use_is_written_by_force_with_a_warning(
+    ctl: Run, prefix: str, keys: Keys, flannels: str, why: str
+) -> None:
+    told = ctl("network", "check", flannels)
+    assert told.status == 0
+    assert "netstorectl: warning: " in told.err
+    told = ctl("network", "set", flannels)
+    assert told.status == 1
+    assert why in told.err
+    assert told.err.endswith("; --force writes it for flanneld all the same\n")
+    told = ctl("network", "set", "--force", flannels)
+    assert told.status == 0
+    assert "netstorectl: warning: " in told.err
     assert stored(keys, prefix) == flannels
+
+
+def test_a_backend_of_flanneld_that_a_plugin_has_is_written(
+    ctl: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def admitted(_: object) -> tuple[Stored, ...]:
+        return (Stored(Plugin("aws-vpc"), 0),)
+
+    monkeypatch.setattr("netstore.cli.commands.network.admitted_if_any", admitted)
+    assert ctl("network", "set", config(Backend={"Type": "aws-vpc"})).status == 0
 
 
 def test_what_netstore_agents_cannot_use_is_not_set_over_their_leases(
@@ -151,6 +177,10 @@ def test_what_netstore_agents_cannot_use_is_not_set_over_their_leases(
     lease(keys, prefix, "172.30.5.0-24", "192.168.77.11")
     told = ctl("network", "set", config(SubnetLen=31))
     assert told.status == 1
+    assert "SubnetLen: 31 does not divide" in told.err
+    assert stored(keys, prefix) == GOOD
+    told = ctl("network", "set", "--force", config(SubnetLen=31))
+    assert told.status == 0
     assert "leaves 1 lease outside" in told.err
 
 

@@ -65,7 +65,6 @@ def test_each_kind_of_difference() -> None:
         ("192.168.77.5", ["10.23.5.0/24"]),
         ("10.23.6.0/24", ["10.23.6.0/24"]),
         ("192.168.77.9", ["10.23.9.0/24"]),
-        ("192.168.77.77", []),
     ],
 )
 def test_one_node_or_all(
@@ -79,6 +78,21 @@ def test_one_node_or_all(
     told = run("route", "diff", *([node] if node else []), "-o", "json")
     assert [each["subnet"] for each in told.document["differences"]] == seen
     assert told.status == (1 if seen else 0)
+
+
+@pytest.mark.parametrize("node", ["192.168.77.77", "10.23.77.0/24", "worker-77"])
+def test_a_node_that_nobody_knows(run: Run, monkeypatch: pytest.MonkeyPatch, node: str) -> None:
+    async def ask(_path: Path) -> object:
+        return wanted(("10.23.5.0/24", "192.168.77.5")), [kernel("10.23.5.0/24", "192.168.77.5")], LINKS
+
+    monkeypatch.setattr(route, "_ask", ask)
+    told = run("route", "diff", node)
+    assert (told.status, told.out) == (3, "")
+    assert (
+        told.err
+        == f"netstorectl: {node}: the agent wants no route to such a node; see subnet ls for the nodes\n"
+    )
+    assert run("route", "diff", "192.168.77.5").status == run("route", "diff", "10.23.5.0-24").status == 0
 
 
 def test_no_agent_is_there(run: Run, tmp_path: Path) -> None:

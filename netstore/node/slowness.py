@@ -1,0 +1,74 @@
+"""Where the time of slow requests went: in a queue, on the disk, at the other members, or being applied.
+
+Nothing is measured for one request: a slot knows when it was opened and handed to Raft, the device when its
+last writes were synced, and the applier when its last entries turned out to be committed. A request that was
+fast costs one comparison.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from netstore.types import Index
+
+SLOW_SECONDS: Final = 0.1
+"""A request that waits longer for the log or a read index is slow."""
+
+COMMITS_KEPT: Final = 256
+"""Turns in which entries were committed, whose times are kept."""
+
+
+class Spent(NamedTuple):
+    """Seconds that a request waited, in the order of its way. What is not known is part of the one before."""
+
+    queue: float = 0.0
+    """Until it was handed to the log, or forwarded to the leader."""
+    disk: float = 0.0
+    """While this member's log was written and synced."""
+    quorum: float = 0.0
+    """Otherwise until it was committed; a read: until the leader confirmed its index and that was applied."""
+    apply: float = 0.0
+    """From then on until it was applied."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self)
+
+
+class Slowness:
+    """What is known of the last entries, and of the request that is being answered."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` gives monotonic seconds."""
+        self._clock = clock
+        self.syncs: Iterable[tuple[float, float]] = ()
+        """When the last writes of the log began and were synced, the oldest first (`disk.posix`)."""
+        self._commits: deque[tuple[Index, float]] = deque(maxlen=COMMITS_KEPT)
+        self.spent: Spent | None = None
+        """Of the request that is being answered; None if it is not slow."""
+        self.traceparent: bytes | None = None
+        """Its trace, if it has one and came by the v2 API. Whoever finds `spent` resets both."""
+
+    def committed(self, index: Index, at: float) -> None:
+        """Everything up to this index was found to be committed."""
+        self._commits.append((index, at))
+
+    def of_write(self, opened: float, sent: float, index: Index) -> Spent:
+        """Of a write whose slot was opened and handed to Raft at these times, and whose entry is being
+        applied. O(`COMMITS_KEPT`).
+        """
+        now = self._clock()
+        sent = min(max(sent, opened), now) if sent else opened
+        at = next((when for last, when in self._commits if last >= index), now)
+        committed = min(max(at, sent), now)
+        disk = sum(max(0.0, min(ended, committed) - max(began, sent)) for began, ended in tuple(self.syncs))
+        return Spent(sent - opened, disk, max(0.0, committed - sent - disk), now - committed)
+
+    def of_read(self, asked: float) -> Spent:
+        """Of a read that was asked for at this time, and is being answered."""
+        return Spent(quorum=max(0.0, self._clock() - asked))

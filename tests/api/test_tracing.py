@@ -1,0 +1,143 @@
+"""Slow requests in the log, with where their time went."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from netstore.api.tracing import LINES_A_SECOND, Tracer
+from netstore.node.slowness import SLOW_SECONDS, Spent
+from netstore.state.commands import encode
+from netstore.state.v3.commands import Put
+from netstore.types import Nanos
+from tests.support.member import Lines, Solo
+
+if TYPE_CHECKING:
+    from netstore.traces import Span
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+class Call:
+    """Of `net.grpc.call.GrpcCall` what a tracer looks at."""
+
+    path = b"/etcdserverpb.KV/Put"
+    principal = "10.0.0.9"
+    answering_since: float | None = None
+
+    def __init__(self, traceparent: bytes | None = None) -> None:
+        self._traceparent = traceparent
+        self.server: Any = self
+        self.rounds: Any = self
+        self.now = 20.0
+
+    def metadata(self, name: bytes) -> bytes | None:
+        assert name == b"traceparent"
+        return self._traceparent
+
+
+class Kept:
+    """Keeps spans."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def export(self, span: Span) -> None:
+        self.spans.append(span)
+
+
+class Traced:
+    """A member with a tracer."""
+
+    def __init__(self) -> None:
+        self.solo = Solo().lead()
+        self.lines = Lines()
+        self.kept = Kept()
+        host = self.solo.host
+        self.tracer = Tracer(
+            host.slowness, self.solo.clock, self.lines, lambda size: bytes([7] * size), self.kept
+        )
+        host.slow_write = self.tracer.write_ended
+
+    def told(self) -> list[dict[str, Any]]:
+        return [fields for event, fields in self.lines.lines if event == "slow_request"]
+
+
+def test_a_call_in_words_and_as_a_span() -> None:
+    traced = Traced()
+    slowness = traced.solo.host.slowness
+    slowness.spent = Spent(queue=0.01, disk=0.05, quorum=0.1, apply=0.02)
+    call: Any = Call(f"00-{TRACE}-{PARENT}-01".encode())
+    traced.tracer.call_ended(call, 0.25)
+    [line] = traced.told()
+    assert line == {
+        "request": "etcdserverpb.KV/Put",
+        "principal": "10.0.0.9",
+        "milliseconds": 250.0,
+        "queue_ms": 80.0,
+        "disk_ms": 50.0,
+        "quorum_ms": 100.0,
+        "apply_ms": 20.0,
+        "send_ms": 0.0,
+        "trace": TRACE,
+        "left_out": 0,
+    }
+    [span] = traced.kept.spans
+    assert (span.trace_id, span.parent_id, span.span_id) == (TRACE, PARENT, "07" * 8)
+    assert round(sum(seconds for _, seconds in span.stages), 6) == span.seconds == 0.25
+    assert slowness.spent is None, "it is told once"
+
+
+def test_sending_in_pieces_is_a_part_of_its_own() -> None:
+    traced = Traced()
+    call: Any = Call()
+    call.answering_since = 19.8
+    traced.tracer.call_ended(call, 0.3)
+    [line] = traced.told()
+    assert (line["send_ms"], line["queue_ms"]) == (200.0, 100.0)
+    assert line["trace"] == "07" * 16
+
+
+def test_a_trace_that_is_not_sampled_is_not_exported() -> None:
+    traced = Traced()
+    call: Any = Call(f"00-{TRACE}-{PARENT}-00".encode())
+    traced.tracer.call_ended(call, 0.25)
+    assert traced.kept.spans == []
+    assert traced.told()[0]["trace"] == TRACE
+
+
+def test_lines_are_bounded_and_those_left_out_are_counted() -> None:
+    traced = Traced()
+    call: Any = Call()
+    for _ in range(LINES_A_SECOND + 5):
+        traced.tracer.call_ended(call, 0.2)
+    assert len(traced.told()) == LINES_A_SECOND
+    traced.solo.clock.now = Nanos(traced.solo.clock.now + 1_500_000_000)
+    traced.tracer.call_ended(call, 0.2)
+    assert traced.told()[-1]["left_out"] == 5
+    assert traced.tracer.slow == LINES_A_SECOND + 6
+
+
+def test_a_write_that_waits_for_the_disk_is_told_with_its_parts() -> None:
+    traced = Traced()
+    solo, host = traced.solo, traced.solo.host
+    outcomes: list[object] = []
+    host.propose(encode(Put(b"/a", b"1")), outcomes.append, b"10.0.0.9")
+    solo.turn()
+    began = solo.clock.monotonic()
+    solo.clock.now = Nanos(solo.clock.now + int(3e9 * SLOW_SECONDS))
+    host.slowness.syncs = [(began, solo.clock.monotonic())]
+    solo.settle()
+    assert outcomes
+    [line] = traced.told()
+    assert (line["request"], line["principal"]) == ("Put", "10.0.0.9")
+    assert 250 <= line["disk_ms"] <= 350
+    assert line["quorum_ms"] < 50
+    assert line["milliseconds"] >= line["disk_ms"]
+    assert host.slowness.spent is None
+
+
+def test_a_write_that_is_fast_is_not_told() -> None:
+    traced = Traced()
+    traced.solo.host.propose(encode(Put(b"/a", b"1")), lambda _: None, b"10.0.0.9")
+    traced.solo.settle()
+    assert traced.told() == []
