@@ -20,6 +20,7 @@ from netstore.cli.commands import completion
 from netstore.cli.commands.archive import archive
 from netstore.cli.commands.doctor import doctor
 from netstore.cli.commands.endpoint import endpoint
+from netstore.cli.commands.exporting import export
 from netstore.cli.commands.failures import Exit, Failure
 from netstore.cli.commands.history import diff, undo
 from netstore.cli.commands.history import history as key_history
@@ -27,6 +28,7 @@ from netstore.cli.commands.importing import import_
 from netstore.cli.commands.invocation import PROGRAM, say
 from netstore.cli.commands.key import key
 from netstore.cli.commands.member import member, move_leader
+from netstore.cli.commands.mirror import mirror
 from netstore.cli.commands.network import network
 from netstore.cli.commands.options import Command, Group
 from netstore.cli.commands.plugin import plugin
@@ -54,6 +56,8 @@ for command in (archive, key_history, diff, undo):
 for verb in (history, map_, move, drain):
     subnet.add_command(verb)
 cli.add_command(import_)
+cli.add_command(export)
+cli.add_command(mirror)
 cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))
 

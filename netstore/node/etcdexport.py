@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from netstore.disk.datadir import explain_errors, sync_folder
+from netstore.disk.datadir import STATE_FILE, DataDir, explain_errors, sync_folder
+from netstore.disk.frame import Identity
+from netstore.disk.posix import PosixDevice
+from netstore.disk.statefile import StateFile
+from netstore.disk.wal import Wal
 from netstore.errors import NetstoreError
 from netstore.etcdfile import boltwriter, raftlogwriter
 from netstore.node.backup import buckets
@@ -27,9 +31,9 @@ from netstore.state.v2.statistics import REPLICATED
 from netstore.types import EtcdIndex
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
     from pathlib import Path
 
-    from netstore.disk.statefile import StateFile
     from netstore.node.seeding import Founders
     from netstore.types import Event, NodeView
 
@@ -39,6 +43,37 @@ FIRST_INDEX: Final = 1
 _FOREVER: Final = "0001-01-01T00:00:00Z"
 _OF_CLUSTER: Final = frozenset({b"alarm", b"cluster", b"members", b"members_removed"})
 _READ_BYTES: Final = 1024 * 1024
+
+
+def open_state(folder: Path, parts: ExitStack) -> StateFile:
+    """The state of a member that is stopped, opened to be read, and locked until `parts` are closed.
+
+    NetstoreError, with the fix, if the member runs, the folder is none, or its log has entries that the state
+    does not have; CorruptData if it is damaged.
+    """
+    if not (folder / "state" / STATE_FILE).exists():
+        raise NetstoreError(f"{folder}: not the data folder of a netstore: name the one of its --data-dir")
+    locked = DataDir.lock(folder)
+    parts.callback(locked.close)
+    own = locked.identity
+    state = parts.enter_context(StateFile(locked.state_dir / STATE_FILE))
+    device = PosixDevice(locked.wal_dir, _ignore)
+    try:
+        log, replay = Wal.open(device, Identity(own.cluster_id, own.member_id))
+        log.close()
+    except BaseException:
+        device.close()
+        raise
+    if replay.last > state.applied:
+        raise NetstoreError(
+            f"{folder}: this member was not stopped properly: its log ends with entry {replay.last}, and its"
+            f" state with {state.applied}: start it once, stop it with SIGTERM, and repeat this"
+        )
+    return state
+
+
+def _ignore(_: object) -> None:
+    """Nothing is written, so nobody waits."""
 
 
 def write_snapshot(state: StateFile, target: Path) -> int:

@@ -99,9 +99,18 @@ def open_folder(
             f"{wal / names[0]}: offset 0: the log begins with entry {log.first}, and the newest v2 snapshot"
             f" is of entry {index}: files are missing"
         )
+    if log.commit > max(log.last, index):
+        raise CorruptData(
+            f"{wal / names[-1]}: offset 0: the log ends with entry {log.last}, and entry {log.commit} was"
+            " committed: its end is missing; take the folder of another member"
+        )
     state = V2State(now)
     if snapshot is not None:
-        state.restore(v2content.decode(snapshot.data, str(snap)), Index(max(1, index)))
+        content = v2content.decode(snapshot.data, str(snap))
+        try:
+            state.restore(content, Index(max(1, index)))
+        except ValueError as error:
+            raise CorruptData(f"{snap}: offset 0: the v2 snapshot of entry {index}: {error}") from None
     others = state.apply(log.entries(index), told)
     db = snap / "db"
     database = _open_database(db, parts, _ignore) if db.exists() else None

@@ -126,7 +126,7 @@ def test_the_folder_of_an_etcd_is_refused_and_left_alone(tmp_path: Path, part: s
     before = {each: each.stat().st_mode for each in path.rglob("*")}
     text = refused(path)
     assert text.startswith(f"{path}: has the data of an etcd (the folder member)")
-    assert "etcdctl make-mirror" in text
+    assert "netstorectl import --data-dir NEW" in text
     assert {each: each.stat().st_mode for each in path.rglob("*")} == before
 
 
@@ -441,3 +441,42 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
         DataDir.lock(place)
     os.chown(planted, os.geteuid(), -1)
     DataDir.lock(place).close()
+
+
+def test_a_folder_that_is_filled_is_nobodys_before_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    made = DataDir.make(path)
+    (made.state_dir / datadir.STATE_FILE).write_bytes(b"half")
+    made.close()
+    assert "an import or a restore into it did not come to its end" in refused(path)
+    again = DataDir.make(path)
+    assert not list(again.state_dir.iterdir()), "what was left is removed"
+    again.adopt(ME)
+    again.close()
+    opened = DataDir.lock(path)
+    assert opened.identity == ME
+    opened.close()
+    with pytest.raises(
+        NetstoreError, match="has 'identity', 'wal'; nothing was changed: choose a new or empty folder"
+    ):
+        DataDir.make(path)
+
+
+def test_a_folder_that_is_filled_may_be_given_up(tmp_path: Path) -> None:
+    made = DataDir.make(tmp_path / "new")
+    keep_token(made.path, "a token")
+    made.discard()
+    assert not list((tmp_path / "new").iterdir())
+    DataDir.make(tmp_path / "new").close()
+
+
+@pytest.mark.parametrize("name", ["file", "token", "member", "state/state.lmdb", "wal/0.wal"])
+def test_a_folder_with_anything_in_it_is_not_filled(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "used"
+    path.mkdir(mode=0o700)
+    (path / name).parent.mkdir(exist_ok=True, mode=0o700)
+    (path / name).write_bytes(b"")
+    with pytest.raises(NetstoreError, match="nothing was changed: choose a new or empty folder"):
+        DataDir.make(path)
+    assert (path / name).exists()
+    assert not (path / "lock").exists()

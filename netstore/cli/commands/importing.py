@@ -79,12 +79,12 @@ def import_(
     backup, or the URL of an etcd that serves. Revisions, versions, leases, v2 indexes and TTLs are kept.
     Nothing in SOURCE is changed. To copy into a netstore that runs, see netstorectl mirror.
     """
-    members = _members(name, peer_urls, initial_cluster)
+    members = members_of(name, peer_urls, initial_cluster)
     if len(members) > 1 and not initial_cluster_token:
         usage("--initial-cluster-token: is needed where several members begin, the same for each")
     token = initial_cluster_token or secrets.token_hex(32)
     origin = "import" if initial_cluster_token else secrets.token_hex(16)
-    with ExitStack() as parts, _in_words():
+    with ExitStack() as parts, in_words():
         from netstore.node.seeding import founders  # noqa: PLC0415 - help need not wait for the store's modules
 
         own = founders(members, name, token, origin)
@@ -94,7 +94,7 @@ def import_(
     _tell(settings, opened, report, data_dir, own)
 
 
-def _members(name: str, peer_urls: str | None, initial_cluster: str | None) -> dict[str, list[str]]:
+def members_of(name: str, peer_urls: str | None, initial_cluster: str | None) -> dict[str, list[str]]:
     """The peer URLs of all members by name."""
     from netstore.client.endpoints import parse_endpoints  # noqa: PLC0415 - see Settings.run
 
@@ -255,7 +255,7 @@ def _progress(doing: str) -> Iterator[Callable[[int], object]]:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def in_words() -> Iterator[None]:
     """What is wrong with a file or folder, as a `Failure`."""
     from netstore.client.faults import ClientError  # noqa: PLC0415 - see Settings.run
 

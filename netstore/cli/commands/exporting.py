@@ -1,0 +1,92 @@
+"""`netstorectl export`: the data of a netstore as files of an etcd: a data folder, or a snapshot file."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from netstore.cli.commands.failures import refused, usage
+from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, in_words, members_of
+from netstore.cli.commands.invocation import Settings, say
+from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.output import Form, Table
+
+if TYPE_CHECKING:
+    from netstore.disk.statefile import StateFile
+
+CLUSTER_NAME: Final = "etcd-cluster"
+"""What an etcd makes the ids of a new cluster from."""
+
+
+@click.command("export", cls=Command)
+@click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
+@click.option("--data-dir", type=click.Path(path_type=Path), help="The data folder of an etcd to make.")
+@click.option("--snapshot", type=click.Path(path_type=Path), help="The snapshot file to write: v3 keys only.")
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the etcd.")
+@click.option(
+    "--initial-advertise-peer-urls",
+    "peer_urls",
+    metavar="URL[,URL...]",
+    default=DEFAULT_PEER_URL,
+    show_default=True,
+    help="Where the etcd is reached by others.",
+)
+@pass_settings
+def export(
+    settings: Settings,
+    source: Path,
+    *,
+    data_dir: Path | None,
+    snapshot: Path | None,
+    name: str,
+    peer_urls: str,
+) -> None:
+    """Write what a netstore has as files of an etcd.
+
+    SOURCE is the data folder of a netstore that is stopped, or a file of netstorectl snapshot save. With
+    --data-dir an etcd 3.4 or 3.5 starts from it as the only member, with revisions, leases, the v2 tree and
+    its indexes and TTLs. With --snapshot the file is one that etcdctl snapshot restore takes. Nothing in
+    SOURCE is changed.
+    """
+    if (data_dir is None) == (snapshot is None):
+        usage("give either --data-dir or --snapshot")
+    with ExitStack() as parts, in_words():
+        from netstore.node import etcdexport  # noqa: PLC0415 - help need not wait for the store's modules
+        from netstore.node.seeding import founders  # noqa: PLC0415 - same
+
+        own = founders(members_of(name, peer_urls, None), name, CLUSTER_NAME, secrets.token_hex(16))
+        state = _state(source, parts)
+        fields: tuple[tuple[str, str | int], ...]
+        if snapshot is not None:
+            fields = (("file", str(snapshot)), ("size", etcdexport.write_snapshot(state, snapshot)))
+        else:
+            assert data_dir is not None  # noqa: S101 - checked above; for the type checker
+            nodes = etcdexport.write_folder(state, data_dir, own)
+            fields = (("dataDir", str(data_dir)), ("v2Nodes", nodes), ("member", f"{own.own:x}"))
+    settings.show(dict(fields), Table(("FIELD", "VALUE"), fields))
+    if data_dir is not None and settings.form is Form.TABLE:
+        say(f"now start it: etcd --enable-v2 --data-dir {data_dir} --name {name}")
+
+
+def _state(source: Path, parts: ExitStack) -> StateFile:
+    """The state in a stopped member's folder, or in a backup, which is restored beside nothing: in a folder
+    of its own for as long as it is read.
+    """
+    import tempfile  # noqa: PLC0415 - only here
+
+    from netstore.node.etcdexport import open_state  # noqa: PLC0415 - help need not wait for them
+    from netstore.node.restore import Wish, restore  # noqa: PLC0415 - same
+
+    if source.is_dir():
+        return open_state(source, parts)
+    if not source.exists():
+        raise refused(f"{source}: is not there: name a data folder, or a file of netstorectl snapshot save")
+    home = Path(parts.enter_context(tempfile.TemporaryDirectory(dir=source.parent, prefix=".export-")))
+    members = {DEFAULT_NAME: (DEFAULT_PEER_URL,)}
+    secret = secrets.token_hex(16)
+    restore(source, home / "data", Wish(DEFAULT_NAME, members, secret, secret))
+    return open_state(home / "data", parts)

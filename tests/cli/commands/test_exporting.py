@@ -1,0 +1,71 @@
+"""`netstorectl export`: what it asks for and tells. The data itself: `tests/process/test_migration.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.cli.commands.test_importing import snapshot
+from tests.support.daemon import start_netstored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.commands.conftest import Run
+
+
+def member(run: Run, folder: Path) -> Path:
+    assert run("import", str(snapshot(folder)), "--data-dir", str(folder / "member")).status == 0
+    return folder / "member"
+
+
+def test_a_folder_and_a_file(run: Run, tmp_path: Path) -> None:
+    source = str(member(run, tmp_path))
+    told = run("export", source, "--data-dir", str(tmp_path / "etcd"), "-o", "json")
+    assert told.status == 0, told.err
+    assert told.document["v2Nodes"] == 0
+    assert sorted(path.name for path in (tmp_path / "etcd" / "member").iterdir()) == ["snap", "wal"]
+    told = run("export", source, "--snapshot", str(tmp_path / "out.db"), "-o", "json")
+    assert told.document == {"file": str(tmp_path / "out.db"), "size": (tmp_path / "out.db").stat().st_size}
+    again = run("import", str(tmp_path / "out.db"), "--data-dir", str(tmp_path / "again"), "-o", "json")
+    assert again.document["revision"] == 3
+
+
+def test_a_full_backup(run: Run, tmp_path: Path) -> None:
+    with start_netstored(tmp_path, data_dir=member(run, tmp_path)) as daemon:
+        assert run("key", "set", "--endpoints", daemon.url, "/kept", "1").status == 0
+        assert run("snapshot", "save", "--endpoints", daemon.url, str(tmp_path / "full")).status == 0
+    before = sorted(tmp_path.iterdir())
+    told = run("export", str(tmp_path / "full"), "--data-dir", str(tmp_path / "etcd"), "-o", "json")
+    assert told.status == 0, told.err
+    assert told.document["v2Nodes"] == 1
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "etcd"]), "nothing else is left"
+    again = run("import", str(tmp_path / "etcd"), "--data-dir", str(tmp_path / "again"), "-o", "json")
+    assert (again.document["v2Nodes"], again.document["revision"]) == (1, 3)
+    (tmp_path / "full").write_bytes((tmp_path / "full").read_bytes()[:-9])
+    told = run("export", str(tmp_path / "full"), "--data-dir", str(tmp_path / "other"))
+    assert told.status == 1
+    assert "offset" in told.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_command_line_that_is_wrong(run: Run, tmp_path: Path) -> None:
+    for words in ((), ("--data-dir", str(tmp_path / "a"), "--snapshot", str(tmp_path / "b"))):
+        told = run("export", str(tmp_path), *words)
+        assert told.status == 2
+        assert "give either --data-dir or --snapshot" in told.err
+
+
+def test_what_is_no_source(run: Run, tmp_path: Path) -> None:
+    told = run("export", str(tmp_path / "gone"), "--data-dir", str(tmp_path / "etcd"))
+    assert told.status == 1
+    assert "is not there: name a data folder, or a file of netstorectl snapshot save" in told.err
+    told = run("export", str(tmp_path), "--data-dir", str(tmp_path / "etcd"))
+    assert told.status == 1
+    assert "not the data folder of a netstore" in told.err
+
+
+def test_a_target_that_has_something(run: Run, tmp_path: Path) -> None:
+    source = str(member(run, tmp_path))
+    told = run("export", source, "--data-dir", source)
+    assert told.status == 1
+    assert "is not empty; nothing was changed" in told.err

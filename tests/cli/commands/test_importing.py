@@ -1,0 +1,139 @@
+"""`netstorectl import`: its command line and what it tells; see `tests/process/test_migration.py` too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.codec import varint
+from netstore.disk.datadir import DataDir, read_token
+from netstore.etcdfile import boltwriter
+from tests.node.test_etcdimport import put
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.commands.conftest import Run
+
+
+def snapshot(path: Path, **buckets: dict[bytes, bytes]) -> Path:
+    """A database as an etcd has it, with these buckets beside two keys."""
+    file = path / "s.db"
+    content = {b"key": [put(2, b"a"), put(3, b"b", lease=7)]}
+    given = {name.encode(): sorted(pairs.items()) for name, pairs in buckets.items()}
+    with file.open("wb") as opened:
+        boltwriter.write(opened, content | given)
+    return file
+
+
+def test_it_tells_what_it_made(run: Run, tmp_path: Path) -> None:
+    told = run(
+        "import", str(snapshot(tmp_path)), "--data-dir", str(tmp_path / "new"), "--name", "n1", "-o", "json"
+    )
+    assert told.status == 0, told.err
+    folder = DataDir.lock(tmp_path / "new")
+    assert told.document == {
+        "revision": 3,
+        "compacted": 0,
+        "changes": 2,
+        "leases": 0,
+        "v2Nodes": 0,
+        "v2Index": 0,
+        "index": 1,
+        "cluster": f"{folder.identity.cluster_id:x}",
+        "member": f"{folder.identity.member_id:x}",
+        "dataDir": str(tmp_path / "new"),
+    }
+    assert folder.identity.name == "n1"
+    folder.close()
+    assert "1 keys have a lease that does not exist, and stay for ever: 'b'" in told.err
+    assert len(read_token(tmp_path / "new") or "") == 64, "a secret of its own"
+
+
+def test_two_imports_are_two_clusters(run: Run, tmp_path: Path) -> None:
+    source = str(snapshot(tmp_path))
+    one, other = (
+        run("import", source, "--data-dir", str(tmp_path / name), "-o", "json").document
+        for name in ("1", "2")
+    )
+    assert one["cluster"] != other["cluster"]
+    members = ("--initial-cluster", "a=http://a:1,b=http://b:1", "--initial-cluster-token", "secret")
+    three, four = (
+        run(
+            "import", source, "--data-dir", str(tmp_path / name), *members, "--name", name, "-o", "json"
+        ).document
+        for name in ("a", "b")
+    )
+    assert three["cluster"] == four["cluster"]
+    assert three["member"] != four["member"]
+    assert read_token(tmp_path / "a") == "secret"
+
+
+def test_an_etcd_that_asks_for_passwords(run: Run, tmp_path: Path) -> None:
+    auth = {b"authEnabled": b"\1", b"authRevision": bytes(8)}
+    source = snapshot(tmp_path, auth=auth, authUsers={b"root": b"", b"u": b""}, authRoles={b"root": b""})
+    told = run("import", str(source), "--data-dir", str(tmp_path / "new"))
+    assert told.status == 1
+    assert "this etcd asks for passwords (2 users, 1 roles)" in told.err
+    assert "--without-auth" in told.err
+    assert not (tmp_path / "new").exists()
+    assert run("import", str(source), "--data-dir", str(tmp_path / "new"), "--without-auth").status == 0
+
+
+def test_users_that_are_not_asked_for_are_told(run: Run, tmp_path: Path) -> None:
+    source = snapshot(tmp_path, authUsers={b"u": b""})
+    told = run("import", str(source), "--data-dir", str(tmp_path / "new"))
+    assert told.status == 0
+    assert "1 users and 0 roles were left out" in told.err
+
+
+def test_members_and_alarms_of_the_etcd(run: Run, tmp_path: Path) -> None:
+    members = {b"%x" % number: b"{}" for number in range(3)}
+    told = run("import", str(snapshot(tmp_path, members=members)), "--data-dir", str(tmp_path / "1"))
+    assert "this etcd was one of 3" in told.err
+    corrupt = {b"\x08" + varint(5) + b"\x10\x02": b""}
+    told = run("import", str(snapshot(tmp_path, alarm=corrupt)), "--data-dir", str(tmp_path / "2"))
+    assert told.status == 1
+    assert "has the alarm CORRUPT" in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--initial-cluster", "a=http://a:1"), "--name: default is not in --initial-cluster"),
+        (("--initial-cluster", "http://a:1"), "--initial-cluster: 'http://a:1' is not NAME=URL"),
+        (("--initial-cluster", "default=ftp://a:1"), "--initial-cluster: endpoint 'ftp://a:1'"),
+        (
+            ("--initial-cluster", "default=http://a:1,b=http://b:1"),
+            "--initial-cluster-token: is needed where several members begin",
+        ),
+        (
+            ("--initial-cluster", "default=http://a:1", "--initial-advertise-peer-urls", "http://b:1"),
+            "--initial-advertise-peer-urls: not what --initial-cluster says of default",
+        ),
+    ],
+)
+def test_a_command_line_that_is_wrong(run: Run, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    answer = run("import", str(snapshot(tmp_path)), "--data-dir", str(tmp_path / "new"), *words)
+    assert answer.status == 2
+    assert told in answer.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_not_there_and_what_is_used(run: Run, tmp_path: Path) -> None:
+    told = run("import", str(tmp_path / "gone"), "--data-dir", str(tmp_path / "new"))
+    assert told.status == 1
+    assert "gone: No such file or directory" in told.err
+    source = str(snapshot(tmp_path))
+    assert run("import", source, "--data-dir", str(tmp_path / "new")).status == 0
+    told = run("import", source, "--data-dir", str(tmp_path / "new"))
+    assert told.status == 1
+    assert "nothing was changed: choose a new or empty folder" in told.err
+
+
+def test_an_etcd_that_does_not_answer(run: Run, tmp_path: Path) -> None:
+    told = run("import", "http://127.0.0.1:1", "--data-dir", str(tmp_path / "new"))
+    assert told.status == 4
+    assert "http://127.0.0.1:1" in told.err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,294 @@
+"""A mirror is equal to its source at the end, whatever happened on the way; real stores on both sides."""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from netstore.client import mirror
+from netstore.client.faults import Unreachable
+from netstore.client.grpc import Channel
+from netstore.client.mirror import Mirror, NotMirrored, Scope, Told
+from netstore.client.v3 import V3Client
+from netstore.proto import rpc_pb2 as pb
+from tests.support.daemon import start_netstored
+from tests.support.patience import seconds
+from tests.support.peers import start_etcd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from tests.support.daemon import Daemon
+
+ALL = Scope(b"", b"", b"mirrored")
+LIMIT = 20.0
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("etcd", marks=[pytest.mark.peer("etcd"), pytest.mark.slow]), "netstored"],
+)
+def stores(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Daemon, Daemon]]:
+    """A source, and a netstored as the target."""
+    start = start_etcd if request.param == "etcd" else start_netstored
+    one, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
+    with start(one) as source, start_netstored(other) as target:
+        yield source, target
+
+
+@asynccontextmanager
+async def clients(stores: tuple[Daemon, Daemon]) -> AsyncIterator[tuple[V3Client, V3Client]]:
+    """Clients of both, of stores that have no key."""
+    async with trio.open_nursery() as nursery:
+        one, other = (V3Client(Channel(nursery, daemon.url)) for daemon in stores)
+        for client in (one, other):
+            request = pb.TxnRequest()
+            gone = request.success.add().request_delete_range
+            gone.key = gone.range_end = b"\0"
+            await client.txn(request)
+        yield one, other
+        nursery.cancel_scope.cancel()
+
+
+async def put(client: V3Client, *pairs: tuple[bytes, bytes | None]) -> int:
+    request = pb.TxnRequest()
+    for key, value in pairs:
+        operation = request.success.add()
+        if value is None:
+            operation.request_delete_range.key = key
+        else:
+            operation.request_put.key, operation.request_put.value = key, value
+    return (await client.txn(request)).header.revision
+
+
+async def content(client: V3Client, checkpoint: bytes = ALL.checkpoint) -> dict[bytes, bytes]:
+    answer = await client.range(pb.RangeRequest(key=b"\0", range_end=b"\0"))
+    return {pair.key: pair.value for pair in answer.kvs if pair.key != checkpoint}
+
+
+async def compact(client: V3Client, revision: int) -> None:
+    request = pb.CompactionRequest(revision=revision, physical=True).SerializeToString()
+    await client.channel.unary("/etcdserverpb.KV/Compact", request, write=True)
+
+
+class Log:
+    """What a mirror tells."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self.troubles: list[str] = []
+        self._changed = trio.Event()
+
+    def __call__(self, told: Told) -> None:
+        self.told.append(told)
+        self._changed.set()
+
+    def trouble(self, text: str) -> None:
+        self.troubles.append(text)
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        with trio.fail_after(seconds(LIMIT)):
+            while not condition():
+                self._changed = trio.Event()
+                await self._changed.wait()
+
+    async def reached(self, revision: int) -> None:
+        await self.until(lambda: bool(self.told) and self.told[-1].revision >= revision)
+
+
+def run(work: Callable[[], Any]) -> None:
+    async def limited() -> None:
+        with trio.fail_after(seconds(3 * LIMIT)):
+            await work()
+
+    trio.run(limited)
+
+
+def mirrored(one: V3Client, other: V3Client, log: Log, scope: Scope = ALL, **more: Any) -> Mirror:
+    return Mirror(one, other, scope, log, log.trouble, **more)
+
+
+def test_it_copies_once(stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "FIRST_PAGE", 7)
+    monkeypatch.setattr(mirror, "MOST_BYTES", 5_000)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for start in range(0, 250, 50):
+                await put(
+                    one, *((b"k%03d" % number, b"v" * number * 3) for number in range(start, start + 50))
+                )
+            log = Log()
+            await mirrored(one, other, log).copy()
+            assert await content(other) == await content(one)
+            assert log.told[-1].written == 250
+            revision = await put(one, (b"k001", b"new"), (b"k002", None), (b"z", b""))
+            await mirrored(one, other, log).copy()
+            assert await content(other) == await content(one)
+            assert log.told[-1] == Told(revision, 2, 1)
+
+    run(work)
+
+
+def test_it_follows_and_goes_on_where_it_was(stores: tuple[Daemon, Daemon]) -> None:
+    chance = random.Random(5)  # noqa: S311 - repeatable
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"before", b"1"))
+            for _ in range(3):
+                log = Log()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(mirrored(one, other, log).follow)
+                    revision = 0
+                    for _ in range(40):
+                        keys = {b"k%d" % chance.randrange(20) for _ in range(chance.randrange(1, 9))}
+                        pairs = (
+                            (key, None if chance.random() < 0.3 else b"%d" % chance.randrange(99))
+                            for key in keys
+                        )
+                        revision = await put(one, *pairs, (b"last", b"%d" % chance.randrange(999_999)))
+                    await log.reached(revision)
+                    assert await content(other) == await content(one)
+                    nursery.cancel_scope.cancel()
+                await put(one, (b"while it was away", b"%d" % chance.randrange(999)))
+
+    run(work)
+
+
+def test_what_was_compacted_while_it_was_away_is_compared(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a", b"1"), (b"gone", b"1"))
+            await mirrored(one, other, Log()).copy()
+            await put(one, (b"gone", None))
+            revision = await put(one, (b"b", b"2"))
+            await compact(one, revision)
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(revision)
+                assert await content(other) == {b"a": b"1", b"b": b"2"}
+                nursery.cancel_scope.cancel()
+
+    run(work)
+
+
+def test_a_prefix_in_the_place_of_another(stores: tuple[Daemon, Daemon]) -> None:
+    scope = Scope(b"/a/", b"/copy/", b"checkpoint")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"/a/x", b"1"), (b"/b/x", b"2"))
+            await put(other, (b"own", b"stays"))
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, scope).follow)
+                await log.until(lambda: len(log.told) >= 2)
+                revision = await put(one, (b"/a/y", b"3"), (b"/b/y", b"4"))
+                await log.reached(revision)
+                nursery.cancel_scope.cancel()
+            assert await content(other, b"checkpoint") == {
+                b"/copy/x": b"1",
+                b"/copy/y": b"3",
+                b"own": b"stays",
+            }
+
+    run(work)
+
+
+def test_what_is_there_is_kept_unless_it_may_be_replaced(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a", b"1"))
+            await put(other, (b"theirs", b"x"))
+            with pytest.raises(NotMirrored, match="the target has keys already, such as 'theirs'"):
+                await mirrored(one, other, Log()).copy()
+            assert await content(other) == {b"theirs": b"x"}
+            await mirrored(one, other, Log(), overwrite=True).copy()
+            assert await content(other) == {b"a": b"1"}
+
+    run(work)
+
+
+def test_a_checkpoint_of_something_else_is_refused(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await mirrored(one, other, Log(), Scope(b"/a/", b"/a/", b"c")).copy()
+            with pytest.raises(NotMirrored, match=r"is a mirror of cluster .*, prefix '/a/'"):
+                await mirrored(one, other, Log(), Scope(b"/b/", b"/b/", b"c")).copy()
+            await put(other, (b"c", b"text"))
+            with pytest.raises(NotMirrored, match="that key of the target has something else"):
+                await mirrored(one, other, Log(), Scope(b"/b/", b"/b/", b"c")).copy()
+
+    run(work)
+
+
+def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, _):
+            with pytest.raises(NotMirrored, match="source and target are the same store"):
+                await mirrored(one, one, Log()).copy()
+            await put(one, (b"/a/x", b"1"))
+            await mirrored(one, one, Log(), Scope(b"/a/", b"/b/", b"c")).copy()
+            assert (await content(one, b"c"))[b"/b/x"] == b"1"
+
+    run(work)
+
+
+class Doubtful(V3Client):
+    """A target that carries out each second transaction and does not say so, or says nothing and does not."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self.count = 0
+
+    async def txn(self, request: pb.TxnRequest) -> pb.TxnResponse:
+        self.count += 1
+        if self.count % 3 == 1:
+            await super().txn(request)
+        if self.count % 3:
+            raise Unreachable([("target", "lost")], outcome_known=False)
+        return await super().txn(request)
+
+
+def test_writes_whose_outcome_is_not_told_are_done_once(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "RETRY_DELAYS", (0.01,))
+    monkeypatch.setattr(mirror, "MOST_OPERATIONS", 3)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, *((b"k%d" % number, b"v") for number in range(20)))
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, Doubtful(other.channel), log).follow)
+                revision = await put(one, (b"k3", None), (b"k4", b"w"))
+                await log.reached(revision)
+                assert await content(other) == await content(one)
+                nursery.cancel_scope.cancel()
+            assert "target" in log.troubles[0]
+            assert "" in log.troubles, "that it goes on is told too"
+
+    run(work)
+
+
+def test_two_mirrors_do_not_write_into_each_other(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            first, second = mirrored(one, other, Log()), mirrored(one, other, Log())
+            await first.copy()
+            await second.copy()
+            with pytest.raises(NotMirrored, match="another mirror writes into this target"):
+                await first._write([(b"x", b"y")], 5)
+            assert await content(other) == {}
+
+    run(work)

@@ -1,0 +1,139 @@
+"""What is exported is read by the import as it was; in `tests/process/test_migration.py` by a real etcd."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.disk.datadir import DataDir
+from netstore.errors import NetstoreError
+from netstore.etcdfile import boltwriter, raftlogwriter
+from netstore.limits import SMALLEST, Shares
+from netstore.node.etcdexport import open_state, write_folder, write_snapshot
+from netstore.node.etcdimport import Report
+from netstore.node.etcdsource import open_file, open_folder
+from netstore.node.seeding import founders, seed
+from netstore.node.storage import Storage
+from netstore.raft.entry import Entry, EntryKind, HardState
+from netstore.types import Index, Nanos, NodeId, Term
+from tests.etcdfile.test_raftlog import mark
+from tests.node.test_etcdimport import NOW, SECOND, data, lease, number, put
+from tests.node.test_etcdsource import Folder, v2_put
+from tests.node.test_storage import Calls, Reports
+from tests.support.links import Quiet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OWN = founders({"a": ["http://a:1"]}, "a", "t", "o")
+LONG = "/1/" + "n" * 600 + "/x"
+
+
+def records_of(path: Path) -> list[tuple[str, bytes, bytes]]:
+    with ExitStack() as parts:
+        return sorted(open_folder(path, None, Nanos(NOW), parts).records(Report()))
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Path:
+    """A folder with keys of both APIs, a TTL, a hidden node, a path that is too long for a key of LMDB."""
+    folder = Folder(tmp_path / "etcd")
+    with (folder.snap / "db").open("wb") as file:
+        content = {
+            b"key": [put(2, b"a", lease=5), put(3, b"b")],
+            b"lease": [lease(5, 60, 20)],
+            b"meta": [(b"consistent_index", bytes(8))],
+        }
+        boltwriter.write(file, content)
+    expiring = (
+        number(1, 3) + data(2, b"PUT") + data(3, b"/1/_h/t") + data(4, b"t") + number(9, NOW + 99 * SECOND)
+    )
+    entries = [v2_put(11, "/1/a"), v2_put(12, LONG), (2, number(2, 1) + number(3, 13) + data(4, expiring))]
+    folder.write_log([mark(0, 0), mark(10), *entries])
+    return folder.path
+
+
+@pytest.fixture
+def member(tmp_path: Path, etcd: Path) -> Path:
+    with ExitStack() as parts:
+        source = open_folder(etcd, None, Nanos(NOW), parts)
+        seed(tmp_path / "member", OWN, source.applied, source.records(Report()))
+    return tmp_path / "member"
+
+
+def test_a_folder_there_and_back_is_the_same(tmp_path: Path, etcd: Path, member: Path) -> None:
+    with ExitStack() as parts:
+        assert write_folder(open_state(member, parts), tmp_path / "back", OWN) == 5
+    before, after = records_of(etcd), records_of(tmp_path / "back")
+    changed = [one for one, other in zip(before, after, strict=True) if one != other]
+    assert [table for table, _, _ in changed] == ["v3_leases"], "it began with another entry of another log"
+    assert (tmp_path / "back").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "back" / "member" / "snap" / "db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_snapshot_file_there_and_back_is_the_same(tmp_path: Path, member: Path) -> None:
+    file = tmp_path / "s.db"
+    with ExitStack() as parts:
+        size = write_snapshot(open_state(member, parts), file)
+    assert file.stat().st_size == size
+    assert size % 512 == 32
+    with ExitStack() as parts:
+        found = {(table, key): value for table, key, value in open_file(file, parts).records(Report())}
+    assert found["v3", (2 << 32).to_bytes(12, "big")] == put(2, b"a", lease=5)[1]
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_target_that_has_something_is_left_alone(tmp_path: Path, member: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "x").touch()
+    with ExitStack() as parts:
+        state = open_state(member, parts)
+        with pytest.raises(NetstoreError, match="used: is not empty; nothing was changed"):
+            write_folder(state, tmp_path / "used", OWN)
+    assert [each.name for each in (tmp_path / "used").iterdir()] == ["x"]
+
+
+def test_what_cannot_be_written_leaves_nothing(
+    tmp_path: Path, member: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(raftlogwriter, "write_log", full)
+    with ExitStack() as parts:
+        state = open_state(member, parts)
+        with pytest.raises(NetstoreError, match="back: No space left on device: check the disk"):
+            write_folder(state, tmp_path / "back", OWN)
+    assert not list(tmp_path.glob("back*"))
+
+
+def test_a_member_that_was_killed_is_refused(member: Path) -> None:
+    folder, calls = DataDir.lock(member), Calls()
+    storage = Storage(folder, calls.queue.put, Shares.of(SMALLEST), Reports(), Quiet())
+    done: list[object] = []
+    entry = Entry(Index(14), Term(1), EntryKind.NORMAL, b"")
+    storage.wal.append(HardState(Term(1), NodeId(0), Index(13)), [entry], done.append)
+    while not done:
+        calls.queue.get()()
+    storage.close()
+    folder.close()
+    with (
+        ExitStack() as parts,
+        pytest.raises(NetstoreError, match="its log ends with entry 14, and its state with 13"),
+    ):
+        open_state(member, parts)
+
+
+def test_a_member_that_runs_is_refused(member: Path) -> None:
+    folder = DataDir.lock(member)
+    with ExitStack() as parts, pytest.raises(NetstoreError, match="in use by process"):
+        open_state(member, parts)
+    folder.close()
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with ExitStack() as parts, pytest.raises(NetstoreError, match="not the data folder of a netstore"):
+        open_state(tmp_path, parts)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,172 @@
+"""An etcd's files are opened as a whole, or refused with what to do."""
+
+from __future__ import annotations
+
+import fcntl
+from contextlib import ExitStack
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.errors import CorruptData, NetstoreError
+from netstore.etcdfile import boltwriter, raftlogwriter
+from netstore.node.etcdimport import Report
+from netstore.node.etcdsource import EtcdSource, open_file, open_folder
+from netstore.types import Nanos
+from tests.etcdfile.test_raftlog import data_field, entry, file_of, mark, number, state
+from tests.node.test_etcdimport import loaded, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STORE = b'{"Root":{"Path":"/","Children":{"1":{"Path":"/1","Children":{}}}},"CurrentIndex":4}'
+
+
+def v2_put(index: int, path: str, value: bytes = b"v") -> tuple[int, bytes]:
+    request = number(1, index) + data_field(2, b"PUT") + data_field(3, path.encode()) + data_field(4, value)
+    return entry(index, request)
+
+
+def v3_put(index: int) -> tuple[int, bytes]:
+    return entry(index, data_field(4, data_field(1, b"key")))
+
+
+def write_database(path: Path, consistent_index: int) -> None:
+    with path.open("wb") as file:
+        meta = {b"consistent_index": consistent_index.to_bytes(8, "big")}
+        boltwriter.write(file, {b"key": [put(2, b"a"), put(3, b"b")], b"meta": meta.items()})
+
+
+class Folder:
+    """A data folder of an etcd under construction: a v2 snapshot of entry 10, and a log after it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.snap, self.wal = path / "member" / "snap", path / "member" / "wal"
+        self.snap.mkdir(parents=True)
+        self.wal.mkdir()
+        write_database(self.snap / "db", 12)
+        self.write_snapshot(10)
+        self.write_log([mark(0, 0), mark(10), v2_put(11, "/1/a"), v3_put(12), state(12)])
+
+    def write_snapshot(self, index: int, content: bytes = STORE) -> Path:
+        file = self.snap / raftlogwriter.snapshot_file(index, 1)
+        file.write_bytes(raftlogwriter.snapshot(content, (5,), index, 1))
+        return file
+
+    def write_log(self, records: list[tuple[int, bytes]]) -> None:
+        (self.wal / raftlogwriter.LOG_FILE).write_bytes(file_of(records)[0] + bytes(512))
+
+
+@pytest.fixture
+def parts() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "etcd")
+
+
+def opened(folder: Folder, parts: ExitStack) -> EtcdSource:
+    return open_folder(folder.path, None, Nanos(0), parts)
+
+
+def test_a_folder_has_both_apis(folder: Folder, parts: ExitStack) -> None:
+    source = opened(folder, parts)
+    report = Report()
+    machine = loaded(source.records(report), 99)
+    assert source.applied == 12
+    assert (report.revision, report.nodes, report.index) == (3, 1, 5)
+    assert machine.mvcc.exists(b"b")
+    assert not source.uncommitted
+    assert not source.torn
+
+
+def test_a_folder_without_a_database_or_a_snapshot(folder: Folder, parts: ExitStack) -> None:
+    (folder.snap / "db").unlink()
+    next(folder.snap.glob("*.snap")).unlink()
+    folder.write_log([mark(0, 0), v2_put(1, "/1/a"), v2_put(2, "/1/b")])
+    source = opened(folder, parts)
+    machine = loaded(source.records(Report()), 99)
+    assert len(machine.tree) == 2
+    assert source.uncommitted == 2
+
+
+def test_the_log_may_be_elsewhere(folder: Folder, parts: ExitStack, tmp_path: Path) -> None:
+    folder.wal.rename(tmp_path / "log")
+    with pytest.raises(NetstoreError, match=r"not the data folder of an etcd: .*member/wal is not there"):
+        opened(folder, parts)
+    source = open_folder(folder.path, tmp_path / "log", Nanos(0), parts)
+    assert source.applied == 12
+
+
+def test_requests_that_the_database_lacks_are_not_lost(folder: Folder, parts: ExitStack) -> None:
+    write_database(folder.snap / "db", 11)
+    with pytest.raises(NetstoreError, match=r"has 1 requests of the v3 API from entry 12 on .* SIGTERM"):
+        opened(folder, parts)
+
+
+def test_the_newest_snapshot_that_the_log_knows_is_used(folder: Folder, parts: ExitStack) -> None:
+    folder.write_snapshot(77, b"not in the log")
+    assert opened(folder, parts).applied == 12
+
+
+def test_damage_is_told_with_its_place(folder: Folder, parts: ExitStack) -> None:
+    file = folder.write_snapshot(10)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:30] + b"?" + whole[31:])
+    with pytest.raises(CorruptData, match=rf"{file}: offset 0: the checksum of the snapshot does not fit"):
+        opened(folder, parts)
+    folder.write_snapshot(10, STORE.replace(b"4}", b'4,"Stats":{"setsSuccess":"x"}}'))
+    with pytest.raises(CorruptData, match="not the JSON of a v2 store"):
+        opened(folder, parts)
+    bad = STORE.replace(b'"Children":{}', b'"Children":{"x":{"Path":"/1/x","ExpireTime":"soon"}}')
+    folder.write_snapshot(10, bad)
+    with pytest.raises(CorruptData, match="the v2 snapshot of entry 10: 'soon' is no instant"):
+        opened(folder, parts)
+
+
+def test_a_log_that_lacks_something_is_refused(folder: Folder, parts: ExitStack) -> None:
+    folder.write_log([mark(0, 0), mark(10), v2_put(11, "/1/a"), state(12)])
+    with pytest.raises(CorruptData, match="the log ends with entry 11, and entry 12 was committed"):
+        opened(folder, parts)
+    folder.write_log([mark(10), v2_put(13, "/1/a")])
+    with pytest.raises(CorruptData, match="begins with entry 13, and the newest v2 snapshot is of entry 10"):
+        opened(folder, parts)
+    (folder.wal / raftlogwriter.LOG_FILE).unlink()
+    with pytest.raises(NetstoreError, match="has no log of an etcd"):
+        opened(folder, parts)
+
+
+def test_what_an_etcd_uses_is_refused(folder: Folder, parts: ExitStack) -> None:
+    with (folder.snap / "db").open("rb+") as used:
+        fcntl.flock(used, fcntl.LOCK_EX)
+        with pytest.raises(
+            NetstoreError, match="db: in use by an etcd that runs: stop it, or import from its URL"
+        ):
+            opened(folder, parts)
+
+
+def test_a_snapshot_file(tmp_path: Path, parts: ExitStack) -> None:
+    file = tmp_path / "s.db"
+    write_database(file, 0)
+    data = file.read_bytes()
+    file.write_bytes(data + sha256(data).digest())
+    source = open_file(file, parts)
+    assert source.applied == 1
+    assert loaded(source.records(Report())).mvcc.revision == 3
+    file.write_bytes(data + sha256(data + b"x").digest())
+    with pytest.raises(CorruptData, match=f"{file}: offset {len(data)}: the SHA-256"):
+        open_file(file, parts)
+    with pytest.raises(NetstoreError, match=r"gone\.db: No such file"):
+        open_file(tmp_path / "gone.db", parts)
+
+
+def test_a_file_that_is_none(tmp_path: Path, parts: ExitStack) -> None:
+    (tmp_path / "f").write_bytes(b"hello" * 1000)
+    with pytest.raises(CorruptData, match="f: offset 0: not a bbolt database"):
+        open_file(tmp_path / "f", parts)
