@@ -131,10 +131,10 @@ def test_what_etcdctl_saves_is_restored_as_etcdctl_restores_it(tmp_path: Path) -
         assert (int(found["hash"], 16), found["revision"]) == (judged["hash"], judged["revision"])
     ctl("snapshot", "restore", str(file), "--data-dir", str(tmp_path / "netstored.data"))
     command = etcd_command(tmp_path / "restored", port=0)
-    words = ("snapshot", "restore", str(file), "--data-dir", str(tmp_path / "restored"), "--name", "default")
+    words = ["snapshot", "restore", str(file), "--data-dir", str(tmp_path / "restored"), "--name", "default"]
     cluster = command[command.index("--initial-cluster") + 1]
     peer = cluster.partition("=")[2]
-    words += ("--initial-cluster", cluster, "--initial-advertise-peer-urls", peer)
+    words += ["--initial-cluster", cluster, "--initial-advertise-peer-urls", peer]
     assert etcdctl("", *words, environment=V3).returncode == 0
     url = command[command.index("--advertise-client-urls") + 1]
     with (
@@ -164,9 +164,9 @@ def test_etcdctl_restores_the_v3_keys_that_a_netstored_has(tmp_path: Path) -> No
     assert ctl("snapshot", "status", str(tmp_path / "theirs.db"))["hash"] == saved["hash"]
     command = etcd_command(tmp_path / "restored")
     cluster = command[command.index("--initial-cluster") + 1]
-    words = ("snapshot", "restore", str(tmp_path / "keys.db"), "--data-dir", str(tmp_path / "restored"))
-    words += ("--name", "default", "--initial-cluster", cluster)
-    words += ("--initial-advertise-peer-urls", cluster.partition("=")[2])
+    words = ["snapshot", "restore", str(tmp_path / "keys.db"), "--data-dir", str(tmp_path / "restored")]
+    words += ["--name", "default", "--initial-cluster", cluster]
+    words += ["--initial-advertise-peer-urls", cluster.partition("=")[2]]
     assert etcdctl("", *words, environment=V3).returncode == 0
     url = command[command.index("--advertise-client-urls") + 1]
     with (
@@ -230,7 +230,7 @@ def test_a_member_killed_while_it_makes_a_backup_leaves_only_good_ones(tmp_path:
 
         def another() -> bool:
             status = request(daemon, "GET", "/netstore/status").body["backup"]
-            return status["succeeded"] >= 1 and status["failed"] == 0
+            return bool(status["succeeded"] >= 1 and status["failed"] == 0)
 
         until(another, "one is made after the restart", 60)
         assert set(good()) - made

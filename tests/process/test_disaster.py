@@ -61,7 +61,7 @@ def test_everything_is_lost_and_one_backup_starts_three_nodes(tmp_path: Path) ->
     new = {name: (f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}") for name in "abc"}
     cluster = ",".join(f"{name}={peer}" for name, (_, peer) in new.items())
     text = ""
-    for part in ("restore", "start"):
+    for part in (block("restore"), block("start")):
         for name, (client, peer) in new.items():
             text += exported(
                 NAME=name,
@@ -69,7 +69,7 @@ def test_everything_is_lost_and_one_backup_starts_three_nodes(tmp_path: Path) ->
                 NETSTORE_LISTEN_CLIENT_URLS=client,
                 NETSTORE_LISTEN_PEER_URLS=peer,
             )
-            text += block(part)
+            text += part
     checks = "".join(f"curl -sf {client}/v2/keys/kept; echo\n" for client, _ in new.values())
     write_one = f"curl -sf -XPUT {new['c'][0]}/v2/keys/after -d value=1; echo\n"
     endpoints = ",".join(client for client, _ in new.values())
