@@ -109,20 +109,13 @@ class Listing:
     needless: list[Path] = field(default_factory=list)
     """Files whose entries are all in another one."""
     unfinished: list[Path] = field(default_factory=list)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    """The first and the last entry of each."""
 
     @property
     def last(self) -> int:
         """The last entry; 0 if there is none."""
         return self.parts[-1].last if self.parts else 0
-
-    @property
-    def gaps(self) -> list[tuple[int, int]]:
-        """The first and the last entry of each gap."""
-        return [
-            (one.last + 1, other.first - 1)
-            for one, other in zip(self.parts, self.parts[1:], strict=False)
-            if other.first > one.last + 1
-        ]
 
     @property
     def stretches(self) -> list[tuple[int, int]]:
@@ -189,10 +182,12 @@ def listing(folder: Path) -> Listing:
             result.unfinished.append(folder / name)
     found.sort(key=lambda part: (part.first, -part.last))
     for part in found:
-        if result.parts and part.last <= result.parts[-1].last:
+        if part.last <= result.last:
             result.needless.append(part.path)
-        else:
-            result.parts.append(part)
+            continue
+        if result.parts and part.first > result.last + 1:
+            result.gaps.append((result.last + 1, part.first - 1))
+        result.parts.append(part)
     return result
 
 

@@ -265,6 +265,7 @@ class RunningMember:
             tracer=self.tracer,
             quota_bytes=max(0, config.quota_backend_bytes or DEFAULT_BYTES),
             scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
+            archiver=self.archiver,
         )
 
     def _services(self) -> Services:

@@ -15,6 +15,10 @@ WIDE: Final = {"BaseException", "Exception", "NetstoreError", "NoRestart", "Corr
 DECODING: Final = {
     ("netstore/api/beside.py", "_work"): "checks documents in a thread, and reads no state",
     ("netstore/net/tls.py", "_refresh"): "reads certificates",
+    (
+        "netstore/node/archive.py",
+        "_run",
+    ): "copies the state to a folder of its own, in a thread; damage shows when a copy is used",
     ("netstore/node/backup.py", "_run"): "damage that it finds is handed to the loop",
     ("netstore/node/fullbackup.py", "_restored"): "runs in a process of its own, or in a command's",
     ("netstore/node/fullbackup.py", "main"): "is a process of its own",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from netstore.api.metrics.sources import Sources
+    from netstore.node.archive import Archiver
     from netstore.node.backupschedule import BackupState
 
 
@@ -78,6 +79,20 @@ def families(sources: Sources) -> Iterator[Metric]:
     )
     if sources.scheduled is not None:
         yield from _backups(sources.scheduled, host.clock.wall() / 10**9)
+    if sources.archiver is not None:
+        yield from _archive(sources.archiver)
+
+
+def _archive(archiver: Archiver) -> Iterator[Metric]:
+    """The archive of the log; only of a member that has one. O(files of the archive)."""
+    found = archiver.listing
+    yield gauge("netstore_archive_index", "The last archived entry of the log.", archiver.archived)
+    yield gauge(
+        "netstore_archive_waiting_entries", "Applied entries that are not archived.", archiver.waiting
+    )
+    yield gauge("netstore_archive_gaps", "Gaps to which nothing can be restored.", len(found.gaps))
+    yield gauge("netstore_archive_states", "Archived states.", len(found.bases))
+    yield gauge("netstore_archive_problems", "1 while the log cannot be archived.", len(archiver.problems()))
 
 
 def _backups(state: BackupState, now: float) -> Iterator[Metric]:

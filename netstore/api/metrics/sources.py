@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from netstore.net.grpc.server import GrpcServer
     from netstore.net.http2 import Http2Server
     from netstore.net.reactor import Reactor
+    from netstore.node.archive import Archiver
     from netstore.node.backup import Backups
     from netstore.node.backupschedule import BackupState
     from netstore.node.host import Host
@@ -43,3 +44,5 @@ class Sources:
     """The largest v3 state; 0 without a limit."""
     scheduled: BackupState | None = None
     """Scheduled backups; None without."""
+    archiver: Archiver | None = None
+    """The archive of the log; None without."""

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from netstore import __version__
 from netstore.api.metrics.endpoint import Metrics
+from netstore.node.archive import Archiver
 from netstore.node.backupschedule import BackupState
+from netstore.raft.entry import Entry, EntryKind
+from netstore.raft.log import Log
 from netstore.state.v3.commands import NOSPACE, SetAlarm
+from netstore.types import ClusterId, Index, Term
+from tests.support.links import Quiet
 from tests.support.metered import Metered
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_how_the_member_stands() -> None:
@@ -43,3 +52,29 @@ def test_scheduled_backups() -> None:
     assert told["netstore_backup_last_success_timestamp_seconds"] == 5
     assert told["netstore_backup_last_bytes"] == 7
     assert told["netstore_backup_warnings"] == 1
+
+
+def test_the_archive(tmp_path: Path) -> None:
+    metered = Metered()
+    assert not any(name.startswith("netstore_archive_") for name in metered.values())
+    raft = Log(Index(0), Term(0), [])
+    archiver = Archiver(
+        tmp_path,
+        ClusterId(1),
+        raft,
+        metered.sources.engine,
+        lag_seconds=1.0,
+        call_soon=lambda call: call(),
+        monotonic=lambda: 0.0,
+        log=Quiet(),
+    )
+    archiver.archived = Index(5)
+    archiver.problem = "no room"
+    raft.append([Entry(Index(index), Term(1), EntryKind.NORMAL, b"") for index in range(1, 8)])
+    raft.applied = Index(7)
+    metered.metrics = Metrics(replace(metered.sources, archiver=archiver))
+    told = metered.values()
+    assert told["netstore_archive_index"] == 5
+    assert told["netstore_archive_waiting_entries"] == 2
+    assert told["netstore_archive_problems"] == 1
+    assert told["netstore_archive_states"] == told["netstore_archive_gaps"] == 0

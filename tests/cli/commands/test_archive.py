@@ -10,15 +10,15 @@ import httpx
 import pytest
 
 from netstore.proto import rpc_pb2 as pb
+from tests.support.archives import shown, wait_until_archived
 from tests.support.daemon import start_netstored
-from tests.support.patience import Deadline
+from tests.support.patience import seconds
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cli.commands.conftest import Run
-    from tests.support.daemon import Daemon
 
 NUMBER = 30
 
@@ -38,21 +38,10 @@ def pairs(client: V3Client) -> dict[str, str]:
 
 
 def v2_value(url: str) -> str:
-    value: str = httpx.get(f"{url}/v2/keys/tree", trust_env=False).json()["node"]["value"]
+    value: str = httpx.get(f"{url}/v2/keys/tree", trust_env=False, timeout=seconds(20)).json()["node"][
+        "value"
+    ]
     return value
-
-
-def archived(daemon: Daemon) -> None:
-    """Wait until all that was applied is archived, with a state."""
-    deadline = Deadline(60)
-    while True:
-        status = httpx.get(f"{daemon.url}/netstore/status", trust_env=False).json()
-        told = status["archive"]
-        if told["states"] and not told["waitingEntries"] and told["lastIndex"] >= status["appliedIndex"]:
-            assert (status["problems"], told["gaps"]) == ([], 0)
-            return
-        assert not deadline.passed(), told
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +53,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     with start_netstored(tmp_path_factory.mktemp("store"), *flags) as daemon:
         for number in range(NUMBER):
             if number == NUMBER // 2:
-                archived(daemon)
+                wait_until_archived(daemon)
                 daemon.kill()
                 daemon.start_again()
             with closing(V3Client(daemon.url)) as client:
@@ -75,12 +64,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
                     request = pb.PutRequest(key=key, value=b"v%d" % number)
                     revision = client.kv.Put(request).header.revision
                 body = {"value": f"t{number}"}
-                httpx.put(f"{daemon.url}/v2/keys/tree", data=body, trust_env=False).raise_for_status()
+                httpx.put(
+                    f"{daemon.url}/v2/keys/tree", data=body, trust_env=False, timeout=seconds(20)
+                ).raise_for_status()
                 kept.times[revision] = time.time_ns()
                 kept.record[revision] = pairs(client), v2_value(daemon.url)
         with closing(V3Client(daemon.url)) as client:
             client.kv.Compact(pb.CompactionRequest(revision=NUMBER, physical=True))
-        archived(daemon)
+        wait_until_archived(daemon)
     return kept
 
 
@@ -104,9 +95,7 @@ def test_a_store_restored_to_a_point(run: Run, kept: Kept, tmp_path: Path) -> No
     for word, revision in (("--to-revision", ways[11]), ("--to-time", ways[20])):
         where = tmp_path / word.strip("-")
         where.mkdir()
-        seconds, nanos = divmod(kept.times[revision], 10**9)
-        instant = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanos // 1000:06}Z"
-        point = str(revision) if word == "--to-revision" else instant
+        point = str(revision) if word == "--to-revision" else shown(kept.times[revision])
         told = run(
             *("snapshot", "restore", "--archive", str(kept.folder), word, point),
             *("--data-dir", str(where / "data"), "-o", "json"),

@@ -12,6 +12,7 @@ import pytest
 from netstore.client import keyspace, origins
 from netstore.client.keyspace import KeySpace
 from netstore.proto import rpc_pb2 as pb
+from tests.support.patience import seconds
 from tests.support.v3client import V3Client, prefix_end
 from tests.support.v3kubernetes import Api, Informer
 
@@ -27,7 +28,9 @@ class V3:
 
     def __init__(self, url: str) -> None:
         self.client = V3Client(url)
-        self.is_etcd = httpx.get(f"{url}/netstore/status", trust_env=False).status_code == 404
+        self.is_etcd = (
+            httpx.get(f"{url}/netstore/status", trust_env=False, timeout=seconds(20)).status_code == 404
+        )
 
     def put(self, key: str, value: str, lease: int = 0) -> int:
         request = pb.PutRequest(key=key.encode(), value=value.encode(), lease=lease)

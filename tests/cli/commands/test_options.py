@@ -54,7 +54,7 @@ def test_a_usage_error_ends_before_the_help_is_named(run: Run, words: tuple[str,
     assert ". See 'netstorectl" in told.err
 
 
-@pytest.mark.parametrize("words", [("alarm", "list"), ("snapshot", "save", "x"), ("get", "/a")])
+@pytest.mark.parametrize("words", [("alarm", "list"), ("put", "/a", "x"), ("get", "/a")])
 def test_who_looks_for_what_etcdctl_has_is_told(run: Run, words: tuple[str, ...]) -> None:
     told = run(*words)
     assert told.status == Exit.USAGE
