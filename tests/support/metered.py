@@ -22,6 +22,7 @@ from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.node.timekeeper import Deadline
 from netstore.peer.traffic import PeerCounts, RoundTrip
 from netstore.types import NodeId
+from netstore.watch.streams import Selection
 from tests.support.member import Lines, Solo
 
 if TYPE_CHECKING:
@@ -80,6 +81,25 @@ class Metered:
     def values(self) -> dict[str, float]:
         """Each sample by its name and labels, as a collector reads it."""
         return values(self.exposition())
+
+
+class NoSink:
+    """Of a stream that nobody reads."""
+
+    backlog = 0
+
+    def send(self, *_: object, **__: object) -> None:
+        """Drop it."""
+
+    def broken(self) -> None:
+        """Nobody minds."""
+
+
+def watched(metered: Metered, count: int) -> None:
+    """Open so many watches, each of a key and a client of its own."""
+    for number in range(count):
+        stream = metered.solo.host.watches.open(NoSink(), f"10.0.{number // 250}.{number % 250}")
+        stream.create(Selection(b"/k%d" % number, b""))
 
 
 def values(exposition: str) -> dict[str, float]:

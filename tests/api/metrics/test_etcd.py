@@ -14,8 +14,7 @@ from netstore.state.v3.commands import (
     Txn,
 )
 from netstore.watch.streams import Selection
-from tests.api.metrics.test_endpoint import NoSink
-from tests.support.metered import OTHER, Metered
+from tests.support.metered import OTHER, Metered, NoSink
 
 
 def test_requests_are_counted_where_they_are_applied() -> None:
