@@ -43,13 +43,14 @@ class Metered:
         self.lines = Lines()
         self.peer = SimpleNamespace(is_connected=True, counts=PeerCounts(), round_trip=RoundTrip())
         host = self.solo.host
-        self.reactor: Any = SimpleNamespace(
+        reactor: Any = SimpleNamespace(
             now=0.0, connections=3, accepted=4, sent=lambda: Counter({Http2Connection: 99, int: 1})
         )
+        self.reactor = reactor
         methods: Any = {b"/etcdserverpb.KV/Put": _nothing, b"/etcdserverpb.KV/Range": _nothing}
         streams: Any = {b"/etcdserverpb.Watch/Watch": _nothing}
         self.grpc = GrpcServer(
-            Services(methods, streams), self.solo.clock.monotonic, _after, self.lines, rounds=self.reactor
+            Services(methods, streams), self.solo.clock.monotonic, _after, self.lines, rounds=reactor
         )
         self.tracer = Tracer(host.slowness, self.solo.clock, self.lines, lambda size: bytes([7] * size))
         counted = Histogram(doubling(0.001, 14))
@@ -64,7 +65,7 @@ class Metered:
         self.sources = Sources(
             host=host,
             grpc=self.grpc,
-            reactor=self.reactor,
+            reactor=reactor,
             health=Health(host, _after),
             meter=Meter(self.solo.clock.monotonic, self.lines),
             shares=Shares.of(64 << 20),
@@ -112,5 +113,5 @@ def values(exposition: str) -> dict[str, float]:
     return found
 
 
-def _after(_seconds: float, call: Callable[[], object]) -> Deadline:
+def _after(_seconds: float, call: Callable[[], None]) -> Deadline:
     return Deadline(0.0, call)
