@@ -51,6 +51,8 @@ class LocalNode:
     names_ipv6: bool
     """See `client.subnetstore.SubnetStore`."""
     protected6: ProtectedAddresses6
+    former: Network | None = None
+    """A network config whose leases are served too: the other one of a migration to another range."""
     document: str = ""
     """The network config as it is stored."""
     fault: str | None = None
@@ -138,7 +140,15 @@ async def detect(
     protected6 = await _protected6(network, links, addresses, kernel, config)
     fault = _fault(host, routes)
     return LocalNode(
-        network, backend, host, prepared, protected, store.names_ipv6, protected6, document, fault
+        network,
+        backend,
+        host,
+        prepared,
+        protected,
+        store.names_ipv6,
+        protected6,
+        document=document,
+        fault=fault,
     )
 
 

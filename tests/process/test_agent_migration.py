@@ -225,3 +225,39 @@ def test_no_packet_is_lost_on_the_way_to_another_backend_and_back(tmp_path: Path
         assert [each["lost"] for each in reports] == [0] * NODES, reports
         assert all(each["sent"] > 1000 for each in reports)
         assert session["pieces"] > 100
+
+
+def test_pods_keep_their_addresses_on_the_way_to_a_second_range(tmp_path: Path) -> None:
+    with site(tmp_path, GATEWAY) as made, ExitStack() as stack:
+        all_go_by(made, "eth0")
+        reported(made)
+        addresses = [each.address for each in made.pods]
+        pings = [
+            stack.enter_context(probe(each, "pings", *(one for one in addresses if one != each.address)))
+            for each in made.pods
+        ]
+        said = made.migrate(
+            config({"Type": "host-gw"}, "10.24.0.0/16"),
+            *("--canary", made.wire.members[0].address),
+            at={
+                "receive": made.kill_agent(1),
+                "canary": made.kill_leader,
+                "send": made.kill_agent(2),
+                "finish": lambda command: command.kill(),
+            },
+        )
+        subnets = [agent.env()["FLANNEL_SUBNET"] for agent in made.agents]
+        assert all(each.startswith("10.24.") for each in subnets), subnets
+        for node, subnet in zip(made.wire.members, subnets, strict=True):
+            new = stack.enter_context(pod(node, subnet.replace(".1/", ".0-"), "new"))
+            made.pods.append(new)
+        new = made.pods[NODES:]
+        pings += [
+            stack.enter_context(
+                probe(each, "pings", *addresses, *(one.address for one in new if one != each))
+            )
+            for each in new
+        ]
+        reports = [end() for end in pings]
+        sys.stdout.write(json.dumps({"pings": reports, "said": said}))
+        assert [each["lost"] for each in reports] == [0] * 2 * NODES, reports
