@@ -163,10 +163,14 @@ class Migration:
         except NetstoreError as error:
             self._problem = str(error)
         is_told = await self._tell(plan)
-        has_part = self.sides is not None or self._wanted is not None
-        if self._name in self._plans.told and (has_part or not self._is_known(plan)):
+        if self._name in self._plans.told and (self._has_begun or not self._is_known(plan)):
             self.ready.set()
-        return is_told and not (self._problem and not has_part)
+        return is_told and not (self._problem and not self._has_begun)
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether this node receives by both configs, or is about to."""
+        return self.sides is not None or self._wanted is not None
 
     def _is_known(self, plan: Plan) -> bool:
         """Whether an earlier run of this agent may have set up both sides."""
@@ -175,6 +179,7 @@ class Migration:
 
     async def _take_part(self, plan: Plan) -> None:
         """Have both sides, and declare what the plan says."""
+        node = self._node
         if plan.change is Change.RANGE:
             self._check_document(plan)
             if self._plan is None or self._plan.phase is not plan.phase:
@@ -182,6 +187,8 @@ class Migration:
             is_new = sends_new(plan, self._name)
             self._renumber(plan, is_new=is_new, network_is_new=plan.phase is Phase.FINISH)
             self._plan, self._wanted = plan, View(plan, dict(self._plans.told), self._name)
+            if self._applied is not None and self._programmer.networks == (node.network, node.former):
+                self._applied = self._wanted  # what others have told changes nothing in the kernel
             return
         if self.sides is None:
             self.sides = await self._begin(plan)
@@ -303,14 +310,14 @@ class Migration:
         is_whole = True
         if name in told:
             known = told[name].part
-            if new is None and self._is_known(plan):
+            if not self._has_begun and self._is_known(plan):
                 return False  # what an earlier run set up is as it told
             part = msgspec.structs.replace(
                 part, phase=known.phase, receives=known.receives, sends=known.sends
             )
             applied = self._applied
             can_claim = plan.phase is Phase.REVERT or not self._problem
-            if self.sides is None and plan.phase is Phase.REVERT:  # it never had both sides
+            if not self._has_begun and plan.phase is Phase.REVERT:  # it never had both sides
                 part = msgspec.structs.replace(part, phase=Phase.REVERT)
             elif applied is not None and applied.plan == plan and can_claim and name in applied.told:
                 may = claims(plan, name, applied.told)
