@@ -182,7 +182,9 @@ def reported(made: Site) -> None:
     until(all_reported, "all agents report", limit=60)
 
 
-def test_no_packet_is_lost_on_the_way_to_another_backend_and_back(tmp_path: Path) -> None:
+def test_no_packet_is_lost_on_the_way_to_another_backend_and_back_and_to_a_second_range(
+    tmp_path: Path,
+) -> None:
     with site(tmp_path, GATEWAY) as made, ExitStack() as stack:
         all_go_by(made, "eth0")
         reported(made)
@@ -205,7 +207,7 @@ def test_no_packet_is_lost_on_the_way_to_another_backend_and_back(tmp_path: Path
             },
         )
         all_go_by(made, "flannel.1")
-        back = made.migrate(
+        said += made.migrate(
             GATEWAY,
             at={
                 "prepare": lambda command: command.kill(),
@@ -217,26 +219,7 @@ def test_no_packet_is_lost_on_the_way_to_another_backend_and_back(tmp_path: Path
         )
         all_go_by(made, "eth0")
         until(lambda: not any("flannel.1" in each.ip("link") for each in made.wire.members), "the tunnels go")
-        reports = [end() for end in pings]
-        session = talk()
-        server()
-        report = {"pings": reports, "session": session, "said": [said, back]}
-        sys.stdout.write(json.dumps(report))  # shown with -rP
-        assert [each["lost"] for each in reports] == [0] * NODES, reports
-        assert all(each["sent"] > 1000 for each in reports)
-        assert session["pieces"] > 100
-
-
-def test_pods_keep_their_addresses_on_the_way_to_a_second_range(tmp_path: Path) -> None:
-    with site(tmp_path, GATEWAY) as made, ExitStack() as stack:
-        all_go_by(made, "eth0")
-        reported(made)
-        addresses = [each.address for each in made.pods]
-        pings = [
-            stack.enter_context(probe(each, "pings", *(one for one in addresses if one != each.address)))
-            for each in made.pods
-        ]
-        said = made.migrate(
+        said += made.migrate(
             config({"Type": "host-gw"}, "10.24.0.0/16"),
             *("--canary", made.wire.members[0].address),
             at={
@@ -248,10 +231,10 @@ def test_pods_keep_their_addresses_on_the_way_to_a_second_range(tmp_path: Path) 
         )
         subnets = [agent.env()["FLANNEL_SUBNET"] for agent in made.agents]
         assert all(each.startswith("10.24.") for each in subnets), subnets
-        for node, subnet in zip(made.wire.members, subnets, strict=True):
-            new = stack.enter_context(pod(node, subnet.replace(".1/", ".0-"), "new"))
-            made.pods.append(new)
-        new = made.pods[NODES:]
+        new = [
+            stack.enter_context(pod(node, subnet.replace(".1/", ".0-"), "new"))
+            for node, subnet in zip(made.wire.members, subnets, strict=True)
+        ]
         pings += [
             stack.enter_context(
                 probe(each, "pings", *addresses, *(one.address for one in new if one != each))
@@ -259,5 +242,10 @@ def test_pods_keep_their_addresses_on_the_way_to_a_second_range(tmp_path: Path) 
             for each in new
         ]
         reports = [end() for end in pings]
-        sys.stdout.write(json.dumps({"pings": reports, "said": said}))
+        session = talk()
+        server()
+        report = {"pings": reports, "session": session, "said": said}
+        sys.stdout.write(json.dumps(report))  # shown with -rP
         assert [each["lost"] for each in reports] == [0] * 2 * NODES, reports
+        assert all(each["sent"] > 1000 for each in reports[:NODES])
+        assert session["pieces"] > 100
