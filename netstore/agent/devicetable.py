@@ -66,6 +66,11 @@ class DeviceTable:
         self._stuck: set[int] = set()
         """Devices that the kernel refused to remove."""
 
+    def manage(self, aliases: Sequence[str]) -> None:
+        """The aliases are these from now on."""
+        self._aliases = tuple(aliases)
+        self.dirty = True
+
     @property
     def numbers(self) -> dict[str, int]:
         """The wanted devices that exist and belong to the backend, by name."""

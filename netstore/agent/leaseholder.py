@@ -99,6 +99,8 @@ class LeaseHolder:
         self._store = store
         self._watcher = watcher
         self._network = network
+        self._former: Network | None = None
+        """The network config whose subnet this node leaves, or has left."""
         self._log = log
         self._entropy = entropy
         self._on_held = on_held
@@ -140,6 +142,7 @@ class LeaseHolder:
             self._wake = trio.Event()
             reserved = self._reserved_elsewhere()
             is_moved = reserved is not None and await self._move(reserved)
+            is_moved = is_moved or (self._must_leave and await self._leave())
             rewritten_until = self._tell_rewrites()
             action = self.state.next(trio.current_time())
             is_unsafe = self._check_safe(is_refused=isinstance(action, Wait | ChooseSubnet))
@@ -149,7 +152,8 @@ class LeaseHolder:
                 self._check_safe(is_refused=True)
                 await trio.sleep(DRAINED_DELAY)
             elif isinstance(action, Wait):
-                is_done = (self._accepted or is_unsafe) and reserved is None
+                is_done = self._accepted or is_unsafe
+                is_done = is_done and reserved is None and not self._must_leave
                 until = min(action.until, rewritten_until)
                 with trio.move_on_at(until if is_done else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
@@ -218,6 +222,8 @@ class LeaseHolder:
         """
         state, is_reserved = self.state, name in self._watcher.permanent
         if not state.held or state.subnets is None or name == state.subnets.lease_name:
+            return True
+        if self._former is not None and self._former.fits(self._watcher.leases[name].subnet):
             return True
         if state.permanent:
             return not is_reserved
@@ -358,6 +364,72 @@ class LeaseHolder:
         self.state.granted(subnets, found.index, permanent=True, sent=sent, created=reserved.created)
         return True
 
+    def renumber(self, network: Network, former: Network) -> None:
+        """Hold a subnet of this network config. One of `former` is left: its lease is not renewed any more,
+        and stays until it ends, so that pods that still use it keep their routes.
+        """
+        if (network, former) != (self._network, self._former):
+            self._network, self._former = network, former
+            self._accepted = False
+            self._wake.set()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the subnet that is held fits the network config, and `on_held` has accepted it."""
+        subnets = self.state.subnets
+        return (
+            self.state.held and self._accepted and subnets is not None and self._network.fits(subnets.subnet)
+        )
+
+    @property
+    def _must_leave(self) -> bool:
+        """Whether the subnet that is held is one of the former network config."""
+        state = self.state
+        return (
+            self._former is not None
+            and state.held
+            and state.subnets is not None
+            and not self._network.fits(state.subnets.subnet)
+        )
+
+    async def _leave(self) -> bool:
+        """Take a subnet of the present network config instead of the one that is held. False if that could
+        not be done now.
+        """
+        state, sent = self.state, trio.current_time()
+        former, index = state.subnets, state.index
+        action = choose_subnet(
+            self._stored(),
+            state.own_ip,
+            self._network,
+            None,
+            self._entropy,
+            avoid=self._avoid(),
+            former=self._former,
+        )
+        if isinstance(action, NetworkFull | Discard) or former is None:
+            self._log.report("lease", "no_subnet_to_move_to", network=str(self._network.network))
+            return False
+        name, created = action.subnets.lease_name, None
+        found: Written | Missing | Differs
+        try:
+            if isinstance(action, Create):
+                found = await self._store.create(name, state.value, state.ttl)
+            else:
+                created = action.created
+                found = await self._store.replace(name, state.value, action.index, state.ttl)
+            if isinstance(found, Written):  # the former one has its whole time from now on
+                await self._store.replace(former.lease_name, state.value, index, state.ttl)
+        except ClientError as error:
+            self._log.report("lease", "lease_not_written", reason=str(error))
+            return False
+        if not isinstance(found, Written):
+            return False  # another node was first, which the watcher will tell
+        self._log.resolve("lease", "lease_written_again")
+        self._log.info("subnet_moved", subnet=str(action.subnets), former=str(former))
+        state.granted(action.subnets, found.index, permanent=False, sent=sent, created=created)
+        return True
+
     @property
     def _is_network_full(self) -> bool:
         return self._log.open.get("lease") == "network_full"
@@ -378,6 +450,7 @@ class LeaseHolder:
             self._entropy,
             avoid=self._avoid(),
             own_name=self.state.own_name,
+            former=self._former,
         )
         if isinstance(action, NetworkFull):
             self._leases_when_full = len(self._watcher.leases)

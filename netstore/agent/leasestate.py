@@ -145,6 +145,7 @@ def choose_subnet(
     *,
     avoid: Iterable[Subnet | Subnet6] = (),
     own_name: str = "",
+    former: Network | None = None,
 ) -> Create | Overwrite | Discard | NetworkFull:
     """Which lease to ask for, given all leases.
 
@@ -153,7 +154,7 @@ def choose_subnet(
     one, else the lowest. One that has the right IPv4 subnet, and not the
     IPv6 subnet that the network config asks for, is followed by a lease with another name for the same IPv4
     subnet; a reservation by another reservation. If none fits, the lowest is discarded, and the caller asks
-    again. O(n log n).
+    again. A lease of the network config `former` is left as it is. O(n log n).
     """
     known = sorted(leases, key=lambda stored: stored.lease.subnet)
     own = [stored for stored in known if _is_of(stored.lease, (own_ip,), own_name)]
@@ -168,16 +169,18 @@ def choose_subnet(
         return Overwrite(stored.lease.subnets, stored.index, stored.permanent, stored.created)
     taken6 = [stored.lease.subnet6 for stored in known if stored.lease.subnet6 is not None]
     rest = _Rest(network, taken6, remembered, [each for each in avoid if isinstance(each, Subnet6)], entropy)
-    former = None if remembered is None else remembered.subnet
-    for stored in sorted(usable, key=lambda each: (not each.permanent, each.lease.subnet != former)):
+    last = None if remembered is None else remembered.subnet
+    for stored in sorted(usable, key=lambda each: (not each.permanent, each.lease.subnet != last)):
         return rest.create(stored.lease.subnet, permanent=stored.permanent)
     for stored in own:
+        if former is not None and former.fits(stored.lease.subnet):
+            continue
         older = claims.older(stored.lease.subnet, stored.created)
         reason = NOT_ALLOWED if older is None else f"the lease of {show_ip(older.lease.public_ip)} is older"
         return Discard(stored.lease.subnets, stored.index, reason)
     taken = [stored.lease.subnet for stored in known]
-    if former is not None and network.fits(former) and not any(former.overlaps(subnet) for subnet in taken):
-        return rest.create(former)
+    if last is not None and network.fits(last) and not any(last.overlaps(subnet) for subnet in taken):
+        return rest.create(last)
     free = free_subnets(network, [*taken, *(each for each in avoid if isinstance(each, Subnet))])
     if not free:
         return NetworkFull(network.network, len(taken))

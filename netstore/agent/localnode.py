@@ -54,6 +54,8 @@ class LocalNode:
     protected6: ProtectedAddresses6
     name: str = ""
     """Its NodeName in the lease, "" for none."""
+    former: Network | None = None
+    """A network config whose leases are served too: the other one of a migration to another range."""
     document: str = ""
     """The network config as it is stored."""
     fault: str | None = None
@@ -142,8 +144,16 @@ async def detect(
     protected6 = await _protected6(network, links, addresses, kernel, hosts)
     fault = _fault(host, routes)
     return LocalNode(
-        *(network, backend, host, prepared, protected, store.names_ipv6, protected6),
-        *(config.node_name or "", document, fault),
+        network,
+        backend,
+        host,
+        prepared,
+        protected,
+        store.names_ipv6,
+        protected6,
+        name=config.node_name or "",
+        document=document,
+        fault=fault,
     )
 
 

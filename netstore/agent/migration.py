@@ -20,7 +20,7 @@ from netstore.client.faults import ClientError
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
 from netstore.network.config import parse_network
-from netstore.network.migration import Part, Phase, claims, moves_path
+from netstore.network.migration import Change, Part, Phase, claims, moves_path, sends_new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +87,8 @@ class Migration:
         self._problem = ""
         self._applied: View | None = None
         """The view that the kernel is as."""
+        self._wanted: View | None = None
+        """What is to be applied of a plan that changes the range."""
         self._forgotten = ""
         self._wake = trio.Event()
         self.ready = trio.Event()
@@ -108,7 +110,12 @@ class Migration:
 
     def round_ended(self) -> None:
         """A round of the route programmer ended: what was declared may be in the kernel."""
-        sides = self.sides
+        sides, node = self.sides, self._node
+        if self._wanted is not None and self._programmer.networks == (node.network, node.former):
+            if self._programmer.fault is None and not self._reconciler.pending:
+                self._applied = self._wanted
+                self._wake.set()
+            return
         if sides is None or sides.declared is None:
             return
         if self._programmer.fault is not None or self._reconciler.pending:
@@ -134,6 +141,12 @@ class Migration:
     async def _step(self) -> bool:
         """Do what the plan says. False if something is to be tried again."""
         plan = self._plans.plan
+        former = self._plan
+        if former is not None and former.change is Change.RANGE and (plan is None or plan.id != former.id):
+            is_new = await self._plans.config() == former.new
+            self._log.warning("migration_plan_gone", id=former.id, config="new" if is_new else "old")
+            self._renumber(former, is_new=is_new, network_is_new=is_new)
+            self._plan = self._applied = self._wanted = None
         if self.sides is not None and self._plan is not None and (plan is None or plan.id != self._plan.id):
             # The plan is gone, as with a store that was restored: what is stored is what is to be.
             is_new = await self._plans.config() == self._plan.new
@@ -150,9 +163,14 @@ class Migration:
         except NetstoreError as error:
             self._problem = str(error)
         is_told = await self._tell(plan)
-        if self._name in self._plans.told and (self.sides is not None or not self._is_known(plan)):
+        if self._name in self._plans.told and (self._has_begun or not self._is_known(plan)):
             self.ready.set()
-        return is_told and not (self._problem and self.sides is None)
+        return is_told and not (self._problem and not self._has_begun)
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether this node receives by both configs, or is about to."""
+        return self.sides is not None or self._wanted is not None
 
     def _is_known(self, plan: Plan) -> bool:
         """Whether an earlier run of this agent may have set up both sides."""
@@ -161,6 +179,17 @@ class Migration:
 
     async def _take_part(self, plan: Plan) -> None:
         """Have both sides, and declare what the plan says."""
+        node = self._node
+        if plan.change is Change.RANGE:
+            self._check_document(plan)
+            if self._plan is None or self._plan.phase is not plan.phase:
+                self._log.info("migration_phase", id=plan.id, phase=str(plan.phase))
+            is_new = sends_new(plan, self._name)
+            self._renumber(plan, is_new=is_new, network_is_new=plan.phase is Phase.FINISH)
+            self._plan, self._wanted = plan, View(plan, dict(self._plans.told), self._name)
+            if self._applied is not None and self._programmer.networks == (node.network, node.former):
+                self._applied = self._wanted  # what others have told changes nothing in the kernel
+            return
         if self.sides is None:
             self.sides = await self._begin(plan)
             self._node.backend = cast("Backend", self.sides)  # its manifest is one of two
@@ -181,10 +210,7 @@ class Migration:
 
     async def _begin(self, plan: Plan) -> TwoSides:
         """Both sides; the one that this node does not run yet is made and prepared."""
-        if self._node.document not in (plan.old, plan.new):
-            raise NetstoreError(
-                "this agent runs with another network config than the one that is migrated; start it again"
-            )
+        self._check_document(plan)
         node = self._node
         is_old = self._node.document == plan.old
         networks = [parse_network(text.encode()) for text in (plan.old, plan.new)]
@@ -203,6 +229,27 @@ class Migration:
         sides.primary = found[0] if is_old else found[1]
         self._set_prepared(sides)
         return sides
+
+    def _check_document(self, plan: Plan) -> None:
+        if self._node.document not in (plan.old, plan.new):
+            raise NetstoreError(
+                "this agent runs with another network config than the one that is migrated; start it again"
+            )
+
+    def _renumber(self, plan: Plan, *, is_new: bool, network_is_new: bool) -> None:
+        """Serve the leases of both ranges, and hold a subnet of the new one if `is_new`. `network_is_new`:
+        the new config is this node's.
+        """
+        node = self._node
+        old, new = (parse_network(text.encode()) for text in (plan.old, plan.new))
+        networks = (new, old) if network_is_new else (old, new)
+        if (node.network, node.former) != networks:
+            node.network, node.former = networks
+            node.document = plan.new if network_is_new else plan.old
+            node.host = msgspec.structs.replace(node.host, network=node.network)
+            self._reconciler.manage([each.network for each in dict.fromkeys(networks)])
+            self._programmer.leases_changed()
+        self._holder.renumber(*((new, old) if is_new else (old, new)))
 
     def _become(self, side: Side) -> None:
         """The network config of the side is this node's."""
@@ -263,19 +310,22 @@ class Migration:
         is_whole = True
         if name in told:
             known = told[name].part
-            if new is None and self._is_known(plan):
+            if not self._has_begun and self._is_known(plan):
                 return False  # what an earlier run set up is as it told
             part = msgspec.structs.replace(
                 part, phase=known.phase, receives=known.receives, sends=known.sends
             )
             applied = self._applied
             can_claim = plan.phase is Phase.REVERT or not self._problem
-            if self.sides is None and plan.phase is Phase.REVERT:  # it never had both sides
+            if not self._has_begun and plan.phase is Phase.REVERT:  # it never had both sides
                 part = msgspec.structs.replace(part, phase=Phase.REVERT)
             elif applied is not None and applied.plan == plan and can_claim and name in applied.told:
                 may = claims(plan, name, applied.told)
                 part = msgspec.structs.replace(part, receives=may.receives, sends=may.sends)
                 is_whole = may.phase is not Phase.FINISH or self._has_new_lease()
+                if plan.change is Change.RANGE and not self._holder.is_settled:
+                    is_whole = False
+                    part = msgspec.structs.replace(part, sends=known.sends)
                 if is_whole:
                     part = msgspec.structs.replace(part, phase=may.phase)
             if part == known:
@@ -294,6 +344,12 @@ class Migration:
     async def _end(self, plan: Plan) -> bool:
         """The plan is over: one side is left, and this node's part is removed."""
         is_new = plan.phase is Phase.DONE
+        if plan.change is Change.RANGE:
+            document = plan.new if is_new else plan.old
+            if self._plan is not None or await self._plans.config() == document:
+                self._check_document(plan)
+                self._renumber(plan, is_new=is_new, network_is_new=is_new)
+            self._plan = self._applied = self._wanted = None
         if self.sides is not None:
             self._plan = plan
             sides = self.sides

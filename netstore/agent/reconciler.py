@@ -146,6 +146,13 @@ class Reconciler:
             if route.gateway
         ]
 
+    def manage(self, ranges: Sequence[Subnet | Subnet6]) -> None:
+        """The ranges are these from now on. What is in the kernel is read again in the next round."""
+        if tuple(ranges) != self.routes.ranges:
+            self.routes.manage(ranges)
+            self.devices.manage([alias_of(each) for each in ranges if isinstance(each, Subnet)])
+            self._must_reread = True
+
     async def listen(self) -> None:
         """Queue the kernel's notifications and call `wake`, forever."""
         while True:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from netstore.agent.problems import ProblemLog
     from netstore.agent.reconciler import Reconciler
     from netstore.agent.requiredhosts import RequiredHosts
+    from netstore.network.config import Network
     from netstore.network.lease import SubnetLease
     from netstore.ops.agent import AgentConfig
 
@@ -129,6 +130,11 @@ class RouteProgrammer:
     def refused(self) -> dict[str, str]:
         """The reason for each subnet for which the backend, or what others declare, leaves no way."""
         return self._combined.refused
+
+    @property
+    def networks(self) -> tuple[Network, Network | None]:
+        """The network configs whose leases are served."""
+        return self._leases.site.networks
 
     def leases_changed(self, names: Collection[str] = ()) -> None:
         """The leases with these names or the own subnet changed."""
@@ -269,7 +275,14 @@ class RouteProgrammer:
         node, host = self._node, self._node.host
         subnet, subnet6 = self._holder.subnets or (None, None)
         return Site(
-            node.network, subnet, subnet6, host.public_ip, host.public_ip6, node.protected, node.protected6
+            node.network,
+            subnet,
+            subnet6,
+            host.public_ip,
+            host.public_ip6,
+            node.protected,
+            node.protected6,
+            node.former,
         )
 
     async def _judge(self) -> None:
@@ -279,6 +292,9 @@ class RouteProgrammer:
             own_name = self._holder.subnets.lease_name
         site = self._site()
         basis = (site, own_name, state.held, state.permanent, state.subnets)
+        if site.networks != self._leases.site.networks:
+            self._leases = ServedLeases(site)
+            self._undeclared.update(dict.fromkeys(self._declared))
         if basis != self._basis:
             self._basis, self._leases.site = basis, site
             self._unjudged.update(dict.fromkeys([*self._watcher.leases, *self._watcher.invalid]))

@@ -47,9 +47,7 @@ class RouteTable:
     """
 
     def __init__(self, ranges: Iterable[Destination]) -> None:
-        self.ranges = tuple(ranges)
-        self._ranges4 = tuple(each for each in self.ranges if isinstance(each, Subnet))
-        self._ranges6 = tuple(each for each in self.ranges if isinstance(each, Subnet6))
+        self.manage(ranges)
         self.named: dict[Destination, Route] = {}
         """The wanted routes, with the name of their device."""
         self.wanted: dict[Destination, BoundRoute] = {}
@@ -72,6 +70,12 @@ class RouteTable:
         """Destinations whose wanted route is new or changed, or whose device is another one."""
         self._numbers: dict[str, int | None] = {}
         """The numbers of the used devices when they were last looked up."""
+
+    def manage(self, ranges: Iterable[Destination]) -> None:
+        """The ranges are these from now on; the kernel's table has to be loaded again."""
+        self.ranges = tuple(ranges)
+        self._ranges4 = tuple(each for each in self.ranges if isinstance(each, Subnet))
+        self._ranges6 = tuple(each for each in self.ranges if isinstance(each, Subnet6))
 
     @property
     def has_ipv6(self) -> bool:

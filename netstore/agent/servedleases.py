@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 class Site(NamedTuple):
     """What leases are judged by beside each other: the network config, and of this node the subnets, the
-    public addresses and what it protects.
+    public addresses and what it protects. Leases of the network config `former` are served too.
     """
 
     network: Network
@@ -32,12 +32,29 @@ class Site(NamedTuple):
     public_ip6: int | None
     protected: ProtectedAddresses
     protected6: ProtectedAddresses6
+    former: Network | None = None
+
+    @property
+    def networks(self) -> tuple[Network, Network | None]:
+        """The network configs."""
+        return self.network, self.former
+
+    def network_of(self, subnet: Subnet) -> Network:
+        """The network config whose range has the subnet; the present one if none has it."""
+        former = self.former
+        if former is None or self.network.fits(subnet) or not former.network.covers(subnet):
+            return self.network
+        return former
+
+    def fits(self, subnet: Subnet) -> bool:
+        """Whether a node may hold the subnet under one of the network configs."""
+        return self.network.fits(subnet) or (self.former is not None and self.former.fits(subnet))
 
 
 class ServedLeases:
     """The leases of other nodes, and what becomes of them.
 
-    After a change of `site` all leases have to be put again; the network config stays the same.
+    After a change of `site` all leases have to be put again; the network configs stay the same.
     """
 
     def __init__(self, site: Site) -> None:
@@ -52,7 +69,7 @@ class ServedLeases:
         self._leases: dict[str, SubnetLease] = {}
         self._invalid: dict[str, str] = {}
         self._unnoticed: set[str] = set()
-        self._overlaps: Overlaps[Subnet] = Overlaps(site.network.fits)
+        self._overlaps: Overlaps[Subnet] = Overlaps(site.fits)
         ipv6 = site.network.ipv6
         self._overlaps6: Overlaps[Subnet6] | None = None if ipv6 is None else Overlaps(ipv6.fits)
 
@@ -88,7 +105,9 @@ class ServedLeases:
         if name in self._unnoticed:
             lease = None
         elif lease is not None:
-            reason = rejection(lease, site.network, site.subnet, site.public_ip, site.protected)
+            reason = rejection(
+                lease, site.network_of(lease.subnet), site.subnet, site.public_ip, site.protected
+            )
             reason = reason or self._overlaps.reason(name)
         if reason is None:
             self.rejected.pop(name, None)

@@ -499,9 +499,11 @@ class Agent:
         assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
         node, file = self._node, self._subnet_file
         network = node.network
+        if node.former is not None and not network.fits(subnets.subnet):
+            network = node.former
         ipv6 = (network.ipv6.network, subnets.subnet6) if network.ipv6 and subnets.subnet6 else None
         if self._filter is not None:
-            pods = PodNetwork((str(network.network),), str(subnets.subnet))
+            pods = PodNetwork(*self._pod_ranges(node, subnets.subnet))
             pods6 = PodNetwork((str(ipv6[0]),), str(ipv6[1])) if ipv6 is not None else None
             self._filter.serve(node.host.link.name, pods, pods6)
         text = encode_subnet_env(
@@ -533,6 +535,18 @@ class Agent:
             subnet=None if self._holder is None else str(self._holder.subnets),
             reason=self._lease_fault(),
         )
+
+    def _pod_ranges(self, node: LocalNode, subnet: Subnet) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+        """The ranges of pods, this node's subnet, and its other ones while the network changes."""
+        if node.former is None or self._watcher is None:
+            return (str(node.network.network),), str(subnet), ()
+        ranges = dict.fromkeys((str(node.network.network), str(node.former.network)))
+        others = {
+            str(lease.subnet)
+            for lease in self._watcher.leases.values()
+            if lease.public_ip == node.host.public_ip and lease.subnet != subnet
+        }
+        return tuple(ranges), str(subnet), tuple(sorted(others))
 
     async def _stop_backend(self) -> None:
         """Let the backend end what it runs. An error of its is logged."""

@@ -49,10 +49,13 @@ FAMILIES: Final = (IPV4, IPV6)
 
 
 class PodNetwork(NamedTuple):
-    """The pod network's ranges and this node's subnet, as CIDR text without host bits."""
+    """The pod network's ranges, this node's subnet, and those that it held before and pods may still use, as
+    CIDR text without host bits.
+    """
 
     networks: tuple[str, ...]
     subnet: str
+    former: tuple[str, ...] = ()
 
 
 Expression = dict[str, Any]
@@ -124,7 +127,7 @@ def _rules(family: Family, pods: PodNetwork, *, fully_random: bool) -> dict[str,
     source, destination = (
         {"payload": {"protocol": family.name, "field": field}} for field in ("saddr", "daddr")
     )
-    network, subnet = _addresses(*pods.networks), _addresses(pods.subnet)
+    network, subnet = _addresses(*pods.networks), _addresses(pods.subnet, *pods.former)
     marked = _match({"&": [{"meta": {"key": "mark"}}, KUBE_PROXY_MARK]}, KUBE_PROXY_MARK)
     leave = {"return": None}
     hide = {"masquerade": {"flags": "fully-random"} if fully_random else None}

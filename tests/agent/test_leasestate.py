@@ -104,6 +104,21 @@ def test_the_order_in_which_a_subnet_is_chosen(
     )
 
 
+def test_a_lease_of_the_former_network_config_is_left_as_it_is() -> None:
+    former = parse_network(b'{"Network":"10.99.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
+    old = entry("10.99.3.0/24", ME)
+    assert isinstance(choose_subnet([old], ME, NETWORK, None, LowestEntropy()), Discard)
+    action = choose_subnet([old], ME, NETWORK, pair("10.99.3.0/24"), LowestEntropy(), former=former)
+    assert action == Create(pair(LOW))
+    both = [old, entry(HIGH, ME)]
+    action = choose_subnet(both, ME, NETWORK, None, LowestEntropy(), former=former)
+    assert action == Overwrite(pair(HIGH), 7, permanent=False, created=5)
+    odd = [old, entry("10.98.3.0/24", ME)]
+    action = choose_subnet(odd, ME, NETWORK, None, LowestEntropy(), former=former)
+    assert isinstance(action, Discard)
+    assert action.subnets == pair("10.98.3.0/24")
+
+
 @given(
     st.lists(
         st.builds(

@@ -304,6 +304,90 @@ async def test_a_store_that_is_away_is_told_once(autojump_clock: MockClock, node
     assert len(node.recorded.told("migrations_not_followed")) in (1, 2), "a line for each reason"
 
 
+OTHER_RANGE: Final = '{"Network":"10.24.0.0/16","SubnetLen":25,"Backend":{"Type":"host-gw"}}'
+
+
+class Renumbering(Migrating):
+    """An agent that goes to another range."""
+
+    def plan(self, phase: Phase, **more: Any) -> None:
+        plan = Plan("one", phase, Change.RANGE, self.old, self.new, **more)
+        self.store.put(f"{PREFIX}/migration/plan", encode_plan(plan))
+
+    @property
+    def own(self) -> list[str]:
+        """The agent's leases."""
+        return sorted(
+            name.rpartition("/")[2]
+            for name, kept in self.store.files.items()
+            if ME in kept.value and name.startswith(f"{PREFIX}/subnets/")
+        )
+
+
+@pytest.fixture(params=APIS)
+def moving(request: pytest.FixtureRequest, tmp_path: Path) -> Renumbering:
+    return Renumbering(tmp_path, request.param, NETWORK, OTHER_RANGE)
+
+
+@pytest.mark.trio
+async def test_a_node_goes_to_another_range_and_keeps_what_it_had(
+    autojump_clock: MockClock, moving: Renumbering
+) -> None:
+    node = moving
+    async with node.running():
+        [old] = node.own
+        node.plan(Phase.PREPARE)
+        node.store.lease("10.24.7.0-25", PEER, None)
+        await node.later()
+        assert node.part.receives > 0
+        assert {str(each) for each in node.kernel.table} == {"10.23.200.0/24", "10.24.7.0/25"}
+        assert node.own == [old]
+        node.peer(receives=node.store.index)
+        node.plan(Phase.SEND)
+        await node.later(5)
+        assert len(node.own) == 2
+        assert old in node.own
+        assert "FLANNEL_NETWORK=10.24.0.0/16\nFLANNEL_SUBNET=10.24." in node.env.read_text()
+        assert node.part.sends > 0
+        node.plan(Phase.FINISH)
+        await node.later(3)
+        assert node.part.phase is Phase.FINISH
+        node.store.put(f"{PREFIX}/config", OTHER_RANGE)
+        node.plan(Phase.DONE)
+        await node.later(3)
+        assert not node.has_part
+        assert node.agent.not_ready() is None
+        assert len(node.kernel.table) == 2
+    node.agent = node.make()
+    before = len(node.kernel.steps)
+    async with node.running():
+        assert node.kernel.steps[before:] == []
+        assert len(node.own) == 2
+        assert node.agent.status()["network"] == "10.24.0.0/16"
+        assert node.recorded.told("lease_discarded") == []
+
+
+@pytest.mark.trio
+async def test_a_node_goes_back_from_another_range(autojump_clock: MockClock, moving: Renumbering) -> None:
+    node = moving
+    async with node.running():
+        [old] = node.own
+        node.plan(Phase.PREPARE)
+        node.peer(receives=node.store.index)
+        await node.later()
+        node.plan(Phase.SEND)
+        await node.later(5)
+        assert len(node.own) == 2
+        node.plan(Phase.REVERT)
+        await node.later(5)
+        assert node.part.phase is Phase.REVERT
+        assert f"FLANNEL_SUBNET={old.partition('0-')[0]}" in node.env.read_text()
+        node.plan(Phase.ABORTED)
+        await node.later(3)
+        assert not node.has_part
+        assert node.agent.status()["subnet"] == old.replace("-", "/")
+
+
 def test_the_document_of_a_node_that_starts() -> None:
     plan = Plan("one", Phase.SEND, Change.BACKEND, "old", "new")
     assert document_of(None, "stored") == "stored"

@@ -154,3 +154,20 @@ def test_after_any_changes_it_is_as_if_all_were_put_anew(
         assert leases.rejected_ipv6 == anew.rejected_ipv6
         names = {*before, *leases.served}
         assert changed >= {name for name in names if before.get(name) != leases.served.get(name)}
+
+
+def test_leases_of_two_network_configs_are_served() -> None:
+    other = parse_network(b'{"Network":"10.24.0.0/16","SubnetLen":25,"Backend":{"Type":"host-gw"}}')
+    both = ServedLeases(site(SINGLE)._replace(former=other))
+    one = ServedLeases(site(SINGLE))
+    new = SubnetLease(Subnet(parse_ip("10.24.1.128"), 25), NODE, "host-gw")
+    odd = SubnetLease(Subnet(parse_ip("10.25.1.0"), 24), NODE, "host-gw")
+    inside = SubnetLease(Subnet(parse_ip("10.24.1.192"), 26), NODE + 1, "host-gw")
+    for served in (both, one):
+        for name, each in (("old", lease(1, None)), ("new", new), ("odd", odd), ("inside", inside)):
+            served.put(name, each)
+    assert both.served.keys() == {"old", "new"}
+    assert one.served.keys() == {"old"}
+    assert both.rejected["odd"] == "10.25.1.0/24 is not in the network 10.23.0.0/16"
+    assert "overlaps the lease new" in both.rejected["inside"]
+    assert both.site.networks == (SINGLE, other)

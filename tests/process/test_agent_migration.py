@@ -182,7 +182,9 @@ def reported(made: Site) -> None:
     until(all_reported, "all agents report", limit=60)
 
 
-def test_no_packet_is_lost_on_the_way_to_another_backend_and_back(tmp_path: Path) -> None:
+def test_no_packet_is_lost_on_the_way_to_another_backend_and_back_and_to_a_second_range(
+    tmp_path: Path,
+) -> None:
     with site(tmp_path, GATEWAY) as made, ExitStack() as stack:
         all_go_by(made, "eth0")
         reported(made)
@@ -205,7 +207,7 @@ def test_no_packet_is_lost_on_the_way_to_another_backend_and_back(tmp_path: Path
             },
         )
         all_go_by(made, "flannel.1")
-        back = made.migrate(
+        said += made.migrate(
             GATEWAY,
             at={
                 "prepare": lambda command: command.kill(),
@@ -217,11 +219,33 @@ def test_no_packet_is_lost_on_the_way_to_another_backend_and_back(tmp_path: Path
         )
         all_go_by(made, "eth0")
         until(lambda: not any("flannel.1" in each.ip("link") for each in made.wire.members), "the tunnels go")
+        said += made.migrate(
+            config({"Type": "host-gw"}, "10.24.0.0/16"),
+            *("--canary", made.wire.members[0].address),
+            at={
+                "receive": made.kill_agent(1),
+                "canary": made.kill_leader,
+                "send": made.kill_agent(2),
+                "finish": lambda command: command.kill(),
+            },
+        )
+        subnets = [agent.env()["FLANNEL_SUBNET"] for agent in made.agents]
+        assert all(each.startswith("10.24.") for each in subnets), subnets
+        new = [
+            stack.enter_context(pod(node, subnet.replace(".1/", ".0-"), "new"))
+            for node, subnet in zip(made.wire.members, subnets, strict=True)
+        ]
+        pings += [
+            stack.enter_context(
+                probe(each, "pings", *addresses, *(one.address for one in new if one != each))
+            )
+            for each in new
+        ]
         reports = [end() for end in pings]
         session = talk()
         server()
-        report = {"pings": reports, "session": session, "said": [said, back]}
+        report = {"pings": reports, "session": session, "said": said}
         sys.stdout.write(json.dumps(report))  # shown with -rP
-        assert [each["lost"] for each in reports] == [0] * NODES, reports
-        assert all(each["sent"] > 1000 for each in reports)
+        assert [each["lost"] for each in reports] == [0] * 2 * NODES, reports
+        assert all(each["sent"] > 1000 for each in reports[:NODES])
         assert session["pieces"] > 100

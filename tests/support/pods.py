@@ -27,17 +27,17 @@ class Host:
 
 
 @contextlib.contextmanager
-def pod(node: Node, subnet: str) -> Iterator[Host]:
+def pod(node: Node, subnet: str, name: str = "pod") -> Iterator[Host]:
     """The second address of a node's subnet (`10.23.4.0-24`), in a namespace of its own; the node forwards
-    for it, as the first.
+    for it, as the first, through an interface with this name.
     """
-    netns = f"{node.netns}-pod"
+    netns = f"{node.netns}-{name}"
     base = subnet.partition("-")[0].removesuffix("0")
     ip("netns", "add", netns)
     try:
-        ip("link", "add", "pod", "netns", node.netns, "type", "veth", "peer", "name", "eth0", "netns", netns)
-        node.ip("address", "add", f"{base}1/24", "dev", "pod")
-        node.ip("link", "set", "pod", "up")
+        ip("link", "add", name, "netns", node.netns, "type", "veth", "peer", "name", "eth0", "netns", netns)
+        node.ip("address", "add", f"{base}1/24", "dev", name)
+        node.ip("link", "set", name, "up")
         for words in (("address", "add", f"{base}2/24", "dev", "eth0"), ("link", "set", "eth0", "up")):
             ip(*words, netns=netns)
         ip("link", "set", "lo", "up", netns=netns)

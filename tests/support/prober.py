@@ -19,8 +19,10 @@ import sys
 import time
 from typing import Final
 
+from tests.support.patience import seconds
+
 PERIOD: Final = 0.01
-LATE_SECONDS: Final = 3.0
+LATE_SECONDS: Final = 1.0
 """How long is waited for answers after the last request."""
 
 PORT: Final = 7100
@@ -94,9 +96,9 @@ def _pings(addresses: list[str]) -> None:
             sent += 1
         sequence += 1
         hear(began + PERIOD)
-    end = time.monotonic() + LATE_SECONDS
+    end = time.monotonic() + seconds(LATE_SECONDS)
     while waiting and time.monotonic() < end:
-        hear(min(end, time.monotonic() + 0.1))
+        hear(min(end, time.monotonic() + PERIOD))  # fixed: between two looks
     lost = [(address, round(at, 3)) for (address, _), at in waiting.items()]
     _say(json.dumps({"sent": sent, "lost": len(lost), "which": lost[:MOST_TOLD], "slowest_ms": worst}))
 
@@ -110,7 +112,7 @@ def _serve() -> None:
 
 
 def _talk(address: str) -> None:
-    sock = socket.create_connection((address, PORT), timeout=30)
+    sock = socket.create_connection((address, PORT), timeout=seconds(10))
     _say("ready")
     pieces, worst = 0, 0.0
     while not _is_over():

@@ -20,6 +20,7 @@ from netstore.cli.commands.subnetmoves import LOOK_SECONDS, wait_option
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
+from netstore.network.allocator import free_subnets
 from netstore.network.config import NetworkConfigError, parse_network
 from netstore.network.lease import SubnetLease, parse_lease
 from netstore.network.migration import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from netstore.client.subnetstore import SubnetStore
+    from netstore.network.config import Network
 
 T = TypeVar("T")
 
@@ -78,7 +80,7 @@ class Stores(NamedTuple):
 
 class Seen(NamedTuple):
     """What the store has: the plan and its entry's index, what nodes told in it, the config and its index,
-    and the PublicIPs of the nodes that hold leases.
+    the PublicIPs of the nodes that hold leases, these leases, and the names of the reservations.
     """
 
     plan: Plan | None
@@ -88,6 +90,7 @@ class Seen(NamedTuple):
     config_index: int
     holders: Sequence[str]
     leases: Sequence[SubnetLease]
+    reserved: Sequence[str]
 
 
 class _Migrate(Group):
@@ -275,14 +278,17 @@ async def _look(stores: Stores) -> Seen:
             continue  # its node is waited for
         if part.plan == plan.id:
             told[entry.name] = Told(part, entry.created)
-    leases = []
+    leases: list[SubnetLease] = []
+    reserved: list[str] = []
     for entry in (await stores.network.entries()).entries:
         lease = parse_lease(entry.name, entry.value)
         if isinstance(lease, SubnetLease) and (entry.ttl is not None or lease.backend_type):
             leases.append(lease)
+        if entry.ttl is None:
+            reserved.append(entry.name)
     holders = sorted({show_ip(lease.public_ip) for lease in leases})
     text, index = (None, 0) if config is None else (config.value, config.modified)
-    return Seen(plan, modified, told, text, index, holders, leases)
+    return Seen(plan, modified, told, text, index, holders, leases, reserved)
 
 
 def _planned(
@@ -317,11 +323,28 @@ def _planned(
             " node out with --without"
         )
     if change is Change.RANGE:
-        raise refused(
-            "Network: the range of addresses cannot change while nodes run; write it with `network set`, and"
-            " start the agents again one after the other"
-        )
+        _check_range(seen, old, new)
     return Plan(secrets.token_hex(8), Phase.PREPARE, change, seen.config, document, canaries, without)
+
+
+def _check_range(seen: Seen, old: Network, new: Network) -> None:
+    """`Failure` if nodes cannot go to the new range."""
+    if new.ipv6 is not None or old.ipv6 is not None:
+        raise refused("IPv6Network: the range of a dual-stack network cannot change while nodes run")
+    if seen.reserved:
+        raise refused(
+            f"{_listed(seen.reserved)}: reserved, and an agent leaves no reservation; release it, or reserve"
+            " a subnet of the new range later"
+        )
+    for lease in seen.leases:
+        if new.network.holds(lease.public_ip):
+            raise refused(f"Network: {new.network} contains the node {show_ip(lease.public_ip)}")
+    free = free_subnets(new, [lease.subnet for lease in seen.leases], len(seen.holders))
+    if len(free) < len(seen.holders):
+        raise refused(
+            f"Network: {len(seen.holders)} nodes need a subnet each beside those that they hold, and"
+            f" {len(free)} are free in the new config; choose a larger range"
+        )
 
 
 def _addresses(words: Sequence[str], names: Mapping[str, str]) -> tuple[str, ...]:

@@ -224,6 +224,26 @@ def test_nodes_that_do_not_follow_plans_are_named_before_it_begins(site: Site) -
     assert migrated(site, NEW, "--without", NODES[1]).status == 0
 
 
+def timed(site: Site) -> None:
+    """Give every lease an end."""
+    for name, kept in site.fake.files.items():
+        if "/subnets/" in name:
+            kept.expires = 1e9
+
+
+def test_a_range_that_cannot_be_gone_to_is_refused(site: Site) -> None:
+    other = OLD.replace("10.23", "10.24")
+    assert "10.23.0.0-24, 10.23.1.0-24, 10.23.2.0-24: reserved" in migrated(site, other).err
+    timed(site)
+    for document, words in (
+        (OLD.replace("10.23.0.0", "192.168.0.0"), "contains the node 192.168.77.11"),
+        ('{"Network":"10.24.0.0/22","SubnetMax":"10.24.2.0","Backend":{"Type":"host-gw"}}', "2 are free"),
+    ):
+        ended = migrated(site, document)
+        assert (ended.status, words in ended.err) == (1, True), ended.err
+    assert migrated(site, "--dry-run", other).status == 0
+
+
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
