@@ -405,6 +405,7 @@ class LeaseHolder:
             None,
             self._entropy,
             avoid=self._avoid(),
+            own_name=state.own_name,
             former=self._former,
         )
         if isinstance(action, NetworkFull | Discard) or former is None:
