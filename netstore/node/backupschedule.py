@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore.disk.datadir import sync_folder
-from netstore.errors import CorruptData, Fault, NetstoreError
+from netstore.errors import CorruptData, Fault, MustStop, NetstoreError
 from netstore.node import fullbackup
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ class BackupSchedule:
         begun = self._clock.monotonic()
         try:
             path, found = await self._make()
+        except MustStop:
+            raise
         except (NetstoreError, OSError) as error:
             state.failed += 1
             state.problem = _in_words(error)

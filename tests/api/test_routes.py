@@ -9,7 +9,7 @@ import pytest
 from netstore.api.admin import AdminApi
 from netstore.api.routes import routes
 from netstore.node.lessor import Lessor
-from tests.support.local_member import LocalMember, plugins_of
+from tests.support.local_member import LocalMember, backups_of, plugins_of
 
 if TYPE_CHECKING:
     from netstore.node.member import Replica
@@ -24,7 +24,7 @@ def routed(member: LocalMember, lessor: Lessor, *, enable_v2: bool = True) -> Lo
         member.deadlines,
         gate=member.gate,
         statistics=member.stats,
-        admin_api=AdminApi(member, member.cluster, plugins=plugins_of(member)),
+        admin_api=AdminApi(member, member.cluster, plugins=plugins_of(member), backup=backups_of(member)),
         set_level=lambda _: None,
         enable_v2=enable_v2,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.api.admin import AdminApi
+from netstore.api.backup import BackupApi
 from netstore.api.beside import Beside
 from netstore.api.gate import Gate
 from netstore.api.health import Health, Version
@@ -17,7 +18,7 @@ from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StatsApi
 from netstore.disk.memoryengine import MemoryEngine
-from netstore.errors import Fault
+from netstore.errors import Fault, Reason, refusal
 from netstore.net.exchange import Request
 from netstore.node.jobs import Jobs
 from netstore.node.lessor import Reaper
@@ -36,8 +37,10 @@ from tests.support.log import AnyLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from netstore.api.networks import NetworkWrites
+    from netstore.node.backup import FullCopy
     from netstore.node.pacing import Behind
     from netstore.raft.status import PeerStatus
     from netstore.state.machine import Outcome
@@ -262,6 +265,19 @@ class LocalCluster:
 
 def _at_once(call: Callable[[], object]) -> None:
     call()
+
+
+class NoBackups:
+    """A member that makes no backups now. Implements `api.backup.FullBackupSource`."""
+
+    def make_full(self, done: Callable[[FullCopy | Fault], None], folder: Path | None = None) -> None:
+        assert folder is None
+        done(refusal(Reason.SNAPSHOT_BUSY))
+
+
+def backups_of(member: LocalMember) -> BackupApi:
+    """What answers for full backups."""
+    return BackupApi(NoBackups(), member.deadlines.after)
 
 
 def plugins_of(member: LocalMember) -> PluginsApi:

@@ -10,6 +10,7 @@ from netstore.api.admin import AdminApi
 from netstore.limits import Shares
 from netstore.meter import Meter
 from netstore.net.exchange import Request
+from netstore.node.backupschedule import BackupState
 from netstore.node.pacing import Behind
 from netstore.raft.status import PeerStatus, Role
 from netstore.types import Index
@@ -43,7 +44,8 @@ def answer(path: bytes) -> dict[str, Any]:
     member.others_behind = [Behind(member.id, True, 3, 7, 9, True)]
     meter = Meter(lambda: 1.0, Lines(), budget=0.005)
     exchange = RecordedExchange(Request(b"GET", path))
-    AdminApi(member, member.cluster, meter, Scrubbed(), Shares.of(1 << 20)).handle(exchange)
+    shares, scheduled = Shares.of(1 << 20), BackupState(60.0)
+    AdminApi(member, member.cluster, meter, Scrubbed(), shares, scheduled=scheduled).handle(exchange)
     document: dict[str, Any] = json.loads(exchange.body)
     return document
 
