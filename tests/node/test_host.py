@@ -230,7 +230,12 @@ def test_a_turn_reads_the_clock_once_more_for_each_part_that_ran(monkeypatch: py
     """Counted, because this is on the way of every write."""
     member = Solo().lead()
     readings: list[str] = []
-    monkeypatch.setattr(Parts, "ran", lambda _, part: readings.append(part))
+
+    def ran(_: Parts, part: str) -> float:
+        readings.append(part)
+        return 0.0
+
+    monkeypatch.setattr(Parts, "ran", ran)
     put(member)
     member.turn()
     member.device.sync()
