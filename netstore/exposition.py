@@ -120,7 +120,9 @@ def cumulative(observed: Histogram, below: int = 0) -> list[tuple[str, float]]:
 
 def _bound(bound: float) -> str:
     """As Go writes it, so that old and new series of one collector are the same."""
-    return str(int(bound)) if bound == int(bound) and bound < _EXPONENT_FROM else floatToGoString(bound)
+    if bound == int(bound) and bound < _EXPONENT_FROM:
+        return str(int(bound))
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]  # it has no annotations
 
 
 def process() -> Iterator[Metric]:

@@ -61,6 +61,8 @@ LISTED: Final = 10_000
 LOADED: Final = 20_000
 """Records of the state that is loaded."""
 
+SCRAPES: Final = 20
+
 VALUE: Final = b"v" * 256
 
 _PUT: Final = b"/etcdserverpb.KV/Put"
@@ -423,6 +425,21 @@ def v2_get() -> float:
     return _http1(_v2().router.handle, [_v2_get(number) for number in range(ROUND)])
 
 
+def scrape() -> float:
+    """One scrape of the metrics, with 1,000 watches; nothing where there are none yet."""
+    try:
+        from tests.support.metered import Metered, watched  # noqa: PLC0415 - not in every checkout
+    except ImportError:
+        return 0.0
+    metered = Metered()
+    watched(metered, 1_000)
+    metered.exposition()
+    start = time.process_time()
+    for _ in range(SCRAPES):
+        metered.exposition()
+    return (time.process_time() - start) / SCRAPES * 1e6
+
+
 PATHS: Final[dict[str, Callable[[], float]]] = {
     "v3 put": put,
     "v3 txn": txn,
@@ -435,6 +452,7 @@ PATHS: Final[dict[str, Callable[[], float]]] = {
     "HTTP/1 codec, put": http1_put,
     "v2 set": v2_set,
     "v2 get": v2_get,
+    "scrape of metrics, 1,000 watches": scrape,
 }
 """By their names, in the order they are shown."""
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from netstore.api.admin import AdminApi
+from netstore.api.metrics.endpoint import Variables
 from netstore.api.routes import routes
 from netstore.node.lessor import Lessor
 from tests.support.local_member import LocalMember, backups_of, plugins_of
+from tests.support.metered import Metered
 
 if TYPE_CHECKING:
     from netstore.node.member import Replica
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 def routed(member: LocalMember, lessor: Lessor, *, enable_v2: bool = True) -> LocalMember:
     """The member behind the routes of the daemon."""
+    metered = Metered()
     member.router = routes(
         member,
         member.cluster,
@@ -27,6 +30,8 @@ def routed(member: LocalMember, lessor: Lessor, *, enable_v2: bool = True) -> Lo
         admin_api=AdminApi(member, member.cluster, plugins=plugins_of(member), backup=backups_of(member)),
         set_level=lambda _: None,
         enable_v2=enable_v2,
+        metrics=metered.metrics,
+        variables=Variables(metered.sources),
     )
     return member
 

@@ -22,6 +22,7 @@ from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.node.timekeeper import Deadline
 from netstore.peer.traffic import PeerCounts, RoundTrip
 from netstore.types import NodeId
+from netstore.watch.streams import Selection
 from tests.support.member import Lines, Solo
 
 if TYPE_CHECKING:
@@ -42,13 +43,14 @@ class Metered:
         self.lines = Lines()
         self.peer = SimpleNamespace(is_connected=True, counts=PeerCounts(), round_trip=RoundTrip())
         host = self.solo.host
-        self.reactor: Any = SimpleNamespace(
+        reactor: Any = SimpleNamespace(
             now=0.0, connections=3, accepted=4, sent=lambda: Counter({Http2Connection: 99, int: 1})
         )
+        self.reactor = reactor
         methods: Any = {b"/etcdserverpb.KV/Put": _nothing, b"/etcdserverpb.KV/Range": _nothing}
         streams: Any = {b"/etcdserverpb.Watch/Watch": _nothing}
         self.grpc = GrpcServer(
-            Services(methods, streams), self.solo.clock.monotonic, _after, self.lines, rounds=self.reactor
+            Services(methods, streams), self.solo.clock.monotonic, _after, self.lines, rounds=reactor
         )
         self.tracer = Tracer(host.slowness, self.solo.clock, self.lines, lambda size: bytes([7] * size))
         counted = Histogram(doubling(0.001, 14))
@@ -63,7 +65,7 @@ class Metered:
         self.sources = Sources(
             host=host,
             grpc=self.grpc,
-            reactor=self.reactor,
+            reactor=reactor,
             health=Health(host, _after),
             meter=Meter(self.solo.clock.monotonic, self.lines),
             shares=Shares.of(64 << 20),
@@ -82,6 +84,25 @@ class Metered:
         return values(self.exposition())
 
 
+class NoSink:
+    """Of a stream that nobody reads."""
+
+    backlog = 0
+
+    def send(self, *_: object, **__: object) -> None:
+        """Drop it."""
+
+    def broken(self) -> None:
+        """Nobody minds."""
+
+
+def watched(metered: Metered, count: int) -> None:
+    """Open so many watches, each of a key and a client of its own."""
+    for number in range(count):
+        stream = metered.solo.host.watches.open(NoSink(), f"10.0.{number // 250}.{number % 250}")
+        stream.create(Selection(b"/k%d" % number, b""))
+
+
 def values(exposition: str) -> dict[str, float]:
     """Each sample of an exposition: `name{label=value,...}`, the labels in order -> value."""
     found = {}
@@ -92,5 +113,5 @@ def values(exposition: str) -> dict[str, float]:
     return found
 
 
-def _after(_seconds: float, call: Callable[[], object]) -> Deadline:
+def _after(_seconds: float, call: Callable[[], None]) -> Deadline:
     return Deadline(0.0, call)

@@ -9,9 +9,8 @@ import pytest
 
 from netstore.api.metrics.endpoint import MOST_WAITING, Variables
 from netstore.net.exchange import Request
-from netstore.watch.streams import Selection
 from tests.support.local_member import RecordedExchange
-from tests.support.metered import Metered, values
+from tests.support.metered import Metered, values, watched
 from tests.support.profiled import profiled
 
 
@@ -61,23 +60,12 @@ def test_other_methods_are_refused() -> None:
     assert asked(Metered(), b"POST").status == 405
 
 
-class NoSink:
-    """Of a stream that nobody reads."""
-
-    backlog = 0
-
-    def send(self, *_: object, **__: object) -> None: ...
-    def broken(self) -> None: ...
-
-
 def test_a_scrape_costs_the_same_whatever_is_watched() -> None:
     metered = Metered()
     metered.exposition()
     with profiled() as few:
         before = metered.exposition()
-    for number in range(1_000):
-        stream = metered.solo.host.watches.open(NoSink(), f"10.0.{number // 250}.{number % 250}")
-        stream.create(Selection(b"/k%d" % number, b""))
+    watched(metered, 1_000)
     with profiled() as many:
         after = metered.exposition()
     assert values(after)["etcd_debugging_mvcc_watcher_total"] == 1_000

@@ -14,8 +14,7 @@ from netstore.state.v3.commands import (
     Txn,
 )
 from netstore.watch.streams import Selection
-from tests.api.metrics.test_endpoint import NoSink
-from tests.support.metered import OTHER, Metered
+from tests.support.metered import OTHER, Metered, NoSink
 
 
 def test_requests_are_counted_where_they_are_applied() -> None:
@@ -26,7 +25,7 @@ def test_requests_are_counted_where_they_are_applied() -> None:
         Put(b"/a", b"1"),
         Put(b"/b", b"1"),
         Put(b"/a", b"2"),
-        Txn([], [Put(b"/c", b"1"), Range(b"/a")], []),
+        Txn((), (Put(b"/c", b"1"), Range(b"/a")), ()),
         DeleteRange(b"/b"),
         LeaseGrant(5, 60),
         LeaseRenew(5),

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from netstore.codes import CANCELLED, OK, UNAVAILABLE
-from netstore.net.grpc.counted import SLOW_SECONDS
+from netstore.net.grpc.counted import SLOW_SECONDS, Counted
 from netstore.net.http2.head import Head
 from tests.support.metered import Metered
-
-if TYPE_CHECKING:
-    from netstore.net.grpc.counted import Counted
 
 PUT = "grpc_method=Put,grpc_service=etcdserverpb.KV,grpc_type=unary"
 RANGE = "grpc_method=Range,grpc_service=etcdserverpb.KV,grpc_type=unary"
@@ -36,7 +31,8 @@ def route(metered: Metered, path: bytes, version: bytes = b"") -> Counted:
     ]
     if version:
         fields.append((b"client-api-version", version))
-    found: Any = metered.grpc.route(Head(tuple(fields)))
+    found = metered.grpc.route(Head(tuple(fields)))
+    assert isinstance(found, Counted)
     return found
 
 

@@ -8,6 +8,7 @@ import click
 import pytest
 
 from netstore.cli import netstorectl
+from netstore.cli.commands.failures import Exit, Failure
 from tests.cli.commands.conftest import DEAD, answering, http
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def test_one_endpoint_of_two_does_not_answer(run: Run, store: str, words: str) -
 
 def test_the_network_could_not_be_read(run: Run, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreadable(*_: object) -> None:
-        raise netstorectl.Failure(netstorectl.Exit.UNAVAILABLE, "the network: not readable")
+        raise Failure(Exit.UNAVAILABLE, "the network: not readable")
 
     monkeypatch.setattr("netstore.cli.commands.invocation.Settings.ask_network", unreadable)
     told = run("--endpoints", store, "status")
