@@ -14,6 +14,7 @@ WIDE: Final = {"BaseException", "Exception", "NetstoreError", "NoRestart", "Corr
 
 DECODING: Final = {
     ("netstore/api/beside.py", "_work"): "checks documents in a thread, and reads no state",
+    ("netstore/api/tracing.py", "write_ended"): "reads a command's bytes",
     ("netstore/net/tls.py", "_refresh"): "reads certificates",
     ("netstore/node/backup.py", "_run"): "damage that it finds is handed to the loop",
     ("netstore/node/fullbackup.py", "_restored"): "runs in a process of its own, or in a command's",
