@@ -158,9 +158,12 @@ async def test_what_was_damaged_on_its_way_gets_no_name(
 
 async def test_a_busy_member_is_asked_again_later(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
-        here.place.backups.make_full(lambda _: None)
+        over = trio.Event()
+        here.place.backups.make_full(lambda _: over.set())
         assert not await here.make()
         assert here.schedule.state.problem == "etcdserver: another snapshot is being made"
+        with trio.fail_after(seconds(60)):
+            await over.wait()
 
 
 async def test_the_first_one_is_due_by_the_newest_file(tmp_path: Path) -> None:

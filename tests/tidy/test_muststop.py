@@ -14,6 +14,7 @@ WIDE: Final = {"BaseException", "Exception", "NetstoreError", "NoRestart", "Corr
 
 DECODING: Final = {
     ("netstore/api/beside.py", "_work"): "checks documents in a thread, and reads no state",
+    ("netstore/api/tracing.py", "write_ended"): "reads a command's bytes",
     ("netstore/net/tls.py", "_refresh"): "reads certificates",
     (
         "netstore/node/archive.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -165,8 +165,8 @@ def _network(settings: Settings) -> NetworkState:
 def _content(seen: Endpoint | NetworkState) -> dict[str, object]:
     """A JSON document: the fields in camel case, as in the v2 API."""
     return {
-        re.sub("_([a-z])", lambda letter: letter[1].upper(), name): value
-        for name, value in asdict(seen).items()
+        re.sub("_([a-z])", lambda letter: letter[1].upper(), name): getattr(seen, name)
+        for name in (each.name for each in fields(seen))
         if name not in ("reached", "failure")
     }
 
