@@ -735,7 +735,7 @@ async def test_a_lease_is_confirmed_by_a_listing_if_the_watch_is_silent(
         assert node.agent.not_ready() == "no subnet is held"
         await trio.sleep(1)
         assert node.agent.not_ready() is None
-        assert node.store.gets == 3, "config, leases, and the leases again"
+        assert node.store.gets == 4, "config, migrations, leases, and the leases again"
 
 
 @pytest.mark.trio
