@@ -238,13 +238,6 @@ def find(network: Network) -> Backend:
             f"{manifest.name} {manifest.version} is written for version {manifest.api} of the protocol",
             f"install one written for version {API_VERSION}",
         )
-    absent = [name for name in _METHODS if not callable(getattr(plugin, name, None))]
-    if absent:
-        raise NetworkConfigError(
-            "Backend.Type",
-            f"{manifest.name} {manifest.version} has no method {' and '.join(absent)}",
-            f"install one written for version {API_VERSION} of the protocol",
-        )
     if network.ipv6 is not None and not manifest.ipv6:
         raise NetworkConfigError(
             "EnableIPv6",
@@ -253,6 +246,13 @@ def find(network: Network) -> Backend:
         )
     with plugin_errors(manifest.name):
         backend: Backend = plugin(options(manifest, network))
+    absent = [name for name in _METHODS if not callable(getattr(backend, name, None))]
+    if absent:
+        raise NetworkConfigError(
+            "Backend.Type",
+            f"{manifest.name} {manifest.version} has no method {' and '.join(absent)}",
+            f"install one written for version {API_VERSION} of the protocol",
+        )
     return backend
 
 

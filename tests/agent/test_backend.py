@@ -77,6 +77,9 @@ class Earlier:
     manifest: ClassVar[Manifest] = Manifest(name="earlier", version="1")
     prepare, declare, stop, teardown = Tunnel.prepare, Tunnel.declare, Tunnel.stop, Tunnel.teardown
 
+    def __init__(self, options: object) -> None:
+        del options
+
 
 def network(section: str) -> Network:
     return parse_network(f'{{"Network":"10.23.0.0/16","Backend":{section}}}'.encode())
