@@ -16,7 +16,7 @@ from netstore.agent.routeplan import PROTOCOL, UNICAST
 from netstore.network.addresses import Subnet, reserved, show_ip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from netstore.agent.kernel import Address, Link
     from netstore.agent.routeplan import KernelRoute
@@ -90,7 +90,7 @@ class ProtectedAddresses:
 
 
 def protected_addresses(
-    network: Network,
+    networks: Collection[Network],
     links: Iterable[Link],
     addresses: Sequence[Address],
     routes: Iterable[KernelRoute],
@@ -99,8 +99,9 @@ def protected_addresses(
     """The addresses to protect, from the kernel's tables and what the hosts are that the node needs.
 
     The networks are those of the interfaces' addresses, and those that another program's route reaches
-    without a gateway. One that covers the whole pod network is left out: hosts with a wide netmask are
-    common, and protecting it would reject every lease. The addresses that nodes use in it are protected one
+    without a gateway. One that covers a whole pod network, of which there are two while nodes go from one
+    range to another, is left out: hosts with a wide netmask are common, and protecting it would reject every
+    lease. The addresses that nodes use in it are protected one
     by one.
 
     Routes with a gateway are not protected, only their gateways: a daemon that announces the pod network in
@@ -129,7 +130,7 @@ def protected_addresses(
         (
             (subnet, names.get(ifindex, f"interface {ifindex}"))
             for subnet, ifindex in found
-            if subnet.length < HOST_LENGTH and not subnet.covers(network.network)
+            if subnet.length < HOST_LENGTH and not any(subnet.covers(each.network) for each in networks)
         ),
         single.items(),
     )

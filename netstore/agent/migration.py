@@ -248,7 +248,7 @@ class Migration:
             node.document = plan.new if network_is_new else plan.old
             node.host = msgspec.structs.replace(node.host, network=node.network)
             self._reconciler.manage([each.network for each in dict.fromkeys(networks)])
-            self._programmer.leases_changed()
+            self._programmer.networks_changed()
         self._holder.renumber(*((new, old) if is_new else (old, new)))
 
     def _become(self, side: Side) -> None:
@@ -353,7 +353,9 @@ class Migration:
         if self.sides is not None:
             self._plan = plan
             sides = self.sides
-            sides.view = View(plan, dict(self._plans.told), self._name)
+            # A node whose part is gone has ended before this one, and still receives as it told.
+            told = {**sides.view.told, **self._plans.told}
+            sides.view = View(plan, told, self._name)
             self._programmer.leases_changed()
             await trio.sleep(DRAIN_SECONDS)
             await self._settle(is_new=is_new)

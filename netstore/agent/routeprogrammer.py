@@ -146,6 +146,11 @@ class RouteProgrammer:
         """The reconciler has notifications."""
         self._wake.set()
 
+    def networks_changed(self) -> None:
+        """The network configs whose leases are served changed, and with them what no lease may have."""
+        self._must_refresh = True
+        self.leases_changed()
+
     def hosts_changed(self) -> None:
         """The addresses of the hosts that this node needs changed."""
         self._must_refresh = True

@@ -12,7 +12,9 @@ import pytest
 import trio
 
 from netstore.agent.deviceplan import CreateDevice
+from netstore.agent.kernel import Address, Link
 from netstore.agent.migration import DRAIN_SECONDS, document_of
+from netstore.agent.routeprogrammer import REFRESH_INTERVAL
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.migration import (
     Change,
@@ -161,6 +163,59 @@ async def test_the_old_side_goes_at_the_end(autojump_clock: MockClock, tmp_path:
         await node.later(2 * DRAIN_SECONDS)
         assert (node.device, "flannel.1" in node.devices) == ("eth0", False)
         assert "FLANNEL_MTU=1500" in node.env.read_text()
+
+
+async def sending(node: Migrating) -> None:
+    """Bring the node to `send`: the peer receives all."""
+    node.plan(Phase.PREPARE)
+    node.peer()
+    await node.later()
+    node.peer(receives=node.store.index)
+    node.plan(Phase.SEND)
+    await node.later()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_an_end_that_is_seen_late_keeps_all_routes(
+    autojump_clock: MockClock, node: Migrating, *, is_written: bool
+) -> None:
+    async with node.running():
+        await sending(node)
+        node.plan(Phase.FINISH)
+        await node.later()
+        node.store.down = True
+        node.store.cut()
+        node.store.put(f"{PREFIX}/config", VXLAN)
+        if is_written:
+            peer = f'{{"PublicIP":"{PEER}","BackendType":"vxlan","BackendData":{DATA}}}'
+            node.store.put(f"{PREFIX}/subnets/{PEER_SUBNET}", peer, 86_400)
+        await node.later(3)
+        node.plan(Phase.DONE)
+        node.store.remove(f"{PREFIX}/migration/{PEER}")
+        node.store.down = False
+        for _ in range(int(20 * DRAIN_SECONDS)):
+            await node.later(0.1)
+            if node.agent.status()["migration"] is not None:
+                assert node.device == "flannel.1"
+        assert node.agent.status()["migration"] is None
+
+
+@pytest.mark.trio
+async def test_a_peer_whose_part_is_made_anew_at_the_end_keeps_its_route(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    async with node.running():
+        await sending(node)
+        node.plan(Phase.FINISH)
+        await node.later()
+        node.store.remove(f"{PREFIX}/migration/{PEER}")
+        await node.later()
+        assert node.device == "eth0", "the side of its lease"
+        assert node.agent.status()["unserved"] == {}
+        node.peer()
+        await node.later()
+        assert node.device == "flannel.1"
 
 
 @pytest.mark.trio
@@ -365,6 +420,31 @@ async def test_a_node_goes_to_another_range_and_keeps_what_it_had(
         assert len(node.own) == 2
         assert node.agent.status()["network"] == "10.24.0.0/16"
         assert node.recorded.told("lease_discarded") == []
+
+
+@pytest.mark.trio
+async def test_the_pods_of_the_former_range_stay_in_a_wide_network_of_hosts(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Renumbering(tmp_path, "v2", NETWORK, OTHER_RANGE.replace("10.24.", "172.30."))
+    node.kernel.link_list.append(Link(7, "eth1", 1500, up=True))
+    node.kernel.address_list.append(Address(7, parse_ip("10.1.0.11"), 8))
+    served = {"10.23.200.0/24", "172.30.7.0/25"}
+    async with node.running():
+        await sending(node)
+        node.store.lease("172.30.7.0-25", PEER, None)
+        await node.later(5)
+        node.plan(Phase.FINISH)
+        node.store.put(f"{PREFIX}/config", node.new)
+        await node.later(REFRESH_INTERVAL + 20)
+        assert {str(each) for each in node.kernel.table} == served
+        node.plan(Phase.DONE)
+        await node.later(REFRESH_INTERVAL + 20)
+        assert {str(each) for each in node.kernel.table} == served
+    node.agent = node.make()
+    async with node.running():
+        await node.later(REFRESH_INTERVAL + 20)
+        assert {str(each) for each in node.kernel.table} == served
 
 
 @pytest.mark.trio
