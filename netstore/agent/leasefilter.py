@@ -136,6 +136,33 @@ def protected_addresses(
     )
 
 
+def conflict(network: Network, own: Collection[Subnet], protected: ProtectedAddresses) -> str | None:
+    """Why the nodes cannot take their subnets by this network config, as far as this node's addresses and
+    networks go; None if they can. `own` are the node's own subnets: what is in them is of its pods.
+    O(own * (addresses + networks)).
+    """
+
+    def is_of_pods(subnet: Subnet) -> bool:
+        return any(each.covers(subnet) for each in own)
+
+    for ip in sorted(protected.own):
+        if network.network.holds(ip) and not is_of_pods(Subnet(ip, HOST_LENGTH)):
+            return (
+                f"the new Network {network.network} contains this node's own address {show_ip(ip)}; choose"
+                " another one"
+            )
+    low, high = network.subnet_min, Subnet(network.subnet_max, network.subnet_len).last
+    taken = [(subnet, f"overlaps the network {subnet} of {name}") for subnet, name in protected.networks]
+    taken += [(Subnet(ip, HOST_LENGTH), f"contains {what}") for ip, what in protected.single]
+    for subnet, what in taken:
+        if subnet.base <= high and subnet.last >= low and not is_of_pods(subnet):
+            return (
+                f"the new Network {network.network} {what} on this node; choose another one, or SubnetMin and"
+                " SubnetMax that leave it out"
+            )
+    return None
+
+
 def rejection(
     lease: SubnetLease, network: Network, own: Subnet | None, own_ip: int, protected: ProtectedAddresses
 ) -> str | None:

@@ -132,6 +132,16 @@ class RouteProgrammer:
         return self._combined.refused
 
     @property
+    def rejected(self) -> dict[str, str]:
+        """The reason for each lease, by name, that is not served."""
+        return self._leases.rejected
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The reason for each lease, by name, for which the backend failed; what it declared before stays."""
+        return self._failed
+
+    @property
     def networks(self) -> tuple[Network, Network | None]:
         """The network configs whose leases are served."""
         return self._leases.site.networks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses, rejection
+from netstore.agent.leasefilter import ProtectedAddresses, conflict, protected_addresses, rejection
 from netstore.agent.routeplan import KernelRoute
 from netstore.network.addresses import Subnet, parse_ip, reserved
 from netstore.network.config import parse_network
@@ -155,3 +155,22 @@ def test_a_network_around_one_of_two_ranges_is_not_protected() -> None:
         assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, OWN_IP, protected) is None
     protected = protected_addresses([other], LINKS, wide, (), {})
     assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, OWN_IP, protected) is not None
+
+
+def test_a_range_that_this_node_uses_otherwise_is_in_conflict() -> None:
+    routes = [*ROUTES, KernelRoute(Subnet(parse_ip("10.90.3.0"), 24), 0, 3, protocol=3)]
+    protected = protected_addresses([NETWORK], LINKS, ADDRESSES, routes, HOSTS)
+
+    def found(fields: str, *own: Subnet) -> str:
+        document = f'{{{fields},"SubnetLen":24,"Backend":{{"Type":"host-gw"}}}}'
+        return conflict(parse_network(document.encode()), own, protected) or ""
+
+    assert found('"Network":"10.23.0.0/16"') == ""
+    assert "own address 10.77.0.5" in found('"Network":"10.77.0.0/16","SubnetMin":"10.77.9.0"')
+    bridge = Subnet(parse_ip("10.77.0.0"), 24)
+    assert found('"Network":"10.77.0.0/16"', bridge) == "", "of this node's pods"
+    assert "overlaps the network 10.90.3.0/24 of lan2" in found('"Network":"10.90.0.0/16"')
+    assert "the next hop 10.63.0.1" in found('"Network":"10.63.0.0/16","SubnetMin":"10.63.0.0"')
+    assert "the store's address 10.70.0.9" in found('"Network":"10.70.0.0/16","SubnetMin":"10.70.0.0"')
+    assert found('"Network":"10.70.0.0/16","SubnetMin":"10.70.1.0"') == ""
+    assert found('"Network":"10.90.0.0/16","SubnetMin":"10.90.9.0"') == ""
