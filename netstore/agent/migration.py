@@ -84,7 +84,8 @@ class Migration:
         self._programmer = programmer
         self._reconciler = reconciler
         self._log = log
-        self._name = show_ip(node.host.public_ip)
+        self._told_as = self._name
+        """The PublicIP with which this node's part was told first; it changes with the address."""
         self._plan: Plan | None = None
         """The plan that `sides` are of."""
         self._problem = ""
@@ -102,6 +103,11 @@ class Migration:
         """
 
     @property
+    def _name(self) -> str:
+        """The name of this node's part: its PublicIP."""
+        return show_ip(self._node.host.public_ip)
+
+    @property
     def phase(self) -> str | None:
         """The phase of the plan that this node takes part in."""
         return None if self._plan is None else str(self._plan.phase)
@@ -117,6 +123,8 @@ class Migration:
 
     def round_ended(self) -> None:
         """A round of the route programmer ended: what was declared may be in the kernel."""
+        if self._told_as != self._name:
+            self._wake.set()
         sides, node = self.sides, self._node
         if self._wanted is not None and self._programmer.networks == (node.network, node.former):
             if self._programmer.fault is None and not self._reconciler.pending:
@@ -153,15 +161,17 @@ class Migration:
         plan = self._plans.plan
         former = self._plan
         if former is not None and former.change is Change.RANGE and (plan is None or plan.id != former.id):
-            is_new = await self._plans.config() == former.new
+            is_new = await self._is_new_stored(former)
             self._log.warning("migration_plan_gone", id=former.id, config="new" if is_new else "old")
             self._renumber(former, is_new=is_new, network_is_new=is_new)
             self._plan = self._applied = self._wanted = None
         if self.sides is not None and self._plan is not None and (plan is None or plan.id != self._plan.id):
             # The plan is gone, as with a store that was restored: what is stored is what is to be.
-            is_new = await self._plans.config() == self._plan.new
+            is_new = await self._is_new_stored(self._plan)
             self._log.warning("migration_plan_gone", id=self._plan.id, config="new" if is_new else "old")
             await self._settle(is_new=is_new)
+        if plan is None or plan.phase.is_over:
+            self._told_as = self._name
         if plan is None:
             self._set_ready()
             return True
@@ -175,6 +185,9 @@ class Migration:
             if self._is_known(plan) and plan.change is Change.BACKEND:
                 self.may_hold.set()
         is_told = await self._tell(plan)
+        if self._told_as != self._name in self._plans.told:
+            await self._plans.forget(self._told_as)
+            self._told_as = self._name
         if self._name in self._plans.told and (self._has_begun or not self._is_known(plan)):
             self._set_ready()
         return is_told and not (self._problem and not self._has_begun)
@@ -182,6 +195,18 @@ class Migration:
     def _set_ready(self) -> None:
         self.ready.set()
         self.may_hold.set()
+
+    async def _is_new_stored(self, plan: Plan) -> bool:
+        """Which of its configs a plan that is gone has left. NetstoreError if there is none: a store that is
+        empty says nothing.
+        """
+        config = await self._plans.config()
+        if config is None:
+            raise NetstoreError(
+                "plan and network config are gone from the store; both sides stay until a network config is"
+                " written"
+            )
+        return config == plan.new
 
     @property
     def _has_begun(self) -> bool:
@@ -266,6 +291,7 @@ class Migration:
             node.host = msgspec.structs.replace(node.host, network=node.network)
             self._reconciler.manage([each.network for each in dict.fromkeys(networks)])
             self._programmer.networks_changed()
+            self._holder.set_value(node.host.public_ip, node.lease_value)  # subnet.env names the network
         self._holder.renumber(*((new, old) if is_new else (old, new)))
 
     def _become(self, side: Side) -> None:

@@ -343,6 +343,56 @@ async def test_a_plan_that_vanishes_is_decided_by_the_config(
 
 
 @pytest.mark.trio
+async def test_both_sides_stay_while_the_store_is_empty(autojump_clock: MockClock, node: Migrating) -> None:
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later()
+        node.peer(receives=node.store.index)
+        node.plan(Phase.SEND)
+        await node.later()
+        node.plan(Phase.FINISH)
+        node.store.put(f"{PREFIX}/config", VXLAN)
+        await node.later()
+        assert node.device == "flannel.1"
+        node.store.remove(f"{PREFIX}/migration/plan")
+        node.store.remove(f"{PREFIX}/config")
+        await node.later(10)
+        assert node.device == "flannel.1"
+        [told] = node.recorded.told("migration_waits")
+        assert "are gone from the store" in told["reason"]
+        node.store.put(f"{PREFIX}/config", VXLAN)
+        await node.later(10)
+        assert node.agent.status()["backend"] == "vxlan"
+        assert len(node.recorded.told("migration_goes_on")) == 1
+
+
+@pytest.mark.trio
+async def test_a_node_whose_address_changes_tells_its_part_with_the_new_one(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later()
+        before = node.part
+        node.kernel.set_addresses(Address(2, parse_ip("192.168.77.50"), 24))
+        await node.later(10)
+        assert not node.has_part
+        told = node.store.files[f"{PREFIX}/migration/192.168.77.50"]
+        part = parse_part(told.value)
+        assert (part.plan, bool(part.backend_data), part.receives >= told.created) == (
+            before.plan,
+            True,
+            True,
+        )
+        node.peer(receives=node.store.index)
+        node.plan(Phase.SEND)
+        await node.later()
+        assert node.device == "flannel.1"
+
+
+@pytest.mark.trio
 async def test_a_node_that_was_left_out_takes_the_new_config(
     autojump_clock: MockClock, node: Migrating
 ) -> None:
@@ -603,6 +653,27 @@ async def test_a_node_goes_back_from_another_range(autojump_clock: MockClock, mo
         await node.later(3)
         assert not node.has_part
         assert node.agent.status()["subnet"] == old.replace("-", "/")
+
+
+@pytest.mark.trio
+async def test_subnet_env_names_the_new_network_also_where_it_has_the_subnet_already(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    larger = '{"Network":"10.22.0.0/15","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
+    node = Renumbering(tmp_path, "v3", NETWORK, larger)
+    async with node.running():
+        before = node.own
+        node.plan(Phase.PREPARE)
+        node.store.lease("10.22.7.0-24", PEER, None)
+        node.peer(receives=node.store.index)
+        await node.later()
+        node.plan(Phase.SEND)
+        await node.later(5)
+        node.plan(Phase.FINISH)
+        await node.later(5)
+        assert (node.part.phase, node.own) == (Phase.FINISH, before)
+        assert "FLANNEL_NETWORK=10.22.0.0/15\n" in node.env.read_text()
+        assert set(node.routes()) == {"10.23.200.0/24", "10.22.7.0/24"}
 
 
 def test_the_document_of_a_node_that_starts() -> None:
