@@ -71,6 +71,10 @@ class DeviceTable:
         self._aliases = tuple(aliases)
         self.dirty = True
 
+    def has_ours(self, alias: str) -> bool:
+        """Whether the kernel has devices that this alias marks."""
+        return any(is_ours(link, (alias,)) for link in self.links.values())
+
     @property
     def numbers(self) -> dict[str, int]:
         """The wanted devices that exist and belong to the backend, by name."""

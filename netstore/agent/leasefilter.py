@@ -16,7 +16,7 @@ from netstore.agent.routeplan import PROTOCOL, UNICAST
 from netstore.network.addresses import Subnet, reserved, show_ip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from netstore.agent.kernel import Address, Link
     from netstore.agent.routeplan import KernelRoute
@@ -90,7 +90,7 @@ class ProtectedAddresses:
 
 
 def protected_addresses(
-    network: Network,
+    networks: Collection[Network],
     links: Iterable[Link],
     addresses: Sequence[Address],
     routes: Iterable[KernelRoute],
@@ -99,8 +99,9 @@ def protected_addresses(
     """The addresses to protect, from the kernel's tables and what the hosts are that the node needs.
 
     The networks are those of the interfaces' addresses, and those that another program's route reaches
-    without a gateway. One that covers the whole pod network is left out: hosts with a wide netmask are
-    common, and protecting it would reject every lease. The addresses that nodes use in it are protected one
+    without a gateway. One that covers a whole pod network, of which there are two while nodes go from one
+    range to another, is left out: hosts with a wide netmask are common, and protecting it would reject every
+    lease. The addresses that nodes use in it are protected one
     by one.
 
     Routes with a gateway are not protected, only their gateways: a daemon that announces the pod network in
@@ -129,10 +130,37 @@ def protected_addresses(
         (
             (subnet, names.get(ifindex, f"interface {ifindex}"))
             for subnet, ifindex in found
-            if subnet.length < HOST_LENGTH and not subnet.covers(network.network)
+            if subnet.length < HOST_LENGTH and not any(subnet.covers(each.network) for each in networks)
         ),
         single.items(),
     )
+
+
+def conflict(network: Network, own: Collection[Subnet], protected: ProtectedAddresses) -> str | None:
+    """Why the nodes cannot take their subnets by this network config, as far as this node's addresses and
+    networks go; None if they can. `own` are the node's own subnets: what is in them is of its pods.
+    O(own * (addresses + networks)).
+    """
+
+    def is_of_pods(subnet: Subnet) -> bool:
+        return any(each.covers(subnet) for each in own)
+
+    for ip in sorted(protected.own):
+        if network.network.holds(ip) and not is_of_pods(Subnet(ip, HOST_LENGTH)):
+            return (
+                f"the new Network {network.network} contains this node's own address {show_ip(ip)}; choose"
+                " another one"
+            )
+    low, high = network.subnet_min, Subnet(network.subnet_max, network.subnet_len).last
+    taken = [(subnet, f"overlaps the network {subnet} of {name}") for subnet, name in protected.networks]
+    taken += [(Subnet(ip, HOST_LENGTH), f"contains {what}") for ip, what in protected.single]
+    for subnet, what in taken:
+        if subnet.base <= high and subnet.last >= low and not is_of_pods(subnet):
+            return (
+                f"the new Network {network.network} {what} on this node; choose another one, or SubnetMin and"
+                " SubnetMax that leave it out"
+            )
+    return None
 
 
 def rejection(

@@ -62,6 +62,11 @@ class LocalNode:
     """Why the interface cannot carry traffic now, None if it can."""
 
     @property
+    def networks(self) -> list[Network]:
+        """The network configs whose leases are served."""
+        return [self.network] if self.former is None else [self.network, self.former]
+
+    @property
     def lease_value(self) -> str:
         """The value of this node's lease."""
         return encode_lease(
@@ -140,7 +145,7 @@ async def detect(
     with plugin_errors(backend.manifest.name):
         prepared = checked_prepared(await backend.prepare(host))
     routes = await kernel.routes()
-    protected = protected_addresses(network, links, addresses.ipv4, routes, hosts.ipv4)
+    protected = protected_addresses([network], links, addresses.ipv4, routes, hosts.ipv4)
     protected6 = await _protected6(network, links, addresses, kernel, hosts)
     fault = _fault(host, routes)
     return LocalNode(
@@ -184,7 +189,7 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: R
     links, addresses, routes = await kernel.links(), await _addresses(kernel), await kernel.routes()
     before, node.protected = (
         (node.protected, node.protected6),
-        protected_addresses(node.network, links, addresses.ipv4, routes, hosts.ipv4),
+        protected_addresses(node.networks, links, addresses.ipv4, routes, hosts.ipv4),
     )
     node.protected6 = await _protected6(node.network, links, addresses, kernel, hosts)
     try:

@@ -8,12 +8,14 @@ plan before it declares anything.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 import trio
 
 from netstore.agent.backend import find, plugin_errors
+from netstore.agent.leasefilter import conflict
 from netstore.agent.sides import Side, TwoSides, View
 from netstore.agent.sysctls import strict_filter
 from netstore.client.faults import ClientError
@@ -23,6 +25,7 @@ from netstore.network.config import parse_network
 from netstore.network.migration import Change, Part, Phase, claims, moves_path, sends_new
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from netstore.agent.backend import Backend, Prepared
@@ -81,7 +84,8 @@ class Migration:
         self._programmer = programmer
         self._reconciler = reconciler
         self._log = log
-        self._name = show_ip(node.host.public_ip)
+        self._told_as = self._name
+        """The PublicIP with which this node's part was told first; it changes with the address."""
         self._plan: Plan | None = None
         """The plan that `sides` are of."""
         self._problem = ""
@@ -93,6 +97,15 @@ class Migration:
         self._wake = trio.Event()
         self.ready = trio.Event()
         """Set when the first round may begin: no plan is under way, or this node has its part in it."""
+        self.may_hold = trio.Event()
+        """Set when the lease may be held: with `ready`, or when what an earlier run set up has to stay for
+        now, and with it the lease.
+        """
+
+    @property
+    def _name(self) -> str:
+        """The name of this node's part: its PublicIP."""
+        return show_ip(self._node.host.public_ip)
 
     @property
     def phase(self) -> str | None:
@@ -110,6 +123,8 @@ class Migration:
 
     def round_ended(self) -> None:
         """A round of the route programmer ended: what was declared may be in the kernel."""
+        if self._told_as != self._name:
+            self._wake.set()
         sides, node = self.sides, self._node
         if self._wanted is not None and self._programmer.networks == (node.network, node.former):
             if self._programmer.fault is None and not self._reconciler.pending:
@@ -134,7 +149,10 @@ class Migration:
                 self._log.report(TOPIC, "migration_waits", reason=str(error))
                 is_done = False
             else:
-                self._log.resolve(TOPIC, "migration_goes_on")
+                if self._problem:
+                    self._log.report(TOPIC, "migration_waits", reason=self._problem)
+                else:
+                    self._log.resolve(TOPIC, "migration_goes_on")
             with trio.move_on_after(60.0 if is_done else RETRY_DELAY):
                 await self._wake.wait()
 
@@ -143,17 +161,19 @@ class Migration:
         plan = self._plans.plan
         former = self._plan
         if former is not None and former.change is Change.RANGE and (plan is None or plan.id != former.id):
-            is_new = await self._plans.config() == former.new
+            is_new = await self._is_new_stored(former)
             self._log.warning("migration_plan_gone", id=former.id, config="new" if is_new else "old")
             self._renumber(former, is_new=is_new, network_is_new=is_new)
             self._plan = self._applied = self._wanted = None
         if self.sides is not None and self._plan is not None and (plan is None or plan.id != self._plan.id):
             # The plan is gone, as with a store that was restored: what is stored is what is to be.
-            is_new = await self._plans.config() == self._plan.new
+            is_new = await self._is_new_stored(self._plan)
             self._log.warning("migration_plan_gone", id=self._plan.id, config="new" if is_new else "old")
             await self._settle(is_new=is_new)
+        if plan is None or plan.phase.is_over:
+            self._told_as = self._name
         if plan is None:
-            self.ready.set()
+            self._set_ready()
             return True
         if plan.phase.is_over:
             return await self._end(plan)
@@ -162,10 +182,31 @@ class Migration:
             self._problem = self._fault()
         except NetstoreError as error:
             self._problem = str(error)
+            if self._is_known(plan) and plan.change is Change.BACKEND:
+                self.may_hold.set()
         is_told = await self._tell(plan)
+        if self._told_as != self._name in self._plans.told:
+            await self._plans.forget(self._told_as)
+            self._told_as = self._name
         if self._name in self._plans.told and (self._has_begun or not self._is_known(plan)):
-            self.ready.set()
+            self._set_ready()
         return is_told and not (self._problem and not self._has_begun)
+
+    def _set_ready(self) -> None:
+        self.ready.set()
+        self.may_hold.set()
+
+    async def _is_new_stored(self, plan: Plan) -> bool:
+        """Which of its configs a plan that is gone has left. NetstoreError if there is none: a store that is
+        empty says nothing.
+        """
+        config = await self._plans.config()
+        if config is None:
+            raise NetstoreError(
+                "plan and network config are gone from the store; both sides stay until a network config is"
+                " written"
+            )
+        return config == plan.new
 
     @property
     def _has_begun(self) -> bool:
@@ -223,7 +264,8 @@ class Migration:
         view = View(plan, dict(self._plans.told), self._name)
         sides = TwoSides(found[0], found[1], view)
         for side in found:
-            side.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # a backend that keeps something there says that it cannot
+                side.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if side.prepared is None:
                 await side.prepare(node.host)
         sides.primary = found[0] if is_old else found[1]
@@ -248,7 +290,8 @@ class Migration:
             node.document = plan.new if network_is_new else plan.old
             node.host = msgspec.structs.replace(node.host, network=node.network)
             self._reconciler.manage([each.network for each in dict.fromkeys(networks)])
-            self._programmer.leases_changed()
+            self._programmer.networks_changed()
+            self._holder.set_value(node.host.public_ip, node.lease_value)  # subnet.env names the network
         self._holder.renumber(*((new, old) if is_new else (old, new)))
 
     def _become(self, side: Side) -> None:
@@ -276,6 +319,8 @@ class Migration:
     def _fault(self) -> str:
         """Why the node cannot do what the plan says; empty if it can."""
         sides, reconciler = self.sides, self._reconciler
+        if self._wanted is not None:
+            return self._range_fault(self._wanted)
         if sides is None or sides.declared is None:
             return self._problem
         if sides.fault:
@@ -289,13 +334,45 @@ class Migration:
         if sides.refused:
             peer, reason = next(iter(sides.refused.items()))
             return f"{peer} cannot be served by the new config: {reason}"
-        wrong = self._programmer.refused | reconciler.problems
-        if wrong:
-            waited = sides.declared.told.keys() - set(sides.declared.plan.without)
-            for lease in self._leases.leases.values():
-                name = str(lease.subnet)
-                if name in wrong and show_ip(lease.public_ip) in waited:
-                    return f"{name}: {wrong[name]}"
+        return self._unserved(sides.declared, {})
+
+    def _range_fault(self, view: View) -> str:
+        """Why the node cannot use the range of the new config, or not reach the subnets of others in it."""
+        node = self._node
+        new = node.network if view.plan.phase is Phase.FINISH else node.former
+        if new is None or self._applied is None:
+            return ""  # the next round says
+        if view.plan.phase.can_revert:
+            own = {
+                lease.subnet
+                for lease in self._leases.leases.values()
+                if lease.public_ip == node.host.public_ip
+            }
+            if self._holder.subnet is not None:
+                own.add(self._holder.subnet)
+            if (found := conflict(new, own, node.protected)) is not None:
+                return found
+        rejected = self._programmer.rejected
+        if rejected:
+            rejected = {
+                name: reason
+                for name, reason in rejected.items()
+                if (lease := self._leases.leases.get(name)) is not None and new.fits(lease.subnet)
+            }
+        return self._unserved(view, rejected)
+
+    def _unserved(self, view: View, rejected: Mapping[str, str]) -> str:
+        """Why a lease of a node that is waited for is not served, empty if all are. `rejected` has reasons by
+        the names of leases.
+        """
+        by_name = {**rejected, **self._programmer.failed}
+        by_subnet = self._programmer.refused | self._reconciler.problems
+        if by_name or by_subnet:
+            waited = view.told.keys() - {*view.plan.without, self._name}
+            for name, lease in self._leases.leases.items():
+                reason = by_name.get(name) or by_subnet.get(str(lease.subnet))
+                if reason is not None and show_ip(lease.public_ip) in waited:
+                    return f"{lease.subnet}: {reason}"
         return ""
 
     async def _tell(self, plan: Plan) -> bool:
@@ -311,19 +388,22 @@ class Migration:
         if name in told:
             known = told[name].part
             if not self._has_begun and self._is_known(plan):
-                return False  # what an earlier run set up is as it told
-            part = msgspec.structs.replace(
-                part, phase=known.phase, receives=known.receives, sends=known.sends
-            )
+                # What an earlier run set up is in the kernel, as it told.
+                part = msgspec.structs.replace(known, problem=self._problem)
+            else:
+                part = msgspec.structs.replace(
+                    part, phase=known.phase, receives=known.receives, sends=known.sends
+                )
             applied = self._applied
             can_claim = plan.phase is Phase.REVERT or not self._problem
-            if not self._has_begun and plan.phase is Phase.REVERT:  # it never had both sides
+            if not self._has_begun and plan.phase is Phase.REVERT and not self._is_known(plan):
+                # It never had both sides.
                 part = msgspec.structs.replace(part, phase=Phase.REVERT)
             elif applied is not None and applied.plan == plan and can_claim and name in applied.told:
                 may = claims(plan, name, applied.told)
                 part = msgspec.structs.replace(part, receives=may.receives, sends=may.sends)
                 is_whole = may.phase is not Phase.FINISH or self._has_new_lease()
-                if plan.change is Change.RANGE and not self._holder.is_settled:
+                if plan.change is Change.RANGE and not (self._holder.is_settled or self._is_without_lease):
                     is_whole = False
                     part = msgspec.structs.replace(part, sends=known.sends)
                 if is_whole:
@@ -336,10 +416,20 @@ class Migration:
             raise NetstoreError(f"this node's part could not be written: {error}") from None
 
     def _has_new_lease(self) -> bool:
-        """Whether the store has this node's lease as the new config wants it."""
+        """Whether the store has this node's lease as the new config wants it, or none of this node."""
+        if self._is_without_lease:
+            return True
         subnets = self._holder.subnets
         entry = None if subnets is None else self._leases.entries.get(subnets.lease_name)
         return entry is not None and entry.value == self._node.lease_value
+
+    @property
+    def _is_without_lease(self) -> bool:
+        """Whether this node holds no lease, as if it is drained: what it writes later is as the config."""
+        state = self._holder.state
+        return not (state.is_written or state.is_writing) and not any(
+            lease.public_ip in state.own_ips for lease in self._leases.leases.values()
+        )
 
     async def _end(self, plan: Plan) -> bool:
         """The plan is over: one side is left, and this node's part is removed."""
@@ -353,7 +443,9 @@ class Migration:
         if self.sides is not None:
             self._plan = plan
             sides = self.sides
-            sides.view = View(plan, dict(self._plans.told), self._name)
+            # A node whose part is gone has ended before this one, and still receives as it told.
+            told = {**sides.view.told, **self._plans.told}
+            sides.view = View(plan, told, self._name)
             self._programmer.leases_changed()
             await trio.sleep(DRAIN_SECONDS)
             await self._settle(is_new=is_new)
@@ -363,7 +455,7 @@ class Migration:
             # This node was left out, and runs with the former config.
             self.sides, self._plan = await self._begin(plan), plan
             await self._settle(is_new=True)
-        self.ready.set()
+        self._set_ready()
         if self._name in self._plans.told and self._forgotten != plan.id:
             self._forgotten = plan.id
             await self._plans.forget(self._name)

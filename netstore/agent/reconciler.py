@@ -59,8 +59,8 @@ class Reconciler:
     """What one network's backend wants in one kernel.
 
     `ranges` are the subnets whose routes are managed: the network of IPv4 first, then that of IPv6 and the
-    former ones if they were changed. `link` is the interface that carries the traffic between the nodes.
-    `wake` is called when there are notifications to process.
+    former ones if they were changed (see `manage`). `link` is the interface that carries the traffic between
+    the nodes. `wake` is called when there are notifications to process.
     """
 
     def __init__(
@@ -147,11 +147,21 @@ class Reconciler:
         ]
 
     def manage(self, ranges: Sequence[Subnet | Subnet6]) -> None:
-        """The ranges are these from now on. What is in the kernel is read again in the next round."""
-        if tuple(ranges) != self.routes.ranges:
-            self.routes.manage(ranges)
-            self.devices.manage([alias_of(each) for each in ranges if isinstance(each, Subnet)])
+        """The ranges are these from now on. Former ones that still have routes or devices of ours are managed
+        as well, so that those go when nothing wants them any more. What is in the kernel is read again in the
+        next round.
+        """
+        managed = [*ranges, *(each for each in self.routes.ranges if each not in ranges and self._uses(each))]
+        if tuple(managed) != self.routes.ranges:
+            self.routes.manage(managed)
+            self.devices.manage([alias_of(each) for each in managed if isinstance(each, Subnet)])
             self._must_reread = True
+
+    def _uses(self, managed: Subnet | Subnet6) -> bool:
+        """Whether there are routes or devices of ours in this range."""
+        return self.routes.has_ours(managed) or (
+            isinstance(managed, Subnet) and self.devices.has_ours(alias_of(managed))
+        )
 
     async def listen(self) -> None:
         """Queue the kernel's notifications and call `wake`, forever."""

@@ -132,6 +132,16 @@ class RouteProgrammer:
         return self._combined.refused
 
     @property
+    def rejected(self) -> dict[str, str]:
+        """The reason for each lease, by name, that is not served."""
+        return self._leases.rejected
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The reason for each lease, by name, for which the backend failed; what it declared before stays."""
+        return self._failed
+
+    @property
     def networks(self) -> tuple[Network, Network | None]:
         """The network configs whose leases are served."""
         return self._leases.site.networks
@@ -145,6 +155,11 @@ class RouteProgrammer:
     def kernel_changed(self) -> None:
         """The reconciler has notifications."""
         self._wake.set()
+
+    def networks_changed(self) -> None:
+        """The network configs whose leases are served changed, and with them what no lease may have."""
+        self._must_refresh = True
+        self.leases_changed()
 
     def hosts_changed(self) -> None:
         """The addresses of the hosts that this node needs changed."""

@@ -42,7 +42,7 @@ _OUT_OF_DATE: Final = frozenset({errno.EEXIST, errno.ENOENT})
 class RouteTable:
     """The routes of one network.
 
-    `ranges` are the subnets whose routes are managed: the network, and the former one if it was changed. A
+    `ranges` are the subnets whose routes are managed: the network, and former ones if it was changed. A
     range of IPv4 and one of IPv6 are never equal, because no network of pods begins at the address 0.
     """
 
@@ -76,6 +76,13 @@ class RouteTable:
         self.ranges = tuple(ranges)
         self._ranges4 = tuple(each for each in self.ranges if isinstance(each, Subnet))
         self._ranges6 = tuple(each for each in self.ranges if isinstance(each, Subnet6))
+
+    def has_ours(self, managed: Destination) -> bool:
+        """Whether a route of ours, or a wanted one, is in this range."""
+        there = {subnet for subnet, routes in self.present.items() if any(map(_is_ours, routes))}
+        if isinstance(managed, Subnet6):
+            return any(isinstance(each, Subnet6) and managed.covers(each) for each in {*there, *self.named})
+        return any(isinstance(each, Subnet) and managed.covers(each) for each in {*there, *self.named})
 
     @property
     def has_ipv6(self) -> bool:
@@ -216,12 +223,7 @@ class RouteTable:
     def waiting_numbers(self) -> set[int]:
         """The numbers of the interfaces used by routes of ours whose successors are not possible now."""
         subnets = {*self.unbound, *(route.subnet for route in self.rejected)}
-        return {
-            one.ifindex
-            for subnet in subnets
-            for one in self.present.get(subnet, ())
-            if one.protocol == PROTOCOL
-        }
+        return {one.ifindex for subnet in subnets for one in self.present.get(subnet, ()) if _is_ours(one)}
 
     def failed(self, step: RouteStep, code: int) -> bool:
         """A step failed with this errno. True if the kernel's table has to be read again."""
@@ -265,6 +267,10 @@ class RouteTable:
             there[:] = [one for one in there if _next_hop(one) != _next_hop(route)]
         if not there:
             self.present.pop(route.subnet, None)
+
+
+def _is_ours(route: KernelRoute) -> bool:
+    return route.protocol == PROTOCOL
 
 
 def _next_hop(route: KernelRoute) -> tuple[int, int, int]:

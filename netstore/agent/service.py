@@ -340,8 +340,9 @@ class Agent:
             nursery.start_soon(plans.run)
             nursery.start_soon(migration.run)
             nursery.start_soon(watcher.run)
-            await migration.ready.wait()
+            await migration.may_hold.wait()
             nursery.start_soon(holder.run, former.subnets)
+            await migration.ready.wait()
             nursery.start_soon(programmer.run)
             nursery.start_soon(self._hosts.keep)
             if self._filter is not None:

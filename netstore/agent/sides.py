@@ -142,8 +142,7 @@ class TwoSides:
         """What both want for a peer, with the routes of the side by which it is sent to."""
         node = show_ip(peer.public_ip)
         decision = self._decisions.get(node)
-        is_newcomer = decision is None and self._phase is Phase.FINISH
-        by_new = is_newcomer or (decision is not None and decision.by_new)
+        by_new = decision is not None and decision.by_new
         old = self._ask(self.old, host, peer)
         new = Wanted()
         if decision is not None:
@@ -161,8 +160,10 @@ class TwoSides:
                 new = Wanted(refused={peer.subnet: str(error)})
             if new.refused and not decision.is_left_out:
                 self.refused[node] = next(iter(new.refused.values()))
-        elif is_newcomer:
-            new = self._ask(self.new, host, peer)
+        elif self._phase in (Phase.FINISH, Phase.DONE):
+            # It came later, or its part is gone: its lease says which side it receives by.
+            new = self._of_lease(host, peer)
+            by_new = not new.refused or bool(old.refused)
         chosen = new if by_new else old
         return Wanted(
             routes=chosen.routes,
@@ -171,6 +172,13 @@ class TwoSides:
             forwarding=_both(old.forwarding, new.forwarding),
             tunnel_peers=_both(old.tunnel_peers, new.tunnel_peers),
         )
+
+    def _of_lease(self, host: Host, peer: SubnetLease) -> Wanted:
+        """What the new side wants for the lease as it is; refused if that side cannot serve it."""
+        try:
+            return self._ask(self.new, host, peer)
+        except NetstoreError as error:
+            return Wanted(refused={peer.subnet: str(error)})
 
     @staticmethod
     def _ask(side: Side, host: Host, peer: SubnetLease) -> Wanted:

@@ -25,12 +25,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from netstore.errors import NetstoreError
+from netstore.network.addresses import show_ip
 from netstore.network.backends import BUILT_IN, VxlanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from netstore.network.config import Network
+    from netstore.network.lease import SubnetLease
 
 FOLDER: Final = "migration"
 """Where plan and parts are, below the prefix of the network."""
@@ -257,16 +259,21 @@ Step = Advance | WriteConfig | Waiting | Over
 def next_step(plan: Plan, told: Mapping[str, Told], holders: Iterable[str], config: str | None) -> Step:
     """What follows, given what all nodes have told in this plan, the PublicIPs that have leases, and the
     network config as it is in the store. NetstoreError if somebody else has changed that.
+
+    A node that holds no lease, as one that is drained, has none to write anew and no subnet to change.
     """
-    phase = plan.phase
+    phase, holding = plan.phase, set(holders)
     if phase.is_over:
         return Over()
     known = (plan.old, plan.new) if phase is Phase.FINISH else (plan.old,)
     if phase is not Phase.REVERT and config not in known:
-        raise NetstoreError(
-            "somebody has changed the network config since the migration began; write the former one again"
-            " with `network set`, or end the migration with `network migrate abort`"
+        what = (
+            "write the new one with `network set`: every node has it, and there is no way back"
+            if phase is Phase.FINISH
+            else "write the former one again with `network set`, or end the migration with"
+            " `network migrate abort`"
         )
+        raise NetstoreError(f"somebody has changed the network config since the migration began; {what}")
     if phase is Phase.REVERT:
         members = {node for node in told if node not in plan.without}
         late = {
@@ -275,14 +282,14 @@ def next_step(plan: Plan, told: Mapping[str, Told], holders: Iterable[str], conf
             if told[node].part.phase is not Phase.REVERT
         }
         return _or_else(late, told, Advance(Phase.ABORTED))
-    members = {node for node in (*holders, *told) if node not in plan.without}
+    members = {node for node in (*holding, *told) if node not in plan.without}
     absent = {node: _absent(phase) for node in members if node not in told}
     if phase is Phase.FINISH:
         if config != plan.new:
             return WriteConfig()
         late = {
             node: "it has not written its lease anew"
-            for node in members & told.keys()
+            for node in holding & members & told.keys()
             if told[node].part.phase is not Phase.FINISH
         }
         return _or_else(absent | late, told, Advance(Phase.DONE))
@@ -294,6 +301,8 @@ def next_step(plan: Plan, told: Mapping[str, Told], holders: Iterable[str], conf
             late[node] = part.problem
         elif phase is not Phase.PREPARE and part.receives < newest:
             late[node] = "it has not told that it receives from all others by the new config"
+        elif plan.change is Change.RANGE and node not in holding:
+            continue
         elif sends_new(plan, node) and part.sends < newest:
             late[node] = "it has not told that it sends to all others by the new config"
     following = {
@@ -345,6 +354,7 @@ def change_of(old: Network, new: Network) -> Change:
             "Backend and the range of addresses cannot change in one migration; change one, then the other"
         )
     if is_range:
+        _check_ranges(old, new)
         return Change.RANGE
     for network in (old, new):
         if network.backend_type not in MOVABLE:
@@ -357,6 +367,39 @@ def change_of(old: Network, new: Network) -> Change:
     return Change.BACKEND
 
 
+def _check_ranges(old: Network, new: Network) -> None:
+    """NetstoreError if a subnet of the one config may be inside one of the other: while nodes hold both, two
+    of them could hold the same addresses.
+    """
+    if old.network.overlaps(new.network) and old.subnet_len != new.subnet_len:
+        raise NetstoreError(
+            f"SubnetLen: subnets of the length {new.subnet_len} in {new.network} would overlap those of the"
+            f" length {old.subnet_len} that nodes hold in {old.network}; choose a Network beside"
+            f" {old.network}, or keep the SubnetLen"
+        )
+
+
+def left_behind(leases: Iterable[SubnetLease], old: Network, new: Network) -> dict[str, list[SubnetLease]]:
+    """The nodes, by name or PublicIP, with a lease that the network would not serve after the migration, each
+    with all its leases. A node writes anew only the lease of the subnet that it uses: one that is left from a
+    former subnet names the old backend until it ends. Of a change of the range, leases of both ranges are
+    served.
+    """
+    leases = list(leases)
+    names = {lease.public_ip: lease.node_name for lease in leases if lease.node_name}
+    by_node: dict[str, list[SubnetLease]] = {}
+    for lease in leases:
+        node = lease.node_name or names.get(lease.public_ip) or show_ip(lease.public_ip)
+        by_node.setdefault(node, []).append(lease)
+    is_range = _ranges(old) != _ranges(new)
+    return {
+        node: held
+        for node, held in by_node.items()
+        if (not is_range and len(held) > 1)
+        or any(not old.fits(each.subnet) and not (is_range and new.fits(each.subnet)) for each in held)
+    }
+
+
 def moves_path(old: Network, new: Network) -> bool:
     """Whether packets may come in by one device while answers leave by another."""
     changed = {
@@ -364,7 +407,9 @@ def moves_path(old: Network, new: Network) -> bool:
         for name in _section(old).keys() | _section(new).keys()
         if _section(old).get(name) != _section(new).get(name)
     }
-    return old.backend_type != new.backend_type or bool(changed - _IN_PLACE)
+    return old.backend_type != new.backend_type or bool(
+        changed - {"mtu"}
+    )  # a device takes another MTU as it is
 
 
 def _section(network: Network) -> dict[str, object]:
@@ -379,19 +424,16 @@ def _ranges(network: Network) -> tuple[object, ...]:
     return network.network, network.subnet_len, network.subnet_min, network.subnet_max
 
 
-_IN_PLACE: Final = frozenset({"mtu", "persistentkeepaliveinterval"})
-"""Options that change a device as it is."""
-
 _SAME_DEVICE: Final = ("port", "gbp", "learning")
 """Options of vxlan that belong to its device, of which there is one for each VNI."""
 
 
 def _check_same_type(old: Network, new: Network) -> None:
     """NetstoreError if the new options need a device with the name of the old one, made otherwise."""
-    if old.backend_type == "wireguard" and moves_path(old, new):
+    if old.backend_type == "wireguard":
         raise NetstoreError(
-            "Backend: of wireguard only MTU and PersistentKeepaliveInterval can change while it runs;"
-            " go by vxlan in between"
+            "Backend: options of wireguard cannot change while it runs, because a node's key cannot be in two"
+            " devices; migrate to vxlan, and from there to wireguard with the new options"
         )
     if old.backend_type != "vxlan":
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses, rejection
+from netstore.agent.leasefilter import ProtectedAddresses, conflict, protected_addresses, rejection
 from netstore.agent.routeplan import KernelRoute
 from netstore.network.addresses import Subnet, parse_ip, reserved
 from netstore.network.config import parse_network
@@ -29,7 +29,7 @@ ROUTES = [
     KernelRoute(Subnet(parse_ip("10.63.0.0"), 24), parse_ip("10.63.0.1"), 3, protocol=3),
 ]
 HOSTS = {parse_ip("10.70.0.9"): "the store's address 10.70.0.9"}
-PROTECTED = protected_addresses(NETWORK, LINKS, ADDRESSES, ROUTES, HOSTS)
+PROTECTED = protected_addresses([NETWORK], LINKS, ADDRESSES, ROUTES, HOSTS)
 
 
 def lease(cidr: str, ip: str = "192.168.77.12") -> SubnetLease:
@@ -84,7 +84,7 @@ def test_routes_of_other_programs_without_a_gateway_are_networks() -> None:
         KernelRoute(Subnet(parse_ip("10.0.0.0"), 8), 0, 3, protocol=4),
         KernelRoute(Subnet(parse_ip("10.58.0.0"), 20), parse_ip("10.77.0.9"), 3, protocol=186),
     ]
-    protected = protected_addresses(NETWORK, LINKS, ADDRESSES, routes, {})
+    protected = protected_addresses([NETWORK], LINKS, ADDRESSES, routes, {})
 
     def why(cidr: str) -> str:
         return rejection(lease(cidr), NETWORK, OWN, OWN_IP, protected) or ""
@@ -131,7 +131,7 @@ def test_a_lease_far_larger_than_subnet_len_is_rejected() -> None:
 
 
 def test_an_interface_network_that_covers_the_pod_network_is_not_protected() -> None:
-    wide = protected_addresses(NETWORK, LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], (), {})
+    wide = protected_addresses([NETWORK], LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], (), {})
     assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, parse_ip("10.200.0.5"), wide) is None
 
 
@@ -145,3 +145,32 @@ def test_reserved_ranges_are_rejected_in_any_network() -> None:
 
 def test_a_public_ip_inside_the_pod_network_is_rejected() -> None:
     assert "which has no nodes" in told("10.23.6.0/24", "10.5.5.7")
+
+
+def test_a_network_around_one_of_two_ranges_is_not_protected() -> None:
+    other = parse_network(b'{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
+    wide = [Address(2, parse_ip("10.200.0.5"), 8)]
+    for networks in ([NETWORK, other], [other, NETWORK]):
+        protected = protected_addresses(networks, LINKS, wide, (), {})
+        assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, OWN_IP, protected) is None
+    protected = protected_addresses([other], LINKS, wide, (), {})
+    assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, OWN_IP, protected) is not None
+
+
+def test_a_range_that_this_node_uses_otherwise_is_in_conflict() -> None:
+    routes = [*ROUTES, KernelRoute(Subnet(parse_ip("10.90.3.0"), 24), 0, 3, protocol=3)]
+    protected = protected_addresses([NETWORK], LINKS, ADDRESSES, routes, HOSTS)
+
+    def found(fields: str, *own: Subnet) -> str:
+        document = f'{{{fields},"SubnetLen":24,"Backend":{{"Type":"host-gw"}}}}'
+        return conflict(parse_network(document.encode()), own, protected) or ""
+
+    assert found('"Network":"10.23.0.0/16"') == ""
+    assert "own address 10.77.0.5" in found('"Network":"10.77.0.0/16","SubnetMin":"10.77.9.0"')
+    bridge = Subnet(parse_ip("10.77.0.0"), 24)
+    assert found('"Network":"10.77.0.0/16"', bridge) == "", "of this node's pods"
+    assert "overlaps the network 10.90.3.0/24 of lan2" in found('"Network":"10.90.0.0/16"')
+    assert "the next hop 10.63.0.1" in found('"Network":"10.63.0.0/16","SubnetMin":"10.63.0.0"')
+    assert "the store's address 10.70.0.9" in found('"Network":"10.70.0.0/16","SubnetMin":"10.70.0.0"')
+    assert found('"Network":"10.70.0.0/16","SubnetMin":"10.70.1.0"') == ""
+    assert found('"Network":"10.90.0.0/16","SubnetMin":"10.90.9.0"') == ""

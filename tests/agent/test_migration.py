@@ -5,14 +5,19 @@ that the test writes.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import pytest
 import trio
+from netstore_plugins.vxlan import VxlanTunnels
 
+from netstore.agent.backend import Refused
 from netstore.agent.deviceplan import CreateDevice
+from netstore.agent.kernel import Address, Link
 from netstore.agent.migration import DRAIN_SECONDS, document_of
+from netstore.agent.routeplan import AddRoute
+from netstore.agent.routeprogrammer import REFRESH_INTERVAL
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.migration import (
     Change,
@@ -91,6 +96,11 @@ class Migrating(Node):
         ]
         return json.loads(value)
 
+    def drain(self) -> None:
+        """Let the agent take no subnet."""
+        access = cast("Any", self.agent)._access
+        access.kept_away.put(f"{PREFIX}/subnets/{ME}", "{}")
+
     async def later(self, seconds: float = 1.0) -> None:
         await trio.sleep(seconds)  # fixed: by the clock of the test
 
@@ -161,6 +171,60 @@ async def test_the_old_side_goes_at_the_end(autojump_clock: MockClock, tmp_path:
         await node.later(2 * DRAIN_SECONDS)
         assert (node.device, "flannel.1" in node.devices) == ("eth0", False)
         assert "FLANNEL_MTU=1500" in node.env.read_text()
+
+
+async def sending(node: Migrating) -> None:
+    """Bring the node to `send`: the peer receives all."""
+    node.plan(Phase.PREPARE)
+    node.peer()
+    await node.later()
+    node.peer(receives=node.store.index)
+    node.plan(Phase.SEND)
+    await node.later()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_an_end_that_is_seen_late_keeps_all_routes(
+    autojump_clock: MockClock, node: Migrating, *, is_written: bool
+) -> None:
+    async with node.running():
+        await sending(node)
+        node.plan(Phase.FINISH)
+        await node.later()
+        node.store.down = True
+        node.store.cut()
+        node.store.put(f"{PREFIX}/config", VXLAN)
+        if is_written:
+            peer = f'{{"PublicIP":"{PEER}","BackendType":"vxlan","BackendData":{DATA}}}'
+            node.store.put(f"{PREFIX}/subnets/{PEER_SUBNET}", peer, 86_400)
+        await node.later(3)
+        node.plan(Phase.DONE)
+        node.store.remove(f"{PREFIX}/migration/{PEER}")
+        node.store.down = False
+        for _ in range(300):
+            await node.later(0.1)
+            if node.agent.status()["migration"] is None:
+                break
+            assert node.device == "flannel.1"
+        assert node.agent.status()["migration"] is None
+
+
+@pytest.mark.trio
+async def test_a_peer_whose_part_is_made_anew_at_the_end_keeps_its_route(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    async with node.running():
+        await sending(node)
+        node.plan(Phase.FINISH)
+        await node.later()
+        node.store.remove(f"{PREFIX}/migration/{PEER}")
+        await node.later()
+        assert node.device == "eth0", "the side of its lease"
+        assert node.agent.status()["unserved"] == {}
+        node.peer()
+        await node.later()
+        assert node.device == "flannel.1"
 
 
 @pytest.mark.trio
@@ -279,6 +343,56 @@ async def test_a_plan_that_vanishes_is_decided_by_the_config(
 
 
 @pytest.mark.trio
+async def test_both_sides_stay_while_the_store_is_empty(autojump_clock: MockClock, node: Migrating) -> None:
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later()
+        node.peer(receives=node.store.index)
+        node.plan(Phase.SEND)
+        await node.later()
+        node.plan(Phase.FINISH)
+        node.store.put(f"{PREFIX}/config", VXLAN)
+        await node.later()
+        assert node.device == "flannel.1"
+        node.store.remove(f"{PREFIX}/migration/plan")
+        node.store.remove(f"{PREFIX}/config")
+        await node.later(10)
+        assert node.device == "flannel.1"
+        [told] = node.recorded.told("migration_waits")
+        assert "are gone from the store" in told["reason"]
+        node.store.put(f"{PREFIX}/config", VXLAN)
+        await node.later(10)
+        assert node.agent.status()["backend"] == "vxlan"
+        assert len(node.recorded.told("migration_goes_on")) == 1
+
+
+@pytest.mark.trio
+async def test_a_node_whose_address_changes_tells_its_part_with_the_new_one(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later()
+        before = node.part
+        node.kernel.set_addresses(Address(2, parse_ip("192.168.77.50"), 24))
+        await node.later(10)
+        assert not node.has_part
+        told = node.store.files[f"{PREFIX}/migration/192.168.77.50"]
+        part = parse_part(told.value)
+        assert (part.plan, bool(part.backend_data), part.receives >= told.created) == (
+            before.plan,
+            True,
+            True,
+        )
+        node.peer(receives=node.store.index)
+        node.plan(Phase.SEND)
+        await node.later()
+        assert node.device == "flannel.1"
+
+
+@pytest.mark.trio
 async def test_a_node_that_was_left_out_takes_the_new_config(
     autojump_clock: MockClock, node: Migrating
 ) -> None:
@@ -302,6 +416,76 @@ async def test_a_store_that_is_away_is_told_once(autojump_clock: MockClock, node
         await node.later()
         assert node.part.backend_data
     assert len(node.recorded.told("migrations_not_followed")) in (1, 2), "a line for each reason"
+
+
+@pytest.mark.trio
+async def test_a_folder_that_cannot_be_made_is_for_the_backend_to_tell(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    node.config.data_dir.write_text("no folder")
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        await node.later()
+        assert "data/vxlan/mac cannot be read" in node.part.problem
+        assert node.device == "eth0"
+
+
+@pytest.mark.trio
+async def test_an_agent_that_starts_and_cannot_have_both_sides_tells_it_and_keeps_its_lease(
+    autojump_clock: MockClock, node: Migrating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise Refused("there are no VXLAN devices now")
+
+    async with node.running():
+        await sending(node)
+        told = node.part
+    before = len(node.kernel.steps)
+    node.agent = node.make()
+    with monkeypatch.context() as patched:
+        patched.setattr(VxlanTunnels, "prepare", refuse)
+        async with node.running():
+            await node.later(30)
+            assert node.part == msgspec.structs.replace(told, problem="there are no VXLAN devices now")
+            assert len(node.recorded.told("migration_waits")) == 1
+            assert node.agent.not_ready() is not None
+            assert node.agent.status()["held"] is True
+            assert node.kernel.steps[before:] == []
+            patched.undo()
+            await node.later(5)
+            assert (node.part.problem, node.agent.not_ready()) == ("", None)
+
+
+@pytest.mark.trio
+async def test_a_peer_that_the_backend_fails_for_is_not_sent_to(
+    autojump_clock: MockClock, node: Migrating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise Refused("it cannot be reached")
+
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later()
+        monkeypatch.setattr(VxlanTunnels, "declare_peer", fail)
+        node.peer(receives=node.store.index)
+        node.plan(Phase.SEND)
+        await node.later(3)
+        assert "it cannot be reached" in node.part.problem
+        assert (node.part.sends, node.device) == (0, "eth0")
+
+
+@pytest.mark.trio
+async def test_a_node_without_a_lease_keeps_nobody_waiting(
+    autojump_clock: MockClock, node: Migrating
+) -> None:
+    node.drain()
+    async with node.running():
+        await sending(node)
+        node.plan(Phase.FINISH)
+        node.store.put(f"{PREFIX}/config", VXLAN)
+        await node.later(5)
+        assert (node.part.phase, node.part.problem) == (Phase.FINISH, "")
 
 
 OTHER_RANGE: Final = '{"Network":"10.24.0.0/16","SubnetLen":25,"Backend":{"Type":"host-gw"}}'
@@ -368,6 +552,89 @@ async def test_a_node_goes_to_another_range_and_keeps_what_it_had(
 
 
 @pytest.mark.trio
+async def test_the_pods_of_the_former_range_stay_in_a_wide_network_of_hosts(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Renumbering(tmp_path, "v2", NETWORK, OTHER_RANGE.replace("10.24.", "172.30."))
+    node.kernel.link_list.append(Link(7, "eth1", 1500, up=True))
+    node.kernel.address_list.append(Address(7, parse_ip("10.1.0.11"), 8))
+    served = {"10.23.200.0/24", "172.30.7.0/25"}
+    async with node.running():
+        await sending(node)
+        node.store.lease("172.30.7.0-25", PEER, None)
+        await node.later(5)
+        node.plan(Phase.FINISH)
+        node.store.put(f"{PREFIX}/config", node.new)
+        await node.later(REFRESH_INTERVAL + 20)
+        assert node.routes().keys() == served
+        node.plan(Phase.DONE)
+        await node.later(REFRESH_INTERVAL + 20)
+        assert node.routes().keys() == served
+    node.agent = node.make()
+    async with node.running():
+        await node.later(REFRESH_INTERVAL + 20)
+        assert node.routes().keys() == served
+
+
+@pytest.mark.trio
+async def test_a_range_that_is_in_use_on_this_node_is_told_before_anything_changes(
+    autojump_clock: MockClock, moving: Renumbering
+) -> None:
+    node = moving
+    node.kernel.link_list.append(Link(7, "lxdbr0", 1500, up=True))
+    node.kernel.address_list.append(Address(7, parse_ip("10.24.7.1"), 24))
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        await node.later()
+        assert "own address 10.24.7.1" in node.part.problem
+        node.plan(Phase.RECEIVE)
+        await node.later()
+        assert node.part.receives == 0
+
+
+@pytest.mark.trio
+async def test_a_lease_in_the_new_range_that_is_not_served_is_told(
+    autojump_clock: MockClock, moving: Renumbering
+) -> None:
+    node = moving
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later()
+        node.store.lease("10.24.7.0-25", "192.168.77.99", None)
+        node.store.lease("10.24.7.128-25", PEER, None)
+        await node.later()
+        assert node.part.problem == ""
+        node.kernel.refusals[AddRoute] = 22
+        node.store.lease("10.24.9.0-25", PEER, None)
+        await node.later()
+        assert node.part.problem.startswith("10.24.9.0/25: the kernel rejected")
+        node.kernel.refusals.clear()
+        await node.later(30)
+        assert node.part.problem == ""
+        node.kernel.link_list.append(Link(7, "lxdbr0", 1500, up=True))
+        node.plan(Phase.FINISH)
+        await node.later()
+        node.kernel.address_list.append(Address(7, parse_ip("10.24.9.1"), 25))
+        await node.later(2 * REFRESH_INTERVAL)
+        assert "10.24.9.0/25 overlaps the network" in node.part.problem
+
+
+@pytest.mark.trio
+async def test_a_node_without_a_lease_keeps_nobody_waiting_for_another_range(
+    autojump_clock: MockClock, moving: Renumbering
+) -> None:
+    moving.drain()
+    async with moving.running():
+        await sending(moving)
+        await moving.later(5)
+        assert moving.part.sends > 0
+        moving.plan(Phase.FINISH)
+        await moving.later(5)
+        assert moving.part.phase is Phase.FINISH
+
+
+@pytest.mark.trio
 async def test_a_node_goes_back_from_another_range(autojump_clock: MockClock, moving: Renumbering) -> None:
     node = moving
     async with node.running():
@@ -386,6 +653,27 @@ async def test_a_node_goes_back_from_another_range(autojump_clock: MockClock, mo
         await node.later(3)
         assert not node.has_part
         assert node.agent.status()["subnet"] == old.replace("-", "/")
+
+
+@pytest.mark.trio
+async def test_subnet_env_names_the_new_network_also_where_it_has_the_subnet_already(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    larger = '{"Network":"10.22.0.0/15","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
+    node = Renumbering(tmp_path, "v3", NETWORK, larger)
+    async with node.running():
+        before = node.own
+        node.plan(Phase.PREPARE)
+        node.store.lease("10.22.7.0-24", PEER, None)
+        node.peer(receives=node.store.index)
+        await node.later()
+        node.plan(Phase.SEND)
+        await node.later(5)
+        node.plan(Phase.FINISH)
+        await node.later(5)
+        assert (node.part.phase, node.own) == (Phase.FINISH, before)
+        assert "FLANNEL_NETWORK=10.22.0.0/15\n" in node.env.read_text()
+        assert set(node.routes()) == {"10.23.200.0/24", "10.22.7.0/24"}
 
 
 def test_the_document_of_a_node_that_starts() -> None:

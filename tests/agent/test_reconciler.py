@@ -462,3 +462,27 @@ async def test_clear_tells_what_the_kernel_kept(kernel: FakeKernel, reconciler: 
     kernel.refusals[DeleteRoute] = errno.EPERM
     with pytest.raises(KernelError, match=r"still has 1 .*10\.23\.1\.0/24"):
         await reconciler.clear()
+
+
+FORMER, THIRD = Subnet(parse_ip("10.24.0.0"), 16), Subnet(parse_ip("10.25.0.0"), 16)
+
+
+@pytest.mark.trio
+async def test_a_former_range_is_managed_until_its_routes_are_gone(
+    kernel: FakeKernel, reconciler: WholeReconciler
+) -> None:
+    """Also where the range changes twice while routes of the first one are there."""
+    first, second = Route(subnet(1), NODE, "eth0"), Route(Subnet(FORMER.base, 24), NODE, "eth0")
+    third = Route(Subnet(THIRD.base, 24), NODE, "eth0")
+    foreign = KernelRoute(Subnet(NETWORK.base + 9 * 256, 24), OTHER, 2, protocol=STATIC)
+    kernel.table[foreign.subnet] = [foreign]
+    reconciler.manage([FORMER, NETWORK])
+    await reconciler.set_wanted(Wanted([first, second]), {NODE})
+    reconciler.manage([THIRD, FORMER])
+    assert reconciler.routes.ranges == (THIRD, FORMER, NETWORK)
+    await reconciler.set_wanted(Wanted([first, second, third]), {NODE})
+    assert reconciler.problems == {}
+    await reconciler.set_wanted(Wanted([third]), {NODE})
+    assert {each for each, routes in kernel.table.items() if routes} == {third.subnet, foreign.subnet}
+    reconciler.manage([THIRD])
+    assert len(reconciler.routes.ranges) == 1

@@ -622,3 +622,15 @@ def assert_entries(
         if key[0] in ours:
             assert entry.value == named[key] if entry.permanent else entry == learned[key]
     assert named.items() <= {key: one.value for key, one in kernel.entry_table.items()}.items()
+
+
+@pytest.mark.trio
+async def test_a_device_of_a_former_range_goes_after_the_range_was_changed_twice() -> None:
+    kernel = FakeKernel()
+    reconciler = WholeReconciler(kernel, [NETWORK], ETH0, lambda: None)
+    await reconciler.set_wanted(Wanted(devices=[TUNNEL]), set())
+    assert [link.alias for link in kernel.link_list if link.name == TUNNEL.name] == [ALIAS]
+    reconciler.manage([Subnet(parse_ip("10.24.0.0"), 16)])
+    reconciler.manage([Subnet(parse_ip("10.25.0.0"), 16)])
+    await reconciler.set_wanted(Wanted(), set())
+    assert TUNNEL.name not in [link.name for link in kernel.link_list]

@@ -104,6 +104,22 @@ async def test_a_newcomer_at_the_end_is_served_by_its_lease(sides: TwoSides) -> 
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("phase", [Phase.FINISH, Phase.DONE])
+async def test_a_peer_whose_part_is_gone_is_served_by_the_side_of_its_lease(
+    sides: TwoSides, phase: Phase
+) -> None:
+    seen = view(phase)
+    gone = seen._replace(told={ME: seen.told[ME]})
+    node, peer = await declared(sides, gone)
+    assert (ways(peer), list(peer.refused), len(node.devices)) == (["eth0"], [], 1)
+    written = msgspec.structs.replace(LEASE, backend_type="vxlan", backend_data=DATA.encode())
+    assert ways(sides.declare_peer(HOST, written)) == ["flannel.1"]
+    broken = msgspec.structs.replace(LEASE, backend_type="vxlan", backend_data=b"[]")
+    peer = sides.declare_peer(HOST, broken)
+    assert (ways(peer), "host-gw" in str(peer.refused)) == ([], False), "what the new side says is told"
+
+
+@pytest.mark.trio
 async def test_a_device_that_cannot_be_twice_is_refused_and_the_old_side_stays(tmp_path: Path) -> None:
     port = NEW.replace('"vxlan"', '"vxlan","Port":4789')
     old = Side(parse_network(NEW.encode()), VxlanTunnels(VxlanOptions()), tmp_path)

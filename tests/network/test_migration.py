@@ -17,7 +17,9 @@ import msgspec
 import pytest
 
 from netstore.errors import NetstoreError
+from netstore.network.addresses import Subnet, parse_cidr
 from netstore.network.config import parse_network
+from netstore.network.lease import SubnetLease
 from netstore.network.migration import (
     PLAN,
     Advance,
@@ -35,6 +37,7 @@ from netstore.network.migration import (
     claims,
     encode_part,
     encode_plan,
+    left_behind,
     next_step,
     parse_part,
     parse_plan,
@@ -422,7 +425,8 @@ def test_what_a_migration_changes() -> None:
         ('{"Type":"alloc"}', '{"Type":"vxlan"}', "alloc cannot be"),
         ('{"Type":"vxlan"}', '{"Type":"vxlan","Port":4789}', "Backend.Port"),
         ('{"Type":"vxlan"}', '{"Type":"vxlan","VtepMAC":"0e:2a"}', "Backend.VtepMAC"),
-        ('{"Type":"wireguard"}', '{"Type":"wireguard","ListenPort":7}', "of wireguard only"),
+        ('{"Type":"wireguard"}', '{"Type":"wireguard","ListenPort":7}', "from there to wireguard"),
+        ('{"Type":"wireguard"}', '{"Type":"wireguard","MTU":1300}', "from there to wireguard"),
     ],
 )
 def test_what_cannot_change_while_nodes_run_is_refused(old: str, new: str, words: str) -> None:
@@ -437,6 +441,81 @@ def test_a_migration_changes_one_thing() -> None:
     dual = '"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48"'
     with pytest.raises(NetstoreError, match="IPv6Network"):
         change_of(old, network('{"Type":"vxlan"}', dual))
+
+
+RANGE: Final = '{"Type":"host-gw"}', '"Network":"10.1.0.0/16","SubnetLen":24'
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '"Network":"10.1.0.0/16","SubnetLen":25',
+        '"Network":"10.0.0.0/15","SubnetLen":23',
+        '"Network":"10.1.128.0/17","SubnetLen":26',
+    ],
+)
+def test_subnets_of_two_lengths_in_one_range_are_refused(rest: str) -> None:
+    with pytest.raises(NetstoreError, match=r"SubnetLen: subnets of the length .* would overlap"):
+        change_of(network(*RANGE), network(RANGE[0], rest))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '"Network":"10.2.0.0/16","SubnetLen":25',
+        '"Network":"10.0.0.0/15","SubnetLen":24',
+        '"Network":"10.1.0.0/16","SubnetLen":24,"SubnetMin":"10.1.9.0"',
+    ],
+)
+def test_ranges_whose_subnets_are_the_same_or_apart_can_change(rest: str) -> None:
+    assert change_of(network(*RANGE), network(RANGE[0], rest)) is Change.RANGE
+
+
+def test_a_node_without_a_lease_has_nothing_to_write_or_to_change() -> None:
+    """As one that is drained: it follows the plan, and stays without a subnet."""
+    told_by = {"a": told(3, phase=Phase.FINISH), "b": told(4, phase=Phase.SEND)}
+    assert next_step(plan(Phase.FINISH), told_by, ["a"], NEW) == Advance(Phase.DONE)
+    assert isinstance(next_step(plan(Phase.FINISH), told_by, ["a", "b"], NEW), Waiting)
+    parts = {"a": told(3, receives=4, sends=4), "b": told(4, receives=4)}
+    renumbering = msgspec.structs.replace(plan(Phase.SEND), change=Change.RANGE)
+    assert next_step(renumbering, parts, ["a"], OLD) == Advance(Phase.FINISH)
+    assert isinstance(next_step(renumbering, parts, ["a", "b"], OLD), Waiting)
+    assert isinstance(next_step(plan(Phase.SEND), parts, ["a"], OLD), Waiting)  # it has routes to the others
+
+
+@pytest.mark.parametrize(
+    ("phase", "way"), [(Phase.SEND, "`network migrate abort`"), (Phase.FINISH, "no way back")]
+)
+def test_a_config_that_was_changed_meanwhile_is_told_with_a_way_that_there_is(phase: Phase, way: str) -> None:
+    with pytest.raises(NetstoreError, match=way) as raised:
+        next_step(plan(phase), {}, [], OLD.replace("10.1", "10.9"))
+    assert ("abort" in str(raised.value)) is phase.can_revert
+
+
+def lease(subnet: str, node: int, name: str = "") -> SubnetLease:
+    return SubnetLease(Subnet(*parse_cidr(subnet)), node, "host-gw", node_name=name)
+
+
+def test_leases_that_would_not_be_served_afterwards_are_found() -> None:
+    old, vxlan = network(*RANGE), network('{"Type":"vxlan"}', RANGE[1])
+    one, two = lease("10.1.5.0/24", 1), lease("10.1.6.0/24", 2)
+    assert left_behind([one, two], old, vxlan) == {}
+    second, outside = lease("10.1.7.0/24", 2), lease("10.9.5.0/24", 1)
+    assert left_behind([one, two, second], old, vxlan) == {"0.0.0.2": [two, second]}
+    assert left_behind([one, outside, two], old, vxlan) == {"0.0.0.1": [one, outside]}
+    assert left_behind([outside, two], old, vxlan) == {"0.0.0.1": [outside]}
+    named = [lease("10.1.5.0/24", 1, "n"), lease("10.1.7.0/24", 3, "n"), lease("10.1.8.0/24", 3)]
+    assert left_behind([*named, two], old, vxlan) == {"n": named}
+
+
+def test_a_range_is_left_with_the_leases_of_both_ranges() -> None:
+    """So a node can go back from the range to which it went, and what it has there is served."""
+    old, back, third = (
+        network(RANGE[0], f'"Network":"10.{number}.0.0/16","SubnetLen":24') for number in (2, 1, 3)
+    )
+    leases = [lease("10.1.5.0/24", 1), lease("10.2.5.0/24", 1), lease("10.2.6.0/24", 1)]
+    assert left_behind(leases, old, back) == {}
+    assert left_behind(leases, old, third) == {"0.0.0.1": leases}
 
 
 def test_nodes_that_do_not_follow_plans_are_named() -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from netstore.cli.commands.failures import Failure, refused
 from netstore.cli.commands.invocation import Settings, index_of, say, text_of, warn
+from netstore.cli.commands.leases import Record
 from netstore.cli.commands.network import admitted_for, document_given, judged, source_argument
 from netstore.cli.commands.options import HELP_OPTIONS, Group, pass_settings
 from netstore.cli.commands.subnetmoves import LOOK_SECONDS, wait_option
@@ -35,6 +36,7 @@ from netstore.network.migration import (
     Waiting,
     change_of,
     encode_plan,
+    left_behind,
     next_step,
     parse_part,
     parse_plan,
@@ -46,7 +48,7 @@ from netstore.network.pluginreport import parse_report
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from netstore.client.subnetstore import SubnetStore
+    from netstore.client.subnetstore import Entry, SubnetStore
     from netstore.network.config import Network
 
 T = TypeVar("T")
@@ -80,7 +82,8 @@ class Stores(NamedTuple):
 
 class Seen(NamedTuple):
     """What the store has: the plan and its entry's index, what nodes told in it, the config and its index,
-    the PublicIPs of the nodes that hold leases, these leases, and the names of the reservations.
+    the PublicIPs of the nodes that hold leases, these leases with their entries, and the names of the
+    reservations.
     """
 
     plan: Plan | None
@@ -89,7 +92,7 @@ class Seen(NamedTuple):
     config: str | None
     config_index: int
     holders: Sequence[str]
-    leases: Sequence[SubnetLease]
+    leases: Sequence[tuple[SubnetLease, Entry]]
     reserved: Sequence[str]
 
 
@@ -167,14 +170,20 @@ def start(
         seen = await _look(stores)
         plan = seen.plan
         if plan is not None and not plan.phase.is_over:
-            if plan.new != document or plan.phase is Phase.REVERT:
+            if not _is_same(plan.new, document) or plan.phase is Phase.REVERT:
+                back = ", or end it with `network migrate abort`" if plan.phase.can_revert else ""
                 raise refused(
-                    f"another migration is under way, in the phase {plan.phase}; go on with it, or end it"
-                    " with `network migrate abort`"
+                    f"another migration is under way, in the phase {plan.phase}; go on with it{back}"
+                )
+            if set(canaries) - set(plan.canaries):
+                raise refused(
+                    f"--canary: chosen when the migration began ({_listed(plan.canaries) or 'none'}); leave"
+                    " it out to go on"
                 )
             plan = msgspec.structs.replace(plan, without=_joined(plan.without, left_out))
             return plan, seen
         plan = _planned(settings, seen, document, (canaries, left_out), set(names))
+        await _check_leases(stores, seen, plan)
         return plan, seen
 
     plan, seen = _ask(settings, beginning)
@@ -185,7 +194,7 @@ def start(
     async def carrying_out(stores: Stores) -> Seen:
         if plan != seen.plan:
             await _write(stores, plan, seen)
-        return await _drive(stores, plan.id, wait)
+        return await _drive(stores, plan.id, wait, Phase.DONE)
 
     _show(settings, None, _ask(settings, carrying_out), names)
 
@@ -215,7 +224,7 @@ def abort(settings: Settings, *, without: tuple[str, ...], wait: float) -> None:
         wanted = msgspec.structs.replace(plan, phase=Phase.REVERT, without=_joined(plan.without, left_out))
         if wanted != plan:
             await _write(stores, wanted, seen)
-        return await _drive(stores, plan.id, wait)
+        return await _drive(stores, plan.id, wait, Phase.ABORTED)
 
     _show(settings, None, _ask(settings, aborting), names)
 
@@ -278,15 +287,15 @@ async def _look(stores: Stores) -> Seen:
             continue  # its node is waited for
         if part.plan == plan.id:
             told[entry.name] = Told(part, entry.created)
-    leases: list[SubnetLease] = []
+    leases: list[tuple[SubnetLease, Entry]] = []
     reserved: list[str] = []
     for entry in (await stores.network.entries()).entries:
         lease = parse_lease(entry.name, entry.value)
         if isinstance(lease, SubnetLease) and (entry.ttl is not None or lease.backend_type):
-            leases.append(lease)
+            leases.append((lease, entry))
         if entry.ttl is None:
             reserved.append(entry.name)
-    holders = sorted({show_ip(lease.public_ip) for lease in leases})
+    holders = sorted({show_ip(lease.public_ip) for lease, _ in leases})
     text, index = (None, 0) if config is None else (config.value, config.modified)
     return Seen(plan, modified, told, text, index, holders, leases, reserved)
 
@@ -336,15 +345,41 @@ def _check_range(seen: Seen, old: Network, new: Network) -> None:
             f"{_listed(seen.reserved)}: reserved, and an agent leaves no reservation; release it, or reserve"
             " a subnet of the new range later"
         )
-    for lease in seen.leases:
+    for lease, _ in seen.leases:
         if new.network.holds(lease.public_ip):
             raise refused(f"Network: {new.network} contains the node {show_ip(lease.public_ip)}")
-    free = free_subnets(new, [lease.subnet for lease in seen.leases], len(seen.holders))
-    if len(free) < len(seen.holders):
+    staying = {show_ip(lease.public_ip) for lease, _ in seen.leases if new.fits(lease.subnet)}
+    needed = len(set(seen.holders) - staying)
+    free = free_subnets(new, [lease.subnet for lease, _ in seen.leases], needed)
+    if len(free) < needed:
         raise refused(
-            f"Network: {len(seen.holders)} nodes need a subnet each beside those that they hold, and"
+            f"Network: {needed} nodes need a subnet each beside those that they hold, and"
             f" {len(free)} are free in the new config; choose a larger range"
         )
+
+
+async def _check_leases(stores: Stores, seen: Seen, plan: Plan) -> None:
+    """`Failure` if the network would not serve a lease after the migration: pods may have its addresses."""
+    old, new = (parse_network(text.encode()) for text in (plan.old, plan.new))
+    entries = {lease: entry for lease, entry in seen.leases if show_ip(lease.public_ip) not in plan.without}
+    found = left_behind(entries, old, new)
+    if not found:
+        return
+    node, leases = next(iter(found.items()))
+    timed = await stores.network.timed([entries[lease] for lease in leases])
+    records = [Record("", entry, lease, ()) for entry, lease in zip(timed, leases, strict=True)]
+    held = " and ".join(f"{each.subnet} (until {each.expires or 'it is released'})" for each in records)
+    more = f"; so it is with {len(found) - 1} more nodes" if len(found) > 1 else ""
+    raise refused(
+        f"{node} holds {held}, and writes only the lease anew that it uses under the present config: pods"
+        f" with addresses of another would lose their routes{more}. Start such pods again, and begin when the"
+        " former lease has ended, or was removed with `netstorectl subnet release`"
+    )
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two documents have the same content, in whatever spelling."""
+    return bool(msgspec.json.decode(one) == msgspec.json.decode(other))
 
 
 def _addresses(words: Sequence[str], names: Mapping[str, str]) -> tuple[str, ...]:
@@ -393,8 +428,10 @@ async def _write(stores: Stores, plan: Plan, seen: Seen) -> None:
         raise refused("somebody else has changed the plan just now; look at it with `network migrate status`")
 
 
-async def _drive(stores: Stores, plan_id: str, wait: float) -> Seen:
-    """Move the plan on until it is over. `Failure` names the nodes that are not ready in time."""
+async def _drive(stores: Stores, plan_id: str, wait: float, end: Phase) -> Seen:
+    """Move the plan on until it is over. `Failure` names the nodes that are not ready in time, and says if
+    somebody else has led it to another end.
+    """
     import trio  # noqa: PLC0415 - see Settings.run
 
     from netstore.client.faults import ClientError  # noqa: PLC0415 - same
@@ -413,6 +450,8 @@ async def _drive(stores: Stores, plan_id: str, wait: float) -> Seen:
                 phase, until = plan.phase, trio.current_time() + wait
             step = next_step(plan, seen.told, seen.holders, seen.config)
             if isinstance(step, Over):
+                if plan.phase is not end:
+                    raise refused(f"somebody else has ended the migration; it is {plan.phase}")
                 return seen
             if isinstance(step, Advance):
                 after = encode_plan(msgspec.structs.replace(plan, phase=step.phase))

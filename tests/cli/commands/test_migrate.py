@@ -57,7 +57,7 @@ class Site:
         self.fake.put(f"{PREFIX}/config", OLD)
         for number, node in enumerate(NODES):
             value = encode_lease(int.from_bytes(bytes(map(int, node.split(".")))), "host-gw")
-            self.fake.put(f"{PREFIX}/subnets/10.23.{number}.0-24", value)
+            self.fake.put(f"{PREFIX}/subnets/10.23.{number + 1}.0-24", value)
             report = Report(f"node{number}", "1.0", "host-gw", migrates=True)
             self.fake.put(f"{PREFIX}/{REPORTS}/{node}", encode_report(report))
 
@@ -233,7 +233,7 @@ def timed(site: Site) -> None:
 
 def test_a_range_that_cannot_be_gone_to_is_refused(site: Site) -> None:
     other = OLD.replace("10.23", "10.24")
-    assert "10.23.0.0-24, 10.23.1.0-24, 10.23.2.0-24: reserved" in migrated(site, other).err
+    assert "10.23.1.0-24, 10.23.2.0-24, 10.23.3.0-24: reserved" in migrated(site, other).err
     timed(site)
     for document, words in (
         (OLD.replace("10.23.0.0", "192.168.0.0"), "contains the node 192.168.77.11"),
@@ -242,6 +242,49 @@ def test_a_range_that_cannot_be_gone_to_is_refused(site: Site) -> None:
         ended = migrated(site, document)
         assert (ended.status, words in ended.err) == (1, True), ended.err
     assert migrated(site, "--dry-run", other).status == 0
+    smaller = '{"Network":"10.23.0.0/22","SubnetLen":24,"SubnetMin":"10.23.1.0","Backend":{"Type":"host-gw"}}'
+    assert migrated(site, "--dry-run", smaller).status == 0, "the nodes stay in their subnets"
+
+
+def test_a_lease_that_is_left_from_a_former_subnet_is_waited_for(site: Site) -> None:
+    value = site.fake.files[f"{PREFIX}/subnets/10.23.2.0-24"].value
+    site.fake.put(f"{PREFIX}/subnets/10.23.77.0-24", value)
+    site.fake.files[f"{PREFIX}/subnets/10.23.77.0-24"].expires = 1e6
+    ended = migrated(site, NEW)
+    held = f"{NODES[1]} holds 10.23.2.0/24 (until it is released) and 10.23.77.0/24 (until 20"
+    assert (ended.status, held in ended.err) == (1, True), ended.err
+    assert f"{PREFIX}/{FOLDER}/{PLAN}" not in site.fake.files
+    assert migrated(site, NEW, "--without", NODES[1], "--dry-run").status == 0
+    site.fake.remove(f"{PREFIX}/subnets/10.23.77.0-24")
+    assert migrated(site, NEW).status == 0
+
+
+def test_going_on_takes_the_same_document_in_another_spelling_and_no_other_canaries(site: Site) -> None:
+    site.dead.add(NODES[2])
+    assert migrated(site, NEW, "--wait", "5", "--canary", "node0").status == 1
+    site.dead.clear()
+    spaced = NEW.replace(",", ", ") + "\n"
+    ended = migrated(site, spaced, "--canary", "node1")
+    assert (ended.status, f"--canary: chosen when the migration began ({NODES[0]})" in ended.err) == (1, True)
+    ended = migrated(site, spaced, "--canary", "node0")
+    assert ended.status == 0, ended.err
+    assert (site.plan.phase, site.config, site.plan.canaries) == (Phase.DONE, NEW, NODES[:1])
+
+
+def test_a_migration_that_somebody_else_aborts_is_a_failure(site: Site) -> None:
+    real = site.tell
+
+    def tell(node: str) -> None:
+        plan = site.plan
+        if plan.phase is Phase.RECEIVE:
+            plan = msgspec.structs.replace(plan, phase=Phase.REVERT)
+            site.fake.put(f"{PREFIX}/{FOLDER}/{PLAN}", encode_plan(plan), action="compareAndSwap")
+        real(node)
+
+    site.tell = tell  # type: ignore[method-assign]  # the abort comes between two nodes
+    ended = migrated(site, NEW)
+    assert (ended.status, "somebody else has ended the migration; it is aborted" in ended.err) == (1, True)
+    assert (site.plan.phase, site.config) == (Phase.ABORTED, OLD)
 
 
 @pytest.mark.parametrize(
