@@ -348,10 +348,12 @@ def _check_range(seen: Seen, old: Network, new: Network) -> None:
     for lease, _ in seen.leases:
         if new.network.holds(lease.public_ip):
             raise refused(f"Network: {new.network} contains the node {show_ip(lease.public_ip)}")
-    free = free_subnets(new, [lease.subnet for lease, _ in seen.leases], len(seen.holders))
-    if len(free) < len(seen.holders):
+    staying = {show_ip(lease.public_ip) for lease, _ in seen.leases if new.fits(lease.subnet)}
+    needed = len(set(seen.holders) - staying)
+    free = free_subnets(new, [lease.subnet for lease, _ in seen.leases], needed)
+    if len(free) < needed:
         raise refused(
-            f"Network: {len(seen.holders)} nodes need a subnet each beside those that they hold, and"
+            f"Network: {needed} nodes need a subnet each beside those that they hold, and"
             f" {len(free)} are free in the new config; choose a larger range"
         )
 

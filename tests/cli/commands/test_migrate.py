@@ -242,6 +242,8 @@ def test_a_range_that_cannot_be_gone_to_is_refused(site: Site) -> None:
         ended = migrated(site, document)
         assert (ended.status, words in ended.err) == (1, True), ended.err
     assert migrated(site, "--dry-run", other).status == 0
+    smaller = '{"Network":"10.23.0.0/22","SubnetLen":24,"SubnetMin":"10.23.1.0","Backend":{"Type":"host-gw"}}'
+    assert migrated(site, "--dry-run", smaller).status == 0, "the nodes stay in their subnets"
 
 
 def test_a_lease_that_is_left_from_a_former_subnet_is_waited_for(site: Site) -> None:
