@@ -192,6 +192,10 @@ class Migration:
             self._set_ready()
         return is_told and not (self._problem and not self._has_begun)
 
+    def _set_ready(self) -> None:
+        self.ready.set()
+        self.may_hold.set()
+
     async def _is_new_stored(self, plan: Plan) -> bool:
         """Which of its configs a plan that is gone has left. NetstoreError if there is none: a store that is
         empty says nothing.
@@ -203,10 +207,6 @@ class Migration:
                 " written"
             )
         return config == plan.new
-
-    def _set_ready(self) -> None:
-        self.ready.set()
-        self.may_hold.set()
 
     @property
     def _has_begun(self) -> bool:
