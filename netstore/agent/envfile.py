@@ -23,13 +23,15 @@ TOPIC: Final = "subnet_file"
 
 class SubnetFile:
     """The subnet.env of this node. `text` is what it must say, empty until `put` was called and after
-    `withdraw`.
+    `withdraw`. A `withdraw` that fails is tried again by `check`.
 
     Reading and writing a few bytes of a memory file system takes less time than handing it to a thread.
     """
 
     def __init__(self, path: Path, log: ProblemLog) -> None:
         self.text = ""
+        self._must_withdraw = False
+        """It could not be withdrawn."""
         self._path = path
         self._log = log
 
@@ -41,30 +43,37 @@ class SubnetFile:
             reason = error.strerror or str(error)
             self._log.report(TOPIC, "subnet_file_not_written", path=str(self._path), reason=reason)
             return False
-        self.text = text
+        self.text, self._must_withdraw = text, False
         with contextlib.suppress(OSError):  # it is read only where the file is not there
             _withdrawn(self._path).unlink(missing_ok=True)
         return True
 
-    def withdraw(self) -> None:
-        """Take the file away, so that no pod gets an address; `read` still finds what it said."""
-        self.text = ""
+    def withdraw(self) -> bool:
+        """Take the file away, so that no pod gets an address; `read` still finds what it said. False if that
+        fails, which is logged.
+        """
+        self.text, self._must_withdraw = "", False
         try:
             self._path.replace(_withdrawn(self._path))
         except FileNotFoundError:
-            return
+            return True
         except OSError as error:
+            self._must_withdraw = True
             reason = error.strerror or str(error)
             self._log.report(TOPIC, "subnet_file_not_withdrawn", path=str(self._path), reason=reason)
+            return False
+        return True
 
     def remove(self) -> None:
         """Remove the file if it was written by this run, also if it is withdrawn."""
-        if self.text:
+        if self.text or self._must_withdraw:
             self._path.unlink(missing_ok=True)
         _withdrawn(self._path).unlink(missing_ok=True)
 
     def problem(self) -> str | None:
         """Why the file is not as it must be, or None."""
+        if self._must_withdraw:
+            return f"{self._path} could not be withdrawn: no subnet is held"
         if not self.text:
             return f"{self._path} is not there: no subnet is held"
         try:
@@ -79,6 +88,8 @@ class SubnetFile:
         """Write the file again if it is not as it must be. Call it every few seconds. That is logged
         once, until it was right at a check: another program may write the same file again and again.
         """
+        if self._must_withdraw and self.withdraw():
+            self._log.resolve(TOPIC, "subnet_file_withdrawn", path=str(self._path))
         if not self.text:
             return
         reason = self.problem()

@@ -21,6 +21,7 @@ from netstore.agent.leasestate import (
     StoredLease,
     Wait,
     choose_subnet,
+    is_of,
     older_claim,
 )
 from netstore.client.faults import ClientError
@@ -115,6 +116,8 @@ class LeaseHolder:
         """Whether `on_held` returned True since the value was set, and no other name of the lease is left."""
         self._in_use = False
         """Whether `on_held` was called, and `on_unsafe` not since then."""
+        self._left: NodeSubnets | None = None
+        """What an earlier run held, until `on_held` or `on_unsafe` is called."""
         self._only_name: NodeSubnets | None = None
         """What was held when no other name was left."""
 
@@ -129,9 +132,11 @@ class LeaseHolder:
         return None if self.subnets is None else self.subnets.subnet6
 
     async def run(self, former: NodeSubnets | None) -> None:
-        """Hold a lease forever. `former` is what an earlier run held. The watcher must have listed the
+        """Hold a lease forever. `former` is what an earlier run held; `on_unsafe` is called if it is lost:
+        another node has it, the network is full, or this node is drained. The watcher must have listed the
         leases.
         """
+        self._left = former
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_safe)
             await self._hold(former)
@@ -150,7 +155,7 @@ class LeaseHolder:
                 pass  # its new subnet is told below
             elif isinstance(action, ChooseSubnet | Create) and await self._kept_away():
                 self._check_safe(is_refused=True)
-                await trio.sleep(DRAINED_DELAY)
+                await trio.sleep(DRAINED_DELAY if self._is_known_drained else RETRY_DELAY)
             elif isinstance(action, Wait):
                 is_done = self._accepted or is_unsafe
                 is_done = is_done and reserved is None and not self._must_leave
@@ -174,19 +179,23 @@ class LeaseHolder:
             if self.state.subnets is not None and not self.state.may_have_expired(trio.current_time()):
                 if self.subnets != self.state.subnets:
                     self.subnets, self._only_name = self.state.subnets, None
-                self._in_use = True
+                self._in_use, self._left = True, None
                 # The node says what it uses before its lease's other name goes.
                 self._accepted = await self._on_held(self.subnets) and await self._remove_other_names()
             await self._store.settle()
 
     async def _kept_away(self) -> bool:
-        """Whether this node may take no subnet. If that cannot be asked, as where its account may not read
-        it, the lease is asked for, with what comes of that.
+        """Whether this node may take no subnet, or that is not known. The user of an agent that may not read
+        the marks is not kept away: `is_drained` cannot be answered there.
         """
         try:
             is_drained = self._is_drained is not None and await self._is_drained()
-        except ClientError:
-            return False
+        except ClientError as error:
+            if error.is_denied:
+                return False
+            if not self._is_known_drained:
+                self._log.report("lease", "no_subnet_yet", reason=str(error))
+            return True
         if is_drained:
             ip = show_ip(self.state.own_ip)
             self._log.report(
@@ -195,6 +204,7 @@ class LeaseHolder:
                 public_ip=ip,
                 fix=f"netstorectl subnet undrain {ip} lets it come back",
             )
+            self._withdraw_left()
         return is_drained
 
     async def _keep_safe(self) -> NoReturn:
@@ -216,6 +226,12 @@ class LeaseHolder:
             self._on_unsafe()
         return is_unsafe
 
+    def _withdraw_left(self) -> None:
+        """Call `on_unsafe` if what an earlier run held may still be in use; it will not be held again."""
+        if self._left is not None:
+            self._left = None
+            self._on_unsafe()
+
     def explains(self, name: str) -> bool:
         """Whether a lease of this node's PublicIP is explained by what this node does: left by an earlier run
         and about to be taken again, or the place that it moves to, or moved from, for a reservation.
@@ -230,9 +246,13 @@ class LeaseHolder:
         return is_reserved and self._fits(self._watcher.leases[name].subnets)
 
     @property
+    def _is_known_drained(self) -> bool:
+        return self._log.open.get("lease") == "node_drained"
+
+    @property
     def fault(self) -> str | None:
         """Why the lease does not serve this node alone, or why none is asked for; None otherwise."""
-        if self._log.open.get("lease") == "node_drained":
+        if self._is_known_drained:
             ip = show_ip(self.state.own_ip)
             return f"this node is drained; `netstorectl subnet undrain {ip}` lets it come back"
         if self.state.rewritten_until(trio.current_time()) is None:
@@ -443,6 +463,8 @@ class LeaseHolder:
             except ClientError as error:
                 self._log.report("lease", "no_subnet_yet", reason=str(error))
                 return RETRY_DELAY
+        if self._left is not None and self._is_taken(self._left):
+            self._withdraw_left()
         action = choose_subnet(
             self._stored(),
             self.state.own_ip,
@@ -454,6 +476,7 @@ class LeaseHolder:
             former=self._former,
         )
         if isinstance(action, NetworkFull):
+            self._withdraw_left()
             self._leases_when_full = len(self._watcher.leases)
             self._log.report(
                 "lease",
@@ -470,6 +493,16 @@ class LeaseHolder:
         if isinstance(action, Discard) or self.state.is_written:
             return 0.0
         return self._race_delay()
+
+    def _is_taken(self, subnets: NodeSubnets) -> bool:
+        """Whether another node has a lease that overlaps one of these subnets."""
+        subnet, subnet6 = subnets
+        return any(
+            subnet.overlaps(lease.subnet)
+            or (subnet6 is not None and lease.subnet6 is not None and subnet6.overlaps(lease.subnet6))
+            for lease in self._watcher.leases.values()
+            if not is_of(lease, self.state.own_ips, self.state.own_name)
+        )
 
     def _race_delay(self) -> float:
         """Seconds to wait after a race for a subnet was lost."""

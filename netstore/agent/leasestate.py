@@ -157,8 +157,8 @@ def choose_subnet(
     again. A lease of the network config `former` is left as it is. O(n log n).
     """
     known = sorted(leases, key=lambda stored: stored.lease.subnet)
-    own = [stored for stored in known if _is_of(stored.lease, (own_ip,), own_name)]
-    claims = _Claims((stored for stored in known if not _is_of(stored.lease, (own_ip,), own_name)), network)
+    own = [stored for stored in known if is_of(stored.lease, (own_ip,), own_name)]
+    claims = _Claims((stored for stored in known if not is_of(stored.lease, (own_ip,), own_name)), network)
     usable = [
         stored
         for stored in own
@@ -197,11 +197,11 @@ def older_claim(
     own_name: str = "",
 ) -> StoredLease | None:
     """A lease of another node that was created before index `created` and has one of these subnets."""
-    claims = _Claims((stored for stored in leases if not _is_of(stored.lease, own_ips, own_name)), network)
+    claims = _Claims((stored for stored in leases if not is_of(stored.lease, own_ips, own_name)), network)
     return claims.older(subnets.subnet, created) or claims.older(subnets.subnet6, created)
 
 
-def _is_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
+def is_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
     """Whether a lease is that of the node with this name, "" for none, and these PublicIPs: where both have
     a name, it decides.
     """
@@ -399,7 +399,7 @@ class LeaseState:
             or (index == self.index and self._held and not self._must_read_back)
         ):
             return
-        if lease is not None and not _is_of(lease, self.own_ips, self.own_name):
+        if lease is not None and not is_of(lease, self.own_ips, self.own_name):
             self.taken_by = lease.public_ip
             self._give_up()
             return

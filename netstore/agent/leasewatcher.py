@@ -5,6 +5,8 @@ Invariants:
 
 - `entries` is what the store held at `index`, as far as this node knows; an error is never treated as an
   empty listing.
+- Any task may list. What a feed reports that was opened before such a listing is dropped, because the listing
+  is newer; a listing that is older than what a feed has reported meanwhile is dropped, too.
 - If the store is another one (its id) or its index went backwards, it was replaced or restored: `generation`
   grows, and everything is listed again.
 - Leases that vanish together, or with their store, stay in `leases` for `GRACE_PERIOD` seconds: their nodes
@@ -101,7 +103,10 @@ class LeaseWatcher:
 
     async def list_once(self) -> None:
         """List the entries. On ClientError nothing is changed."""
+        asked_at = self.index
         listing = await self._store.entries()
+        if listing.store_id == self._store_id and asked_at <= listing.index < self.index:
+            return
         parsed: dict[str, SubnetLease | InvalidLease] = {}
         if not self.listings:  # nobody else changes anything yet
             for each in listing.entries:
@@ -147,8 +152,11 @@ class LeaseWatcher:
                 if self._must_list or trio.current_time() >= relist_at:
                     await self.list_once()
                     relist_at = self._next_relist()
+                listings = self.listings
                 async with self._store.follow(self.index, self._store_id) as feed:
-                    while not self._must_list and trio.current_time() < relist_at:
+                    while (
+                        self.listings == listings and not self._must_list and trio.current_time() < relist_at
+                    ):
                         news = await self._next(feed, relist_at)
                         # A wait that ends early is normal once, when the store or a proxy stops.
                         failures = await self._pause(failures) if news.ended_early else 0
@@ -163,10 +171,13 @@ class LeaseWatcher:
     async def _next(self, feed: Feed, relist_at: float) -> News:
         """Wait for changes and take them."""
         until = min(relist_at, next(iter(self._grace_ends.values()), relist_at))
+        listings = self.listings
         news = await feed.news(min(POLL_TIMEOUT, max(0.0, until - trio.current_time())))
         self._log.resolve(TOPIC, "leases_followed_again")
         now = trio.current_time()
         self._end_grace_periods(now)
+        if self.listings != listings:
+            return news
         self.index = news.index
         for change in news.changes:
             if isinstance(change, Entry):

@@ -8,6 +8,7 @@ when the store moves into its subnet.
 from __future__ import annotations
 
 import contextlib
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
@@ -29,7 +30,7 @@ KEEP_SECONDS: Final = 600.0
 """How long an address counts after a name had it: names with many addresses tell a few at a time."""
 
 MAX_ADDRESSES: Final = 256
-"""Addresses remembered for all names; more than any store has."""
+"""Addresses remembered for each name; more than any store has."""
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
@@ -55,15 +56,15 @@ class RequiredHosts:
         self, hosts: Iterable[str], changed: Callable[[], None], resolv_conf: Path = RESOLV_CONF
     ) -> None:
         self.addresses = RequiredAddresses()
-        self._names: list[str] = []
+        self._seen: dict[str, dict[_Address, float]] = {}
+        """The addresses of each name, those found last at the end, with when each was found last."""
         self._fixed: set[_Address] = set()
         for host in dict.fromkeys(hosts):
             address = _parse(host)
             if address is None:
-                self._names.append(host)
+                self._seen[host] = {}
             else:
                 self._fixed.add(address)
-        self._seen: dict[_Address, float] = {}
         self._changed = changed
         self._resolv_conf = resolv_conf
 
@@ -71,19 +72,23 @@ class RequiredHosts:
         """Resolve the names and read the name servers. At most `RESOLVE_SECONDS`; a name that does not
         resolve keeps its addresses.
         """
-        found: set[_Address] = set()
+        found: dict[str, set[_Address]] = {}
         with trio.move_on_after(RESOLVE_SECONDS):
             async with trio.open_nursery() as nursery:
-                for name in self._names:
+                for name in self._seen:
                     nursery.start_soon(_resolve, name, found)
         now = trio.current_time()
-        for address in found:
-            self._seen.pop(address, None)  # so that the latest come last
-            self._seen[address] = now
-        latest = list(self._seen.items())[-MAX_ADDRESSES:]
-        self._seen = {address: seen for address, seen in latest if now - seen < KEEP_SECONDS or not found}
+        for name, addresses in found.items():
+            known = self._seen[name]
+            for address in addresses:
+                known.pop(address, None)  # so that the latest come last
+                known[address] = now
+            latest = list(known.items())[-MAX_ADDRESSES:]
+            self._seen[name] = {address: seen for address, seen in latest if now - seen < KEEP_SECONDS}
         kinds = dict.fromkeys(name_servers(self._resolv_conf), "the name server")
-        kinds |= dict.fromkeys((*self._fixed, *self._seen), "the store's address")
+        kinds |= dict.fromkeys(
+            (*self._fixed, *chain.from_iterable(self._seen.values())), "the store's address"
+        )
         before = self.addresses
         self.addresses = RequiredAddresses(
             {ip: f"{kind} {show_ip(ip)}" for (ip, is_ipv6), kind in kinds.items() if not is_ipv6},
@@ -114,13 +119,15 @@ def _parse(text: str) -> _Address | None:
     return None
 
 
-async def _resolve(name: str, found: set[_Address]) -> None:
+async def _resolve(name: str, found: dict[str, set[_Address]]) -> None:
+    """Add the addresses of the name to `found`; nothing if it does not resolve."""
     try:
         answers = await trio.socket.getaddrinfo(name, None, type=trio.socket.SOCK_STREAM)
     except (OSError, UnicodeError):  # UnicodeError: a label that is too long
         return
-    addresses = (_parse(str(address[0])) for *_, address in answers)
-    found.update(address for address in addresses if address is not None)
+    parsed = (_parse(str(address[0])) for *_, address in answers)
+    if addresses := {address for address in parsed if address is not None}:
+        found[name] = addresses
 
 
 def name_servers(path: Path = RESOLV_CONF) -> list[_Address]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -224,7 +224,9 @@ class RouteProgrammer:
         """Judge and declare again the leases whose turn it is, and those for which the backend failed."""
         names = list(islice(self._turn, PART))
         if len(names) < PART:
-            self._turn = iter([*self._watcher.leases, *self._watcher.invalid])
+            watcher, leases = self._watcher, self._leases  # also what is left of leases that are gone
+            sources = (watcher.leases, watcher.invalid, leases.served, leases.rejected, self._declared)
+            self._turn = iter(dict.fromkeys(chain.from_iterable(sources)))
         self._unjudged.update(dict.fromkeys(names))
         self._undeclared.update(dict.fromkeys(names))
         self._undeclared.update(dict.fromkeys(self._failed))

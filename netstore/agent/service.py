@@ -27,7 +27,7 @@ from netstore.agent.backend import REPAIR_INTERVAL, STOP_SECONDS, plugin_errors
 from netstore.agent.envfile import SubnetFile
 from netstore.agent.health import Health
 from netstore.agent.leaseholder import LeaseHolder
-from netstore.agent.leasestate import LeaseState
+from netstore.agent.leasestate import MAX_CLOCK_DRIFT, LeaseState
 from netstore.agent.leasewatcher import LeaseWatcher
 from netstore.agent.localnode import detect
 from netstore.agent.migration import Migration, document_of
@@ -298,6 +298,8 @@ class Agent:
                 await self._serve_health(nursery)
             await self._serve_locally(nursery)
             former = envfile.read(self._config.subnet_file)
+            if former.subnets is not None:
+                nursery.start_soon(self._forget_left)
             await self._retry(self._check_privileges)
             api, store = await self._retry(self._access.choose)
             await self._hosts.update()
@@ -529,13 +531,17 @@ class Agent:
 
     def _subnet_unsafe(self) -> None:
         """Let no pod get an address of the subnet. What pods have stays, and so do routes and rules."""
+        subnets = envfile.read(self._config.subnet_file).subnets
         self._subnet_file.withdraw()
-        self._log.report(
-            "subnet",
-            "subnet_withdrawn",
-            subnet=None if self._holder is None else str(self._holder.subnets),
-            reason=self._lease_fault(),
-        )
+        self._log.report("subnet", "subnet_withdrawn", subnet=str(subnets), reason=self._lease_fault())
+
+    async def _forget_left(self) -> None:
+        """Withdraw what an earlier run wrote when the lease of that run has ended, unless this run has
+        written the file.
+        """
+        await trio.sleep(self._config.lease_ttl * (1 - MAX_CLOCK_DRIFT))
+        if not self._subnet_file.text:
+            self._subnet_unsafe()
 
     def _pod_ranges(self, node: LocalNode, subnet: Subnet) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
         """The ranges of pods, this node's subnet, and its other ones while the network changes."""

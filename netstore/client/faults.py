@@ -54,6 +54,8 @@ class ClientError(NetstoreError):
     """
 
     outcome_known: bool = True
+    is_denied: bool = False
+    """The store refuses this to the user that asks."""
 
 
 class Unreachable(ClientError):  # noqa: N818 - named for what was found

@@ -83,6 +83,7 @@ class Status(ClientError):  # noqa: N818 - gRPC's word
         self.code = code
         self.message = message
         self.outcome_known = not (write and code in _MAYBE_DONE)
+        self.is_denied = code == PERMISSION_DENIED
 
     def __str__(self) -> str:
         return self.message or f"{self.endpoint} ended the call with gRPC code {self.code}"

@@ -30,6 +30,7 @@ COMPARE_FAILED: Final = 101
 KEY_EXISTS: Final = 105
 RAFT_ERROR: Final = 300
 INDEX_CLEARED: Final = 401
+NOT_AUTHORIZED: Final = 110
 
 POLL_LIMIT: Final = 60.0
 """Seconds after which a long poll is sent again: a lost network path is found out within a minute."""
@@ -111,6 +112,7 @@ class V2Error(ClientError):
         self.index = index
         self.cluster_id = cluster_id
         self.outcome_known = not (write and code == RAFT_ERROR)
+        self.is_denied = code == NOT_AUTHORIZED
 
     def __str__(self) -> str:
         """The form that every etcd v2 client prints."""

@@ -84,8 +84,14 @@ def _read_input() -> bytes:
 def _carry_out(verb: str, config: Fields) -> int:
     if verb == "ADD":
         kept = _kept_file(config)
-        delegate = delegate_config(config, _node_network(config))
+        node = _node_network(config)
+        delegate = delegate_config(config, node)
         program = _find(delegate["type"])  # before anything is kept for it
+        if delegate["type"] == "bridge":
+            from netstore.cni.bridges import choose_bridge  # noqa: PLC0415 - it costs other verbs 6 ms
+
+            if (bridge := choose_bridge(delegate, node)) is not None:
+                delegate["bridge"] = bridge
         _keep(kept, delegate)
         return _run(delegate, program)
     if verb == "DEL":

@@ -94,6 +94,13 @@ def test_a_file_that_cannot_be_withdrawn_is_told(tmp_path: Path) -> None:
     (tmp_path / "subnet.env.withdrawn").mkdir()
     file.withdraw()
     assert log.events == ["subnet_file_not_withdrawn"]
+    assert "could not be withdrawn" in str(file.problem())
+    file.check()
+    assert path.exists()
+    (tmp_path / "subnet.env.withdrawn").rmdir()
+    file.check()
+    assert not path.exists()
+    assert log.events == ["subnet_file_not_withdrawn", "subnet_file_withdrawn"]
 
 
 def test_a_pipe_at_its_place_does_not_hold_the_agent(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -21,6 +22,7 @@ from netstore.agent.leasewatcher import (
 )
 from netstore.agent.problems import ProblemLog
 from netstore.client.grpc import UNAVAILABLE, Status
+from netstore.client.subnetstore import Entry, Listing, News
 from netstore.client.v2 import V2Error
 from tests.agent.entropy import LowestEntropy
 from tests.agent.fake_store import PREFIX
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator
 
     from trio.testing import MockClock
+
+    from netstore.client.subnetstore import SubnetStore
 
 FOLDER = f"{PREFIX}/subnets"
 A, B, C = "10.23.1.0-24", "10.23.2.0-24", "10.23.3.0-24"
@@ -428,3 +432,77 @@ async def test_the_first_grace_period_alone_is_looked_at(autojump_clock: MockClo
     assert Counted.looks <= count
     scene.watcher._end_grace_periods(trio.current_time() + GRACE_PERIOD)
     assert not scene.watcher._grace_ends
+
+
+class Scripted:
+    """A store that answers what a test says, when it does."""
+
+    def __init__(self) -> None:
+        self.listing = listing(90, "host-gw", 10)
+        self.may_list = trio.Event()
+        self.may_list.set()
+        self.tell, self._told = trio.open_memory_channel[News](1)
+        self.followed: list[int] = []
+
+    async def entries(self) -> Listing:
+        found = self.listing
+        await self.may_list.wait()
+        return found
+
+    @asynccontextmanager
+    async def follow(self, index: int, store_id: str) -> AsyncIterator[Scripted]:
+        await trio.lowlevel.checkpoint()
+        self.followed.append(index)
+        yield self
+
+    async def news(self, limit: float) -> News:
+        return await self._told.receive()
+
+
+def entry(kind: str, modified: int) -> Entry:
+    return Entry(A, json.dumps({"PublicIP": "192.168.77.12", "BackendType": kind}), modified, 86_400, 10)
+
+
+def listing(index: int, kind: str, modified: int) -> Listing:
+    return Listing([entry(kind, modified)], index, "one")
+
+
+@asynccontextmanager
+async def scripted() -> AsyncIterator[tuple[Scripted, LeaseWatcher]]:
+    store = Scripted()
+    log = ProblemLog(KeptLog())
+    watcher = LeaseWatcher(cast("SubnetStore", store), log, LowestEntropy(), lambda _: None)
+    await watcher.list_once()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watcher.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield store, watcher
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_feed_does_not_undo_a_listing_that_is_newer(autojump_clock: MockClock) -> None:
+    async with scripted() as (store, watcher):
+        store.listing = listing(100, "vxlan", 100)
+        await watcher.list_once()
+        await store.tell.send(News([entry("host-gw", 95)], 95))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (watcher.leases[A].backend_type, watcher.index) == ("vxlan", 100)
+        assert store.followed == [90, 100]
+        await store.tell.send(News([entry("host-gw", 101)], 101))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (watcher.leases[A].backend_type, watcher.index) == ("host-gw", 101)
+
+
+@pytest.mark.trio
+async def test_a_listing_that_is_older_than_the_feed_is_no_restored_store(autojump_clock: MockClock) -> None:
+    async with scripted() as (store, watcher), trio.open_nursery() as nursery:
+        store.may_list = trio.Event()
+        nursery.start_soon(watcher.list_once)
+        await trio.testing.wait_all_tasks_blocked()
+        await store.tell.send(News([entry("vxlan", 95)], 95))
+        await trio.testing.wait_all_tasks_blocked()
+        store.may_list.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (watcher.leases[A].backend_type, watcher.index) == ("vxlan", 95)
+        assert watcher.generation == 0

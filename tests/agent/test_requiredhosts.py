@@ -94,6 +94,20 @@ async def test_a_name_that_does_not_resolve_now_keeps_its_addresses(
 
 
 @pytest.mark.trio
+async def test_a_name_keeps_its_addresses_also_while_another_one_resolves(
+    autojump_clock: MockClock, names: Names, tmp_path: Path
+) -> None:
+    names.known |= {"one.example": ["10.1.1.1"], "two.example": ["10.1.1.2"]}
+    hosts, _ = made(tmp_path, "one.example", "two.example")
+    await hosts.update()
+    del names.known["one.example"]
+    names.known["two.example"] = ["10.1.1.3"]
+    await trio.sleep(2 * KEEP_SECONDS)  # fixed: by the clock of the test
+    await hosts.update()
+    assert shown(hosts) == ["10.1.1.1", "10.1.1.3"]
+
+
+@pytest.mark.trio
 async def test_a_name_with_many_addresses_is_bounded(
     autojump_clock: MockClock, names: Names, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from netstore.agent.leasewatcher import GRACE_PERIOD, LeaseWatcher
 from netstore.agent.routeplan import BOOT, DeleteRoute, KernelRoute
 from netstore.agent.service import STUCK_SECONDS, Agent
 from netstore.agent.wanted import Route, Wanted
+from netstore.client.grpc import PERMISSION_DENIED, Status
+from netstore.client.v2 import V2Error
 from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import parse_ip6
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from netstore.agent.backend import Host, Prepared
+    from netstore.client.faults import ClientError
     from netstore.client.storeapi import StoreAccess
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.lease import SubnetLease
@@ -272,6 +275,122 @@ async def test_a_drained_node_stays_away_until_it_is_undrained(autojump_clock: M
         await trio.sleep(15)  # fixed: by the clock of the test
         assert node.own_key() == key
         assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_a_look_that_fails_undoes_no_drain(autojump_clock: MockClock, node: Node) -> None:
+    access = cast("KnownStore", node.agent._access)
+    access.kept_away.put(f"{PREFIX}/subnets/192.168.77.11", "{}")
+    async with node.running():
+        assert "is drained" in str(node.agent.not_ready())
+        access.kept_away.down = True
+        await trio.sleep(60)  # fixed: by the clock of the test
+        assert not node.store.files.keys() - {f"{PREFIX}/config"}
+        assert "is drained" in str(node.agent.not_ready())
+        access.kept_away.down = False
+        access.kept_away.remove(f"{PREFIX}/subnets/192.168.77.11")
+        await trio.sleep(15)  # fixed: by the clock of the test
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("error", [V2Error(110, "no"), Status("store", PERMISSION_DENIED, "no")])
+async def test_an_agent_that_may_not_read_the_marks_takes_a_subnet(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch, error: ClientError
+) -> None:
+    async def refused(_: str) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    monkeypatch.setattr(node.agent._access, "drained", refused)
+    async with node.running():
+        assert node.agent.not_ready() is None
+
+
+async def restarted(node: Node) -> str:
+    """Run the agent until it holds a subnet, remove its lease, and make it anew. Returns the lease's name."""
+    async with node.running():
+        key = node.own_key()
+    node.store.remove(key)
+    node.agent = node.make()
+    return key.rpartition("/")[2]
+
+
+@pytest.mark.trio
+async def test_the_file_of_a_node_that_was_drained_while_its_agent_was_down_is_withdrawn(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    await restarted(node)
+    access = cast("KnownStore", node.agent._access)
+    access.kept_away.put(f"{PREFIX}/subnets/192.168.77.11", "{}")
+    async with node.running():
+        assert not node.env.exists()
+        assert len(node.recorded.told("subnet_withdrawn")) == 1
+
+
+@pytest.mark.trio
+async def test_the_file_is_withdrawn_when_the_network_was_full_at_the_start(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    node.store.put(f"{PREFIX}/config", NETWORK.replace("/16", "/22"))
+    await restarted(node)
+    for number in range(4):
+        node.store.lease(f"10.23.{number}.0-24", f"192.168.77.{12 + number}")
+    async with node.running():
+        assert not node.env.exists()
+        node.store.remove(f"{PREFIX}/subnets/10.23.2.0-24")
+        await trio.sleep(15)  # fixed: by the clock of the test
+        assert "FLANNEL_SUBNET=10.23.2.1/24\n" in node.env.read_text()
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_the_file_is_withdrawn_when_another_node_has_the_subnet_of_an_earlier_run(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    node.store.lease(await restarted(node), "192.168.77.12")
+    node.store.refuses_writes = True
+    async with node.running():
+        assert not node.env.exists()
+        node.store.refuses_writes = False
+        await trio.sleep(5)  # fixed: by the clock of the test
+        assert node.env.exists()
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_the_file_stays_at_a_start_without_a_store_until_the_lease_has_ended(
+    autojump_clock: MockClock, tmp_path: Path, api: str
+) -> None:
+    node = Node(tmp_path, api, lease_ttl=200)
+    async with node.running():
+        text = node.env.read_text()
+    node.store.down = True
+    node.agent = node.make()
+    async with node.running():
+        await trio.sleep(190)  # fixed: by the clock of the test
+        assert node.env.read_text() == text
+        await trio.sleep(8)  # fixed: by the clock of the test
+        assert not node.env.exists()
+        node.store.down = False
+        await trio.sleep(15)  # fixed: by the clock of the test
+        assert node.env.read_text() == text
+        await trio.sleep(300)  # fixed: by the clock of the test
+        assert node.env.read_text() == text
+
+
+@pytest.mark.trio
+async def test_what_is_left_of_a_lease_whose_end_was_not_told_is_found(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    async with node.running():
+        assert node.routes() == {"10.23.200.0/24": 12}
+        watcher = node.agent._watcher
+        assert watcher is not None
+        watcher.leases.clear()  # and nobody is told
+        await trio.sleep(60)  # fixed: by the clock of the test
+        assert node.routes() == {}
 
 
 @pytest.mark.trio
