@@ -46,7 +46,7 @@ _COMPARED: Final = "members always compare their states"
 _SLOW: Final = "slow requests are logged by a rule of their own"
 _OWN_BOUNDS: Final = "netstored has bounds of its own"
 _OWN_LOG: Final = "logs go to stderr or stdout; let systemd or logrotate keep and rotate files"
-_NO_TRACES: Final = "no traces are exported"
+_NO_TRACES: Final = "OTEL_EXPORTER_OTLP_ENDPOINT has slow requests exported as spans"
 _NO_PAGES: Final = "the kernel keeps in memory what is used"
 _ONE_HELLO: Final = (
     "members are told apart by their greeting, and no name in a calling member's certificate is checked"

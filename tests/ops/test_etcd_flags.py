@@ -70,6 +70,16 @@ def test_an_answer_is_the_same_as_flag_and_variable(name: str) -> None:
                 assert foreign.reason in str(told.value)
 
 
+@pytest.mark.parametrize("word", ["1", "t", "T", "true", "TRUE", "True"])
+def test_a_switch_is_on_by_any_word_for_it(word: str) -> None:
+    told = STORE.load([], {"ETCD_STRICT_RECONFIG_CHECK": word}).notices
+    assert told == ("ETCD_STRICT_RECONFIG_CHECK has no effect: netstored always does this; remove it",)
+    with pytest.raises(NetstoreError, match="ETCD_STRICT_RECONFIG_CHECK"):
+        STORE.load(
+            [], {"ETCD_STRICT_RECONFIG_CHECK": word.replace("1", "0").replace("t", "no").replace("T", "f")}
+        )
+
+
 def test_feature_gates() -> None:
     every = ",".join(f"{name}=true" for name in GATES)
     for value in (every, "InitialCorruptCheck=false", "InitialCorruptCheck=true,", ""):
