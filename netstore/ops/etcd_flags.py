@@ -252,7 +252,13 @@ FLAGS: Final[Mapping[str, EtcdFlag]] = MappingProxyType(
         "unsafe-no-fsync": _harmless(
             "3.4.10 to 3.7", "each write is on the disk before it is acknowledged", switch=True
         ),
-        "v2-deprecation": _harmless("3.5 to 3.7", "the v2 keys are served unless --enable-v2=false"),
+        "v2-deprecation": EtcdFlag(
+            "3.5 to 3.7",
+            ForeignFlag(
+                "write --enable-v2=false instead to have no v2 API",
+                ("not-yet", "write-only", "write-only-drop-data", ""),
+            ),
+        ),
         "version": _served("3.4 to 3.7"),
         "wal-dir": _served("3.4 to 3.7"),
         "warning-apply-duration": _harmless("3.6 to 3.7", _SLOW),

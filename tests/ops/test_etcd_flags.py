@@ -80,6 +80,15 @@ def test_a_switch_is_on_by_any_word_for_it(word: str) -> None:
         )
 
 
+def test_who_wants_no_v2_keys_is_not_left_with_them() -> None:
+    """No value of etcd's flag has an effect, so the one that asks for more than a notice is refused."""
+    assert len(STORE.load(["--v2-deprecation=write-only"], {}).notices) == 1
+    with pytest.raises(NetstoreError, match="write --enable-v2=false instead"):
+        STORE.load(["--v2-deprecation=gone"], {})
+    with pytest.raises(NetstoreError, match="write --enable-v2=false instead"):
+        STORE.load([], {"ETCD_V2_DEPRECATION": "gone"})
+
+
 def test_feature_gates() -> None:
     every = ",".join(f"{name}=true" for name in GATES)
     for value in (every, "InitialCorruptCheck=false", "InitialCorruptCheck=true,", ""):
