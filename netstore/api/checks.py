@@ -23,6 +23,9 @@ MOST_CHECKS: Final = 250
 work, about 2 ms. Others are answered at once with the last result.
 """
 
+FRESH_SECONDS: Final = 0.5
+"""How long a good answer may be used again."""
+
 
 def query_values(query: bytes) -> dict[bytes, list[bytes]]:
     """The decoded pairs of a query, by name. Malformed pairs are ignored; of more than `MAX_PAIRS` all."""
@@ -44,6 +47,8 @@ class SharedQuestion:
     Checks that arrive while it is asked share it. Each check waits for `seconds`. When too many wait, further
     checks are answered with the last result, until the question under way is late: many checks do not make a
     healthy member look unhealthy.
+
+    A check that takes a fresh answer is answered with a good one for `FRESH_SECONDS` after that came.
     """
 
     def __init__(
@@ -64,14 +69,18 @@ class SharedQuestion:
         self._admission = Admission(MOST_CHECKS)
         self._asked: _Asked | None = None
         """The question that is under way."""
+        self._is_fresh = False
         self._late_text = f"{what} takes longer than {seconds:g} s"
         self._found = f"no read through {what} has come back yet"
         """The last result: why the member was not well; empty if it was."""
 
-    def put(self, exchange: Exchange, answer: Callable[[str], None]) -> None:
+    def put(self, exchange: Exchange, answer: Callable[[str], None], *, takes_fresh: bool = False) -> None:
         """Call `answer` once with the reason why the member is not well, empty if it is; never if the client
         is gone before.
         """
+        if takes_fresh and self._is_fresh:
+            answer("")
+            return
         if not self._admission.enter(exchange.principal):
             answer(self._explained(self._found))
             return
@@ -98,7 +107,15 @@ class SharedQuestion:
         fault = outcome if isinstance(outcome, Fault) else None
         reason = "" if fault is None else fault.cause.decode("utf-8", "replace") or fault.message
         self._found = reason
+        if reason:
+            self._is_fresh = False
+        elif not self._is_fresh:
+            self._after(FRESH_SECONDS, self._grow_old)
+            self._is_fresh = True
         asked.answer(self._member.hub.failed, reason)
+
+    def _grow_old(self) -> None:
+        self._is_fresh = False
 
     def _late(self) -> None:
         """The question under way takes too long."""

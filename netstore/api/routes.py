@@ -86,10 +86,11 @@ def routes(
     return Router(gate, exact, below)
 
 
-def probe_routes(router: Router, gate: Gate) -> Router:
+def probe_routes(router: Router, gate: Gate, health: Health) -> Router:
     """The part of the routes that the ports for metrics and probes serve."""
     below = tuple(path + b"/" for path in PROBED)
     served = {path: each for path, each in router.exact.items() if (path + b"/").startswith(below)}
+    served[b"/health"] = Route(health.answer_probe, _operation(Kind.PUBLIC))
     return Router(gate, served, {})
 
 

@@ -13,7 +13,7 @@ Nothing is done for a request that is answered within `SLOW_SECONDS`. What a lin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.errors import CorruptData
 from netstore.node.slowness import Spent
@@ -33,8 +33,19 @@ if TYPE_CHECKING:
 LINES_A_SECOND: Final = 10
 """Slow requests in one second that are logged; the next line says how many were left out."""
 
+SPANS_A_SECOND: Final = 50
+"""Slow requests in one second that are exported, each as up to six spans; further ones are left out."""
+
 _TRACE_BYTES: Final = 16
 _SPAN_BYTES: Final = 8
+
+
+class _Wanted(NamedTuple):
+    """What is made of a slow request."""
+
+    trace: Trace | None
+    has_line: bool
+    has_span: bool
 
 
 class Tracer:
@@ -57,23 +68,24 @@ class Tracer:
         self.slow = 0
         """Slow requests so far."""
         self._second = float("-inf")
-        self._told = self._left_out = 0
+        self._told = self._left_out = self._exported = 0
 
     def call_ended(self, call: GrpcCall, seconds: float) -> None:
         """For `GrpcServer.slow`."""
         spent, self._slowness.spent = self._slowness.spent or Spent(), None
+        wanted = self._wanted(call.metadata(b"traceparent"))
+        if wanted is None:
+            return
         sent = call.answering_since
         send = 0.0 if sent is None else max(0.0, call.server.rounds.now - sent)
-        found = call.metadata(b"traceparent")
-        trace = None if found is None else parse_traceparent(found)
-        self._tell(
-            call.path.decode("ascii", "replace")[1:], call.principal, seconds, spent, send=send, trace=trace
-        )
+        name = call.path.decode("ascii", "replace")[1:]
+        self._tell(wanted, name, call.principal, seconds, spent, send=send)
 
     def write_ended(self, payload: bytes, spent: Spent) -> None:
         """For `Host.slow_write`: a request that came by the v2 API, or of the member itself."""
-        found = self._slowness.traceparent
-        trace = None if found is None else parse_traceparent(found)
+        wanted = self._wanted(self._slowness.traceparent)
+        if wanted is None:
+            return
         try:
             sealed = envelope.read(payload)
             name, principal = (
@@ -82,19 +94,19 @@ class Tracer:
             )
         except CorruptData:
             name, principal = "unknown", ""
-        self._tell(name, principal, spent.total, spent, trace=trace)
+        self._tell(wanted, name, principal, spent.total, spent)
 
     def _tell(
         self,
+        wanted: _Wanted,
         name: str,
         principal: str,
         seconds: float,
         spent: Spent,
         *,
         send: float = 0.0,
-        trace: Trace | None,
     ) -> None:
-        self.slow += 1
+        trace = wanted.trace
         queue = max(0.0, seconds - spent.disk - spent.quorum - spent.apply - send)
         stages = (
             ("queue", queue),
@@ -104,7 +116,7 @@ class Tracer:
             ("send", send),
         )
         trace_id = self._token(_TRACE_BYTES).hex() if trace is None else trace.trace_id
-        if self._exporter is not None and (trace is None or trace.is_sampled):
+        if wanted.has_span and self._exporter is not None:
             self._exporter.export(
                 Span(
                     name,
@@ -117,7 +129,7 @@ class Tracer:
                     stages,
                 )
             )
-        if self._may_tell():
+        if wanted.has_line:
             left_out, self._left_out = self._left_out, 0
             self._log.warning(
                 "slow_request",
@@ -129,15 +141,23 @@ class Tracer:
                 left_out=left_out,
             )
 
-    def _may_tell(self) -> bool:
+    def _wanted(self, traceparent: bytes | None) -> _Wanted | None:
+        """Count a slow request; None if it is neither logged nor exported."""
+        self.slow += 1
         now = self._clock.monotonic()
         if now - self._second >= 1.0:
-            self._second, self._told = now, 0
-        if self._told >= LINES_A_SECOND:
+            self._second, self._told, self._exported = now, 0, 0
+        has_line = self._told < LINES_A_SECOND
+        has_span = self._exporter is not None and self._exported < SPANS_A_SECOND
+        if not has_line:
             self._left_out += 1
-            return False
-        self._told += 1
-        return True
+            if not has_span:
+                return None
+        trace = None if traceparent is None else parse_traceparent(traceparent)
+        has_span = has_span and (trace is None or trace.is_sampled)
+        self._told += has_line
+        self._exported += has_span
+        return _Wanted(trace, has_line, has_span)
 
 
 def _ms(seconds: float) -> float:

@@ -212,6 +212,9 @@ class Credentials:
             self._check_key(self._calling[1], f"{self._prefix}client_")
         if self.client_auth:
             server.verify_mode = ssl.CERT_REQUIRED
+        if self._policy.revoked is not None:  # a ticket has the caller's certificate without its issuers
+            server.num_tickets = 0
+            server.options |= ssl.OP_NO_TICKET
         if not self._policy.verifies:
             client.check_hostname = False
             client.verify_mode = ssl.CERT_NONE
@@ -373,8 +376,14 @@ class Tunnel:
         except ssl.SSLError as error:
             raise TlsFailed(error_text(error)) from None
         if self._rule is not None:
-            self._rule.check(self._tls.getpeercert())
+            self._rule.check(self._tls.getpeercert(), self._chain() if self._rule.revoked else ())
         self.open = True
+
+    def _chain(self) -> list[dict[str, Any]]:
+        """The certificates that the peer showed, and those between its own and a trusted authority."""
+        tls: Any = self._tls._sslobj  # type: ignore[attr-defined] # noqa: SLF001 - public from Python 3.13 on
+        found = (*(tls.get_unverified_chain() or ()), *(tls.get_verified_chain() or ()))
+        return [each.get_info() for each in found]
 
 
 def error_text(error: OSError) -> str:

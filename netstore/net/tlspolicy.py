@@ -13,7 +13,7 @@ from netstore.errors import NetstoreError, NoRestart
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 VERSIONS: Final = MappingProxyType({"TLS1.2": 0x0303, "TLS1.3": 0x0304})
@@ -71,7 +71,9 @@ class TlsPolicy:
     highest: str = "TLS1.3"
     """Greatest version."""
     suites: tuple[str, ...] = ()
-    """Suites of TLS 1.2, names of `SUITES`; without any the library chooses."""
+    """Names of `SUITES`; without any the library chooses those of TLS 1.2. With names of TLS 1.3 alone,
+    TLS 1.2 has no suite left and is not spoken, as in etcd.
+    """
     revoked: Path | None = None
     """A certificate revocation list, in PEM or DER form. Only the serial numbers in it count, as in etcd."""
     names: tuple[str, ...] = ()
@@ -84,9 +86,10 @@ class TlsPolicy:
     def apply(self, context: ssl.SSLContext) -> None:
         """Set the versions and suites of a context."""
         version = type(context.minimum_version)
-        context.minimum_version = version(VERSIONS[self.lowest])
-        context.maximum_version = version(VERSIONS[self.highest])
         suites = [SUITES[name] for name in self.suites if SUITES[name]]
+        lowest = "TLS1.3" if self.suites and not suites else self.lowest
+        context.minimum_version = version(VERSIONS[lowest])
+        context.maximum_version = version(VERSIONS[self.highest])
         if suites:
             context.set_ciphers(":".join(suites))
 
@@ -109,16 +112,21 @@ class CertificateRule:
     names: tuple[str, ...]
     hosts: tuple[str, ...]
 
-    def check(self, shown: Mapping[str, Any] | None) -> None:
+    def check(self, shown: Mapping[str, Any] | None, issuers: Iterable[Mapping[str, Any]] = ()) -> None:
         """Raise `TlsFailed` for a certificate, as `ssl.SSLSocket.getpeercert` shows it, that is not accepted.
         One that was not shown is accepted unless names are asked for.
+
+        `issuers` are the other certificates that were shown or led to a trusted authority. None of them may
+        be revoked, except that one which signed itself is trusted or not (RFC 5280, 6.1).
         """
         if not shown:
             if self.names or self.hosts:
                 raise TlsFailed("no certificate was shown, and its name is asked for")
             return
-        if self.revoked and int(shown["serialNumber"], 16) in self.revoked:
-            raise TlsFailed(f"certificate refused: serial number {shown['serialNumber']} is revoked")
+        signed = (each for each in issuers if each["subject"] != each["issuer"])
+        for each in (shown, *signed) if self.revoked else ():
+            if int(each["serialNumber"], 16) in self.revoked:
+                raise TlsFailed(f"certificate refused: serial number {each['serialNumber']} is revoked")
         subject = [value for part in shown["subject"] for name, value in part if name == "commonName"]
         if self.names and not set(self.names).intersection(subject):
             raise TlsFailed(f"certificate refused: common name {', '.join(subject) or 'none'} is not allowed")

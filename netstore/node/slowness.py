@@ -2,12 +2,14 @@
 
 Nothing is measured for one request: a slot knows when it was opened and handed to Raft, the device when its
 last writes were synced, and the applier when its last entries turned out to be committed. A request that was
-fast costs one comparison.
+fast costs one comparison; those that are slow because of the same wait share most of the work.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Slowness:
         self.syncs: Iterable[tuple[float, float]] = ()
         """When the last writes of the log began and were synced, the oldest first (`disk.posix`)."""
         self._commits: deque[tuple[Index, float]] = deque(maxlen=COMMITS_KEPT)
+        self._last = 0.0, 0.0, 0.0
+        """When the write asked for last was handed to Raft and committed, and its seconds of the disk."""
         self.spent: Spent | None = None
         """Of the request that is being answered; None if it is not slow."""
         self.traceparent: bytes | None = None
@@ -60,14 +64,22 @@ class Slowness:
 
     def of_write(self, opened: float, sent: float, index: Index) -> Spent:
         """Of a write whose slot was opened and handed to Raft at these times, and whose entry is being
-        applied. O(`COMMITS_KEPT`).
+        applied. O(log `COMMITS_KEPT`), and O(`syncs`) for the first of those that were handed over and
+        committed together.
         """
         now = self._clock()
         sent = min(max(sent, opened), now) if sent else opened
-        at = next((when for last, when in self._commits if last >= index), now)
+        found = bisect_left(self._commits, index, key=itemgetter(0))
+        at = self._commits[found][1] if found < len(self._commits) else now
         committed = min(max(at, sent), now)
-        disk = sum(max(0.0, min(ended, committed) - max(began, sent)) for began, ended in tuple(self.syncs))
+        if self._last[:2] != (sent, committed):
+            self._last = sent, committed, self._disk(sent, committed)
+        disk = self._last[2]
         return Spent(sent - opened, disk, max(0.0, committed - sent - disk), now - committed)
+
+    def _disk(self, since: float, until: float) -> float:
+        """Seconds between these times in which the log was written and synced."""
+        return sum(max(0.0, min(ended, until) - max(began, since)) for began, ended in tuple(self.syncs))
 
     def of_read(self, asked: float) -> Spent:
         """Of a read that was asked for at this time, and is being answered."""

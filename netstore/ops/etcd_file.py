@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.errors import NetstoreError
-from netstore.ops.kinds import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,6 +48,16 @@ _RENAMED: Final = {"experimental-snapshot-catch-up-entries": "experimental-snaps
 
 _TIMES: Final = frozenset({"watch-progress-notify-interval", "experimental-watch-progress-notify-interval"})
 """Flags of settings that are times, in nanoseconds where the file has a number."""
+
+_LARGEST: Final = (1 << 64) - 1
+
+_KINDS: Final = {
+    int: f"a number beyond {_LARGEST}",
+    list: "a list",
+    dict: "a mapping",
+    type(None): "null",
+}
+"""What a value may be that is refused."""
 
 
 def read_etcd_file(name: str) -> list[tuple[str, str]] | None:
@@ -91,9 +100,11 @@ def _is_toml(text: str) -> bool:
 def _parse(name: str, text: str) -> object:
     import yaml  # noqa: PLC0415 - takes 20 ms, and most starts have no such file
 
+    from netstore.ops.yaml_loader import Loader  # noqa: PLC0415 - same
+
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return yaml.load(text, Loader)  # noqa: S506 - it is a safe one
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error) or "nested too deeply"
         where = "" if mark is None else f" in line {mark.line + 1}"
@@ -119,14 +130,23 @@ def _flags(name: str, document: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
 def _words(name: str, shown: str, value: object, flag: str = "") -> str:
     """A value as a command line would have it."""
     flag = flag or shown
+    if isinstance(value, list):
+        return ",".join(_word(name, f"{shown}, in its list,", each, flag) for each in value)
+    return _word(name, shown, value, flag)
+
+
+def _word(name: str, shown: str, value: object, flag: str) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int) and flag in _TIMES:
-        return f"{value // 1_000_000}ms"
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # as 1e9
-    if isinstance(value, int | float | str):
+    if isinstance(value, int) and abs(value) <= _LARGEST:
+        return f"{value // 1_000_000}ms" if flag in _TIMES else str(value)
+    if isinstance(value, float):
         return str(value)
-    if isinstance(value, list) and all(isinstance(each, int | str) for each in value):
-        return ",".join(map(str, value))
-    raise NetstoreError(f"{name}: {shown} is {quoted(value)}; give a text, a number, or a list of them")
+    kind = next(
+        (words for each, words in _KINDS.items() if isinstance(value, each)), "a date, or binary data"
+    )
+    raise NetstoreError(f"{name}: {shown} is {kind}; give a text, a number, or a list of them")

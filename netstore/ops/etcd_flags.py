@@ -46,7 +46,7 @@ _COMPARED: Final = "members always compare their states"
 _SLOW: Final = "slow requests are logged by a rule of their own"
 _OWN_BOUNDS: Final = "netstored has bounds of its own"
 _OWN_LOG: Final = "logs go to stderr or stdout; let systemd or logrotate keep and rotate files"
-_NO_TRACES: Final = "no traces are exported"
+_NO_TRACES: Final = "OTEL_EXPORTER_OTLP_ENDPOINT has slow requests exported as spans"
 _NO_PAGES: Final = "the kernel keeps in memory what is used"
 _ONE_HELLO: Final = (
     "members are told apart by their greeting, and no name in a calling member's certificate is checked"
@@ -252,7 +252,13 @@ FLAGS: Final[Mapping[str, EtcdFlag]] = MappingProxyType(
         "unsafe-no-fsync": _harmless(
             "3.4.10 to 3.7", "each write is on the disk before it is acknowledged", switch=True
         ),
-        "v2-deprecation": _harmless("3.5 to 3.7", "the v2 keys are served unless --enable-v2=false"),
+        "v2-deprecation": EtcdFlag(
+            "3.5 to 3.7",
+            ForeignFlag(
+                "write --enable-v2=false instead to have no v2 API",
+                ("not-yet", "write-only", "write-only-drop-data", ""),
+            ),
+        ),
         "version": _served("3.4 to 3.7"),
         "wal-dir": _served("3.4 to 3.7"),
         "warning-apply-duration": _harmless("3.6 to 3.7", _SLOW),

@@ -414,8 +414,8 @@ class Layered(Generic[C]):
         return f"unknown {noun} {quoted(name)}: {foreign.reason if foreign else nearest(name, known)}"
 
     def _judge_foreign(self, name: str, foreign: ForeignFlag, value: str) -> str:
-        if foreign.switch and value in FALSE:
-            value = "false"
+        if foreign.switch and value in TRUE | FALSE:
+            value = "true" if value in TRUE else "false"
         if foreign.takes(value):
             return f"{name} has no effect: {foreign.reason}"
         raise NetstoreError(

@@ -387,7 +387,8 @@ class StoreConfig:
     cipher_suites: tuple[str, ...] = setting(
         _SUITES,
         (),
-        "Cipher suites of TLS 1.2, by their names in IANA's register; those of 1.3 are not chosen.",
+        "Cipher suites of TLS 1.2, by their names in IANA's register; those of 1.3 are not chosen. If all"
+        " are of 1.3, TLS 1.2 is not spoken.",
         variables=("ETCD_CIPHER_SUITES",),
         default_words="those of the TLS library",
     )
@@ -701,6 +702,16 @@ class StoreConfig:
                 "cipher_suites",
                 f"has no effect, since those of {self.tls_min_version} cannot be chosen",
                 "remove it, or give the tls_min_version TLS1.2",
+            )
+        if (
+            self.tls_max_version == "TLS1.2"
+            and self.cipher_suites
+            and not any(map(SUITES.get, self.cipher_suites))
+        ):
+            raise BadSetting(
+                "cipher_suites",
+                "has no suite of TLS 1.2, the tls_max_version",
+                "add one, or give the tls_max_version TLS1.3",
             )
 
     def _check_own_entry(self) -> None:

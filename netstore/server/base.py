@@ -105,7 +105,7 @@ class Base:
             cors=Cors(config.cors),
         )
         self.probes = Http1Server(
-            self._handle_probe, head_limit=config.max_header_bytes, body_limit=0, cors=Cors(config.cors)
+            self._handle_probe, head_limit=config.max_header_bytes, body_limit=0, cors=Cors(())
         )
         self.meter = Meter(self.clock.monotonic, get_logger("loop"), config.loop_budget_ms / 1000)
         gc.callbacks.append(self.meter.collecting)

@@ -2,8 +2,9 @@
 
 Start: bind the ports, so that a taken port is reported before anything is written; lock the data folder
 (`server.base`); find out which member this is (`node.identity`); open log and state (`node.recovery`);
-connect to the other members (`server.member`); publish this one; serve clients. A member that has a state
-serves it after `PUBLISH_SECONDS` even if the cluster does not answer.
+connect to the other members (`server.member`); answer probes on ports of their own; publish this one; serve
+clients. A member that has a state serves it after `PUBLISH_SECONDS` even if the cluster does not answer; one
+without waits for a majority, alive but not ready.
 
 Stop, on SIGTERM or SIGINT: notify the service manager; close the clients' listeners; finish requests and
 transfer leadership, within `DRAIN_SECONDS`; close the connections; commit the state; close the log; unlock
@@ -74,6 +75,7 @@ class _Daemon:
                     member.peers.listen(sock, tls=tls)
                 if member.host.is_only_voter:
                     member.host.campaign()
+                self._serve_probes()
                 published = trio.Event()
                 nursery.start_soon(self._publish, member, published)
                 nursery.start_soon(base.start.follow, member.host, member.store.engine)
@@ -97,15 +99,18 @@ class _Daemon:
         )
         published.set()
 
+    def _serve_probes(self) -> None:
+        base = self.base
+        for sock, credentials in base.ports.for_probes():
+            base.reactor.listen(sock, credentials, base.probes)
+        if probed := list(map(str, base.ports.bound_probe_urls())):
+            base.log.info("serving_metrics", urls=probed)
+
     def _serve_clients(self) -> None:
         base = self.base
         for sock, credentials in base.ports.for_clients():
             base.reactor.listen(sock, credentials)
-        for sock, credentials in base.ports.for_probes():
-            base.reactor.listen(sock, credentials, base.probes)
         urls = list(map(str, base.ports.bound_client_urls()))
-        if probed := list(map(str, base.ports.bound_probe_urls())):
-            base.log.info("serving_metrics", urls=probed)
         base.log.info("serving_clients", urls=urls, version=__version__, data_dir=str(base.config.data_dir))
         base.start.over = True
         base.manager.ready(f"serving clients on {', '.join(urls)}")

@@ -167,7 +167,7 @@ class RunningMember:
             metrics=self.metrics,
             variables=Variables(sources),
         )
-        base.probe_router = probe_routes(base.router, self.gate)
+        base.probe_router = probe_routes(base.router, self.gate, self.health)
         base.grpc.services = self._services()
 
     def _build_peers(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from netstore.api.checks import MOST_CHECKS
 from netstore.api.health import Health, Version
+from netstore.api.routes import probe_routes
 from netstore.api.v2.form import MAX_PAIRS
 from netstore.errors import Fault, Reason, refusal, timed_out
 from netstore.net.exchange import Request
@@ -197,6 +198,30 @@ def test_who_asks_without_waiting_leaves_half_to_the_others() -> None:
     member.waiting[0](None)
     assert [answer.status for answer in answers].count(200) == MOST_CHECKS // 2 - 2
     assert len(member.waiting) == 1
+
+
+def test_a_port_for_probes_reads_at_most_every_half_second() -> None:
+    member = StuckMember()
+    health = Health(member, member.deadlines.after)
+    member.router = probe_routes(member.router, member.gate, health)
+    first = [member.send("GET", "/health") for _ in range(2)]
+    member.waiting[0](None)
+    for seconds in (0.0, 0.4):
+        passes(member, seconds)
+        answer = member.send("GET", "/health")
+        assert (answer.status, answer.body) == HEALTHY
+    assert [each.status for each in first] == [200, 200]
+    member.leader, leader = NodeId(0), member.leader
+    assert member.send("GET", "/health").status == 503, "what costs nothing is looked at each time"
+    member.leader = leader
+    passes(member, 0.1)
+    after = member.send("GET", "/health")
+    assert (len(member.waiting), after.status) == (2, 0)
+    member.waiting[1](timed_out())
+    assert after.status == 503
+    assert (member.send("GET", "/health").status, len(member.waiting)) == (0, 3), (
+        "a bad answer is not used again"
+    )
 
 
 def fill(member: StuckMember) -> None:

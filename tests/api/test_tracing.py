@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from netstore.api.tracing import LINES_A_SECOND, Tracer
+from netstore.api.tracing import LINES_A_SECOND, SPANS_A_SECOND, Tracer
 from netstore.node.slowness import SLOW_SECONDS, Spent
 from netstore.state.commands import encode
 from netstore.state.v3.commands import Put
@@ -115,6 +115,20 @@ def test_lines_are_bounded_and_those_left_out_are_counted() -> None:
     traced.tracer.call_ended(call, 0.2)
     assert traced.told()[-1]["left_out"] == 5
     assert traced.tracer.slow == LINES_A_SECOND + 6
+
+
+def test_spans_are_bounded_and_those_not_sampled_do_not_count() -> None:
+    traced = Traced()
+    unsampled: Any = Call(f"00-{TRACE}-{PARENT}-00".encode())
+    call: Any = Call()
+    for _ in range(SPANS_A_SECOND):
+        traced.tracer.call_ended(unsampled, 0.2)
+    for _ in range(SPANS_A_SECOND + 5):
+        traced.tracer.call_ended(call, 0.2)
+    assert len(traced.kept.spans) == SPANS_A_SECOND
+    traced.solo.clock.now = Nanos(traced.solo.clock.now + 1_500_000_000)
+    traced.tracer.call_ended(call, 0.2)
+    assert len(traced.kept.spans) == SPANS_A_SECOND + 1
 
 
 def test_a_write_that_waits_for_the_disk_is_told_with_its_parts() -> None:

@@ -194,11 +194,19 @@ def panels() -> list[str]:
     ]
 
 
+class Archiving(Members):
+    """Members that archive their logs."""
+
+    def own_flags(self, name: str) -> tuple[str, ...]:
+        (folder := self.folder / f"archive-{name}").mkdir(mode=0o700)
+        return ("--archive-folder", str(folder))
+
+
 @pytest.mark.slow
 @pytest.mark.peer("prometheus", "etcdctl")
 @pytest.mark.timeout(300)
 def test_every_query_of_dashboards_and_rules_has_an_answer(tmp_path: Path) -> None:
-    with Members(tmp_path) as members, agent() as node, _load(members):
+    with Archiving(tmp_path) as members, agent() as node, _load(members):
         targets = [daemon.url.removeprefix("http://") for daemon in members.daemons.values()]
         jobs = {"netstored": targets, "a-job-of-etcd": targets, "netstore-agent": [node]}
         with prometheus(tmp_path, jobs) as collecting:

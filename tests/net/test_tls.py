@@ -40,7 +40,7 @@ class Files:
         made = (ca or self.ca).issue_cert(host)
         self.key.touch(mode=0o600)
         made.private_key_pem.write_to_path(self.key)
-        made.cert_chain_pems[0].write_to_path(self.certificate)
+        self.certificate.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
 
     def credentials(self, **more: Any) -> Credentials:
         settings: dict[str, Any] = {"client_auth": True, **more}
@@ -221,6 +221,35 @@ def test_a_revoked_certificate_is_refused(files: Files) -> None:
         asked(files, revoked=crl_of(files, [serial + 1, serial]))
 
 
+@pytest.mark.parametrize("version", ["TLS1.2", "TLS1.3"])
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_a_certificate_of_a_revoked_issuer_is_refused(files: Files, version: str, is_shown: bool) -> None:
+    """The caller shows the issuer, or the called side has it among its authorities. No session of an
+    earlier stream goes around it.
+    """
+    between = files.ca.create_child_ca()
+    files.issue(ca=between)
+    own, issuer = x509.load_pem_x509_certificates(files.certificate.read_bytes())[:2]
+    root = x509.load_pem_x509_certificate(files.trusted.read_bytes())
+    if not is_shown:
+        between.cert_pem.write_to_path(files.trusted, append=True)
+        files.certificate.write_bytes(own.public_bytes(serialization.Encoding.PEM))
+    asked(files, highest=version, revoked=crl_of(files, [issuer.serial_number + 1, root.serial_number]))
+    called = files.credentials(
+        policy=TlsPolicy(highest=version, revoked=crl_of(files, [issuer.serial_number]))
+    )
+    context = files.credentials(policy=TlsPolicy(highest=version)).client()
+    session = None
+    for _ in range(2):
+        caller, refusing = Tunnel(context, HOST), Tunnel(called.server(), None)
+        if session is not None:
+            caller._tls.session = session
+        with pytest.raises(TlsFailed, match=rf"{issuer.serial_number:X} is revoked"):
+            shake(caller, refusing)
+        caller.take(refusing.outbound())
+        session = caller._tls.session
+
+
 def test_a_list_of_revocations_is_read_again_when_it_changes(files: Files) -> None:
     path = crl_of(files, [1])
     serial = x509.load_pem_x509_certificate(files.certificate.read_bytes()).serial_number
@@ -269,6 +298,15 @@ def test_versions_and_suites_are_as_asked(files: Files) -> None:
         assert tls.version() == expected
         if policy.get("highest") and policy.get("suites"):
             assert (tls.cipher() or ("",))[0] == "ECDHE-ECDSA-AES256-GCM-SHA384"
+
+
+def test_with_suites_of_one_version_the_other_is_not_spoken(files: Files) -> None:
+    suites = ("TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256")
+    asked(files, suites=suites)
+    old = Tunnel(files.credentials(policy=TlsPolicy(highest="TLS1.2")).client(), HOST)
+    called = Tunnel(files.credentials(policy=TlsPolicy(suites=suites)).server(), None)
+    with pytest.raises(TlsFailed, match="unsupported protocol"):
+        shake(old, called)
 
 
 def test_every_suite_is_known_to_the_library() -> None:

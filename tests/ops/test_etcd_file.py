@@ -150,6 +150,16 @@ def test_which_files_are_etcds(tmp_path: Path) -> None:
             assert (read_etcd_file(str(path)) is not None) is is_etcds, (name, text)
 
 
+BOMB = "cors: [&a0 [x]" + "".join(f", &a{n} [" + f"*a{n - 1}, " * 9 + "]" for n in range(1, 30)) + "]"
+"""Written out it has 9 to the power of 29 texts."""
+
+
+def test_what_is_in_a_list_is_written_as_outside(tmp_path: Path) -> None:
+    path = tmp_path / "etcd.yaml"
+    path.write_text("log-outputs: [true, stderr, 1e3, 0x10]\n")
+    assert read_etcd_file(str(path)) == [("log-outputs", "true,stderr,1e3,16")]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -157,10 +167,20 @@ def test_which_files_are_etcds(tmp_path: Path) -> None:
         ("name: *nobody", "is not YAML in line 1"),
         ("- name", "has no keys"),
         ("client-transport-security: /c", "client-transport-security has no keys"),
-        ("name: {a: b}", "name is {'a': 'b'}; give a text"),
-        ("peer-transport-security: {cert-file: {}}", "peer-transport-security.cert-file is {}"),
+        ("name: {a: b}", "name is a mapping; give a text"),
+        ("peer-transport-security: {cert-file: {}}", "peer-transport-security.cert-file is a mapping"),
         ("[" * 5000, "is not YAML"),
         ("snapshot-count: 2001-99-99 99:99:99", "is not"),
+        ("name: !!int ''", "is not YAML in line 1: the value is not of the type"),
+        ("debug: x\nname: !!bool x", "is not YAML in line 2: the value is not of the type"),
+        ("name: !!timestamp x", "is not YAML in line 1: the value is not of the type"),
+        ("name: 0x" + "f" * 5000, "name is a number beyond"),
+        ("snapshot-count: 1.0e+300", "snapshot-count is a number beyond"),
+        ("name: 2026-11-30", "name is a date"),
+        ("cors: [a, [b]]", "cors, in its list, is a list"),
+        (BOMB, "cors, in its list, is a list"),
+        ("pre-vote: true\nname: a\nname: b", "in line 3: the key 'name' is repeated"),
+        ("peer-transport-security: {key-file: a, key-file: b}", "in line 1: the key 'key-file' is repeated"),
         ("snapshot-count: many", "snapshot_count (etcd's file "),
         ("name: !!python/object:os.system x", "is not YAML in line 1"),
         ("a" * (MAX_FILE_BYTES + 1), "is longer than"),

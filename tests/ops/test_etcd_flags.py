@@ -70,6 +70,25 @@ def test_an_answer_is_the_same_as_flag_and_variable(name: str) -> None:
                 assert foreign.reason in str(told.value)
 
 
+@pytest.mark.parametrize("word", ["1", "t", "T", "true", "TRUE", "True"])
+def test_a_switch_is_on_by_any_word_for_it(word: str) -> None:
+    told = STORE.load([], {"ETCD_STRICT_RECONFIG_CHECK": word}).notices
+    assert told == ("ETCD_STRICT_RECONFIG_CHECK has no effect: netstored always does this; remove it",)
+    with pytest.raises(NetstoreError, match="ETCD_STRICT_RECONFIG_CHECK"):
+        STORE.load(
+            [], {"ETCD_STRICT_RECONFIG_CHECK": word.replace("1", "0").replace("t", "no").replace("T", "f")}
+        )
+
+
+def test_who_wants_no_v2_keys_is_not_left_with_them() -> None:
+    """No value of etcd's flag has an effect, so the one that asks for more than a notice is refused."""
+    assert len(STORE.load(["--v2-deprecation=write-only"], {}).notices) == 1
+    with pytest.raises(NetstoreError, match="write --enable-v2=false instead"):
+        STORE.load(["--v2-deprecation=gone"], {})
+    with pytest.raises(NetstoreError, match="write --enable-v2=false instead"):
+        STORE.load([], {"ETCD_V2_DEPRECATION": "gone"})
+
+
 def test_feature_gates() -> None:
     every = ",".join(f"{name}=true" for name in GATES)
     for value in (every, "InitialCorruptCheck=false", "InitialCorruptCheck=true,", ""):

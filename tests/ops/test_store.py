@@ -157,6 +157,7 @@ class TestStoreChecks:
             ("--tls-min-version=TLS1.3 --tls-max-version=TLS1.2", "is less than the tls_min_version"),
             ("--tls-min-version=TLS1.1", "give one of TLS1.2, TLS1.3"),
             ("--tls-min-version=TLS1.3 --cipher-suites=TLS_AES_128_GCM_SHA256", "cannot be chosen"),
+            ("--tls-max-version=TLS1.2 --cipher-suites=TLS_AES_128_GCM_SHA256", "no suite of TLS 1.2"),
             (
                 "--cipher-suites=TLS_RSA_WITH_RC4_128_SHA",
                 "is no suite that can be chosen; give names as TLS_ECDHE",

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.certificates import Certificates
-from tests.support.daemon import free_port, launch, start_netstored
-from tests.support.patience import seconds
+from tests.support.daemon import free_port, launch, netstored_command, spawn, start_netstored
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,9 +98,41 @@ def test_kubelets_probes_are_answered_on_a_port_of_their_own(
             assert (status, json.loads(body)) == (200, {"health": "true", "reason": ""})
         for path in ("/v2/keys", "/version", "/netstore/status", "/readyz/nothing"):
             assert get(probed, path)[0] == 404, path
+        until(lambda: "serving_clients" in daemon.log, "clients are served")
         client = next(line for line in daemon.log.splitlines() if "serving_clients" in line)
         assert "https://127.0.0.1:" in client
         assert "serving_metrics" in daemon.log
+
+
+def test_a_new_member_without_a_majority_is_alive_and_not_ready(tmp_path: Path, probed: str) -> None:
+    """A kubelet that waits for `/livez` does not restart it while the others are being started."""
+    peers = [f"http://127.0.0.1:{free_port()}" for _ in range(3)]
+    command = netstored_command(
+        tmp_path / "data",
+        f"--listen-metrics-urls={probed}",
+        "--name=m0",
+        f"--listen-peer-urls={peers[0]}",
+        f"--initial-advertise-peer-urls={peers[0]}",
+        "--initial-cluster=" + ",".join(f"m{number}={url}" for number, url in enumerate(peers)),
+    )
+    with spawn(command, probed, tmp_path / "data", tmp_path / "log") as daemon:
+        until(lambda: "serving_metrics" in daemon.log, "probes are served")
+        assert get(probed, "/livez") == (200, "ok\n")
+        status, lines = get(probed, "/readyz")
+        assert (status, "[-]linearizable_read failed" in lines) == (503, True)
+        assert "etcd_server_has_leader 0" in get(probed, "/metrics")[1]
+        assert "serving_clients" not in daemon.log
+
+
+def test_web_pages_may_not_read_what_probes_read(tmp_path: Path, probed: str) -> None:
+    with start_netstored(tmp_path, f"--listen-metrics-urls={probed}") as daemon:
+        for url, allowed in ((daemon.url, "*"), (probed, None)):
+            place = urlsplit(url)
+            connection = HTTPConnection(place.hostname or "", place.port, timeout=seconds(20))
+            connection.request("GET", "/livez", headers={"Origin": "http://page.example"})
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, allowed)
+            connection.close()
 
 
 def test_probes_over_tls_ask_for_a_certificate(tmp_path: Path) -> None:

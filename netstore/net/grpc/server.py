@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 _VERSIONS_KNOWN: Final = 16
 """Versions of clients whose calls are counted apart; those of further ones are counted together."""
+
+_VERSION: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,2}")
+"""What is counted as a version, such as 3.5: a client can write anything."""
 
 _OTHER_VERSION: Final = "other"
 _NO_VERSION: Final = "unknown"
@@ -190,7 +194,8 @@ class GrpcServer:
         """The route of a method, which calls of the same version share."""
         version = (head.field(b"client-api-version") or b"").decode("ascii", "replace") or _NO_VERSION
         if version not in self._versions:
-            if len(self._versions) < _VERSIONS_KNOWN:
+            is_one = version == _NO_VERSION or _VERSION.fullmatch(version)
+            if is_one and len(self._versions) < _VERSIONS_KNOWN:
                 self._versions.add(version)
             else:
                 version = _OTHER_VERSION

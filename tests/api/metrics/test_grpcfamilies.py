@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from netstore.codes import CANCELLED, OK, UNAVAILABLE
 from netstore.net.grpc.counted import SLOW_SECONDS, Counted
 from netstore.net.http2.head import Head
@@ -81,6 +83,17 @@ def test_slow_calls_are_told_and_others_are_not() -> None:
     for opened_at in (10.0, 10.0 - SLOW_SECONDS / 2, 10.0 - SLOW_SECONDS * 2):
         counted.ended(Call(opened_at), OK)  # type: ignore[arg-type]  # it looks at no more
     assert [round(seconds, 3) for seconds in slow] == [2 * SLOW_SECONDS]
+
+
+@pytest.mark.parametrize(
+    "version", [b"x", b"3", b"3.5.1.2", b"3.5\xff", b"9" * 8000, b"1." + b"9" * 10, b'3.5"} 1']
+)
+def test_what_is_no_version_is_counted_with_the_others(version: bytes) -> None:
+    metered = Metered()
+    route(metered, b"/etcdserverpb.KV/Put", version).answered += 1
+    counted = {name: value for name, value in metered.values().items() if "client_requests_total" in name}
+    assert counted["etcd_server_client_requests_total{client_api_version=other,type=unary}"] == 1
+    assert len(counted) == 1
 
 
 def test_versions_of_clients_are_counted_apart_and_are_bounded() -> None:
