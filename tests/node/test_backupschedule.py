@@ -340,6 +340,15 @@ async def test_a_command_that_does_not_end_is_killed_with_what_it_started(tmp_pa
         await trio.to_thread.run_sync(until, lambda: not any(map(_runs, started)), "all of it has ended")
 
 
+async def test_what_a_command_leaves_in_its_process_group_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    async with site(tmp_path, hook=f"sh -c 'sleep 1000 & echo $! > {pid}'") as here:
+        assert await here.make()
+        assert here.schedule.state.hook_problem == ""
+        left = int(pid.read_text())
+        await trio.to_thread.run_sync(until, lambda: not _runs(left), "it has ended")
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
