@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, read_token
+from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, read_token, sync_folder
 from netstore.errors import NetstoreError
 from netstore.limits import SMALLEST, Shares
 from netstore.node import seeding
@@ -122,18 +122,18 @@ def test_the_state_has_its_name_on_stable_storage_before_the_folder_is_a_members
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[Path | str] = []
-    real, adopt = seeding.sync_folder, DataDir.adopt
+    adopt = DataDir.adopt
 
     def sync(path: Path) -> None:
         assert (path / STATE_FILE).exists()
         done.append(path)
-        real(path)
+        sync_folder(path)
 
     def adopted(folder: DataDir, fresh: MemberIdentity) -> None:
         done.append("adopted")
         adopt(folder, fresh)
 
-    monkeypatch.setattr(seeding, "sync_folder", sync)
+    monkeypatch.setattr("netstore.node.seeding.sync_folder", sync)
     monkeypatch.setattr(DataDir, "adopt", adopted)
     seed(tmp_path / "new", founders(URLS, "a", "a secret", ""), Index(1), records())
     assert done == [tmp_path / "new" / "state", "adopted"]
