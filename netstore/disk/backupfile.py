@@ -19,6 +19,7 @@ import msgspec
 
 from netstore.codec import Malformed, crc32c, prefixed, read_prefixed, read_varint, u32, varint
 from netstore.errors import CorruptData, NetstoreError
+from netstore.raft.entry import MAX_DATA_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +32,10 @@ FORMAT: Final = 1
 BLOCK_BYTES: Final = 64 * 1024
 """A block is written when its records have so many bytes: damage is told with the offset of its block."""
 
-MOST_BLOCK_BYTES: Final = 80 * 1024 * 1024
-"""Longest block that is read: one record of the largest request, and some. It only bounds damaged lengths."""
+MOST_BLOCK_BYTES: Final = 2 * MAX_DATA_BYTES + 16 * 1024 * 1024
+"""Longest block that is read: the largest record, an event of the v2 window with a value and the one before,
+each of the largest entry; and some. It only bounds damaged lengths.
+"""
 
 _START: Final = crc32c(MAGIC)
 _HEAD_BYTES: Final = 8

@@ -166,20 +166,10 @@ class DataDir:
         NetstoreError, in one line with the fix, for a folder that has anything in it, or cannot be used.
         """
         _make_folder(path)
-        with explain_errors(path):
-            names = set(os.listdir(path))  # noqa: PTH208 - may fail
-            own = {
-                each
-                for each in ("state", "wal")
-                if (path / each).is_dir() and not any((path / each).iterdir())
-            }
-        used = sorted(names - own - {"lock", "lost+found"})
-        if used and (_UNFINISHED not in names or _IDENTITY in names):
-            raise NetstoreError(
-                f"{path}: has {_show_names(used)}; nothing was changed: choose a new or empty folder"
-            )
+        _check_unused(path)
         lock = _lock(path)
         try:
+            _check_unused(path)  # another process may have filled it before it was locked
             write_atomically(path, _UNFINISHED, b"the data of a member is being written here\n")
             made = cls(path, path / "wal", None, lock)
             made._empty()
@@ -298,6 +288,20 @@ def _check_no_foreign(path: Path) -> None:
         raise NetstoreError(
             f"{path}: no member's folder, but it has {_show_names(foreign)}; nothing was changed: choose an"
             " empty folder"
+        )
+
+
+def _check_unused(path: Path) -> None:
+    """Refuse a folder that has anything in it, unless that is what an import or a restore left unfinished."""
+    with explain_errors(path):
+        names = set(os.listdir(path))  # noqa: PTH208 - may fail
+        own = {
+            each for each in ("state", "wal") if (path / each).is_dir() and not any((path / each).iterdir())
+        }
+    used = sorted(names - own - {"lock", "lost+found"})
+    if used and (_UNFINISHED not in names or _IDENTITY in names):
+        raise NetstoreError(
+            f"{path}: has {_show_names(used)}; nothing was changed: choose a new or empty folder"
         )
 
 

@@ -65,8 +65,10 @@ class Scrubber:
         self._engine = engine
         self._rate = mib_per_second * _MIB
         self._log = log
-        self._stop = threading.Event()
-        self._wait = wait or self._stop.wait
+        self._wake = threading.Event()
+        self._ending = False
+        self._hurried = False
+        self._wait = wait or self._pause
         self._thread = threading.Thread(target=self._run, name="state-scrubber", daemon=True)
         self.verified_bytes = 0
         """Of the current round, or of the last one."""
@@ -80,9 +82,24 @@ class Scrubber:
 
     def stop(self) -> None:
         """End the thread. Blocks for one step."""
-        self._stop.set()
+        self._ending = True
+        self._wake.set()
         if self._thread.ident is not None:
             self._thread.join()
+
+    def hurry(self) -> None:
+        """Begin the next round as soon as the current one is over, because something may be damaged. From any
+        thread.
+        """
+        self._hurried = True
+        self._wake.set()
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait until then, or until `stop` or `hurry`; whether to end."""
+        self._wake.wait(seconds)
+        if not self._ending:
+            self._wake.clear()
+        return self._ending
 
     def _run(self) -> None:
         while True:
@@ -99,12 +116,13 @@ class Scrubber:
                 self.rounds += 1
                 seconds = round(time.monotonic() - began, 1)
                 self._log.info("state_verified", bytes=self.verified_bytes, seconds=seconds)
-            rest = ROUND_SECONDS - (time.monotonic() - began)
+            rest = 0.0 if self._hurried else ROUND_SECONDS - (time.monotonic() - began)
             if self._wait(max(rest, 1.0) if over else 1.0):
                 return
 
     def _round(self) -> bool:
         """Verify everything once. False when it was stopped."""
+        self._hurried = False
         self.verified_bytes = 0
         for database in self._engine.databases:
             tracker = Tracker(database)
@@ -112,4 +130,4 @@ class Scrubber:
                 self.verified_bytes += size
                 if self._wait(max(size, STEP_RECORDS * RECORD_COST) / self._rate):
                     return False
-        return not self._stop.is_set()
+        return not self._ending

@@ -3,7 +3,8 @@ compatibility). The layout of pages is in `boltpages`.
 
 The file may come from anywhere, so nothing in it is trusted: what contradicts itself raises CorruptData with
 the file and the offset, and a damaged file can neither make the reader use more memory than `MAX_PAGE_BYTES`
-nor go round in circles: keys must ascend, trees end at `MAX_DEPTH`, and a page below the root has an element.
+nor go round in circles, nor copy more than the page has: keys must ascend, elements do not overlap, trees end
+at `MAX_DEPTH`, and a page below the root has an element.
 """
 
 from __future__ import annotations
@@ -199,9 +200,13 @@ class Database:
         last: bytes | None = None
         for page in leaves:
             data, size, at = page.data, len(page.data), HEAD.size
+            left = size - HEAD.size - page.elements * LEAF_ELEMENT.size
             for flags, distance, key_bytes, value_bytes in self._table(LEAF_ELEMENT, page):
                 middle = at + distance + key_bytes
                 end = middle + value_bytes
+                left -= key_bytes + value_bytes
+                if end <= size and left < 0:
+                    raise self._damaged(page.offset + at, "an element lies over another one")
                 key = data[at + distance : middle]
                 if end > size or (last is not None and key <= last):
                     why = "ends outside of its page" if end > size else "is not in the order of the keys"

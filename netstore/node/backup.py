@@ -4,13 +4,21 @@ of the v3 state in etcd's format (`etcdctl snapshot save`), and full backups (`f
 The state is copied as of its last commit, after a commit of everything acknowledged so far. For etcd's format
 the copy is rewritten as a bbolt file (`etcdfile.boltwriter`): history back to the compacted revision, leases,
 alarms and members. One backup is made at a time. Copy and backup are in one folder and need up to twice the
-space of the state meanwhile; what a crash leaves of them is removed when the next one is made there.
+space of the state meanwhile:
+
+    FOLDER/backup-CLUSTER-MEMBER-RANDOM.state.part                  the copy
+    FOLDER/backup-CLUSTER-MEMBER-RANDOM.full.part, ....bolt.part    the backup
+
+Members can share a folder: each makes new files only, and removes only those of its own ids, which a crash
+left, when it makes the next one there. A copy that is not what was written is a failed backup and no verdict
+on the state, which may be on another disk: the state is verified then.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import threading
 from functools import partial
@@ -52,14 +60,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SPARE_BYTES: Final = 64 * 1024 * 1024
-"""Free disk space that a full backup must leave: the log may be on the same disk."""
+"""Free disk space that a backup must leave: the log may be on the same disk."""
 
 MADE_BOUNDS: Final = doubling(0.01, 17)
 """Upper bounds of the seconds that a snapshot takes to make, as etcd has them."""
-
-_STATE: Final = "backup-state.part"
-_BOLT: Final = "backup-bolt.part"
-_FULL: Final = "backup-full.part"
 
 _NUMBER: Final = Struct(">Q")
 _REVISION: Final = Struct(">QcQ")
@@ -116,18 +120,18 @@ class Backups:
         source: Source,
         call_soon: Callable[[Callable[[], object]], None],
         log: Log,
-        damaged: Callable[[StateDamaged], None],
         *,
-        header: Callable[[], Header] | None = None,
+        suspect: Callable[[], object],
+        header: Callable[[], Header],
     ) -> None:
-        """`damaged` is called on the loop if a copy, and so the state, is not what was written. `header`
-        gives that of a full backup, as far as the state does not (`fullbackup.header_of`).
+        """`suspect` is called on the loop if a copy is not what was written: the state should be verified.
+        `header` gives that of a full backup, as far as the state does not (`fullbackup.header_of`).
         """
         self._folder = folder
         self._source = source
         self._call_soon = call_soon
         self._log = log
-        self._damaged = damaged
+        self._suspect = suspect
         self._header = header
         self._busy = False
         self._began = 0.0
@@ -138,16 +142,14 @@ class Backups:
         """Make a snapshot in etcd's format that contains everything acknowledged so far; `done` gets it, or
         why there is none, on the loop, and has to close it.
         """
-        self._begin(self._bolt_copy, partial(self._bolt_made, done))
+        work = partial(self._bolt_copy, self._source.sizes()[0], self._header())
+        self._begin(work, partial(self._bolt_made, done))
 
     def make_full(self, done: Callable[[FullCopy | Fault], None], folder: Path | None = None) -> None:
         """Make a full backup, in `folder` or where the state is, that contains everything acknowledged so
-        far; `done` gets it, or why there is none, on the loop. The next one in that folder replaces the file.
+        far; `done` gets it, or why there is none, on the loop. The next one in that folder removes the file.
         """
-        if self._header is None:
-            raise ValueError("these backups have no header")
-        size = self._source.sizes()[0]
-        work = partial(self._full_copy, folder or self._folder, size, self._header())
+        work = partial(self._full_copy, folder or self._folder, self._source.sizes()[0], self._header())
         self._begin(work, partial(self._full_made, done))
 
     def _begin(self, work: Callable[[], T], made: Callable[[T | Exception | Fault], None]) -> None:
@@ -173,23 +175,26 @@ class Backups:
             self._log.warning("snapshot_not_made", error=str(failure))
             made(no_space())
             return
-        threading.Thread(target=self._run, args=(work, made), name="backup", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(work, made), name="backup", daemon=True).start()
+        except RuntimeError as error:  # how Python tells that the system has no thread for it
+            self._over(made, NetstoreError(f"no thread could be started ({error})"))
 
     def _run(self, work: Callable[[], T], made: Callable[[T | Exception | Fault], None]) -> None:
         outcome: T | Exception
         try:
             outcome = work()
-        except (OSError, NetstoreError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - a backup that fails, however it does, ends no member
             outcome = error
         self._call_soon(partial(self._over, made, outcome))
 
     def _over(self, made: Callable[[T | Exception | Fault], None], outcome: T | Exception) -> None:
         self._busy = False
         if isinstance(outcome, Exception):
-            self._log.warning("snapshot_not_made", error=str(outcome))
+            self._log.warning("snapshot_not_made", error=_in_words(outcome))
         made(outcome)
         if isinstance(outcome, StateDamaged):
-            self._damaged(outcome)
+            self._suspect()
 
     # --- etcd's format
 
@@ -203,21 +208,23 @@ class Backups:
         else:
             done(outcome if isinstance(outcome, Fault) else refusal(Reason.SNAPSHOT_FAILED))
 
-    def _bolt_copy(self) -> BoltCopy:
-        state, bolt = self._folder / _STATE, self._folder / _BOLT
+    def _bolt_copy(self, size: int, header: Header) -> BoltCopy:
+        stem = _begin_files(self._folder, header)
+        state, bolt = (stem.with_name(f"{stem.name}.{each}.part") for each in ("state", "bolt"))
+        _check_room(self._folder, size)
         try:
             with _private(state) as file:
                 self._source.copy_to(file.fileno())
             file = _private(bolt)
             try:
                 with StateFile(state) as source:
-                    size = boltwriter.write(file, buckets(source))
+                    written = boltwriter.write(file, buckets(source))
                 file.flush()
                 file.seek(0)
             except BaseException:
                 file.close()
                 raise
-            return BoltCopy(file, size)
+            return BoltCopy(file, written)
         finally:
             state.unlink(missing_ok=True)
             bolt.unlink(missing_ok=True)
@@ -234,10 +241,10 @@ class Backups:
             done(outcome if isinstance(outcome, Fault) else fault_from_text(_in_words(outcome), 0))
 
     def _full_copy(self, folder: Path, size: int, header: Header) -> FullCopy:
-        state, full = folder / _STATE, folder / _FULL
+        stem = _begin_files(folder, header)
+        state, full = (stem.with_name(f"{stem.name}.{each}.part") for each in ("state", "full"))
         _check_room(folder, size)
         try:
-            full.unlink(missing_ok=True)
             with _private(state) as file:
                 self._source.copy_to(file.fileno())
             found = fullbackup.run("write", state, full, msgspec.json.encode(header).decode())
@@ -247,6 +254,14 @@ class Backups:
         finally:
             state.unlink(missing_ok=True)
         return FullCopy(full, found)
+
+
+def _begin_files(folder: Path, header: Header) -> Path:
+    """Remove what this member left in a folder, and return the path with which new names there begin."""
+    own = f"backup-{header.cluster}-{header.member}-"
+    for left in folder.glob(f"{own}*.part"):
+        left.unlink(missing_ok=True)
+    return folder / f"{own}{secrets.token_hex(8)}"
 
 
 def _check_room(folder: Path, size: int) -> None:
@@ -260,13 +275,26 @@ def _check_room(folder: Path, size: int) -> None:
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename or 'backup'}: {error.strerror or error}"
-    return str(error)
+    match error:
+        case StateDamaged():
+            what = str(error).partition("; nothing was changed")[0]
+            return (
+                f"the copy is damaged: {what}; the scrubber, unless it is off, verifies the state itself now"
+            )
+        case NetstoreError():
+            return str(error)
+        case OSError():
+            return f"{error.filename or 'backup'}: {error.strerror or error}"
+        case MemoryError():
+            return "not enough memory"
+        case _:
+            return f"the backup failed ({error})"
 
 
 def _private(path: Path) -> BinaryIO:
-    return open(path, "w+b", opener=lambda name, flags: os.open(name, flags, 0o600))
+    """A new file. OSError if there is one, or a link, with this name."""
+    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.fdopen(opened, "w+b")
 
 
 def buckets(source: StateFile) -> dict[bytes, Iterator[tuple[bytes, bytes]]]:
@@ -280,7 +308,7 @@ def buckets(source: StateFile) -> dict[bytes, Iterator[tuple[bytes, bytes]]]:
         b"key": _keys(source),
         b"lease": _leases(source),
         b"members": _members(source),
-        b"members_removed": ((key.lstrip(b"0"), b"removed") for key, _ in source.scan(tables.REMOVED)),
+        b"members_removed": _removed(source),
         b"meta": _meta(source),
     }
 
@@ -318,6 +346,11 @@ def _members(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
             "clientURLs": member.client_urls,
         }
         yield name, json.dumps(fields | {"isLearner": True} if member.learner else fields).encode()
+
+
+def _removed(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
+    for name in sorted(b"%x" % int(key, 16) for key, _ in source.scan(tables.REMOVED)):
+        yield name, b"removed"
 
 
 def _cluster(source: StateFile) -> Iterator[tuple[bytes, bytes]]:

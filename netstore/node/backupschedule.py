@@ -2,11 +2,12 @@
 removes old ones, and runs a command that takes it off the machine.
 
     FOLDER/netstore-CLUSTER-MEMBER-20260131T040506Z-INDEX.backup    verified, complete
-    FOLDER/backup-full.part, FOLDER/backup-state.part               being written
+    FOLDER/backup-CLUSTER-MEMBER-*.part                             being written (`backup`)
 
 A file gets its name only when it was verified (`fullbackup`), by a rename, and is on stable storage then. Of
-this member's files the newest are kept; those of other members and clusters are never touched. The folder is
-not made: one that is missing is told, because it may be a disk that is not mounted.
+this member's files the newest by the time in their names are kept, and the last one that was made; those of
+other members and clusters are never touched, so that they can share a folder. The folder is not made: one
+that is missing is told, because it may be a disk that is not mounted.
 
 Work on files is done in threads and processes; requests never wait for it. Whatever goes wrong is logged, is
 in `BackupState.problem` until a backup succeeds, and is tried again.
@@ -86,7 +87,8 @@ class BackupState:
     """How long making and verifying the last one took."""
     verified: str = ""
     """How the last one was verified (`fullbackup.RESTORED`)."""
-    running: bool = False
+    began: float = 0.0
+    """When the one that is made now was begun; 0 while none is."""
     problem: str = ""
     """Why the last attempt failed; empty after a success."""
     hook_failed: int = 0
@@ -94,9 +96,19 @@ class BackupState:
     hook_problem: str = ""
     """Why its last run failed; empty if it did not."""
 
+    @property
+    def running(self) -> bool:
+        """Whether one is made now."""
+        return self.began > 0
+
     def warnings(self, now: float) -> list[str]:
         """What somebody should look at, in words."""
         found = []
+        if self.running and now - self.began > self.every + 60:
+            found.append(
+                f"backup: the one that was begun {now - self.began:.0f} s ago is not done: look whether the"
+                " disk of backup_folder answers"
+            )
         if self.problem:
             found.append(f"backup: {self.problem}")
         elif self.last_success and now - self.last_success > 2 * self.every + 60:
@@ -117,7 +129,7 @@ class BackupSchedule:
         self._clock = clock
         self._log = log
         self._stem = f"netstore-{identity[0]:x}-{identity[1]:x}"
-        self._name = re.compile(re.escape(self._stem) + r"-[0-9]{8}T[0-9]{6}Z-([0-9]{1,20})\.backup")
+        self._name = re.compile(re.escape(self._stem) + r"-([0-9]{8}T[0-9]{6}Z)-([0-9]{1,20})\.backup")
         self.state = BackupState(plan.every)
 
     async def run(self) -> None:
@@ -130,19 +142,19 @@ class BackupSchedule:
     async def make(self) -> bool:
         """Make one backup now; whether that succeeded."""
         state = self.state
-        state.running = True
+        state.began = self._now()
         begun = self._clock.monotonic()
         try:
             path, found = await self._make()
         except MustStop:
             raise
-        except (NetstoreError, OSError) as error:
+        except (NetstoreError, OSError, MemoryError) as error:
             state.failed += 1
             state.problem = _in_words(error)
             self._log.error("backup_failed", reason=state.problem, folder=str(self._plan.folder))
             return False
         finally:
-            state.running = False
+            state.began = 0.0
         state.succeeded += 1
         state.problem = ""
         state.last_success = self._now()
@@ -166,7 +178,7 @@ class BackupSchedule:
         await trio.to_thread.run_sync(_check_folder, folder)
         made = await self._full(folder)
         try:
-            found = await self._verified(made.path)
+            found = await self._verified(made)
             path = folder / f"{self._stem}-{_stamp(self._clock.wall())}-{found.header.index}.backup"
             await trio.to_thread.run_sync(_publish, made.path, path)
         except BaseException:
@@ -174,7 +186,7 @@ class BackupSchedule:
                 made.path.unlink(missing_ok=True)
             raise
         try:
-            await trio.to_thread.run_sync(self._remove_old)
+            await trio.to_thread.run_sync(self._remove_old, path)
         except OSError as error:  # the new one is good; the next time they are removed again
             self._log.warning("backups_not_removed", reason=_in_words(error))
         return path, found
@@ -194,12 +206,15 @@ class BackupSchedule:
             raise NetstoreError(made.cause.decode("utf-8", "replace"))
         return made
 
-    async def _verified(self, path: Path) -> Found:
-        line, environment = fullbackup.command("verify", path, str(self._plan.memory_bytes))
+    async def _verified(self, made: FullCopy) -> Found:
+        line, environment = fullbackup.command("verify", made.path, str(self._plan.memory_bytes))
         done = await trio.run_process(
             line, env=environment, stdin=b"", capture_stdout=True, capture_stderr=True, check=False
         )
-        return fullbackup.outcome(done.returncode, done.stdout, done.stderr)
+        found = fullbackup.outcome(done.returncode, done.stdout, done.stderr)
+        if found.digest != made.found.digest:
+            raise NetstoreError(f"{made.path}: is not the file that was written: something replaced it")
+        return found
 
     async def _first_wait(self) -> float:
         """Seconds until the first backup is due, by the newest one in the folder."""
@@ -209,7 +224,7 @@ class BackupSchedule:
             return 0.0
         if not files:
             return 0.0
-        index, path = files[-1]
+        _, index, path = files[-1]
         with suppress(OSError):
             status = path.stat()
             self.state.last_success = status.st_mtime
@@ -220,17 +235,21 @@ class BackupSchedule:
     def _remember(self, name: str, size: int, index: int) -> None:
         self.state.last_file, self.state.last_bytes, self.state.last_index = name, size, index
 
-    def _files(self) -> list[tuple[int, Path]]:
-        """This member's backups with their log indexes, oldest first."""
+    def _files(self) -> list[tuple[str, int, Path]]:
+        """This member's backups with their times and log indexes, oldest first. The time decides: the index
+        starts again when a member begins anew, or goes back when an older data folder was put in its place.
+        """
         found = []
         for path in self._plan.folder.iterdir():
             match = self._name.fullmatch(path.name)
             if match:
-                found.append((int(match[1]), path))
+                found.append((match[1], int(match[2]), path))
         return sorted(found)
 
-    def _remove_old(self) -> None:
-        for _, path in self._files()[: -self._plan.keep]:
+    def _remove_old(self, made: Path) -> None:
+        """Remove all but the newest. `made`, the last one, stays also if the clock was set back."""
+        others = [path for _, _, path in self._files() if path != made]
+        for path in others[: max(0, len(others) - (self._plan.keep - 1))]:
             path.unlink(missing_ok=True)
 
     # --- the command
@@ -343,4 +362,6 @@ def _in_words(error: Exception) -> str:
         return f"{error.filename or 'the folder'}: {error.strerror or error}"
     if isinstance(error, CorruptData):
         return f"what was written is damaged: {error}"
+    if isinstance(error, MemoryError):
+        return "not enough memory"
     return str(error)

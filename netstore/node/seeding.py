@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, keep_token
+from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, keep_token, sync_folder
 from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, MAP_BYTES, MAP_LIMIT_BYTES
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
@@ -94,6 +94,7 @@ def seed(
     try:
         count = _write_state(folder.state_dir / STATE_FILE, own, applied, records, progress)
         _write_log(folder, own, applied)
+        sync_folder(folder.state_dir)  # the name of the state
         keep_token(folder.path, own.join_token)
         folder.adopt(MemberIdentity(own.cluster, own.own, own.name))
     except BaseException:

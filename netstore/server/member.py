@@ -132,7 +132,7 @@ class RunningMember:
             store.engine,
             self._call_for_client,
             get_logger("backup"),
-            host.fail,
+            suspect=self.scrubber.hurry,
             header=self._backup_header,
         )
         self.backup_schedule = self._schedule_backups()

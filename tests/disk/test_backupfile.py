@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from netstore.codec import crc32c, u32
 from netstore.disk.backupfile import BLOCK_BYTES, MAGIC, BackupReader, BackupWriter, Header, Kind, is_backup
 from netstore.errors import CorruptData, NetstoreError
+from netstore.raft.entry import MAX_DATA_BYTES
 from tests.support.dump import dump, dumped
 
 HEADER = Header(
@@ -99,6 +100,16 @@ def test_a_file_that_is_cut_is_refused(size: int) -> None:
 def test_what_follows_the_end_is_refused() -> None:
     with pytest.raises(CorruptData, match=f"offset {len(SAMPLE)}: something follows"):
         read(SAMPLE + b"\0")
+
+
+def test_a_block_may_have_two_values_of_the_largest_entry() -> None:
+    """An event of the v2 window has the new value and the one before. The file is cut, to spare memory."""
+    start = written([])[: -8 - 2 - 32]
+    largest = 2 * MAX_DATA_BYTES + BLOCK_BYTES
+    with pytest.raises(CorruptData, match=f"cut short: 0 bytes of the block that begins there, of {largest}"):
+        read(start + u32(largest) + u32(0))
+    with pytest.raises(CorruptData, match=f"a block of {1 << 30} bytes"):
+        read(start + u32(1 << 30) + u32(0))
 
 
 def test_blocks_in_another_order_are_refused() -> None:

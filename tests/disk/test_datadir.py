@@ -480,3 +480,26 @@ def test_a_folder_with_anything_in_it_is_not_filled(tmp_path: Path, name: str) -
         DataDir.make(path)
     assert (path / name).exists()
     assert not (path / "lock").exists()
+
+
+def test_a_folder_that_another_process_fills_before_it_is_locked_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new"
+    real = datadir._lock
+
+    def late(folder: Path) -> int:
+        monkeypatch.setattr(datadir, "_lock", real)
+        other = DataDir.make(folder)
+        (other.state_dir / datadir.STATE_FILE).write_bytes(b"of the other")
+        other.adopt(ME)
+        other.close()
+        return real(folder)
+
+    monkeypatch.setattr(datadir, "_lock", late)
+    with pytest.raises(NetstoreError, match="choose a new or empty folder"):
+        DataDir.make(path)
+    assert (path / "state" / datadir.STATE_FILE).read_bytes() == b"of the other"
+    opened = DataDir.lock(path)
+    assert opened.identity == ME
+    opened.close()

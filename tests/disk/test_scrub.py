@@ -12,7 +12,7 @@ from tests.disk.fakeloop import TIMEOUT
 from tests.disk.opened import Opened
 from tests.disk.states import spoil
 from tests.support.member import Lines
-from tests.support.patience import seconds
+from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,4 +113,17 @@ def test_it_can_be_stopped_and_never_begins_at_rate_0(tmp_path: Path) -> None:
     busy.start()
     busy.stop()
     assert not busy._thread.is_alive()
+    opened.engine.close()
+
+
+def test_a_round_begins_at_once_when_something_may_be_damaged(tmp_path: Path) -> None:
+    told: list[StateDamaged] = []
+    opened, lines = state(tmp_path / "state", told), Lines()
+    scrubber = Scrubber(opened.engine, 1024, lines)
+    scrubber.start()
+    until(lambda: scrubber.rounds == 1, "the first round")
+    scrubber.hurry()
+    until(lambda: scrubber.rounds == 2, "a round that does not wait for the hour")
+    scrubber.stop()
+    assert told == []
     opened.engine.close()

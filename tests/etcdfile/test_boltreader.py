@@ -125,6 +125,15 @@ def test_a_small_bucket_lies_in_the_page_that_names_it() -> None:
     assert content(data) == {b"meta": {b"k": b"value"}}
 
 
+def test_elements_that_share_their_bytes_are_refused() -> None:
+    """A page of 256 MiB with 65,535 such elements would be copied as terabytes."""
+    elements = struct.pack("<IIII", 0, 32, 1, 6) + struct.pack("<IIII", 0, 17, 1, 5)
+    inner = struct.pack("<QHHI", 0, 2, 2, 0) + elements + b"abvalue"
+    database = opened(written({}))
+    with pytest.raises(CorruptData, match="an element lies over another one"):
+        list(database._elements(iter([database._inline(0, inner)])))
+
+
 def test_the_digest_behind_a_database() -> None:
     data = written({b"a": {b"k": b"v"}})
     assert database_size(io.BytesIO(data), "f") == len(data)

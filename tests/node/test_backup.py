@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
+import secrets
 import shutil
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import lmdb
 import pytest
 
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, Reason
+from netstore.etcdfile.boltreader import Database
 from netstore.node.backup import BoltCopy, FullCopy, buckets
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion
 from netstore.state.v3 import commands as v3
@@ -17,7 +23,6 @@ from tests.support.backups import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 class Usage(NamedTuple):
@@ -147,19 +152,43 @@ def test_a_state_that_cannot_be_committed(place: Place, monkeypatch: pytest.Monk
 def test_a_full_copy_is_left_to_who_asked(place: Place, tmp_path: Path) -> None:
     place.fill()
     copy = place.make_full()
-    assert copy.path == place.folder / "backup-full.part"
+    assert copy.path.match("backup-c1-7-*.full.part")
     assert copy.path.stat().st_size == copy.found.size
     assert copy.path.stat().st_mode & 0o777 == 0o600
     assert place.lines.events == ["backup_made"]
-    assert not (place.folder / "backup-state.part").exists()
+    assert list(place.folder.glob("*.part")) == [copy.path]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert place.make_full(elsewhere).path.parent == elsewhere
-    assert [path.name for path in elsewhere.iterdir()] == ["backup-full.part"]
-    assert place.make_full().path == copy.path, "what a crash left is replaced"
+    again = place.make_full().path
+    assert list(place.folder.glob("*.part")) == [again], "what a crash left is removed"
 
 
-def test_a_full_copy_without_room_is_refused_before_anything_is_written(
+def test_what_others_write_to_the_same_folder_is_left_alone(place: Place) -> None:
+    place.fill()
+    others = [place.folder / name for name in ("backup-c1-8-00.state.part", "backup-c1-70-00.full.part")]
+    for each in others:
+        each.write_bytes(b"of another member")
+    copy = place.make()
+    assert isinstance(copy, BoltCopy)
+    copy.close()
+    full = place.make_full().path
+    assert {each.read_bytes() for each in others} == {b"of another member"}
+    assert sorted(place.folder.glob("*.part")) == sorted([*others, full])
+
+
+def test_a_copy_follows_no_link_and_replaces_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "00")
+    target = place.folder / "target"
+    target.write_bytes(b"kept")
+    real = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: [] if "part" in pattern else real(path, pattern))
+    (place.folder / "backup-c1-7-00.state.part").symlink_to(target)
+    assert isinstance(place.make(), Fault)
+    assert target.read_bytes() == b"kept"
+
+
+def test_a_copy_without_room_is_refused_before_anything_is_written(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100, 90, 10))
@@ -168,13 +197,13 @@ def test_a_full_copy_without_room_is_refused_before_anything_is_written(
     place.turn_until(lambda: made)
     assert isinstance(made[0], Fault)
     assert b"no room for a backup: 10 bytes are free" in made[0].cause
+    assert isinstance(place.make(), Fault)
+    assert "no room for a backup" in place.lines.told("snapshot_not_made")[1]["error"]
     assert not list(place.folder.glob("backup-*"))
 
 
-def test_a_full_copy_of_a_damaged_state_ends_the_member(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place.fill()
+def damaging(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage each copy of the state, as rot on the disk of the backups does."""
     whole = place.engine.copy_to
 
     def damaged(file: int) -> None:
@@ -183,9 +212,65 @@ def test_a_full_copy_of_a_damaged_state_ends_the_member(
         os.pwrite(file, b"/a/c", content.index(b"/a/b"))
 
     monkeypatch.setattr(place.engine, "copy_to", damaged)
+
+
+def test_a_damaged_copy_is_a_failed_backup_and_the_state_is_verified(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.fill()
+    damaging(place, monkeypatch)
     made: list[FullCopy | Fault] = []
     place.backups.make_full(made.append)
     place.turn_until(lambda: made)
     assert isinstance(made[0], Fault)
-    assert "not what was written" in str(place.damage[0])
+    assert b"the copy is damaged: " in made[0].cause
+    assert b"not what was written; the scrubber, unless it is off" in made[0].cause
+    assert place.suspected == [True]
     assert not list(place.folder.glob("backup-*"))
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), lmdb.ReadersFullError("no readers"), KeyError("x")])
+def test_whatever_fails_is_told_and_the_next_one_can_be_made(
+    place: Place, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail(_: int) -> None:
+        raise failure
+
+    monkeypatch.setattr(place.engine, "copy_to", fail)
+    fault = place.make()
+    assert isinstance(fault, Fault)
+    assert fault.reason is Reason.SNAPSHOT_FAILED
+    assert place.lines.events == ["snapshot_not_made"]
+    monkeypatch.undo()
+    copy = place.make()
+    assert isinstance(copy, BoltCopy)
+    copy.close()
+
+
+def test_a_thread_that_cannot_be_started_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    made: list[FullCopy | Fault] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        place.backups.make_full(made.append)
+        place.turn_until(lambda: made)
+    assert isinstance(made[0], Fault)
+    assert b"no thread could be started" in made[0].cause
+    assert place.make_full().path.exists()
+
+
+def test_removed_members_are_in_the_order_of_their_names(place: Place) -> None:
+    ids = [0x0FEDCBA987654321, 0x1000000000000001]
+    for id_ in ids:
+        place.apply(PublishMember(id_, "gone", (), ("http://p:2",)), RemoveMember(id_))
+    copy = place.make()
+    assert isinstance(copy, BoltCopy)
+    content = copy.read(copy.size)
+    copy.close()
+    database = Database(io.BytesIO(content), "FILE", len(content))
+    assert [name for name, _ in database.bucket(b"members_removed")] == [
+        b"1000000000000001",
+        b"fedcba987654321",
+    ]

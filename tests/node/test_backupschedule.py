@@ -113,6 +113,67 @@ async def test_the_newest_of_this_member_are_kept(tmp_path: Path) -> None:
         assert here.files == sorted([*others, *made[-3:]])
 
 
+async def test_members_that_share_a_folder_do_not_touch_each_others_files(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with site(tmp_path / "a") as one, site(tmp_path / "b") as two:
+        other = NodeId(8)
+        two.place.member = other
+        two.place.apply(Set(b"/only/there", b"1"))
+        plan = BackupPlan(**two.plan | {"folder": one.folder})
+        second = BackupSchedule(plan, two.place.backups, (ClusterId(0xC1), other), two.clock, two.place.lines)
+        made: dict[NodeId, bool] = {}
+
+        async def make(schedule: BackupSchedule, id_: NodeId) -> None:
+            made[id_] = await schedule.make()
+
+        with trio.fail_after(seconds(120)):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(make, one.schedule, NodeId(7))
+                nursery.start_soon(make, second, other)
+        assert made == {NodeId(7): True, other: True}
+        found = {fullbackup.verify(one.folder / name, 0).header.index for name in one.files}
+        assert found == {one.place.machine.applied, two.place.machine.applied}
+        assert len(one.files) == 2
+
+
+async def test_a_file_that_was_replaced_meanwhile_gets_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(tmp_path) as here:
+        whole = here.schedule._full
+        other = await whole(here.place.folder)
+
+        async def replaced(folder: Path) -> Any:
+            made = await whole(folder)
+            shutil.copy(other.path, made.path)
+            return made
+
+        monkeypatch.setattr(here.schedule, "_full", replaced)
+        assert not await here.make()
+        assert "is not the file that was written" in here.schedule.state.problem
+        assert here.files == []
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+async def test_files_of_higher_indexes_from_before_are_the_old_ones(tmp_path: Path, keep: int) -> None:
+    async with site(tmp_path, keep=keep) as here:
+        old = [f"netstore-c1-7-2026101{each}T000000Z-{500000 - each}.backup" for each in range(3)]
+        for name in old:
+            (here.folder / name).write_text("")
+        await here.schedule._first_wait()
+        assert here.schedule.state.last_file == old[-1]
+        assert await here.make()
+        assert here.files == [*old[3 - keep + 1 :], here.schedule.state.last_file]
+
+
+async def test_the_last_one_stays_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    async with site(tmp_path, keep=1) as here:
+        (here.folder / "netstore-c1-7-20991231T000000Z-9.backup").write_text("")
+        assert await here.make()
+        assert here.files == [here.schedule.state.last_file]
+
+
 async def test_a_missing_folder_is_told_and_not_made(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         here.folder.rmdir()
@@ -210,6 +271,38 @@ async def test_an_old_backup_is_told(tmp_path: Path) -> None:
         assert here.schedule.state.warnings(now + 13 * HOUR) == ["backup: the last one is 46800 s old"]
 
 
+async def test_one_that_does_not_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site(tmp_path) as here:
+        begun = trio.Event()
+
+        async def hang(_: Path) -> Any:
+            begun.set()
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(here.schedule, "_full", hang)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.schedule.make)
+            await begun.wait()
+            now, state = here.clock.wall() / SECOND, here.schedule.state
+            assert state.running
+            assert state.warnings(now + 6 * HOUR) == []
+            [warning] = state.warnings(now + 7 * HOUR)
+            assert warning.startswith("backup: the one that was begun 25200 s ago is not done: look")
+            nursery.cancel_scope.cancel()
+        assert not state.running
+
+
+async def test_want_of_memory_is_a_failed_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site(tmp_path) as here:
+
+        def short(*_: object, **__: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(trio, "run_process", short)
+        assert not await here.make()
+        assert (here.schedule.state.problem, here.files) == ("not enough memory", [])
+
+
 # --- the command
 
 
@@ -245,6 +338,15 @@ async def test_a_command_that_does_not_end_is_killed_with_what_it_started(tmp_pa
         assert here.schedule.state.hook_failed == 1
         started = [int(pid) for pid in pids.read_text().split()]
         await trio.to_thread.run_sync(until, lambda: not any(map(_runs, started)), "all of it has ended")
+
+
+async def test_what_a_command_leaves_in_its_process_group_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    async with site(tmp_path, hook=f"sh -c 'sleep 1000 & echo $! > {pid}'") as here:
+        assert await here.make()
+        assert here.schedule.state.hook_problem == ""
+        left = int(pid.read_text())
+        await trio.to_thread.run_sync(until, lambda: not _runs(left), "it has ended")
 
 
 def _runs(pid: int) -> bool:

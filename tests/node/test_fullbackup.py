@@ -100,7 +100,7 @@ def test_damage_is_told_with_its_offset(full: Path, memory: int) -> None:
     at = data.index(LONG_KEY)
     data[at] ^= 1
     full.write_bytes(data)
-    with pytest.raises(CorruptData, match=r"backup-full.part: damaged at offset \d+: the checksum"):
+    with pytest.raises(CorruptData, match=r"\.full\.part: damaged at offset \d+: the checksum"):
         fullbackup.run("verify", full, str(memory))
 
 

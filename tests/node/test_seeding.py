@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk.datadir import DataDir, read_token
+from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, read_token, sync_folder
 from netstore.errors import NetstoreError
 from netstore.limits import SMALLEST, Shares
 from netstore.node import seeding
@@ -116,3 +116,24 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(NetstoreError, match=r"data_dir: cannot be written: .*; free disk space"):
         seed(tmp_path / "new", own_only(), Index(1), many)
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_the_state_has_its_name_on_stable_storage_before_the_folder_is_a_members(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Path | str] = []
+    adopt = DataDir.adopt
+
+    def sync(path: Path) -> None:
+        assert (path / STATE_FILE).exists()
+        done.append(path)
+        sync_folder(path)
+
+    def adopted(folder: DataDir, fresh: MemberIdentity) -> None:
+        done.append("adopted")
+        adopt(folder, fresh)
+
+    monkeypatch.setattr("netstore.node.seeding.sync_folder", sync)
+    monkeypatch.setattr(DataDir, "adopt", adopted)
+    seed(tmp_path / "new", founders(URLS, "a", "a secret", ""), Index(1), records())
+    assert done == [tmp_path / "new" / "state", "adopted"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.disk.engine import LmdbEngine
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.disk.backupfile import Header
-    from netstore.errors import StateDamaged
 
 LIMIT: Final = 20.0
-DIGEST: Final = bytes(32)
+DIGEST: Final = sha256(b"data").digest()
 LONG_KEY: Final = b"/long/" + b"x" * 600
 """A path that LMDB does not take as a key."""
 
@@ -48,14 +48,21 @@ class Place:
         self.machine = Machine(self.engine)
         self.machine.load()
         self.lines = Lines()
-        self.damage: list[StateDamaged] = []
+        self.suspected: list[bool] = []
+        """One item for each time that the state should be verified."""
         self.folder = folder
+        self.member = NodeId(7)
         self.backups = Backups(
-            folder, self.engine, call_soon, self.lines, self.damage.append, header=self.header
+            folder,
+            self.engine,
+            call_soon,
+            self.lines,
+            suspect=lambda: self.suspected.append(True),
+            header=self.header,
         )
 
     def header(self) -> Header:
-        return begun_header(ClusterId(0xC1), NodeId(7), "seven", Nanos(10**18), "1.0")
+        return begun_header(ClusterId(0xC1), self.member, "seven", Nanos(10**18), "1.0")
 
     def failed(self, failure: OSError) -> None:
         raise failure
