@@ -48,6 +48,9 @@ def test_the_agents_pod_asks_for_no_token_and_one_capability() -> None:
     spec = daemonset["spec"]["template"]["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert "serviceAccountName" not in spec
+    *_, (label, value) = spec["nodeSelector"].items()
+    described = (ROOT / "contrib/kubernetes/README.md").read_text()
+    assert f"kubectl label node NODE {label}={value}\n" in described, "no node is taken that was not chosen"
     [container] = spec["containers"]
     config = AGENT.load(container["args"], {}).config
     for probe in ("livenessProbe", "readinessProbe"):
