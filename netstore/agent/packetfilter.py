@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.agent.programs import ProgramError
+from netstore.agent.programs import ProgramError, ProgramMissingError
 from netstore.agent.sysctls import problems
 from netstore.errors import NetstoreError
 from netstore.network.forwardrules import steps
@@ -27,6 +27,7 @@ from netstore.network.masquerade import (
     IPV6,
     PodNetwork,
     dropping_chains,
+    iptables_chain,
     listed_comments,
     masquerade,
     rule_comments,
@@ -187,6 +188,13 @@ class PacketFilter:
         topic = f"{family.iptables} FORWARD"
         try:
             listing = await self._ruleset.forward_chain(family)
+        except ProgramMissingError as error:
+            if networks and await self._drops_in_iptables(family):
+                reason = f"the chain drops packets of pods, and {error}"
+                self._log.report(topic, "forward_chain_not_read", reason=reason)
+            else:
+                self._log.resolve(topic)
+            return
         except ProgramError as error:
             self._log.report(topic, "forward_chain_not_read", reason=str(error))
             return
@@ -197,6 +205,15 @@ class PacketFilter:
         if changes:
             rules = [" ".join(words) for words in changes]
             self._tell_change("forward_rules_changed", program=family.iptables, rules=rules)
+
+    async def _drops_in_iptables(self, family: Family) -> bool:
+        """Whether another program, with an iptables of its own, made the chain FORWARD drop packets. Only one
+        of iptables-nft is seen.
+        """
+        try:
+            return iptables_chain(family) in dropping_chains(await self._ruleset.chains(), family)
+        except NetstoreError:
+            return False  # other faults of nft are those of the masquerade rules
 
     def _tell_change(self, event: str, **fields: object) -> None:
         self._last_change = trio.current_time()
@@ -215,7 +232,12 @@ class PacketFilter:
         """Chains that are not iptables' belong to a firewall; only who configures that can accept in them."""
         try:
             listing = await self._ruleset.chains()
-            found = {chain: family for family in pods for chain in dropping_chains(listing, family)}
+            found = {
+                chain: family
+                for family in pods
+                for chain in dropping_chains(listing, family)
+                if chain != iptables_chain(family)
+            }
         except NetstoreError:
             return  # without nft nobody made one; other faults are those of the masquerade rules
         if list(found) != self._told_chains:

@@ -11,7 +11,7 @@ import trio
 
 from netstore.agent import programs
 from netstore.agent.nftevents import NftEvents
-from netstore.agent.programs import ProgramError, ProgramMissingError
+from netstore.agent.programs import ProgramError
 from netstore.network.masquerade import TABLE, listed_tables
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _LEGACY_TABLES: Final = {"iptables": "ip_tables_names", "ip6tables": "ip6_tables
 
 
 class Ruleset:
-    """All methods raise ProgramError if a program fails, ProgramMissingError if nft is not installed."""
+    """All methods raise ProgramError if a program fails, ProgramMissingError if it is not installed."""
 
     def __init__(self) -> None:
         self._is_legacy: dict[str, bool] = {}
@@ -59,20 +59,17 @@ class Ruleset:
         await _nft("-j", "-f", "-", data=document)
 
     async def forward_chain(self, family: Family) -> str:
-        """What `iptables -S FORWARD` prints; "" if iptables is not installed or not used.
+        """What `iptables -S FORWARD` prints; "" if iptables is not used.
 
         Looking at a table makes iptables-legacy create it, so that it is asked only for one that exists.
         """
         program = family.iptables
-        try:
-            if program not in self._is_legacy:
-                told = await programs.run((program, "-V"))
-                self._is_legacy[program] = b"nf_tables" not in told
-            if self._is_legacy[program] and FILTER not in _legacy_tables(program):
-                return ""
-            listing = await programs.run((program, "-w", str(LOCK_SECONDS), "-S", "FORWARD"))
-        except ProgramMissingError:
+        if program not in self._is_legacy:
+            told = await programs.run((program, "-V"), package="iptables")
+            self._is_legacy[program] = b"nf_tables" not in told
+        if self._is_legacy[program] and FILTER not in _legacy_tables(program):
             return ""
+        listing = await programs.run((program, "-w", str(LOCK_SECONDS), "-S", "FORWARD"), package="iptables")
         return listing.decode(errors="replace")
 
     async def change_forward_chain(self, family: Family, words: Sequence[str]) -> None:

@@ -245,7 +245,11 @@ def explain_errors(path: Path) -> Iterator[None]:
 
 
 def _make_folder(path: Path, *, own: bool = False) -> None:
-    """Create a folder if necessary, and check that it is private. `own`: it is inside a member's folder."""
+    """Create a folder if necessary, and check that it is private. `own`: it is inside a member's folder.
+
+    An empty folder of this user is made private, such as a volume of a container: it has nothing that another
+    may have read. One that others may write to is not, since it can be a folder of the system, as /tmp.
+    """
     with explain_errors(path):
         if not path.exists():
             path.mkdir(mode=0o700, parents=True)
@@ -255,7 +259,9 @@ def _make_folder(path: Path, *, own: bool = False) -> None:
             raise NotADirectoryError
         names = set(os.listdir(path))  # noqa: PTH208 - may fail, as may all here
         mode = status.st_mode & 0o777
-        if mode & 0o077:
+        if not own and names <= {"lost+found"} and status.st_uid == os.geteuid() and not mode & 0o022:
+            path.chmod(0o700)
+        elif mode & 0o077:
             # Nobody is told to close a folder of the system, as /etc, because its name was given by mistake.
             if not (own or _IDENTITY in names or names <= _OWN_NAMES):
                 raise NetstoreError(

@@ -98,8 +98,7 @@ def listed_tables(listing: bytes) -> set[str]:
 
 def dropping_chains(listing: bytes, family: Family) -> list[str]:
     """The chains in the output of `nft -j list chains` that drop forwarded packets of the family unless a
-    rule of theirs accepts them, as `FAMILY TABLE CHAIN`. iptables' own chain is left out: see
-    `network.forwardrules`.
+    rule of theirs accepts them, as `FAMILY TABLE CHAIN`.
     """
     return [
         f"{chain.get('family')} {chain.get('table')} {chain.get('name')}"
@@ -107,8 +106,12 @@ def dropping_chains(listing: bytes, family: Family) -> list[str]:
         if chain.get("hook") == "forward"
         and chain.get("policy") == "drop"
         and chain.get("family") in (family.name, "inet")
-        and (chain.get("table"), chain.get("name")) != ("filter", "FORWARD")
     ]
+
+
+def iptables_chain(family: Family) -> str:
+    """The name that `dropping_chains` has for the chain FORWARD of iptables: see `network.forwardrules`."""
+    return f"{family.name} filter FORWARD"
 
 
 def _objects(listing: bytes, kind: str) -> list[dict[str, Any]]:

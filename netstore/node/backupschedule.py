@@ -343,6 +343,11 @@ def _check_folder(folder: Path) -> None:
     """NetstoreError if backups cannot be put there."""
     if not folder.is_dir():
         raise NetstoreError(f"backup_folder: {folder} is no folder: make it, or mount the disk that has it")
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise NetstoreError(
+            f"backup_folder: {folder} is read-only here: mount its disk for writing; under systemd name it in"
+            " ReadWritePaths= of the unit"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise NetstoreError(f"backup_folder: {folder} cannot be written to: give it to the user of netstored")
 

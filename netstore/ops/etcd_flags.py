@@ -68,7 +68,10 @@ GATES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The feature gates of etcd 3.6 and 3.7: why each is accepted, on or off."""
 
-_GATE: Final = rf"(?:{'|'.join(GATES)})=(?:true|false)"
+_WORDS: Final = "1|0|t|f|T|F|true|false|TRUE|FALSE|True|False"
+"""How Go writes true and false."""
+
+_GATE: Final = rf" *(?:AllAlpha|AllBeta|{'|'.join(GATES)}) *= *(?:{_WORDS}) *"
 _GATE_LIST: Final = rf"{_GATE}(?:,{_GATE})*,?"
 _GATES: Final = f"known gates are {', '.join(GATES)}, each with =true or =false, and switch nothing here"
 

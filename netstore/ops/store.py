@@ -225,7 +225,8 @@ class StoreConfig:
     snapshot_count: int = setting(
         WholeNumber(1, 10_000_000, "log entries"),
         100_000,
-        "Log entries applied between two snapshots of the state; 5000 or those of a second with one member.",
+        "Log entries applied between two snapshots of the state."
+        " A cluster of one member takes one every 5000, or every second's if those are more.",
         variables=("ETCD_SNAPSHOT_COUNT",),
     )
     heartbeat_interval: int = setting(

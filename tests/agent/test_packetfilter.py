@@ -249,6 +249,29 @@ async def test_a_firewall_that_may_drop_is_told_once(autojump_clock: MockClock) 
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("policy", ["drop", "accept"])
+async def test_iptables_that_is_missing_is_told_where_its_chain_drops(
+    autojump_clock: MockClock, policy: str
+) -> None:
+    node = Node()
+    node.rules.has_iptables = False
+    chain = {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": policy}
+    node.rules.foreign_chains = [chain]
+    node.filter.serve("eth0", FOUR, SIX)
+    async with node.running():
+        await trio.sleep(60)
+        reason = (
+            "the chain drops packets of pods, and iptables is not installed; install the package iptables"
+        )
+        told = [{"reason": reason}] if policy == "drop" else []
+        assert node.log.told("forward_chain_not_read") == told
+        assert node.log.told("firewall_may_drop") == []
+        node.rules.has_iptables = True
+        await trio.sleep(60)
+        assert "iptables FORWARD" not in node.filter._log.open
+
+
+@pytest.mark.trio
 async def test_kernel_settings_are_told_once_and_when_corrected(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

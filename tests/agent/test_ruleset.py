@@ -16,6 +16,7 @@ from netstore.network.masquerade import (
     IPV6,
     PodNetwork,
     dropping_chains,
+    iptables_chain,
     listed_comments,
     masquerade,
     rule_comments,
@@ -99,7 +100,7 @@ async def test_the_chain_forward_is_changed_and_read_back(netns: str, family: Fa
     for words in found:
         await rules.change_forward_chain(family, words)
     assert steps(await rules.forward_chain(family), networks) == []
-    assert dropping_chains(await rules.chains(), family) == [], "iptables' own chain is looked after"
+    assert dropping_chains(await rules.chains(), family) == [iptables_chain(family)]
     for words in steps(await rules.forward_chain(family), ()):
         await rules.change_forward_chain(family, words)
     assert "netstore" not in await rules.forward_chain(family)
@@ -132,8 +133,9 @@ async def test_old_iptables_is_asked_only_for_tables_that_exist(
 
 
 @pytest.mark.trio
-async def test_a_program_that_is_not_there_is_no_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_program_that_is_not_there_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(programs._ENVIRONMENT, "PATH", "/nowhere")
-    assert await Ruleset().forward_chain(IPV4) == ""
+    with pytest.raises(ProgramError, match="iptables is not installed; install the package iptables"):
+        await Ruleset().forward_chain(IPV4)
     with pytest.raises(ProgramError, match="nft is not installed; install the package nftables"):
         await Ruleset().own_tables()

@@ -214,8 +214,25 @@ def test_nobody_is_told_to_close_a_folder_of_others(tmp_path: Path) -> None:
     assert refused(path) == f"{path}: {text}"
     with pytest.raises(NetstoreError, match=f"{path}: {text}"):
         DataDir.lock(mine, path)
-    (path / "passwd").rename(path / "lost+found")
-    assert refused(path) == f"{path}: mode 0755 lets other users in: run chmod 700 {path}"
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("there", [None, "lost+found"])
+def test_an_empty_folder_is_made_private(tmp_path: Path, there: str | None) -> None:
+    path = tmp_path / "volume"
+    path.mkdir(mode=0o755)
+    if there:
+        (path / there).mkdir()
+    adopted(path, ME).close()
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_an_empty_folder_that_others_may_write_to_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "tmp"
+    path.mkdir()
+    path.chmod(0o1777)
+    assert refused(path) == f"{path}: mode 0777 lets other users in: run chmod 700 {path}"
+    assert path.stat().st_mode & 0o7777 == 0o1777
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])

@@ -18,6 +18,7 @@ from netstore.network.masquerade import (
     Family,
     PodNetwork,
     dropping_chains,
+    iptables_chain,
     listed_comments,
     listed_tables,
     masquerade,
@@ -175,7 +176,7 @@ def test_listings_are_read() -> None:
         listed_tables(b"table ip netstore {")
 
 
-def test_chains_of_others_that_drop_are_found() -> None:
+def test_chains_that_drop_are_found() -> None:
     def chain(family: str, table: str, name: str, **rest: str) -> dict[str, object]:
         return {"chain": {"family": family, "table": table, "name": name, **rest}}
 
@@ -191,5 +192,5 @@ def test_chains_of_others_that_drop_are_found() -> None:
             ]
         }
     ).encode()
-    assert dropping_chains(listing, IPV4) == ["inet fw fwd"]
+    assert dropping_chains(listing, IPV4) == [iptables_chain(IPV4), "inet fw fwd"]
     assert dropping_chains(listing, IPV6) == ["inet fw fwd", "ip6 six fwd"]

@@ -187,6 +187,26 @@ async def test_a_missing_folder_is_told_and_not_made(tmp_path: Path) -> None:
         assert here.schedule.state.warnings(here.clock.wall() / SECOND) == []
 
 
+async def test_a_folder_that_is_mounted_read_only_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(tmp_path) as here:
+        told = os.statvfs
+
+        def read_only(path: Path) -> os.statvfs_result:
+            found = list(told(path))
+            found[8] |= os.ST_RDONLY
+            return os.statvfs_result(found)
+
+        monkeypatch.setattr(os, "statvfs", read_only)
+        assert not await here.make()
+        [warning] = here.schedule.state.warnings(0)
+        assert (
+            "is read-only here: mount its disk for writing; under systemd name it in ReadWritePaths="
+            in warning
+        )
+
+
 async def test_a_full_folder_is_told_and_nothing_is_left_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,8 @@ def test_who_wants_no_v2_keys_is_not_left_with_them() -> None:
 
 def test_feature_gates() -> None:
     every = ",".join(f"{name}=true" for name in GATES)
-    for value in (every, "InitialCorruptCheck=false", "InitialCorruptCheck=true,", ""):
+    others = ("AllAlpha=true,AllBeta=false", "InitialCorruptCheck=True, LeaseCheckpoint = 1 ", "AllBeta=F")
+    for value in (every, "InitialCorruptCheck=false", "InitialCorruptCheck=true,", "", *others):
         assert len(STORE.load([f"--feature-gates={value}"], {}).notices) == 1
     for value in ("InitialCorruptCheck", "Unknown=true", "InitialCorruptCheck=yes", ",", "a=true,b"):
         with pytest.raises(NetstoreError, match="known gates are CompactHashCheck, "):

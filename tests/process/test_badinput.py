@@ -82,9 +82,9 @@ def test_data_folder_is_private(daemon: Daemon) -> None:
 def test_data_folder_open_to_others_is_told(tmp_path: Path) -> None:
     place = tmp_path / "open"
     place.mkdir()
-    place.chmod(0o755)
+    place.chmod(0o775)
     outcome = run_netstored(tmp_path, data_dir=place)
-    assert_refused(outcome, str(place), "0755", "chmod 700")
+    assert_refused(outcome, str(place), "0775", "chmod 700")
 
 
 @pytest.mark.root

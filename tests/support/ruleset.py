@@ -31,6 +31,7 @@ class FakeRuleset(Ruleset):
         self.writes = 0
         self.looks = 0
         self.has_nft = True
+        self.has_iptables = True
         self.refuses = ""
         """Why each change is refused."""
         self._handles = itertools.count(1)
@@ -71,6 +72,8 @@ class FakeRuleset(Ruleset):
 
     async def forward_chain(self, family: Family) -> str:
         await trio.lowlevel.checkpoint()
+        if not self.has_iptables:
+            raise ProgramMissingError(f"{family.iptables} is not installed; install the package iptables")
         return "\n".join(self.forward[family.iptables])
 
     async def change_forward_chain(self, family: Family, words: Sequence[str]) -> None:

@@ -48,6 +48,9 @@ def test_the_agents_pod_asks_for_no_token_and_one_capability() -> None:
     spec = daemonset["spec"]["template"]["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert "serviceAccountName" not in spec
+    *_, (label, value) = spec["nodeSelector"].items()
+    described = (ROOT / "contrib/kubernetes/README.md").read_text()
+    assert f"kubectl label node NODE {label}={value}\n" in described, "no node is taken that was not chosen"
     [container] = spec["containers"]
     config = AGENT.load(container["args"], {}).config
     for probe in ("livenessProbe", "readinessProbe"):
@@ -70,6 +73,34 @@ def test_the_drop_in_hands_over_what_it_names() -> None:
     assert len(used) == len(
         [source for source in loaded.sources.values() if source.startswith("environment")]
     )
+
+
+def settings(name: str) -> dict[str, list[str]]:
+    """The settings of a unit or drop-in, whatever their section."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT / "contrib/systemd" / name).read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_store_may_write_to_the_folder_of_the_documented_backups() -> None:
+    unit = settings("netstored.service")
+    assert unit["ProtectSystem"] == ["strict"]
+    assert unit["DynamicUser"] == ["yes"]
+    [path] = settings("netstored.service.d/backup.conf")["ReadWritePaths"]
+    for name in ("contrib/doc/disaster.md", "contrib/examples/netstore.toml"):
+        assert f'folder = "{path.removeprefix("-")}"' in (ROOT / name).read_text()
+    postinst = (ROOT / "contrib/deb/debian/netstore.postinst").read_text()
+    assert f"adduser --system --group --quiet --no-create-home --home /var/lib/{unit['User'][0]}" in postinst
+
+
+def test_nothing_waits_for_an_agent_whose_store_is_a_pod_of_its_node() -> None:
+    unit = settings("netstore-agent.service")
+    assert "kubelet.service" in unit["Before"][0].split()
+    assert unit["Type"] == ["notify"]
+    assert settings("netstore-agent.service.d/static-pod.conf") == {"Type": ["exec"]}
 
 
 def test_wheels_have_every_page_and_completion() -> None:
