@@ -115,6 +115,7 @@ def open_folder(
     db = snap / "db"
     database = _open_database(db, parts, _ignore) if db.exists() else None
     source = EtcdSource(database, state, Index(max(1, index, log.last)))
+    _check_together(path, database, source.facts, index, log)
     missing = [each for each in others if each > source.facts.consistent_index]
     if missing:
         raise NetstoreError(
@@ -125,6 +126,30 @@ def open_folder(
     source.torn = log.torn
     source.uncommitted = max(0, log.last - max(log.commit, index))
     return source
+
+
+def _check_together(
+    path: Path, database: Database | None, facts: v3content.Facts, snapshot: int, log: RaftLog
+) -> None:
+    """Refuse a database that is of an earlier moment than the v2 snapshot of entry `snapshot`, and a log that
+    ends before what the database has.
+
+    0 is the index of a database that no entry has changed yet. A folder of `etcdctl backup`, which has no
+    members, has a log whose entries were numbered anew.
+    """
+    has = facts.consistent_index
+    if database is not None and has < snapshot and (has or any(True for _ in database.bucket(b"key"))):
+        raise NetstoreError(
+            f"{path}: its database is of entry {has}, and its v2 snapshot of entry {snapshot}, so changes of"
+            " the v3 API between them are missing: start this etcd once, stop it with SIGTERM, and repeat"
+            " this; if it does not start, take the folder of another member"
+        )
+    end = max(snapshot, log.last)
+    if facts.members and has > end:
+        raise CorruptData(
+            f"{path}: its log ends with entry {end}, and its database has entry {has}: the end of the log is"
+            " damaged or missing; take the folder of another member"
+        )
 
 
 def _newest_snapshot(folder: Path, log: RaftLog) -> Snapshot | None:

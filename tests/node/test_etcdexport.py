@@ -44,7 +44,7 @@ def etcd(tmp_path: Path) -> Path:
         content = {
             b"key": [put(2, b"a", lease=5), put(3, b"b")],
             b"lease": [lease(5, 60, 20)],
-            b"meta": [(b"consistent_index", bytes(8))],
+            b"meta": [(b"consistent_index", (12).to_bytes(8, "big"))],
         }
         boltwriter.write(file, content)
     expiring = (

@@ -33,10 +33,12 @@ def v3_put(index: int) -> tuple[int, bytes]:
     return entry(index, data_field(4, data_field(1, b"key")))
 
 
-def write_database(path: Path, consistent_index: int) -> None:
+def write_database(path: Path, consistent_index: int, **buckets: dict[bytes, bytes]) -> None:
     with path.open("wb") as file:
         meta = {b"consistent_index": consistent_index.to_bytes(8, "big")}
-        boltwriter.write(file, {b"key": [put(2, b"a"), put(3, b"b")], b"meta": meta.items()})
+        given = {name.encode(): sorted(pairs.items()) for name, pairs in buckets.items()}
+        content = {b"key": [put(2, b"a"), put(3, b"b")], b"meta": meta.items()}
+        boltwriter.write(file, content | given)
 
 
 class Folder:
@@ -108,6 +110,27 @@ def test_requests_that_the_database_lacks_are_not_lost(folder: Folder, parts: Ex
     write_database(folder.snap / "db", 11)
     with pytest.raises(NetstoreError, match=r"has 1 requests of the v3 API from entry 12 on .* SIGTERM"):
         opened(folder, parts)
+
+
+def test_a_database_older_than_the_snapshot_is_refused(folder: Folder, parts: ExitStack) -> None:
+    folder.write_log([mark(0, 0), mark(10), v2_put(11, "/1/a"), state(11)])
+    write_database(folder.snap / "db", 10)
+    assert opened(folder, parts).applied == 11
+    for index in (9, 0):
+        write_database(folder.snap / "db", index)
+        with pytest.raises(NetstoreError, match=f"database is of entry {index}, and its v2 snapshot of ent"):
+            opened(folder, parts)
+    with (folder.snap / "db").open("wb") as file:
+        boltwriter.write(file, {})
+    assert opened(folder, parts).applied == 11, "an etcd of which only the v2 API was used"
+
+
+def test_a_log_that_ends_before_the_database_is_refused(folder: Folder, parts: ExitStack) -> None:
+    write_database(folder.snap / "db", 13, members={b"5": b"{}"})
+    with pytest.raises(CorruptData, match="its log ends with entry 12, and its database has entry 13"):
+        opened(folder, parts)
+    write_database(folder.snap / "db", 13)
+    assert opened(folder, parts).applied == 12, "a folder of etcdctl backup"
 
 
 def test_the_newest_snapshot_that_the_log_knows_is_used(folder: Folder, parts: ExitStack) -> None:
