@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.disk.engine import LmdbEngine
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from netstore.errors import StateDamaged
 
 LIMIT: Final = 20.0
-DIGEST: Final = bytes(32)
+DIGEST: Final = sha256(b"data").digest()
 LONG_KEY: Final = b"/long/" + b"x" * 600
 """A path that LMDB does not take as a key."""
 
