@@ -37,7 +37,7 @@ def write_database(path: Path, consistent_index: int, **buckets: dict[bytes, byt
     with path.open("wb") as file:
         meta = {b"consistent_index": consistent_index.to_bytes(8, "big")}
         given = {name.encode(): sorted(pairs.items()) for name, pairs in buckets.items()}
-        content = {b"key": [put(2, b"a"), put(3, b"b")], b"meta": meta.items()}
+        content = {b"key": [put(2, b"a"), put(3, b"b")], b"meta": list(meta.items())}
         boltwriter.write(file, content | given)
 
 
@@ -193,3 +193,15 @@ def test_a_file_that_is_none(tmp_path: Path, parts: ExitStack) -> None:
     (tmp_path / "f").write_bytes(b"hello" * 1000)
     with pytest.raises(CorruptData, match="f: offset 0: not a bbolt database"):
         open_file(tmp_path / "f", parts)
+
+
+def test_each_import_of_a_folder_gives_the_same(folder: Folder, parts: ExitStack) -> None:
+    second = 1_000_000_000
+    expiring = number(1, 3) + data_field(2, b"PUT") + data_field(3, b"/1/t") + number(9, 100 * second)
+    sync = number(1, 4) + data_field(2, b"SYNC") + number(15, 90 * second)
+    folder.write_log([mark(0, 0), mark(10), entry(11, expiring), entry(12, sync), v2_put(13, "/1/a")])
+    one, other = (open_folder(folder.path, None, Nanos(now), parts) for now in (0, 95 * second))
+    assert one.digest() == other.digest()
+    assert list(one.records(Report())) == list(other.records(Report())), "also after it was read once"
+    folder.write_log([mark(0, 0), mark(10), entry(11, expiring), entry(12, sync), v2_put(13, "/1/b")])
+    assert opened(folder, parts).digest() != one.digest()

@@ -11,7 +11,7 @@ import click
 
 from netstore.cli.commands.failures import refused, usage
 from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, in_words, members_of
-from netstore.cli.commands.invocation import Settings, say
+from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.output import Form, Table
 
@@ -35,6 +35,7 @@ CLUSTER_NAME: Final = "etcd-cluster"
     show_default=True,
     help="Where the etcd is reached by others.",
 )
+@click.option("--without-auth", is_flag=True, help="Export although the etcd it is of asks for passwords.")
 @pass_settings
 def export(
     settings: Settings,
@@ -44,6 +45,7 @@ def export(
     snapshot: Path | None,
     name: str,
     peer_urls: str,
+    without_auth: bool,
 ) -> None:
     """Write what a netstore has as files of an etcd.
 
@@ -59,7 +61,7 @@ def export(
         from netstore.node.seeding import founders  # noqa: PLC0415 - same
 
         own = founders(members_of(name, peer_urls, None), name, CLUSTER_NAME, secrets.token_hex(16))
-        state = _state(source, parts)
+        state = _state(source, parts, without_auth=without_auth)
         fields: tuple[tuple[str, str | int], ...]
         if snapshot is not None:
             fields = (("file", str(snapshot)), ("size", etcdexport.write_snapshot(state, snapshot)))
@@ -72,7 +74,7 @@ def export(
         say(f"now start it: etcd --enable-v2 --data-dir {data_dir} --name {name}")
 
 
-def _state(source: Path, parts: ExitStack) -> StateFile:
+def _state(source: Path, parts: ExitStack, *, without_auth: bool) -> StateFile:
     """The state in a stopped member's folder, or in a backup, which is restored beside nothing: in a folder
     of its own for as long as it is read.
     """
@@ -88,5 +90,7 @@ def _state(source: Path, parts: ExitStack) -> StateFile:
     home = Path(parts.enter_context(tempfile.TemporaryDirectory(dir=source.parent, prefix=".export-")))
     members = {DEFAULT_NAME: (DEFAULT_PEER_URL,)}
     secret = secrets.token_hex(16)
-    restore(source, home / "data", Wish(DEFAULT_NAME, members, secret, secret))
+    wish = Wish(DEFAULT_NAME, members, secret, secret, without_auth=without_auth)
+    for each in restore(source, home / "data", wish).left_out:
+        warn(each)
     return open_state(home / "data", parts)
