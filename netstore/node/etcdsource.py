@@ -166,9 +166,9 @@ def open_folder(
     missing = [each for each in others if each > source.facts.consistent_index]
     if missing:
         raise NetstoreError(
-            f"{path}: this etcd was not stopped properly: its log has {len(missing)} requests of the v3 API"
-            f" from entry {missing[0]} on which its database does not have yet: start it once, stop it with"
-            " SIGTERM, and repeat this"
+            f"{path}: its log has {len(missing)} requests of the v3 API from entry {missing[0]} on of which"
+            " its database does not say that it has them: start this etcd once, put any key (etcdctl put),"
+            " as etcd 3.4 notes its place only with a change of a key, stop it with SIGTERM, and repeat this"
         )
     source.torn = log.torn
     source.uncommitted = max(0, log.last - max(log.commit, index))

@@ -67,8 +67,13 @@ def export(
             fields = (("file", str(snapshot)), ("size", etcdexport.write_snapshot(state, snapshot)))
         else:
             assert data_dir is not None  # noqa: S101 - checked above; for the type checker
-            nodes = etcdexport.write_folder(state, data_dir, own)
-            fields = (("dataDir", str(data_dir)), ("v2Nodes", nodes), ("member", f"{own.own:x}"))
+            done = etcdexport.write_folder(state, data_dir, own)
+            if done.changed_count:
+                warn(
+                    f"{done.changed_count} v2 keys have bytes that are not UTF-8, which an etcd cannot keep:"
+                    f" they were replaced by U+FFFD: {', '.join(map(repr, done.changed))}"
+                )
+            fields = (("dataDir", str(data_dir)), ("v2Nodes", done.nodes), ("member", f"{own.own:x}"))
     settings.show(dict(fields), Table(("FIELD", "VALUE"), fields))
     if data_dir is not None and settings.form is Form.TABLE:
         say(f"now start it: etcd --enable-v2 --data-dir {data_dir} --name {name}")

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore.client.faults import BadAnswer
+from netstore.client.v2 import V2Client
 from netstore.codec import varint
 from netstore.disk.datadir import DataDir, read_token
 from netstore.etcdfile import boltwriter
 from tests.node.test_etcdimport import put
+from tests.support.daemon import start_netstored
+from tests.support.peers import start_etcd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,3 +163,25 @@ def test_an_etcd_that_does_not_answer(run: Run, tmp_path: Path) -> None:
     assert told.status == 4
     assert "http://127.0.0.1:1" in told.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.peer("etcd")
+def test_an_etcd_without_the_v2_api(run: Run, tmp_path: Path) -> None:
+    with start_etcd(tmp_path, "--enable-v2=false") as etcd:
+        told = run("import", etcd.url, "--data-dir", str(tmp_path / "new"), "-o", "json")
+    assert told.status == 0, told.err
+    assert "there is no v2 API at this etcd, so only its v3 keys are imported" in told.err
+    assert told.document["v2Index"] == 0
+
+
+def test_a_tree_that_cannot_be_listed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def get(*_: object, **__: object) -> None:
+        raise BadAnswer("http://store", "sent more than 1000 bytes", status=200)
+
+    monkeypatch.setattr(V2Client, "get", get)
+    with start_netstored(tmp_path) as daemon:
+        told = run("import", daemon.url, "--data-dir", str(tmp_path / "new"))
+    assert told.status == 1
+    assert "sent more than 1000 bytes" in told.err
+    assert "stop this etcd and import its data folder" in told.err
+    assert not (tmp_path / "new").exists()
