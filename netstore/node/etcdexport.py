@@ -48,15 +48,20 @@ _OF_CLUSTER: Final = frozenset({b"alarm", b"cluster", b"members", b"members_remo
 _READ_BYTES: Final = 1024 * 1024
 
 
-def open_state(folder: Path, parts: ExitStack) -> StateFile:
-    """The state of a member that is stopped, opened to be read, and locked until `parts` are closed.
+def open_state(folder: Path, parts: ExitStack, wal: Path | None = None) -> StateFile:
+    """The state of a member that is stopped, opened to be read, and locked until `parts` are closed. `wal` is
+    where its log is, if not inside.
 
     NetstoreError, with the fix, if the member runs, the folder is none, or its log has entries that the state
     does not have; CorruptData if it is damaged.
     """
     if not (folder / "state" / STATE_FILE).exists():
         raise NetstoreError(f"{folder}: not the data folder of a netstore: name the one of its --data-dir")
-    locked = DataDir.lock(folder)
+    if not (wal or folder / "wal").is_dir():
+        raise NetstoreError(
+            f"{wal or folder / 'wal'}: is not there: name the folder that netstored was given as --wal-dir"
+        )
+    locked = DataDir.lock(folder, wal)
     parts.callback(locked.close)
     own = locked.identity
     state = parts.enter_context(StateFile(locked.state_dir / STATE_FILE))

@@ -98,6 +98,15 @@ def test_a_target_that_has_something_is_left_alone(tmp_path: Path, member: Path)
     assert [each.name for each in (tmp_path / "used").iterdir()] == ["x"]
 
 
+def test_a_log_that_is_elsewhere_is_named(tmp_path: Path, member: Path) -> None:
+    (member / "wal").rename(tmp_path / "log")
+    with ExitStack() as parts:
+        with pytest.raises(NetstoreError, match=r"wal: is not there: name the folder .* --wal-dir"):
+            open_state(member, parts)
+        assert not (member / "wal").exists(), "nothing in the source is changed"
+        open_state(member, parts, tmp_path / "log")
+
+
 def test_files_of_others_are_left_alone(tmp_path: Path, member: Path) -> None:
     (tmp_path / "back.part").mkdir()
     (tmp_path / "back.part" / "x").touch()

@@ -25,6 +25,9 @@ CLUSTER_NAME: Final = "etcd-cluster"
 @click.command("export", cls=Command)
 @click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The data folder of an etcd to make.")
+@click.option(
+    "--wal-dir", type=click.Path(path_type=Path), help="Where SOURCE's log is, if not in its folder."
+)
 @click.option("--snapshot", type=click.Path(path_type=Path), help="The snapshot file to write: v3 keys only.")
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the etcd.")
 @click.option(
@@ -42,6 +45,7 @@ def export(
     source: Path,
     *,
     data_dir: Path | None,
+    wal_dir: Path | None,
     snapshot: Path | None,
     name: str,
     peer_urls: str,
@@ -61,7 +65,7 @@ def export(
         from netstore.node.seeding import founders  # noqa: PLC0415 - same
 
         own = founders(members_of(name, peer_urls, None), name, CLUSTER_NAME, secrets.token_hex(16))
-        state = _state(source, parts, without_auth=without_auth)
+        state = _state(source, parts, wal_dir, without_auth=without_auth)
         fields: tuple[tuple[str, str | int], ...]
         if snapshot is not None:
             fields = (("file", str(snapshot)), ("size", etcdexport.write_snapshot(state, snapshot)))
@@ -79,7 +83,7 @@ def export(
         say(f"now start it: etcd --enable-v2 --data-dir {data_dir} --name {name}")
 
 
-def _state(source: Path, parts: ExitStack, *, without_auth: bool) -> StateFile:
+def _state(source: Path, parts: ExitStack, wal_dir: Path | None, *, without_auth: bool) -> StateFile:
     """The state in a stopped member's folder, or in a backup, which is restored beside nothing: in a folder
     of its own for as long as it is read.
     """
@@ -89,7 +93,7 @@ def _state(source: Path, parts: ExitStack, *, without_auth: bool) -> StateFile:
     from netstore.node.restore import Wish, restore  # noqa: PLC0415 - same
 
     if source.is_dir():
-        return open_state(source, parts)
+        return open_state(source, parts, wal_dir)
     if not source.exists():
         raise refused(f"{source}: is not there: name a data folder, or a file of netstorectl snapshot save")
     home = Path(parts.enter_context(tempfile.TemporaryDirectory(dir=source.parent, prefix=".export-")))
