@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import msgspec
 import trio
 
-from netstore.client.faults import BadAnswer, ClientError, Unreachable
+from netstore.client.faults import BadAnswer, Unreachable
 from netstore.client.grpc import DEADLINE_EXCEEDED, OUT_OF_RANGE, UNAVAILABLE, Status
 from netstore.errors import NetstoreError
 from netstore.proto import rpc_pb2 as pb
@@ -193,6 +193,7 @@ class Mirror:
                 if error.code != OUT_OF_RANGE:
                     raise
                 self._failed(error)
+                await trio.sleep(RETRY_DELAYS[0])
             else:
                 self._recovered()
                 return
@@ -200,8 +201,7 @@ class Mirror:
     async def _copy_once(self) -> None:
         """As of one revision of the source. Status with OUT_OF_RANGE if that is compacted meanwhile."""
         scope = self._scope
-        first = await self._source.range(pb.RangeRequest(key=scope.keys or b"\0", count_only=True))
-        revision = first.header.revision
+        revision = await self._newest()
         batch = _Batch()
         wanted = self._list(self._source, scope.keys, revision)
         present = self._list(self._target, scope.target, 0)
@@ -218,6 +218,16 @@ class Mirror:
             await self._add(batch, theirs[0], None)
             theirs = await anext(present, None)
         await self._write(batch.take(), revision)
+
+    async def _newest(self) -> int:
+        """The revision of the source, by a linearizable read. NotMirrored if it is another cluster."""
+        answer = await self._source.range(pb.RangeRequest(key=self._scope.keys or b"\0", count_only=True))
+        self._check_cluster(answer.header)
+        return answer.header.revision
+
+    def _check_cluster(self, header: pb.ResponseHeader) -> None:
+        if header.cluster_id and f"{header.cluster_id:x}" != self._cluster:
+            raise NotMirrored("another cluster answers at the address of the source; check it")
 
     async def _list(self, client: V3Client, prefix: bytes, revision: int) -> AsyncIterator[Pair]:
         """The pairs below a prefix, without it, in order; not the checkpoint."""
@@ -256,9 +266,19 @@ class Mirror:
     # --- following
 
     async def _follow(self) -> bool:
-        """Follow the changes after the checkpoint until the source ends the watch. Whether the source has
-        compacted some that were not seen: then all must be compared.
+        """Follow the changes after the checkpoint until the source ends the watch. Whether all must be
+        compared: the source has compacted some changes that were not seen, or was put back to an earlier
+        state, where a watch from the checkpoint on would wait without a word.
         """
+        newest = await self._newest()
+        if newest < self.revision:
+            self._failed(
+                NotMirrored(
+                    f"the source is at revision {newest}, and was at {self.revision} before: it was put back"
+                    " to an earlier state, so all is compared"
+                )
+            )
+            return True
         wanted = _range(self._scope.keys)
         request = pb.WatchCreateRequest(
             key=wanted.key,
@@ -270,8 +290,7 @@ class Mirror:
             while True:
                 answer = await watch.answer()
                 self._recovered()
-                if answer.header.cluster_id and f"{answer.header.cluster_id:x}" != self._cluster:
-                    raise NotMirrored("another cluster answers at the address of the source; check it")
+                self._check_cluster(answer.header)
                 if answer.compact_revision:
                     return True
                 if answer.canceled:
@@ -353,7 +372,7 @@ class Mirror:
             await trio.sleep(RETRY_DELAYS[min(attempt, len(RETRY_DELAYS) - 1)])
             attempt += 1
 
-    def _failed(self, error: ClientError) -> None:
+    def _failed(self, error: NetstoreError) -> None:
         if not self._is_troubled:
             self._is_troubled = True
             self._trouble(str(error))

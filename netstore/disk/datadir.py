@@ -141,6 +141,7 @@ class DataDir:
         when its log is another member's.
         """
         wal = path / "wal" if wal_dir is None else wal_dir
+        _check_no_etcd(path)
         _make_folder(path)
         _check_no_foreign(path)
         lock = _lock(path)
@@ -271,6 +272,19 @@ def _make_folder(path: Path, *, own: bool = False) -> None:
             raise NetstoreError(f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}")
 
 
+def _check_no_etcd(path: Path) -> None:
+    """Refuse the folder of an etcd, whatever its mode, and say how its data is taken over."""
+    with explain_errors(path):
+        is_etcd = not (path / _IDENTITY).exists() and any(
+            (path / "member" / each).exists() for each in ("snap", "wal")
+        )
+    if is_etcd:
+        raise NetstoreError(
+            f"{path}: has the data of an etcd (the folder member); nothing was changed: stop that etcd, run"
+            f" netstorectl import --data-dir NEW {path}, and start netstored with --data-dir NEW"
+        )
+
+
 def _check_no_foreign(path: Path) -> None:
     """Refuse a folder that is no member's and has anything else in it, before anything there is changed: a
     store that began empty beside the data of another would hide it from its clients.
@@ -279,11 +293,6 @@ def _check_no_foreign(path: Path) -> None:
         names = set(os.listdir(path))  # noqa: PTH208 - may fail
     if _IDENTITY in names:
         return
-    if "member" in names and any((path / "member" / each).exists() for each in ("snap", "wal")):
-        raise NetstoreError(
-            f"{path}: has the data of an etcd (the folder member); nothing was changed: stop that etcd, run"
-            f" netstorectl import --data-dir NEW {path}, and start netstored with --data-dir NEW"
-        )
     if _UNFINISHED in names:
         raise NetstoreError(
             f"{path}: an import or a restore into it did not come to its end; nothing was changed: run it"
@@ -360,9 +369,10 @@ def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
     if identity is None:
         _check_no_log(path, wal)
     elif _read_identity(wal) != identity:
+        anew = "" if (path / "state" / STATE_FILE).exists() else f", or remove {path} to let it begin anew"
         raise NetstoreError(
             f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that"
-            f" belongs to {path}, or remove {path} to let this member begin anew"
+            f" belongs to {path}, or name it with --wal-dir{anew}"
         )
     return identity
 

@@ -10,6 +10,8 @@ import errno
 import json
 import os
 import shutil
+import tempfile
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +26,7 @@ from netstore.disk.wal import Wal
 from netstore.errors import NetstoreError
 from netstore.etcdfile import boltwriter, raftlogwriter
 from netstore.node.backup import buckets
+from netstore.node.etcdimport import MOST_TOLD
 from netstore.state import tables
 from netstore.state.v2.history import CAPACITY
 from netstore.state.v2.records import unpack_event, unpack_node
@@ -45,15 +48,20 @@ _OF_CLUSTER: Final = frozenset({b"alarm", b"cluster", b"members", b"members_remo
 _READ_BYTES: Final = 1024 * 1024
 
 
-def open_state(folder: Path, parts: ExitStack) -> StateFile:
-    """The state of a member that is stopped, opened to be read, and locked until `parts` are closed.
+def open_state(folder: Path, parts: ExitStack, wal: Path | None = None) -> StateFile:
+    """The state of a member that is stopped, opened to be read, and locked until `parts` are closed. `wal` is
+    where its log is, if not inside.
 
     NetstoreError, with the fix, if the member runs, the folder is none, or its log has entries that the state
     does not have; CorruptData if it is damaged.
     """
     if not (folder / "state" / STATE_FILE).exists():
         raise NetstoreError(f"{folder}: not the data folder of a netstore: name the one of its --data-dir")
-    locked = DataDir.lock(folder)
+    if not (wal or folder / "wal").is_dir():
+        raise NetstoreError(
+            f"{wal or folder / 'wal'}: is not there: name the folder that netstored was given as --wal-dir"
+        )
+    locked = DataDir.lock(folder, wal)
     parts.callback(locked.close)
     own = locked.identity
     state = parts.enter_context(StateFile(locked.state_dir / STATE_FILE))
@@ -80,9 +88,9 @@ def write_snapshot(state: StateFile, target: Path) -> int:
     """Write the v3 keys to a file as `etcdctl snapshot save` does, on stable storage; its size in bytes. It
     appears complete or not at all. NetstoreError, with the fix, when it cannot be written.
     """
-    part = target.with_name(f"{target.name}.part")
-    with explain_errors(part):
-        opened = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with explain_errors(target):
+        opened, name = tempfile.mkstemp(".part", f".{target.name[:200]}.", target.parent)
+        part = target.with_name(name.rpartition("/")[2])
         with os.fdopen(opened, "w+b") as file:
             try:
                 size = boltwriter.write(file, buckets(state))
@@ -101,29 +109,43 @@ def write_snapshot(state: StateFile, target: Path) -> int:
     return size + digest.digest_size
 
 
-def write_folder(state: StateFile, target: Path, own: Founders) -> int:
-    """Write the data folder of an etcd whose only member is `own.own`; how many v2 nodes it has. It appears
-    complete or not at all. `target` is a new or empty folder.
+@dataclass(slots=True)
+class Exported:
+    """What a data folder has got."""
+
+    nodes: int = 0
+    """Of the v2 tree."""
+    changed: list[str] = field(default_factory=list)
+    """Paths of v2 nodes whose path or value is not UTF-8, at most `MOST_TOLD`: an etcd cannot keep that, and
+    what is none was replaced.
+    """
+    changed_count: int = 0
+
+
+def write_folder(state: StateFile, target: Path, own: Founders) -> Exported:
+    """Write the data folder of an etcd whose only member is `own.own`. It appears complete or not at all.
+    `target` is a new or empty folder.
 
     NetstoreError, with the fix, when it cannot be written. Memory: the v2 tree, as in an etcd.
     """
-    part = target.with_name(f"{target.name}.part")
     with explain_errors(target):
         if target.exists() and any(target.iterdir()):
             raise NetstoreError(f"{target}: is not empty; nothing was changed: choose a new or empty folder")
-        shutil.rmtree(part, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        name = tempfile.mkdtemp(".part", f".{target.name[:200]}.", target.parent)
+        part = target.with_name(name.rpartition("/")[2])
         snap, wal = part / "member" / "snap", part / "member" / "wal"
         try:
-            for folder in (part, part / "member", snap, wal):
+            for folder in (part / "member", snap, wal):
                 folder.mkdir(mode=0o700)
-            count = _fill(state, snap, wal, own)
+            exported = _fill(state, snap, wal, own)
             for folder in (snap, wal, part / "member", part):
                 sync_folder(folder)
             _put_in_place(part, target)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-    return count
+    return exported
 
 
 def _put_in_place(part: Path, target: Path) -> None:
@@ -136,13 +158,13 @@ def _put_in_place(part: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def _fill(state: StateFile, snap: Path, wal: Path, own: Founders) -> int:
+def _fill(state: StateFile, snap: Path, wal: Path, own: Founders) -> Exported:
     urls = own.members[own.own]
     with _new(snap / "db") as file:
         # Members and their alarms are the old cluster's; etcd writes its own when it starts.
         content = {name: iter(()) if name in _OF_CLUSTER else pairs for name, pairs in buckets(state).items()}
         boltwriter.write(file, content)
-    count, store = _v2_store(state, own.own, own.name, urls)
+    exported, store = _v2_store(state, own.own, own.name, urls)
     try:
         data = json.dumps(store, separators=(",", ":")).encode()
     except RecursionError:
@@ -153,7 +175,7 @@ def _fill(state: StateFile, snap: Path, wal: Path, own: Founders) -> int:
         file.write(raftlogwriter.snapshot(data, (own.own,), FIRST_INDEX, FIRST_INDEX))
     with _new(wal / raftlogwriter.LOG_FILE) as file:
         raftlogwriter.write_log(file, own.own, own.cluster, FIRST_INDEX, FIRST_INDEX)
-    return count
+    return exported
 
 
 class _new:  # noqa: N801 - used as a function
@@ -172,8 +194,10 @@ class _new:  # noqa: N801 - used as a function
         self._file.close()
 
 
-def _v2_store(state: StateFile, member: int, name: str, urls: tuple[str, ...]) -> tuple[int, dict[str, Any]]:
-    """How many nodes there are, and the whole v2 store as etcd has it in its snapshots."""
+def _v2_store(
+    state: StateFile, member: int, name: str, urls: tuple[str, ...]
+) -> tuple[Exported, dict[str, Any]]:
+    """What is in the v2 store, and all of it as etcd has it in its snapshots."""
     scalars = tables.Scalars(EtcdIndex(0), (0,) * len(REPLICATED), "")
     for _, stored in state.every(tables.STATE):
         scalars = msgspec.msgpack.decode(stored, type=tables.Scalars)
@@ -185,13 +209,22 @@ def _v2_store(state: StateFile, member: int, name: str, urls: tuple[str, ...]) -
     own = _folder(home, {each: _file(f"{home}/{each}", text) for each, text in attributes.items()})
     members = _folder("/0/members", {f"{member:x}": own})
     users = _folder("/1", {})
-    count = 0
+    exported = Exported()
     folders: dict[str, dict[str, Any]] = {"/1": users}
     waiting: dict[str, dict[str, Any]] = {}
     for path, stored in sorted(state.every(tables.NODES)):
         node, _ = unpack_node(path, stored)
         shown = _stored(node)
-        count += 1
+        exported.nodes += 1
+        if not (_is_text(node.key) and _is_text(node.value or b"")):
+            exported.changed_count += 1
+            if len(exported.changed) < MOST_TOLD:
+                exported.changed.append(shown["Path"].removeprefix("/1"))
+        if shown["Path"] in waiting:
+            raise NetstoreError(
+                f"the v2 key {shown['Path'].removeprefix('/1')!r}: there are two that differ only in bytes"
+                " that are not UTF-8, which an etcd cannot keep apart: remove or rename one"
+            )
         folders[shown["Path"]] = shown
         waiting[shown["Path"]] = shown
     for full, shown in waiting.items():
@@ -212,7 +245,7 @@ def _v2_store(state: StateFile, member: int, name: str, urls: tuple[str, ...]) -
         "StartIndex": events[0].index if events else 0,
         "LastIndex": scalars.index,
     }
-    return count, {
+    return exported, {
         "Root": _folder("/", {"0": _folder("/0", {"members": members}), "1": users}),
         "WatcherHub": {"EventHistory": history},
         "CurrentIndex": scalars.index,
@@ -272,6 +305,10 @@ def _shown(node: NodeView, home: str) -> dict[str, Any]:
     if node.expires:
         shown["expiration"] = _instant(node.expires)
     return shown
+
+
+def _is_text(data: bytes) -> bool:
+    return data.decode(errors="replace").encode() == data
 
 
 def _instant(nanos: int) -> str:

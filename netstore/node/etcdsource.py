@@ -5,12 +5,15 @@ or one that `etcdctl backup` made. Blocks. Nothing in it is changed.
 from __future__ import annotations
 
 import fcntl
+from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from netstore.codec import Malformed
 from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import v2content, v3content
 from netstore.etcdfile.boltreader import Database, database_size
-from netstore.etcdfile.raftlog import LOG_NAME, SNAPSHOT_NAME, RaftLog, read_snapshot
+from netstore.etcdfile.raftlog import LOG_NAME, NORMAL, SNAPSHOT_NAME, RaftLog, read_snapshot
 from netstore.node.etcdimport import Report, V2State, v3_records
 from netstore.types import EtcdIndex, Index, Nanos
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from netstore.etcdfile.raftlog import Snapshot
     from netstore.node.etcdimport import Listed
     from netstore.state.tables import Record
+
+_CORRUPT: Final = 2
+"""The kind of alarm."""
 
 _NO_FACTS: Final = v3content.Facts(0, 0, 0, auth_enabled=False, users=0, roles=0, members=0, alarms=())
 
@@ -49,6 +55,35 @@ class EtcdSource:
         majority had them.
         """
 
+    @property
+    def has_corrupt_alarm(self) -> bool:
+        """The etcd had found that its members have different data."""
+        return any(kind == _CORRUPT for _, kind in self.facts.alarms)
+
+    def check_open(self, *, without_auth: bool) -> None:
+        """NetstoreError if this etcd asks for passwords, and that they are lost is not accepted."""
+        facts = self.facts
+        if facts.auth_enabled and not without_auth:
+            raise NetstoreError(
+                f"this etcd asks for passwords ({facts.users} users, {facts.roles} roles), which netstore"
+                " does not have: with the data alone everybody who reaches the store may do everything;"
+                " protect it by client certificates, and repeat this with --without-auth"
+            )
+
+    def left_out(self, report: Report) -> list[str]:
+        """In words, what the records do not have or have otherwise; `report` is that of `records`."""
+        told = []
+        if self.facts.users and not self.facts.auth_enabled:
+            told.append(
+                f"{self.facts.users} users and {self.facts.roles} roles were left out: netstore has none"
+            )
+        if report.unleased_count:
+            names = ", ".join(repr(key.decode(errors="replace")) for key in report.unleased)
+            told.append(
+                f"{report.unleased_count} keys have a lease that does not exist, and stay for ever: {names}"
+            )
+        return told
+
     def add_listing(self, root: Listed, index: EtcdIndex, now: Nanos) -> None:
         """Add the v2 tree as a running etcd has listed it, which leaves out hidden nodes."""
         self.has_hidden = True
@@ -61,6 +96,17 @@ class EtcdSource:
             yield from v3_records(self._database, self.facts, self.applied, report)
         if self._v2 is not None:
             yield from self._v2.records(report)
+
+    def digest(self) -> str:
+        """SHA-256 of all records and of the index they are of. All is read, and CorruptData raised if
+        something is damaged.
+        """
+        digest = sha256(b"%d" % self.applied)
+        for table, key, value in self.records(Report()):
+            for part in (table.encode(), key, value):
+                digest.update(len(part).to_bytes(8, "big"))
+                digest.update(part)
+        return digest.hexdigest()
 
 
 def open_file(path: Path, parts: ExitStack, told: Callable[[int], object] = _ignore) -> EtcdSource:
@@ -75,8 +121,9 @@ def open_file(path: Path, parts: ExitStack, told: Callable[[int], object] = _ign
 def open_folder(
     path: Path, wal: Path | None, now: Nanos, parts: ExitStack, told: Callable[[int], object] = _ignore
 ) -> EtcdSource:
-    """The data folder of a stopped member; `wal` is where its log is, if not inside. `now` is the instant
-    from which the TTLs of the v2 tree count. `told` is called with the number of entries of the log that were
+    """The data folder of a stopped member; `wal` is where its log is, if not inside. The TTLs of the
+    v2 tree count from the last instant that the log has, so that every import of the folder gives the same;
+    from `now` if it has none. `told` is called with the number of entries of the log that were
     looked at. Closed with `parts`.
 
     NetstoreError, with the fix, if it is in use or is no such folder; CorruptData, with file and offset, if
@@ -104,7 +151,7 @@ def open_folder(
             f"{wal / names[-1]}: offset 0: the log ends with entry {log.last}, and entry {log.commit} was"
             " committed: its end is missing; take the folder of another member"
         )
-    state = V2State(now)
+    state = V2State(_last_sync(log) or now)
     if snapshot is not None:
         content = v2content.decode(snapshot.data, str(snap))
         try:
@@ -115,16 +162,58 @@ def open_folder(
     db = snap / "db"
     database = _open_database(db, parts, _ignore) if db.exists() else None
     source = EtcdSource(database, state, Index(max(1, index, log.last)))
+    _check_together(path, database, source.facts, index, log)
     missing = [each for each in others if each > source.facts.consistent_index]
     if missing:
         raise NetstoreError(
-            f"{path}: this etcd was not stopped properly: its log has {len(missing)} requests of the v3 API"
-            f" from entry {missing[0]} on which its database does not have yet: start it once, stop it with"
-            " SIGTERM, and repeat this"
+            f"{path}: its log has {len(missing)} requests of the v3 API from entry {missing[0]} on of which"
+            " its database does not say that it has them: start this etcd once, put any key (etcdctl put),"
+            " as etcd 3.4 notes its place only with a change of a key, stop it with SIGTERM, and repeat this"
         )
     source.torn = log.torn
     source.uncommitted = max(0, log.last - max(log.commit, index))
     return source
+
+
+def _last_sync(log: RaftLog) -> Nanos | None:
+    """The instant of the newest request that ends TTLs. An etcd writes one each half second while there are
+    any.
+    """
+    for index in range(log.last, log.first - 1, -1):
+        for entry in islice(log.entries(index - 1), 1):
+            if entry.kind != NORMAL or not entry.data:
+                continue
+            try:
+                request = v2content.request_of(entry.data)
+            except Malformed as error:
+                raise CorruptData(f"{entry.place}: not a request ({error})") from None
+            if isinstance(request, v2content.V2Request) and request.method == b"SYNC":
+                return request.time
+    return None
+
+
+def _check_together(
+    path: Path, database: Database | None, facts: v3content.Facts, snapshot: int, log: RaftLog
+) -> None:
+    """Refuse a database that is of an earlier moment than the v2 snapshot of entry `snapshot`, and a log that
+    ends before what the database has.
+
+    0 is the index of a database that no entry has changed yet. A folder of `etcdctl backup`, which has no
+    members, has a log whose entries were numbered anew.
+    """
+    has = facts.consistent_index
+    if database is not None and has < snapshot and (has or any(True for _ in database.bucket(b"key"))):
+        raise NetstoreError(
+            f"{path}: its database is of entry {has}, and its v2 snapshot of entry {snapshot}, so changes of"
+            " the v3 API between them are missing: start this etcd once, stop it with SIGTERM, and repeat"
+            " this; if it does not start, take the folder of another member"
+        )
+    end = max(snapshot, log.last)
+    if facts.members and has > end:
+        raise CorruptData(
+            f"{path}: its log ends with entry {end}, and its database has entry {has}: the end of the log is"
+            " damaged or missing; take the folder of another member"
+        )
 
 
 def _newest_snapshot(folder: Path, log: RaftLog) -> Snapshot | None:

@@ -58,6 +58,8 @@ class Wish(NamedTuple):
     """See `changed`."""
     skip_digest: bool = False
     """Of a snapshot in etcd's format: the digest at its end is not verified."""
+    without_auth: bool = False
+    """Of a snapshot of an etcd that asks for passwords: it is restored, without them."""
 
 
 class Restored(NamedTuple):
@@ -68,6 +70,8 @@ class Restored(NamedTuple):
     revision: int
     v2_index: int
     records: int
+    left_out: tuple[str, ...] = ()
+    """In words, what of a snapshot in etcd's format is not there or is otherwise."""
 
 
 def restore(file: Path, folder: Path, wish: Wish) -> Restored:
@@ -115,16 +119,25 @@ def _restore_v3(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Resto
         size -= DIGEST_BYTES
     database = Database(opened, str(file), size)
     source = EtcdSource(database, None, Index(max(1, facts(database).consistent_index)))
-    for _ in source.records(Report()):
+    source.check_open(without_auth=wish.without_auth)
+    report = Report()
+    for _ in source.records(report):
         pass
+    left_out = source.left_out(report)
+    if source.has_corrupt_alarm:
+        left_out.append("the store it is of had the alarm CORRUPT: its members had different data")
     seen = _Seen()
     records = seen.passing(changed(source.records(Report()), wish.bump, mark_compacted=wish.mark_compacted))
     own = _founders(wish, _digest(file))
     count = seed(folder, own, source.applied, records)
-    return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count)
+    return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count, tuple(left_out))
 
 
 def _founders(wish: Wish, origin: str) -> Founders:
+    """The ids depend on the backup and on how it is changed, so that members whose states differ do not take
+    each other for members of one cluster.
+    """
+    origin = f"{origin} {wish.bump} {wish.mark_compacted}"
     return founders(wish.members, wish.name, wish.token, origin)._replace(join_token=wish.join_token)
 
 

@@ -243,6 +243,41 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
     run(work)
 
 
+def test_a_source_that_was_put_back_is_compared(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a", b"1"))
+            await mirrored(one, other, Log()).copy()
+            # As if the source had been at a later revision, with another key, when it was copied last.
+            ahead = mirrored(one, other, Log())
+            await ahead._begin()
+            await ahead._write([(b"lost", b"1")], ahead.revision + 100_000)
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.until(lambda: bool(log.told) and log.told[-1].revision < 100_000)
+                assert "it was put back to an earlier state" in log.troubles[0]
+                assert await content(other) == {b"a": b"1"}
+                revision = await put(one, (b"b", b"2"))
+                await log.reached(revision)
+                assert await content(other) == {b"a": b"1", b"b": b"2"}
+                nursery.cancel_scope.cancel()
+
+    run(work)
+
+
+def test_another_cluster_is_not_copied(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            work = mirrored(one, other, Log())
+            await work._begin()
+            work._source = other
+            with pytest.raises(NotMirrored, match="another cluster answers at the address of the source"):
+                await work._copy()
+
+    run(work)
+
+
 class Doubtful(V3Client):
     """A target that carries out each second transaction and does not say so, or says nothing and does not."""
 

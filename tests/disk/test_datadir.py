@@ -520,3 +520,21 @@ def test_a_folder_that_another_process_fills_before_it_is_locked_is_left_alone(
     opened = DataDir.lock(path)
     assert opened.identity == ME
     opened.close()
+
+
+def test_the_folder_of_an_etcd_is_told_whatever_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "etcd" / "member" / "snap").mkdir(parents=True)
+    (tmp_path / "etcd").chmod(0o755)
+    with pytest.raises(NetstoreError, match=r"has the data of an etcd .* netstorectl import"):
+        DataDir.lock(tmp_path / "etcd")
+
+
+def test_a_folder_with_a_state_is_not_to_be_removed(tmp_path: Path) -> None:
+    folder = DataDir.lock(tmp_path / "d")
+    folder.adopt(MemberIdentity(ClusterId(1), NodeId(2), "a"))
+    folder.close()
+    with pytest.raises(NetstoreError, match=r"or remove .* to let it begin anew"):
+        DataDir.lock(tmp_path / "d", tmp_path / "log")
+    (tmp_path / "d" / "state" / "state.lmdb").touch()
+    with pytest.raises(NetstoreError, match=r"name it with --wal-dir$"):
+        DataDir.lock(tmp_path / "d", tmp_path / "log")

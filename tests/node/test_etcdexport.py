@@ -17,7 +17,10 @@ from netstore.node.etcdsource import open_file, open_folder
 from netstore.node.seeding import founders, seed
 from netstore.node.storage import Storage
 from netstore.raft.entry import Entry, EntryKind, HardState
-from netstore.types import Index, Nanos, NodeId, Term
+from netstore.state import tables
+from netstore.state.v2.records import pack_node
+from netstore.state.v2.statistics import REPLICATED
+from netstore.types import EtcdIndex, Index, Nanos, NodeId, NodeView, Term
 from tests.etcdfile.test_raftlog import mark
 from tests.node.test_etcdimport import NOW, SECOND, data, lease, number, put
 from tests.node.test_etcdsource import Folder, v2_put
@@ -44,7 +47,7 @@ def etcd(tmp_path: Path) -> Path:
         content = {
             b"key": [put(2, b"a", lease=5), put(3, b"b")],
             b"lease": [lease(5, 60, 20)],
-            b"meta": [(b"consistent_index", bytes(8))],
+            b"meta": [(b"consistent_index", (12).to_bytes(8, "big"))],
         }
         boltwriter.write(file, content)
     expiring = (
@@ -65,7 +68,7 @@ def member(tmp_path: Path, etcd: Path) -> Path:
 
 def test_a_folder_there_and_back_is_the_same(tmp_path: Path, etcd: Path, member: Path) -> None:
     with ExitStack() as parts:
-        assert write_folder(open_state(member, parts), tmp_path / "back", OWN) == 5
+        assert write_folder(open_state(member, parts), tmp_path / "back", OWN).nodes == 5
     before, after = records_of(etcd), records_of(tmp_path / "back")
     changed = [one for one, other in zip(before, after, strict=True) if one != other]
     assert [table for table, _, _ in changed] == ["v3_leases"], "it began with another entry of another log"
@@ -82,7 +85,7 @@ def test_a_snapshot_file_there_and_back_is_the_same(tmp_path: Path, member: Path
     with ExitStack() as parts:
         found = {(table, key): value for table, key, value in open_file(file, parts).records(Report())}
     assert found["v3", (2 << 32).to_bytes(12, "big")] == put(2, b"a", lease=5)[1]
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".s.db*"))
 
 
 def test_a_target_that_has_something_is_left_alone(tmp_path: Path, member: Path) -> None:
@@ -93,6 +96,53 @@ def test_a_target_that_has_something_is_left_alone(tmp_path: Path, member: Path)
         with pytest.raises(NetstoreError, match="used: is not empty; nothing was changed"):
             write_folder(state, tmp_path / "used", OWN)
     assert [each.name for each in (tmp_path / "used").iterdir()] == ["x"]
+
+
+def test_a_log_that_is_elsewhere_is_named(tmp_path: Path, member: Path) -> None:
+    (member / "wal").rename(tmp_path / "log")
+    with ExitStack() as parts:
+        with pytest.raises(NetstoreError, match=r"wal: is not there: name the folder .* --wal-dir"):
+            open_state(member, parts)
+        assert not (member / "wal").exists(), "nothing in the source is changed"
+        open_state(member, parts, tmp_path / "log")
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path, member: Path) -> None:
+    (tmp_path / "back.part").mkdir()
+    (tmp_path / "back.part" / "x").touch()
+    (tmp_path / "s.db.part").write_text("theirs")
+    with ExitStack() as parts:
+        state = open_state(member, parts)
+        write_folder(state, tmp_path / "back", OWN)
+        write_snapshot(state, tmp_path / "s.db")
+    assert (tmp_path / "back.part" / "x").exists()
+    assert (tmp_path / "s.db.part").read_text() == "theirs"
+
+
+def with_keys(path: Path, pairs: dict[str, bytes]) -> Path:
+    """A member's folder with these keys of the v2 API, whose names are in Latin-1."""
+    node = {
+        (tables.NODES, b"/" + name.encode("latin-1")): pack_node(
+            NodeView(b"/" + name.encode("latin-1"), EtcdIndex(1), EtcdIndex(1), value), None
+        )
+        for name, value in pairs.items()
+    }
+    scalars = tables.encode(tables.Scalars(EtcdIndex(1), (0,) * len(REPLICATED), ""))
+    records = [(tables.STATE, tables.STATE_KEY, scalars), *((*key, value) for key, value in node.items())]
+    seed(path, OWN, Index(1), records)
+    return path
+
+
+def test_v2_keys_that_are_no_text(tmp_path: Path) -> None:
+    with ExitStack() as parts:
+        pairs = {"a": b"text", "b": b"\xff", "k\xfe": b"1"}
+        state = open_state(with_keys(tmp_path / "1", pairs), parts)
+        done = write_folder(state, tmp_path / "back", OWN)
+        assert (done.nodes, done.changed_count, done.changed) == (3, 2, ["/b", "/k\ufffd"])
+        state = open_state(with_keys(tmp_path / "2", {"k\xfe": b"1", "k\xff": b"2"}), parts)
+        with pytest.raises(NetstoreError, match="the v2 key '/k\ufffd': there are two that differ only"):
+            write_folder(state, tmp_path / "other", OWN)
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_cannot_be_written_leaves_nothing(
@@ -106,7 +156,7 @@ def test_what_cannot_be_written_leaves_nothing(
         state = open_state(member, parts)
         with pytest.raises(NetstoreError, match="back: No space left on device: check the disk"):
             write_folder(state, tmp_path / "back", OWN)
-    assert not list(tmp_path.glob("back*"))
+    assert not list(tmp_path.glob("*back*"))
 
 
 def test_a_member_that_was_killed_is_refused(member: Path) -> None:

@@ -33,10 +33,12 @@ def v3_put(index: int) -> tuple[int, bytes]:
     return entry(index, data_field(4, data_field(1, b"key")))
 
 
-def write_database(path: Path, consistent_index: int) -> None:
+def write_database(path: Path, consistent_index: int, **buckets: dict[bytes, bytes]) -> None:
     with path.open("wb") as file:
         meta = {b"consistent_index": consistent_index.to_bytes(8, "big")}
-        boltwriter.write(file, {b"key": [put(2, b"a"), put(3, b"b")], b"meta": meta.items()})
+        given = {name.encode(): sorted(pairs.items()) for name, pairs in buckets.items()}
+        content = {b"key": [put(2, b"a"), put(3, b"b")], b"meta": list(meta.items())}
+        boltwriter.write(file, content | given)
 
 
 class Folder:
@@ -106,8 +108,31 @@ def test_the_log_may_be_elsewhere(folder: Folder, parts: ExitStack, tmp_path: Pa
 
 def test_requests_that_the_database_lacks_are_not_lost(folder: Folder, parts: ExitStack) -> None:
     write_database(folder.snap / "db", 11)
-    with pytest.raises(NetstoreError, match=r"has 1 requests of the v3 API from entry 12 on .* SIGTERM"):
+    with pytest.raises(
+        NetstoreError, match=r"has 1 requests of the v3 API from entry 12 on .*put any key.* SIGTERM"
+    ):
         opened(folder, parts)
+
+
+def test_a_database_older_than_the_snapshot_is_refused(folder: Folder, parts: ExitStack) -> None:
+    folder.write_log([mark(0, 0), mark(10), v2_put(11, "/1/a"), state(11)])
+    write_database(folder.snap / "db", 10)
+    assert opened(folder, parts).applied == 11
+    for index in (9, 0):
+        write_database(folder.snap / "db", index)
+        with pytest.raises(NetstoreError, match=f"database is of entry {index}, and its v2 snapshot of ent"):
+            opened(folder, parts)
+    with (folder.snap / "db").open("wb") as file:
+        boltwriter.write(file, {})
+    assert opened(folder, parts).applied == 11, "an etcd of which only the v2 API was used"
+
+
+def test_a_log_that_ends_before_the_database_is_refused(folder: Folder, parts: ExitStack) -> None:
+    write_database(folder.snap / "db", 13, members={b"5": b"{}"})
+    with pytest.raises(CorruptData, match="its log ends with entry 12, and its database has entry 13"):
+        opened(folder, parts)
+    write_database(folder.snap / "db", 13)
+    assert opened(folder, parts).applied == 12, "a folder of etcdctl backup"
 
 
 def test_the_newest_snapshot_that_the_log_knows_is_used(folder: Folder, parts: ExitStack) -> None:
@@ -170,3 +195,15 @@ def test_a_file_that_is_none(tmp_path: Path, parts: ExitStack) -> None:
     (tmp_path / "f").write_bytes(b"hello" * 1000)
     with pytest.raises(CorruptData, match="f: offset 0: not a bbolt database"):
         open_file(tmp_path / "f", parts)
+
+
+def test_each_import_of_a_folder_gives_the_same(folder: Folder, parts: ExitStack) -> None:
+    second = 1_000_000_000
+    expiring = number(1, 3) + data_field(2, b"PUT") + data_field(3, b"/1/t") + number(9, 100 * second)
+    sync = number(1, 4) + data_field(2, b"SYNC") + number(15, 90 * second)
+    folder.write_log([mark(0, 0), mark(10), entry(11, expiring), entry(12, sync), v2_put(13, "/1/a")])
+    one, other = (open_folder(folder.path, None, Nanos(now), parts) for now in (0, 95 * second))
+    assert one.digest() == other.digest()
+    assert list(one.records(Report())) == list(other.records(Report())), "also after it was read once"
+    folder.write_log([mark(0, 0), mark(10), entry(11, expiring), entry(12, sync), v2_put(13, "/1/b")])
+    assert opened(folder, parts).digest() != one.digest()

@@ -13,6 +13,7 @@ from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, Fault, NetstoreError
+from netstore.etcdfile import boltwriter
 from netstore.node import fullbackup
 from netstore.node.backup import BoltCopy
 from netstore.node.restore import Wish, restore
@@ -23,6 +24,8 @@ from netstore.state.tables import TABLES
 from netstore.state.v2.commands import Set
 from netstore.state.v3 import commands as v3
 from netstore.types import Index, LeaseId
+from tests.node.test_etcdimport import put
+from tests.node.test_etcdsource import write_database
 from tests.support.backups import LONG_KEY, Place
 
 if TYPE_CHECKING:
@@ -118,6 +121,40 @@ def test_the_ids_are_new_each_time(place: Place, tmp_path: Path) -> None:
             clusters.add(done.cluster)
     assert len(clusters) == 4
     assert 0xC1 not in clusters
+
+
+def test_members_that_are_restored_otherwise_are_not_one_cluster(
+    full: Path, bolt: Path, tmp_path: Path
+) -> None:
+    for file in (full, bolt):
+        clusters = {
+            restore(file, tmp_path / f"{file.name}{bump}", wish).cluster
+            for bump in (0, 1000)
+            for wish in [Wish("a", MEMBERS, "t", "t", bump=bump, mark_compacted=bump > 0)]
+        }
+        assert len(clusters) == 2
+
+
+def test_a_v3_snapshot_of_a_store_that_asks_for_passwords(tmp_path: Path) -> None:
+    file = tmp_path / "s.db"
+    auth = {b"authEnabled": b"\1", b"authRevision": bytes(8)}
+    write_database(file, 5, auth=auth, authUsers={b"root": b""})
+    wish = Wish("a", MEMBERS, "t", "t", skip_digest=True)
+    with pytest.raises(NetstoreError, match=r"asks for passwords \(1 users, 0 roles\).*--without-auth"):
+        restore(file, tmp_path / "a", wish)
+    assert not (tmp_path / "a").exists()
+    assert restore(file, tmp_path / "a", wish._replace(without_auth=True)).revision == 3
+
+
+def test_what_a_v3_snapshot_has_otherwise_is_told(bolt: Path, tmp_path: Path) -> None:
+    file = tmp_path / "s.db"
+    with file.open("wb") as opened:
+        boltwriter.write(opened, {b"authUsers": [(b"u", b"")], b"key": [put(2, b"a", lease=7)]})
+    told = restore(file, tmp_path / "a", Wish("a", MEMBERS, "t", "t", skip_digest=True)).left_out
+    assert "1 users and 0 roles were left out" in told[0]
+    assert "1 keys have a lease that does not exist, and stay for ever: 'a'" in told[1]
+    told = restore(bolt, tmp_path / "b", Wish("a", MEMBERS, "t", "t")).left_out
+    assert told == ("the store it is of had the alarm CORRUPT: its members had different data",)
 
 
 def test_a_v3_snapshot_is_restored(bolt: Path, place: Place, tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ def test_a_wrong_delete_is_copied_back(tmp_path: Path) -> None:
     with start_netstored(tmp_path) as daemon, closing(V3Client(daemon.url)) as client:
         assert put(daemon, "a/b", "precious").status == 201
         for number in range(3):
-            client.kv.Put(pb.PutRequest(key=b"/v3/%d" % number, value=b"value %d" % number))
+            client.kv.Put(pb.PutRequest(key=b"/v3/%d" % number, value=b"k8s\0\xff %d\n\n" % number))
+        client.kv.Put(pb.PutRequest(key=b"/v3/with a space *"))
         variables = {
             "BACKUP": str(tmp_path / "all.backup"),
             "BESIDE": str(tmp_path / "beside"),
@@ -124,7 +125,8 @@ def test_a_wrong_delete_is_copied_back(tmp_path: Path) -> None:
         assert get(daemon, "a/b") == "precious"
         assert get(daemon, "meanwhile") == "1"
         found = client.kv.Range(pb.RangeRequest(key=b"/v3/", range_end=b"/v30")).kvs
-        assert [each.value for each in found] == [b"value 0", b"value 1", b"value 2"]
+        wanted = [(b"/v3/%d" % number, b"k8s\0\xff %d\n\n" % number) for number in range(3)]
+        assert [(each.key, each.value) for each in found] == [*wanted, (b"/v3/with a space *", b"")]
 
 
 @pytest.mark.root

@@ -266,7 +266,7 @@ def test_what_a_killed_etcd_has_acknowledged_is_not_lost(
         v2(etcd.url, "/k", "PUT", value="v")
         etcd.kill()
         if ctl("import", etcd.data_dir, "--data-dir", tmp_path / "new"):
-            assert "this etcd was not stopped properly" in capsys.readouterr().err
+            assert "its database does not say that it has them" in capsys.readouterr().err
             etcd.start_again()
             etcd.stop()
             assert ctl("import", etcd.data_dir, "--data-dir", tmp_path / "new") == 0

@@ -11,7 +11,7 @@ import click
 
 from netstore.cli.commands.failures import refused, usage
 from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, in_words, members_of
-from netstore.cli.commands.invocation import Settings, say
+from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.output import Form, Table
 
@@ -25,6 +25,9 @@ CLUSTER_NAME: Final = "etcd-cluster"
 @click.command("export", cls=Command)
 @click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The data folder of an etcd to make.")
+@click.option(
+    "--wal-dir", type=click.Path(path_type=Path), help="Where SOURCE's log is, if not in its folder."
+)
 @click.option("--snapshot", type=click.Path(path_type=Path), help="The snapshot file to write: v3 keys only.")
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the etcd.")
 @click.option(
@@ -35,15 +38,18 @@ CLUSTER_NAME: Final = "etcd-cluster"
     show_default=True,
     help="Where the etcd is reached by others.",
 )
+@click.option("--without-auth", is_flag=True, help="Export although the etcd it is of asks for passwords.")
 @pass_settings
 def export(
     settings: Settings,
     source: Path,
     *,
     data_dir: Path | None,
+    wal_dir: Path | None,
     snapshot: Path | None,
     name: str,
     peer_urls: str,
+    without_auth: bool,
 ) -> None:
     """Write what a netstore has as files of an etcd.
 
@@ -59,20 +65,25 @@ def export(
         from netstore.node.seeding import founders  # noqa: PLC0415 - same
 
         own = founders(members_of(name, peer_urls, None), name, CLUSTER_NAME, secrets.token_hex(16))
-        state = _state(source, parts)
+        state = _state(source, parts, wal_dir, without_auth=without_auth)
         fields: tuple[tuple[str, str | int], ...]
         if snapshot is not None:
             fields = (("file", str(snapshot)), ("size", etcdexport.write_snapshot(state, snapshot)))
         else:
             assert data_dir is not None  # noqa: S101 - checked above; for the type checker
-            nodes = etcdexport.write_folder(state, data_dir, own)
-            fields = (("dataDir", str(data_dir)), ("v2Nodes", nodes), ("member", f"{own.own:x}"))
+            done = etcdexport.write_folder(state, data_dir, own)
+            if done.changed_count:
+                warn(
+                    f"{done.changed_count} v2 keys have bytes that are not UTF-8, which an etcd cannot keep:"
+                    f" they were replaced by U+FFFD: {', '.join(map(repr, done.changed))}"
+                )
+            fields = (("dataDir", str(data_dir)), ("v2Nodes", done.nodes), ("member", f"{own.own:x}"))
     settings.show(dict(fields), Table(("FIELD", "VALUE"), fields))
     if data_dir is not None and settings.form is Form.TABLE:
         say(f"now start it: etcd --enable-v2 --data-dir {data_dir} --name {name}")
 
 
-def _state(source: Path, parts: ExitStack) -> StateFile:
+def _state(source: Path, parts: ExitStack, wal_dir: Path | None, *, without_auth: bool) -> StateFile:
     """The state in a stopped member's folder, or in a backup, which is restored beside nothing: in a folder
     of its own for as long as it is read.
     """
@@ -82,11 +93,13 @@ def _state(source: Path, parts: ExitStack) -> StateFile:
     from netstore.node.restore import Wish, restore  # noqa: PLC0415 - same
 
     if source.is_dir():
-        return open_state(source, parts)
+        return open_state(source, parts, wal_dir)
     if not source.exists():
         raise refused(f"{source}: is not there: name a data folder, or a file of netstorectl snapshot save")
     home = Path(parts.enter_context(tempfile.TemporaryDirectory(dir=source.parent, prefix=".export-")))
     members = {DEFAULT_NAME: (DEFAULT_PEER_URL,)}
     secret = secrets.token_hex(16)
-    restore(source, home / "data", Wish(DEFAULT_NAME, members, secret, secret))
+    wish = Wish(DEFAULT_NAME, members, secret, secret, without_auth=without_auth)
+    for each in restore(source, home / "data", wish).left_out:
+        warn(each)
     return open_state(home / "data", parts)

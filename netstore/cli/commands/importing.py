@@ -24,6 +24,7 @@ from netstore.errors import NetstoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from netstore.client.v2 import Answer, V2Client
     from netstore.node.etcdimport import Report
     from netstore.node.etcdsource import EtcdSource
     from netstore.node.seeding import Founders
@@ -34,8 +35,7 @@ DEFAULT_PEER_URL: Final = "http://localhost:2380"
 SHOW_SECONDS: Final = 0.2
 """How often progress is shown."""
 
-_CORRUPT: Final = 2
-"""The kind of alarm."""
+_NOT_FOUND: Final = 404
 
 _LIVE: Final = re.compile(r"https?://", re.IGNORECASE)
 
@@ -80,16 +80,23 @@ def import_(
     Nothing in SOURCE is changed. To copy into a netstore that runs, see netstorectl mirror.
     """
     members = members_of(name, peer_urls, initial_cluster)
+    check_token(initial_cluster_token)
+    if len(members) > 1 and _LIVE.match(source):
+        usage(
+            "--initial-cluster: a running etcd may change between the imports of several members; import it"
+            " for one, and let the others join, or stop it and import its data folder"
+        )
     if len(members) > 1 and not initial_cluster_token:
         usage("--initial-cluster-token: is needed where several members begin, the same for each")
     token = initial_cluster_token or secrets.token_hex(32)
-    origin = "import" if initial_cluster_token else secrets.token_hex(16)
     with ExitStack() as parts, in_words():
         from netstore.node.seeding import founders  # noqa: PLC0415 - help need not wait for the store's modules
 
-        own = founders(members, name, token, origin)
         opened = _opened(settings, source, data_dir, wal_dir, parts)
         _check(opened, without_auth=without_auth)
+        # Members that begin with different data get different ids, so they do not take each other for one.
+        origin = opened.digest() if initial_cluster_token else secrets.token_hex(16)
+        own = founders(members, name, token, origin)
         report = _written(opened, data_dir, own)
     _tell(settings, opened, report, data_dir, own)
 
@@ -97,6 +104,8 @@ def import_(
 def members_of(name: str, peer_urls: str | None, initial_cluster: str | None) -> dict[str, list[str]]:
     """The peer URLs of all members by name."""
     from netstore.client.endpoints import parse_endpoints  # noqa: PLC0415 - see Settings.run
+    from netstore.ops.addresses import MEMBER_NAME  # noqa: PLC0415 - few commands need them
+    from netstore.ops.kinds import BadValue  # noqa: PLC0415 - same
 
     members: dict[str, list[str]] = {}
     for word in filter(None, (initial_cluster or "").split(",")):
@@ -113,10 +122,23 @@ def members_of(name: str, peer_urls: str | None, initial_cluster: str | None) ->
         members[name] = [DEFAULT_PEER_URL]
     if name not in members:
         usage(f"--name: {name} is not in --initial-cluster")
+    for each in members:
+        try:
+            MEMBER_NAME.check(each)
+        except BadValue as bad:
+            usage(f"{'--name' if each == name else '--initial-cluster'}: {bad}")
     try:
         return {each: list(parse_endpoints(urls)) for each, urls in members.items()}
     except NetstoreError as error:
         usage(f"--initial-cluster: {error}")
+
+
+def check_token(token: str | None) -> None:
+    """Refuse a token that a data folder cannot keep."""
+    from netstore.disk.datadir import MAX_TOKEN_CHARACTERS  # noqa: PLC0415 - few commands need it
+
+    if token and (len(token) > MAX_TOKEN_CHARACTERS or not token.isprintable()):
+        usage(f"--initial-cluster-token: give at most {MAX_TOKEN_CHARACTERS} printable characters")
 
 
 def _opened(
@@ -141,8 +163,6 @@ def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource
     """
     import tempfile  # noqa: PLC0415 - only here
 
-    from netstore.client.faults import BadAnswer  # noqa: PLC0415 - see Settings.run
-    from netstore.client.v2 import V2Error  # noqa: PLC0415 - same
     from netstore.node.etcdsource import open_file  # noqa: PLC0415 - see above
     from netstore.types import EtcdIndex, Nanos  # noqa: PLC0415 - same
 
@@ -156,12 +176,27 @@ def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource
     file.flush()
     opened = open_file(Path(file.name), parts)
     now = Nanos(time.time_ns())
-    try:
-        listed = settings.ask(lambda client: client.get("/", recursive=True, quorum=True))
-    except (BadAnswer, V2Error):
+    listed = settings.ask(_list)
+    if listed is None:
+        warn("there is no v2 API at this etcd, so only its v3 keys are imported")
         return opened
     opened.add_listing(listed.node, EtcdIndex(listed.etcd_index), now)
     return opened
+
+
+async def _list(client: V2Client) -> Answer | None:
+    """The v2 tree of a running etcd; None if it has no v2 API."""
+    from netstore.client.faults import MAX_ANSWER_BYTES, BadAnswer  # noqa: PLC0415 - see Settings.run
+
+    try:
+        return await client.get("/", recursive=True, quorum=True)
+    except BadAnswer as error:
+        if error.status == _NOT_FOUND:
+            return None
+        raise refused(
+            f"its v2 tree cannot be read while it serves: {error}: if the tree has more than"
+            f" {MAX_ANSWER_BYTES >> 20} MiB, or hardly less, stop this etcd and import its data folder"
+        ) from None
 
 
 async def _save_snapshot(settings: Settings, file: BinaryIO) -> None:
@@ -174,14 +209,8 @@ async def _save_snapshot(settings: Settings, file: BinaryIO) -> None:
 
 def _check(opened: EtcdSource, *, without_auth: bool) -> None:
     """Refuse what an import would lose without a word."""
-    facts = opened.facts
-    if facts.auth_enabled and not without_auth:
-        raise refused(
-            f"this etcd asks for passwords ({facts.users} users, {facts.roles} roles), which netstore does"
-            " not have: with the data alone everybody who reaches the store may do everything; protect it by"
-            " client certificates, and import with --without-auth"
-        )
-    if any(kind == _CORRUPT for _, kind in facts.alarms):
+    opened.check_open(without_auth=without_auth)
+    if opened.has_corrupt_alarm:
         raise refused(
             "this etcd has the alarm CORRUPT: its members have different data; find out which is right,"
             " disarm it (etcdctl alarm disarm), and import from that one"
@@ -199,21 +228,17 @@ def _written(opened: EtcdSource, data_dir: Path, own: Founders) -> Report:
 
 
 def _tell(settings: Settings, opened: EtcdSource, report: Report, data_dir: Path, own: Founders) -> None:
-    facts = opened.facts
-    if facts.users and not facts.auth_enabled:
-        warn(f"{facts.users} users and {facts.roles} roles were left out: netstore has none")
-    if facts.members > 1:
+    for each in opened.left_out(report):
+        warn(each)
+    if opened.facts.members > 1:
         warn(
-            f"this etcd was one of {facts.members}: what the others had beyond entry {opened.applied} is not"
-            " imported; take the one that is farthest (etcdctl endpoint status)"
+            f"this etcd was one of {opened.facts.members}: what the others had beyond entry {opened.applied}"
+            " is not imported; take the one that is farthest (etcdctl endpoint status)"
         )
     if opened.uncommitted:
         warn(f"the last {opened.uncommitted} entries of its log were taken as if all members had them")
     if opened.torn:
         warn(f"{opened.torn}: the last write was not finished, and was not acknowledged either: left out")
-    if report.unleased_count:
-        names = ", ".join(repr(key.decode(errors="replace")) for key in report.unleased)
-        warn(f"{report.unleased_count} keys have a lease that does not exist, and stay for ever: {names}")
     if opened.has_hidden:
         warn(
             "a running etcd does not list the hidden keys of its v2 API (names that begin with _): to import"

@@ -33,7 +33,7 @@ CHECKPOINT: Final = "netstore/mirror"
 @click.option("--target-ca-file", type=click.Path(), help="As --ca-file, for TARGET.")
 @click.option("--target-cert-file", type=click.Path(), help="As --cert-file, for TARGET.")
 @click.option("--target-key-file", type=click.Path(), help="As --key-file, for TARGET.")
-@click.option("--target-username", metavar="NAME[:PASSWORD]", help="As --username, for TARGET.")
+@click.option("--target-username", metavar="NAME[:PASSWORD]", help="As --username, for TARGET.  [none]")
 @pass_settings
 def mirror(
     settings: Settings,
@@ -70,7 +70,7 @@ def mirror(
         ca_file=target_ca_file or settings.ca_file,
         cert_file=target_cert_file or settings.cert_file,
         key_file=target_key_file or settings.key_file,
-        username=target_username or settings.username,
+        username=target_username,  # a password of one store is not shown to another
     )
     done: list[Told] = []
 

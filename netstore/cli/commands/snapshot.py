@@ -20,6 +20,7 @@ import click
 
 from netstore.cli.commands.archive import extracted, point_options
 from netstore.cli.commands.failures import refused
+from netstore.cli.commands.importing import check_token
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.output import Table
@@ -345,6 +346,7 @@ def _show(settings: Settings, content: Mapping[str, object]) -> None:
 @click.option(
     "--skip-hash-check", is_flag=True, help="Of a v3 snapshot: do not verify the digest at its end."
 )
+@click.option("--without-auth", is_flag=True, help="Restore although the etcd it is of asks for passwords.")
 @pass_settings
 def restore(
     settings: Settings,
@@ -362,6 +364,7 @@ def restore(
     bump_revision: int,
     mark_compacted: bool,
     skip_hash_check: bool,
+    without_auth: bool,
 ) -> None:
     """Make the data folder of one member of a new cluster from a backup, full or of v3 keys.
 
@@ -373,6 +376,7 @@ def restore(
     if mark_compacted and not bump_revision:
         raise click.UsageError("--mark-compacted needs --bump-revision")
     members = _members(name, initial_cluster, initial_advertise_peer_urls)
+    check_token(initial_cluster_token)
     with ExitStack() as parts:
         if archived is not None:
             at = extracted(archived, data_dir, file, to_revision, to_index, to_time)
@@ -398,8 +402,11 @@ def restore(
             bump_revision,
             mark_compacted,
             skip_hash_check,
+            without_auth,
         )
         done = work.restore(file, data_dir, wish)
+    for each in done.left_out:
+        warn(each)
     content: dict[str, str | int] = {
         "dataDir": str(data_dir),
         "cluster": f"{done.cluster:x}",

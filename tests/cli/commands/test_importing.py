@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore.client.faults import BadAnswer
+from netstore.client.v2 import V2Client
 from netstore.codec import varint
 from netstore.disk.datadir import DataDir, read_token
 from netstore.etcdfile import boltwriter
 from tests.node.test_etcdimport import put
+from tests.support.daemon import start_netstored
+from tests.support.peers import start_etcd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +74,26 @@ def test_two_imports_are_two_clusters(run: Run, tmp_path: Path) -> None:
     assert read_token(tmp_path / "a") == "secret"
 
 
+def test_members_that_begin_with_different_data_are_not_one_cluster(run: Run, tmp_path: Path) -> None:
+    members = ("--initial-cluster", "a=http://a:1,b=http://b:1", "--initial-cluster-token", "secret")
+    clusters = set()
+    for name, more in (("a", {}), ("b", {"lease": {bytes(8): b"\x08\x07\x10\x05"}})):
+        source = str(snapshot(tmp_path, **more))
+        told = run(
+            "import", source, "--data-dir", str(tmp_path / name), *members, "--name", name, "-o", "json"
+        )
+        assert told.status == 0, told.err
+        clusters.add(told.document["cluster"])
+    assert len(clusters) == 2
+
+
+def test_several_members_do_not_begin_with_what_changes_meanwhile(run: Run, tmp_path: Path) -> None:
+    members = ("--initial-cluster", "a=http://a:1,b=http://b:1", "--initial-cluster-token", "secret")
+    told = run("import", "http://127.0.0.1:1", "--data-dir", str(tmp_path / "a"), "--name", "a", *members)
+    assert told.status == 2
+    assert "a running etcd may change between the imports" in told.err
+
+
 def test_an_etcd_that_asks_for_passwords(run: Run, tmp_path: Path) -> None:
     auth = {b"authEnabled": b"\1", b"authRevision": bytes(8)}
     source = snapshot(tmp_path, auth=auth, authUsers={b"root": b"", b"u": b""}, authRoles={b"root": b""})
@@ -103,6 +127,8 @@ def test_members_and_alarms_of_the_etcd(run: Run, tmp_path: Path) -> None:
     [
         (("--initial-cluster", "a=http://a:1"), "--name: default is not in --initial-cluster"),
         (("--initial-cluster", "http://a:1"), "--initial-cluster: 'http://a:1' is not NAME=URL"),
+        (("--name", "n" * 256), "--name: "),
+        (("--initial-cluster-token", "t" * 257), "--initial-cluster-token: give at most 256 printable"),
         (("--initial-cluster", "default=ftp://a:1"), "--initial-cluster: endpoint 'ftp://a:1'"),
         (
             ("--initial-cluster", "default=http://a:1,b=http://b:1"),
@@ -137,3 +163,25 @@ def test_an_etcd_that_does_not_answer(run: Run, tmp_path: Path) -> None:
     assert told.status == 4
     assert "http://127.0.0.1:1" in told.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.peer("etcd")
+def test_an_etcd_without_the_v2_api(run: Run, tmp_path: Path) -> None:
+    with start_etcd(tmp_path, "--enable-v2=false") as etcd:
+        told = run("import", etcd.url, "--data-dir", str(tmp_path / "new"), "-o", "json")
+    assert told.status == 0, told.err
+    assert "there is no v2 API at this etcd, so only its v3 keys are imported" in told.err
+    assert told.document["v2Index"] == 0
+
+
+def test_a_tree_that_cannot_be_listed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def get(*_: object, **__: object) -> None:
+        raise BadAnswer("http://store", "sent more than 1000 bytes", status=200)
+
+    monkeypatch.setattr(V2Client, "get", get)
+    with start_netstored(tmp_path) as daemon:
+        told = run("import", daemon.url, "--data-dir", str(tmp_path / "new"))
+    assert told.status == 1
+    assert "sent more than 1000 bytes" in told.err
+    assert "stop this etcd and import its data folder" in told.err
+    assert not (tmp_path / "new").exists()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from netstore.cli.commands import mirror
+from netstore.cli.commands.failures import refused
 from netstore.proto.rpc_pb2 import PutRequest, RangeRequest
 from tests.cli.commands.conftest import DEAD
 from tests.support.daemon import start_netstored
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
+    import pytest
+
+    from netstore.cli.commands.invocation import Settings
     from tests.cli.commands.conftest import Run
 
 
@@ -45,3 +52,21 @@ def test_a_command_line_that_is_wrong(run: Run) -> None:
     told = run("mirror", DEAD, DEAD, "--checkpoint", "")
     assert told.status == 2
     assert "--checkpoint: is empty" in told.err
+
+
+def test_the_password_of_the_source_is_not_shown_to_the_target(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str | None, str | None]] = []
+
+    @asynccontextmanager
+    async def client(settings: Settings) -> AsyncIterator[None]:
+        asked.append((settings.endpoints, settings.username))
+        if len(asked) == 2:
+            raise refused("enough")
+        yield
+
+    monkeypatch.setattr(mirror, "v3_client", client)
+    told = run("--username", "a:secret", "mirror", "http://one:1", "http://two:1")
+    assert told.status == 1
+    assert asked == [("http://one:1", "a:secret"), ("http://two:1", None)]

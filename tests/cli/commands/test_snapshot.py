@@ -16,6 +16,7 @@ from netstore.cli import netstorectl
 from netstore.cli.commands.snapshot import _Bar
 from netstore.disk.datadir import read_token
 from netstore.proto import rpc_pb2 as pb
+from tests.cli.commands.test_importing import snapshot
 from tests.support.daemon import start_netstored
 from tests.support.peers import etcdctl
 from tests.support.v3client import V3Client
@@ -112,6 +113,20 @@ def test_a_restored_folder_is_started(run: Run, file: Path, tmp_path: Path) -> N
     assert "choose a new or empty folder" in told.err
 
 
+def test_a_snapshot_of_a_store_that_asks_for_passwords(run: Run, tmp_path: Path) -> None:
+    auth = {b"authEnabled": b"\1", b"authRevision": bytes(8)}
+    source = str(snapshot(tmp_path, auth=auth, authUsers={b"root": b""}))
+    for words in (("snapshot", "restore"), ("export",)):
+        folder = tmp_path / words[0]
+        told = run(*words, source, "--data-dir", str(folder))
+        assert told.status == 1
+        assert "this etcd asks for passwords" in told.err
+        assert not folder.exists()
+        told = run(*words, source, "--data-dir", str(folder), "--without-auth")
+        assert told.status == 0, told.err
+        assert "1 keys have a lease that does not exist" in told.err
+
+
 @pytest.mark.parametrize(
     ("words", "status", "error"),
     [
@@ -125,6 +140,11 @@ def test_a_restored_folder_is_started(run: Run, file: Path, tmp_path: Path) -> N
         (("restore", "FILE", "--data-dir", "d", "--bump-revision", "5"), 2, "needs --mark-compacted"),
         (("restore", "FILE", "--data-dir", "d", "--mark-compacted"), 2, "needs --bump-revision"),
         (("restore", "FILE", "--data-dir", "d", "--skip-hash-check"), 2, "is for v3 snapshots"),
+        (
+            ("restore", "FILE", "--data-dir", "d", "--initial-cluster-token", "t" * 257),
+            2,
+            "--initial-cluster-token: give at most 256 printable characters",
+        ),
         (("restore", "FILE", "--data-dir", "d", "--name", "a b"), 2, "--name: 'a b' is not usable"),
         (
             ("restore", "FILE", "--data-dir", "d", "--initial-cluster", "a=http://h:1"),
