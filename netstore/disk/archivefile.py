@@ -60,6 +60,10 @@ _PART: Final = ".part"
 _LOCK: Final = "lock"
 
 
+class FileGone(NetstoreError):  # noqa: N818 - named for what was found
+    """A file of the listing is not there any more: the member that writes the archive may have merged it."""
+
+
 class Archived(NamedTuple):
     """An entry as it is archived. `wall` is the time of its envelope, 0 if it has none."""
 
@@ -104,6 +108,7 @@ class Base(NamedTuple):
 class Listing:
     """The files of an archive by their names; those of entries in order, each with some of its own."""
 
+    folder: Path
     parts: list[Part] = field(default_factory=list)
     bases: list[Base] = field(default_factory=list)
     needless: list[Path] = field(default_factory=list)
@@ -168,7 +173,7 @@ def wall_of(entry: Entry) -> int:
 def listing(folder: Path) -> Listing:
     """The files of an archive. NetstoreError if the folder cannot be read."""
     found: list[Part] = []
-    result = Listing()
+    result = Listing(folder)
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as error:
@@ -202,7 +207,7 @@ def read_head(path: Path, cluster: int | None = None) -> Head:
         with path.open("rb") as file:
             return _head(path, file.read(_HEAD.size + _CRC.size), cluster)
     except OSError as error:
-        raise NetstoreError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
 
 
 def read_entries(path: Path, cluster: int | None = None) -> Iterator[Archived]:
@@ -212,7 +217,7 @@ def read_entries(path: Path, cluster: int | None = None) -> Iterator[Archived]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise NetstoreError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
     at = _HEAD.size + _CRC.size
     head = _head(path, data[:at], cluster)
     if len(data) != at + head.size:
@@ -234,6 +239,11 @@ def read_entries(path: Path, cluster: int | None = None) -> Iterator[Archived]:
         at = end + size
     if wanted != head.last + 1:
         raise CorruptData(f"{path}: ends with entry {wanted - 1}, not {head.last}")
+
+
+def _unreadable(path: Path, error: OSError) -> NetstoreError:
+    kind = FileGone if isinstance(error, FileNotFoundError) else NetstoreError
+    return kind(f"{path}: cannot be read: {error.strerror}")
 
 
 def _head(path: Path, data: bytes, cluster: int | None) -> Head:
@@ -282,7 +292,7 @@ class ArchiveWriter:
         self._looking = threading.Lock()
         self.newest: Entry | None = None
         """The last entry that was there when it was opened."""
-        self.listing = Listing()
+        self.listing = Listing(folder)
 
     @classmethod
     def open(cls, folder: Path, cluster: ClusterId) -> ArchiveWriter:

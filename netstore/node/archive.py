@@ -112,7 +112,7 @@ class Archiver:
     @property
     def listing(self) -> Listing:
         """The files, as of the last write."""
-        return Listing() if self._writer is None else self._writer.listing
+        return Listing(self.folder) if self._writer is None else self._writer.listing
 
     @property
     def waiting(self) -> int:
