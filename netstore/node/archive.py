@@ -7,13 +7,12 @@ its bound; one that fails or is too slow gets a gap, and then a new state, after
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from netstore.disk.archivefile import ArchiveWriter, Listing
 from netstore.disk.statefile import StateFile
-from netstore.disk.threads import report
+from netstore.disk.threads import report, start_thread
 from netstore.errors import NetstoreError
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
 from netstore.types import Index
@@ -139,6 +138,13 @@ class Archiver:
 
     def look(self) -> None:
         """Begin what is due; to be called each round. O(entries archived)."""
+        try:
+            self._look()
+        except MemoryError as error:  # it ends this round, not the member
+            self._retry_at = self._monotonic() + RETRY_SECONDS
+            self._failed(error)
+
+    def _look(self) -> None:
         now = self._monotonic()
         if self._busy_since is not None or now < self._retry_at:
             return
@@ -204,7 +210,9 @@ class Archiver:
 
     def _begin(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
         self._busy_since = self._monotonic()
-        threading.Thread(target=self._run, args=(work, partial(self._done, done)), daemon=True).start()
+        failure = start_thread(partial(self._run, work, partial(self._done, done)), "archive")
+        if failure is not None:
+            self._done(done, failure)
 
     def _run(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         outcome: T | Exception
@@ -257,14 +265,19 @@ class Archiver:
 
     def _make_base(self, writer: ArchiveWriter) -> None:
         self._makes_base = True
-        self._source.sync(partial(self._durable, writer))
+        try:
+            self._source.sync(partial(self._durable, writer))
+        except MemoryError as error:  # it has not taken the callback
+            self._base_made(error)
 
     def _durable(self, writer: ArchiveWriter, failure: OSError | None) -> None:
         if failure is not None:
             self._base_made(failure)
             return
         work = partial(writer.add_base, self._source.copy_to, _applied)
-        threading.Thread(target=self._run, args=(work, self._base_made), daemon=True).start()
+        failure = start_thread(partial(self._run, work, self._base_made), "archive-state")
+        if failure is not None:
+            self._base_made(failure)
 
     def _base_made(self, outcome: object) -> None:
         self._makes_base = False

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from functools import partial
 from struct import Struct
 from time import monotonic
@@ -22,6 +21,7 @@ import msgspec
 
 from netstore.codec import varint
 from netstore.disk.statefile import StateFile
+from netstore.disk.threads import start_thread
 from netstore.errors import (
     Fault,
     NetstoreError,
@@ -173,7 +173,9 @@ class Backups:
             self._log.warning("snapshot_not_made", error=str(failure))
             made(no_space())
             return
-        threading.Thread(target=self._run, args=(work, made), name="backup", daemon=True).start()
+        no_thread = start_thread(partial(self._run, work, made), "backup")
+        if no_thread is not None:
+            self._over(made, no_thread)
 
     def _run(self, work: Callable[[], T], made: Callable[[T | Exception | Fault], None]) -> None:
         outcome: T | Exception

@@ -231,6 +231,41 @@ def test_a_folder_that_cannot_be_written_is_told_and_tried_again(
     assert member.stored() == list(range(1, 7))
 
 
+def test_without_threads_and_memory_the_member_goes_on(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        member.look(reports=0)
+        assert "no thread can be started" in member.archiver.problems()[0]
+    member.now += archive.RETRY_SECONDS
+    member.look()
+    member.write(archive.DUE_ENTRIES)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        member.look(reports=0)
+        assert "no thread can be started" in member.archiver.problems()[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(member.source, "sync", no_memory)
+        member.now += archive.RETRY_SECONDS
+        member.look()
+        assert not member.archiver._makes_base
+    with monkeypatch.context() as patched:
+        patched.setattr(RaftLog, "between", no_memory)
+        member.write(archive.DUE_ENTRIES)
+        member.now += archive.RETRY_SECONDS
+        member.look(reports=0)
+        assert "not enough memory" in member.archiver.problems()[0]
+    member.settle()
+    assert (member.archiver.problems(), member.archiver.waiting) == ([], 0)
+
+
 def test_a_write_that_hangs_is_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
     member.look()
     member.write(3)
