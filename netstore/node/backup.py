@@ -72,7 +72,7 @@ class Source(Protocol):
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Call `done` on the loop once everything written so far is durable, or with the error."""
 
-    def copy_to(self, file: int) -> None:
+    def copy_to(self, file: int) -> object:
         """Write a consistent copy to a file descriptor. Blocks."""
 
     def sizes(self) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from netstore.disk import archivefile
 from netstore.disk.archivefile import ArchiveWriter, encode, listing, read_entries, wall_of
 from netstore.disk.backupfile import BackupReader
 from netstore.disk.engine import LmdbEngine
-from netstore.disk.statefile import StateFile
 from netstore.errors import CorruptData, NetstoreError
 from netstore.node import pointintime
 from netstore.node.pointintime import Goal, Place, extract, key_states, place_of
@@ -60,9 +60,9 @@ def state_file(path: Path, entries: Sequence[Entry]) -> Path:
     return path
 
 
-def applied(path: Path) -> Index:
-    with StateFile(path) as state:
-        return state.applied
+def copied(state: Path, applied: int, file: int) -> Index:
+    Path(f"/proc/self/fd/{file}").write_bytes(state.read_bytes())
+    return Index(applied)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for first in (*range(0, 250, 50), *range(260, 400, 70)):
         writer.add(ENTRIES[first : min(first + 50 if first < 260 else first + 70, 400)])
     for index in (0, 100, 255, 270):
-        data = state_file(tmp_path_factory.mktemp("state") / "made", ENTRIES[:index]).read_bytes()
-        writer.add_base(lambda file, data=data: Path(f"/proc/self/fd/{file}").write_bytes(data), applied)  # type: ignore[misc]  # a default
+        made = state_file(tmp_path_factory.mktemp("state") / "made", ENTRIES[:index])
+        writer.add_base(partial(copied, made, index))
     writer.close()
     return folder
 
