@@ -81,26 +81,37 @@ class OriginsClient:
 
     async def at(self, wall: int) -> tuple[int, bool]:
         """The state at this instant: the revision of the last entry of the log whose time is not after it,
-        and whether the time of the revision that follows is known. `NotKnown` if there is none.
+        and whether the time of the revision that follows is known. `NotKnown` if there is none, or if it is
+        compacted.
         """
         newest = await self._page(_BEYOND)
         high, size = newest.revision, WINDOW
-        following, oldest = newest.revision + 1, None
+        above: Origin | None = None
+        """The first one of those that were looked at already, which are later."""
         while high > max(0, newest.compacted - 1):
             low = max(1, high - size + 1)
-            last = None
+            first: Origin | None = None
+            last: Origin | None = None
+            following: Origin | None = None
             async for origin in self._between(low, high):
-                oldest = origin if oldest is None or origin.first < oldest.first else oldest
+                first = first or origin
                 if origin.wall and origin.wall <= wall:
-                    last, following = origin, origin.last + 1
-                elif last is not None and following == last.last + 1:
-                    following = origin.first
+                    last, following = origin, None
+                else:
+                    following = following or origin
             if last is not None:
-                return max(last.last, newest.compacted), following <= last.last + 1
+                if last.last < newest.compacted:
+                    raise NotKnown(
+                        f"that is revision {last.last}, and what is before {newest.compacted} is compacted"
+                    )
+                following = following or above
+                is_next = following is not None and following.wall > 0 and following.first <= last.last + 1
+                return last.last, is_next or last.last >= newest.revision
+            above = first or above
             high, size = low - 1, 2 * size
-        if oldest is None:
+        if above is None:
             raise NotKnown("the store does not know when any of its revisions was written")
-        raise NotKnown(f"the oldest revision whose time is known is {oldest.first}, and it is later")
+        raise NotKnown(f"the oldest revision whose time is known is {above.first}, and it is later")
 
     async def _between(self, low: int, high: int) -> AsyncIterator[Origin]:
         start = low

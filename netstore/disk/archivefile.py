@@ -4,6 +4,7 @@
     00000000000003e9-00000000000003f1.entries
     0000000000000000.state                       a state that has applied entry 0
     *.part                                       unfinished; of no use
+    *.damaged                                    was the last file of entries, and could not be read
     lock                                         held by the member that writes here
 
 A file is written under another name, synced and renamed, so that one with its name is complete, and after a
@@ -19,6 +20,8 @@ import fcntl
 import os
 import re
 import threading
+from bisect import insort
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -46,6 +49,9 @@ MERGED_BYTES: Final = 4 << 20
 MERGED_FILES: Final = 32
 """So many small files in a row are merged into one."""
 
+RELISTED_FILES: Final = 1_000
+"""After so many new files the folder is listed again, for what others removed from it."""
+
 _HEAD: Final = layout("8sHHIQQQQQQ")
 """Magic, format, 0, number of entries, cluster, first and last index, earliest and latest time, bytes of the
 entries. The CRC-32C of that follows.
@@ -57,7 +63,14 @@ _ENTRY: Final = layout("IQQQB")
 _ENTRIES: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.entries")
 _STATE: Final = re.compile(r"([0-9a-f]{16})\.state")
 _PART: Final = ".part"
+_ENTRIES_PART: Final = f"entries{_PART}"
+_STATE_PART: Final = f"state{_PART}"
+_DAMAGED: Final = ".damaged"
 _LOCK: Final = "lock"
+
+
+class FileGone(NetstoreError):  # noqa: N818 - named for what was found
+    """A file of the listing is not there any more: the member that writes the archive may have merged it."""
 
 
 class Archived(NamedTuple):
@@ -102,8 +115,11 @@ class Base(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of an archive by their names; those of entries in order, each with some of its own."""
+    """The files of an archive by their names; those of entries in order, each with some of its own, and the
+    states in order. That of an `ArchiveWriter` goes along with what it writes.
+    """
 
+    folder: Path
     parts: list[Part] = field(default_factory=list)
     bases: list[Base] = field(default_factory=list)
     needless: list[Path] = field(default_factory=list)
@@ -147,8 +163,16 @@ class Listing:
     @property
     def has_usable_base(self) -> bool:
         """Whether the last stretch of entries, or what will follow it, can be replayed from a state."""
-        first = self.stretches[-1][0] if self.parts else 1
-        return any(base.applied >= first - 1 for base in self.bases)
+        first = self.parts[0].first if self.parts else 1
+        if self.gaps:
+            first = self.gaps[-1][1] + 1
+        return bool(self.bases) and self.bases[-1].applied >= first - 1
+
+    def append(self, part: Part) -> None:
+        """A file of entries whose last one comes after all that are here."""
+        if self.parts and part.first > self.last + 1:
+            self.gaps.append((self.last + 1, part.first - 1))
+        self.parts.append(part)
 
 
 def payload_of(entry: Entry) -> bytes:
@@ -168,7 +192,7 @@ def wall_of(entry: Entry) -> int:
 def listing(folder: Path) -> Listing:
     """The files of an archive. NetstoreError if the folder cannot be read."""
     found: list[Part] = []
-    result = Listing()
+    result = Listing(folder)
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as error:
@@ -185,9 +209,7 @@ def listing(folder: Path) -> Listing:
         if part.last <= result.last:
             result.needless.append(part.path)
             continue
-        if result.parts and part.first > result.last + 1:
-            result.gaps.append((result.last + 1, part.first - 1))
-        result.parts.append(part)
+        result.append(part)
     return result
 
 
@@ -202,7 +224,7 @@ def read_head(path: Path, cluster: int | None = None) -> Head:
         with path.open("rb") as file:
             return _head(path, file.read(_HEAD.size + _CRC.size), cluster)
     except OSError as error:
-        raise NetstoreError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
 
 
 def read_entries(path: Path, cluster: int | None = None) -> Iterator[Archived]:
@@ -212,7 +234,7 @@ def read_entries(path: Path, cluster: int | None = None) -> Iterator[Archived]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise NetstoreError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
     at = _HEAD.size + _CRC.size
     head = _head(path, data[:at], cluster)
     if len(data) != at + head.size:
@@ -234,6 +256,11 @@ def read_entries(path: Path, cluster: int | None = None) -> Iterator[Archived]:
         at = end + size
     if wanted != head.last + 1:
         raise CorruptData(f"{path}: ends with entry {wanted - 1}, not {head.last}")
+
+
+def _unreadable(path: Path, error: OSError) -> NetstoreError:
+    kind = FileGone if isinstance(error, FileNotFoundError) else NetstoreError
+    return kind(f"{path}: cannot be read: {error.strerror}")
 
 
 def _head(path: Path, data: bytes, cluster: int | None) -> Head:
@@ -279,15 +306,25 @@ class ArchiveWriter:
         self._folder = folder
         self._cluster = cluster
         self._lock = -1
-        self._looking = threading.Lock()
+        self._changing = threading.Lock()
+        """Held while the listing is changed."""
+        self._new_files = 0
+        """Since the folder was listed."""
+        self._merge_pause = 0
+        """So many files are added before merging is tried again."""
         self.newest: Entry | None = None
         """The last entry that was there when it was opened."""
-        self.listing = Listing()
+        self.listing = Listing(folder)
+        self.damaged: dict[Path, str] = {}
+        """Files that turned out to be damaged, and what is wrong."""
+        self.not_merged = ""
+        """Why the last attempt to merge small files failed; empty if it did not."""
 
     @classmethod
     def open(cls, folder: Path, cluster: ClusterId) -> ArchiveWriter:
-        """Lock the folder, which is made if it is missing, and remove what a crash left in it. NetstoreError
-        if another process uses it, or another cluster did.
+        """Lock the folder, which is made if it is missing, and remove what a crash left in it. A last file
+        that is damaged is renamed: its entries are archived anew, or become a gap. NetstoreError if another
+        process uses the folder, or another cluster did.
         """
         writer = cls(folder, cluster)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -299,11 +336,9 @@ class ArchiveWriter:
                 raise NetstoreError(
                     f"{folder}: another member writes its archive there: give each a folder of its own"
                 ) from None
-            found = listing(folder)
-            for part in found.parts[-1:]:
-                for each in read_entries(part.path, cluster):
-                    writer.newest = each.entry
-            _remove([*found.needless, *found.unfinished])
+            writer.listing = listing(folder)
+            writer._find_newest()
+            _remove([*writer.listing.needless, *writer.listing.unfinished])
             writer.listing = listing(folder)
         except BaseException:
             os.close(lock)
@@ -311,74 +346,119 @@ class ArchiveWriter:
         writer._lock = lock
         return writer
 
+    def _find_newest(self) -> None:
+        while self.listing.parts:
+            path = self.listing.parts[-1].path
+            try:
+                *_, newest = read_entries(path, self._cluster)
+            except CorruptData as error:
+                aside = path.with_name(path.name + _DAMAGED)
+                _rename(path, aside)
+                self.damaged[aside] = f"{error}; it was renamed to {aside.name}"
+                self.listing = listing(self._folder)
+            else:
+                self.newest = newest.entry
+                return
+
     def add(self, entries: Sequence[Entry]) -> int:
         """Archive these consecutive entries, which come after all that were archived; the time of the last
-        one that has one, or 0. Merges small files.
+        one that has one, or 0. Merges small files; where that fails, they stay as they are (`not_merged`).
         """
         archived = [Archived(entry, wall_of(entry)) for entry in entries]
-        self._write(archived)
-        self._merge()
+        part = self._write(archived)
+        with self._changing:
+            self.listing.append(part)
+        self._new_files += 1
+        self._merge_pause = max(0, self._merge_pause - 1)
+        if not self._merge_pause:
+            try:
+                self._merge()
+                self.not_merged = ""
+            except (OSError, NetstoreError, MemoryError) as error:
+                self.not_merged = str(error) or "there is not enough memory"
+                self._merge_pause = MERGED_FILES
+                self._new_files = RELISTED_FILES
+        if self._new_files >= RELISTED_FILES:
+            with self._changing:
+                self.listing = listing(self._folder)
+            self._new_files = 0
         return next((wall for _, wall in reversed(archived) if wall), 0)
 
-    def add_base(self, copy: Callable[[int], object], applied: Callable[[Path], Index]) -> Base:
-        """Archive a state: `copy` writes it to a file descriptor, `applied` returns up to which entry a file
-        has it.
-        """
-        part = self._folder / f"state{_PART}"
-        part.unlink(missing_ok=True)
-        file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            copy(file)
+    def add_base(self, copy: Callable[[int], Index]) -> Base:
+        """Archive a state: `copy` writes it to a file descriptor, and returns up to which entry it goes."""
+        part = self._folder / _STATE_PART
+        with _unfinished(part) as file:
+            index = copy(file)
             os.fsync(file)
-        finally:
-            os.close(file)
-        index = applied(part)
-        path = self._folder / f"{index:016x}.state"
-        _rename(part, path)
-        self._look()
-        return Base(index, path)
+        base = Base(index, self._folder / f"{index:016x}.state")
+        _rename(part, base.path)
+        with self._changing:
+            if base not in self.listing.bases:
+                insort(self.listing.bases, base)
+        return base
 
     def close(self) -> None:
         """Give the folder back."""
         os.close(self._lock)
 
-    def _write(self, entries: Sequence[Archived]) -> None:
+    def _write(self, entries: Sequence[Archived]) -> Part:
         first, last = entries[0].entry.index, entries[-1].entry.index
         path = self._folder / f"{first:016x}-{last:016x}.entries"
-        part = path.with_suffix(_PART)
+        part = self._folder / _ENTRIES_PART
         _write_synced(part, encode(self._cluster, entries))
         _rename(part, path)
-        self._look()
-
-    def _look(self) -> None:
-        with self._looking:
-            self.listing = listing(self._folder)
+        return Part(first, last, path)
 
     def _merge(self) -> None:
-        """Merge the small files at the end, if they are many or have become large together."""
+        """Merge the small files at the end, if they are many or have become large together. A damaged one
+        stays as it is, and those before it.
+        """
         run: list[Part] = []
         size = 0
         for part in reversed(self.listing.parts):
+            if part.path in self.damaged or (run and part.last + 1 != run[-1].first):
+                break
             bytes_ = part.path.stat().st_size
-            if bytes_ >= MERGED_BYTES or (run and part.last + 1 != run[-1].first):
+            if bytes_ >= MERGED_BYTES or size >= MERGED_BYTES:
                 break
             run.append(part)
             size += bytes_
         if len(run) < 2 or (size < MERGED_BYTES and len(run) < MERGED_FILES):
             return
-        entries = [each for part in reversed(run) for each in read_entries(part.path, self._cluster)]
-        self._write(entries)
-        _remove(self.listing.needless)
-        self._look()
+        entries: list[Archived] = []
+        for part in reversed(run):
+            try:
+                entries += read_entries(part.path, self._cluster)
+            except CorruptData as error:
+                self.damaged[part.path] = str(error)
+                return
+        merged = self._write(entries)
+        with self._changing:
+            self.listing.parts[-len(run) :] = [merged]
+        _remove(part.path for part in run)
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[int]:
+    """A new file, by its descriptor. Removed again if it cannot be finished."""
+    path.unlink(missing_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        yield file
+    except Exception:
+        with suppress(OSError):  # the next one removes it
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(file)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    path.unlink(missing_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    with _unfinished(path) as file:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
 
 
 def _rename(part: Path, path: Path) -> None:

@@ -464,11 +464,11 @@ class LmdbEngine:
         for done in (job.done, *(wait[1] for wait in ready)):
             done(error)
 
-    def copy_to(self, file: int) -> None:
-        """Write a snapshot of the last commit to a file descriptor. Blocks: for a thread of its own. See
-        `SharedTables.copy_to`.
+    def copy_to(self, file: int) -> Index:
+        """Write a snapshot of the last commit to a file descriptor; its applied index. Blocks: for a thread
+        of its own. See `SharedTables.copy_to`.
         """
-        self._shared.copy_to(file)
+        return self._shared.copy_to(file)
 
     def sizes(self) -> tuple[int, int]:
         """Bytes of the file, and of its pages that are in use, as of the last commit; while a snapshot is

@@ -70,12 +70,19 @@ class SharedTables:
                     return OSError(errno.ENOSPC, f"{self._path}: {error}")
             except (MemoryError, lmdb.MemoryError):
                 return OSError(errno.ENOMEM, f"{self._path}: {os.strerror(errno.ENOMEM)}")
-            except lmdb.Error as error:
-                return self._as_os_error(error)
-            except OSError as error:
-                return error
+            except (OSError, lmdb.Error) as error:
+                failure = error if isinstance(error, OSError) else self._as_os_error(error)
+                if failure.errno != errno.ENOSPC or not self._give_up_copies():
+                    return failure
             else:
                 return None
+
+    def _give_up_copies(self) -> bool:
+        """Cancel copies, which keep the file's old pages from being used again; whether there were any."""
+        with self._writing:
+            had_some = bool(self._copies)
+            self._cancel_copies()
+        return had_some
 
     def _put(self, applied: Index, log: bytes, changes: Changes) -> None:
         self.tables.write(applied, log, changes, self._tracker)
@@ -103,16 +110,19 @@ class SharedTables:
                 return self._as_os_error(error)
             return self.tables.summary.applied
 
-    def copy_to(self, file: int) -> None:
-        """Write a snapshot of the last commit to a file descriptor. Blocks: for a thread of its own.
+    def copy_to(self, file: int) -> Index:
+        """Write a snapshot of the last commit to a file descriptor; its applied index. Blocks: for a thread
+        of its own.
 
         Reads and commits go on, which LMDB's own copy would keep waiting: a read transaction keeps the pages
         of that commit from being reused, and the kernel copies them out of the file. OSError (EAGAIN) when
-        the copy was cancelled, because the map had to grow or the state was replaced or closed: try again.
+        the copy was cancelled, because the map had to grow, the disk is full, or the state was replaced or
+        closed: try again.
         """
         with self._writing:  # between two commits the two meta pages belong to the last one
             if self._closed:
                 raise OSError(errno.EAGAIN, f"{self._path}: closed")
+            applied = self.tables.summary.applied
             page = self.tables.env.stat()["psize"]
             end = (self.tables.env.info()["last_pgno"] + 1) * page
             source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -140,6 +150,7 @@ class SharedTables:
                 copy.abort()
         if cancelled:
             raise OSError(errno.EAGAIN, f"{self._path}: the copy was given up: the state needed room")
+        return applied
 
     def verify_step(self, tracker: Tracker, max_records: int, max_bytes: int) -> int | None:
         """Verify the next records of a database; how many bytes they have, None when all of it is verified.

@@ -1,7 +1,8 @@
-"""How a thread reports its results to the loop, and that it has died."""
+"""How a thread is started, reports its results to the loop, and that it has died."""
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from functools import partial
@@ -34,6 +35,17 @@ def report(call_soon: CallSoon, call: Callable[[*_Arguments], object], *argument
             return  # nobody waits any more; what was accepted is written, and `close` does the rest
         else:
             return
+
+
+def start_thread(work: Callable[[], object], name: str) -> OSError | None:
+    """Start a daemon thread that does this; the error if there can be none now, because a limit of threads is
+    reached or memory is short: the caller reports it as the outcome of the work, and goes on.
+    """
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except (RuntimeError, MemoryError):  # the first is for a limit, and for want of a stack
+        return OSError(errno.EAGAIN, "no thread can be started: raise the limit of tasks (TasksMax)")
+    return None
 
 
 class ThreadDied(MustStop):

@@ -7,13 +7,11 @@ its bound; one that fails or is too slow gets a gap, and then a new state, after
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from netstore.disk.archivefile import ArchiveWriter, Listing
-from netstore.disk.statefile import StateFile
-from netstore.disk.threads import report
+from netstore.disk.threads import report, start_thread
 from netstore.errors import NetstoreError
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
 from netstore.types import Index
@@ -58,8 +56,8 @@ class Source(Protocol):
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Call `done` on the loop once everything written so far is durable, or with the error."""
 
-    def copy_to(self, file: int) -> None:
-        """Write a consistent copy to a file descriptor. Blocks."""
+    def copy_to(self, file: int) -> Index:
+        """Write a consistent copy to a file descriptor; its applied index. Blocks."""
 
 
 class Archiver:
@@ -102,6 +100,9 @@ class Archiver:
         """Time of the last archived entry that has one; 0 if none was archived since the start."""
         self.problem = ""
         """Why the last attempt failed; empty if it did not."""
+        self._damage = ""
+        """What is wrong with the file that was found damaged last."""
+        self._damages_told = 0
         self._newest: Entry | None = None
         """The last entry of the archive, until it was found in the log."""
         self._differs = ""
@@ -112,7 +113,7 @@ class Archiver:
     @property
     def listing(self) -> Listing:
         """The files, as of the last write."""
-        return Listing() if self._writer is None else self._writer.listing
+        return Listing(self.folder) if self._writer is None else self._writer.listing
 
     @property
     def waiting(self) -> int:
@@ -121,6 +122,9 @@ class Archiver:
 
     def problems(self) -> list[str]:
         """What an operator has to know; empty if all is well."""
+        return self._not_archived() or self._impaired()
+
+    def _not_archived(self) -> list[str]:
         if self._differs or self.problem:
             return [f"the log is not archived: {self._differs or self.problem}"]
         if self._busy_since is not None:
@@ -129,16 +133,32 @@ class Archiver:
                 return [f"the log is not archived: a write to {self.folder} has taken {seconds:.0f} s so far"]
         return []
 
+    def _impaired(self) -> list[str]:
+        """What is wrong while it is archived."""
+        writer = self._writer
+        if writer is None:
+            return []
+        if self._damage:
+            return [f"the archive is damaged, and nothing is restored across that: {self._damage}"]
+        return [f"the files of the archive are not merged: {writer.not_merged}"] if writer.not_merged else []
+
     def needed(self) -> Index | None:
         """Entries after this one should stay in the log, if they fit: they are about to be archived. None:
         none need to, because the archive does not take them.
         """
-        return None if self._writer is None or self.problems() else self.archived
+        return None if self._writer is None or self._not_archived() else self.archived
 
     # --- work
 
     def look(self) -> None:
         """Begin what is due; to be called each round. O(entries archived)."""
+        try:
+            self._look()
+        except MemoryError as error:  # it ends this round, not the member
+            self._retry_at = self._monotonic() + RETRY_SECONDS
+            self._failed(error)
+
+    def _look(self) -> None:
         now = self._monotonic()
         if self._busy_since is not None or now < self._retry_at:
             return
@@ -204,7 +224,9 @@ class Archiver:
 
     def _begin(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
         self._busy_since = self._monotonic()
-        threading.Thread(target=self._run, args=(work, partial(self._done, done)), daemon=True).start()
+        failure = start_thread(partial(self._run, work, partial(self._done, done)), "archive")
+        if failure is not None:
+            self._done(done, failure)
 
     def _run(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
         outcome: T | Exception
@@ -232,7 +254,7 @@ class Archiver:
             self._log.warning(
                 "archive_not_written",
                 error=problem,
-                fix="free space, or mount the folder; what the log forgets before that will be missing",
+                fix="mend what the error names, such as the mount; what the log forgets meanwhile is missing",
             )
 
     def _opened(self, writer: ArchiveWriter) -> None:
@@ -242,11 +264,25 @@ class Archiver:
         self._newest = writer.newest
         self._base_at = max((base.applied for base in found.bases), default=0)
         self._log.info("archive_opened", folder=str(self.folder), last=self.archived, gaps=len(found.gaps))
+        self._tell_damage(writer)
 
     def _added(self, last: Entry, wall: int) -> None:
         self.archived = last.index
         self.wall = wall or self.wall
         self._since = None
+        if self._writer is not None:
+            self._tell_damage(self._writer)
+
+    def _tell_damage(self, writer: ArchiveWriter) -> None:
+        for path, error in list(writer.damaged.items())[self._damages_told :]:
+            self._damage = error
+            self._damages_told += 1
+            self._log.warning(
+                "archive_file_damaged",
+                file=str(path),
+                error=error,
+                fix="put the file of another member's archive there; else move it away, and it becomes a gap",
+            )
 
     # --- states
 
@@ -257,14 +293,19 @@ class Archiver:
 
     def _make_base(self, writer: ArchiveWriter) -> None:
         self._makes_base = True
-        self._source.sync(partial(self._durable, writer))
+        try:
+            self._source.sync(partial(self._durable, writer))
+        except MemoryError as error:  # it has not taken the callback
+            self._base_made(error)
 
     def _durable(self, writer: ArchiveWriter, failure: OSError | None) -> None:
         if failure is not None:
             self._base_made(failure)
             return
-        work = partial(writer.add_base, self._source.copy_to, _applied)
-        threading.Thread(target=self._run, args=(work, self._base_made), daemon=True).start()
+        work = partial(writer.add_base, self._source.copy_to)
+        failure = start_thread(partial(self._run, work, self._base_made), "archive-state")
+        if failure is not None:
+            self._base_made(failure)
 
     def _base_made(self, outcome: object) -> None:
         self._makes_base = False
@@ -275,11 +316,6 @@ class Archiver:
         self.problem = ""
         self._base_at = outcome.applied  # type: ignore[attr-defined]  # a `Base`
         self._log.info("state_archived", index=self._base_at)
-
-
-def _applied(path: Path) -> Index:
-    with StateFile(path) as state:
-        return state.applied
 
 
 def _in_words(error: Exception) -> str:

@@ -20,7 +20,6 @@ import json
 import os
 import secrets
 import shutil
-import threading
 from functools import partial
 from struct import Struct
 from time import monotonic
@@ -30,6 +29,7 @@ import msgspec
 
 from netstore.codec import varint
 from netstore.disk.statefile import StateFile
+from netstore.disk.threads import start_thread
 from netstore.errors import (
     Fault,
     NetstoreError,
@@ -76,7 +76,7 @@ class Source(Protocol):
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Call `done` on the loop once everything written so far is durable, or with the error."""
 
-    def copy_to(self, file: int) -> None:
+    def copy_to(self, file: int) -> object:
         """Write a consistent copy to a file descriptor. Blocks."""
 
     def sizes(self) -> tuple[int, int]:
@@ -175,10 +175,9 @@ class Backups:
             self._log.warning("snapshot_not_made", error=str(failure))
             made(no_space())
             return
-        try:
-            threading.Thread(target=self._run, args=(work, made), name="backup", daemon=True).start()
-        except RuntimeError as error:  # how Python tells that the system has no thread for it
-            self._over(made, NetstoreError(f"no thread could be started ({error})"))
+        no_thread = start_thread(partial(self._run, work, made), "backup")
+        if no_thread is not None:
+            self._over(made, no_thread)
 
     def _run(self, work: Callable[[], T], made: Callable[[T | Exception | Fault], None]) -> None:
         outcome: T | Exception

@@ -11,7 +11,16 @@ from contextlib import ExitStack
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.disk.archivefile import Base, Listing, listing, payload_of, read_entries, read_head, wall_of
+from netstore.disk.archivefile import (
+    Base,
+    FileGone,
+    Listing,
+    listing,
+    payload_of,
+    read_entries,
+    read_head,
+    wall_of,
+)
 from netstore.disk.backupfile import BackupReader, Header
 from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, LmdbEngine
 from netstore.disk.statefile import StateFile
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 
     from netstore.disk.archivefile import Part
     from netstore.node.replay import Replayed
+    from netstore.raft.entry import Entry
 
 WAIT_SECONDS: Final = 600.0
 """How long a commit may take before the disk is given up."""
@@ -56,26 +66,59 @@ class Reached(NamedTuple):
     applied: int
     revision: int
     wall: int
-    """Time of the last entry that has one; 0 if none was replayed."""
+    """Time of the last entry that has one; 0 if it is not known, because none was replayed."""
     base: int
     """The state that it began with had applied this entry."""
     digest: str
     """Of the file that was written, as it is at its end."""
+    is_end: bool
+    """Whether an instant was asked for, and the archive has nothing that is known to be later."""
+
+
+class Place(NamedTuple):
+    """An entry of an archive that has a time."""
+
+    applied: int
+    wall: int
+    is_end: bool
+    """Whether none of the later entries has a time."""
 
 
 def _ignore(_: Replayed) -> None:
     """Nobody follows the replay."""
 
 
-def index_at(found: Listing, instant: int) -> int:
+def place_of(found: Listing, instant: int) -> Place:
     """The last entry, in the order of the log, whose time is not after this instant. Reads the heads of the
-    files back to it, and one file. NetstoreError if there is none.
+    files back to it, and one file. NetstoreError if there is none, or if a gap may have a later one.
     """
+    following: int | None = None
+    """The first entry of the files that were passed over and have times."""
     for part in reversed(found.parts):
-        earliest = read_head(part.path).earliest
-        if earliest and earliest <= instant:
-            return max(each.entry.index for each in read_entries(part.path) if 0 < each.wall <= instant)
+        head = read_head(part.path)
+        if not head.earliest or head.earliest > instant:
+            following = part.first if head.earliest else following
+            continue
+        entries = [(each.entry.index, each.wall) for each in read_entries(part.path)]
+        index, wall = max(each for each in entries if 0 < each[1] <= instant)
+        if any(each[0] > index and each[1] for each in entries):
+            return Place(index, wall, is_end=False)
+        gap = next((gap for gap in found.gaps if gap[0] > index), None)
+        if gap is not None and (following is None or gap[0] < following):
+            raise NetstoreError(_in_gap(found, gap, instant, head.latest))
+        return Place(index, wall, is_end=following is None)
     raise NetstoreError(f"the archive has nothing as old as {format_time(instant)}; choose a later time")
+
+
+def _in_gap(found: Listing, gap: tuple[int, int], instant: int, before: int) -> str:
+    """Why the state at an instant is not known. `before` is the last time before the gap."""
+    later = (read_head(part.path).earliest for part in found.parts if part.first > gap[1])
+    after = next((earliest for earliest in later if earliest), 0)
+    end = f", or one from {format_time(after)} on" if after else ""
+    return (
+        f"the archive has a gap: entries {gap[0]} to {gap[1]} are missing, and what was written by"
+        f" {format_time(instant)} is not known; choose a time before {format_time(before)}{end}"
+    )
 
 
 def extract(
@@ -96,8 +139,10 @@ def extract(
     damaged.
     """
     found = listing(folder)
+    wall, is_end = 0, False
     if goal.instant is not None:
-        goal = Goal(applied=index_at(found, goal.instant))
+        found, place = _found_place(found, goal.instant)
+        goal, wall, is_end = Goal(applied=place.applied), place.wall, place.is_end
     with ExitStack() as parts:
         work.mkdir(mode=0o700)
         parts.callback(shutil.rmtree, work, ignore_errors=True)
@@ -105,15 +150,14 @@ def extract(
         parts.callback(replayer.close)
         replayer.begin(found, goal, base_file)
         start = replayer.machine.applied
-        wall = 0
         for each in replayer.run(found, goal):
             wall = wall_of(each.entry) or wall
             progress(each)
         machine = replayer.machine
         _check_reached(goal, machine, found)
-        reached = Reached(machine.applied, machine.mvcc.revision, wall, start, "")
+        reached = Reached(machine.applied, machine.mvcc.revision, wall, start, "", is_end)
         replayer.finish()
-        cluster = read_head(found.parts[-1].path).cluster if found.parts else 0
+        cluster = replayer.cluster or 0
         header = Header(
             id=blake2b(b"%x %d" % (cluster, reached.applied), digest_size=16).hexdigest(),
             cluster=f"{cluster:x}",
@@ -129,6 +173,25 @@ def extract(
         )
         written = fullbackup.write(work / _STATE, target, header)
         return reached._replace(digest=written.digest)
+
+
+def _found_place(found: Listing, instant: int) -> tuple[Listing, Place]:
+    """The place of an instant, in an archive that may be written meanwhile; with the files as of then."""
+    while True:
+        try:
+            return found, place_of(found, instant)
+        except FileGone as gone:
+            found = _relisted(found, gone)
+
+
+def _relisted(found: Listing, gone: FileGone) -> Listing:
+    """The files again, when one of them is gone: the member that writes here has merged it into another.
+    Raises what it is given if the files are the same as before.
+    """
+    again = listing(found.folder)
+    if again == found:
+        raise gone
+    return again
 
 
 class KeyState(NamedTuple):
@@ -170,7 +233,7 @@ def _states_from(base: Base, found: Listing, key: bytes, path: Path) -> Iterator
     with ExitStack() as parts:
         replayer = _Replayer(path)
         parts.callback(replayer.close)
-        replayer.begin_at(base)
+        replayer.begin_at(found, base)
         yield from _held(replayer.machine, key)
         for entry, changes in replayer.run(found, Goal()):
             for change in changes:
@@ -223,12 +286,15 @@ class _Replayer:
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._engine: LmdbEngine | None = None
         self._failure: OSError | None = None
+        self.cluster: int | None = None
+        """That of the archive; None if it has no entries."""
 
     def begin(self, found: Listing, goal: Goal, base_file: Path | None) -> None:
         """Put the state there that the replay begins with."""
         if base_file is None:
-            self.begin_at(_base_for(found, goal))
+            self.begin_at(found, _base_for(found, goal))
         else:
+            self.cluster = _cluster_of(found)
             self._open()
             self._load_backup(base_file)
             self._load()
@@ -242,8 +308,9 @@ class _Replayer:
                 f"the state to begin with is at revision {machine.mvcc.revision}, after {goal.revision}"
             )
 
-    def begin_at(self, base: Base) -> None:
+    def begin_at(self, found: Listing, base: Base) -> None:
         """Put a state of the archive there. StateDamaged if it is damaged."""
+        self.cluster = _cluster_of(found)
         shutil.copyfile(base.path, self._path)
         verify(self._path)
         self._open()
@@ -255,14 +322,32 @@ class _Replayer:
 
     def run(self, found: Listing, goal: Goal) -> Iterator[Replayed]:
         """Apply the entries up to the goal."""
-        machine = self.machine
-        first = machine.applied + 1
-        if goal.applied is not None:
-            parts = found.between(first, goal.applied) if goal.applied >= first else []
-        else:
-            parts = _reaching(found, first)
-        entries = (each.entry for part in parts for each in read_entries(part.path))
-        return replay(machine, entries, to_index=goal.applied, to_revision=goal.revision, pause=self._pause)
+        return replay(
+            self.machine,
+            self._entries(found, goal),
+            to_index=goal.applied,
+            to_revision=goal.revision,
+            pause=self._pause,
+        )
+
+    def _entries(self, found: Listing, goal: Goal) -> Iterator[Entry]:
+        """Those from the next one to apply to the goal, or to the next gap. Where the member that writes the
+        archive has merged a file meanwhile, it goes on in the larger one.
+        """
+        while True:
+            first = self.machine.applied + 1
+            if goal.applied is not None:
+                parts = found.between(first, goal.applied) if goal.applied >= first else []
+            else:
+                parts = _reaching(found, first)
+            try:
+                for part in parts:
+                    for each in read_entries(part.path, self.cluster):
+                        yield each.entry
+            except FileGone as gone:
+                found = _relisted(found, gone)
+            else:
+                return
 
     def finish(self) -> None:
         """Make all of it durable, and close the file."""
@@ -293,6 +378,11 @@ class _Replayer:
         with path.open("rb") as file:
             reader = BackupReader(file, str(path))
             fullbackup.check_level(reader.header, str(path))
+            if self.cluster is not None and reader.header.cluster != f"{self.cluster:x}":
+                raise NetstoreError(
+                    f"{path}: is a backup of cluster {reader.header.cluster}, and the archive is of"
+                    f" {self.cluster:x}: name a backup of the same cluster"
+                )
             changes: dict[tuple[str, bytes], bytes | None] = {}
             size = 0
             for table, key, value in reader.records():
@@ -340,6 +430,16 @@ def _base_for(found: Listing, goal: Goal) -> Base:
         f"the oldest state of the archive has applied entry {oldest.applied}, which is after this point; give"
         " an older full backup with FILE"
     )
+
+
+def _cluster_of(found: Listing) -> int | None:
+    """The cluster of an archive; None if it has no entries."""
+    while found.parts:
+        try:
+            return read_head(found.parts[-1].path).cluster
+        except FileGone as gone:
+            found = _relisted(found, gone)
+    return None
 
 
 def _reaching(found: Listing, first: int) -> list[Part]:

@@ -33,6 +33,16 @@ def entries(first: int, last: int) -> list[Entry]:
     return [entry(index, index * 10) for index in range(first, last + 1)]
 
 
+def state(data: bytes, applied: int) -> Callable[[int], Index]:
+    """What copies a state that has applied so many entries."""
+
+    def copy(file: int) -> Index:
+        os.write(file, data)
+        return Index(applied)
+
+    return copy
+
+
 def stored(folder: Path) -> list[Entry]:
     return [each.entry for part in listing(folder).parts for each in read_entries(part.path, CLUSTER)]
 
@@ -90,9 +100,9 @@ def test_a_gap_is_known_and_nothing_is_read_across_it(tmp_path: Path) -> None:
     with pytest.raises(NetstoreError, match="entries 10 to 11 are missing"):
         found.between(9, 11)
     assert not found.has_usable_base
-    writer.add_base(lambda file: os.write(file, b"state"), lambda _: Index(4))
+    writer.add_base(state(b"state", 4))
     assert not writer.listing.has_usable_base, "it leads to the gap"
-    base = writer.add_base(lambda file: os.write(file, b"state"), lambda _: Index(7))
+    base = writer.add_base(state(b"state", 7))
     assert base == Base(7, tmp_path / "0000000000000007.state")
     assert (base.path.read_bytes(), writer.listing.has_usable_base) == (b"state", True)
     writer.close()
@@ -133,6 +143,120 @@ def test_damage_is_told(tmp_path: Path) -> None:
         list(read_entries(part.path))
 
 
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_small_file_is_passed_over_when_others_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archivefile, "MERGED_FILES", 4)
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    for index in range(1, 4):
+        writer.add(entries(index, index))
+    bad = writer.listing.parts[1].path
+    damage(bad)
+    for index in range(4, 12):
+        writer.add(entries(index, index))
+    assert [(part.first, part.last) for part in writer.listing.parts] == [
+        *((1, 1), (2, 2), (3, 9), (10, 10), (11, 11))
+    ]
+    assert writer.listing == listing(tmp_path)
+    ((path, words),) = writer.damaged.items()
+    assert path == bad
+    assert "checksum of an entry is wrong" in words
+    writer.close()
+
+
+def test_a_damaged_last_file_is_set_aside_and_becomes_a_gap(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    for index in range(1, 5):
+        writer.add(entries(index, index))
+    writer.close()
+    for part in writer.listing.parts[2:]:
+        damage(part.path)
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    assert (writer.listing.last, writer.newest) == (2, entry(2, 20))
+    assert [path.name[-18:] for path in writer.damaged] == ["04.entries.damaged", "03.entries.damaged"]
+    assert all("it was renamed to" in words for words in writer.damaged.values())
+    writer.add(entries(5, 6))
+    assert writer.listing.gaps == listing(tmp_path).gaps == [(3, 4)]
+    writer.close()
+
+
+def test_a_failed_write_leaves_nothing_and_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    monkeypatch.setattr(archivefile, "MERGED_FILES", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        for last in (3, 4):
+            with pytest.raises(OSError, match="No space left"):
+                writer.add(entries(1, last))
+        with pytest.raises(OSError, match="No space left"):
+            writer.add_base(state(b"state", 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    writer.add(entries(1, 4))
+    real = archivefile.encode
+
+    def only_small(cluster: int, archived: list[archivefile.Archived]) -> bytes:
+        if len(archived) > 4:
+            full(0)
+        return real(cluster, archived)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archivefile, "encode", only_small)
+        writer.add(entries(5, 5))
+        assert "No space left" in writer.not_merged
+        writer.add(entries(6, 6))
+    assert [part.first for part in writer.listing.parts] == [1, 5, 6]
+    writer.add(entries(7, 7))
+    assert (writer.not_merged, len(writer.listing.parts)) == ("", 1)
+    assert stored(tmp_path) == entries(1, 7)
+    writer.close()
+
+
+def test_the_listing_goes_along_and_the_folder_is_seldom_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = 0
+    real = archivefile.listing
+
+    def counted(folder: Path) -> archivefile.Listing:
+        nonlocal listed
+        listed += 1
+        return real(folder)
+
+    monkeypatch.setattr(archivefile, "listing", counted)
+    monkeypatch.setattr(archivefile, "MERGED_FILES", 3)
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    opened = listed
+    at = 1
+    for number in range(60):
+        at += 2 if number % 13 == 5 else 0
+        writer.add(entries(at, at))
+        if number % 9 == 0:
+            writer.add_base(state(b"state", at))
+        wanted = real(tmp_path)
+        assert writer.listing == wanted
+        first = wanted.stretches[-1][0]
+        assert wanted.has_usable_base == any(base.applied >= first - 1 for base in wanted.bases)
+        at += 1
+    assert listed == opened
+    monkeypatch.setattr(archivefile, "RELISTED_FILES", 61)
+    for base in writer.listing.bases:
+        base.path.unlink()
+    writer.add(entries(at, at))
+    assert (listed, writer.listing.bases) == (opened + 1, [])
+    writer.close()
+
+
 class Killed(BaseException):
     """The process ended here."""
 
@@ -168,7 +292,7 @@ def test_a_kill_at_every_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.
                 archived = last
                 writer.add(entries(last + 1, last + 2))
                 if last == 4:
-                    writer.add_base(lambda file: os.write(file, b"s" * 9000), lambda _: Index(4))
+                    writer.add_base(state(b"s" * 9000, 4))
         finally:
             writer.close()
 

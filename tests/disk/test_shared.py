@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from netstore.disk.shared import SharedTables
 from netstore.disk.tables import Tracker
 from netstore.errors import StateDamaged
 from netstore.types import Index
@@ -64,6 +65,48 @@ def test_a_copy_is_cancelled_when_the_map_must_grow(tmp_path: Path) -> None:
     copier.join()
     os.close(sink)
     assert [failure.errno for failure in failures] == [errno.EAGAIN]
+    engine.close()
+
+
+def test_a_copy_is_cancelled_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps pages from being used again, and who takes it may have stopped."""
+    opened = Opened(tmp_path / "state", commit_interval=0.001)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(10_000)})
+    assert opened.sync() is None
+    source, sink = os.pipe()
+    outcomes: list[int | None] = []
+
+    def copy_out() -> None:
+        try:
+            outcomes.append(engine.copy_to(sink))
+        except OSError as error:
+            outcomes.append(error.errno)
+
+    copier = threading.Thread(target=copy_out, daemon=True)
+    copier.start()
+    assert os.read(source, 1)
+    real = SharedTables._put
+    tries = 0
+
+    def full_once(self: SharedTables, *arguments: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, *arguments)
+
+    monkeypatch.setattr(SharedTables, "_put", full_once)
+    engine.write(Index(2), {("plain", b"more"): b"y"})
+    assert opened.sync() is None, "it was tried again at once"
+    with os.fdopen(source, "rb") as stream:
+        os.set_blocking(source, False)
+        while copier.is_alive():
+            stream.read(65536)
+    os.close(sink)
+    assert outcomes == [errno.EAGAIN]
+    with (tmp_path / "copy").open("wb") as file:
+        assert engine.copy_to(file.fileno()) == 2, "the index of what was copied"
     engine.close()
 
 

@@ -9,10 +9,28 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk.threads import ThreadDied, watch_threads
+from netstore.disk.threads import ThreadDied, start_thread, watch_threads
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_thread_that_cannot_be_started_is_an_error_and_no_exception(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: object) -> None:
+        raise fault
+
+    done = threading.Event()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        failure = start_thread(done.set, "work")
+    assert isinstance(failure, OSError)
+    assert "no thread can be started" in str(failure)
+    assert start_thread(done.set, "work") is None
+    assert done.wait(seconds(20))
 
 
 def test_the_exception_that_ends_a_thread_is_raised_on_the_loop() -> None:

@@ -28,7 +28,7 @@ CLUSTER = ClusterId(0xC1)
 
 
 class Source:
-    """An engine whose state is a file with its applied index in it."""
+    """An engine whose state has applied one index."""
 
     def __init__(self) -> None:
         self.index = 1
@@ -40,16 +40,16 @@ class Source:
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         done(None)
 
-    def copy_to(self, file: int) -> None:
+    def copy_to(self, file: int) -> Index:
         self.copies += 1
-        os.write(file, b"%d" % self.index)
+        os.write(file, b"state")
+        return Index(self.index)
 
 
 class Member:
     """A log, and an archiver whose threads report to a queue."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(archive, "_applied", lambda path: Index(int(path.read_bytes())))
         self.now = 100.0
         self.calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self.raft = RaftLog(Index(0), Term(0), [])
@@ -229,6 +229,61 @@ def test_a_folder_that_cannot_be_written_is_told_and_tried_again(
         assert member.archiver.needed() is None
     member.settle()
     assert member.stored() == list(range(1, 7))
+
+
+def test_without_threads_and_memory_the_member_goes_on(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        member.look(reports=0)
+        assert "no thread can be started" in member.archiver.problems()[0]
+    member.now += archive.RETRY_SECONDS
+    member.look()
+    member.write(archive.DUE_ENTRIES)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        member.look(reports=0)
+        assert "no thread can be started" in member.archiver.problems()[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(member.source, "sync", no_memory)
+        member.now += archive.RETRY_SECONDS
+        member.look()
+        assert not member.archiver._makes_base
+    with monkeypatch.context() as patched:
+        patched.setattr(RaftLog, "between", no_memory)
+        member.write(archive.DUE_ENTRIES)
+        member.now += archive.RETRY_SECONDS
+        member.look(reports=0)
+        assert "not enough memory" in member.archiver.problems()[0]
+    member.settle()
+    assert (member.archiver.problems(), member.archiver.waiting) == ([], 0)
+
+
+def test_a_damaged_file_is_told_and_archiving_goes_on(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archivefile, "MERGED_FILES", 3)
+    member.look()
+    for _ in range(2):
+        member.write(1)
+        member.settle()
+    path = member.archiver.listing.parts[0].path
+    path.write_bytes(path.read_bytes()[:-3] + b"???")
+    for _ in range(4):
+        member.write(1)
+        member.settle()
+    (problem,) = member.archiver.problems()
+    assert problem.startswith("the archive is damaged, and nothing is restored across that: ")
+    assert path.name in problem
+    assert member.archiver.needed() == member.archiver.archived == 6
+    assert member.archiver.listing.last == 6
 
 
 def test_a_write_that_hangs_is_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:

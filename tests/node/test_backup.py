@@ -16,6 +16,7 @@ import pytest
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, Reason
 from netstore.etcdfile.boltreader import Database
+from netstore.node import backup
 from netstore.node.backup import BoltCopy, FullCopy, buckets
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion
 from netstore.state.v3 import commands as v3
@@ -134,6 +135,20 @@ def test_a_copy_that_cannot_be_written(place: Place, monkeypatch: pytest.MonkeyP
     assert fault.reason is Reason.SNAPSHOT_FAILED
     assert place.lines.events == ["snapshot_not_made"]
     monkeypatch.undo()
+    copy = place.make()
+    assert isinstance(copy, BoltCopy), "the next one can be made"
+    copy.close()
+
+
+def test_a_backup_for_which_there_is_no_thread(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults: list[object] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(backup, "start_thread", lambda *_: OSError(11, "no thread can be started"))
+        place.backups.make(faults.append)
+        place.turn_until(lambda: faults)
+    (fault,) = faults
+    assert isinstance(fault, Fault)
+    assert fault.reason is Reason.SNAPSHOT_FAILED
     copy = place.make()
     assert isinstance(copy, BoltCopy), "the next one can be made"
     copy.close()

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import random
+import shutil
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk.archivefile import ArchiveWriter, listing
+from netstore.disk import archivefile
+from netstore.disk.archivefile import ArchiveWriter, encode, listing, read_entries, wall_of
 from netstore.disk.backupfile import BackupReader
 from netstore.disk.engine import LmdbEngine
-from netstore.disk.statefile import StateFile
 from netstore.errors import CorruptData, NetstoreError
-from netstore.node.pointintime import Goal, extract, index_at, key_states
+from netstore.node import pointintime
+from netstore.node.pointintime import Goal, Place, extract, key_states, place_of
 from netstore.node.replay import replay
+from netstore.raft.entry import Entry, EntryKind
+from netstore.state.envelope import seal
 from netstore.state.machine import Machine
 from netstore.state.tables import TABLES
 from netstore.state.v3 import keyvalue
-from netstore.types import ClusterId, Index
+from netstore.types import ClusterId, Index, Term
 from tests.node.test_replay import history, recorded
 from tests.state.machines import machine_on
 from tests.support.local_member import memory_engine
@@ -27,7 +32,8 @@ from tests.support.local_member import memory_engine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from netstore.raft.entry import Entry
+    from netstore.disk.archivefile import Head
+    from netstore.node.replay import Replayed
     from tests.node.test_replay import Recorded
 
 CLUSTER = ClusterId(0xC1)
@@ -54,9 +60,9 @@ def state_file(path: Path, entries: Sequence[Entry]) -> Path:
     return path
 
 
-def applied(path: Path) -> Index:
-    with StateFile(path) as state:
-        return state.applied
+def copied(state: Path, applied: int, file: int) -> Index:
+    Path(f"/proc/self/fd/{file}").write_bytes(state.read_bytes())
+    return Index(applied)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +73,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for first in (*range(0, 250, 50), *range(260, 400, 70)):
         writer.add(ENTRIES[first : min(first + 50 if first < 260 else first + 70, 400)])
     for index in (0, 100, 255, 270):
-        data = state_file(tmp_path_factory.mktemp("state") / "made", ENTRIES[:index]).read_bytes()
-        writer.add_base(lambda file, data=data: Path(f"/proc/self/fd/{file}").write_bytes(data), applied)  # type: ignore[misc]  # a default
+        made = state_file(tmp_path_factory.mktemp("state") / "made", ENTRIES[:index])
+        writer.add_base(partial(copied, made, index))
     writer.close()
     return folder
 
@@ -102,13 +108,65 @@ def test_a_revision_and_an_instant(archive: Path, record: dict[int, Recorded], t
     extract(archive, Goal(revision=revision), tmp_path / "r", tmp_path / "work")
     assert loaded(tmp_path / "r") == next(each for each in record.values() if each.revision >= revision)
     # Entries have their index as time, in microseconds; some have none.
-    wanted = index_at(listing(archive), 180_999)
+    wanted = place_of(listing(archive), 180_999).applied
     assert ENTRIES[wanted - 1].data
     assert not any(entry.data for entry in ENTRIES[wanted:180])
-    extract(archive, Goal(instant=180_999), tmp_path / "t", tmp_path / "work")
+    reached = extract(archive, Goal(instant=180_999), tmp_path / "t", tmp_path / "work")
+    assert not reached.is_end
     assert loaded(tmp_path / "t") == record[wanted]
     with pytest.raises(NetstoreError, match="nothing as old as"):
-        index_at(listing(archive), 500)
+        place_of(listing(archive), 500)
+    reached = extract(archive, Goal(instant=10**15), tmp_path / "end", tmp_path / "work")
+    last = max(entry.index for entry in ENTRIES if wall_of(entry))
+    assert (reached.applied, reached.wall, reached.is_end) == (last, last * 1000, True)
+
+
+def test_a_time_that_a_gap_makes_unknown_is_refused(tmp_path: Path) -> None:
+    def entry(index: int, wall: int) -> Entry:
+        return Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"c", wall=wall) if wall else b"")
+
+    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    writer.add([entry(1, 10), entry(2, 20), entry(3, 0)])
+    writer.add([entry(8, 0), entry(9, 90), entry(10, 100)])
+    writer.add([entry(12, 120)])
+    writer.close()
+    found = listing(tmp_path)
+    assert place_of(found, 10) == Place(1, 10, is_end=False)
+    assert place_of(found, 90) == Place(9, 90, is_end=False)
+    assert place_of(found, 120) == place_of(found, 999) == Place(12, 120, is_end=True)
+    for instant, gap in ((20, "4 to 7"), (89, "4 to 7"), (100, "11 to 11"), (119, "11 to 11")):
+        with pytest.raises(NetstoreError, match=f"gap: entries {gap} are missing, .* choose a time before"):
+            place_of(found, instant)
+
+
+def test_an_archive_that_is_merged_meanwhile(
+    archive: Path, record: dict[int, Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "archive"
+    shutil.copytree(archive, folder)
+    merged = [entry for part in listing(folder).parts[:4] for entry in read_entries(part.path)]
+
+    def merge(each: Replayed) -> None:
+        if each.entry.index == 30:
+            name = f"{1:016x}-{merged[-1].entry.index:016x}.entries"
+            for path in [part.path for part in listing(folder).parts[:4]]:
+                path.unlink()
+            (folder / name).write_bytes(encode(CLUSTER, merged))
+
+    extract(folder, Goal(applied=90), tmp_path / "made", tmp_path / "work", progress=merge)
+    assert loaded(tmp_path / "made") == record[90]
+    real = archivefile.read_head
+    gone = listing(folder).parts[-1].path
+
+    def vanishing(path: Path, cluster: int | None = None) -> Head:
+        path.unlink()
+        return real(path, cluster)
+
+    monkeypatch.setattr(pointintime, "read_head", vanishing)
+    before = listing(folder)
+    monkeypatch.setattr(pointintime, "listing", lambda _: before)
+    with pytest.raises(NetstoreError, match=f"{gone.name}: cannot be read: No such file"):
+        extract(folder, Goal(instant=10**15), tmp_path / "x", tmp_path / "work")
 
 
 def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded], tmp_path: Path) -> None:
@@ -119,6 +177,12 @@ def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded],
     assert (reached.base, loaded(tmp_path / "made")) == (120, record[200])
     with pytest.raises(NetstoreError, match="has applied entry 120, after 60"):
         extract(archive, Goal(applied=60), tmp_path / "x", tmp_path / "work", base_file=tmp_path / "base")
+    other = tmp_path / "other"
+    writer = ArchiveWriter.open(other, ClusterId(0xC2))
+    writer.add(ENTRIES[:200])
+    writer.close()
+    with pytest.raises(NetstoreError, match="is a backup of cluster c1, and the archive is of c2"):
+        extract(other, Goal(applied=200), tmp_path / "x", tmp_path / "work", base_file=tmp_path / "base")
 
 
 def test_what_the_archive_does_not_lead_to(archive: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import click
 
 from netstore import __version__
 from netstore.cli.commands.failures import refused
+from netstore.cli.commands.invocation import warn
 from netstore.cli.commands.options import Group, pass_settings, whole
 from netstore.cli.commands.points import MAX_REVISION, Point, instant, revision, shown_instant
 from netstore.cli.output import Table
@@ -70,6 +71,11 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
             raise refused(str(error)) from None
         except OSError as error:
             raise refused(f"{error.filename or folder}: {error.strerror or error}") from None
+        if reached.is_end:
+            warn(
+                f"the archive ends with entry {reached.applied} of {shown_instant(reached.wall)}: what was"
+                " written between then and the time given is not in it"
+            )
         yield target, reached
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -23,6 +23,7 @@ from netstore.cli.commands.failures import refused
 from netstore.cli.commands.importing import check_token
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.commands.points import shown_instant
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from netstore.cli.commands.points import Point
     from netstore.node.fullbackup import Found
+    from netstore.node.pointintime import Reached
 
 FULL: Final = "full"
 V3: Final = "v3"
@@ -377,10 +379,11 @@ def restore(
         raise click.UsageError("--mark-compacted needs --bump-revision")
     members = _members(name, initial_cluster, initial_advertise_peer_urls)
     check_token(initial_cluster_token)
+    reached: Reached | None = None
     with ExitStack() as parts:
         if archived is not None:
             at = extracted(archived, data_dir, file, to_revision, to_index, to_time)
-            file, _ = parts.enter_context(at)
+            file, reached = parts.enter_context(at)
         elif to_revision is not None or to_index is not None or to_time is not None:
             raise click.UsageError("--to-revision, --to-index and --to-time need --archive")
         elif file is None:
@@ -407,7 +410,7 @@ def restore(
         done = work.restore(file, data_dir, wish)
     for each in done.left_out:
         warn(each)
-    content: dict[str, str | int] = {
+    content: dict[str, str | int | None] = {
         "dataDir": str(data_dir),
         "cluster": f"{done.cluster:x}",
         "member": f"{done.member:x}",
@@ -416,8 +419,11 @@ def restore(
         "v2Index": done.v2_index,
         "records": done.records,
     }
-    headings = ("DATA DIR", "CLUSTER", "MEMBER", "NAME", "REVISION", "V2 INDEX", "RECORDS")
-    settings.show(content, Table(headings, [tuple(content.values())]))
+    headings = ["DATA DIR", "CLUSTER", "MEMBER", "NAME", "REVISION", "V2 INDEX", "RECORDS"]
+    if reached is not None:
+        content |= {"archiveIndex": reached.applied, "archiveTime": shown_instant(reached.wall)}
+        headings += ["ARCHIVE INDEX", "ARCHIVE TIME"]
+    settings.show(content, Table(tuple(headings), [tuple(content.values())]))
     if len(members) > 1:
         say("restore the same file for each other member, before any of them is started")
 

@@ -102,6 +102,9 @@ def test_a_store_restored_to_a_point(run: Run, kept: Kept, tmp_path: Path) -> No
         )
         assert told.status == 0, told.err
         assert told.document["revision"] == revision
+        assert told.document["archiveIndex"] > revision
+        assert told.document["archiveTime"].startswith("20")
+        assert "the archive ends" not in told.err
         assert [path.name for path in where.iterdir()] == ["data"]
         with start_netstored(where, data_dir=where / "data") as daemon:
             with closing(V3Client(daemon.url)) as client:
@@ -109,6 +112,16 @@ def test_a_store_restored_to_a_point(run: Run, kept: Kept, tmp_path: Path) -> No
             # The v2 key is written after the v3 key of its round: a revision comes before that.
             wanted = ways[10] if word == "--to-revision" else revision
             assert v2_value(daemon.url) == kept.record[wanted][1]
+
+
+def test_a_time_after_the_end_of_the_archive_is_told(run: Run, kept: Kept, tmp_path: Path) -> None:
+    told = run(
+        *("snapshot", "restore", "--archive", str(kept.folder), "--to-time", shown(time.time_ns())),
+        *("--data-dir", str(tmp_path / "data")),
+    )
+    assert told.status == 0, told.err
+    assert "the archive ends with entry" in told.err
+    assert told.rows[0][-2].isdigit()
 
 
 def test_a_backup_of_a_point(run: Run, kept: Kept, tmp_path: Path) -> None:
