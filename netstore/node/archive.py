@@ -107,6 +107,8 @@ class Archiver:
         """The last entry of the archive, until it was found in the log."""
         self._differs = ""
         """Why the archive is not one of this log; empty if it is, or that is not known yet."""
+        self._is_foreign = False
+        """It was seen to be one of another log: nothing is archived before a restart."""
 
     # --- what is told
 
@@ -146,6 +148,8 @@ class Archiver:
         """Entries after this one should stay in the log, if they fit: they are about to be archived. None:
         none need to, because the archive does not take them.
         """
+        if self._newest is not None and not self._is_foreign and not self.problem:
+            return Index(self._newest.index - 1)  # it is compared with that of the log
         return None if self._writer is None or self._not_archived() else self.archived
 
     # --- work
@@ -178,6 +182,8 @@ class Archiver:
         newest, raft = self._newest, self._raft
         if newest is None:
             return True
+        if self._is_foreign:
+            return False
         at = newest.index
         if raft.last < at:
             self._differs = (
@@ -193,6 +199,7 @@ class Archiver:
         if is_same:
             self._newest, self._differs = None, ""
         else:
+            self._is_foreign = True
             self._differs = f"{self.folder} has the archive of another store: name an empty folder"
         return is_same
 

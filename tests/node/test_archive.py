@@ -175,7 +175,7 @@ def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pyt
     anew.look(reports=0)
     (problem,) = anew.archiver.problems()
     assert "ends with entry 7, and the log of this member with 5: if the store was begun anew" in problem
-    assert anew.archiver.needed() is None
+    assert anew.archiver.needed() == 6, "entry 7 is kept until it was compared"
     anew.write(1, size=3)
     anew.write(5, size=3)
     anew.now += 10.0
@@ -183,6 +183,11 @@ def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pyt
     assert anew.archiver.problems() == [
         f"the log is not archived: {member.folder} has the archive of another store: name an empty folder"
     ]
+    assert anew.archiver.needed() is None, "the log is not held up for it"
+    anew.compact(9)
+    anew.now += 10.0
+    anew.look(reports=0)
+    assert "another store" in anew.archiver.problems()[0], "also once the entry is compacted"
     assert anew.stored() == list(range(1, 8))
     assert anew.source.copies == 0
 
