@@ -272,7 +272,7 @@ def test_a_thread_that_cannot_be_started_is_told(place: Place, monkeypatch: pyte
         place.backups.make_full(made.append)
         place.turn_until(lambda: made)
     assert isinstance(made[0], Fault)
-    assert b"no thread could be started" in made[0].cause
+    assert b"no thread can be started" in made[0].cause
     assert place.make_full().path.exists()
 
 

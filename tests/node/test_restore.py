@@ -47,8 +47,8 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def full(place: Place) -> Path:
-    return place.make_full().path
+def full(place: Place, tmp_path: Path) -> Path:
+    return place.make_full().path.rename(tmp_path / "full.backup")  # else the next one made there removes it
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_two_imports_are_two_clusters(run: Run, tmp_path: Path) -> None:
 def test_members_that_begin_with_different_data_are_not_one_cluster(run: Run, tmp_path: Path) -> None:
     members = ("--initial-cluster", "a=http://a:1,b=http://b:1", "--initial-cluster-token", "secret")
     clusters = set()
-    for name, more in (("a", {}), ("b", {"lease": {bytes(8): b"\x08\x07\x10\x05"}})):
+    for name, more in (("a", {}), ("b", {"lease": {(7).to_bytes(8, "big"): b"\x08\x07\x10\x05"}})):
         source = str(snapshot(tmp_path, **more))
         told = run(
             "import", source, "--data-dir", str(tmp_path / name), *members, "--name", name, "-o", "json"
