@@ -11,6 +11,7 @@ import trio
 
 from netstore.client.faults import BadAnswer
 from netstore.client.grpc import OUT_OF_RANGE, Status
+from netstore.client.v3 import PAST_SECONDS
 from netstore.errors import NetstoreError
 from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
@@ -34,9 +35,6 @@ BATCH_KEYS: Final = 64
 
 BATCH_BYTES: Final = 512 * 1024
 """Bytes of values that one transaction writes, unless one value is larger."""
-
-PAUSE_SECONDS: Final = 2.0
-"""How long a part of the past may take to arrive before there is none; etcd looks every 0.1 s."""
 
 
 class Compacted(NetstoreError):  # noqa: N818 - named for what was found
@@ -134,12 +132,12 @@ class KeySpace:
 
     async def past(self, key: bytes, most: int) -> Past:
         """The newest `most` states of a key that can be read. A watch does not tell that nothing follows: of
-        a key that does not exist now, a pause of `PAUSE_SECONDS` ends its past.
+        a key that does not exist now, a pause of `PAST_SECONDS` ends its past.
         """
         answer = await self._client.range(pb.RangeRequest(key=key, keys_only=True))
         last = answer.header.revision
         newest = answer.kvs[0].mod_revision if answer.kvs else 0
-        since = await self._compacted(key)
+        since = await self._client.compacted(key)
         states: deque[kv_pb2.KeyValue] = deque(maxlen=most)
         seen = count = 0
         if since:
@@ -151,7 +149,7 @@ class KeySpace:
         async with self._client.watch(create) as watch:
             while not newest or seen < newest:
                 told = None
-                with trio.move_on_after(PAUSE_SECONDS):
+                with trio.move_on_after(PAST_SECONDS):
                     told = await watch.answer()
                 if told is None:
                     if newest:
@@ -208,22 +206,6 @@ class KeySpace:
             if "compacted" in status.message:
                 raise Compacted(f"the store has compacted its history after revision {revision}") from None
             raise Compacted(f"revision {revision} is later than the store's newest") from None
-
-    async def _compacted(self, key: bytes) -> int:
-        """The revision up to which the history was compacted; 0 if none was. Only a watch tells it."""
-        try:
-            await self._client.range(pb.RangeRequest(key=key, revision=1, count_only=True))
-        except Status as status:
-            if status.code != OUT_OF_RANGE:
-                raise
-        else:
-            return 0
-        async with self._client.watch(pb.WatchCreateRequest(key=key, start_revision=1)) as watch:
-            with trio.move_on_after(PAUSE_SECONDS):
-                while not (answer := await watch.answer()).compact_revision:
-                    pass
-                return answer.compact_revision
-        raise BadAnswer("the store", "does not tell up to which revision its history was compacted")
 
 
 class Batches:

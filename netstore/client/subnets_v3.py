@@ -15,7 +15,6 @@ import msgspec
 import trio
 
 from netstore.client.faults import BadAnswer, ClientError
-from netstore.client.grpc import OUT_OF_RANGE, Status
 from netstore.client.subnetstore import (
     Differs,
     Entry,
@@ -29,6 +28,7 @@ from netstore.client.subnetstore import (
     RemovedTogether,
     Written,
 )
+from netstore.client.v3 import PAST_SECONDS
 from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
 
@@ -45,9 +45,6 @@ MAX_UNSURE: Final = 16
 
 MAX_TIME_CALLS: Final = 32
 """Calls at a time that ask for the remaining time of a lease."""
-
-PAST_SECONDS: Final = 2.0
-"""How long a part of the history may take to arrive before there is none; etcd looks every 0.1 s."""
 
 _REPLACED: Final = "the store was replaced, or restored to an earlier state"
 
@@ -214,21 +211,8 @@ class V3Subnets:
         return History(first, seen, before, list(changes))
 
     async def _compacted(self) -> int:
-        """The revision up to which the history was compacted; 0 if none was. Only a watch tells it."""
-        key = f"{self.prefix}/config".encode()
-        try:
-            await self._client.range(pb.RangeRequest(key=key, revision=1, count_only=True))
-        except Status as status:
-            if status.code != OUT_OF_RANGE:
-                raise
-        else:
-            return 0
-        async with self._client.watch(pb.WatchCreateRequest(key=key, start_revision=1)) as watch:
-            with trio.move_on_after(PAST_SECONDS):
-                while not (answer := await watch.answer()).compact_revision:
-                    pass
-                return answer.compact_revision
-        raise BadAnswer("the store", "does not tell up to which revision its history was compacted")
+        """The revision up to which the history was compacted; 0 if none was."""
+        return await self._client.compacted(f"{self.prefix}/config".encode())
 
     @asynccontextmanager
     async def follow(self, index: int, store_id: str) -> AsyncIterator[V3Feed]:

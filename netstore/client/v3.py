@@ -9,8 +9,17 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import trio
+
 from netstore.client.faults import BadAnswer, Unreachable
-from netstore.client.grpc import INVALID_ARGUMENT, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED, Status
+from netstore.client.grpc import (
+    INVALID_ARGUMENT,
+    OUT_OF_RANGE,
+    UNAUTHENTICATED,
+    UNAVAILABLE,
+    UNIMPLEMENTED,
+    Status,
+)
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
@@ -21,6 +30,9 @@ if TYPE_CHECKING:
     from netstore.client.grpc import Call, Channel
 
     Answer = TypeVar("Answer", bound=Message)
+
+PAST_SECONDS: Final = 2.0
+"""How long a part of the past may take to arrive before there is none; etcd looks every 0.1 s."""
 
 _SERVICE: Final = "/etcdserverpb."
 
@@ -102,6 +114,24 @@ class V3Client:
     async def txn(self, request: pb.TxnRequest) -> pb.TxnResponse:
         """KV/Txn, as a write."""
         return await self._call("KV/Txn", request, pb.TxnResponse, write=True)
+
+    async def compacted(self, key: bytes) -> int:
+        """The revision up to which the history was compacted; 0 if none was. Only a watch tells it: one of
+        `key`, any that may be read. BadAnswer if the store has not told it within `PAST_SECONDS`.
+        """
+        try:
+            await self.range(pb.RangeRequest(key=key, revision=1, count_only=True))
+        except Status as status:
+            if status.code != OUT_OF_RANGE:
+                raise
+        else:
+            return 0
+        async with self.watch(pb.WatchCreateRequest(key=key, start_revision=1)) as watch:
+            with trio.move_on_after(PAST_SECONDS):
+                while not (answer := await watch.answer()).compact_revision:
+                    pass
+                return answer.compact_revision
+        raise BadAnswer("the store", "does not tell up to which revision its history was compacted")
 
     async def grant(self, ttl: int) -> int:
         """Grant a lease of so many seconds; its id."""
