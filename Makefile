@@ -5,7 +5,7 @@ SEEDS = 500
 VERSIONS = 3.11 3.12 3.13 3.14
 SAY = sed -n 's/^\#= \(make $@  *.*\)/\1/p' Makefile
 
-#= make check      all that a change must pass: ruff, mypy, import contracts, tests; 10 to 20 minutes on two cores
+#= make check      all that a change must pass: ruff, mypy, import contracts, tests; 20 to 25 minutes on two cores
 #= make test       the tests alone; 12 to 22 minutes
 #= make coverage   the part of each room that its own tests run, and its floor; two to ten minutes
 #= make docs       the documentation site, into build/docs; half a minute
