@@ -68,7 +68,7 @@ class Reached(NamedTuple):
     wall: int
     """Time of the last entry that has one; 0 if it is not known, because none was replayed."""
     base: int
-    """The state that it began with had applied this entry."""
+    """The state that it began with had applied this entry; 0 if it began with an empty store and entry 1."""
     digest: str
     """Of the file that was written, as it is at its end."""
     is_end: bool
@@ -133,7 +133,8 @@ def extract(
 ) -> Reached:
     """Write a full backup of the state at a point to `target`, a new file. `work` is a new folder for what is
     needed meanwhile: once more the size of the state. The state to begin with is `base_file`, a full backup,
-    or the newest one of the archive that is not after the point.
+    or the newest one of the archive that is not after the point; before all of these an empty store, if the
+    archive has the log from entry 1 on.
 
     NetstoreError, with nothing written, if the archive does not lead to the point; CorruptData if a file is
     damaged.
@@ -215,10 +216,11 @@ def key_states(folder: Path, key: bytes, work: Path) -> Iterator[KeyState]:
         is_usable = False
         for first, end in found.stretches or [(1, 0)]:
             bases = [base for base in found.bases if first - 1 <= base.applied <= max(end, first - 1)]
-            if not bases:
+            is_whole = _is_from_start(found) and first == 1
+            if not bases and not is_whole:
                 continue
             is_usable = True
-            for state in _states_from(min(bases), found, key, work / _STATE):
+            for state in _states_from(None if is_whole else min(bases), found, key, work / _STATE):
                 if state.revision > last:
                     last = state.revision
                     yield state
@@ -228,7 +230,7 @@ def key_states(folder: Path, key: bytes, work: Path) -> Iterator[KeyState]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _states_from(base: Base, found: Listing, key: bytes, path: Path) -> Iterator[KeyState]:
+def _states_from(base: Base | None, found: Listing, key: bytes, path: Path) -> Iterator[KeyState]:
     path.unlink(missing_ok=True)
     with ExitStack() as parts:
         replayer = _Replayer(path)
@@ -308,11 +310,12 @@ class _Replayer:
                 f"the state to begin with is at revision {machine.mvcc.revision}, after {goal.revision}"
             )
 
-    def begin_at(self, found: Listing, base: Base) -> None:
-        """Put a state of the archive there. StateDamaged if it is damaged."""
+    def begin_at(self, found: Listing, base: Base | None) -> None:
+        """Put a state of the archive there, None for that of a new store. StateDamaged if it is damaged."""
         self.cluster = _cluster_of(found)
-        shutil.copyfile(base.path, self._path)
-        verify(self._path)
+        if base is not None:
+            shutil.copyfile(base.path, self._path)
+            verify(self._path)
         self._open()
         self._load()
 
@@ -412,8 +415,17 @@ class _Replayer:
             self._calls.get()()
 
 
-def _base_for(found: Listing, goal: Goal) -> Base:
-    """The newest state that is not after the goal. NetstoreError if there is none."""
+def _is_from_start(found: Listing) -> bool:
+    """Whether the archive has entry 1. A store that began with data, restored or imported, has none: its log
+    begins after the entry that this data counts as.
+    """
+    return bool(found.stretches) and found.stretches[0][0] == 1
+
+
+def _base_for(found: Listing, goal: Goal) -> Base | None:
+    """The newest state that is not after the goal; None for the empty one of a new store, if the archive has
+    its log from the start. NetstoreError if there is none.
+    """
     for base in sorted(found.bases, reverse=True):
         if goal.applied is not None and base.applied > goal.applied:
             continue
@@ -423,6 +435,8 @@ def _base_for(found: Listing, goal: Goal) -> Base:
             if scalars.revision > goal.revision:
                 continue
         return base
+    if _is_from_start(found):
+        return None
     oldest = min(found.bases, default=None)
     if oldest is None:
         raise NetstoreError("the archive has no state to begin with; give a full backup with FILE")

@@ -185,6 +185,33 @@ def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded],
         extract(other, Goal(applied=200), tmp_path / "x", tmp_path / "work", base_file=tmp_path / "base")
 
 
+@pytest.mark.parametrize("skipped", [0, 50])
+def test_a_point_before_the_oldest_state(record: dict[int, Recorded], tmp_path: Path, skipped: int) -> None:
+    folder = tmp_path / "archive"
+    writer = ArchiveWriter.open(folder, CLUSTER)
+    writer.add(ENTRIES[skipped:200])
+    made = state_file(tmp_path / "state", ENTRIES[:100])
+    writer.add_base(partial(copied, made, 100))
+    writer.close()
+    target, work = tmp_path / "made", tmp_path / "work"
+    if skipped:
+        with pytest.raises(NetstoreError, match="has applied entry 100, which is after this point"):
+            extract(folder, Goal(applied=60), target, work)
+        return
+    for goal in (Goal(applied=60), Goal(revision=record[60].revision)):
+        reached = extract(folder, goal, target, work)
+        assert reached.base == 0
+        assert loaded(target) == record[reached.applied]
+        target.unlink()
+    states = [
+        each.revision
+        for _, changes in replay(machine_on(memory_engine()), ENTRIES[:200])
+        for each in changes
+        if each.key == b"/3"
+    ]
+    assert [each.revision for each in key_states(folder, b"/3", work)] == states
+
+
 def test_what_the_archive_does_not_lead_to(archive: Path, tmp_path: Path) -> None:
     def refusal(goal: Goal, folder: Path = archive) -> str:
         with pytest.raises(NetstoreError) as caught:
