@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from netstore.node.member import OWN
 from netstore.state.commands import RaiseLevel, encode
 
@@ -18,7 +20,8 @@ class Levels:
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        self._raising = False
+        self._raising: trio.Event | None = None
+        """Set when the proposal that is under way has its outcome; None if there is none."""
 
     def look(self) -> None:
         """Propose the highest level that all members have reported to know, if it is above the cluster's.
@@ -27,12 +30,22 @@ class Levels:
         """
         member = self._member
         machine = member.machine
-        if self._raising or member.leader != member.id:
+        if self._raising is not None or member.leader != member.id:
             return
         level = min(machine.roster.common_level, machine.LEVEL)
         if level > machine.roster.level:
-            self._raising = True
+            self._raising = trio.Event()
             member.propose(encode(RaiseLevel(level)), self._raised, OWN)
 
+    async def settle(self) -> None:
+        """Look, and wait until the proposal that is under way, if there is one, has its outcome. A new store then
+        takes every request before it serves its first client.
+        """
+        self.look()
+        if self._raising is not None:
+            await self._raising.wait()
+
     def _raised(self, _: Outcome | Fault) -> None:
-        self._raising = False
+        raising, self._raising = self._raising, None
+        if raising is not None:
+            raising.set()
