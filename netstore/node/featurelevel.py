@@ -38,8 +38,8 @@ class Levels:
             member.propose(encode(RaiseLevel(level)), self._raised, OWN)
 
     async def settle(self) -> None:
-        """Look, and wait until the proposal that is under way, if there is one, has its outcome. A new store then
-        takes every request before it serves its first client.
+        """Look, and wait until the proposal that is under way, if there is one, has its outcome. So a new
+        store takes every request from its first client on.
         """
         self.look()
         if self._raising is not None:
