@@ -147,7 +147,8 @@ class Mvcc:
     @property
     def size(self) -> int:
         """Bytes of all stored records and of their keys in the engine."""
-        self._enter()
+        if self._written:
+            self._enter()
         return self._records.size
 
     @property
