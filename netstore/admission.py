@@ -88,7 +88,17 @@ class WeighedAdmission:
     is the household, which callers have already.
     """
 
-    __slots__ = ("_held", "_share", "_size_share", "most", "most_size", "size", "taken")
+    __slots__ = (
+        "_half",
+        "_half_size",
+        "_held",
+        "_share",
+        "_size_share",
+        "most",
+        "most_size",
+        "size",
+        "taken",
+    )
 
     def __init__(self, most: int, most_size: int) -> None:
         self.most = most
@@ -97,6 +107,7 @@ class WeighedAdmission:
         """Places that are held now."""
         self.size = 0
         """Bytes that are held now."""
+        self._half, self._half_size = most // 2, most_size // 2
         self._share = max(1, most // PARTS)
         self._size_share = max(1, most_size // PARTS)
         self._held: dict[str, tuple[int, int]] = {}
@@ -107,18 +118,17 @@ class WeighedAdmission:
         bytes count.
         """
         held, held_size = self._held.get(owner, _NOTHING)
-        held += places
-        held_size += size
         taken, taken_size = self.taken + places, self.size + size
         # Below half of both, which is the common case, everything is granted.
-        if 2 * taken > self.most or 2 * taken_size > self.most_size:
+        if taken > self._half or taken_size > self._half_size:
             is_half = 2 * self.taken >= self.most
-            if places and self.taken and (taken > self.most or (is_half and held > self._share)):
+            if places and self.taken and (taken > self.most or (is_half and held + places > self._share)):
                 return False
             is_half = 2 * self.size >= self.most_size
-            if self.size and (taken_size > self.most_size or (is_half and held_size > self._size_share)):
+            is_over = taken_size > self.most_size or (is_half and held_size + size > self._size_share)
+            if self.size and is_over:
                 return False
-        self._held[owner] = held, held_size
+        self._held[owner] = held + places, held_size + size
         self.taken, self.size = taken, taken_size
         return True
 

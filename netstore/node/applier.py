@@ -13,7 +13,7 @@ from netstore.errors import CannotApply, MustStop, NetstoreError
 from netstore.histogram import Histogram, doubling
 from netstore.node.logsize import log_size
 from netstore.raft.change import Change
-from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
+from netstore.raft.entry import EntryKind, data_of
 from netstore.state.display import describe, payload_hash
 from netstore.state.envelope import REQUEST, command_of, is_bare, request_of
 from netstore.state.machine import UNFINISHED
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from netstore.raft.core import Raft
     from netstore.raft.entry import Entry
     from netstore.state.machine import Machine
-    from netstore.types import Index
     from netstore.watch.hub import Hub
     from netstore.watch.watches import Watches
 
@@ -102,43 +101,18 @@ class Applier:
         if committed:
             self._slowness.committed(committed[-1].index, self._parts.at)
             waiting.extend(committed)
-            self.waiting_bytes += log_size([entry.data for entry in committed])
+            self.waiting_bytes += log_size(list(map(data_of, committed)))
         if not waiting:
             return False
-        begin, complete, number = machine.begin, self._proposals.complete, int.from_bytes
-        applying, observer, raft = machine.applying, self.observer, self._raft
-        last: Index | None = None
-        while waiting and applying.worked < self.work_limit and not raft.apply_paused:
-            entry = waiting[0]
-            payload = self._payload
+        before = machine.applied
+        if not self._raft.apply_paused:
             if not self._is_unfinished:
-                payload = self._payload = entry.data
-                if entry.term != self._last_term or entry.kind is EntryKind.CHANGE:
-                    payload = self._prepare(entry)
-            try:
-                outcome = machine.go_on() if self._is_unfinished else begin(entry.index, payload)
-            except CannotApply as fault:
-                fault.entry = entry.index, payload_hash(payload)
-                raise
-            except (MustStop, NetstoreError, MemoryError):
-                raise
-            except Exception as error:
-                raise _cannot_apply(entry, payload, error) from error
-            if outcome is UNFINISHED:
-                self._is_unfinished = True
-                continue
+                self._apply_whole()
             if self._is_unfinished:
-                self._is_unfinished = False
-                self.work_limit = 0
-            waiting.popleft()
-            self.waiting_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
-            last = entry.index
-            if observer is not None and ((outcome is None and is_bare(payload)) or last % CHECK_ENTRIES == 0):
-                observer.reached()
-            if payload:
-                complete(number(payload[REQUEST], "little"), outcome)  # as `request_of`
-        if last is not None:
-            self._raft.applied_to(last)
+                self._go_on()
+        has_applied = machine.applied != before
+        if has_applied:
+            self._raft.applied_to(machine.applied)
         self.applying.observe(self._parts.ran("apply"))
         events, changes = machine.v2.take_events(), machine.take_changes()
         if events:
@@ -147,7 +121,72 @@ class Applier:
             self._watches.publish(changes)
         if events or changes:
             self._parts.ran("watches")
-        return last is not None
+        return has_applied
+
+    def _apply_whole(self) -> None:
+        """Apply waiting entries until the turn has worked enough, or a command has more than one piece."""
+        begin, complete, number = self._machine.begin, self._proposals.complete, int.from_bytes
+        applying, limit, observer = self._machine.applying, self.work_limit, self.observer
+        count = 0
+        for entry in self.waiting:
+            if applying.worked >= limit:
+                break
+            payload = self._payload = entry.data
+            if entry.term != self._last_term or entry.kind is EntryKind.CHANGE:
+                payload = self._prepare(entry)
+            index = entry.index
+            try:
+                outcome = begin(index, payload)
+            except Exception as error:
+                self._explain(entry, error)
+                raise
+            if outcome is UNFINISHED:
+                self._is_unfinished = True
+                break
+            count += 1
+            if observer is not None and (
+                index % CHECK_ENTRIES == 0 or (outcome is None and is_bare(payload))
+            ):
+                observer.reached()
+            if payload:
+                complete(number(payload[REQUEST], "little"), outcome)  # as `request_of`
+        self._drop(count)
+
+    def _go_on(self) -> None:
+        """Continue the unfinished command. It ends the turn when it is finished."""
+        machine, entry = self._machine, self.waiting[0]
+        while self._is_unfinished and machine.applying.worked < self.work_limit:
+            try:
+                outcome = machine.go_on()
+            except Exception as error:
+                self._explain(entry, error)
+                raise
+            if outcome is not UNFINISHED:
+                self._is_unfinished = False
+                self.work_limit = 0
+                if self.observer is not None and entry.index % CHECK_ENTRIES == 0:
+                    self.observer.reached()
+                self._proposals.complete(request_of(self._payload), outcome)
+                self._drop(1)
+
+    def _drop(self, count: int) -> None:
+        """So many of the waiting entries were applied."""
+        waiting = self.waiting
+        if count == len(waiting):
+            applied = list(waiting)
+            waiting.clear()
+        else:
+            applied = [waiting.popleft() for _ in range(count)]
+        self.waiting_bytes -= log_size(list(map(data_of, applied)))
+
+    def _explain(self, entry: Entry, error: Exception) -> None:
+        """Note in an error of applying which entry it was; CannotApply in place of an error that is not
+        expected.
+        """
+        if isinstance(error, CannotApply):
+            error.entry = entry.index, payload_hash(self._payload)
+        elif not isinstance(error, MustStop | NetstoreError | MemoryError):
+            raise _cannot_apply(entry, self._payload, error) from error
 
     def clear(self) -> None:
         """Forget what waits: a snapshot that takes the place of the state contains it."""

@@ -18,8 +18,9 @@ election finds it again if there is none.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from netstore.raft.invariant import InvariantBroken
 
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from netstore.types import Index, Term
 
 
-@dataclass(slots=True, frozen=True)
-class LogBatch:
+class LogBatch(msgspec.Struct, frozen=True):
     """A batch for the disk: the hard state if it changed, and entries. The log is cut before the index of the
     first one.
     """
@@ -42,8 +42,7 @@ class LogBatch:
     entries: Sequence[Entry]
 
 
-@dataclass(slots=True)
-class Effects:
+class Effects(msgspec.Struct):
     """What the host has to do in a turn, in the order of the fields."""
 
     send: Sequence[Message]
@@ -54,8 +53,7 @@ class Effects:
     reads_failed: Sequence[int]
 
 
-@dataclass(slots=True, frozen=True)
-class _InFlight:
+class _InFlight(msgspec.Struct, frozen=True):
     """A batch that is not reported durable, or (`written` false) messages that wait for the batches before
     them.
     """

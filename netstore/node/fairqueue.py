@@ -47,25 +47,37 @@ W = TypeVar("W", bound=Queued)
 
 
 class FairQueue(Generic[W]):
-    """The queues of one member. All calls but `take` and `put_among` are O(1) for each request."""
+    """The queues of one member. All calls but `take` and `put_among` are O(1) for each request, amortised."""
 
     def __init__(self) -> None:
+        self.new: list[W] = []
+        """Requests of others than the member itself that no call has sorted into their queues yet. Where all
+        can be taken at once, as mostly, they never are.
+        """
         self.first: deque[W] = deque()
         """Requests of the member itself, which go before all others."""
         self.queues: OrderedDict[str, deque[W]] = OrderedDict()
         """The others by household; the first one has the next turn."""
 
     def __bool__(self) -> bool:
-        return bool(self.first or self.queues)
+        return bool(self.new or self.first or self.queues)
 
     def add(self, item: W) -> None:
         """Append a request to its queue. The member's own, ends of leases above all, go first."""
-        if not item.owner:
-            self.first.append(item)
-        elif (queue := self.queues.get(item.owner)) is not None:
-            queue.append(item)
+        if item.owner:
+            self.new.append(item)
         else:
-            self.queues[item.owner] = deque((item,))
+            self.first.append(item)
+
+    def _sort(self) -> None:
+        """Put what is new into the queues."""
+        new, self.new = self.new, []
+        for item in new:
+            queue = self.queues.get(item.owner)
+            if queue is not None:
+                queue.append(item)
+            else:
+                self.queues[item.owner] = deque((item,))
 
     def take(self, most: int, most_bytes: int, *, fitting: bool = False) -> list[W]:
         """Up to `most` requests, until they weigh `most_bytes`; fewer if some are no longer waited for. Those
@@ -81,13 +93,15 @@ class FairQueue(Generic[W]):
         size = 0
         if self.first:
             taken, size = _take(self.first, most, max(most_bytes, TURN_BYTES) if fitting else most_bytes)
-        if queues and len(queues) <= most and len(taken) + sum(map(len, queues.values())) <= most:
-            weight = sum([sum(map(len, map(payload_of, queue))) for queue in queues.values()])
-            if size + weight <= most_bytes:
-                for queue in queues.values():
-                    taken += queue
-                queues.clear()
-        turns, passed = most, 0
+        if self.new:
+            new = self.new
+            is_all = not queues and len(taken) + len(new) <= most
+            if is_all and size + sum(map(len, map(payload_of, new))) <= most_bytes:
+                self.new = []
+                taken += new
+            else:
+                self._sort()
+        turns, passed = most if queues else 0, 0
         while turns and passed < len(queues) and len(taken) < most and size < most_bytes:
             turns -= 1
             owner, queue = queues.popitem(last=False)
@@ -106,6 +120,7 @@ class FairQueue(Generic[W]):
         """These were taken, in this order, and could not be proposed yet: they return to the front of their
         queues, and these queues are next.
         """
+        self._sort()
         for item in reversed(list(items)):
             if item.owner:
                 self._next_queue(item.owner).appendleft(item)
@@ -116,6 +131,7 @@ class FairQueue(Generic[W]):
         """These were taken and lost: each returns to its place by `order` in its queue, whose other requests
         are in that order too; and these queues are next. O(length of these queues).
         """
+        self._sort()
         returned: dict[str, list[W]] = {}
         for item in items:
             returned.setdefault(item.owner, []).append(item)
@@ -138,6 +154,7 @@ class FairQueue(Generic[W]):
 
     def forget(self, item: W) -> None:
         """Nobody waits for this request any more, nor for those before it."""
+        self._sort()
         queue = self.queues.get(item.owner)
         if queue is not None:
             _forget_first(queue)
@@ -148,6 +165,7 @@ class FairQueue(Generic[W]):
 
     def clear(self) -> None:
         """Remove all requests."""
+        self.new.clear()
         self.first.clear()
         self.queues.clear()
 

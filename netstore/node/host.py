@@ -501,12 +501,10 @@ class Host:
         self.forwards.new_bytes = 0
         if self.forwards.postponed.waiting or (proposals.queued and self._raft.leader):
             proposer.propose_waiting()
-            ran("log")
         if writer.handed_over < len(writer.records) and self.space.log_error is None:
             writer.write_waiting()
-            ran("log")
         self.applier.work_limit = self.machine.applying.worked + TURN_UNITS
-        has_applied = self.applier.apply()
+        has_applied = bool(self.applier.waiting) and self.applier.apply()
         has_more = False
         self._raft.waits = bool(proposals or self.reads or self.hub.count or self.watches.count)
         while not has_more and (effects := self._driver.take()) is not None:
@@ -521,8 +519,8 @@ class Host:
             if effects.install is not None:
                 self.snapshot_install.begin(effects.install)
             ran("log")
-            proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
             if effects.apply:
+                proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
                 has_applied |= self.applier.apply(effects.apply)
             for number in effects.reads_failed:
                 self.reads_failed += 1

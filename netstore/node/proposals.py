@@ -124,7 +124,7 @@ class Proposals:
     def queued(self) -> bool:
         """Whether there may be something to `take`."""
         queue = self._queue
-        return bool(queue.first or queue.queues)  # without a call: asked several times in each turn
+        return bool(queue.new or queue.first or queue.queues)  # without a call: asked often in each turn
 
     def open(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), which the caller proposes. None,
@@ -153,11 +153,8 @@ class Proposals:
         payload = seal(command, request, level, self.wall, principal)
         slot = slots[request] = Slot(request, payload, done, self.now + self.time_limit, size, owner)
         if is_queued:
-            queue = self._queue.queues.get(owner)
-            if queue is not None:
-                queue.append(slot)
-            else:
-                self._queue.add(slot)
+            queue = self._queue
+            (queue.new if owner else queue.first).append(slot)  # `add`, without a call
         return slot
 
     def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES, *, fitting: bool = False) -> list[Slot]:

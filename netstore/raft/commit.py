@@ -29,9 +29,9 @@ def append(raft: RaftState, payloads: Sequence[bytes], kind: EntryKind, size: in
     first = log.last + 1
     count = len(payloads)
     indexes = cast("Iterable[Index]", range(first, first + count))
-    log.append(list(map(Entry, indexes, repeat(raft.term), repeat(kind), payloads)))
     if size is None:
         size = sum(map(len, payloads)) + count * ENTRY_OVERHEAD_BYTES
+    log.append(list(map(Entry, indexes, repeat(raft.term), repeat(kind), payloads)), size)
     raft.backlog.append((log.last, size))
     raft.backlog_bytes += size
     raft.send_due = True

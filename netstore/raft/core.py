@@ -240,26 +240,22 @@ class Raft(RaftState):
     @property
     def has_more(self) -> bool:
         """Whether the last Ready had no room for everything to write and send (`Config.max_ready_bytes`)."""
-        return self.send_due or self._has_entries
-
-    @property
-    def _has_entries(self) -> bool:
-        """Whether there are entries for the disk. While a snapshot replaces the log there are none: the log
-        on disk already starts after the snapshot, and they would be appended there.
-        """
-        return self.installing is None and self.log.handed < self.log.last
+        return self.send_due or (self.installing is None and self.log.handed < self.log.last)
 
     def take_ready(self) -> Ready:
         """Everything to do since the last call. The caller must do all of it, in the order that `ready`
         says."""
-        if readindex.can_start_round(self):
+        if self.reads.waiting and readindex.can_start_round(self):
             readindex.start_round(self)
         if self.reads.unsent:
             readindex.forward_reads(self)
         if self.send_due:
             sending.send_all(self)
         log = self.log
-        entries = log.take_unwritten(self.config.max_ready_bytes) if self._has_entries else []
+        # While a snapshot replaces the log, nothing is written: the log on disk already starts after it.
+        is_whole = self.installing is None
+        has_entries = is_whole and log.handed < log.last
+        entries = log.take_unwritten(self.config.max_ready_bytes) if has_entries else []
         replication.answer_appends(self)
         known = self._hard_state
         hard_state = None
@@ -273,7 +269,7 @@ class Raft(RaftState):
             self.snapshot,
             self.messages,
             self.after_sync,
-            log.take_committed() if self.installing is None and not self.apply_paused else [],
+            log.take_committed() if is_whole and log.applying < log.commit and not self.apply_paused else [],
             self.reads_done,
             self.reads_failed,
             bool(entries or is_vote_new or self.after_sync),

@@ -9,7 +9,8 @@ anything is allocated.
 from __future__ import annotations
 
 from enum import IntEnum
-from itertools import pairwise
+from itertools import chain, pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -36,6 +37,12 @@ MAX_CONF_MEMBERS: Final = 4096
 MAX_STORED: Final = 2**63 - 1
 """Largest term and index of a log on disk. Numbers from other members are at most half as large
 (`messages.MAX_NUMBER`), so anything above is damage."""
+
+data_of: Final = attrgetter("data")
+"""The payload of an entry. Over many of them `map` with it takes half the time of a comprehension."""
+
+_term_of: Final = attrgetter("term")
+_kind_of: Final = attrgetter("kind")
 
 _BATCH = layout("QI")
 _ROW = layout("QBI")
@@ -201,14 +208,12 @@ def entry_parts(entries: Sequence[Entry]) -> list[bytes]:
     """The parts of `encode_entries`, not joined: payloads are large, and are not copied here."""
     if not entries:
         return [_BATCH.pack(0, 0)]
-    parts = [_BATCH.pack(entries[0].index, len(entries))]
-    add = parts.append
-    pack = _ROW.pack
-    for entry in entries:
-        data = entry.data
-        add(pack(entry.term, entry.kind, len(data)))
-        add(data)
-    return parts
+    payloads = list(map(data_of, entries))
+    rows = map(_ROW.pack, map(_term_of, entries), map(_kind_of, entries), map(len, payloads))
+    return [
+        _BATCH.pack(entries[0].index, len(entries)),
+        *chain.from_iterable(zip(rows, payloads, strict=True)),
+    ]
 
 
 def decode_entries(

@@ -14,7 +14,7 @@ from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
+from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, data_of
 from netstore.raft.invariant import InvariantBroken
 from netstore.types import Index, Term
 
@@ -163,15 +163,16 @@ class Log:
 
     # --- appending
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Append entries that continue the log. Costs their number."""
+    def append(self, entries: Sequence[Entry], size: int | None = None) -> None:
+        """Append entries that continue the log. Costs their number. `size` is what they weigh, if known."""
         first = entries[0]
         if first.index != self.last + 1 or first.term < self.last_term:
             raise InvariantBroken(
                 f"entry {first.term}/{first.index} appended after {self.last_term}/{self.last}"
             )
         self._entries.extend(entries)
-        size = _size(entries)
+        if size is None:
+            size = _size(entries)
         self.bytes += size
         self._unwritten_bytes += size
         final = entries[-1]
@@ -305,8 +306,5 @@ class Log:
         self.compacted_term = self.last_term = term
 
 
-_data_of: Final = attrgetter("data")
-
-
 def _size(entries: Sequence[Entry]) -> int:
-    return sum(map(len, map(_data_of, entries))) + len(entries) * ENTRY_OVERHEAD_BYTES
+    return sum(map(len, map(data_of, entries))) + len(entries) * ENTRY_OVERHEAD_BYTES

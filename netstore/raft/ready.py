@@ -16,8 +16,9 @@ The host's turn: step all input, then `take_ready` once, then
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from netstore.types import Index
 
 
-@dataclass(slots=True)
-class Ready:
+class Ready(msgspec.Struct):
     """The work of one turn. A host that takes it must do all of it."""
 
     hard_state: HardState | None

@@ -33,7 +33,7 @@ def send_all(raft: RaftState) -> None:
     raft.send_due = False
     config = raft.config
     sent = 0
-    waiting = deque(_rotated(raft.progress, raft.send_next))
+    waiting = deque(_rotated(raft.progress, raft.send_next)) if raft.progress else ()
     while waiting:
         peer, progress = turn = waiting.popleft()
         if not may_send(raft, progress):

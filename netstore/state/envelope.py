@@ -32,7 +32,12 @@ MAX_PRINCIPAL_BYTES: Final = 255
 _HEAD: Final = layout("BBHQQ")
 _pack: Final = _HEAD.pack
 _unpack: Final = _HEAD.unpack_from
-_unpack_start: Final = layout("BBH").unpack_from
+
+_COMMAND_AT: Final = {
+    layout("BBH").pack(FORMAT, length, 1): slice(HEAD_BYTES + length, None)
+    for length in range(MAX_PRINCIPAL_BYTES + 1)
+}
+"""The first four bytes of a payload of this format and of the first feature level -> where its command is."""
 
 REQUEST: Final = slice(4, 12)
 """Where the request id is."""
@@ -84,13 +89,10 @@ def command_of(payload: bytes) -> bytes:
 
 def first_level_command(payload: bytes) -> bytes | None:
     """The command of a payload of this format and of the first feature level, as nearly all are; None for any
-    other bytes. Takes a fifth of the time of `read`.
+    other bytes, and where there is no command. Takes a tenth of the time of `read`.
     """
-    if len(payload) < HEAD_BYTES:
-        return None
-    format_, length, level = _unpack_start(payload)
-    start = HEAD_BYTES + length
-    return payload[start:] if format_ == FORMAT and level == 1 and start <= len(payload) else None
+    where = _COMMAND_AT.get(payload[:4])
+    return None if where is None else payload[where] or None
 
 
 def answering(payload: bytes, command: bytes) -> bytes:

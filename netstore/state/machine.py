@@ -325,29 +325,27 @@ class Machine:
             self.checksum.add(command[:COMMAND_BYTES])
             self.applied = index
             return self.roster.refusal(str(error))
-        before = self.applied
         applying, checksum = self.applying, self.checksum
         if applying.worked >= self._settle_at:
             self._settle_at = applying.worked + SETTLE_UNITS
             checksum.settle()
         checksum.add(command[:COMMAND_BYTES])
-        self.applied = applying.index = index
+        applying.index = index
         applying.worked += COMMAND_UNITS + len(command) // UNIT_BYTES
         try:
             outcome = self._handlers[type(decoded)](decoded)
         except CannotApply:
-            self.applied = before
             checksum.take_back()
             raise
         except BaseException:
             self._is_broken = True
             raise
-        if not isinstance(outcome, GeneratorType):
-            return outcome  # type: ignore[return-value]  # a `Work` is always a generator
-        self._work, self._work_index = outcome, index
-        self.leases.begin()
-        self.applied = before
-        return UNFINISHED
+        if isinstance(outcome, GeneratorType):
+            self._work, self._work_index = outcome, index
+            self.leases.begin()
+            return UNFINISHED
+        self.applied = index
+        return outcome  # type: ignore[return-value]  # a `Work` is always a generator
 
     def go_on(self, units: int = APPLY_UNITS) -> Outcome | Unfinished:
         """Continue the unfinished command for so many units."""

@@ -240,7 +240,7 @@ def test_a_turn_reads_the_clock_once_more_for_each_part_that_ran(monkeypatch: py
     member.turn()
     member.device.sync()
     member.turn()
-    assert readings == ["log", "log", "answers", "log", "apply", "watches", "answers"]
+    assert readings == ["log", "answers", "log", "apply", "watches", "answers"]
     readings.clear()
     member.woken = True
     member.turn()

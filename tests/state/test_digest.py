@@ -15,9 +15,9 @@ from netstore.state.tables import LEASES, NODES
 from netstore.state.v2.commands import Set
 from netstore.state.v2.tree import Tree
 from netstore.state.v2.ttl import FOR_EVER
-from netstore.state.v3 import txn
 from netstore.state.v3.commands import Compact, DeleteRange, LeaseGrant, Put
 from netstore.state.v3.lease import Leases
+from netstore.state.v3.mvcc import Mvcc
 from netstore.types import Index
 from tests.state.strategies import all_commands
 from tests.state.v3.strategies import v3_commands
@@ -102,7 +102,7 @@ def test_the_same_command_with_another_result_shows(monkeypatch: pytest.MonkeyPa
     history: list[Command | V3Command] = [Put(b"a", b"1", 0), Set(b"/a", b"1")]
     feed(right, history)
     with monkeypatch.context() as patch:
-        patch.setattr(txn, "put", lambda *_: None)
+        patch.setattr(Mvcc, "put", lambda *_: 0)
         feed(wrong, history)
     assert digest(right) != digest(wrong)
     twin = Machine(memory_engine())

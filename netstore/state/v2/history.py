@@ -41,7 +41,7 @@ class History:
     def __init__(self) -> None:
         self._ring = [_NO_EVENT] * CAPACITY
         self._sizes = [0] * CAPACITY
-        """Bytes of the event in each slot."""
+        """Bytes of the event in each slot; 0 where there is none."""
         self._bytes = 0
         self.first = EtcdIndex(1)
         """Index of the oldest kept event; above `last` if there is none."""
@@ -53,20 +53,21 @@ class History:
         index = event.index
         if index != self.last + 1:
             raise NetstoreError(f"event {index} after {self.last}: the event window must not have gaps")
-        place = index % CAPACITY
-        if index - self.first >= CAPACITY:  # the oldest event is in the slot of this one
-            self._bytes -= self._sizes[place]
-            self.first = EtcdIndex(self.first + 1)
+        place, sizes = index % CAPACITY, self._sizes
+        size = event.size
+        self._bytes += size - sizes[place]  # the oldest event is in this slot, if all are taken
+        sizes[place] = size
         self._ring[place] = event
-        self._sizes[place] = size = event.size
         self.last = index
-        self._bytes += size
+        if index - self.first == CAPACITY:
+            self.first += 1  # type: ignore[assignment]  # a call to `EtcdIndex` costs more
         while self._bytes > MOST_BYTES and self.first < index:
             self._forget_first()
 
     def _forget_first(self) -> None:
         place = self.first % CAPACITY
         self._bytes -= self._sizes[place]
+        self._sizes[place] = 0
         self._ring[place] = _NO_EVENT
         self.first = EtcdIndex(self.first + 1)
 

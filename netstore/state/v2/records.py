@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -44,7 +45,7 @@ _decode_event: Final = msgspec.msgpack.Decoder(_EventRecord)
 _WINDOW_KEYS: Final = tuple(b"%03d" % place for place in range(CAPACITY))
 
 
-def window_key(index: EtcdIndex) -> bytes:
+def window_key(index: int) -> bytes:
     """The key of an event in its table; the event with an index greater by 1000 has the same."""
     return _WINDOW_KEYS[index % CAPACITY]
 
@@ -52,13 +53,15 @@ def window_key(index: EtcdIndex) -> bytes:
 # Records are encoded from plain tuples, which is fastest and done for every change, and decoded to structs,
 # which validates them.
 
+_fields_of: Final = attrgetter("created", "modified", "value", "dir", "expires")
+"""Of a node that has no TTL, in the order of its record."""
+
 
 def pack_node(node: NodeView, timed: Timed | None = None) -> bytes:
     """The record of a node, and of its TTL if it has one."""
     if timed is None:
-        return encode((node.created, node.modified, node.value, node.dir, node.expires))
-    life = (node.expires, timed.ttl, timed.since, timed.remaining)
-    return encode((node.created, node.modified, node.value, node.dir, *life))
+        return encode(_fields_of(node))
+    return encode((*_fields_of(node), timed.ttl, timed.since, timed.remaining))
 
 
 def pack_event(event: Event) -> bytes:
@@ -71,8 +74,8 @@ def pack_event(event: Event) -> bytes:
             event.action,
             event.index,
             node.key,
-            (node.created, node.modified, node.value, node.dir, node.expires),
-            prev and (prev.created, prev.modified, prev.value, prev.dir, prev.expires),
+            _fields_of(node),
+            prev and _fields_of(prev),
             event.refresh,
             event.internal,
         )

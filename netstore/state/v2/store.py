@@ -26,7 +26,7 @@ from netstore.state.v2.commands import (
     TtlCheckpoint,
     Update,
 )
-from netstore.state.v2.history import History
+from netstore.state.v2.history import CAPACITY, History
 from netstore.state.v2.loading import Stored
 from netstore.state.v2.records import load_events, load_nodes, pack_event, pack_node, window_key
 from netstore.state.v2.statistics import REPLICATED, Statistics
@@ -77,8 +77,8 @@ class V2Store:
         self.loaded = 0
         """Nodes read since `load_steps` began."""
         self._events: list[Event] = []
-        self._window: dict[bytes, bytes] = {}
-        """The records of the events since the last save, by their keys in the engine."""
+        self._window: dict[int, bytes] = {}
+        """The records of the events since the last save, by their slots."""
 
     def handlers(self) -> dict[type, Callable[..., Outcome | Work]]:
         """The method for each command."""
@@ -140,8 +140,8 @@ class V2Store:
                 changes[tables.NODES, path] = pack_node(node, timed)
         if not nodes_only:
             window, self._window = self._window, {}
-            for key, packed in window.items():
-                changes[tables.WINDOW, key] = packed
+            for slot, packed in window.items():
+                changes[tables.WINDOW, window_key(slot)] = packed
 
     def take_events(self) -> list[Event]:
         """The events since the last call for live watchers, in order."""
@@ -325,11 +325,10 @@ class V2Store:
         self._remember(Event(action, index, NodeView(path, index, index), internal=True))
 
     def _remember(self, event: Event) -> None:
-        packed = pack_event(event)
-        self._applying.worked += len(packed) // UNIT_BYTES
         self.history.add(event)
+        self._window[event.index % CAPACITY] = packed = pack_event(event)
+        self._applying.worked += len(packed) // UNIT_BYTES
         self._checksum.add(packed)
-        self._window[window_key(event.index)] = packed
 
 
 def _perhaps(_: bytes) -> bool:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from heapq import merge
-from itertools import islice
+from itertools import islice, repeat
+from operator import and_, rshift
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
@@ -21,7 +22,7 @@ from netstore.intervals import TO_THE_END
 from netstore.parted import FREE_STEP, Parted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from netstore.state.v3.savedkeys import Sleeping
 
@@ -32,6 +33,7 @@ DELETED: Final = 1
 """The bit of a place that says that the change is a deletion."""
 
 NUMBER_BITS: Final = 32
+_NUMBER_MASK: Final = (1 << NUMBER_BITS) - 1
 
 _BLOCK_BITS: Final = 13
 _BLOCK: Final = 1 << _BLOCK_BITS
@@ -161,9 +163,24 @@ class ChangeLog:
             self._blocks.append(_Block())
         block = self._blocks[-1]
         block.revisions.append(place >> NUMBER_BITS)
-        block.numbers.append(place & 0xFFFFFFFF)
+        block.numbers.append(place & _NUMBER_MASK)
         block.keys.append(key)
         self.end += 1
+
+    def extend(self, places: Sequence[int], keys: Sequence[bytes]) -> None:
+        """Append changes, at least one, in order. Nothing of it is done for each change in Python."""
+        room = _BLOCK - self.end % _BLOCK
+        if len(places) > room:
+            self.extend(places[:room], keys[:room])
+            self.extend(places[room:], keys[room:])
+            return
+        if room == _BLOCK:
+            self._blocks.append(_Block())
+        block = self._blocks[-1]
+        block.revisions.extend(map(rshift, places, repeat(NUMBER_BITS)))
+        block.numbers.extend(map(and_, places, repeat(_NUMBER_MASK)))
+        block.keys += keys
+        self.end += len(places)
 
     @property
     def newest(self) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from netstore.codec import Malformed, prefixed, read_varint, varint
+from netstore.codec import MOST_SHORT, SHORT, Malformed, prefixed, read_varint, varint
 
-_MOST_SHORT = 127
+_MOST_IN_BYTE = 127
 """The largest number of one byte."""
 _MASK64 = 2**64 - 1
 _SIGN64 = 2**63
@@ -32,17 +32,23 @@ class KeyValue(NamedTuple):
 
 def encode(key: bytes, created: int, modified: int, version: int, *, value: bytes, lease: int) -> bytes:
     """The bytes of a pair. About 1 us."""
-    revision = varint(modified)
-    # One format for what nearly all pairs have: formatting is most of the work.
-    head = (b"\n%b%b\x10%b\x18%b\x20%b\x2a%b%b" if value else b"\n%b%b\x10%b\x18%b\x20%b%b%b") % (
-        varint(len(key)),
-        key,
-        revision if created == modified else varint(created),
-        revision,
-        varint(version),
-        varint(len(value)) if value else b"",
-        value,
-    )
+    size, length = len(key), len(value)
+    if 0 < length <= MOST_SHORT and size <= MOST_SHORT and version <= MOST_SHORT:
+        # One format for what nearly all pairs have: formatting is most of the work.
+        head = b"\n%b%b\x10%b\x18%b\x20%b\x2a%b%b" % (
+            SHORT[size],
+            key,
+            varint(created),
+            varint(modified),
+            SHORT[version],
+            SHORT[length],
+            value,
+        )
+    else:
+        numbers = varint(size), key, varint(created), varint(modified), varint(version)
+        head = b"\n%b%b\x10%b\x18%b\x20%b" % numbers
+        if value:
+            head = b"%b\x2a%b%b" % (head, varint(length), value)
     return b"%b\x30%b" % (head, varint(lease & _MASK64)) if lease else head
 
 
@@ -69,7 +75,7 @@ def decode_fields(data: bytes) -> tuple[bytes, int, int, int, int, int, int]:
             raise Malformed("a pair without a key")
         # Most keys are short and versions low, so lengths and versions of one byte are read here.
         length, at = data[1], 2
-        if length > _MOST_SHORT:
+        if length > _MOST_IN_BYTE:
             length, at = read_varint(data, 1)
         key = data[at : at + length]
         at += length
@@ -81,7 +87,7 @@ def decode_fields(data: bytes) -> tuple[bytes, int, int, int, int, int, int]:
         if at < size and data[at] == _VERSION:
             version = data[at + 1]
             at += 2
-            if version > _MOST_SHORT:
+            if version > _MOST_IN_BYTE:
                 version, at = read_varint(data, at - 1)
         if at < size and data[at] == _VALUE:
             length, start = read_varint(data, at + 1)

@@ -22,7 +22,9 @@ Invariants:
 
 from __future__ import annotations
 
-from itertools import islice
+from bisect import bisect_right
+from itertools import islice, repeat
+from operator import and_, attrgetter, rshift
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
@@ -68,6 +70,8 @@ DELETE_STEP: Final = 64
 
 DELETE_MICROSECONDS: Final = 10
 """Units of the deletion of one key."""
+
+_revision_of: Final = attrgetter("revision")
 
 
 class Mvcc:
@@ -133,13 +137,18 @@ class Mvcc:
         self._pins.lost = True
         self._pins = Pins()
         self.origins.clear()
+        self._written: list[tuple[int, bytes, bytes, int]] = []
+        """What was written and not entered yet (`_enter`): place, key, record, and the place of the pair
+        before.
+        """
         self._changes: list[KeyChange] = []
-        self._finished = 0
-        """How many of these belong to finished commands."""
+        """In order; those above `revision` belong to the unfinished command."""
 
     @property
     def size(self) -> int:
         """Bytes of all stored records and of their keys in the engine."""
+        if self._written:
+            self._enter()
         return self._records.size
 
     @property
@@ -189,6 +198,7 @@ class Mvcc:
         """See `Machine.saved_keys`."""
         if self.suspended or self.next_place != self.first_place:
             return None
+        self._enter()
         self.suspended = True
         stored = (self.revision, self.compacted, self.swept)
         return savedkeys.save(self._index, self._records.size, records, stored)
@@ -239,10 +249,8 @@ class Mvcc:
                 item.lease = lease
         record = keyvalue.encode(key, item.created, revision, item.version, value=value, lease=lease)
         item.size = len(record)
-        self._records.add(place, record)
         self.checksum.add(record)
-        index.log.add(place, item.key)
-        self._changes.append(KeyChange(item.key, revision, record, False, before))  # type: ignore[arg-type]  # a call to `Revision` costs more
+        self._written.append((place, item.key, record, before))
         return before
 
     def delete(self, key: bytes) -> None:
@@ -281,10 +289,22 @@ class Mvcc:
         item.at = place
         item.size = len(record)
         item.created = item.version = item.lease = 0
-        self._records.add(place, record)
         self.checksum.add(record)
-        index.log.add(place, key)
-        self._changes.append(KeyChange(key, revision, record, deleted=True, before=before))
+        self._written.append((place, key, record, before))
+
+    def _enter(self) -> None:
+        """Enter what was written into the records, the log of the index and the changes for watchers: at the
+        end of a turn all of it together, and before anything reads there.
+        """
+        if not self._written:
+            return
+        written, self._written = self._written, []
+        places, keys, records, befores = zip(*written, strict=True)
+        self._records.add(places, records)
+        self._index.log.extend(places, keys)
+        revisions = map(rshift, places, repeat(NUMBER_BITS))
+        deleted = map(bool, map(and_, places, repeat(DELETED)))
+        self._changes += map(KeyChange, keys, revisions, records, deleted, befores)
 
     def begin_revision(self) -> None:
         """Start another revision of the command, if it has written anything in the current one."""
@@ -292,12 +312,13 @@ class Mvcc:
 
     def finish(self) -> Revision:
         """Finish the command: the revision changes if something was written."""
-        if self.next_place != self.first_place:
-            self.revision = revision = (self.next_place - 1) >> NUMBER_BITS  # type: ignore[assignment]  # `current`
+        place = self.next_place
+        if place != self.first_place:
+            first = self.revision + 1
+            self.revision = revision = (place - 1) >> NUMBER_BITS  # type: ignore[assignment]  # `current`
             origins = self.origins
-            origins.note((self.first_place >> NUMBER_BITS, revision, origins.payload))
-            self.first_place = self.next_place = (revision + 1) << NUMBER_BITS
-            self._finished = len(self._changes)
+            origins.note((first, revision, origins.payload))
+            self.first_place = self.next_place = (revision + 1) << NUMBER_BITS  # `bound_after`
         return self.revision
 
     def compact(self, revision: int) -> Fault | None:
@@ -347,12 +368,14 @@ class Mvcc:
 
     def values(self, key: bytes, range_end: bytes) -> Iterator[bytes]:
         """The value of each existing key in the range, lazily."""
+        self._enter()
         items = self._index.items
         for each in self._index.live_keys(key, range_end):
             yield keyvalue.decode(self._records.get(items[each].at)).value
 
     def pair(self, place: int) -> bytes:
         """The record at a place (`KeyChange.before`) that was not erased since."""
+        self._enter()
         return self._records.get(place)
 
     def check_revision(self, revision: int) -> Fault | None:
@@ -386,6 +409,7 @@ class Mvcc:
         closed. Refused if the open reads hold all of their memory budget. With `encode`, which must be the
         same in all calls, pairs are returned encoded.
         """
+        self._enter()
         revision = query.revision if not bound else 0
         fault = self.check_revision(revision)
         if fault is not None:
@@ -418,6 +442,8 @@ class Mvcc:
         One key: about 3 us; the newest state of a key is read here, which saves a call. A range: O(log n) and
         about 2 us for each pair in the answer.
         """
+        if self._written:
+            self._enter()
         revision = query.revision if not bound else 0
         if revision > 0 or self.suspended:
             fault = self.check_revision(revision)
@@ -463,6 +489,7 @@ class Mvcc:
         part is larger than these either, except by one change, however large a revision is. About 0.05 us for
         each change looked at and 4 us for each found.
         """
+        self._enter()
         return history(
             self, self._index, self._records, start, key, range_end, looked=looked, told=told, size=size
         )
@@ -470,16 +497,18 @@ class Mvcc:
     @property
     def unpublished(self) -> bool:
         """Whether `take_changes` would return something."""
-        return self._finished > 0
+        self._enter()
+        return bool(self._changes) and self._changes[0].revision <= self.revision
 
     def take_changes(self) -> list[KeyChange]:
         """The changes of finished commands since the last call, in order."""
+        self._enter()
         if self.next_place != self.first_place:
-            changes = self._changes[: self._finished]
-            del self._changes[: self._finished]
+            finished = bisect_right(self._changes, self.revision, key=_revision_of)
+            changes = self._changes[:finished]
+            del self._changes[:finished]
         else:
             changes, self._changes = self._changes, []
-        self._finished = 0
         self.changed += len(changes)
         return changes
 
@@ -503,6 +532,7 @@ class Mvcc:
         """
         if not self.sweeping or self._hashes:
             return
+        self._enter()
         if self.swept >= self.compacted:
             self.origins.erase_step()
             return
@@ -515,6 +545,7 @@ class Mvcc:
 
     def take_records(self) -> dict[tuple[str, bytes], bytes | None]:
         """The changes for the engine since the last call."""
+        self._enter()
         return self._records.take_unsaved()
 
     def hash_kv(self, revision: int, done: Callable[[Hash | Fault], None]) -> None:
@@ -535,6 +566,7 @@ class Mvcc:
     def hash_on(self, records: int = HASH_STEP) -> None:
         """Do a step of the checksum that was asked for first."""
         if self.hashing:
+            self._enter()
             self._hashes.step(records)
 
 

@@ -6,6 +6,8 @@ entries are always valid.
 
 from __future__ import annotations
 
+from itertools import repeat
+from operator import methodcaller
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import StateDamaged
@@ -46,6 +48,20 @@ class _Recent:
             self.room = RECENT_BYTES
         self.young[place] = record
 
+    def keep_new(self, places: Sequence[int], records: Sequence[bytes], size: int) -> None:
+        """Add records that are not here, which have so many bytes."""
+        cost = size + _RECENT_COST * len(records)
+        if cost <= self.room:
+            self.room -= cost
+            self.young.update(zip(places, records, strict=True))
+        else:
+            for place, record in zip(places, records, strict=True):
+                self.keep(place, record)
+
+
+_key_of: Final = methodcaller("to_bytes", PLACE_BYTES, "big")
+"""The key in the engine of the record at a place."""
+
 
 class Records:
     """All records that can be read, and their changes for the engine.
@@ -62,17 +78,14 @@ class Records:
         self.size = 0
         """Bytes of all records and their keys in the engine."""
 
-    def add(self, place: int, record: bytes) -> None:
-        """Add the record of a change."""
-        size = len(record)
-        self._unsaved[RECORDS, place.to_bytes(PLACE_BYTES, "big")] = record
-        self.size += PLACE_BYTES + size
-        recent = self._recent
-        if recent.room < size + _RECENT_COST:
-            recent.keep(place, record)
-        else:  # as `keep`, without a call
-            recent.room -= size + _RECENT_COST
-            recent.young[place] = record
+    def add(self, places: Sequence[int], records: Sequence[bytes]) -> None:
+        """Add the records of changes, which are new. Nothing of it is done for each one in Python."""
+        size = sum(map(len, records))
+        self._unsaved.update(
+            zip(zip(repeat(RECORDS), map(_key_of, places), strict=False), records, strict=True)
+        )
+        self._recent.keep_new(places, records, size)
+        self.size += size + PLACE_BYTES * len(records)
 
     def erase(self, stored: bytes) -> int:
         """Erase the record with this key of the engine; returns its size."""

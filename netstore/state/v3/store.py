@@ -26,6 +26,7 @@ from netstore.state.v3.commands import (
     LeaseRenew,
     LeaseRevoke,
     Put,
+    PutDone,
     Range,
     SetAlarm,
     Txn,
@@ -185,9 +186,13 @@ class V3Store:
             fault = alarms.refuse(command)
             if fault is not None:
                 return fault
+        mvcc = self.mvcc
+        if not (command.lease or command.prev_kv or command.ignore_value or command.ignore_lease):
+            mvcc.put(command.key, command.value, 0)
+            return PutDone(mvcc.finish())
         if command.ignore_value:
-            self._applying.worked += self.mvcc.size_of(command.key) // UNIT_BYTES
-        return txn.put(self.mvcc, self.leases, command)
+            self._applying.worked += mvcc.size_of(command.key) // UNIT_BYTES
+        return txn.put(mvcc, self.leases, command)
 
     def delete_range(self, command: DeleteRange) -> Outcome | Work:
         """Carry out a DeleteRange, in pieces unless it names a single key."""

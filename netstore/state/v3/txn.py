@@ -228,9 +228,6 @@ def _any_covers(deletes: Iterable[DeleteRange], puts: Iterable[bytes]) -> bool:
 
 def put(mvcc: Mvcc, leases: Leases, command: Put) -> PutDone | Fault:
     """Carry out a put outside a transaction."""
-    if not (command.lease or command.prev_kv or command.ignore_value or command.ignore_lease):
-        mvcc.put(command.key, command.value, 0)
-        return PutDone(mvcc.finish())
     if command.lease and leases.get(command.lease) is None:
         return refusal(Reason.LEASE_NOT_FOUND)
     if (command.ignore_value or command.ignore_lease) and not mvcc.exists(command.key):

@@ -56,3 +56,21 @@ def test_to_forget_some_moves_nothing_of_what_stays() -> None:
         assert [id(block) for block in log._blocks] == kept[-len(log._blocks) :]
         assert all(len(block.keys) <= index._BLOCK for block in log._blocks)
     assert len(log._blocks) == len(kept) - 30_000 // index._BLOCK
+
+
+@pytest.mark.parametrize("together", [1, 3, 4, 9])
+def test_changes_that_are_appended_together_are_as_one_by_one(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_BLOCK_BITS", 2)
+    monkeypatch.setattr(index, "_BLOCK", 4)
+    places = [revision << NUMBER_BITS | number for revision in range(1, 10) for number in (0, 2, 5)]
+    keys = [b"%d" % place for place in places]
+    one, other = ChangeLog(), ChangeLog()
+    for place, key in zip(places, keys, strict=True):
+        one.add(place, key)
+    for start in range(0, len(places), together):
+        other.extend(places[start : start + together], keys[start : start + together])
+        assert other.newest == places[min(start + together, len(places)) - 1]
+    assert (other.end, other.columns(), other.keys(0, other.end)) == (one.end, one.columns(), keys)
+    assert [len(block.keys) for block in other._blocks] == [len(block.keys) for block in one._blocks]

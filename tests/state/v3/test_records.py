@@ -8,6 +8,7 @@ from netstore.errors import CorruptData
 from netstore.state.tables import RECORDS
 from netstore.state.v3 import records
 from netstore.state.v3.commands import Put, Range
+from netstore.state.v3.index import PLACE_BYTES
 from netstore.state.v3.records import _Recent
 from tests.state.v3.both import Both
 from tests.support.local_member import memory_engine
@@ -62,7 +63,26 @@ def test_reading_one_key_again_and_again_pushes_nothing_out_of_memory(
     monkeypatch.setattr(records, "RECENT_BYTES", 10_000)
     kept = records.Records(memory_engine())
     for place in range(2, 12, 2):
-        kept.add(place, b"%0100d" % place)
+        kept.add([place], [b"%0100d" % place])
     for _ in range(1_000):
         assert kept.get(2) == b"%0100d" % 2
     assert len(kept._recent.young) == 5
+
+
+@pytest.mark.parametrize("together", [1, 3, 50])
+def test_what_is_written_together_is_kept_as_one_by_one(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "RECENT_BYTES", 1_000)
+    kept = records.Records(memory_engine())
+    places = list(range(2, 102, 2))
+    for start in range(0, 50, together):
+        some = places[start : start + together]
+        kept.add(some, [b"%0100d" % place for place in some])
+        assert kept._recent.room >= 0
+    assert kept.size == 50 * (100 + PLACE_BYTES)
+    assert [place in kept._recent.young or place in kept._recent.old for place in places[-5:]] == [True] * 5
+    assert len(kept._recent.young) + len(kept._recent.old) <= 10
+    assert kept.stored(places) == [b"%0100d" % place for place in places]
+    unsaved = kept.take_unsaved()
+    assert [key for _, key in unsaved] == [place.to_bytes(PLACE_BYTES, "big") for place in places]
