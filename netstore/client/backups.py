@@ -14,9 +14,9 @@ import trio
 
 from netstore.client.cluster import Refused
 from netstore.client.faults import BadAnswer, ClientError, Unreachable
-from netstore.client.grpc import Channel, Status
+from netstore.client.grpc import Status
 from netstore.client.transport import Transport
-from netstore.client.v3 import V3Client
+from netstore.client.v3 import connect
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from netstore.client.storeapi import Connection
     from netstore.client.transport import Response
+    from netstore.client.v3 import V3Client
 
 PATH: Final = "/netstore/backup"
 
@@ -92,25 +93,8 @@ async def save_v3(
     connection: Connection, file: BinaryIO, *, rate: float, progress: Callable[[int, int], object]
 ) -> None:
     """`fetch_v3` with a client of its own."""
-    fault: ClientError | None = None
-    async with trio.open_nursery() as nursery:
-        channel = Channel(
-            nursery,
-            connection.endpoints,
-            ca_file=connection.ca_file,
-            cert_file=connection.cert_file,
-            key_file=connection.key_file,
-            timeout=connection.timeout,
-        )
-        client = V3Client(channel, connection.username, connection.password)
-        try:
-            await fetch_v3(client, file, rate=rate, progress=progress)
-        except ClientError as error:
-            fault = error  # raised within, it would come out of the nursery in a group
-        finally:
-            nursery.cancel_scope.cancel()
-    if fault is not None:
-        raise fault
+    async with connect(connection) as client:
+        await fetch_v3(client, file, rate=rate, progress=progress)
 
 
 async def fetch_full(

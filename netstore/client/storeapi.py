@@ -200,19 +200,8 @@ class StoreAccess:
         return self._v2
 
     def _open_v3(self, nursery: trio.Nursery | None, folder: str = SUBNETS) -> SubnetStore:
-        from netstore.client.grpc import Channel  # noqa: PLC0415 - see above
-        from netstore.client.subnets_v3 import V3Subnets  # noqa: PLC0415
-        from netstore.client.v3 import V3Client  # noqa: PLC0415
+        from netstore.client.subnets_v3 import V3Subnets  # noqa: PLC0415 - see above
+        from netstore.client.v3 import open_client  # noqa: PLC0415
 
         assert nursery is not None, "it is an async context manager"  # noqa: S101
-        to = self._connection
-        channel = Channel(
-            nursery,
-            to.endpoints,
-            ca_file=to.ca_file,
-            cert_file=to.cert_file,
-            key_file=to.key_file,
-            timeout=to.timeout,
-            shuffle=to.shuffle,
-        )
-        return V3Subnets(V3Client(channel, to.username, to.password), self._prefix, folder)
+        return V3Subnets(open_client(nursery, self._connection), self._prefix, folder)

@@ -27,6 +27,7 @@ T = TypeVar("T")
 KEY_NOT_FOUND: Final = 100
 NOT_A_FILE: Final = 102
 COMPARE_FAILED: Final = 101
+NOT_A_FOLDER: Final = 104
 KEY_EXISTS: Final = 105
 RAFT_ERROR: Final = 300
 INDEX_CLEARED: Final = 401
@@ -260,6 +261,18 @@ class V2Client:
     async def mkdir(self, key: str, *, ttl: int | None = None) -> Answer:
         """Create a directory; V2Error 105 if the key exists."""
         return await self._event("PUT", key, {"dir": "true", "prevExist": "false"}, _form(None, ttl))
+
+    async def update_folder(self, key: str, *, ttl: int | None = None) -> Answer:
+        """Give a directory another TTL; without one it is permanent. V2Error 100 if it does not exist. A file
+        loses its value by it.
+        """
+        return await self._event("PUT", key, {"dir": "true", "prevExist": "true"}, _form(None, ttl))
+
+    async def refresh(self, key: str, ttl: int) -> Answer:
+        """Give a file or directory another TTL, which is no event for watchers; V2Error 100 if it does not
+        exist.
+        """
+        return await self._event("PUT", key, {"prevExist": "true", "refresh": "true"}, _form(None, ttl))
 
     # The cluster
 

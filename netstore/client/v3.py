@@ -18,6 +18,7 @@ from netstore.client.grpc import (
     UNAUTHENTICATED,
     UNAVAILABLE,
     UNIMPLEMENTED,
+    Channel,
     Status,
 )
 from netstore.proto import rpc_pb2 as pb
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from netstore.client.grpc import Call, Channel
+    from netstore.client.grpc import Call
+    from netstore.client.storeapi import Connection
 
     Answer = TypeVar("Answer", bound=Message)
 
@@ -219,6 +221,34 @@ class V3Client:
             await self.authenticate()
             answer = await self.channel.unary(path, body, write=write)
         return _decoded(kind, answer, self.channel.endpoints.order()[0], write=write)
+
+
+def open_client(nursery: trio.Nursery, to: Connection) -> V3Client:
+    """A client whose connection is served in `nursery`."""
+    channel = Channel(
+        nursery,
+        to.endpoints,
+        ca_file=to.ca_file,
+        cert_file=to.cert_file,
+        key_file=to.key_file,
+        timeout=to.timeout,
+        shuffle=to.shuffle,
+    )
+    return V3Client(channel, to.username, to.password)
+
+
+@asynccontextmanager
+async def connect(to: Connection) -> AsyncIterator[V3Client]:
+    """A client with a connection of its own. What is raised within comes out as it is."""
+    fault: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield open_client(nursery, to)
+        except BaseException as error:  # noqa: BLE001 - raised within, it would come out of the nursery in a group
+            fault = error
+        nursery.cancel_scope.cancel()
+    if fault is not None:
+        raise fault
 
 
 def _decoded(kind: type[Answer], data: bytes, endpoint: str, *, write: bool = False) -> Answer:

@@ -159,20 +159,46 @@ class DataDir:
         return locked
 
     @classmethod
-    def make(cls, path: Path) -> DataDir:
+    def read(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
+        """Lock the folder of a member that does not run, to read it: nothing in it is changed. Several
+        processes may read it at the same time. Blocks.
+
+        NetstoreError, in one line with the fix, if a member runs on it, or it is no member's, cannot be read,
+        or has the log of another member.
+        """
+        wal = path / "wal" if wal_dir is None else wal_dir
+        lock = _lock_shared(path)
+        try:
+            found = _read_settled(path, wal)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, wal, found, lock)
+
+    @classmethod
+    def make(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
         """Lock a folder to fill it with the data of a member that never ran: a new or empty folder, or one
-        that was not filled to the end, which is emptied. No member starts on it before `adopt`, which makes
-        it complete. Blocks.
+        that was not filled to the end, which is emptied; so is `wal_dir`, the folder for its log, if it is
+        not to be inside. No member starts on it before `adopt`, which makes it complete. Blocks.
 
         NetstoreError, in one line with the fix, for a folder that has anything in it, or cannot be used.
         """
+        wal = path / "wal" if wal_dir is None else wal_dir
+        if wal.absolute() == path.absolute():
+            raise NetstoreError(f"wal_dir: {wal} is the data folder itself: choose another one, or none")
         _make_folder(path)
-        _check_unused(path)
+        for folder in (path, wal):
+            if folder.exists():
+                _check_unused(folder)
         lock = _lock(path)
         try:
             _check_unused(path)  # another process may have filled it before it was locked
-            write_atomically(path, _UNFINISHED, b"the data of a member is being written here\n")
-            made = cls(path, path / "wal", None, lock)
+            if wal_dir is not None:
+                _make_folder(wal)
+                _check_unused(wal)
+            for folder in (path,) if wal_dir is None else (path, wal):
+                write_atomically(folder, _UNFINISHED, b"the data of a member is being written here\n")
+            made = cls(path, wal, None, lock)
             made._empty()
             for folder in (made.wal_dir, made.state_dir):
                 _make_folder(folder, own=True)
@@ -198,7 +224,7 @@ class DataDir:
         _write_identity(self.wal_dir, fresh)
         _write_identity(self.path, fresh)
         self.found = fresh
-        (self.path / _UNFINISHED).unlink(missing_ok=True)
+        self._unmark()
 
     def discard(self) -> None:
         """Remove what was written since `make`, and unlock the folder, which is empty then. Blocks."""
@@ -206,12 +232,19 @@ class DataDir:
             raise ValueError(f"{self.path} is complete")
         self._empty()
         (self.path / "lock").unlink(missing_ok=True)
-        (self.path / _UNFINISHED).unlink(missing_ok=True)
+        self._unmark()
         self.close()
 
+    def _unmark(self) -> None:
+        for folder in (self.path, self.wal_dir):
+            (folder / _UNFINISHED).unlink(missing_ok=True)
+
     def _empty(self) -> None:
-        for folder in (self.wal_dir, self.state_dir):
+        for folder in (self.path / "wal", self.state_dir):
             shutil.rmtree(folder, ignore_errors=True)
+        for file in self.wal_dir.iterdir() if self.wal_dir.exists() else ():
+            if file.name != _UNFINISHED and file.is_file():  # a disk of its own has lost+found
+                file.unlink()
         (self.path / _JOIN).unlink(missing_ok=True)
 
     def replace(self, fresh: MemberIdentity) -> None:
@@ -363,6 +396,19 @@ def _lock(path: Path) -> int:
     return lock
 
 
+def _lock_shared(path: Path) -> int:
+    """Lock a folder against a member; nothing is written."""
+    with explain_errors(path / "lock"):
+        lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise NetstoreError(f"{path}: in use by process {holder or 'unknown'}: stop it first") from None
+    return lock
+
+
 def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
     """The identity of the folder, which must be that of its log too; None when both have none."""
     identity = _read_identity(path)
@@ -375,6 +421,16 @@ def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
             f" belongs to {path}, or name it with --wal-dir{anew}"
         )
     return identity
+
+
+def _read_settled(path: Path, wal: Path) -> MemberIdentity:
+    """The identity of a folder that belongs to a member, and is not being given to another one."""
+    if _read_identity(path, _REPLACING) is not None:
+        raise NetstoreError(f"{path}: was being given to another member: start that one first")
+    found = _read_both(path, wal)
+    if found is None:
+        raise NetstoreError(f"{path}: not the data folder of a member: it has no identity")
+    return found
 
 
 def _read_identity(folder: Path, name: str = _IDENTITY) -> MemberIdentity | None:

@@ -20,7 +20,7 @@ import msgspec
 
 from netstore.disk.datadir import STATE_FILE, DataDir, explain_errors, sync_folder
 from netstore.disk.frame import Identity
-from netstore.disk.posix import PosixDevice
+from netstore.disk.readonly import ReadOnlyDevice
 from netstore.disk.statefile import StateFile
 from netstore.disk.wal import Wal
 from netstore.errors import NetstoreError
@@ -50,7 +50,7 @@ _READ_BYTES: Final = 1024 * 1024
 
 def open_state(folder: Path, parts: ExitStack, wal: Path | None = None) -> StateFile:
     """The state of a member that is stopped, opened to be read, and locked until `parts` are closed. `wal` is
-    where its log is, if not inside.
+    where its log is, if not inside. Nothing in these folders is changed.
 
     NetstoreError, with the fix, if the member runs, the folder is none, or its log has entries that the state
     does not have; CorruptData if it is damaged.
@@ -61,27 +61,17 @@ def open_state(folder: Path, parts: ExitStack, wal: Path | None = None) -> State
         raise NetstoreError(
             f"{wal or folder / 'wal'}: is not there: name the folder that netstored was given as --wal-dir"
         )
-    locked = DataDir.lock(folder, wal)
+    locked = DataDir.read(folder, wal)
     parts.callback(locked.close)
     own = locked.identity
     state = parts.enter_context(StateFile(locked.state_dir / STATE_FILE))
-    device = PosixDevice(locked.wal_dir, _ignore)
-    try:
-        log, replay = Wal.open(device, Identity(own.cluster_id, own.member_id))
-        log.close()
-    except BaseException:
-        device.close()
-        raise
+    _, replay = Wal.open(ReadOnlyDevice(locked.wal_dir), Identity(own.cluster_id, own.member_id))
     if replay.last > state.applied:
         raise NetstoreError(
             f"{folder}: this member was not stopped properly: its log ends with entry {replay.last}, and its"
             f" state with {state.applied}: start it once, stop it with SIGTERM, and repeat this"
         )
     return state
-
-
-def _ignore(_: object) -> None:
-    """Nothing is written, so nobody waits."""
 
 
 def write_snapshot(state: StateFile, target: Path) -> int:

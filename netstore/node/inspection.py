@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from netstore.disk.datadir import STATE_FILE, DataDir
 from netstore.disk.frame import Identity
-from netstore.disk.notes import NOTES, decode_notes
+from netstore.disk.readonly import ReadOnlyDevice
 from netstore.disk.skipped import MAX_SKIPPED, read_skipped, read_stopped, write_skipped
 from netstore.disk.statefile import StateFile
 from netstore.disk.wal import Wal
@@ -20,55 +20,12 @@ from netstore.state.display import describe_entry, payload_hash
 from netstore.types import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import Self
 
     from netstore.disk.datadir import MemberIdentity
     from netstore.raft.entry import Entry
-
-
-class _Files:
-    """A `seams.Device` that only reads: an unfinished write at the end of the log is left as it is."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def names(self) -> list[str]:
-        return sorted(path.name for path in self._folder.iterdir() if path.is_file())
-
-    def read(self, name: str) -> bytes:
-        return (self._folder / name).read_bytes()
-
-    def write(
-        self,
-        name: str,
-        offset: int,
-        data: bytes,
-        done: Callable[[OSError | None], None],
-        note: bytes = b"",
-        *,
-        held: bool = False,
-    ) -> None:
-        raise NotImplementedError
-
-    quick_syncs = 0
-
-    def release(self) -> None:
-        raise NotImplementedError
-
-    def notes(self) -> list[bytes]:
-        path = self._folder / NOTES
-        return decode_notes(path.read_bytes()) if path.exists() else []
-
-    def truncate(self, name: str, size: int) -> None:
-        """Left to the member's next start."""
-
-    def remove(self, name: str) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +48,7 @@ class Inspection:
         try:
             identity = self._folder.identity
             self.identity: MemberIdentity = identity
-            files = _Files(self._folder.wal_dir)
+            files = ReadOnlyDevice(self._folder.wal_dir)
             _, self.replay = Wal.open(files, Identity(identity.cluster_id, identity.member_id))
             self._skips = read_skipped(path)
             self._stop = read_stopped(path)

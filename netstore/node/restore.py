@@ -60,6 +60,8 @@ class Wish(NamedTuple):
     """Of a snapshot in etcd's format: the digest at its end is not verified."""
     without_auth: bool = False
     """Of a snapshot of an etcd that asks for passwords: it is restored, without them."""
+    wal: Path | None = None
+    """The folder for the log, if it is not to be in the data folder."""
 
 
 class Restored(NamedTuple):
@@ -97,7 +99,7 @@ def _restore_full(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Res
         changed(_known(reader.records(), file), wish.bump, mark_compacted=wish.mark_compacted)
     )
     own = _founders(wish, header.id)
-    count = seed(folder, own, Index(header.index), records)
+    count = seed(folder, own, Index(header.index), records, wal=wish.wal)
     return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count)
 
 
@@ -129,7 +131,7 @@ def _restore_v3(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Resto
     seen = _Seen()
     records = seen.passing(changed(source.records(Report()), wish.bump, mark_compacted=wish.mark_compacted))
     own = _founders(wish, _digest(file))
-    count = seed(folder, own, source.applied, records)
+    count = seed(folder, own, source.applied, records, wal=wish.wal)
     return Restored(own.cluster, own.own, seen.revision, seen.v2_index, count, tuple(left_out))
 
 

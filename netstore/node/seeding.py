@@ -80,17 +80,20 @@ def seed(
     applied: Index,
     records: Iterable[Record],
     progress: Callable[[int], object] = _ignore,
+    *,
+    wal: Path | None = None,
 ) -> int:
-    """Write a data folder; how many records it has. Memory: one commit.
+    """Write a data folder, with its log in the folder `wal` if that is not to be inside; how many records it
+    has. Memory: one commit.
 
     `records` are those of a state that has applied the entry `applied`, at least 1: those of `tables.STATE`
     and `tables.V3_STATE` among them, those of members are left out. `progress` is called with how many were
-    written so far. The folder is new or empty.
+    written so far. The folders are new or empty.
 
-    NetstoreError, with the fix, when it cannot be written. Whatever is raised, also by `records`, the folder
-    is empty then.
+    NetstoreError, with the fix, when it cannot be written. Whatever is raised, also by `records`, the folders
+    are empty then.
     """
-    folder = DataDir.make(path)
+    folder = DataDir.make(path, wal)
     try:
         count = _write_state(folder.state_dir / STATE_FILE, own, applied, records, progress)
         _write_log(folder, own, applied)

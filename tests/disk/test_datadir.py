@@ -538,3 +538,65 @@ def test_a_folder_with_a_state_is_not_to_be_removed(tmp_path: Path) -> None:
     (tmp_path / "d" / "state" / "state.lmdb").touch()
     with pytest.raises(NetstoreError, match=r"name it with --wal-dir$"):
         DataDir.lock(tmp_path / "d", tmp_path / "log")
+
+
+def test_a_log_in_a_folder_of_its_own_is_made_too(tmp_path: Path) -> None:
+    path, log = tmp_path / "new", tmp_path / "log"
+    log.mkdir(mode=0o700)
+    (log / "lost+found").mkdir()
+    made = DataDir.make(path, log)
+    (log / "0.wal").write_bytes(b"half")
+    made.close()
+    again = DataDir.make(path, log)
+    assert not (log / "0.wal").exists(), "what was left is removed"
+    assert (log / "lost+found").exists()
+    again.adopt(ME)
+    again.close()
+    assert not (path / "wal").exists()
+    opened = DataDir.lock(path, log)
+    assert (opened.identity, opened.wal_dir) == (ME, log)
+    opened.close()
+    with pytest.raises(NetstoreError, match="log: has 'identity'; nothing was changed"):
+        DataDir.make(tmp_path / "other", log)
+
+
+def test_a_log_folder_that_may_be_given_up(tmp_path: Path) -> None:
+    made = DataDir.make(tmp_path / "new", tmp_path / "log")
+    (tmp_path / "log" / "0.wal").write_bytes(b"half")
+    made.discard()
+    assert not list((tmp_path / "new").iterdir())
+    assert not list((tmp_path / "log").iterdir())
+
+
+def test_a_log_folder_that_cannot_be_used_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir(mode=0o700)
+    (tmp_path / "log" / "file").write_bytes(b"theirs")
+    with pytest.raises(NetstoreError, match="log: has 'file'; nothing was changed"):
+        DataDir.make(tmp_path / "new", tmp_path / "log")
+    assert [each.name for each in (tmp_path / "log").iterdir()] == ["file"]
+    with pytest.raises(NetstoreError, match="is the data folder itself"):
+        DataDir.make(tmp_path / "new", tmp_path / "new")
+    inside = DataDir.make(tmp_path / "new", tmp_path / "new" / "log")
+    inside.adopt(ME)
+    inside.close()
+    DataDir.lock(tmp_path / "new", tmp_path / "new" / "log").close()
+
+
+def test_a_folder_that_is_only_read(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    adopted(path, ME).close()
+    (path / "lock").write_bytes(b"")
+    before = sorted((each, each.stat().st_mtime_ns) for each in path.rglob("*"))
+    with pytest.raises(NetstoreError, match="lock: No such file"):
+        DataDir.read(tmp_path)
+    one, other = DataDir.read(path), DataDir.read(path)
+    assert one.identity == other.identity == ME
+    with pytest.raises(NetstoreError, match="in use by process"):
+        DataDir.lock(path)
+    one.close()
+    other.close()
+    assert sorted((each, each.stat().st_mtime_ns) for each in path.rglob("*")) == before
+    running = DataDir.lock(path)
+    with pytest.raises(NetstoreError, match=rf"in use by process {os.getpid()}: stop it first"):
+        DataDir.read(path)
+    running.close()

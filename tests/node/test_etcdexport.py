@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
 from netstore.disk.datadir import DataDir
+from netstore.disk.frame import Identity
+from netstore.disk.posix import PosixDevice
+from netstore.disk.wal import Wal
 from netstore.errors import NetstoreError
 from netstore.etcdfile import boltwriter, raftlogwriter
 from netstore.limits import SMALLEST, Shares
@@ -105,6 +109,41 @@ def test_a_log_that_is_elsewhere_is_named(tmp_path: Path, member: Path) -> None:
             open_state(member, parts)
         assert not (member / "wal").exists(), "nothing in the source is changed"
         open_state(member, parts, tmp_path / "log")
+
+
+def digests(*folders: Path) -> dict[Path, tuple[int, int, str]]:
+    """Mode, size and SHA-256 of all files."""
+    files = [each for folder in folders for each in folder.rglob("*") if each.is_file()]
+    return {
+        each: (each.stat().st_mode, each.stat().st_size, sha256(each.read_bytes()).hexdigest())
+        for each in files
+    }
+
+
+@pytest.mark.parametrize("is_torn", [False, True])
+def test_the_source_stays_as_it_is(tmp_path: Path, member: Path, *, is_torn: bool) -> None:
+    log = tmp_path / "log"
+    (member / "wal").rename(log)
+    (member / "lock").write_bytes(b"1\n")
+    (member / "token").chmod(0o640)
+    if is_torn:
+        newest = max(log.glob("*.wal"))
+        data = newest.read_bytes()
+        end = len(data.rstrip(b"\0"))
+        newest.write_bytes(data[:end] + b"\x40torn" + data[end + 5 :])
+    before = digests(member, log)
+    with ExitStack() as parts:
+        write_folder(open_state(member, parts, log), tmp_path / "back", OWN)
+    assert digests(member, log) == before
+    assert records_of(tmp_path / "back")
+    (member / "token").chmod(0o600)
+    data_folder = DataDir.lock(member, log)
+    device = PosixDevice(log, lambda call: call())
+    own = data_folder.identity
+    opened, replay = Wal.open(device, Identity(own.cluster_id, own.member_id))
+    opened.close()
+    data_folder.close()
+    assert (replay.cut is not None) == is_torn, "a member that starts does cut it"
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path, member: Path) -> None:

@@ -343,10 +343,14 @@ def test_the_guide_copies_and_writes_a_snapshot(tmp_path: Path, stopped: dict[st
         client = V3Client(old.url)
         for number in range(5):
             client.kv.Put(PutRequest(key=b"k%d" % number, value=b"v"))
+        v2(old.url, f"{SUBNETS}/10.1.7.0-24", "PUT", value="node", ttl="3600")
         told = guide(
             block("contrib/doc/migration.md", "mirror"), tmp_path, {"OLD": old.url, "CLIENT": new.url}
         )
         assert "written\t5\n" in told
+        subnet = v2(new.url, f"{SUBNETS}/10.1.7.0-24")[0]["node"]
+        assert subnet["value"] == "node"
+        assert 3500 < subnet["ttl"] <= 3600
         copied = V3Client(new.url).kv.Range(RangeRequest(key=b"k", range_end=b"l"))
         assert [pair.key for pair in copied.kvs] == [b"k%d" % number for number in range(5)]
     assert ctl("import", stopped["folder"], "--data-dir", tmp_path / "new") == 0

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from netstore.cli.commands.failures import refused, usage
-from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, in_words, members_of
+from netstore.cli.commands.failures import in_words, refused, usage
+from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, members_of
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.output import Form, Table
@@ -26,7 +26,7 @@ CLUSTER_NAME: Final = "etcd-cluster"
 @click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The data folder of an etcd to make.")
 @click.option(
-    "--wal-dir", type=click.Path(path_type=Path), help="Where SOURCE's log is, if not in its folder."
+    "--source-wal-dir", type=click.Path(path_type=Path), help="Where SOURCE's log is, if not in its folder."
 )
 @click.option("--snapshot", type=click.Path(path_type=Path), help="The snapshot file to write: v3 keys only.")
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the etcd.")
@@ -45,7 +45,7 @@ def export(
     source: Path,
     *,
     data_dir: Path | None,
-    wal_dir: Path | None,
+    source_wal_dir: Path | None,
     snapshot: Path | None,
     name: str,
     peer_urls: str,
@@ -58,34 +58,36 @@ def export(
     its indexes and TTLs. With --snapshot the file is one that etcdctl snapshot restore takes. Nothing in
     SOURCE is changed.
     """
-    if (data_dir is None) == (snapshot is None):
+    target = snapshot if data_dir is None else data_dir
+    if target is None or (data_dir is not None and snapshot is not None):
         usage("give either --data-dir or --snapshot")
-    with ExitStack() as parts, in_words():
+    with ExitStack() as parts, in_words(source):
         from netstore.node import etcdexport  # noqa: PLC0415 - help need not wait for the store's modules
         from netstore.node.seeding import founders  # noqa: PLC0415 - same
 
         own = founders(members_of(name, peer_urls, None), name, CLUSTER_NAME, secrets.token_hex(16))
-        state = _state(source, parts, wal_dir, without_auth=without_auth)
+        state = _state(source, source_wal_dir, target.parent, parts, without_auth=without_auth)
         fields: tuple[tuple[str, str | int], ...]
         if snapshot is not None:
             fields = (("file", str(snapshot)), ("size", etcdexport.write_snapshot(state, snapshot)))
         else:
-            assert data_dir is not None  # noqa: S101 - checked above; for the type checker
-            done = etcdexport.write_folder(state, data_dir, own)
+            done = etcdexport.write_folder(state, target, own)
             if done.changed_count:
                 warn(
                     f"{done.changed_count} v2 keys have bytes that are not UTF-8, which an etcd cannot keep:"
                     f" they were replaced by U+FFFD: {', '.join(map(repr, done.changed))}"
                 )
-            fields = (("dataDir", str(data_dir)), ("v2Nodes", done.nodes), ("member", f"{own.own:x}"))
+            fields = (("dataDir", str(target)), ("v2Nodes", done.nodes), ("member", f"{own.own:x}"))
     settings.show(dict(fields), Table(("FIELD", "VALUE"), fields))
     if data_dir is not None and settings.form is Form.TABLE:
         say(f"now start it: etcd --enable-v2 --data-dir {data_dir} --name {name}")
 
 
-def _state(source: Path, parts: ExitStack, wal_dir: Path | None, *, without_auth: bool) -> StateFile:
-    """The state in a stopped member's folder, or in a backup, which is restored beside nothing: in a folder
-    of its own for as long as it is read.
+def _state(
+    source: Path, wal_dir: Path | None, place: Path, parts: ExitStack, *, without_auth: bool
+) -> StateFile:
+    """The state in a stopped member's folder, or in a backup, which is restored into a folder in `place` for
+    as long as it is read.
     """
     import tempfile  # noqa: PLC0415 - only here
 
@@ -96,7 +98,8 @@ def _state(source: Path, parts: ExitStack, wal_dir: Path | None, *, without_auth
         return open_state(source, parts, wal_dir)
     if not source.exists():
         raise refused(f"{source}: is not there: name a data folder, or a file of netstorectl snapshot save")
-    home = Path(parts.enter_context(tempfile.TemporaryDirectory(dir=source.parent, prefix=".export-")))
+    place.mkdir(parents=True, exist_ok=True)
+    home = Path(parts.enter_context(tempfile.TemporaryDirectory(dir=place, prefix=".export-")))
     members = {DEFAULT_NAME: (DEFAULT_PEER_URL,)}
     secret = secrets.token_hex(16)
     wish = Wish(DEFAULT_NAME, members, secret, secret, without_auth=without_auth)

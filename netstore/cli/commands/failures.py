@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import enum
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
+from netstore.errors import NetstoreError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from netstore.client.faults import ClientError
     from netstore.client.grpc import Status
     from netstore.client.v2 import V2Error
@@ -49,6 +55,23 @@ class Failure(Exception):  # noqa: N818 - named for how a command ends
 def refused(text: str) -> Failure:
     """Validation or a precondition said no; nothing was changed."""
     return Failure(Exit.REFUSED, text)
+
+
+@contextmanager
+def in_words(path: Path | None) -> Iterator[None]:
+    """What is wrong with a file or folder, as a `Failure`. `path` is the one that is meant where an error
+    names none.
+    """
+    from netstore.client.faults import ClientError  # noqa: PLC0415 - see `Settings.run`
+
+    try:
+        yield
+    except ClientError:
+        raise  # becomes a failure where the calls are made
+    except NetstoreError as error:
+        raise refused(str(error)) from None
+    except OSError as error:
+        raise refused(f"{error.filename or path}: {error.strerror or error}") from None
 
 
 def failure_of(error: ClientError, *, named: bool = False) -> Failure:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import click
 
-from netstore.cli.commands.failures import refused, usage
+from netstore.cli.commands.failures import in_words, refused, usage
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.commands.v3calls import v3_client
@@ -45,7 +45,10 @@ _LIVE: Final = re.compile(r"https?://", re.IGNORECASE)
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), required=True, help="The folder to make, new or empty."
 )
-@click.option("--wal-dir", type=click.Path(path_type=Path), help="Where etcd's log is, if not in its folder.")
+@click.option("--wal-dir", type=click.Path(path_type=Path), help="As netstored --wal-dir: for the log alone.")
+@click.option(
+    "--source-wal-dir", type=click.Path(path_type=Path), help="Where etcd's log is, if not in its folder."
+)
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the member.")
 @click.option(
     "--initial-advertise-peer-urls",
@@ -67,6 +70,7 @@ def import_(
     *,
     data_dir: Path,
     wal_dir: Path | None,
+    source_wal_dir: Path | None,
     name: str,
     peer_urls: str | None,
     initial_cluster: str | None,
@@ -89,16 +93,16 @@ def import_(
     if len(members) > 1 and not initial_cluster_token:
         usage("--initial-cluster-token: is needed where several members begin, the same for each")
     token = initial_cluster_token or secrets.token_hex(32)
-    with ExitStack() as parts, in_words():
+    with ExitStack() as parts, in_words(data_dir):
         from netstore.node.seeding import founders  # noqa: PLC0415 - help need not wait for the store's modules
 
-        opened = _opened(settings, source, data_dir, wal_dir, parts)
+        opened = _opened(settings, source, data_dir, source_wal_dir, parts)
         _check(opened, without_auth=without_auth)
         # Members that begin with different data get different ids, so they do not take each other for one.
         origin = opened.digest() if initial_cluster_token else secrets.token_hex(16)
         own = founders(members, name, token, origin)
-        report = _written(opened, data_dir, own)
-    _tell(settings, opened, report, data_dir, own)
+        report = _written(opened, data_dir, wal_dir, own)
+    _tell(settings, opened, report, (data_dir, wal_dir), own)
 
 
 def members_of(name: str, peer_urls: str | None, initial_cluster: str | None) -> dict[str, list[str]]:
@@ -217,17 +221,24 @@ def _check(opened: EtcdSource, *, without_auth: bool) -> None:
         )
 
 
-def _written(opened: EtcdSource, data_dir: Path, own: Founders) -> Report:
+def _written(opened: EtcdSource, data_dir: Path, wal_dir: Path | None, own: Founders) -> Report:
     from netstore.node.etcdimport import Report  # noqa: PLC0415 - help need not wait for the store's modules
     from netstore.node.seeding import seed  # noqa: PLC0415 - same
 
     report = Report()
     with _progress("writing") as told:
-        seed(data_dir, own, opened.applied, opened.records(report), told)
+        seed(data_dir, own, opened.applied, opened.records(report), told, wal=wal_dir)
     return report
 
 
-def _tell(settings: Settings, opened: EtcdSource, report: Report, data_dir: Path, own: Founders) -> None:
+def _tell(
+    settings: Settings,
+    opened: EtcdSource,
+    report: Report,
+    folders: tuple[Path, Path | None],
+    own: Founders,
+) -> None:
+    data_dir, wal_dir = folders
     for each in opened.left_out(report):
         warn(each)
     if opened.facts.members > 1:
@@ -258,7 +269,8 @@ def _tell(settings: Settings, opened: EtcdSource, report: Report, data_dir: Path
     )
     settings.show(dict(fields), Table(("FIELD", "VALUE"), fields))
     if settings.form is Form.TABLE:
-        say(f"now start it: netstored --data-dir {data_dir} --name {own.name}")
+        log = "" if wal_dir is None else f" --wal-dir {wal_dir}"
+        say(f"now start it: netstored --data-dir {data_dir}{log} --name {own.name}")
 
 
 @contextmanager
@@ -277,18 +289,3 @@ def _progress(doing: str) -> Iterator[Callable[[int], object]]:
     finally:
         if shown[1]:
             click.echo("", err=True)
-
-
-@contextmanager
-def in_words() -> Iterator[None]:
-    """What is wrong with a file or folder, as a `Failure`."""
-    from netstore.client.faults import ClientError  # noqa: PLC0415 - see Settings.run
-
-    try:
-        yield
-    except ClientError:
-        raise  # becomes a failure where the calls are made
-    except NetstoreError as error:
-        raise refused(str(error)) from None
-    except OSError as error:
-        raise refused(f"{error.filename or 'data_dir'}: {error.strerror or error}") from None

@@ -1,28 +1,38 @@
-"""`netstorectl mirror`: the v3 keys of one store copied into another, and kept equal while both run."""
+"""`netstorectl mirror`: the keys of one store copied into another, and kept equal while both run."""
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from netstore.cli.commands.failures import refused, usage
-from netstore.cli.commands.invocation import Settings, say, warn
+from netstore.cli.commands.invocation import Settings, clean, say, warn
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.commands.v3calls import v3_client
 from netstore.cli.output import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from netstore.client import mirror_v2, mirror_v3
     from netstore.client.mirror import Told
+    from netstore.client.v2 import V2Client
 
 CHECKPOINT: Final = "netstore/mirror"
-"""The key of the checkpoint in the target."""
+"""The key of the checkpoint in the target; of the v2 tree the hidden one of this name."""
+
+_NOT_FOUND: Final = 404
 
 
 @click.command("mirror", cls=Command)
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="TARGET")
+@click.option(
+    "--api", type=click.Choice(["v3", "v2"]), help="Only the keys of this API.  [those that SOURCE has]"
+)
 @click.option("--keys", default="", metavar="PREFIX", help="Only the keys that begin so.  [all]")
 @click.option("--target-prefix", metavar="PREFIX", help="What they begin with in TARGET.  [the same]")
 @click.option(
@@ -40,6 +50,7 @@ def mirror(
     source: str,
     target: str,
     *,
+    api: str | None,
     keys: str,
     target_prefix: str | None,
     checkpoint: str,
@@ -50,19 +61,19 @@ def mirror(
     target_key_file: str | None,
     target_username: str | None,
 ) -> None:
-    """Copy the v3 keys of SOURCE into TARGET, and follow.
+    """Copy the keys of SOURCE into TARGET, and follow: those of the v3 API, and the v2 tree if there is one.
 
     Both are the URLs of a netstore or an etcd; several of one cluster are separated by commas. One way: what
     others write into TARGET there is lost. Stop it as you like: the next run goes on where this one was.
-    Values are kept; revisions, versions and leases are not. For those see netstorectl import.
+    Values and v2 TTLs are kept; revisions, versions, leases and v2 indexes are not. For those see netstorectl
+    import.
     """
-    from netstore.client.mirror import Mirror, NotMirrored, Scope  # noqa: PLC0415 - see Settings.run
+    from netstore.client import mirror_v2, mirror_v3  # noqa: PLC0415 - see Settings.run
+    from netstore.client.mirror import NotMirrored  # noqa: PLC0415 - same
 
-    if not checkpoint:
+    if not checkpoint.strip("/"):
         usage("--checkpoint: is empty; name a key")
-    scope = Scope(
-        keys.encode(), (keys if target_prefix is None else target_prefix).encode(), checkpoint.encode()
-    )
+    there = keys if target_prefix is None else target_prefix
     source_settings = dataclasses.replace(settings, endpoints=source)
     target_settings = dataclasses.replace(
         settings,
@@ -72,27 +83,147 @@ def mirror(
         key_file=target_key_file or settings.key_file,
         username=target_username,  # a password of one store is not shown to another
     )
-    done: list[Told] = []
-
-    def told(state: Told) -> None:
-        done[:] = [state]
-
-    async def mirrored() -> None:
-        async with v3_client(source_settings) as one, v3_client(target_settings) as other:
-            work = Mirror(one, other, scope, told, _trouble, overwrite=overwrite)
-            if once:
-                await work.copy()
-                return
-            say(f"{source} is copied to {target} and followed; stop it with Ctrl-C")
-            await work.follow()
-
+    work = _Work(
+        source_settings,
+        target_settings,
+        mirror_v3.Scope(keys.encode(), there.encode(), checkpoint.encode()),
+        mirror_v2.Scope(clean(keys), clean(there), clean(f"_{checkpoint.lstrip('/')}")),
+        once=once,
+        overwrite=overwrite,
+    )
     try:
-        settings.run(mirrored)
+        settings.run(lambda: work.do(api))
     except NotMirrored as error:
         raise refused(str(error)) from None
-    for state in done:
-        fields = (("revision", state.revision), ("written", state.written), ("deleted", state.deleted))
-        settings.show(dict(fields), Table(("FIELD", "VALUE"), fields))
+    settings.show(dict(work.fields), Table(("FIELD", "VALUE"), tuple(work.fields.items())))
+
+
+class _Work:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        source: Settings,
+        target: Settings,
+        scope_v3: mirror_v3.Scope,
+        scope_v2: mirror_v2.Scope,
+        *,
+        once: bool,
+        overwrite: bool,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._v3 = scope_v3
+        self._v2 = scope_v2
+        self._once = once
+        self._overwrite = overwrite
+        self.fields: dict[str, int] = {}
+        """What was done."""
+
+    async def do(self, api: str | None) -> None:
+        """Copy the keys of an API, or of all that the source has; follow, unless only a copy is wanted."""
+        from netstore.client import mirror_v2, mirror_v3  # noqa: PLC0415 - see Settings.run
+
+        async with AsyncExitStack() as parts:
+            works: list[mirror_v3.Mirror | mirror_v2.Mirror] = []
+            if api != "v2":
+                one, other = [await parts.enter_async_context(v3_client(each)) for each in self._both]
+                works.append(
+                    mirror_v3.Mirror(one, other, self._v3, self._told_v3, _trouble, overwrite=self._overwrite)
+                )
+            if api != "v3":
+                first, second = [await parts.enter_async_context(each.client()) for each in self._both]
+                if await self._has_v2(first, second, is_asked=api == "v2"):
+                    works.append(
+                        mirror_v2.Mirror(
+                            first,
+                            second,
+                            self._v2,
+                            self._told_v2,
+                            _trouble,
+                            notice=warn,
+                            overwrite=self._overwrite,
+                        )
+                    )
+            if self._once:
+                for work in works:
+                    await work.copy()
+                return
+            source, target = (each.endpoints for each in self._both)
+            say(f"{source} is copied to {target} and followed; stop it with Ctrl-C")
+            await _together([work.follow for work in works])
+
+    @property
+    def _both(self) -> tuple[Settings, Settings]:
+        return self._source, self._target
+
+    async def _has_v2(self, source: V2Client, target: V2Client, *, is_asked: bool) -> bool:
+        """Whether the v2 tree is to be copied. `Failure` if the target cannot take it."""
+        from netstore.client.faults import BadAnswer  # noqa: PLC0415 - see Settings.run
+        from netstore.client.mirror import Patience  # noqa: PLC0415 - same
+
+        patience = Patience(_trouble)
+        patience.is_endless = not self._once
+        try:
+            is_empty = await patience.persist(lambda: _is_empty(source, self._v2.source))
+        except BadAnswer as error:
+            if is_asked or error.status != _NOT_FOUND:
+                raise
+            say("SOURCE does not serve the v2 API: its v3 keys are copied")
+            return False
+        try:
+            await patience.persist(lambda: _is_empty(target, self._v2.target))
+        except BadAnswer as error:
+            if is_asked or error.status != _NOT_FOUND:
+                raise
+            if not is_empty:
+                raise refused(
+                    "TARGET does not serve the v2 API, and SOURCE has v2 keys: switch it on there (etcd:"
+                    " --enable-v2), or leave them out with --api v3"
+                ) from None
+            say("TARGET does not serve the v2 API: the v3 keys are copied")
+            return False
+        return True
+
+    def _told_v3(self, told: Told) -> None:
+        self.fields |= {"revision": told.revision, "written": told.written, "deleted": told.deleted}
+
+    def _told_v2(self, told: Told) -> None:
+        self.fields |= {"v2Index": told.revision, "v2Written": told.written, "v2Deleted": told.deleted}
+
+
+async def _is_empty(client: V2Client, folder: str) -> bool:
+    """Whether a store has no v2 keys there. BadAnswer with status 404 if it does not serve the API."""
+    from netstore.client.v2 import KEY_NOT_FOUND, NOT_A_FOLDER, V2Error  # noqa: PLC0415 - see Settings.run
+
+    try:
+        node = (await client.get(folder)).node
+    except V2Error as error:
+        if error.code not in {KEY_NOT_FOUND, NOT_A_FOLDER}:
+            raise
+        return True
+    return node.dir and not node.nodes
+
+
+async def _together(works: list[Callable[[], Awaitable[None]]]) -> None:
+    """Do all of it at the same time, until one fails. What it raises comes out as it is."""
+    import trio  # noqa: PLC0415 - see Settings.run
+
+    faults: list[BaseException] = []
+    async with trio.open_nursery() as nursery:
+
+        async def one(work: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await work()
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - it is raised below
+                faults.append(error)
+                nursery.cancel_scope.cancel()
+
+        for work in works[1:]:
+            nursery.start_soon(one, work)
+        await one(works[0])
+    if faults:
+        raise faults[0]
 
 
 def _trouble(text: str) -> None:

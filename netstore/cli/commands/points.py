@@ -12,7 +12,7 @@ import click
 
 from netstore.cli.commands.failures import Exit, Failure, refused
 from netstore.cli.commands.invocation import warn
-from netstore.errors import NetstoreError
+from netstore.cli.commands.v3calls import v3_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -116,31 +116,11 @@ def ask_keys(settings: Settings, action: Callable[[Store], Awaitable[T]]) -> T:
     """Run `action` with the store. What the store has forgotten becomes a `Failure`."""
 
     async def conversation() -> T:
-        import trio  # noqa: PLC0415 - see Settings.run
-
-        from netstore.client.grpc import Channel  # noqa: PLC0415 - same
-        from netstore.client.keyspace import KeySpace  # noqa: PLC0415 - same
+        from netstore.client.keyspace import KeySpace  # noqa: PLC0415 - see Settings.run
         from netstore.client.origins import OriginsClient  # noqa: PLC0415 - same
-        from netstore.client.v3 import V3Client  # noqa: PLC0415 - same
 
-        to = settings.connection(settings.addresses())
-        async with settings.client() as client, trio.open_nursery() as nursery:
-            channel = Channel(
-                nursery,
-                to.endpoints,
-                ca_file=to.ca_file,
-                cert_file=to.cert_file,
-                key_file=to.key_file,
-                timeout=to.timeout,
-            )
-            keys = KeySpace(V3Client(channel, to.username, to.password))
-            try:
-                return await action(Store(keys, OriginsClient(client.transport)))
-            except (NetstoreError, Failure, OSError) as error:
-                fault = error  # raised within, it would come out of the nursery in a group
-            finally:
-                nursery.cancel_scope.cancel()
-        raise fault
+        async with settings.client() as client, v3_client(settings) as keys:
+            return await action(Store(KeySpace(keys), OriginsClient(client.transport)))
 
     from netstore.client.keyspace import Compacted  # noqa: PLC0415 - see Settings.run
 

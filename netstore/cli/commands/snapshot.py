@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Self
 import click
 
 from netstore.cli.commands.archive import extracted, point_options
-from netstore.cli.commands.failures import refused
-from netstore.cli.commands.importing import check_token
+from netstore.cli.commands.failures import in_words, refused
+from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, check_token
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.commands.points import shown_instant
 from netstore.cli.output import Table
-from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -40,9 +39,6 @@ V3: Final = "v3"
 
 MAX_BUMP: Final = 2**40
 """What may be added to a revision: more than any cluster writes, far from the largest number."""
-
-DEFAULT_PEER_URL: Final = "http://localhost:2380"
-"""Where a member is reached if nothing is said, as for etcdctl."""
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _FIELDS: Final = (
@@ -127,7 +123,7 @@ def _written_aside(target: Path) -> Iterator[_Part]:
     part = target.with_name(f"{target.name}.part") if target.name else target
     if target.is_dir() or not target.name:
         raise refused(f"{target}: is a folder; name a file")
-    with _in_words(target):
+    with in_words(target):
         opened = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(opened, "w+b") as file:
             try:
@@ -147,21 +143,6 @@ def _written_aside(target: Path) -> Iterator[_Part]:
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-
-
-@contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    """What is wrong with a file, as a `Failure`."""
-    from netstore.client.faults import ClientError  # noqa: PLC0415 - see Settings.run
-
-    try:
-        yield
-    except ClientError:
-        raise  # becomes a failure where the calls are made
-    except NetstoreError as error:
-        raise refused(str(error)) from None
-    except OSError as error:
-        raise refused(f"{error.filename or path}: {error.strerror or error}") from None
 
 
 def _is_netstore(settings: Settings) -> bool:
@@ -218,7 +199,7 @@ def _size(number: float) -> str:
 @pass_settings
 def status(settings: Settings, file: Path) -> None:
     """Tell what is in a backup, full or of v3 keys. All of it is read, and its checksums are verified."""
-    with _in_words(file):
+    with in_words(file):
         content = _content(file)
     _show(settings, {"file": str(file)} | content)
 
@@ -235,7 +216,7 @@ def verify(settings: Settings, file: Path) -> None:
     from netstore.node import fullbackup  # noqa: PLC0415 - one command of many needs it
     from netstore.ops.memory import usable_memory  # noqa: PLC0415 - same
 
-    with _in_words(file):
+    with in_words(file):
         if _kind(file) == V3:
             content = _v3_content(file) | {"verified": fullbackup.READ_THROUGH}
         else:
@@ -335,7 +316,8 @@ def _show(settings: Settings, content: Mapping[str, object]) -> None:
 )
 @point_options
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="New or empty folder.")
-@click.option("--name", default="default", show_default=True, help="Name of this member.")
+@click.option("--wal-dir", type=click.Path(path_type=Path), help="As netstored --wal-dir: for the log alone.")
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of this member.")
 @click.option("--initial-cluster", metavar="NAME=URL,...", help="All members of the new cluster.  [this one]")
 @click.option(
     "--initial-advertise-peer-urls", metavar="URL,...", help="Peer URLs of this member.  [as in the cluster]"
@@ -359,6 +341,7 @@ def restore(
     to_index: int | None,
     to_time: Point | None,
     data_dir: Path,
+    wal_dir: Path | None,
     name: str,
     initial_cluster: str | None,
     initial_advertise_peer_urls: str | None,
@@ -388,7 +371,7 @@ def restore(
             raise click.UsageError("--to-revision, --to-index and --to-time need --archive")
         elif file is None:
             raise click.UsageError("give FILE, or --archive and the point to restore to")
-        parts.enter_context(_in_words(file))
+        parts.enter_context(in_words(file))
         from netstore.node import restore as work  # noqa: PLC0415 - one command of many needs it
         from netstore.ops.store import DEFAULT_CLUSTER_TOKEN  # noqa: PLC0415 - same
 
@@ -406,6 +389,7 @@ def restore(
             mark_compacted,
             skip_hash_check,
             without_auth,
+            wal_dir,
         )
         done = work.restore(file, data_dir, wish)
     for each in done.left_out:

@@ -17,26 +17,7 @@ async def v3_client(settings: Settings, endpoints: tuple[str, ...] | None = None
     """A client for these endpoints, or for those of the settings. What is raised within comes out as it
     is.
     """
-    import trio  # noqa: PLC0415 - see Settings.run
+    from netstore.client.v3 import connect  # noqa: PLC0415 - see Settings.run
 
-    from netstore.client.grpc import Channel  # noqa: PLC0415 - same
-    from netstore.client.v3 import V3Client  # noqa: PLC0415 - same
-
-    to = settings.connection(endpoints or settings.addresses())
-    fault: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        channel = Channel(
-            nursery,
-            to.endpoints,
-            ca_file=to.ca_file,
-            cert_file=to.cert_file,
-            key_file=to.key_file,
-            timeout=to.timeout,
-        )
-        try:
-            yield V3Client(channel, to.username, to.password)
-        except BaseException as error:  # noqa: BLE001 - raised within, it would come out of the nursery in a group
-            fault = error
-        nursery.cancel_scope.cancel()
-    if fault is not None:
-        raise fault
+    async with connect(settings.connection(endpoints or settings.addresses())) as client:
+        yield client

@@ -55,6 +55,26 @@ def test_it_tells_what_it_made(run: Run, tmp_path: Path) -> None:
     assert len(read_token(tmp_path / "new") or "") == 64, "a secret of its own"
 
 
+def test_a_log_in_a_folder_of_its_own(run: Run, tmp_path: Path) -> None:
+    new, log = tmp_path / "new", tmp_path / "log"
+    words = ("import", str(snapshot(tmp_path)), "--data-dir", str(new), "--wal-dir", str(log))
+    told = run(*words, "-o", "table")
+    assert told.status == 0, told.err
+    assert f"now start it: netstored --data-dir {new} --wal-dir {log} --name default" in told.err
+    assert list(log.glob("*.wal"))
+    assert not (new / "wal").exists()
+    with start_netstored(tmp_path, "--wal-dir", str(log), data_dir=new) as daemon:
+        assert run("--endpoints", daemon.url, "key", "set", "/a", "1").status == 0
+    told = run("import", str(tmp_path / "s.db"), "--data-dir", str(tmp_path / "other"), "--wal-dir", str(log))
+    assert told.status == 1
+    assert "choose a new or empty folder" in told.err
+    told = run(
+        "export", str(new), "--source-wal-dir", str(log), "--data-dir", str(tmp_path / "etcd"), "-o", "json"
+    )
+    assert told.status == 0, told.err
+    assert told.document["v2Nodes"] == 1
+
+
 def test_two_imports_are_two_clusters(run: Run, tmp_path: Path) -> None:
     source = str(snapshot(tmp_path))
     one, other = (

@@ -1,22 +1,28 @@
-"""`netstorectl mirror`: its command line. What it copies: `tests/client/test_mirror.py`."""
+"""`netstorectl mirror`: its command line. What it copies: `tests/client/test_mirror_v2.py` and its twin."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
+
+import pytest
 
 from netstore.cli.commands import mirror
 from netstore.cli.commands.failures import refused
 from netstore.proto.rpc_pb2 import PutRequest, RangeRequest
 from tests.cli.commands.conftest import DEAD
 from tests.support.daemon import start_netstored
+from tests.support.patience import seconds, until
+from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    import pytest
 
     from netstore.cli.commands.invocation import Settings
     from tests.cli.commands.conftest import Run
@@ -33,12 +39,81 @@ def test_it_copies_a_prefix_once(run: Run, store: str, tmp_path: Path) -> None:
         assert told.document["written"] == 2
         found = V3Client(target.url).kv.Range(RangeRequest(key=b"/", range_end=b"0"))
         assert [pair.key for pair in found.kvs] == [b"/here/a", b"/here/b"]
+        assert (told.document["v2Written"], told.document["v2Deleted"]) == (0, 0)
         again = run(*words, "-o", "json")
         assert (again.document["written"], again.document["deleted"]) == (0, 0)
         other = run("mirror", store, target.url, "--once")
         assert other.status == 1
         assert "name another checkpoint, or delete this key" in other.err
     client.close()
+
+
+def test_it_copies_the_keys_of_both_apis_or_of_one(run: Run, store: str, tmp_path: Path) -> None:
+    client = V3Client(store)
+    client.kv.Put(PutRequest(key=b"/two/v3", value=b"v"))
+    client.close()
+    for key in ("/two/v2/a", "/two/b", "/twofold"):
+        assert run("--endpoints", store, "key", "set", key, "v").status == 0
+    with start_netstored(tmp_path) as target:
+        words = ("mirror", store, target.url, "--once", "--keys", "/two/")
+        counts = {"": (1, 4), "v3": (1, None), "v2": (None, 4)}  # a folder counts too
+        for api, wanted in counts.items():
+            more = ("--api", api) if api else ()
+            place = ("--target-prefix", f"/{api or 'both'}/", "--checkpoint", f"c{api}")
+            told = run(*words, *more, *place, "-o", "json")
+            assert told.status == 0, told.err
+            assert (told.document.get("written"), told.document.get("v2Written")) == wanted
+        keys = {row[0] for row in run("--endpoints", target.url, "key", "ls", "-r", "/").rows}
+        assert keys >= {"/both/v2/a", "/both/b", "/v2/v2/a", "/v2/b"}
+        assert not any(key.startswith(("/v3", "/c")) for key in keys)
+
+
+@pytest.mark.peer("etcd")
+@pytest.mark.slow
+def test_stores_without_the_v2_api(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "etcd").mkdir()
+    with (
+        start_etcd(tmp_path / "etcd", "--enable-v2=false") as plain,
+        start_netstored(tmp_path) as both,
+    ):
+        told = run("mirror", plain.url, both.url, "--once", "-o", "json")
+        assert told.status == 0, told.err
+        assert "SOURCE does not serve the v2 API: its v3 keys are copied" in told.err
+        assert "v2Index" not in told.document
+        told = run("mirror", plain.url, both.url, "--once", "--api", "v2")
+        assert told.status == 4
+        assert "is the v2 API on there (etcd: --enable-v2)?" in told.err
+        words = ("mirror", both.url, plain.url, "--once", "--overwrite", "--checkpoint", "back")
+        told = run(*words)
+        assert told.status == 0, told.err
+        assert "TARGET does not serve the v2 API: the v3 keys are copied" in told.err
+        assert run("--endpoints", both.url, "key", "set", "/a", "v").status == 0
+        told = run(*words)
+        assert told.status == 1
+        assert "or leave them out with --api v3" in told.err
+        assert run(*words, "--api", "v3").status == 0
+
+
+def test_it_follows_until_it_is_interrupted(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    with start_netstored(tmp_path / "one") as source, start_netstored(tmp_path) as target:
+        command = [sys.executable, "-m", "netstore.cli.netstorectl", "mirror", source.url, target.url]
+        ctl = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            for key in ("/a", "/b"):
+                assert run("--endpoints", source.url, "key", "set", key, "v").status == 0
+                until(partial(has, run, target.url, key), "it is followed")
+            ctl.send_signal(signal.SIGINT)
+            out, err = ctl.communicate(timeout=seconds(20))
+        finally:
+            ctl.kill()
+        assert ctl.returncode == 130, err
+        assert "Traceback" not in err
+        assert not out
+
+
+def has(run: Run, url: str, key: str) -> bool:
+    return run("--endpoints", url, "key", "get", key).status == 0
 
 
 def test_stores_that_do_not_answer(run: Run, store: str) -> None:

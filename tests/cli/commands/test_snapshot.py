@@ -113,6 +113,15 @@ def test_a_restored_folder_is_started(run: Run, file: Path, tmp_path: Path) -> N
     assert "choose a new or empty folder" in told.err
 
 
+def test_a_folder_is_restored_with_its_log_elsewhere(run: Run, file: Path, tmp_path: Path) -> None:
+    folder, log = tmp_path / "new", tmp_path / "log"
+    words = ("snapshot", "restore", str(file), "--data-dir", str(folder), "--wal-dir", str(log))
+    assert run(*words).status == 0
+    with start_netstored(tmp_path, "--wal-dir", str(log), data_dir=folder) as daemon:
+        assert run("--endpoints", daemon.url, "key", "get", "/a/b").out == "1\n"
+    assert not (folder / "wal").exists()
+
+
 def test_a_snapshot_of_a_store_that_asks_for_passwords(run: Run, tmp_path: Path) -> None:
     auth = {b"authEnabled": b"\1", b"authRevision": bytes(8)}
     source = str(snapshot(tmp_path, auth=auth, authUsers={b"root": b""}))

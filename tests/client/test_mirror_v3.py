@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from netstore.client import mirror
+from netstore.client import mirror, mirror_v3
 from netstore.client.faults import Unreachable
 from netstore.client.grpc import Channel
-from netstore.client.mirror import Mirror, NotMirrored, Scope, Told
+from netstore.client.mirror import NotMirrored, Told
+from netstore.client.mirror_v3 import Mirror, Scope
 from netstore.client.v3 import V3Client
 from netstore.proto import rpc_pb2 as pb
 from tests.support.daemon import start_netstored
@@ -116,8 +117,8 @@ def mirrored(one: V3Client, other: V3Client, log: Log, scope: Scope = ALL, **mor
 
 
 def test_it_copies_once(stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "FIRST_PAGE", 7)
-    monkeypatch.setattr(mirror, "MOST_BYTES", 5_000)
+    monkeypatch.setattr(mirror_v3, "FIRST_PAGE", 7)
+    monkeypatch.setattr(mirror_v3, "MOST_BYTES", 5_000)
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -298,7 +299,7 @@ def test_writes_whose_outcome_is_not_told_are_done_once(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror, "RETRY_DELAYS", (0.01,))
-    monkeypatch.setattr(mirror, "MOST_OPERATIONS", 3)
+    monkeypatch.setattr(mirror_v3, "MOST_OPERATIONS", 3)
 
     async def work() -> None:
         async with clients(stores) as (one, other):

@@ -1,0 +1,553 @@
+"""A mirror of a v2 tree is equal to its source at the end, whatever happened on the way; real stores on both
+sides.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from netstore.client import mirror, mirror_v2
+from netstore.client.faults import Unreachable
+from netstore.client.mirror import NotMirrored
+from netstore.client.mirror_v2 import Mirror, Scope
+from netstore.client.transport import Transport
+from netstore.client.v2 import V2Client, V2Error
+from tests.client.test_mirror_v3 import Log
+from tests.support.daemon import start_netstored
+from tests.support.patience import Deadline, seconds
+from tests.support.peers import start_etcd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from netstore.client.v2 import Answer, Node
+    from tests.support.daemon import Daemon
+
+ALL = Scope("/", "/", "/_mirrored")
+LIMIT = 30.0
+STARTS: dict[str, Callable[[Path], Daemon]] = {"etcd": start_etcd, "netstored": start_netstored}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("etcd netstored", marks=[pytest.mark.peer("etcd"), pytest.mark.slow]),
+        pytest.param("netstored etcd", marks=[pytest.mark.peer("etcd"), pytest.mark.slow]),
+        "netstored netstored",
+    ],
+)
+def stores(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Daemon, Daemon]]:
+    """A source and a target."""
+    one, other = (STARTS[word] for word in request.param.split())
+    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
+    with one(folders[0]) as source, other(folders[1]) as target:
+        yield source, target
+
+
+@asynccontextmanager
+async def clients(stores: tuple[Daemon, Daemon]) -> AsyncIterator[tuple[V2Client, V2Client]]:
+    """Clients of both, of stores that have no key."""
+    source, target = stores
+    async with V2Client(Transport(source.url)) as one, V2Client(Transport(target.url)) as other:
+        for client in (one, other):
+            for node in (await client.get("/", quorum=True)).node.nodes:
+                await client.delete(node.key, recursive=True)
+            for key in ("/_mirrored", "/_hidden"):
+                with suppress(V2Error):
+                    await client.delete(key, recursive=True)
+        yield one, other
+
+
+async def content(client: V2Client, folder: str = "/") -> dict[str, tuple[str | None, bool]]:
+    """Value of each node, None for a folder, and whether it has a TTL."""
+    found: dict[str, tuple[str | None, bool]] = {}
+    waiting = [(await client.get(folder, recursive=True, quorum=True)).node]
+    while waiting:
+        node = waiting.pop()
+        waiting += node.nodes
+        found[node.key.rstrip("/")[len(folder.rstrip("/")) :]] = (node.value, node.expiration is not None)
+    return found
+
+
+def run(work: Callable[[], Any]) -> None:
+    async def limited() -> None:
+        with trio.fail_after(seconds(3 * LIMIT)):
+            await work()
+
+    trio.run(limited)
+
+
+def mirrored(one: V2Client, other: V2Client, log: Log, scope: Scope = ALL, **more: Any) -> Mirror:
+    more.setdefault("notice", log.trouble)
+    return Mirror(one, other, scope, log, log.trouble, **more)
+
+
+async def ttl_of(client: V2Client, key: str) -> int | None:
+    return (await client.get(key, quorum=True)).node.ttl
+
+
+def test_it_copies_once(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for number in range(30):
+                await one.set(f"/d{number % 3}/e{number % 5}/k{number}", f"v{number}")
+            await one.mkdir("/empty")
+            await one.mkdir("/short", ttl=500)
+            await one.set("/short/below", "")
+            await one.set("/a b%/ü&?#", "1 & ü\n", ttl=1000)
+            await one.set("/_hidden/secret", "s")
+            log = Log()
+            await mirrored(one, other, log).copy()
+            assert await content(other) == await content(one)
+            assert log.troubles == []
+            assert 990 < (await ttl_of(other, "/a b%/ü&?#") or 0) <= 1000
+            assert 490 < (await ttl_of(other, "/short") or 0) <= 500
+            with pytest.raises(V2Error, match="100"):
+                await other.get("/_hidden")
+            await mirrored(one, other, log).copy()
+            assert log.told[-1].written == log.told[-1].deleted == 0, "nothing differs"
+            await one.set("/d0/e0/k0", "new")
+            await one.delete("/d1", recursive=True)
+            await one.delete("/empty", dir=True)
+            await one.set("/empty", "a file now")
+            await one.update_folder("/short")
+            await mirrored(one, other, log).copy()
+            assert await content(other) == await content(one)
+            assert (log.told[-1].written, log.told[-1].deleted) == (3, 2)
+
+    run(work)
+
+
+async def change(client: V2Client, chance: random.Random) -> int:
+    """Do something to a small tree; the index of the store then, as far as it is known."""
+    key = "".join(f"/{chance.choice('abc')}" for _ in range(chance.randrange(1, 5)))
+    key = f"/_h{key}" if chance.random() < 0.1 else key
+    ttl = chance.choice((None, None, 1, 300))
+    value = str(chance.randrange(9))
+    try:
+        match chance.randrange(9):
+            case 0:
+                answer = await client.delete(key, recursive=True)
+            case 1:
+                answer = await client.mkdir(key, ttl=ttl)
+            case 2:
+                answer = await client.create_in_order(key, value, ttl=ttl)
+            case 3:
+                answer = await client.update_folder(key, ttl=ttl)
+            case 4:
+                answer = await client.compare_and_swap(key, "swapped", prev_value=value)
+            case 5:
+                answer = await client.compare_and_delete(key, prev_value=value)
+            case 6 if (
+                await client.get(key)
+            ).node.expiration is not None:  # else it gets one without an event
+                answer = await client.refresh(key, 300)
+            case _:
+                answer = await client.set(key, value, ttl=ttl)
+    except V2Error:
+        return 0
+    return answer.etcd_index
+
+
+def test_it_follows_and_goes_on_where_it_was(stores: tuple[Daemon, Daemon]) -> None:
+    chance = random.Random(3)  # noqa: S311 - repeatable
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/before", "1")
+            for _ in range(3):
+                log = Log()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(mirrored(one, other, log).follow)
+                    for _ in range(60):
+                        await change(one, chance)
+                    index = (await one.set("/last", "x")).etcd_index
+                    await log.reached(index)
+                    await until_equal(one, other)
+                    nursery.cancel_scope.cancel()
+                for _ in range(20):
+                    await change(one, chance)
+
+    run(work)
+
+
+async def until_equal(one: V2Client, other: V2Client) -> None:
+    """Wait for nodes whose TTL ends at about the same time in both."""
+    deadline = Deadline(5.0)
+    while (found := await content(other)) != (wanted := await content(one)):
+        assert not deadline.passed(), sorted(found.items() ^ wanted.items())
+        await trio.sleep(0.1)  # fixed: between two looks
+
+
+def test_it_goes_on_from_the_stored_index(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            await other.set("/theirs", "is seen when all is compared")
+            await one.set("/f/b", "2")
+            index = (await one.delete("/a")).etcd_index
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(index)
+                nursery.cancel_scope.cancel()
+            assert (log.told[-1].written, log.told[-1].deleted) == (1, 1), "nothing was compared"
+            assert set(await content(other)) == {"", "/f", "/f/b", "/theirs"}
+
+    run(work)
+
+
+def test_the_checkpoint_follows_others_keys_too(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 0.1)
+    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/mine/a", "1")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, Scope("/mine", "/mine", "/_mirrored")).follow)
+                await log.reached(1)
+                index = (await one.set("/others/a", "1")).etcd_index
+                await log.reached(index)
+                nursery.cancel_scope.cancel()
+            assert log.troubles == []
+
+    run(work)
+
+
+def test_events_that_the_source_has_forgotten_lead_to_a_comparison(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for name in ("stays", "gone", "f/gone", "f/stays"):
+                await one.set(f"/{name}", "1")
+            await mirrored(one, other, Log()).copy()
+            await one.delete("/gone")
+            await one.delete("/f/gone")
+            await one.set("/new/deep", "1")
+            index = 0
+            for number in range(1005):
+                index = (await one.set("/f/stays", str(number))).etcd_index
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(index)
+                assert await content(other) == await content(one)
+                assert log.told[-1].deleted == 2
+                assert log.told[-1].written < 10, "the events themselves were not carried out"
+                index = (await one.delete("/new", recursive=True)).etcd_index
+                await log.reached(index)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_refreshes_are_followed(stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now + 0.2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/node", "v", ttl=300)
+            await one.mkdir("/folder", ttl=300)
+            for _ in range(2):
+                log = Log()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(mirrored(one, other, log).follow)
+                    await log.reached(1)
+                    made = (await other.get("/node")).node.created_index
+                    for ttl in (1000, 5000):
+                        for key in ("/node", "/folder"):
+                            await one.refresh(key, ttl)
+                            deadline = Deadline(LIMIT)
+                            while (await ttl_of(other, key) or 0) < ttl - 100:
+                                assert not deadline.passed(), "the target has the new TTL"
+                                await trio.sleep(0.1)  # fixed: between two looks
+                    assert (await other.get("/node")).node.created_index == made, "it was there all the time"
+                    nursery.cancel_scope.cancel()
+                await one.refresh("/node", 300)  # while no mirror runs
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await one.refresh("/node", 1)
+                deadline = Deadline(LIMIT)
+                while "/node" in await content(other):
+                    assert not deadline.passed(), "it ends when it is not refreshed any more"
+                    await trio.sleep(0.1)  # fixed: between two looks
+                nursery.cancel_scope.cancel()
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "when"), [(1, 2.5), (4, 4.0), (9, 6.5), (10, 7.5), (11, 7.5), (1000, 502.5), (86400, 43202.5)]
+)
+def test_a_ttl_is_looked_at_when_half_of_it_is_over(ttl: int, when: float) -> None:
+    assert mirror_v2._next_look(2.0, ttl) == when
+
+
+def test_short_ttls_may_differ_less() -> None:
+    near = mirror_v2._is_near
+    assert near(None, None)
+    assert not near(5, None)
+    assert near(1000, 998)
+    assert not near(1000, 997)
+    assert near(3, 3)
+    assert not near(3, 2)
+
+
+def test_a_folder_in_the_place_of_another(stores: tuple[Daemon, Daemon]) -> None:
+    scope = Scope("/a/x", "/copy", "/_mirrored")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a/x/k", "1")
+            await one.set("/a/xy", "beside it")
+            await other.set("/own", "stays")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, scope).follow)
+                await log.reached(1)
+                index = (await one.set("/a/x/f/k", "2")).etcd_index
+                await log.reached(index)
+                assert set(await content(other)) == {"", "/own", "/copy", "/copy/k", "/copy/f", "/copy/f/k"}
+                await one.delete("/a/xy")
+                await one.delete("/a", recursive=True)
+                await log.until(lambda: log.told[-1].deleted == 1)
+                assert set(await content(other)) == {"", "/own"}
+                index = (await one.set("/a/x", "a file now")).etcd_index
+                await log.reached(index)
+                nursery.cancel_scope.cancel()
+            assert await content(other, "/copy") == {"": ("a file now", False)}
+
+    run(work)
+
+
+def test_what_is_there_is_kept_unless_it_may_be_replaced(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a/b/c", "1")
+            await one.set("/f", "1")
+            await other.set("/a", "a file")
+            await other.set("/f/below", "in a folder")
+            await other.set("/z", "1")
+            with pytest.raises(NotMirrored, match="the target has v2 keys already, such as '/"):
+                await mirrored(one, other, Log()).copy()
+            assert set(await content(other)) == {"", "/a", "/f", "/f/below", "/z"}
+            log = Log()
+            await mirrored(one, other, log, overwrite=True).copy()
+            assert await content(other) == await content(one)
+            assert sorted(log.troubles) == [
+                "/a: the file of the target gives way to a folder of the source",
+                "/f: the folder of the target gives way to a file of the source",
+            ]
+
+    run(work)
+
+
+def test_what_others_put_in_the_way_is_told_and_removed(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.mkdir("/a")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(1)
+                await other.delete("/a", dir=True)
+                await other.set("/a", "in the way")
+                index = (await one.set("/a/b/c", "1")).etcd_index
+                await log.reached(index)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+            assert log.troubles == ["/a: the file of the target gives way to a folder of the source"]
+
+    run(work)
+
+
+def test_a_checkpoint_of_something_else_is_refused(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await mirrored(one, other, Log(), Scope("/a", "/a", "/_mirrored")).copy()
+            with pytest.raises(NotMirrored, match=r"is a mirror of cluster .*, prefix '/a'"):
+                await mirrored(one, other, Log(), Scope("/b", "/b", "/_mirrored")).copy()
+            await other.set("/_mirrored", "text")
+            with pytest.raises(NotMirrored, match="that key of the target has something else"):
+                await mirrored(one, other, Log(), Scope("/b", "/b", "/_mirrored")).copy()
+            with pytest.raises(NotMirrored, match="checkpoint /_mirrored/c: /_mirrored is in its way"):
+                await mirrored(one, other, Log(), Scope("/b", "/b", "/_mirrored/c")).copy()
+
+    run(work)
+
+
+def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, _):
+            for source, target in (("/", "/"), ("/a", "/a/b"), ("/a/b", "/a"), ("/", "/x")):
+                with pytest.raises(NotMirrored, match="source and target are the same store"):
+                    await mirrored(one, one, Log(), Scope(source, target, "/_mirrored")).copy()
+            await one.set("/a/x", "1")
+            await mirrored(one, one, Log(), Scope("/a", "/ab", "/_mirrored")).copy()
+            assert await content(one, "/ab") == await content(one, "/a")
+
+    run(work)
+
+
+def test_a_source_that_was_put_back_is_compared(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            # As if the source had been at a later index, with another key, when it was copied last.
+            ahead = mirrored(one, other, Log())
+            await ahead._begin()
+            ahead.index += 100_000
+            await ahead._save()
+            await other.set("/lost", "1")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.until(lambda: bool(log.told) and log.told[-1].revision < 100_000)
+                assert "it was put back to an earlier state" in log.troubles[0]
+                assert await content(other) == await content(one)
+                index = (await one.set("/b", "2")).etcd_index
+                await log.reached(index)
+                assert await content(other) == await content(one)
+                nursery.cancel_scope.cancel()
+
+    run(work)
+
+
+def test_another_cluster_is_not_copied(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            work = mirrored(one, other, Log())
+            await work._begin()
+            work._source.client = other
+            with pytest.raises(NotMirrored, match="another cluster answers at the address"):
+                await work._compare()
+
+    run(work)
+
+
+class Doubtful(V2Client):
+    """A target that carries out each second write and does not say so, or says nothing and does not."""
+
+    count = 0
+
+    async def _event(self, method: str, *more: Any) -> Answer:
+        if method == "GET":
+            return await super()._event(method, *more)
+        self.count += 1
+        if self.count % 3 == 1:
+            await super()._event(method, *more)
+        if self.count % 3:
+            raise Unreachable([("target", "lost")], outcome_known=False)
+        return await super()._event(method, *more)
+
+
+def test_writes_whose_outcome_is_not_told_are_tried_again(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "RETRY_DELAYS", (0.01,))
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for number in range(10):
+                await one.set(f"/f{number % 3}/k{number}", "v")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, Doubtful(other.transport), log).follow)
+                await one.delete("/f0", recursive=True)
+                index = (await one.set("/f1/k4", "w", ttl=900)).etcd_index
+                await log.reached(index)
+                assert await content(other) == await content(one)
+                nursery.cancel_scope.cancel()
+            assert "target" in log.troubles[0]
+            assert "" in log.troubles, "that it goes on is told too"
+
+    run(work)
+
+
+def test_two_mirrors_do_not_write_into_each_other(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            first, second = mirrored(one, other, Log()), mirrored(one, other, Log())
+            await first.copy()
+            await second.copy()
+            with pytest.raises(NotMirrored, match="another mirror writes into this target"):
+                await first._save()
+
+    run(work)
+
+
+class Lagging(V2Client):
+    """A source of which a member that lags behind answers reads that are not linearizable."""
+
+    old: Node | None = None
+
+    async def get(
+        self, key: str, *, recursive: bool = False, sort: bool = False, quorum: bool = False
+    ) -> Answer:
+        answer = await super().get(key, recursive=recursive, sort=sort, quorum=quorum)
+        if quorum or self.old is None:
+            return answer
+        return type(answer)("get", self.old, None, 1, answer.cluster_id)
+
+
+def test_a_member_that_lags_behind_is_not_believed(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            source = Lagging(one.transport)
+            source.old = (await one.get("/")).node
+            await one.set("/a", "1")
+            await mirrored(source, other, Log()).copy()
+            assert set(await content(other)) == {"", "/a"}
+
+    run(work)
+
+
+def test_more_nodes_with_a_ttl_than_are_followed(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "MOST_TIMED", 2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for number in range(4):
+                await one.set(f"/k{number}", "v", ttl=500)
+            log = Log()
+            await mirrored(one, other, log).copy()
+            assert await content(other) == await content(one)
+            assert len(log.troubles) == 1
+            assert "more than 2 nodes have a TTL" in log.troubles[0]
+
+    run(work)
+
+
+def test_when_nodes_are_looked_at() -> None:
+    chance = random.Random(1)  # noqa: S311 - repeatable
+    timed, twin = mirror_v2._Timed(), dict[str, float]()
+    for turn in range(3000):
+        path = f"/{chance.randrange(40)}"
+        if chance.random() < 0.3:
+            timed.discard(path)
+            twin.pop(path, None)
+        else:
+            twin[path] = float(chance.randrange(100))
+            timed.put(path, twin[path])
+            assert len(timed._heap) <= 2 * len(twin) + 101
+        assert timed.next() == min(twin.values(), default=float("inf"))
+        if turn % 50 == 0:
+            assert set(timed.due(30.0, 1000)) == {path for path, when in twin.items() if when <= 30}
+            assert len(timed.due(30.0, 3)) <= 3
