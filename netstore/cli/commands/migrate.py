@@ -38,6 +38,7 @@ from netstore.network.migration import (
     encode_plan,
     left_behind,
     next_step,
+    overlapping,
     parse_part,
     parse_plan,
     unable,
@@ -345,6 +346,9 @@ def _check_range(seen: Seen, old: Network, new: Network) -> None:
             f"{_listed(seen.reserved)}: reserved, and an agent leaves no reservation; release it, or reserve"
             " a subnet of the new range later"
         )
+    if (pair := overlapping(lease for lease, _ in seen.leases)) is not None:
+        one, other = (f"{each.subnet} of {show_ip(each.public_ip)}" for each in pair)
+        raise refused(f"{one} overlaps {other}; release one of them with `netstorectl subnet release`")
     for lease, _ in seen.leases:
         if new.network.holds(lease.public_ip):
             raise refused(f"Network: {new.network} contains the node {show_ip(lease.public_ip)}")

@@ -246,6 +246,21 @@ def test_a_range_that_cannot_be_gone_to_is_refused(site: Site) -> None:
     assert migrated(site, "--dry-run", smaller).status == 0, "the nodes stay in their subnets"
 
 
+def test_subnets_of_another_length_avoid_all_that_are_held(site: Site) -> None:
+    timed(site)
+    halves = OLD.replace('"Backend"', '"SubnetLen":25,"Backend"')
+    assert migrated(site, "--dry-run", halves).status == 0
+    full = OLD.replace('"Backend"', '"SubnetLen":18,"Backend"')
+    ended = migrated(site, full.replace('"SubnetLen"', '"SubnetMax":"10.23.128.0","SubnetLen"'))
+    assert (ended.status, "3 nodes need a subnet each" in ended.err) == (1, True), ended.err
+    value = site.fake.files[f"{PREFIX}/subnets/10.23.2.0-24"].value
+    site.fake.put(f"{PREFIX}/subnets/10.23.3.128-25", value)
+    timed(site)
+    ended = migrated(site, halves)
+    words = "10.23.3.0/24 of 192.168.77.13 overlaps 10.23.3.128/25 of 192.168.77.12"
+    assert (ended.status, words in ended.err) == (1, True), ended.err
+
+
 def test_a_lease_that_is_left_from_a_former_subnet_is_waited_for(site: Site) -> None:
     value = site.fake.files[f"{PREFIX}/subnets/10.23.2.0-24"].value
     site.fake.put(f"{PREFIX}/subnets/10.23.77.0-24", value)
