@@ -45,6 +45,7 @@ from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
 from netstore.network.backends import BUILT_IN
 from netstore.network.ipv6 import show_ip6
+from netstore.network.lease import is_node_name
 from netstore.network.masquerade import PodNetwork
 from netstore.network.migration import FOLDER
 from netstore.network.plugins import with_settings
@@ -527,7 +528,10 @@ class Agent:
     async def _is_drained(self) -> bool:
         assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
         store = await self._access.drained(self._store_api)
-        return isinstance(await store.entry(show_ip(self._node.host.public_ip)), Entry)
+        for name in (show_ip(self._node.host.public_ip), *filter(is_node_name, [self._node.name])):
+            if isinstance(await store.entry(name), Entry):
+                return True
+        return False
 
     def _subnet_unsafe(self) -> None:
         """Let no pod get an address of the subnet. What pods have stays, and so do routes and rules."""

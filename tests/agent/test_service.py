@@ -278,6 +278,20 @@ async def test_a_drained_node_stays_away_until_it_is_undrained(autojump_clock: M
 
 
 @pytest.mark.trio
+async def test_a_node_that_was_drained_by_its_name_stays_away_with_another_address(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, "v2", node_name="node7")
+    kept_away = cast("KnownStore", node.agent._access).kept_away
+    kept_away.put(f"{PREFIX}/subnets/node7", "{}")
+    async with node.running():
+        assert "is drained" in str(node.agent.not_ready())
+        kept_away.remove(f"{PREFIX}/subnets/node7")
+        await trio.sleep(15)  # fixed: by the clock of the test
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
 async def test_a_look_that_fails_undoes_no_drain(autojump_clock: MockClock, node: Node) -> None:
     access = cast("KnownStore", node.agent._access)
     access.kept_away.put(f"{PREFIX}/subnets/192.168.77.11", "{}")
