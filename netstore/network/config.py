@@ -118,6 +118,11 @@ class Network(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     ipv6: Network6 | None = None
 
+    @property
+    def ranges(self) -> tuple[Subnet | Subnet6, ...]:
+        """The range of each family."""
+        return (self.network,) if self.ipv6 is None else (self.network, self.ipv6.network)
+
     def fits(self, subnet: Subnet) -> bool:
         """Whether a node may hold this subnet under this config (flannel's isSubnetConfigCompat)."""
         return subnet.length == self.subnet_len and self.subnet_min <= subnet.base <= self.subnet_max

@@ -345,8 +345,8 @@ def change_of(old: Network, new: Network) -> Change:
     is_range = _ranges(old) != _ranges(new)
     if old.ipv6 != new.ipv6:
         raise NetstoreError(
-            "IPv6Network: a migration leaves IPv6 as it is; write the config with `network set`, and start"
-            " the agents again one after the other"
+            "IPv6Network: a migration leaves its range as it is; write the config with `network set`, and"
+            " start the agents again one after the other"
         )
     if not is_backend and not is_range:
         raise NetstoreError("the new config means the same as the old one; there is nothing to migrate")

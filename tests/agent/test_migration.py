@@ -31,7 +31,7 @@ from netstore.network.migration import (
 )
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS
-from tests.agent.test_service import NETWORK, Node
+from tests.agent.test_service import DUAL, DUAL_PEER, NETWORK, Node, make_dual_stack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -586,6 +586,37 @@ async def test_a_node_takes_a_subnet_of_another_length_beside_all_that_are_held(
         assert set(node.routes()) == {str(held[2]), str(held[3])}
     assert node.recorded.told("lease_taken") == []
     assert node.agent.status()["unserved"] == {}
+
+
+@pytest.mark.trio
+async def test_both_families_are_served_while_the_range_of_a_dual_stack_network_changes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    halves = DUAL.replace('"SubnetLen":24', '"SubnetLen":25')
+    node = Renumbering(tmp_path, "v3", DUAL, halves)
+    make_dual_stack(node)
+    node.store.remove(f"{PREFIX}/subnets/{PEER_SUBNET}")
+    peers = {"10.23.200.0-24": "fd23:0:0:c8::-64", "10.23.201.0-25": "fd23:0:0:c9::-64"}
+    old, new = (f"{PREFIX}/subnets/{one}&{other}" for one, other in peers.items())
+    served = {each.replace("-", "/") for pair in peers.items() for each in pair}
+    node.store.put(old, DUAL_PEER, 86_400)
+    async with node.running():
+        await sending(node)
+        node.store.put(new, DUAL_PEER, 86_400)
+        await node.later(5)
+        [before, after] = sorted(node.own, key=lambda name: int(name.partition("&")[0][-2:]))
+        assert before.partition("&")[2] != after.partition("&")[2], "an IPv6 subnet of its own"
+        assert set(node.routes()) == served
+        status = node.agent.status()
+        assert [status["subnet"], status["subnet6"]] == [each.replace("-", "/") for each in after.split("&")]
+        node.plan(Phase.FINISH)
+        node.store.put(f"{PREFIX}/config", halves)
+        await node.later(3)
+        node.plan(Phase.DONE)
+        await node.later(3)
+        assert node.agent.not_ready() is None
+        assert set(node.routes()) == served
+        assert sorted(node.own) == sorted([before, after])
 
 
 @pytest.mark.trio

@@ -21,7 +21,7 @@ from netstore.cli.commands.subnetmoves import LOOK_SECONDS, wait_option
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
-from netstore.network.allocator import free_subnets
+from netstore.network.allocator import free_subnets, free_subnets6
 from netstore.network.config import NetworkConfigError, parse_network
 from netstore.network.lease import SubnetLease, parse_lease
 from netstore.network.migration import (
@@ -333,14 +333,12 @@ def _planned(
             " node out with --without"
         )
     if change is Change.RANGE:
-        _check_range(seen, old, new)
+        _check_range(seen, new)
     return Plan(secrets.token_hex(8), Phase.PREPARE, change, seen.config, document, canaries, without)
 
 
-def _check_range(seen: Seen, old: Network, new: Network) -> None:
+def _check_range(seen: Seen, new: Network) -> None:
     """`Failure` if nodes cannot go to the new range."""
-    if new.ipv6 is not None or old.ipv6 is not None:
-        raise refused("IPv6Network: the range of a dual-stack network cannot change while nodes run")
     if seen.reserved:
         raise refused(
             f"{_listed(seen.reserved)}: reserved, and an agent leaves no reservation; release it, or reserve"
@@ -360,6 +358,13 @@ def _check_range(seen: Seen, old: Network, new: Network) -> None:
             f"Network: {needed} nodes need a subnet each beside those that they hold, and"
             f" {len(free)} are free in the new config; choose a larger range"
         )
+    if new.ipv6 is not None:
+        taken6 = [lease.subnet6 for lease, _ in seen.leases if lease.subnet6 is not None]
+        if (count := len(free_subnets6(new.ipv6, taken6, needed))) < needed:
+            raise refused(
+                f"IPv6Network: {needed} nodes need a subnet each beside those that they hold, and {count} are"
+                " free; `netstorectl subnet release` frees those that no pod uses"
+            )
 
 
 async def _check_leases(stores: Stores, seen: Seen, plan: Plan) -> None:
