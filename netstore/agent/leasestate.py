@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 import msgspec
 
 from netstore.network.addresses import Subnet, show_ip
-from netstore.network.allocator import counterpart, free_subnets, free_subnets6
+from netstore.network.allocator import counterpart, free_subnets
 from netstore.network.ipv6 import Subnet6
 from netstore.network.lease import NodeSubnets, SubnetLease
 from netstore.network.overlaps import SubnetIndex
@@ -294,7 +294,7 @@ class _Rest:
         usual = counterpart(self.network, subnet, network6)
         if usual is not None and not any(usual.overlaps(each) for each in taken):
             return usual
-        free = free_subnets6(network6, taken)
+        free = free_subnets(network6, taken)
         return free[self.entropy.below(len(free))] if free else None
 
 

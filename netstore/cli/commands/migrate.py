@@ -21,7 +21,7 @@ from netstore.cli.commands.subnetmoves import LOOK_SECONDS, wait_option
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
-from netstore.network.allocator import free_subnets, free_subnets6
+from netstore.network.allocator import free_subnets
 from netstore.network.config import NetworkConfigError, parse_network
 from netstore.network.lease import SubnetLease, parse_lease
 from netstore.network.migration import (
@@ -360,7 +360,7 @@ def _check_range(seen: Seen, new: Network) -> None:
         )
     if new.ipv6 is not None:
         taken6 = [lease.subnet6 for lease, _ in seen.leases if lease.subnet6 is not None]
-        if (count := len(free_subnets6(new.ipv6, taken6, needed))) < needed:
+        if (count := len(free_subnets(new.ipv6, taken6, needed))) < needed:
             raise refused(
                 f"IPv6Network: {needed} nodes need a subnet each beside those that they hold, and {count} are"
                 " free; `netstorectl subnet release` frees those that no pod uses"
