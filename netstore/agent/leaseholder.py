@@ -120,6 +120,10 @@ class LeaseHolder:
         """What an earlier run held, until `on_held` or `on_unsafe` is called."""
         self._only_name: NodeSubnets | None = None
         """What was held when no other name was left."""
+        self._created_at = 0
+        """The index at which a lease was created that this node is about to move to."""
+        self._must_check = False
+        """Whether leases count as older claims that did not when the lease was confirmed."""
 
     @property
     def subnet(self) -> Subnet | None:
@@ -145,6 +149,7 @@ class LeaseHolder:
         listed = True
         while True:
             self._wake = trio.Event()
+            self._check_claims()
             reserved = self._reserved_elsewhere()
             is_moved = reserved is not None and await self._move(reserved)
             is_moved = is_moved or (self._must_leave and await self._leave())
@@ -234,12 +239,16 @@ class LeaseHolder:
 
     def explains(self, name: str) -> bool:
         """Whether a lease of this node's PublicIP is explained by what this node does: left by an earlier run
-        and about to be taken again, or the place that it moves to, or moved from, for a reservation.
+        and about to be taken again, or the place that it moves to, or moved from, for a reservation or
+        another network config.
         """
         state, is_reserved = self.state, name in self._watcher.permanent
         if not state.held or state.subnets is None or name == state.subnets.lease_name:
             return True
-        if self._former is not None and self._former.fits(self._watcher.leases[name].subnet):
+        subnet = self._watcher.leases[name].subnet
+        if self._former is not None and self._former.fits(subnet):
+            return True
+        if self._must_leave and self._network.fits(subnet):
             return True
         if state.permanent:
             return not is_reserved
@@ -285,6 +294,7 @@ class LeaseHolder:
         state = self.state
         if self._generation != self._watcher.generation:
             self._generation = self._watcher.generation
+            self._created_at = 0
             state.store_replaced()
         subnets = state.subnets
         if subnets is None:
@@ -363,7 +373,13 @@ class LeaseHolder:
     def _older_claim(self, subnets: NodeSubnets, created: int) -> StoredLease | None:
         state = self.state
         return older_claim(
-            subnets, state.own_ips, created, self._stored(), self._network, own_name=state.own_name
+            subnets,
+            state.own_ips,
+            created,
+            self._stored(),
+            self._network,
+            own_name=state.own_name,
+            former=self._former,
         )
 
     async def _move(self, reserved: StoredLease) -> bool:
@@ -390,8 +406,21 @@ class LeaseHolder:
         """
         if (network, former) != (self._network, self._former):
             self._network, self._former = network, former
-            self._accepted = False
+            self._accepted, self._must_check = False, True
             self._wake.set()
+
+    def _check_claims(self) -> None:
+        """Give up a lease that was confirmed before this node knew the network configs of now, if an older
+        one overlaps it.
+        """
+        state, must_check, self._must_check = self.state, self._must_check, False
+        if not must_check or not state.held or state.subnets is None:
+            return
+        older = self._older_claim(state.subnets, state.created)
+        if older is not None:
+            by = older.lease.public_ip
+            self._log.warning("lease_taken", subnet=str(state.subnets), by=show_ip(by))
+            state.contested(by)
 
     @property
     def is_settled(self) -> bool:
@@ -413,11 +442,13 @@ class LeaseHolder:
         )
 
     async def _leave(self) -> bool:
-        """Take a subnet of the present network config instead of the one that is held. False if that could
-        not be done now.
+        """Take a subnet of the present network config instead of the one that is held. False if that is not
+        done yet. The lease is created first, and taken when all older ones are known and none overlaps it.
         """
         state, sent = self.state, trio.current_time()
         former, index = state.subnets, state.index
+        if former is None or not await self._knows(self._created_at):
+            return False
         action = choose_subnet(
             self._stored(),
             state.own_ip,
@@ -428,28 +459,55 @@ class LeaseHolder:
             own_name=state.own_name,
             former=self._former,
         )
-        if isinstance(action, NetworkFull | Discard) or former is None:
+        is_of_former_config = isinstance(action, Discard) and not self._network.fits(action.subnets.subnet)
+        if isinstance(action, NetworkFull) or is_of_former_config:
             self._log.report("lease", "no_subnet_to_move_to", network=str(self._network.network))
             return False
-        name, created = action.subnets.lease_name, None
+        name = action.subnets.lease_name
         found: Written | Missing | Differs
         try:
             if isinstance(action, Create):
                 found = await self._store.create(name, state.value, state.ttl)
-            else:
-                created = action.created
-                found = await self._store.replace(name, state.value, action.index, state.ttl)
+                if isinstance(found, Written):
+                    self._created_at = found.index
+                return False
+            if isinstance(action, Discard):
+                self._log.info("lease_given_up", subnet=str(action.subnets), reason=action.reason)
+                await self._store.remove(name, action.index)
+                await trio.sleep(self._race_delay())
+                return False
+            ttl = None if action.permanent else state.ttl
+            found = await self._store.replace(name, state.value, action.index, ttl)
             if isinstance(found, Written):  # the former one has its whole time from now on
                 await self._store.replace(former.lease_name, state.value, index, state.ttl)
         except ClientError as error:
             self._log.report("lease", "lease_not_written", reason=str(error))
             return False
         if not isinstance(found, Written):
-            return False  # another node was first, which the watcher will tell
+            return False  # it was changed, which the watcher will tell
+        self._races = 0
         self._log.resolve("lease", "lease_written_again")
         self._log.info("subnet_moved", subnet=str(action.subnets), former=str(former))
-        state.granted(action.subnets, found.index, permanent=False, sent=sent, created=created)
+        state.granted(
+            action.subnets, found.index, permanent=action.permanent, sent=sent, created=action.created
+        )
+        state.confirmed()
         return True
+
+    async def _knows(self, index: int) -> bool:
+        """Wait until the watcher knows what the store had at this index; after some time all leases are
+        listed. False if that could not be done.
+        """
+        with trio.move_on_after(CONFIRM_SECONDS):
+            while self._watcher.index < index:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            return True
+        try:
+            await self._watcher.list_once()
+        except ClientError as error:
+            self._log.report("lease", "lease_not_confirmed", reason=str(error))
+        return self._watcher.index >= index
 
     @property
     def _is_network_full(self) -> bool:

@@ -7,7 +7,7 @@ Invariants:
 - Every write is conditional: create only if absent, or compare with the index last seen. So a write whose
   outcome is unknown does no harm: the next write fails the comparison, and the agent reads the key.
 - A lease that was just created is not held before all older ones are known, and is given up if one of them
-  has a subnet of it: in a dual-stack network the keys of two leases with one subnet may differ.
+  overlaps it: in a dual-stack network, and while SubnetLen changes, their keys may differ.
 - A lease without a TTL is a reservation, and a TTL is never added to it.
 - Observations have the store's index; those that are not newer than the known state are ignored.
 
@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
 
 from netstore.network.addresses import Subnet, show_ip
-from netstore.network.allocator import counterpart, free_subnets, free_subnets6
+from netstore.network.allocator import counterpart, free_subnets
 from netstore.network.ipv6 import Subnet6
 from netstore.network.lease import NodeSubnets, SubnetLease
+from netstore.network.overlaps import SubnetIndex
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from netstore.client.subnetstore import Entry
     from netstore.network.config import Network, Network6
     from netstore.seams import Entropy
+
+S = TypeVar("S", Subnet, Subnet6)
 
 FIRST_RETRY_DELAY: Final = 0.5
 """Seconds before the second attempt at a failed write; each further delay is twice as long."""
@@ -110,7 +113,7 @@ class ChooseSubnet:
 @dataclass(frozen=True, slots=True)
 class Confirm:
     """Wait until all leases are known that were created before this one, at index `created`; then tell
-    whether one of them has a subnet of it (`older_claim`).
+    whether one of them overlaps it (`older_claim`).
     """
 
     subnets: NodeSubnets
@@ -158,7 +161,8 @@ def choose_subnet(
     """
     known = sorted(leases, key=lambda stored: stored.lease.subnet)
     own = [stored for stored in known if is_of(stored.lease, (own_ip,), own_name)]
-    claims = _Claims((stored for stored in known if not is_of(stored.lease, (own_ip,), own_name)), network)
+    others = [stored for stored in known if not is_of(stored.lease, (own_ip,), own_name)]
+    claims = _Claims(others, network, former)
     usable = [
         stored
         for stored in own
@@ -195,10 +199,12 @@ def older_claim(
     network: Network,
     *,
     own_name: str = "",
+    former: Network | None = None,
 ) -> StoredLease | None:
-    """A lease of another node that was created before index `created` and has one of these subnets."""
-    claims = _Claims((stored for stored in leases if not is_of(stored.lease, own_ips, own_name)), network)
-    return claims.older(subnets.subnet, created) or claims.older(subnets.subnet6, created)
+    """A lease of another node that was created before index `created` and overlaps one of these subnets."""
+    others = [stored for stored in leases if not is_of(stored.lease, own_ips, own_name)]
+    claims = _Claims(others, network, former)
+    return claims.older(subnets.subnet, created) or claims.older6(subnets.subnet6, created)
 
 
 def is_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
@@ -209,27 +215,43 @@ def is_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
 
 
 class _Claims:
-    """The oldest lease of each subnet of either family. Leases that do not fit the network config do not
-    count: of two that overlap, the one that fits is accepted (`network.overlaps`).
+    """The oldest lease of each subnet, by family. Leases that fit neither the network config nor the former
+    one do not count: of two that overlap, the one that fits is accepted (`network.overlaps`).
     """
 
-    def __init__(self, leases: Iterable[StoredLease], network: Network) -> None:
-        self._oldest: dict[Subnet | Subnet6, StoredLease] = {}
-        for stored in leases:
-            if network.fits(stored.lease.subnet):
-                self._add(stored.lease.subnet, stored)
-            subnet6 = stored.lease.subnet6
-            if subnet6 is not None and network.ipv6 is not None and network.ipv6.fits(subnet6):
-                self._add(subnet6, stored)
+    def __init__(self, leases: Iterable[StoredLease], network: Network, former: Network | None) -> None:
+        networks = [network] if former is None else [network, former]
+        networks6 = [each.ipv6 for each in networks if each.ipv6 is not None]
+        held = [(stored.lease.subnet, stored) for stored in leases]
+        held6 = [(subnet6, each) for _, each in held if (subnet6 := each.lease.subnet6) is not None]
+        self._family = _Family(pair for pair in held if any(each.fits(pair[0]) for each in networks))
+        self._family6 = _Family(pair for pair in held6 if any(each.fits(pair[0]) for each in networks6))
 
-    def _add(self, subnet: Subnet | Subnet6, stored: StoredLease) -> None:
-        oldest = self._oldest.get(subnet)
-        if oldest is None or stored.created < oldest.created:
-            self._oldest[subnet] = stored
+    def older(self, subnet: Subnet, created: int) -> StoredLease | None:
+        """The oldest lease that overlaps the subnet, if it was created before this index."""
+        return self._family.older(subnet, created)
 
-    def older(self, subnet: Subnet | Subnet6 | None, created: int) -> StoredLease | None:
-        """The lease of the subnet that was created before this index."""
-        oldest = None if subnet is None else self._oldest.get(subnet)
+    def older6(self, subnet6: Subnet6 | None, created: int) -> StoredLease | None:
+        """The same of IPv6."""
+        return None if subnet6 is None else self._family6.older(subnet6, created)
+
+
+class _Family(Generic[S]):
+    """The oldest lease of each subnet of one family."""
+
+    def __init__(self, held: Iterable[tuple[S, StoredLease]]) -> None:
+        self._oldest: dict[S, StoredLease] = {}
+        for subnet, stored in held:
+            oldest = self._oldest.get(subnet)
+            if oldest is None or stored.created < oldest.created:
+                self._oldest[subnet] = stored
+        self._index: SubnetIndex[S] = SubnetIndex(self._oldest)
+
+    def older(self, subnet: S, created: int) -> StoredLease | None:
+        found = [
+            self._oldest[each] for each in (*self._index.overlapping(subnet), subnet) if each in self._oldest
+        ]
+        oldest = min(found, key=lambda each: each.created, default=None)
         return oldest if oldest is not None and oldest.created < created else None
 
 
@@ -237,7 +259,7 @@ def _has_right_ipv6(stored: StoredLease, network: Network, claims: _Claims) -> b
     subnet6 = stored.lease.subnet6
     if subnet6 is None or network.ipv6 is None:
         return (subnet6 is None) == (network.ipv6 is None)
-    return network.ipv6.fits(subnet6) and claims.older(subnet6, stored.created) is None
+    return network.ipv6.fits(subnet6) and claims.older6(subnet6, stored.created) is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +294,7 @@ class _Rest:
         usual = counterpart(self.network, subnet, network6)
         if usual is not None and not any(usual.overlaps(each) for each in taken):
             return usual
-        free = free_subnets6(network6, taken)
+        free = free_subnets(network6, taken)
         return free[self.entropy.below(len(free))] if free else None
 
 

@@ -13,8 +13,7 @@ import msgspec
 from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
 from netstore.agent.declaration import checked_prepared
 from netstore.agent.interface import Addresses, NoInterfaceError, Preferences, choose_interface
-from netstore.agent.leasefilter import HOST_LENGTH, ProtectedAddresses, protected_addresses
-from netstore.agent.leasefilter6 import ProtectedAddresses6, protected_addresses6
+from netstore.agent.leasefilter import HOST_LENGTH, IPV4, IPV6, ProtectedAddresses, protected_addresses
 from netstore.agent.routeplan import PROTOCOL
 from netstore.client.faults import BadAnswer
 from netstore.client.storeapi import V2, no_config, not_served
@@ -48,10 +47,10 @@ class LocalNode:
     backend: Backend
     host: Host
     prepared: Prepared
-    protected: ProtectedAddresses
+    protected: ProtectedAddresses[Subnet]
     names_ipv6: bool
     """See `client.subnetstore.SubnetStore`."""
-    protected6: ProtectedAddresses6
+    protected6: ProtectedAddresses[Subnet6]
     name: str = ""
     """Its NodeName in the lease, "" for none."""
     former: Network | None = None
@@ -145,8 +144,10 @@ async def detect(
     with plugin_errors(backend.manifest.name):
         prepared = checked_prepared(await backend.prepare(host))
     routes = await kernel.routes()
-    protected = protected_addresses([network], links, addresses.ipv4, routes, hosts.ipv4)
-    protected6 = await _protected6(network, links, addresses, kernel, hosts)
+    protected = protected_addresses(
+        IPV4, [network.network], links, addresses.ipv4, routes=routes, hosts=hosts.ipv4
+    )
+    protected6 = await _protected6([network], links, addresses, kernel, hosts)
     fault = _fault(host, routes)
     return LocalNode(
         network,
@@ -189,9 +190,16 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: R
     links, addresses, routes = await kernel.links(), await _addresses(kernel), await kernel.routes()
     before, node.protected = (
         (node.protected, node.protected6),
-        protected_addresses(node.networks, links, addresses.ipv4, routes, hosts.ipv4),
+        protected_addresses(
+            IPV4,
+            [each.network for each in node.networks],
+            links,
+            addresses.ipv4,
+            routes=routes,
+            hosts=hosts.ipv4,
+        ),
     )
-    node.protected6 = await _protected6(node.network, links, addresses, kernel, hosts)
+    node.protected6 = await _protected6(node.networks, links, addresses, kernel, hosts)
     try:
         choice = _same_interface(node.host, config, links, addresses)
         if node.network.ipv6 is not None:
@@ -276,12 +284,19 @@ async def _reach(address: str | None, kernel: Kernel) -> tuple[int, int] | None:
 
 
 async def _protected6(
-    network: Network, links: Sequence[Link], addresses: Addresses, kernel: Kernel, hosts: RequiredAddresses
-) -> ProtectedAddresses6:
+    networks: Sequence[Network],
+    links: Sequence[Link],
+    addresses: Addresses,
+    kernel: Kernel,
+    hosts: RequiredAddresses,
+) -> ProtectedAddresses[Subnet6]:
     """The IPv6 addresses to protect; none in a network that has no IPv6."""
-    if network.ipv6 is None:
-        return ProtectedAddresses6()
-    return protected_addresses6(network.ipv6, links, addresses.ipv6, await kernel.routes6(), hosts.ipv6)
+    ranges = [each.ipv6.network for each in networks if each.ipv6 is not None]
+    if not ranges:
+        return ProtectedAddresses()
+    return protected_addresses(
+        IPV6, ranges, links, addresses.ipv6, routes=await kernel.routes6(), hosts=hosts.ipv6
+    )
 
 
 def _check_ipv6(network: Network6, choice: Choice) -> None:

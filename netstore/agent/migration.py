@@ -289,7 +289,7 @@ class Migration:
             node.network, node.former = networks
             node.document = plan.new if network_is_new else plan.old
             node.host = msgspec.structs.replace(node.host, network=node.network)
-            self._reconciler.manage([each.network for each in dict.fromkeys(networks)])
+            self._reconciler.manage(list(dict.fromkeys(one for each in networks for one in each.ranges)))
             self._programmer.networks_changed()
             self._holder.set_value(node.host.public_ip, node.lease_value)  # subnet.env names the network
         self._holder.renumber(*((new, old) if is_new else (old, new)))

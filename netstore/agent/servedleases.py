@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from netstore.agent.leasefilter import rejection
-from netstore.agent.leasefilter6 import rejection6
+from netstore.agent.leasefilter import IPV4, IPV6, rejection
 from netstore.network.overlaps import Claim, Overlaps
 
 if TYPE_CHECKING:
     from netstore.agent.leasefilter import ProtectedAddresses
-    from netstore.agent.leasefilter6 import ProtectedAddresses6
     from netstore.network.addresses import Subnet
     from netstore.network.config import Network
     from netstore.network.ipv6 import Subnet6
@@ -30,8 +28,8 @@ class Site(NamedTuple):
     subnet6: Subnet6 | None
     public_ip: int
     public_ip6: int | None
-    protected: ProtectedAddresses
-    protected6: ProtectedAddresses6
+    protected: ProtectedAddresses[Subnet]
+    protected6: ProtectedAddresses[Subnet6]
     former: Network | None = None
 
     @property
@@ -105,8 +103,9 @@ class ServedLeases:
         if name in self._unnoticed:
             lease = None
         elif lease is not None:
+            network, own = site.network_of(lease.subnet), (site.subnet, site.public_ip)
             reason = rejection(
-                lease, site.network_of(lease.subnet), site.subnet, site.public_ip, site.protected
+                IPV4, lease.subnet, lease.public_ip, network, own=own, protected=site.protected
             )
             reason = reason or self._overlaps.reason(name)
         if reason is None:
@@ -148,5 +147,6 @@ class ServedLeases:
         if self._overlaps6 is None or lease.subnet6 is None or site.network.ipv6 is None:
             return None
         own = site.subnet6, site.public_ip6
-        reason = rejection6(lease.subnet6, lease.public_ip6, site.network.ipv6, own, site.protected6)
+        ranges = site.network.ipv6
+        reason = rejection(IPV6, lease.subnet6, lease.public_ip6, ranges, own=own, protected=site.protected6)
         return reason or self._overlaps6.reason(name)

@@ -42,9 +42,10 @@ from netstore.agent.routeprogrammer import RouteProgrammer
 from netstore.agent.storeapi import store_access
 from netstore.client.subnetstore import Entry
 from netstore.errors import NetstoreError
-from netstore.network.addresses import show_ip
+from netstore.network.addresses import Subnet, show_ip
 from netstore.network.backends import BUILT_IN
-from netstore.network.ipv6 import show_ip6
+from netstore.network.ipv6 import Subnet6, show_ip6
+from netstore.network.lease import is_node_name
 from netstore.network.masquerade import PodNetwork
 from netstore.network.migration import FOLDER
 from netstore.network.plugins import with_settings
@@ -52,7 +53,7 @@ from netstore.network.subnetenv import encode_subnet_env
 from netstore.ops.notify import ServiceManager
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
     from netstore.agent.announcer import Manager
     from netstore.agent.kernel import Kernel
@@ -60,15 +61,14 @@ if TYPE_CHECKING:
     from netstore.agent.plugininstall import PluginInstaller
     from netstore.agent.ruleset import Ruleset
     from netstore.client.subnetstore import SubnetStore
-    from netstore.network.addresses import Subnet
     from netstore.network.config import Network
-    from netstore.network.ipv6 import Subnet6
     from netstore.network.lease import NodeSubnets
     from netstore.network.plugins import Plugin
     from netstore.network.subnetenv import SubnetEnv
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
 
+S = TypeVar("S", Subnet, Subnet6)
 T = TypeVar("T")
 
 RETRY_DELAY: Final = 1.0
@@ -415,9 +415,7 @@ class Agent:
             is_drained=self._is_drained,
             avoid=node.protected_subnets,
         )
-        ranges: list[Subnet | Subnet6] = [node.network.network]
-        if node.network.ipv6 is not None:
-            ranges.append(node.network.ipv6.network)
+        ranges = list(node.network.ranges)
         ranges += [
             each for each in (former.network, former.network6) if each is not None and each not in ranges
         ]
@@ -506,9 +504,7 @@ class Agent:
             network = node.former
         ipv6 = (network.ipv6.network, subnets.subnet6) if network.ipv6 and subnets.subnet6 else None
         if self._filter is not None:
-            pods = PodNetwork(*self._pod_ranges(node, subnets.subnet))
-            pods6 = PodNetwork((str(ipv6[0]),), str(ipv6[1])) if ipv6 is not None else None
-            self._filter.serve(node.host.link.name, pods, pods6)
+            self._filter.serve(node.host.link.name, *self._pods(node, subnets))
         text = encode_subnet_env(
             network.network, subnets.subnet, node.prepared.mtu, ipv6=ipv6, ip_masq=self._config.ip_masq
         )
@@ -527,7 +523,10 @@ class Agent:
     async def _is_drained(self) -> bool:
         assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
         store = await self._access.drained(self._store_api)
-        return isinstance(await store.entry(show_ip(self._node.host.public_ip)), Entry)
+        for name in (show_ip(self._node.host.public_ip), *filter(is_node_name, [self._node.name])):
+            if isinstance(await store.entry(name), Entry):
+                return True
+        return False
 
     def _subnet_unsafe(self) -> None:
         """Let no pod get an address of the subnet. What pods have stays, and so do routes and rules."""
@@ -543,17 +542,17 @@ class Agent:
         if not self._subnet_file.text:
             self._subnet_unsafe()
 
-    def _pod_ranges(self, node: LocalNode, subnet: Subnet) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
-        """The ranges of pods, this node's subnet, and its other ones while the network changes."""
-        if node.former is None or self._watcher is None:
-            return (str(node.network.network),), str(subnet), ()
-        ranges = dict.fromkeys((str(node.network.network), str(node.former.network)))
-        others = {
-            str(lease.subnet)
-            for lease in self._watcher.leases.values()
-            if lease.public_ip == node.host.public_ip and lease.subnet != subnet
-        }
-        return tuple(ranges), str(subnet), tuple(sorted(others))
+    def _pods(self, node: LocalNode, subnets: NodeSubnets) -> tuple[PodNetwork, PodNetwork | None]:
+        """The pod networks of both families, with this node's other subnets while the network changes."""
+        leases = {} if node.former is None or self._watcher is None else self._watcher.leases
+        own = [each.subnets for each in leases.values() if each.public_ip == node.host.public_ip]
+        networks = node.networks
+        pods = pod_network([each.network for each in networks], subnets.subnet, [one for one, _ in own])
+        networks6 = [each.ipv6.network for each in networks if each.ipv6 is not None]
+        if not networks6 or subnets.subnet6 is None:
+            return pods, None
+        own6 = [each for _, each in own if each is not None]
+        return pods, pod_network(networks6, subnets.subnet6, own6)
 
     async def _stop_backend(self) -> None:
         """Let the backend end what it runs. An error of its is logged."""
@@ -612,3 +611,16 @@ class Agent:
     async def _remove_subnet_file(self) -> None:
         await trio.lowlevel.checkpoint()
         self._subnet_file.remove()
+
+
+def pod_network(networks: Sequence[S], subnet: S, own: Iterable[S]) -> PodNetwork:
+    """A pod network of one family. A range inside of another is left out: nft before 1.0 refuses a set of
+    both.
+    """
+    ranges = [
+        each
+        for each in dict.fromkeys(networks)
+        if not any(other != each and other.covers(each) for other in networks)
+    ]
+    former = sorted({each for each in own if each != subnet})
+    return PodNetwork(tuple(map(str, ranges)), str(subnet), tuple(map(str, former)))

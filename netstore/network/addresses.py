@@ -67,6 +67,11 @@ class Subnet(NamedTuple):
         return subnet
 
     @property
+    def bits(self) -> int:
+        """Bits of an address."""
+        return 32
+
+    @property
     def size(self) -> int:
         """How many addresses it has."""
         return 1 << (32 - self.length)

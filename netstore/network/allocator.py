@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from netstore.network.addresses import Subnet
 from netstore.network.ipv6 import Subnet6
@@ -10,30 +10,25 @@ from netstore.network.ipv6 import Subnet6
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from netstore.network.config import Network, Network6
+    from netstore.network.config import Network, Network6, Range
+
+S = TypeVar("S", Subnet, Subnet6)
 
 CANDIDATES: Final = 100
 """Nodes that start at the same time choose at random among this many free subnets (flannel), so few collide.
 """
 
 
-def free_subnets(network: Network, taken: Iterable[Subnet], limit: int = CANDIDATES) -> list[Subnet]:
+def free_subnets(network: Range[S], taken: Iterable[S], limit: int = CANDIDATES) -> list[S]:
     """The first `limit` subnets of the network that overlap no taken one; taken ones may have any length.
 
     O(n log n) for n taken subnets, independent of the size of the network.
     """
-    step = 1 << (32 - network.subnet_len)
-    spans = sorted((subnet.base, subnet.last) for subnet in taken)
+    length, subnet = network.subnet_len, type(network.network)
+    step = 1 << (network.network.bits - length)
+    spans = sorted((each.base, each.last) for each in taken)
     free = _free(network.subnet_min, network.subnet_max, step, spans, limit)
-    return [Subnet(base, network.subnet_len) for base in free]
-
-
-def free_subnets6(network: Network6, taken: Iterable[Subnet6], limit: int = CANDIDATES) -> list[Subnet6]:
-    """The twin of `free_subnets` for IPv6."""
-    step = 1 << (128 - network.subnet_len)
-    spans = sorted((subnet.base, subnet.last) for subnet in taken)
-    free = _free(network.subnet_min, network.subnet_max, step, spans, limit)
-    return [Subnet6(base, network.subnet_len) for base in free]
+    return [subnet(base, length) for base in free]
 
 
 def counterpart(network: Network, subnet: Subnet, network6: Network6) -> Subnet6 | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable  # noqa: TC003 - dataclasses with slots read annotations
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from netstore.network.ipv6 import Subnet6, parse_cidr6, parse_ip6, reserved6, sh
 from netstore.network.words import in_words
 
 S = TypeVar("S", Subnet, Subnet6)
+S_co = TypeVar("S_co", Subnet, Subnet6, covariant=True)
 
 MAX_NETWORK_LEN: Final = 28
 MAX_SUBNET_LEN: Final = 30
@@ -75,6 +76,22 @@ class NetworkConfigError(NetstoreError):
         return f"{self.field}: {self.problem}; {self.fix}"
 
 
+class Range(Protocol[S_co]):
+    """What a network config says of one family: `Network` of IPv4, `Network6` of IPv6."""
+
+    @property
+    def network(self) -> S_co: ...
+
+    @property
+    def subnet_len(self) -> int: ...
+
+    @property
+    def subnet_min(self) -> int: ...
+
+    @property
+    def subnet_max(self) -> int: ...
+
+
 class Network6(msgspec.Struct, frozen=True):
     """The IPv6 part of a dual-stack network config: subnets of length `subnet_len` from `subnet_min` to
     `subnet_max` inclusive.
@@ -117,6 +134,11 @@ class Network(msgspec.Struct, frozen=True):
     backend: bytes
     warnings: tuple[str, ...] = ()
     ipv6: Network6 | None = None
+
+    @property
+    def ranges(self) -> tuple[Subnet | Subnet6, ...]:
+        """The range of each family."""
+        return (self.network,) if self.ipv6 is None else (self.network, self.ipv6.network)
 
     def fits(self, subnet: Subnet) -> bool:
         """Whether a node may hold this subnet under this config (flannel's isSubnetConfigCompat)."""

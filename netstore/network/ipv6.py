@@ -72,6 +72,11 @@ class Subnet6(NamedTuple):
         return subnet
 
     @property
+    def bits(self) -> int:
+        """Bits of an address."""
+        return 128
+
+    @property
     def size(self) -> int:
         """How many addresses it has."""
         return 1 << (128 - self.length)

@@ -12,7 +12,7 @@ cannot create one lease.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -20,11 +20,16 @@ from netstore.network.addresses import Subnet, parse_host_ip, parse_ip, show_ip
 from netstore.network.ipv6 import Subnet6, parse_host_ip6, parse_ip6, show_ip6
 from netstore.network.words import in_words
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SUBNETS: Final = "subnets"
 """The folder of the leases, under the network's prefix."""
 
 DRAINED: Final = "drained"
-"""The folder, under the network's prefix, of the nodes that may take no subnet: an entry for a PublicIP."""
+"""The folder, under the network's prefix, of the nodes that may take no subnet: an entry for each PublicIP
+and name of one (`encode_mark`).
+"""
 
 MAX_LEASE_LEN: Final = 31
 """flannel parses the length as a five-bit number, so a /32 name is not a lease for it."""
@@ -63,6 +68,32 @@ _decode = msgspec.json.Decoder(_Value).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_any = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    since: str
+    also: tuple[str, ...] = ()
+
+
+_decode_mark = msgspec.json.Decoder(_Mark).decode
+
+
+def encode_mark(since: str, names: Sequence[str]) -> str:
+    """The entry of a drained node: the time in UTC, and the names of all entries that are of this node."""
+    return _encode(_Mark(since, tuple(names))).decode()
+
+
+def parse_mark(value: str | None) -> tuple[str, ...]:
+    """The names of all entries that are of the drained node, as far as its entry tells them."""
+    try:
+        return _decode_mark(value or "").also
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return ()
+
+
+def is_node_name(word: str) -> bool:
+    """Whether a node can have this name in its lease, and the word can be the last part of a key."""
+    return re.fullmatch(NODE_NAME, word) is not None and word not in {".", ".."}
 
 
 class NodeSubnets(NamedTuple):

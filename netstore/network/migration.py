@@ -27,6 +27,7 @@ import msgspec
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
 from netstore.network.backends import BUILT_IN, VxlanOptions
+from netstore.network.overlaps import nested
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -344,8 +345,8 @@ def change_of(old: Network, new: Network) -> Change:
     is_range = _ranges(old) != _ranges(new)
     if old.ipv6 != new.ipv6:
         raise NetstoreError(
-            "IPv6Network: a migration leaves IPv6 as it is; write the config with `network set`, and start"
-            " the agents again one after the other"
+            "IPv6Network: a migration leaves its range as it is; write the config with `network set`, and"
+            " start the agents again one after the other"
         )
     if not is_backend and not is_range:
         raise NetstoreError("the new config means the same as the old one; there is nothing to migrate")
@@ -354,7 +355,6 @@ def change_of(old: Network, new: Network) -> Change:
             "Backend and the range of addresses cannot change in one migration; change one, then the other"
         )
     if is_range:
-        _check_ranges(old, new)
         return Change.RANGE
     for network in (old, new):
         if network.backend_type not in MOVABLE:
@@ -365,18 +365,6 @@ def change_of(old: Network, new: Network) -> Change:
     if old.backend_type == new.backend_type:
         _check_same_type(old, new)
     return Change.BACKEND
-
-
-def _check_ranges(old: Network, new: Network) -> None:
-    """NetstoreError if a subnet of the one config may be inside one of the other: while nodes hold both, two
-    of them could hold the same addresses.
-    """
-    if old.network.overlaps(new.network) and old.subnet_len != new.subnet_len:
-        raise NetstoreError(
-            f"SubnetLen: subnets of the length {new.subnet_len} in {new.network} would overlap those of the"
-            f" length {old.subnet_len} that nodes hold in {old.network}; choose a Network beside"
-            f" {old.network}, or keep the SubnetLen"
-        )
 
 
 def left_behind(leases: Iterable[SubnetLease], old: Network, new: Network) -> dict[str, list[SubnetLease]]:
@@ -398,6 +386,17 @@ def left_behind(leases: Iterable[SubnetLease], old: Network, new: Network) -> di
         if (not is_range and len(held) > 1)
         or any(not old.fits(each.subnet) and not (is_range and new.fits(each.subnet)) for each in held)
     }
+
+
+def overlapping(leases: Iterable[SubnetLease]) -> tuple[SubnetLease, SubnetLease] | None:
+    """Two leases that have an address in common, the larger one first. While SubnetLen changes, the older one
+    of two nodes is that which counts, and the other node gives its subnet up.
+    """
+    ordered = sorted(leases, key=lambda lease: lease.subnet)
+    for _, lease, covering in nested((lease.subnet, lease) for lease in ordered):
+        if covering:
+            return covering[-1][1], lease
+    return None
 
 
 def moves_path(old: Network, new: Network) -> bool:

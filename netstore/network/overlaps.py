@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from netstore.network.addresses import Subnet
@@ -48,28 +49,87 @@ class Claim(NamedTuple):
     is_other_form: bool = False
 
 
+class SubnetIndex(Generic[S]):
+    """Subnets, of which those that overlap one are found in O(log n) for each length that there is, and O(k)
+    for k that are inside of it.
+    """
+
+    def __init__(self, subnets: Iterable[S] = ()) -> None:
+        self._ordered: list[S] = sorted(subnets)
+        self._lengths: Counter[int] = Counter(subnet.length for subnet in self._ordered)
+
+    def __len__(self) -> int:
+        return len(self._ordered)
+
+    def add(self, subnet: S) -> None:
+        """Take a subnet that is not there yet."""
+        insort(self._ordered, subnet)
+        self._lengths[subnet.length] += 1
+
+    def remove(self, subnet: S) -> None:
+        """Remove a subnet that is there."""
+        del self._ordered[bisect_left(self._ordered, subnet)]
+        self._lengths[subnet.length] -= 1
+        if not self._lengths[subnet.length]:
+            del self._lengths[subnet.length]
+
+    def has_one_length(self) -> bool:
+        """Whether all are of one length: then they are equal or apart."""
+        return len(self._lengths) <= 1
+
+    def covering(self, subnet: S) -> Iterator[S]:
+        """Those that are larger than the subnet and cover it, the largest first."""
+        for length in sorted(self._lengths):
+            if length >= subnet.length:
+                return
+            larger = type(subnet).around(subnet.base, length)
+            at = bisect_left(self._ordered, larger)
+            if at < len(self._ordered) and self._ordered[at] == larger:
+                yield larger
+
+    def inside(self, subnet: S) -> Iterator[S]:
+        """Those that are smaller than the subnet and inside of it, in ascending order."""
+        for at in range(bisect_right(self._ordered, subnet), len(self._ordered)):
+            if not subnet.covers(self._ordered[at]):
+                return
+            yield self._ordered[at]
+
+    def overlapping(self, subnet: S) -> Iterator[S]:
+        """Those that share an address with the subnet, without itself."""
+        yield from self.covering(subnet)
+        yield from self.inside(subnet)
+
+
+class _First(NamedTuple):
+    """The lease that is accepted of a subnet: the index since when its node has that, and its name."""
+
+    since: int
+    name: str
+
+
 class Overlaps(Generic[S]):
-    """The leases by subnet. `fits` tells whether a node may hold a subnet under the network config.
+    """The leases by subnet. `fits` tells whether a node may hold a subnet under the network config; while
+    nodes go from one SubnetLen to another, subnets of both lengths fit.
 
     Of two leases that overlap, the one that fits the network config is accepted; if neither fits, both are
-    rejected. Of several nodes' leases of one subnet the oldest is accepted, by the index at which they were
-    created, then by name. A node may have its subnet under two names for a moment, while the network changes
-    between single and dual stack: the name of the network's present form is accepted then, and is as old as
-    the other.
+    rejected. Of several that fit and overlap, as several nodes' leases of one subnet, one is rejected if
+    another one is older, by the index at which they were created, then by name. A node may have its subnet
+    under two names for a moment, while the network changes between single and dual stack: the name of the
+    network's present form is accepted then, and is as old as the other.
 
-    A change takes O(log n), and O(k) for k leases of the same subnet or k overlapping ones that do not fit.
+    A change takes O(log n), and O(k) for k leases of the same subnet or k overlapping ones that do not fit or
+    are of another length.
     """
 
     def __init__(self, fits: Callable[[S], bool]) -> None:
         self._fits: Callable[[S], bool] = fits
         self._subnets: dict[str, S] = {}
         self._groups: dict[S, dict[str, Claim]] = {}
-        self._first: dict[S, str] = {}
+        self._first: dict[S, _First] = {}
         """The lease that is accepted of each subnet, as far as others of this subnet are concerned."""
-        self._ordered: list[S] = []
-        self._lengths: Counter[int] = Counter()
-        self._odd: list[S] = []
-        """The subnets that do not fit, in ascending order."""
+        self._fitting: SubnetIndex[S] = SubnetIndex()
+        self._odd: SubnetIndex[S] = SubnetIndex()
+        """The subnets that do not fit."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._subnets
@@ -84,10 +144,7 @@ class Overlaps(Generic[S]):
         group = self._groups.get(subnet)
         if group is None:
             group = self._groups[subnet] = {}
-            insort(self._ordered, subnet)
-            self._lengths[subnet.length] += 1
-            if not self._fits(subnet):
-                insort(self._odd, subnet)
+            self._index_of(subnet).add(subnet)
         group[name] = claim
         return changed | self._decide(subnet)
 
@@ -98,60 +155,61 @@ class Overlaps(Generic[S]):
             return set()
         group = self._groups[subnet]
         del group[name]
+        changed = self._decide(subnet) | {name}
         if not group:
             del self._groups[subnet]
-            del self._ordered[bisect_left(self._ordered, subnet)]
-            self._lengths[subnet.length] -= 1
-            if not self._lengths[subnet.length]:
-                del self._lengths[subnet.length]
-            if not self._fits(subnet):
-                del self._odd[bisect_left(self._odd, subnet)]
-        return self._decide(subnet) | {name}
+            self._index_of(subnet).remove(subnet)
+        return changed
 
     def reason(self, name: str) -> str | None:
         """Why a lease is rejected, None if it is not, or not known."""
         subnet = self._subnets.get(name)
         if subnet is None:
             return None
+        other = self._older(subnet, name) if self._fits(subnet) else self._rival(subnet, name)
+        return None if other is None else f"{subnet} overlaps the lease {other}"
+
+    def _older(self, subnet: S, name: str) -> str | None:
+        """The lease for which one of a subnet that fits is rejected."""
         first = self._first[subnet]
-        if self._fits(subnet):
-            return None if first == name else f"{subnet} overlaps the lease {first}"
-        for larger in self._covering(subnet):
-            return f"{subnet} overlaps the lease {self._first[larger]}"
-        if first != name:
-            return f"{subnet} overlaps the lease {first}"
-        at = bisect_right(self._ordered, subnet)
-        if at < len(self._ordered) and subnet.covers(self._ordered[at]):
-            return f"{subnet} overlaps the lease {self._first[self._ordered[at]]}"
-        return None
+        if first.name != name:
+            return first.name
+        if self._fitting.has_one_length():
+            return None
+        oldest = min((self._first[each] for each in self._fitting.overlapping(subnet)), default=first)
+        return oldest.name if oldest < first else None
+
+    def _rival(self, subnet: S, name: str) -> str | None:
+        """The lease for which one of a subnet that does not fit is rejected."""
+        first, indexes = self._first[subnet], (self._fitting, self._odd)
+        larger: list[S] = [each for index in indexes for each in index.covering(subnet)]
+        if larger:
+            return self._first[min(larger)].name
+        if first.name != name:
+            return first.name
+        smaller: list[S] = [each for index in indexes for each in islice(index.inside(subnet), 1)]
+        return self._first[min(smaller)].name if smaller else None
+
+    def _index_of(self, subnet: S) -> SubnetIndex[S]:
+        return self._fitting if self._fits(subnet) else self._odd
 
     def _decide(self, subnet: S) -> set[str]:
         """Choose the accepted lease of a subnet. Returns the names whose reason may have changed."""
-        group: dict[str, Claim] = self._groups.get(subnet, {})
+        group = self._groups[subnet]
         before = self._first.pop(subnet, None)
         if group:
             since: dict[int, int] = {}
             for claim in group.values():
                 since[claim.node] = min(claim.created, since.get(claim.node, claim.created))
-            self._first[subnet] = min(
+            *_, first = min(
                 (since[claim.node], claim.is_other_form, claim.created, name) for name, claim in group.items()
-            )[-1]
+            )
+            self._first[subnet] = _First(since[group[first].node], first)
         changed = set(group)
-        if self._odd and self._first.get(subnet) != before:
-            for other in self._covering(subnet):
-                if not self._fits(other):
+        if self._first.get(subnet) != before:
+            for other in self._odd.overlapping(subnet):
+                changed.update(self._groups[other])
+            if not self._fitting.has_one_length() and self._fits(subnet):
+                for other in self._fitting.overlapping(subnet):
                     changed.update(self._groups[other])
-            for at in range(bisect_right(self._odd, subnet), len(self._odd)):
-                if not subnet.covers(self._odd[at]):
-                    break
-                changed.update(self._groups[self._odd[at]])
         return changed
-
-    def _covering(self, subnet: S) -> Iterator[S]:
-        """The larger subnets that cover this one, the largest first."""
-        for length in sorted(self._lengths):
-            if length >= subnet.length:
-                return
-            larger = type(subnet).around(subnet.base, length)
-            if larger in self._groups:
-                yield larger

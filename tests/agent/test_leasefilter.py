@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import random
+from typing import Any
+
+import pytest
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.leasefilter import ProtectedAddresses, conflict, protected_addresses, rejection
-from netstore.agent.routeplan import KernelRoute
+from netstore.agent.leasefilter import (
+    IPV4,
+    IPV6,
+    ProtectedAddresses,
+    conflict,
+    protected_addresses,
+    rejection,
+)
+from netstore.agent.routeplan import BOOT, PROTOCOL, KernelRoute
 from netstore.network.addresses import Subnet, parse_ip, reserved
-from netstore.network.config import parse_network
-from netstore.network.lease import SubnetLease
+from netstore.network.config import Network6, parse_network
+from netstore.network.ipv6 import Subnet6, parse_cidr6, parse_ip6
 
 NETWORK = parse_network(b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
 OWN = Subnet(parse_ip("10.23.5.0"), 24)
@@ -29,16 +39,22 @@ ROUTES = [
     KernelRoute(Subnet(parse_ip("10.63.0.0"), 24), parse_ip("10.63.0.1"), 3, protocol=3),
 ]
 HOSTS = {parse_ip("10.70.0.9"): "the store's address 10.70.0.9"}
-PROTECTED = protected_addresses([NETWORK], LINKS, ADDRESSES, ROUTES, HOSTS)
-
-
-def lease(cidr: str, ip: str = "192.168.77.12") -> SubnetLease:
-    base, _, length = cidr.partition("/")
-    return SubnetLease(Subnet(parse_ip(base), int(length)), parse_ip(ip))
+PROTECTED = protected_addresses(IPV4, [NETWORK.network], LINKS, ADDRESSES, routes=ROUTES, hosts=HOSTS)
 
 
 def told(cidr: str, ip: str = "192.168.77.12") -> str:
-    return rejection(lease(cidr, ip), NETWORK, OWN, OWN_IP, PROTECTED) or ""
+    return why(cidr, ip) or ""
+
+
+def why(
+    cidr: str,
+    ip: str = "192.168.77.12",
+    protected: ProtectedAddresses[Subnet] | None = None,
+    own_ip: int = OWN_IP,
+) -> str | None:
+    base, _, length = cidr.partition("/")
+    subnet = Subnet(parse_ip(base), int(length))
+    return rejection(IPV4, subnet, parse_ip(ip), NETWORK, own=(OWN, own_ip), protected=protected or PROTECTED)
 
 
 def test_a_normal_lease_is_accepted() -> None:
@@ -84,29 +100,31 @@ def test_routes_of_other_programs_without_a_gateway_are_networks() -> None:
         KernelRoute(Subnet(parse_ip("10.0.0.0"), 8), 0, 3, protocol=4),
         KernelRoute(Subnet(parse_ip("10.58.0.0"), 20), parse_ip("10.77.0.9"), 3, protocol=186),
     ]
-    protected = protected_addresses([NETWORK], LINKS, ADDRESSES, routes, {})
+    protected = protected_addresses(IPV4, [NETWORK.network], LINKS, ADDRESSES, routes=routes, hosts={})
 
-    def why(cidr: str) -> str:
-        return rejection(lease(cidr), NETWORK, OWN, OWN_IP, protected) or ""
-
-    assert why("10.55.0.128/25") == "10.55.0.128/25 overlaps the network 10.55.0.0/24 of lan2"
+    assert (
+        why("10.55.0.128/25", protected=protected)
+        == "10.55.0.128/25 overlaps the network 10.55.0.0/24 of lan2"
+    )
     for accepted in ("10.56.0.0/24", "10.57.0.0/24", "10.99.9.0/24", "10.58.1.0/24"):
-        assert why(accepted) == ""
+        assert why(accepted, protected=protected) is None
 
 
-def test_lookups_agree_with_a_plain_search() -> None:
+@pytest.mark.parametrize("family", [IPV4, IPV6])
+def test_lookups_agree_with_a_plain_search(family: Any) -> None:
     chance = random.Random(7)  # noqa: S311 - a fixed sequence
-    networks = {
-        (Subnet.around(chance.randrange(1 << 12) << 20, length), f"if{length}")
-        for length in chance.choices(range(8, 31), k=60)
-    }
-    single = {chance.randrange(1 << 12) << 20 | chance.randrange(1 << 12): f"{n}" for n in range(60)}
+    rest = family.subnet(0, 0).bits - 32  # as in IPv4, with this many bits behind
+
+    def drawn(low: int, high: int) -> Any:
+        ip = chance.randrange(1 << 12) << 20 | chance.randrange(1 << 12)
+        return family.subnet.around(ip << rest, chance.randrange(low, high))
+
+    networks = {(each := drawn(8, 31), f"if{each.length}") for _ in range(60)}
+    single = {drawn(32, 33).base: f"{number}" for number in range(60)}
     protected = ProtectedAddresses((), networks, single.items())
     found = 0
     for _ in range(2000):
-        subnet = Subnet.around(
-            chance.randrange(1 << 12) << 20 | chance.randrange(1 << 12), chance.randrange(8, 32)
-        )
+        subnet = drawn(8, 32)
         over = protected.network_over(subnet)
         assert (
             (over in networks and over[0].overlaps(subnet))
@@ -131,8 +149,10 @@ def test_a_lease_far_larger_than_subnet_len_is_rejected() -> None:
 
 
 def test_an_interface_network_that_covers_the_pod_network_is_not_protected() -> None:
-    wide = protected_addresses([NETWORK], LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], (), {})
-    assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, parse_ip("10.200.0.5"), wide) is None
+    wide = protected_addresses(
+        IPV4, [NETWORK.network], LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], routes=(), hosts={}
+    )
+    assert why("10.23.6.0/24", protected=wide, own_ip=parse_ip("10.200.0.5")) is None
 
 
 def test_reserved_ranges_are_rejected_in_any_network() -> None:
@@ -140,7 +160,8 @@ def test_reserved_ranges_are_rejected_in_any_network() -> None:
     for base, length in (("127.1.0.0", 24), ("224.1.1.0", 24), ("0.1.2.0", 24), ("169.254.3.0", 24)):
         subnet = Subnet(parse_ip(base), length)
         assert "addresses" in str(reserved(subnet))
-        assert rejection(SubnetLease(subnet, OWN_IP + 1), everything, OWN, OWN_IP, PROTECTED) is not None
+        found = rejection(IPV4, subnet, None, everything, own=(OWN, OWN_IP), protected=PROTECTED)
+        assert str(reserved(subnet)) in str(found)
 
 
 def test_a_public_ip_inside_the_pod_network_is_rejected() -> None:
@@ -151,15 +172,17 @@ def test_a_network_around_one_of_two_ranges_is_not_protected() -> None:
     other = parse_network(b'{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
     wide = [Address(2, parse_ip("10.200.0.5"), 8)]
     for networks in ([NETWORK, other], [other, NETWORK]):
-        protected = protected_addresses(networks, LINKS, wide, (), {})
-        assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, OWN_IP, protected) is None
-    protected = protected_addresses([other], LINKS, wide, (), {})
-    assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, OWN_IP, protected) is not None
+        protected = protected_addresses(
+            IPV4, [each.network for each in networks], LINKS, wide, routes=(), hosts={}
+        )
+        assert why("10.23.6.0/24", protected=protected) is None
+    protected = protected_addresses(IPV4, [other.network], LINKS, wide, routes=(), hosts={})
+    assert why("10.23.6.0/24", protected=protected) is not None
 
 
 def test_a_range_that_this_node_uses_otherwise_is_in_conflict() -> None:
     routes = [*ROUTES, KernelRoute(Subnet(parse_ip("10.90.3.0"), 24), 0, 3, protocol=3)]
-    protected = protected_addresses([NETWORK], LINKS, ADDRESSES, routes, HOSTS)
+    protected = protected_addresses(IPV4, [NETWORK.network], LINKS, ADDRESSES, routes=routes, hosts=HOSTS)
 
     def found(fields: str, *own: Subnet) -> str:
         document = f'{{{fields},"SubnetLen":24,"Backend":{{"Type":"host-gw"}}}}'
@@ -174,3 +197,81 @@ def test_a_range_that_this_node_uses_otherwise_is_in_conflict() -> None:
     assert "the store's address 10.70.0.9" in found('"Network":"10.70.0.0/16","SubnetMin":"10.70.0.0"')
     assert found('"Network":"10.70.0.0/16","SubnetMin":"10.70.1.0"') == ""
     assert found('"Network":"10.90.0.0/16","SubnetMin":"10.90.9.0"') == ""
+
+
+def net6(text: str) -> Subnet6:
+    return Subnet6.exact(*parse_cidr6(text))
+
+
+NETWORK6 = Network6(net6("fd23::/48"), 64, parse_ip6("fd23:0:0:1::"), parse_ip6("fd23:0:0:ffff::"))
+OWN6 = net6("fd23:0:0:7::/64"), parse_ip6("fd77::11")
+LINKS6 = [Link(1, "lo", 65536, up=True), Link(2, "eth0", 1500, up=True), Link(3, "cni0", 1500, up=True)]
+ADDRESSES6 = [
+    Address(1, parse_ip6("::1"), 128),
+    Address(2, parse_ip6("fd77::11"), 64),
+    Address(2, parse_ip6("fe80::11"), 64),
+    Address(3, parse_ip6("fd23:0:0:9::1"), 64),
+    Address(1, parse_ip6("fd23:0:0:a::53"), 128),
+]
+ROUTES6 = [
+    KernelRoute(Subnet6(0, 0), parse_ip6("fd23:0:0:b::1"), 2, 3),
+    KernelRoute(net6("fd23:0:0:c::/64"), parse_ip6("fd23:0:0:c::1"), 2, PROTOCOL),
+    KernelRoute(net6("fd23:0:0:e::/64"), parse_ip6("fd23:0:0:e::"), 4, BOOT, onlink=True),
+    KernelRoute(net6("fd23:0:0:f::/64"), 0, 3, BOOT),
+    KernelRoute(net6("fd23:0:0:10::/64"), 0, 1, BOOT, kind=7),
+    KernelRoute(net6("fe80::/64"), 0, 3, 2),
+    KernelRoute(NETWORK6.network, 0, 3, BOOT),
+]
+PROTECTED6 = protected_addresses(
+    IPV6,
+    [NETWORK6.network],
+    LINKS6,
+    ADDRESSES6,
+    routes=ROUTES6,
+    hosts={parse_ip6("fd23:0:0:d::1"): "the store's address fd23:0:0:d::1"},
+)
+
+
+@pytest.mark.parametrize(
+    ("subnet", "public_ip", "reason"),
+    [
+        ("fd23:0:0:5::/64", "fd77::12", None),
+        ("fd23:0:0:5::/64", None, None),
+        ("fd23:0:0:5::/64", "fe80::12", None),
+        ("fd23:0:0:c::/64", "fd77::12", None),
+        ("fd23:0:0:e::/64", "fd77::12", None),
+        ("fd23:0:0:10::/64", "fd77::12", None),
+        ("fd23:0:0:f::/64", "fd77::12", "overlaps the network fd23:0:0:f::/64 of cni0"),
+        ("fd24:0:0:5::/64", "fd77::12", "not in the network fd23::/48"),
+        ("::/0", "fd77::12", "not in the network"),
+        ("fd23::/48", "fd77::12", "overlaps this node's own subnet"),
+        ("fd23:0:0:7::/64", "fd77::12", "overlaps this node's own subnet"),
+        ("fd23:0:0:7:8000::/65", "fd77::12", "overlaps this node's own subnet"),
+        ("fd23:0:0:4000::/50", "fd77::12", "far larger"),
+        ("fd23:0:0:5::/64", "fd77::11", "this node's own"),
+        ("fd23:0:0:5::/64", "fd23:0:0:9::1", "this node's own"),
+        ("fd23:0:0:5::/64", "ff02::1", "not an address of a host"),
+        ("fd23:0:0:5::/64", "fd23:0:0:6::1", "in the pod network"),
+        ("fd23:0:0:9::/65", "fd77::12", "overlaps the network fd23:0:0:9::/64 of cni0"),
+        ("fd23:0:0:a::/64", "fd77::12", "this node's own address fd23:0:0:a::53"),
+        ("fd23:0:0:b::/64", "fd77::12", "the next hop fd23:0:0:b::1 of the route to ::/0"),
+        ("fd23:0:0:d::/64", "fd77::12", "the store's address fd23:0:0:d::1"),
+    ],
+)
+def test_an_ipv6_subnet_that_would_divert_other_traffic_is_rejected(
+    subnet: str, public_ip: str | None, reason: str | None
+) -> None:
+    ip = None if public_ip is None else parse_ip6(public_ip)
+    found = rejection(IPV6, net6(subnet), ip, NETWORK6, own=OWN6, protected=PROTECTED6)
+    assert (found is None) if reason is None else (reason in (found or ""))
+
+
+def test_an_ipv6_network_of_the_host_around_the_pod_network_is_not_protected() -> None:
+    wide = protected_addresses(
+        IPV6, [NETWORK6.network], LINKS6, [Address(2, parse_ip6("fd23:0:1::11"), 32)], routes=(), hosts={}
+    )
+    assert wide.networks == ()
+    assert (
+        rejection(IPV6, net6("fd23:0:0:5::/64"), parse_ip6("fd77::12"), NETWORK6, own=OWN6, protected=wide)
+        is None
+    )

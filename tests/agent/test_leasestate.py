@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from netstore.agent.leasestate import (
     MIN_REWRITES,
@@ -30,7 +30,7 @@ from netstore.agent.leasestate import (
     older_claim,
 )
 from netstore.client.subnetstore import Entry
-from netstore.network.addresses import Subnet, parse_cidr, parse_ip
+from netstore.network.addresses import Subnet, parse_cidr, parse_ip, show_ip
 from netstore.network.config import parse_network
 from netstore.network.ipv6 import Subnet6, parse_cidr6
 from netstore.network.lease import NodeSubnets, SubnetLease, encode_lease
@@ -681,6 +681,7 @@ class Claimant:
         self.ip = ip
         self.entropy = DrawnEntropy()
         self.network = SITE
+        self.former: Network | None = None
         self.remembered: NodeSubnets | None = None
         self.view: dict[NodeSubnets, Stored] = {}
         self.seen_up_to = 0
@@ -765,7 +766,9 @@ class Claims(RuleBasedStateMachine):
             node.look(self.now)
             if plan.next(self.now) != action:
                 return
-            older = older_claim(action.subnets, {node.ip}, action.created, node.leases(), node.network)
+            older = older_claim(
+                action.subnets, {node.ip}, action.created, node.leases(), node.network, former=node.former
+            )
             if older is None:
                 plan.confirmed()
                 node.remembered = action.subnets
@@ -776,7 +779,9 @@ class Claims(RuleBasedStateMachine):
             self.refresh(node)
             return
         if isinstance(action, ChooseSubnet):
-            chosen = choose_subnet(node.leases(), node.ip, node.network, node.remembered, node.entropy)
+            chosen = choose_subnet(
+                node.leases(), node.ip, node.network, node.remembered, node.entropy, former=node.former
+            )
             if isinstance(chosen, NetworkFull):
                 return
             action = chosen
@@ -883,6 +888,124 @@ class Claims(RuleBasedStateMachine):
 
 
 TestClaims = Claims.TestCase
+
+WHOLE, HALF, DOUBLE = (
+    parse_network(b'{"Network":"10.23.0.0/23","SubnetLen":%d,"Backend":{"Type":"host-gw"}}' % length)
+    for length in (27, 28, 26)
+)
+
+
+class Lengths(Claims):
+    """Three nodes that go to subnets of another length in the same range, each when it likes, and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.created_at = [0] * len(self.nodes)
+        for node in self.nodes:
+            node.network, node.former = WHOLE, HALF
+
+    @initialize(other=st.sampled_from([HALF, DOUBLE]))
+    def plan(self, other: Network) -> None:
+        for node in self.nodes:
+            node.former = other
+
+    @rule(number=Claims.nodes_drawn)
+    def go(self, number: int) -> None:
+        """A node goes to the other length, or back."""
+        node = self.nodes[number]
+        assert node.former is not None
+        node.network, node.former = node.former, node.network
+
+    @rule(number=Claims.nodes_drawn, entropy=st.integers(0, 3), times=st.integers(1, 3))
+    def act(self, number: int, entropy: int, times: int) -> None:
+        """A node acts, with what it knew before and then with what it sees."""
+        node = self.nodes[number]
+        node.entropy.number = entropy
+        for _ in range(times):
+            self.step(node)
+            self.refresh(node)
+
+    def step(self, node: Claimant, *, answered: bool = True) -> None:
+        """Leave a subnet of the former length as `LeaseHolder` does."""
+        held, number = node.plan.subnets, self.nodes.index(node)
+        if held is None or not node.plan.held or node.network.fits(held.subnet):
+            super().step(node, answered=answered)
+            return
+        if node.seen_up_to < self.created_at[number]:
+            return
+        action = choose_subnet(node.leases(), node.ip, node.network, None, node.entropy, former=node.former)
+        if isinstance(action, NetworkFull) or self.write(node, action) != "written":
+            return
+        if isinstance(action, Create):
+            self.created_at[number] = self.index
+        elif isinstance(action, Overwrite):
+            index = self.index
+            if (there := self.store.get(held)) is not None and there.ip == node.ip:
+                self.write(node, Overwrite(held, there.index, there.expires is None, there.created))
+            node.plan.granted(
+                action.subnets, index, permanent=action.permanent, sent=self.now, created=action.created
+            )
+            node.plan.confirmed()
+            node.remembered = action.subnets
+
+    @rule(number=Claims.nodes_drawn, forgets=st.booleans())
+    def start_again(self, number: int, *, forgets: bool) -> None:
+        node = self.nodes[number]
+        if forgets:
+            node.remembered = None
+        node.start()
+        self.refresh(node)
+
+    def reserve(self) -> None:
+        """Nobody does: a migration does not begin with reservations."""
+
+    def tidy(self) -> None:
+        """There is one form of names."""
+
+    @invariant()
+    def what_nodes_have_is_apart(self) -> None:
+        """What they use, and what they used before and have leases of."""
+        using = [
+            (node.ip, subnets.subnet)
+            for node in self.nodes
+            if (subnets := node.plan.subnets) is not None
+            and node.plan.held
+            and not node.plan.may_have_expired(self.now)
+        ]
+        for ip, subnet in using:
+            for key, each in self.store.items():
+                if each.ip != ip and key.subnet.overlaps(subnet):
+                    holder = next(node for node in self.nodes if node.ip == each.ip)
+                    assert not holder.plan.held or holder.plan.subnets != key, (ip, subnet, each)
+                    assert each.created > self.store[NodeSubnets(subnet)].created, (ip, subnet, each)
+
+    def teardown(self) -> None:
+        super().teardown()
+        for node in self.nodes:
+            assert node.plan.subnets is not None
+            assert node.network.fits(node.plan.subnets.subnet)
+        self.what_nodes_have_is_apart()
+
+
+TestLengths = Lengths.TestCase
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [("10.23.0.32/27", "10.23.0.48/28"), ("10.23.0.48/28", "10.23.0.32/27")]
+)
+def test_an_older_lease_of_another_length_is_a_claim_while_both_count(mine: str, theirs: str) -> None:
+    other = StoredLease(SubnetLease(net(theirs), OTHER), 5, False, created=5)
+    for network, former in ((WHOLE, HALF), (HALF, WHOLE)):
+        assert older_claim(pair(mine), {ME}, 6, [other], network, former=former) == other
+        assert older_claim(pair(mine), {ME}, 4, [other], network, former=former) is None
+        assert older_claim(pair("10.23.1.0/28"), {ME}, 6, [other], network, former=former) is None
+        own = StoredLease(SubnetLease(net(mine), ME), 6, False, created=6)
+        chosen = choose_subnet([own, other], ME, network, None, LowestEntropy(), former=former)
+        if network.fits(own.lease.subnet):
+            assert chosen == Discard(pair(mine), 6, f"the lease of {show_ip(OTHER)} is older")
+        else:
+            assert isinstance(chosen, Create)
+            assert not chosen.subnets.subnet.overlaps(other.lease.subnet)
 
 
 def test_another_lease_of_this_node_is_confirmed_before_it_is_held() -> None:

@@ -5,6 +5,7 @@ that the test writes.
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -18,7 +19,7 @@ from netstore.agent.kernel import Address, Link
 from netstore.agent.migration import DRAIN_SECONDS, document_of
 from netstore.agent.routeplan import AddRoute
 from netstore.agent.routeprogrammer import REFRESH_INTERVAL
-from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.addresses import Subnet, parse_cidr, parse_ip
 from netstore.network.migration import (
     Change,
     Part,
@@ -30,7 +31,7 @@ from netstore.network.migration import (
 )
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS
-from tests.agent.test_service import NETWORK, Node
+from tests.agent.test_service import DUAL, DUAL_PEER, NETWORK, Node, make_dual_stack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -549,6 +550,109 @@ async def test_a_node_goes_to_another_range_and_keeps_what_it_had(
         assert len(node.own) == 2
         assert node.agent.status()["network"] == "10.24.0.0/16"
         assert node.recorded.told("lease_discarded") == []
+
+
+def subnet(name: str) -> Subnet:
+    """The subnet of a lease's name."""
+    return Subnet(*parse_cidr(name.replace("-", "/")))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("length", [25, 23])
+async def test_a_node_takes_a_subnet_of_another_length_beside_all_that_are_held(
+    autojump_clock: MockClock, tmp_path: Path, length: int
+) -> None:
+    other = NETWORK.replace('"SubnetLen":24', f'"SubnetLen":{length}')
+    node = Renumbering(tmp_path, "v3", NETWORK, other)
+    theirs = f"10.23.202.0-{length}"
+    async with node.running():
+        [old] = node.own
+        await sending(node)
+        node.store.lease(theirs, PEER, None)
+        await node.later(5)
+        assert len(node.own) == 2
+        new = str(node.agent.status()["subnet"]).replace("/", "-")
+        held = [subnet(each) for each in (old, new, PEER_SUBNET, theirs)]
+        assert held[1].length == length
+        assert not any(one.overlaps(another) for one, another in combinations(held, 2)), held
+        assert set(node.routes()) == {str(held[2]), str(held[3])}
+        assert node.part.sends > 0
+        node.plan(Phase.FINISH)
+        node.store.put(f"{PREFIX}/config", other)
+        await node.later(3)
+        node.plan(Phase.DONE)
+        await node.later(3)
+        assert node.agent.not_ready() is None
+        assert set(node.routes()) == {str(held[2]), str(held[3])}
+    assert node.recorded.told("lease_taken") == []
+    assert node.agent.status()["unserved"] == {}
+
+
+@pytest.mark.trio
+async def test_both_families_are_served_while_the_range_of_a_dual_stack_network_changes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    halves = DUAL.replace('"SubnetLen":24', '"SubnetLen":25')
+    node = Renumbering(tmp_path, "v3", DUAL, halves)
+    make_dual_stack(node)
+    node.store.remove(f"{PREFIX}/subnets/{PEER_SUBNET}")
+    peers = {"10.23.200.0-24": "fd23:0:0:c8::-64", "10.23.201.0-25": "fd23:0:0:c9::-64"}
+    old, new = (f"{PREFIX}/subnets/{one}&{other}" for one, other in peers.items())
+    served = {each.replace("-", "/") for pair in peers.items() for each in pair}
+    node.store.put(old, DUAL_PEER, 86_400)
+    async with node.running():
+        await sending(node)
+        node.store.put(new, DUAL_PEER, 86_400)
+        await node.later(5)
+        [before, after] = sorted(node.own, key=lambda name: int(name.partition("&")[0][-2:]))
+        assert before.partition("&")[2] != after.partition("&")[2], "an IPv6 subnet of its own"
+        assert set(node.routes()) == served
+        status = node.agent.status()
+        assert [status["subnet"], status["subnet6"]] == [each.replace("-", "/") for each in after.split("&")]
+        node.plan(Phase.FINISH)
+        node.store.put(f"{PREFIX}/config", halves)
+        await node.later(3)
+        node.plan(Phase.DONE)
+        await node.later(3)
+        assert node.agent.not_ready() is None
+        assert set(node.routes()) == served
+        assert sorted(node.own) == sorted([before, after])
+
+
+@pytest.mark.trio
+async def test_a_subnet_that_overlaps_an_older_one_is_given_up_before_it_is_used(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    halves = NETWORK.replace('"SubnetLen":24', '"SubnetLen":25')
+    node = Renumbering(tmp_path, "v2", NETWORK, halves)
+    async with node.running():
+        [old] = node.own
+        node.store.lease("10.23.200.128-25", ME, None)
+        await sending(node)
+        await node.later(10)
+        assert "10.23.200.128-25" not in node.own
+        assert len(node.own) == 2
+        assert old in node.own
+        [told] = node.recorded.told("lease_given_up")
+        assert told["reason"] == f"the lease of {PEER} is older"
+    assert not any("10.23.200" in each["subnet"] for each in node.recorded.told("subnet_held"))
+
+
+@pytest.mark.trio
+async def test_a_subnet_that_was_taken_without_knowledge_of_the_plan_is_given_up(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    halves = NETWORK.replace('"SubnetLen":24', '"SubnetLen":25')
+    node = Renumbering(tmp_path, "v2", NETWORK, halves)
+    node.store.lease("10.23.9.128-25", PEER, None)
+    node.store.lease("10.23.9.0-24", ME, None)
+    async with node.running():
+        assert node.own == ["10.23.9.0-24"]
+        node.plan(Phase.PREPARE)
+        await node.later(5)
+        assert node.agent.status()["subnet"] != "10.23.9.0/24"
+        [told] = node.recorded.told("lease_taken")
+        assert (told["subnet"], told["by"]) == ("10.23.9.0/24", PEER)
 
 
 @pytest.mark.trio

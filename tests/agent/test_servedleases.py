@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.agent.leasefilter import ProtectedAddresses
-from netstore.agent.leasefilter6 import ProtectedAddresses6
 from netstore.agent.servedleases import ServedLeases, Site
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.config import parse_network
@@ -36,7 +35,7 @@ def site(network: Network) -> Site:
         NODE - 1,
         parse_ip6("fd77::11"),
         ProtectedAddresses(),
-        ProtectedAddresses6(),
+        ProtectedAddresses(),
     )
 
 

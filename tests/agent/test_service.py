@@ -17,14 +17,15 @@ from netstore.agent import localnode, privileges
 from netstore.agent.kernel import Address, Link
 from netstore.agent.leasewatcher import GRACE_PERIOD, LeaseWatcher
 from netstore.agent.routeplan import BOOT, DeleteRoute, KernelRoute
-from netstore.agent.service import STUCK_SECONDS, Agent
+from netstore.agent.service import STUCK_SECONDS, Agent, pod_network
 from netstore.agent.wanted import Route, Wanted
 from netstore.client.grpc import PERMISSION_DENIED, Status
 from netstore.client.v2 import V2Error
 from netstore.errors import NetstoreError
-from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.addresses import Subnet, parse_cidr, parse_ip
 from netstore.network.ipv6 import parse_ip6
 from netstore.network.lease import SUBNETS as LEASES
+from netstore.network.masquerade import PodNetwork
 from netstore.ops.agent import AgentConfig
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS, fake, subnets
@@ -274,6 +275,20 @@ async def test_a_drained_node_stays_away_until_it_is_undrained(autojump_clock: M
         kept_away.remove(mark)
         await trio.sleep(15)  # fixed: by the clock of the test
         assert node.own_key() == key
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_a_node_that_was_drained_by_its_name_stays_away_with_another_address(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, "v2", node_name="node7")
+    kept_away = cast("KnownStore", node.agent._access).kept_away
+    kept_away.put(f"{PREFIX}/subnets/node7", "{}")
+    async with node.running():
+        assert "is drained" in str(node.agent.not_ready())
+        kept_away.remove(f"{PREFIX}/subnets/node7")
+        await trio.sleep(15)  # fixed: by the clock of the test
         assert node.agent.not_ready() is None
 
 
@@ -1133,3 +1148,13 @@ async def test_the_lease_from_which_a_node_moved_is_no_fault(autojump_clock: Moc
         node.store.put(f"{SUBNETS}/10.23.79.0-24", MINE)
         await trio.sleep(5)  # fixed: by the clock of the test
         assert [line["name"] for line in node.recorded.told("lease_skipped")] == ["10.23.79.0-24"]
+
+
+def test_the_pod_network_while_its_range_grows() -> None:
+    small, large, held, left = (
+        Subnet(*parse_cidr(text)) for text in ("10.23.0.0/16", "10.22.0.0/15", "10.22.5.0/25", "10.23.6.0/24")
+    )
+    expected = PodNetwork(("10.22.0.0/15",), "10.22.5.0/25", ("10.23.6.0/24",))
+    for networks in ([small, large], [large, small]):
+        assert pod_network(networks, held, [left, held]) == expected
+    assert pod_network([small, small], left, [left]) == PodNetwork(("10.23.0.0/16",), "10.23.6.0/24")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.network.addresses import Subnet, parse_ip
-from netstore.network.allocator import counterpart, free_subnets, free_subnets6
+from netstore.network.allocator import counterpart, free_subnets
 from netstore.network.config import Network, Network6
 from netstore.network.ipv6 import Subnet6, parse_ip6
 
@@ -84,12 +84,12 @@ def test_free_subnets_of_ipv6_equal_a_full_comparison(
     step = 1 << (128 - made.subnet_len)
     every = [Subnet6(base, made.subnet_len) for base in range(made.subnet_min, made.subnet_max + 1, step)]
     free = [subnet for subnet in every if not any(subnet.overlaps(other) for other in taken)]
-    assert free_subnets6(made, taken, limit) == free[:limit]
+    assert free_subnets(made, taken, limit) == free[:limit]
 
 
 def test_the_cost_does_not_depend_on_the_size_of_a_network_of_ipv6() -> None:
     huge = Network6(Subnet6(0, 0), 126, 4, 2**128 - 4)
-    assert len(free_subnets6(huge, [Subnet6(0, 1)])) == 100
+    assert len(free_subnets(huge, [Subnet6(0, 1)])) == 100
 
 
 @given(cases(), cases6(), st.integers(0, 63))

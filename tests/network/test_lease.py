@@ -15,8 +15,11 @@ from netstore.network.lease import (
     NodeSubnets,
     SubnetLease,
     encode_lease,
+    encode_mark,
+    is_node_name,
     parse_lease,
     parse_lease_name,
+    parse_mark,
 )
 
 KEY = "/coreos.com/network/subnets/10.23.79.0-24"
@@ -258,3 +261,17 @@ def test_the_name_of_a_node_comes_last_in_an_encoded_value() -> None:
     found = parse_lease(KEY, value)
     assert isinstance(found, SubnetLease)
     assert found.node_name == "node7"
+
+
+def test_the_mark_of_a_drained_node_names_all_its_marks() -> None:
+    names = ("192.168.77.12", "node7")
+    assert parse_mark(encode_mark("2026-01-02T03:04:05Z", names)) == names
+    for value in (None, "", "{}", '{"since":"x"}', '{"since":"x","also":7}', "[" * 10_000):
+        assert parse_mark(value) == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("node7", True), ("a.b", True), ("..", False), ("a/b", False)]
+)
+def test_what_a_node_can_be_called(word: str, *, expected: bool) -> None:
+    assert is_node_name(word) is expected

@@ -39,6 +39,7 @@ from netstore.network.migration import (
     encode_plan,
     left_behind,
     next_step,
+    overlapping,
     parse_part,
     parse_plan,
     reaches_new,
@@ -449,25 +450,15 @@ RANGE: Final = '{"Type":"host-gw"}', '"Network":"10.1.0.0/16","SubnetLen":24'
 @pytest.mark.parametrize(
     "rest",
     [
+        '"Network":"10.2.0.0/16","SubnetLen":25',
         '"Network":"10.1.0.0/16","SubnetLen":25',
         '"Network":"10.0.0.0/15","SubnetLen":23',
         '"Network":"10.1.128.0/17","SubnetLen":26',
-    ],
-)
-def test_subnets_of_two_lengths_in_one_range_are_refused(rest: str) -> None:
-    with pytest.raises(NetstoreError, match=r"SubnetLen: subnets of the length .* would overlap"):
-        change_of(network(*RANGE), network(RANGE[0], rest))
-
-
-@pytest.mark.parametrize(
-    "rest",
-    [
-        '"Network":"10.2.0.0/16","SubnetLen":25',
         '"Network":"10.0.0.0/15","SubnetLen":24',
         '"Network":"10.1.0.0/16","SubnetLen":24,"SubnetMin":"10.1.9.0"',
     ],
 )
-def test_ranges_whose_subnets_are_the_same_or_apart_can_change(rest: str) -> None:
+def test_the_range_and_the_length_of_subnets_can_change(rest: str) -> None:
     assert change_of(network(*RANGE), network(RANGE[0], rest)) is Change.RANGE
 
 
@@ -516,6 +507,13 @@ def test_a_range_is_left_with_the_leases_of_both_ranges() -> None:
     leases = [lease("10.1.5.0/24", 1), lease("10.2.5.0/24", 1), lease("10.2.6.0/24", 1)]
     assert left_behind(leases, old, back) == {}
     assert left_behind(leases, old, third) == {"0.0.0.1": leases}
+
+
+def test_leases_that_overlap_are_found() -> None:
+    one, half, apart = lease("10.1.5.0/24", 1), lease("10.1.5.128/25", 2), lease("10.1.6.0/24", 3)
+    assert overlapping([apart, half, one]) == (one, half)
+    assert overlapping([apart, one]) is None
+    assert overlapping([apart, half]) is None
 
 
 def test_nodes_that_do_not_follow_plans_are_named() -> None:

@@ -26,6 +26,11 @@ DUAL = parse_network(
 NODE = parse_ip("192.168.77.12")
 
 
+def fits_both(subnet: Subnet) -> bool:
+    """As while nodes go from /24 to /25."""
+    return subnet.length in (24, 25)
+
+
 def conflicts(
     leases: Mapping[str, SubnetLease], network: Network, created: Callable[[str], int] = lambda _: 0
 ) -> dict[str, str]:
@@ -53,7 +58,9 @@ def reasons(overlaps: Overlaps[Subnet] | Overlaps[Subnet6], names: Iterable[str]
     return {name: reason for name, reason in found.items() if reason is not None}
 
 
-def all_conflicts(known: Mapping[str, tuple[Subnet, Claim]]) -> dict[str, str]:
+def all_conflicts(
+    known: Mapping[str, tuple[Subnet, Claim]], fits: Callable[[Subnet], bool]
+) -> dict[str, str]:
     """The twin of `Overlaps`: one pass over all in ascending order."""
     since: dict[tuple[Subnet, int], int] = {}
     for subnet, claim in known.values():
@@ -63,13 +70,20 @@ def all_conflicts(known: Mapping[str, tuple[Subnet, Claim]]) -> dict[str, str]:
         (subnet, since[subnet, claim.node], claim.is_other_form, claim.created, name)
         for name, (subnet, claim) in known.items()
     )
+    first: dict[Subnet, tuple[int, str]] = {}
+    for each in ordered:
+        first.setdefault(each[0], (each[1], each[-1]))
     found: dict[str, str] = {}
     for subnet, name, covering in nested((each[0], each[-1]) for each in ordered):
         for larger, other in covering:
-            if larger == subnet or not NETWORK.fits(subnet):
+            if larger == subnet or not fits(subnet):
                 found.setdefault(name, f"{subnet} overlaps the lease {other}")
-            if larger != subnet and not NETWORK.fits(larger):
+            if larger != subnet and not fits(larger):
                 found.setdefault(other, f"{larger} overlaps the lease {name}")
+    for subnet, (age, name) in first.items():
+        ages = [first[each] for each in first if fits(each) and each.overlaps(subnet)]
+        if fits(subnet) and min(ages) < (age, name):
+            found[name] = f"{subnet} overlaps the lease {min(ages)[1]}"
     return found
 
 
@@ -91,6 +105,26 @@ def test_of_two_overlapping_leases_the_one_that_fits_the_network_is_accepted() -
         "more specific": "10.5.5.0/25 overlaps the lease larger",
         "larger": "10.5.0.0/16 overlaps the lease fits",
     }
+
+
+def test_of_two_lengths_that_fit_the_oldest_is_accepted() -> None:
+    overlaps = Overlaps(fits_both)
+    held = {
+        "half": "10.5.5.0/25",
+        "whole": "10.5.5.0/24",
+        "other half": "10.5.5.128/25",
+        "apart": "10.5.6.0/24",
+    }
+    for number, (name, cidr) in enumerate(held.items()):
+        overlaps.put(name, lease(cidr).subnet, Claim(number, number))
+    assert reasons(overlaps, held) == {
+        "whole": "10.5.5.0/24 overlaps the lease half",
+        "other half": "10.5.5.128/25 overlaps the lease whole",
+    }
+    assert overlaps.remove("half") == {"half", "whole"}
+    assert reasons(overlaps, held) == {"other half": "10.5.5.128/25 overlaps the lease whole"}
+    assert overlaps.remove("whole") == {"whole", "other half"}
+    assert reasons(overlaps, held) == {}
 
 
 def test_of_two_that_do_not_fit_neither_is_accepted_and_of_two_names_the_first() -> None:
@@ -205,11 +239,11 @@ changes = st.tuples(
 )
 
 
-@given(st.lists(changes, max_size=30))
+@given(st.lists(changes, max_size=30), st.sampled_from([NETWORK.fits, fits_both]))
 def test_after_any_changes_it_is_as_if_all_were_looked_at_anew(
-    drawn: list[tuple[int, Subnet | None, Claim]],
+    drawn: list[tuple[int, Subnet | None, Claim]], fits: Callable[[Subnet], bool]
 ) -> None:
-    overlaps = Overlaps(NETWORK.fits)
+    overlaps = Overlaps(fits)
     known: dict[str, tuple[Subnet, Claim]] = {}
     told: dict[str, str] = {}
     for number, subnet, claim in drawn:
@@ -224,7 +258,7 @@ def test_after_any_changes_it_is_as_if_all_were_looked_at_anew(
             told.pop(each, None)
             if (reason := overlaps.reason(each)) is not None:
                 told[each] = reason
-        assert told == all_conflicts(known)
+        assert told == all_conflicts(known, fits)
 
 
 def test_a_change_among_many_looks_at_few() -> None:

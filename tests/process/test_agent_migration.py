@@ -1,5 +1,5 @@
-"""A network that changes while it runs: five nodes with a pod each, three members, and traffic that tells
-every lost packet; agents, the leader and the command are killed on the way.
+"""A network that changes while it runs: nodes with a pod each, members, and traffic that tells every lost
+packet; in the longer test agents, the leader and the command are killed on the way.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Interface, IPv4Network
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -30,8 +32,8 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 NODES: Final = 5
 
 
-def config(backend: dict[str, object], network: str = "10.23.0.0/16") -> str:
-    return json.dumps({"Network": network, "SubnetLen": 24, "Backend": backend})
+def config(backend: dict[str, object], network: str = "10.23.0.0/16", length: int = 24) -> str:
+    return json.dumps({"Network": network, "SubnetLen": length, "Backend": backend})
 
 
 GATEWAY: Final = config({"Type": "host-gw"})
@@ -115,19 +117,20 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, document: str) -> Iterator[Site]:
+def site(folder: Path, document: str, *, nodes: int = NODES, members: int = 3) -> Iterator[Site]:
     with ExitStack() as stack:
-        wire = stack.enter_context(Wire(nodes=NODES))
-        members = stack.enter_context(
+        wire = stack.enter_context(Wire(nodes=nodes))
+        cluster = stack.enter_context(
             Members(
                 folder,
+                size=members,
                 flags=(*PACE, "--allow-insecure-http"),
                 host_of=lambda _: wire.store_address,
                 netns_of=lambda _: wire.switch,
             )
         )
-        made = Site(folder, wire, members)
-        first = next(iter(members.daemons.values()))
+        made = Site(folder, wire, cluster)
+        first = next(iter(cluster.daemons.values()))
         assert request(first, "PUT", f"/v2/keys{PREFIX}/config", value=document).status == 201
         for node in wire.members:
             agent = RunningAgent(node, folder, ("--endpoints", made.endpoints)).start()
@@ -169,7 +172,7 @@ def ways(made: Site) -> list[set[str]]:
 
 
 def all_go_by(made: Site, device: str) -> None:
-    until(lambda: ways(made) == [{device}] * NODES, f"all routes go by {device}")
+    until(lambda: ways(made) == [{device}] * len(made.agents), f"all routes go by {device}")
 
 
 def reported(made: Site) -> None:
@@ -177,9 +180,54 @@ def reported(made: Site) -> None:
 
     def all_reported() -> bool:
         status, out, _ = made.told("plugin", "status", "-o", "json")
-        return status == 0 and len(json.loads(out)["nodes"]) == NODES
+        return status == 0 and len(json.loads(out)["nodes"]) == len(made.agents)
 
     until(all_reported, "all agents report", limit=60)
+
+
+def pinging(stack: ExitStack, pods: list[Host], others: list[Host]) -> list[Callable[[], dict[str, Any]]]:
+    """Probers in these pods, to each other and to the others."""
+    return [
+        stack.enter_context(
+            probe(each, "pings", *(one.address for one in (*pods, *others) if one is not each))
+        )
+        for each in pods
+    ]
+
+
+def new_pods(made: Site, stack: ExitStack) -> list[Host]:
+    """A pod in each node with an address of the subnet that it holds now."""
+    subnets = [str(IPv4Interface(agent.env()["FLANNEL_SUBNET"]).network) for agent in made.agents]
+    return [
+        stack.enter_context(pod(node, subnet.replace("/", "-"), "new"))
+        for node, subnet in zip(made.wire.members, subnets, strict=True)
+    ]
+
+
+def test_no_packet_is_lost_on_the_way_to_another_mtu_and_to_subnets_of_another_length(
+    tmp_path: Path,
+) -> None:
+    smaller = {"Type": "vxlan", "MTU": 1400}  # of the outer packets: 50 more than pods have
+    with site(tmp_path, VXLAN, nodes=3, members=1) as made, ExitStack() as stack:
+        all_go_by(made, "flannel.1")
+        reported(made)
+        pings = pinging(stack, made.pods, [])
+        said = made.migrate(config(smaller), at={"send": made.kill_agent(1)})
+        for node, agent in zip(made.wire.members, made.agents, strict=True):
+            [device] = json.loads(node.ip("-j", "link", "show", "flannel.1"))
+            assert (device["mtu"], agent.env()["FLANNEL_MTU"]) == (1350, "1350")
+        said += made.migrate(config(smaller, length=25), at={"send": made.kill_agent(2)})
+        new = new_pods(made, stack)
+        pings += pinging(stack, new, made.pods)
+        held = [
+            IPv4Network(f"{each.address}/{length}", strict=False)
+            for each, length in zip((*made.pods, *new), (24, 24, 24, 25, 25, 25), strict=True)
+        ]
+        assert not any(one.overlaps(other) for one, other in combinations(held, 2)), held
+        reports = [end() for end in pings]
+        sys.stdout.write(json.dumps({"pings": reports, "said": said}))  # shown with -rP
+        assert [each["lost"] for each in reports] == [0] * 6, reports
+        assert all(each["sent"] > 500 for each in reports[:3])
 
 
 def test_no_packet_is_lost_on_the_way_to_another_backend_and_back_and_to_a_second_range(
@@ -191,10 +239,7 @@ def test_no_packet_is_lost_on_the_way_to_another_backend_and_back_and_to_a_secon
         addresses = [each.address for each in made.pods]
         server = stack.enter_context(probe(made.pods[0], "serve"))
         talk = stack.enter_context(probe(made.pods[-1], "talk", addresses[0]))
-        pings = [
-            stack.enter_context(probe(each, "pings", *(one for one in addresses if one != each.address)))
-            for each in made.pods
-        ]
+        pings = pinging(stack, made.pods, [])
         said = made.migrate(
             VXLAN,
             *("--canary", made.wire.members[1].address),
@@ -231,16 +276,7 @@ def test_no_packet_is_lost_on_the_way_to_another_backend_and_back_and_to_a_secon
         )
         subnets = [agent.env()["FLANNEL_SUBNET"] for agent in made.agents]
         assert all(each.startswith("10.24.") for each in subnets), subnets
-        new = [
-            stack.enter_context(pod(node, subnet.replace(".1/", ".0-"), "new"))
-            for node, subnet in zip(made.wire.members, subnets, strict=True)
-        ]
-        pings += [
-            stack.enter_context(
-                probe(each, "pings", *addresses, *(one.address for one in new if one != each))
-            )
-            for each in new
-        ]
+        pings += pinging(stack, new_pods(made, stack), made.pods)
         reports = [end() for end in pings]
         session = talk()
         server()

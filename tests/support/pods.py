@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 from tests.support.inside import inside
@@ -32,18 +33,19 @@ def pod(node: Node, subnet: str, name: str = "pod") -> Iterator[Host]:
     for it, as the first, through an interface with this name.
     """
     netns = f"{node.netns}-{name}"
-    base = subnet.partition("-")[0].removesuffix("0")
+    addresses = IPv4Network(subnet.replace("-", "/"))
+    gateway, own, length = addresses[1], addresses[2], addresses.prefixlen
     ip("netns", "add", netns)
     try:
         ip("link", "add", name, "netns", node.netns, "type", "veth", "peer", "name", "eth0", "netns", netns)
-        node.ip("address", "add", f"{base}1/24", "dev", name)
+        node.ip("address", "add", f"{gateway}/{length}", "dev", name)
         node.ip("link", "set", name, "up")
-        for words in (("address", "add", f"{base}2/24", "dev", "eth0"), ("link", "set", "eth0", "up")):
+        for words in (("address", "add", f"{own}/{length}", "dev", "eth0"), ("link", "set", "eth0", "up")):
             ip(*words, netns=netns)
         ip("link", "set", "lo", "up", netns=netns)
-        ip("route", "add", "default", "via", f"{base}1", netns=netns)
+        ip("route", "add", "default", "via", str(gateway), netns=netns)
         ip("netns", "exec", node.netns, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        yield Host(netns, f"{base}2")
+        yield Host(netns, str(own))
     finally:
         ip("netns", "delete", netns, check=False)
 

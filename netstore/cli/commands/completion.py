@@ -6,6 +6,7 @@ errors.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
@@ -15,10 +16,12 @@ from netstore.cli.commands.failures import Failure, usage
 from netstore.cli.commands.invocation import PROGRAM, Settings, clean
 from netstore.cli.commands.leases import survey
 from netstore.cli.output import emit
+from netstore.network.lease import DRAINED, SUBNETS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from netstore.cli.commands.leases import Record
     from netstore.client.cluster import MemberRecord
     from netstore.client.plugins import Stored
     from netstore.client.subnetstore import Entry, SubnetStore
@@ -56,14 +59,58 @@ def subnets(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
     """Subnets of the network, invalid records by their names; with their holders if the shell shows that."""
-    settings = context.ensure_object(Settings)
+    return _offered(_subnets(_records(context)), incomplete)
+
+
+def nodes(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Addresses and names of the nodes that hold subnets."""
+    return _offered(_nodes(_records(context)), incomplete)
+
+
+def holders(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Subnets, and addresses and names of the nodes that hold them."""
+    records = _records(context)
+    return _offered({**_subnets(records), **_nodes(records)}, incomplete)
+
+
+def drained(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Addresses and names of the nodes that are drained."""
+    return _offered(dict.fromkeys(entry.name for entry in _entries(context, DRAINED)), incomplete)
+
+
+def _subnets(records: Sequence[Record]) -> dict[str, str | None]:
+    return {record.subnet: record.public_ip for record in records}
+
+
+def _nodes(records: Sequence[Record]) -> dict[str, str | None]:
+    leases = [(record.subnet, record.public_ip, record.lease) for record in records if record.lease]
+    found: dict[str, str | None] = {ip: subnet for subnet, ip, _ in leases if ip is not None}
+    return found | {lease.node_name: ip for _, ip, lease in leases if lease.node_name}
+
+
+def _records(context: click.Context) -> list[Record]:
+    return survey(_entries(context, SUBNETS), None, "")
+
+
+def _entries(context: click.Context, folder: str) -> Sequence[Entry]:
+    """The entries of a folder of the network."""
 
     async def listing(store: SubnetStore) -> Sequence[Entry]:
         return (await store.entries()).entries
 
-    found = _in_time(context, settings.ask_network, listing) or ()
-    records = (record for record in survey(found, None, "") if record.subnet.startswith(incomplete))
-    return [CompletionItem(record.subnet, help=record.public_ip) for record in records][:MOST]
+    ask = partial(context.ensure_object(Settings).ask_network, folder=folder)
+    return _in_time(context, ask, listing) or ()
+
+
+def _offered(words: Mapping[str, str | None], incomplete: str) -> list[CompletionItem[str]]:
+    """The words that begin so, each with what a shell may show beside it."""
+    return [CompletionItem(word, help=more) for word, more in words.items() if word.startswith(incomplete)][
+        :MOST
+    ]
 
 
 def members(

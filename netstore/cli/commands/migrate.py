@@ -38,6 +38,7 @@ from netstore.network.migration import (
     encode_plan,
     left_behind,
     next_step,
+    overlapping,
     parse_part,
     parse_plan,
     unable,
@@ -332,19 +333,20 @@ def _planned(
             " node out with --without"
         )
     if change is Change.RANGE:
-        _check_range(seen, old, new)
+        _check_range(seen, new)
     return Plan(secrets.token_hex(8), Phase.PREPARE, change, seen.config, document, canaries, without)
 
 
-def _check_range(seen: Seen, old: Network, new: Network) -> None:
+def _check_range(seen: Seen, new: Network) -> None:
     """`Failure` if nodes cannot go to the new range."""
-    if new.ipv6 is not None or old.ipv6 is not None:
-        raise refused("IPv6Network: the range of a dual-stack network cannot change while nodes run")
     if seen.reserved:
         raise refused(
             f"{_listed(seen.reserved)}: reserved, and an agent leaves no reservation; release it, or reserve"
             " a subnet of the new range later"
         )
+    if (pair := overlapping(lease for lease, _ in seen.leases)) is not None:
+        one, other = (f"{each.subnet} of {show_ip(each.public_ip)}" for each in pair)
+        raise refused(f"{one} overlaps {other}; release one of them with `netstorectl subnet release`")
     for lease, _ in seen.leases:
         if new.network.holds(lease.public_ip):
             raise refused(f"Network: {new.network} contains the node {show_ip(lease.public_ip)}")
@@ -356,6 +358,13 @@ def _check_range(seen: Seen, old: Network, new: Network) -> None:
             f"Network: {needed} nodes need a subnet each beside those that they hold, and"
             f" {len(free)} are free in the new config; choose a larger range"
         )
+    if new.ipv6 is not None:
+        taken6 = [lease.subnet6 for lease, _ in seen.leases if lease.subnet6 is not None]
+        if (count := len(free_subnets(new.ipv6, taken6, needed))) < needed:
+            raise refused(
+                f"IPv6Network: {needed} nodes need a subnet each beside those that they hold, and {count} are"
+                " free; `netstorectl subnet release` frees those that no pod uses"
+            )
 
 
 async def _check_leases(stores: Stores, seen: Seen, plan: Plan) -> None:

@@ -19,7 +19,7 @@ from netstore.cli.commands.network import checked
 from netstore.cli.commands.options import Group, pass_settings, whole
 from netstore.cli.output import Table
 from netstore.network.addresses import Subnet, parse_cidr, parse_host_ip, show_ip
-from netstore.network.allocator import counterpart, free_subnets6
+from netstore.network.allocator import counterpart, free_subnets
 from netstore.network.ipv6 import Subnet6, parse_cidr6, show_ip6
 from netstore.network.lease import DEFAULT_TTL, NodeSubnets, encode_lease
 
@@ -246,7 +246,7 @@ def free_ipv6(network: Network, subnet: Subnet, records: Sequence[Record]) -> Su
     usual = counterpart(network, subnet, network.ipv6)
     if usual is not None and not any(usual.overlaps(each) for each in taken):
         return usual
-    free = free_subnets6(network.ipv6, taken, 1)
+    free = free_subnets(network.ipv6, taken, 1)
     if not free:
         raise refused(
             f"{network.ipv6.network}: no subnet is free; release one, or choose a larger IPv6Network"

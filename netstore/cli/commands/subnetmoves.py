@@ -8,8 +8,9 @@ not carry out, or that is interrupted while it is waited for, is undone.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
@@ -26,8 +27,21 @@ from netstore.cli.commands.subnet import (
     surveyed,
 )
 from netstore.cli.output import Table
+from netstore.errors import NetstoreError
 from netstore.network.addresses import parse_ip, show_ip
-from netstore.network.lease import DEFAULT_TTL, DRAINED, NodeSubnets, SubnetLease, encode_lease, parse_lease
+from netstore.network.lease import (
+    DEFAULT_TTL,
+    DRAINED,
+    NodeSubnets,
+    SubnetLease,
+    encode_lease,
+    encode_mark,
+    is_node_name,
+    parse_lease,
+    parse_mark,
+)
+from netstore.network.pluginreport import FOLDER as REPORTS
+from netstore.network.pluginreport import parse_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,11 +77,12 @@ def wait_option(default: float, what: str) -> Callable[[Callable[..., None]], Ca
 @click.command("move", cls=Command)
 @click.option("--release", is_flag=True, help="Remove the former lease once the agent has moved.")
 @wait_option(MOVE_SECONDS, "How long the agent may take; 0 leaves the reservation for its next start.")
-@click.argument("holder", metavar="NODE|SUBNET", shell_complete=completion.subnets)
+@click.argument("holder", metavar="NODE|SUBNET", shell_complete=completion.holders)
 @click.argument("new_subnet", metavar="NEW-SUBNET")
 @pass_settings
 def move(settings: Settings, holder: str, new_subnet: str, *, wait: float, release: bool) -> None:
-    """Give a node another subnet. NODE is the address that it publishes; SUBNET the one it holds now.
+    """Give a node another subnet. NODE is the address that it publishes, or its name; SUBNET the one it holds
+    now.
 
     NEW-SUBNET is reserved for the node, whose netstore-agent takes it while it runs. The former lease stays
     until it ends, so that pods keep their routes, or is removed with --release. If the agent does not take it
@@ -195,21 +210,18 @@ async def _release(store: SubnetStore, former: Record) -> bool:
 @click.command("drain", cls=Command)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @wait_option(DRAIN_SECONDS, "How long it is watched whether the node comes back.")
-@click.argument("node", metavar="NODE")
+@click.argument("node", metavar="NODE", shell_complete=completion.nodes)
 @pass_settings
 def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
     """Take a node out of the network, and keep it away until it is undrained. NODE is the address that it
-    publishes.
+    publishes, or its name: the NodeName in its lease, or the host name of its agent.
 
-    It is noted as drained, which keeps its netstore-agent from taking a subnet, and all its records are
-    removed, reservations too. Then it is watched whether it takes a subnet again, as a running flanneld does
-    at once, which is told and is exit status 1.
+    It is noted as drained, by its addresses and its name, which keeps its netstore-agent from taking a
+    subnet, and all its records are removed, reservations too. Then it is watched whether it takes a subnet
+    again, as a running flanneld does at once, which is told and is exit status 1.
     """
-    try:
-        address = parse_ip(node)
-    except ValueError as error:
-        usage(f"NODE: {error}; write it as 192.0.2.7")
-    mine = [record for record in surveyed(settings)[0] if _is_of(record, address)]
+    of = _found(settings, node)
+    mine = [record for record in surveyed(settings)[0] if record.lease is not None and of.has(record.lease)]
     if not mine:
         raise Failure(Exit.NOT_FOUND, f"{node}: holds no subnet; see subnet ls")
     named = " and ".join(record.subnet for record in mine)
@@ -217,8 +229,9 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
         raise refused(f"{node} holds {named}, and is not drained; give --yes if that is meant")
 
     async def noting(store: SubnetStore) -> None:
-        since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        await store.create(show_ip(address), f'{{"since":"{since}"}}', None)  # as well if it is there
+        mark = encode_mark(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), of.marks)
+        for name in of.marks:
+            await store.create(name, mark, None)  # as well if it is there
 
     settings.ask_network(noting, DRAINED)
 
@@ -233,9 +246,7 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
                 entries = (await store.entries()).entries
                 found = [parse_lease(entry.name, entry.value) for entry in entries]
                 back = [
-                    str(lease.subnet)
-                    for lease in found
-                    if isinstance(lease, SubnetLease) and lease.public_ip == address
+                    str(lease.subnet) for lease in found if isinstance(lease, SubnetLease) and of.has(lease)
                 ]
                 if back:
                     return back
@@ -245,35 +256,99 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
     back = settings.ask_network(draining)
     if back:
         raise refused(
-            f"{show_ip(address)} has taken {' and '.join(back)} again: its daemon is no netstore-agent, or an"
+            f"{node} has taken {' and '.join(back)} again: its daemon is no netstore-agent, or an"
             " earlier release of it; stop it, and try again"
         )
     settings.show({"action": "drained", "subnets": [record.content() for record in mine]}, _table(mine))
 
 
 @click.command("undrain", cls=Command)
-@click.argument("node", metavar="NODE")
+@click.argument("node", metavar="NODE", shell_complete=completion.drained)
 @pass_settings
 def undrain(settings: Settings, node: str) -> None:
     """Let a node that was drained take a subnet again; its agent does so within ten seconds. NODE is the
-    address that it publishes.
+    address that it publishes, or its name.
     """
     from netstore.client.subnetstore import Missing  # noqa: PLC0415 - see Settings.run
 
-    try:
-        name = show_ip(parse_ip(node))
-    except ValueError as error:
-        usage(f"NODE: {error}; write it as 192.0.2.7")
+    name = node if (address := _address(node)) is None else show_ip(address)
 
     async def undraining(store: SubnetStore) -> bool:
         entry = await store.entry(name)
-        return (
-            not isinstance(entry, Missing) and index_of(await store.remove(name, entry.modified)) is not None
-        )
+        if isinstance(entry, Missing):
+            return False
+        for also in parse_mark(entry.value):
+            other = await store.entry(also) if also != name and is_node_name(also) else entry
+            if other is not entry and not isinstance(other, Missing):
+                await store.remove(also, other.modified)
+        return index_of(await store.remove(name, entry.modified)) is not None
 
     if not settings.ask_network(undraining, DRAINED):
         raise Failure(Exit.NOT_FOUND, f"{settings.key(DRAINED, name)}: is not there; the node is not drained")
     settings.show({"action": "undrained", "node": name}, Table(("NODE", "STATE"), [(name, "undrained")]))
+
+
+class _Node(NamedTuple):
+    """A node as its leases know it: `names` are its NodeNames, `word` is what the command was given."""
+
+    word: str
+    addresses: frozenset[int]
+    names: frozenset[str]
+
+    @property
+    def marks(self) -> list[str]:
+        """The names of its entries while it is drained."""
+        return sorted({self.word, *self.names, *map(show_ip, self.addresses)})
+
+    def has(self, lease: SubnetLease) -> bool:
+        """Whether the lease is this node's."""
+        return lease.node_name in self.names or lease.public_ip in self.addresses
+
+
+def _address(word: str) -> int | None:
+    """The address of a node that is given by it; None if it is given by name."""
+    try:
+        return parse_ip(word)
+    except ValueError as error:
+        if not is_node_name(word) or word.replace(".", "").isdigit():
+            usage(f"NODE: {error}; write it as 192.0.2.7, or give the name of the node")
+        return None
+
+
+def _found(settings: Settings, word: str) -> _Node:
+    """The node with this address or name. `Failure` if the name is that of several."""
+    address = _address(word)
+    leases = [record.lease for record in surveyed(settings)[0] if record.lease is not None]
+    if address is not None:
+        names = {lease.node_name for lease in leases if lease.public_ip == address} - {""}
+        found = _Node(show_ip(address), frozenset({address}), frozenset(names))
+    else:
+        found = _Node(word, frozenset(), frozenset({word}))
+        if not any(found.has(lease) for lease in leases):
+            found = _Node(word, frozenset({_reported(settings, word)}), frozenset())
+    addresses = {lease.public_ip for lease in leases if found.has(lease)}
+    return found._replace(addresses=found.addresses | addresses)
+
+
+def _reported(settings: Settings, name: str) -> int:
+    """The PublicIP of the agent that reports this host name."""
+
+    async def reading(store: SubnetStore) -> list[int]:
+        found = []
+        for entry in (await store.entries()).entries:
+            with contextlib.suppress(NetstoreError, ValueError):  # plugin status tells it
+                if parse_report(entry.value or "").node == name:
+                    found.append(parse_ip(entry.name))
+        return found
+
+    found = settings.ask_network(reading, REPORTS)
+    if not found:
+        raise Failure(
+            Exit.NOT_FOUND, f"{name}: no lease and no agent has this name; see subnet ls and plugin status"
+        )
+    if len(found) > 1:
+        raise refused(f"{name}: {len(found)} nodes have this name; give the address of one")
+    return found[0]
 
 
 def _held(records: Sequence[Record], holder: str, settings: Settings) -> Record:
@@ -283,18 +358,16 @@ def _held(records: Sequence[Record], holder: str, settings: Settings) -> Record:
     except ValueError:
         name = record_name(holder)
         found = [record for record in records if record.name == name]
+        if not found:
+            found = [record for record in records if record.lease and record.lease.node_name == holder]
     else:
-        found = [record for record in records if _is_of(record, address)]
+        found = [record for record in records if record.lease and record.lease.public_ip == address]
     if not found:
         raise Failure(Exit.NOT_FOUND, f"{settings.key('subnets')}: {holder} is not there; see subnet ls")
     if len(found) > 1:
         named = " and ".join(record.subnet for record in found)
         raise refused(f"{holder}: holds {named}; name the subnet that is to be left, or release one")
     return found[0]
-
-
-def _is_of(record: Record, address: int) -> bool:
-    return record.lease is not None and record.lease.public_ip == address
 
 
 def _lease(record: Record) -> SubnetLease:

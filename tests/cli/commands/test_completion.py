@@ -82,6 +82,19 @@ def test_subnets_are_offered_bad_records_too(offers: Callable[..., list[str]], c
     assert offers("subnet", "release", "172.30.6") == ["172.30.6.0/24"]
 
 
+def test_nodes_are_offered_by_address_and_by_name(
+    offers: Callable[..., list[str]], ctl: Run, prefix: str
+) -> None:
+    named = '{"PublicIP":"192.168.77.12","NodeName":"node7"}'
+    for name, value in (("10.1.5.0-24", '{"PublicIP":"192.168.77.11"}'), ("10.1.6.0-24", named), ("x", "{}")):
+        ctl("key", "set", f"{prefix}/subnets/{name}", value)
+    ctl("key", "set", f"{prefix}/drained/node9", "{}")
+    assert offers("subnet", "drain", "") == ["192.168.77.11", "192.168.77.12", "node7"]
+    assert offers("subnet", "drain", "n") == ["node7"]
+    assert offers("subnet", "move", "1") == ["10.1.5.0/24", "10.1.6.0/24", "192.168.77.11", "192.168.77.12"]
+    assert offers("subnet", "undrain", "") == ["node9"]
+
+
 def test_options_before_the_word_count(offers: Callable[..., list[str]], ctl: Run, prefix: str) -> None:
     ctl("key", "set", f"{prefix}/other/subnets/10.1.5.0-24", '{"PublicIP":"192.168.77.11"}')
     assert offers("--prefix", f"{prefix}/other", "subnet", "renew", "") == ["10.1.5.0/24"]

@@ -246,6 +246,39 @@ def test_a_range_that_cannot_be_gone_to_is_refused(site: Site) -> None:
     assert migrated(site, "--dry-run", smaller).status == 0, "the nodes stay in their subnets"
 
 
+def test_subnets_of_another_length_avoid_all_that_are_held(site: Site) -> None:
+    timed(site)
+    halves = OLD.replace('"Backend"', '"SubnetLen":25,"Backend"')
+    assert migrated(site, "--dry-run", halves).status == 0
+    full = OLD.replace('"Backend"', '"SubnetLen":18,"Backend"')
+    ended = migrated(site, full.replace('"SubnetLen"', '"SubnetMax":"10.23.128.0","SubnetLen"'))
+    assert (ended.status, "3 nodes need a subnet each" in ended.err) == (1, True), ended.err
+    value = site.fake.files[f"{PREFIX}/subnets/10.23.2.0-24"].value
+    site.fake.put(f"{PREFIX}/subnets/10.23.3.128-25", value)
+    timed(site)
+    ended = migrated(site, halves)
+    words = "10.23.3.0/24 of 192.168.77.13 overlaps 10.23.3.128/25 of 192.168.77.12"
+    assert (ended.status, words in ended.err) == (1, True), ended.err
+
+
+def test_the_ipv4_range_of_a_dual_stack_network_changes_and_its_ipv6_range_does_not(site: Site) -> None:
+    dual = OLD.replace('"Backend"', '"EnableIPv6":true,"IPv6Network":"fd23::/56","Backend"')
+    site.fake.put(f"{PREFIX}/config", dual)
+    for number in (1, 2, 3):
+        kept = site.fake.files.pop(f"{PREFIX}/subnets/10.23.{number}.0-24")
+        site.fake.put(f"{PREFIX}/subnets/10.23.{number}.0-24&fd23:0:0:{number:x}::-64", kept.value)
+    timed(site)
+    halves = dual.replace('"EnableIPv6"', '"SubnetLen":25,"EnableIPv6"')
+    assert migrated(site, "--dry-run", halves).status == 0
+    bounds = '"IPv6SubnetMin":"fd23:0:0:1::","IPv6SubnetMax":"fd23:0:0:4::","Backend"'
+    site.fake.put(f"{PREFIX}/config", dual.replace('"Backend"', bounds))
+    ended = migrated(site, "--dry-run", halves.replace('"Backend"', bounds))
+    words = "IPv6Network: 3 nodes need a subnet each beside those that they hold, and 1 are free"
+    assert (ended.status, words in ended.err) == (1, True), ended.err
+    ended = migrated(site, halves)
+    assert (ended.status, "a migration leaves its range as it is" in ended.err) == (1, True), ended.err
+
+
 def test_a_lease_that_is_left_from_a_former_subnet_is_waited_for(site: Site) -> None:
     value = site.fake.files[f"{PREFIX}/subnets/10.23.2.0-24"].value
     site.fake.put(f"{PREFIX}/subnets/10.23.77.0-24", value)

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from netstore.client.subnets_v3 import V3Subnets
+from netstore.network.pluginreport import Report, encode_report
 from netstore.proto import rpc_pb2 as pb
 from tests.support.patience import seconds
 from tests.support.v3client import V3Client
@@ -225,7 +226,45 @@ def test_a_node_that_is_gone_is_drained(site: Site) -> None:
     assert (told.status, told.rows) == (0, [[NODE, "undrained"]])
     again = site.ctl("subnet", "undrain", NODE)
     assert (again.status, "the node is not drained" in again.err) == (3, True)
-    assert site.ctl("subnet", "undrain", "node7").status == 2
+    assert site.ctl("subnet", "undrain", "node7").status == 3
+    assert site.ctl("subnet", "undrain", "192.168.77").status == 2
+
+
+def test_a_node_is_drained_by_its_name_under_which_it_may_have_another_address(site: Site) -> None:
+    named = json.dumps({"PublicIP": NODE, "BackendType": "host-gw", "NodeName": "node7"})
+    site.keys.put(site.key(OLD), named, 1000)
+    site.keys.put(site.key("172.30.7.0/24"), lease(OTHER), 1000)
+    assert "node7 holds 172.30.5.0/24" in site.ctl("subnet", "drain", "node7").err
+    told = site.ctl("subnet", "drain", "--yes", "--wait", "0.3", "node7", "-o", "json")
+    assert [each["subnet"] for each in told.document["subnets"]] == [OLD]
+    folder = site.folder.removesuffix("subnets") + "drained"
+    for name in ("node7", NODE):
+        assert site.keys.node(f"{folder}/{name}") is not None, name
+    assert site.keys.node(f"{folder}/{OTHER}") is None
+    told = site.ctl("subnet", "undrain", NODE)
+    assert (told.status, told.rows) == (0, [[NODE, "undrained"]])
+    for name in ("node7", NODE):
+        assert site.keys.node(f"{folder}/{name}") is None, name
+
+
+def test_a_node_is_drained_by_the_host_name_that_its_agent_reports(site: Site) -> None:
+    plugins = site.folder.removesuffix("subnets") + "plugins"
+    for ip, name in ((NODE, "node7"), (OTHER, "node8"), ("192.168.77.13", "node8")):
+        site.keys.put(f"{plugins}/{ip}", encode_report(Report(name, "1.0")))
+    site.keys.put(f"{plugins}/192.168.77.14", "no report")
+    assert site.ctl("subnet", "drain", "--yes", "--wait", "0", "node7").status == 0
+    assert site.node(OLD) is None
+    assert site.ctl("subnet", "undrain", "node7").status == 0
+    several = site.ctl("subnet", "drain", "--yes", "node8")
+    assert (several.status, "2 nodes have this name" in several.err) == (1, True)
+    unknown = site.ctl("subnet", "drain", "--yes", "node9")
+    assert (unknown.status, "no lease and no agent has this name" in unknown.err) == (3, True)
+
+
+def test_a_node_that_is_named_moves(site: Site) -> None:
+    site.keys.put(site.key(OLD), json.dumps({"PublicIP": NODE, "NodeName": "node7"}), 1000)
+    assert site.ctl("subnet", "move", "--wait", "0", "node7", NEW).status == 0
+    assert site.node(NEW) is not None
 
 
 def test_a_node_that_comes_back_is_told(
@@ -243,4 +282,5 @@ def test_a_drain_wants_to_be_told_twice(site: Site) -> None:
     assert "give --yes if that is meant" in told.err
     assert site.node(OLD) is not None
     assert site.ctl("subnet", "drain", "--yes", OTHER).status == 3
-    assert site.ctl("subnet", "drain", "--yes", "node7").status == 2
+    assert site.ctl("subnet", "drain", "--yes", "node7").status == 3
+    assert site.ctl("subnet", "drain", "--yes", "192.168.77.999").status == 2
