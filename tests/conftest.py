@@ -67,7 +67,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected lives as long as the process: no collection of garbage looks at it again."""
+    """What was imported and collected lives as long as the process: no look for garbage goes through it."""
     gc.collect()
     gc.freeze()
 
