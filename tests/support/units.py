@@ -53,6 +53,8 @@ class UnitScheduling(LoadScopeScheduling):  # type: ignore[misc]  # see above
     beside the others.
     """
 
+    workqueue: OrderedDict[str, dict[str, bool]]
+
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
         return path if shares(self.config.rootpath / path) else nodeid
