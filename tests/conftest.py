@@ -6,6 +6,7 @@ missing peer is a failure, because a comparison that silently never runs proves 
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import sys
@@ -63,6 +64,12 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
     """The limit of a whole test grows with the load of the machine, too."""
     limit = settings._replace(timeout=seconds(settings.timeout))
     return bool(pytest_timeout.pytest_timeout_set_timer(item, limit))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected lives as long as the process: no look for garbage goes through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

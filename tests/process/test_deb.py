@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -24,12 +24,16 @@ pytestmark = [
 ]
 
 
-def run(*words: str | Path, **options: object) -> str:
+FAST: Final = {"DPKG_DEB_COMPRESSOR_TYPE": "gzip", "DPKG_DEB_COMPRESSOR_LEVEL": "1"}
+"""How dpkg-deb(1) is to write the package: the default makes it a third smaller in a quarter of a minute."""
+
+
+def run(*words: str | Path) -> str:
     """Run a program that must succeed; its output."""
     done = subprocess.run(
         list(map(str, words)),
         cwd=ROOT,
-        env=clean_environment(),
+        env={**clean_environment(), **FAST},
         capture_output=True,
         text=True,
         check=False,

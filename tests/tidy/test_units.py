@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.daemon import ROOT
 from tests.support.patience import seconds
-from tests.support.units import shares
+from tests.support.units import mixed, shares
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,3 +49,16 @@ def test_a_fixture_of_the_folder_is_shared_too() -> None:
     assert shares(ROOT / "tests/process/test_cluster.py")
     assert shares(ROOT / "tests/conformance/test_v3_kv.py")
     assert not shares(ROOT / "tests/process/test_badinput.py")
+
+
+def test_tests_that_wait_run_beside_others() -> None:
+    many, waits = "tests/api/many.py", "tests/process/waits.py"
+    singles = [f"tests/raft/test_log.py::test_{number}" for number in range(16)]
+    slow = [f"tests/process/test_cni.py::test_{number}" for number in range(2)]
+    units = {many: "xx", waits: "xx", **dict.fromkeys(singles + slow, "x")}
+    order = mixed(units)
+    assert sorted(order) == sorted(units)
+    assert [unit for unit in order if unit not in (waits, *slow)] == [many, *singles]
+    assert [order.index(unit) for unit in (waits, *slow)] == [0, 8, 12]
+    assert mixed({}) == []
+    assert mixed({waits: "xx"}) == [waits]

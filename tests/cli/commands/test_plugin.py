@@ -6,14 +6,16 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from netstore.cli.commands.failures import Failure
 from netstore.cli.commands.plugin import _exactly
 from netstore.network.pluginreport import Installed, Report, encode_report
 from netstore.network.plugins import PART_BYTES
+from netstore.state.features import LEVEL
 from tests.support.daemon import start_netstored
-from tests.support.patience import seconds
+from tests.support.patience import seconds, until
 from tests.support.peers import start_etcd
 from tests.support.wheels import wheel
 
@@ -28,7 +30,10 @@ SCHEMA = {"type": "object", "properties": {"Port": {"type": "integer"}}, "requir
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A store whose feature level has been raised, which a new one does after it has begun to serve."""
     with start_netstored(tmp_path_factory.mktemp("plugins")) as daemon:
+        level = f"netstore_feature_level {LEVEL:.1f}\n"
+        until(lambda: level in httpx.get(f"{daemon.url}/metrics", timeout=seconds(10)).text, level)
         yield daemon.url
 
 
