@@ -34,7 +34,7 @@ from netstore.state.envelope import HEAD_BYTES, read
 from netstore.types import Index, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from netstore.types import ClusterId
@@ -161,6 +161,13 @@ class Listing:
         return found
 
     @property
+    def is_from_start(self) -> bool:
+        """Whether it has entry 1. A store that began with data, restored or imported, has none: its log
+        begins after the entry that this data counts as.
+        """
+        return bool(self.parts) and self.parts[0].first == 1
+
+    @property
     def has_usable_base(self) -> bool:
         """Whether the last stretch of entries, or what will follow it, can be replayed from a state."""
         first = self.parts[0].first if self.parts else 1
@@ -173,6 +180,13 @@ class Listing:
         if self.parts and part.first > self.last + 1:
             self.gaps.append((self.last + 1, part.first - 1))
         self.parts.append(part)
+
+    def without(self, gone: Collection[Path]) -> Listing:
+        """It after its oldest files, which are these, were removed."""
+        parts = [part for part in self.parts if part.path not in gone]
+        bases = [base for base in self.bases if base.path not in gone]
+        gaps = [gap for gap in self.gaps if parts and gap[0] > parts[0].first]
+        return Listing(self.folder, parts, bases, self.needless, self.unfinished, gaps)
 
 
 def payload_of(entry: Entry) -> bytes:
@@ -298,7 +312,8 @@ def encode(cluster: int, entries: Sequence[Archived]) -> bytes:
 
 class ArchiveWriter:
     """Writes the archive of one member. All methods block and raise OSError if the folder cannot be written:
-    nothing is lost then, and the call may be repeated. `add` and `add_base` may be called from two threads.
+    nothing is lost then, and the call may be repeated. `add` may be called in one thread while `add_base` or
+    `remove` is called in another.
     """
 
     def __init__(self, folder: Path, cluster: ClusterId) -> None:
@@ -308,6 +323,8 @@ class ArchiveWriter:
         self._lock = -1
         self._changing = threading.Lock()
         """Held while the listing is changed."""
+        self._rewriting = threading.Lock()
+        """Held while files are merged or removed, because a file is not removed while it is merged."""
         self._new_files = 0
         """Since the folder was listed."""
         self._merge_pause = 0
@@ -372,7 +389,8 @@ class ArchiveWriter:
         self._merge_pause = max(0, self._merge_pause - 1)
         if not self._merge_pause:
             try:
-                self._merge()
+                with self._rewriting:
+                    self._merge()
                 self.not_merged = ""
             except (OSError, NetstoreError, MemoryError) as error:
                 self.not_merged = str(error) or "there is not enough memory"
@@ -396,6 +414,22 @@ class ArchiveWriter:
             if base not in self.listing.bases:
                 insort(self.listing.bases, base)
         return base
+
+    def remove(self, bases: Sequence[Base], parts: Sequence[Part]) -> None:
+        """Remove the oldest states, and the oldest files of entries, in order. Each is gone for good before
+        the next one is removed, so that a crash leaves no gap.
+        """
+        gone: set[Path] = set()
+        with self._rewriting:
+            try:
+                for path in [*(base.path for base in bases), *(part.path for part in parts)]:
+                    path.unlink(missing_ok=True)
+                    gone.add(path)
+                    sync_folder(self._folder)
+                    self.damaged.pop(path, None)
+            finally:
+                with self._changing:
+                    self.listing = self.listing.without(gone)
 
     def close(self) -> None:
         """Give the folder back."""

@@ -229,8 +229,10 @@ class RunningMember:
             raft.log,
             self.store.engine,
             lag_seconds=config.archive_lag_seconds,
+            keep_seconds=config.archive_keep_seconds,
             call_soon=self._call_for_client,
             monotonic=base.clock.monotonic,
+            wall=base.clock.wall,
             log=get_logger("archive"),
         )
         host.compaction.wanted = archiver.needed

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk import archivefile
+from netstore.disk import archivefile, archiveretention
 from netstore.disk.archivefile import ArchiveWriter, Base, listing, read_entries, read_head, wall_of
+from netstore.disk.archiveretention import Retention
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
@@ -281,35 +282,47 @@ class Killer:
 
 def test_a_kill_at_every_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archivefile, "MERGED_FILES", 3)
+    monkeypatch.setattr(archivefile, "MERGED_BYTES", 300)
+    monkeypatch.setattr(archiveretention, "verify", lambda _: None)
     killer = Killer(monkeypatch)
     archived = 0
 
     def life(folder: Path) -> None:
+        """Archive twelve entries in three files, with two states; the first of both are removed."""
         nonlocal archived
         writer = ArchiveWriter.open(folder, CLUSTER)
         try:
             while (last := writer.listing.last) < 12:
                 archived = last
                 writer.add(entries(last + 1, last + 2))
-                if last == 4:
-                    writer.add_base(state(b"s" * 9000, 4))
+                if last in {0, 4}:
+                    writer.add_base(state(b"s" * 9000, last))
+                if last == 8:
+                    Retention(writer).run(since=65, until=1000)
+            Retention(writer).run(since=65, until=1000)
         finally:
             writer.close()
 
+    firsts: list[int] = []
     for step in count(1):
         folder, archived = tmp_path / str(step), 0
         killer.left = step
         try:
             life(folder)
         except Killed:
-            last = listing(folder).last
-            assert last >= archived, step
-            assert [each.index for each in stored(folder)] == [*range(1, last + 1)], step
+            found = listing(folder)
+            firsts.append(found.parts[0].first if found.parts else 1)
+            assert found.last >= archived, step
+            assert [each.index for each in stored(folder)] == [*range(firsts[-1], found.last + 1)], step
+            assert firsts[-1] == 1 or 4 in [base.applied for base in found.bases], "nothing leads on"
         if killer.left > 0:
             break
         life(folder)
-        assert stored(folder) == entries(1, 12), step
         found = listing(folder)
+        assert stored(folder)[-8:] == entries(5, 12), step
         assert (found.gaps, found.unfinished, found.needless) == ([], [], []), step
         assert all(base.path.stat().st_size == 9000 for base in found.bases), step
+        first = found.parts[0].first
+        assert first == 1 or any(first - 1 <= base.applied <= 6 for base in found.bases), "65 is not reached"
     assert step > 40, "of a life without a kill"
+    assert set(firsts) == {1, 5}

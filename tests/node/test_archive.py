@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk import archivefile
+from netstore.disk import archivefile, archiveretention
 from netstore.disk.archivefile import ArchiveWriter, listing, read_entries
 from netstore.node import archive
 from netstore.node.archive import Archiver
@@ -51,6 +51,7 @@ class Member:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
+        self.wall = 10**6
         self.calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self.raft = RaftLog(Index(0), Term(0), [])
         self.source = Source()
@@ -63,8 +64,10 @@ class Member:
             lag_seconds=5.0,
             call_soon=self.calls.put,
             monotonic=lambda: self.now,
+            wall=lambda: self.wall,
             log=Quiet(),
         )
+        self.archiver._remove_at = float("inf")
 
     def write(self, number: int, size: int = 10) -> None:
         """Append and apply so many entries."""
@@ -94,11 +97,16 @@ class Member:
         for _ in range(50):
             self.now += 6.0
             self.archiver.look()
-            while self.archiver._busy_since is not None or self.archiver._makes_base:
+            while self.is_busy:
                 self.calls.get(timeout=seconds(20))()
             if not self.archiver.waiting and self.archiver.listing.has_usable_base:
                 return
         raise AssertionError(f"{self.archiver.waiting} entries wait: {self.archiver.problems()}")
+
+    @property
+    def is_busy(self) -> bool:
+        archiver = self.archiver
+        return archiver._busy_since is not None or archiver._makes_base or archiver._removes
 
     def stored(self) -> list[int]:
         return [each.entry.index for part in listing(self.folder).parts for each in read_entries(part.path)]
@@ -329,3 +337,90 @@ def test_a_state_that_cannot_be_copied_is_told(member: Member, monkeypatch: pyte
         assert "a broken copy" in member.archiver.problems()[0]
     member.settle()
     assert member.archiver.listing.bases
+
+
+def retained(member: Member, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Old files are removed; entries have their index as their time, and the last 20 are kept."""
+    verified: list[Path] = []
+    monkeypatch.setattr(archiveretention, "verify", verified.append)
+    member.archiver.keep_seconds = 20 / 1e9
+    member.look()
+    return verified
+
+
+def remove_now(member: Member) -> None:
+    member.archiver._remove_at = 0.0
+    member.look()
+    member.archiver._remove_at = float("inf")
+
+
+def test_what_is_too_old_is_removed_and_states_are_made_for_that(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = retained(member, monkeypatch)
+    for _ in range(4):
+        member.write(10)
+        member.settle()
+    assert [base.applied for base in member.archiver.listing.bases] == [10]
+    remove_now(member)
+    assert (member.archiver.removed, member.archiver.oldest) == (1, 11), "the state at 10 leads to 20"
+    member.look()  # the newest state is older than that, so there is a new one
+    assert [base.applied for base in member.archiver.listing.bases] == [10, 40]
+    member.look(reports=0)
+    for _ in range(2):
+        member.write(10)
+        member.settle()
+    remove_now(member)
+    assert (member.archiver.removed, member.archiver.oldest) == (1, 11), "the state at 40 does not lead to 39"
+    member.write(10)
+    member.settle()
+    remove_now(member)
+    assert [path.name[-8:] for path in verified] == ["0a.state", "28.state"]
+    assert (member.archiver.removed, member.archiver.oldest) == (1 + 1 + 3, 41)
+    assert member.stored() == list(range(41, 71))
+    assert member.archiver.problems() == []
+
+
+def test_nothing_is_removed_where_all_is_kept_or_the_clock_is_ahead(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retained(member, monkeypatch)
+    for _ in range(5):
+        member.write(10)
+        member.settle()
+        member.source.copies = 0
+    member.archiver.keep_seconds = 0
+    remove_now(member)
+    member.archiver.keep_seconds = 60 / 1e9
+    member.wall = 10**18
+    remove_now(member)
+    assert (member.archiver.removed, member.archiver.oldest, len(member.archiver.listing.parts)) == (0, 1, 5)
+
+
+def test_files_that_cannot_be_removed_are_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    retained(member, monkeypatch)
+    for _ in range(4):
+        member.write(10)
+        member.settle()
+
+    def refusing(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted", "1.entries")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ArchiveWriter, "remove", refusing)
+        remove_now(member)
+    assert member.archiver.problems() == [
+        "old files of the archive are not removed: 1.entries: Operation not permitted"
+    ]
+    assert member.archiver.needed() == 40, "it is archived as before"
+    remove_now(member)
+    assert (member.archiver.problems(), member.archiver.removed) == ([], 1)
+
+    def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    member.archiver._remove_at = 0.0
+    member.look(reports=0)
+    assert "no thread can be started" in member.archiver.problems()[0]
+    assert not member.archiver._removes

@@ -13,6 +13,7 @@ import pytest
 
 from netstore.disk import archivefile
 from netstore.disk.archivefile import ArchiveWriter, encode, listing, read_entries, wall_of
+from netstore.disk.archiveretention import Retention
 from netstore.disk.backupfile import BackupReader
 from netstore.disk.engine import LmdbEngine
 from netstore.errors import CorruptData, NetstoreError
@@ -210,6 +211,37 @@ def test_a_point_before_the_oldest_state(record: dict[int, Recorded], tmp_path: 
         if each.key == b"/3"
     ]
     assert [each.revision for each in key_states(folder, b"/3", work)] == states
+
+
+def test_points_within_the_time_that_is_kept(record: dict[int, Recorded], tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    writer = ArchiveWriter.open(folder, CLUSTER)
+    for first in range(0, 400, 50):
+        writer.add(ENTRIES[first : first + 50])
+    for index in (0, 100, 250):
+        writer.add_base(partial(copied, state_file(tmp_path / f"state{index}", ENTRIES[:index]), index))
+    border = 180_999
+    retention = Retention(writer)
+    assert retention.run(border, 10**15).removed == 1 + 2
+    found = listing(folder)
+    assert [base.applied for base in found.bases] == [100, 250]
+    oldest = place_of(found, retention.oldest).applied
+    assert oldest <= 101
+    chance = random.Random(6)  # noqa: S311 - repeatable
+    instants = [border, retention.oldest, *chance.sample(range(border, 400_000), 6)]
+    for number, instant in enumerate(instants):
+        reached = extract(folder, Goal(instant=instant), tmp_path / f"{number}", tmp_path / "work")
+        assert loaded(tmp_path / f"{number}") == record[reached.applied]
+        assert reached.applied == max(entry.index for entry in ENTRIES if 0 < wall_of(entry) <= instant)
+    with pytest.raises(NetstoreError, match="nothing as old as"):
+        extract(folder, Goal(instant=60_000), tmp_path / "x", tmp_path / "work")
+    with pytest.raises(NetstoreError, match="oldest state of the archive has applied entry 100"):
+        extract(folder, Goal(applied=60), tmp_path / "x", tmp_path / "work")
+    last = max(each.revision for each in record.values())
+    reached = extract(folder, Goal(revision=last), tmp_path / "last", tmp_path / "work")
+    assert loaded(tmp_path / "last") == record[reached.applied]
+    assert next(iter(key_states(folder, b"/3", tmp_path / "work"))).revision > 0
+    writer.close()
 
 
 def test_what_the_archive_does_not_lead_to(archive: Path, tmp_path: Path) -> None:
