@@ -506,7 +506,10 @@ class Host:
             writer.write_waiting()
             ran("log")
         self.applier.work_limit = self.machine.applying.worked + TURN_UNITS
-        has_applied = self.applier.apply()
+        has_applied = False
+        if self.applier.waiting:
+            proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
+            has_applied = self.applier.apply()
         has_more = False
         self._raft.waits = bool(proposals or self.reads or self.hub.count or self.watches.count)
         while not has_more and (effects := self._driver.take()) is not None:
