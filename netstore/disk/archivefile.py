@@ -5,6 +5,7 @@
     0000000000000000.state                       a state that has applied entry 0
     *.part                                       unfinished; of no use
     *.damaged                                    was the last file of entries, and could not be read
+    identity                                     whose log is archived here
     lock                                         held by the member that writes here
 
 A file is written under another name, synced and renamed, so that one with its name is complete, and after a
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.codec import crc32c, layout
-from netstore.disk.datadir import sync_folder
+from netstore.disk.datadir import add_checksum_line, split_checksum_line, sync_folder, write_atomically
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
@@ -67,6 +68,8 @@ _ENTRIES_PART: Final = f"entries{_PART}"
 _STATE_PART: Final = f"state{_PART}"
 _DAMAGED: Final = ".damaged"
 _LOCK: Final = "lock"
+_IDENTITY: Final = "identity"
+_TITLE: Final = "netstore archive"
 
 
 class FileGone(NetstoreError):  # noqa: N818 - named for what was found
@@ -316,10 +319,17 @@ class ArchiveWriter:
     `remove` is called in another.
     """
 
-    def __init__(self, folder: Path, cluster: ClusterId) -> None:
+    def __init__(self, folder: Path, cluster: ClusterId, store: str) -> None:
         """For `open`."""
         self._folder = folder
         self._cluster = cluster
+        self._store = store
+        self._is_claimed = False
+        """The identity in the folder is that of this store."""
+        self.is_others = False
+        """The identity in the folder is that of another store with this cluster id, and nobody found out yet
+        that its log is this store's.
+        """
         self._lock = -1
         self._changing = threading.Lock()
         """Held while the listing is changed."""
@@ -338,12 +348,16 @@ class ArchiveWriter:
         """Why the last attempt to merge small files failed; empty if it did not."""
 
     @classmethod
-    def open(cls, folder: Path, cluster: ClusterId) -> ArchiveWriter:
+    def open(cls, folder: Path, cluster: ClusterId, store: str) -> ArchiveWriter:
         """Lock the folder, which is made if it is missing, and remove what a crash left in it. A last file
         that is damaged is renamed: its entries are archived anew, or become a gap. NetstoreError if another
         process uses the folder, or another cluster did.
+
+        `store` tells this store from another one with the same cluster id (`datadir.DataDir.instance`). An
+        empty folder becomes its archive; whether one with files is, is for the caller to find out, by
+        `is_others` and `newest`, before anything is added.
         """
-        writer = cls(folder, cluster)
+        writer = cls(folder, cluster, store)
         folder.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -354,14 +368,45 @@ class ArchiveWriter:
                     f"{folder}: another member writes its archive there: give each a folder of its own"
                 ) from None
             writer.listing = listing(folder)
+            writer._read_identity()
             writer._find_newest()
             _remove([*writer.listing.needless, *writer.listing.unfinished])
             writer.listing = listing(folder)
+            if not (writer.listing.parts or writer.listing.bases):
+                writer._claim()
         except BaseException:
             os.close(lock)
             raise
         writer._lock = lock
         return writer
+
+    def _read_identity(self) -> None:
+        path = self._folder / _IDENTITY
+        try:
+            text = split_checksum_line(path.read_bytes())
+        except FileNotFoundError:
+            return  # of an earlier release
+        title, *lines = (text or b"").decode(errors="replace").splitlines() or [""]
+        words = dict(line.partition(" ")[::2] for line in lines)
+        if title != _TITLE or not {"cluster", "store"} <= words.keys():
+            raise CorruptData(
+                f"{path}: damaged: remove it if the archive is of this store, else name a new folder"
+            )
+        if words["cluster"] != f"{self._cluster:x}":
+            raise NetstoreError(
+                f"{self._folder}: is the archive of cluster {words['cluster']}, not of {self._cluster:x}:"
+                " name a folder that only this cluster uses"
+            )
+        self._is_claimed = words["store"] == self._store
+        self.is_others = not self._is_claimed
+
+    def _claim(self) -> None:
+        """Write whose archive this is."""
+        if not self._is_claimed:
+            lines = (_TITLE, f"cluster {self._cluster:x}", f"store {self._store}")
+            text = "".join(f"{line}\n" for line in lines).encode()
+            write_atomically(self._folder, _IDENTITY, add_checksum_line(text))
+            self._is_claimed, self.is_others = True, False
 
     def _find_newest(self) -> None:
         while self.listing.parts:
@@ -382,6 +427,7 @@ class ArchiveWriter:
         one that has one, or 0. Merges small files; where that fails, they stay as they are (`not_merged`).
         """
         archived = [Archived(entry, wall_of(entry)) for entry in entries]
+        self._claim()
         part = self._write(archived)
         with self._changing:
             self.listing.append(part)

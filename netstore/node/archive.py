@@ -72,6 +72,7 @@ class Archiver:
         self,
         folder: Path,
         cluster: ClusterId,
+        store: str,
         raft: RaftLog,
         source: Source,
         *,
@@ -83,10 +84,12 @@ class Archiver:
         log: Log,
     ) -> None:
         """Entries are archived within `lag_seconds` after they were applied, if the folder takes them. What
-        leads to no point of the last `keep_seconds` is removed; 0: nothing is.
+        leads to no point of the last `keep_seconds` is removed; 0: nothing is. For `store` see
+        `ArchiveWriter.open`.
         """
         self.folder = folder
         self._cluster = cluster
+        self._store = store
         self._raft = raft
         self._source = source
         self._lag = lag_seconds
@@ -194,9 +197,9 @@ class Archiver:
         if self._busy_since is not None or now < self._retry_at:
             return
         if self._writer is None:
-            self._begin(partial(ArchiveWriter.open, self.folder, self._cluster), self._opened)
+            self._begin(partial(ArchiveWriter.open, self.folder, self._cluster, self._store), self._opened)
             return
-        if not self._is_continued():
+        if not self._is_continued(self._writer):
             return
         self._archive(self._writer, now)
         if self._makes_base or self._removes:
@@ -206,15 +209,15 @@ class Archiver:
         elif now >= self._remove_at and self.archived and self._retention is not None:
             self._remove(self._retention)
 
-    def _is_continued(self) -> bool:
+    def _is_continued(self, writer: ArchiveWriter) -> bool:
         """Whether this member's log goes on where the archive ends. The store may be another one that has the
         same id, because it was begun anew with the same flags.
         """
         newest, raft = self._newest, self._raft
-        if newest is None:
-            return True
         if self._is_foreign:
             return False
+        if newest is None:
+            return not writer.is_others or self._refuse(writer)
         at = newest.index
         if raft.last < at:
             self._differs = (
@@ -224,15 +227,23 @@ class Archiver:
             return False
         if raft.applied < at:
             return False
-        is_same = at < raft.compacted or raft.term(at) == newest.term
+        is_same = not writer.is_others if at < raft.compacted else raft.term(at) == newest.term
         if is_same and at > raft.compacted:
             is_same = raft.between(at, at) == [newest]
-        if is_same:
-            self._newest, self._differs = None, ""
-        else:
-            self._is_foreign = True
-            self._differs = f"{self.folder} has the archive of another store: name an empty folder"
-        return is_same
+        if not is_same:
+            return self._refuse(writer)
+        self._newest, self._differs, writer.is_others = None, "", False
+        return True
+
+    def _refuse(self, writer: ArchiveWriter) -> bool:
+        self._is_foreign = True
+        self._differs = f"{self.folder} has the archive of another store: name an empty folder"
+        if writer.is_others:
+            self._differs += (
+                "; if this member took the place of the one that wrote it, remove the file identity there and"
+                " start it again"
+            )
+        return False
 
     def _archive(self, writer: ArchiveWriter, now: float) -> None:
         raft = self._raft

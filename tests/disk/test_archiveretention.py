@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CLUSTER = ClusterId(0xC1)
+STORE = "5a"
 NOW = 1_000
 
 
@@ -34,7 +35,7 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[ArchiveWriter]:
-    opened = ArchiveWriter.open(tmp_path / "a", CLUSTER)
+    opened = ArchiveWriter.open(tmp_path / "a", CLUSTER, STORE)
     yield opened
     opened.close()
 

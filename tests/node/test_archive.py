@@ -49,7 +49,7 @@ class Source:
 class Member:
     """A log, and an archiver whose threads report to a queue."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, store: str = "5a") -> None:
         self.now = 100.0
         self.wall = 10**6
         self.calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
@@ -59,6 +59,7 @@ class Member:
         self.archiver = Archiver(
             folder,
             CLUSTER,
+            store,
             self.raft,
             self.source,
             lag_seconds=5.0,
@@ -198,6 +199,58 @@ def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pyt
     assert "another store" in anew.archiver.problems()[0], "also once the entry is compacted"
     assert anew.stored() == list(range(1, 8))
     assert anew.source.copies == 0
+
+
+@pytest.mark.parametrize("store", ["5a", "5b", ""])
+def test_an_archive_whose_last_entry_was_compacted(
+    member: Member, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    member.look()
+    member.write(7)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    if not store:
+        (member.folder / "identity").unlink()  # as of an earlier release
+    again = Member(member.folder, monkeypatch, store or "5c")
+    again.write(20)
+    again.compact(15)
+    again.look()
+    if store == "5b":
+        again.look(reports=0)
+        (problem,) = again.archiver.problems()
+        assert "has the archive of another store: name an empty folder; if this member took the" in problem
+        assert again.stored() == list(range(1, 8))
+        assert again.archiver.needed() is None
+        return
+    again.settle()
+    assert again.stored() == [*range(1, 8), *range(16, 21)]
+    assert f"store {store or '5c'}" in (member.folder / "identity").read_text()
+
+
+def test_an_archive_of_the_member_that_this_one_replaced(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(7)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    again = Member(member.folder, monkeypatch, "5b")
+    again.write(10)
+    again.look()
+    again.settle()
+    assert again.stored() == list(range(1, 11)), "its last entry is in this log"
+    assert "store 5b" in (member.folder / "identity").read_text()
+    assert again.archiver._writer is not None
+    again.archiver._writer.close()
+    for part in again.archiver.listing.parts:
+        part.path.unlink()
+    third = Member(member.folder, monkeypatch, "5c")
+    third.write(3)
+    third.look()
+    third.look(reports=0)
+    assert "another store" in third.archiver.problems()[0], "it has a state"
 
 
 def test_a_gap_gets_a_new_state(member: Member) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tests.node.test_replay import Recorded
 
 CLUSTER = ClusterId(0xC1)
+STORE = "5a"
 ENTRIES = history(3, 400)
 
 
@@ -70,7 +71,7 @@ def copied(state: Path, applied: int, file: int) -> Index:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Entries 1 to 250 and 261 to 400, with states at 0, 100, 255 and 270."""
     folder = tmp_path_factory.mktemp("archive")
-    writer = ArchiveWriter.open(folder, CLUSTER)
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
     for first in (*range(0, 250, 50), *range(260, 400, 70)):
         writer.add(ENTRIES[first : min(first + 50 if first < 260 else first + 70, 400)])
     for index in (0, 100, 255, 270):
@@ -126,7 +127,7 @@ def test_a_time_that_a_gap_makes_unknown_is_refused(tmp_path: Path) -> None:
     def entry(index: int, wall: int) -> Entry:
         return Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"c", wall=wall) if wall else b"")
 
-    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
     writer.add([entry(1, 10), entry(2, 20), entry(3, 0)])
     writer.add([entry(8, 0), entry(9, 90), entry(10, 100)])
     writer.add([entry(12, 120)])
@@ -179,7 +180,7 @@ def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded],
     with pytest.raises(NetstoreError, match="has applied entry 120, after 60"):
         extract(archive, Goal(applied=60), tmp_path / "x", tmp_path / "work", base_file=tmp_path / "base")
     other = tmp_path / "other"
-    writer = ArchiveWriter.open(other, ClusterId(0xC2))
+    writer = ArchiveWriter.open(other, ClusterId(0xC2), STORE)
     writer.add(ENTRIES[:200])
     writer.close()
     with pytest.raises(NetstoreError, match="is a backup of cluster c1, and the archive is of c2"):
@@ -189,7 +190,7 @@ def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded],
 @pytest.mark.parametrize("skipped", [0, 50])
 def test_a_point_before_the_oldest_state(record: dict[int, Recorded], tmp_path: Path, skipped: int) -> None:
     folder = tmp_path / "archive"
-    writer = ArchiveWriter.open(folder, CLUSTER)
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
     writer.add(ENTRIES[skipped:200])
     made = state_file(tmp_path / "state", ENTRIES[:100])
     writer.add_base(partial(copied, made, 100))
@@ -215,7 +216,7 @@ def test_a_point_before_the_oldest_state(record: dict[int, Recorded], tmp_path: 
 
 def test_points_within_the_time_that_is_kept(record: dict[int, Recorded], tmp_path: Path) -> None:
     folder = tmp_path / "archive"
-    writer = ArchiveWriter.open(folder, CLUSTER)
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
     for first in range(0, 400, 50):
         writer.add(ENTRIES[first : first + 50])
     for index in (0, 100, 250):
@@ -258,7 +259,7 @@ def test_what_the_archive_does_not_lead_to(archive: Path, tmp_path: Path) -> Non
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no state to begin with" in refusal(Goal(applied=5), empty)
-    ArchiveWriter.open(empty, CLUSTER).close()
+    ArchiveWriter.open(empty, CLUSTER, STORE).close()
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for path in archive.iterdir():
