@@ -45,6 +45,9 @@ RETRY_SECONDS: Final = 10.0
 SLOW_SECONDS: Final = 60.0
 """A write that takes longer is told as a problem."""
 
+LONG_SECONDS: Final = 600.0
+"""A state whose copy, or old files whose removal takes longer is told as a problem."""
+
 BASE_ENTRIES: Final = 1_000_000
 """Entries after which the state is archived again, so that half a minute of replay leads to every point."""
 
@@ -106,6 +109,8 @@ class Archiver:
         """When the write that is under way began."""
         self._retry_at = 0.0
         self._makes_base = False
+        self._beside_since = 0.0
+        """When the state that is made, or the removal that is under way began."""
         self._base_retry_at = 0.0
         self._base_at = 0
         """Index of the newest archived state."""
@@ -170,6 +175,10 @@ class Archiver:
             return []
         if self._damage:
             return [f"the archive is damaged, and nothing is restored across that: {self._damage}"]
+        seconds = self._monotonic() - self._beside_since
+        if (self._makes_base or self._removes) and seconds > LONG_SECONDS:
+            what = "a state is being archived" if self._makes_base else "old files are being removed"
+            return [f"{what} for {seconds:.0f} s so far: {self.folder} does not answer, or is slow"]
         if self._not_removed:
             return [f"old files of the archive are not removed: {self._not_removed}"]
         return [f"the files of the archive are not merged: {writer.not_merged}"] if writer.not_merged else []
@@ -349,6 +358,7 @@ class Archiver:
 
     def _make_base(self, writer: ArchiveWriter) -> None:
         self._makes_base = True
+        self._beside_since = self._monotonic()
         try:
             self._source.sync(partial(self._durable, writer))
         except MemoryError as error:  # it has not taken the callback
@@ -378,6 +388,7 @@ class Archiver:
 
     def _remove(self, retention: Retention) -> None:
         self._removes = True
+        self._beside_since = self._monotonic()
         # An idle member keeps what leads to its last entries; so does one whose clock is ahead.
         until = min(self._wall(), self.wall)
         since = until - round(self.keep_seconds * 1e9) if self.keep_seconds and self.wall else 0

@@ -378,6 +378,34 @@ def test_a_write_that_hangs_is_told(member: Member, monkeypatch: pytest.MonkeyPa
     assert (member.archiver.problems(), member.archiver.waiting) == ([], 0)
 
 
+def test_a_state_that_takes_long_is_told_and_entries_are_archived_meanwhile(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    real = member.source.copy_to
+
+    def hanging(file: int) -> Index:
+        assert goes_on.wait(seconds(20))
+        return real(file)
+
+    monkeypatch.setattr(member.source, "copy_to", hanging)
+    member.look()
+    member.write(3)
+    member.look(reports=0)
+    member.now += archive.LONG_SECONDS
+    assert member.archiver.problems() == []
+    member.look()
+    assert member.stored() == [1, 2, 3]
+    member.now += 1.0
+    assert member.archiver.problems() == [
+        f"a state is being archived for 601 s so far: {member.folder} does not answer, or is slow"
+    ]
+    assert member.archiver.needed() == 3, "it is archived as before"
+    goes_on.set()
+    member.calls.get(timeout=seconds(20))()
+    assert (member.archiver.problems(), len(member.archiver.listing.bases)) == ([], 1)
+
+
 def test_a_state_that_cannot_be_copied_is_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: int) -> None:
         raise ValueError("a broken copy")
