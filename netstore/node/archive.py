@@ -75,7 +75,7 @@ class Archiver:
         self,
         folder: Path,
         cluster: ClusterId,
-        store: str,
+        store: Callable[[], str],
         raft: RaftLog,
         source: Source,
         *,
@@ -87,8 +87,8 @@ class Archiver:
         log: Log,
     ) -> None:
         """Entries are archived within `lag_seconds` after they were applied, if the folder takes them. What
-        leads to no point of the last `keep_seconds` is removed; 0: nothing is. For `store` see
-        `ArchiveWriter.open`.
+        leads to no point of the last `keep_seconds` is removed; 0: nothing is. `store` is called
+        in a thread, for `ArchiveWriter.open`.
         """
         self.folder = folder
         self._cluster = cluster
@@ -206,7 +206,7 @@ class Archiver:
         if self._busy_since is not None or now < self._retry_at:
             return
         if self._writer is None:
-            self._begin(partial(ArchiveWriter.open, self.folder, self._cluster, self._store), self._opened)
+            self._begin(self._open, self._opened)
             return
         if not self._is_continued(self._writer):
             return
@@ -314,6 +314,9 @@ class Archiver:
                 error=problem,
                 fix="mend what the error names, such as the mount; what the log forgets meanwhile is missing",
             )
+
+    def _open(self) -> ArchiveWriter:
+        return ArchiveWriter.open(self.folder, self._cluster, self._store())
 
     def _opened(self, writer: ArchiveWriter) -> None:
         self._writer = writer

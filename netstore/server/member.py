@@ -226,7 +226,7 @@ class RunningMember:
         archiver = Archiver(
             config.archive_folder,
             host.cluster_id,
-            base.folder.instance(),
+            base.folder.instance,
             raft.log,
             self.store.engine,
             lag_seconds=config.archive_lag_seconds,

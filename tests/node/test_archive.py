@@ -59,7 +59,7 @@ class Member:
         self.archiver = Archiver(
             folder,
             CLUSTER,
-            store,
+            lambda: store,
             self.raft,
             self.source,
             lag_seconds=5.0,

@@ -61,7 +61,7 @@ def test_the_archive(tmp_path: Path) -> None:
     archiver = Archiver(
         tmp_path,
         ClusterId(1),
-        "5a",
+        lambda: "5a",
         raft,
         metered.sources.engine,
         lag_seconds=1.0,
