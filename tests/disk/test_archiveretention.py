@@ -77,16 +77,16 @@ def held(writer: ArchiveWriter) -> tuple[list[int], list[int]]:
 
 
 def test_what_leads_to_the_border_stays(writer: ArchiveWriter, verified: list[Path]) -> None:
-    retention = filled(writer, 0, 35, 50, 90)
+    retention = filled(writer, 0, 35, 50, 58, 90)
     assert retention.run(0, NOW) == Outcome(), "all is kept"
     assert retention.oldest == 1
     # The state at 55 is that after entry 55: its file, and what leads there from the state at 50.
     assert retention.run(55, NOW) == Outcome(7)
-    assert held(writer) == ([50, 90], [51, 61, 71, 81, 91])
+    assert held(writer) == ([50, 58, 90], [51, 61, 71, 81, 91])
     assert retention.oldest == 51
     assert verified == [listing(writer.listing.folder).bases[0].path]
     assert retention.run(60, NOW) == Outcome()
-    assert retention.run(100, NOW) == Outcome(1 + 4, is_state_old=True), "the newest state stays"
+    assert retention.run(100, NOW) == Outcome(2 + 4, is_state_old=True), "the newest state stays"
     assert held(writer) == ([90], [91])
 
 
