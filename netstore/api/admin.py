@@ -94,6 +94,14 @@ class Archive(Protocol):
     """The last archived entry."""
     wall: int
     """Its time, in nanoseconds since 1970; 0 if none was archived since the start."""
+    keep_seconds: float
+    """How far back it leads at least; 0 if nothing is removed."""
+    removed: int
+    """Files that were removed since the start because they were too old."""
+
+    @property
+    def oldest(self) -> int:
+        """The oldest instant that it leads to, in nanoseconds since 1970; 0 if that is not known."""
 
     @property
     def listing(self) -> Listing:
@@ -240,6 +248,9 @@ class AdminApi:
                 "folder": str(archive.folder),
                 "lastIndex": archive.archived,
                 "lastUnixNanos": archive.wall,
+                "oldestUnixNanos": archive.oldest,
+                "keepSeconds": archive.keep_seconds,
+                "removedFiles": archive.removed,
                 "waitingEntries": archive.waiting,
                 "files": len(found.parts),
                 "states": len(found.bases),

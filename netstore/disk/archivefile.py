@@ -5,6 +5,7 @@
     0000000000000000.state                       a state that has applied entry 0
     *.part                                       unfinished; of no use
     *.damaged                                    was the last file of entries, and could not be read
+    identity                                     whose log is archived here
     lock                                         held by the member that writes here
 
 A file is written under another name, synced and renamed, so that one with its name is complete, and after a
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.codec import crc32c, layout
-from netstore.disk.datadir import sync_folder
+from netstore.disk.datadir import add_checksum_line, split_checksum_line, sync_folder, write_atomically
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
@@ -34,7 +35,7 @@ from netstore.state.envelope import HEAD_BYTES, read
 from netstore.types import Index, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from netstore.types import ClusterId
@@ -67,6 +68,8 @@ _ENTRIES_PART: Final = f"entries{_PART}"
 _STATE_PART: Final = f"state{_PART}"
 _DAMAGED: Final = ".damaged"
 _LOCK: Final = "lock"
+_IDENTITY: Final = "identity"
+_TITLE: Final = "netstore archive"
 
 
 class FileGone(NetstoreError):  # noqa: N818 - named for what was found
@@ -161,6 +164,13 @@ class Listing:
         return found
 
     @property
+    def is_from_start(self) -> bool:
+        """Whether it has entry 1. A store that began with data, restored or imported, has none: its log
+        begins after the entry that this data counts as.
+        """
+        return bool(self.parts) and self.parts[0].first == 1
+
+    @property
     def has_usable_base(self) -> bool:
         """Whether the last stretch of entries, or what will follow it, can be replayed from a state."""
         first = self.parts[0].first if self.parts else 1
@@ -173,6 +183,13 @@ class Listing:
         if self.parts and part.first > self.last + 1:
             self.gaps.append((self.last + 1, part.first - 1))
         self.parts.append(part)
+
+    def without(self, gone: Collection[Path]) -> Listing:
+        """It after its oldest files, which are these, were removed."""
+        parts = [part for part in self.parts if part.path not in gone]
+        bases = [base for base in self.bases if base.path not in gone]
+        gaps = [gap for gap in self.gaps if parts and gap[0] > parts[0].first]
+        return Listing(self.folder, parts, bases, self.needless, self.unfinished, gaps)
 
 
 def payload_of(entry: Entry) -> bytes:
@@ -298,16 +315,26 @@ def encode(cluster: int, entries: Sequence[Archived]) -> bytes:
 
 class ArchiveWriter:
     """Writes the archive of one member. All methods block and raise OSError if the folder cannot be written:
-    nothing is lost then, and the call may be repeated. `add` and `add_base` may be called from two threads.
+    nothing is lost then, and the call may be repeated. `add` may be called in one thread while `add_base` or
+    `remove` is called in another.
     """
 
-    def __init__(self, folder: Path, cluster: ClusterId) -> None:
+    def __init__(self, folder: Path, cluster: ClusterId, store: str) -> None:
         """For `open`."""
         self._folder = folder
         self._cluster = cluster
+        self._store = store
+        self._is_claimed = False
+        """The identity in the folder is that of this store."""
+        self.is_others = False
+        """The identity in the folder is that of another store with this cluster id, and nobody found out yet
+        that its log is this store's.
+        """
         self._lock = -1
         self._changing = threading.Lock()
         """Held while the listing is changed."""
+        self._rewriting = threading.Lock()
+        """Held while files are merged or removed, because a file is not removed while it is merged."""
         self._new_files = 0
         """Since the folder was listed."""
         self._merge_pause = 0
@@ -321,12 +348,16 @@ class ArchiveWriter:
         """Why the last attempt to merge small files failed; empty if it did not."""
 
     @classmethod
-    def open(cls, folder: Path, cluster: ClusterId) -> ArchiveWriter:
+    def open(cls, folder: Path, cluster: ClusterId, store: str) -> ArchiveWriter:
         """Lock the folder, which is made if it is missing, and remove what a crash left in it. A last file
         that is damaged is renamed: its entries are archived anew, or become a gap. NetstoreError if another
         process uses the folder, or another cluster did.
+
+        `store` tells this store from another one with the same cluster id (`datadir.DataDir.instance`). An
+        empty folder becomes its archive; whether one with files is, is for the caller to find out, by
+        `is_others` and `newest`, before anything is added.
         """
-        writer = cls(folder, cluster)
+        writer = cls(folder, cluster, store)
         folder.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -337,14 +368,45 @@ class ArchiveWriter:
                     f"{folder}: another member writes its archive there: give each a folder of its own"
                 ) from None
             writer.listing = listing(folder)
+            writer._read_identity()
             writer._find_newest()
             _remove([*writer.listing.needless, *writer.listing.unfinished])
             writer.listing = listing(folder)
+            if not (writer.listing.parts or writer.listing.bases):
+                writer._claim()
         except BaseException:
             os.close(lock)
             raise
         writer._lock = lock
         return writer
+
+    def _read_identity(self) -> None:
+        path = self._folder / _IDENTITY
+        try:
+            text = split_checksum_line(path.read_bytes())
+        except FileNotFoundError:
+            return  # of an earlier release
+        title, *lines = (text or b"").decode(errors="replace").splitlines() or [""]
+        words = dict(line.partition(" ")[::2] for line in lines)
+        if title != _TITLE or not {"cluster", "store"} <= words.keys():
+            raise CorruptData(
+                f"{path}: damaged: remove it if the archive is of this store, else name a new folder"
+            )
+        if words["cluster"] != f"{self._cluster:x}":
+            raise NetstoreError(
+                f"{self._folder}: is the archive of cluster {words['cluster']}, not of {self._cluster:x}:"
+                " name a folder that only this cluster uses"
+            )
+        self._is_claimed = words["store"] == self._store
+        self.is_others = not self._is_claimed
+
+    def _claim(self) -> None:
+        """Write whose archive this is."""
+        if not self._is_claimed:
+            lines = (_TITLE, f"cluster {self._cluster:x}", f"store {self._store}")
+            text = "".join(f"{line}\n" for line in lines).encode()
+            write_atomically(self._folder, _IDENTITY, add_checksum_line(text))
+            self._is_claimed, self.is_others = True, False
 
     def _find_newest(self) -> None:
         while self.listing.parts:
@@ -365,6 +427,7 @@ class ArchiveWriter:
         one that has one, or 0. Merges small files; where that fails, they stay as they are (`not_merged`).
         """
         archived = [Archived(entry, wall_of(entry)) for entry in entries]
+        self._claim()
         part = self._write(archived)
         with self._changing:
             self.listing.append(part)
@@ -372,7 +435,8 @@ class ArchiveWriter:
         self._merge_pause = max(0, self._merge_pause - 1)
         if not self._merge_pause:
             try:
-                self._merge()
+                with self._rewriting:
+                    self._merge()
                 self.not_merged = ""
             except (OSError, NetstoreError, MemoryError) as error:
                 self.not_merged = str(error) or "there is not enough memory"
@@ -396,6 +460,22 @@ class ArchiveWriter:
             if base not in self.listing.bases:
                 insort(self.listing.bases, base)
         return base
+
+    def remove(self, bases: Sequence[Base], parts: Sequence[Part]) -> None:
+        """Remove the oldest states, and the oldest files of entries, in order. Each is gone for good before
+        the next one is removed, so that a crash leaves no gap.
+        """
+        gone: set[Path] = set()
+        with self._rewriting:
+            try:
+                for path in [*(base.path for base in bases), *(part.path for part in parts)]:
+                    path.unlink(missing_ok=True)
+                    gone.add(path)
+                    sync_folder(self._folder)
+                    self.damaged.pop(path, None)
+            finally:
+                with self._changing:
+                    self.listing = self.listing.without(gone)
 
     def close(self) -> None:
         """Give the folder back."""

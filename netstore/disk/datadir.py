@@ -5,6 +5,7 @@
       identity      format version, cluster, member, name, and a checksum (contrib/doc/format-datadir.md)
       token         the cluster's join token, 0600; absent in a member that joined by its certificate alone
       replacing     the identity of the member that replaces a damaged one; only until that is done
+      instance      a random number, in a member that archives its log
       unfinished    while the folder is filled by an import or a restore; no member starts on it
       wal/          the write-ahead log, if it is not elsewhere; has a copy of `identity`, so that a log
                     that is not mounted is not taken for an empty one
@@ -49,6 +50,7 @@ DAMAGED: Final = "damaged"
 _IDENTITY: Final = "identity"
 _REPLACING: Final = "replacing"
 _UNFINISHED: Final = "unfinished"
+_INSTANCE: Final = "instance"
 
 MAX_NAME_BYTES: Final = 255
 """Longest member name."""
@@ -213,6 +215,23 @@ class DataDir:
         if self.found is None:
             raise ValueError(f"{self.path} has no identity yet")
         return self.found
+
+    def instance(self) -> str:
+        """A number that was drawn for this folder, in hexadecimal: it tells the folder from one that was
+        begun anew with the same settings, whose ids are the same. Drawn when it is asked for first. Blocks.
+
+        NetstoreError when it cannot be read or written; CorruptData when it is damaged.
+        """
+        path = self.path / _INSTANCE
+        with explain_errors(path):
+            if not path.exists():
+                write_atomically(
+                    self.path, _INSTANCE, add_checksum_line(b"%b\n" % os.urandom(16).hex().encode())
+                )
+            text = split_checksum_line(path.read_bytes())
+        if text is None:
+            raise CorruptData(f"{path}: damaged; nothing was changed: remove it, another one is drawn then")
+        return text.decode().strip()
 
     def adopt(self, fresh: MemberIdentity) -> None:
         """Write the identity of a folder that has none, on stable storage. Blocks.

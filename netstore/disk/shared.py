@@ -33,6 +33,11 @@ _MAP_MULTIPLE: Final = 1 << 20
 FULL_BYTES: Final = 1 << 20
 """A commit that fails while there is less free space than this is taken for a full disk."""
 
+COPY_GROWTH_BYTES: Final = 256 << 20
+"""By so much, or by its own size if that is more, the file grows while a copy is under way; then it is given
+up. A reader that stands still would otherwise let the file grow to its limit, and no file of LMDB shrinks.
+"""
+
 _COPY_PIECE_BYTES: Final = 256 * 1024
 """A snapshot is copied out in pieces of this size, and may be cancelled between them."""
 
@@ -50,8 +55,10 @@ class SharedTables:
         """Read by the loop with `reading` held; another object after `replace`."""
         self.reading = threading.RLock()
         self._writing = threading.Lock()
-        self._copies: set[lmdb.Transaction] = set()
-        """Read transactions of copies that are under way and not cancelled."""
+        self._copies: dict[lmdb.Transaction, int] = {}
+        """Read transactions of copies that are under way and not cancelled, with the bytes of the file when
+        each was begun.
+        """
         self._tracker: Tracker | None = None
         self._generation = 0
         """How many snapshots have replaced the file."""
@@ -86,6 +93,17 @@ class SharedTables:
 
     def _put(self, applied: Index, log: bytes, changes: Changes) -> None:
         self.tables.write(applied, log, changes, self._tracker)
+        if self._copies:
+            size = self._bytes()
+            for copy, begun in list(self._copies.items()):
+                if size - begun > max(COPY_GROWTH_BYTES, begun):
+                    del self._copies[copy]
+                    copy.abort()
+
+    def _bytes(self) -> int:
+        """Bytes of the file up to the last page in use, with `_writing` held."""
+        env = self.tables.env
+        return int((env.info()["last_pgno"] + 1) * env.stat()["psize"])
 
     def replace(self, snapshot: Path) -> Index | OSError:
         """Move a snapshot into the place of the file; its applied index. The loop must not read meanwhile.
@@ -116,15 +134,15 @@ class SharedTables:
 
         Reads and commits go on, which LMDB's own copy would keep waiting: a read transaction keeps the pages
         of that commit from being reused, and the kernel copies them out of the file. OSError (EAGAIN) when
-        the copy was cancelled, because the map had to grow, the disk is full, or the state was replaced or
-        closed: try again.
+        the copy was cancelled, because the map had to grow, the disk is full, the file grew by too much
+        meanwhile (`COPY_GROWTH_BYTES`), or the state was replaced or closed: try again.
         """
         with self._writing:  # between two commits the two meta pages belong to the last one
             if self._closed:
                 raise OSError(errno.EAGAIN, f"{self._path}: closed")
             applied = self.tables.summary.applied
             page = self.tables.env.stat()["psize"]
-            end = (self.tables.env.info()["last_pgno"] + 1) * page
+            end = self._bytes()
             source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 metas = memoryview(os.pread(source, 2 * page, 0))
@@ -132,7 +150,7 @@ class SharedTables:
             except BaseException:
                 os.close(source)
                 raise
-            self._copies.add(copy)
+            self._copies[copy] = end
         at = len(metas)
         try:
             while metas:
@@ -146,7 +164,7 @@ class SharedTables:
             os.close(source)
             with self._writing:
                 cancelled = copy not in self._copies
-                self._copies.discard(copy)
+                self._copies.pop(copy, None)
                 copy.abort()
         if cancelled:
             raise OSError(errno.EAGAIN, f"{self._path}: the copy was given up: the state needed room")
@@ -207,4 +225,4 @@ class SharedTables:
     def _cancel_copies(self) -> None:
         """End copies that are under way, with `_writing` held: their callers try again."""
         while self._copies:
-            self._copies.pop().abort()
+            self._copies.popitem()[0].abort()

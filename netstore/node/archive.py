@@ -3,6 +3,7 @@ that it has applied, a few seconds behind, and at times a copy of its state, fro
 
 Nothing waits for the archive. While it keeps up, the log in memory keeps what was not archived yet, within
 its bound; one that fails or is too slow gets a gap, and then a new state, after which it is of use again.
+What is older than asked for is removed (`disk.archiveretention`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from netstore.disk.archivefile import ArchiveWriter, Listing
+from netstore.disk.archiveretention import Outcome, Retention
 from netstore.disk.threads import report, start_thread
 from netstore.errors import NetstoreError
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
@@ -43,8 +45,14 @@ RETRY_SECONDS: Final = 10.0
 SLOW_SECONDS: Final = 60.0
 """A write that takes longer is told as a problem."""
 
+LONG_SECONDS: Final = 600.0
+"""A state whose copy, or old files whose removal takes longer is told as a problem."""
+
 BASE_ENTRIES: Final = 1_000_000
 """Entries after which the state is archived again, so that half a minute of replay leads to every point."""
+
+RETENTION_SECONDS: Final = 60.0
+"""Old files are looked for no more often, and else each thousandth of the time that they are kept."""
 
 
 class Source(Protocol):
@@ -67,33 +75,53 @@ class Archiver:
         self,
         folder: Path,
         cluster: ClusterId,
+        store: Callable[[], str],
         raft: RaftLog,
         source: Source,
         *,
         lag_seconds: float,
+        keep_seconds: float = 0.0,
         call_soon: CallSoon,
         monotonic: Callable[[], float],
+        wall: Callable[[], int],
         log: Log,
     ) -> None:
-        """Entries are archived within `lag_seconds` after they were applied, if the folder takes them."""
+        """Entries are archived within `lag_seconds` after they were applied, if the folder takes them. What
+        leads to no point of the last `keep_seconds` is removed; 0: nothing is. `store` is called
+        in a thread, for `ArchiveWriter.open`.
+        """
         self.folder = folder
         self._cluster = cluster
+        self._store = store
         self._raft = raft
         self._source = source
         self._lag = lag_seconds
+        self.keep_seconds = keep_seconds
         self._call_soon = call_soon
         self._monotonic = monotonic
+        self._wall = wall
         self._log = log
         self._writer: ArchiveWriter | None = None
+        self._retention: Retention | None = None
         self._since: float | None = None
         """When there came something that is not archived."""
         self._busy_since: float | None = None
         """When the write that is under way began."""
         self._retry_at = 0.0
         self._makes_base = False
+        self._beside_since = 0.0
+        """When the state that is made, or the removal that is under way began."""
         self._base_retry_at = 0.0
         self._base_at = 0
         """Index of the newest archived state."""
+        self._removes = False
+        self._remove_at = 0.0
+        self._not_removed = ""
+        """Why the last attempt to remove old files failed; empty if it did not."""
+        self._is_state_old = False
+        """All that is archived since the newest state is older than what is kept."""
+        self.removed = 0
+        """Files that were removed since the start because they were too old."""
         self.archived = Index(0)
         """Entries up to this one are archived; 0 before the folder was opened."""
         self.wall = 0
@@ -102,7 +130,7 @@ class Archiver:
         """Why the last attempt failed; empty if it did not."""
         self._damage = ""
         """What is wrong with the file that was found damaged last."""
-        self._damages_told = 0
+        self._damages_told: set[Path] = set()
         self._newest: Entry | None = None
         """The last entry of the archive, until it was found in the log."""
         self._differs = ""
@@ -116,6 +144,11 @@ class Archiver:
     def listing(self) -> Listing:
         """The files, as of the last write."""
         return Listing(self.folder) if self._writer is None else self._writer.listing
+
+    @property
+    def oldest(self) -> int:
+        """The oldest instant that the archive leads to, in nanoseconds since 1970; 0 if that is not known."""
+        return 0 if self._retention is None else self._retention.oldest
 
     @property
     def waiting(self) -> int:
@@ -142,6 +175,12 @@ class Archiver:
             return []
         if self._damage:
             return [f"the archive is damaged, and nothing is restored across that: {self._damage}"]
+        seconds = self._monotonic() - self._beside_since
+        if (self._makes_base or self._removes) and seconds > LONG_SECONDS:
+            what = "a state is being archived" if self._makes_base else "old files are being removed"
+            return [f"{what} for {seconds:.0f} s so far: {self.folder} does not answer, or is slow"]
+        if self._not_removed:
+            return [f"old files of the archive are not removed: {self._not_removed}"]
         return [f"the files of the archive are not merged: {writer.not_merged}"] if writer.not_merged else []
 
     def needed(self) -> Index | None:
@@ -167,23 +206,27 @@ class Archiver:
         if self._busy_since is not None or now < self._retry_at:
             return
         if self._writer is None:
-            self._begin(partial(ArchiveWriter.open, self.folder, self._cluster), self._opened)
+            self._begin(self._open, self._opened)
             return
-        if not self._is_continued():
+        if not self._is_continued(self._writer):
             return
         self._archive(self._writer, now)
-        if not self._makes_base and now >= self._base_retry_at and self._needs_base(self._writer):
+        if self._makes_base or self._removes:
+            return
+        if now >= self._base_retry_at and self._needs_base(self._writer):
             self._make_base(self._writer)
+        elif now >= self._remove_at and self.archived and self._retention is not None:
+            self._remove(self._retention)
 
-    def _is_continued(self) -> bool:
+    def _is_continued(self, writer: ArchiveWriter) -> bool:
         """Whether this member's log goes on where the archive ends. The store may be another one that has the
         same id, because it was begun anew with the same flags.
         """
         newest, raft = self._newest, self._raft
-        if newest is None:
-            return True
         if self._is_foreign:
             return False
+        if newest is None:
+            return not writer.is_others or self._refuse(writer)
         at = newest.index
         if raft.last < at:
             self._differs = (
@@ -193,15 +236,23 @@ class Archiver:
             return False
         if raft.applied < at:
             return False
-        is_same = at < raft.compacted or raft.term(at) == newest.term
+        is_same = not writer.is_others if at < raft.compacted else raft.term(at) == newest.term
         if is_same and at > raft.compacted:
             is_same = raft.between(at, at) == [newest]
-        if is_same:
-            self._newest, self._differs = None, ""
-        else:
-            self._is_foreign = True
-            self._differs = f"{self.folder} has the archive of another store: name an empty folder"
-        return is_same
+        if not is_same:
+            return self._refuse(writer)
+        self._newest, self._differs, writer.is_others = None, "", False
+        return True
+
+    def _refuse(self, writer: ArchiveWriter) -> bool:
+        self._is_foreign = True
+        self._differs = f"{self.folder} has the archive of another store: name an empty folder"
+        if writer.is_others:
+            self._differs += (
+                "; if this member took the place of the one that wrote it, remove the file identity there and"
+                " start it again"
+            )
+        return False
 
     def _archive(self, writer: ArchiveWriter, now: float) -> None:
         raft = self._raft
@@ -264,8 +315,12 @@ class Archiver:
                 fix="mend what the error names, such as the mount; what the log forgets meanwhile is missing",
             )
 
+    def _open(self) -> ArchiveWriter:
+        return ArchiveWriter.open(self.folder, self._cluster, self._store())
+
     def _opened(self, writer: ArchiveWriter) -> None:
         self._writer = writer
+        self._retention = Retention(writer)
         found = writer.listing
         self.archived = Index(found.last)
         self._newest = writer.newest
@@ -281,9 +336,13 @@ class Archiver:
             self._tell_damage(self._writer)
 
     def _tell_damage(self, writer: ArchiveWriter) -> None:
-        for path, error in list(writer.damaged.items())[self._damages_told :]:
+        damaged = dict(writer.damaged)
+        self._damage = self._damage if damaged else ""
+        for path, error in damaged.items():
+            if path in self._damages_told:
+                continue
             self._damage = error
-            self._damages_told += 1
+            self._damages_told.add(path)
             self._log.warning(
                 "archive_file_damaged",
                 file=str(path),
@@ -296,10 +355,13 @@ class Archiver:
     def _needs_base(self, writer: ArchiveWriter) -> bool:
         if not self._source.applied():
             return False
-        return self.archived - self._base_at >= BASE_ENTRIES or not writer.listing.has_usable_base
+        if self.archived - self._base_at >= BASE_ENTRIES or self._is_state_old:
+            return True
+        return not writer.listing.has_usable_base
 
     def _make_base(self, writer: ArchiveWriter) -> None:
         self._makes_base = True
+        self._beside_since = self._monotonic()
         try:
             self._source.sync(partial(self._durable, writer))
         except MemoryError as error:  # it has not taken the callback
@@ -321,8 +383,43 @@ class Archiver:
             self._failed(outcome)
             return
         self.problem = ""
+        self._is_state_old = False
         self._base_at = outcome.applied  # type: ignore[attr-defined]  # a `Base`
         self._log.info("state_archived", index=self._base_at)
+
+    # --- old files
+
+    def _remove(self, retention: Retention) -> None:
+        self._removes = True
+        self._beside_since = self._monotonic()
+        # An idle member keeps what leads to its last entries; so does one whose clock is ahead.
+        until = min(self._wall(), self.wall)
+        since = until - round(self.keep_seconds * 1e9) if self.keep_seconds and self.wall else 0
+        work = partial(retention.run, max(since, 0), until)
+        failure = start_thread(partial(self._run, work, self._removed), "archive-retention")
+        if failure is not None:
+            self._removed(failure)
+
+    def _removed(self, outcome: Outcome | Exception) -> None:
+        self._removes = False
+        pause = max(RETENTION_SECONDS, self.keep_seconds / 1000) if self.oldest else self._lag
+        if isinstance(outcome, Exception):
+            self._remove_at = self._monotonic() + pause
+            self._not_removed = _in_words(outcome)
+            self._log.warning(
+                "archive_not_removed",
+                error=self._not_removed,
+                fix="mend what the error names; the archive grows meanwhile",
+            )
+            return
+        self._not_removed = ""
+        self._is_state_old = outcome.is_state_old
+        self._remove_at = self._monotonic() + (0.0 if outcome.has_more else pause)
+        if outcome.removed:
+            self.removed += outcome.removed
+            self._log.info("archive_files_removed", files=outcome.removed, oldest=self.oldest)
+        if self._writer is not None:
+            self._tell_damage(self._writer)
 
 
 def _in_words(error: Exception) -> str:

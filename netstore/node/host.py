@@ -504,7 +504,11 @@ class Host:
         if writer.handed_over < len(writer.records) and self.space.log_error is None:
             writer.write_waiting()
         self.applier.work_limit = self.machine.applying.worked + TURN_UNITS
-        has_applied = bool(self.applier.waiting) and self.applier.apply()
+        has_applied = False
+        if self.applier.waiting:
+            ran("log")
+            proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
+            has_applied = self.applier.apply()
         has_more = False
         self._raft.waits = bool(proposals or self.reads or self.hub.count or self.watches.count)
         while not has_more and (effects := self._driver.take()) is not None:

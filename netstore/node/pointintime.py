@@ -216,7 +216,7 @@ def key_states(folder: Path, key: bytes, work: Path) -> Iterator[KeyState]:
         is_usable = False
         for first, end in found.stretches or [(1, 0)]:
             bases = [base for base in found.bases if first - 1 <= base.applied <= max(end, first - 1)]
-            is_whole = _is_from_start(found) and first == 1
+            is_whole = found.is_from_start and first == 1
             if not bases and not is_whole:
                 continue
             is_usable = True
@@ -415,13 +415,6 @@ class _Replayer:
             self._calls.get()()
 
 
-def _is_from_start(found: Listing) -> bool:
-    """Whether the archive has entry 1. A store that began with data, restored or imported, has none: its log
-    begins after the entry that this data counts as.
-    """
-    return bool(found.stretches) and found.stretches[0][0] == 1
-
-
 def _base_for(found: Listing, goal: Goal) -> Base | None:
     """The newest state that is not after the goal; None for the empty one of a new store, if the archive has
     its log from the start. NetstoreError if there is none.
@@ -435,7 +428,7 @@ def _base_for(found: Listing, goal: Goal) -> Base | None:
             if scalars.revision > goal.revision:
                 continue
         return base
-    if _is_from_start(found):
+    if found.is_from_start:
         return None
     oldest = min(found.bases, default=None)
     if oldest is None:

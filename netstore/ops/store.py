@@ -84,6 +84,9 @@ _SUITES: Final = Several(
 )
 _NAMES: Final = Several(_read_name, "give names separated by commas", "NAME,...")
 
+SHORTEST_ARCHIVE: Final = 3600
+"""Least `archive_keep_seconds`: the state is copied about once in that time."""
+
 LOG_OUTPUTS: Final = ("default", "stderr", "stdout")
 """Where the log can go; default is stderr."""
 
@@ -513,6 +516,12 @@ class StoreConfig:
         "Seconds after which a change is archived at the latest.",
         table="archive",
     )
+    archive_keep_seconds: int = setting(
+        WholeNumber(0, 3_155_760_000, "seconds"),
+        0,
+        "Seconds back to which the archive leads at least; what is older is removed; 0: nothing is.",
+        table="archive",
+    )
 
     backup_folder: Path | None = setting(
         FilePath(),
@@ -571,6 +580,12 @@ class StoreConfig:
             ),
         )
         self._check_backup()
+        if 0 < self.archive_keep_seconds < SHORTEST_ARCHIVE:
+            raise BadSetting(
+                "archive_keep_seconds",
+                f"{self.archive_keep_seconds} seconds would take a copy of the state as often",
+                f"give at least {SHORTEST_ARCHIVE}, or 0 to keep all; 604800 is a week",
+            )
         if self.voters % 2 == 0:
             raise BadSetting(
                 "voters",

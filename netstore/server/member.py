@@ -226,11 +226,14 @@ class RunningMember:
         archiver = Archiver(
             config.archive_folder,
             host.cluster_id,
+            base.folder.instance,
             raft.log,
             self.store.engine,
             lag_seconds=config.archive_lag_seconds,
+            keep_seconds=config.archive_keep_seconds,
             call_soon=self._call_for_client,
             monotonic=base.clock.monotonic,
+            wall=base.clock.wall,
             log=get_logger("archive"),
         )
         host.compaction.wanted = archiver.needed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from netstore.api.tracing import LINES_A_SECOND, SPANS_A_SECOND, Tracer
 from netstore.node.slowness import SLOW_SECONDS, Spent
 from netstore.state.commands import encode
-from netstore.state.v3.commands import Put
+from netstore.state.v3.commands import DeleteRange, Put
 from netstore.types import Nanos
 from tests.support.member import Lines, Solo
 
@@ -148,6 +148,28 @@ def test_a_write_that_waits_for_the_disk_is_told_with_its_parts() -> None:
     assert line["quorum_ms"] < 50
     assert line["milliseconds"] >= line["disk_ms"]
     assert host.slowness.spent is None
+
+
+def test_a_write_that_is_applied_in_many_turns_is_told_as_applied_slowly() -> None:
+    traced = Traced()
+    solo, host = traced.solo, traced.solo.host
+    for number in range(5_000):
+        host.propose(encode(Put(b"/%d" % number)), lambda _: None, b"10.0.0.9")
+        solo.settle()
+    outcomes: list[object] = []
+    host.propose(encode(DeleteRange(b"/", b"0")), outcomes.append, b"10.0.0.9")
+    turns = 0
+    while not outcomes:
+        solo.turn()
+        solo.device.sync()
+        if host.applier.waiting:
+            solo.clock.now = Nanos(solo.clock.now + int(1e9 * SLOW_SECONDS))
+            turns += 1
+    assert turns > 5
+    [line] = traced.told()
+    assert line["request"] == "DeleteRange"
+    assert line["apply_ms"] > 0.5 * line["milliseconds"]
+    assert line["queue_ms"] <= 1000 * SLOW_SECONDS
 
 
 def test_a_write_that_is_fast_is_not_told() -> None:

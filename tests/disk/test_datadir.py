@@ -78,6 +78,22 @@ def test_a_new_folder_is_private_and_complete(tmp_path: Path) -> None:
     data.close()
 
 
+def test_a_folder_has_a_number_of_its_own(tmp_path: Path) -> None:
+    numbers = []
+    for name in ("a", "b", "a"):
+        folder = adopted(tmp_path / name, ME)
+        numbers.append(folder.instance())
+        folder.close()
+    assert numbers[0] == numbers[2] != numbers[1]
+    assert len(bytes.fromhex(numbers[0])) == 16
+    file = tmp_path / "a" / "instance"
+    file.write_bytes(file.read_bytes()[1:])
+    folder = DataDir.lock(tmp_path / "a")
+    with pytest.raises(CorruptData, match="instance: damaged; nothing was changed: remove it"):
+        folder.instance()
+    folder.close()
+
+
 def test_the_identity_stays_what_it_was(folder: Path) -> None:
     data = adopted(folder, OTHER)
     assert data.identity == ME

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from netstore.disk.archivefile import ArchiveWriter
 from netstore.disk.datadir import MemberIdentity, keep_token
 from netstore.disk.diagnose import segment_name
 from netstore.disk.frame import Identity
@@ -31,6 +32,13 @@ def test_the_log_is_as_documented() -> None:
 def test_the_identity_is_as_documented() -> None:
     text = (DOCUMENTS / "format-datadir.md").read_text()
     identity = MemberIdentity(ClusterId(0xC1), NodeId(0xA), "node1").encode().decode()
+    assert "".join(f"    {line}\n" for line in identity.splitlines()) in text
+
+
+def test_the_identity_of_an_archive_is_as_documented(tmp_path: Path) -> None:
+    text = (DOCUMENTS / "format-archive.md").read_text()
+    ArchiveWriter.open(tmp_path, ClusterId(0xC1), "0f3c6f0e9e6e4d0f8a4f8f9a7e1d2c3b").close()
+    identity = (tmp_path / "identity").read_text()
     assert "".join(f"    {line}\n" for line in identity.splitlines()) in text
 
 

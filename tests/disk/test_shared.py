@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 import threading
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from netstore.disk import shared
 from netstore.disk.shared import SharedTables
 from netstore.disk.tables import Tracker
 from netstore.errors import StateDamaged
@@ -107,6 +109,53 @@ def test_a_copy_is_cancelled_when_the_disk_is_full(tmp_path: Path, monkeypatch: 
     assert outcomes == [errno.EAGAIN]
     with (tmp_path / "copy").open("wb") as file:
         assert engine.copy_to(file.fileno()) == 2, "the index of what was copied"
+    engine.close()
+
+
+@pytest.mark.parametrize("least", [0, 1 << 30])
+def test_a_copy_is_cancelled_when_the_file_grows_by_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int
+) -> None:
+    """Its reader has stopped, and what is written meanwhile cannot use pages again."""
+    monkeypatch.setattr(shared, "COPY_GROWTH_BYTES", least)
+    opened = Opened(tmp_path / "state", map_bytes=1 << 28, commit_interval=0.001)
+    engine = opened.engine
+    index = count(1)
+
+    def write_all() -> int:
+        """Write all records again, and commit; the bytes of the file."""
+        mark = b"%c" % (64 + (at := next(index)))
+        engine.write(Index(at), {("plain", b"%06d" % number): mark * 300 for number in range(3_000)})
+        assert opened.sync() is None
+        return engine.sizes()[0]
+
+    write_all()
+    begun = engine._shared._bytes()
+    source, sink = os.pipe()
+    outcomes: list[int | None] = []
+
+    def copy_out() -> None:
+        try:
+            outcomes.append(engine.copy_to(sink))
+        except OSError as error:
+            outcomes.append(error.errno)
+
+    copier = threading.Thread(target=copy_out, daemon=True)
+    copier.start()
+    assert os.read(source, 1)
+    sizes = [write_all() for _ in range(12)]
+    assert len(engine._shared._copies) == (least > 0)
+    if not least:
+        assert max(sizes) < 5 * begun, "twice the file, what the last commit wrote, and the pages of that"
+        assert sizes[-1] == sizes[-4], "pages are used again"
+    else:
+        assert sizes[-1] > 8 * begun
+    with os.fdopen(source, "rb") as stream:
+        os.set_blocking(source, False)
+        while copier.is_alive():
+            stream.read(65536)
+    os.close(sink)
+    assert outcomes == [1 if least else errno.EAGAIN]
     engine.close()
 
 

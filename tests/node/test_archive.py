@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk import archivefile
+from netstore.disk import archivefile, archiveretention
 from netstore.disk.archivefile import ArchiveWriter, listing, read_entries
 from netstore.node import archive
 from netstore.node.archive import Archiver
@@ -49,8 +49,9 @@ class Source:
 class Member:
     """A log, and an archiver whose threads report to a queue."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, store: str = "5a") -> None:
         self.now = 100.0
+        self.wall = 10**6
         self.calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self.raft = RaftLog(Index(0), Term(0), [])
         self.source = Source()
@@ -58,13 +59,16 @@ class Member:
         self.archiver = Archiver(
             folder,
             CLUSTER,
+            lambda: store,
             self.raft,
             self.source,
             lag_seconds=5.0,
             call_soon=self.calls.put,
             monotonic=lambda: self.now,
+            wall=lambda: self.wall,
             log=Quiet(),
         )
+        self.archiver._remove_at = float("inf")
 
     def write(self, number: int, size: int = 10) -> None:
         """Append and apply so many entries."""
@@ -94,11 +98,16 @@ class Member:
         for _ in range(50):
             self.now += 6.0
             self.archiver.look()
-            while self.archiver._busy_since is not None or self.archiver._makes_base:
+            while self.is_busy:
                 self.calls.get(timeout=seconds(20))()
             if not self.archiver.waiting and self.archiver.listing.has_usable_base:
                 return
         raise AssertionError(f"{self.archiver.waiting} entries wait: {self.archiver.problems()}")
+
+    @property
+    def is_busy(self) -> bool:
+        archiver = self.archiver
+        return archiver._busy_since is not None or archiver._makes_base or archiver._removes
 
     def stored(self) -> list[int]:
         return [each.entry.index for part in listing(self.folder).parts for each in read_entries(part.path)]
@@ -190,6 +199,58 @@ def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pyt
     assert "another store" in anew.archiver.problems()[0], "also once the entry is compacted"
     assert anew.stored() == list(range(1, 8))
     assert anew.source.copies == 0
+
+
+@pytest.mark.parametrize("store", ["5a", "5b", ""])
+def test_an_archive_whose_last_entry_was_compacted(
+    member: Member, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    member.look()
+    member.write(7)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    if not store:
+        (member.folder / "identity").unlink()  # as of an earlier release
+    again = Member(member.folder, monkeypatch, store or "5c")
+    again.write(20)
+    again.compact(15)
+    again.look()
+    if store == "5b":
+        again.look(reports=0)
+        (problem,) = again.archiver.problems()
+        assert "has the archive of another store: name an empty folder; if this member took the" in problem
+        assert again.stored() == list(range(1, 8))
+        assert again.archiver.needed() is None
+        return
+    again.settle()
+    assert again.stored() == [*range(1, 8), *range(16, 21)]
+    assert f"store {store or '5c'}" in (member.folder / "identity").read_text()
+
+
+def test_an_archive_of_the_member_that_this_one_replaced(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(7)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    again = Member(member.folder, monkeypatch, "5b")
+    again.write(10)
+    again.look()
+    again.settle()
+    assert again.stored() == list(range(1, 11)), "its last entry is in this log"
+    assert "store 5b" in (member.folder / "identity").read_text()
+    assert again.archiver._writer is not None
+    again.archiver._writer.close()
+    for part in again.archiver.listing.parts:
+        part.path.unlink()
+    third = Member(member.folder, monkeypatch, "5c")
+    third.write(3)
+    third.look()
+    third.look(reports=0)
+    assert "another store" in third.archiver.problems()[0], "it has a state"
 
 
 def test_a_gap_gets_a_new_state(member: Member) -> None:
@@ -317,6 +378,34 @@ def test_a_write_that_hangs_is_told(member: Member, monkeypatch: pytest.MonkeyPa
     assert (member.archiver.problems(), member.archiver.waiting) == ([], 0)
 
 
+def test_a_state_that_takes_long_is_told_and_entries_are_archived_meanwhile(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    real = member.source.copy_to
+
+    def hanging(file: int) -> Index:
+        assert goes_on.wait(seconds(20))
+        return real(file)
+
+    monkeypatch.setattr(member.source, "copy_to", hanging)
+    member.look()
+    member.write(3)
+    member.look(reports=0)
+    member.now += archive.LONG_SECONDS
+    assert member.archiver.problems() == []
+    member.look()
+    assert member.stored() == [1, 2, 3]
+    member.now += 1.0
+    assert member.archiver.problems() == [
+        f"a state is being archived for 601 s so far: {member.folder} does not answer, or is slow"
+    ]
+    assert member.archiver.needed() == 3, "it is archived as before"
+    goes_on.set()
+    member.calls.get(timeout=seconds(20))()
+    assert (member.archiver.problems(), len(member.archiver.listing.bases)) == ([], 1)
+
+
 def test_a_state_that_cannot_be_copied_is_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: int) -> None:
         raise ValueError("a broken copy")
@@ -329,3 +418,90 @@ def test_a_state_that_cannot_be_copied_is_told(member: Member, monkeypatch: pyte
         assert "a broken copy" in member.archiver.problems()[0]
     member.settle()
     assert member.archiver.listing.bases
+
+
+def retained(member: Member, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Old files are removed; entries have their index as their time, and the last 20 are kept."""
+    verified: list[Path] = []
+    monkeypatch.setattr(archiveretention, "verify", verified.append)
+    member.archiver.keep_seconds = 20 / 1e9
+    member.look()
+    return verified
+
+
+def remove_now(member: Member) -> None:
+    member.archiver._remove_at = 0.0
+    member.look()
+    member.archiver._remove_at = float("inf")
+
+
+def test_what_is_too_old_is_removed_and_states_are_made_for_that(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = retained(member, monkeypatch)
+    for _ in range(4):
+        member.write(10)
+        member.settle()
+    assert [base.applied for base in member.archiver.listing.bases] == [10]
+    remove_now(member)
+    assert (member.archiver.removed, member.archiver.oldest) == (1, 11), "the state at 10 leads to 20"
+    member.look()  # the newest state is older than that, so there is a new one
+    assert [base.applied for base in member.archiver.listing.bases] == [10, 40]
+    member.look(reports=0)
+    for _ in range(2):
+        member.write(10)
+        member.settle()
+    remove_now(member)
+    assert (member.archiver.removed, member.archiver.oldest) == (1, 11), "the state at 40 does not lead to 39"
+    member.write(10)
+    member.settle()
+    remove_now(member)
+    assert [path.name[-8:] for path in verified] == ["0a.state", "28.state"]
+    assert (member.archiver.removed, member.archiver.oldest) == (1 + 1 + 3, 41)
+    assert member.stored() == list(range(41, 71))
+    assert member.archiver.problems() == []
+
+
+def test_nothing_is_removed_where_all_is_kept_or_the_clock_is_ahead(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retained(member, monkeypatch)
+    for _ in range(5):
+        member.write(10)
+        member.settle()
+        member.source.copies = 0
+    member.archiver.keep_seconds = 0
+    remove_now(member)
+    member.archiver.keep_seconds = 60 / 1e9
+    member.wall = 10**18
+    remove_now(member)
+    assert (member.archiver.removed, member.archiver.oldest, len(member.archiver.listing.parts)) == (0, 1, 5)
+
+
+def test_files_that_cannot_be_removed_are_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    retained(member, monkeypatch)
+    for _ in range(4):
+        member.write(10)
+        member.settle()
+
+    def refusing(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted", "1.entries")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ArchiveWriter, "remove", refusing)
+        remove_now(member)
+    assert member.archiver.problems() == [
+        "old files of the archive are not removed: 1.entries: Operation not permitted"
+    ]
+    assert member.archiver.needed() == 40, "it is archived as before"
+    remove_now(member)
+    assert (member.archiver.problems(), member.archiver.removed) == ([], 1)
+
+    def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    member.archiver._remove_at = 0.0
+    member.look(reports=0)
+    assert "no thread can be started" in member.archiver.problems()[0]
+    assert not member.archiver._removes

@@ -13,6 +13,7 @@ import pytest
 
 from netstore.disk import archivefile
 from netstore.disk.archivefile import ArchiveWriter, encode, listing, read_entries, wall_of
+from netstore.disk.archiveretention import Retention
 from netstore.disk.backupfile import BackupReader
 from netstore.disk.engine import LmdbEngine
 from netstore.errors import CorruptData, NetstoreError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tests.node.test_replay import Recorded
 
 CLUSTER = ClusterId(0xC1)
+STORE = "5a"
 ENTRIES = history(3, 400)
 
 
@@ -69,7 +71,7 @@ def copied(state: Path, applied: int, file: int) -> Index:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Entries 1 to 250 and 261 to 400, with states at 0, 100, 255 and 270."""
     folder = tmp_path_factory.mktemp("archive")
-    writer = ArchiveWriter.open(folder, CLUSTER)
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
     for first in (*range(0, 250, 50), *range(260, 400, 70)):
         writer.add(ENTRIES[first : min(first + 50 if first < 260 else first + 70, 400)])
     for index in (0, 100, 255, 270):
@@ -125,7 +127,7 @@ def test_a_time_that_a_gap_makes_unknown_is_refused(tmp_path: Path) -> None:
     def entry(index: int, wall: int) -> Entry:
         return Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"c", wall=wall) if wall else b"")
 
-    writer = ArchiveWriter.open(tmp_path, CLUSTER)
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
     writer.add([entry(1, 10), entry(2, 20), entry(3, 0)])
     writer.add([entry(8, 0), entry(9, 90), entry(10, 100)])
     writer.add([entry(12, 120)])
@@ -178,7 +180,7 @@ def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded],
     with pytest.raises(NetstoreError, match="has applied entry 120, after 60"):
         extract(archive, Goal(applied=60), tmp_path / "x", tmp_path / "work", base_file=tmp_path / "base")
     other = tmp_path / "other"
-    writer = ArchiveWriter.open(other, ClusterId(0xC2))
+    writer = ArchiveWriter.open(other, ClusterId(0xC2), STORE)
     writer.add(ENTRIES[:200])
     writer.close()
     with pytest.raises(NetstoreError, match="is a backup of cluster c1, and the archive is of c2"):
@@ -188,7 +190,7 @@ def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded],
 @pytest.mark.parametrize("skipped", [0, 50])
 def test_a_point_before_the_oldest_state(record: dict[int, Recorded], tmp_path: Path, skipped: int) -> None:
     folder = tmp_path / "archive"
-    writer = ArchiveWriter.open(folder, CLUSTER)
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
     writer.add(ENTRIES[skipped:200])
     made = state_file(tmp_path / "state", ENTRIES[:100])
     writer.add_base(partial(copied, made, 100))
@@ -212,6 +214,37 @@ def test_a_point_before_the_oldest_state(record: dict[int, Recorded], tmp_path: 
     assert [each.revision for each in key_states(folder, b"/3", work)] == states
 
 
+def test_points_within_the_time_that_is_kept(record: dict[int, Recorded], tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
+    for first in range(0, 400, 50):
+        writer.add(ENTRIES[first : first + 50])
+    for index in (0, 100, 250):
+        writer.add_base(partial(copied, state_file(tmp_path / f"state{index}", ENTRIES[:index]), index))
+    border = 180_999
+    retention = Retention(writer)
+    assert retention.run(border, 10**15).removed == 1 + 2
+    found = listing(folder)
+    assert [base.applied for base in found.bases] == [100, 250]
+    oldest = place_of(found, retention.oldest).applied
+    assert oldest <= 101
+    chance = random.Random(6)  # noqa: S311 - repeatable
+    instants = [border, retention.oldest, *chance.sample(range(border, 400_000), 6)]
+    for number, instant in enumerate(instants):
+        reached = extract(folder, Goal(instant=instant), tmp_path / f"{number}", tmp_path / "work")
+        assert loaded(tmp_path / f"{number}") == record[reached.applied]
+        assert reached.applied == max(entry.index for entry in ENTRIES if 0 < wall_of(entry) <= instant)
+    with pytest.raises(NetstoreError, match="nothing as old as"):
+        extract(folder, Goal(instant=60_000), tmp_path / "x", tmp_path / "work")
+    with pytest.raises(NetstoreError, match="oldest state of the archive has applied entry 100"):
+        extract(folder, Goal(applied=60), tmp_path / "x", tmp_path / "work")
+    last = max(each.revision for each in record.values())
+    reached = extract(folder, Goal(revision=last), tmp_path / "last", tmp_path / "work")
+    assert loaded(tmp_path / "last") == record[reached.applied]
+    assert next(iter(key_states(folder, b"/3", tmp_path / "work"))).revision > 0
+    writer.close()
+
+
 def test_what_the_archive_does_not_lead_to(archive: Path, tmp_path: Path) -> None:
     def refusal(goal: Goal, folder: Path = archive) -> str:
         with pytest.raises(NetstoreError) as caught:
@@ -226,7 +259,7 @@ def test_what_the_archive_does_not_lead_to(archive: Path, tmp_path: Path) -> Non
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no state to begin with" in refusal(Goal(applied=5), empty)
-    ArchiveWriter.open(empty, CLUSTER).close()
+    ArchiveWriter.open(empty, CLUSTER, STORE).close()
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for path in archive.iterdir():

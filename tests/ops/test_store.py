@@ -200,6 +200,13 @@ class TestStoreChecks:
         config = store(*argv.split())
         assert (config.history_seconds, config.history_revisions) == (seconds, revisions)
 
+    def test_how_long_an_archive_is_kept(self) -> None:
+        assert store().archive_keep_seconds == 0
+        assert store("--archive-keep-seconds=604800").archive_keep_seconds == 604_800
+        assert store(NETSTORE_ARCHIVE_KEEP_SECONDS="3600").archive_keep_seconds == 3600
+        assert "--archive-keep-seconds" in (told := refusal(STORE, "--archive-keep-seconds=3599"))
+        assert "give at least 3600, or 0 to keep all" in told
+
     @pytest.mark.parametrize(("interval", "seconds"), [("10m", 600), ("5s", 5), ("1ms", 0.1)])
     def test_progress(self, interval: str, seconds: float) -> None:
         assert store(f"--experimental-watch-progress-notify-interval={interval}").progress_seconds == seconds

@@ -26,9 +26,10 @@ from netstore.watch.streams import Selection
 from tests.support.member import Lines, Solo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 OTHER = NodeId(0xB)
+PUT, RANGE = b"/etcdserverpb.KV/Put", b"/etcdserverpb.KV/Range"
 
 
 def _nothing(*_: object) -> None:
@@ -38,7 +39,8 @@ def _nothing(*_: object) -> None:
 class Metered:
     """See the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, unary: Sequence[bytes] = (PUT, RANGE)) -> None:
+        """It serves these unary methods, besides watches."""
         self.solo = Solo().lead()
         self.lines = Lines()
         self.peer = SimpleNamespace(is_connected=True, counts=PeerCounts(), round_trip=RoundTrip())
@@ -47,7 +49,7 @@ class Metered:
             now=0.0, connections=3, accepted=4, sent=lambda: Counter({Http2Connection: 99, int: 1})
         )
         self.reactor = reactor
-        methods: Any = {b"/etcdserverpb.KV/Put": _nothing, b"/etcdserverpb.KV/Range": _nothing}
+        methods: Any = dict.fromkeys(unary, _nothing)
         streams: Any = {b"/etcdserverpb.Watch/Watch": _nothing}
         self.grpc = GrpcServer(
             Services(methods, streams), self.solo.clock.monotonic, _after, self.lines, rounds=reactor

@@ -99,7 +99,7 @@ def _server(sources: Sources, calls: Calls) -> Iterator[Metric]:
         "etcd_server_apply_duration_seconds",
         "Seconds for which entries were applied in one turn of the event loop.",
         ("version", "op", "success"),
-        [(("v3", "turn", "true"), host.applier.applying)],
+        [(("v3", "turn", "true"), host.applier.applying, 0)],
     )
     yield counter(
         "etcd_server_slow_read_indexes_total",
@@ -245,7 +245,7 @@ def _peers(sources: Sources) -> Iterator[Metric]:
         "etcd_network_peer_round_trip_time_seconds",
         "Seconds of a ping to another member and back.",
         ("To",),
-        [((name,), peer.round_trip.seconds) for name, peer in known.items()],
+        [((name,), peer.round_trip.seconds, 0) for name, peer in known.items()],
     )
     yield counting_by(
         "etcd_network_snapshot_send_success",

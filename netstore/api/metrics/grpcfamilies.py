@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from prometheus_client.core import HistogramMetricFamily
-
 from netstore.api.v3.operations import DEFRAGMENT, HEALTH_WATCH, RANGE, SNAPSHOT, WATCH
-from netstore.exposition import counters, cumulative
+from netstore.exposition import counters, histograms
 from netstore.histogram import Histogram
 from netstore.net.grpc.counted import HANDLING_BOUNDS
 
@@ -141,13 +139,13 @@ def families(found: dict[bytes, _Totals]) -> Iterator[Metric]:
         _LABELS,
         ((each.labels, each.sent) for each in methods),
     )
-    handling = HistogramMetricFamily(
+    yield histograms(
         "grpc_server_handling_seconds",
         "Seconds from the head of a unary call to its end, by the rounds of the event loop.",
-        labels=_LABELS,
+        _LABELS,
+        (
+            (each.labels, each.handling, max(0, sum(each.ended) - each.handling.count))
+            for each in methods
+            if each.started and each.labels[0] == "unary"
+        ),
     )
-    for each in methods:
-        if each.started and each.labels[0] == "unary":
-            short = max(0, sum(each.ended) - each.handling.count)
-            handling.add_metric(each.labels, cumulative(each.handling, short), each.handling.sum)
-    yield handling

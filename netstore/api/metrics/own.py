@@ -92,6 +92,19 @@ def _archive(archiver: Archiver) -> Iterator[Metric]:
     )
     yield gauge("netstore_archive_gaps", "Gaps to which nothing can be restored.", len(found.gaps))
     yield gauge("netstore_archive_states", "Archived states.", len(found.bases))
+    yield gauge(
+        "netstore_archive_oldest_timestamp_seconds",
+        "The oldest time to which the archive leads; 0 if that is not known.",
+        archiver.oldest // 10**9,
+    )
+    yield gauge(
+        "netstore_archive_keep_seconds", "archive_keep_seconds; 0 if all is kept.", archiver.keep_seconds
+    )
+    yield counter(
+        "netstore_archive_removed_files_total",
+        "Files of the archive that were removed because they were too old.",
+        archiver.removed,
+    )
     yield gauge("netstore_archive_problems", "1 while the log cannot be archived.", len(archiver.problems()))
 
 

@@ -61,15 +61,19 @@ def test_the_archive(tmp_path: Path) -> None:
     archiver = Archiver(
         tmp_path,
         ClusterId(1),
+        lambda: "5a",
         raft,
         metered.sources.engine,
         lag_seconds=1.0,
+        keep_seconds=7_200,
         call_soon=lambda call: call(),
         monotonic=lambda: 0.0,
+        wall=lambda: 0,
         log=Quiet(),
     )
     archiver.archived = Index(5)
     archiver.problem = "no room"
+    archiver.removed = 3
     raft.append([Entry(Index(index), Term(1), EntryKind.NORMAL, b"") for index in range(1, 8)])
     raft.applied = Index(7)
     metered.metrics = Metrics(replace(metered.sources, archiver=archiver))
@@ -78,3 +82,6 @@ def test_the_archive(tmp_path: Path) -> None:
     assert told["netstore_archive_waiting_entries"] == 2
     assert told["netstore_archive_problems"] == 1
     assert told["netstore_archive_states"] == told["netstore_archive_gaps"] == 0
+    assert told["netstore_archive_keep_seconds"] == 7_200
+    assert told["netstore_archive_oldest_timestamp_seconds"] == 0, "it is not open"
+    assert told["netstore_archive_removed_files_total"] == 3
