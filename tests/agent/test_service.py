@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -28,8 +30,10 @@ from netstore.network.lease import SUBNETS as LEASES
 from netstore.ops.agent import AgentConfig
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS, fake, subnets
+from tests.support.daemon import ROOT, clean_environment
 from tests.support.kernel import FakeKernel
 from tests.support.log import KeptLog
+from tests.support.patience import seconds
 from tests.support.ruleset import FakeRuleset
 
 if TYPE_CHECKING:
@@ -1133,3 +1137,22 @@ async def test_the_lease_from_which_a_node_moved_is_no_fault(autojump_clock: Moc
         node.store.put(f"{SUBNETS}/10.23.79.0-24", MINE)
         await trio.sleep(5)  # fixed: by the clock of the test
         assert [line["name"] for line in node.recorded.told("lease_skipped")] == ["10.23.79.0-24"]
+
+
+def test_what_few_need_is_not_loaded_at_the_start() -> None:
+    script = (
+        "import sys\n"
+        "import netstore.agent.service, netstore.agent.netlink, netstore.ops.logging\n"
+        "few = {'asyncio', 'prometheus_client', 'httpx', 'cryptography', 'google'}\n"
+        "print(sorted(few & set(sys.modules)))\n"
+    )
+    told = subprocess.run(
+        (sys.executable, "-c", script),
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=seconds(20),
+        check=True,
+    )
+    assert told.stdout == "[]\n"
