@@ -276,7 +276,7 @@ class RouteFeed(threading.Thread):
 
     def _wait_while_they_come(self, is_done: Callable[[], bool], begun: float) -> None:
         while not is_done():
-            quiet_at = max(self._last, begun) + QUIET_SECONDS
+            quiet_at = max(self._last, begun) + (QUIET_SECONDS if self.routes else LIMIT_SECONDS)
             if not self._changed.wait(max(0.0, quiet_at - time.monotonic())) and time.monotonic() >= quiet_at:
                 return
 
