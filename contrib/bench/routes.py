@@ -516,7 +516,7 @@ class Measurement:
     def _start(self, store: Daemon, writer: Leases, *, is_last: bool) -> None:
         with Running(self._subject, store, self._folder) as daemon:
             last, missing = self._feed.wait_for_count(self._size.leases)
-            self._add("start, wall", last - daemon.started)
+            self._add("start, wall", math.inf if missing else last - daemon.started)
             self._add("start, CPU", daemon.cpu_seconds)
             self._add("start, routes missing", missing)
             if not is_last:
