@@ -34,16 +34,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from urllib.parse import urlencode
 
 from contrib.bench.report import Row, Table, progress, span
+from netstore.agent.nftevents import names_table
+from netstore.network.masquerade import TABLE
 from netstore.proto.rpc_pb2 import LeaseGrantRequest, PutRequest
 from tests.support.certificates import Certificates
 from tests.support.daemon import ROOT, clean_environment, start_netstored
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from tests.support.daemon import Daemon
 
+APIS: Final = ("v2", "v3")
 PREFIX: Final = "/bench/network"
 NETWORK: Final = "172.16.0.0/12"
 DEVICE: Final = "bench0"
@@ -53,8 +56,12 @@ REPAIRS: Final = 20
 FLANNEL_REPAIRS: Final = 2
 LIMIT_SECONDS: Final = 120.0
 CHURN_PER_SECOND: Final = 100
-LOST_SECONDS: Final = 15.0
-"""Seconds after which the first change counts as lost; later ones get no time of their own."""
+QUIET_SECONDS: Final = 15.0
+"""Seconds without a new route after which those that are not there count as lost."""
+NETLINK_NETFILTER: Final = 12
+NFNLGRP_NFTABLES: Final = 1 << 6
+NFT_MSG_DELTABLE: Final = 2
+NFT_MSG_NEWRULE: Final = 6
 FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
 SO_RCVBUFFORCE: Final = 33
@@ -74,14 +81,17 @@ NLM_F_REPLACE: Final = 0x100
 WHAT: Final = (
     ("start, wall", "s", 2),
     ("start, CPU", "s", 2),
+    ("start, routes missing", "routes", 0),
     ("memory", "MiB", 0),
     ("live, writing them", "s", 2),
     ("live, last route", "s", 2),
     ("live, CPU", "s", 2),
+    ("live, routes missing", "routes", 0),
     ("key to route, median", "ms", 2),
     ("key to route, p99", "ms", 2),
     ("key to route, most", "ms", 2),
     ("changes without a route", "changes", 0),
+    ("churn, changes written a second", "changes", 1),
     ("churn, CPU a second", "ms", 1),
     ("churn, memory after", "MiB", 0),
     ("deleted route, median", "ms", 1),
@@ -122,57 +132,74 @@ def measure(
     folder: Path | None = None,
 ) -> Table:
     """Measure each number of leases; needs root. `flanneld` has programs of flanneld with their APIs."""
-    subjects = [
-        Subject("agent, v2", "v2"),
-        Subject("agent, v3", "v3"),
-        *(Subject(f"flanneld, {api}", api, str(path)) for api, path in flanneld),
-    ]
+    programs = dict(flanneld)
+    agents = [Subject(f"agent, {api}", api) for api in APIS]
+    others: dict[str, Subject] = {
+        api: Subject(f"flanneld, {api}", api, str(programs[api])) for api in APIS if api in programs
+    }
     figures = [
         _in_own_network(subject, Size(count, RUNS, churn_seconds), folder)
         for count in leases
-        for subject in subjects
+        for subject in (*agents, *others.values())
+    ]
+    columns: list[str] = []
+    for agent in agents:
+        columns.append(agent.name)
+        if agent.api in others:
+            columns += [others[agent.api].name, f"ratio, {agent.api}"]
+    note = (
+        f"netstored is the store of all; start: {RUNS} runs; churn: {CHURN_PER_SECOND} leases a second,"
+        f" {churn_seconds} s; repairs: {REPAIRS}, of flanneld {FLANNEL_REPAIRS}; ratio: agent / flanneld, of"
+        " medians, less than 1 is better"
+    )
+    broken = [
+        f"{each['subject']}, {each['leases']:,}: {each['broken']}" for each in figures if "broken" in each
     ]
     return Table(
         title="netstore-agent with host-gw, beside flanneld",
-        note=(
-            f"netstored is the store of all; start: {RUNS} runs; churn: {CHURN_PER_SECOND} leases a second,"
-            f" {churn_seconds} s; repairs: {REPAIRS}, of flanneld {FLANNEL_REPAIRS}; in brackets how many"
-            " times as much flanneld with the same API needs"
-        ),
-        columns=tuple(subject.name for subject in subjects),
-        rows=tuple(_rows(figures, subjects)),
+        note="; ".join([note, *broken]),
+        columns=tuple(columns),
+        rows=tuple(_rows(figures, agents, others)),
         figures=figures,
     )
 
 
-def _rows(figures: Sequence[dict[str, Any]], subjects: Sequence[Subject]) -> list[Row]:
+def _rows(
+    figures: Sequence[dict[str, Any]], agents: Sequence[Subject], others: dict[str, Subject]
+) -> list[Row]:
     rows = []
     for count in dict.fromkeys(each["leases"] for each in figures):
         found = {each["subject"]: each for each in figures if each["leases"] == count}
         for what, unit, digits in WHAT:
-            cells = []
-            for subject in subjects:
-                values = found[subject.name].get(what)
-                ratio = "" if subject.is_flannel else _ratio(what, values, subject, found, subjects)
-                cells.append("" if not values else span(values, unit, digits) + ratio)
+            cells: list[str] = []
+            ratios: dict[str, float] = {}
+            for agent in agents:
+                ours = found[agent.name].get(what, [])
+                cells.append(_cell(ours, unit, digits))
+                if (other := others.get(agent.api)) is None:
+                    continue
+                theirs = found[other.name].get(what, [])
+                ratio = _ratio(ours, theirs)
+                cells += [_cell(theirs, unit, digits), "" if ratio is None else f"{ratio:.3g}"]
+                if ratio is not None:
+                    ratios[agent.api] = ratio
             if any(cells):
-                rows.append(Row(f"{count:,} leases: {what}", tuple(cells)))
+                rows.append(Row(f"{count:,} leases: {what}", tuple(cells), ratios=ratios))
     return rows
 
 
-def _ratio(
-    what: str,
-    values: Sequence[float] | None,
-    subject: Subject,
-    found: dict[str, dict[str, Any]],
-    subjects: Sequence[Subject],
-) -> str:
-    """How many times as much flanneld with the same API needs, in brackets."""
-    for other in subjects:
-        theirs = found[other.name].get(what)
-        if other.is_flannel and other.api == subject.api and theirs and values and median(values):
-            return f" ({median(theirs) / median(values):.1f})"
-    return ""
+def _cell(values: Sequence[float], unit: str, digits: int) -> str:
+    """All runs; "lost" for a time that did not end."""
+    if not values:
+        return ""
+    return "lost" if math.isinf(median(values)) else span(values, unit, digits)
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """How many times as much of it the agent needs; None if that says nothing."""
+    if not ours or not theirs or not median(theirs) or math.isinf(median(ours)):
+        return None
+    return median(ours) / median(theirs)
 
 
 def _in_own_network(subject: Subject, size: Size, folder: Path | None) -> dict[str, Any]:
@@ -204,6 +231,9 @@ class RouteFeed(threading.Thread):
         self._socket.bind((0, RTMGRP_IPV4_ROUTE))
         self._changed = threading.Condition()
         self.routes: dict[str, dict[str, float]] = {}
+        self.arrivals: dict[tuple[str, str], float] = {}
+        """When a subnet first had a route through a gateway, since `follow_arrivals`."""
+        self._last = 0.0
 
     def run(self) -> None:
         while True:
@@ -219,24 +249,45 @@ class RouteFeed(threading.Thread):
                         continue
                     if flags & NLM_F_REPLACE:
                         there.clear()
-                    there[gateway] = now
+                    there[gateway] = self._last = now
+                    self.arrivals.setdefault((subnet, gateway), now)
                 self._changed.notify_all()
 
-    def wait_for_count(self, count: int) -> float:
-        """Wait until `count` subnets have a route and return when the last one came."""
+    def wait_for_count(self, count: int) -> tuple[float, int]:
+        """Wait until `count` subnets have a route, or no further route comes. When the last one came, and
+        how many are missing.
+        """
+        begun = time.monotonic()
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self.routes) >= count, LIMIT_SECONDS):
-                raise TimeoutError(f"{len(self.routes)} of {count} routes after {LIMIT_SECONDS} s")
-            return max(time for there in self.routes.values() for time in there.values())
+            self._wait_while_they_come(lambda: len(self.routes) >= count, begun)
+            return max(self._last, begun), count - len(self.routes)
 
-    def wait_for(self, subnet: str, gateway: str, since: float, limit: float = LIMIT_SECONDS) -> float | None:
+    def follow_arrivals(self) -> None:
+        """Forget what arrived so far."""
+        with self._changed:
+            self.arrivals.clear()
+
+    def wait_for_arrivals(self, wanted: Collection[tuple[str, str]]) -> None:
+        """Wait until each of these subnets has had a route through its gateway, or no further route comes."""
+        with self._changed:
+            self._wait_while_they_come(
+                lambda: all(each in self.arrivals for each in wanted), time.monotonic()
+            )
+
+    def _wait_while_they_come(self, is_done: Callable[[], bool], begun: float) -> None:
+        while not is_done():
+            quiet_at = max(self._last, begun) + (QUIET_SECONDS if self.routes else LIMIT_SECONDS)
+            if not self._changed.wait(max(0.0, quiet_at - time.monotonic())) and time.monotonic() >= quiet_at:
+                return
+
+    def wait_for(self, subnet: str, gateway: str, since: float) -> float | None:
         """The seconds after which the subnet had a new route through the gateway, or None."""
 
         def is_there() -> bool:
             return self.routes.get(subnet, {}).get(gateway, 0.0) > since
 
         with self._changed:
-            if not self._changed.wait_for(is_there, limit):
+            if not self._changed.wait_for(is_there, LIMIT_SECONDS):
                 return None
             return self.routes[subnet][gateway] - since
 
@@ -248,7 +299,8 @@ class RouteFeed(threading.Thread):
         """Delete every route of the network and wait until the kernel has said so."""
         _ip("route", "flush", "root", NETWORK)
         with self._changed:
-            self._changed.wait_for(lambda: not self.routes, LIMIT_SECONDS)
+            if not self._changed.wait_for(lambda: not self.routes, LIMIT_SECONDS):
+                raise TimeoutError(f"{len(self.routes)} routes are left after all were deleted")
 
 
 def _changes(data: bytes) -> list[tuple[int, int, str, str]]:
@@ -435,12 +487,18 @@ class Measurement:
         self._subject, self._size, self._folder = subject, size, folder
         self._feed = RouteFeed()
         self._feed.start()
-        self._lost = 0
-        """Changes for which no route came."""
         self.figures: dict[str, Any] = {"subject": subject.name, "leases": size.leases}
 
     def run(self) -> None:
-        """Measure everything."""
+        """Measure everything. A daemon that ends, or never does what is waited for, has no further figures:
+        `broken` says why.
+        """
+        try:
+            self._run()
+        except (RuntimeError, TimeoutError) as error:
+            self.figures["broken"] = str(error)
+
+    def _run(self) -> None:
         (self._folder / "many").mkdir()
         with start_netstored(self._folder / "many") as store:
             writer = Leases(store, self._subject.api)
@@ -457,8 +515,10 @@ class Measurement:
 
     def _start(self, store: Daemon, writer: Leases, *, is_last: bool) -> None:
         with Running(self._subject, store, self._folder) as daemon:
-            self._add("start, wall", self._feed.wait_for_count(self._size.leases) - daemon.started)
+            last, missing = self._feed.wait_for_count(self._size.leases)
+            self._add("start, wall", math.inf if missing else last - daemon.started)
             self._add("start, CPU", daemon.cpu_seconds)
+            self._add("start, routes missing", missing)
             if not is_last:
                 return
             daemon.wait_until_leased()
@@ -470,34 +530,26 @@ class Measurement:
                 self._repair_rules(daemon)
 
     def _churn(self, daemon: Running, writer: Leases) -> None:
-        """Leases get other addresses, so many a second."""
+        """Leases get other addresses, so many a second; no address is used twice."""
+        self._feed.follow_arrivals()
         begun, cpu = time.monotonic(), daemon.cpu_seconds
-        changed: list[tuple[str, str, float]] = []
+        sent: dict[tuple[str, str], float] = {}
         for turn in range(CHURN_PER_SECOND * self._size.churn_seconds):
             time.sleep(max(0.0, begun + turn / CHURN_PER_SECOND - time.monotonic()))
             number, address = 1 + turn % min(self._size.leases, 1000), other_gateway(turn)
-            changed.append((subnet_of(number), address, time.monotonic()))
+            sent[subnet_of(number), address] = time.monotonic()
             writer.put(number, address)
-            if turn >= 200:  # its lease is written again after 1,000 turns
-                changed[turn - 200] = self._found(changed[turn - 200])
-        taken = [self._found(each)[2] * 1000 for each in changed]
-        self._add("changes without a route", self._lost)
-        self._add("churn, CPU a second", (daemon.cpu_seconds - cpu) / (time.monotonic() - begun) * 1000)
+        seconds = time.monotonic() - begun
+        self._add("churn, changes written a second", len(sent) / seconds)
+        self._add("churn, CPU a second", (daemon.cpu_seconds - cpu) / seconds * 1000)
+        self._feed.wait_for_arrivals(sent)
+        arrivals = self._feed.arrivals
+        taken = sorted((arrivals.get(each, math.inf) - at) * 1000 for each, at in sent.items())
+        self._add("changes without a route", sum(map(math.isinf, taken)))
         self._add("churn, memory after", daemon.memory_mib)
         self._add("key to route, median", median(taken))
-        self._add("key to route, p99", sorted(taken)[len(taken) * 99 // 100])
-        self._add("key to route, most", max(taken))
-
-    def _found(self, change: tuple[str, str, float]) -> tuple[str, str, float]:
-        """The change with the seconds until its route, instead of when it was sent."""
-        subnet, gateway, at = change
-        if not gateway:
-            return change
-        took = self._feed.wait_for(subnet, gateway, at, LOST_SECONDS if not self._lost else 0.1)
-        if took is None:  # flanneld 0.20 loses some
-            self._lost += 1
-            took = math.inf
-        return subnet, "", took
+        self._add("key to route, p99", taken[len(taken) * 99 // 100])
+        self._add("key to route, most", taken[-1])
 
     def _repair_routes(self) -> None:
         count = FLANNEL_REPAIRS if self._subject.is_flannel else REPAIRS
@@ -520,12 +572,14 @@ class Measurement:
     def _repair_rules(self, daemon: Running) -> None:
         daemon.wait_until(_has_rules, "rules")
         taken = []
-        for _ in range(REPAIRS):
-            time.sleep(0.3)  # fixed: the next look at the rules is 0.2 s after the one before
-            begun = time.monotonic()
-            subprocess.run(("nft", "flush", "ruleset"), check=True)
-            daemon.wait_until(_has_rules, "rules")
-            taken.append((time.monotonic() - begun) * 1000)
+        with _rule_changes() as changes:
+            for _ in range(REPAIRS):
+                time.sleep(0.3)  # fixed, so that each time all that follows a repair is over
+                flush = subprocess.Popen(("nft", "flush", "ruleset"))
+                gone = _wait_for_change(changes, NFT_MSG_DELTABLE)
+                taken.append((_wait_for_change(changes, NFT_MSG_NEWRULE) - gone) * 1000)
+                if flush.wait():
+                    raise RuntimeError("nft flush ruleset failed")
         self._add("flushed rules, median", median(taken))
         self._add("flushed rules, most", max(taken))
 
@@ -535,11 +589,38 @@ class Measurement:
             daemon.wait_until_leased()
             before, begun = daemon.cpu_seconds, time.monotonic()
             self._add("live, writing them", writer.write(self._size.leases))
-            try:
-                self._add("live, last route", self._feed.wait_for_count(self._size.leases) - begun)
-            except TimeoutError as error:  # flanneld 0.20 loses some
-                self.figures["live, not all"] = str(error)
+            last, missing = self._feed.wait_for_count(self._size.leases)
+            self._add("live, last route", last - begun)
+            self._add("live, routes missing", missing)
             self._add("live, CPU", daemon.cpu_seconds - before)
+
+
+def _rule_changes() -> socket.socket:
+    """A socket with the kernel's notifications of nftables in this namespace."""
+    changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+    changes.bind((0, NFNLGRP_NFTABLES))
+    changes.settimeout(LIMIT_SECONDS)
+    return changes
+
+
+def _wait_for_change(changes: socket.socket, kind: int) -> float:
+    """When the next change of this kind in the agent's table was told; TimeoutError if none is."""
+    while True:
+        data = changes.recv(1 << 20)
+        now = time.monotonic()
+        if names_table(data, {TABLE}) and kind in _kinds(data):
+            return now
+
+
+def _kinds(data: bytes) -> list[int]:
+    """The lower bytes of the types of all messages of one read: netlink(7)."""
+    found = []
+    place = 0
+    while place + 16 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, place)
+        found.append(kind & 0xFF)
+        place += max(16, (length + 3) & ~3)
+    return found
 
 
 def _has_rules() -> bool:

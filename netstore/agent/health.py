@@ -12,7 +12,6 @@ import msgspec
 import trio
 
 from netstore.agent.readiness import verbose
-from netstore.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -111,6 +110,8 @@ class Health:
         if path in self._documents:
             return 200, msgspec.json.encode(self._documents[path]()).decode() + "\n", "application/json"
         if path == b"/metrics":
+            from netstore.exposition import CONTENT_TYPE  # noqa: PLC0415 - see `service.Agent`
+
             return 200, self._metrics(), CONTENT_TYPE
         names = ", ".join(["/healthz", "/readyz", "/metrics", *(name.decode() for name in self._documents)])
         return 404, f"there are {names}\n", plain

@@ -95,15 +95,22 @@ class NftEvents:
         """
         while True:
             await trio.lowlevel.wait_readable(self._socket)
-            found = False
-            for _ in range(MAX_DATAGRAMS_AT_ONCE):
-                try:
-                    found = names_table(self._socket.recv(READ_BYTES), tables) or found
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
-                    found = True
-            if found:
+            if self._read(tables):
                 return
+
+    def discard(self) -> None:
+        """Drop what `changed` was not told yet, as far as it can be read at once."""
+        self._read(())
+
+    def _read(self, tables: Collection[str]) -> bool:
+        found = False
+        for _ in range(MAX_DATAGRAMS_AT_ONCE):
+            try:
+                found = names_table(self._socket.recv(READ_BYTES), tables) or found
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                found = True
+        return found

@@ -41,10 +41,12 @@ if TYPE_CHECKING:
     from netstore.network.masquerade import Family
     from netstore.ops.agent import AgentConfig
 
-PAUSE: Final = 0.2
-"""Seconds after a look at the rules in which no other begins, however often other programs change theirs. A
-look takes some 20 ms of processor time.
+MAX_LOOKS: Final = 10
+"""Looks at the rules within `LOOKS_SECONDS`, however often other programs change theirs. A look takes some
+10 ms of processor time. None waits for a former one, so what is destroyed once is repaired at once.
 """
+
+LOOKS_SECONDS: Final = 2.0
 
 MAX_LINES: Final = 10
 """Changes of rules that are logged within `LINES_SECONDS`; beyond that one warning is, until it is quiet."""
@@ -77,6 +79,8 @@ class PacketFilter:
         self._told_changes: deque[float] = deque(maxlen=MAX_LINES)
         """When changes of rules were logged."""
         self._last_change = 0.0
+        self._looks: deque[float] = deque(maxlen=MAX_LOOKS)
+        """When the last looks began."""
         self._wake = trio.Event()
 
     def serve(self, interface: str, ipv4: PodNetwork | None, ipv6: PodNetwork | None = None) -> None:
@@ -96,12 +100,16 @@ class PacketFilter:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ruleset.follow, self._changed)
             while True:
-                self._wake = trio.Event()
-                if self._pods is not None:
-                    await self._check(self._pods)
-                await trio.sleep(PAUSE)
-                with trio.move_on_after(self._config.iptables_resync):
-                    await self._wake.wait()
+                self._forget_changes()
+                pods = self._pods
+                if pods is not None:
+                    self._looks.append(trio.current_time())
+                    await self._check(pods)
+                if pods is self._pods:
+                    with trio.move_on_after(self._config.iptables_resync):
+                        await self._wake.wait()
+                if len(self._looks) == MAX_LOOKS:
+                    await trio.sleep_until(self._looks[0] + LOOKS_SECONDS)
 
     async def clear(self) -> None:
         """Remove all rules of the agent. NetstoreError if that fails."""
@@ -112,6 +120,13 @@ class PacketFilter:
 
     def _changed(self) -> None:
         self._wake.set()
+
+    def _forget_changes(self) -> None:
+        """What was changed until now is seen by the reading that follows, so it needs no look of its own: the
+        agent's own writes first of all.
+        """
+        self._ruleset.forget_changes()
+        self._wake = trio.Event()
 
     async def _check(self, pods: Mapping[Family, PodNetwork]) -> None:
         quiet_since = trio.current_time() - LINES_SECONDS
@@ -155,8 +170,10 @@ class PacketFilter:
         await self._ruleset.write(
             masquerade(wanted, fully_random=not self._config.ip_masq_fully_random_disable)
         )
+        self._forget_changes()
         written = {family: await self._ruleset.table(family) for family in pods}
         if any(listed_comments(written[family]) != rule_comments(family, pods[family]) for family in pods):
+            self._wake.set()
             raise ProgramError("another program changed table netstore while it was written")
         if is_repair:
             self.repairs += 1

@@ -34,6 +34,7 @@ class Ruleset:
 
     def __init__(self) -> None:
         self._is_legacy: dict[str, bool] = {}
+        self._events: NftEvents | None = None
 
     async def own_tables(self) -> set[str]:
         """The families in which there is a table of the agent's."""
@@ -81,12 +82,20 @@ class Ruleset:
         whomever. Runs forever. Without permission to listen, or nftables in the kernel, it is never called.
         """
         try:
-            with NftEvents() as events:
+            with NftEvents() as self._events:
                 while True:
-                    await events.changed({TABLE, FILTER})
+                    await self._events.changed({TABLE, FILTER})
                     changed()
         except OSError:
+            self._events = None
             await trio.sleep_forever()
+
+    def forget_changes(self) -> None:
+        """Do not tell `follow` of what was changed until now. A change is told before the program that made
+        it has ended.
+        """
+        if self._events is not None:
+            self._events.discard()
 
 
 async def _nft(*words: str, data: bytes = b"") -> bytes:

@@ -86,4 +86,8 @@ async def test_changes_of_a_table_are_told_and_those_of_others_not(netns: str) -
                 with trio.fail_after(seconds(10)):
                     while changes < number:
                         await trio.testing.wait_all_tasks_blocked()
+            nft(netns, "add table ip netstore")
+            events.discard()
+            await trio.testing.wait_all_tasks_blocked()
+            assert changes == 2, "what was discarded is not told"
             nursery.cancel_scope.cancel()

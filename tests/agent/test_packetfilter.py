@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from netstore.agent import packetfilter
-from netstore.agent.packetfilter import PAUSE, PacketFilter
+from netstore.agent.packetfilter import LOOKS_SECONDS, MAX_LOOKS, PacketFilter
 from netstore.agent.problems import ProblemLog
 from netstore.errors import NetstoreError
 from netstore.network.masquerade import IPV4, IPV6, PodNetwork, listed_comments, rule_comments
@@ -110,6 +110,30 @@ async def test_flushed_and_changed_rules_are_back_at_once(autojump_clock: MockCl
 
 
 @pytest.mark.trio
+async def test_no_repair_waits_for_the_one_before(autojump_clock: MockClock) -> None:
+    node = Node()
+    node.filter.serve("eth0", FOUR)
+    async with node.running():
+        began = trio.current_time()
+        for _ in range(MAX_LOOKS // 2):
+            node.rules.flush()
+            await trio.testing.wait_all_tasks_blocked()
+            assert await node.comments() == rule_comments(IPV4, FOUR)
+        assert trio.current_time() == began
+
+
+@pytest.mark.trio
+async def test_what_the_agent_writes_itself_leads_to_no_further_look(autojump_clock: MockClock) -> None:
+    node = Node(iptables_resync=60)
+    node.filter.serve("eth0", FOUR)
+    async with node.running():
+        looks = node.rules.looks
+        node.rules.flush()
+        await trio.sleep(10)
+        assert node.rules.looks - looks == 2, "before and after the write"
+
+
+@pytest.mark.trio
 async def test_a_change_that_nobody_told_of_is_found_by_the_next_look(autojump_clock: MockClock) -> None:
     node = Node(iptables_resync=7)
     node.filter.serve("eth0", FOUR)
@@ -130,7 +154,7 @@ async def test_another_program_that_never_rests_is_answered_in_bounds(autojump_c
         for _ in range(20_000):
             node.rules.flush()
             await trio.sleep(0.01)
-        assert node.rules.looks - looks <= 2 * (200 / PAUSE + 2)
+        assert node.rules.looks - looks <= 2 * MAX_LOOKS * (200 / LOOKS_SECONDS + 2)
         assert len(node.log.told("rules_repaired")) == 10
         assert len(node.log.told("rules_contested")) == 1
         await trio.sleep(70)

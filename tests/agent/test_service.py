@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -29,8 +31,10 @@ from netstore.network.masquerade import PodNetwork
 from netstore.ops.agent import AgentConfig
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS, fake, subnets
+from tests.support.daemon import ROOT, clean_environment
 from tests.support.kernel import FakeKernel
 from tests.support.log import KeptLog
+from tests.support.patience import seconds
 from tests.support.ruleset import FakeRuleset
 
 if TYPE_CHECKING:
@@ -1158,3 +1162,22 @@ def test_the_pod_network_while_its_range_grows() -> None:
     for networks in ([small, large], [large, small]):
         assert pod_network(networks, held, [left, held]) == expected
     assert pod_network([small, small], left, [left]) == PodNetwork(("10.23.0.0/16",), "10.23.6.0/24")
+
+
+def test_what_few_need_is_not_loaded_at_the_start() -> None:
+    script = (
+        "import sys\n"
+        "import netstore.agent.service, netstore.agent.netlink, netstore.ops.logging\n"
+        "few = {'asyncio', 'prometheus_client', 'httpx', 'cryptography', 'google'}\n"
+        "print(sorted(few & set(sys.modules)))\n"
+    )
+    told = subprocess.run(
+        (sys.executable, "-c", script),
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=seconds(20),
+        check=True,
+    )
+    assert told.stdout == "[]\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +28,8 @@ from netstore.ops.logging import (
     set_level,
 )
 from netstore.urls import Url
+from tests.support.daemon import ROOT, clean_environment
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,3 +300,24 @@ def test_the_level_changes_for_loggers_that_are_there() -> None:
     set_level("error")
     log.warning("unheard")
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["heard"]
+
+
+def test_what_structlog_imports_for_others_is_loaded_when_it_is_used() -> None:
+    script = (
+        "import sys\n"
+        "import netstore.ops.logging\n"
+        "print(sorted({'asyncio', 'rich'} & set(sys.modules)))\n"
+        "import structlog\n"
+        "import asyncio\n"
+        "print(structlog.stdlib.asyncio.get_running_loop is asyncio.get_running_loop)\n"
+    )
+    told = subprocess.run(
+        (sys.executable, "-c", script),
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=seconds(20),
+        check=True,
+    )
+    assert told.stdout.splitlines() == ["[]", "True"]
