@@ -24,7 +24,6 @@ from tests.support.daemon import ROOT
 from tests.support.patience import seconds
 
 MANIFESTS: Final = ("kubeadm/etcd.yaml", "kubernetes/netstore-agent.yaml")
-DAEMONS: Final = {"netstored": STORE, "netstore-agent": AGENT}
 
 NODE = (("NODE_NAME", "cp1"), ("NODE_IP", "192.0.2.10"), ("ENDPOINTS", "https://192.0.2.10:2379"))
 
@@ -90,8 +89,9 @@ def pods(name: str) -> list[dict[str, Any]]:
 
 def config_of(container: dict[str, Any]) -> Any:
     """What the program of a container makes of its command line."""
-    program, *flags = [*container["command"], *container.get("args", [])]
-    return DAEMONS[program].load(flags, {}).config
+    words: list[str] = [*container["command"], *container.get("args", [])]
+    flags = words[1:]
+    return (STORE.load(flags, {}) if words[0] == "netstored" else AGENT.load(flags, {})).config
 
 
 @pytest.mark.peer("kubectl")
