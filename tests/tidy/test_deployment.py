@@ -315,3 +315,24 @@ def test_the_image_has_every_program() -> None:
     rules = (ROOT / "contrib/deb/debian/rules").read_text()
     [programs] = re.findall(r"^PROGRAMS = (.+)$", rules, re.MULTILINE)
     assert set(programs.split()) == set(project["project"]["scripts"])
+
+
+def test_the_image_is_built_of_what_the_wheel_needs() -> None:
+    """And of nothing else of a checkout, such as its environment."""
+    text = (ROOT / "contrib/container/Containerfile").read_text()
+    lines = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+    copied = [PurePosixPath(word) for line in lines for word in line.split()]
+    assert [each for each in copied if not (ROOT / each).exists()] == []
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    named = {
+        "pyproject.toml",
+        project["project"]["readme"],
+        *project["project"]["license-files"],
+        *wheel["only-include"],
+        *wheel["shared-data"],
+        *re.findall(r" (contrib/\S+) >", text),
+    }
+    needed = set(map(PurePosixPath, named))
+    assert {each for each in needed if not {each, *each.parents} & {*copied}} == set()
+    assert {each for each in copied if not any(one.is_relative_to(each) for one in needed)} == set()
