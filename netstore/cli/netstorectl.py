@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import shell_complete
 
-from netstore import __version__
 from netstore.cli.commands import completion
 from netstore.cli.commands.archive import archive
 from netstore.cli.commands.doctor import doctor
@@ -39,7 +38,7 @@ from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
 from netstore.cli.commands.subnetmoves import drain, move, undrain
 from netstore.cli.commands.subnetviews import history, map_
-from netstore.cli.program import version_json
+from netstore.release import version_json, version_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +49,7 @@ _AS_JSON = f"{__name__}.json"
 
 def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked:
-        click.echo(version_json(PROGRAM) if context.meta.get(_AS_JSON) else f"{PROGRAM} {__version__}")
+        click.echo(version_json(PROGRAM) if context.meta.get(_AS_JSON) else version_line(PROGRAM))
         context.exit()
 
 

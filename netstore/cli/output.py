@@ -9,18 +9,32 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import sys
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 MISSING: Final = "-"
 """Shown in a table for a field without a value; in plain lines the field is empty."""
 
 PIPED_COLUMNS: Final = 10_000
 """Width of a table that is not written to a terminal: so wide that no cell is folded."""
+
+GAP_COLUMNS: Final = 3
+"""Between two columns of a table."""
+
+UNBROKEN_CHARACTERS: Final = 16
+"""A word of a table that is no longer is on one line, such as an address, a subnet or an id."""
+
+NAMED_CHARACTERS: Final = 255
+"""So is a URL, a longer id or a digest that is no longer than this."""
+
+_NAMED: Final = re.compile(r".*://.*|[0-9a-f]{16,}")
+"""Words that are copied: URLs, also within other characters, and what is hexadecimal."""
 
 NAMED_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -72,25 +86,54 @@ def document(content: object) -> str:
     return json.dumps(content, separators=(",", ":")) + "\n"
 
 
-def table(content: Table, *, columns: int | None) -> str:
-    """`content` in aligned columns, cells folded to fit a terminal of `columns`; None: as wide as it is."""
+def table(content: Table, *, columns: int | None, breaks_words: bool = False) -> str:
+    """`content` in aligned columns, cells folded to fit a terminal of `columns`; None: as wide as it is.
+
+    No URL, id or short word is broken, for which the table may be wider than the terminal; with
+    `breaks_words` it is not, and they are.
+    """
     # Imported here: drawing is the only use of it, and it takes longer to load than most commands run.
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.cells import cell_len  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table as Drawing  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    rows = [[MISSING if cell is None else printable(str(cell)) for cell in row] for row in content.rows]
+    cells = list(zip(content.headings, *rows, strict=True))
+    natural = [max(map(cell_len, column)) for column in cells]
+    least = [1 if breaks_words else _unbroken(column, cell_len) for column in cells]
+    gaps = GAP_COLUMNS * (len(natural) - 1)
+    widths = _fitted(natural, least, (columns or PIPED_COLUMNS) - gaps)
     drawing = Drawing(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
-    for heading in content.headings:
-        drawing.add_column(heading, overflow="fold")
-    for row in content.rows:
-        drawing.add_row(*(Text(MISSING if cell is None else printable(str(cell))) for cell in row))
-    console = Console(
-        width=columns or PIPED_COLUMNS, color_system=None, highlight=False, markup=False, emoji=False
-    )
+    for heading, width in zip(content.headings, widths, strict=True):
+        drawing.add_column(heading, width=width, overflow="fold")
+    for row in rows:
+        drawing.add_row(*map(Text, row))
+    console = Console(width=sum(widths) + gaps, color_system=None, highlight=False, markup=False, emoji=False)
     with console.capture() as drawn:
         console.print(drawing)
     return "".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines())
+
+
+def _unbroken(cells: Iterable[str], width: Callable[[str], int]) -> int:
+    """The width that a column needs so that no word is broken that must not be."""
+    least = 1
+    for word in (word for cell in cells for word in cell.split()):
+        most = NAMED_CHARACTERS if _NAMED.fullmatch(word) else UNBROKEN_CHARACTERS
+        least = max(least, width(word) if len(word) <= most else UNBROKEN_CHARACTERS)
+    return least
+
+
+def _fitted(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """The widths of columns: the widest ones are shrunk, to one width, until all have room or their least."""
+
+    def at(most: int) -> list[int]:
+        return [min(each, max(most, low)) for each, low in zip(natural, least, strict=True)]
+
+    # The greatest width at which they have room; the sum rises with it.
+    most = bisect_right(range(max(natural) + 1), room, key=lambda width: sum(at(width))) - 1
+    return at(max(most, 1))
 
 
 def render(form: Form, content: object, view: Table, *, columns: int | None = None) -> str:

@@ -11,9 +11,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from netstore import __version__
 from netstore.errors import NetstoreError, NoRestart
 from netstore.ops.layers import Task
+from netstore.release import version_json, version_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,7 +55,7 @@ def main(
         case Task.HELP:
             return _run(name, lambda: write([layered.usage()]))
         case Task.VERSION:
-            own = version_json(name, claims) if loaded.json else f"{name} {__version__}"
+            own = version_json(name, claims) if loaded.json else version_line(name)
             first = [f"{called} Version: {claims}"] if called == layered.original and not loaded.json else []
             return _run(name, lambda: write([*first, own]))
         case Task.CHECK:
@@ -63,18 +63,6 @@ def main(
             return _run(name, lambda: write(lines))
         case Task.RUN:
             return _run(name, lambda: start(loaded.config, loaded.notices))
-
-
-def version_json(name: str, claims: str = "") -> str:
-    """What `--version --json` prints. `claims` is the version that is claimed of the replaced program."""
-    import json  # noqa: PLC0415 - these two only for this
-    import platform  # noqa: PLC0415
-
-    document = {"program": name, "version": __version__}
-    if claims:
-        document["etcdVersion"] = claims
-    document |= {"python": platform.python_version(), "platform": f"{sys.platform}/{platform.machine()}"}
-    return json.dumps(document)
 
 
 class _ReaderGone(NetstoreError):  # noqa: N818 - named for what happened

@@ -8,6 +8,8 @@ whatever the node's subnet is by then.
 A file of a kept configuration has the container's id as its name, in flannel's folder and form, so pods that
 flannel's plugin attached are taken away by this one. For any other interface than eth0 the name has the
 interface's too, after a character that no id has.
+
+With an argument it is run by a person: `--version`, or `--version --json`.
 """
 
 from __future__ import annotations
@@ -40,9 +42,15 @@ from netstore.cni.delegate import (
     with_gateways,
 )
 
+PROGRAM: Final = "netstore-cni"
+
 MAX_SUBNET_FILE_BYTES: Final = 64 * 1024
 
 STANDARD_OUTPUT: Final = 1
+STANDARD_ERROR: Final = 2
+
+WRONG_USAGE: Final = 2
+"""Exit status for arguments that are not known."""
 
 _ASIDE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -52,6 +60,8 @@ _FURTHER: Final = _FIRST | frozenset("_.-")
 
 def main() -> NoReturn:
     """Carry out the verb in CNI_COMMAND and end with the status that the specification asks for."""
+    if len(sys.argv) > 1:
+        sys.exit(_show_release(sys.argv[1:]))
     version = SUPPORTED[0]
     try:
         text = _read_input()
@@ -72,6 +82,24 @@ def main() -> NoReturn:
         _print_error(version, IO_FAILURE, f"{error.filename}: {error.strerror}", "")
         sys.exit(1)
     sys.exit(status)
+
+
+def _show_release(arguments: list[str]) -> int:
+    """Print the version of this program; the exit status."""
+    from netstore.release import version_json, version_line  # noqa: PLC0415 - no container runtime asks
+
+    if arguments == ["--version"]:
+        _write(STANDARD_OUTPUT, version_line(PROGRAM))
+    elif sorted(arguments) == ["--json", "--version"]:
+        _write(STANDARD_OUTPUT, version_json(PROGRAM))
+    else:
+        _write(
+            STANDARD_ERROR,
+            f"{PROGRAM}: takes no arguments but --version and --version --json; the verb is in CNI_COMMAND,"
+            " which a container runtime sets: see netstore-cni(8)",
+        )
+        return WRONG_USAGE
+    return 0
 
 
 def _read_input() -> bytes:
@@ -171,18 +199,22 @@ def _show_versions(text: bytes) -> None:
 
 
 def _print_error(version: str, code: int, message: str, details: str) -> None:
-    error: Fields = {"cniVersion": version, "code": code, "msg": f"netstore-cni: {message}"}
+    error: Fields = {"cniVersion": version, "code": code, "msg": f"{PROGRAM}: {message}"}
     if details:
         error["details"] = details
     _print(error)
 
 
 def _print(document: Fields) -> None:
-    """Print an answer. Where standard output is closed or takes no more, the exit status alone tells."""
-    rest = memoryview((json.dumps(document) + "\n").encode())
+    _write(STANDARD_OUTPUT, json.dumps(document))
+
+
+def _write(file: int, line: str) -> None:
+    """Write a line. Where the file is closed or takes no more, the exit status alone tells."""
+    rest = memoryview(f"{line}\n".encode())
     try:
         while rest:
-            rest = rest[os.write(STANDARD_OUTPUT, rest) :]
+            rest = rest[os.write(file, rest) :]
     except OSError:
         sys.exit(1)
 

@@ -91,6 +91,39 @@ def test_table_folds_at_the_edge_of_the_terminal_and_loses_nothing() -> None:
     assert "".join(line[4:] for line in lines[2:]) == value
 
 
+URL = "https://store-1.control-plane.example.com:2379"
+WORDS = ("10.244.100.0/24", "8e9e05c52164694d", URL, f"{URL}:", "ab" * 32)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("word", WORDS)
+def test_table_breaks_no_url_id_or_short_word_and_folds_the_rest(word: str, columns: int) -> None:
+    prose = "the archive is damaged, and nothing is restored across that: a file of it cannot be read"
+    lines = table(Table(("WHAT", "PROBLEM"), [(word, prose), (prose, word)]), columns=columns).splitlines()
+    assert [line.split()[0] for line in lines].count(word) == 1
+    assert [line.split()[-1] for line in lines].count(word) == 1
+    assert " ".join(lines).split().count("nothing") == 2
+    assert max(map(len, lines)) <= max(columns, 2 * len(word) + 3)
+
+
+@given(
+    st.lists(st.lists(st.text("ab ./:", max_size=60), min_size=3, max_size=3), min_size=1, max_size=3),
+    st.integers(12, 100),
+)
+def test_table_is_wider_than_the_terminal_only_for_words(rows: list[list[str]], columns: int) -> None:
+    view = Table(("A", "B", "C"), [(a, b, c) for a, b, c in rows])
+    words = [max((len(word) for row in rows for word in row[place].split()), default=1) for place in range(3)]
+    drawn = table(view, columns=columns).splitlines()
+    assert max(map(len, drawn)) <= max(columns, sum(words) + 6)
+    broken = table(view, columns=columns, breaks_words=True).splitlines()
+    assert max(map(len, broken)) <= columns
+
+
+def test_table_breaks_what_is_no_word_of_anybody() -> None:
+    lines = table(Table(("A", "B"), [("https://" + "x" * 300, "1")]), columns=40).splitlines()
+    assert max(map(len, lines)) <= 40
+
+
 def test_table_escapes_markup_of_any_kind() -> None:
     drawn = table(Table(("A",), [(HOSTILE,), ("[bold]b[/bold] :smile:",)]), columns=None)
     assert "\x1b" not in drawn

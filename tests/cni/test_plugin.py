@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from netstore import __version__
 from netstore.cni.delegate import (
     BAD_CONFIG,
     BAD_ENVIRONMENT,
@@ -297,6 +298,7 @@ def test_a_run_in_this_process(  # noqa: PLR0917 - a table of cases
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["netstore-cni"])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     for name, value in (("COMMAND", verb), ("CONTAINERID", "c1"), ("IFNAME", "eth0"), ("PATH", "/nowhere")):
         monkeypatch.setenv(f"CNI_{name}", value)
@@ -330,6 +332,38 @@ def test_a_pipe_where_a_file_should_be_is_told_and_not_waited_for(runtime: Runti
         path.unlink()
         if path == runtime.env_file:
             path.write_text(ENV)
+
+
+def called(*arguments: str, verb: str = "VERSION") -> tuple[int, str, str]:
+    """Status and both outputs of a call with arguments, as a person makes it."""
+    done = subprocess.run(
+        (sys.executable, "-m", "netstore.cni.plugin", *arguments),
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"CNI_COMMAND": verb},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds(20),
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_version_of_the_program() -> None:
+    assert called("--version") == (0, f"netstore-cni {__version__}\n", "")
+    for arguments in (("--version", "--json"), ("--json", "--version")):
+        status, out, err = called(*arguments)
+        assert (status, err) == (0, "")
+        assert json.loads(out).items() >= {"program": "netstore-cni", "version": __version__}.items()
+    status, out, err = called()
+    assert (status, err) == (0, "")
+    assert json.loads(out)["supportedVersions"] == list(SUPPORTED), "the verb of CNI is another thing"
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--json",), ("--version", "--yaml"), ("ADD",)])
+def test_arguments_that_are_not_known_are_named(arguments: tuple[str, ...]) -> None:
+    status, out, err = called(*arguments, verb="ADD")
+    assert (status, out) == (2, "")
+    assert err.startswith("netstore-cni: takes no arguments but --version and --version --json; ")
 
 
 def test_a_start_imports_little() -> None:

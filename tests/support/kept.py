@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from netstore.disk.datadir import MemberIdentity
 from netstore.disk.engine import LmdbEngine
@@ -142,10 +142,11 @@ def _failed(failure: OSError) -> None:
     raise failure
 
 
-def pack(folder: Path) -> bytes:
+def pack(folder: Path, form: Literal["gz", "xz"] = "gz") -> bytes:
     """The folder as an archive, without anything of the machine it was made on."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+    mode: Literal["w:gz", "w:xz"] = "w:gz" if form == "gz" else "w:xz"
+    with tarfile.open(fileobj=out, mode=mode) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.name not in {"lock", "spare", "state.lmdb-lock"}:
                 found = tarfile.TarInfo(str(path.relative_to(folder)))

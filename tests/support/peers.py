@@ -43,6 +43,7 @@ PACKAGE_OF: Final = {
     "dpkg-buildpackage": "dpkg-dev",
     "dh": "debhelper",
     "lintian": "lintian",
+    "kubectl": "kubernetes-client",
 }
 """Program -> the Debian package that has it."""
 

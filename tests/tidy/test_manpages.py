@@ -12,7 +12,9 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import textwrap
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,17 +27,21 @@ import tomli
 from netstore.api.admin import AdminApi
 from netstore.cli.commands.endpoint import Standing, _content, status
 from netstore.client.cluster import MemberStatus
+from netstore.disk.archivefile import Listing
 from netstore.limits import SMALLEST, Shares
 from netstore.meter import Meter
 from netstore.net.exchange import Request
+from netstore.node.backupschedule import BackupState
 from netstore.node.pacing import Behind
 from netstore.ops.agent import AGENT
 from netstore.ops.layers import OWN_FLAGS, Layered
 from netstore.ops.settings import Setting, default_words
 from netstore.ops.store import STORE
-from netstore.types import NodeId
+from netstore.types import Index, NodeId
+from tests.support.daemon import clean_environment, start_netstored
 from tests.support.links import Quiet
 from tests.support.local_member import LocalMember, RecordedExchange
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -370,7 +376,15 @@ def test_what_a_member_tells_of_itself_is_listed_field_by_field() -> None:
     member, exchange = LocalMember(), RecordedExchange(Request(b"GET", b"/netstore/status"))
     member.others_behind = [Behind(NodeId(5), gets_snapshot=True, sent=1, size=2, entries=3, counts=True)]
     meter = Meter(lambda: 1.0, Quiet())
-    AdminApi(member, member.cluster, meter, Scrubbed(), Shares.of(SMALLEST)).handle(exchange)
+    AdminApi(
+        member,
+        member.cluster,
+        meter,
+        Scrubbed(),
+        Shares.of(SMALLEST),
+        archive=Archived(),
+        scheduled=BackupState(60.0),
+    ).handle(exchange)
     whole = json.loads(exchange.body)
     shown = _content(Standing("http://a", msgspec.convert(whole, MemberStatus)))
     for listed, told in ((text[begin:middle], shown), (text[begin:end], whole)):
@@ -390,6 +404,56 @@ def test_what_a_member_tells_of_itself_is_listed_field_by_field() -> None:
 
 class Scrubbed:
     rounds, verified_bytes = 3, 4096
+
+
+class Archived:
+    folder, archived, wall, waiting = Path("/archive"), Index(7), 0, 0
+    oldest, keep_seconds, removed = 0, 0.0, 0
+    listing = Listing(folder)
+
+    @staticmethod
+    def problems() -> list[str]:
+        return []
+
+
+def test_the_page_names_every_field_that_a_member_with_archive_and_backups_tells(tmp_path: Path) -> None:
+    text = (MAN / "netstorectl.1").read_text()
+    (tmp_path / "backups").mkdir(mode=0o700)
+    flags = ("--archive-folder", str(tmp_path / "archive"), "--backup-folder", str(tmp_path / "backups"))
+    with start_netstored(tmp_path, *flags) as daemon:
+        with urllib.request.urlopen(f"{daemon.url}/netstore/status", timeout=seconds(20)) as answer:  # noqa: S310
+            told = json.load(answer)
+        done = subprocess.run(
+            (
+                sys.executable,
+                "-m",
+                "netstore.cli.netstorectl",
+                "--endpoints",
+                daemon.url,
+                "status",
+                "-o",
+                "json",
+            ),
+            env=clean_environment(),
+            capture_output=True,
+            check=True,
+            timeout=seconds(20),
+        )
+    assert {"archive", "backup", "scrub", "loop", "memory"} <= told.keys()
+    begin = text.index(".It Ic endpoint status")
+    assert set(_names(told)) <= named_fields(text[begin : text.index(".It Li GET /netstore/members")])
+    told = json.loads(done.stdout)
+    assert told["endpoints"][0].pop("backup") is not None, "it is described once, with that of the member"
+    begin = text.index("\n.It Ic status\n")
+    assert set(_names(told)) <= named_fields(text[begin : text.index(".It Ic doctor")])
+
+
+def named_fields(text: str) -> set[str]:
+    """The fields that a part of a page names."""
+    heads = re.findall(r"^\.It Li (.*)$", text, re.MULTILINE)
+    documents = re.findall(r'"(\w+)":', text)
+    inner = re.findall(r"^\.Li (\w+)", text, re.MULTILINE)
+    return {*inner, *documents, *(name for head in heads for name in head.split(" , "))}
 
 
 def _names(told: object) -> Iterator[str]:

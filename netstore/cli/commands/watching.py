@@ -187,7 +187,8 @@ class Screen:
             reserved = "yes" if record.reserved else "no"
             rows.append((record.subnet, record.public_ip, backend, reserved, word, when, problems))
         head = f"{head}; {printable(trouble)}" if trouble else head
-        return [*wrap(head, width), "", *table(Table(HEADINGS, rows), columns=width).splitlines()]
+        drawn = table(Table(HEADINGS, rows), columns=width, breaks_words=True)  # a line more would hide one
+        return [*wrap(head, width), "", *drawn.splitlines()]
 
     async def redraw(self, draw: Callable[[], None]) -> None:
         """Draw now and after changes, and once a minute for the time that goes on; without end."""

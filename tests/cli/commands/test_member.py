@@ -266,12 +266,49 @@ def test_a_wide_table_is_not_made_to_fit_the_terminal(
                 run("--endpoints", url, "endpoint", "status", *words, *form)
             shown.append(screen.getvalue().splitlines())
     narrow, wide = shown
-    assert max(map(len, narrow)) <= columns
-    assert columns > 40 or len(narrow) > 3, "cells are folded"
+    assert columns < 80 or max(map(len, narrow)) <= columns
+    assert url in narrow[2].split()
     headings, _, row = wide
     assert (headings.split()[0], headings.split()[-1]) == ("ENDPOINT", "PROBLEM")
     assert len(row) > 100
     assert "12.2 ms turn: apply" in row
+
+
+LONG_URLS = ["https://store-1.control-plane.example.com:2380", "https://[2001:db8:0:1::a]:2380"]
+ID = "8e9e05c52164694d"
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize(
+    "words", [("member", "ls"), ("endpoint", "status"), ("endpoint", "health"), ("status",)]
+)
+def test_no_url_and_no_id_is_broken_on_a_narrow_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    unwell = "the archive is damaged, and nothing is restored across that: a file of it cannot be read"
+    problem = f"{LONG_URLS[0]}: {unwell}"
+    listed = {"id": ID, "name": "one", "peerURLs": LONG_URLS, "clientURLs": LONG_URLS, "role": "voter"}
+    answers = {
+        b"GET /health ": {"health": "false", "reason": problem},
+        b"GET /version ": {"etcdserver": "3.5.30", "etcdcluster": "3.5.0"},
+        b"GET /netstore/status ": {**STANDING, "id": ID, "problems": [problem]},
+    }
+
+    def answer(head: bytes) -> bytes:
+        found = (each for start, each in answers.items() if head.startswith(start))
+        return http("200 OK", json.dumps(next(found, {"members": [listed]})))
+
+    screen = Screen()
+    with answering(answer) as url:
+        monkeypatch.setattr(sys, "stdout", screen)
+        run("--endpoints", url, *words, "-o", "table")
+    shown = screen.getvalue()
+    if words == ("member", "ls"):
+        assert {ID, ",".join(LONG_URLS)} <= set(shown.split())
+    else:
+        assert {url, f"{LONG_URLS[0]}:"} <= set(shown.split())
+        assert unwell not in shown, "what can be folded is"
 
 
 def test_a_new_member_that_is_given_the_state_is_copying_and_not_unstarted(run: Run) -> None:
