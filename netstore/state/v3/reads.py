@@ -449,7 +449,7 @@ class RangeRead:
             return keyvalue.without_value(self._scan.read(row.place))
         self._scan.units -= 1
         modified = row.place >> NUMBER_BITS
-        return keyvalue.encode(item.key, item.created, modified, item.version, value=b"", lease=item.lease)
+        return keyvalue.encode_bare(item.key, item.created, modified, item.version, item.lease)
 
     # --- both
 
