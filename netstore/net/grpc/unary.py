@@ -31,10 +31,9 @@ class UnaryCall(GrpcCall, kw_only=True, eq=False):
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
         if ended and self.partial is None and self._message is None and stop - start >= 5:
-            compressed, size = PREFIX.unpack_from(data, start)
+            size = stop - start - 5
             if (
-                size == stop - start - 5
-                and not compressed
+                PREFIX.unpack_from(data, start) == (0, size)
                 and size <= self.server.message_limit
                 and self.failure is None
             ):

@@ -29,7 +29,7 @@ from netstore.net.http2.bounds import (
     WORK_BURST,
     WORK_RATE,
 )
-from netstore.net.http2.charging import charge
+from netstore.net.http2.charging import begin_message, charge
 from netstore.net.http2.closing import SERVING, broken, hand_over_ready
 from netstore.net.http2.control import other_frame, start_drain, window_update
 from netstore.net.http2.flow import pump, tell_drained, tell_room
@@ -529,8 +529,8 @@ class Http2Connection:
                     receive_data(self, stream, data, start, stop, flags)
             elif kind == HEADERS and flags & ~END_STREAM == END_HEADERS and self.last_stream < number < 2**31:
                 stream = open_stream(self, number, data[start:stop], flags & END_STREAM)
-                if stream is not None and stop + 9 < size:
-                    stop = self._take_rest(stream, data, stop)
+                if stream is not None:
+                    stop = self._take_rest(stream, data, stop, size)
             elif kind == WINDOW_UPDATE and length == 4:
                 window_update(self, number, data, start)
             else:
@@ -539,30 +539,32 @@ class Http2Connection:
             start = position + 9
         return position
 
-    def _take_rest(self, stream: Stream, data: bytes, position: int) -> int:
+    def _take_rest(self, stream: Stream, data: bytes, position: int, size: int) -> int:
         """If the rest of the request that has just been opened follows in one whole DATA frame, as most
-        clients send it, take it; nothing else can be known of its stream yet. The offset of the next frame.
+        clients send it, take it: nothing else can be known of its stream yet. Else it has begun. The offset
+        of the next frame.
         """
+        start = position + 9
+        if start >= size:
+            begin_message(self, stream)
+            return position
         head, flags, number = FRAME_HEAD.unpack_from(data, position)
         length: int = head >> 8
-        start = position + 9
         stop = start + length
+        ungranted = self.ungranted + length
         if (
             number != stream.number
             or flags != END_STREAM
-            or head & 0xFF != DATA
+            or head & 0xFF  # not DATA
             or not 0 < length <= MAX_FRAME
-            or stop > len(data)
+            or stop > size
             or stream.expected is not None
-            or not stream.open
-            or self.spent >= self.turn_limit
-            or self.ungranted + length > CONNECTION_WINDOW
+            or ungranted > CONNECTION_WINDOW
         ):
+            begin_message(self, stream)
             return position
-        self.spent += 1
-        self.ungranted += length
-        self.unfinished -= 1
-        stream.half_closed, stream.since = True, None
+        self.ungranted = ungranted
+        stream.half_closed = True
         try:
             stream.take(data, start, stop, END_STREAM)
         except MustStop:

@@ -41,9 +41,9 @@ class Stream(msgspec.Struct, eq=False):
     """Bytes of the body that are still to come by content-length; None without that field."""
     opened_at: float
     """`connection.now` when it was opened."""
-    since: float | None
-    """When the incomplete request, or message of a stream, was begun (`opened_at` at first); None if there is
-    none. Set anew after each period in which it kept the minimum pace.
+    since: float | None = None
+    """When the incomplete request, or message of a stream, was begun; None if there is none. Set anew after
+    each period in which it kept the minimum pace.
     """
     allowed: int = STREAM_WINDOW
     """Our window: bytes of DATA the client may still send."""
