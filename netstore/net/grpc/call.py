@@ -109,7 +109,6 @@ class GrpcCall(Stream, kw_only=True, eq=False):
                 self.finish(RESOURCE_EXHAUSTED, _UNREAD)
             return
         connection.window -= size
-        connection.progress += size
         number = self.number
         output.write(
             _HEAD_AND_DATA.pack(
@@ -189,7 +188,6 @@ class GrpcCall(Stream, kw_only=True, eq=False):
             ):  # as `put_head` and `put_data` do, in one piece
                 self.credit -= size
                 connection.window -= size
-                connection.progress += size
                 connection.strikes = STRIKES_AFTER_DATA
                 head = _HEAD_AND_DATA.pack(
                     _OPENING_FRAME, _END_HEADERS, self.number, OPENING, size << 8, 0, self.number, 0, size - 5

@@ -115,6 +115,7 @@ class Http2Connection:
         "early_resets",
         "empty_frames",
         "frame_limit",
+        "granted",
         "held",
         "initial_window",
         "kept",
@@ -125,7 +126,6 @@ class Http2Connection:
         "output",
         "partial_block",
         "peer",
-        "progress",
         "progress_since",
         "queued",
         "reading",
@@ -134,6 +134,7 @@ class Http2Connection:
         "resetting_stalled",
         "room_waiters",
         "senders",
+        "sent_before",
         "server",
         "skipped",
         "spent",
@@ -174,8 +175,8 @@ class Http2Connection:
         self.kept = 0
         """Bytes of complete requests and messages that are charged here and not to a claim."""
         self.charged = 0
-        self.progress = 0
-        """Bytes of DATA that were sent since `progress_since`."""
+        self.sent_before = 0
+        """Bytes of DATA that were sent up to `progress_since`."""
         self.created = self.now
         self.requests_checked = self.unparsed_since = self.block_since = self.progress_since = self.now
         self._partial = False
@@ -188,6 +189,8 @@ class Http2Connection:
         """The part of `queued` that belongs to `defers_to_peer` streams."""
         self.window = _DEFAULT_WINDOW
         """The peer's connection window: bytes of DATA we may still send."""
+        self.granted = _DEFAULT_WINDOW
+        """All that it was so far: what is not left in `window` was sent."""
         self.initial_window = _DEFAULT_WINDOW
         """The peer's window for a new stream."""
         self.frame_limit = LEAST_FRAME_LIMIT
@@ -566,7 +569,7 @@ class Http2Connection:
         self.ungranted = ungranted
         stream.half_closed = True
         try:
-            stream.take(data, start, stop, END_STREAM)
+            stream.take_whole(data, start, stop)
         except MustStop:
             raise
         except Exception as fault:  # noqa: BLE001 - logged, and the stream is reset
