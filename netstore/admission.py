@@ -88,7 +88,17 @@ class WeighedAdmission:
     is the household, which callers have already.
     """
 
-    __slots__ = ("_held", "_share", "_size_share", "most", "most_size", "size", "taken")
+    __slots__ = (
+        "_half",
+        "_half_size",
+        "_held",
+        "_share",
+        "_size_share",
+        "most",
+        "most_size",
+        "size",
+        "taken",
+    )
 
     def __init__(self, most: int, most_size: int) -> None:
         self.most = most
@@ -97,6 +107,8 @@ class WeighedAdmission:
         """Places that are held now."""
         self.size = 0
         """Bytes that are held now."""
+        self._half = most // 2
+        self._half_size = most_size // 2
         self._share = max(1, most // PARTS)
         self._size_share = max(1, most_size // PARTS)
         self._held: dict[str, tuple[int, int]] = {}
@@ -110,8 +122,8 @@ class WeighedAdmission:
         held += places
         held_size += size
         taken, taken_size = self.taken + places, self.size + size
-        # Below half of both, which is the common case, everything is granted.
-        if 2 * taken > self.most or 2 * taken_size > self.most_size:
+        # Up to half of both, which is the common case, everything is granted.
+        if taken > self._half or taken_size > self._half_size:
             is_half = 2 * self.taken >= self.most
             if places and self.taken and (taken > self.most or (is_half and held > self._share)):
                 return False
