@@ -107,7 +107,8 @@ class WeighedAdmission:
         """Places that are held now."""
         self.size = 0
         """Bytes that are held now."""
-        self._half, self._half_size = most // 2, most_size // 2
+        self._half = most // 2
+        self._half_size = most_size // 2
         self._share = max(1, most // PARTS)
         self._size_share = max(1, most_size // PARTS)
         self._held: dict[str, tuple[int, int]] = {}
@@ -119,7 +120,7 @@ class WeighedAdmission:
         """
         held, held_size = self._held.get(owner, _NOTHING)
         taken, taken_size = self.taken + places, self.size + size
-        # Below half of both, which is the common case, everything is granted.
+        # Up to half of both, which is the common case, everything is granted.
         if taken > self._half or taken_size > self._half_size:
             is_half = 2 * self.taken >= self.most
             if places and self.taken and (taken > self.most or (is_half and held + places > self._share)):

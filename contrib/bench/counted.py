@@ -298,6 +298,9 @@ class Paths:
                 _RANGE, [_get(each, serializable=True) for each in range(n)]
             ),
             "v3 list of 1,000 keys, 25 of them": lambda n: calls(_RANGE, [_list()] * (n // 40), alone=True),
+            "v3 list without values, 25 of 1,000 keys": lambda n: calls(
+                _RANGE, [_list(keys_only=True)] * (n // 40), alone=True
+            ),
             "v3 keepalive": lambda n: calls(
                 _KEEPALIVE, [rpc_pb2.LeaseKeepAliveRequest(ID=LEASE).SerializeToString()] * n
             ),
@@ -345,8 +348,8 @@ def _get(number: int, *, serializable: bool = False) -> bytes:
     return rpc_pb2.RangeRequest(key=_name(number), serializable=serializable).SerializeToString()
 
 
-def _list() -> bytes:
-    wanted = rpc_pb2.RangeRequest(key=b"/registry/pods/", range_end=b"/registry/pods0")
+def _list(*, keys_only: bool = False) -> bytes:
+    wanted = rpc_pb2.RangeRequest(key=b"/registry/pods/", range_end=b"/registry/pods0", keys_only=keys_only)
     return wanted.SerializeToString()
 
 

@@ -368,6 +368,26 @@ class Connection:
         """A turn of this connection. `mask` has the events that epoll reported: data, room to write or an
         error; 0 if it has other work to do.
         """
+        if self.fd < 0:
+            return
+        if (
+            self._suspended
+            or self._dirty
+            or mask & _OUT
+            or self._next_turn is not None
+            or self._mask != _IN
+            or self.session.has_pending
+        ):
+            self._go_on(mask)
+            if self.fd < 0:
+                return
+        if mask & self._mask & _IN:
+            self._read(mask)
+        elif mask & ~(_IN | _OUT | _END):
+            self.cut()
+
+    def _go_on(self, mask: int) -> None:
+        """What a turn begins with, unless the connection only waited for data."""
         if self._suspended:
             self._suspended = False
             self._register()
@@ -379,18 +399,15 @@ class Connection:
             account = self.account
             if account.held - account.promised != self.not_taken:
                 self._update_not_taken()
-        if self.fd >= 0:
-            call, self._next_turn = self._next_turn, None
-            if call is not None:
-                call()
-                self._watch()
-            elif self._mask != _IN or self.session.has_pending:
-                self.session.resume()
-                self._watch()
-        if mask & self._mask & _IN and self.fd >= 0:
-            self._read(mask)
-        elif mask & ~(_IN | _OUT | _END):
-            self.cut()
+        if self.fd < 0:
+            return
+        call, self._next_turn = self._next_turn, None
+        if call is not None:
+            call()
+            self._watch()
+        elif self._mask != _IN or self.session.has_pending:
+            self.session.resume()
+            self._watch()
 
     def flush(self) -> None:
         """Send what was written since the last flush. If the session has more to do, it gets another turn."""
@@ -398,34 +415,30 @@ class Connection:
         queue = self._queue
         if len(queue) == 1 and self._mask == _IN and self._tunnel is None and not self._closing:
             # One piece, the common case: what `_send` does if the kernel takes all of it.
-            piece = queue[0]
+            piece = queue.pop()
             try:
                 sent = self._socket.send(piece)
             except OSError:
                 sent = 0  # `_send` finds out why
             self.sent += sent
-            if sent == len(piece):
-                queue.clear()
-                self.unsent = 0
+            self.unsent -= sent
+            if self.unsent:
+                queue.append(rest_of(piece, sent))
+                self._send()
+            else:
                 self.progress = self._reactor.now
                 if self._charged:
                     self._charge()
-            else:
-                self.unsent -= sent
-                queue[0] = rest_of(piece, sent)
-                self._send()
         elif self._discarded:
             self.cut()
         elif self.fd >= 0 and not self._mask & _OUT:
             self._send()
-        if self.fd < 0:
-            return
         account = self.account
         if account.held - account.promised != self.not_taken:
             self._update_not_taken()
         if self.session.has_pending:
             self._reactor.scheduler.later(self)
-        elif self._mask != _IN:
+        elif self._mask != _IN and self.fd >= 0:
             self.session.resume()
             self._watch()
 
@@ -462,8 +475,9 @@ class Connection:
     # --- reading
 
     def _read(self, mask: int) -> None:
-        few = self.admission.waiting and not self.account.coming
-        size = FIRST_READ if few else READ_SIZE
+        size = READ_SIZE
+        if self.admission.waiting and not self.account.coming:
+            size = FIRST_READ
         try:
             data = self._socket.recv(size)
         except (BlockingIOError, InterruptedError):
@@ -484,7 +498,8 @@ class Connection:
                     self.heard = True
                     self._reactor.connection_limit.heard(self)
                 self.session.receive(data)
-            if self.session.at_limit or not self.session.reading or self.unsent > HIGH_WATER:
+            session = self.session
+            if session.at_limit or not session.reading or self.unsent > HIGH_WATER:
                 self._watch()
         else:
             self.session.eof()

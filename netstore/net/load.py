@@ -116,22 +116,23 @@ class Household(Load):
 class ConnectionLoad(Load):
     """The load of a connection; what is added to it is added to its household's too."""
 
-    __slots__ = ("_turn", "has_long_turns", "household")
+    __slots__ = ("_turn", "household")
 
     def __init__(self, household: Household, now: float) -> None:
         super().__init__(now, household.seconds(now) + NEWCOMER)
         self.household = household
         self._turn = 0.0
         """Average seconds of the last turns."""
-        self.has_long_turns = False
+
+    @property
+    def has_long_turns(self) -> bool:
         """Its turns are long (`LONG_TURN`)."""
+        return self._turn > LONG_TURN
 
     def add_turn(self, now: float, seconds: float) -> None:
         """Add a turn of so many seconds. Has `add` inline, because there is one for each request."""
         turn = self._turn
-        turn += ((min(_LONGEST_TURN, seconds)) - turn) * _LAST_TURN
-        self._turn = turn
-        self.has_long_turns = turn > LONG_TURN
+        self._turn = turn + (min(_LONGEST_TURN, seconds) - turn) * _LAST_TURN
         if now - self.at > STEP:
             self.seconds(now)
         self.sum += seconds

@@ -111,6 +111,8 @@ class MemoryPressure:
         """
         self._looked_used = 0
         self._looked_at = self._logged_at = self._cut_logged_at = float("-inf")
+        self.looking = False
+        """A search is not finished, or more are to be cut: the next `step` continues it."""
         self._left_out = 0
         """Cuts that were not logged since the last one that was: writing a log line takes longer than a
         cut.
@@ -124,11 +126,6 @@ class MemoryPressure:
         return len(self._held_back)
 
     @property
-    def looking(self) -> bool:
-        """A search is not finished: the next `step` continues it."""
-        return self._cutting or self._finding is not None or self._sweeping is not None
-
-    @property
     def due(self) -> bool:
         """`step` has something to do."""
         memory = self._memory
@@ -136,9 +133,7 @@ class MemoryPressure:
             memory.used - memory.promised > self._wait
             or memory.used > self._cut
             or bool(self._held_back)
-            or self._cutting
-            or self._finding is not None
-            or self._sweeping is not None
+            or self.looking
         )
 
     def moved(self, holder: Holder) -> None:
@@ -150,6 +145,11 @@ class MemoryPressure:
         self._by_not_taken.put(holder, self._without_fresh(holder, own))
         if self._memory.used > self._cut:
             self._make_room()
+            self._look_on()
+
+    def _look_on(self) -> None:
+        """Set `looking`, after each piece of work."""
+        self.looking = self._cutting or self._finding is not None or self._sweeping is not None
 
     def step(self, now: float) -> None:
         """Called once a round in which it is `due`, and once a second: hold connections back, or let them
@@ -157,6 +157,12 @@ class MemoryPressure:
         kind.
         """
         self.now = now
+        try:
+            self._step(now)
+        finally:
+            self._look_on()
+
+    def _step(self, now: float) -> None:
         memory = self._memory
         if self._cutting or memory.used > self._cut:
             self._make_room()
@@ -182,6 +188,7 @@ class MemoryPressure:
         """
         if self._sweeping is None:
             self._sweeping = run_steps(self._cut_the_slow())
+            self._look_on()
 
     def _cut_the_slow(self) -> Iterator[None]:
         for holder in list(self._held_back):

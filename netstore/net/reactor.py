@@ -276,8 +276,8 @@ class Reactor:
                 except Exception as fault:  # noqa: BLE001 - as `_serve`, without its two calls
                     self._cut_for(connection, fault)
                 now = clock()
-                sent = connection.sent - connection.sent_counted
-                if sent > COUNTED_BYTES:
+                if connection.sent - connection.sent_counted > COUNTED_BYTES:
+                    sent = connection.sent - connection.sent_counted
                     connection.sent_counted = connection.sent
                     connection.load.add(now, SEND_SECONDS + sent * BYTE_SECONDS)
                 if now - at > budget:

@@ -86,6 +86,8 @@ class Scheduler:
         self._read: float | None = None
         """What `waited` said last in this round; None: it was not asked."""
         self._meter = meter
+        self._looked_at = min(meter.budget, LONG_TURN)
+        """Seconds from which on a turn is looked at (`_used`)."""
         self._wakeup = wakeup
         self._failed = failed
         self.queue: LoadQueue[Connection] = LoadQueue()
@@ -170,7 +172,7 @@ class Scheduler:
         stop = at + ROUND_SECONDS
         examined_until = self._examined_until if len(ready) > 1 else self._alone_until
         self._read = self._waited() if at < examined_until else None
-        clock, budget = self._clock, self._meter.budget
+        clock, looked_at = self._clock, self._looked_at
         for place, (connection, mask) in enumerate(ready, 1):
             try:  # `_serve_one` inline, because this runs for each request
                 connection.ready(mask)
@@ -181,9 +183,9 @@ class Scheduler:
             now = clock()
             seconds = now - at
             at = now
-            if seconds > budget:
-                self._meter.over("requests", seconds, connection.principal)
-            connection.load.add_turn(now, seconds if seconds < LONG_TURN else self._used(seconds, now))
+            connection.load.add_turn(
+                now, seconds if seconds < looked_at else self._used(connection, seconds, now)
+            )
             if now > stop:
                 for left, mask_left in ready[place:]:
                     if left.open:
@@ -230,13 +232,19 @@ class Scheduler:
             self._failed(connection, fault)
         now = self._clock()
         seconds = now - at
-        if seconds > self._meter.budget:
-            self._meter.over("requests", seconds, connection.principal)
-        connection.load.add_turn(now, seconds if seconds < LONG_TURN else self._used(seconds, now))
+        connection.load.add_turn(
+            now, seconds if seconds < self._looked_at else self._used(connection, seconds, now)
+        )
         return now
 
-    def _used(self, seconds: float, now: float) -> float:
-        """What is charged for a long turn that has just ended (`EXAMINED_SECONDS`)."""
+    def _used(self, connection: Connection, seconds: float, now: float) -> float:
+        """What is charged for a turn that has just ended and was long: see `EXAMINED_SECONDS`. It is told to
+        the meter if it was beyond its budget.
+        """
+        if seconds > self._meter.budget:
+            self._meter.over("requests", seconds, connection.principal)
+        if seconds < LONG_TURN:
+            return seconds
         self._examined_until = now + EXAMINED_SECONDS
         if seconds >= VERY_LONG_TURN:
             self._alone_until = self._examined_until

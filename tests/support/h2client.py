@@ -116,9 +116,8 @@ class Echoes:
         self.timeouts.append(timeout)
         if "open" in self.faults and number == 3:
             raise self.faults["open"]
-        now = connection.now
         stream = self.streams[number] = Echo(
-            connection, number, head.content_length, now, now, application=self, head=head
+            connection, number, head.content_length, connection.now, application=self, head=head
         )
         return stream
 

@@ -197,14 +197,17 @@ class KeysApi:
             command = v2.Update(key, value, expires, refresh, ttl)
         else:
             command = v2.Set(key, value, parameters.dir, expires, refresh, ttl)
+        renewed = b""
         # With prevExist=false the write fails if there is a node, so it renews nothing.
-        may_renew = parameters.prev_exist is not False
-        renews = may_renew and (ttl or refresh or self._machine.tree.timed.get(key) is not None)
-        propose = partial(self._propose, exchange, command, parameters.no_value, key if renews else b"")
+        if parameters.prev_exist is not False and (
+            ttl or refresh or self._machine.tree.timed.get(key) is not None
+        ):
+            renewed = key
         if key in self._network_keys and _sets_value(command):
+            propose = partial(self._propose, exchange, command, parameters.no_value, renewed)
             self._check_network(exchange, key, value, propose)
         else:
-            propose()
+            self._propose(exchange, command, parameters.no_value, renewed)
 
     def _check_network(self, exchange: Exchange, key: bytes, value: bytes, write: Callable[[], None]) -> None:
         """Write the config of a network, if it is one."""
@@ -270,8 +273,7 @@ class KeysApi:
     def _answer(self, exchange: Exchange, no_value: bool, outcome: Outcome) -> None:
         if type(outcome) is Event:
             action, member = outcome.action, self._member
-            created = action == "create" or (action == "set" and outcome.prev is None)
-            status = 201 if created else 200
+            status = 201 if action == "create" or (action == "set" and outcome.prev is None) else 200
             fields = self._render.success_fields(outcome.index, member.commit_index, member.term)
             if no_value:
                 exchange.respond(status, fields, self._render.action(outcome))

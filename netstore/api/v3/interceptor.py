@@ -83,10 +83,11 @@ class Interceptor:
         """The same for a request that `read` decodes from the message. It raises DecodeError if it cannot,
         and RefusedError for one that is refused whatever the gate says.
         """
-        admits, gate = self._admits, self._gate
+        admits, gate, member, own = self._admits, self._gate, self._member, self._member.id
 
         def handle(call: Call, message: bytes) -> None:
-            if not admits(call, learner):
+            # The leader is no learner, and knows a leader.
+            if member.leader != own and not admits(call, learner):
                 return
             try:
                 request = read(message)
@@ -110,8 +111,10 @@ class Interceptor:
         for each request.
         """
 
+        admits, member, own = self._admits, self._member, self._member.id
+
         def handle(call: Call) -> Receiver:
-            if not self._admits(call, learner):
+            if member.leader != own and not admits(call, learner):
                 return NULL_RECEIVER
             receiver = method(call, self._gate)
             if call.metadata(b"hasleader") == b"true":

@@ -169,7 +169,10 @@ class KvService:
 
     @property
     def _is_learner(self) -> bool:
-        own = self._member.machine.members.get(self._member.id)
+        member = self._member
+        if member.leader == member.id:
+            return False
+        own = member.machine.members.get(member.id)
         return own is not None and own.learner
 
     def _found(self, call: Call, query: Range, fault: Fault | None) -> None:

@@ -56,16 +56,18 @@ def parse_put(message: bytes, start: int = 0, end: int = 0) -> v3.Put:
     takes 1.8 us.
     """
     end = end or len(message)
-    if end - start > _PUT_HEADS and message[start] == _KEY and message[start + 1] < _LONG:
-        key = start + 2
-        key_end = key + message[start + 1]
+    if end - start > _PUT_HEADS and message[start] == _KEY and (length := message[start + 1]) < _LONG:
+        key_end = start + 2 + length
         value = key_end + 2
         if value < end and message[key_end] == _VALUE:
             length = message[key_end + 1]
             if length >= _LONG:
-                length, value = long_length(message, key_end + 1)
+                if message[value] < _LONG:  # as `long_length`, without a call
+                    length, value = length - _LONG + (message[value] << 7), value + 1
+                else:
+                    length, value = long_length(message, key_end + 1)
             if value + length == end:
-                return v3.Put(message[key:key_end], message[value:end])
+                return v3.Put(message[start + 2 : key_end], message[value:end])
     return read_put(PutRequest.FromString(message[start:end]))
 
 

@@ -12,7 +12,7 @@ from netstore.net.exchange import LOW_WATER
 from netstore.net.grpc.counted import SHORTEST_BOUND
 from netstore.net.grpc.headers import ENDING, OPENING, status_block
 from netstore.net.grpc.messages import PREFIX
-from netstore.net.http2 import STRIKES_AFTER_DATA, Stream
+from netstore.net.http2 import STRIKES_AFTER_DATA, UNSENT_LIMIT, Stream
 from netstore.net.http2.charging import takes_answers
 from netstore.net.http2.closing import close
 from netstore.net.http2.flow import await_drain, await_room, is_congested, may_send_whole
@@ -92,13 +92,15 @@ class GrpcCall(Stream, kw_only=True, eq=False):
             return
         size = len(message) + 5
         connection = self.connection
+        output = connection.output
         if (
             size > connection.frame_limit
             or size > connection.initial_window + self.credit
             or size > connection.window
             or self.queued
             or self._begun
-            or not connection.plain
+            or connection.table_update_due  # this and the next are `Http2Connection.plain`, without a call
+            or output.unsent >= UNSENT_LIMIT
         ):
             if takes_answers(connection):
                 self.send(message)
@@ -107,9 +109,8 @@ class GrpcCall(Stream, kw_only=True, eq=False):
                 self.finish(RESOURCE_EXHAUSTED, _UNREAD)
             return
         connection.window -= size
-        connection.progress += size
         number = self.number
-        connection.output.write(
+        output.write(
             _HEAD_AND_DATA.pack(
                 _OPENING_FRAME, _END_HEADERS, number, OPENING, size << 8, 0, number, 0, size - 5
             )
@@ -118,10 +119,10 @@ class GrpcCall(Stream, kw_only=True, eq=False):
         )
         connection.strikes = STRIKES_AFTER_DATA
         self._cancelled = None
-        self.head.route.answered += 1  # this and what follows is `Counted.ended`, without a call
-        seconds = self.server.rounds.now - self.opened_at
-        if seconds and self.is_unary:
-            method = self.head.route
+        method = self.head.route
+        method.answered += 1  # this and what follows is `Counted.ended`, without a call
+        if self.is_unary:
+            seconds = self.server.rounds.now - self.opened_at
             if seconds > SHORTEST_BOUND:
                 method.took(self, seconds)
             else:
@@ -187,7 +188,6 @@ class GrpcCall(Stream, kw_only=True, eq=False):
             ):  # as `put_head` and `put_data` do, in one piece
                 self.credit -= size
                 connection.window -= size
-                connection.progress += size
                 connection.strikes = STRIKES_AFTER_DATA
                 head = _HEAD_AND_DATA.pack(
                     _OPENING_FRAME, _END_HEADERS, self.number, OPENING, size << 8, 0, self.number, 0, size - 5

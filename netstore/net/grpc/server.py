@@ -209,13 +209,11 @@ class GrpcServer:
         """See `http2.Application`."""
         route: Route = head.route
         if timeout is None and type(route) is _Unary:  # the common case
-            now = connection.now
             return UnaryCall(
                 connection,
                 number,
                 head.content_length,
-                now,
-                now,
+                connection.now,
                 server=self,
                 head=head,
                 handler=route.handler,
@@ -240,7 +238,6 @@ class GrpcServer:
                 number,
                 head.content_length,
                 now,
-                now,
                 server=self,
                 head=head,
                 handler=route.handler,
@@ -251,7 +248,6 @@ class GrpcServer:
                 connection,
                 number,
                 head.content_length,
-                now,
                 now,
                 server=self,
                 head=head,
@@ -312,8 +308,7 @@ class GrpcServer:
 
 def refused(connection: Http2Connection, number: int, head: Head, refusal: Refusal) -> RefusedCall:
     """A call that is refused without reaching a service."""
-    now = connection.now
-    return RefusedCall(connection, number, head.content_length, now, now, refusal=refusal)
+    return RefusedCall(connection, number, head.content_length, connection.now, refusal=refusal)
 
 
 class RefusedCall(Stream, kw_only=True, eq=False):

@@ -9,7 +9,7 @@ from netstore.errors import MustStop
 from netstore.guard import tell
 from netstore.net.grpc.call import GrpcCall
 from netstore.net.grpc.messages import PREFIX, check_held, split
-from netstore.net.http2 import HELD_LIMIT_OVER
+from netstore.net.http2 import END_STREAM, HELD_LIMIT_OVER
 
 if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Handler
@@ -28,19 +28,17 @@ class UnaryCall(GrpcCall, kw_only=True, eq=False):
 
     is_unary = True
 
+    def take_whole(self, data: bytes, start: int, stop: int) -> None:
+        """See `http2.Stream.take_whole`: the common case, one whole message."""
+        size = stop - start - 5
+        if 0 <= size <= self.server.message_limit and PREFIX.unpack_from(data, start) == (0, size):
+            self._message = data[start + 5 : stop]
+            self.connection.ready.append(self)
+        else:
+            self.take(data, start, stop, END_STREAM)
+
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
-        if ended and self.partial is None and self._message is None and stop - start >= 5:
-            compressed, size = PREFIX.unpack_from(data, start)
-            if (
-                size == stop - start - 5
-                and not compressed
-                and size <= self.server.message_limit
-                and self.failure is None
-            ):
-                self._message = data[start + 5 : stop]
-                self.connection.ready.append(self)
-                return
         if self.failure is not None:
             return  # the failure is queued to be sent
         message = self._message

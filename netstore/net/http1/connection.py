@@ -109,13 +109,14 @@ class Http1Connection:
     @property
     def at_limit(self) -> bool:
         """See `session.Session`."""
-        reader = self._reader
-        body = reader.body
+        body = self._reader.body
         if body is not None and body.claim is not None:
             return not body.claim.granted
-        if self.endless and len(reader.later) + len(reader.data) - reader.at < READ_AHEAD_LIMIT:
-            return False
-        return self.has_pending or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER
+        if self.has_pending or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER:
+            reader = self._reader
+            ahead = len(reader.later) + len(reader.data) - reader.at
+            return not (self.endless and ahead < READ_AHEAD_LIMIT)
+        return False
 
     @property
     def answers_need_reading(self) -> bool:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from netstore.net.exchange import Request
 
 if TYPE_CHECKING:
@@ -70,16 +72,13 @@ class Malformed(Exception):  # noqa: N818 - named for what the bytes are
         self.text = text
 
 
-class Head:
+class Head(msgspec.Struct, eq=False):
     """A parsed head: the request without its body, and the body's length in bytes, or `CHUNKED`."""
 
-    __slots__ = ("length", "private", "request")
-
-    def __init__(self, request: Request, length: int, private: bool) -> None:
-        self.request = request
-        self.length = length
-        self.private = private
-        """It contains credentials, or what no other request has: it is not remembered."""
+    request: Request
+    length: int
+    private: bool
+    """It contains credentials, or what no other request has: it is not remembered."""
 
 
 def parse_head(head: bytes) -> Head:
@@ -174,9 +173,10 @@ class KnownHeads:
 
     def read(self, head: bytes) -> Head:
         """The parsed head for a complete head; raises Malformed."""
-        return self.find(head) or self._learn(head)
+        return self.find(head) or self.learn(head)
 
-    def _learn(self, head: bytes) -> Head:
+    def learn(self, head: bytes) -> Head:
+        """The same for a head that `find` does not know."""
         meaning = parse_head(head)
         if self._count and len(head) <= KNOWN_HEAD_BYTES and not meaning.private:
             if len(self._heads) >= self._count or self._size + len(head) > KNOWN_BYTES:

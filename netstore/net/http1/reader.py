@@ -128,7 +128,7 @@ class RequestReader:
             if not 4 <= end <= KNOWN_HEAD_BYTES or end > self._server.head_limit:
                 return None
             try:
-                head = self._server.heads.read(data[:end])
+                head = self._server.heads.learn(data[:end])
             except Malformed:
                 return None
         request, length = head.request, head.length

@@ -29,7 +29,7 @@ from netstore.net.http2.bounds import (
     WORK_BURST,
     WORK_RATE,
 )
-from netstore.net.http2.charging import charge
+from netstore.net.http2.charging import begin_message, charge
 from netstore.net.http2.closing import SERVING, broken, hand_over_ready
 from netstore.net.http2.control import other_frame, start_drain, window_update
 from netstore.net.http2.flow import pump, tell_drained, tell_room
@@ -115,6 +115,7 @@ class Http2Connection:
         "early_resets",
         "empty_frames",
         "frame_limit",
+        "granted",
         "held",
         "initial_window",
         "kept",
@@ -125,7 +126,6 @@ class Http2Connection:
         "output",
         "partial_block",
         "peer",
-        "progress",
         "progress_since",
         "queued",
         "reading",
@@ -134,6 +134,7 @@ class Http2Connection:
         "resetting_stalled",
         "room_waiters",
         "senders",
+        "sent_before",
         "server",
         "skipped",
         "spent",
@@ -174,8 +175,8 @@ class Http2Connection:
         self.kept = 0
         """Bytes of complete requests and messages that are charged here and not to a claim."""
         self.charged = 0
-        self.progress = 0
-        """Bytes of DATA that were sent since `progress_since`."""
+        self.sent_before = 0
+        """Bytes of DATA that were sent up to `progress_since`."""
         self.created = self.now
         self.requests_checked = self.unparsed_since = self.block_since = self.progress_since = self.now
         self._partial = False
@@ -188,6 +189,8 @@ class Http2Connection:
         """The part of `queued` that belongs to `defers_to_peer` streams."""
         self.window = _DEFAULT_WINDOW
         """The peer's connection window: bytes of DATA we may still send."""
+        self.granted = _DEFAULT_WINDOW
+        """All that it was so far: what is not left in `window` was sent."""
         self.initial_window = _DEFAULT_WINDOW
         """The peer's window for a new stream."""
         self.frame_limit = LEAST_FRAME_LIMIT
@@ -529,8 +532,8 @@ class Http2Connection:
                     receive_data(self, stream, data, start, stop, flags)
             elif kind == HEADERS and flags & ~END_STREAM == END_HEADERS and self.last_stream < number < 2**31:
                 stream = open_stream(self, number, data[start:stop], flags & END_STREAM)
-                if stream is not None and stop + 9 < size:
-                    stop = self._take_rest(stream, data, stop)
+                if stream is not None:
+                    stop = self._take_rest(stream, data, stop, size)
             elif kind == WINDOW_UPDATE and length == 4:
                 window_update(self, number, data, start)
             else:
@@ -539,32 +542,34 @@ class Http2Connection:
             start = position + 9
         return position
 
-    def _take_rest(self, stream: Stream, data: bytes, position: int) -> int:
+    def _take_rest(self, stream: Stream, data: bytes, position: int, size: int) -> int:
         """If the rest of the request that has just been opened follows in one whole DATA frame, as most
-        clients send it, take it; nothing else can be known of its stream yet. The offset of the next frame.
+        clients send it, take it: nothing else can be known of its stream yet. Else it has begun. The offset
+        of the next frame.
         """
+        start = position + 9
+        if start >= size:
+            begin_message(self, stream)
+            return position
         head, flags, number = FRAME_HEAD.unpack_from(data, position)
         length: int = head >> 8
-        start = position + 9
         stop = start + length
+        ungranted = self.ungranted + length
         if (
             number != stream.number
             or flags != END_STREAM
-            or head & 0xFF != DATA
+            or head & 0xFF  # not DATA
             or not 0 < length <= MAX_FRAME
-            or stop > len(data)
+            or stop > size
             or stream.expected is not None
-            or not stream.open
-            or self.spent >= self.turn_limit
-            or self.ungranted + length > CONNECTION_WINDOW
+            or ungranted > CONNECTION_WINDOW
         ):
+            begin_message(self, stream)
             return position
-        self.spent += 1
-        self.ungranted += length
-        self.unfinished -= 1
-        stream.half_closed, stream.since = True, None
+        self.ungranted = ungranted
+        stream.half_closed = True
         try:
-            stream.take(data, start, stop, END_STREAM)
+            stream.take_whole(data, start, stop)
         except MustStop:
             raise
         except Exception as fault:  # noqa: BLE001 - logged, and the stream is reset

@@ -97,6 +97,7 @@ def window_update(connection: Http2Connection, number: int, data: bytes, start: 
         if not more:
             raise ConnectionFault(PROTOCOL_ERROR, "a WINDOW_UPDATE of nothing")
         connection.window += more
+        connection.granted += more
         if connection.window > MAX_WINDOW:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "the connection's window is larger than 2^31-1")
         return

@@ -264,13 +264,11 @@ def opener(
         request.host = head.authority or head.field(b"host")
         request.traceparent = head.field(b"traceparent")
         request.version = b"2"
-        now = connection.now
         exchange = Http2Exchange(
             connection,
             number,
             head.content_length,
-            now,
-            now,
+            connection.now,
             _handle=handle,
             _server=server,
             request=request,

@@ -90,7 +90,6 @@ def _frame_some(connection: Http2Connection, most: int) -> None:
         connection.queued -= size
         if stream.defers_to_peer:
             connection.answers -= size
-        connection.progress += size
         connection.strikes = STRIKES_AFTER_DATA
         most -= size
         if stream.awaiting_drain and stream.queued <= LOW_WATER // 2 < stream.queued + size:

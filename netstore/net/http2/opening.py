@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.errors import MustStop
 from netstore.net.http2.bounds import LIST_LIMIT, MAX_CONTINUATIONS, MAX_STREAMS_OVER, MAX_UNFINISHED
-from netstore.net.http2.charging import complete_message
+from netstore.net.http2.charging import begin_message, complete_message
 from netstore.net.http2.closing import CLOSING, RESET_BY_US, WARNED, on_closed_stream, remember, stream_error
 from netstore.net.http2.frames import (
     COMPRESSION_ERROR,
@@ -32,10 +32,12 @@ from netstore.net.http2.hpackcache import BadBlock, LargeList
 
 if TYPE_CHECKING:
     from netstore.net.http2.connection import Http2Connection
+    from netstore.net.http2.head import Head
     from netstore.net.http2.stream import Stream
 
 _REFUSED_WORK: Final = 8
-_OPEN_WORK: Final = 5
+_OPEN_WORK: Final = 6
+"""With the frame that has the rest of the request."""
 _SKIPPED_KNOWN: Final = 64
 
 
@@ -80,23 +82,68 @@ def continuation(connection: Http2Connection, flags: int, payload: bytes) -> Non
 
 def _block_done(connection: Http2Connection, number: int, block: bytes, ended: int) -> None:
     if number > connection.last_stream:
-        open_stream(connection, number, block, ended)
+        stream = open_stream(connection, number, block, ended)
+        if stream is not None:
+            begin_message(connection, stream)
     else:
         _trailers(connection, number, block, ended)
 
 
 def open_stream(connection: Http2Connection, number: int, block: bytes, ended: int) -> Stream | None:
     """Open a stream for a complete header block, or refuse it. Returns the stream if more of the request is
-    to come.
+    to come: the caller takes that, or calls `begin_message`.
     """
+    if number != connection.last_stream + 2:
+        _pass_over(connection, number)
+    connection.last_stream = number
+    found = connection.blocks.find(block)
+    if found is None:
+        found = _read_block(connection, number, block)
+        if found is None:
+            return None
+    head, timeout = found
+    server, streams = connection.server, connection.streams
+    is_crowded = len(streams) >= server.crowd or connection.drain_state == CLOSING
+    if is_crowded and _is_refused(connection, ended):
+        stream_error(connection, number, REFUSED_STREAM)
+        return None
+    if ended and head.content_length:
+        stream_error(connection, number, PROTOCOL_ERROR)
+        return None
+    try:
+        stream = server.application.open(connection, number, head, timeout)
+    except MustStop:
+        raise
+    except Exception as fault:  # noqa: BLE001 - logged by `failed`; no stream is opened
+        connection.output.write(frame(RST_STREAM, 0, number, NUMBER.pack(INTERNAL_ERROR)))
+        remember(connection, number, RESET_BY_US)
+        server.failed(head, fault)
+        return None
+    connection.spent += _OPEN_WORK
+    streams[number] = stream
+    if connection.drain_state == WARNED:
+        connection.attempt(stream, stream.drain)
+        if not stream.open:
+            return None
+    if not ended:
+        return stream
+    _take_end(connection, stream)
+    return None
+
+
+def _pass_over(connection: Http2Connection, number: int) -> None:
+    """The client opens another stream than the next one (RFC 9113, 5.1.1)."""
     if not number & 1:
         raise ConnectionFault(PROTOCOL_ERROR, f"stream {number} is not the client's to open")
-    if number != connection.last_stream + 2 and len(connection.skipped) < _SKIPPED_KNOWN:
+    if len(connection.skipped) < _SKIPPED_KNOWN:
         connection.skipped.append(range(connection.last_stream + 2, number, 2))
-    connection.last_stream = number
+
+
+def _read_block(connection: Http2Connection, number: int, block: bytes) -> tuple[Head, bytes | None] | None:
+    """The meaning of a block that is not remembered; None if it resets its stream."""
     blocks = connection.blocks
     try:
-        head, timeout = blocks.find(block) or blocks.read(block)
+        head, timeout = blocks.read(block)
     except BadBlock as fault:
         raise _block_error(fault) from None
     except StreamFault as fault:
@@ -104,38 +151,22 @@ def open_stream(connection: Http2Connection, number: int, block: bytes, ended: i
         blocks.cost = 0
         stream_error(connection, number, fault.code)
         return None
-    if blocks.cost:
-        connection.spent += blocks.cost + head.cost
-        blocks.cost = head.cost = 0
-    if (
-        len(connection.streams) >= connection.server.max_streams
-        or (len(connection.streams) >= MAX_STREAMS_OVER and connection.output.account.over)
+    connection.spent += blocks.cost + head.cost
+    blocks.cost = head.cost = 0
+    return head, timeout
+
+
+def _is_refused(connection: Http2Connection, ended: int) -> bool:
+    """No further stream is opened now. Asked only from `Http2Server.crowd` streams on, or when the server
+    stops.
+    """
+    count = len(connection.streams)
+    return (
+        count >= connection.server.max_streams
+        or (count >= MAX_STREAMS_OVER and connection.output.account.over)
         or connection.drain_state == CLOSING
         or (not ended and connection.unfinished >= MAX_UNFINISHED)
-    ):
-        stream_error(connection, number, REFUSED_STREAM)
-    elif ended and head.content_length:
-        stream_error(connection, number, PROTOCOL_ERROR)
-    else:
-        try:
-            stream = connection.server.application.open(connection, number, head, timeout)
-        except MustStop:
-            raise
-        except Exception as fault:  # noqa: BLE001 - logged by `failed`; no stream is opened
-            connection.output.write(frame(RST_STREAM, 0, number, NUMBER.pack(INTERNAL_ERROR)))
-            remember(connection, number, RESET_BY_US)
-            connection.server.failed(head, fault)
-            return None
-        connection.spent += _OPEN_WORK
-        connection.streams[number] = stream
-        connection.unfinished += 1
-        if connection.drain_state == WARNED:
-            connection.attempt(stream, stream.drain)
-        if not ended:
-            return stream
-        if stream.open:
-            _take_end(connection, stream)
-    return None
+    )
 
 
 def _block_error(fault: BadBlock) -> ConnectionFault:

@@ -74,6 +74,7 @@ def check_progress(connection: Http2Connection, now: float) -> None:
     if connection.resetting_stalled:
         _reset_stalled(connection, now - STALL_SECONDS)
         return
+    sent = connection.granted - connection.window
     unsent = connection.output.unsent
     waits = (
         connection.queued > LOW_WATER
@@ -85,9 +86,9 @@ def check_progress(connection: Http2Connection, now: float) -> None:
     elif now - connection.progress_since <= STALL_SECONDS:
         return
     else:
-        enough = connection.progress >= STALL_SECONDS * STALL_RATE
+        enough = sent - connection.sent_before >= STALL_SECONDS * STALL_RATE
     connection.progress_since = now
-    connection.progress = 0
+    connection.sent_before = sent
     if not enough and not (connection.window > 0 and _reset_stalled(connection, now - STALL_SECONDS)):
         connection.fail(ENHANCE_YOUR_CALM, "flow-control windows closed for too long")
 

@@ -7,7 +7,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.errors import MustStop
-from netstore.net.http2.bounds import ENDED_AT_ONCE, MAX_STREAMS, ROUND_WORK, SHORT_TURN_WORK, TURN_WORK
+from netstore.net.http2.bounds import (
+    ENDED_AT_ONCE,
+    MAX_STREAMS,
+    MAX_STREAMS_OVER,
+    MAX_UNFINISHED,
+    ROUND_WORK,
+    SHORT_TURN_WORK,
+    TURN_WORK,
+)
 from netstore.net.http2.closing import free_orphan
 from netstore.net.http2.frames import INTERNAL_ERROR, StreamFault
 from netstore.net.http2.head import Head
@@ -54,6 +62,7 @@ class Http2Server:
         "_to_free",
         "application",
         "clock",
+        "crowd",
         "max_streams",
         "received",
         "spent",
@@ -73,6 +82,8 @@ class Http2Server:
         self.clock = clock
         self.varying = varying
         self.max_streams = max_streams
+        self.crowd = min(max_streams, MAX_STREAMS_OVER, MAX_UNFINISHED)
+        """Open streams of a connection up to which no limit on them is reached."""
         self.received = 0
         """Bytes that were read on all connections so far."""
         self._heads: dict[tuple[Field, ...], Head] = {}

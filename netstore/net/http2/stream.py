@@ -41,9 +41,9 @@ class Stream(msgspec.Struct, eq=False):
     """Bytes of the body that are still to come by content-length; None without that field."""
     opened_at: float
     """`connection.now` when it was opened."""
-    since: float | None
-    """When the incomplete request, or message of a stream, was begun (`opened_at` at first); None if there is
-    none. Set anew after each period in which it kept the minimum pace.
+    since: float | None = None
+    """When the incomplete request, or message of a stream, was begun; None if there is none. Set anew after
+    each period in which it kept the minimum pace.
     """
     allowed: int = STREAM_WINDOW
     """Our window: bytes of DATA the client may still send."""
@@ -205,6 +205,10 @@ class Stream(msgspec.Struct, eq=False):
         """A piece of the body, `data[start:stop]`; `ended` is set with END_STREAM."""
         raise NotImplementedError
 
+    def take_whole(self, data: bytes, start: int, stop: int) -> None:
+        """`take` for all of the body at once, of a stream that has just been opened."""
+        self.take(data, start, stop, END_STREAM)
+
     def hand_over(self) -> None:
         """Handle what was taken, after the read is parsed. Called once for each entry in `ready`."""
         raise NotImplementedError
@@ -242,7 +246,6 @@ class Stream(msgspec.Struct, eq=False):
         ):
             self.credit -= size
             connection.window -= size
-            connection.progress += size
             connection.strikes = STRIKES_AFTER_DATA
             connection.output.write(FRAME_HEAD.pack(size << 8, 0, self.number) + prefix + data)
         elif size:

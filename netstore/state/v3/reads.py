@@ -52,7 +52,7 @@ kernel takes at once (`net.acceptor`).
 """
 
 ROW_BYTES: Final = 80
-"""What the place and the size of a pair take in memory."""
+"""What the place and the size of a pair take in memory; and a pair without its value beside its bytes."""
 
 KEEP_BYTES: Final = 2 << 20
 """The records of an answer up to this size are cached (`records`); a larger one would evict what others use.
@@ -126,6 +126,8 @@ class RangeRead:
         """Of a plain list: what the first pass has found, and the sums of the sizes of records; None if there
         is no memory for it.
         """
+        self._bare: deque[list[bytes]] | None = deque()
+        """Of a list without values: its pairs, from the first pass; None if there is no memory for them."""
         self._is_given = False
         """The second pass has begun."""
         self._order: list[int] | None = None
@@ -199,7 +201,7 @@ class RangeRead:
             self._pinned = None
         self._account.close()
         self._measured.close()
-        self._order = self._found = None
+        self._order = self._found = self._bare = None
         self._measuring.close()
         self._giving.close()
 
@@ -224,13 +226,35 @@ class RangeRead:
         if sorts:
             yield from self._sort(self._limit + 1 if first_only else 0, counts=walks_all)
         for rows in self._chosen(counts=walks_all and not sorts):
+            if query.keys_only:
+                yield from self._measure_bare(rows)
+                continue
             for row in rows:
-                size = self._given_size(row)
+                size = row.size or len(self._scan.read(row.place))
                 self.size += 1 + ((size.bit_length() + 6) // 7 or 1) + size
                 self.pairs += 1
                 if self._scan.units <= 0:
                     yield
             yield
+
+    def _measure_bare(self, rows: list[Row]) -> Iterator[None]:
+        """The same for pairs without their values, which are kept for the second pass if there is memory."""
+        pairs: list[bytes] = []
+        for row in rows:
+            pairs.append(self._without_value(row))
+            if self._scan.units <= 0:
+                yield
+        sizes = list(map(len, pairs))
+        whole = sum(sizes)
+        self.size += whole + _heads_of(sizes)
+        self.pairs += len(pairs)
+        if self._bare is not None:
+            self._bare.append(pairs)
+            self._measured.charge(whole + ROW_BYTES * len(pairs))
+            if self._measured.over:
+                self._measured.hold(0)
+                self._bare = None
+        yield
 
     def _measure_plain(self, *, counts: bool) -> Iterator[None]:
         """The same for a plain list."""
@@ -340,11 +364,6 @@ class RangeRead:
             created, version = item.created, item.version
         return created if target == BY_CREATE else version
 
-    def _given_size(self, row: Row) -> int:
-        if not self._query.keys_only:
-            return row.size or len(self._scan.read(row.place))
-        return len(self._without_value(row))
-
     # --- the second pass
 
     def _give(self) -> Generator[tuple[list[bytes], int, bool]]:
@@ -353,16 +372,15 @@ class RangeRead:
             return
         if self.size <= KEEP_BYTES:
             self._scan.fetch = self._records.get_many
-        keys_only = self._query.keys_only
         self._is_given = True
         if self._is_plain:
             yield from self._give_plain()
             return
+        if self._query.keys_only:
+            for pairs in self._bare_pairs():
+                yield pairs, sum(map(len, pairs)), False
+            return
         for rows in self._chosen(counts=False):
-            if keys_only:
-                short = [self._without_value(row) for row in rows]
-                yield short, sum(map(len, short)), False
-                continue
             batch: list[int] = []
             size = 0
             for row in rows:
@@ -379,6 +397,16 @@ class RangeRead:
                     batch = []
             if batch:
                 yield self._scan.read_many(batch), size, False
+
+    def _bare_pairs(self) -> Iterator[list[bytes]]:
+        """What the first pass has kept, or the same looked up again."""
+        kept = self._bare
+        if kept is None:
+            yield from ([self._without_value(row) for row in rows] for rows in self._chosen(counts=False))
+            return
+        while kept:
+            self._scan.units -= 1
+            yield kept.popleft()  # freed one by one, as in `_measured_runs`
 
     def _give_plain(self) -> Iterator[tuple[list[bytes], int, bool]]:
         for run, whole in self._measured_runs():
@@ -449,7 +477,7 @@ class RangeRead:
             return keyvalue.without_value(self._scan.read(row.place))
         self._scan.units -= 1
         modified = row.place >> NUMBER_BITS
-        return keyvalue.encode(item.key, item.created, modified, item.version, value=b"", lease=item.lease)
+        return keyvalue.encode_bare(item.key, item.created, modified, item.version, item.lease)
 
     # --- both
 

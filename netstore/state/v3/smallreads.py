@@ -13,7 +13,7 @@ from netstore.state.v3.index import DELETED, NUMBER_BITS, pair_below
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from netstore.state.v3.index import KeyIndex
+    from netstore.state.v3.index import Item, KeyIndex
     from netstore.state.v3.records import Records
     from netstore.types import Revision
 
@@ -64,6 +64,8 @@ def read_small(
     if index.log.newest < bound:
         items = index.items
         found = items.many(islice(keys, wanted))
+        if query.keys_only:
+            return _bare(revision, found, count, units)
         if sum([item.size for item in found]) > SMALL_BYTES:
             return None, units
         places = [item.at for item in found]
@@ -79,6 +81,18 @@ def read_small(
     if query.keys_only:
         kvs = [keyvalue.without_value(record) for record in kvs]
     return Found(revision, kvs, count, 0 < limit < count), units
+
+
+def _bare(revision: Revision, items: list[Item], count: int, units: int) -> tuple[Found | None, int]:
+    """The newest pairs of these keys without their values: all of that is in the index, so no record is read
+    and the size of the values does not matter.
+    """
+    size = sum([len(item.key) for item in items])
+    if size > SMALL_BYTES:
+        return None, units
+    encode = keyvalue.encode_bare
+    kvs = [encode(item.key, item.created, item.at >> NUMBER_BITS, item.version, item.lease) for item in items]
+    return Found(revision, kvs, count, len(kvs) < count), units + len(kvs) + size // UNIT_BYTES
 
 
 def _count_before(index: KeyIndex, query: Range, bound: int) -> tuple[int | None, int]:

@@ -31,6 +31,7 @@ def make_learner(served: Served) -> None:
     member = served.member
     info = member.machine.members[member.id]
     member.machine.roster.by_id[member.id] = msgspec.structs.replace(info, learner=True)
+    member.leader = NodeId(member.id + 1)
 
 
 @pytest.mark.parametrize("path", [path.decode() for path in PATHS])

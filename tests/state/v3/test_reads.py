@@ -162,8 +162,9 @@ def test_records_of_a_large_answer_are_not_cached(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("rows", [10_000, 700])
-def test_a_plain_list_looks_for_its_keys_once_while_there_is_memory(
-    monkeypatch: pytest.MonkeyPatch, rows: int
+@pytest.mark.parametrize("keys_only", [False, True])
+def test_a_list_looks_for_its_keys_once_while_there_is_memory(
+    monkeypatch: pytest.MonkeyPatch, rows: int, keys_only: bool
 ) -> None:
     """What was remembered is given back, and the answer does not depend on it, whatever changes meanwhile."""
     monkeypatch.setattr(mvcc, "MEASURED_BYTES", rows * reads.ROW_BYTES)
@@ -177,9 +178,9 @@ def test_a_plain_list_looks_for_its_keys_once_while_there_is_memory(
         return found
 
     monkeypatch.setattr(index.KeyIndex, "some_keys", counted)
-    wanted = store.twin.range(Range(*ALL))
+    wanted = store.twin.range(Range(*ALL, keys_only=keys_only))
     assert isinstance(wanted, Found)
-    read = store.read(Range(*ALL))
+    read = store.read(Range(*ALL, keys_only=keys_only))
     while not read.measure():
         pass
     store.apply(DeleteRange(b"0500", b"0600"))
