@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
 from netstore.node.member import OWN
 from netstore.state.commands import RaiseLevel, encode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from netstore.errors import Fault
     from netstore.node.member import Member
     from netstore.state.machine import Outcome
@@ -20,8 +20,9 @@ class Levels:
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        self._raising: trio.Event | None = None
-        """Set when the proposal that is under way has its outcome; None if there is none."""
+        self._raising = False
+        self._settled: list[Callable[[], object]] = []
+        """Called when the proposal that is under way has its outcome."""
 
     def look(self) -> None:
         """Propose the highest level that all members have reported to know, if it is above the cluster's.
@@ -30,22 +31,25 @@ class Levels:
         """
         member = self._member
         machine = member.machine
-        if self._raising is not None or member.leader != member.id:
+        if self._raising or member.leader != member.id:
             return
         level = min(machine.roster.common_level, machine.LEVEL)
         if level > machine.roster.level:
-            self._raising = trio.Event()
+            self._raising = True
             member.propose(encode(RaiseLevel(level)), self._raised, OWN)
 
-    async def settle(self) -> None:
-        """Look, and wait until the proposal that is under way, if there is one, has its outcome. So a new
+    def settle(self, done: Callable[[], object]) -> None:
+        """Look, and call `done` when the proposal that is under way, if there is one, has its outcome. So a new
         store takes every request from its first client on.
         """
         self.look()
-        if self._raising is not None:
-            await self._raising.wait()
+        if self._raising:
+            self._settled.append(done)
+        else:
+            done()
 
     def _raised(self, _: Outcome | Fault) -> None:
-        raising, self._raising = self._raising, None
-        if raising is not None:
-            raising.set()
+        self._raising = False
+        settled, self._settled = self._settled, []
+        for done in settled:
+            done()

@@ -97,8 +97,7 @@ class _Daemon:
         await publish(
             member.host, own, CLUSTER_VERSION, remove_others=config.force_new_cluster, log=self.base.log
         )
-        await member.levels.settle()
-        published.set()
+        member.levels.settle(published.set)
 
     def _serve_probes(self) -> None:
         base = self.base

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
 
 from netstore.errors import CannotApply, Fault, NoRestart
 from netstore.node.member import OWN
@@ -146,16 +144,14 @@ def test_an_entry_tells_who_asked_and_when() -> None:
     assert int.from_bytes(payload[12:20], "little") == group.clock.wall()
 
 
-async def test_the_level_is_in_force_once_it_has_settled() -> None:
+def test_the_level_is_in_force_once_it_has_settled() -> None:
     group = Group(1)
     group.restart(1, Later)
     machine = group[1].machine
     assert machine.roster.level == NOW
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(group[1].levels.settle)
-        await wait_all_tasks_blocked()
-        assert nursery.child_tasks
-        group.settle()
-    assert machine.roster.level == NEXT
-    with trio.fail_after(1):
-        await group[1].levels.settle()
+    levels: list[int] = []
+    group[1].levels.settle(lambda: levels.append(machine.roster.level))
+    assert levels == []
+    group.settle()
+    group[1].levels.settle(lambda: levels.append(machine.roster.level))
+    assert levels == [NEXT, NEXT]

@@ -65,6 +65,8 @@ PEER_URL: Final = "http://127.0.0.1:2380"
 CLIENT_URL: Final = "http://127.0.0.1:2379"
 MEMBER: Final = bootstrap.member_id((PEER_URL,), "netstore-cluster")
 CLUSTER: Final = bootstrap.cluster_id((MEMBER,))
+STORE: Final = "0f" * 16
+"""The number of the data folder."""
 LEARNER: Final = NodeId(0xA)
 REMOVED: Final = NodeId(0xB)
 TOKEN: Final = "0123456789abcdef" * 4
@@ -377,6 +379,7 @@ def _write_data(path: Path, log: Sequence[Entry]) -> None:
     first, last = ends()["log"], ends()["state"]
     data = adopted(path, MemberIdentity(CLUSTER, MEMBER, NAME))
     keep_token(path, TOKEN)
+    write_atomically(path, "instance", add_checksum_line(f"{STORE}\n".encode()))
     calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
     wal, _ = Wal.open(PosixDevice(data.wal_dir, calls.put, FILE_BYTES), Identity(CLUSTER, MEMBER))
     wal.mark(SnapshotMeta(first, log[first - 1].term, ConfState(voters=(MEMBER,))), _kept)
@@ -390,7 +393,7 @@ def _write_data(path: Path, log: Sequence[Entry]) -> None:
 
 def _write_archive(folder: Path, log: Sequence[Entry], state: Path) -> None:
     """Files of ten entries each, and the state of the section `base`."""
-    writer = ArchiveWriter.open(folder, CLUSTER)
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
     for first in range(0, len(log), 10):
         writer.add(log[first : first + 10])
     writer.add_base(partial(_copied, state))
