@@ -39,8 +39,8 @@ class Levels:
             member.propose(encode(RaiseLevel(level)), self._raised, OWN)
 
     def settle(self, done: Callable[[], object]) -> None:
-        """Look, and call `done` when the proposal that is under way, if there is one, has its outcome. So a new
-        store takes every request from its first client on.
+        """Look, and call `done` when the proposal that is under way, if there is one, has its outcome. So a
+        new store takes every request from its first client on.
         """
         self.look()
         if self._raising:

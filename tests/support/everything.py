@@ -22,7 +22,13 @@ import msgspec
 
 from netstore.disk import keptindex
 from netstore.disk.archivefile import ArchiveWriter
-from netstore.disk.datadir import STATE_FILE, MemberIdentity, keep_token
+from netstore.disk.datadir import (
+    STATE_FILE,
+    MemberIdentity,
+    add_checksum_line,
+    keep_token,
+    write_atomically,
+)
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
