@@ -165,7 +165,8 @@ class DataDir:
     @classmethod
     def read(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
         """Lock the folder of a member that does not run, to read it: nothing in it is changed. Several
-        processes may read it at the same time. Blocks.
+        processes may read it at the same time. A copy without the file `lock` is read as well, and nothing
+        keeps a member from being started on that meanwhile. Blocks.
 
         NetstoreError, in one line with the fix, if a member runs on it, or it is no member's, cannot be read,
         or has the log of another member.
@@ -442,11 +443,11 @@ def _lock(path: Path) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        holder = f"in use by process {_holder(lock)}: stop it"
+        if _is_shared(lock):
+            holder = "is being read, as by netstorectl export: wait until that has ended"
         os.close(lock)
-        raise NetstoreError(
-            f"{path}: in use by process {holder or 'unknown'}: stop it, or choose another data folder"
-        ) from None
+        raise NetstoreError(f"{path}: {holder}, or choose another data folder") from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
@@ -467,16 +468,35 @@ def _lock_log(wal: Path) -> int:
 
 
 def _lock_shared(path: Path) -> int:
-    """Lock a folder against a member; nothing is written."""
+    """Lock a folder against a member; nothing is written. Without a file `lock`, no member runs on it: a copy
+    may have been made without. The folder itself is opened then, which locks nothing.
+    """
     with explain_errors(path / "lock"):
-        lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        holder = _holder(lock)
         os.close(lock)
-        raise NetstoreError(f"{path}: in use by process {holder or 'unknown'}: stop it first") from None
+        raise NetstoreError(f"{path}: in use by process {holder}: stop it first") from None
     return lock
+
+
+def _is_shared(lock: int) -> bool:
+    """Whether those who have the lock of an open file only read; it is shared with them then."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(lock: int) -> str:
+    """Who wrote its process id into a lock's file, as a member does when it has locked it."""
+    return os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
 
 
 def _read_both(path: Path, wal: Path) -> MemberIdentity | None:

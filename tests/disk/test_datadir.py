@@ -670,11 +670,11 @@ def test_a_folder_that_is_only_read(tmp_path: Path) -> None:
     adopted(path, ME).close()
     (path / "lock").write_bytes(b"")
     before = sorted((each, each.stat().st_mtime_ns) for each in path.rglob("*"))
-    with pytest.raises(NetstoreError, match="lock: No such file"):
+    with pytest.raises(NetstoreError, match="not the data folder of a member: it has no identity"):
         DataDir.read(tmp_path)
     one, other = DataDir.read(path), DataDir.read(path)
     assert one.identity == other.identity == ME
-    with pytest.raises(NetstoreError, match="in use by process"):
+    with pytest.raises(NetstoreError, match="data: is being read, as by netstorectl export: wait until that"):
         DataDir.lock(path)
     one.close()
     other.close()
@@ -683,3 +683,11 @@ def test_a_folder_that_is_only_read(tmp_path: Path) -> None:
     with pytest.raises(NetstoreError, match=rf"in use by process {os.getpid()}: stop it first"):
         DataDir.read(path)
     running.close()
+
+
+def test_a_copy_without_its_lock_is_read(folder: Path) -> None:
+    (folder / "lock").unlink()
+    read = DataDir.read(folder)
+    assert read.identity == ME
+    read.close()
+    assert not (folder / "lock").exists()
