@@ -499,8 +499,10 @@ def _holder(lock: int) -> str:
     return os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
 
 
-def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
-    """The identity of the folder, which must be that of its log too; None when both have none."""
+def _read_both(path: Path, wal: Path, option: str = "--wal-dir") -> MemberIdentity | None:
+    """The identity of the folder, which must be that of its log too; None when both have none. `option` is
+    the one that names the folder of the log.
+    """
     identity = _read_identity(path)
     if identity is None:
         _check_no_log(path, wal)
@@ -508,16 +510,18 @@ def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
         anew = "" if (path / "state" / STATE_FILE).exists() else f", or remove {path} to let it begin anew"
         raise NetstoreError(
             f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that"
-            f" belongs to {path}, or name it with --wal-dir{anew}"
+            f" belongs to {path}, or name it with {option}{anew}"
         )
     return identity
 
 
 def _read_settled(path: Path, wal: Path) -> MemberIdentity:
-    """The identity of a folder that belongs to a member, and is not being given to another one."""
+    """The identity of a folder that belongs to a member, and is not being given to another one.
+    The folder is the source of a command.
+    """
     if _read_identity(path, _REPLACING) is not None:
         raise NetstoreError(f"{path}: was being given to another member: start that one first")
-    found = _read_both(path, wal)
+    found = _read_both(path, wal, "--source-wal-dir")
     if found is None:
         raise NetstoreError(f"{path}: not the data folder of a member: it has no identity")
     return found
