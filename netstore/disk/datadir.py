@@ -6,7 +6,8 @@
       token         the cluster's join token, 0600; absent in a member that joined by its certificate alone
       replacing     the identity of the member that replaces a damaged one; only until that is done
       instance      a random number, in a member that archives its log
-      unfinished    while the folder is filled by an import or a restore; no member starts on it
+      unfinished    while the folder is filled by an import or a restore; no member starts on it. A log that
+                    is elsewhere has the same, with the same random number
       wal/          the write-ahead log, if it is not elsewhere; has a copy of `identity`, so that a log
                     that is not mounted is not taken for an empty one
       state/        the state
@@ -50,6 +51,7 @@ DAMAGED: Final = "damaged"
 _IDENTITY: Final = "identity"
 _REPLACING: Final = "replacing"
 _UNFINISHED: Final = "unfinished"
+_MARK_TITLE: Final = b"the data of a member is being written here"
 _INSTANCE: Final = "instance"
 
 MAX_NAME_BYTES: Final = 255
@@ -121,8 +123,8 @@ class MemberIdentity:
 class DataDir:
     """A locked data folder."""
 
-    def __init__(self, path: Path, wal_dir: Path, found: MemberIdentity | None, lock: int) -> None:
-        """For `lock`."""
+    def __init__(self, path: Path, wal_dir: Path, found: MemberIdentity | None, *locks: int) -> None:
+        """For `lock`, `read` and `make`. `locks`: descriptors that are closed to unlock it."""
         self.path = path
         self.wal_dir = wal_dir
         self.state_dir = path / "state"
@@ -130,7 +132,7 @@ class DataDir:
         """The member it belonged to when it was locked; None for a new or empty folder until `adopt`."""
         self.narrowed: list[str] = []
         """Files whose mode was wider than 0600 and was corrected."""
-        self._lock = lock
+        self._locks = locks
 
     @classmethod
     def lock(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
@@ -163,7 +165,8 @@ class DataDir:
     @classmethod
     def read(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
         """Lock the folder of a member that does not run, to read it: nothing in it is changed. Several
-        processes may read it at the same time. Blocks.
+        processes may read it at the same time. A copy without the file `lock` is read as well, and nothing
+        keeps a member from being started on that meanwhile. Blocks.
 
         NetstoreError, in one line with the fix, if a member runs on it, or it is no member's, cannot be read,
         or has the log of another member.
@@ -181,32 +184,36 @@ class DataDir:
     def make(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
         """Lock a folder to fill it with the data of a member that never ran: a new or empty folder, or one
         that was not filled to the end, which is emptied; so is `wal_dir`, the folder for its log, if it is
-        not to be inside. No member starts on it before `adopt`, which makes it complete. Blocks.
+        not to be inside. No member starts on either before `adopt`, which makes them complete. Blocks.
 
-        NetstoreError, in one line with the fix, for a folder that has anything in it, or cannot be used.
+        NetstoreError, in one line with the fix, for a folder that has anything in it, or cannot be used, and
+        for a log folder that another data folder is filled with, or was not filled with to the end.
         """
         wal = path / "wal" if wal_dir is None else wal_dir
-        if wal.absolute() == path.absolute():
-            raise NetstoreError(f"wal_dir: {wal} is the data folder itself: choose another one, or none")
         _make_folder(path)
-        for folder in (path, wal):
-            if folder.exists():
-                _check_unused(folder)
-        lock = _lock(path)
-        try:
+        if _is_same(wal, path):
+            raise NetstoreError(f"wal_dir: {wal} is the data folder itself: choose another one, or none")
+        outside = not _is_same(wal, path / "wal")
+        _check_unused(path)
+        if outside and wal.exists():
+            _check_unused_log(wal, _read_mark(path))
+        with contextlib.ExitStack() as failed:
+            locks = [_lock(path)]
+            failed.callback(os.close, locks[0])
             _check_unused(path)  # another process may have filled it before it was locked
-            if wal_dir is not None:
+            mark = _read_mark(path) or b"%b\n%b\n" % (_MARK_TITLE, os.urandom(16).hex().encode())
+            if outside:
                 _make_folder(wal)
-                _check_unused(wal)
-            for folder in (path,) if wal_dir is None else (path, wal):
-                write_atomically(folder, _UNFINISHED, b"the data of a member is being written here\n")
-            made = cls(path, wal, None, lock)
+                locks.append(_lock_log(wal))
+                failed.callback(os.close, locks[1])
+                _check_unused_log(wal, mark)
+            for folder in (path, wal) if outside else (path,):
+                write_atomically(folder, _UNFINISHED, mark)
+            made = cls(path, wal, None, *locks)
             made._empty()
             for folder in (made.wal_dir, made.state_dir):
                 _make_folder(folder, own=True)
-        except BaseException:
-            os.close(lock)
-            raise
+            failed.pop_all()
         return made
 
     @property
@@ -255,7 +262,7 @@ class DataDir:
         self.close()
 
     def _unmark(self) -> None:
-        for folder in (self.path, self.wal_dir):
+        for folder in (self.wal_dir, self.path):  # a log's mark without the folder's would be another's
             (folder / _UNFINISHED).unlink(missing_ok=True)
 
     def _empty(self) -> None:
@@ -279,7 +286,8 @@ class DataDir:
 
     def close(self) -> None:
         """Unlock it."""
-        os.close(self._lock)
+        for lock in self._locks:
+            os.close(lock)
 
 
 @contextlib.contextmanager
@@ -372,6 +380,36 @@ def _check_unused(path: Path) -> None:
         )
 
 
+def _check_unused_log(wal: Path, mark: bytes | None) -> None:
+    """Refuse a log folder outside the data folder that has anything in it, unless that was left by an import
+    or a restore into the data folder with this mark. That may have come as far as the log's identity.
+    """
+    found = _read_mark(wal)
+    if found is not None and found == mark:
+        return
+    _check_unused(wal)
+    if found is not None:
+        raise NetstoreError(
+            f"{wal}: has the log of an import or a restore into another data folder, which still runs or did"
+            " not come to its end; nothing was changed: choose another folder, or empty this one"
+        )
+
+
+def _read_mark(folder: Path) -> bytes | None:
+    """What tells the folders of one unfinished import or restore from those of another."""
+    with explain_errors(folder / _UNFINISHED):
+        try:
+            return (folder / _UNFINISHED).read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names are those of one folder, which need not exist."""
+    with explain_errors(one):
+        return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+
+
 def _show_names(names: Sequence[str]) -> str:
     """The first three names, for a message; control characters are escaped."""
     shown = ", ".join(repr(name[:64]) for name in names[:3])
@@ -405,31 +443,66 @@ def _lock(path: Path) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        holder = f"in use by process {_holder(lock)}: stop it"
+        if _is_shared(lock):
+            holder = "is being read, as by netstorectl export: wait until that has ended"
         os.close(lock)
-        raise NetstoreError(
-            f"{path}: in use by process {holder or 'unknown'}: stop it, or choose another data folder"
-        ) from None
+        raise NetstoreError(f"{path}: {holder}, or choose another data folder") from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 
-def _lock_shared(path: Path) -> int:
-    """Lock a folder against a member; nothing is written."""
-    with explain_errors(path / "lock"):
-        lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
-        os.close(lock)
-        raise NetstoreError(f"{path}: in use by process {holder or 'unknown'}: stop it first") from None
+def _lock_log(wal: Path) -> int:
+    """Lock a log folder while it is filled. The folder itself, so that no file is left in it."""
+    with explain_errors(wal):
+        lock = os.open(wal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise NetstoreError(
+                f"{wal}: in use by another import or restore: choose another folder for the log"
+            ) from None
     return lock
 
 
-def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
-    """The identity of the folder, which must be that of its log too; None when both have none."""
+def _lock_shared(path: Path) -> int:
+    """Lock a folder against a member; nothing is written. Without a file `lock`, no member runs on it: a copy
+    may have been made without. The folder itself is opened then, which locks nothing.
+    """
+    with explain_errors(path / "lock"):
+        try:
+            lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _holder(lock)
+        os.close(lock)
+        raise NetstoreError(f"{path}: in use by process {holder}: stop it first") from None
+    return lock
+
+
+def _is_shared(lock: int) -> bool:
+    """Whether those who have the lock of an open file only read; it is shared with them then."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(lock: int) -> str:
+    """Who wrote its process id into a lock's file, as a member does when it has locked it."""
+    return os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
+
+
+def _read_both(path: Path, wal: Path, option: str = "--wal-dir") -> MemberIdentity | None:
+    """The identity of the folder, which must be that of its log too; None when both have none. `option` is
+    the one that names the folder of the log.
+    """
     identity = _read_identity(path)
     if identity is None:
         _check_no_log(path, wal)
@@ -437,16 +510,18 @@ def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
         anew = "" if (path / "state" / STATE_FILE).exists() else f", or remove {path} to let it begin anew"
         raise NetstoreError(
             f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that"
-            f" belongs to {path}, or name it with --wal-dir{anew}"
+            f" belongs to {path}, or name it with {option}{anew}"
         )
     return identity
 
 
 def _read_settled(path: Path, wal: Path) -> MemberIdentity:
-    """The identity of a folder that belongs to a member, and is not being given to another one."""
+    """The identity of a folder that belongs to a member, and is not being given to another one.
+    The folder is the source of a command.
+    """
     if _read_identity(path, _REPLACING) is not None:
         raise NetstoreError(f"{path}: was being given to another member: start that one first")
-    found = _read_both(path, wal)
+    found = _read_both(path, wal, "--source-wal-dir")
     if found is None:
         raise NetstoreError(f"{path}: not the data folder of a member: it has no identity")
     return found
@@ -557,6 +632,11 @@ def _finish_replacing(path: Path, wal: Path) -> None:
 
 def _check_no_log(path: Path, wal: Path) -> None:
     """Refuse a log, or a state, whose member is not known any more."""
+    if _read_mark(wal) is not None:
+        raise NetstoreError(
+            f"{wal}: an import or a restore into it, with another data folder than {path}, did not come to"
+            " its end; nothing was changed: run it again, or empty the folder"
+        )
     found = next(iter(sorted(wal.glob("*.wal"))), None)
     if found is not None:
         raise NetstoreError(

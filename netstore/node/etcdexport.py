@@ -59,7 +59,8 @@ def open_state(folder: Path, parts: ExitStack, wal: Path | None = None) -> State
         raise NetstoreError(f"{folder}: not the data folder of a netstore: name the one of its --data-dir")
     if not (wal or folder / "wal").is_dir():
         raise NetstoreError(
-            f"{wal or folder / 'wal'}: is not there: name the folder that netstored was given as --wal-dir"
+            f"{wal or folder / 'wal'}: is not there: name with --source-wal-dir the folder that netstored"
+            " was given as --wal-dir"
         )
     locked = DataDir.read(folder, wal)
     parts.callback(locked.close)

@@ -133,11 +133,15 @@ def open_folder(
     if not snap.is_dir() or not wal.is_dir():
         raise NetstoreError(
             f"{path}: not the data folder of an etcd: {wal if snap.is_dir() else snap} is not there: name the"
-            " folder that etcd was given as --data-dir (and --wal-dir), or a snapshot file"
+            " folder that etcd was given as --data-dir (and with --source-wal-dir its --wal-dir), or a"
+            " snapshot file"
         )
     names = sorted(each.name for each in wal.iterdir() if LOG_NAME.fullmatch(each.name))
     if not names:
-        raise NetstoreError(f"{wal}: has no log of an etcd: name the folder that etcd was given as --wal-dir")
+        raise NetstoreError(
+            f"{wal}: has no log of an etcd: name with --source-wal-dir the folder that etcd was given as"
+            " --wal-dir"
+        )
     log = RaftLog([(str(wal / name), _opened(wal / name, parts)) for name in names])
     snapshot = _newest_snapshot(snap, log)
     index = 0 if snapshot is None else snapshot.index

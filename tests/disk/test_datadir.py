@@ -598,16 +598,83 @@ def test_a_log_folder_that_cannot_be_used_is_left_alone(tmp_path: Path) -> None:
     DataDir.lock(tmp_path / "new", tmp_path / "new" / "log").close()
 
 
+@pytest.mark.parametrize("log", [None, "log", "new/wal"])
+@pytest.mark.parametrize("last", ["the log", "the log's identity"])
+def test_what_was_killed_can_be_run_again(
+    tmp_path: Path, log: str | None, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, wal = tmp_path / "new", None if log is None else tmp_path / log
+    made = DataDir.make(path, wal)
+    (made.wal_dir / "0.wal").write_bytes(b"half")
+    (made.state_dir / datadir.STATE_FILE).write_bytes(b"half")
+    if last == "the log's identity":
+        write = datadir._write_identity
+
+        def killed(folder: Path, identity: MemberIdentity) -> None:
+            if folder == path:
+                raise KeyboardInterrupt
+            write(folder, identity)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(datadir, "_write_identity", killed)
+            with pytest.raises(KeyboardInterrupt):
+                made.adopt(ME)
+    made.close()
+    assert "did not come to its end; nothing was changed: run it again" in refused(path, wal)
+    again = DataDir.make(path, wal)
+    assert not [each for each in again.wal_dir.iterdir() if each.name != "unfinished"]
+    assert not list(again.state_dir.iterdir())
+    again.adopt(OTHER)
+    again.close()
+    opened = DataDir.lock(path, wal)
+    assert opened.identity == OTHER
+    opened.close()
+    assert not list(tmp_path.rglob("unfinished"))
+
+
+def test_a_log_folder_belongs_to_one_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    made = DataDir.make(tmp_path / "one", log)
+    (log / "0.wal").write_bytes(b"of the first")
+
+    def other_is_refused(words: str) -> None:
+        with pytest.raises(NetstoreError, match=words):
+            DataDir.make(tmp_path / "other", log)
+        assert (log / "0.wal").read_bytes() == b"of the first"
+
+    other_is_refused("into another data folder, which still runs or did not come to its end; nothing was")
+    with monkeypatch.context() as patched:  # both look before either has begun
+        patched.setattr(datadir, "_check_unused_log", lambda *_: None)
+        other_is_refused("log: in use by another import or restore")
+    made.close()
+    other_is_refused("into another data folder, which still runs or did not come to its end; nothing was")
+    (log / "0.wal").unlink()
+    with pytest.raises(NetstoreError, match=r"another data folder than .*other, did not come to its end"):
+        DataDir.lock(tmp_path / "other", log)
+    again = DataDir.make(tmp_path / "one", log)
+    again.discard()
+    DataDir.make(tmp_path / "other", log).close()
+
+
+def test_a_log_folder_that_is_the_data_folder_by_another_name(tmp_path: Path) -> None:
+    path, link = tmp_path / "new", tmp_path / "link"
+    link.symlink_to(path)
+    for _ in ("before it is there", "and after"):
+        with pytest.raises(NetstoreError, match="link is the data folder itself"):
+            DataDir.make(path, link)
+    assert not list(path.iterdir())
+
+
 def test_a_folder_that_is_only_read(tmp_path: Path) -> None:
     path = tmp_path / "data"
     adopted(path, ME).close()
     (path / "lock").write_bytes(b"")
     before = sorted((each, each.stat().st_mtime_ns) for each in path.rglob("*"))
-    with pytest.raises(NetstoreError, match="lock: No such file"):
+    with pytest.raises(NetstoreError, match="not the data folder of a member: it has no identity"):
         DataDir.read(tmp_path)
     one, other = DataDir.read(path), DataDir.read(path)
     assert one.identity == other.identity == ME
-    with pytest.raises(NetstoreError, match="in use by process"):
+    with pytest.raises(NetstoreError, match="data: is being read, as by netstorectl export: wait until that"):
         DataDir.lock(path)
     one.close()
     other.close()
@@ -616,3 +683,11 @@ def test_a_folder_that_is_only_read(tmp_path: Path) -> None:
     with pytest.raises(NetstoreError, match=rf"in use by process {os.getpid()}: stop it first"):
         DataDir.read(path)
     running.close()
+
+
+def test_a_copy_without_its_lock_is_read(folder: Path) -> None:
+    (folder / "lock").unlink()
+    read = DataDir.read(folder)
+    assert read.identity == ME
+    read.close()
+    assert not (folder / "lock").exists()

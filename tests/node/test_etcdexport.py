@@ -105,7 +105,7 @@ def test_a_target_that_has_something_is_left_alone(tmp_path: Path, member: Path)
 def test_a_log_that_is_elsewhere_is_named(tmp_path: Path, member: Path) -> None:
     (member / "wal").rename(tmp_path / "log")
     with ExitStack() as parts:
-        with pytest.raises(NetstoreError, match=r"wal: is not there: name the folder .* --wal-dir"):
+        with pytest.raises(NetstoreError, match=r"wal: is not there: name with --source-wal-dir the"):
             open_state(member, parts)
         assert not (member / "wal").exists(), "nothing in the source is changed"
         open_state(member, parts, tmp_path / "log")

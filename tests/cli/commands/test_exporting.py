@@ -69,3 +69,18 @@ def test_a_target_that_has_something(run: Run, tmp_path: Path) -> None:
     told = run("export", source, "--data-dir", source)
     assert told.status == 1
     assert "is not empty; nothing was changed" in told.err
+
+
+def test_a_wrong_log_folder_is_told_with_the_option_that_names_it(run: Run, tmp_path: Path) -> None:
+    file, log = str(snapshot(tmp_path)), tmp_path / "log"
+    assert run("import", file, "--data-dir", str(tmp_path / "member"), "--wal-dir", str(log)).status == 0
+    words = ("export", str(tmp_path / "member"), "--data-dir", str(tmp_path / "etcd"))
+    told = run(*words)
+    assert told.status == 1
+    assert "name with --source-wal-dir the folder that netstored was given as --wal-dir" in told.err
+    (tmp_path / "other").mkdir()
+    told = run(*words, "--source-wal-dir", str(tmp_path / "other"))
+    assert told.status == 1
+    assert "other: not the log folder of member" in told.err
+    assert "or name it with --source-wal-dir" in told.err
+    assert run(*words, "--source-wal-dir", str(log)).status == 0

@@ -75,6 +75,18 @@ def test_a_log_in_a_folder_of_its_own(run: Run, tmp_path: Path) -> None:
     assert told.document["v2Nodes"] == 1
 
 
+def test_an_etcd_whose_log_is_elsewhere(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "etcd" / "member" / "snap").mkdir(parents=True)
+    (tmp_path / "log").mkdir()
+    words = ("import", str(tmp_path / "etcd"), "--data-dir", str(tmp_path / "new"))
+    told = run(*words)
+    assert told.status == 1
+    assert "given as --data-dir (and with --source-wal-dir its --wal-dir)" in told.err
+    told = run(*words, "--source-wal-dir", str(tmp_path / "log"))
+    assert told.status == 1
+    assert "log: has no log of an etcd: name with --source-wal-dir the folder" in told.err
+
+
 def test_two_imports_are_two_clusters(run: Run, tmp_path: Path) -> None:
     source = str(snapshot(tmp_path))
     one, other = (
