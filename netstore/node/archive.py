@@ -42,6 +42,11 @@ DUE_ENTRIES: Final = 1_000
 RETRY_SECONDS: Final = 10.0
 """Between two attempts after a failure."""
 
+LONGEST_RETRY_SECONDS: Final = 3600.0
+"""Between two attempts to archive a state, after failures: the pause doubles up to this, since each attempt
+copies the state.
+"""
+
 SLOW_SECONDS: Final = 60.0
 """A write that takes longer is told as a problem."""
 
@@ -112,6 +117,8 @@ class Archiver:
         self._beside_since = 0.0
         """When the state that is made, or the removal that is under way began."""
         self._base_retry_at = 0.0
+        self._base_pause = RETRY_SECONDS
+        """How long after the next failure a state is tried again."""
         self._base_at = 0
         """Index of the newest archived state."""
         self._removes = False
@@ -379,10 +386,12 @@ class Archiver:
     def _base_made(self, outcome: object) -> None:
         self._makes_base = False
         if isinstance(outcome, Exception):
-            self._base_retry_at = self._monotonic() + RETRY_SECONDS
+            self._base_retry_at = self._monotonic() + self._base_pause
+            self._base_pause = min(2 * self._base_pause, LONGEST_RETRY_SECONDS)
             self._failed(outcome)
             return
         self.problem = ""
+        self._base_pause = RETRY_SECONDS
         self._is_state_old = False
         self._base_at = outcome.applied  # type: ignore[attr-defined]  # a `Base`
         self._log.info("state_archived", index=self._base_at)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -418,6 +420,32 @@ def test_a_state_that_cannot_be_copied_is_told(member: Member, monkeypatch: pyte
         assert "a broken copy" in member.archiver.problems()[0]
     member.settle()
     assert member.archiver.listing.bases
+
+
+def test_a_state_that_fails_is_tried_again_after_longer_and_longer_pauses(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    def given_up(_: int) -> None:
+        tries.append(member.now)
+        raise OSError(errno.EAGAIN, "the copy was given up")
+
+    member.look()
+    member.write(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(member.source, "copy_to", given_up)
+        for _ in range(5_000):
+            member.now += 5.0
+            member.archiver.look()
+            while member.is_busy:
+                member.calls.get(timeout=seconds(20))()
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    assert pauses[:4] == [10.0, 20.0, 40.0, 80.0]
+    assert pauses[-1] == archive.LONGEST_RETRY_SECONDS
+    member.now += archive.LONGEST_RETRY_SECONDS
+    member.settle()
+    assert member.archiver._base_pause == archive.RETRY_SECONDS
 
 
 def retained(member: Member, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
