@@ -75,7 +75,7 @@ class SharedTables:
                 with self._writing:
                     self._put(applied, log, changes)
             except lmdb.MapFullError as error:
-                if not self._grow():
+                if not self._grow() and not self._give_up_copies():
                     return OSError(errno.ENOSPC, f"{self._path}: {error}")
             except (MemoryError, lmdb.MemoryError):
                 return OSError(errno.ENOMEM, f"{self._path}: {os.strerror(errno.ENOMEM)}")
@@ -136,7 +136,7 @@ class SharedTables:
 
         Reads and commits go on, which LMDB's own copy would keep waiting: a read transaction keeps the pages
         of that commit from being reused, and the kernel copies them out of the file. OSError (EAGAIN) when
-        the copy was cancelled, because the map had to grow, the disk is full, the file grew by too much
+        the copy was cancelled, because the map or the disk is full, the file grew by too much
         meanwhile (`COPY_GROWTH_BYTES`), or the state was replaced or closed: try again.
         """
         with self._writing:  # between two commits the two meta pages belong to the last one
