@@ -136,8 +136,8 @@ class SharedTables:
 
         Reads and commits go on, which LMDB's own copy would keep waiting: a read transaction keeps the pages
         of that commit from being reused, and the kernel copies them out of the file. OSError (EAGAIN) when
-        the copy was cancelled, because the map or the disk is full, the file grew by too much
-        meanwhile (`COPY_GROWTH_BYTES`), or the state was replaced or closed: try again.
+        the copy was cancelled, because the map had to grow, the map or the disk is full, the file grew by too
+        much meanwhile (`COPY_GROWTH_BYTES`), or the state was replaced or closed: try again.
         """
         with self._writing:  # between two commits the two meta pages belong to the last one
             if self._closed:

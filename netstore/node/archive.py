@@ -8,6 +8,7 @@ What is older than asked for is removed (`disk.archiveretention`).
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from netstore.disk.archivefile import Base
     from netstore.disk.threads import CallSoon
     from netstore.raft.entry import Entry
     from netstore.raft.log import Log as RaftLog
@@ -56,6 +58,9 @@ LONG_SECONDS: Final = 600.0
 BASE_ENTRIES: Final = 1_000_000
 """Entries after which the state is archived again, so that half a minute of replay leads to every point."""
 
+SPARE_BYTES: Final = 64 << 20
+"""Free disk space that a state must leave: entries go to the same folder."""
+
 RETENTION_SECONDS: Final = 60.0
 """Old files are looked for no more often, and else each thousandth of the time that they are kept."""
 
@@ -71,6 +76,9 @@ class Source(Protocol):
 
     def copy_to(self, file: int) -> Index:
         """Write a consistent copy to a file descriptor; its applied index. Blocks."""
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the file, which a copy has too, and of its pages that are in use."""
 
 
 class Archiver:
@@ -119,6 +127,8 @@ class Archiver:
         self._base_retry_at = 0.0
         self._base_pause = RETRY_SECONDS
         """How long after the next failure a state is tried again."""
+        self._no_base = ""
+        """Why the last attempt to archive a state failed; empty if it did not."""
         self._base_at = 0
         """Index of the newest archived state."""
         self._removes = False
@@ -180,15 +190,20 @@ class Archiver:
         writer = self._writer
         if writer is None:
             return []
+        found = []
         if self._damage:
-            return [f"the archive is damaged, and nothing is restored across that: {self._damage}"]
+            found.append(f"the archive is damaged, and nothing is restored across that: {self._damage}")
         seconds = self._monotonic() - self._beside_since
         if (self._makes_base or self._removes) and seconds > LONG_SECONDS:
             what = "a state is being archived" if self._makes_base else "old files are being removed"
-            return [f"{what} for {seconds:.0f} s so far: {self.folder} does not answer, or is slow"]
+            found.append(f"{what} for {seconds:.0f} s so far: {self.folder} does not answer, or is slow")
+        if self._no_base:
+            found.append(f"the state is not archived: {self._no_base}")
         if self._not_removed:
-            return [f"old files of the archive are not removed: {self._not_removed}"]
-        return [f"the files of the archive are not merged: {writer.not_merged}"] if writer.not_merged else []
+            found.append(f"old files of the archive are not removed: {self._not_removed}")
+        if writer.not_merged:
+            found.append(f"the files of the archive are not merged: {writer.not_merged}")
+        return found
 
     def needed(self) -> Index | None:
         """Entries after this one should stay in the log, if they fit: they are about to be archived. None:
@@ -378,7 +393,7 @@ class Archiver:
         if failure is not None:
             self._base_made(failure)
             return
-        work = partial(writer.add_base, self._source.copy_to)
+        work = partial(_add_base, writer, self._source.copy_to, self._source.sizes()[0])
         failure = start_thread(partial(self._run, work, self._base_made), "archive-state")
         if failure is not None:
             self._base_made(failure)
@@ -388,13 +403,22 @@ class Archiver:
         if isinstance(outcome, Exception):
             self._base_retry_at = self._monotonic() + self._base_pause
             self._base_pause = min(2 * self._base_pause, LONGEST_RETRY_SECONDS)
-            self._failed(outcome)
+            self._base_failed(_in_words(outcome))
             return
-        self.problem = ""
+        self._no_base = ""
         self._base_pause = RETRY_SECONDS
         self._is_state_old = False
         self._base_at = outcome.applied  # type: ignore[attr-defined]  # a `Base`
         self._log.info("state_archived", index=self._base_at)
+
+    def _base_failed(self, problem: str) -> None:
+        if problem != self._no_base:
+            self._no_base = problem
+            self._log.warning(
+                "archive_state_not_written",
+                error=problem,
+                fix="mend what the error names, such as a full disk; entries are archived meanwhile",
+            )
 
     # --- old files
 
@@ -429,6 +453,19 @@ class Archiver:
             self._log.info("archive_files_removed", files=outcome.removed, oldest=self.oldest)
         if self._writer is not None:
             self._tell_damage(self._writer)
+
+
+def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) -> Base:
+    """Archive a state of so many bytes. NetstoreError, with nothing written, if that would leave no room for
+    entries. Blocks.
+    """
+    free, needed = shutil.disk_usage(writer.listing.folder).free, size + SPARE_BYTES
+    if free < needed:
+        raise NetstoreError(
+            f"{writer.listing.folder}: no room for a state: {free} bytes are free, and {needed} are needed:"
+            " free space, or name a folder on a larger disk"
+        )
+    return writer.add_base(copy)
 
 
 def _in_words(error: Exception) -> str:

@@ -47,6 +47,9 @@ class Source:
         os.write(file, b"state")
         return Index(self.index)
 
+    def sizes(self) -> tuple[int, int]:
+        return 5, 5
+
 
 class Member:
     """A log, and an archiver whose threads report to a queue."""
@@ -446,6 +449,24 @@ def test_a_state_that_fails_is_tried_again_after_longer_and_longer_pauses(
     member.now += archive.LONGEST_RETRY_SECONDS
     member.settle()
     assert member.archiver._base_pause == archive.RETRY_SECONDS
+
+
+def test_a_folder_without_room_for_a_state_is_left_to_the_entries(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(member.source, "sizes", lambda: (1 << 62, 5))
+        member.look()
+        member.now += 6.0
+        member.look()
+        (problem,) = member.archiver.problems()
+        assert problem.startswith(f"the state is not archived: {member.folder}: no room for a state: ")
+        assert (member.source.copies, member.stored(), member.archiver.needed()) == (0, [1, 2], 2)
+    member.now += archive.RETRY_SECONDS
+    member.settle()
+    assert (member.archiver.problems(), member.source.copies) == ([], 1)
 
 
 def retained(member: Member, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
