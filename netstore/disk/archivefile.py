@@ -341,6 +341,8 @@ class ArchiveWriter:
         """So many files are added before merging is tried again."""
         self.newest: Entry | None = None
         """The last entry that was there when it was opened."""
+        self.newest_wall = 0
+        """The time of the last one that has one, then; 0 if none has."""
         self.listing = Listing(folder)
         self.damaged: dict[Path, str] = {}
         """Files that turned out to be damaged, and what is wrong."""
@@ -374,6 +376,7 @@ class ArchiveWriter:
             writer.listing = listing(folder)
             if not (writer.listing.parts or writer.listing.bases):
                 writer._claim()
+            writer.newest_wall = _last_wall(writer.listing)
         except BaseException:
             os.close(lock)
             raise
@@ -516,6 +519,15 @@ class ArchiveWriter:
         with self._changing:
             self.listing.parts[-len(run) :] = [merged]
         _remove(part.path for part in run)
+
+
+def _last_wall(found: Listing) -> int:
+    """The time of the last entry that has one; 0 if none has. Damaged files are passed over."""
+    for part in reversed(found.parts):
+        with suppress(CorruptData):
+            if read_head(part.path).latest:
+                return [wall for _, wall in read_entries(part.path) if wall][-1]
+    return 0
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from netstore.disk.archivefile import ArchiveWriter, Listing
-from netstore.disk.archiveretention import Outcome, Retention
+from netstore.disk.archiveretention import Outcome, Pace, Retention
 from netstore.disk.threads import report, start_thread
 from netstore.errors import NetstoreError
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
@@ -133,6 +133,10 @@ class Archiver:
         """Index of the newest archived state."""
         self._removes = False
         self._remove_at = 0.0
+        self._pace: Pace | None = None
+        """None until a time is known to begin with."""
+        self._is_ahead = False
+        """It was told that the clock went ahead."""
         self._not_removed = ""
         """Why the last attempt to remove old files failed; empty if it did not."""
         self._is_state_old = False
@@ -346,6 +350,8 @@ class Archiver:
         found = writer.listing
         self.archived = Index(found.last)
         self._newest = writer.newest
+        if writer.newest_wall:
+            self._pace = Pace(min(writer.newest_wall, self._wall()), self._monotonic())
         self._base_at = max((base.applied for base in found.bases), default=0)
         self._log.info("archive_opened", folder=str(self.folder), last=self.archived, gaps=len(found.gaps))
         self._tell_damage(writer)
@@ -425,13 +431,31 @@ class Archiver:
     def _remove(self, retention: Retention) -> None:
         self._removes = True
         self._beside_since = self._monotonic()
-        # An idle member keeps what leads to its last entries; so does one whose clock is ahead.
-        until = min(self._wall(), self.wall)
-        since = until - round(self.keep_seconds * 1e9) if self.keep_seconds and self.wall else 0
-        work = partial(retention.run, max(since, 0), until)
+        until = self._until() if self.keep_seconds and self.wall else 0
+        since = max(0, until - round(self.keep_seconds * 1e9))
+        work = partial(retention.run, since, until)
         failure = start_thread(partial(self._run, work, self._removed), "archive-retention")
         if failure is not None:
             self._removed(failure)
+
+    def _until(self) -> int:
+        """The time that ages are told by."""
+        # An idle member keeps what leads to its last entries; so does one whose clock is ahead.
+        wall, now = min(self._wall(), self.wall), self._monotonic()
+        if self._pace is None:
+            self._pace = Pace(wall, now)
+        until = self._pace.read(wall, now, self.keep_seconds)
+        seconds = self._pace.ahead_seconds(wall, now)
+        is_ahead = seconds > max(RETENTION_SECONDS, self.keep_seconds / 100)
+        if is_ahead and not self._is_ahead:
+            self._log.warning(
+                "archive_clock_went_ahead",
+                seconds=round(seconds),
+                fix="none needed if the clock is right, or the member did not run: old files stay for up to"
+                " as long as they are kept; else set the clock",
+            )
+        self._is_ahead = is_ahead
+        return until
 
     def _removed(self, outcome: Outcome | Exception) -> None:
         self._removes = False

@@ -57,6 +57,8 @@ class Member:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, store: str = "5a") -> None:
         self.now = 100.0
         self.wall = 10**6
+        self.ahead = 0
+        """Nanoseconds that the times of new entries are ahead."""
         self.calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self.raft = RaftLog(Index(0), Term(0), [])
         self.source = Source()
@@ -79,7 +81,7 @@ class Member:
         """Append and apply so many entries."""
         first = self.raft.last + 1
         entries = [
-            Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"x" * size, wall=index))
+            Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"x" * size, wall=index + self.ahead))
             for index in range(first, first + number)
         ]
         self.raft.append(entries)
@@ -525,6 +527,50 @@ def test_nothing_is_removed_where_all_is_kept_or_the_clock_is_ahead(
     member.wall = 10**18
     remove_now(member)
     assert (member.archiver.removed, member.archiver.oldest, len(member.archiver.listing.parts)) == (0, 1, 5)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_goes_ahead_removes_nothing_before_its_time(
+    member: Member, monkeypatch: pytest.MonkeyPatch, *, restarted: bool
+) -> None:
+    retained(member, monkeypatch)
+    member.wall = 10**18
+    keep = member.archiver.keep_seconds = 1_000.0
+    for _ in range(4):
+        member.write(10)
+        member.settle()
+        remove_now(member)
+    log = member.archiver._log
+    if restarted:
+        assert member.archiver._writer is not None
+        member.archiver._writer.close()
+        raft, source, now = member.raft, member.source, member.now
+        member = Member(member.folder, monkeypatch)
+        member.raft, member.source, member.now, member.wall = raft, source, now, 10**18
+        member.archiver._raft, member.archiver._source, member.archiver._log = raft, source, log
+        member.archiver.keep_seconds = keep
+        member.look()
+    member.ahead = 30 * 86400 * 10**9
+    told: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda event, **_: told.append(event))
+    for _ in range(3):
+        member.write(10)
+        member.settle()
+        remove_now(member)
+    member.settle()
+    assert told == ["archive_clock_went_ahead"]
+    assert member.archiver.removed == 0
+    assert member.stored() == list(range(1, 71))
+    member.archiver._base_at = -archive.BASE_ENTRIES  # a state that leads to what follows
+    member.look()
+    member.now += keep
+    remove_now(member)
+    member.now += keep
+    member.write(10)
+    member.settle()
+    remove_now(member)
+    assert member.archiver.removed, "it is believed"
+    assert told == ["archive_clock_went_ahead"]
 
 
 def test_files_that_cannot_be_removed_are_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
