@@ -262,7 +262,10 @@ class Archiver:
             return False
         if raft.applied < at:
             return False
-        is_same = not writer.is_others if at < raft.compacted else raft.term(at) == newest.term
+        # A term alone does not tell two stores apart.
+        is_same = at > raft.compacted or not writer.is_others
+        if is_same and at >= raft.compacted:
+            is_same = raft.term(at) == newest.term
         if is_same and at > raft.compacted:
             is_same = raft.between(at, at) == [newest]
         if not is_same:
