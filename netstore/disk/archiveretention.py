@@ -125,6 +125,7 @@ class Retention:
                 self._writer.damaged.setdefault(state, str(error))
                 return False
             self._verified = state
+            self._writer.damaged.pop(state, None)  # it could not be read before
         return True
 
 

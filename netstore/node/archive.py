@@ -138,7 +138,7 @@ class Archiver:
         self._is_ahead = False
         """It was told that the clock went ahead."""
         self._not_removed = ""
-        """Why the last attempt to remove old files failed; empty if it did not."""
+        """Why removing old files, or finding the oldest time, failed the last time; empty if it did not."""
         self._is_state_old = False
         """All that is archived since the newest state is older than what is kept."""
         self.removed = 0
@@ -204,7 +204,10 @@ class Archiver:
         if self._no_base:
             found.append(f"the state is not archived: {self._no_base}")
         if self._not_removed:
-            found.append(f"old files of the archive are not removed: {self._not_removed}")
+            what = "old files of the archive are not removed"
+            if not self.keep_seconds:
+                what = "how far back the archive leads is not known"
+            found.append(f"{what}: {self._not_removed}")
         if writer.not_merged:
             found.append(f"the files of the archive are not merged: {writer.not_merged}")
         return found
@@ -467,9 +470,10 @@ class Archiver:
             self._remove_at = self._monotonic() + pause
             self._not_removed = _in_words(outcome)
             self._log.warning(
-                "archive_not_removed",
+                "archive_not_removed" if self.keep_seconds else "archive_oldest_unknown",
                 error=self._not_removed,
-                fix="mend what the error names; the archive grows meanwhile",
+                fix="mend what the error names"
+                + ("; the archive grows meanwhile" if self.keep_seconds else ""),
             )
             return
         self._not_removed = ""

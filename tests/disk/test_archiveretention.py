@@ -167,19 +167,24 @@ def test_files_without_times_and_unreadable_ones_are_passed_over(writer: Archive
     assert retention.run(75, NOW) == Outcome(1 + 5)
 
 
+@pytest.mark.parametrize("read_again", [False, True])
 def test_a_damaged_state_is_told_and_what_is_older_stays(
-    writer: ArchiveWriter, monkeypatch: pytest.MonkeyPatch
+    writer: ArchiveWriter, monkeypatch: pytest.MonkeyPatch, *, read_again: bool
 ) -> None:
     def damaged(path: Path) -> None:
         raise StateDamaged(f"{path}: a page is damaged")
 
-    retention = filled(writer, 0, 50, 80)
+    retention = filled(writer, *((0, 50, 58, 90) if read_again else (0, 50, 80)))
     with monkeypatch.context() as patched:
         patched.setattr(archiveretention, "verify", damaged)
         assert retention.run(55, NOW) == Outcome()
-    assert held(writer) == ([0, 50, 80], [*range(1, 100, 10)])
+    assert held(writer)[1] == [*range(1, 100, 10)]
     ((path, words),) = writer.damaged.items()
     assert (path.name, "a page is damaged" in words) == ("0000000000000032.state", True)
+    if read_again:
+        assert retention.run(55, NOW) == Outcome(1 + 5)
+        assert writer.damaged == {}, "it could not be read at that time"
+        return
     assert retention.run(85, NOW) == Outcome(2 + 8, is_state_old=True), "the next one is good"
     assert writer.damaged == {}
 

@@ -13,6 +13,7 @@ import pytest
 
 from netstore.disk import archivefile, archiveretention
 from netstore.disk.archivefile import ArchiveWriter, listing, read_entries
+from netstore.errors import NetstoreError
 from netstore.node import archive
 from netstore.node.archive import Archiver
 from netstore.raft.entry import Entry, EntryKind
@@ -572,6 +573,25 @@ def test_a_clock_that_goes_ahead_removes_nothing_before_its_time(
     remove_now(member)
     assert member.archiver.removed, "it is believed"
     assert told == ["archive_clock_went_ahead"]
+
+
+def test_an_oldest_file_that_cannot_be_read_is_told_where_nothing_is_removed(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(path: Path, *_: object) -> None:
+        raise NetstoreError(f"{path.name}: cannot be read: Input/output error")
+
+    member.look()
+    member.write(3)
+    member.settle()
+    with monkeypatch.context() as patched:
+        patched.setattr(archiveretention, "read_head", refusing)
+        remove_now(member)
+    (problem,) = member.archiver.problems()
+    assert problem.startswith("how far back the archive leads is not known: ")
+    assert problem.endswith(".entries: cannot be read: Input/output error")
+    remove_now(member)
+    assert (member.archiver.problems(), member.archiver.oldest) == ([], 1)
 
 
 def test_files_that_cannot_be_removed_are_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
