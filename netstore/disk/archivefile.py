@@ -206,12 +206,12 @@ def wall_of(entry: Entry) -> int:
         return 0
 
 
-def listing(folder: Path) -> Listing:
-    """The files of an archive. NetstoreError if the folder cannot be read."""
+def listing(folder: Path, passed_over: Collection[Path] = ()) -> Listing:
+    """The files of an archive, but these. NetstoreError if the folder cannot be read."""
     found: list[Part] = []
     result = Listing(folder)
     try:
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.iterdir() if path not in passed_over)
     except OSError as error:
         raise NetstoreError(f"{folder}: {error.strerror}: name the folder of an archive") from None
     for name in names:
@@ -335,12 +335,16 @@ class ArchiveWriter:
         """Held while the listing is changed."""
         self._rewriting = threading.Lock()
         """Held while files are merged or removed, because a file is not removed while it is merged."""
+        self._is_tidy = False
+        """Nothing is left to do of `tidy`."""
         self._new_files = 0
         """Since the folder was listed."""
         self._merge_pause = 0
         """So many files are added before merging is tried again."""
         self.newest: Entry | None = None
         """The last entry that was there when it was opened."""
+        self.newest_wall = 0
+        """The time of the last one that has one, then; 0 if none has."""
         self.listing = Listing(folder)
         self.damaged: dict[Path, str] = {}
         """Files that turned out to be damaged, and what is wrong."""
@@ -349,13 +353,13 @@ class ArchiveWriter:
 
     @classmethod
     def open(cls, folder: Path, cluster: ClusterId, store: str) -> ArchiveWriter:
-        """Lock the folder, which is made if it is missing, and remove what a crash left in it. A last file
-        that is damaged is renamed: its entries are archived anew, or become a gap. NetstoreError if another
-        process uses the folder, or another cluster did.
+        """Lock the folder, which is made if it is missing. A last file that is damaged is left out of the
+        listing: its entries are archived anew, or become a gap. NetstoreError if another process uses the
+        folder, or another cluster did.
 
         `store` tells this store from another one with the same cluster id (`datadir.DataDir.instance`). An
         empty folder becomes its archive; whether one with files is, is for the caller to find out, by
-        `is_others` and `newest`, before anything is added.
+        `is_others` and `newest`, before anything is added. No file is changed before that.
         """
         writer = cls(folder, cluster, store)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -370,10 +374,9 @@ class ArchiveWriter:
             writer.listing = listing(folder)
             writer._read_identity()
             writer._find_newest()
-            _remove([*writer.listing.needless, *writer.listing.unfinished])
-            writer.listing = listing(folder)
-            if not (writer.listing.parts or writer.listing.bases):
+            if not (writer.listing.parts or writer.listing.bases or writer.damaged):
                 writer._claim()
+            writer.newest_wall = _last_wall(writer.listing)
         except BaseException:
             os.close(lock)
             raise
@@ -414,19 +417,33 @@ class ArchiveWriter:
             try:
                 *_, newest = read_entries(path, self._cluster)
             except CorruptData as error:
-                aside = path.with_name(path.name + _DAMAGED)
-                _rename(path, aside)
-                self.damaged[aside] = f"{error}; it was renamed to {aside.name}"
-                self.listing = listing(self._folder)
+                self.damaged[path] = str(error)
+                self.listing = listing(self._folder, self.damaged)
             else:
                 self.newest = newest.entry
                 return
+
+    def tidy(self) -> None:
+        """Remove what a crash left, and rename last files that were found damaged, once it is not in doubt
+        whose archive this is. Part of the first `add` or `add_base`.
+        """
+        with self._changing:
+            if self._is_tidy:
+                return
+            for path in [path for path in self.damaged if path.suffix != _DAMAGED]:
+                aside = path.with_name(path.name + _DAMAGED)
+                _rename(path, aside)
+                self.damaged[aside] = f"{self.damaged.pop(path)}; it was renamed to {aside.name}"
+            _remove([*self.listing.needless, *self.listing.unfinished])
+            self.listing = listing(self._folder)
+            self._is_tidy = True
 
     def add(self, entries: Sequence[Entry]) -> int:
         """Archive these consecutive entries, which come after all that were archived; the time of the last
         one that has one, or 0. Merges small files; where that fails, they stay as they are (`not_merged`).
         """
         archived = [Archived(entry, wall_of(entry)) for entry in entries]
+        self.tidy()
         self._claim()
         part = self._write(archived)
         with self._changing:
@@ -450,6 +467,7 @@ class ArchiveWriter:
 
     def add_base(self, copy: Callable[[int], Index]) -> Base:
         """Archive a state: `copy` writes it to a file descriptor, and returns up to which entry it goes."""
+        self.tidy()
         part = self._folder / _STATE_PART
         with _unfinished(part) as file:
             index = copy(file)
@@ -516,6 +534,15 @@ class ArchiveWriter:
         with self._changing:
             self.listing.parts[-len(run) :] = [merged]
         _remove(part.path for part in run)
+
+
+def _last_wall(found: Listing) -> int:
+    """The time of the last entry that has one; 0 if none has. Damaged files are passed over."""
+    for part in reversed(found.parts):
+        with suppress(CorruptData):
+            if read_head(part.path).latest:
+                return [wall for _, wall in read_entries(part.path) if wall][-1]
+    return 0
 
 
 @contextmanager

@@ -22,6 +22,40 @@ REMOVED_FILES: Final = 100
 """Files that are removed in one round: meanwhile none are merged."""
 
 
+class Pace:
+    """The time that ages are told by: no reading is further ahead of the one before than time has passed.
+
+    A clock may be set ahead, and one write then has a time in the future. What was written before would be
+    old at once. A reading that is too far ahead is believed once it was so for as long as files are kept: by
+    then all that was archived before is old in truth. Until then time goes on from the reading before it.
+    """
+
+    def __init__(self, wall: int, now: float) -> None:
+        """From this reading, in nanoseconds since 1970, at a time of the monotonic clock in seconds."""
+        self._believed = (wall, now)
+        self._ahead: tuple[int, float] | None = None
+        """The first reading that was too far ahead, and when, while they are."""
+
+    def read(self, wall: int, now: float, keep_seconds: float) -> int:
+        """The time, of a reading."""
+        if self._ahead is not None and now - self._ahead[1] >= keep_seconds:
+            self._believed, self._ahead = self._ahead, None
+        most = self._at(now)
+        if wall <= most:
+            self._ahead = None
+            return wall
+        self._ahead = self._ahead or (wall, now)
+        return most
+
+    def ahead_seconds(self, wall: int, now: float) -> float:
+        """How much further ahead a reading is than time has passed."""
+        return max(0.0, (wall - self._at(now)) / 1e9)
+
+    def _at(self, now: float) -> int:
+        wall, at = self._believed
+        return wall + round((now - at) * 1e9)
+
+
 class Outcome(NamedTuple):
     """What a round did."""
 
@@ -91,6 +125,7 @@ class Retention:
                 self._writer.damaged.setdefault(state, str(error))
                 return False
             self._verified = state
+            self._writer.damaged.pop(state, None)  # it could not be read before
         return True
 
 

@@ -34,8 +34,10 @@ FULL_BYTES: Final = 1 << 20
 """A commit that fails while there is less free space than this is taken for a full disk."""
 
 COPY_GROWTH_BYTES: Final = 256 << 20
-"""By so much, or by its own size if that is more, the file grows while a copy is under way; then it is given
-up. A reader that stands still would otherwise let the file grow to its limit, and no file of LMDB shrinks.
+"""While a copy is under way the file may grow to the pages in use when it began, and by as much again or by
+this, whichever is more; one that is larger already does not grow. The commit that takes the file beyond that
+gives up the copy. A reader that stands still would otherwise let the file grow to its limit, and no file of
+LMDB shrinks. The size of the file when the copy begins would let each new attempt double it.
 """
 
 _COPY_PIECE_BYTES: Final = 256 * 1024
@@ -56,8 +58,8 @@ class SharedTables:
         self.reading = threading.RLock()
         self._writing = threading.Lock()
         self._copies: dict[lmdb.Transaction, int] = {}
-        """Read transactions of copies that are under way and not cancelled, with the bytes of the file when
-        each was begun.
+        """Read transactions of copies that are under way and not cancelled, with the bytes beyond which the
+        file may not grow for each.
         """
         self._tracker: Tracker | None = None
         self._generation = 0
@@ -73,7 +75,7 @@ class SharedTables:
                 with self._writing:
                     self._put(applied, log, changes)
             except lmdb.MapFullError as error:
-                if not self._grow():
+                if not self._grow() and not self._give_up_copies():
                     return OSError(errno.ENOSPC, f"{self._path}: {error}")
             except (MemoryError, lmdb.MemoryError):
                 return OSError(errno.ENOMEM, f"{self._path}: {os.strerror(errno.ENOMEM)}")
@@ -95,8 +97,8 @@ class SharedTables:
         self.tables.write(applied, log, changes, self._tracker)
         if self._copies:
             size = self._bytes()
-            for copy, begun in list(self._copies.items()):
-                if size - begun > max(COPY_GROWTH_BYTES, begun):
+            for copy, most in list(self._copies.items()):
+                if size > most:
                     del self._copies[copy]
                     copy.abort()
 
@@ -134,15 +136,15 @@ class SharedTables:
 
         Reads and commits go on, which LMDB's own copy would keep waiting: a read transaction keeps the pages
         of that commit from being reused, and the kernel copies them out of the file. OSError (EAGAIN) when
-        the copy was cancelled, because the map had to grow, the disk is full, the file grew by too much
-        meanwhile (`COPY_GROWTH_BYTES`), or the state was replaced or closed: try again.
+        the copy was cancelled, because the map had to grow, the map or the disk is full, the file grew by too
+        much meanwhile (`COPY_GROWTH_BYTES`), or the state was replaced or closed: try again.
         """
         with self._writing:  # between two commits the two meta pages belong to the last one
             if self._closed:
                 raise OSError(errno.EAGAIN, f"{self._path}: closed")
             applied = self.tables.summary.applied
             page = self.tables.env.stat()["psize"]
-            end = self._bytes()
+            end, used = self.tables.pages()
             source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 metas = memoryview(os.pread(source, 2 * page, 0))
@@ -150,7 +152,7 @@ class SharedTables:
             except BaseException:
                 os.close(source)
                 raise
-            self._copies[copy] = end
+            self._copies[copy] = max(end, used + max(COPY_GROWTH_BYTES, used))
         at = len(metas)
         try:
             while metas:

@@ -8,11 +8,12 @@ What is older than asked for is removed (`disk.archiveretention`).
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from netstore.disk.archivefile import ArchiveWriter, Listing
-from netstore.disk.archiveretention import Outcome, Retention
+from netstore.disk.archiveretention import Outcome, Pace, Retention
 from netstore.disk.threads import report, start_thread
 from netstore.errors import NetstoreError
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from netstore.disk.archivefile import Base
     from netstore.disk.threads import CallSoon
     from netstore.raft.entry import Entry
     from netstore.raft.log import Log as RaftLog
@@ -42,6 +44,11 @@ DUE_ENTRIES: Final = 1_000
 RETRY_SECONDS: Final = 10.0
 """Between two attempts after a failure."""
 
+LONGEST_RETRY_SECONDS: Final = 3600.0
+"""Between two attempts to archive a state, after failures: the pause doubles up to this, since each attempt
+copies the state.
+"""
+
 SLOW_SECONDS: Final = 60.0
 """A write that takes longer is told as a problem."""
 
@@ -50,6 +57,9 @@ LONG_SECONDS: Final = 600.0
 
 BASE_ENTRIES: Final = 1_000_000
 """Entries after which the state is archived again, so that half a minute of replay leads to every point."""
+
+SPARE_BYTES: Final = 64 << 20
+"""Free disk space that a state must leave: entries go to the same folder."""
 
 RETENTION_SECONDS: Final = 60.0
 """Old files are looked for no more often, and else each thousandth of the time that they are kept."""
@@ -66,6 +76,9 @@ class Source(Protocol):
 
     def copy_to(self, file: int) -> Index:
         """Write a consistent copy to a file descriptor; its applied index. Blocks."""
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the file, which a copy has too, and of its pages that are in use."""
 
 
 class Archiver:
@@ -112,12 +125,20 @@ class Archiver:
         self._beside_since = 0.0
         """When the state that is made, or the removal that is under way began."""
         self._base_retry_at = 0.0
+        self._base_pause = RETRY_SECONDS
+        """How long after the next failure a state is tried again."""
+        self._no_base = ""
+        """Why the last attempt to archive a state failed; empty if it did not."""
         self._base_at = 0
         """Index of the newest archived state."""
         self._removes = False
         self._remove_at = 0.0
+        self._pace: Pace | None = None
+        """None until a time is known to begin with."""
+        self._is_ahead = False
+        """It was told that the clock went ahead."""
         self._not_removed = ""
-        """Why the last attempt to remove old files failed; empty if it did not."""
+        """Why removing old files, or finding the oldest time, failed the last time; empty if it did not."""
         self._is_state_old = False
         """All that is archived since the newest state is older than what is kept."""
         self.removed = 0
@@ -173,15 +194,23 @@ class Archiver:
         writer = self._writer
         if writer is None:
             return []
+        found = []
         if self._damage:
-            return [f"the archive is damaged, and nothing is restored across that: {self._damage}"]
+            found.append(f"the archive is damaged, and nothing is restored across that: {self._damage}")
         seconds = self._monotonic() - self._beside_since
         if (self._makes_base or self._removes) and seconds > LONG_SECONDS:
             what = "a state is being archived" if self._makes_base else "old files are being removed"
-            return [f"{what} for {seconds:.0f} s so far: {self.folder} does not answer, or is slow"]
+            found.append(f"{what} for {seconds:.0f} s so far: {self.folder} does not answer, or is slow")
+        if self._no_base:
+            found.append(f"the state is not archived: {self._no_base}")
         if self._not_removed:
-            return [f"old files of the archive are not removed: {self._not_removed}"]
-        return [f"the files of the archive are not merged: {writer.not_merged}"] if writer.not_merged else []
+            what = "old files of the archive are not removed"
+            if not self.keep_seconds:
+                what = "how far back the archive leads is not known"
+            found.append(f"{what}: {self._not_removed}")
+        if writer.not_merged:
+            found.append(f"the files of the archive are not merged: {writer.not_merged}")
+        return found
 
     def needed(self) -> Index | None:
         """Entries after this one should stay in the log, if they fit: they are about to be archived. None:
@@ -236,7 +265,10 @@ class Archiver:
             return False
         if raft.applied < at:
             return False
-        is_same = not writer.is_others if at < raft.compacted else raft.term(at) == newest.term
+        # A term alone does not tell two stores apart.
+        is_same = at > raft.compacted or not writer.is_others
+        if is_same and at >= raft.compacted:
+            is_same = raft.term(at) == newest.term
         if is_same and at > raft.compacted:
             is_same = raft.between(at, at) == [newest]
         if not is_same:
@@ -324,6 +356,8 @@ class Archiver:
         found = writer.listing
         self.archived = Index(found.last)
         self._newest = writer.newest
+        if writer.newest_wall:
+            self._pace = Pace(min(writer.newest_wall, self._wall()), self._monotonic())
         self._base_at = max((base.applied for base in found.bases), default=0)
         self._log.info("archive_opened", folder=str(self.folder), last=self.archived, gaps=len(found.gaps))
         self._tell_damage(writer)
@@ -371,7 +405,7 @@ class Archiver:
         if failure is not None:
             self._base_made(failure)
             return
-        work = partial(writer.add_base, self._source.copy_to)
+        work = partial(_add_base, writer, self._source.copy_to, self._source.sizes()[0])
         failure = start_thread(partial(self._run, work, self._base_made), "archive-state")
         if failure is not None:
             self._base_made(failure)
@@ -379,26 +413,55 @@ class Archiver:
     def _base_made(self, outcome: object) -> None:
         self._makes_base = False
         if isinstance(outcome, Exception):
-            self._base_retry_at = self._monotonic() + RETRY_SECONDS
-            self._failed(outcome)
+            self._base_retry_at = self._monotonic() + self._base_pause
+            self._base_pause = min(2 * self._base_pause, LONGEST_RETRY_SECONDS)
+            self._base_failed(_in_words(outcome))
             return
-        self.problem = ""
+        self._no_base = ""
+        self._base_pause = RETRY_SECONDS
         self._is_state_old = False
         self._base_at = outcome.applied  # type: ignore[attr-defined]  # a `Base`
         self._log.info("state_archived", index=self._base_at)
+
+    def _base_failed(self, problem: str) -> None:
+        if problem != self._no_base:
+            self._no_base = problem
+            self._log.warning(
+                "archive_state_not_written",
+                error=problem,
+                fix="mend what the error names, such as a full disk; entries are archived meanwhile",
+            )
 
     # --- old files
 
     def _remove(self, retention: Retention) -> None:
         self._removes = True
         self._beside_since = self._monotonic()
-        # An idle member keeps what leads to its last entries; so does one whose clock is ahead.
-        until = min(self._wall(), self.wall)
-        since = until - round(self.keep_seconds * 1e9) if self.keep_seconds and self.wall else 0
-        work = partial(retention.run, max(since, 0), until)
+        until = self._until() if self.keep_seconds and self.wall else 0
+        since = max(0, until - round(self.keep_seconds * 1e9))
+        work = partial(retention.run, since, until)
         failure = start_thread(partial(self._run, work, self._removed), "archive-retention")
         if failure is not None:
             self._removed(failure)
+
+    def _until(self) -> int:
+        """The time that ages are told by."""
+        # An idle member keeps what leads to its last entries; so does one whose clock is ahead.
+        wall, now = min(self._wall(), self.wall), self._monotonic()
+        if self._pace is None:
+            self._pace = Pace(wall, now)
+        until = self._pace.read(wall, now, self.keep_seconds)
+        seconds = self._pace.ahead_seconds(wall, now)
+        is_ahead = seconds > max(RETENTION_SECONDS, self.keep_seconds / 100)
+        if is_ahead and not self._is_ahead:
+            self._log.warning(
+                "archive_clock_went_ahead",
+                seconds=round(seconds),
+                fix="none needed if the clock is right, or the member did not run: old files stay for up to"
+                " as long as they are kept; else set the clock",
+            )
+        self._is_ahead = is_ahead
+        return until
 
     def _removed(self, outcome: Outcome | Exception) -> None:
         self._removes = False
@@ -407,9 +470,10 @@ class Archiver:
             self._remove_at = self._monotonic() + pause
             self._not_removed = _in_words(outcome)
             self._log.warning(
-                "archive_not_removed",
+                "archive_not_removed" if self.keep_seconds else "archive_oldest_unknown",
                 error=self._not_removed,
-                fix="mend what the error names; the archive grows meanwhile",
+                fix="mend what the error names"
+                + ("; the archive grows meanwhile" if self.keep_seconds else ""),
             )
             return
         self._not_removed = ""
@@ -420,6 +484,19 @@ class Archiver:
             self._log.info("archive_files_removed", files=outcome.removed, oldest=self.oldest)
         if self._writer is not None:
             self._tell_damage(self._writer)
+
+
+def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) -> Base:
+    """Archive a state of so many bytes. NetstoreError, with nothing written, if that would leave no room for
+    entries. Blocks.
+    """
+    free, needed = shutil.disk_usage(writer.listing.folder).free, size + SPARE_BYTES
+    if free < needed:
+        raise NetstoreError(
+            f"{writer.listing.folder}: no room for a state: {free} bytes are free, and {needed} are needed:"
+            " free space, or name a folder on a larger disk"
+        )
+    return writer.add_base(copy)
 
 
 def _in_words(error: Exception) -> str:

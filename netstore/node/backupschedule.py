@@ -5,8 +5,9 @@ removes old ones, and runs a command that takes it off the machine.
     FOLDER/backup-CLUSTER-MEMBER-*.part                             being written (`backup`)
 
 A file gets its name only when it was verified (`fullbackup`), by a rename, and is on stable storage then. Of
-this member's files the newest by the time in their names are kept, and the last one that was made; those of
-other members and clusters are never touched, so that they can share a folder. The folder is not made: one
+this member's files the newest by the time in their names are kept, and the last one that was made; a time in
+the future, of a clock that was ahead, counts as the oldest. Those of other members and clusters are never
+touched, so that they can share a folder. The folder is not made: one
 that is missing is told, because it may be a disk that is not mounted.
 
 Work on files is done in threads and processes; requests never wait for it. Whatever goes wrong is logged, is
@@ -238,13 +239,15 @@ class BackupSchedule:
     def _files(self) -> list[tuple[str, int, Path]]:
         """This member's backups with their times and log indexes, oldest first. The time decides: the index
         starts again when a member begins anew, or goes back when an older data folder was put in its place.
+        Those with a time in the future come first: of a clock that was ahead, they would stay for ever.
         """
         found = []
+        now = _stamp(self._clock.wall())
         for path in self._plan.folder.iterdir():
             match = self._name.fullmatch(path.name)
             if match:
                 found.append((match[1], int(match[2]), path))
-        return sorted(found)
+        return sorted(found, key=lambda each: (each[0] <= now, each))
 
     def _remove_old(self, made: Path) -> None:
         """Remove all but the newest. `made`, the last one, stays also if the clock was set back."""

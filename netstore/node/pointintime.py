@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -25,7 +25,7 @@ from netstore.disk.backupfile import BackupReader, Header
 from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, LmdbEngine
 from netstore.disk.statefile import StateFile
 from netstore.disk.verification import verify
-from netstore.errors import CorruptData, NetstoreError
+from netstore.errors import CorruptData, NetstoreError, StateDamaged
 from netstore.node import fullbackup
 from netstore.node.replay import replay
 from netstore.state.display import format_time
@@ -311,10 +311,13 @@ class _Replayer:
             )
 
     def begin_at(self, found: Listing, base: Base | None) -> None:
-        """Put a state of the archive there, None for that of a new store. StateDamaged if it is damaged."""
+        """Put a state of the archive there, None for that of a new store. StateDamaged if it is damaged;
+        NetstoreError if it was removed since the archive was listed.
+        """
         self.cluster = _cluster_of(found)
         if base is not None:
-            shutil.copyfile(base.path, self._path)
+            with _held_to_be_there(base):
+                shutil.copyfile(base.path, self._path)
             verify(self._path)
         self._open()
         self._load()
@@ -335,7 +338,8 @@ class _Replayer:
 
     def _entries(self, found: Listing, goal: Goal) -> Iterator[Entry]:
         """Those from the next one to apply to the goal, or to the next gap. Where the member that writes the
-        archive has merged a file meanwhile, it goes on in the larger one.
+        archive has merged a file meanwhile, it goes on in the larger one. NetstoreError if the next entry was
+        removed instead, because it became too old to be kept.
         """
         while True:
             first = self.machine.applied + 1
@@ -349,6 +353,9 @@ class _Replayer:
                         yield each.entry
             except FileGone as gone:
                 found = _relisted(found, gone)
+                wanted = self.machine.applied + 1
+                if not any(part.first <= wanted <= part.last for part in found.parts):
+                    raise _removed(f"entry {wanted}") from None
             else:
                 return
 
@@ -415,6 +422,23 @@ class _Replayer:
             self._calls.get()()
 
 
+def _removed(what: str) -> NetstoreError:
+    return NetstoreError(
+        f"{what} of the archive was removed meanwhile, because it is no longer to be kept: run it again"
+    )
+
+
+@contextmanager
+def _held_to_be_there(base: Base) -> Iterator[None]:
+    """A failure to open a state that is gone says so."""
+    try:
+        yield
+    except (OSError, StateDamaged):
+        if base.path.exists():
+            raise
+        raise _removed(f"the state {base.path.name}") from None
+
+
 def _base_for(found: Listing, goal: Goal) -> Base | None:
     """The newest state that is not after the goal; None for the empty one of a new store, if the archive has
     its log from the start. NetstoreError if there is none.
@@ -423,7 +447,7 @@ def _base_for(found: Listing, goal: Goal) -> Base | None:
         if goal.applied is not None and base.applied > goal.applied:
             continue
         if goal.revision is not None:
-            with StateFile(base.path) as state:
+            with _held_to_be_there(base), StateFile(base.path) as state:
                 _, scalars = fullbackup.scalars_of(state.scan)
             if scalars.revision > goal.revision:
                 continue

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.disk import archivefile, archiveretention
-from netstore.disk.archivefile import ArchiveWriter, Base, listing, read_entries, read_head, wall_of
+from netstore.disk.archivefile import (
+    Archived,
+    ArchiveWriter,
+    Base,
+    encode,
+    listing,
+    read_entries,
+    read_head,
+    wall_of,
+)
 from netstore.disk.archiveretention import Retention
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
@@ -217,10 +226,43 @@ def test_a_damaged_last_file_is_set_aside_and_becomes_a_gap(tmp_path: Path) -> N
         damage(part.path)
     writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
     assert (writer.listing.last, writer.newest) == (2, entry(2, 20))
+    assert [path.name[-10:] for path in writer.damaged] == ["04.entries", "03.entries"]
+    writer.add(entries(5, 6))
     assert [path.name[-18:] for path in writer.damaged] == ["04.entries.damaged", "03.entries.damaged"]
     assert all("it was renamed to" in words for words in writer.damaged.values())
-    writer.add(entries(5, 6))
     assert writer.listing.gaps == listing(tmp_path).gaps == [(3, 4)]
+    writer.close()
+
+
+def test_nothing_is_changed_in_an_archive_before_it_is_known_whose_it_is(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    for index in range(1, 4):
+        writer.add(entries(index, index))
+    writer.close()
+    path = writer.listing.parts[-1].path
+    damage(path)
+    (tmp_path / "state.part").touch()
+    encoded = encode(CLUSTER, [Archived(each, 0) for each in entries(1, 2)])
+    (tmp_path / f"{1:016x}-{2:016x}.entries").write_bytes(encoded)
+    before = sorted(tmp_path.iterdir())
+    (tmp_path / "identity").rename(tmp_path.with_name("kept"))
+    with pytest.raises(NetstoreError, match="entries: is of cluster c1, not of c2"):
+        ArchiveWriter.open(tmp_path, ClusterId(0xC2), STORE)
+    tmp_path.with_name("kept").rename(tmp_path / "identity")
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, "another")
+    assert (writer.is_others, writer.newest) == (True, entry(2, 20))
+    writer.close()
+    assert sorted(tmp_path.iterdir()) == before
+    for each in tmp_path.glob("*.entries"):
+        each.write_bytes(b"")
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, "another")
+    assert writer.is_others, "also where no file can be read"
+    writer.close()
+    assert sorted(tmp_path.iterdir()) == before
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    writer.tidy()
+    assert {each.suffix for each in tmp_path.iterdir()} == {"", ".damaged"}
+    assert len(writer.damaged) == len(list(tmp_path.glob("*.entries.damaged"))) == 4
     writer.close()
 
 
@@ -274,6 +316,7 @@ def test_the_listing_goes_along_and_the_folder_is_seldom_listed(
     monkeypatch.setattr(archivefile, "listing", counted)
     monkeypatch.setattr(archivefile, "MERGED_FILES", 3)
     writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    writer.tidy()
     opened = listed
     at = 1
     for number in range(60):
@@ -336,6 +379,7 @@ def test_a_kill_at_every_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.
                     writer.add_base(state(b"s" * 9000, last))
                 if last == 8:
                     Retention(writer).run(since=65, until=1000)
+            writer.tidy()
             Retention(writer).run(since=65, until=1000)
         finally:
             writer.close()

@@ -10,7 +10,7 @@ import pytest
 
 from netstore.disk import archivefile, archiveretention
 from netstore.disk.archivefile import ArchiveWriter, listing
-from netstore.disk.archiveretention import Outcome, Retention, newest_as_old, oldest_instant
+from netstore.disk.archiveretention import Outcome, Pace, Retention, newest_as_old, oldest_instant
 from netstore.errors import NetstoreError, StateDamaged
 from netstore.raft.entry import Entry, EntryKind
 from netstore.state.envelope import seal
@@ -167,19 +167,24 @@ def test_files_without_times_and_unreadable_ones_are_passed_over(writer: Archive
     assert retention.run(75, NOW) == Outcome(1 + 5)
 
 
+@pytest.mark.parametrize("read_again", [False, True])
 def test_a_damaged_state_is_told_and_what_is_older_stays(
-    writer: ArchiveWriter, monkeypatch: pytest.MonkeyPatch
+    writer: ArchiveWriter, monkeypatch: pytest.MonkeyPatch, *, read_again: bool
 ) -> None:
     def damaged(path: Path) -> None:
         raise StateDamaged(f"{path}: a page is damaged")
 
-    retention = filled(writer, 0, 50, 80)
+    retention = filled(writer, *((0, 50, 58, 90) if read_again else (0, 50, 80)))
     with monkeypatch.context() as patched:
         patched.setattr(archiveretention, "verify", damaged)
         assert retention.run(55, NOW) == Outcome()
-    assert held(writer) == ([0, 50, 80], [*range(1, 100, 10)])
+    assert held(writer)[1] == [*range(1, 100, 10)]
     ((path, words),) = writer.damaged.items()
     assert (path.name, "a page is damaged" in words) == ("0000000000000032.state", True)
+    if read_again:
+        assert retention.run(55, NOW) == Outcome(1 + 5)
+        assert writer.damaged == {}, "it could not be read at that time"
+        return
     assert retention.run(85, NOW) == Outcome(2 + 8, is_state_old=True), "the next one is good"
     assert writer.damaged == {}
 
@@ -244,6 +249,30 @@ def _plain(path: Path) -> Iterator[int]:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     yield file
     os.close(file)
+
+
+def test_a_clock_that_is_set_ahead_is_believed_when_all_before_it_is_old() -> None:
+    second = 10**9
+    pace = Pace(1_000 * second, 5.0)
+    assert pace.read(1_000 * second, 5.0, 100) == 1_000 * second
+    assert pace.read(1_010 * second, 20.0, 100) == 1_010 * second, "as the clock says"
+    assert pace.read(5_000 * second, 30.0, 100) == 1_025 * second
+    assert pace.ahead_seconds(5_000 * second, 30.0) == 3_975
+    assert pace.read(1_030 * second, 40.0, 100) == 1_030 * second, "it was set back"
+    assert pace.ahead_seconds(1_030 * second, 40.0) == 0
+    for now in range(50, 150):
+        assert pace.read((5_000 + now) * second, now, 100) == (995 + now) * second
+    assert pace.read(5_150 * second, 150.0, 100) == 5_150 * second
+    assert pace.read(9_160 * second, 160.0, 100) == 5_160 * second, "the next step"
+
+
+def test_a_step_that_is_waited_for_does_not_hide_another_one() -> None:
+    second = 10**9
+    pace = Pace(1_000 * second, 0.0)
+    assert pace.read(1_050 * second, 10.0, 100) == 1_010 * second
+    assert pace.read(9_999 * second, 109.0, 100) == 1_109 * second
+    assert pace.read(9_999 * second, 110.0, 100) == 1_150 * second
+    assert pace.read(9_999 * second, 209.0, 100) == 1_249 * second
 
 
 def test_a_later_format_is_raised(writer: ArchiveWriter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,73 @@ def test_a_copy_is_cancelled_when_the_file_grows_by_too_much(
     engine.close()
 
 
+def test_copies_that_are_given_up_again_and_again_do_not_double_the_file_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "COPY_GROWTH_BYTES", 0)
+    tables = SharedTables(tmp_path / "state", ("plain",), 1 << 28, 1 << 28)
+    index = count(1)
+
+    def write_all() -> None:
+        at = next(index)
+        mark = b"%c" % (64 + at % 64)
+        assert (
+            tables.commit(Index(at), b"", {("plain", b"%06d" % key): mark * 300 for key in range(1000)})
+            is None
+        )
+
+    def copy_out(sink: int) -> None:
+        with contextlib.suppress(OSError):
+            tables.copy_to(sink)
+
+    write_all()
+    sizes = []
+    for _ in range(5):
+        source, sink = os.pipe()
+        copier = threading.Thread(target=copy_out, args=(sink,), daemon=True)
+        copier.start()
+        assert os.read(source, 1)
+        for _ in range(50):
+            write_all()
+        assert not tables._copies
+        os.close(source)
+        copier.join()
+        os.close(sink)
+        sizes.append(tables.sizes()[0])
+    assert sizes[-1] < 9 * tables.sizes()[1], "each attempt adds a commit, which here writes all anew"
+    tables.close()
+
+
+def test_a_copy_is_cancelled_before_a_commit_at_the_limit_of_the_map_is_refused(tmp_path: Path) -> None:
+    tables = SharedTables(tmp_path / "state", ("plain",), 2 << 20, 2 << 20)
+
+    def write_all(index: int) -> OSError | None:
+        mark = b"%c" % (64 + index % 64)
+        return tables.commit(Index(index), b"", {("plain", b"%06d" % key): mark * 300 for key in range(1000)})
+
+    assert write_all(1) is None
+    source, sink = os.pipe()
+    outcomes: list[int | None] = []
+
+    def copy_out() -> None:
+        try:
+            outcomes.append(tables.copy_to(sink))
+        except OSError as error:
+            outcomes.append(error.errno)
+
+    copier = threading.Thread(target=copy_out, daemon=True)
+    copier.start()
+    assert os.read(source, 1)
+    assert [write_all(index) for index in range(2, 30)] == [None] * 28
+    with os.fdopen(source, "rb") as stream:
+        os.set_blocking(source, False)
+        while copier.is_alive():
+            stream.read(65536)
+    os.close(sink)
+    assert outcomes == [errno.EAGAIN]
+    tables.close()
+
+
 @pytest.mark.parametrize(("call", "code"), [("open", errno.EMFILE), ("pread", errno.EIO)])
 def test_a_copy_that_cannot_begin_leaves_no_transaction_and_no_file_open(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int

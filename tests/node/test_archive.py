@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
 from netstore.disk import archivefile, archiveretention
 from netstore.disk.archivefile import ArchiveWriter, listing, read_entries
+from netstore.errors import NetstoreError
 from netstore.node import archive
 from netstore.node.archive import Archiver
 from netstore.raft.entry import Entry, EntryKind
@@ -45,6 +48,9 @@ class Source:
         os.write(file, b"state")
         return Index(self.index)
 
+    def sizes(self) -> tuple[int, int]:
+        return 5, 5
+
 
 class Member:
     """A log, and an archiver whose threads report to a queue."""
@@ -52,6 +58,8 @@ class Member:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, store: str = "5a") -> None:
         self.now = 100.0
         self.wall = 10**6
+        self.ahead = 0
+        """Nanoseconds that the times of new entries are ahead."""
         self.calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self.raft = RaftLog(Index(0), Term(0), [])
         self.source = Source()
@@ -74,7 +82,7 @@ class Member:
         """Append and apply so many entries."""
         first = self.raft.last + 1
         entries = [
-            Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"x" * size, wall=index))
+            Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"x" * size, wall=index + self.ahead))
             for index in range(first, first + number)
         ]
         self.raft.append(entries)
@@ -201,9 +209,10 @@ def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pyt
     assert anew.source.copies == 0
 
 
+@pytest.mark.parametrize("compacted", [7, 15])
 @pytest.mark.parametrize("store", ["5a", "5b", ""])
 def test_an_archive_whose_last_entry_was_compacted(
-    member: Member, monkeypatch: pytest.MonkeyPatch, store: str
+    member: Member, monkeypatch: pytest.MonkeyPatch, store: str, compacted: int
 ) -> None:
     member.look()
     member.write(7)
@@ -214,7 +223,7 @@ def test_an_archive_whose_last_entry_was_compacted(
         (member.folder / "identity").unlink()  # as of an earlier release
     again = Member(member.folder, monkeypatch, store or "5c")
     again.write(20)
-    again.compact(15)
+    again.compact(compacted)
     again.look()
     if store == "5b":
         again.look(reports=0)
@@ -224,7 +233,7 @@ def test_an_archive_whose_last_entry_was_compacted(
         assert again.archiver.needed() is None
         return
     again.settle()
-    assert again.stored() == [*range(1, 8), *range(16, 21)]
+    assert again.stored() == [*range(1, 8), *range(compacted + 1, 21)]
     assert f"store {store or '5c'}" in (member.folder / "identity").read_text()
 
 
@@ -420,6 +429,50 @@ def test_a_state_that_cannot_be_copied_is_told(member: Member, monkeypatch: pyte
     assert member.archiver.listing.bases
 
 
+def test_a_state_that_fails_is_tried_again_after_longer_and_longer_pauses(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    def given_up(_: int) -> None:
+        tries.append(member.now)
+        raise OSError(errno.EAGAIN, "the copy was given up")
+
+    member.look()
+    member.write(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(member.source, "copy_to", given_up)
+        for _ in range(5_000):
+            member.now += 5.0
+            member.archiver.look()
+            while member.is_busy:
+                member.calls.get(timeout=seconds(20))()
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    assert pauses[:4] == [10.0, 20.0, 40.0, 80.0]
+    assert pauses[-1] == archive.LONGEST_RETRY_SECONDS
+    member.now += archive.LONGEST_RETRY_SECONDS
+    member.settle()
+    assert member.archiver._base_pause == archive.RETRY_SECONDS
+
+
+def test_a_folder_without_room_for_a_state_is_left_to_the_entries(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(member.source, "sizes", lambda: (1 << 62, 5))
+        member.look()
+        member.now += 6.0
+        member.look()
+        (problem,) = member.archiver.problems()
+        assert problem.startswith(f"the state is not archived: {member.folder}: no room for a state: ")
+        assert (member.source.copies, member.stored(), member.archiver.needed()) == (0, [1, 2], 2)
+    member.now += archive.RETRY_SECONDS
+    member.settle()
+    assert (member.archiver.problems(), member.source.copies) == ([], 1)
+
+
 def retained(member: Member, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Old files are removed; entries have their index as their time, and the last 20 are kept."""
     verified: list[Path] = []
@@ -476,6 +529,69 @@ def test_nothing_is_removed_where_all_is_kept_or_the_clock_is_ahead(
     member.wall = 10**18
     remove_now(member)
     assert (member.archiver.removed, member.archiver.oldest, len(member.archiver.listing.parts)) == (0, 1, 5)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_goes_ahead_removes_nothing_before_its_time(
+    member: Member, monkeypatch: pytest.MonkeyPatch, *, restarted: bool
+) -> None:
+    retained(member, monkeypatch)
+    member.wall = 10**18
+    keep = member.archiver.keep_seconds = 1_000.0
+    for _ in range(4):
+        member.write(10)
+        member.settle()
+        remove_now(member)
+    log = member.archiver._log
+    if restarted:
+        assert member.archiver._writer is not None
+        member.archiver._writer.close()
+        raft, source, now = member.raft, member.source, member.now
+        member = Member(member.folder, monkeypatch)
+        member.raft, member.source, member.now, member.wall = raft, source, now, 10**18
+        member.archiver._raft, member.archiver._source, member.archiver._log = raft, source, log
+        member.archiver.keep_seconds = keep
+        member.look()
+    member.ahead = 30 * 86400 * 10**9
+    told: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda event, **_: told.append(event))
+    for _ in range(3):
+        member.write(10)
+        member.settle()
+        remove_now(member)
+    member.settle()
+    assert told == ["archive_clock_went_ahead"]
+    assert member.archiver.removed == 0
+    assert member.stored() == list(range(1, 71))
+    member.archiver._base_at = -archive.BASE_ENTRIES  # a state that leads to what follows
+    member.look()
+    member.now += keep
+    remove_now(member)
+    member.now += keep
+    member.write(10)
+    member.settle()
+    remove_now(member)
+    assert member.archiver.removed, "it is believed"
+    assert told == ["archive_clock_went_ahead"]
+
+
+def test_an_oldest_file_that_cannot_be_read_is_told_where_nothing_is_removed(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(path: Path, *_: object) -> None:
+        raise NetstoreError(f"{path.name}: cannot be read: Input/output error")
+
+    member.look()
+    member.write(3)
+    member.settle()
+    with monkeypatch.context() as patched:
+        patched.setattr(archiveretention, "read_head", refusing)
+        remove_now(member)
+    (problem,) = member.archiver.problems()
+    assert problem.startswith("how far back the archive leads is not known: ")
+    assert problem.endswith(".entries: cannot be read: Input/output error")
+    remove_now(member)
+    assert (member.archiver.problems(), member.archiver.oldest) == ([], 1)
 
 
 def test_files_that_cannot_be_removed_are_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,21 @@ async def test_the_last_one_stays_when_the_clock_was_set_back(tmp_path: Path) ->
         assert here.files == [here.schedule.state.last_file]
 
 
+async def test_files_from_the_future_go_first(tmp_path: Path) -> None:
+    """They were made while the clock was ahead, and would stay in the place of those that are made now."""
+    async with site(tmp_path, keep=2) as here:
+        future = [f"netstore-c1-7-2099123{each}T000000Z-9.backup" for each in range(2)]
+        for name in future:
+            (here.folder / name).write_text("")
+        made = []
+        for _ in range(3):
+            assert await here.make()
+            made.append(here.schedule.state.last_file)
+            assert here.schedule._files()[-1][2].name == made[-1]
+            here.later()
+        assert here.files == made[-2:]
+
+
 async def test_a_missing_folder_is_told_and_not_made(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         here.folder.rmdir()

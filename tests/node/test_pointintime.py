@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.disk import archivefile
-from netstore.disk.archivefile import ArchiveWriter, encode, listing, read_entries, wall_of
+from netstore.disk.archivefile import (
+    ArchiveWriter,
+    Base,
+    Listing,
+    encode,
+    listing,
+    read_entries,
+    wall_of,
+)
 from netstore.disk.archiveretention import Retention
 from netstore.disk.backupfile import BackupReader
 from netstore.disk.engine import LmdbEngine
@@ -169,6 +177,38 @@ def test_an_archive_that_is_merged_meanwhile(
     monkeypatch.setattr(pointintime, "listing", lambda _: before)
     with pytest.raises(NetstoreError, match=f"{gone.name}: cannot be read: No such file"):
         extract(folder, Goal(instant=10**15), tmp_path / "x", tmp_path / "work")
+
+
+@pytest.mark.parametrize("goal", [Goal(revision=10**6), Goal(applied=240)])
+def test_entries_that_are_removed_meanwhile(archive: Path, tmp_path: Path, goal: Goal) -> None:
+    """The replay does not end early, as if the archive ended there."""
+    folder = tmp_path / "archive"
+    shutil.copytree(archive, folder)
+    for base in listing(folder).bases[1:]:
+        base.path.unlink()
+
+    def remove(each: Replayed) -> None:
+        if each.entry.index == 30:
+            for part in listing(folder).parts[:3]:
+                part.path.unlink()
+
+    with pytest.raises(NetstoreError, match=r"entry 51 of the archive was removed meanwhile.*: run it again"):
+        extract(folder, goal, tmp_path / "made", tmp_path / "work", progress=remove)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("goal", [Goal(revision=100), Goal(applied=120)])
+def test_a_state_that_is_removed_meanwhile(archive: Path, tmp_path: Path, goal: Goal) -> None:
+    found = listing(archive)
+    gone = Base(found.bases[1].applied, tmp_path / "gone.state")
+    shown = Listing(archive, found.parts, [gone])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pointintime, "listing", lambda _: shown)
+        with pytest.raises(NetstoreError, match=r"the state gone.state of the archive was removed meanwhile"):
+            extract(archive, goal, tmp_path / "made", tmp_path / "work")
+        shown = Listing(archive, found.parts[1:], [gone])
+        with pytest.raises(NetstoreError, match=r"the state gone.state of the archive was removed meanwhile"):
+            list(key_states(archive, b"/3", tmp_path / "work"))
 
 
 def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded], tmp_path: Path) -> None:
