@@ -74,6 +74,17 @@ def shown(key: bytes) -> str:
     return repr(key[:64].decode(errors="replace"))
 
 
+def went_back(what: str, before: int, now: int) -> NotMirrored:
+    """The refusal of a source whose revision, or v2 index, is lower than it was: keys that it has lost would
+    be deleted in the target, which may have the last copy of them.
+    """
+    return NotMirrored(
+        f"SOURCE went back from {what} {before} to {now}: it was put back to an earlier state, or was begun"
+        " anew with the same flags, and keys that it has lost would be deleted in TARGET; run it again with"
+        " --overwrite to let TARGET go back too"
+    )
+
+
 class Patience:
     """Repeats calls while a store cannot be reached."""
 

@@ -30,6 +30,7 @@ from netstore.client.mirror import (
     Told,
     parse_checkpoint,
     shown,
+    went_back,
 )
 from netstore.client.v2 import (
     COMPARE_FAILED,
@@ -117,10 +118,11 @@ class Mirror:
     ) -> None:
         """`told` is called when an event was carried out, and when all was compared; for `trouble` see
         `client.mirror.Patience`; `notice` with what somebody should know, such as a file in the target that
-        gives way to a folder. `overwrite`: a first copy may replace and delete what the target has.
+        gives way to a folder. `overwrite`: a first copy may replace and delete what the target has, and the
+        target may go back with a source whose index is lower than it was.
         """
-        self._source = _Side(source)
-        self._target = _Side(target)
+        self._source = _Side(source, may_go_back=overwrite)
+        self._target = _Side(target, may_go_back=True)
         self._scope = scope
         self._told = told
         self._patience = Patience(trouble)
@@ -169,7 +171,7 @@ class Mirror:
     async def _begin(self) -> None:
         """Read the checkpoint, or write the first one."""
         scope = self._scope
-        await self._source.newest(scope.source)
+        newest = await self._source.newest(scope.source)
         found = await self._target.node(scope.checkpoint, quorum=True)
         if self._source.cluster == self._target.cluster and (
             _is_within(scope.source, scope.target) or _is_within(scope.target, scope.source)
@@ -181,6 +183,7 @@ class Mirror:
             checkpoint = parse_checkpoint(
                 (found.value or "").encode(), scope.checkpoint, self._source.cluster, scope.source.encode()
             )
+            self._source.check_forward(newest, checkpoint.revision)
             self._modified, self._has_timed = found.modified_index, checkpoint.timed
             self.index = self._saved = checkpoint.revision
             return
@@ -238,7 +241,7 @@ class Mirror:
 
     async def _compare(self) -> None:
         """Compare all nodes, and write what differs."""
-        index = await self._source.newest(self._scope.source)
+        index = await self._source.newest(self._scope.source, self.index)
         self._timed.clear()
         waiting = [""]
         while waiting:
@@ -277,8 +280,8 @@ class Mirror:
 
     async def _follow(self) -> bool:
         """Carry out the events after `index`, until a poll breaks. Whether all must be compared: the source
-        has forgotten some events that were not seen, or was put back to an earlier state, where a poll would
-        wait without a word.
+        has forgotten some events that were not seen, or was put back to an earlier state, and the target may
+        go back too; a poll would wait without a word.
         """
         source, scope = self._source, self._scope
         self._silent = 0
@@ -327,7 +330,8 @@ class Mirror:
         return max(until - now, 0.0)
 
     async def _is_put_back(self) -> bool:
-        newest = await self._source.newest(self._scope.source)
+        """Whether the source went back, and the target may go back too; NotMirrored if it may not."""
+        newest = await self._source.newest(self._scope.source, self.index)
         if newest >= self.index:
             return False
         self._patience.failed(
@@ -491,9 +495,10 @@ class Mirror:
 class _Side:
     """A store, of which nothing is read that is older than what was read or written before."""
 
-    def __init__(self, client: V2Client) -> None:
+    def __init__(self, client: V2Client, *, may_go_back: bool) -> None:
         self.client = client
         self.cluster = ""
+        self._may_go_back = may_go_back
         self._floor = 0
 
     def saw(self, index: int) -> None:
@@ -506,20 +511,28 @@ class _Side:
         if cluster and cluster != self.cluster:
             raise NotMirrored("another cluster answers at the address of a store; check it")
 
+    def check_forward(self, newest: int, before: int) -> None:
+        """NotMirrored if the store is at `newest` and was at a later index before, and may not go back."""
+        if newest < before and not self._may_go_back:
+            raise went_back("index", before, newest)
+
     async def node(self, key: str, *, quorum: bool = False) -> Node | None:
         """The node, with its children if it is a folder; None if there is none."""
         node, index = await self._read(key, quorum=quorum)
         if index < self._floor and not quorum:  # from a member that lags behind
             node, index = await self._read(key, quorum=True)
+            self.check_forward(index, self._floor)
         self.saw(index)
         return node
 
-    async def newest(self, folder: str) -> int:
-        """The index of the store, by a linearizable read of a key in this folder that is not likely to be
-        there.
+    async def newest(self, folder: str, before: int = 0) -> int:
+        """The index of the store, which was at `before`, by a linearizable read of a key in this folder that
+        is not likely to be there.
         """
-        self._floor = (await self._read(_join(folder, "/_"), quorum=True))[1]
-        return self._floor
+        newest = (await self._read(_join(folder, "/_"), quorum=True))[1]
+        self.check_forward(newest, max(before, self._floor))
+        self._floor = newest
+        return newest
 
     async def _read(self, key: str, *, quorum: bool) -> tuple[Node | None, int]:
         try:

@@ -403,7 +403,50 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
     run(work)
 
 
-def test_a_source_that_was_put_back_is_compared(stores: tuple[Daemon, Daemon]) -> None:
+def test_a_source_that_went_back_does_not_empty_the_target(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            # As if the source had been at a later index, with another key, when it was copied last.
+            ahead = mirrored(one, other, Log())
+            await ahead._begin()
+            ahead.index += 100_000
+            await ahead._save()
+            await other.set("/last copy", "1")
+            wanted = rf"SOURCE went back from index {ahead.index} to \d+: .* with --overwrite to let"
+            for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
+                with pytest.raises(NotMirrored, match=wanted):
+                    await work()
+            assert set(await content(other)) == {"", "/a", "/last copy"}
+
+    run(work)
+
+
+def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            await other.set("/f/last copy", "1")
+            work = mirrored(one, other, Log())
+            await work._begin()
+            work._source.saw(work.index + 100_000)
+            with pytest.raises(NotMirrored, match="SOURCE went back"):
+                await work._compare_node("/f")
+            with pytest.raises(NotMirrored, match="SOURCE went back"):
+                await work._compare()
+            assert "/f/last copy" in await content(other)
+            following = mirrored(one, other, Log())
+            await following._begin()
+            following.index += 100_000
+            with pytest.raises(NotMirrored, match="SOURCE went back"):
+                await following._follow()
+
+    run(work)
+
+
+def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
             await one.set("/a", "1")
@@ -416,7 +459,7 @@ def test_a_source_that_was_put_back_is_compared(stores: tuple[Daemon, Daemon]) -
             await other.set("/lost", "1")
             log = Log()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log).follow)
+                nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
                 await log.until(lambda: bool(log.told) and log.told[-1].revision < 100_000)
                 assert "it was put back to an earlier state" in log.troubles[0]
                 assert await content(other) == await content(one)

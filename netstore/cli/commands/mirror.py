@@ -39,7 +39,7 @@ _NOT_FOUND: Final = 404
     "--checkpoint", default=CHECKPOINT, show_default=True, help="The key in TARGET that keeps how far."
 )
 @click.option("--once", is_flag=True, help="Copy, and do not follow.")
-@click.option("--overwrite", is_flag=True, help="Replace and delete what TARGET has there at first.")
+@click.option("--overwrite", is_flag=True, help="Delete what TARGET has there, or has when SOURCE went back.")
 @click.option("--target-ca-file", type=click.Path(), help="As --ca-file, for TARGET.")
 @click.option("--target-cert-file", type=click.Path(), help="As --cert-file, for TARGET.")
 @click.option("--target-key-file", type=click.Path(), help="As --key-file, for TARGET.")
