@@ -179,6 +179,9 @@ class Mirror:
             raise NotMirrored(
                 "source and target are the same store, and the v2 keys would be copied to themselves"
             )
+        there = await self._target.node(scope.target, quorum=True)
+        if there is None:
+            await self._make_way(scope.target)
         if found is not None:
             checkpoint = parse_checkpoint(
                 (found.value or "").encode(), scope.checkpoint, self._source.cluster, scope.source.encode()
@@ -187,7 +190,6 @@ class Mirror:
             self._modified, self._has_timed = found.modified_index, checkpoint.timed
             self.index = self._saved = checkpoint.revision
             return
-        there = await self._target.node(scope.target, quorum=True)
         if there is not None and not self._overwrite and (there.nodes or not there.dir):
             some = there.nodes[0].key if there.nodes else there.key
             raise NotMirrored(
@@ -438,12 +440,19 @@ class Mirror:
         return 1
 
     async def _make_way(self, key: str) -> None:
-        """Remove a file of the target where `key` needs a folder."""
+        """Remove a file of the target where `key` needs a folder. NotMirrored if it is outside of the folder
+        that is the mirror's.
+        """
         names = key.split("/")
         for depth in range(2, len(names)):
             above = "/".join(names[:depth])
             node = await self._target.node(above, quorum=True)
             if node is not None and not node.dir:
+                if not _is_within(above, self._scope.target):
+                    raise NotMirrored(
+                        f"{self._scope.target}: cannot be a folder of the target, as {above} is a file there:"
+                        " remove that file, or choose another folder"
+                    )
                 self._notice(f"{above}: the file of the target gives way to a folder of the source")
                 await self._delete(above, node)
                 return

@@ -375,6 +375,33 @@ def test_what_others_put_in_the_way_is_told_and_removed(stores: tuple[Daemon, Da
     run(work)
 
 
+def test_a_file_above_the_folder_of_the_target_is_kept(stores: tuple[Daemon, Daemon]) -> None:
+    scope = Scope("/n", "/prod/deep/n", "/_mirrored")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/n/x", "1")
+            await other.set("/prod", "precious")
+            refusal = "/prod/deep/n: cannot be a folder of the target, as /prod is a file there"
+            for overwrite in (False, True):
+                with pytest.raises(NotMirrored, match=refusal):
+                    await mirrored(one, other, Log(), scope, overwrite=overwrite).copy()
+                with pytest.raises(V2Error, match="100"):
+                    await other.get("/_mirrored")
+            await other.delete("/prod")
+            work = mirrored(one, other, Log(), scope)
+            await work.copy()
+            await other.delete("/prod", recursive=True)
+            await other.set("/prod", "precious")
+            with pytest.raises(NotMirrored, match=refusal):
+                await work._compare()
+            with pytest.raises(NotMirrored, match=refusal):
+                await mirrored(one, other, Log(), scope).follow()
+            assert await content(other) == {"": (None, False), "/prod": ("precious", False)}
+
+    run(work)
+
+
 def test_a_checkpoint_of_something_else_is_refused(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
