@@ -9,14 +9,14 @@ mirrors do not write into each other for long.
 
 Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write
 that a store carries out late does not undo a later one. A refresh of a TTL is no event: the source is asked
-again for a node with a TTL when half of its time is over.
+again for a node with a TTL when half of its time is over, while the next event is waited for.
 """
 
 from __future__ import annotations
 
 import heapq
 import secrets
-from math import ceil
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -30,6 +30,7 @@ from netstore.client.mirror import (
     Told,
     parse_checkpoint,
     shown,
+    together,
     went_back,
 )
 from netstore.client.v2 import (
@@ -45,7 +46,7 @@ from netstore.client.v2 import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.client.v2 import Answer, Node, V2Client
+    from netstore.client.v2 import Answer, Node, Poll, V2Client
 
 POLL_SECONDS: Final = 5.0
 """A poll without an event is sent again after so long, from the index that the store had meanwhile: a store
@@ -66,11 +67,8 @@ different moments.
 SHORTEST_LOOK: Final = 0.5
 """Seconds between two looks at the source for one node with a TTL, at least."""
 
-LOOK_TOGETHER: Final = 2.5
-"""Longer ones are rounded up to the next multiple of this, so that polls are seldom cut short."""
-
-MOST_LOOKS: Final = 100
-"""Nodes with a TTL that are looked at before events are taken again."""
+LATE_SECONDS: Final = 5.0
+"""That looks are later than this is told."""
 
 MOST_TIMED: Final = 100_000
 """Nodes with a TTL whose refreshes are followed: some 20 MB."""
@@ -142,6 +140,8 @@ class Mirror:
         self._timed = _Timed()
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
+        self._is_late = False
+        """It was told that looks are late."""
         self._written = self._deleted = 0
         self.index = 0
         """See `client.mirror.Checkpoint.revision`."""
@@ -290,7 +290,6 @@ class Mirror:
         if await self._is_put_back():
             return True
         while True:
-            await self._look_at_timed()
             if self.index > self._saved and trio.current_time() >= self._save_at:
                 await self._save()
             try:
@@ -298,7 +297,7 @@ class Mirror:
                     self._patience.recovered()
                     source.check(poll.cluster_id)
                     limit = self._limit()
-                    answer = await poll.event(limit)
+                    answer = await self._event(poll, limit)
             except V2Error as error:
                 if error.code == INDEX_CLEARED:
                     return True
@@ -325,11 +324,9 @@ class Mirror:
 
     def _limit(self) -> float:
         """How long to wait for the next event."""
-        now = trio.current_time()
-        until = min(now + POLL_SECONDS, self._timed.next())
-        if self.index > self._saved:
-            until = min(until, self._save_at)
-        return max(until - now, 0.0)
+        if self.index == self._saved:
+            return POLL_SECONDS
+        return max(min(POLL_SECONDS, self._save_at - trio.current_time()), 0.0)
 
     async def _is_put_back(self) -> bool:
         """Whether the source went back, and the target may go back too; NotMirrored if it may not."""
@@ -363,15 +360,48 @@ class Mirror:
         if is_past and node.expiration is not None:
             self._timed.put(path, trio.current_time())  # the TTL is the one of that time
 
-    async def _look_at_timed(self) -> None:
-        """Ask the source again for nodes with a TTL, half of whose time is over."""
-        for path in self._timed.due(trio.current_time(), MOST_LOOKS):
-            node = await self._source.node(_join(self._scope.source, path))
-            if node is None or node.expiration is None:
-                self._timed.discard(path)  # there is an event of it
-                continue
-            there = await self._target.node(_join(self._scope.target, path))
-            await self._ensure(path, _wanted(node), there)
+    async def _event(self, poll: Poll, limit: float) -> Answer | None:
+        """What `Poll.event` has. Nodes with a TTL are looked at meanwhile: one that is due in any case, and
+        no more once the event is there. So however many events or nodes there are, both go on.
+        """
+        answers: list[Answer | None] = []
+        ended = trio.Event()
+
+        async def wait() -> None:
+            answers.append(await poll.event(limit))
+            ended.set()
+
+        await together((partial(self._look_until, ended), wait))
+        return answers[0]
+
+    async def _look_until(self, ended: trio.Event) -> None:
+        is_due = await self._look()
+        while not ended.is_set():
+            if not is_due:
+                with trio.move_on_at(self._timed.next()):
+                    await ended.wait()
+                    return
+            is_due = await self._look()
+
+    async def _look(self) -> bool:
+        """Ask the source again for a node with a TTL, half of whose time is over. False if there is none."""
+        late = trio.current_time() - self._timed.next()
+        if late < 0:
+            return False
+        if late > LATE_SECONDS and not self._is_late:
+            self._is_late = True
+            self._notice(
+                f"of {len(self._timed)} nodes with a TTL some are looked at {late:.0f} s late: where they are"
+                " refreshed by refresh=true, they may end in the target, and come back with the next look"
+            )
+        path = self._timed.first()
+        node = await self._source.node(_join(self._scope.source, path))
+        if node is None or node.expiration is None:
+            self._timed.discard(path)  # there is an event of it
+            return True
+        there = await self._target.node(_join(self._scope.target, path))
+        await self._ensure(path, _wanted(node), there)
+        return True
 
     # --- writing
 
@@ -564,8 +594,8 @@ class _Timed:
         """Has outdated entries too, at most as many as there are paths, and a few."""
         self._is_full = False
 
-    def __bool__(self) -> bool:
-        return bool(self._when)
+    def __len__(self) -> int:
+        return len(self._when)
 
     def clear(self) -> None:
         """Forget all."""
@@ -595,20 +625,14 @@ class _Timed:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else float("inf")
 
-    def due(self, now: float, most: int) -> list[str]:
-        """The first ones to look at; each is to be `put` or to be `discard`ed then."""
-        found: list[str] = []
-        while len(found) < most and self.next() <= now:
-            found.append(heapq.heappop(self._heap)[1])
-        for path in found:
-            heapq.heappush(self._heap, (self._when[path], path))
-        return found
+    def first(self) -> str:
+        """Which is to be looked at `next`; it is to be `put` or to be `discard`ed then."""
+        return self._heap[0][1]
 
 
 def _next_look(now: float, ttl: int) -> float:
     """When half of what is left of a TTL is over."""
-    when = now + max(SHORTEST_LOOK, ttl / 2)
-    return when if ttl / 2 < 2 * LOOK_TOGETHER else ceil(when / LOOK_TOGETHER) * LOOK_TOGETHER
+    return now + max(SHORTEST_LOOK, ttl / 2)
 
 
 def _join(folder: str, path: str) -> str:
