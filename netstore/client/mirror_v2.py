@@ -134,7 +134,9 @@ class Mirror:
         """The index that the checkpoint has."""
         self._save_at = 0.0
         self._silent = 0
-        """Up to which index the last poll has found no event. If the next one finds none either, none was."""
+        """Up to which index the last poll has found no event. If the next one, by a member that has come as
+        far, finds none either, none was.
+        """
         self._has_timed = False
         """Whether the run before had nodes with a TTL."""
         self._timed = _Timed()
@@ -312,7 +314,7 @@ class Mirror:
             elif not poll.timed_out:
                 await trio.sleep(RETRY_DELAYS[0])
                 return False
-            elif limit >= SURE_SECONDS:
+            elif limit >= SURE_SECONDS and poll.etcd_index >= self._silent:  # else by one that lags behind
                 self._reach(self._silent)
                 self._silent = poll.etcd_index
 

@@ -369,6 +369,54 @@ def test_the_checkpoint_goes_on_without_events_while_nodes_are_always_due(
     run(work)
 
 
+class Behind(V2Client):
+    """A source of which the second poll is answered by a member that is `lag` behind; none has an event."""
+
+    lag = 0
+    polls = 0
+    reached: list[int]
+    """How far the mirror was after each poll."""
+    mirror: Mirror
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        self.polls += 1
+        self.reached.append(self.mirror.index)
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            poll.etcd_index -= self.lag * (self.polls == 2)
+            yield poll
+
+
+def test_a_poll_by_a_member_that_lags_behind_does_not_move_the_checkpoint(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 0.1)
+    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/mine/a", "1")
+            scope, log = Scope("/mine", "/mine", "/_mirrored"), Log()
+            await mirrored(one, other, log, scope).copy()
+            for number in range(6):
+                last = (await one.set("/others/a", str(number))).etcd_index
+            source = Behind(one.transport)
+            source.lag, source.reached = 3, []
+            source.mirror = mirrored(source, other, log, scope)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(source.mirror.follow)
+                await log.reached(last)
+                nursery.cancel_scope.cancel()
+            begun = source.reached[0]
+            assert source.reached[1:3] == [begun, begun], "neither the first poll nor the one that lags"
+            assert source.reached[3] == last, "the third one is sure"
+
+    run(work)
+
+
 @pytest.mark.parametrize(
     ("ttl", "when"), [(1, 2.5), (4, 4.0), (9, 6.5), (10, 7.0), (11, 7.5), (1000, 502.0), (86400, 43202.0)]
 )
