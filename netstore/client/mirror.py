@@ -13,7 +13,7 @@ from netstore.client.v2 import RAFT_ERROR, V2Error
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     T = TypeVar("T")
 
@@ -72,6 +72,36 @@ def parse_checkpoint(value: bytes, key: str, source: str, keys: bytes) -> Checkp
 def shown(key: bytes) -> str:
     """A key for a message."""
     return repr(key[:64].decode(errors="replace"))
+
+
+def went_back(what: str, before: int, now: int) -> NotMirrored:
+    """The refusal of a source whose revision, or v2 index, is lower than it was: keys that it has lost would
+    be deleted in the target, which may have the last copy of them.
+    """
+    return NotMirrored(
+        f"SOURCE went back from {what} {before} to {now}: it was put back to an earlier state, or was begun"
+        " anew with the same flags, and keys that it has lost would be deleted in TARGET; run it again with"
+        " --overwrite to let TARGET go back too"
+    )
+
+
+async def together(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Do all of it at the same time, until one fails. What it raises comes out as it is."""
+    faults: list[BaseException] = []
+    async with trio.open_nursery() as nursery:
+
+        async def one(work: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await work()
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - it is raised below
+                faults.append(error)
+                nursery.cancel_scope.cancel()
+
+        for work in works[1:]:
+            nursery.start_soon(one, work)
+        await one(works[0])
+    if faults:
+        raise faults[0]
 
 
 class Patience:

@@ -9,14 +9,14 @@ mirrors do not write into each other for long.
 
 Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write
 that a store carries out late does not undo a later one. A refresh of a TTL is no event: the source is asked
-again for a node with a TTL when half of its time is over.
+again for a node with a TTL when half of its time is over, while the next event is waited for.
 """
 
 from __future__ import annotations
 
 import heapq
 import secrets
-from math import ceil
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -30,6 +30,8 @@ from netstore.client.mirror import (
     Told,
     parse_checkpoint,
     shown,
+    together,
+    went_back,
 )
 from netstore.client.v2 import (
     COMPARE_FAILED,
@@ -44,7 +46,7 @@ from netstore.client.v2 import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.client.v2 import Answer, Node, V2Client
+    from netstore.client.v2 import Answer, Node, Poll, V2Client
 
 POLL_SECONDS: Final = 5.0
 """A poll without an event is sent again after so long, from the index that the store had meanwhile: a store
@@ -65,11 +67,8 @@ different moments.
 SHORTEST_LOOK: Final = 0.5
 """Seconds between two looks at the source for one node with a TTL, at least."""
 
-LOOK_TOGETHER: Final = 2.5
-"""Longer ones are rounded up to the next multiple of this, so that polls are seldom cut short."""
-
-MOST_LOOKS: Final = 100
-"""Nodes with a TTL that are looked at before events are taken again."""
+LATE_SECONDS: Final = 5.0
+"""That looks are later than this is told."""
 
 MOST_TIMED: Final = 100_000
 """Nodes with a TTL whose refreshes are followed: some 20 MB."""
@@ -117,10 +116,11 @@ class Mirror:
     ) -> None:
         """`told` is called when an event was carried out, and when all was compared; for `trouble` see
         `client.mirror.Patience`; `notice` with what somebody should know, such as a file in the target that
-        gives way to a folder. `overwrite`: a first copy may replace and delete what the target has.
+        gives way to a folder. `overwrite`: a first copy may replace and delete what the target has, and the
+        target may go back with a source whose index is lower than it was.
         """
-        self._source = _Side(source)
-        self._target = _Side(target)
+        self._source = _Side(source, may_go_back=overwrite)
+        self._target = _Side(target, may_go_back=True)
         self._scope = scope
         self._told = told
         self._patience = Patience(trouble)
@@ -134,12 +134,16 @@ class Mirror:
         """The index that the checkpoint has."""
         self._save_at = 0.0
         self._silent = 0
-        """Up to which index the last poll has found no event. If the next one finds none either, none was."""
+        """Up to which index the last poll has found no event. If the next one, by a member that has come as
+        far, finds none either, none was.
+        """
         self._has_timed = False
         """Whether the run before had nodes with a TTL."""
         self._timed = _Timed()
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
+        self._is_late = False
+        """It was told that looks are late."""
         self._written = self._deleted = 0
         self.index = 0
         """See `client.mirror.Checkpoint.revision`."""
@@ -169,7 +173,7 @@ class Mirror:
     async def _begin(self) -> None:
         """Read the checkpoint, or write the first one."""
         scope = self._scope
-        await self._source.newest(scope.source)
+        newest = await self._source.newest(scope.source)
         found = await self._target.node(scope.checkpoint, quorum=True)
         if self._source.cluster == self._target.cluster and (
             _is_within(scope.source, scope.target) or _is_within(scope.target, scope.source)
@@ -177,14 +181,17 @@ class Mirror:
             raise NotMirrored(
                 "source and target are the same store, and the v2 keys would be copied to themselves"
             )
+        there = await self._target.node(scope.target, quorum=True)
+        if there is None:
+            await self._make_way(scope.target)
         if found is not None:
             checkpoint = parse_checkpoint(
                 (found.value or "").encode(), scope.checkpoint, self._source.cluster, scope.source.encode()
             )
+            self._source.check_forward(newest, checkpoint.revision)
             self._modified, self._has_timed = found.modified_index, checkpoint.timed
             self.index = self._saved = checkpoint.revision
             return
-        there = await self._target.node(scope.target, quorum=True)
         if there is not None and not self._overwrite and (there.nodes or not there.dir):
             some = there.nodes[0].key if there.nodes else there.key
             raise NotMirrored(
@@ -238,7 +245,7 @@ class Mirror:
 
     async def _compare(self) -> None:
         """Compare all nodes, and write what differs."""
-        index = await self._source.newest(self._scope.source)
+        index = await self._source.newest(self._scope.source, self.index)
         self._timed.clear()
         waiting = [""]
         while waiting:
@@ -277,15 +284,14 @@ class Mirror:
 
     async def _follow(self) -> bool:
         """Carry out the events after `index`, until a poll breaks. Whether all must be compared: the source
-        has forgotten some events that were not seen, or was put back to an earlier state, where a poll would
-        wait without a word.
+        has forgotten some events that were not seen, or was put back to an earlier state, and the target may
+        go back too; a poll would wait without a word.
         """
         source, scope = self._source, self._scope
         self._silent = 0
         if await self._is_put_back():
             return True
         while True:
-            await self._look_at_timed()
             if self.index > self._saved and trio.current_time() >= self._save_at:
                 await self._save()
             try:
@@ -293,7 +299,7 @@ class Mirror:
                     self._patience.recovered()
                     source.check(poll.cluster_id)
                     limit = self._limit()
-                    answer = await poll.event(limit)
+                    answer = await self._event(poll, limit)
             except V2Error as error:
                 if error.code == INDEX_CLEARED:
                     return True
@@ -308,7 +314,7 @@ class Mirror:
             elif not poll.timed_out:
                 await trio.sleep(RETRY_DELAYS[0])
                 return False
-            elif limit >= SURE_SECONDS:
+            elif limit >= SURE_SECONDS and poll.etcd_index >= self._silent:  # else by one that lags behind
                 self._reach(self._silent)
                 self._silent = poll.etcd_index
 
@@ -320,14 +326,13 @@ class Mirror:
 
     def _limit(self) -> float:
         """How long to wait for the next event."""
-        now = trio.current_time()
-        until = min(now + POLL_SECONDS, self._timed.next())
-        if self.index > self._saved:
-            until = min(until, self._save_at)
-        return max(until - now, 0.0)
+        if self.index == self._saved:
+            return POLL_SECONDS
+        return max(min(POLL_SECONDS, self._save_at - trio.current_time()), 0.0)
 
     async def _is_put_back(self) -> bool:
-        newest = await self._source.newest(self._scope.source)
+        """Whether the source went back, and the target may go back too; NotMirrored if it may not."""
+        newest = await self._source.newest(self._scope.source, self.index)
         if newest >= self.index:
             return False
         self._patience.failed(
@@ -357,15 +362,48 @@ class Mirror:
         if is_past and node.expiration is not None:
             self._timed.put(path, trio.current_time())  # the TTL is the one of that time
 
-    async def _look_at_timed(self) -> None:
-        """Ask the source again for nodes with a TTL, half of whose time is over."""
-        for path in self._timed.due(trio.current_time(), MOST_LOOKS):
-            node = await self._source.node(_join(self._scope.source, path))
-            if node is None or node.expiration is None:
-                self._timed.discard(path)  # there is an event of it
-                continue
-            there = await self._target.node(_join(self._scope.target, path))
-            await self._ensure(path, _wanted(node), there)
+    async def _event(self, poll: Poll, limit: float) -> Answer | None:
+        """What `Poll.event` has. Nodes with a TTL are looked at meanwhile: one that is due in any case, and
+        no more once the event is there. So however many events or nodes there are, both go on.
+        """
+        answers: list[Answer | None] = []
+        ended = trio.Event()
+
+        async def wait() -> None:
+            answers.append(await poll.event(limit))
+            ended.set()
+
+        await together((partial(self._look_until, ended), wait))
+        return answers[0]
+
+    async def _look_until(self, ended: trio.Event) -> None:
+        is_due = await self._look()
+        while not ended.is_set():
+            if not is_due:
+                with trio.move_on_at(self._timed.next()):
+                    await ended.wait()
+                    return
+            is_due = await self._look()
+
+    async def _look(self) -> bool:
+        """Ask the source again for a node with a TTL, half of whose time is over. False if there is none."""
+        late = trio.current_time() - self._timed.next()
+        if late < 0:
+            return False
+        if late > LATE_SECONDS and not self._is_late:
+            self._is_late = True
+            self._notice(
+                f"of {len(self._timed)} nodes with a TTL some are looked at {late:.0f} s late: where they are"
+                " refreshed by refresh=true, they may end in the target, and come back with the next look"
+            )
+        path = self._timed.first()
+        node = await self._source.node(_join(self._scope.source, path))
+        if node is None or node.expiration is None:
+            self._timed.discard(path)  # there is an event of it
+            return True
+        there = await self._target.node(_join(self._scope.target, path))
+        await self._ensure(path, _wanted(node), there)
+        return True
 
     # --- writing
 
@@ -434,12 +472,19 @@ class Mirror:
         return 1
 
     async def _make_way(self, key: str) -> None:
-        """Remove a file of the target where `key` needs a folder."""
+        """Remove a file of the target where `key` needs a folder. NotMirrored if it is outside of the folder
+        that is the mirror's.
+        """
         names = key.split("/")
         for depth in range(2, len(names)):
             above = "/".join(names[:depth])
             node = await self._target.node(above, quorum=True)
             if node is not None and not node.dir:
+                if not _is_within(above, self._scope.target):
+                    raise NotMirrored(
+                        f"{self._scope.target}: cannot be a folder of the target, as {above} is a file there:"
+                        " remove that file, or choose another folder"
+                    )
                 self._notice(f"{above}: the file of the target gives way to a folder of the source")
                 await self._delete(above, node)
                 return
@@ -491,9 +536,10 @@ class Mirror:
 class _Side:
     """A store, of which nothing is read that is older than what was read or written before."""
 
-    def __init__(self, client: V2Client) -> None:
+    def __init__(self, client: V2Client, *, may_go_back: bool) -> None:
         self.client = client
         self.cluster = ""
+        self._may_go_back = may_go_back
         self._floor = 0
 
     def saw(self, index: int) -> None:
@@ -506,20 +552,28 @@ class _Side:
         if cluster and cluster != self.cluster:
             raise NotMirrored("another cluster answers at the address of a store; check it")
 
+    def check_forward(self, newest: int, before: int) -> None:
+        """NotMirrored if the store is at `newest` and was at a later index before, and may not go back."""
+        if newest < before and not self._may_go_back:
+            raise went_back("index", before, newest)
+
     async def node(self, key: str, *, quorum: bool = False) -> Node | None:
         """The node, with its children if it is a folder; None if there is none."""
         node, index = await self._read(key, quorum=quorum)
         if index < self._floor and not quorum:  # from a member that lags behind
             node, index = await self._read(key, quorum=True)
+            self.check_forward(index, self._floor)
         self.saw(index)
         return node
 
-    async def newest(self, folder: str) -> int:
-        """The index of the store, by a linearizable read of a key in this folder that is not likely to be
-        there.
+    async def newest(self, folder: str, before: int = 0) -> int:
+        """The index of the store, which was at `before`, by a linearizable read of a key in this folder that
+        is not likely to be there.
         """
-        self._floor = (await self._read(_join(folder, "/_"), quorum=True))[1]
-        return self._floor
+        newest = (await self._read(_join(folder, "/_"), quorum=True))[1]
+        self.check_forward(newest, max(before, self._floor))
+        self._floor = newest
+        return newest
 
     async def _read(self, key: str, *, quorum: bool) -> tuple[Node | None, int]:
         try:
@@ -542,8 +596,8 @@ class _Timed:
         """Has outdated entries too, at most as many as there are paths, and a few."""
         self._is_full = False
 
-    def __bool__(self) -> bool:
-        return bool(self._when)
+    def __len__(self) -> int:
+        return len(self._when)
 
     def clear(self) -> None:
         """Forget all."""
@@ -573,20 +627,14 @@ class _Timed:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else float("inf")
 
-    def due(self, now: float, most: int) -> list[str]:
-        """The first ones to look at; each is to be `put` or to be `discard`ed then."""
-        found: list[str] = []
-        while len(found) < most and self.next() <= now:
-            found.append(heapq.heappop(self._heap)[1])
-        for path in found:
-            heapq.heappush(self._heap, (self._when[path], path))
-        return found
+    def first(self) -> str:
+        """Which is to be looked at `next`; it is to be `put` or to be `discard`ed then."""
+        return self._heap[0][1]
 
 
 def _next_look(now: float, ttl: int) -> float:
     """When half of what is left of a TTL is over."""
-    when = now + max(SHORTEST_LOOK, ttl / 2)
-    return when if ttl / 2 < 2 * LOOK_TOGETHER else ceil(when / LOOK_TOGETHER) * LOOK_TOGETHER
+    return now + max(SHORTEST_LOOK, ttl / 2)
 
 
 def _join(folder: str, path: str) -> str:

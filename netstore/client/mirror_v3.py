@@ -27,6 +27,7 @@ from netstore.client.mirror import (
     Told,
     parse_checkpoint,
     shown,
+    went_back,
 )
 from netstore.proto import rpc_pb2 as pb
 
@@ -74,7 +75,8 @@ class Mirror:
         overwrite: bool = False,
     ) -> None:
         """`told` is called after each transaction; for `trouble` see `client.mirror.Patience`. `overwrite`: a
-        first copy may replace and delete what the target has.
+        first copy may replace and delete what the target has, and the target may go back with a source
+        whose revision is lower than it was.
         """
         self._source = source
         self._target = target
@@ -87,6 +89,8 @@ class Mirror:
         self._modified = 0
         """The revision of the checkpoint in the target."""
         self._cluster = ""
+        self._seen = 0
+        """The highest revision that the source is known to have had."""
         self._page = FIRST_PAGE
         self._written = self._deleted = 0
         self.revision = 0
@@ -116,7 +120,7 @@ class Mirror:
         """Read the checkpoint, or write the first one."""
         scope = self._scope
         answer = await self._source.range(pb.RangeRequest(key=scope.keys or b"\0", count_only=True))
-        self._cluster = f"{answer.header.cluster_id:x}"
+        self._cluster, self._seen = f"{answer.header.cluster_id:x}", answer.header.revision
         target = await self._target.range(pb.RangeRequest(key=scope.checkpoint))
         if target.header.cluster_id == answer.header.cluster_id and self._overlaps():
             raise NotMirrored(
@@ -125,6 +129,7 @@ class Mirror:
         if target.kvs:
             found = parse_checkpoint(target.kvs[0].value, shown(scope.checkpoint), self._cluster, scope.keys)
             self._modified, self.revision = target.kvs[0].mod_revision, found.revision
+            self._check_forward(answer.header.revision)
             return
         if not self._overwrite:
             some = await self._target.range(_range(scope.target, limit=1))
@@ -179,10 +184,20 @@ class Mirror:
         await self._write(batch.take(), revision)
 
     async def _newest(self) -> int:
-        """The revision of the source, by a linearizable read. NotMirrored if it is another cluster."""
+        """The revision of the source, by a linearizable read. NotMirrored if it is another cluster, or went
+        back and may not.
+        """
         answer = await self._source.range(pb.RangeRequest(key=self._scope.keys or b"\0", count_only=True))
         self._check_cluster(answer.header)
+        self._check_forward(answer.header.revision)
         return answer.header.revision
+
+    def _check_forward(self, newest: int) -> None:
+        """NotMirrored if the source was at a later revision than this, and the target may not go back too."""
+        before = max(self._seen, self.revision)
+        if newest < before and not self._overwrite:
+            raise went_back("revision", before, newest)
+        self._seen = newest
 
     def _check_cluster(self, header: pb.ResponseHeader) -> None:
         if header.cluster_id and f"{header.cluster_id:x}" != self._cluster:
@@ -227,7 +242,7 @@ class Mirror:
     async def _follow(self) -> bool:
         """Follow the changes after the checkpoint until the source ends the watch. Whether all must be
         compared: the source has compacted some changes that were not seen, or was put back to an earlier
-        state, where a watch from the checkpoint on would wait without a word.
+        state, and the target may go back too; a watch from the checkpoint on would wait without a word.
         """
         newest = await self._newest()
         if newest < self.revision:

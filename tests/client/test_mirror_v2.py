@@ -16,7 +16,7 @@ from netstore.client.faults import Unreachable
 from netstore.client.mirror import NotMirrored
 from netstore.client.mirror_v2 import Mirror, Scope
 from netstore.client.transport import Transport
-from netstore.client.v2 import V2Client, V2Error
+from netstore.client.v2 import Poll, V2Client, V2Error
 from tests.client.test_mirror_v3 import Log
 from tests.support.daemon import start_netstored
 from tests.support.patience import Deadline, seconds
@@ -290,8 +290,135 @@ def test_refreshes_are_followed(stores: tuple[Daemon, Daemon], monkeypatch: pyte
     run(work)
 
 
+class SlowPoll(Poll):
+    """The event comes a moment after the head."""
+
+    async def event(self, limit: float = 1.0) -> Answer | None:
+        with trio.move_on_after(limit):
+            await trio.sleep(0.02)  # fixed: that moment
+            return await super().event(limit)
+        self.timed_out = True
+        return None
+
+
+class Busy(V2Client):
+    """A source whose events come a moment after the head; it counts how often `node` was asked for."""
+
+    looks = 0
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            yield SlowPoll(poll._response, poll.etcd_index)
+
+    async def get(
+        self, key: str, *, recursive: bool = False, sort: bool = False, quorum: bool = False
+    ) -> Answer:
+        self.looks += key.startswith("/timed")
+        return await super().get(key, recursive=recursive, sort=sort, quorum=quorum)
+
+
+def test_events_and_nodes_that_are_always_due_both_go_on(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now)
+    monkeypatch.setattr(mirror_v2, "LATE_SECONDS", 0.0)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for number in range(150):
+                await one.set(f"/timed{number}", "v", ttl=900)
+            log, source = Log(), Busy(one.transport)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(source, other, log).follow)
+                await log.reached(1)
+                before = source.looks
+                for number in range(20):
+                    index = (await one.set(f"/k{number}", "v")).etcd_index
+                await log.reached(index)
+                assert source.looks - before >= 20, "one for each event"
+                nursery.cancel_scope.cancel()
+            assert len(log.troubles) == 1, "it is told once"
+            assert "of 150 nodes with a TTL some are looked at" in log.troubles[0]
+
+    run(work)
+
+
+def test_the_checkpoint_goes_on_without_events_while_nodes_are_always_due(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now)
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 0.1)
+    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for number in range(150):
+                await one.set(f"/mine/timed{number}", "v", ttl=900)
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, Scope("/mine", "/mine", "/_mirrored")).follow)
+                await log.reached(1)
+                index = (await one.set("/others/a", "1")).etcd_index
+                await log.reached(index)
+                nursery.cancel_scope.cancel()
+
+    run(work)
+
+
+class Behind(V2Client):
+    """A source of which the second poll is answered by a member that is `lag` behind; none has an event."""
+
+    lag = 0
+    polls = 0
+    reached: list[int]
+    """How far the mirror was after each poll."""
+    mirror: Mirror
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        self.polls += 1
+        self.reached.append(self.mirror.index)
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            poll.etcd_index -= self.lag * (self.polls == 2)
+            yield poll
+
+
+def test_a_poll_by_a_member_that_lags_behind_does_not_move_the_checkpoint(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 0.1)
+    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/mine/a", "1")
+            scope, log = Scope("/mine", "/mine", "/_mirrored"), Log()
+            await mirrored(one, other, log, scope).copy()
+            for number in range(6):
+                last = (await one.set("/others/a", str(number))).etcd_index
+            source = Behind(one.transport)
+            source.lag, source.reached = 3, []
+            source.mirror = mirrored(source, other, log, scope)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(source.mirror.follow)
+                await log.reached(last)
+                nursery.cancel_scope.cancel()
+            begun = source.reached[0]
+            assert source.reached[1:3] == [begun, begun], "neither the first poll nor the one that lags"
+            assert source.reached[3] == last, "the third one is sure"
+
+    run(work)
+
+
 @pytest.mark.parametrize(
-    ("ttl", "when"), [(1, 2.5), (4, 4.0), (9, 6.5), (10, 7.5), (11, 7.5), (1000, 502.5), (86400, 43202.5)]
+    ("ttl", "when"), [(1, 2.5), (4, 4.0), (9, 6.5), (10, 7.0), (11, 7.5), (1000, 502.0), (86400, 43202.0)]
 )
 def test_a_ttl_is_looked_at_when_half_of_it_is_over(ttl: int, when: float) -> None:
     assert mirror_v2._next_look(2.0, ttl) == when
@@ -375,6 +502,33 @@ def test_what_others_put_in_the_way_is_told_and_removed(stores: tuple[Daemon, Da
     run(work)
 
 
+def test_a_file_above_the_folder_of_the_target_is_kept(stores: tuple[Daemon, Daemon]) -> None:
+    scope = Scope("/n", "/prod/deep/n", "/_mirrored")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/n/x", "1")
+            await other.set("/prod", "precious")
+            refusal = "/prod/deep/n: cannot be a folder of the target, as /prod is a file there"
+            for overwrite in (False, True):
+                with pytest.raises(NotMirrored, match=refusal):
+                    await mirrored(one, other, Log(), scope, overwrite=overwrite).copy()
+                with pytest.raises(V2Error, match="100"):
+                    await other.get("/_mirrored")
+            await other.delete("/prod")
+            work = mirrored(one, other, Log(), scope)
+            await work.copy()
+            await other.delete("/prod", recursive=True)
+            await other.set("/prod", "precious")
+            with pytest.raises(NotMirrored, match=refusal):
+                await work._compare()
+            with pytest.raises(NotMirrored, match=refusal):
+                await mirrored(one, other, Log(), scope).follow()
+            assert await content(other) == {"": (None, False), "/prod": ("precious", False)}
+
+    run(work)
+
+
 def test_a_checkpoint_of_something_else_is_refused(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -403,7 +557,50 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
     run(work)
 
 
-def test_a_source_that_was_put_back_is_compared(stores: tuple[Daemon, Daemon]) -> None:
+def test_a_source_that_went_back_does_not_empty_the_target(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            # As if the source had been at a later index, with another key, when it was copied last.
+            ahead = mirrored(one, other, Log())
+            await ahead._begin()
+            ahead.index += 100_000
+            await ahead._save()
+            await other.set("/last copy", "1")
+            wanted = rf"SOURCE went back from index {ahead.index} to \d+: .* with --overwrite to let"
+            for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
+                with pytest.raises(NotMirrored, match=wanted):
+                    await work()
+            assert set(await content(other)) == {"", "/a", "/last copy"}
+
+    run(work)
+
+
+def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            await other.set("/f/last copy", "1")
+            work = mirrored(one, other, Log())
+            await work._begin()
+            work._source.saw(work.index + 100_000)
+            with pytest.raises(NotMirrored, match="SOURCE went back"):
+                await work._compare_node("/f")
+            with pytest.raises(NotMirrored, match="SOURCE went back"):
+                await work._compare()
+            assert "/f/last copy" in await content(other)
+            following = mirrored(one, other, Log())
+            await following._begin()
+            following.index += 100_000
+            with pytest.raises(NotMirrored, match="SOURCE went back"):
+                await following._follow()
+
+    run(work)
+
+
+def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
             await one.set("/a", "1")
@@ -416,7 +613,7 @@ def test_a_source_that_was_put_back_is_compared(stores: tuple[Daemon, Daemon]) -
             await other.set("/lost", "1")
             log = Log()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log).follow)
+                nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
                 await log.until(lambda: bool(log.told) and log.told[-1].revision < 100_000)
                 assert "it was put back to an earlier state" in log.troubles[0]
                 assert await content(other) == await content(one)
@@ -538,7 +735,7 @@ def test_more_nodes_with_a_ttl_than_are_followed(
 def test_when_nodes_are_looked_at() -> None:
     chance = random.Random(1)  # noqa: S311 - repeatable
     timed, twin = mirror_v2._Timed(), dict[str, float]()
-    for turn in range(3000):
+    for _ in range(3000):
         path = f"/{chance.randrange(40)}"
         if chance.random() < 0.3:
             timed.discard(path)
@@ -548,6 +745,6 @@ def test_when_nodes_are_looked_at() -> None:
             timed.put(path, twin[path])
             assert len(timed._heap) <= 2 * len(twin) + 101
         assert timed.next() == min(twin.values(), default=float("inf"))
-        if turn % 50 == 0:
-            assert set(timed.due(30.0, 1000)) == {path for path, when in twin.items() if when <= 30}
-            assert len(timed.due(30.0, 3)) <= 3
+        assert len(timed) == len(twin)
+        if twin:
+            assert twin[timed.first()] == timed.next()

@@ -244,7 +244,46 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
     run(work)
 
 
-def test_a_source_that_was_put_back_is_compared(stores: tuple[Daemon, Daemon]) -> None:
+def test_a_source_that_went_back_does_not_empty_the_target(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a", b"1"))
+            await mirrored(one, other, Log()).copy()
+            # As if the source had been at a later revision, with another key, when it was copied last.
+            ahead = mirrored(one, other, Log())
+            await ahead._begin()
+            await ahead._write([(b"last copy", b"1")], ahead.revision + 100_000)
+            wanted = rf"SOURCE went back from revision {ahead.revision} to \d+: .* with --overwrite to let"
+            for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
+                with pytest.raises(NotMirrored, match=wanted):
+                    await work()
+            assert await content(other) == {b"a": b"1", b"last copy": b"1"}
+
+    run(work)
+
+
+def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a", b"1"))
+            first = mirrored(one, other, Log())
+            await first._begin()
+            await first._write([(b"copied", b"1")], 0)
+            first._seen += 100_000
+            with pytest.raises(NotMirrored, match="SOURCE went back"):
+                await first._copy()
+            assert await content(other) == {b"copied": b"1"}
+            following = mirrored(one, other, Log())
+            await following._begin()
+            await following._copy()
+            following.revision += 100_000
+            with pytest.raises(NotMirrored, match="SOURCE went back"):
+                await following._follow()
+
+    run(work)
+
+
+def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
             await put(one, (b"a", b"1"))
@@ -255,7 +294,7 @@ def test_a_source_that_was_put_back_is_compared(stores: tuple[Daemon, Daemon]) -
             await ahead._write([(b"lost", b"1")], ahead.revision + 100_000)
             log = Log()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log).follow)
+                nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
                 await log.until(lambda: bool(log.told) and log.told[-1].revision < 100_000)
                 assert "it was put back to an earlier state" in log.troubles[0]
                 assert await content(other) == {b"a": b"1"}

@@ -15,8 +15,6 @@ from netstore.cli.commands.v3calls import v3_client
 from netstore.cli.output import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from netstore.client import mirror_v2, mirror_v3
     from netstore.client.mirror import Told
     from netstore.client.v2 import V2Client
@@ -39,7 +37,7 @@ _NOT_FOUND: Final = 404
     "--checkpoint", default=CHECKPOINT, show_default=True, help="The key in TARGET that keeps how far."
 )
 @click.option("--once", is_flag=True, help="Copy, and do not follow.")
-@click.option("--overwrite", is_flag=True, help="Replace and delete what TARGET has there at first.")
+@click.option("--overwrite", is_flag=True, help="Delete what TARGET has there, or has when SOURCE went back.")
 @click.option("--target-ca-file", type=click.Path(), help="As --ca-file, for TARGET.")
 @click.option("--target-cert-file", type=click.Path(), help="As --cert-file, for TARGET.")
 @click.option("--target-key-file", type=click.Path(), help="As --key-file, for TARGET.")
@@ -123,6 +121,7 @@ class _Work:
     async def do(self, api: str | None) -> None:
         """Copy the keys of an API, or of all that the source has; follow, unless only a copy is wanted."""
         from netstore.client import mirror_v2, mirror_v3  # noqa: PLC0415 - see Settings.run
+        from netstore.client.mirror import together  # noqa: PLC0415 - same
 
         async with AsyncExitStack() as parts:
             works: list[mirror_v3.Mirror | mirror_v2.Mirror] = []
@@ -151,7 +150,7 @@ class _Work:
                 return
             source, target = (each.endpoints for each in self._both)
             say(f"{source} is copied to {target} and followed; stop it with Ctrl-C")
-            await _together([work.follow for work in works])
+            await together([work.follow for work in works])
 
     @property
     def _both(self) -> tuple[Settings, Settings]:
@@ -203,27 +202,6 @@ async def _is_empty(client: V2Client, folder: str) -> bool:
             raise
         return True
     return node.dir and not node.nodes
-
-
-async def _together(works: list[Callable[[], Awaitable[None]]]) -> None:
-    """Do all of it at the same time, until one fails. What it raises comes out as it is."""
-    import trio  # noqa: PLC0415 - see Settings.run
-
-    faults: list[BaseException] = []
-    async with trio.open_nursery() as nursery:
-
-        async def one(work: Callable[[], Awaitable[None]]) -> None:
-            try:
-                await work()
-            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - it is raised below
-                faults.append(error)
-                nursery.cancel_scope.cancel()
-
-        for work in works[1:]:
-            nursery.start_soon(one, work)
-        await one(works[0])
-    if faults:
-        raise faults[0]
 
 
 def _trouble(text: str) -> None:
