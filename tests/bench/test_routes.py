@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from contrib.bench.report import Row
 from contrib.bench.routes import Subject, _rows
+
+if TYPE_CHECKING:
+    from contrib.bench.report import Row
 
 AGENT = Subject("agent, v2", "v2")
 FLANNELD = Subject("flanneld, v2", "v2", "/usr/bin/flanneld")
