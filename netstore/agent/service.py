@@ -125,6 +125,8 @@ class Agent:
         self._hosts = RequiredHosts((url.host for url in config.endpoints), self._hosts_changed)
         self._subnet_file = SubnetFile(config.subnet_file, self._log)
         self._filter = None if ruleset is None else PacketFilter(config, ruleset, self._log)
+        self._own_leases: set[str] = set()
+        """The names of this node's leases whose subnets have rules, while the network changes."""
         self._store_api = ""
         self._waiting_for: str | None = None
         """Why the start does not go on."""
@@ -481,6 +483,12 @@ class Agent:
             self._programmer.leases_changed(names)
         if self._migration is not None:
             self._migration.leases_changed()
+        if not self._own_leases.isdisjoint(names):  # another node may have the subnet of one that ended
+            self._pods_changed()
+
+    def _pods_changed(self) -> None:
+        if self._node is not None and self._holder is not None and self._holder.subnets is not None:
+            self._serve_pods(self._node, self._holder.subnets)
 
     def _kernel_changed(self) -> None:
         if self._programmer is not None:
@@ -509,8 +517,7 @@ class Agent:
         if node.former is not None and not network.fits(subnets.subnet):
             network = node.former
         ipv6 = (network.ipv6.network, subnets.subnet6) if network.ipv6 and subnets.subnet6 else None
-        if self._filter is not None:
-            self._filter.serve(node.host.link.name, *self._pods(node, subnets))
+        self._serve_pods(node, subnets)
         text = encode_subnet_env(
             network.network, subnets.subnet, node.prepared.mtu, ipv6=ipv6, ip_masq=self._config.ip_masq
         )
@@ -548,10 +555,16 @@ class Agent:
         if not self._subnet_file.text:
             self._subnet_unsafe()
 
+    def _serve_pods(self, node: LocalNode, subnets: NodeSubnets) -> None:
+        """Keep the rules for the subnets that this node uses, and has besides."""
+        if self._filter is not None:
+            self._filter.serve(node.host.link.name, *self._pods(node, subnets))
+
     def _pods(self, node: LocalNode, subnets: NodeSubnets) -> tuple[PodNetwork, PodNetwork | None]:
         """The pod networks of both families, with this node's other subnets while the network changes."""
         leases = {} if node.former is None or self._watcher is None else self._watcher.leases
-        own = [each.subnets for each in leases.values() if each.public_ip == node.host.public_ip]
+        self._own_leases = {name for name, each in leases.items() if each.public_ip == node.host.public_ip}
+        own = [leases[name].subnets for name in self._own_leases]
         networks = node.networks
         pods = pod_network([each.network for each in networks], subnets.subnet, [one for one, _ in own])
         networks6 = [each.ipv6.network for each in networks if each.ipv6 is not None]
