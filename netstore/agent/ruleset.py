@@ -93,7 +93,7 @@ class Ruleset:
 
     def forget_changes(self) -> None:
         """Do not tell `follow` of what was changed until now. A change is told before the program that made
-        it has ended. An error of the socket is left to `follow`: what is not forgotten leads to one more look.
+        it has ended. An error here is left to `follow`: what is not forgotten leads to another look.
         """
         if self._events is not None:
             with suppress(OSError):

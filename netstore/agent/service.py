@@ -53,7 +53,7 @@ from netstore.network.subnetenv import encode_subnet_env
 from netstore.ops.notify import ServiceManager
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from netstore.agent.agentmetrics import Facts
     from netstore.agent.announcer import Manager
@@ -265,7 +265,7 @@ class Agent:
             self._programmer,
             self._watcher,
         )
-        from netstore.agent.agentmetrics import Facts  # noqa: PLC0415 - see `_metrics_text`
+        from netstore.agent.agentmetrics import Facts  # noqa: PLC0415 - see `_load_metrics`
 
         facts = Facts(checks=self.readiness.results(), problems=len(self._log.open))
         if (
@@ -294,8 +294,7 @@ class Agent:
         )
 
     def _metrics_text(self) -> str:
-        # Imported for the first scrape: prometheus_client takes a sixth of the time to start.
-        from netstore.agent.agentmetrics import render  # noqa: PLC0415
+        from netstore.agent.agentmetrics import render  # noqa: PLC0415 - see `_load_metrics`
 
         return render(self.metrics())
 
@@ -458,9 +457,12 @@ class Agent:
                 self._log.resolve("start", "waiting_over")
                 return result
 
+    def _health(self, more: Mapping[bytes, Callable[[], object]] | None = None) -> Health:
+        return Health(self.readiness, self.status, self._metrics_text, more, _load_metrics)
+
     async def _serve_health(self, nursery: trio.Nursery) -> None:
         host, port = self._config.healthz_ip, self._config.healthz_port
-        health = Health(self.readiness, self.status, self._metrics_text)
+        health = self._health()
         try:
             await nursery.start(health.serve, host, port)
         except OSError as error:
@@ -471,7 +473,7 @@ class Agent:
     async def _serve_locally(self, nursery: trio.Nursery) -> None:
         path = localsocket.socket_of(self._config.subnet_file)
         routes = {b"/routes": lambda: localsocket.routes_of(self._reconciler)}
-        health = Health(self.readiness, self.status, self._metrics_text, routes)
+        health = self._health(routes)
         try:
             await nursery.start(localsocket.serve, path, health)
         except NetstoreError as error:  # nothing but netstorectl on this node needs it
@@ -630,6 +632,13 @@ class Agent:
     async def _remove_subnet_file(self) -> None:
         await trio.lowlevel.checkpoint()
         self._subnet_file.remove()
+
+
+def _load_metrics() -> None:
+    """Import what the metrics need, for the first scrape: prometheus_client takes a sixth of the time to
+    start.
+    """
+    import netstore.agent.agentmetrics  # noqa: F401, PLC0415
 
 
 def pod_network(networks: Sequence[S], subnet: S, own: Iterable[S]) -> PodNetwork:
