@@ -177,7 +177,7 @@ class Overlaps(Generic[S]):
         first = self._first[subnet]
         if first.name != name:
             return first.name
-        larger = [self._first[each] for each in self._fitting.covering(subnet)]
+        larger: list[_First] = [self._first[each] for each in self._fitting.covering(subnet)]
         oldest = min([first, *larger, *islice(self._smaller.get(subnet, ()), 1)])
         return oldest.name if oldest < first else None
 
