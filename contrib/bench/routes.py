@@ -101,7 +101,10 @@ WHAT: Final = (
     ("flushed rules, median", "ms", 1),
     ("flushed rules, most", "ms", 1),
 )
-"""What is measured, its unit, and the digits shown."""
+"""What is measured, its unit, and the digits shown. Less of it is better, except for `LOADS`."""
+
+LOADS: Final = {"live, writing them", "churn, changes written a second"}
+"""What tells how fast the benchmark itself wrote: it has no ratio."""
 
 
 class Subject(NamedTuple):
@@ -149,8 +152,8 @@ def measure(
             columns += [others[agent.api].name, f"ratio, {agent.api}"]
     note = (
         f"netstored is the store of all; start: {RUNS} runs; churn: {CHURN_PER_SECOND} leases a second,"
-        f" {churn_seconds} s; repairs: {REPAIRS}, of flanneld {FLANNEL_REPAIRS}; ratio: agent / flanneld, of"
-        " medians, less than 1 is better"
+        f" {churn_seconds} s; repairs: {REPAIRS}, of flanneld {FLANNEL_REPAIRS}; ratio: flanneld / agent, of"
+        " medians: how many times as good the agent is"
     )
     broken = [
         f"{each['subject']}, {each['leases']:,}: {each['broken']}" for each in figures if "broken" in each
@@ -179,7 +182,7 @@ def _rows(
                 if (other := others.get(agent.api)) is None:
                     continue
                 theirs = found[other.name].get(what, [])
-                ratio = _ratio(ours, theirs)
+                ratio = None if what in LOADS else _ratio(ours, theirs)
                 cells += [_cell(theirs, unit, digits), "" if ratio is None else f"{ratio:.3g}"]
                 if ratio is not None:
                     ratios[agent.api] = ratio
@@ -196,10 +199,11 @@ def _cell(values: Sequence[float], unit: str, digits: int) -> str:
 
 
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """How many times as much of it the agent needs; None if that says nothing."""
-    if not ours or not theirs or not median(theirs) or math.isinf(median(ours)):
+    """How many times as much of it flanneld needs; None if one needs nothing or did not get there."""
+    if not ours or not theirs:
         return None
-    return median(ours) / median(theirs)
+    one, other = median(ours), median(theirs)
+    return other / one if one and other and math.isfinite(one) and math.isfinite(other) else None
 
 
 def _in_own_network(subject: Subject, size: Size, folder: Path | None) -> dict[str, Any]:

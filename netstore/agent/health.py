@@ -6,6 +6,7 @@ small limits.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -24,6 +25,12 @@ MAX_CONNECTIONS: Final = 32
 
 ALIVE: Final = "netstore-agent is running\n"
 READY: Final = "netstore-agent is ready\n"
+NOT_LOADED: Final = (
+    "the metrics cannot be loaded: the installed files are not those that this agent was started from, or "
+    "some are missing; start the agent again, and install it again if that does not help\n"
+)
+
+_METRICS_HEAD: Final = re.compile(rb"(?:GET|HEAD) /metrics[ ?]")
 
 _REASONS: Final = {
     200: "OK",
@@ -37,7 +44,8 @@ _REASONS: Final = {
 
 class Health:
     """The HTTP server. `status` returns the document of /status, `metrics` the text of /metrics; `more` has
-    the documents of other paths.
+    the documents of other paths. `load_metrics` imports what `metrics` needs; it is called in a thread before
+    the first answer that has them.
     """
 
     def __init__(
@@ -46,10 +54,14 @@ class Health:
         status: Callable[[], object],
         metrics: Callable[[], str],
         more: Mapping[bytes, Callable[[], object]] | None = None,
+        load_metrics: Callable[[], object] = lambda: None,
     ) -> None:
         self._readiness = readiness
         self._documents = {b"/status": status, **(more or {})}
         self._metrics = metrics
+        self._load_metrics: Callable[[], object] | None = load_metrics
+        """None: they are loaded."""
+        self._loading = trio.Lock()
         self._free = trio.CapacityLimiter(MAX_CONNECTIONS)
 
     async def serve(
@@ -75,10 +87,27 @@ class Health:
                     if not piece:
                         return
                     head += piece
+                if await self._is_loaded(head):
+                    response = self.respond(head)
+                else:
+                    response = _response(500, NOT_LOADED, body=head.startswith(b"GET"))
                 try:
-                    await stream.send_all(self.respond(head))
+                    await stream.send_all(response)
                 except trio.BrokenResourceError:
                     return  # the client closed the connection
+
+    async def _is_loaded(self, head: bytes) -> bool:
+        """Load the metrics if a request asks for them. False if that fails."""
+        if self._load_metrics is None or _METRICS_HEAD.match(head) is None:
+            return True
+        async with self._loading:
+            if self._load_metrics is not None:
+                try:
+                    await trio.to_thread.run_sync(self._load_metrics)
+                except Exception:  # noqa: BLE001 - files of another version may fail in any way
+                    return False
+                self._load_metrics = None
+        return True
 
     def respond(self, head: bytes) -> bytes:
         """The complete response to a request head."""
@@ -110,7 +139,7 @@ class Health:
         if path in self._documents:
             return 200, msgspec.json.encode(self._documents[path]()).decode() + "\n", "application/json"
         if path == b"/metrics":
-            from netstore.exposition import CONTENT_TYPE  # noqa: PLC0415 - see `service.Agent`
+            from netstore.exposition import CONTENT_TYPE  # noqa: PLC0415 - see `load_metrics`
 
             return 200, self._metrics(), CONTENT_TYPE
         names = ", ".join(["/healthz", "/readyz", "/metrics", *(name.decode() for name in self._documents)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -92,10 +93,11 @@ class Ruleset:
 
     def forget_changes(self) -> None:
         """Do not tell `follow` of what was changed until now. A change is told before the program that made
-        it has ended.
+        it has ended. An error here is left to `follow`: what is not forgotten leads to another look.
         """
         if self._events is not None:
-            self._events.discard()
+            with suppress(OSError):
+                self._events.discard()
 
 
 async def _nft(*words: str, data: bytes = b"") -> bytes:

@@ -53,7 +53,7 @@ from netstore.network.subnetenv import encode_subnet_env
 from netstore.ops.notify import ServiceManager
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from netstore.agent.agentmetrics import Facts
     from netstore.agent.announcer import Manager
@@ -125,6 +125,8 @@ class Agent:
         self._hosts = RequiredHosts((url.host for url in config.endpoints), self._hosts_changed)
         self._subnet_file = SubnetFile(config.subnet_file, self._log)
         self._filter = None if ruleset is None else PacketFilter(config, ruleset, self._log)
+        self._own_leases: set[str] = set()
+        """The names of this node's leases whose subnets have rules, while the network changes."""
         self._store_api = ""
         self._waiting_for: str | None = None
         """Why the start does not go on."""
@@ -263,7 +265,7 @@ class Agent:
             self._programmer,
             self._watcher,
         )
-        from netstore.agent.agentmetrics import Facts  # noqa: PLC0415 - see `_metrics_text`
+        from netstore.agent.agentmetrics import Facts  # noqa: PLC0415 - see `_load_metrics`
 
         facts = Facts(checks=self.readiness.results(), problems=len(self._log.open))
         if (
@@ -292,8 +294,7 @@ class Agent:
         )
 
     def _metrics_text(self) -> str:
-        # Imported for the first scrape: prometheus_client takes a sixth of the time to start.
-        from netstore.agent.agentmetrics import render  # noqa: PLC0415
+        from netstore.agent.agentmetrics import render  # noqa: PLC0415 - see `_load_metrics`
 
         return render(self.metrics())
 
@@ -456,9 +457,12 @@ class Agent:
                 self._log.resolve("start", "waiting_over")
                 return result
 
+    def _health(self, more: Mapping[bytes, Callable[[], object]] | None = None) -> Health:
+        return Health(self.readiness, self.status, self._metrics_text, more, _load_metrics)
+
     async def _serve_health(self, nursery: trio.Nursery) -> None:
         host, port = self._config.healthz_ip, self._config.healthz_port
-        health = Health(self.readiness, self.status, self._metrics_text)
+        health = self._health()
         try:
             await nursery.start(health.serve, host, port)
         except OSError as error:
@@ -469,7 +473,7 @@ class Agent:
     async def _serve_locally(self, nursery: trio.Nursery) -> None:
         path = localsocket.socket_of(self._config.subnet_file)
         routes = {b"/routes": lambda: localsocket.routes_of(self._reconciler)}
-        health = Health(self.readiness, self.status, self._metrics_text, routes)
+        health = self._health(routes)
         try:
             await nursery.start(localsocket.serve, path, health)
         except NetstoreError as error:  # nothing but netstorectl on this node needs it
@@ -481,6 +485,12 @@ class Agent:
             self._programmer.leases_changed(names)
         if self._migration is not None:
             self._migration.leases_changed()
+        if not self._own_leases.isdisjoint(names):  # another node may have the subnet of one that ended
+            self._pods_changed()
+
+    def _pods_changed(self) -> None:
+        if self._node is not None and self._holder is not None and self._holder.subnets is not None:
+            self._serve_pods(self._node, self._holder.subnets)
 
     def _kernel_changed(self) -> None:
         if self._programmer is not None:
@@ -509,8 +519,7 @@ class Agent:
         if node.former is not None and not network.fits(subnets.subnet):
             network = node.former
         ipv6 = (network.ipv6.network, subnets.subnet6) if network.ipv6 and subnets.subnet6 else None
-        if self._filter is not None:
-            self._filter.serve(node.host.link.name, *self._pods(node, subnets))
+        self._serve_pods(node, subnets)
         text = encode_subnet_env(
             network.network, subnets.subnet, node.prepared.mtu, ipv6=ipv6, ip_masq=self._config.ip_masq
         )
@@ -548,10 +557,16 @@ class Agent:
         if not self._subnet_file.text:
             self._subnet_unsafe()
 
+    def _serve_pods(self, node: LocalNode, subnets: NodeSubnets) -> None:
+        """Keep the rules for the subnets that this node uses, and has besides."""
+        if self._filter is not None:
+            self._filter.serve(node.host.link.name, *self._pods(node, subnets))
+
     def _pods(self, node: LocalNode, subnets: NodeSubnets) -> tuple[PodNetwork, PodNetwork | None]:
         """The pod networks of both families, with this node's other subnets while the network changes."""
         leases = {} if node.former is None or self._watcher is None else self._watcher.leases
-        own = [each.subnets for each in leases.values() if each.public_ip == node.host.public_ip]
+        self._own_leases = {name for name, each in leases.items() if each.public_ip == node.host.public_ip}
+        own = [leases[name].subnets for name in self._own_leases]
         networks = node.networks
         pods = pod_network([each.network for each in networks], subnets.subnet, [one for one, _ in own])
         networks6 = [each.ipv6.network for each in networks if each.ipv6 is not None]
@@ -617,6 +632,13 @@ class Agent:
     async def _remove_subnet_file(self) -> None:
         await trio.lowlevel.checkpoint()
         self._subnet_file.remove()
+
+
+def _load_metrics() -> None:
+    """Import what the metrics need, for the first scrape: prometheus_client takes a sixth of the time to
+    start.
+    """
+    import netstore.agent.agentmetrics  # noqa: F401, PLC0415
 
 
 def pod_network(networks: Sequence[S], subnet: S, own: Iterable[S]) -> PodNetwork:

@@ -73,10 +73,6 @@ class SubnetIndex(Generic[S]):
         if not self._lengths[subnet.length]:
             del self._lengths[subnet.length]
 
-    def has_one_length(self) -> bool:
-        """Whether all are of one length: then they are equal or apart."""
-        return len(self._lengths) <= 1
-
     def covering(self, subnet: S) -> Iterator[S]:
         """Those that are larger than the subnet and cover it, the largest first."""
         for length in sorted(self._lengths):
@@ -117,8 +113,8 @@ class Overlaps(Generic[S]):
     under two names for a moment, while the network changes between single and dual stack: the name of the
     network's present form is accepted then, and is as old as the other.
 
-    A change takes O(log n), and O(k) for k leases of the same subnet or k overlapping ones that do not fit or
-    are of another length.
+    A change takes O(log n) for each length that there is, O(k) for k leases of the same subnet, and
+    O(k log n) for k leases of smaller subnets inside of it if another lease of the subnet is accepted then.
     """
 
     def __init__(self, fits: Callable[[S], bool]) -> None:
@@ -127,6 +123,8 @@ class Overlaps(Generic[S]):
         self._groups: dict[S, dict[str, Claim]] = {}
         self._first: dict[S, _First] = {}
         """The lease that is accepted of each subnet, as far as others of this subnet are concerned."""
+        self._smaller: dict[S, list[_First]] = {}
+        """The accepted leases of the smaller subnets inside of one, oldest first. Both fit; none is empty."""
         self._fitting: SubnetIndex[S] = SubnetIndex()
         self._odd: SubnetIndex[S] = SubnetIndex()
         """The subnets that do not fit."""
@@ -145,6 +143,10 @@ class Overlaps(Generic[S]):
         if group is None:
             group = self._groups[subnet] = {}
             self._index_of(subnet).add(subnet)
+            if self._fits(subnet) and (
+                smaller := sorted(self._first[each] for each in self._fitting.inside(subnet))
+            ):
+                self._smaller[subnet] = smaller
         group[name] = claim
         return changed | self._decide(subnet)
 
@@ -159,6 +161,7 @@ class Overlaps(Generic[S]):
         if not group:
             del self._groups[subnet]
             self._index_of(subnet).remove(subnet)
+            self._smaller.pop(subnet, None)
         return changed
 
     def reason(self, name: str) -> str | None:
@@ -174,9 +177,8 @@ class Overlaps(Generic[S]):
         first = self._first[subnet]
         if first.name != name:
             return first.name
-        if self._fitting.has_one_length():
-            return None
-        oldest = min((self._first[each] for each in self._fitting.overlapping(subnet)), default=first)
+        larger: list[_First] = [self._first[each] for each in self._fitting.covering(subnet)]
+        oldest = min([first, *larger, *islice(self._smaller.get(subnet, ()), 1)])
         return oldest.name if oldest < first else None
 
     def _rival(self, subnet: S, name: str) -> str | None:
@@ -206,10 +208,25 @@ class Overlaps(Generic[S]):
             )
             self._first[subnet] = _First(since[group[first].node], first)
         changed = set(group)
-        if self._first.get(subnet) != before:
-            for other in self._odd.overlapping(subnet):
-                changed.update(self._groups[other])
-            if not self._fitting.has_one_length() and self._fits(subnet):
-                for other in self._fitting.overlapping(subnet):
-                    changed.update(self._groups[other])
+        now = self._first.get(subnet)
+        if now == before:
+            return changed
+        # Of a larger subnet, and of a smaller one that fits, this may concern only the accepted lease.
+        changed.update(self._first[each].name for each in self._odd.covering(subnet))
+        for each in self._odd.inside(subnet):
+            changed.update(self._groups[each])
+        if self._fits(subnet):
+            changed.update(self._first[each].name for each in self._fitting.overlapping(subnet))
+            for each in self._fitting.covering(subnet):
+                self._replace_smaller(each, before, now)
         return changed
+
+    def _replace_smaller(self, subnet: S, before: _First | None, now: _First | None) -> None:
+        """The accepted lease of a smaller subnet inside of this one is another now."""
+        smaller = self._smaller.setdefault(subnet, [])
+        if before is not None:
+            del smaller[bisect_left(smaller, before)]
+        if now is not None:
+            insort(smaller, now)
+        if not smaller:
+            del self._smaller[subnet]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ import trio.testing
 
 from netstore.agent.health import MAX_HEAD_BYTES, Health
 from netstore.agent.readiness import Readiness
+from tests.support.patience import seconds
 
 
 class Node:
@@ -94,3 +96,60 @@ def test_a_page_that_cannot_be_made_is_told_in_words() -> None:
         "this page cannot be made now: a value in it is not valid\n",
     )
     assert ask(health, "GET /healthz HTTP/1.1")[0] == 200
+
+
+async def scrape(port: int, line: str = "GET /metrics HTTP/1.1") -> tuple[int, str]:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream:
+        await stream.send_all(f"{line}\r\n\r\n".encode())
+        answer = b"".join([piece async for piece in stream]).decode()
+    return int(answer.split(" ")[1]), answer.partition("\r\n\r\n")[2]
+
+
+@pytest.mark.trio
+async def test_the_metrics_are_loaded_once_in_a_thread(nursery: trio.Nursery) -> None:
+    loaded: list[int] = []
+    began, goes_on = trio.Event(), threading.Event()
+
+    def load() -> None:
+        loaded.append(threading.get_ident())
+        trio.from_thread.run_sync(began.set)
+        goes_on.wait(seconds(10))
+
+    answers: list[tuple[int, str]] = []
+
+    async def ask_metrics() -> None:
+        answers.append(await scrape(port))
+
+    health = Health(Readiness(), dict, lambda: "a_metric 1\n", load_metrics=load)
+    port: int = await nursery.start(health.serve, "127.0.0.1", 0)
+    async with trio.open_nursery() as scrapes:
+        scrapes.start_soon(ask_metrics)
+        scrapes.start_soon(ask_metrics)
+        await began.wait()
+        assert (await scrape(port, "GET /healthz HTTP/1.1"))[0] == 200, "others are answered meanwhile"
+        assert answers == []
+        goes_on.set()
+    assert answers == [(200, "a_metric 1\n")] * 2
+    assert await scrape(port) == (200, "a_metric 1\n")
+    assert len(loaded) == 1
+    assert loaded[0] != threading.get_ident()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_metrics_that_cannot_be_loaded_are_told_in_words(nursery: trio.Nursery) -> None:
+    faults: list[Exception] = [ImportError("no module"), AttributeError("another version"), OSError("")]
+
+    def load() -> None:
+        if faults:
+            raise faults.pop()
+
+    health = Health(Readiness(), dict, lambda: "a_metric 1\n", load_metrics=load)
+    port: int = await nursery.start(health.serve, "127.0.0.1", 0)
+    assert await scrape(port, "HEAD /metrics HTTP/1.1") == (500, "")
+    for _ in range(2):
+        status, text = await scrape(port, "GET /metrics?x HTTP/1.1")
+        assert (status, "start the agent again" in text) == (500, True)
+    assert await scrape(port) == (200, "a_metric 1\n")
+    nursery.cancel_scope.cancel()

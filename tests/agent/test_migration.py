@@ -4,6 +4,7 @@ that the test writes.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -32,6 +33,7 @@ from netstore.network.migration import (
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS
 from tests.agent.test_service import DUAL, DUAL_PEER, NETWORK, Node, make_dual_stack
+from tests.support.ruleset import FakeRuleset
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -653,6 +655,31 @@ async def test_a_subnet_that_was_taken_without_knowledge_of_the_plan_is_given_up
         assert node.agent.status()["subnet"] != "10.23.9.0/24"
         [told] = node.recorded.told("lease_taken")
         assert (told["subnet"], told["by"]) == ("10.23.9.0/24", PEER)
+
+
+@pytest.mark.trio
+async def test_a_former_subnet_has_rules_as_long_as_its_lease(
+    autojump_clock: MockClock, moving: Renumbering
+) -> None:
+    node, rules = moving, FakeRuleset()
+    node.config = dataclasses.replace(node.config, ip_masq=True)
+    node.agent = node.make(rules)
+    async with node.running():
+        [old] = node.own
+        base = old.partition("-")[0]
+        await sending(node)
+        await node.later(5)
+        assert len(node.own) == 2
+        assert base in str(rules.tables["ip"])
+        node.store.lease("10.23.201.0-24", PEER)
+        await node.later(5)
+        writes = rules.writes
+        node.store.remove(f"{PREFIX}/subnets/{old}")
+        await node.later(5)
+        [new] = node.own
+        assert base not in str(rules.tables["ip"]), "another node may have it"
+        assert new.partition("-")[0] in str(rules.tables["ip"])
+        assert rules.writes == writes + 1
 
 
 @pytest.mark.trio

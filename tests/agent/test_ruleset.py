@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
+import trio.testing
 
 from netstore.agent import programs, ruleset
+from netstore.agent.nftevents import NftEvents
 from netstore.agent.programs import ProgramError
 from netstore.agent.ruleset import Ruleset
 from netstore.network.forwardrules import steps
@@ -25,7 +29,7 @@ from tests.support.inside import inside
 from tests.support.netns import ip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from netstore.network.masquerade import Family
@@ -139,3 +143,29 @@ async def test_a_program_that_is_not_there_is_told_with_its_package(monkeypatch:
         await Ruleset().forward_chain(IPV4)
     with pytest.raises(ProgramError, match="nft is not installed; install the package nftables"):
         await Ruleset().own_tables()
+
+
+@pytest.mark.trio
+async def test_an_error_of_the_socket_ends_only_the_notifications(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    class Broken(NftEvents):
+        def discard(self) -> None:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+        async def changed(self, tables: Collection[str]) -> None:
+            await met.wait()
+            self.discard()
+
+    met = trio.Event()
+    monkeypatch.setattr(ruleset, "NftEvents", Broken)
+    rules = Ruleset()
+    nursery.start_soon(rules.follow, lambda: None)
+    await trio.testing.wait_all_tasks_blocked()
+    assert isinstance(rules._events, Broken)
+    rules.forget_changes()
+    met.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert vars(rules)["_events"] is None, "`follow` has met it"
+    rules.forget_changes()
+    nursery.cancel_scope.cancel()

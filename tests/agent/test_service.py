@@ -1181,3 +1181,20 @@ def test_what_few_need_is_not_loaded_at_the_start() -> None:
         check=True,
     )
     assert told.stdout == "[]\n"
+
+
+@pytest.mark.trio
+async def test_the_metrics_are_loaded_before_the_first_answer_that_has_them(
+    monkeypatch: pytest.MonkeyPatch, node: Node
+) -> None:
+    monkeypatch.delitem(sys.modules, "netstore.agent.agentmetrics", raising=False)
+    ours, theirs = trio.testing.memory_stream_pair()
+    await ours.send_all(b"GET /metrics HTTP/1.1\r\n\r\n")
+    monkeypatch.setattr(node.agent, "_metrics_text", _fail)
+    health = node.agent._health()
+    await health.session(cast("trio.SocketStream", theirs))
+    assert "netstore.agent.agentmetrics" in sys.modules
+
+
+def _fail() -> str:
+    raise ValueError("nothing is to be made")

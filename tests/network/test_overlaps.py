@@ -12,10 +12,12 @@ from netstore.network.addresses import Subnet, parse_cidr, parse_ip
 from netstore.network.config import Network6, parse_network
 from netstore.network.ipv6 import Subnet6, parse_cidr6, parse_ip6
 from netstore.network.lease import SubnetLease
-from netstore.network.overlaps import Claim, Overlaps, nested
+from netstore.network.overlaps import Claim, Overlaps, SubnetIndex, nested
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import pytest
 
     from netstore.network.config import Network
 
@@ -278,6 +280,38 @@ def test_a_change_among_many_looks_at_few() -> None:
     assert overlaps.put("1500", Subnet(parse_ip("10.65.0.0"), 24), Claim(1500)) == {"1500", "large"}
     assert overlaps.remove("1500") == {"1500", "large"}
     assert looked < 20
+
+
+def test_many_small_subnets_inside_of_one_are_not_looked_at_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = 0
+    inside = SubnetIndex.inside
+
+    def counted(index: SubnetIndex[Subnet], subnet: Subnet) -> Iterator[Subnet]:
+        nonlocal looked
+        for each in inside(index, subnet):
+            looked += 1
+            yield each
+
+    monkeypatch.setattr(SubnetIndex, "inside", counted)
+    overlaps = Overlaps[Subnet](lambda subnet: subnet.length in (12, 26))
+    large = Subnet(parse_ip("10.64.0.0"), 12)
+    small = [Subnet(large.base + number * 64, 26) for number in range(1000)]
+    overlaps.put("large", large, Claim(0, 1))
+    for number, subnet in enumerate(small, 2):
+        for name in overlaps.put(f"{number}", subnet, Claim(number, number)):
+            overlaps.reason(name)
+    assert overlaps.reason("large") is None
+    overlaps.put("500", small[498], Claim(500, 0))
+    assert overlaps.reason("large") == f"{large} overlaps the lease 500"
+    assert overlaps.remove("500") == {"500", "large"}
+    assert overlaps.reason("large") is None
+    assert looked == 0
+    overlaps.remove("large")
+    overlaps.put("large", large, Claim(0, 2000))
+    assert overlaps.reason("large") == f"{large} overlaps the lease 2"
+    assert looked < 5 * len(small)
 
 
 def test_many_names_for_one_subnet_are_as_many_leases_of_which_one_is_accepted() -> None:
