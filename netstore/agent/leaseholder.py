@@ -122,8 +122,6 @@ class LeaseHolder:
         """What was held when no other name was left."""
         self._created_at = 0
         """The index at which a lease was created that this node is about to move to."""
-        self._must_check = False
-        """Whether leases count as older claims that did not when the lease was confirmed."""
 
     @property
     def subnet(self) -> Subnet | None:
@@ -149,7 +147,6 @@ class LeaseHolder:
         listed = True
         while True:
             self._wake = trio.Event()
-            self._check_claims()
             reserved = self._reserved_elsewhere()
             is_moved = reserved is not None and await self._move(reserved)
             is_moved = is_moved or (self._must_leave and await self._leave())
@@ -377,9 +374,7 @@ class LeaseHolder:
             state.own_ips,
             created,
             self._stored(),
-            self._network,
             own_name=state.own_name,
-            former=self._former,
         )
 
     async def _move(self, reserved: StoredLease) -> bool:
@@ -406,21 +401,8 @@ class LeaseHolder:
         """
         if (network, former) != (self._network, self._former):
             self._network, self._former = network, former
-            self._accepted, self._must_check = False, True
+            self._accepted = False
             self._wake.set()
-
-    def _check_claims(self) -> None:
-        """Give up a lease that was confirmed before this node knew the network configs of now, if an older
-        one overlaps it.
-        """
-        state, must_check, self._must_check = self.state, self._must_check, False
-        if not must_check or not state.held or state.subnets is None:
-            return
-        older = self._older_claim(state.subnets, state.created)
-        if older is not None:
-            by = older.lease.public_ip
-            self._log.warning("lease_taken", subnet=str(state.subnets), by=show_ip(by))
-            state.contested(by)
 
     @property
     def is_settled(self) -> bool:

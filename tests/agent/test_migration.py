@@ -489,6 +489,7 @@ async def test_a_node_without_a_lease_keeps_nobody_waiting(
         assert (node.part.phase, node.part.problem) == (Phase.FINISH, "")
 
 
+HALVES: Final = NETWORK.replace('"SubnetLen":24', '"SubnetLen":25')
 OTHER_RANGE: Final = '{"Network":"10.24.0.0/16","SubnetLen":25,"Backend":{"Type":"host-gw"}}'
 
 
@@ -623,8 +624,7 @@ async def test_both_families_are_served_while_the_range_of_a_dual_stack_network_
 async def test_a_subnet_that_overlaps_an_older_one_is_given_up_before_it_is_used(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    halves = NETWORK.replace('"SubnetLen":24', '"SubnetLen":25')
-    node = Renumbering(tmp_path, "v2", NETWORK, halves)
+    node = Renumbering(tmp_path, "v2", NETWORK, HALVES)
     async with node.running():
         [old] = node.own
         node.store.lease("10.23.200.128-25", ME, None)
@@ -639,20 +639,28 @@ async def test_a_subnet_that_overlaps_an_older_one_is_given_up_before_it_is_used
 
 
 @pytest.mark.trio
-async def test_a_subnet_that_was_taken_without_knowledge_of_the_plan_is_given_up(
+async def test_an_older_lease_of_a_plan_that_is_not_known_yet_is_a_claim(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    halves = NETWORK.replace('"SubnetLen":24', '"SubnetLen":25')
-    node = Renumbering(tmp_path, "v2", NETWORK, halves)
+    """A node was cut off until its lease ended, and hears of the leases before it hears of the plan."""
+    node = Renumbering(tmp_path, "v2", NETWORK, HALVES)
+    async with node.running():
+        [lost] = node.own
+        node.store.lease(lost.replace("-24", "-25"), PEER)
+        node.store.remove(f"{PREFIX}/subnets/{lost}")
+        await node.later(5)
+        assert len(node.own) == 1
+        assert not subnet(node.own[0]).overlaps(subnet(lost))
+        assert node.agent.not_ready() is None
+        [told] = node.recorded.told("lease_given_up")
+        assert told["reason"] == f"the lease of {PEER} is older"
+    node.agent = node.make()
     node.store.lease("10.23.9.128-25", PEER, None)
+    for each in node.own:
+        node.store.remove(f"{PREFIX}/subnets/{each}")
     node.store.lease("10.23.9.0-24", ME, None)
     async with node.running():
-        assert node.own == ["10.23.9.0-24"]
-        node.plan(Phase.PREPARE)
-        await node.later(5)
-        assert node.agent.status()["subnet"] != "10.23.9.0/24"
-        [told] = node.recorded.told("lease_taken")
-        assert (told["subnet"], told["by"]) == ("10.23.9.0/24", PEER)
+        assert "10.23.9.0-24" not in node.own, "nor is it held from the start"
 
 
 @pytest.mark.trio
