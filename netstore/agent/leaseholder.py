@@ -120,6 +120,8 @@ class LeaseHolder:
         """What an earlier run held, until `on_held` or `on_unsafe` is called."""
         self._only_name: NodeSubnets | None = None
         """What was held when no other name was left."""
+        self._is_former_kept = False
+        """Whether this node's leases of the former network config were written since it holds another."""
         self._created_at = 0
         """The index at which a lease was created that this node is about to move to."""
 
@@ -150,6 +152,7 @@ class LeaseHolder:
             reserved = self._reserved_elsewhere()
             is_moved = reserved is not None and await self._move(reserved)
             is_moved = is_moved or (self._must_leave and await self._leave())
+            is_kept = await self._keep_former()
             rewritten_until = self._tell_rewrites()
             action = self.state.next(trio.current_time())
             is_unsafe = self._check_safe(is_refused=isinstance(action, Wait | ChooseSubnet))
@@ -160,7 +163,7 @@ class LeaseHolder:
                 await trio.sleep(DRAINED_DELAY if self._is_known_drained else RETRY_DELAY)
             elif isinstance(action, Wait):
                 is_done = self._accepted or is_unsafe
-                is_done = is_done and reserved is None and not self._must_leave
+                is_done = is_done and reserved is None and is_kept and not self._must_leave
                 until = min(action.until, rewritten_until)
                 with trio.move_on_at(until if is_done else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
@@ -396,11 +399,12 @@ class LeaseHolder:
         return True
 
     def renumber(self, network: Network, former: Network) -> None:
-        """Hold a subnet of this network config. One of `former` is left: its lease is not renewed any more,
-        and stays until it ends, so that pods that still use it keep their routes.
+        """Hold a subnet of this network config. One of `former` is left: its lease is written once more when
+        the other is held, and then not renewed, so that pods that still use it keep their routes for a TTL.
         """
         if (network, former) != (self._network, self._former):
             self._network, self._former = network, former
+            self._is_former_kept = False
             self._accepted = False
             self._wake.set()
 
@@ -428,7 +432,7 @@ class LeaseHolder:
         done yet. The lease is created first, and taken when all older ones are known and none overlaps it.
         """
         state, sent = self.state, trio.current_time()
-        former, index = state.subnets, state.index
+        former = state.subnets
         if former is None or not await self._knows(self._created_at):
             return False
         action = choose_subnet(
@@ -460,8 +464,6 @@ class LeaseHolder:
                 return False
             ttl = None if action.permanent else state.ttl
             found = await self._store.replace(name, state.value, action.index, ttl)
-            if isinstance(found, Written):  # the former one has its whole time from now on
-                await self._store.replace(former.lease_name, state.value, index, state.ttl)
         except ClientError as error:
             self._log.report("lease", "lease_not_written", reason=str(error))
             return False
@@ -474,6 +476,36 @@ class LeaseHolder:
             action.subnets, found.index, permanent=action.permanent, sent=sent, created=action.created
         )
         state.confirmed()
+        return True
+
+    async def _keep_former(self) -> bool:
+        """Write this node's leases of the former network config once, with the full TTL, when a subnet of the
+        present one is held. Reservations have no TTL and stay as they are. What an older lease overlaps is
+        not served, and is removed. False if that is not done yet.
+        """
+        state, former = self.state, self._former
+        if former is None or self._is_former_kept or not state.held or self._must_leave:
+            return True
+        for stored in list(self._stored()):
+            lease, name = stored.lease, stored.lease.subnets.lease_name
+            is_former = former.fits(lease.subnet) and not self._network.fits(lease.subnet)
+            if stored.permanent or not is_former or not is_of(lease, state.own_ips, state.own_name):
+                continue
+            older = self._older_claim(lease.subnets, stored.created)
+            try:
+                if older is None:
+                    found = await self._store.replace(name, state.value, stored.index, state.ttl)
+                else:
+                    found = await self._store.remove(name, stored.index)
+            except ClientError as error:
+                self._log.report("former_lease", "former_lease_not_written", name=name, reason=str(error))
+                return False
+            if not isinstance(found, Written):
+                return False  # it was changed, which the watcher will tell
+            if older is not None:
+                self._log.info("former_lease_removed", name=name)
+        self._log.resolve("former_lease")
+        self._is_former_kept = True
         return True
 
     async def _knows(self, index: int) -> bool:

@@ -639,6 +639,48 @@ async def test_a_subnet_that_overlaps_an_older_one_is_given_up_before_it_is_used
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("is_moved", [False, True])
+async def test_the_former_lease_has_its_whole_time_after_a_restart(
+    autojump_clock: MockClock, tmp_path: Path, *, is_moved: bool
+) -> None:
+    node = Renumbering(tmp_path, "v3", NETWORK, HALVES)
+    async with node.running():
+        [old] = node.own
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later(3)
+        node.peer(receives=node.store.index)
+        if is_moved:
+            node.store.lease("10.23.77.0-25", ME)  # the agent ends between its two writes
+    await trio.sleep(80_000)  # fixed: by the clock of the test
+    node.plan(Phase.SEND)
+    node.agent = node.make()
+    node.store.unheard_writes = 2
+    async with node.running():
+        await node.later(60)
+        assert len(node.own) == 2
+        kept = node.store.files[f"{PREFIX}/subnets/{old}"]
+        assert kept.expires is not None
+        assert kept.expires > trio.current_time() + 86_000
+        await node.later(600)
+        assert node.store.files[f"{PREFIX}/subnets/{old}"] == kept, "once"
+
+
+@pytest.mark.trio
+async def test_a_reservation_that_is_left_stays_one(autojump_clock: MockClock, tmp_path: Path) -> None:
+    node = Renumbering(tmp_path, "v3", NETWORK, HALVES)
+    async with node.running():
+        [old] = node.own
+        node.plan(Phase.PREPARE)
+        await node.later()
+        node.store.lease(old, ME, None)
+        await sending(node)
+        await node.later(5)
+        assert len(node.own) == 2
+        assert node.store.files[f"{PREFIX}/subnets/{old}"].expires is None
+
+
+@pytest.mark.trio
 async def test_an_older_lease_of_a_plan_that_is_not_known_yet_is_a_claim(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
