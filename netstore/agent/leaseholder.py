@@ -112,6 +112,8 @@ class LeaseHolder:
         self._generation = watcher.generation
         self._races = 0
         self._leases_when_full = 0
+        self._full_until = -math.inf
+        """Until when no subnet of a full network is looked for while no lease goes away."""
         self._accepted = True
         """Whether `on_held` returned True since the value was set, and no other name of the lease is left."""
         self._in_use = False
@@ -404,7 +406,7 @@ class LeaseHolder:
         """
         if (network, former) != (self._network, self._former):
             self._network, self._former = network, former
-            self._is_former_kept = False
+            self._is_former_kept, self._full_until = False, -math.inf
             self._accepted = False
             self._wake.set()
 
@@ -431,10 +433,12 @@ class LeaseHolder:
         """Take a subnet of the present network config instead of the one that is held. False if that is not
         done yet. The lease is created first, and taken when all older ones are known and none overlaps it.
         """
-        state, sent = self.state, trio.current_time()
-        former = state.subnets
-        if former is None or not await self._knows(self._created_at):
+        state = self.state
+        if len(self._watcher.leases) >= self._leases_when_full and trio.current_time() < self._full_until:
             return False
+        if not await self._knows(self._created_at) or not self._must_leave:
+            return False
+        former, sent = state.subnets, trio.current_time()
         action = choose_subnet(
             self._stored(),
             state.own_ip,
@@ -445,9 +449,16 @@ class LeaseHolder:
             own_name=state.own_name,
             former=self._former,
         )
-        is_of_former_config = isinstance(action, Discard) and not self._network.fits(action.subnets.subnet)
-        if isinstance(action, NetworkFull) or is_of_former_config:
-            self._log.report("lease", "no_subnet_to_move_to", network=str(self._network.network))
+        if isinstance(action, NetworkFull):
+            self._note_full()
+            self._log.report(
+                "lease", "no_subnet_to_move_to", network=str(action.network), leases=action.leases
+            )
+            return False
+        if isinstance(action, Create) and await self._kept_away():
+            await trio.sleep(RETRY_DELAY)
+            return False
+        if not self._must_leave:
             return False
         name = action.subnets.lease_name
         found: Written | Missing | Differs
@@ -527,6 +538,11 @@ class LeaseHolder:
     def _is_network_full(self) -> bool:
         return self._log.open.get("lease") == "network_full"
 
+    def _note_full(self) -> None:
+        """No subnet is free: look again when a lease goes away, or after some time."""
+        self._leases_when_full = len(self._watcher.leases)
+        self._full_until = trio.current_time() + FULL_DELAY
+
     async def _acquire(self, remembered: NodeSubnets | None, *, listed: bool) -> float:
         """Try once to get a subnet. Returns the seconds to wait before the next action."""
         if not listed:
@@ -549,7 +565,7 @@ class LeaseHolder:
         )
         if isinstance(action, NetworkFull):
             self._withdraw_left()
-            self._leases_when_full = len(self._watcher.leases)
+            self._note_full()
             self._log.report(
                 "lease",
                 "network_full",
