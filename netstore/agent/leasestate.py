@@ -157,7 +157,8 @@ def choose_subnet(
     one, else the lowest. One that has the right IPv4 subnet, and not the
     IPv6 subnet that the network config asks for, is followed by a lease with another name for the same IPv4
     subnet; a reservation by another reservation. If none fits, the lowest is discarded, and the caller asks
-    again. A lease of the network config `former` is left as it is. O(n log n).
+    again. A lease of the network config `former` is left as it is, unless an older one overlaps it.
+    O(n log n).
     """
     known = sorted(leases, key=lambda stored: stored.lease.subnet)
     own = [stored for stored in known if is_of(stored.lease, (own_ip,), own_name)]
@@ -177,9 +178,9 @@ def choose_subnet(
     for stored in sorted(usable, key=lambda each: (not each.permanent, each.lease.subnet != last)):
         return rest.create(stored.lease.subnet, permanent=stored.permanent)
     for stored in own:
-        if former is not None and former.fits(stored.lease.subnet):
-            continue
         older = claims.older(stored.lease.subnet, stored.created)
+        if former is not None and former.fits(stored.lease.subnet) and older is None:
+            continue
         reason = NOT_ALLOWED if older is None else f"the lease of {show_ip(older.lease.public_ip)} is older"
         return Discard(stored.lease.subnets, stored.index, reason)
     taken = [stored.lease.subnet for stored in known]
