@@ -748,6 +748,7 @@ async def test_a_node_that_need_not_leave_any_more_takes_no_other_subnet(
         await sending(node)
         await node.later(20)
         assert node.own == [old]
+        assert node.recorded.told("subnet_moved") == []
 
 
 @pytest.mark.trio
