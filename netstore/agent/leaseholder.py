@@ -436,8 +436,13 @@ class LeaseHolder:
         state = self.state
         if len(self._watcher.leases) >= self._leases_when_full and trio.current_time() < self._full_until:
             return False
-        if not await self._knows(self._created_at) or not self._must_leave:
+        if not await self._knows(self._created_at):
             return False
+        if await self._kept_away():
+            await trio.sleep(RETRY_DELAY)
+            return False
+        if not self._must_leave:
+            return False  # what is to be held changed meanwhile
         former, sent = state.subnets, trio.current_time()
         action = choose_subnet(
             self._stored(),
@@ -454,11 +459,6 @@ class LeaseHolder:
             self._log.report(
                 "lease", "no_subnet_to_move_to", network=str(action.network), leases=action.leases
             )
-            return False
-        if isinstance(action, Create) and await self._kept_away():
-            await trio.sleep(RETRY_DELAY)
-            return False
-        if not self._must_leave:
             return False
         name = action.subnets.lease_name
         found: Written | Missing | Differs
