@@ -112,6 +112,8 @@ class LeaseHolder:
         self._generation = watcher.generation
         self._races = 0
         self._leases_when_full = 0
+        self._full_until = -math.inf
+        """Until when no subnet of a full network is looked for while no lease goes away."""
         self._accepted = True
         """Whether `on_held` returned True since the value was set, and no other name of the lease is left."""
         self._in_use = False
@@ -120,10 +122,10 @@ class LeaseHolder:
         """What an earlier run held, until `on_held` or `on_unsafe` is called."""
         self._only_name: NodeSubnets | None = None
         """What was held when no other name was left."""
+        self._is_former_kept = False
+        """Whether this node's leases of the former network config were written since it holds another."""
         self._created_at = 0
         """The index at which a lease was created that this node is about to move to."""
-        self._must_check = False
-        """Whether leases count as older claims that did not when the lease was confirmed."""
 
     @property
     def subnet(self) -> Subnet | None:
@@ -149,10 +151,10 @@ class LeaseHolder:
         listed = True
         while True:
             self._wake = trio.Event()
-            self._check_claims()
             reserved = self._reserved_elsewhere()
             is_moved = reserved is not None and await self._move(reserved)
             is_moved = is_moved or (self._must_leave and await self._leave())
+            is_kept = await self._keep_former()
             rewritten_until = self._tell_rewrites()
             action = self.state.next(trio.current_time())
             is_unsafe = self._check_safe(is_refused=isinstance(action, Wait | ChooseSubnet))
@@ -163,7 +165,7 @@ class LeaseHolder:
                 await trio.sleep(DRAINED_DELAY if self._is_known_drained else RETRY_DELAY)
             elif isinstance(action, Wait):
                 is_done = self._accepted or is_unsafe
-                is_done = is_done and reserved is None and not self._must_leave
+                is_done = is_done and reserved is None and is_kept and not self._must_leave
                 until = min(action.until, rewritten_until)
                 with trio.move_on_at(until if is_done else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
@@ -377,9 +379,7 @@ class LeaseHolder:
             state.own_ips,
             created,
             self._stored(),
-            self._network,
             own_name=state.own_name,
-            former=self._former,
         )
 
     async def _move(self, reserved: StoredLease) -> bool:
@@ -401,26 +401,14 @@ class LeaseHolder:
         return True
 
     def renumber(self, network: Network, former: Network) -> None:
-        """Hold a subnet of this network config. One of `former` is left: its lease is not renewed any more,
-        and stays until it ends, so that pods that still use it keep their routes.
+        """Hold a subnet of this network config. One of `former` is left: its lease is written once more when
+        the other is held, and then not renewed, so that pods that still use it keep their routes for a TTL.
         """
         if (network, former) != (self._network, self._former):
             self._network, self._former = network, former
-            self._accepted, self._must_check = False, True
+            self._is_former_kept, self._full_until = False, -math.inf
+            self._accepted = False
             self._wake.set()
-
-    def _check_claims(self) -> None:
-        """Give up a lease that was confirmed before this node knew the network configs of now, if an older
-        one overlaps it.
-        """
-        state, must_check, self._must_check = self.state, self._must_check, False
-        if not must_check or not state.held or state.subnets is None:
-            return
-        older = self._older_claim(state.subnets, state.created)
-        if older is not None:
-            by = older.lease.public_ip
-            self._log.warning("lease_taken", subnet=str(state.subnets), by=show_ip(by))
-            state.contested(by)
 
     @property
     def is_settled(self) -> bool:
@@ -445,10 +433,17 @@ class LeaseHolder:
         """Take a subnet of the present network config instead of the one that is held. False if that is not
         done yet. The lease is created first, and taken when all older ones are known and none overlaps it.
         """
-        state, sent = self.state, trio.current_time()
-        former, index = state.subnets, state.index
-        if former is None or not await self._knows(self._created_at):
+        state = self.state
+        if len(self._watcher.leases) >= self._leases_when_full and trio.current_time() < self._full_until:
             return False
+        if not await self._knows(self._created_at):
+            return False
+        if await self._kept_away():
+            await trio.sleep(RETRY_DELAY)
+            return False
+        if not self._must_leave:
+            return False  # what is to be held changed meanwhile
+        former, sent = state.subnets, trio.current_time()
         action = choose_subnet(
             self._stored(),
             state.own_ip,
@@ -459,9 +454,11 @@ class LeaseHolder:
             own_name=state.own_name,
             former=self._former,
         )
-        is_of_former_config = isinstance(action, Discard) and not self._network.fits(action.subnets.subnet)
-        if isinstance(action, NetworkFull) or is_of_former_config:
-            self._log.report("lease", "no_subnet_to_move_to", network=str(self._network.network))
+        if isinstance(action, NetworkFull):
+            self._note_full()
+            self._log.report(
+                "lease", "no_subnet_to_move_to", network=str(action.network), leases=action.leases
+            )
             return False
         name = action.subnets.lease_name
         found: Written | Missing | Differs
@@ -478,8 +475,6 @@ class LeaseHolder:
                 return False
             ttl = None if action.permanent else state.ttl
             found = await self._store.replace(name, state.value, action.index, ttl)
-            if isinstance(found, Written):  # the former one has its whole time from now on
-                await self._store.replace(former.lease_name, state.value, index, state.ttl)
         except ClientError as error:
             self._log.report("lease", "lease_not_written", reason=str(error))
             return False
@@ -492,6 +487,36 @@ class LeaseHolder:
             action.subnets, found.index, permanent=action.permanent, sent=sent, created=action.created
         )
         state.confirmed()
+        return True
+
+    async def _keep_former(self) -> bool:
+        """Write this node's leases of the former network config once, with the full TTL, when a subnet of the
+        present one is held. Reservations have no TTL and stay as they are. What an older lease overlaps is
+        not served, and is removed. False if that is not done yet.
+        """
+        state, former = self.state, self._former
+        if former is None or self._is_former_kept or not state.held or self._must_leave:
+            return True
+        for stored in list(self._stored()):
+            lease, name = stored.lease, stored.lease.subnets.lease_name
+            is_former = former.fits(lease.subnet) and not self._network.fits(lease.subnet)
+            if stored.permanent or not is_former or not is_of(lease, state.own_ips, state.own_name):
+                continue
+            older = self._older_claim(lease.subnets, stored.created)
+            try:
+                if older is None:
+                    found = await self._store.replace(name, state.value, stored.index, state.ttl)
+                else:
+                    found = await self._store.remove(name, stored.index)
+            except ClientError as error:
+                self._log.report("former_lease", "former_lease_not_written", name=name, reason=str(error))
+                return False
+            if not isinstance(found, Written):
+                return False  # it was changed, which the watcher will tell
+            if older is not None:
+                self._log.info("former_lease_removed", name=name)
+        self._log.resolve("former_lease")
+        self._is_former_kept = True
         return True
 
     async def _knows(self, index: int) -> bool:
@@ -512,6 +537,11 @@ class LeaseHolder:
     @property
     def _is_network_full(self) -> bool:
         return self._log.open.get("lease") == "network_full"
+
+    def _note_full(self) -> None:
+        """No subnet is free: look again when a lease goes away, or after some time."""
+        self._leases_when_full = len(self._watcher.leases)
+        self._full_until = trio.current_time() + FULL_DELAY
 
     async def _acquire(self, remembered: NodeSubnets | None, *, listed: bool) -> float:
         """Try once to get a subnet. Returns the seconds to wait before the next action."""
@@ -535,7 +565,7 @@ class LeaseHolder:
         )
         if isinstance(action, NetworkFull):
             self._withdraw_left()
-            self._leases_when_full = len(self._watcher.leases)
+            self._note_full()
             self._log.report(
                 "lease",
                 "network_full",

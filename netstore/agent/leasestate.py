@@ -7,7 +7,7 @@ Invariants:
 - Every write is conditional: create only if absent, or compare with the index last seen. So a write whose
   outcome is unknown does no harm: the next write fails the comparison, and the agent reads the key.
 - A lease that was just created is not held before all older ones are known, and is given up if one of them
-  overlaps it: in a dual-stack network, and while SubnetLen changes, their keys may differ.
+  overlaps it, whatever its length: in a dual-stack network, and while SubnetLen changes, their keys differ.
 - A lease without a TTL is a reservation, and a TTL is never added to it.
 - Observations have the store's index; those that are not newer than the known state are ignored.
 
@@ -157,12 +157,13 @@ def choose_subnet(
     one, else the lowest. One that has the right IPv4 subnet, and not the
     IPv6 subnet that the network config asks for, is followed by a lease with another name for the same IPv4
     subnet; a reservation by another reservation. If none fits, the lowest is discarded, and the caller asks
-    again. A lease of the network config `former` is left as it is. O(n log n).
+    again. A lease of the network config `former` is left as it is, unless an older one overlaps it.
+    O(n log n).
     """
     known = sorted(leases, key=lambda stored: stored.lease.subnet)
     own = [stored for stored in known if is_of(stored.lease, (own_ip,), own_name)]
     others = [stored for stored in known if not is_of(stored.lease, (own_ip,), own_name)]
-    claims = _Claims(others, network, former)
+    claims = _Claims(others)
     usable = [
         stored
         for stored in own
@@ -177,9 +178,9 @@ def choose_subnet(
     for stored in sorted(usable, key=lambda each: (not each.permanent, each.lease.subnet != last)):
         return rest.create(stored.lease.subnet, permanent=stored.permanent)
     for stored in own:
-        if former is not None and former.fits(stored.lease.subnet):
-            continue
         older = claims.older(stored.lease.subnet, stored.created)
+        if former is not None and former.fits(stored.lease.subnet) and older is None:
+            continue
         reason = NOT_ALLOWED if older is None else f"the lease of {show_ip(older.lease.public_ip)} is older"
         return Discard(stored.lease.subnets, stored.index, reason)
     taken = [stored.lease.subnet for stored in known]
@@ -196,14 +197,12 @@ def older_claim(
     own_ips: Collection[int],
     created: int,
     leases: Iterable[StoredLease],
-    network: Network,
     *,
     own_name: str = "",
-    former: Network | None = None,
 ) -> StoredLease | None:
     """A lease of another node that was created before index `created` and overlaps one of these subnets."""
     others = [stored for stored in leases if not is_of(stored.lease, own_ips, own_name)]
-    claims = _Claims(others, network, former)
+    claims = _Claims(others)
     return claims.older(subnets.subnet, created) or claims.older6(subnets.subnet6, created)
 
 
@@ -215,17 +214,15 @@ def is_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
 
 
 class _Claims:
-    """The oldest lease of each subnet, by family. Leases that fit neither the network config nor the former
-    one do not count: of two that overlap, the one that fits is accepted (`network.overlaps`).
+    """The oldest lease of each subnet, by family. A lease that does not fit the network config counts as
+    well: it may fit that of a plan which this node does not know yet.
     """
 
-    def __init__(self, leases: Iterable[StoredLease], network: Network, former: Network | None) -> None:
-        networks = [network] if former is None else [network, former]
-        networks6 = [each.ipv6 for each in networks if each.ipv6 is not None]
+    def __init__(self, leases: Iterable[StoredLease]) -> None:
         held = [(stored.lease.subnet, stored) for stored in leases]
         held6 = [(subnet6, each) for _, each in held if (subnet6 := each.lease.subnet6) is not None]
-        self._family = _Family(pair for pair in held if any(each.fits(pair[0]) for each in networks))
-        self._family6 = _Family(pair for pair in held6 if any(each.fits(pair[0]) for each in networks6))
+        self._family = _Family(held)
+        self._family6 = _Family(held6)
 
     def older(self, subnet: Subnet, created: int) -> StoredLease | None:
         """The oldest lease that overlaps the subnet, if it was created before this index."""

@@ -14,9 +14,11 @@ import pytest
 import trio
 from netstore_plugins.vxlan import VxlanTunnels
 
+from netstore.agent import leaseholder, leasestate
 from netstore.agent.backend import Refused
 from netstore.agent.deviceplan import CreateDevice
 from netstore.agent.kernel import Address, Link
+from netstore.agent.leaseholder import FULL_DELAY
 from netstore.agent.migration import DRAIN_SECONDS, document_of
 from netstore.agent.routeplan import AddRoute
 from netstore.agent.routeprogrammer import REFRESH_INTERVAL
@@ -491,6 +493,7 @@ async def test_a_node_without_a_lease_keeps_nobody_waiting(
         assert (node.part.phase, node.part.problem) == (Phase.FINISH, "")
 
 
+HALVES: Final = NETWORK.replace('"SubnetLen":24', '"SubnetLen":25')
 OTHER_RANGE: Final = '{"Network":"10.24.0.0/16","SubnetLen":25,"Backend":{"Type":"host-gw"}}'
 
 
@@ -625,8 +628,7 @@ async def test_both_families_are_served_while_the_range_of_a_dual_stack_network_
 async def test_a_subnet_that_overlaps_an_older_one_is_given_up_before_it_is_used(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    halves = NETWORK.replace('"SubnetLen":24', '"SubnetLen":25')
-    node = Renumbering(tmp_path, "v2", NETWORK, halves)
+    node = Renumbering(tmp_path, "v2", NETWORK, HALVES)
     async with node.running():
         [old] = node.own
         node.store.lease("10.23.200.128-25", ME, None)
@@ -641,20 +643,167 @@ async def test_a_subnet_that_overlaps_an_older_one_is_given_up_before_it_is_used
 
 
 @pytest.mark.trio
-async def test_a_subnet_that_was_taken_without_knowledge_of_the_plan_is_given_up(
+@pytest.mark.parametrize("is_moved", [False, True])
+async def test_the_former_lease_has_its_whole_time_after_a_restart(
+    autojump_clock: MockClock, tmp_path: Path, *, is_moved: bool
+) -> None:
+    node = Renumbering(tmp_path, "v3", NETWORK, HALVES)
+    async with node.running():
+        [old] = node.own
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later(3)
+        node.peer(receives=node.store.index)
+        if is_moved:
+            node.store.lease("10.23.77.0-25", ME)  # the agent ends between its two writes
+    await trio.sleep(80_000)  # fixed: by the clock of the test
+    node.plan(Phase.SEND)
+    node.agent = node.make()
+    node.store.unheard_writes = 2
+    async with node.running():
+        await node.later(60)
+        assert len(node.own) == 2
+        kept = node.store.files[f"{PREFIX}/subnets/{old}"]
+        assert kept.expires is not None
+        assert kept.expires > trio.current_time() + 86_000
+        await node.later(600)
+        assert node.store.files[f"{PREFIX}/subnets/{old}"] == kept, "once"
+
+
+@pytest.mark.trio
+async def test_a_full_network_is_searched_again_when_a_lease_goes_or_after_some_time(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = HALVES.replace('25,"', '25,"SubnetMin":"10.23.200.0","SubnetMax":"10.23.200.128","')
+    node = Renumbering(tmp_path, "v2", NETWORK, small)
+    chosen = []
+
+    def choose(*args: Any, **more: Any) -> Any:
+        chosen.append(leasestate.choose_subnet(*args, **more))
+        return chosen[-1]
+
+    monkeypatch.setattr(leaseholder, "choose_subnet", choose)
+    async with node.running():
+        await sending(node)
+        await node.later(2)
+        chosen.clear()
+        for number in range(300):
+            node.store.lease(f"10.23.{100 + number % 50}.0-24", PEER)
+            await node.later(0.01)
+        assert len(chosen) <= 1
+        [told] = node.recorded.told("no_subnet_to_move_to")
+        assert told["network"] == "10.23.0.0/16"
+        await node.later(2 * FULL_DELAY)
+        assert chosen
+        node.store.remove(f"{PREFIX}/subnets/{PEER_SUBNET}")
+        await node.later(5)
+        assert len(node.own) == 2
+
+
+@pytest.mark.trio
+async def test_a_full_ipv6_network_is_told_by_its_own_range(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    halves = NETWORK.replace('"SubnetLen":24', '"SubnetLen":25')
-    node = Renumbering(tmp_path, "v2", NETWORK, halves)
+    dual = json.loads(DUAL)
+    dual["SubnetLen"] = 25
+    halves = json.dumps(dual)
+    node = Renumbering(tmp_path, "v3", DUAL, halves)
+    make_dual_stack(node)
+    node.store.remove(f"{PREFIX}/subnets/{PEER_SUBNET}")
+    async with node.running():
+        node.store.put(f"{PREFIX}/subnets/10.23.200.0-24&{dual['IPv6Network'].replace('/', '-')}", DUAL_PEER)
+        await sending(node)
+        await node.later(5)
+        [told] = node.recorded.told("no_subnet_to_move_to")
+        assert told["network"] == dual["IPv6Network"]
+
+
+@pytest.mark.trio
+async def test_a_node_that_is_drained_takes_no_subnet_of_another_range(
+    autojump_clock: MockClock, moving: Renumbering
+) -> None:
+    node = moving
+    async with node.running():
+        [old] = node.own
+        node.drain()
+        await sending(node)
+        await node.later(5)
+        assert node.own == [old]
+        assert len(node.recorded.told("node_drained")) == 1
+
+
+@pytest.mark.trio
+async def test_a_node_that_need_not_leave_any_more_takes_no_other_subnet(
+    autojump_clock: MockClock, moving: Renumbering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = moving
+
+    async def slowly(*_: object) -> bool:
+        if node.recorded.told("migration_phase")[-1]["phase"] != "revert":
+            node.plan(Phase.REVERT)
+        await node.later(5)
+        return True
+
+    monkeypatch.setattr(leaseholder.LeaseHolder, "_knows", slowly)
+    async with node.running():
+        [old] = node.own
+        await sending(node)
+        await node.later(20)
+        assert node.own == [old]
+        assert node.recorded.told("subnet_moved") == []
+
+
+@pytest.mark.trio
+async def test_a_lease_that_fits_neither_config_is_discarded(
+    autojump_clock: MockClock, moving: Renumbering
+) -> None:
+    node = moving
+    async with node.running():
+        node.store.lease("10.23.64.0-20", ME)
+        await sending(node)
+        await node.later(5)
+        assert "10.23.64.0-20" not in node.own
+        assert len(node.own) == 2
+        assert node.recorded.told("no_subnet_to_move_to") == []
+
+
+@pytest.mark.trio
+async def test_a_reservation_that_is_left_stays_one(autojump_clock: MockClock, tmp_path: Path) -> None:
+    node = Renumbering(tmp_path, "v3", NETWORK, HALVES)
+    async with node.running():
+        [old] = node.own
+        node.plan(Phase.PREPARE)
+        await node.later()
+        node.store.lease(old, ME, None)
+        await sending(node)
+        await node.later(5)
+        assert len(node.own) == 2
+        assert node.store.files[f"{PREFIX}/subnets/{old}"].expires is None
+
+
+@pytest.mark.trio
+async def test_an_older_lease_of_a_plan_that_is_not_known_yet_is_a_claim(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """A node was cut off until its lease ended, and hears of the leases before it hears of the plan."""
+    node = Renumbering(tmp_path, "v2", NETWORK, HALVES)
+    async with node.running():
+        [lost] = node.own
+        node.store.lease(lost.replace("-24", "-25"), PEER)
+        node.store.remove(f"{PREFIX}/subnets/{lost}")
+        await node.later(5)
+        assert len(node.own) == 1
+        assert not subnet(node.own[0]).overlaps(subnet(lost))
+        assert node.agent.not_ready() is None
+        [told] = node.recorded.told("lease_given_up")
+        assert told["reason"] == f"the lease of {PEER} is older"
+    node.agent = node.make()
     node.store.lease("10.23.9.128-25", PEER, None)
+    for each in node.own:
+        node.store.remove(f"{PREFIX}/subnets/{each}")
     node.store.lease("10.23.9.0-24", ME, None)
     async with node.running():
-        assert node.own == ["10.23.9.0-24"]
-        node.plan(Phase.PREPARE)
-        await node.later(5)
-        assert node.agent.status()["subnet"] != "10.23.9.0/24"
-        [told] = node.recorded.told("lease_taken")
-        assert (told["subnet"], told["by"]) == ("10.23.9.0/24", PEER)
+        assert "10.23.9.0-24" not in node.own, "nor is it held from the start"
 
 
 @pytest.mark.trio
