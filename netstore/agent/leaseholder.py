@@ -21,13 +21,12 @@ from netstore.agent.leasestate import (
     StoredLease,
     Wait,
     choose_subnet,
-    is_of,
     older_claim,
 )
 from netstore.client.faults import ClientError
 from netstore.client.subnetstore import Differs, Entry, Missing, Written
 from netstore.network.addresses import show_ip
-from netstore.network.lease import SubnetLease, parse_lease
+from netstore.network.lease import SubnetLease, is_of, parse_lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
