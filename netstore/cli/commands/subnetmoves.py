@@ -230,9 +230,7 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
         raise refused(f"{node} holds {named}, and is not drained; give --yes if that is meant")
 
     async def noting(store: SubnetStore) -> None:
-        mark = encode_mark(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), of.marks)
-        for name in of.marks:
-            await store.create(name, mark, None)  # as well if it is there
+        await _mark(store, of.marks)
 
     settings.ask_network(noting, DRAINED)
 
@@ -261,6 +259,30 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
             " earlier release of it; stop it, and try again"
         )
     settings.show({"action": "drained", "subnets": [record.content() for record in mine]}, _table(mine))
+
+
+async def _mark(store: SubnetStore, names: Sequence[str]) -> None:
+    """Note that the node with these names is drained. What an earlier drain noted under one of them belongs
+    to it: so each entry leads to all others. `Failure` if somebody else changes them at the same time.
+    """
+    from netstore.client.subnetstore import Missing  # noqa: PLC0415 - see Settings.run
+
+    found = {name: await store.entry(name) for name in names}
+    for entry in list(found.values()):
+        if not isinstance(entry, Missing):
+            for also in filter(is_node_name, parse_mark(entry.value)):
+                if also not in found:
+                    found[also] = await store.entry(also)
+    # The entries of an earlier drain that are gone are not made again.
+    found = {name: entry for name, entry in found.items() if name in names or not isinstance(entry, Missing)}
+    mark = encode_mark(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), sorted(found))
+    for name, entry in found.items():
+        if isinstance(entry, Missing):
+            index = index_of(await store.create(name, mark, None))
+        else:
+            index = index_of(await store.replace(name, mark, entry.modified, None))
+        if index is None:
+            raise refused(f"{DRAINED}/{name}: was changed meanwhile; try again")
 
 
 @click.command("undrain", cls=Command)

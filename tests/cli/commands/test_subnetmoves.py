@@ -302,6 +302,17 @@ def test_a_node_that_is_drained_by_host_name_stays_away_by_its_name_in_its_lease
     assert marks(site) == set()
 
 
+@pytest.mark.parametrize("by", [NODE, OTHER, "node7"])
+def test_an_undrain_undoes_all_drains_of_the_node(site: Site, by: str) -> None:
+    for subnet, value in ((OLD, lease(NODE)), (OLD, named(NODE, "node7")), (NEW, named(OTHER, "node7"))):
+        site.keys.put(site.key(subnet), value, 1000)
+        word = "node7" if subnet == NEW else NODE
+        assert site.ctl("subnet", "drain", "--yes", "--wait", "0", word).status == 0
+    assert marks(site) == {NODE, OTHER, "node7"}
+    assert site.ctl("subnet", "undrain", by).status == 0
+    assert marks(site) == set()
+
+
 def test_a_node_that_is_named_moves(site: Site) -> None:
     site.keys.put(site.key(OLD), json.dumps({"PublicIP": NODE, "NodeName": "node7"}), 1000)
     assert site.ctl("subnet", "move", "--wait", "0", "node7", NEW).status == 0
