@@ -48,7 +48,8 @@ class Tunnel(NamedTuple):
 class Link(NamedTuple):
     """A network interface. `ifindex` is its number in the kernel, `up` its administrative state, `kind` its
     driver's name where it is a virtual one (`vxlan`), else empty. `alias` is the note that programs may leave
-    at it, `tunnel` what is known of a VXLAN or IPIP device.
+    at it, `tunnel` what is known of a VXLAN or IPIP device. `master` is the ifindex of the bridge or the like
+    that it is a port of, 0 if there is none.
     """
 
     ifindex: int
@@ -59,6 +60,7 @@ class Link(NamedTuple):
     kind: str = ""
     alias: str = ""
     tunnel: Tunnel | None = None
+    master: int = 0
 
 
 class Address(NamedTuple):

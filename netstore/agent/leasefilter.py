@@ -37,6 +37,10 @@ HOST_LENGTH: Final = 32
 """Prefix length of a single IPv4 address. An interface network of this length is no network."""
 
 
+BRIDGE: Final = "bridge"
+"""The kind of a `Link` that has ports."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family(Generic[S]):
     """What differs between IPv4 and IPv6."""
@@ -57,8 +61,9 @@ class ProtectedAddresses(Generic[S]):
     """Addresses of one family of this node and of what it depends on, for which no lease may make a route.
 
     `own` are the node's addresses, `networks` the networks of its interfaces with the interface's name,
-    `single` single addresses with a description of each. Looking one up takes O(log n), because a node with
-    kube-proxy in its ipvs mode has an address for every service.
+    `single` single addresses with a description of each. `left` are networks of bridges without ports: other
+    nodes may have subnets there, this one takes none, which the bridge's address would not fit. Looking one
+    up takes O(log n), because a node with kube-proxy in its ipvs mode has an address for every service.
     """
 
     def __init__(
@@ -66,7 +71,9 @@ class ProtectedAddresses(Generic[S]):
         own: Iterable[int] = (),
         networks: Iterable[tuple[S, str]] = (),
         single: Iterable[tuple[int, str]] = (),
+        left: Iterable[S] = (),
     ) -> None:
+        self.left: frozenset[S] = frozenset(left)
         self.own = frozenset(own)
         self.networks: tuple[tuple[S, str], ...] = tuple(sorted(networks))
         self.single = tuple(sorted(single))
@@ -84,7 +91,8 @@ class ProtectedAddresses(Generic[S]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ProtectedAddresses):
             return NotImplemented
-        return (self.own, self.networks, self.single) == (other.own, other.networks, other.single)
+        mine = self.own, self.networks, self.single, self.left
+        return mine == (other.own, other.networks, other.single, other.left)
 
     __hash__ = None  # type: ignore[assignment] # as of a set: it has an equal with the same content
 
@@ -113,7 +121,7 @@ class ProtectedAddresses(Generic[S]):
 def protected_addresses(
     family: Family[S],
     ranges: Collection[S],
-    links: Iterable[Link],
+    links: Sequence[Link],
     addresses: Sequence[Address],
     *,
     routes: Iterable[KernelRoute],
@@ -125,7 +133,9 @@ def protected_addresses(
     The networks are those of the interfaces' addresses, and those that another program's route reaches
     without a gateway. One that covers a whole pod network is left out: hosts with a wide netmask are common,
     and protecting it would reject every lease. The addresses that nodes use in it are protected one by one.
-    Reserved ones, as link-local, are left out too: no pod network has them.
+    Reserved ones, as link-local, are left out too: no pod network has them. So is the network of a bridge
+    without ports if it is in a pod network: bridges stay when their last pod and its subnet are gone, and the
+    subnet is another node's then.
 
     Routes with a gateway are not protected, only their gateways: a daemon that announces the pod network in
     larger pieces is normal beside the routes of this agent. A gateway that is the first address of its
@@ -133,7 +143,16 @@ def protected_addresses(
     that subnet is what such a route was made for.
     """
     names = {link.ifindex: link.name for link in links}
+    masters = {link.master for link in links}
+    idle = {link.ifindex for link in links if link.kind == BRIDGE and link.ifindex not in masters}
     host_length, show = next(iter(ranges)).bits, family.show
+
+    def is_left(subnet: S, ifindex: int) -> bool:
+        return ifindex in idle and any(each.covers(subnet) and each != subnet for each in ranges)
+
+    found_at = [(family.subnet.around(each.ip, each.length), each) for each in addresses]
+    left = {subnet for subnet, each in found_at if is_left(subnet, each.ifindex)}
+    addresses = [each for subnet, each in found_at if not is_left(subnet, each.ifindex)]
     usual = [each for each in addresses if family.reserved(family.subnet(each.ip, host_length)) is None]
     found: set[tuple[S, int]] = {(family.subnet.around(each.ip, each.length), each.ifindex) for each in usual}
     single = {each.ip: f"this node's own address {show(each.ip)}" for each in usual}
@@ -145,7 +164,7 @@ def protected_addresses(
             if route.gateway == subnet.base:
                 continue
             single.setdefault(route.gateway, f"the next hop {show(route.gateway)} of the route to {subnet}")
-        elif route.plain and family.reserved(subnet) is None:
+        elif route.plain and family.reserved(subnet) is None and not is_left(subnet, route.ifindex):
             found.add((subnet, route.ifindex))
     for ip, what in hosts.items():
         single.setdefault(ip, what)
@@ -157,20 +176,23 @@ def protected_addresses(
             if subnet.length < host_length and not any(subnet.covers(each) for each in ranges)
         ),
         single.items(),
+        left,
     )
 
 
-def conflict(network: Network, own: Collection[Subnet], protected: ProtectedAddresses[Subnet]) -> str | None:
+def conflict(
+    network: Network, present: Collection[Subnet], protected: ProtectedAddresses[Subnet]
+) -> str | None:
     """Why the nodes cannot take their subnets by this network config, as far as this node's addresses and
-    networks go; None if they can. `own` are the node's own subnets: what is in them is of its pods.
-    O(own * (addresses + networks)).
+    networks go; None if they can. `present` are the present range and the node's own subnets: what is in them
+    does no more harm than before. O(present * (addresses + networks)).
     """
 
-    def is_of_pods(subnet: Subnet) -> bool:
-        return any(each.covers(subnet) for each in own)
+    def is_present(subnet: Subnet) -> bool:
+        return any(each.covers(subnet) for each in present)
 
     for ip in sorted(protected.own):
-        if network.network.holds(ip) and not is_of_pods(Subnet(ip, HOST_LENGTH)):
+        if network.network.holds(ip) and not is_present(Subnet(ip, HOST_LENGTH)):
             return (
                 f"the new Network {network.network} contains this node's own address {show_ip(ip)}; choose"
                 " another one"
@@ -179,7 +201,7 @@ def conflict(network: Network, own: Collection[Subnet], protected: ProtectedAddr
     taken = [(subnet, f"overlaps the network {subnet} of {name}") for subnet, name in protected.networks]
     taken += [(Subnet(ip, HOST_LENGTH), f"contains {what}") for ip, what in protected.single]
     for subnet, what in taken:
-        if subnet.base <= high and subnet.last >= low and not is_of_pods(subnet):
+        if subnet.base <= high and subnet.last >= low and not is_present(subnet):
             return (
                 f"the new Network {network.network} {what} on this node; choose another one, or SubnetMin and"
                 " SubnetMax that leave it out"

@@ -21,13 +21,12 @@ from netstore.agent.leasestate import (
     StoredLease,
     Wait,
     choose_subnet,
-    is_of,
     older_claim,
 )
 from netstore.client.faults import ClientError
 from netstore.client.subnetstore import Differs, Entry, Missing, Written
 from netstore.network.addresses import show_ip
-from netstore.network.lease import SubnetLease, parse_lease
+from netstore.network.lease import SubnetLease, is_of, parse_lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -76,8 +75,9 @@ class LeaseHolder:
     `on_held` is called with what is held each time that changes, again after `set_value`, again if it
     returned False, and again after `on_unsafe`. `on_unsafe` is called when the subnet in use may be another
     node's soon: the lease could not be renewed and may end, or it is gone and could not be written again.
-    `avoid` returns the networks of this host, which no new subnet may overlap. `is_drained` asks whether this
-    node may take no subnet (`netstorectl subnet drain`); that is asked before each lease that is created.
+    `avoid` returns the networks of this host, which no new subnet may overlap. `drained_as` asks
+    for the name, an address or a node name, under which this node is noted as one that may take no subnet
+    (`netstorectl subnet drain`); that is asked before each lease that is created.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class LeaseHolder:
         on_held: Callable[[NodeSubnets], Awaitable[bool]],
         on_unsafe: Callable[[], None] = lambda: None,
         avoid: Callable[[], Iterable[Subnet | Subnet6]] = tuple,
-        is_drained: Callable[[], Awaitable[bool]] | None = None,
+        drained_as: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self.state = state
         self.subnets: NodeSubnets | None = None
@@ -107,7 +107,9 @@ class LeaseHolder:
         self._on_held = on_held
         self._on_unsafe = on_unsafe
         self._avoid = avoid
-        self._is_drained = is_drained
+        self._drained_as = drained_as
+        self._mark = ""
+        """The name that `drained_as` returned last."""
         self._wake = trio.Event()
         self._generation = watcher.generation
         self._races = 0
@@ -193,26 +195,27 @@ class LeaseHolder:
 
     async def _kept_away(self) -> bool:
         """Whether this node may take no subnet, or that is not known. The user of an agent that may not read
-        the marks is not kept away: `is_drained` cannot be answered there.
+        the marks is not kept away: `drained_as` cannot be answered there.
         """
         try:
-            is_drained = self._is_drained is not None and await self._is_drained()
+            mark = None if self._drained_as is None else await self._drained_as()
         except ClientError as error:
             if error.is_denied:
                 return False
             if not self._is_known_drained:
                 self._log.report("lease", "no_subnet_yet", reason=str(error))
             return True
-        if is_drained:
-            ip = show_ip(self.state.own_ip)
-            self._log.report(
-                "lease",
-                "node_drained",
-                public_ip=ip,
-                fix=f"netstorectl subnet undrain {ip} lets it come back",
-            )
-            self._withdraw_left()
-        return is_drained
+        if mark is None:
+            return False
+        self._mark = mark
+        self._log.report(
+            "lease",
+            "node_drained",
+            public_ip=show_ip(self.state.own_ip),
+            fix=f"netstorectl subnet undrain {mark} lets it come back",
+        )
+        self._withdraw_left()
+        return True
 
     async def _keep_safe(self) -> NoReturn:
         """Notice the end of the lease also while a write of it is under way."""
@@ -264,8 +267,7 @@ class LeaseHolder:
     def fault(self) -> str | None:
         """Why the lease does not serve this node alone, or why none is asked for; None otherwise."""
         if self._is_known_drained:
-            ip = show_ip(self.state.own_ip)
-            return f"this node is drained; `netstorectl subnet undrain {ip}` lets it come back"
+            return f"this node is drained; `netstorectl subnet undrain {self._mark}` lets it come back"
         if self.state.rewritten_until(trio.current_time()) is None:
             return None
         if (name := self.state.own_name) and f'"NodeName":"{name}"' in (self.state.foreign_value or ""):

@@ -27,7 +27,7 @@ import msgspec
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.allocator import counterpart, free_subnets
 from netstore.network.ipv6 import Subnet6
-from netstore.network.lease import NodeSubnets, SubnetLease
+from netstore.network.lease import NodeSubnets, SubnetLease, is_of
 from netstore.network.overlaps import SubnetIndex
 
 if TYPE_CHECKING:
@@ -204,13 +204,6 @@ def older_claim(
     others = [stored for stored in leases if not is_of(stored.lease, own_ips, own_name)]
     claims = _Claims(others)
     return claims.older(subnets.subnet, created) or claims.older6(subnets.subnet6, created)
-
-
-def is_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
-    """Whether a lease is that of the node with this name, "" for none, and these PublicIPs: where both have
-    a name, it decides.
-    """
-    return lease.node_name == name if lease.node_name and name else lease.public_ip in ips
 
 
 class _Claims:

@@ -82,8 +82,10 @@ class LocalNode:
         """What a new subnet of this node must not overlap."""
         return [
             *(subnet for subnet, _ in self.protected.networks),
+            *self.protected.left,
             *(Subnet(ip, HOST_LENGTH) for ip, _ in self.protected.single),
             *(subnet for subnet, _ in self.protected6.networks),
+            *self.protected6.left,
             *(Subnet6(ip, 128) for ip, _ in self.protected6.single),
         ]
 

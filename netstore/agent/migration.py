@@ -350,7 +350,7 @@ class Migration:
             }
             if self._holder.subnet is not None:
                 own.add(self._holder.subnet)
-            if (found := conflict(new, own, node.protected)) is not None:
+            if (found := conflict(new, [node.network.network, *own], node.protected)) is not None:
                 return found
         rejected = self._programmer.rejected
         if rejected:

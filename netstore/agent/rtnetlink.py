@@ -64,7 +64,7 @@ _PERMANENT: Final = 0x80
 _SELF: Final = 2
 _NO_DAD: Final = 2
 
-_IFLA_ADDRESS, _IFLA_NAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_ALIAS = 1, 3, 4, 18, 20
+_IFLA_ADDRESS, _IFLA_NAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_ALIAS = 1, 3, 4, 10, 18, 20
 _INFO_KIND, _INFO_DATA = 1, 2
 _VXLAN_ID, _VXLAN_GROUP, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING = 1, 2, 3, 4, 7
 _VXLAN_PORT, _VXLAN_GROUP6, _VXLAN_LOCAL6, _VXLAN_GBP = 15, 16, 17, 23
@@ -460,19 +460,21 @@ def _next_hops(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, bool]
 def parse_link(data: bytes, at: int, end: int) -> Link:
     """The link of an RTM_NEWLINK or RTM_DELLINK payload."""
     _, _, ifindex, flags, _ = _link.unpack_from(data, at)
-    name, mtu, mac, alias, kind, tunnel = "", 0, b"", "", "", None
+    name, mtu, mac, alias, kind, tunnel, master = "", 0, b"", "", "", None, 0
     for attribute, start, size in _attribute_spans(data, at + 16, end):
         if attribute == _IFLA_NAME:
             name = _text(data, start, size)
         elif attribute == _IFLA_MTU:
             mtu = _number.unpack_from(data, start)[0]
+        elif attribute == _IFLA_MASTER:
+            master = _number.unpack_from(data, start)[0]
         elif attribute == _IFLA_ADDRESS:
             mac = data[start : start + size]
         elif attribute == _IFLA_ALIAS:
             alias = _text(data, start, size)
         elif attribute == _IFLA_LINKINFO:
             kind, tunnel = _parse_link_info(data, start, start + size)
-    return Link(ifindex, name, mtu, bool(flags & _UP), mac, kind, alias, tunnel)
+    return Link(ifindex, name, mtu, bool(flags & _UP), mac, kind, alias, tunnel, master)
 
 
 def _text(data: bytes, start: int, size: int) -> str:

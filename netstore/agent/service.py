@@ -419,7 +419,7 @@ class Agent:
             entropy=self._entropy,
             on_held=self._subnet_held,
             on_unsafe=self._subnet_unsafe,
-            is_drained=self._is_drained,
+            drained_as=self._drained_as,
             avoid=node.protected_subnets,
         )
         ranges = list(node.network.ranges)
@@ -535,13 +535,14 @@ class Agent:
             self._programmer.leases_changed()
         return True
 
-    async def _is_drained(self) -> bool:
+    async def _drained_as(self) -> str | None:
+        """The name under which this node is noted as drained."""
         assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
         store = await self._access.drained(self._store_api)
         for name in (show_ip(self._node.host.public_ip), *filter(is_node_name, [self._node.name])):
             if isinstance(await store.entry(name), Entry):
-                return True
-        return False
+                return name
+        return None
 
     def _subnet_unsafe(self) -> None:
         """Let no pod get an address of the subnet. What pods have stays, and so do routes and rules."""

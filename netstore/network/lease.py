@@ -21,7 +21,7 @@ from netstore.network.ipv6 import Subnet6, parse_host_ip6, parse_ip6, show_ip6
 from netstore.network.words import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 SUBNETS: Final = "subnets"
 """The folder of the leases, under the network's prefix."""
@@ -141,6 +141,13 @@ class SubnetLease(msgspec.Struct, frozen=True, gc=False):
         return SubnetLease(
             self.subnet, self.public_ip, self.backend_type, self.backend_data, created=self.created
         )
+
+
+def is_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
+    """Whether a lease is that of the node with this name, "" for none, and these PublicIPs: where both have
+    a name, it decides.
+    """
+    return lease.node_name == name if lease.node_name and name else lease.public_ip in ips
 
 
 class InvalidLease(msgspec.Struct, frozen=True, gc=False):

@@ -199,6 +199,31 @@ def test_a_range_that_this_node_uses_otherwise_is_in_conflict() -> None:
     assert found('"Network":"10.90.0.0/16","SubnetMin":"10.90.9.0"') == ""
 
 
+def test_what_is_in_the_present_range_is_in_no_conflict() -> None:
+    """As the bridge of an earlier subnet length, or a network that the nodes leave out already."""
+    new = parse_network(b'{"Network":"10.77.0.0/16","SubnetLen":25,"Backend":{"Type":"host-gw"}}')
+    assert "own address 10.77.0.5" in str(conflict(new, [OWN], PROTECTED))
+    assert conflict(new, [new.network, OWN], PROTECTED) is None
+
+
+@pytest.mark.parametrize("has_pod", [False, True])
+def test_a_bridge_without_pods_does_not_protect_its_former_subnet(*, has_pod: bool) -> None:
+    bridges = [Link(4, "cni0", 1500, up=True, kind="bridge"), Link(5, "virbr0", 1500, up=True, kind="bridge")]
+    pod = Link(6, "veth1", 1500, up=True, kind="veth", master=4)
+    addresses = [*ADDRESSES, Address(4, parse_ip("10.23.77.1"), 24), Address(5, parse_ip("172.30.0.1"), 16)]
+    routes = [KernelRoute(Subnet(parse_ip("10.23.77.0"), 24), 0, 4, protocol=2)]
+    pods = parse_network(b'{"Network":"172.30.8.0/21","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
+    ranges = [NETWORK.network, pods.network]
+    links = [*LINKS, *bridges, *([pod] if has_pod else [])]
+    protected = protected_addresses(IPV4, ranges, links, addresses, routes=routes, hosts={})
+    new = parse_network(b'{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
+    assert (why("10.23.77.0/25", protected=protected) is None) is not has_pod
+    assert (conflict(new, (), protected) is None) is not has_pod
+    assert protected.left == (set() if has_pod else {Subnet(parse_ip("10.23.77.0"), 24)}), "not for this node"
+    assert parse_ip("172.30.0.1") in protected.own, "the bridge is not in the pod network but around it"
+    assert "overlaps the network 10.77.0.0/24 of lan2" in str(why("10.77.0.0/24", protected=protected))
+
+
 def net6(text: str) -> Subnet6:
     return Subnet6.exact(*parse_cidr6(text))
 

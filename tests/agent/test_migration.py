@@ -594,6 +594,22 @@ async def test_a_node_takes_a_subnet_of_another_length_beside_all_that_are_held(
 
 
 @pytest.mark.trio
+async def test_what_a_node_has_in_the_present_range_stops_no_other_subnet_length(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Renumbering(tmp_path, "v3", NETWORK, NETWORK.replace('"SubnetLen":24', '"SubnetLen":25'))
+    node.kernel.link_list += [
+        Link(9, "cni0", 1500, up=True, kind="bridge"),
+        Link(10, "veth1", 1500, up=True, master=9),
+    ]
+    node.kernel.address_list.append(Address(9, parse_ip("10.23.77.1"), 24))
+    async with node.running():
+        node.plan(Phase.PREPARE)
+        await node.later(5)
+        assert (node.part.phase, node.part.problem) == (Phase.PREPARE, "")
+
+
+@pytest.mark.trio
 async def test_both_families_are_served_while_the_range_of_a_dual_stack_network_changes(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

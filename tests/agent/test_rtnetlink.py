@@ -205,16 +205,24 @@ def encoded(message: Any, kind: int, fields: dict[str, int], attributes: list[tu
 
 
 @given(
-    numbers, st.from_regex(r"[a-z][a-z0-9.-]{0,14}", fullmatch=True), st.integers(68, 65536), st.booleans()
+    numbers,
+    st.from_regex(r"[a-z][a-z0-9.-]{0,14}", fullmatch=True),
+    st.integers(68, 65536),
+    st.booleans(),
+    st.integers(0, 2**31 - 1),
 )
-def test_a_link_is_read_as_pyroute2_reads_it(number: int, name: str, mtu: int, up: bool) -> None:
-    attributes: list[tuple[str, object]] = [("IFLA_IFNAME", name), ("IFLA_MTU", mtu)]
+def test_a_link_is_read_as_pyroute2_reads_it(number: int, name: str, mtu: int, up: bool, master: int) -> None:
+    attributes: list[tuple[str, object]] = [("IFLA_IFNAME", name), ("IFLA_MTU", mtu), ("IFLA_MASTER", master)]
     data = encoded(ifinfmsg(), NEWLINK, {"index": number, "flags": 0x10002 | up}, attributes)
     twin = decoded(data)
     [(_, _, _, at, end)] = list(messages(data))
     found = parse_link(data, at, end)
     assert found == Link(
-        twin["index"], twin.get_attr("IFLA_IFNAME"), twin.get_attr("IFLA_MTU"), bool(twin["flags"] & 1)
+        twin["index"],
+        twin.get_attr("IFLA_IFNAME"),
+        twin.get_attr("IFLA_MTU"),
+        bool(twin["flags"] & 1),
+        master=twin.get_attr("IFLA_MASTER"),
     )
 
 

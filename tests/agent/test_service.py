@@ -290,7 +290,9 @@ async def test_a_node_that_was_drained_by_its_name_stays_away_with_another_addre
     kept_away = cast("KnownStore", node.agent._access).kept_away
     kept_away.put(f"{PREFIX}/subnets/node7", "{}")
     async with node.running():
-        assert "is drained" in str(node.agent.not_ready())
+        assert "is drained; `netstorectl subnet undrain node7`" in str(node.agent.not_ready())
+        [told] = node.recorded.told("node_drained")
+        assert "undrain node7 " in str(told)
         kept_away.remove(f"{PREFIX}/subnets/node7")
         await trio.sleep(15)  # fixed: by the clock of the test
         assert node.agent.not_ready() is None

@@ -380,9 +380,9 @@ async def _check_leases(stores: Stores, seen: Seen, plan: Plan) -> None:
     held = " and ".join(f"{each.subnet} (until {each.expires or 'it is released'})" for each in records)
     more = f"; so it is with {len(found) - 1} more nodes" if len(found) > 1 else ""
     raise refused(
-        f"{node} holds {held}, and writes only the lease anew that it uses under the present config: pods"
-        f" with addresses of another would lose their routes{more}. Start such pods again, and begin when the"
-        " former lease has ended, or was removed with `netstorectl subnet release`"
+        f"{node} holds {held}, and writes only the lease anew that it uses under the present config: if there"
+        f" are pods with addresses of another, they would lose their routes{more}. Start such pods again;"
+        " when no pod uses it, remove the lease with `netstorectl subnet release`, or wait until it ends"
     )
 
 

@@ -37,6 +37,7 @@ from netstore.network.lease import (
     encode_lease,
     encode_mark,
     is_node_name,
+    is_of,
     parse_lease,
     parse_mark,
 )
@@ -229,9 +230,7 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
         raise refused(f"{node} holds {named}, and is not drained; give --yes if that is meant")
 
     async def noting(store: SubnetStore) -> None:
-        mark = encode_mark(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), of.marks)
-        for name in of.marks:
-            await store.create(name, mark, None)  # as well if it is there
+        await _mark(store, of.marks)
 
     settings.ask_network(noting, DRAINED)
 
@@ -262,6 +261,30 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
     settings.show({"action": "drained", "subnets": [record.content() for record in mine]}, _table(mine))
 
 
+async def _mark(store: SubnetStore, names: Sequence[str]) -> None:
+    """Note that the node with these names is drained. What an earlier drain noted under one of them belongs
+    to it: so each entry leads to all others. `Failure` if somebody else changes them at the same time.
+    """
+    from netstore.client.subnetstore import Missing  # noqa: PLC0415 - see Settings.run
+
+    found = {name: await store.entry(name) for name in names}
+    for entry in list(found.values()):
+        if not isinstance(entry, Missing):
+            for also in filter(is_node_name, parse_mark(entry.value)):
+                if also not in found:
+                    found[also] = await store.entry(also)
+    # The entries of an earlier drain that are gone are not made again.
+    found = {name: entry for name, entry in found.items() if name in names or not isinstance(entry, Missing)}
+    mark = encode_mark(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), sorted(found))
+    for name, entry in found.items():
+        if isinstance(entry, Missing):
+            index = index_of(await store.create(name, mark, None))
+        else:
+            index = index_of(await store.replace(name, mark, entry.modified, None))
+        if index is None:
+            raise refused(f"{DRAINED}/{name}: was changed meanwhile; try again")
+
+
 @click.command("undrain", cls=Command)
 @click.argument("node", metavar="NODE", shell_complete=completion.drained)
 @pass_settings
@@ -289,20 +312,22 @@ def undrain(settings: Settings, node: str) -> None:
 
 
 class _Node(NamedTuple):
-    """A node as its leases know it: `names` are its NodeNames, `word` is what the command was given."""
+    """A node as its leases know it: `name` is its NodeName, "" for none, and `addresses` are those by which
+    its leases are known; `word` is what the command was given.
+    """
 
     word: str
     addresses: frozenset[int]
-    names: frozenset[str]
+    name: str
 
     @property
     def marks(self) -> list[str]:
         """The names of its entries while it is drained."""
-        return sorted({self.word, *self.names, *map(show_ip, self.addresses)})
+        return sorted({self.word, self.name, *map(show_ip, self.addresses)} - {""})
 
     def has(self, lease: SubnetLease) -> bool:
-        """Whether the lease is this node's."""
-        return lease.node_name in self.names or lease.public_ip in self.addresses
+        """Whether the lease is this node's, as its agent sees it."""
+        return is_of(lease, self.addresses, self.name)
 
 
 def _address(word: str) -> int | None:
@@ -316,18 +341,26 @@ def _address(word: str) -> int | None:
 
 
 def _found(settings: Settings, word: str) -> _Node:
-    """The node with this address or name. `Failure` if the name is that of several."""
+    """The node with this address or name. `Failure` if several have it."""
     address = _address(word)
     leases = [record.lease for record in surveyed(settings)[0] if record.lease is not None]
-    if address is not None:
-        names = {lease.node_name for lease in leases if lease.public_ip == address} - {""}
-        found = _Node(show_ip(address), frozenset({address}), frozenset(names))
+    if address is None and not any(lease.node_name == word for lease in leases):
+        address = _reported(settings, word)
+    elif address is not None:
+        word = show_ip(address)
+    if address is None:
+        name = word
     else:
-        found = _Node(word, frozenset(), frozenset({word}))
-        if not any(found.has(lease) for lease in leases):
-            found = _Node(word, frozenset({_reported(settings, word)}), frozenset())
-    addresses = {lease.public_ip for lease in leases if found.has(lease)}
-    return found._replace(addresses=found.addresses | addresses)
+        names = sorted({lease.node_name for lease in leases if lease.public_ip == address} - {""})
+        if len(names) > 1:
+            raise refused(
+                f"{word}: the nodes {' and '.join(names)} have leases with it; give the name of one"
+            )
+        name = names[0] if names else ""
+    # An address of a former lease may be another node's now, which its mark would keep away.
+    others = {lease.public_ip for lease in leases if name and lease.node_name not in {"", name}}
+    mine = {lease.public_ip for lease in leases if name and lease.node_name == name}
+    return _Node(word, frozenset((mine if address is None else mine | {address}) - others), name)
 
 
 def _reported(settings: Settings, name: str) -> int:

@@ -261,6 +261,58 @@ def test_a_node_is_drained_by_the_host_name_that_its_agent_reports(site: Site) -
     assert (unknown.status, "no lease and no agent has this name" in unknown.err) == (3, True)
 
 
+def named(ip: str, name: str) -> str:
+    return json.dumps({"PublicIP": ip, "BackendType": "host-gw", "NodeName": name})
+
+
+def marks(site: Site) -> set[str]:
+    """Which of the names in these tests are drained."""
+    folder = site.folder.removesuffix("subnets") + "drained"
+    names = (NODE, OTHER, "node7", "node8", "host7")
+    return {name for name in names if site.keys.node(f"{folder}/{name}") is not None}
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "marked"),
+    [("node7", {OLD, NEW}, {"node7", OTHER}), ("node8", {"172.30.7.0/24"}, {"node8"})],
+)
+def test_a_former_lease_with_an_address_that_another_node_has_now_is_its_own_by_name(
+    site: Site, name: str, gone: set[str], marked: set[str]
+) -> None:
+    for subnet, value in ((OLD, named(NODE, "node7")), (NEW, named(OTHER, "node7"))):
+        site.keys.put(site.key(subnet), value, 1000)
+    site.keys.put(site.key("172.30.7.0/24"), named(NODE, "node8"), 1000)
+    several = site.ctl("subnet", "drain", "--yes", NODE)
+    assert (several.status, "the nodes node7 and node8 have leases with it" in several.err) == (1, True)
+    assert site.ctl("subnet", "drain", "--yes", "--wait", "0", name).status == 0
+    assert {each for each in (OLD, NEW, "172.30.7.0/24") if site.node(each) is None} == gone
+    assert marks(site) == marked, "no mark keeps the other node away"
+
+
+def test_a_node_that_is_drained_by_host_name_stays_away_by_its_name_in_its_leases(site: Site) -> None:
+    site.keys.put(
+        f"{site.folder.removesuffix('subnets')}plugins/{NODE}", encode_report(Report("host7", "1.0"))
+    )
+    site.keys.put(site.key(OLD), named(NODE, "node7"), 1000)
+    site.keys.put(site.key(NEW), named(OTHER, "node7"), 1000)
+    assert site.ctl("subnet", "drain", "--yes", "--wait", "0", "host7").status == 0
+    assert [site.node(each) for each in (OLD, NEW)] == [None, None]
+    assert marks(site) == {NODE, OTHER, "host7", "node7"}
+    assert site.ctl("subnet", "undrain", "host7").status == 0
+    assert marks(site) == set()
+
+
+@pytest.mark.parametrize("by", [NODE, OTHER, "node7"])
+def test_an_undrain_undoes_all_drains_of_the_node(site: Site, by: str) -> None:
+    for subnet, value in ((OLD, lease(NODE)), (OLD, named(NODE, "node7")), (NEW, named(OTHER, "node7"))):
+        site.keys.put(site.key(subnet), value, 1000)
+        word = "node7" if subnet == NEW else NODE
+        assert site.ctl("subnet", "drain", "--yes", "--wait", "0", word).status == 0
+    assert marks(site) == {NODE, OTHER, "node7"}
+    assert site.ctl("subnet", "undrain", by).status == 0
+    assert marks(site) == set()
+
+
 def test_a_node_that_is_named_moves(site: Site) -> None:
     site.keys.put(site.key(OLD), json.dumps({"PublicIP": NODE, "NodeName": "node7"}), 1000)
     assert site.ctl("subnet", "move", "--wait", "0", "node7", NEW).status == 0
