@@ -294,7 +294,7 @@ class SlowPoll(Poll):
     """The event comes a moment after the head."""
 
     async def event(self, limit: float = 1.0) -> Answer | None:
-        with trio.move_on_after(limit):
+        with trio.move_on_after(limit):  # fixed: the caller gives it
             await trio.sleep(0.02)  # fixed: that moment
             return await super().event(limit)
         self.timed_out = True

@@ -38,7 +38,7 @@ def test_a_list_without_values_reads_no_record_and_its_size_is_that_of_the_keys(
         for value in (b"first", b"v" * (smallreads.SMALL_BYTES // 2)):
             mvcc.put(b"%d" % number, value, 7 if number == 1 else 0)
             mvcc.finish()
-    records = [mvcc._records.get(item.at) for item in map(mvcc._index.items.get, (b"0", b"1", b"2")) if item]
+    records = [mvcc.pair(item.at) for item in map(mvcc._index.items.get, (b"0", b"1", b"2")) if item]
     mvcc._records._recent.young.clear()
     mvcc._records._unsaved.clear()
     found = mvcc.read_small(Range(*ALL, keys_only=True, limit=2))
