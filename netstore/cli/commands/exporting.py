@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from netstore.cli.commands.failures import in_words, refused, usage
+from netstore.cli.commands.failures import check_apart, in_words, refused, usage
 from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, members_of
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Command, pass_settings
@@ -67,6 +67,7 @@ def export(
 
         own = founders(members_of(name, peer_urls, None), name, CLUSTER_NAME, secrets.token_hex(16))
         state = _state(source, source_wal_dir, target.parent, parts, without_auth=without_auth)
+        check_apart((source, source_wal_dir), (target,))
         fields: tuple[tuple[str, str | int], ...]
         if snapshot is not None:
             fields = (("file", str(snapshot)), ("size", etcdexport.write_snapshot(state, snapshot)))

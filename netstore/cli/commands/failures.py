@@ -11,7 +11,7 @@ import click
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from netstore.client.faults import ClientError
@@ -72,6 +72,20 @@ def in_words(path: Path | None) -> Iterator[None]:
         raise refused(str(error)) from None
     except OSError as error:
         raise refused(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def check_apart(sources: Iterable[Path | None], targets: Iterable[Path | None]) -> None:
+    """Failure if one of these targets is a file that is read, or lies in a folder that is: writing it would
+    change the data, or end it. Links are followed. A target that is the folder itself is for who fills it to
+    refuse, because it is not empty.
+    """
+    places = [each.resolve() for each in sources if each is not None]
+    for target in targets:
+        if target is None:
+            continue
+        found = target.resolve()
+        if any(place in found.parents or (place == found and place.is_file()) for place in places):
+            raise refused(f"{target}: is in what is read, which stays as it is: name a place outside of it")
 
 
 def failure_of(error: ClientError, *, named: bool = False) -> Failure:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import click
 
-from netstore.cli.commands.failures import in_words, refused, usage
+from netstore.cli.commands.failures import check_apart, in_words, refused, usage
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.commands.v3calls import v3_client
@@ -96,7 +96,7 @@ def import_(
     with ExitStack() as parts, in_words(data_dir):
         from netstore.node.seeding import founders  # noqa: PLC0415 - help need not wait for the store's modules
 
-        opened = _opened(settings, source, data_dir, source_wal_dir, parts)
+        opened = _opened(settings, source, (data_dir, wal_dir), source_wal_dir, parts)
         _check(opened, without_auth=without_auth)
         # Members that begin with different data get different ids, so they do not take each other for one.
         origin = opened.digest() if initial_cluster_token else secrets.token_hex(16)
@@ -146,18 +146,23 @@ def check_token(token: str | None) -> None:
 
 
 def _opened(
-    settings: Settings, source: str, data_dir: Path, wal_dir: Path | None, parts: ExitStack
+    settings: Settings,
+    source: str,
+    targets: tuple[Path, Path | None],
+    source_wal_dir: Path | None,
+    parts: ExitStack,
 ) -> EtcdSource:
     from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
     from netstore.types import Nanos  # noqa: PLC0415 - same
 
     if _LIVE.match(source):
         settings.endpoints = source
-        return _fetched(settings, data_dir, parts)
+        return _fetched(settings, targets[0], parts)
     path = Path(source)
+    check_apart((path, source_wal_dir), targets)
     with _progress("reading") as told:
         if path.is_dir():
-            return open_folder(path, wal_dir, Nanos(time.time_ns()), parts, told)
+            return open_folder(path, source_wal_dir, Nanos(time.time_ns()), parts, told)
         return open_file(path, parts, told)
 
 

@@ -64,6 +64,30 @@ def test_what_is_no_source(run: Run, tmp_path: Path) -> None:
     assert "not the data folder of a netstore" in told.err
 
 
+def test_a_target_in_the_source(run: Run, tmp_path: Path) -> None:
+    source, link = member(run, tmp_path), tmp_path / "link"
+    link.symlink_to(source)
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    for target in (
+        ("--snapshot", str(source / "state" / "state.lmdb")),
+        ("--snapshot", str(link / "identity")),
+        ("--data-dir", str(source / "etcd")),
+    ):
+        told = run("export", str(source), *target)
+        assert told.status == 1
+        assert "is in what is read" in told.err
+    file = str(snapshot(tmp_path))
+    told = run("import", file, "--data-dir", file)
+    assert (told.status, "is in what is read" in told.err) == (1, True)
+    with start_netstored(tmp_path) as daemon:
+        assert run("snapshot", "save", "--endpoints", daemon.url, str(tmp_path / "full")).status == 0
+    full = (tmp_path / "full").read_bytes()
+    told = run("export", str(tmp_path / "full"), "--snapshot", str(tmp_path / "full"))
+    assert (told.status, "is in what is read" in told.err) == (1, True)
+    assert (tmp_path / "full").read_bytes() == full
+    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
 def test_a_target_that_has_something(run: Run, tmp_path: Path) -> None:
     source = str(member(run, tmp_path))
     told = run("export", source, "--data-dir", source)
