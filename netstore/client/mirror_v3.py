@@ -141,8 +141,9 @@ class Mirror:
         await self._write([], 0)
 
     def _overlaps(self) -> bool:
-        one, other = self._scope.keys, self._scope.target
-        return one.startswith(other) or other.startswith(one)
+        """Whether what is written, the checkpoint too, would be copied again if both are the same store."""
+        keys, target, checkpoint = self._scope
+        return keys.startswith(target) or target.startswith(keys) or checkpoint.startswith(keys)
 
     # --- comparing
 

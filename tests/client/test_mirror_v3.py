@@ -237,6 +237,8 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
         async with clients(stores) as (one, _):
             with pytest.raises(NotMirrored, match="source and target are the same store"):
                 await mirrored(one, one, Log()).copy()
+            with pytest.raises(NotMirrored, match="source and target are the same store"):
+                await mirrored(one, one, Log(), Scope(b"/a/", b"/b/", b"/a/c")).copy()
             await put(one, (b"/a/x", b"1"))
             await mirrored(one, one, Log(), Scope(b"/a/", b"/b/", b"c")).copy()
             assert (await content(one, b"c"))[b"/b/x"] == b"1"
