@@ -8,7 +8,9 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -100,21 +102,24 @@ LEAST_PINGS = 20
 def no_packet_lost(node: Node, source: str, target: str) -> Iterator[None]:
     """A ping every 10 ms, of which none may be lost."""
     words = ("ping", "-n", "-O", "-i", "0.01", "-W", "2", "-I", source, target)
-    with subprocess.Popen(
-        ("ip", "netns", "exec", node.netns, *words), stdout=subprocess.PIPE, text=True
-    ) as running:
+    with (
+        tempfile.TemporaryFile("w+") as told,  # no pipe: ping would wait where nobody reads it
+        subprocess.Popen(("ip", "netns", "exec", node.netns, *words), stdout=told, text=True) as running,
+    ):
+
+        def said() -> str:
+            return os.pread(told.fileno(), 1 << 24, 0).decode()
+
         try:
             yield
-            assert running.stdout is not None
-            for _ in range(LEAST_PINGS):  # a line for each, answered or not
-                running.stdout.readline()
+            until(lambda: f"icmp_seq={LEAST_PINGS} " in said(), f"{LEAST_PINGS} pings\n{said()}")
         finally:
-            running.send_signal(2)
-            told, _ = running.communicate(timeout=seconds(20))
-    found = re.search(r"(\d+) packets transmitted, (\d+) received", told)
-    assert found is not None, told
-    assert int(found[1]) >= LEAST_PINGS
-    assert int(found[1]) - int(found[2]) <= 1, told  # the last one may be under way when ping ends
+            running.send_signal(signal.SIGINT)
+            running.wait(timeout=seconds(20))
+        found = re.search(r"(\d+) packets transmitted, (\d+) received", said())
+        assert found is not None, said()
+        assert int(found[1]) >= LEAST_PINGS
+        assert int(found[1]) - int(found[2]) <= 1, said()  # the last one may be under way when ping ends
 
 
 @pytest.fixture
