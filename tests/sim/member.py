@@ -258,12 +258,12 @@ class Member:
         try:
             self.host.stop()
             self.wal.close()
+            self.engine.finish()
         except PowerLoss:
             self.crash()
             return
         self.up = False
         self.world.note(f"{self.id:x} stopped")
-        self.engine.finish()
         self._end()
 
     def _end(self) -> None:
