@@ -584,8 +584,6 @@ class StoreConfig:
                 f"{self.archive_keep_seconds} seconds would take a copy of the state as often",
                 f"give at least {SHORTEST_ARCHIVE}, or 0 to keep all; 604800 is a week",
             )
-        if self.join_token is not None and self.join_token_file is not None:
-            raise BadSetting("join_token_file", "is not read, since join_token is set", "give one of the two")
         if self.voters % 2 == 0:
             raise BadSetting(
                 "voters",
@@ -692,10 +690,12 @@ class StoreConfig:
     def cautions(self) -> tuple[str, ...]:
         """What is tolerated and better changed, one line each."""
         exposed = (f"{each.key}: {each.problem}; {each.fix}" for each in self._exposures())
-        return (*exposed, *self._unused_tls())
+        return (*exposed, *self._unused())
 
-    def _unused_tls(self) -> Iterator[str]:
-        """The settings for TLS that no connection uses."""
+    def _unused(self) -> Iterator[str]:
+        """What is not used beside other settings."""
+        if self.join_token is not None and self.join_token_file is not None:
+            yield "join_token_file: not read, since join_token is set; leave one out"
         for prefix, listened, urls in (
             ("", "listen_client_urls", self._served),
             ("peer_", "listen_peer_urls", self._peers),

@@ -260,6 +260,7 @@ class TestStoreChecks:
             "--peer-auto-tls",
             "peer_auto_tls: no effect, since no URL is https; write it so in listen_peer_urls",
         ),
+        ("--join-token=t --join-token-file=/t", "join_token_file: not read, since join_token is set"),
         (
             "--auto-tls --cert-file=/c --key-file=/k --listen-client-urls=https://127.0.0.1:1",
             "auto_tls: no effect beside cert_file",

@@ -262,8 +262,8 @@ def _tell(
     if opened.has_hidden:
         warn(
             "a running etcd does not list the hidden keys of its v2 API (names that begin with _): to import"
+            " those, stop it and import its data folder"
         )
-        say("those, stop it and import its data folder")
     fields = (
         ("revision", report.revision),
         ("compacted", report.compacted),
