@@ -94,6 +94,7 @@ class Reason(Enum):
         "etcdserver: permission denied",
         UNAUTHORIZED,
     )
+    NO_USERS = codes.FAILED_PRECONDITION, "etcdserver: authentication is not enabled"
     UNKNOWN_SERVICE = codes.NOT_FOUND, "unknown service"
 
     NO_LEADER = codes.UNAVAILABLE, "etcdserver: no leader"

@@ -64,8 +64,11 @@ def _take_json(context: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.option(
     "--version", is_flag=True, expose_value=False, callback=_show_version, help="Show the version and exit."
 )
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Look after a netstore (or etcd) cluster: its pod network, subnets, plugins, keys, members."""
+    if context.meta.get(_AS_JSON):
+        raise click.UsageError("--json is for --version; the form of an answer is -o json", context)
 
 
 for noun in (network, subnet, route, plugin, key, member, endpoint, snapshot, status, doctor):

@@ -13,6 +13,7 @@ from netstore import __version__
 from netstore.api.v3.version import VERSION
 from netstore.cli import program
 from netstore.errors import NetstoreError
+from netstore.ops.layers import Task
 from netstore.ops.store import STORE
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def _parse(given: Sequence[str]) -> tuple[_LogWork, list[str]]:
             work.skip = value
         else:
             work.confirm = value
+    if STORE.parse(rest).task is Task.CHECK:
+        raise NetstoreError("--check-config is for a member that runs; leave it out to work on the log")
     if work.shown is not None:
         _bounds(work.shown)
     if work.skip is not None and not re.fullmatch("[0-9]{1,19}", work.skip):

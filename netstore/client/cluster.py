@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_BAD_REQUEST: Final = 400
+
+_NAMED: Final = b"CommonName of client"
+"""In the answer of an etcd with users, whose gateway to gRPC would lose who a certificate is of."""
+
+_NOT_ENABLED: Final = "authentication is not enabled"
+
 _GATEWAY_NOT_FOUND: Final = 5
 """gRPC's code NOT_FOUND."""
 
@@ -192,6 +199,10 @@ class _EtcdStatus(msgspec.Struct, frozen=True):
     errors: tuple[str, ...] = ()
 
 
+class _EtcdToken(msgspec.Struct, frozen=True):
+    token: str
+
+
 class _Anything(msgspec.Struct, frozen=True):
     """A JSON object whose content is not used."""
 
@@ -308,10 +319,14 @@ class _Netstore:
 
 
 class _EtcdGateway:
-    """etcd's gRPC services as JSON over HTTP, in which 64-bit numbers are texts and zeros are left out."""
+    """etcd's gRPC services as JSON over HTTP, in which 64-bit numbers are texts and zeros are left out. An
+    etcd with users takes a token there, not name and password.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._token: str | None = None
+        """None before it was asked for; empty if none is needed."""
 
     async def members(self) -> tuple[MemberRecord, ...]:
         told = await self._ask(_EtcdMembers, "/v3/cluster/member/list", {}, write=False)
@@ -344,7 +359,30 @@ class _EtcdGateway:
         await self._ask(_Anything, "/v3/maintenance/transfer-leadership", {"targetID": _decimal(to)})
 
     async def _ask(self, kind: type[_T], path: str, wish: object, *, write: bool = True) -> _T:
-        reply = await self._transport.call("POST", path, wish, write=write)
+        if self._token is None:
+            self._token = await self._requested_token()
+        return await self._answer(kind, path, wish, self._token, write=write)
+
+    async def _requested_token(self) -> str:
+        if self._transport.credentials is None:
+            return ""
+        name, password = self._transport.credentials
+        wish = {"name": name, "password": password}
+        try:
+            return (await self._answer(_EtcdToken, "/v3/auth/authenticate", wish, "", write=False)).token
+        except Refused as refused:
+            if _NOT_ENABLED in refused.message:
+                return ""
+            raise
+
+    async def _answer(self, kind: type[_T], path: str, wish: object, token: str, *, write: bool) -> _T:
+        reply = await self._transport.call("POST", path, wish, write=write, token=token)
+        if reply.status == _BAD_REQUEST and _NAMED in reply.body:
+            raise Refused(
+                reply.status,
+                "an etcd with users takes no certificate that has a CommonName for this: give one without,"
+                " and a user name and password",
+            )
         if reply.status >= 300:
             told = _read(reply, _Refusal, write=write)
             status = 404 if told.code == _GATEWAY_NOT_FOUND else 409

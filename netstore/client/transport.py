@@ -171,6 +171,7 @@ class Transport:
         shuffle: Callable[[list[str]], None] | None = None,
     ) -> None:
         self.endpoints = Endpoints(endpoints, shuffle)
+        self.credentials = (username, password or "") if username else None
         self._timeout = timeout
         self._files = TlsFiles(ca_file, cert_file)
         if self.endpoints.uses_tls():
@@ -190,7 +191,7 @@ class Transport:
             transport=transport,
             trust_env=False,
             timeout=self._limits,
-            auth=(username, password or "") if username else None,
+            auth=self.credentials,
             headers={"User-Agent": f"netstore/{__version__}", "Accept-Encoding": "identity"},
         )
 
@@ -213,23 +214,31 @@ class Transport:
         *,
         write: bool,
         refusal: Callable[[Response, bytes], ClientError] | None = None,
+        token: str | None = None,
     ) -> AsyncIterator[Response]:
         """Send a request, with the content type and body in `content`, and enter with the head of the answer.
 
         `refusal` makes an error of an answer and its body. With it, an answer to a read with a status of 500
         or more is taken as that of an endpoint that cannot serve it: the next one is tried, and the error of
-        the last is raised. Without it, an answer with any status is returned.
+        the last is raised. Without it, an answer with any status is returned. `token` is sent in the place of
+        name and password; an empty one is not sent, nor are they.
         """
-        response = await self._send(method, path, query or {}, content, write=write, refusal=refusal)
+        response = await self._send(
+            method, path, query or {}, content, write=write, refusal=refusal, token=token
+        )
         try:
             yield response
         finally:
             await response.close()
 
-    async def call(self, method: str, path: str, document: object = None, *, write: bool) -> Reply:
-        """Send a request with a JSON body, or none if `document` is None; the answer, whatever its status."""
+    async def call(
+        self, method: str, path: str, document: object = None, *, write: bool, token: str | None = None
+    ) -> Reply:
+        """Send a request with a JSON body, or none if `document` is None; the answer, whatever its status.
+        `token`: see `request`.
+        """
         content = None if document is None else ("application/json", msgspec.json.encode(document))
-        async with self.request(method, path, content=content, write=write) as response:
+        async with self.request(method, path, content=content, write=write, token=token) as response:
             return Reply(response.endpoint, response.status, await response.body())
 
     async def _send(
@@ -241,10 +250,14 @@ class Transport:
         *,
         write: bool,
         refusal: Callable[[Response, bytes], ClientError] | None,
+        token: str | None,
     ) -> Response:
         target = f"{path}?{urlencode(query)}" if query else path
         content = sent_body[1] if sent_body is not None else None
-        headers = {"Content-Type": sent_body[0]} if sent_body is not None else None
+        headers = {"Content-Type": sent_body[0]} if sent_body is not None else {}
+        if token:
+            headers["Authorization"] = token
+        auth = httpx.USE_CLIENT_DEFAULT if token is None else None
         tried: list[tuple[str, str]] = []
         order = self.endpoints.order()
         for endpoint in order:
@@ -253,7 +266,7 @@ class Transport:
             why = f"no answer within {self._timeout:g} s"
             with trio.move_on_after(self._timeout):
                 try:
-                    head = await self._http.send(request, stream=True)
+                    head = await self._http.send(request, stream=True, auth=auth)
                 except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                     sent = False
                     why = _reason(error, self._files, in_handshake=True)

@@ -186,6 +186,7 @@ class AgentConfig:
         False,
         "Do not choose the ports of masqueraded connections at random.",
         variables=("FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE",),
+        needs=("ip_masq",),
     )
     iptables_forward_rules: bool = setting(
         Switch(),
@@ -216,6 +217,7 @@ class AgentConfig:
         "127.0.0.1",
         "Address to serve /healthz on.",
         variables=("FLANNELD_HEALTHZ_IP",),
+        needs=("healthz_port",),
     )
     healthz_port: int = setting(
         WholeNumber(0, 65_535),
@@ -240,6 +242,7 @@ class AgentConfig:
         FilePath(),
         Path("/var/lib/netstore-agent/wheels"),
         "Folder for plugins from the store, made with mode 0700; it must belong to the agent alone.",
+        needs=("plugins_install",),
         table="plugins",
     )
     plugins_keys: tuple[Path, ...] = setting(
@@ -247,6 +250,7 @@ class AgentConfig:
         (),
         "PEM files of Ed25519 public keys, one of which must have signed a wheel that is installed.",
         default_words="none: a wheel need not be signed",
+        needs=("plugins_install",),
         table="plugins",
     )
 
@@ -264,6 +268,14 @@ class AgentConfig:
                 if self.lease_ttl > 60
                 else "give a lease_ttl above 60, or leave it out",
             )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What is tolerated and better changed, one line each."""
+        given = [name for name in ("ca_file", "cert_file", "key_file") if getattr(self, name) is not None]
+        if not given or any(url.scheme == "https" for url in self.endpoints):
+            return ()
+        return (f"{', '.join(given)}: no effect, since no URL of endpoints is https; write it so there",)
 
     @property
     def renew_margin_seconds(self) -> float:
@@ -286,4 +298,5 @@ AGENT: Final = Layered(
     foreign=FLANNEL_ONLY,
     unit_variables=frozenset({"FLANNELD_OPTIONS"}),
     default_file=CONFIG_FILE,
+    cautions=lambda config: config.cautions,
 )

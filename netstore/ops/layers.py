@@ -190,6 +190,7 @@ class Layered(Generic[C]):
                     default_words=notes["default_words"],
                     default=each.default,
                     secret=notes["secret"],
+                    needs=notes["needs"],
                     table=notes["table"] or self.table,
                     name=each.name.removeprefix(f"{notes['table']}_") if notes["table"] else each.name,
                 )
@@ -242,6 +243,7 @@ class Layered(Generic[C]):
             sources.setdefault(
                 each.key, f"default: {each.default_words}" if each.default_words else "default"
             )
+        notices += _idle(by_key, config, sources)
         notices += self.cautions(config)
         return Loaded(config, MappingProxyType(sources), tuple(notices), words.task)
 
@@ -313,7 +315,7 @@ class Layered(Generic[C]):
             f"--{flag}" for flag in (*by_flag, *OWN_FLAGS, *(each.split()[0] for each in self.tools))
         )
         words = CommandLine({}, [], None, Task.RUN)
-        file, task, as_json = None, Task.RUN, False
+        file, tasks, as_json = None, set[Task](), False
         rest = iter(argv)
         for word in rest:
             if word in ("-h", "-help", "--help"):
@@ -334,7 +336,7 @@ class Layered(Generic[C]):
                 file = _value(flag, value, rest, switch=False)
             elif flag in ("check-config", "version"):
                 if _value(flag, value, rest, switch=True) in TRUE:
-                    task = Task(flag)
+                    tasks.add(Task(flag))
             elif flag == "json":
                 as_json = _value(flag, value, rest, switch=True) in TRUE
             elif flag in self.foreign:
@@ -342,6 +344,13 @@ class Layered(Generic[C]):
             else:
                 meant = nearest(f"--{flag}", known, self.meanings)
                 raise NetstoreError(f"unknown flag {quoted('--' + flag)}: {meant}")
+        if len(tasks) > 1:
+            raise NetstoreError("--version and --check-config print something else each; give one of the two")
+        task = tasks.pop() if tasks else Task.RUN
+        if as_json and task is not Task.VERSION:
+            raise NetstoreError(
+                "--json is for --version, and has no effect elsewhere; add that, or leave it out"
+            )
         return CommandLine(words.values, words.foreign, file, task, as_json)
 
     def _from_file(self, named: str | None) -> Iterator[tuple[str, object, str]]:
@@ -494,6 +503,14 @@ def _value(flag: str, attached: str | None, rest: Iterator[str], *, switch: bool
     if text is None or text.startswith("--"):
         raise NetstoreError(f"flag --{flag} needs a value; write --{flag}=VALUE")
     return text
+
+
+def _idle(by_key: Mapping[str, Setting], config: object, sources: Mapping[str, str]) -> Iterator[str]:
+    """A notice for each setting that was given, and that has no effect without another one."""
+    for each in by_key.values():
+        is_given = getattr(config, each.key) != each.default
+        if each.needs and is_given and not any(getattr(config, other) for other in each.needs):
+            yield f"{each.key} ({sources[each.key]}) has no effect without {' or '.join(each.needs)}"
 
 
 def _is_unset(each: Setting, text: str) -> bool:

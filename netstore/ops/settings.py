@@ -50,6 +50,8 @@ class Setting:
     default: object
     secret: bool
     """The value is never shown, neither by `--check-config` nor in an error text."""
+    needs: tuple[str, ...]
+    """Keys of settings, without one of which this one has no effect."""
     table: str
     """Its table in the TOML file."""
     name: str
@@ -67,6 +69,8 @@ class Names(TypedDict, total=False):
     """Describes a default that is computed."""
     secret: bool
     """The value is never shown, neither by `--check-config` nor in an error text."""
+    needs: tuple[str, ...]
+    """Keys of settings, without one of which this one has no effect: then it is told, if it was given."""
     table: str
     """Its table in the TOML file, if that is not the program's; the key there is without the table's name."""
 
@@ -86,6 +90,7 @@ def setting(kind: Kind[T], default: object, about: str, **names: Unpack[Names]) 
         "variables": (),
         "default_words": "",
         "secret": False,
+        "needs": (),
         "table": "",
     }
     notes |= names

@@ -375,6 +375,7 @@ class StoreConfig:
         1,
         "Years that a certificate is valid that the member makes itself.",
         variables=("ETCD_SELF_SIGNED_CERT_VALIDITY",),
+        needs=("auto_tls", "peer_auto_tls"),
     )
     tls_min_version: str = setting(
         Choice(tuple(VERSIONS)),
@@ -501,6 +502,7 @@ class StoreConfig:
         Several(_read_prefix, "give keys as /name/name, without a slash at the end", "KEY,..."),
         KNOWN_PREFIXES,
         "Keys under which networks are kept: what is written to config below one of them is checked.",
+        needs=("network_validate",),
         table="network",
     )
 
@@ -514,12 +516,14 @@ class StoreConfig:
         WholeNumber(1, 3600, "seconds"),
         10,
         "Seconds after which a change is archived at the latest.",
+        needs=("archive_folder",),
         table="archive",
     )
     archive_keep_seconds: int = setting(
         WholeNumber(0, 3_155_760_000, "seconds"),
         0,
         "Seconds back to which the archive leads at least; what is older is removed; 0: nothing is.",
+        needs=("archive_folder",),
         table="archive",
     )
 
@@ -534,12 +538,14 @@ class StoreConfig:
         Text("give a time as 6h or 30m, at least 1s", DURATION, "TIME"),
         "6h",
         "Time from one scheduled backup to the next.",
+        needs=("backup_folder",),
         table="backup",
     )
     backup_keep: int = setting(
         WholeNumber(1, 100_000, "backups"),
         28,
         "Scheduled backups of this member that are left in backup_folder; older ones are removed.",
+        needs=("backup_folder",),
         table="backup",
     )
     backup_hook: str | None = setting(
@@ -552,6 +558,7 @@ class StoreConfig:
         WholeNumber(1, 86_400, "seconds"),
         600,
         "Seconds after which a backup_hook that still runs is killed.",
+        needs=("backup_hook",),
         table="backup",
     )
 
@@ -568,17 +575,8 @@ class StoreConfig:
         self._check_own_entry()
         self._check_joining()
         self._check_versions()
-        self._check_certificates(
-            "", (*self.listen_client_urls, *self.listen_client_http_urls, *self.listen_metrics_urls)
-        )
-        self._check_certificates(
-            "peer_",
-            (
-                *self.listen_peer_urls,
-                *(url for each in self.initial_cluster for url in each.peer_urls),
-                *self.join,
-            ),
-        )
+        self._check_certificates("", self._served)
+        self._check_certificates("peer_", self._peers)
         self._check_backup()
         if 0 < self.archive_keep_seconds < SHORTEST_ARCHIVE:
             raise BadSetting(
@@ -691,7 +689,34 @@ class StoreConfig:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What is tolerated and better changed, one line each."""
-        return tuple(f"{each.key}: {each.problem}; {each.fix}" for each in self._exposures())
+        exposed = (f"{each.key}: {each.problem}; {each.fix}" for each in self._exposures())
+        return (*exposed, *self._unused())
+
+    def _unused(self) -> Iterator[str]:
+        """What is not used beside other settings."""
+        if self.join_token is not None and self.join_token_file is not None:
+            yield "join_token_file: not read, since join_token is set; leave one out"
+        for prefix, listened, urls in (
+            ("", "listen_client_urls", self._served),
+            ("peer_", "listen_peer_urls", self._peers),
+        ):
+            names = ("cert_file", "key_file", "trusted_ca_file", "client_cert_auth", "auto_tls")
+            given = [f"{prefix}{name}" for name in names if getattr(self, f"{prefix}{name}")]
+            if given and all(url.scheme != "https" for url in urls):
+                yield f"{', '.join(given)}: no effect, since no URL is https; write it so in {listened}"
+            elif f"{prefix}auto_tls" in given and f"{prefix}cert_file" in given:
+                yield f"{prefix}auto_tls: no effect beside {prefix}cert_file, which is shown; leave one out"
+
+    @property
+    def _served(self) -> tuple[Url, ...]:
+        """Where clients are served."""
+        return (*self.listen_client_urls, *self.listen_client_http_urls, *self.listen_metrics_urls)
+
+    @property
+    def _peers(self) -> tuple[Url, ...]:
+        """Where members are reached: this one, and the others."""
+        others = (url for each in self.initial_cluster for url in each.peer_urls)
+        return (*self.listen_peer_urls, *others, *self.join)
 
     def tls_policy(self, prefix: str) -> TlsPolicy:
         """What is asked of the streams of one side. `prefix` is "" for clients and "peer_" for members."""

@@ -77,6 +77,10 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         (("key", "get", "/a", "/b"), 2),
         (("--output", "yaml", "key", "ls"), 2),
         (("key", "rm", "--with-index", "x", "/a"), 2),
+        (("--json",), 2),
+        (("--json", "key", "ls"), 2),
+        (("--endpoints", DEAD, "--ca-file", "/nonexistent.pem", "key", "ls"), 2),
+        (("key", "ls", "--endpoints", DEAD, "--key-file", "/nonexistent.pem"), 2),
         (("--endpoints", DEAD, "key", "ls"), 4),
     ],
 )

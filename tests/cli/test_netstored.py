@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+import trio
 
 from netstore import __version__
 from netstore.cli.agent import main as agent
@@ -20,7 +21,7 @@ from tests.support.daemon import start_netstored
 from tests.support.patience import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from netstore.ops.store import StoreConfig
 
@@ -71,6 +72,35 @@ def test_check_config_prints_values_sources_and_notices(
     assert 'name = "infra0"' in out
     assert "# environment ETCD_NAME" in out
     assert out.endswith("# --logger has no effect: the shape of log lines is set by --log-format\n")
+
+
+@pytest.mark.parametrize("program", [main, agent], ids=["netstored", "netstore-agent"])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--json"], "--json is for --version"),
+        (["--json", "--check-config"], "--json is for --version"),
+        (["--version", "--check-config"], "give one of the two"),
+    ],
+)
+def test_words_that_ask_for_nothing_together_start_nothing(
+    program: Callable[[list[str]], int],
+    words: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trio, "run", lambda *_: None)  # what it would start, does not run
+    assert program(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+
+
+def test_settings_are_not_checked_in_place_of_work_on_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--inspect-log"], ["--skip-entry", "7", "--confirm", "00"]):
+        assert main([*words, "--check-config"]) == 2
+        assert "leave it out to work on the log" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("check", [["--check-config"], []])

@@ -127,3 +127,38 @@ async def test_json_of_another_shape_is_a_bad_answer(document: Any) -> None:
     }
     with pytest.raises(ClientError):
         await conversation(etcd, lambda cluster: cluster.status())
+
+
+@pytest.mark.parametrize(
+    ("answer", "token"),
+    [
+        (("200 OK", '{"token": "t1"}'), "t1"),
+        (("400 Bad Request", '{"error": "etcdserver: authentication is not enabled", "code": 9}'), ""),
+    ],
+)
+async def test_an_etcd_with_users_is_given_a_token_and_one_without_none(
+    answer: tuple[str, str], token: str
+) -> None:
+    carried: dict[str, str] = {}
+
+    def session(head: bytes) -> bytes:
+        text = head.decode()
+        path, fields = text.split(" ")[1], text.lower().partition("\r\nauthorization: ")[2]
+        carried[path] = fields.partition("\r\n")[0]
+        if path == "/netstore/status":
+            return http("404 Not Found", "404 page not found\n")
+        return http(*answer) if "authenticate" in path else http("200 OK", json.dumps(ETCD_STATUS))
+
+    with answering(session) as url:
+        async with Transport(url, username="root", password="pw") as transport:  # noqa: S106 - of a test
+            assert (await ClusterClient(transport).status()).version == "3.4.23"
+    assert carried.pop("/netstore/status").startswith("basic ")
+    assert carried == {"/v3/auth/authenticate": "", "/v3/maintenance/status": token}
+
+
+async def test_a_gateway_that_takes_no_named_certificate_is_told_in_words() -> None:
+    text = "CommonName of client sending a request against gateway will be ignored"
+    with pytest.raises(Refused, match="give one without, and a user name and password"):
+        await conversation(
+            {"POST /v3/maintenance/status": ("400 Bad Request", text)}, lambda cluster: cluster.status()
+        )

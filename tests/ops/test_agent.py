@@ -89,3 +89,19 @@ class TestAgent:
         assert "s3cret" not in AGENT.report(loaded)
         assert "s3cret" not in repr(loaded.config)
         assert "s3cret" not in refusal(AGENT, "--etcd-username=u", "--etcd-password=s3cret\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--healthz-ip=127.0.0.2", "healthz_ip (flag --healthz-ip) has no effect without healthz_port"),
+        ("--plugins-keys=/k", "without plugins_install"),
+        ("--ip-masq-fully-random-disable", "without ip_masq"),
+        ("--ca-file=/c", "ca_file: no effect, since no URL of endpoints is https"),
+    ],
+)
+def test_what_has_no_effect_with_the_rest_is_told(words: str, told: str) -> None:
+    (notice,) = AGENT.load(words.split(), {}).notices
+    assert told in notice
+    more = "--healthz-port=1 --plugins-install --ip-masq --endpoints=https://127.0.0.1:1"
+    assert AGENT.load([*words.split(), *more.split()], {}).notices == ()

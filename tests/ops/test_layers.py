@@ -39,6 +39,7 @@ class Kettle:
     stand: Path | None = setting(FilePath(), None, "Where it stands.")
     cups: tuple[int, ...] = setting(Several(_digits, "give digits", high=4), (), "Cups.")
     patterns: tuple[str, ...] = setting(Several(str, "give patterns", whole=True), (), "Patterns.")
+    tune: str = setting(Text("give a tune", r"[a-z]+"), "flat", "Tune.", needs=("whistle",))
     pin: str | None = setting(Text("give four digits", r"[0-9]{4}"), None, "Secret.", secret=True)
 
     def __post_init__(self) -> None:
@@ -106,8 +107,16 @@ class TestLayers:
             "stand": "default",
             "cups": f"file {file}",
             "patterns": "default",
+            "tune": "default",
             "pin": "default",
         }
+
+    def test_a_setting_that_has_no_effect_without_another_is_told(self) -> None:
+        environ = {"NETSTORE_TUNE": "sharp"}
+        told = ("tune (environment NETSTORE_TUNE) has no effect without whistle",)
+        assert kettle().load(["--whistle=false"], environ).notices == told
+        assert kettle().load([], environ).notices == ()
+        assert kettle().load(["--whistle=false", "--tune=flat"], {}).notices == (), "as if it were not given"
 
     def test_own_variable_wins_over_the_alias(self) -> None:
         loaded = kettle().load([], {"POT_HEAT": "2", "NETSTORE_DEGREES": "3"})

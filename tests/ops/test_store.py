@@ -248,6 +248,38 @@ class TestStoreChecks:
         )
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--backup-keep=3", "backup_keep (flag --backup-keep) has no effect without backup_folder"),
+        ("--archive-keep-seconds=9999", "without archive_folder"),
+        ("--self-signed-cert-validity=3", "without auto_tls or peer_auto_tls"),
+        ("--network-validate=false --network-prefixes=/n", "without network_validate"),
+        ("--cert-file=/c --key-file=/k", "cert_file, key_file: no effect, since no URL is https"),
+        (
+            "--peer-auto-tls",
+            "peer_auto_tls: no effect, since no URL is https; write it so in listen_peer_urls",
+        ),
+        ("--join-token=t --join-token-file=/t", "join_token_file: not read, since join_token is set"),
+        (
+            "--auto-tls --cert-file=/c --key-file=/k --listen-client-urls=https://127.0.0.1:1",
+            "auto_tls: no effect beside cert_file",
+        ),
+    ],
+)
+def test_what_has_no_effect_with_the_rest_is_told(words: str, told: str) -> None:
+    (notice,) = STORE.load(words.split(), {}).notices
+    assert told in notice
+
+
+def test_what_has_an_effect_is_not_told() -> None:
+    words = (
+        "--backup-folder=/b --backup-keep=3 --archive-folder=/a --archive-lag-seconds=3 --cert-file=/c"
+        " --key-file=/k --listen-client-urls=http://127.0.0.1:1,https://127.0.0.1:2"
+    )
+    assert STORE.load(words.split(), {}).notices == ()
+
+
 class TestEtcdsManners:
     OPEN = "--listen-client-urls=http://0.0.0.0:1 --advertise-client-urls=http://0.0.0.0:1 --join=http://a:1"
 

@@ -1,10 +1,14 @@
-"""The Auth service, as far as it says that there are no users and roles."""
+"""The Auth service, as far as it says that there are no users and roles. A client that has a name and a
+password goes on without a token when it is told so.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from netstore.api.v3 import messages, operations
+from netstore.api.v3.status import end
+from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
@@ -29,8 +33,15 @@ class AuthService:
         return {
             operations.AUTH_STATUS: interceptor.unary(
                 pb.AuthStatusRequest, self._status, operations.auth_status
-            )
+            ),
+            operations.AUTHENTICATE: interceptor.unary(
+                pb.AuthenticateRequest, self._authenticate, operations.authenticate
+            ),
         }
+
+    @staticmethod
+    def _authenticate(call: Call, _: pb.AuthenticateRequest) -> None:
+        end(call, Reason.NO_USERS)
 
     def _status(self, call: Call, _: pb.AuthStatusRequest) -> None:
         revision = self._member.machine.mvcc.revision

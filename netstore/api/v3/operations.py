@@ -54,6 +54,7 @@ MOVE_LEADER: Final = _MAINTENANCE + b"MoveLeader"
 SNAPSHOT: Final = _MAINTENANCE + b"Snapshot"
 DOWNGRADE: Final = _MAINTENANCE + b"Downgrade"
 AUTH_STATUS: Final = _AUTH + b"AuthStatus"
+AUTHENTICATE: Final = _AUTH + b"Authenticate"
 HEALTH_CHECK: Final = _HEALTH + b"Check"
 HEALTH_WATCH: Final = _HEALTH + b"Watch"
 
@@ -79,6 +80,7 @@ move_leader = _fixed(MOVE_LEADER, Kind.MAINTENANCE, may_write=True)
 snapshot = _fixed(SNAPSHOT, Kind.MAINTENANCE)
 downgrade = _fixed(DOWNGRADE, Kind.MAINTENANCE)
 auth_status = _fixed(AUTH_STATUS, Kind.PUBLIC)
+authenticate = _fixed(AUTHENTICATE, Kind.PUBLIC)
 health_check = _fixed(HEALTH_CHECK, Kind.PUBLIC)
 health_watch = _fixed(HEALTH_WATCH, Kind.PUBLIC)
 

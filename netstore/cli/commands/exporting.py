@@ -12,7 +12,7 @@ import click
 from netstore.cli.commands.failures import check_apart, in_words, refused, usage
 from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, members_of
 from netstore.cli.commands.invocation import Settings, say, warn
-from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.commands.options import Command, flags_given, pass_settings
 from netstore.cli.output import Form, Table
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ def export(
     target = snapshot if data_dir is None else data_dir
     if target is None or (data_dir is not None and snapshot is not None):
         usage("give either --data-dir or --snapshot")
+    if snapshot is not None and (given := flags_given("name", "peer_urls")):
+        usage(f"{given[0]}: is for a data folder; etcdctl snapshot restore gives it to one that it makes")
+    if source_wal_dir is not None and not source.is_dir():
+        usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
     with ExitStack() as parts, in_words(source):
         from netstore.node import etcdexport  # noqa: PLC0415 - help need not wait for the store's modules
         from netstore.node.seeding import founders  # noqa: PLC0415 - same

@@ -24,6 +24,16 @@ MAY_HAVE_HAPPENED: Final = (
 NOT_TEXT: Final = "{}: not UTF-8; the v2 API carries text only, so encode it, for example in base64"
 
 
+OF_USERS: Final = (
+    ("user name is empty", "give --username"),
+    ("user not found", "give --username of somebody whom the store knows"),
+    ("invalid user ID or password", "check the name of --username and its password"),
+    ("invalid auth token", "give --username"),
+    ("permission denied", "give --username of somebody who may"),
+)
+"""Part of an etcd's refusal -> what to do about it. Some come with the code UNKNOWN."""
+
+
 class Exit(enum.IntEnum):
     """How netstorectl ends; the numbers are part of its contract (netstorectl(1), EXIT STATUS)."""
 
@@ -110,7 +120,7 @@ def failure_of(error: ClientError, *, named: bool = False) -> Failure:
         fix = "is the v2 API on there (etcd: --enable-v2)?" if error.status == 404 else "check --endpoints"
         return Failure(Exit.UNAVAILABLE, f"{reason}; {fix}")
     if not isinstance(error, Unreachable):
-        return refused(reason)
+        return refused(with_fix(reason, OF_USERS))
     if any(endpoint.startswith("https:") for endpoint, _ in tried):
         fix = "check --endpoints, --ca-file, --cert-file and that the store runs there"
     else:
@@ -122,15 +132,24 @@ def _refused_call(error: Status) -> Failure:
     """A refusal of the v3 API."""
     from netstore.client import grpc  # noqa: PLC0415 - loaded by whoever raised it
 
-    if error.code in (grpc.UNAVAILABLE, grpc.DEADLINE_EXCEEDED, grpc.CANCELLED, grpc.UNKNOWN):
-        return Failure(Exit.UNAVAILABLE, f"the store could not answer: {error}")
-    if error.code == grpc.UNIMPLEMENTED:
-        return Failure(Exit.UNAVAILABLE, f"{error.endpoint} does not have the v3 API ({error}); check it")
     if error.code == grpc.UNAUTHENTICATED or "user name is empty" in error.message:
         return refused(f"the store wants to know who asks ({error}); give --username")
     if error.code == grpc.PERMISSION_DENIED:
         return refused(f"the store does not allow it ({error}); give --username of somebody who may")
+    told = with_fix(str(error), OF_USERS)
+    if told != str(error):
+        return refused(told)
+    if error.code in (grpc.UNAVAILABLE, grpc.DEADLINE_EXCEEDED, grpc.CANCELLED, grpc.UNKNOWN):
+        return Failure(Exit.UNAVAILABLE, f"the store could not answer: {error}")
+    if error.code == grpc.UNIMPLEMENTED:
+        return Failure(Exit.UNAVAILABLE, f"{error.endpoint} does not have the v3 API ({error}); check it")
     return refused(str(error))
+
+
+def with_fix(text: str, fixes: Iterable[tuple[str, str]]) -> str:
+    """A refusal, and what to do about it, if that is known."""
+    fix = next((fix for part, fix in fixes if part in text), "")
+    return f"{text}; {fix}" if fix else text
 
 
 def _refusal(error: V2Error) -> Failure:

@@ -83,6 +83,10 @@ def import_(
     backup, or the URL of an etcd that serves. Revisions, versions, leases, v2 indexes and TTLs are kept.
     Nothing in SOURCE is changed. To copy into a netstore that runs, see netstorectl mirror.
     """
+    if source_wal_dir is not None and not Path(source).is_dir():
+        usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
+    if _LIVE.match(source) and "--endpoints" in settings.flags:
+        usage("--endpoints: SOURCE is the URL that is asked; leave the option out")
     members = members_of(name, peer_urls, initial_cluster)
     check_token(initial_cluster_token)
     if len(members) > 1 and _LIVE.match(source):
@@ -258,8 +262,8 @@ def _tell(
     if opened.has_hidden:
         warn(
             "a running etcd does not list the hidden keys of its v2 API (names that begin with _): to import"
+            " those, stop it and import its data folder"
         )
-        say("those, stop it and import its data folder")
     fields = (
         ("revision", report.revision),
         ("compacted", report.compacted),

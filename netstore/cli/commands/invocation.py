@@ -12,7 +12,7 @@ import os
 import posixpath
 import sys
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 PROGRAM: Final = "netstorectl"
 DEFAULT_ENDPOINTS: Final = "http://127.0.0.1:2379"
+
+TLS_OPTIONS: Final = frozenset(("--ca-file", "--cert-file", "--key-file"))
 
 DEFAULT_STORE_API: Final = "auto"
 
@@ -74,6 +76,8 @@ class Settings:
     username: str | None = None
     timeout: float = DEFAULT_TIMEOUT
     debug: bool = False
+    flags: set[str] = field(default_factory=set)
+    """The shared options on the command line, not those of the environment."""
     may_ask: bool = True
     """Whether to prompt for a password; not during completion."""
 
@@ -174,8 +178,16 @@ class Settings:
         )
 
     def _check_tls(self) -> None:
-        """`Failure` if the files for TLS, which an https endpoint needs, cannot be used."""
-        if not any(address.startswith("https:") for address in self.addresses()):
+        """`Failure` if the files for TLS, which an https endpoint needs, cannot be used, or if they are given
+        for a connection that would not be encrypted.
+        """
+        addresses = self.addresses()
+        if not any(address.startswith("https:") for address in addresses):
+            for option in sorted(self.flags & TLS_OPTIONS):
+                text = (
+                    f"{option}: has no effect at {','.join(addresses)}: write https:// there, or leave it out"
+                )
+                raise Failure(Exit.USAGE, text)
             return
         from netstore.client.faults import tls_context  # noqa: PLC0415 - see `run`
         from netstore.net.tls import BadFile  # noqa: PLC0415 - same

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands import completion
-from netstore.cli.commands.failures import Exit, Failure, refused
+from netstore.cli.commands.failures import OF_USERS, Exit, Failure, refused, with_fix
 from netstore.cli.commands.invocation import Settings, agreed, say
 from netstore.cli.commands.options import Command, Group, pass_settings
 from netstore.cli.output import Table
@@ -60,8 +60,7 @@ def ask_cluster(settings: Settings, action: Callable[[ClusterClient], Awaitable[
 
 
 def _refusal(error: Refused) -> Failure:
-    fix = next((fix for words, fix in FIXES if words in error.message), "")
-    text = f"{error.message}; {fix}" if fix else error.message
+    text = with_fix(error.message, (*FIXES, *OF_USERS))
     return Failure(Exit.NOT_FOUND if error.status in (404, 410) else Exit.REFUSED, text)
 
 

@@ -109,7 +109,7 @@ class _Migrate(Group):
 @click.group(cls=_Migrate)
 def migrate() -> None:
     """Change the network while it runs: `migrate FILE`, or a verb. Nodes go to the new config together, and
-    no packet is lost.
+    none sends to another by it before that one receives by it.
     """
 
 

@@ -73,9 +73,11 @@ def seconds(word: str | float) -> float:
 def _remember(context: click.Context, option: click.Parameter, value: Any) -> None:
     settings = context.ensure_object(Settings)
     assert option.name is not None  # noqa: S101 - all options below have one; for the type checker
-    from_default = context.get_parameter_source(option.name) is click.core.ParameterSource.DEFAULT
-    if not from_default:
+    source = context.get_parameter_source(option.name)
+    if source is not click.core.ParameterSource.DEFAULT:
         setattr(settings, option.name, value)
+    if source is click.core.ParameterSource.COMMANDLINE:
+        settings.flags.add(option.opts[-1])
 
 
 def _shared(*declaration: str, variables: Sequence[str] = (), **more: Any) -> Callable[[bool], click.Option]:
@@ -91,6 +93,14 @@ def _shared(*declaration: str, variables: Sequence[str] = (), **more: Any) -> Ca
         )
 
     return option
+
+
+def flags_given(*names: str) -> list[str]:
+    """Those of these options of the running command that stand on its command line."""
+    context = click.get_current_context()
+    options = {each.name: each.opts[-1] for each in context.command.params}
+    given = click.core.ParameterSource.COMMANDLINE
+    return [options[name] for name in names if context.get_parameter_source(name) is given]
 
 
 SHARED_OPTIONS: Final = (

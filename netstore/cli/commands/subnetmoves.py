@@ -89,6 +89,8 @@ def move(settings: Settings, holder: str, new_subnet: str, *, wait: float, relea
     until it ends, so that pods keep their routes, or is removed with --release. If the agent does not take it
     in time, or the command is interrupted, all is undone; flanneld never does so before it is started again.
     """
+    if release and not wait:
+        usage("--release: is done when the agent has moved, which --wait 0 does not wait for")
     wanted = canonical(new_subnet)
     records, network = surveyed(settings)
     if network is None:

@@ -282,6 +282,11 @@ def test_there_are_no_users(served: Served) -> None:
     answer = pb.AuthStatusResponse.FromString(call.messages[0])
     assert (answer.enabled, answer.authRevision) == (False, 1)
     assert answer.header.revision == served.member.machine.mvcc.revision
+    call = served.call("/etcdserverpb.Auth/Authenticate", pb.AuthenticateRequest(name="root"))
+    assert (call.status, call.text) == (
+        codes.FAILED_PRECONDITION,
+        "etcdserver: authentication is not enabled",
+    )
 
 
 def test_the_version_is_one_that_kubeadm_takes() -> None:

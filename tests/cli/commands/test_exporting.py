@@ -55,6 +55,22 @@ def test_a_command_line_that_is_wrong(run: Run, tmp_path: Path) -> None:
         assert "give either --data-dir or --snapshot" in told.err
 
 
+def test_what_source_and_target_do_not_need_is_refused(run: Run, tmp_path: Path) -> None:
+    source, file = snapshot(tmp_path), ("--snapshot", str(tmp_path / "out.db"))
+    for words, option in (
+        ((str(tmp_path), *file, "--name", "n1"), "--name"),
+        (
+            (str(tmp_path), *file, "--initial-advertise-peer-urls", "http://h:1"),
+            "--initial-advertise-peer-urls",
+        ),
+        ((str(source), *file, "--source-wal-dir", str(tmp_path)), "--source-wal-dir"),
+    ):
+        told = run("export", *words)
+        assert told.status == 2
+        assert f"{option}: is for a data folder" in told.err
+    assert not (tmp_path / "out.db").exists()
+
+
 def test_what_is_no_source(run: Run, tmp_path: Path) -> None:
     told = run("export", str(tmp_path / "gone"), "--data-dir", str(tmp_path / "etcd"))
     assert told.status == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,8 +12,12 @@ import pytest
 from netstore.cli.commands.failures import Exit
 from tests.cli.commands.conftest import DEAD, FILE, answering, error, http, served
 from tests.support.patience import seconds
+from tests.support.peers import start_etcd
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from tests.cli.commands.conftest import Run
 
 
@@ -125,3 +131,62 @@ def test_what_the_first_of_two_stores_said_is_told(run: Run) -> None:
     assert told.status == Exit.UNAVAILABLE
     assert f"{url}: 300: " in told.err
     assert "etcdserver: request timed out" in told.err
+
+
+@pytest.fixture(scope="module")
+def etcd_with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An etcd that asks for passwords: root and bob, who may do nothing; that of each is `pw`."""
+    with start_etcd(tmp_path_factory.mktemp("etcd")) as daemon:
+        for path, wish in (
+            ("user/add", {"name": "root", "password": "pw"}),
+            ("user/grant", {"user": "root", "role": "root"}),
+            ("user/add", {"name": "bob", "password": "pw"}),
+            ("enable", {}),
+        ):
+            request = urllib.request.Request(  # noqa: S310 - of the store of the test
+                f"{daemon.url}/v3/auth/{path}", data=json.dumps(wish).encode(), method="POST"
+            )
+            with urllib.request.urlopen(request, timeout=seconds(20)):  # noqa: S310 - same
+                pass
+        yield daemon.url
+
+
+@pytest.mark.peer("etcd")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("member", "add", "http://127.0.0.1:1"),
+        ("snapshot", "save", "--v3", "saved"),
+        ("history", "/a"),
+        ("undo", "--to-revision", "1", "/"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("user", "fix"),
+    [
+        ((), "give --username"),
+        (("--username", "root:wrong"), "check the name of --username and its password"),
+        (("--username", "bob:pw"), "give --username of somebody who may"),
+    ],
+)
+def test_an_etcd_with_users_refuses_in_words(  # noqa: PLR0917 - a table of cases
+    run: Run,
+    etcd_with_users: str,
+    words: tuple[str, ...],
+    user: tuple[str, ...],
+    fix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = run("--endpoints", etcd_with_users, *user, *words)
+    assert (told.status, told.out) == (Exit.REFUSED, "")
+    assert fix in told.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.peer("etcd")
+def test_an_etcd_with_users_serves_who_may(run: Run, etcd_with_users: str, tmp_path: Path) -> None:
+    for words in (("member", "ls"), ("endpoint", "status"), ("snapshot", "save", str(tmp_path / "saved"))):
+        told = run("--endpoints", etcd_with_users, "--username", "root:pw", *words)
+        assert told.status == Exit.OK, told.err

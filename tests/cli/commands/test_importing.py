@@ -217,3 +217,16 @@ def test_a_tree_that_cannot_be_listed(run: Run, tmp_path: Path, monkeypatch: pyt
     assert "sent more than 1000 bytes" in told.err
     assert "stop this etcd and import its data folder" in told.err
     assert not (tmp_path / "new").exists()
+
+
+def test_what_the_source_does_not_need_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    target = ("--data-dir", str(tmp_path / "new"))
+    for source in (str(snapshot(tmp_path)), "https://127.0.0.1:1", "HTTP://127.0.0.1:1"):
+        told = run("import", source, *target, "--source-wal-dir", str(tmp_path / "log"))
+        assert told.status == 2
+        assert "--source-wal-dir: is for a data folder" in told.err
+    told = run("--endpoints", "http://127.0.0.1:2", "import", "http://127.0.0.1:1", *target)
+    assert told.status == 2
+    assert "--endpoints: SOURCE is the URL that is asked" in told.err
+    assert not (tmp_path / "new").exists()
