@@ -155,6 +155,10 @@ class Listing:
             if part.first > wanted:
                 break
             wanted = part.last + 1
+        if wanted <= last and wanted > self.last:
+            raise NetstoreError(
+                f"the archive ends with entry {self.last}, before {last}; choose one up to it"
+            )
         if wanted <= last:
             following = next((part.first for part in found if part.first > wanted), last + 1)
             raise NetstoreError(

@@ -116,7 +116,7 @@ def standing(endpoint: str, told: MemberStatus) -> Iterator[Finding]:
         for problem in archive.problems:
             yield judge(subject, problem, "do what it says; the log of the member says more")
         if not archive.problems:
-            oldest = shown_instant(archive.oldest_unix_nanos or 0)
+            oldest = shown_instant(archive.oldest_unix_nanos or 0, up=True)
             since = f", leads back to {oldest}" if oldest else ""
             yield ok(subject, f"has the log up to entry {archive.last_index}{since}")
     if backup is not None:
