@@ -299,6 +299,8 @@ class Archiver:
         self._note_waiting(now)
         if self._busy_since is not None or now < self._retry_at:
             return
+        if self._is_foreign:
+            return
         if self._writer is None:
             self._begin(self._open, self._opened)
             return
@@ -325,8 +327,6 @@ class Archiver:
         same id, because it was begun anew with the same flags.
         """
         newest, raft = self._newest, self._raft
-        if self._is_foreign:
-            return False
         if newest is None:
             return not writer.is_others or self._refuse(writer)
         at = newest.index
@@ -357,6 +357,9 @@ class Archiver:
                 "; if this member took the place of the one that wrote it, remove the file identity there and"
                 " start it again"
             )
+        # Whose archive it is can go on with it.
+        self._writer, self._retention, self.archived = None, None, Index(0)
+        self._begin(writer.close, _ignore)
         return False
 
     def _archive(self, writer: ArchiveWriter, now: float) -> None:
@@ -520,6 +523,10 @@ def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) ->
             " free space, or name a folder on a larger disk"
         )
     return writer.add_base(copy)
+
+
+def _ignore(_: object) -> None:
+    """Nothing is left to do."""
 
 
 def _in_words(error: Exception) -> str:

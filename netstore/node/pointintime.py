@@ -285,6 +285,13 @@ def _check_reached(goal: Goal, machine: Machine, found: Listing) -> None:
             f"the archive ends with entry {max(machine.applied, found.last)}, before {goal.applied}"
         )
     if goal.revision is not None and machine.mvcc.revision < goal.revision:
+        gap = next((gap for gap in found.gaps if gap[0] == machine.applied + 1), None)
+        if gap is not None:
+            raise NetstoreError(
+                f"the archive has a gap: entries {gap[0]} to {gap[1]} are missing, and from revision"
+                f" {machine.mvcc.revision} on it is not known which entry reached {goal.revision}; choose a"
+                " point before it, or an entry by --to-index after a later state"
+            )
         raise NetstoreError(f"the archive ends with revision {machine.mvcc.revision}, before {goal.revision}")
 
 

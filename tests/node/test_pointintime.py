@@ -341,6 +341,11 @@ def test_what_the_archive_does_not_lead_to(archive: Path, tmp_path: Path) -> Non
     assert "a gap: entries 256 to 260 are missing" in refusal(Goal(applied=265))
     assert "the archive ends with entry 400, before 500" in refusal(Goal(applied=500))
     assert "before 99999" in refusal(Goal(revision=99_999))
+    shutil.copytree(archive, gapped := tmp_path / "gapped")
+    for base in listing(gapped).bases[2:]:
+        base.path.unlink()
+    told = refusal(Goal(revision=99_999), gapped)
+    assert told.startswith("the archive has a gap: entries 251 to 260 are missing, and from revision ")
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no state to begin with" in refusal(Goal(applied=5), empty)
