@@ -111,6 +111,13 @@ class Archive(Protocol):
     def waiting(self) -> int:
         """How many applied entries are not archived."""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is archived."""
+
+    def lag_seconds(self) -> float:
+        """For how long, at least, an applied entry has waited to be archived."""
+
     def problems(self) -> list[str]:
         """What an operator has to know."""
 
@@ -195,6 +202,7 @@ class AdminApi:
                     *(f"alarm {name}" for name in raised_alarms(member)),
                     *member.problems(),
                     *(self._archive.problems() if self._archive is not None else ()),
+                    *self._backup_warnings(),
                 ],
                 "backedUp": member.backed_up,
                 "pacedBytesPerSecond": member.paced_to,
@@ -256,6 +264,9 @@ class AdminApi:
                 "states": len(found.bases),
                 "newestState": max((base.applied for base in found.bases), default=0),
                 "gaps": len(found.gaps),
+                "lagSeconds": round(archive.lag_seconds()),
+                "stopped": archive.stopped,
+                "problems": archive.problems(),
             }
         }
 
@@ -277,9 +288,13 @@ class AdminApi:
                 "lastSeconds": round(state.last_seconds, 1),
                 "verified": state.verified,
                 "hookFailed": state.hook_failed,
-                "warnings": state.warnings(self._member.clock.wall() / 10**9),
+                "warnings": self._backup_warnings(),
             }
         }
+
+    def _backup_warnings(self) -> list[str]:
+        now = self._member.clock.wall() / 10**9
+        return [] if self._scheduled is None else self._scheduled.warnings(now)
 
     def _members(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET,POST"):

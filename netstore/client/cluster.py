@@ -126,6 +126,34 @@ class BackupStatus(msgspec.Struct, frozen=True, rename="camel"):
         return content
 
 
+class ArchiveStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """The archive of one member's log (`node.archive.Archiver`). Times in nanoseconds since 1970, 0 for none
+    that is known.
+    """
+
+    folder: str
+    last_index: int
+    last_unix_nanos: int
+    waiting_entries: int
+    files: int
+    states: int
+    newest_state: int
+    gaps: int
+    # Not told by earlier releases.
+    oldest_unix_nanos: int | None = None
+    keep_seconds: float | None = None
+    removed_files: int | None = None
+    lag_seconds: int | None = None
+    stopped: bool | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The document as the member sends it; null for what it does not tell."""
+        content: dict[str, object] = msgspec.to_builtins(self)
+        return content
+
+
 class MemberStatus(msgspec.Struct, frozen=True):
     """The status of one member. `name` is empty if the answer has none; etcd's has none of the fields that
     may be None.
@@ -149,6 +177,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
     behind: tuple[BehindStatus, ...] | None = None
     backup: BackupStatus | None = None
     """None without scheduled backups."""
+    archive: ArchiveStatus | None = None
+    """None if it does not archive its log."""
 
 
 class _Listed(msgspec.Struct, frozen=True):

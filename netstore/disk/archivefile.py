@@ -64,8 +64,6 @@ _ENTRY: Final = layout("IQQQB")
 _ENTRIES: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.entries")
 _STATE: Final = re.compile(r"([0-9a-f]{16})\.state")
 _PART: Final = ".part"
-_ENTRIES_PART: Final = f"entries{_PART}"
-_STATE_PART: Final = f"state{_PART}"
 _DAMAGED: Final = ".damaged"
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity"
@@ -155,6 +153,10 @@ class Listing:
             if part.first > wanted:
                 break
             wanted = part.last + 1
+        if wanted <= last and wanted > self.last:
+            raise NetstoreError(
+                f"the archive ends with entry {self.last}, before {last}; choose one up to it"
+            )
         if wanted <= last:
             following = next((part.first for part in found if part.first > wanted), last + 1)
             raise NetstoreError(
@@ -468,7 +470,7 @@ class ArchiveWriter:
     def add_base(self, copy: Callable[[int], Index]) -> Base:
         """Archive a state: `copy` writes it to a file descriptor, and returns up to which entry it goes."""
         self.tidy()
-        part = self._folder / _STATE_PART
+        part = self._folder / self._unfinished_name("state")
         with _unfinished(part) as file:
             index = copy(file)
             os.fsync(file)
@@ -499,10 +501,14 @@ class ArchiveWriter:
         """Give the folder back."""
         os.close(self._lock)
 
+    def _unfinished_name(self, what: str) -> str:
+        # Where a file system does not lock, another member's file is not taken for the own one.
+        return f"{what}-{self._store}{_PART}"
+
     def _write(self, entries: Sequence[Archived]) -> Part:
         first, last = entries[0].entry.index, entries[-1].entry.index
         path = self._folder / f"{first:016x}-{last:016x}.entries"
-        part = self._folder / _ENTRIES_PART
+        part = self._folder / self._unfinished_name("entries")
         _write_synced(part, encode(self._cluster, entries))
         _rename(part, path)
         return Part(first, last, path)

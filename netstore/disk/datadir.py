@@ -192,7 +192,7 @@ class DataDir:
         wal = path / "wal" if wal_dir is None else wal_dir
         _make_folder(path)
         if _is_same(wal, path):
-            raise NetstoreError(f"wal_dir: {wal} is the data folder itself: choose another one, or none")
+            raise NetstoreError(f"--wal-dir: {wal} is the data folder itself: choose another one, or none")
         outside = not _is_same(wal, path / "wal")
         _check_unused(path)
         if outside and wal.exists():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 from netstore.disk.archivefile import ArchiveWriter, Listing
 from netstore.disk.archiveretention import Outcome, Pace, Retention
@@ -50,7 +50,7 @@ copies the state.
 """
 
 SLOW_SECONDS: Final = 60.0
-"""A write that takes longer is told as a problem."""
+"""A write that takes longer is told as a problem, and so is an archive that is behind its lag by more."""
 
 LONG_SECONDS: Final = 600.0
 """A state whose copy, or old files whose removal takes longer is told as a problem."""
@@ -63,6 +63,10 @@ SPARE_BYTES: Final = 64 << 20
 
 RETENTION_SECONDS: Final = 60.0
 """Old files are looked for no more often, and else each thousandth of the time that they are kept."""
+
+
+DAMAGED_TOLD: Final = 10
+"""So many damaged files, those that were found last, are told."""
 
 
 class Source(Protocol):
@@ -79,6 +83,18 @@ class Source(Protocol):
 
     def sizes(self) -> tuple[int, int]:
         """Bytes of the file, which a copy has too, and of its pages that are in use."""
+
+
+class Problem(NamedTuple):
+    """What keeps the archive from being what it should be."""
+
+    event: str
+    """Name in the log."""
+    cause: str
+    """What the log says of it, once: nothing that changes while it lasts."""
+    text: str
+    """What the status says of it."""
+    fix: str = "mend what the error names"
 
 
 class Archiver:
@@ -116,8 +132,12 @@ class Archiver:
         self._log = log
         self._writer: ArchiveWriter | None = None
         self._retention: Retention | None = None
-        self._since: float | None = None
-        """When there came something that is not archived."""
+        self._waits: tuple[Index, float] | None = None
+        """An entry that is not archived and was the last one that was applied, and when that was; None
+        before there is one.
+        """
+        self._told: set[tuple[str, str]] = set()
+        """Events and causes of the problems that the log tells of and that are not over."""
         self._busy_since: float | None = None
         """When the write that is under way began."""
         self._retry_at = 0.0
@@ -149,9 +169,6 @@ class Archiver:
         """Time of the last archived entry that has one; 0 if none was archived since the start."""
         self.problem = ""
         """Why the last attempt failed; empty if it did not."""
-        self._damage = ""
-        """What is wrong with the file that was found damaged last."""
-        self._damages_told: set[Path] = set()
         self._newest: Entry | None = None
         """The last entry of the archive, until it was found in the log."""
         self._differs = ""
@@ -176,41 +193,87 @@ class Archiver:
         """How many applied entries are not archived."""
         return max(0, self._raft.applied - max(self.archived, self._raft.compacted))
 
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is archived."""
+        return bool(self._not_archived())
+
+    def lag_seconds(self) -> float:
+        """For how long, at least, an applied entry has waited to be archived; 0 if none waits."""
+        return (
+            0.0
+            if self._waits is None or self._is_reached(self._waits[0])
+            else self._monotonic() - self._waits[1]
+        )
+
     def problems(self) -> list[str]:
         """What an operator has to know; empty if all is well."""
-        return self._not_archived() or self._impaired()
+        return [each.text for each in self._not_archived() or self._impaired()]
 
-    def _not_archived(self) -> list[str]:
-        if self._differs or self.problem:
-            return [f"the log is not archived: {self._differs or self.problem}"]
+    def _not_archived(self) -> list[Problem]:
+        if self._differs:
+            text = f"the log is not archived: {self._differs}"
+            return [Problem("archive_refused", self._differs, text, "do what the error says")]
+        if self.problem:
+            fix = "mend what the error names, such as the mount; what the log forgets meanwhile is missing"
+            return [
+                Problem("archive_not_written", self.problem, f"the log is not archived: {self.problem}", fix)
+            ]
         if self._busy_since is not None:
             seconds = self._monotonic() - self._busy_since
             if seconds > SLOW_SECONDS:
-                return [f"the log is not archived: a write to {self.folder} has taken {seconds:.0f} s so far"]
+                cause = f"a write to {self.folder} has taken"
+                text = f"the log is not archived: {cause} {seconds:.0f} s so far"
+                fix = "look whether its disk answers; what the log forgets meanwhile is missing"
+                return [Problem("archive_stuck", f"{cause} more than {SLOW_SECONDS:.0f} s", text, fix)]
         return []
 
-    def _impaired(self) -> list[str]:
+    def _impaired(self) -> list[Problem]:
         """What is wrong while it is archived."""
         writer = self._writer
         if writer is None:
             return []
         found = []
-        if self._damage:
-            found.append(f"the archive is damaged, and nothing is restored across that: {self._damage}")
+        for damage in list(writer.damaged.values())[-DAMAGED_TOLD:]:
+            text = f"the archive is damaged, and nothing is restored across that: {damage}"
+            fix = "put the file of another member's archive there; else move it away, and it becomes a gap"
+            found.append(Problem("archive_damaged", damage, text, fix))
+        lag = self.lag_seconds()
+        if lag > self._lag + SLOW_SECONDS:
+            cause = f"{self.folder} does not take the log as fast as it grows"
+            text = f"the archive is {lag:.0f} s behind: {self.waiting} entries wait, and {cause}"
+            found.append(Problem("archive_behind", cause, text, "give it a faster disk; gaps are to come"))
         seconds = self._monotonic() - self._beside_since
         if (self._makes_base or self._removes) and seconds > LONG_SECONDS:
             what = "a state is being archived" if self._makes_base else "old files are being removed"
-            found.append(f"{what} for {seconds:.0f} s so far: {self.folder} does not answer, or is slow")
+            text = f"{what} for {seconds:.0f} s so far: {self.folder} does not answer, or is slow"
+            cause = f"{what} for more than {LONG_SECONDS:.0f} s"
+            found.append(Problem("archive_slow", cause, text, "look whether the disk of the folder answers"))
         if self._no_base:
-            found.append(f"the state is not archived: {self._no_base}")
-        if self._not_removed:
-            what = "old files of the archive are not removed"
-            if not self.keep_seconds:
-                what = "how far back the archive leads is not known"
-            found.append(f"{what}: {self._not_removed}")
+            text = f"the state is not archived: {self._no_base}"
+            fix = "mend what the error names, such as a full disk; entries are archived meanwhile"
+            found.append(Problem("archive_state_not_written", self._no_base, text, fix))
+        if self._not_removed and self.keep_seconds:
+            text = f"old files of the archive are not removed: {self._not_removed}"
+            fix = "mend what the error names; the archive grows meanwhile"
+            found.append(Problem("archive_not_removed", self._not_removed, text, fix))
+        elif self._not_removed:
+            text = f"how far back the archive leads is not known: {self._not_removed}"
+            found.append(Problem("archive_oldest_unknown", self._not_removed, text))
         if writer.not_merged:
-            found.append(f"the files of the archive are not merged: {writer.not_merged}")
+            text = f"the files of the archive are not merged: {writer.not_merged}"
+            found.append(Problem("archive_not_merged", writer.not_merged, text))
         return found
+
+    def _tell(self) -> None:
+        """Log each problem once when it begins, and once when it is over."""
+        found = {each[:2]: each for each in (*self._not_archived(), *self._impaired())}
+        for event, cause in self._told - found.keys():
+            self._log.info("archive_problem_over", problem=event, error=cause, folder=str(self.folder))
+        for (event, cause), problem in found.items():
+            if (event, cause) not in self._told:
+                self._log.warning(event, error=cause, fix=problem.fix)
+        self._told = set(found)
 
     def needed(self) -> Index | None:
         """Entries after this one should stay in the log, if they fit: they are about to be archived. None:
@@ -228,11 +291,15 @@ class Archiver:
             self._look()
         except MemoryError as error:  # it ends this round, not the member
             self._retry_at = self._monotonic() + RETRY_SECONDS
-            self._failed(error)
+            self.problem = _in_words(error)
+        self._tell()
 
     def _look(self) -> None:
         now = self._monotonic()
+        self._note_waiting(now)
         if self._busy_since is not None or now < self._retry_at:
+            return
+        if self._is_foreign:
             return
         if self._writer is None:
             self._begin(self._open, self._opened)
@@ -247,13 +314,19 @@ class Archiver:
         elif now >= self._remove_at and self.archived and self._retention is not None:
             self._remove(self._retention)
 
+    def _note_waiting(self, now: float) -> None:
+        if self._waits is None or self._is_reached(self._waits[0]):
+            self._waits = (self._raft.applied, now) if self.waiting else None
+
+    def _is_reached(self, index: Index) -> bool:
+        """Whether an entry is archived, or the log has forgotten it."""
+        return index <= max(self.archived, self._raft.compacted)
+
     def _is_continued(self, writer: ArchiveWriter) -> bool:
         """Whether this member's log goes on where the archive ends. The store may be another one that has the
         same id, because it was begun anew with the same flags.
         """
         newest, raft = self._newest, self._raft
-        if self._is_foreign:
-            return False
         if newest is None:
             return not writer.is_others or self._refuse(writer)
         at = newest.index
@@ -284,6 +357,9 @@ class Archiver:
                 "; if this member took the place of the one that wrote it, remove the file identity there and"
                 " start it again"
             )
+        # Whose archive it is can go on with it.
+        self._writer, self._retention, self.archived = None, None, Index(0)
+        self._begin(writer.close, _ignore)
         return False
 
     def _archive(self, writer: ArchiveWriter, now: float) -> None:
@@ -297,11 +373,9 @@ class Archiver:
                     fix="none needed: the state is archived anew; nothing is restored to the gap",
                 )
             self.archived = raft.compacted
-        if raft.applied <= self.archived:
-            self._since = None
+        if self._waits is None:
             return
-        self._since = now if self._since is None else self._since
-        if raft.applied - self.archived < DUE_ENTRIES and now - self._since < self._lag:
+        if raft.applied - self.archived < DUE_ENTRIES and now - self._waits[1] < self._lag:
             return
         entries: list[Entry] = []
         size = 0
@@ -330,22 +404,10 @@ class Archiver:
         self._busy_since = None
         if isinstance(outcome, Exception):
             self._retry_at = self._monotonic() + RETRY_SECONDS
-            self._failed(outcome)
+            self.problem = _in_words(outcome)
             return
-        if self.problem:
-            self.problem = ""
-            self._log.info("archive_goes_on", folder=str(self.folder))
+        self.problem = ""
         done(outcome)
-
-    def _failed(self, error: Exception) -> None:
-        problem = _in_words(error)
-        if problem != self.problem:
-            self.problem = problem
-            self._log.warning(
-                "archive_not_written",
-                error=problem,
-                fix="mend what the error names, such as the mount; what the log forgets meanwhile is missing",
-            )
 
     def _open(self) -> ArchiveWriter:
         return ArchiveWriter.open(self.folder, self._cluster, self._store())
@@ -360,29 +422,10 @@ class Archiver:
             self._pace = Pace(min(writer.newest_wall, self._wall()), self._monotonic())
         self._base_at = max((base.applied for base in found.bases), default=0)
         self._log.info("archive_opened", folder=str(self.folder), last=self.archived, gaps=len(found.gaps))
-        self._tell_damage(writer)
 
     def _added(self, last: Entry, wall: int) -> None:
         self.archived = last.index
         self.wall = wall or self.wall
-        self._since = None
-        if self._writer is not None:
-            self._tell_damage(self._writer)
-
-    def _tell_damage(self, writer: ArchiveWriter) -> None:
-        damaged = dict(writer.damaged)
-        self._damage = self._damage if damaged else ""
-        for path, error in damaged.items():
-            if path in self._damages_told:
-                continue
-            self._damage = error
-            self._damages_told.add(path)
-            self._log.warning(
-                "archive_file_damaged",
-                file=str(path),
-                error=error,
-                fix="put the file of another member's archive there; else move it away, and it becomes a gap",
-            )
 
     # --- states
 
@@ -415,22 +458,13 @@ class Archiver:
         if isinstance(outcome, Exception):
             self._base_retry_at = self._monotonic() + self._base_pause
             self._base_pause = min(2 * self._base_pause, LONGEST_RETRY_SECONDS)
-            self._base_failed(_in_words(outcome))
+            self._no_base = _in_words(outcome)
             return
         self._no_base = ""
         self._base_pause = RETRY_SECONDS
         self._is_state_old = False
         self._base_at = outcome.applied  # type: ignore[attr-defined]  # a `Base`
         self._log.info("state_archived", index=self._base_at)
-
-    def _base_failed(self, problem: str) -> None:
-        if problem != self._no_base:
-            self._no_base = problem
-            self._log.warning(
-                "archive_state_not_written",
-                error=problem,
-                fix="mend what the error names, such as a full disk; entries are archived meanwhile",
-            )
 
     # --- old files
 
@@ -469,12 +503,6 @@ class Archiver:
         if isinstance(outcome, Exception):
             self._remove_at = self._monotonic() + pause
             self._not_removed = _in_words(outcome)
-            self._log.warning(
-                "archive_not_removed" if self.keep_seconds else "archive_oldest_unknown",
-                error=self._not_removed,
-                fix="mend what the error names"
-                + ("; the archive grows meanwhile" if self.keep_seconds else ""),
-            )
             return
         self._not_removed = ""
         self._is_state_old = outcome.is_state_old
@@ -482,8 +510,6 @@ class Archiver:
         if outcome.removed:
             self.removed += outcome.removed
             self._log.info("archive_files_removed", files=outcome.removed, oldest=self.oldest)
-        if self._writer is not None:
-            self._tell_damage(self._writer)
 
 
 def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) -> Base:
@@ -497,6 +523,10 @@ def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) ->
             " free space, or name a folder on a larger disk"
         )
     return writer.add_base(copy)
+
+
+def _ignore(_: object) -> None:
+    """Nothing is left to do."""
 
 
 def _in_words(error: Exception) -> str:

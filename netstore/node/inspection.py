@@ -43,7 +43,7 @@ class Inspection:
     def __init__(self, path: Path, wal_dir: Path | None) -> None:
         """NetstoreError if there is none, or it is in use; CorruptData if the log cannot be read."""
         if not (path / "identity").exists():
-            raise NetstoreError(f"data_dir: {path} is no data folder of a member: name one with --data-dir")
+            raise NetstoreError(f"{path}: is no data folder of a member: name one with --data-dir")
         self._folder = DataDir.lock(path, wal_dir)
         try:
             identity = self._folder.identity

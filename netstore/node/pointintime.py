@@ -107,7 +107,17 @@ def place_of(found: Listing, instant: int) -> Place:
         if gap is not None and (following is None or gap[0] < following):
             raise NetstoreError(_in_gap(found, gap, instant, head.latest))
         return Place(index, wall, is_end=following is None)
-    raise NetstoreError(f"the archive has nothing as old as {format_time(instant)}; choose a later time")
+    first = next(
+        (head.earliest for head in (read_head(part.path) for part in found.parts) if head.earliest), 0
+    )
+    if not first:
+        raise NetstoreError(
+            "the archive has no entry with a time: choose a point by --to-index, or --to-revision"
+        )
+    raise NetstoreError(
+        f"the archive has nothing as old as this time: it begins with {format_time(first, up=True)}; choose"
+        " a later time"
+    )
 
 
 def _in_gap(found: Listing, gap: tuple[int, int], instant: int, before: int) -> str:
@@ -275,6 +285,13 @@ def _check_reached(goal: Goal, machine: Machine, found: Listing) -> None:
             f"the archive ends with entry {max(machine.applied, found.last)}, before {goal.applied}"
         )
     if goal.revision is not None and machine.mvcc.revision < goal.revision:
+        gap = next((gap for gap in found.gaps if gap[0] == machine.applied + 1), None)
+        if gap is not None:
+            raise NetstoreError(
+                f"the archive has a gap: entries {gap[0]} to {gap[1]} are missing, and from revision"
+                f" {machine.mvcc.revision} on it is not known which entry reached {goal.revision}; choose a"
+                " point before it, or an entry by --to-index after a later state"
+            )
         raise NetstoreError(f"the archive ends with revision {machine.mvcc.revision}, before {goal.revision}")
 
 
@@ -441,19 +458,27 @@ def _held_to_be_there(base: Base) -> Iterator[None]:
 
 def _base_for(found: Listing, goal: Goal) -> Base | None:
     """The newest state that is not after the goal; None for the empty one of a new store, if the archive has
-    its log from the start. NetstoreError if there is none.
+    its log from the start. NetstoreError if there is none. One that has the wanted revision may be after the
+    entry with which it was reached, so it is taken only where nothing before it is there.
     """
+    reached: Base | None = None
     for base in sorted(found.bases, reverse=True):
         if goal.applied is not None and base.applied > goal.applied:
             continue
         if goal.revision is not None:
             with _held_to_be_there(base), StateFile(base.path) as state:
                 _, scalars = fullbackup.scalars_of(state.scan)
-            if scalars.revision > goal.revision:
+            if scalars.revision == goal.revision:
+                reached = base
+            if scalars.revision >= goal.revision:
                 continue
+        if reached is not None and not _leads(found, base.applied, reached):
+            return reached
         return base
-    if found.is_from_start:
+    if found.is_from_start and (reached is None or _leads(found, 0, reached)):
         return None
+    if reached is not None:
+        return reached
     oldest = min(found.bases, default=None)
     if oldest is None:
         raise NetstoreError("the archive has no state to begin with; give a full backup with FILE")
@@ -461,6 +486,12 @@ def _base_for(found: Listing, goal: Goal) -> Base | None:
         f"the oldest state of the archive has applied entry {oldest.applied}, which is after this point; give"
         " an older full backup with FILE"
     )
+
+
+def _leads(found: Listing, applied: int, to: Base) -> bool:
+    """Whether the entries from a state on to another are there."""
+    first, last = applied + 1, to.applied
+    return any(begin <= first and last <= end for begin, end in found.stretches)
 
 
 def _cluster_of(found: Listing) -> int | None:

@@ -35,7 +35,8 @@ def replay(
     pause: Callable[[], object] = _ignore,
 ) -> Iterator[Replayed]:
     """Apply entries in order; those that the state has are passed over. Stops after the entry `to_index`, or
-    with the first one after which the v3 keys have the revision `to_revision`. `pause` is called after each
+    with the first one after which the v3 keys have the revision `to_revision`, which is entry 1 at least:
+    without an entry there is no state. `pause` is called after each
     save; what is left to save at the end is for the caller.
 
     NetstoreError if an entry is missing between two others; CannotApply, with the state as it was, for one
@@ -46,7 +47,7 @@ def replay(
             continue
         if to_index is not None and machine.applied >= to_index:
             return
-        if to_revision is not None and machine.mvcc.revision >= to_revision:
+        if to_revision is not None and machine.applied and machine.mvcc.revision >= to_revision:
             return
         if entry.index != machine.applied + 1:
             raise NetstoreError(

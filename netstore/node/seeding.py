@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from netstore.types import Index
 
 Record: TypeAlias = tables.Record
+_Changes: TypeAlias = dict[tuple[str, bytes], bytes]
 
 _OF_MEMBERS: Final = frozenset({tables.MEMBERS, tables.REMOVED})
 """Tables that are about the old cluster; those of the new one are written here."""
@@ -66,7 +67,7 @@ def founders(initial: Mapping[str, Sequence[str]], name: str, token: str, origin
     """
     ids = {each: bootstrap.member_id(urls, f"{token} {origin}") for each, urls in initial.items()}
     if name not in ids:
-        raise NetstoreError(f"initial_cluster: names {', '.join(ids) or 'nobody'}, and not {name}: add it")
+        raise NetstoreError(f"--initial-cluster: names {', '.join(ids) or 'nobody'}, and not {name}: add it")
     return Founders(ids[name], {ids[each]: tuple(urls) for each, urls in initial.items()}, name, token)
 
 
@@ -118,7 +119,7 @@ def _write_state(
     shared = SharedTables(path, tables.TABLES, MAP_BYTES, MAP_LIMIT_BYTES)
     count = 0
     try:
-        changes = {
+        changes: _Changes = {
             (tables.MEMBERS, member_key(id_)): tables.encode(MemberInfo(id_, "", (), urls))
             for id_, urls in own.members.items()
         }
@@ -130,11 +131,11 @@ def _write_state(
             count += 1
             size += len(key) + len(value)
             if len(changes) >= COMMIT_CHANGES or size >= COMMIT_BYTES:
-                _commit(shared, applied, changes)
+                _commit(shared, path, applied, changes)
                 changes, size = {}, 0
             if count % TOLD_EACH == 0:
                 progress(count)
-        _commit(shared, applied, changes)
+        _commit(shared, path, applied, changes)
         stored = sum(each.records for each in shared.tables.summary.sums.values())
     finally:
         shared.close()
@@ -148,12 +149,15 @@ def _write_state(
     return count
 
 
-def _commit(shared: SharedTables, applied: Index, changes: dict[tuple[str, bytes], bytes]) -> None:
+def _commit(shared: SharedTables, path: Path, applied: Index, changes: _Changes) -> None:
     failure = shared.commit(applied, b"", changes)
     if failure is not None:
-        raise NetstoreError(
-            f"data_dir: cannot be written: {failure}; free disk space, or choose another folder"
-        )
+        raise _not_written(path, failure)
+
+
+def _not_written(path: Path, failure: OSError) -> NetstoreError:
+    reason = failure.strerror or failure
+    return NetstoreError(f"{path}: cannot be written: {reason}; free disk space, or choose another folder")
 
 
 def _write_log(folder: DataDir, own: Founders, applied: Index) -> None:
@@ -171,6 +175,4 @@ def _write_log(folder: DataDir, own: Founders, applied: Index) -> None:
         while len(outcomes) < 2:
             calls.get()()
     for failure in filter(None, outcomes):
-        raise NetstoreError(
-            f"data_dir: cannot be written: {failure}; free disk space, or choose another folder"
-        )
+        raise _not_written(folder.wal_dir, failure)

@@ -522,7 +522,7 @@ class StoreConfig:
     archive_keep_seconds: int = setting(
         WholeNumber(0, 3_155_760_000, "seconds"),
         0,
-        "Seconds back to which the archive leads at least; what is older is removed; 0: nothing is.",
+        "Seconds back to which the archive leads at least: 3600 or more; 0, and nothing is removed.",
         needs=("archive_folder",),
         table="archive",
     )
@@ -581,8 +581,9 @@ class StoreConfig:
         if 0 < self.archive_keep_seconds < SHORTEST_ARCHIVE:
             raise BadSetting(
                 "archive_keep_seconds",
-                f"{self.archive_keep_seconds} seconds would take a copy of the state as often",
-                f"give at least {SHORTEST_ARCHIVE}, or 0 to keep all; 604800 is a week",
+                f"{self.archive_keep_seconds} is too few: the state is copied about once in so many seconds",
+                f"give at least {SHORTEST_ARCHIVE}, and the archive leads back at least so far, or 0 to keep"
+                " all; 604800 is a week",
             )
         if self.voters % 2 == 0:
             raise BadSetting(

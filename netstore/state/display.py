@@ -51,8 +51,11 @@ def describe(command: bytes) -> str:
         return f"{number}{len(command)} bytes: {error}"
 
 
-def format_time(wall: int) -> str:
-    """An instant of wall time (nanoseconds since 1970) to the millisecond; `-` for 0 or one out of range."""
+def format_time(wall: int, *, up: bool = False) -> str:
+    """An instant of wall time (nanoseconds since 1970) to the millisecond; `-` for 0 or one out of range.
+    `up`: not before it, for a time that names what was written then.
+    """
+    wall += 10**6 - 1 if up and wall else 0
     try:
         moment = datetime.fromtimestamp(wall / 1e9, UTC)
     except (ValueError, OverflowError, OSError):

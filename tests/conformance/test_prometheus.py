@@ -195,11 +195,12 @@ def panels() -> list[str]:
 
 
 class Archiving(Members):
-    """Members that archive their logs."""
+    """Members that archive their logs and make backups."""
 
     def own_flags(self, name: str) -> tuple[str, ...]:
         (folder := self.folder / f"archive-{name}").mkdir(mode=0o700)
-        return ("--archive-folder", str(folder))
+        (backups := self.folder / "backups").mkdir(mode=0o700, exist_ok=True)
+        return ("--archive-folder", str(folder), "--backup-folder", str(backups))
 
 
 @pytest.mark.slow

@@ -64,6 +64,7 @@ class Member:
         self.raft = RaftLog(Index(0), Term(0), [])
         self.source = Source()
         self.folder = folder
+        self.log = Quiet()
         self.archiver = Archiver(
             folder,
             CLUSTER,
@@ -74,7 +75,7 @@ class Member:
             call_soon=self.calls.put,
             monotonic=lambda: self.now,
             wall=lambda: self.wall,
-            log=Quiet(),
+            log=self.log,
         )
         self.archiver._remove_at = float("inf")
 
@@ -196,7 +197,8 @@ def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pyt
     anew.write(1, size=3)
     anew.write(5, size=3)
     anew.now += 10.0
-    anew.look(reports=0)
+    anew.look()
+    ArchiveWriter.open(member.folder, CLUSTER, "5a").close()  # it was given back to whose it is
     assert anew.archiver.problems() == [
         f"the log is not archived: {member.folder} has the archive of another store: name an empty folder"
     ]
@@ -205,6 +207,12 @@ def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pyt
     anew.now += 10.0
     anew.look(reports=0)
     assert "another store" in anew.archiver.problems()[0], "also once the entry is compacted"
+    assert anew.archiver.stopped
+    early, late = anew.log.events("archive_refused")
+    assert "the log of this member with 5" in early
+    assert "has the archive of another store" in late, "each cause is logged once"
+    (over,) = anew.log.events("archive_problem_over")
+    assert "the log of this member with 5" in over
     assert anew.stored() == list(range(1, 8))
     assert anew.source.copies == 0
 
@@ -227,6 +235,7 @@ def test_an_archive_whose_last_entry_was_compacted(
     again.look()
     if store == "5b":
         again.look(reports=0)
+        again.calls.get(timeout=seconds(20))()
         (problem,) = again.archiver.problems()
         assert "has the archive of another store: name an empty folder; if this member took the" in problem
         assert again.stored() == list(range(1, 8))
@@ -304,6 +313,35 @@ def test_a_folder_that_cannot_be_written_is_told_and_tried_again(
         assert member.archiver.needed() is None
     member.settle()
     assert member.stored() == list(range(1, 7))
+    member.look(reports=0)
+    missing, is_full = member.log.events("archive_not_written")
+    assert ("No such file" in missing, "No space left" in is_full) == (True, True), "each once"
+    assert len(member.log.events("archive_problem_over")) == 2
+    assert not member.archiver.stopped
+
+
+def test_an_archive_that_does_not_keep_up_is_told(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MOST_ENTRIES", 1)
+    member.look()
+    member.write(2)
+    member.settle()
+    assert member.archiver.lag_seconds() == 0
+    member.write(100)
+    member.look(reports=0)
+    for _ in range(14):
+        member.now += 5.0
+        member.write(100)
+        member.look()
+    (problem,) = member.archiver.problems()
+    assert problem.startswith("the archive is 70 s behind: 1486 entries wait, and ")
+    assert len(member.log.events("archive_behind")) == 1
+    assert member.archiver.needed() == member.archiver.archived, "what waits stays in the log"
+    monkeypatch.setattr(archive, "MOST_ENTRIES", 5_000)
+    member.look()
+    member.look(reports=0)
+    assert (member.archiver.problems(), member.archiver.lag_seconds()) == ([], 0)
+    (over,) = member.log.events("archive_problem_over")
+    assert "archive_behind" in over
 
 
 def test_without_threads_and_memory_the_member_goes_on(
@@ -382,9 +420,12 @@ def test_a_write_that_hangs_is_told(member: Member, monkeypatch: pytest.MonkeyPa
     ]
     assert member.archiver.needed() is None
     member.look(reports=0)
+    assert "has taken more than 60 s" in member.log.events("archive_stuck")[0]
     goes_on.set()
     member.calls.get(timeout=seconds(20))()
     assert (member.archiver.problems(), member.archiver.waiting) == ([], 0)
+    member.look(reports=0)
+    assert "archive_stuck" in member.log.events("archive_problem_over")[0]
 
 
 def test_a_state_that_takes_long_is_told_and_entries_are_archived_meanwhile(
@@ -401,10 +442,11 @@ def test_a_state_that_takes_long_is_told_and_entries_are_archived_meanwhile(
     member.look()
     member.write(3)
     member.look(reports=0)
-    member.now += archive.LONG_SECONDS
-    assert member.archiver.problems() == []
+    member.now += 5.0
     member.look()
     assert member.stored() == [1, 2, 3]
+    member.now += archive.LONG_SECONDS - 5.0
+    assert member.archiver.problems() == []
     member.now += 1.0
     assert member.archiver.problems() == [
         f"a state is being archived for 601 s so far: {member.folder} does not answer, or is slow"

@@ -131,6 +131,51 @@ def test_a_revision_and_an_instant(archive: Path, record: dict[int, Recorded], t
     assert (reached.applied, reached.wall, reached.is_end) == (last, last * 1000, True)
 
 
+def test_the_first_revision_and_one_that_an_archived_state_has(
+    record: dict[int, Recorded], tmp_path: Path
+) -> None:
+    def tried(folder: Path, revision: int) -> Recorded:
+        target = tmp_path / "made"
+        target.unlink(missing_ok=True)
+        reached = extract(folder, Goal(revision=revision), target, tmp_path / "work")
+        found = loaded(target)
+        assert (reached.revision, found) == (revision, record[reached.applied])
+        return found
+
+    folder = tmp_path / "archive"
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
+    writer.add(ENTRIES)
+    assert tried(folder, 1) == record[1], "a state has an entry"
+    same = next(index for index in range(100, 400) if record[index].revision == record[index - 1].revision)
+    wanted = record[same].revision
+    first = min(index for index in record if record[index].revision == wanted)
+    made = state_file(tmp_path / "state", ENTRIES[:same])
+    writer.add_base(partial(copied, made, same))
+    assert tried(folder, wanted) == record[first], "the entry with which it was reached, not a later one"
+    writer.remove([], listing(folder).parts)
+    writer.add(ENTRIES[same:])
+    writer.close()
+    assert tried(folder, wanted) == record[same], "what comes before is gone"
+
+
+def test_points_beyond_an_archive(archive: Path, tmp_path: Path) -> None:
+    for goal, text in (
+        (
+            Goal(applied=2**63 - 1),
+            f"the archive ends with entry 400, before {2**63 - 1}; choose one up to it",
+        ),
+        (Goal(revision=2**63 - 1), "the archive ends with revision .*, before"),
+        (Goal(instant=-(2**70)), "nothing as old as this time: it begins with 1970-01-01T00:00:00.001Z;"),
+    ):
+        with pytest.raises(NetstoreError, match=text):
+            extract(archive, goal, tmp_path / "made", tmp_path / "work")
+    writer = ArchiveWriter.open(tmp_path / "untimed", CLUSTER, STORE)
+    writer.add([Entry(Index(1), Term(1), EntryKind.NORMAL, b"")])
+    writer.close()
+    with pytest.raises(NetstoreError, match="no entry with a time: choose a point by --to-index"):
+        extract(tmp_path / "untimed", Goal(instant=2**60), tmp_path / "made", tmp_path / "work")
+
+
 def test_a_time_that_a_gap_makes_unknown_is_refused(tmp_path: Path) -> None:
     def entry(index: int, wall: int) -> Entry:
         return Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"c", wall=wall) if wall else b"")
@@ -294,8 +339,13 @@ def test_what_the_archive_does_not_lead_to(archive: Path, tmp_path: Path) -> Non
 
     assert "a gap: entries 251 to 253 are missing" in refusal(Goal(applied=253))
     assert "a gap: entries 256 to 260 are missing" in refusal(Goal(applied=265))
-    assert "entries 401 to 500 are missing" in refusal(Goal(applied=500))
+    assert "the archive ends with entry 400, before 500" in refusal(Goal(applied=500))
     assert "before 99999" in refusal(Goal(revision=99_999))
+    shutil.copytree(archive, gapped := tmp_path / "gapped")
+    for base in listing(gapped).bases[2:]:
+        base.path.unlink()
+    told = refusal(Goal(revision=99_999), gapped)
+    assert told.startswith("the archive has a gap: entries 251 to 260 are missing, and from revision ")
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no state to begin with" in refusal(Goal(applied=5), empty)

@@ -113,7 +113,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(seeding, "MAP_BYTES", 1 << 20)
     monkeypatch.setattr(seeding, "MAP_LIMIT_BYTES", 1 << 20)
     many = (("v3", place.to_bytes(12, "big"), bytes(4000)) for place in range(2000))
-    with pytest.raises(NetstoreError, match=r"data_dir: cannot be written: .*; free disk space"):
+    with pytest.raises(NetstoreError, match=r"new/state/state.lmdb: cannot be written: .*; free disk space"):
         seed(tmp_path / "new", own_only(), Index(1), many)
     assert not list((tmp_path / "new").iterdir())
 

@@ -205,7 +205,7 @@ class TestStoreChecks:
         assert store("--archive-keep-seconds=604800").archive_keep_seconds == 604_800
         assert store(NETSTORE_ARCHIVE_KEEP_SECONDS="3600").archive_keep_seconds == 3600
         assert "--archive-keep-seconds" in (told := refusal(STORE, "--archive-keep-seconds=3599"))
-        assert "give at least 3600, or 0 to keep all" in told
+        assert "give at least 3600, and the archive leads back at least so far, or 0 to keep all" in told
 
     @pytest.mark.parametrize(("interval", "seconds"), [("10m", 600), ("5s", 5), ("1ms", 0.1)])
     def test_progress(self, interval: str, seconds: float) -> None:

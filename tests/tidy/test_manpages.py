@@ -410,6 +410,11 @@ class Archived:
     folder, archived, wall, waiting = Path("/archive"), Index(7), 0, 0
     oldest, keep_seconds, removed = 0, 0.0, 0
     listing = Listing(folder)
+    stopped = False
+
+    @staticmethod
+    def lag_seconds() -> float:
+        return 0.0
 
     @staticmethod
     def problems() -> list[str]:
@@ -443,7 +448,8 @@ def test_the_page_names_every_field_that_a_member_with_archive_and_backups_tells
     begin = text.index(".It Ic endpoint status")
     assert set(_names(told)) <= named_fields(text[begin : text.index(".It Li GET /netstore/members")])
     told = json.loads(done.stdout)
-    assert told["endpoints"][0].pop("backup") is not None, "it is described once, with that of the member"
+    for each in ("archive", "backup"):
+        assert told["endpoints"][0].pop(each) is not None, "it is described once, with that of the member"
     begin = text.index("\n.It Ic status\n")
     assert set(_names(told)) <= named_fields(text[begin : text.index(".It Ic doctor")])
 

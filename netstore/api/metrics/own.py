@@ -105,7 +105,15 @@ def _archive(archiver: Archiver) -> Iterator[Metric]:
         "Files of the archive that were removed because they were too old.",
         archiver.removed,
     )
-    yield gauge("netstore_archive_problems", "1 while the log cannot be archived.", len(archiver.problems()))
+    yield gauge(
+        "netstore_archive_lag_seconds",
+        "For how long, at least, an applied entry has waited to be archived.",
+        round(archiver.lag_seconds(), 3),
+    )
+    yield gauge("netstore_archive_stopped", "1 while nothing is archived.", archiver.stopped)
+    yield gauge(
+        "netstore_archive_problems", "What somebody should look at (see status).", len(archiver.problems())
+    )
 
 
 def _backups(state: BackupState, now: float) -> Iterator[Metric]:

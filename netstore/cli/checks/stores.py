@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.cli.checks.finding import ok, unknown, warning, wrong
 from netstore.cli.commands.leases import survey
+from netstore.cli.commands.points import shown_instant
+from netstore.client.cluster import ClusterClient
 from netstore.client.faults import ClientError
 from netstore.client.storeapi import V2, V3, StoreAccess
 from netstore.errors import NetstoreError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from netstore.cli.checks.finding import Finding
     from netstore.cli.commands.invocation import Settings
     from netstore.cli.commands.leases import Record
+    from netstore.client.cluster import MemberStatus
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.config import Network
 
@@ -87,7 +90,42 @@ async def _endpoint(settings: Settings, endpoint: str) -> list[Finding]:
         findings.append(ok(subject, f"serves {V3 if lost == [V2] else V2}, not {lost[0]}"))
     else:
         findings.append(ok(subject, f"serves {V2} and {V3}"))
-    return findings
+    return findings + await _standing(settings, endpoint)
+
+
+async def _standing(settings: Settings, endpoint: str) -> list[Finding]:
+    """What the member at an endpoint says of itself, of its archive and of its backups."""
+    async with settings.client(endpoint) as client:
+        try:
+            told = await ClusterClient(client.transport).status()
+        except ClientError:
+            return []  # an etcd without a gateway, or one that asks for more rights
+    return list(standing(endpoint, told))
+
+
+def standing(endpoint: str, told: MemberStatus) -> Iterator[Finding]:
+    """What a member's status says: its problems, and whether its log is archived and backups are made."""
+    archive, backup = told.archive, told.backup
+    elsewhere = (archive.problems if archive else ()) + (backup.warnings if backup else ())
+    for problem in told.problems:
+        if problem not in elsewhere:
+            yield wrong(f"store {endpoint}", problem, "its log says more")
+    if archive is not None:
+        subject = f"archive {endpoint}"
+        judge = wrong if archive.stopped else warning
+        for problem in archive.problems:
+            yield judge(subject, problem, "do what it says; the log of the member says more")
+        if not archive.problems:
+            oldest = shown_instant(archive.oldest_unix_nanos or 0, up=True)
+            since = f", leads back to {oldest}" if oldest else ""
+            yield ok(subject, f"has the log up to entry {archive.last_index}{since}")
+    if backup is not None:
+        subject = f"backup {endpoint}"
+        for problem in backup.warnings:
+            yield wrong(subject, problem, "do what it says; the log of the member says more")
+        if not backup.warnings:
+            last = f"the last one is {backup.last_file}" if backup.last_file else "none yet"
+            yield ok(subject, f"every {backup.every_seconds:g} s; {last}")
 
 
 def clock(endpoint: str, date: str, began: float, ended: float) -> Finding:

@@ -72,9 +72,10 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
         except OSError as error:
             raise refused(f"{error.filename or folder}: {error.strerror or error}") from None
         if reached.is_end:
+            end = shown_instant(reached.wall, up=True)
             warn(
-                f"the archive ends with entry {reached.applied} of {shown_instant(reached.wall)}: what was"
-                " written between then and the time given is not in it"
+                f"the archive ends with entry {reached.applied} of {end}: what was written between then and"
+                " the time given is not in it"
             )
         yield target, reached
     finally:
@@ -109,7 +110,7 @@ def ls(settings: Settings, folder: Path) -> None:
             times = [head.earliest for head in heads if head.earliest]
             since, until = min(times, default=0), max((head.latest for head in heads), default=0)
             size = sum(part.path.stat().st_size for part in parts)
-            shown = shown_instant(since), shown_instant(until)
+            shown = shown_instant(since, up=True), shown_instant(until, up=True)
             rows.append(("entries", first, last, *shown, len(parts), size))
         rows += [("gap", first, last, None, None, None, None) for first, last in found.gaps]
         rows += [
@@ -159,7 +160,7 @@ def extract(
         str(file),
         reached.applied,
         reached.revision,
-        shown_instant(reached.wall),
+        shown_instant(reached.wall, up=True),
         reached.base,
         reached.digest,
     )

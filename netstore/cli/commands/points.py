@@ -70,13 +70,18 @@ def revision(word: str | int) -> int:
     return int(word)
 
 
-def shown_instant(wall: int) -> str | None:
-    """Nanoseconds since 1970 as UTC to the millisecond; None for 0, or one out of range."""
+def shown_instant(wall: int, *, up: bool = False) -> str | None:
+    """Nanoseconds since 1970 as UTC to the millisecond; None for 0, or one out of range. `up`: not before it,
+    so that the state at this time has what was written then.
+    """
+    if not wall:
+        return None
+    wall += 10**6 - 1 if up else 0
     try:
         moment = datetime.fromtimestamp(wall / 10**9, UTC)
     except (ValueError, OverflowError, OSError):
         return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if wall else None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Store:

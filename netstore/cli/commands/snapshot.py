@@ -405,7 +405,7 @@ def restore(
     }
     headings = ["DATA DIR", "CLUSTER", "MEMBER", "NAME", "REVISION", "V2 INDEX", "RECORDS"]
     if reached is not None:
-        content |= {"archiveIndex": reached.applied, "archiveTime": shown_instant(reached.wall)}
+        content |= {"archiveIndex": reached.applied, "archiveTime": shown_instant(reached.wall, up=True)}
         headings += ["ARCHIVE INDEX", "ARCHIVE TIME"]
     settings.show(content, Table(tuple(headings), [tuple(content.values())]))
     if len(members) > 1:

@@ -43,6 +43,8 @@ class Endpoint:
     problems: tuple[str, ...] = ()
     backup: dict[str, object] | None = None
     """Scheduled backups, as the member tells them; None: there are none."""
+    archive: dict[str, object] | None = None
+    """The archive of its log, as the member tells it; None: there is none."""
 
 
 @dataclass(slots=True)
@@ -126,9 +128,14 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             standing = await ClusterClient(client.transport).status()
             seen.version, seen.role, seen.leader = standing.version, standing.role, standing.leader or None
             seen.member = standing.name or seen.member or standing.id
+            told_of = standing.problems
+            if standing.archive is not None:
+                seen.archive = standing.archive.content
             if standing.backup is not None:
                 seen.backup = standing.backup.content
-                seen.problems += standing.backup.warnings
+                told_of += standing.backup.warnings  # earlier releases tell them here only
+            known = "; ".join(seen.problems).lower()
+            seen.problems += tuple(each for each in dict.fromkeys(told_of) if each.lower() not in known)
 
 
 def _member_at(members: Sequence[ClusterMember], address: str) -> ClusterMember | None:

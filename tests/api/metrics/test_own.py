@@ -80,7 +80,8 @@ def test_the_archive(tmp_path: Path) -> None:
     told = metered.values()
     assert told["netstore_archive_index"] == 5
     assert told["netstore_archive_waiting_entries"] == 2
-    assert told["netstore_archive_problems"] == 1
+    assert told["netstore_archive_problems"] == told["netstore_archive_stopped"] == 1
+    assert told["netstore_archive_lag_seconds"] == 0
     assert told["netstore_archive_states"] == told["netstore_archive_gaps"] == 0
     assert told["netstore_archive_keep_seconds"] == 7_200
     assert told["netstore_archive_oldest_timestamp_seconds"] == 0, "it is not open"

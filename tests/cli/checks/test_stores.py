@@ -1,13 +1,15 @@
-"""Clocks: what a Date header of whole seconds can tell."""
+"""Clocks: what a Date header of whole seconds can tell. And what a member says of itself."""
 
 from __future__ import annotations
 
 from email.utils import formatdate
 
 import pytest
+from msgspec.structs import replace
 
 from netstore.cli.checks.finding import State
-from netstore.cli.checks.stores import clock
+from netstore.cli.checks.stores import clock, standing
+from netstore.client.cluster import ArchiveStatus, BackupStatus, MemberStatus
 
 NOW = 1_700_000_000.0
 
@@ -37,3 +39,30 @@ def test_its_direction_is_told() -> None:
 @pytest.mark.parametrize("date", ["", "rubbish", "Tue, 99 Foo 2026 99:99:99 GMT"])
 def test_no_time_is_unknown(date: str) -> None:
     assert clock("http://store", date, NOW, NOW).state is State.UNKNOWN
+
+
+ARCHIVE = ArchiveStatus("/a", 7, 0, 0, 1, 1, 0, 0, oldest_unix_nanos=10**18, stopped=False)
+BACKUP = BackupStatus(60.0, False, 1, 0, 1, "f.backup", 1, 1, 1, 1.0, "restored into memory", 0, ())
+MEMBER = MemberStatus("a", "one", "1.0", "leader", "a", 1, 1, 1)
+
+
+def test_a_member_that_saves_what_it_should() -> None:
+    assert list(standing("http://s", MEMBER)) == []
+    archive, backup = standing("http://s", replace(MEMBER, archive=ARCHIVE, backup=BACKUP))
+    assert (archive.state, backup.state) == (State.OK, State.OK)
+    assert archive.told == "has the log up to entry 7, leads back to 2001-09-09T01:46:40.000Z"
+    assert backup.told == "every 60 s; the last one is f.backup"
+
+
+@pytest.mark.parametrize(("stopped", "state"), [(True, State.WRONG), (False, State.WARNING)])
+def test_a_member_that_does_not(*, stopped: bool, state: State) -> None:
+    archive = replace(ARCHIVE, stopped=stopped, problems=("no room",))
+    backup = replace(BACKUP, warnings=("backup: no room", "backup_hook: ended with status 1"))
+    problems = ("alarm NOSPACE", "no room", *backup.warnings)
+    found = list(standing("http://s", replace(MEMBER, problems=problems, archive=archive, backup=backup)))
+    assert [(each.subject, each.state, each.told) for each in found] == [
+        ("store http://s", State.WRONG, "alarm NOSPACE"),
+        ("archive http://s", state, "no room"),
+        ("backup http://s", State.WRONG, "backup: no room"),
+        ("backup http://s", State.WRONG, "backup_hook: ended with status 1"),
+    ]

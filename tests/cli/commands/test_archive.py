@@ -75,17 +75,23 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     return kept
 
 
-def test_what_an_archive_holds(run: Run, kept: Kept) -> None:
+def test_what_an_archive_holds(run: Run, kept: Kept, tmp_path: Path) -> None:
     told = run("archive", "ls", str(kept.folder))
     assert told.status == 0, told.err
     kinds = [row[0] for row in told.rows]
     assert kinds.count("entries") == 1
     assert "state" in kinds
-    (entries,) = [row for row in told.rows if row[0] == "entries"]
-    assert int(entries[2]) > 2 * NUMBER
-    assert entries[3].startswith("20")
+    (row,) = [row for row in told.rows if row[0] == "entries"]
+    assert int(row[2]) > 2 * NUMBER
+    assert row[3].startswith("20")
     document = run("archive", "ls", str(kept.folder), "-o", "json").document
     assert {each["what"] for each in document["parts"]} == {"entries", "state"}
+    (entries,) = [each for each in document["parts"] if each["what"] == "entries"]
+    reached = []
+    for moment in (entries["from"], entries["to"], "2999-01-01T00:00:00Z"):
+        words = ("archive", "extract", str(kept.folder), str(tmp_path / moment), "--to-time", moment)
+        reached.append(run(*words, "-o", "json").document["index"])
+    assert reached[0] < reached[1] == reached[2], "a time that is shown leads to its entry"
     told = run("archive", "ls", str(kept.folder / "none"))
     assert (told.status, "name the folder of an archive" in told.err) == (1, True)
 

@@ -132,6 +132,40 @@ def test_the_role_is_the_one_that_endpoint_status_shows(run: Run, role: str) -> 
     assert line[2:6] == ["healthy", "1.0", "two", role]
 
 
+def test_what_is_not_saved_is_told_of_a_healthy_member(run: Run) -> None:
+    refused = "the log is not archived: /a has the archive of another store"
+    archive: dict[str, object] = {"folder": "/a", "lastIndex": 7, "lastUnixNanos": 0, "waitingEntries": 0}
+    archive |= {"files": 1, "states": 1, "newestState": 0, "gaps": 0, "stopped": True, "problems": [refused]}
+
+    def store(head: bytes) -> bytes:
+        if head.startswith(b"GET /version "):
+            return http("200 OK", '{"etcdserver":"3.5.13","etcdcluster":"3.5.0"}')
+        if head.startswith(b"GET /health "):
+            return http("200 OK", '{"health":"true"}')
+        if head.startswith(b"GET /netstore/status "):
+            standing = {
+                "id": "b",
+                "name": "two",
+                "version": "1.0",
+                "role": "follower",
+                "leader": "a",
+                "term": 2,
+            }
+            problems = ["backup: no room", refused]
+            told = {"commitIndex": 9, "appliedIndex": 8, "problems": problems, "archive": archive}
+            return http("200 OK", json.dumps(standing | told))
+        return http("404 Not Found", "404 page not found\n")
+
+    with answering(store) as url:
+        told = run("--endpoints", url, "status", "-o", "json")
+        (line, _) = run("--endpoints", url, "status").rows
+    (endpoint,) = told.document["endpoints"]
+    assert (endpoint["healthy"], endpoint["problems"]) == (True, ["backup: no room", refused])
+    assert endpoint["archive"] | archive == endpoint["archive"]
+    assert endpoint["archive"]["keepSeconds"] is None, "an earlier release does not tell it"
+    assert line[-1] == f"backup: no room; {refused}"
+
+
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", http("200 OK", "<html>")])
 def test_an_endpoint_that_is_no_store(run: Run, answer: bytes) -> None:
     with answering(lambda _head: answer) as url:
