@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -661,3 +662,50 @@ def test_two_mirrors_do_not_write_into_each_other(stores: tuple[Daemon, Daemon])
             assert await content(other) == {}
 
     run(work)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(start_etcd, marks=[pytest.mark.peer("etcd"), pytest.mark.slow], id="etcd"),
+        start_netstored,
+    ],
+)
+def test_transactions_are_as_long_as_the_target_takes_them(
+    tmp_path: Path, start: Callable[..., Daemon]
+) -> None:
+    (tmp_path / "one").mkdir()
+
+    async def work() -> None:
+        async with open_clients(source, target) as (one, other):
+            for number in range(3):
+                await put(one, *((b"k%d%d" % (number, each), b"v" * 300) for each in range(100)))
+            log = Log()
+            await mirrored(one, other, log).copy()
+            assert await content(other) == await content(one)
+            assert log.told[-1].written == 300
+            await put(one, (b"k00", None), (b"large", b"v" * 40_000))
+            refusal = r"key 'large' does not get into TARGET, .* --max-request-bytes (\d+) or more"
+            with pytest.raises(NotMirrored, match=refusal) as error:
+                await mirrored(one, other, Log()).copy()
+            least.append(re.findall(refusal, str(error.value))[0])
+
+    async def again() -> None:
+        async with open_clients(source, target) as (one, other):
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+
+    async def single() -> None:
+        async with open_clients(source, target) as (one, other):
+            await put(one, (b"one more", b"1"))
+            with pytest.raises(NotMirrored, match=r"key 'one more' does not get .* --max-txn-ops 2 or more"):
+                await mirrored(one, other, Log()).copy()
+
+    least: list[str] = []
+    with start_netstored(tmp_path / "one") as source:
+        with start(tmp_path, "--max-txn-ops", "7", "--max-request-bytes", "20000") as target:
+            run(work)
+        with start(tmp_path, "--max-txn-ops", "2", "--max-request-bytes", least[0]) as target:
+            run(again)
+        with start(tmp_path, "--max-txn-ops", "1") as target:
+            run(single)
