@@ -1,7 +1,17 @@
-"""What the mirrors of both APIs share: the checkpoint that makes them resumable, and repeated calls."""
+"""What the mirrors of both APIs share: the checkpoint that makes them resumable, the proof that a source is
+still the store that was copied, and repeated calls.
+
+A store that was put back to an earlier state, or lost its disk and was begun anew with the same flags, has
+the ids that it had, and may have passed the revision, or v2 index, of the checkpoint. So the checkpoint has a
+witness: the last change that was copied. A source that shows the same change has the same history up to it.
+Where the source does not have that change any more, because it was compacted or forgotten, its keys are held
+against the target: each that was not changed since the checkpoint must be there as it is, and one such key at
+least.
+"""
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -25,6 +35,37 @@ class NotMirrored(NetstoreError):  # noqa: N818 - named for what did not happen
     """The target cannot be a mirror of the source; the text says why, and what to do."""
 
 
+class Another(NotMirrored):
+    """The source is not the store that was copied, or cannot be shown to be, though its ids are the same."""
+
+    def __init__(self, found: str) -> None:
+        """`found` says by what that is told."""
+        super().__init__(found)
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.found}: SOURCE is not the store that was copied, though its ids are the same; it was put"
+            " back to an earlier state, or was begun anew with the same flags, and keys that only TARGET has"
+            " would be deleted; run it again with --overwrite to make TARGET equal to it all the same"
+        )
+
+
+class Witness(msgspec.Struct, frozen=True):
+    """The last change of a key that was copied."""
+
+    key: str
+    """The key in the source, hexadecimal."""
+    revision: int
+    """The revision, or v2 index, of the change."""
+    created: int
+    """When the key was created; if the change removed it, then the key that was there before."""
+    version: int = 0
+    """The version of that key; 0 in v2, which has none."""
+    digest: str = ""
+    """Of the value; empty if the change removed the key."""
+
+
 class Checkpoint(msgspec.Struct, frozen=True):
     """The value of the checkpoint, in JSON."""
 
@@ -41,6 +82,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """Which run has written it, and the number of the write in that run."""
     timed: bool = False
     """Whether v2 nodes with a TTL are there: their refreshes are no events, so a later run compares."""
+    witness: Witness | None = None
+    """None if no change is known, as of a range without keys; and from a netstorectl that wrote none."""
 
 
 class Told(NamedTuple):
@@ -69,6 +112,11 @@ def parse_checkpoint(value: bytes, key: str, source: str, keys: bytes) -> Checkp
     return found
 
 
+def digest(value: bytes) -> str:
+    """What `Witness.digest` is of a value."""
+    return sha256(value).hexdigest()[:32]
+
+
 def shown(key: bytes) -> str:
     """A key for a message."""
     return repr(key[:64].decode(errors="replace"))
@@ -82,6 +130,22 @@ def went_back(what: str, before: int, now: int) -> NotMirrored:
         f"SOURCE went back from {what} {before} to {now}: it was put back to an earlier state, or was begun"
         " anew with the same flags, and keys that it has lost would be deleted in TARGET; run it again with"
         " --overwrite to let TARGET go back too"
+    )
+
+
+def unlike(key: str, what: str, changed: int, copied: int) -> str:
+    """For `Another`: the target has not what was copied."""
+    return (
+        f"the key {key} of SOURCE is of {what} {changed}, all was copied up to {copied}, and TARGET does not"
+        " have it so (or something else writes into TARGET)"
+    )
+
+
+def no_proof(what: str, copied: int) -> str:
+    """For `Another`: no key of the source is as old as the checkpoint."""
+    return (
+        f"SOURCE does not know the changes before {what} {copied} any more, up to which all was copied, and"
+        " has no key that is as old (so this cannot be told for certain)"
     )
 
 

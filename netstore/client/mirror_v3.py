@@ -7,36 +7,49 @@ neither lost nor done twice, and two mirrors do not write into each other.
 
 Values are kept, revisions are not: the target counts its own. Of several changes of a key that arrive
 together the last one is written. Leases are not copied: that a key expired arrives as its deletion.
+
+Whenever the source is asked anew, it first shows that it is the store that was copied (`client.mirror`): at
+the revision of the witness, or still, its key is what was copied. A watch goes on after the witness, not
+after the checkpoint, so what a source put back to a state between them has written since is not missed.
 """
 
 from __future__ import annotations
 
 import secrets
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import trio
 
 from netstore.client.faults import BadAnswer, Unreachable
-from netstore.client.grpc import OUT_OF_RANGE, Status
+from netstore.client.grpc import OUT_OF_RANGE, RESOURCE_EXHAUSTED, Status
 from netstore.client.mirror import (
     RETRY_DELAYS,
+    Another,
     Checkpoint,
     NotMirrored,
     Patience,
     Told,
+    Witness,
+    digest,
+    no_proof,
     parse_checkpoint,
     shown,
+    unlike,
     went_back,
 )
+from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from netstore.client.v3 import V3Client
+    from netstore.proto.kv_pb2 import KeyValue
 
-    Pair = tuple[bytes, bytes]
+    Changes = list[tuple[bytes, bytes | None]]
+    """Keys without their prefix, and their new values; None deletes."""
 
 MOST_OPERATIONS: Final = 100
 """Operations of a transaction, below the 128 that a store takes by default."""
@@ -46,6 +59,9 @@ MOST_BYTES: Final = 512 * 1024
 
 FIRST_PAGE: Final = 200
 LARGEST_PAGE: Final = 2_000
+_MESSAGE_TOO_LARGE: Final = "received message larger than max"
+"""How etcd's gRPC library refuses a request, before etcd does."""
+
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """Keys of a page of a list: fewer when the page before was longer than this."""
 
@@ -72,17 +88,19 @@ class Mirror:
         told: Callable[[Told], object],
         trouble: Callable[[str], object],
         *,
+        notice: Callable[[str], object],
         overwrite: bool = False,
     ) -> None:
-        """`told` is called after each transaction; for `trouble` see `client.mirror.Patience`. `overwrite`: a
-        first copy may replace and delete what the target has, and the target may go back with a source
-        whose revision is lower than it was.
+        """`told` is called after each transaction; for `trouble` see `client.mirror.Patience`; `notice` with
+        what somebody should know. `overwrite`: a first copy may replace and delete what the target has, and
+        the target may become equal to a source that went back, or is another than was copied.
         """
         self._source = source
         self._target = target
         self._scope = scope
         self._told = told
         self._patience = Patience(trouble)
+        self._notice = notice
         self._overwrite = overwrite
         self._writer = secrets.token_hex(8)
         self._sequence = 0
@@ -91,7 +109,12 @@ class Mirror:
         self._cluster = ""
         self._seen = 0
         """The highest revision that the source is known to have had."""
+        self._witness: Witness | None = None
+        self._is_behind = False
+        """The source has compacted changes that were not seen."""
         self._page = FIRST_PAGE
+        self._most_operations = MOST_OPERATIONS
+        self._most_bytes = MOST_BYTES
         self._written = self._deleted = 0
         self.revision = 0
         """See `client.mirror.Checkpoint.revision`."""
@@ -110,11 +133,8 @@ class Mirror:
         """
         self._patience.is_endless = True
         await self._patience.persist(self._begin)
-        if not self.revision:
-            await self._patience.persist(self._copy)
         while True:
-            if await self._patience.persist(self._follow):
-                await self._patience.persist(self._copy)
+            await self._patience.persist(self._follow)
 
     async def _begin(self) -> None:
         """Read the checkpoint, or write the first one."""
@@ -124,26 +144,80 @@ class Mirror:
         target = await self._target.range(pb.RangeRequest(key=scope.checkpoint))
         if target.header.cluster_id == answer.header.cluster_id and self._overlaps():
             raise NotMirrored(
-                "source and target are the same store, and the keys would be copied to themselves"
+                "SOURCE and TARGET are the same store, and the keys would be copied to themselves: name"
+                " prefixes of which none begins with the other by --keys and --target-prefix, and a"
+                " --checkpoint outside of what is copied"
             )
         if target.kvs:
             found = parse_checkpoint(target.kvs[0].value, shown(scope.checkpoint), self._cluster, scope.keys)
             self._modified, self.revision = target.kvs[0].mod_revision, found.revision
+            self._witness = found.witness
             self._check_forward(answer.header.revision)
             return
         if not self._overwrite:
             some = await self._target.range(_range(scope.target, limit=1))
             if some.kvs:
                 raise NotMirrored(
-                    f"the target has keys already, such as {shown(some.kvs[0].key)}: choose another prefix"
-                    " there, or allow to replace and delete them"
+                    f"TARGET has keys already, such as {shown(some.kvs[0].key)}: name another place there by"
+                    " --target-prefix, or let them be replaced and deleted by --overwrite"
                 )
-        await self._write([], 0)
+        await self._write([], 0, None)
 
     def _overlaps(self) -> bool:
         """Whether what is written, the checkpoint too, would be copied again if both are the same store."""
         keys, target, checkpoint = self._scope
         return keys.startswith(target) or target.startswith(keys) or checkpoint.startswith(keys)
+
+    # --- is it the store that was copied?
+
+    async def _is_proven(self) -> bool:
+        """Whether the source shows the last change that was copied. False if that cannot be told: no change
+        is known, or it is compacted and its key was changed since. Another if it shows something else.
+        """
+        witness = self._witness
+        if witness is None:
+            return False
+        key, revision = bytes.fromhex(witness.key), witness.revision
+        before = None
+        try:
+            now = await self._state(key, revision)
+            if not witness.digest:
+                before = await self._state(key, revision - 1)
+        except Status as error:
+            if error.code != OUT_OF_RANGE:
+                raise
+            now = await self._state(key, 0)
+            if now is None or now.mod_revision > revision:
+                return False
+        if witness.digest:
+            is_same = now is not None and _witness(now) == witness
+        else:
+            is_same = now is None and before is not None and _removal(before, revision) == witness
+        if not is_same:
+            raise Another(_difference(witness, now, before))
+        return True
+
+    async def _state(self, key: bytes, revision: int) -> KeyValue | None:
+        """A key of the source at a revision, 0 for the newest. Status with OUT_OF_RANGE if compacted."""
+        answer = await self._source.range(pb.RangeRequest(key=key, revision=revision))
+        self._check_cluster(answer.header)
+        return answer.kvs[0] if answer.kvs else None
+
+    async def _check_copied(self, revision: int) -> None:
+        """Another unless all keys that the source has not changed since the checkpoint are in the target as
+        they are, and one such key at least. Of the source as of a revision.
+        """
+        is_empty, is_shown = True, False
+        async with aclosing(self._pairs(revision)) as pairs:
+            async for _, ours, theirs in pairs:
+                is_empty = is_empty and theirs is None
+                if ours is None or ours.mod_revision > self.revision:
+                    continue
+                if theirs != ours.value:
+                    raise Another(unlike(shown(ours.key), "revision", ours.mod_revision, self.revision))
+                is_shown = True
+        if not is_empty and not is_shown:
+            raise Another(no_proof("revision", self.revision))
 
     # --- comparing
 
@@ -153,7 +227,10 @@ class Mirror:
         """
         while True:
             try:
-                await self._copy_once()
+                revision = await self._newest()
+                if self.revision and not self._overwrite and not await self._is_proven():
+                    await self._check_copied(revision)
+                await self._copy_once(revision)
             except Status as error:
                 if error.code != OUT_OF_RANGE:
                     raise
@@ -163,26 +240,43 @@ class Mirror:
                 self._patience.recovered()
                 return
 
-    async def _copy_once(self) -> None:
+    async def _copy_once(self, revision: int) -> None:
         """As of one revision of the source. Status with OUT_OF_RANGE if that is compacted meanwhile."""
-        scope = self._scope
-        revision = await self._newest()
         batch = _Batch()
-        wanted = self._list(self._source, scope.keys, revision)
-        present = self._list(self._target, scope.target, 0)
-        theirs = await anext(present, None)
-        async for key, value in wanted:
-            while theirs is not None and theirs[0] < key:
-                await self._add(batch, theirs[0], None)
-                theirs = await anext(present, None)
-            if theirs is None or theirs[0] != key or theirs[1] != value:
-                await self._add(batch, key, value)
-            if theirs is not None and theirs[0] == key:
-                theirs = await anext(present, None)
-        while theirs is not None:
-            await self._add(batch, theirs[0], None)
+        newest: KeyValue | None = None
+        async with aclosing(self._pairs(revision)) as pairs:
+            async for key, ours, theirs in pairs:
+                if ours is None:
+                    await self._add(batch, key, None)
+                    continue
+                if newest is None or ours.mod_revision > newest.mod_revision:
+                    newest = ours
+                if ours.value != theirs:
+                    await self._add(batch, key, ours.value)
+        await self._write(batch.take(), revision, _witness(newest) if newest else None)
+        self._is_behind = False
+
+    async def _pairs(self, revision: int) -> AsyncGenerator[tuple[bytes, KeyValue | None, bytes | None]]:
+        """All keys of both, without their prefix, in order: what the source has at a revision, and the value
+        that the target has; None for the one that has it not.
+        """
+        async with (
+            aclosing(self._list(self._target, self._scope.target, 0)) as present,
+            aclosing(self._list(self._source, self._scope.keys, revision)) as wanted,
+        ):
             theirs = await anext(present, None)
-        await self._write(batch.take(), revision)
+            async for key, ours in wanted:
+                while theirs is not None and theirs[0] < key:
+                    yield theirs[0], None, theirs[1].value
+                    theirs = await anext(present, None)
+                if theirs is not None and theirs[0] == key:
+                    yield key, ours, theirs[1].value
+                    theirs = await anext(present, None)
+                else:
+                    yield key, ours, None
+            while theirs is not None:
+                yield theirs[0], None, theirs[1].value
+                theirs = await anext(present, None)
 
     async def _newest(self) -> int:
         """The revision of the source, by a linearizable read. NotMirrored if it is another cluster, or went
@@ -204,8 +298,10 @@ class Mirror:
         if header.cluster_id and f"{header.cluster_id:x}" != self._cluster:
             raise NotMirrored("another cluster answers at the address of the source; check it")
 
-    async def _list(self, client: V3Client, prefix: bytes, revision: int) -> AsyncIterator[Pair]:
-        """The pairs below a prefix, without it, in order; not the checkpoint."""
+    async def _list(
+        self, client: V3Client, prefix: bytes, revision: int
+    ) -> AsyncGenerator[tuple[bytes, KeyValue]]:
+        """The keys below a prefix, without it, and what is there, in order; not the checkpoint."""
         request = _range(prefix, limit=self._page)
         request.revision = revision
         while True:
@@ -222,7 +318,7 @@ class Mirror:
                 size += len(pair.key) + len(pair.value)
                 key = pair.key[len(prefix) :]
                 if not self._is_checkpoint(key):
-                    yield key, pair.value
+                    yield key, pair
             if not answer.more or not answer.kvs:
                 return
             request.key = answer.kvs[-1].key + b"\0"
@@ -234,71 +330,112 @@ class Mirror:
 
     async def _add(self, batch: _Batch, key: bytes, value: bytes | None) -> None:
         """Write a change together with others. Before the last of them the checkpoint stays as it is."""
-        if batch.is_full(key, value):
-            await self._write(batch.take(), self.revision)
+        if batch.is_full(key, value, self._most_operations, self._most_bytes):
+            await self._write(batch.take(), self.revision, self._witness)
         batch.add(key, value)
 
     # --- following
 
-    async def _follow(self) -> bool:
-        """Follow the changes after the checkpoint until the source ends the watch. Whether all must be
-        compared: the source has compacted some changes that were not seen, or was put back to an earlier
-        state, and the target may go back too; a watch from the checkpoint on would wait without a word.
+    async def _follow(self) -> None:
+        """Follow the changes after the witness until the source ends the watch, or has compacted some that
+        were not seen. Compare all before, where that is needed.
         """
-        newest = await self._newest()
-        if newest < self.revision:
-            self._patience.failed(
-                NotMirrored(
-                    f"the source is at revision {newest}, and was at {self.revision} before: it was put back"
-                    " to an earlier state, so all is compared"
-                )
-            )
-            return True
-        wanted = _range(self._scope.keys)
+        source, wanted = self._source, _range(self._scope.keys)
+        number = source.channel.connections
+        if await self._must_compare():
+            await self._copy()
         request = pb.WatchCreateRequest(
             key=wanted.key,
             range_end=wanted.range_end,
-            start_revision=self.revision + 1,
+            start_revision=(self._witness.revision if self._witness else self.revision) + 1,
             progress_notify=True,
         )
-        async with self._source.watch(request) as watch:
+        async with source.watch(request) as watch:
             while True:
                 answer = await watch.answer()
                 self._patience.recovered()
                 self._check_cluster(answer.header)
                 if answer.compact_revision:
-                    return True
+                    self._is_behind = True
+                    return
                 if answer.canceled:
                     raise Unreachable(
                         [("the source", answer.cancel_reason or "it ended the watch")], outcome_known=True
                     )
-                if answer.created:
-                    continue
-                await self._take(answer)
+                if source.channel.connections != number:  # perhaps to a store that was begun anew meanwhile
+                    raise Unreachable([("the source", "the connection was made anew")], outcome_known=True)
+                if not answer.created:
+                    await self._take(answer)
+
+    async def _must_compare(self) -> bool:
+        """Whether the changes after the checkpoint are not enough. NotMirrored if the source went back or is
+        another, and the target may not become equal to it.
+        """
+        newest = await self._newest()
+        if newest < self.revision:
+            found = f"SOURCE is at revision {newest}, and was at {self.revision} before"
+        elif not self.revision or self._is_behind:
+            return True
+        else:
+            try:
+                return not await self._is_proven()
+            except Another as error:
+                if not self._overwrite:
+                    raise
+                found = error.found
+        self._notice(f"{found}: TARGET is made equal to it all the same")
+        return True
 
     async def _take(self, answer: pb.WatchResponse) -> None:
+        """Carry out the changes of an answer. They may be some that a comparison has seen already."""
         skip = len(self._scope.keys)
         last: dict[bytes, bytes | None] = {}
         for event in answer.events:
             key = event.kv.key[skip:]
             last.pop(key, None)
             last[key] = None if event.type else event.kv.value
-        revision = answer.events[-1].kv.mod_revision if answer.events else answer.header.revision
+        revision = max(answer.events[-1].kv.mod_revision if answer.events else 0, self.revision)
+        witness = await self._witness_of(answer) if answer.events else self._witness
         batch = _Batch()
         for key, value in last.items():
-            if self._is_checkpoint(key):
-                continue
-            await self._add(batch, key, value)
-        if revision > self.revision:
-            await self._write(batch.take(), revision)
+            if not self._is_checkpoint(key):
+                await self._add(batch, key, value)
+        if not answer.events:
+            revision = max(answer.header.revision, revision)
+        if revision > self.revision or witness != self._witness:
+            await self._write(batch.take(), revision, witness)
+
+    async def _witness_of(self, answer: pb.WatchResponse) -> Witness | None:
+        """A witness of the last revision in an answer. None if all that is known of it are deletions of keys
+        whose state before is compacted.
+        """
+        revision = answer.events[-1].kv.mod_revision
+        removed = b""
+        for event in reversed(answer.events):
+            if event.kv.mod_revision != revision:
+                break
+            if not event.type:
+                return _witness(event.kv)
+            removed = event.kv.key
+        try:
+            before = await self._state(removed, revision - 1)
+        except Status as error:
+            if error.code != OUT_OF_RANGE:
+                raise
+            return None
+        return _removal(before, revision) if before else None
 
     # --- writing
 
-    async def _write(self, changes: list[tuple[bytes, bytes | None]], revision: int) -> None:
-        """Write changes and the checkpoint in one transaction."""
+    async def _write(self, changes: Changes, revision: int, witness: Witness | None) -> None:
+        """Write changes and the checkpoint in one transaction; in several if the target takes less in one.
+        Before the last of them the checkpoint stays as it is.
+        """
         scope = self._scope
         self._sequence += 1
-        state = Checkpoint(self._cluster, scope.keys.hex(), revision, self._writer, self._sequence)
+        state = Checkpoint(
+            self._cluster, scope.keys.hex(), revision, self._writer, self._sequence, witness=witness
+        )
         value = msgspec.json.encode(state)
         compare = pb.Compare(key=scope.checkpoint, target=pb.Compare.MOD, mod_revision=self._modified)
         request = pb.TxnRequest(compare=[compare])
@@ -311,11 +448,43 @@ class Mirror:
                 operation.request_put.value = content
         put = request.success.add().request_put
         put.key, put.value = scope.checkpoint, value
-        self._modified = await self._patience.persist(lambda: self._commit(request, value))
-        self.revision = revision
+        try:
+            self._modified = await self._patience.persist(lambda: self._commit(request, value))
+        except Status as error:
+            if not self._is_reduced(error, changes, request.ByteSize()):
+                raise
+            half = len(changes) // 2
+            await self._write(changes[:half], self.revision, self._witness)
+            await self._write(changes[half:], revision, witness)
+            return
+        self.revision, self._witness = revision, witness
         self._deleted += sum(content is None for _, content in changes)
         self._written += sum(content is not None for _, content in changes)
         self._told(Told(revision, self._written, self._deleted))
+
+    def _is_reduced(self, error: Status, changes: Changes, size: int) -> bool:
+        """Whether the target refuses a transaction of so many bytes because it is too long, so that from now
+        on less is put into one. NotMirrored if it cannot be less.
+        """
+        has_many = Reason.TOO_MANY_OPS.text in error.message
+        has_much = Reason.REQUEST_TOO_LARGE.text in error.message or (
+            error.code == RESOURCE_EXHAUSTED and _MESSAGE_TOO_LARGE in error.message
+        )
+        if not has_many and not has_much:
+            return False
+        if len(changes) < 2:
+            key = shown(self._scope.target + changes[0][0] if changes else self._scope.checkpoint)
+            if has_many:
+                flag = "two operations in a transaction: start its members with --max-txn-ops 2 or more"
+            else:
+                least = (size // 1024 + 2) * 1024
+                flag = f"a write of {size} bytes: start its members with --max-request-bytes {least} or more"
+            raise NotMirrored(f"the key {key} does not get into TARGET, which refuses {flag} ({error})")
+        if has_many:
+            self._most_operations = len(changes) // 2
+        else:
+            self._most_bytes = size // 2
+        return True
 
     async def _commit(self, request: pb.TxnRequest, value: bytes) -> int:
         """The revision in which the transaction was carried out, now or by an earlier attempt."""
@@ -326,8 +495,8 @@ class Mirror:
         if found.kvs and found.kvs[0].value == value:
             return found.kvs[0].mod_revision
         raise NotMirrored(
-            f"checkpoint {shown(self._scope.checkpoint)}: another mirror writes into this target; stop one"
-            " of them, or name another checkpoint"
+            f"checkpoint {shown(self._scope.checkpoint)}: another mirror writes into TARGET by it, or the key"
+            " was removed; stop one of them, or name another key by --checkpoint"
         )
 
 
@@ -335,14 +504,14 @@ class _Batch:
     """Changes for one transaction."""
 
     def __init__(self) -> None:
-        self._changes: list[tuple[bytes, bytes | None]] = []
+        self._changes: Changes = []
         self._size = 0
 
-    def is_full(self, key: bytes, value: bytes | None) -> bool:
-        """Whether this change is too much for the transaction."""
+    def is_full(self, key: bytes, value: bytes | None, most_operations: int, most_bytes: int) -> bool:
+        """Whether this change is too much for a transaction of so many operations and bytes."""
         more = len(key) + len(value or b"")
         return bool(self._changes) and (
-            len(self._changes) >= MOST_OPERATIONS or self._size + more > MOST_BYTES
+            len(self._changes) >= most_operations or self._size + more > most_bytes
         )
 
     def add(self, key: bytes, value: bytes | None) -> None:
@@ -350,10 +519,39 @@ class _Batch:
         self._changes.append((key, value))
         self._size += len(key) + len(value or b"")
 
-    def take(self) -> list[tuple[bytes, bytes | None]]:
+    def take(self) -> Changes:
         """What was added since the last call."""
         changes, self._changes, self._size = self._changes, [], 0
         return changes
+
+
+def _witness(pair: KeyValue) -> Witness:
+    """Of the change that a key was last written by."""
+    return Witness(pair.key.hex(), pair.mod_revision, pair.create_revision, pair.version, digest(pair.value))
+
+
+def _removal(before: KeyValue, revision: int) -> Witness:
+    """Of the deletion of a key that was so before."""
+    return Witness(before.key.hex(), revision, before.create_revision, before.version)
+
+
+def _difference(witness: Witness, now: KeyValue | None, before: KeyValue | None) -> str:
+    """How what a source has at the revision of a witness, and had before a deletion, differs from it."""
+    key, revision = shown(bytes.fromhex(witness.key)), witness.revision
+    if witness.digest:
+        text = f"the key {key} was version {witness.version} at revision {revision}, created at"
+        text += f" {witness.created}, and in SOURCE "
+        if now is None:
+            return f"{text}it was not there"
+        found = now.mod_revision, now.create_revision, now.version
+        if found == (revision, witness.created, witness.version):
+            return f"{text}it had another value there"
+        return f"{text}it is version {now.version} of revision {now.mod_revision}, created at {found[1]}"
+    text = f"the key {key}, created at revision {witness.created}, was deleted at revision {revision}, and in"
+    if now is not None:
+        return f"{text} SOURCE it was still there"
+    has = "was not there before" if before is None else f"was created at revision {before.create_revision}"
+    return f"{text} SOURCE it {has}"
 
 
 def _range(prefix: bytes, limit: int = 0) -> pb.RangeRequest:

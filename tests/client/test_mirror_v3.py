@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
+import shutil
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trio
 
@@ -16,9 +20,10 @@ from netstore.client.mirror import NotMirrored, Told
 from netstore.client.mirror_v3 import Mirror, Scope
 from netstore.client.v3 import V3Client
 from netstore.proto import rpc_pb2 as pb
-from tests.support.daemon import start_netstored
+from tests.support.daemon import free_port, start_netstored
 from tests.support.patience import seconds
 from tests.support.peers import start_etcd
+from tests.support.v3client import V3Client as SyncClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -44,17 +49,24 @@ def stores(
 
 
 @asynccontextmanager
-async def clients(stores: tuple[Daemon, Daemon]) -> AsyncIterator[tuple[V3Client, V3Client]]:
-    """Clients of both, of stores that have no key."""
+async def open_clients(*stores: Daemon) -> AsyncIterator[tuple[V3Client, V3Client]]:
+    """Clients of both."""
     async with trio.open_nursery() as nursery:
         one, other = (V3Client(Channel(nursery, daemon.url)) for daemon in stores)
-        for client in (one, other):
+        yield one, other
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def clients(stores: tuple[Daemon, Daemon]) -> AsyncIterator[tuple[V3Client, V3Client]]:
+    """Clients of both, of stores that have no key."""
+    async with open_clients(*stores) as both:
+        for client in both:
             request = pb.TxnRequest()
             gone = request.success.add().request_delete_range
             gone.key = gone.range_end = b"\0"
             await client.txn(request)
-        yield one, other
-        nursery.cancel_scope.cancel()
+        yield both
 
 
 async def put(client: V3Client, *pairs: tuple[bytes, bytes | None]) -> int:
@@ -113,6 +125,7 @@ def run(work: Callable[[], Any]) -> None:
 
 
 def mirrored(one: V3Client, other: V3Client, log: Log, scope: Scope = ALL, **more: Any) -> Mirror:
+    more.setdefault("notice", log.trouble)
     return Mirror(one, other, scope, log, log.trouble, **more)
 
 
@@ -210,7 +223,7 @@ def test_what_is_there_is_kept_unless_it_may_be_replaced(stores: tuple[Daemon, D
         async with clients(stores) as (one, other):
             await put(one, (b"a", b"1"))
             await put(other, (b"theirs", b"x"))
-            with pytest.raises(NotMirrored, match="the target has keys already, such as 'theirs'"):
+            with pytest.raises(NotMirrored, match="TARGET has keys already, such as 'theirs'"):
                 await mirrored(one, other, Log()).copy()
             assert await content(other) == {b"theirs": b"x"}
             await mirrored(one, other, Log(), overwrite=True).copy()
@@ -235,9 +248,9 @@ def test_a_checkpoint_of_something_else_is_refused(stores: tuple[Daemon, Daemon]
 def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, _):
-            with pytest.raises(NotMirrored, match="source and target are the same store"):
+            with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
                 await mirrored(one, one, Log()).copy()
-            with pytest.raises(NotMirrored, match="source and target are the same store"):
+            with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
                 await mirrored(one, one, Log(), Scope(b"/a/", b"/b/", b"/a/c")).copy()
             await put(one, (b"/a/x", b"1"))
             await mirrored(one, one, Log(), Scope(b"/a/", b"/b/", b"c")).copy()
@@ -254,7 +267,7 @@ def test_a_source_that_went_back_does_not_empty_the_target(stores: tuple[Daemon,
             # As if the source had been at a later revision, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            await ahead._write([(b"last copy", b"1")], ahead.revision + 100_000)
+            await ahead._write([(b"last copy", b"1")], ahead.revision + 100_000, ahead._witness)
             wanted = rf"SOURCE went back from revision {ahead.revision} to \d+: .* with --overwrite to let"
             for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
                 with pytest.raises(NotMirrored, match=wanted):
@@ -270,7 +283,7 @@ def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Dae
             await put(one, (b"a", b"1"))
             first = mirrored(one, other, Log())
             await first._begin()
-            await first._write([(b"copied", b"1")], 0)
+            await first._write([(b"copied", b"1")], 0, None)
             first._seen += 100_000
             with pytest.raises(NotMirrored, match="SOURCE went back"):
                 await first._copy()
@@ -293,12 +306,12 @@ def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) ->
             # As if the source had been at a later revision, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            await ahead._write([(b"lost", b"1")], ahead.revision + 100_000)
+            await ahead._write([(b"lost", b"1")], ahead.revision + 100_000, ahead._witness)
             log = Log()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
                 await log.until(lambda: bool(log.told) and log.told[-1].revision < 100_000)
-                assert "it was put back to an earlier state" in log.troubles[0]
+                assert "made equal to it all the same" in log.troubles[0]
                 assert await content(other) == {b"a": b"1"}
                 revision = await put(one, (b"b", b"2"))
                 await log.reached(revision)
@@ -316,6 +329,286 @@ def test_another_cluster_is_not_copied(stores: tuple[Daemon, Daemon]) -> None:
             work._source = other
             with pytest.raises(NotMirrored, match="another cluster answers at the address of the source"):
                 await work._copy()
+
+    run(work)
+
+
+@pytest.fixture(
+    params=[pytest.param("etcd", marks=[pytest.mark.peer("etcd"), pytest.mark.slow]), "netstored"]
+)
+def twins(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Twins]:
+    with start_netstored(tmp_path) as target:
+        twins = Twins(tmp_path / "source", target, start_etcd if request.param == "etcd" else start_netstored)
+        yield twins
+        twins.end()
+
+
+class Twins:
+    """A source that is begun anew with the same flags, so that it has the same ids, and a target."""
+
+    def __init__(self, folder: Path, target: Daemon, start: Callable[..., Daemon]) -> None:
+        self.target = target
+        self._start = start
+        self._folder = folder
+        self._port, peer = free_port(), f"http://127.0.0.1:{free_port()}"
+        self._flags = (
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", f"default={peer}", "--initial-cluster-token", "twin"),
+        )
+        self._source: Daemon | None = None
+
+    def begin(self, *, of: Path | None = None, write: Callable[[Daemon], None] | None = None) -> Daemon:
+        """Begin the source anew, or of a copy of its folder. What is to be written before others may reach it
+        is written by `write`.
+        """
+        self.end()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if of is None:
+            self._folder.mkdir()
+        else:
+            shutil.copytree(of, self._folder)
+        if write is not None:
+            with self._start(self._folder, *self._flags) as hidden:
+                write(hidden)
+        self._source = self._start(self._folder, *self._flags, port=self._port)
+        return self._source
+
+    def copy(self, name: str) -> Path:
+        """End the source; a copy of its folder."""
+        self.end()
+        return Path(shutil.copytree(self._folder, self._folder.with_name(name)))
+
+    def end(self) -> None:
+        """End the source, if it runs."""
+        if self._source is not None:
+            self._source.kill()
+            self._source = None
+
+
+def write_keys(daemon: Daemon, prefix: bytes, count: int) -> None:
+    """Write as many keys, each at a revision of its own."""
+    client = SyncClient(daemon.url)
+    for number in range(count):
+        client.kv.Put(pb.PutRequest(key=b"%s%d" % (prefix, number), value=prefix))
+    client.close()
+
+
+def test_a_source_that_was_begun_anew_is_told_from_the_one_before(twins: Twins) -> None:
+    write_keys(source := twins.begin(), b"first", 5)
+
+    async def copy() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            await mirrored(one, other, Log()).copy()
+
+    run(copy)
+    write_keys(source := twins.begin(), b"second", 9)
+    wanted = (
+        "the key 'first4' was version 1 at revision 6, .* SOURCE it was not there: SOURCE is not the store"
+    )
+
+    async def refused() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
+                with pytest.raises(NotMirrored, match=wanted):
+                    await work()
+            assert set(await content(other)) == {b"first%d" % number for number in range(5)}
+            await compact(one, 8)
+            with pytest.raises(
+                NotMirrored, match=r"key 'second0' of SOURCE is of revision 2, all was copied"
+            ):
+                await mirrored(one, other, Log()).copy()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
+                await log.reached(10)
+                await log.until(lambda: log.told[-1].deleted == 5)
+                assert await content(other) == await content(one)
+                nursery.cancel_scope.cancel()
+
+    run(refused)
+
+
+def test_a_source_that_is_replaced_while_it_is_followed_ends_the_mirror(
+    twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "RETRY_DELAYS", (0.05,))
+    write_keys(source := twins.begin(), b"first", 5)
+
+    async def work() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            log = Log()
+            ended: list[NotMirrored] = []
+
+            async def follow() -> None:
+                try:
+                    await mirrored(one, other, log).follow()
+                except NotMirrored as error:
+                    ended.append(error)
+                log.trouble("ended")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follow)
+                await log.reached(6)
+                await trio.to_thread.run_sync(
+                    lambda: twins.begin(write=lambda hidden: write_keys(hidden, b"second", 20))
+                )
+                await log.until(lambda: "ended" in log.troubles)
+            assert "SOURCE is not the store that was copied" in str(ended[0])
+            assert set(await content(other)) == {b"first%d" % number for number in range(5)}
+
+    run(work)
+
+
+def test_a_source_that_was_put_back_to_a_copy_is_told_from_the_one_before(twins: Twins) -> None:
+    write_keys(twins.begin(), b"shared", 3)
+    before = twins.copy("before")
+    write_keys(source := twins.begin(of=before), b"first", 5)
+
+    async def copy() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            await mirrored(one, other, Log()).copy()
+
+    run(copy)
+    write_keys(source := twins.begin(of=before), b"second", 9)
+
+    async def refused() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            with pytest.raises(NotMirrored, match="SOURCE is not the store that was copied"):
+                await mirrored(one, other, Log()).copy()
+            await compact(one, 12)
+            with pytest.raises(NotMirrored, match="key 'second0' of SOURCE is of revision 5, all was copied"):
+                await mirrored(one, other, Log()).copy()
+
+    run(refused)
+
+
+async def rewrite(client: V3Client, **changed: Any) -> None:
+    """Change the checkpoint."""
+    found = (await client.range(pb.RangeRequest(key=ALL.checkpoint))).kvs[0].value
+    state = msgspec.json.decode(found, type=mirror.Checkpoint)
+    await put(client, (ALL.checkpoint, msgspec.json.encode(msgspec.structs.replace(state, **changed))))
+
+
+def test_a_deletion_that_was_copied_last_is_a_witness(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            created = await put(one, (b"a", b"1"), (b"b", b"1"))
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(created)
+                revision = await put(one, (b"a", None))
+                await log.reached(revision)
+                nursery.cancel_scope.cancel()
+            following = mirrored(one, other, Log())
+            await following._begin()
+            witness = following._witness
+            assert witness == mirror.Witness(b"a".hex(), revision, created, 1)
+            assert await following._is_proven()
+            for changed, found in (
+                ({"created": created - 1}, rf"was deleted .* SOURCE it was created at revision {created}"),
+                ({"revision": created}, "SOURCE it was still there"),
+                ({"key": b"x".hex()}, "SOURCE it was not there before"),
+            ):
+                following._witness = msgspec.structs.replace(witness, **changed)
+                with pytest.raises(mirror.Another, match=found):
+                    await following._is_proven()
+            following._witness = witness
+            await compact(one, await put(one, (b"c", b"1")))
+            assert not await following._is_proven(), "it is compacted, and the key is not there"
+            following._witness = msgspec.structs.replace(witness, key=b"b".hex())
+            with pytest.raises(mirror.Another, match="SOURCE it was still there"):
+                await following._is_proven()
+
+    run(work)
+
+
+def test_a_witness_that_is_compacted_is_shown_by_its_key_or_by_older_ones(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"old", b"1"))
+            await put(one, (b"last", b"1"))
+            await mirrored(one, other, Log()).copy()
+            await compact(one, await put(one, (b"new", b"1")))
+            following = mirrored(one, other, Log())
+            await following._begin()
+            assert await following._is_proven(), "its key was not changed since"
+            revision = await put(one, (b"last", b"2"))
+            await compact(one, revision)
+            assert not await following._is_proven()
+            await mirrored(one, other, Log()).copy()  # by the old key
+            assert await content(other) == await content(one)
+            await put(one, (b"last", b"3"), (b"new", b"3"))
+            await put(other, (b"old", b"by another"))
+            await compact(one, await put(one, (b"z", b"1")))
+            with pytest.raises(mirror.Another, match=r"key 'old' of SOURCE .* else writes into TARGET"):
+                await mirrored(one, other, Log()).copy()
+            await put(one, (b"old", None))
+            await put(one, (b"last", b"4"), (b"new", b"4"), (b"z", b"4"))
+            await compact(one, await put(one, (b"y", b"4")))
+            with pytest.raises(mirror.Another, match="has no key that is as old"):
+                await mirrored(one, other, Log()).copy()
+            await mirrored(one, other, Log(), overwrite=True).copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_checkpoint_without_a_witness_is_read(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a", b"1"), (b"b", b"1"))
+            await mirrored(one, other, Log()).copy()
+            await rewrite(other, witness=None)
+            revision = await put(one, (b"a", None))
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(revision)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == {b"b": b"1"}
+            await rewrite(other, witness=None)
+            await put(other, (b"b", b"2"))
+            with pytest.raises(mirror.Another, match="key 'b' of SOURCE"):
+                await mirrored(one, other, Log()).follow()
+
+    run(work)
+
+
+def test_what_was_changed_between_witness_and_checkpoint_is_copied_again(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a", b"1"))
+            await mirrored(one, other, Log()).copy()
+            # As if the source had been put back to a state after the witness, and changed since.
+            revision = await put(one, (b"b", b"1"))
+            await rewrite(other, revision=revision)
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.until(lambda: bool(log.told))
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_range_without_keys_is_followed(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for number in range(2):
+                log = Log()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(mirrored(one, other, log).follow)
+                    await log.reached(1)
+                    if number:
+                        await log.reached(await put(one, (b"a", b"1")))
+                    nursery.cancel_scope.cancel()
+            assert await content(other) == {b"a": b"1"}
 
     run(work)
 
@@ -364,8 +657,55 @@ def test_two_mirrors_do_not_write_into_each_other(stores: tuple[Daemon, Daemon])
             first, second = mirrored(one, other, Log()), mirrored(one, other, Log())
             await first.copy()
             await second.copy()
-            with pytest.raises(NotMirrored, match="another mirror writes into this target"):
-                await first._write([(b"x", b"y")], 5)
+            with pytest.raises(NotMirrored, match="another mirror writes into TARGET"):
+                await first._write([(b"x", b"y")], 5, None)
             assert await content(other) == {}
 
     run(work)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(start_etcd, marks=[pytest.mark.peer("etcd"), pytest.mark.slow], id="etcd"),
+        start_netstored,
+    ],
+)
+def test_transactions_are_as_long_as_the_target_takes_them(
+    tmp_path: Path, start: Callable[..., Daemon]
+) -> None:
+    (tmp_path / "one").mkdir()
+
+    async def work() -> None:
+        async with open_clients(source, target) as (one, other):
+            for number in range(3):
+                await put(one, *((b"k%d%d" % (number, each), b"v" * 300) for each in range(100)))
+            log = Log()
+            await mirrored(one, other, log).copy()
+            assert await content(other) == await content(one)
+            assert log.told[-1].written == 300
+            await put(one, (b"k00", None), (b"large", b"v" * 40_000))
+            refusal = r"key 'large' does not get into TARGET, .* --max-request-bytes (\d+) or more"
+            with pytest.raises(NotMirrored, match=refusal) as error:
+                await mirrored(one, other, Log()).copy()
+            least.append(re.findall(refusal, str(error.value))[0])
+
+    async def again() -> None:
+        async with open_clients(source, target) as (one, other):
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+
+    async def single() -> None:
+        async with open_clients(source, target) as (one, other):
+            await put(one, (b"one more", b"1"))
+            with pytest.raises(NotMirrored, match=r"key 'one more' does not get .* --max-txn-ops 2 or more"):
+                await mirrored(one, other, Log()).copy()
+
+    least: list[str] = []
+    with start_netstored(tmp_path / "one") as source:
+        with start(tmp_path, "--max-txn-ops", "7", "--max-request-bytes", "20000") as target:
+            run(work)
+        with start(tmp_path, "--max-txn-ops", "2", "--max-request-bytes", least[0]) as target:
+            run(again)
+        with start(tmp_path, "--max-txn-ops", "1") as target:
+            run(single)

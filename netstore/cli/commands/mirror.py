@@ -128,7 +128,15 @@ class _Work:
             if api != "v2":
                 one, other = [await parts.enter_async_context(v3_client(each)) for each in self._both]
                 works.append(
-                    mirror_v3.Mirror(one, other, self._v3, self._told_v3, _trouble, overwrite=self._overwrite)
+                    mirror_v3.Mirror(
+                        one,
+                        other,
+                        self._v3,
+                        self._told_v3,
+                        _trouble,
+                        notice=warn,
+                        overwrite=self._overwrite,
+                    )
                 )
             if api != "v3":
                 first, second = [await parts.enter_async_context(each.client()) for each in self._both]
