@@ -18,6 +18,7 @@ from netstore_plugins import hostgw
 import netstore
 from netstore.agent import backend as protocol
 from netstore.agent.backend import Wanted
+from netstore.agent.routeplan import AddRoute
 from netstore.agent.routeprogrammer import MAX_DEBOUNCE
 from netstore.network.addresses import Subnet, parse_ip
 from tests.agent.fake_store import PREFIX
@@ -219,6 +220,32 @@ async def test_each_change_of_a_burst_costs_its_own_steps_and_reads_nothing(
         assert node.kernel.dumps == dumps
         assert not any(full_rounds)
         assert len(full_rounds) <= 2 * count, "one for the lease, one for what the kernel told"
+
+
+@pytest.mark.trio
+async def test_the_route_of_a_change_is_made_before_the_next_poll_is_sent(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = made(tmp_path, "host-gw", 50)
+    done: list[str] = []
+    poll, carry_out = node.store.poll, node.kernel.apply
+
+    def noted_poll(key: str, **options: Any) -> Any:
+        if key.endswith("/subnets"):
+            done.append("poll")
+        return poll(key, **options)
+
+    async def noted_apply(steps: Sequence[Step]) -> dict[int, int]:
+        done.extend("route" for step in steps if isinstance(step, AddRoute))
+        return await carry_out(steps)
+
+    async with node.running():
+        monkeypatch.setattr(node.store, "poll", noted_poll)
+        monkeypatch.setattr(node.kernel, "apply", noted_apply)
+        for turn in range(20):
+            write(node, "host-gw", 1 + turn, MOVED)
+            await trio.sleep(0.01)  # fixed: by the clock of the test
+    assert done == ["route", "poll"] * 20
 
 
 @pytest.mark.trio
