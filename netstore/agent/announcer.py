@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 INTERVAL: Final = 60.0
 """Maximum seconds between two looks, when nobody calls for one."""
 
+PAUSE: Final = 1.0
+"""Minimum seconds between two looks once the node was ready: a look reads subnet.env, and every lease that
+changes calls for one.
+"""
+
 
 class Manager(Protocol):
     """What `ops.notify.ServiceManager` offers."""
@@ -50,15 +55,26 @@ class Announcer:
         self._is_stuck = is_stuck
         self._was_ready = False
         self._told = ""
+        self._called = trio.Event()
+
+    def call(self) -> None:
+        """The node may not be as it was told: `run` looks, at once if it was not ready yet."""
+        self._called.set()
 
     async def run(self) -> NoReturn:
         """Look and tell, forever."""
         limit = self._manager.watchdog_seconds
+        interval = INTERVAL if limit is None else min(INTERVAL, limit / 2)
         while True:
+            self._called = trio.Event()
             self.look()
             if limit is not None and not self._is_stuck():
                 self._manager.alive()
-            await trio.sleep(INTERVAL if limit is None else min(INTERVAL, limit / 2))
+            again_at = trio.current_time() + interval
+            if self._was_ready:
+                await trio.sleep(min(PAUSE, interval))
+            with trio.move_on_at(again_at):
+                await self._called.wait()
 
     def look(self) -> None:
         """Tell the manager what it does not know yet."""

@@ -158,6 +158,8 @@ class LeaseWatcher:
                         self.listings == listings and not self._must_list and trio.current_time() < relist_at
                     ):
                         news = await self._next(feed, relist_at)
+                        if news.changes:
+                            await _let_others_act()
                         # A wait that ends early is normal once, when the store or a proxy stops.
                         failures = await self._pause(failures) if news.ended_early else 0
             except HistoryLost:
@@ -239,6 +241,14 @@ class LeaseWatcher:
 
     def _next_relist(self) -> float:
         return trio.current_time() + RELIST_INTERVAL * (1 + self._entropy.below(100) / 1000)
+
+
+async def _let_others_act() -> None:
+    """Let all tasks go on that can already: in v2 the next poll takes as long as making a route, and is not
+    sent before it. Trio runs tasks in rounds, in any order; the second round begins when all have run once.
+    """
+    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint()
 
 
 def _parse(entry: Entry) -> SubnetLease | InvalidLease:

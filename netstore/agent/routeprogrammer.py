@@ -43,7 +43,13 @@ RETRY_DELAY: Final = 1.0
 """Seconds after a failed round."""
 
 DEBOUNCE_FACTOR: Final = 2.0
-"""Debounce: the minimum pause between two updates, as a multiple of the last one's duration."""
+"""Debounce: the minimum pause between two updates, as a multiple of the time that the backend's `declare`
+took, the only step that may look at all leases for one change. What the other steps take is for what changed,
+and a pause would only delay what changes next: the update in which all leases are new takes a second.
+"""
+
+MAX_DEBOUNCE: Final = 1.0
+"""The longest such pause, in seconds."""
 
 CONTENTION_DELAY: Final = 0.02
 """Seconds until the next repair while another program undoes our changes as fast as we make them."""
@@ -262,7 +268,6 @@ class RouteProgrammer:
             self._update_not_before = 0.0
 
     async def _update_routes(self) -> None:
-        started = trio.current_time()
         subnets = self._holder.subnets
         host = self._node.host_with(
             subnets,
@@ -271,7 +276,9 @@ class RouteProgrammer:
             dict(self._reconciler.device_problems),
         )
         await self._judge()
+        started = trio.current_time()
         wanted = await self._ask_backend(host)
+        pause = min(MAX_DEBOUNCE, (trio.current_time() - started) * DEBOUNCE_FACTOR)
         if wanted.prepare_again:
             await self._prepare_again(host)
         await self._declare(host, wanted)
@@ -285,8 +292,7 @@ class RouteProgrammer:
                 routes=len(self._reconciler.routes.named),
                 leases=len(self._leases.served),
             )
-        now = trio.current_time()
-        self._update_not_before = now + (now - started) * DEBOUNCE_FACTOR
+        self._update_not_before = trio.current_time() + pause
 
     def _site(self) -> Site:
         node, host = self._node, self._node.host

@@ -505,7 +505,7 @@ class Agent:
             self._migration.round_ended()
         if full:
             self._subnet_file.check()
-        self._announcer.look()
+        self._announcer.call()
 
     def _hosts_changed(self) -> None:
         if self._programmer is not None:

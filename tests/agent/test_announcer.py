@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from netstore.agent.announcer import Announcer
 
@@ -83,4 +84,25 @@ async def test_without_a_watchdog_nothing_says_that_it_lives(
     nursery.start_soon(node.announcer.run)
     await trio.sleep(200)  # fixed: by the clock of the test
     assert node.lives == []
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_call_is_answered_at_once_until_the_node_is_ready_and_then_once_a_second(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    node = Node(watchdog=60.0)
+    nursery.start_soon(node.announcer.run)
+    await trio.testing.wait_all_tasks_blocked()
+    node.reason = None
+    node.announcer.call()
+    await trio.testing.wait_all_tasks_blocked()
+    assert node.told == ["not ready: no subnet", "READY 1 route"]
+    for count in range(2, 502):
+        node.summary = f"{count} routes"
+        node.announcer.call()
+        await trio.sleep(0.01)  # fixed: by the clock of the test
+    await trio.sleep(1)  # fixed: by the clock of the test
+    assert node.told[-1] == "501 routes"
+    assert len(node.told) <= 2 + 6, "once in each of the six seconds"
     nursery.cancel_scope.cancel()

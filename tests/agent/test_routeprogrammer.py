@@ -17,16 +17,21 @@ from netstore_plugins import hostgw
 
 import netstore
 from netstore.agent import backend as protocol
+from netstore.agent.backend import Wanted
+from netstore.agent.routeplan import AddRoute
+from netstore.agent.routeprogrammer import MAX_DEBOUNCE
 from netstore.network.addresses import Subnet, parse_ip
 from tests.agent.fake_store import PREFIX
 from tests.agent.test_service import Node
 from tests.plugins.test_manual import POINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
     from trio.testing import MockClock
+
+    from netstore.agent.kernel import Step
 
 KINDS = ("host-gw", "vxlan", "ipip", "wireguard")
 FEW, MANY = 100, 3_000
@@ -159,3 +164,111 @@ async def test_the_repair_of_one_route_costs_the_same_among_few_and_many(
     ]
     assert few > 500, "the repair was not counted"
     assert many < few * 1.3
+
+
+LONG_SECONDS = 3.0
+"""How long the kernel, or a backend, takes in these tests, by their clock."""
+
+
+def is_routed(node: Node, number: int, address: str) -> bool:
+    """Whether the only route to a node's subnet leads through its address."""
+    return [one.gateway for one in node.kernel.table[subnet(number)]] == [parse_ip(address)]
+
+
+@pytest.mark.trio
+async def test_a_change_right_after_a_long_update_does_not_wait(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = made(tmp_path, "host-gw", 50)
+    carry_out = node.kernel.apply
+
+    async def carry_out_slowly(steps: Sequence[Step]) -> dict[int, int]:
+        await trio.sleep(LONG_SECONDS if len(steps) >= 50 else 0)
+        return await carry_out(steps)
+
+    monkeypatch.setattr(node.kernel, "apply", carry_out_slowly)
+    async with node.running():
+        assert node.agent._programmer is not None
+        await node.agent._programmer.placed.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        ended = trio.current_time()
+        assert ended >= LONG_SECONDS, "the first update was not long"
+        write(node, "host-gw", 7, MOVED)
+        await trio.testing.wait_all_tasks_blocked()
+        assert is_routed(node, 7, MOVED)
+        assert trio.current_time() == ended
+
+
+@pytest.mark.trio
+async def test_each_change_of_a_burst_costs_its_own_steps_and_reads_nothing(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = made(tmp_path, "host-gw", 50)
+    full_rounds: list[bool] = []
+    count = 200
+    async with node.running():
+        assert node.agent._programmer is not None
+        monkeypatch.setattr(node.agent._programmer, "_on_round", full_rounds.append)
+        steps, sends, dumps = len(node.kernel.steps), node.kernel.sends, node.kernel.dumps
+        for turn in range(count):
+            number, address = 1 + turn % 50, f"192.168.77.{210 + turn // 50}"
+            write(node, "host-gw", number, address)
+            await trio.sleep(0.002)  # fixed: by the clock of the test, in which a poll takes 1 ms
+            assert is_routed(node, number, address)
+        assert len(node.kernel.steps) - steps == 2 * count, "a route, and the removal of the former"
+        assert node.kernel.sends - sends == 2 * count
+        assert node.kernel.dumps == dumps
+        assert not any(full_rounds)
+        assert len(full_rounds) <= 2 * count, "one for the lease, one for what the kernel told"
+
+
+@pytest.mark.trio
+async def test_the_route_of_a_change_is_made_before_the_next_poll_is_sent(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = made(tmp_path, "host-gw", 50)
+    done: list[str] = []
+    poll, carry_out = node.store.poll, node.kernel.apply
+
+    def noted_poll(key: str, **options: Any) -> Any:
+        if key.endswith("/subnets"):
+            done.append("poll")
+        return poll(key, **options)
+
+    async def noted_apply(steps: Sequence[Step]) -> dict[int, int]:
+        done.extend("route" for step in steps if isinstance(step, AddRoute))
+        return await carry_out(steps)
+
+    async with node.running():
+        monkeypatch.setattr(node.store, "poll", noted_poll)
+        monkeypatch.setattr(node.kernel, "apply", noted_apply)
+        for turn in range(20):
+            write(node, "host-gw", 1 + turn, MOVED)
+            await trio.sleep(0.01)  # fixed: by the clock of the test
+    assert done == ["route", "poll"] * 20
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("seconds", "most"), [(0.1, 12), (LONG_SECONDS, 3)])
+async def test_a_backend_that_takes_long_is_asked_seldom_and_no_change_waits_for_ever(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, most: int
+) -> None:
+    node = made(tmp_path, "host-gw", 50)
+    asked = 0
+    async with node.running():
+
+        async def declare(*_: object) -> Wanted:
+            nonlocal asked
+            asked += 1
+            await trio.sleep(seconds)
+            return Wanted()
+
+        assert node.agent._node is not None
+        monkeypatch.setattr(node.agent._node.backend, "declare", declare)
+        for turn in range(300):
+            write(node, "host-gw", 1 + turn % 50, MOVED if turn == 299 else f"192.168.77.{turn % 200 + 20}")
+            await trio.sleep(0.01)  # fixed: by the clock of the test
+        assert 1 <= asked <= most
+        # One that is asked already, the pause, and the one that has the last change.
+        await trio.sleep(2 * seconds + MAX_DEBOUNCE + 0.01)  # fixed: by the clock of the test
+        assert is_routed(node, 50, MOVED)
