@@ -492,20 +492,20 @@ class Connection:
         elif data:
             self.progress = self.last_read = self._reactor.now
             if self._tunnel is not None:
-                self._read_tls(self._tunnel, data)
+                is_stopped = self._read_tls(self._tunnel, data)
             else:
                 if not self.heard:
                     self.heard = True
                     self._reactor.connection_limit.heard(self)
-                self.session.receive(data)
-            session = self.session
-            if session.at_limit or not session.reading or self.unsent > HIGH_WATER:
+                is_stopped = self.session.receive(data)
+            if is_stopped or self.unsent > HIGH_WATER:
                 self._watch()
         else:
             self.session.eof()
             self._watch()
 
-    def _read_tls(self, tunnel: Tunnel, data: bytes) -> None:
+    def _read_tls(self, tunnel: Tunnel, data: bytes) -> bool:
+        """Returns what `session.Session.receive` does."""
         plain = self._decrypt(tunnel, data)
         if not self.heard and (plain or tunnel.open):
             self.heard = True
@@ -514,6 +514,7 @@ class Connection:
             self.session.receive(plain)
         if self._tunnel is not None and tunnel.ended and not self._muted:
             self.session.eof()
+        return self.session.at_limit or not self.session.reading
 
     def _drop(self, data: bytes) -> None:
         """Drop what arrives while the connection closes."""

@@ -136,10 +136,10 @@ class Http1Connection:
         """See `session.Session`."""
         return not (self._pending or self.has_pending)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bool:
         """See `session.Session`. Any number of exchanges may be handled before it returns."""
         if self._final:
-            return
+            return True
         reader = self._reader
         if self.has_pending:
             reader.later += data
@@ -150,12 +150,12 @@ class Http1Connection:
             and not self.output.held_back
         ):  # as `resume`, for the one request that a client which waits for its answers sends
             self._handle(request)
-            if self.has_pending or self._weight > UNCHARGED or self._charged or self._ended:
-                self.resume()
-            return
+            if not (self.has_pending or self._weight > UNCHARGED or self._charged) and self.reading:
+                return False
         else:
             reader.data, reader.at = data, 0
         self.resume()
+        return self.at_limit or not self.reading
 
     def resume(self) -> None:
         """Handle complete requests, as long as the unanswered ones are not too many or too large, none of
@@ -318,6 +318,18 @@ class Http1Connection:
         """This exchange is complete: send the answers that waited for it."""
         if self.closed:
             return
+        pending = self._pending
+        if len(pending) == 1 and not (
+            exchange.closing
+            or exchange.claim is not None
+            or self._ended
+            or self._charged
+            or self._reader.continue_due
+        ):  # the only one, as of a client that waits for its answers: then nothing is unanswered
+            pending.clear()
+            self._writes = self._weight = self.endless = 0
+            self.deferred = False
+            return
         if exchange.writes:
             self._writes -= 1
         if exchange.endless:
@@ -328,7 +340,6 @@ class Http1Connection:
             self._weight -= len(exchange.request.body)
             if exchange.claim is not None:
                 self._release_claim(exchange)
-        pending = self._pending
         while pending and pending[0].complete:
             first = pending.popleft()
             if first.closing:
