@@ -230,7 +230,7 @@ def test_shares_that_are_counted_late_are_those_that_were_counted_all_along(
         ("_SHARED_BYTES", 200),
     ):
         monkeypatch.setattr(proposals, name, value)
-    made, draw = Proposals(1, 10.0), Random(7)
+    made, draw = Proposals(1, 10.0), Random(7)  # noqa: S311 - repeatable
     always, counted = WeighedAdmission(40, 400), 0
     waiting: list[Slot] = []
     for _ in range(20_000):

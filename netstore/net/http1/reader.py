@@ -133,10 +133,13 @@ class RequestReader:
                 head = self._server.heads.learn(data[:end])
             except Malformed:
                 return None
-        request, length = head.request, head.length
-        if length != len(data) - end or length > self._server.body_limit or not request.keep_alive:
+        request = head.request
+        length = head.length
+        if length != len(data) - end or not request.keep_alive:
             return None
-        return replace(request, body=data[end:]) if length else request
+        if not length:
+            return request
+        return replace(request, body=data[end:]) if length <= self._server.body_limit else None
 
     def drop(self) -> None:
         """Drop what was received and is no complete request."""
