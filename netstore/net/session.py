@@ -48,8 +48,8 @@ class Session(Protocol):
         """There may be work for `resume` once what was written is sent."""
 
     def receive(self, data: bytes) -> bool:
-        """Take the bytes of one read, while `reading`. True if the connection should not be read for now: the
-        codec is `at_limit`, or not `reading` any more. (So the usual read asks for neither of them.)
+        """Take the bytes of one read. True if the connection should not be read for now: the codec is
+        `at_limit`, or not `reading`. (So the usual read asks for neither of them.)
         """
 
     def resume(self) -> None:

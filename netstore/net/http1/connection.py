@@ -140,6 +140,8 @@ class Http1Connection:
 
     def receive(self, data: bytes) -> bool:
         """See `session.Session`. Any number of exchanges may be handled before it returns."""
+        if self._final:
+            return True
         reader = self._reader
         if self.has_pending:
             reader.later += data
