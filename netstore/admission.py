@@ -133,6 +133,13 @@ class WeighedAdmission:
         self.taken, self.size = taken, taken_size
         return True
 
+    def hold(self, owner: str, size: int, places: int = 1) -> None:
+        """Take a place of so many bytes in any case."""
+        held, held_size = self._held.get(owner, _NOTHING)
+        self._held[owner] = held + places, held_size + size
+        self.taken += places
+        self.size += size
+
     def size_of(self, owner: str) -> int:
         """Bytes that this household holds."""
         return self._held.get(owner, _NOTHING)[1]

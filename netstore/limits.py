@@ -97,7 +97,7 @@ class Account:
     its figures stay 0.
     """
 
-    __slots__ = ("_budget", "_closed", "_moved", "coming", "held", "lasting", "promised")
+    __slots__ = ("_budget", "_closed", "_moved", "charged", "coming", "held", "lasting", "promised")
 
     def __init__(self, budget: Budget, moved: Callable[[], object] | None = None) -> None:
         self._budget = budget
@@ -105,6 +105,8 @@ class Account:
         self._closed = False
         self.held = 0
         """Bytes."""
+        self.charged = 0
+        """How many of them are not `promised`."""
         self.lasting = 0
         """How many of them are not freed by sending faster, such as open streams. Set by `charge`."""
         self.promised = 0
@@ -130,6 +132,7 @@ class Account:
             if lasting is not None:
                 self.lasting = lasting
             self.held += size
+            self.charged += size
             self._budget.add(size)
             if self._moved is not None:
                 self._moved()
@@ -156,9 +159,9 @@ class Account:
         """Free everything that the owner held. May be called again."""
         self._closed = True
         self._moved = None
-        self._budget.add(self.promised - self.held)
+        self._budget.add(-self.charged)
         self._budget.promise(-self.promised)
-        self.held = self.lasting = self.promised = self.coming = 0
+        self.held = self.charged = self.lasting = self.promised = self.coming = 0
 
 
 @dataclass(slots=True, frozen=True)

@@ -264,14 +264,15 @@ class Connection:
         if self._muted:
             return
         self._queue.append(data)
-        self.unsent += len(data)
+        unsent = self.unsent + len(data)
         if more:
             self._queue += more
-            self.unsent += sum(map(len, more))
+            unsent += sum(map(len, more))
+        self.unsent = unsent
         if not self._dirty:
             self._dirty = True
             self._reactor.dirty.append(self)
-        if self.unsent > self._charged + _UNCHARGED:
+        if unsent > self._charged + _UNCHARGED:
             self._charge()
 
     def request_turn(self) -> None:
@@ -320,6 +321,7 @@ class Connection:
         self._reactor.forget(self)
         self._socket.close()
         self.fd = -1
+        self._mask = 0
         self._muted = True
         self._queue.clear()
         self._encrypted = None
@@ -358,7 +360,7 @@ class Connection:
 
     def _update_not_taken(self) -> None:
         """Called after sending, if what is held has changed."""
-        self.not_taken = self.account.held - self.account.promised
+        self.not_taken = self.account.charged
         if self.fd >= 0:
             self._reactor.pressure.moved(self)
 
@@ -368,19 +370,15 @@ class Connection:
         """A turn of this connection. `mask` has the events that epoll reported: data, room to write or an
         error; 0 if it has other work to do.
         """
+        if mask == _IN == self._mask and not (
+            self._suspended or self._dirty or self._next_turn is not None or self.session.has_pending
+        ):
+            self._read(mask)  # it only waited for data, the common case
+            return
+        if self.fd >= 0:
+            self._go_on(mask)
         if self.fd < 0:
             return
-        if (
-            self._suspended
-            or self._dirty
-            or mask & _OUT
-            or self._next_turn is not None
-            or self._mask != _IN
-            or self.session.has_pending
-        ):
-            self._go_on(mask)
-            if self.fd < 0:
-                return
         if mask & self._mask & _IN:
             self._read(mask)
         elif mask & ~(_IN | _OUT | _END):
@@ -396,8 +394,7 @@ class Connection:
         elif mask & _OUT or self._dirty:
             self._dirty = False
             self._send()
-            account = self.account
-            if account.held - account.promised != self.not_taken:
+            if self.account.charged != self.not_taken:
                 self._update_not_taken()
         if self.fd < 0:
             return
@@ -421,20 +418,20 @@ class Connection:
             except OSError:
                 sent = 0  # `_send` finds out why
             self.sent += sent
-            self.unsent -= sent
-            if self.unsent:
-                queue.append(rest_of(piece, sent))
-                self._send()
-            else:
+            if sent == self.unsent:
+                self.unsent = 0
                 self.progress = self._reactor.now
                 if self._charged:
                     self._charge()
+            else:
+                self.unsent -= sent
+                queue.append(rest_of(piece, sent))
+                self._send()
         elif self._discarded:
             self.cut()
         elif self.fd >= 0 and not self._mask & _OUT:
             self._send()
-        account = self.account
-        if account.held - account.promised != self.not_taken:
+        if self.account.charged != self.not_taken:
             self._update_not_taken()
         if self.session.has_pending:
             self._reactor.scheduler.later(self)
@@ -492,20 +489,20 @@ class Connection:
         elif data:
             self.progress = self.last_read = self._reactor.now
             if self._tunnel is not None:
-                self._read_tls(self._tunnel, data)
+                is_stopped = self._read_tls(self._tunnel, data)
             else:
                 if not self.heard:
                     self.heard = True
                     self._reactor.connection_limit.heard(self)
-                self.session.receive(data)
-            session = self.session
-            if session.at_limit or not session.reading or self.unsent > HIGH_WATER:
+                is_stopped = self.session.receive(data)
+            if is_stopped or self.unsent > HIGH_WATER:
                 self._watch()
         else:
             self.session.eof()
             self._watch()
 
-    def _read_tls(self, tunnel: Tunnel, data: bytes) -> None:
+    def _read_tls(self, tunnel: Tunnel, data: bytes) -> bool:
+        """Returns what `session.Session.receive` does."""
         plain = self._decrypt(tunnel, data)
         if not self.heard and (plain or tunnel.open):
             self.heard = True
@@ -514,6 +511,7 @@ class Connection:
             self.session.receive(plain)
         if self._tunnel is not None and tunnel.ended and not self._muted:
             self.session.eof()
+        return self.session.at_limit or not self.session.reading
 
     def _drop(self, data: bytes) -> None:
         """Drop what arrives while the connection closes."""

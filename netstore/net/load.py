@@ -74,11 +74,13 @@ _FORGOTTEN_SECONDS: Final = (MOST + 1) * HALF_LIFE
 class Load:
     """An exponentially decaying sum of seconds of work. All times are monotonic seconds."""
 
-    __slots__ = ("at", "sum")
+    __slots__ = ("at", "stale_at", "sum")
 
     def __init__(self, now: float, seconds: float = 0.0) -> None:
         self.at = now
         """When it was decayed last."""
+        self.stale_at = now + STEP
+        """When it is to be decayed again, before anything is added to it or compared with it."""
         self.sum = seconds
         """The sum then, and what was added since."""
 
@@ -87,17 +89,18 @@ class Load:
         if now > self.at:
             self.sum *= 0.5 ** ((now - self.at) / HALF_LIFE)
             self.at = now
+            self.stale_at = now + STEP
         return self.sum
 
     def add(self, now: float, seconds: float) -> None:
         """So much work was done."""
-        if now - self.at > STEP:
+        if now > self.stale_at:
             self.seconds(now)
         self.sum += seconds
 
     def level(self, now: float) -> int:
         """Between 0 and `MOST`."""
-        if now - self.at > STEP:
+        if now > self.stale_at:
             self.seconds(now)
         return bisect_right(_BOUNDS, self.sum)
 
@@ -133,21 +136,21 @@ class ConnectionLoad(Load):
         """Add a turn of so many seconds. Has `add` inline, because there is one for each request."""
         turn = self._turn
         self._turn = turn + (min(_LONGEST_TURN, seconds) - turn) * _LAST_TURN
-        if now - self.at > STEP:
+        if now > self.stale_at:
             self.seconds(now)
         self.sum += seconds
         household = self.household
-        if now - household.at > STEP:
+        if now > household.stale_at:
             household.seconds(now)
         household.sum += seconds
 
     def add(self, now: float, seconds: float) -> None:
         """Add work."""
-        if now - self.at > STEP:
+        if now > self.stale_at:
             self.seconds(now)
         self.sum += seconds
         household = self.household
-        if now - household.at > STEP:
+        if now > household.stale_at:
             household.seconds(now)
         household.sum += seconds
 

@@ -330,7 +330,7 @@ def _log_failed(_: Exception) -> None:
 
 def _own(holder: Holder) -> int:
     """What it holds without what was promised."""
-    return holder.account.held - holder.account.promised
+    return holder.account.charged
 
 
 def _can_free(holder: Holder) -> int:

@@ -43,7 +43,7 @@ class ProtocolDetection:
         """Part of a preface has arrived."""
         return bool(self._read)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bool:
         """Decide as soon as one byte differs from the preface, or all of it has arrived."""
         read = self._read + data
         if read.startswith(PREFACE):
@@ -53,11 +53,11 @@ class ProtocolDetection:
             )
         elif PREFACE.startswith(read):
             self._read = read
-            return
+            return False
         else:
             session = self._http1_session()
         self._connection.session = session
-        session.receive(read)
+        return session.receive(read)
 
     def resume(self) -> None:
         """Does nothing."""

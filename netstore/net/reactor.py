@@ -267,8 +267,8 @@ class Reactor:
             at = clock()
         stop = at + ROUND_SECONDS
         while self.dirty:
-            dirty, self.dirty = self.dirty, []
-            for place, connection in enumerate(dirty, 1):
+            waiting, self.dirty = iter(self.dirty), []
+            for connection in waiting:
                 try:
                     connection.flush()
                 except MustStop:
@@ -284,7 +284,7 @@ class Reactor:
                     self.meter.over("sending", now - at, connection.principal)
                 at = now
                 if now > stop:
-                    left, self.dirty = [*dirty[place:], *self.dirty], []
+                    left, self.dirty = [*waiting, *self.dirty], []
                     for each in left:
                         self.scheduler.wait(each, LAST_IN_HOUSEHOLD if each.unsent > SENT_IN_PASSING else 0)
                     return

@@ -173,7 +173,8 @@ class Scheduler:
         examined_until = self._examined_until if len(ready) > 1 else self._alone_until
         self._read = self._waited() if at < examined_until else None
         clock, looked_at = self._clock, self._looked_at
-        for place, (connection, mask) in enumerate(ready, 1):
+        waiting = iter(ready)
+        for connection, mask in waiting:
             try:  # `_serve_one` inline, because this runs for each request
                 connection.ready(mask)
             except MustStop:
@@ -187,7 +188,7 @@ class Scheduler:
                 now, seconds if seconds < looked_at else self._used(connection, seconds, now)
             )
             if now > stop:
-                for left, mask_left in ready[place:]:
+                for left, mask_left in waiting:
                     if left.open:
                         self.queue.add(left, mask_left, at)
                 break

@@ -47,8 +47,10 @@ class Session(Protocol):
     def has_pending(self) -> bool:
         """There may be work for `resume` once what was written is sent."""
 
-    def receive(self, data: bytes) -> None:
-        """Take the bytes of one read."""
+    def receive(self, data: bytes) -> bool:
+        """Take the bytes of one read. True if the connection should not be read for now: the codec is
+        `at_limit`, or not `reading`. (So the usual read asks for neither of them.)
+        """
 
     def resume(self) -> None:
         """Continue with what was read and not handled yet, as far as the limits allow now."""
@@ -120,8 +122,9 @@ class Closed:
     at_limit = reading = incomplete = timed_out = answers_need_reading = has_pending = False
     idle = True
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bool:  # noqa: ARG002 - the interface of `Session`
         """Does nothing."""
+        return True
 
     def resume(self) -> None:
         """Does nothing."""

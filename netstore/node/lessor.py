@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from netstore import errors
-from netstore.errors import Fault, Reason
+from netstore.errors import Fault, MustStop, Reason
 from netstore.guard import guarded
 from netstore.node.member import OWN
 from netstore.state.applying import COMMAND_UNITS
@@ -235,7 +235,13 @@ class Lessor:
         key = id_, principal
         joints = self._joints
         joint = joints.get(key)
-        if joint is not None and self._may_join(joint):
+        if (
+            joint is not None
+            and (queued := joint.queued) is not None
+            and queued.waits
+            and len(joint.asked) < MOST_JOINED
+            and self._joined < MOST_ALL_JOINED
+        ):
             joint.asked.append(done)
             self._joined += 1
             return
@@ -247,12 +253,6 @@ class Lessor:
             if len(joints) >= MOST_JOINTS:
                 joints.clear()
             joints[key] = joint
-
-    def _may_join(self, joint: _Joint) -> bool:
-        queued = joint.queued
-        if queued is None or not queued.waits:
-            return False
-        return len(joint.asked) < MOST_JOINED and self._joined < MOST_ALL_JOINED
 
     def _tell_renewed(self, joint: _Joint, outcome: Outcome | Fault) -> None:
         """The outcome of a renewal. If one of them cannot be told, the others are nevertheless."""
@@ -269,7 +269,12 @@ class Lessor:
         self._member.machine.applying.worked += more * COMMAND_UNITS
         faults: list[Exception] = []
         for done in asked:
-            if not guarded(faults.append, done, answer):
+            try:  # `guarded`, without a call
+                done(answer)
+            except MustStop:
+                raise
+            except Exception as fault:  # noqa: BLE001 - raised below
+                faults.append(fault)
                 guarded(faults.append, done, errors.failed())
         if faults:
             raise faults[0]

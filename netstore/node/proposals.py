@@ -41,6 +41,10 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 completed. Commands that are also in the log share their memory with it.
 """
 
+_SHARED: Final = MAX_WAITING // 2
+_SHARED_BYTES: Final = MAX_WAITING_BYTES // 2
+"""Requests, and bytes, up to which no share is looked at."""
+
 COMPLETED_AT_ONCE: Final = 250
 """Waiting requests that are completed with a fault in one piece, and as many reads: about 2 ms."""
 
@@ -96,8 +100,13 @@ class Proposals:
         """Seconds a request may wait."""
         self._slots: dict[int, Slot] = {}
         """In the order in which they were opened, which is that of their time limits."""
-        self._waiting = WeighedAdmission(MAX_WAITING, MAX_WAITING_BYTES)
-        """Requests of the member itself count in bytes only."""
+        self.size = 0
+        """Bytes of all commands that wait."""
+        self._shares: WeighedAdmission | None = None
+        """What each household has. It is counted from when half of what may wait does, until a quarter of
+        that is left: nobody is refused before (`WeighedAdmission.enter`), and counting each request took 90
+        bytecodes, 4 % of a put. Requests of the member itself count in bytes only.
+        """
         self._queue: FairQueue[Slot] = FairQueue()
         """What is to be handed to Raft."""
         self.now = 0.0
@@ -144,9 +153,13 @@ class Proposals:
             return None
         size = len(command) + 1  # never 0: an empty command counts too
         owner, slots = owner_of(principal), self._slots
-        if len(slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):
+        all_size = self.size + size
+        if (
+            len(slots) >= _SHARED or all_size > _SHARED_BYTES or self._shares is not None
+        ) and not self._enter(owner, size):
             done(errors.too_many())
             return None
+        self.size = all_size
         if not slots and self._clock is not None:
             self.now, self.wall = self._clock.monotonic(), self._clock.wall()
         self._next = request = (self._next + 1) & _ID_MASK
@@ -156,6 +169,20 @@ class Proposals:
             queue = self._queue
             (queue.new if owner else queue.first).append(slot)  # `add`, without a call
         return slot
+
+    def _enter(self, owner: str, size: int) -> bool:
+        """Whether one more request of a household may wait, where its share matters."""
+        shares = self._shares
+        if shares is None:
+            shares = self._shares = WeighedAdmission(MAX_WAITING, MAX_WAITING_BYTES)
+            for slot in self._slots.values():
+                shares.hold(slot.owner, slot.size, 1 if slot.owner else 0)
+        return len(self._slots) < MAX_WAITING and shares.enter(owner, size, 1 if owner else 0)
+
+    def _leave(self, shares: WeighedAdmission, slot: Slot) -> None:
+        shares.leave(slot.owner, slot.size, 1 if slot.owner else 0)
+        if 2 * len(self._slots) <= _SHARED and 2 * self.size <= _SHARED_BYTES:
+            self._shares = None
 
     def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES, *, fitting: bool = False) -> list[Slot]:
         """Some of what is queued, by turns of households: see `FairQueue.take`."""
@@ -206,11 +233,13 @@ class Proposals:
         slot = self._slots.pop(request, None)
         if slot is None:
             return
-        done, owner = slot.done, slot.owner
+        done = slot.done
         if slot.late_at < self.slow_before:
             done = partial(self.slow, slot, slot.payload)
         slot.payload = b""
-        self._waiting.leave(owner, slot.size, 1 if owner else 0)
+        self.size -= slot.size
+        if self._shares is not None:
+            self._leave(self._shares, slot)
         # The callback makes the answer. If it raises, it gets a fault instead, and the next slot goes on.
         try:
             done(outcome)

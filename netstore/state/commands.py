@@ -36,7 +36,7 @@ from netstore.state.v2.commands import (
 from netstore.state.v3.commands import MAX_DEPTH, Txn, V3Command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _Level = Annotated[int, msgspec.Meta(ge=1, le=MAX_LEVEL)]
 _Number = Annotated[int, msgspec.Meta(ge=0)]  # msgpack itself ends at 64 bits
@@ -179,8 +179,7 @@ _ARRAY_SIZES: Final = {0xDC: 2, 0xDD: 4}
 _NUMBER_SIZES: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 """First byte of a msgpack unsigned integer -> bytes of its value."""
 
-_encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(Command)
+_decode: Final = msgspec.msgpack.Decoder(Command).decode
 
 
 _FIELDS: Final[dict[int, int]] = {
@@ -191,9 +190,8 @@ _FIELDS: Final[dict[int, int]] = {
 _TOO_DEEP: Final = f"not a command of this version: more than {MAX_DEPTH} transactions in one another"
 
 
-def encode(command: Command) -> bytes:
-    """The byte form of a command."""
-    return _encoder.encode(command)
+encode: Final[Callable[[Command], bytes]] = msgspec.msgpack.Encoder().encode
+"""The byte form of a command."""
 
 
 def decode(data: bytes) -> Command:
@@ -203,7 +201,7 @@ def decode(data: bytes) -> Command:
     member; UnknownCommand if a later version may have made it.
     """
     try:
-        command: Command = _decoder.decode(data)
+        command: Command = _decode(data)
     except RecursionError:
         raise CorruptData(_TOO_DEEP) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -211,11 +209,11 @@ def decode(data: bytes) -> Command:
         if unknown is not None:
             raise UnknownCommand(f"not a command of this version: {unknown}") from None
         raise CorruptData(f"not a command of this version: {error}") from None
-    if type(command) is Txn:
-        if _is_deep(command):
-            raise CorruptData(_TOO_DEEP)
-    elif isinstance(command, KeyCommand) and not is_canonical(command.path):
-        raise CorruptData(f"not a command of this version: path {command.path!r} is not canonical")
+    if isinstance(command, KeyCommand):
+        if not is_canonical(command.path):
+            raise CorruptData(f"not a command of this version: path {command.path!r} is not canonical")
+    elif type(command) is Txn and _is_deep(command):
+        raise CorruptData(_TOO_DEEP)
     return command
 
 

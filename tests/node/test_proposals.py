@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.admission import PARTS
+from netstore.admission import PARTS, WeighedAdmission
 from netstore.errors import stopped, timed_out
+from netstore.node import proposals
 from netstore.node.fairqueue import TURN, TURN_BYTES
 from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, Proposals, Slot
@@ -67,7 +69,7 @@ def test_the_addresses_of_one_ipv6_network_have_one_line() -> None:
     made = queue(*many, (b"2001:db8:0:1::1", b"o"))
     assert commands(made.take(100)).index(b"o") == TURN
     made.fail_all(timed_out())
-    assert (made._waiting.taken, made._waiting.size) == (0, 0)
+    assert (made.size, made._shares) == (0, None)
 
 
 def test_the_members_own_go_first_and_what_was_taken_in_vain_goes_before_what_came_later() -> None:
@@ -215,7 +217,37 @@ def test_one_principal_leaves_half_of_the_bytes_to_the_others() -> None:
     assert len(made) == (MAX_WAITING_BYTES >> 20) * (PARTS + 2) // (2 * PARTS) - 1
     assert set(refused) == {b"flood", b"other"}
     made.fail_all(timed_out())
-    assert (made._waiting.size, made._waiting.taken) == (0, 0)
+    assert (made.size, made._shares) == (0, None)
+
+
+def test_shares_that_are_counted_late_are_those_that_were_counted_all_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (
+        ("MAX_WAITING", 40),
+        ("_SHARED", 20),
+        ("MAX_WAITING_BYTES", 400),
+        ("_SHARED_BYTES", 200),
+    ):
+        monkeypatch.setattr(proposals, name, value)
+    made, draw = Proposals(1, 10.0), Random(7)  # noqa: S311 - repeatable
+    always, counted = WeighedAdmission(40, 400), 0
+    waiting: list[Slot] = []
+    for _ in range(20_000):
+        owner = draw.choice(("ann", "bob", "eve", ""))
+        command = bytes(draw.choice((3, 7, 15, 40)))
+        slot = made.add(command, lambda _: None, owner.encode())
+        is_room = len(waiting) < 40 and always.enter(owner, len(command) + 1, 1 if owner else 0)
+        assert (slot is not None) == is_room
+        if slot is not None:
+            waiting.append(slot)
+        while waiting and draw.random() < (0.45 if always.taken < 30 else 0.9):
+            gone = waiting.pop(draw.randrange(len(waiting)))
+            made.complete(gone.request, None)
+            always.leave(gone.owner, gone.size, 1 if gone.owner else 0)
+        assert made.size == always.size
+        counted += made._shares is not None
+    assert 1_000 < counted < 19_000, "both ways were taken"
 
 
 def test_a_leader_refuses_only_what_it_was_given_in_its_term() -> None:

@@ -19,10 +19,18 @@ from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
 from netstore.api.v2.formreader import FormReaders
 from netstore.api.v2.listing import listing_parts
 from netstore.api.v2.paths import key_of
-from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small, rendered_work
+from netstore.api.v2.render import (
+    PIECE_BYTES,
+    Part,
+    Renderer,
+    Rendering,
+    is_small,
+    plain_line,
+    rendered_work,
+)
 from netstore.errors import Fault, failed
 from netstore.node.lessor import Renewals
-from netstore.state import commands
+from netstore.state.commands import Command, encode
 from netstore.state.v2 import commands as v2
 from netstore.state.v2.tree import SMALL_BYTES
 from netstore.state.v2.walk import MOST_WALKS, Walk
@@ -40,7 +48,6 @@ if TYPE_CHECKING:
     from netstore.types import EtcdIndex, NodeView
 
 ALLOWED: Final = b"HEAD,GET,PUT,POST,DELETE"
-_METHODS: Final = frozenset(ALLOWED.split(b","))
 
 _CACHED: Final = 16384
 """Size of the caches of decoded paths and of decoded queries. A full cache is cleared."""
@@ -59,6 +66,9 @@ MOST_HELD: Final = 64 * 1024 * 1024
 
 _WATCHER_WORK: Final = 6_000
 """Work of rendering that takes as long as sending an event to one watcher."""
+_CREATING: Final = frozenset({"create", "set"})
+"""Actions that answer with 201 if there was no node before."""
+
 _NO_TTL: Final = (0, 0)
 _LITTLE_BYTES: Final = 512
 """Rendering a body of up to this size is not counted as work: it takes at most 5 us."""
@@ -85,6 +95,15 @@ class KeysApi:
         self._hub = member.hub
         self._render = Renderer(member.cluster_id, self._left)
         self._countdown = countdown
+        self._timed = member.machine.tree.timed
+        self._statistics = member.machine.statistics
+        self._methods: dict[bytes, Callable[[Exchange, bytes, Parameters], None]] = {
+            b"GET": self._get,
+            b"HEAD": self._read,
+            b"PUT": self._put,
+            b"POST": self._post,
+            b"DELETE": self._delete,
+        }
         self._form_readers = FormReaders(member.jobs)
         self._listings = Deliveries(member.jobs, member.clock, MOST_WALKS)
         self._large = Deliveries(member.jobs, member.clock, MOST_HELD)
@@ -105,7 +124,7 @@ class KeysApi:
         """
         request = exchange.request
         method = request.method
-        if method not in _METHODS and not method_allowed(exchange, ALLOWED):
+        if method not in self._methods and not method_allowed(exchange, ALLOWED):
             return
         try:
             key = self._paths.get(request.path) or self._key(request.path)
@@ -128,7 +147,6 @@ class KeysApi:
             self._carry_out(exchange, key, outcome)
 
     def _carry_out(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        method = exchange.request.method
         if self._gate.policy is not None:
             operation = operations.keys(exchange.request, key, parameters)
             fault = self._gate.check(operation, exchange.principal)
@@ -136,17 +154,8 @@ class KeysApi:
                 self._refuse(exchange, fault)
                 return
         # etcd reads the state of authentication from its store at each request, and counts that read.
-        self._machine.statistics.gets_fail += 1
-        if method == b"GET":
-            self._get(exchange, key, parameters)
-        elif method == b"PUT":
-            self._put(exchange, key, parameters)
-        elif method == b"DELETE":
-            self._delete(exchange, key, parameters)
-        elif method == b"POST":
-            self._post(exchange, key, parameters)
-        else:
-            self._read(exchange, key, parameters)
+        self._statistics.gets_fail += 1
+        self._methods[exchange.request.method](exchange, key, parameters)
 
     # --- decoding
 
@@ -183,25 +192,24 @@ class KeysApi:
         self._answer(exchange, False, self._machine.v2.look(key, parameters.recursive))
 
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        value, refresh = parameters.value, parameters.refresh
-        expires, ttl = _NO_TTL if parameters.ttl is None else self._expiry(parameters.ttl)
-        conditional = parameters.prev_index or parameters.prev_value
+        value, refresh, prev_exist = parameters.value, parameters.refresh, parameters.prev_exist
+        expires = ttl = 0
+        if parameters.ttl is not None:
+            expires, ttl = self._expiry(parameters.ttl)
         command: v2.Create | v2.CompareAndSwap | v2.Update | v2.Set
-        if parameters.prev_exist is False:
+        if prev_exist is False:
             command = v2.Create(key, value, parameters.dir, expires, ttl)
-        elif conditional:
+        elif parameters.prev_index or parameters.prev_value:
             command = v2.CompareAndSwap(
                 key, value, parameters.prev_value, parameters.prev_index, expires, refresh, ttl
             )
-        elif parameters.prev_exist:
+        elif prev_exist:
             command = v2.Update(key, value, expires, refresh, ttl)
         else:
             command = v2.Set(key, value, parameters.dir, expires, refresh, ttl)
         renewed = b""
         # With prevExist=false the write fails if there is a node, so it renews nothing.
-        if parameters.prev_exist is not False and (
-            ttl or refresh or self._machine.tree.timed.get(key) is not None
-        ):
+        if prev_exist is not False and (ttl or refresh or self._timed.get(key) is not None):
             renewed = key
         if key in self._network_keys and _sets_value(command):
             propose = partial(self._propose, exchange, command, parameters.no_value, renewed)
@@ -237,7 +245,7 @@ class KeysApi:
         return v2.expiry(self._member.clock.wall(), ttl), min(ttl, v2.LONGEST_TTL)
 
     def _propose(
-        self, exchange: Exchange, command: commands.Command, no_value: bool = False, renews: bytes = b""
+        self, exchange: Exchange, command: Command, no_value: bool = False, renews: bytes = b""
     ) -> None:
         """`renews` is the key whose TTL may be renewed. Until the command has an outcome this member does not
         propose the expiry of the key, which would overtake the command if that waits.
@@ -250,7 +258,7 @@ class KeysApi:
         if renews:
             self.renewing.propose(self._member, renews, command, done, principal)
         else:
-            self._member.propose(commands.encode(command), done, principal)
+            self._member.propose(encode(command), done, principal)
 
     # --- answers
 
@@ -272,19 +280,24 @@ class KeysApi:
 
     def _answer(self, exchange: Exchange, no_value: bool, outcome: Outcome) -> None:
         if type(outcome) is Event:
-            action, member = outcome.action, self._member
-            status = 201 if action == "create" or (action == "set" and outcome.prev is None) else 200
-            fields = self._render.success_fields(outcome.index, member.commit_index, member.term)
+            member = self._member
+            status = 201 if outcome.prev is None and outcome.action in _CREATING else 200
+            # `success_fields`, without a call
+            fields = self._render.success % (outcome.index, member.commit_index, member.term)
             if no_value:
                 exchange.respond(status, fields, self._render.action(outcome))
-            elif outcome.node.nodes is None and (size := outcome.size) <= PIECE_BYTES:
+            elif (line := plain_line(outcome)) is not None:
+                if len(line) > _LITTLE_BYTES:
+                    self._machine.applying.worked += len(line) // WORK_PER_UNIT
+                exchange.respond(status, fields, line)
+            elif is_small(outcome):
                 body = self._render.event(outcome)
                 if len(body) > _LITTLE_BYTES:
-                    self._machine.applying.worked += rendered_work(body, size) // WORK_PER_UNIT
+                    self._machine.applying.worked += rendered_work(body, outcome.size) // WORK_PER_UNIT
                 exchange.respond(status, fields, body)
             else:
                 parts, size = self._parts(outcome), _held(outcome)
-                self._send(exchange, status, fields, parts, size, done=action != "get")
+                self._send(exchange, status, fields, parts, size, done=outcome.action != "get")
         elif isinstance(outcome, Walk):
             rendering = Rendering(listing_parts(outcome, self._render))
             fault = self._listings.begin(exchange, 200, self._fields(outcome.index), rendering)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from google.protobuf.message import DecodeError
 
 from netstore import codes
-from netstore.api.v3 import messages, operations
+from netstore.api.v3 import operations
 from netstore.api.v3.status import not_a_message, refuse
 from netstore.errors import Fault
 from netstore.proto import rpc_pb2 as pb
@@ -16,7 +16,7 @@ from netstore.proto import rpc_pb2 as pb
 if TYPE_CHECKING:
     from netstore.api.gate import Gate
     from netstore.api.v3.lessor import Lessor
-    from netstore.api.v3.messages import Headers
+    from netstore.api.v3.messages import KeptAlive
     from netstore.net.grpc.protocols import Call
     from netstore.node.member import Member
 
@@ -33,13 +33,13 @@ _decode: Final = pb.LeaseKeepAliveRequest.FromString
 class KeepAliveStream:
     """One such stream, a `Receiver`."""
 
-    __slots__ = ("_call", "_closing", "_gate", "_headers", "_lessor", "_member", "_waiting")
+    __slots__ = ("_answers", "_call", "_closing", "_gate", "_lessor", "_member", "_waiting")
 
-    def __init__(self, call: Call, gate: Gate, member: Member, headers: Headers, lessor: Lessor) -> None:
+    def __init__(self, call: Call, gate: Gate, member: Member, answers: KeptAlive, lessor: Lessor) -> None:
         self._call = call
         self._gate = gate
         self._member = member
-        self._headers = headers
+        self._answers = answers
         self._lessor = lessor
         self._waiting: deque[_Renewal] = deque()
         """Renewals that are not answered, in the order of the requests."""
@@ -70,7 +70,8 @@ class KeepAliveStream:
     def half_closed(self) -> None:
         """The client sends no more requests: the stream ends once all renewals are answered."""
         self._closing = True
-        self.advance()
+        if not self._waiting:
+            self._call.finish()
 
     def cancelled(self) -> None:
         """The call is over: nothing more is answered."""
@@ -79,16 +80,13 @@ class KeepAliveStream:
     def advance(self) -> None:
         """Answer the renewals that are done and have none before them that is not."""
         waiting = self._waiting
-        while waiting and waiting[0].ttl is not None:
+        while waiting and (ttl := waiting[0].ttl) is not None:
             renewal = waiting.popleft()
-            ttl = renewal.ttl
             if isinstance(ttl, Fault):
                 waiting.clear()
                 refuse(self._call, ttl)
                 return
-            assert ttl is not None  # noqa: S101 - checked by the loop
-            header = self._headers(renewal.revision)
-            answer = messages.write_kept_alive(header, renewal.id, ttl)
+            answer = self._answers.write(renewal.revision, renewal.id, ttl)
             if self._closing and not waiting:
                 self._call.reply(answer)
                 return

@@ -61,6 +61,7 @@ class LeaseService:
         """`below` draws a random number below a bound; `minimum_ttl` is in seconds."""
         self._member = member
         self._headers = headers
+        self._kept_alive = messages.KeptAlive(headers)
         self._quota = quota
         self._lessor = lessor
         self._below = below
@@ -174,4 +175,4 @@ class LeaseService:
         call.reply(messages.write(self._headers(machine.mvcc.revision), answer))
 
     def _keep_alive(self, call: Call, gate: Gate) -> KeepAliveStream:
-        return KeepAliveStream(call, gate, self._member, self._headers, self._lessor)
+        return KeepAliveStream(call, gate, self._member, self._kept_alive, self._lessor)

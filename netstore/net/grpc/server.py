@@ -208,16 +208,28 @@ class GrpcServer:
     def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
         """See `http2.Application`."""
         route: Route = head.route
-        if timeout is None and type(route) is _Unary:  # the common case
-            return UnaryCall(
-                connection,
-                number,
-                head.content_length,
-                connection.now,
-                server=self,
-                head=head,
-                handler=route.handler,
-            )
+        if timeout is None:  # the common case
+            if type(route) is _Unary:
+                return UnaryCall(
+                    connection,
+                    number,
+                    head.content_length,
+                    connection.now,
+                    server=self,
+                    head=head,
+                    handler=route.handler,
+                )
+            if type(route) is _Streaming:
+                route.started += 1
+                return StreamCall(
+                    connection,
+                    number,
+                    head.content_length,
+                    connection.now,
+                    server=self,
+                    head=head,
+                    handler=route.handler,
+                )
         if isinstance(route, Refusal):
             return refused(connection, number, head, route)
         if isinstance(route, _Plain):

@@ -11,8 +11,8 @@ from netstore.errors import MustStop, Reason
 from netstore.guard import tell
 from netstore.net.bodyadmission import SMALL
 from netstore.net.grpc.call import GrpcCall
-from netstore.net.grpc.messages import split
-from netstore.net.http2 import HANDLING_WORK
+from netstore.net.grpc.messages import PREFIX, split
+from netstore.net.http2 import END_STREAM, HANDLING_WORK, QUEUED_LIMIT_OVER
 from netstore.net.http2.charging import begin_message, complete_message, takes_answers
 
 if TYPE_CHECKING:
@@ -53,6 +53,20 @@ class StreamCall(GrpcCall, kw_only=True, eq=False):
     def complete(self) -> None:
         """See `http2.Stream.complete`. The claim ends with the message; the next message has its own."""
         self.unclaim()
+
+    def take_whole(self, data: bytes, start: int, stop: int) -> None:
+        """See `http2.Stream.take_whole`: one whole message, as clients renew a lease once. 80 bytecodes less
+        than `take`, 5 % of a renewal.
+        """
+        size = stop - start - 5
+        most = min(SMALL - _MESSAGE_COST, self.server.message_limit)
+        if 0 <= size <= most and PREFIX.unpack_from(data, start) == (0, size):
+            self.connection.spent += 1
+            self._inbox.append(data[start + 5 : stop])
+            self._inbox_size = size + _MESSAGE_COST
+            self._ended = True
+        else:
+            self.take(data, start, stop, END_STREAM)
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
@@ -103,13 +117,15 @@ class StreamCall(GrpcCall, kw_only=True, eq=False):
 
     def reply(self, message: bytes) -> None:
         """See `Call.reply`."""
-        if self._begun or not takes_answers(self.connection):
+        connection = self.connection
+        if self._begun or (connection.queued > QUEUED_LIMIT_OVER and not takes_answers(connection)):
             self.send(message)
             self.finish()
         elif self.open:
-            self._receiver = self._drained = None
-            self.discard()
-            super().reply(message)
+            self._receiver = self._drained = self.partial = None
+            if self._weighed:
+                self.weigh(0)
+            GrpcCall.reply(self, message)
 
     def finish(self, status: int = OK, text: str = "") -> None:
         """See `Call.finish`."""

@@ -32,6 +32,8 @@ from netstore.net.http1.exchange import Http1Exchange
 from netstore.net.http1.reader import CONTINUE, Refusal, RequestReader, refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from netstore.net.exchange import Request
     from netstore.net.http1.server import Http1Server
     from netstore.net.session import Output
@@ -136,10 +138,10 @@ class Http1Connection:
         """See `session.Session`."""
         return not (self._pending or self.has_pending)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bool:
         """See `session.Session`. Any number of exchanges may be handled before it returns."""
         if self._final:
-            return
+            return True
         reader = self._reader
         if self.has_pending:
             reader.later += data
@@ -149,13 +151,13 @@ class Http1Connection:
             and self.output.unsent < HIGH_WATER
             and not self.output.held_back
         ):  # as `resume`, for the one request that a client which waits for its answers sends
-            self._handle(request)
-            if self.has_pending or self._weight > UNCHARGED or self._charged or self._ended:
-                self.resume()
-            return
+            self._handle(request, self.server.handle)
+            if not (self.has_pending or self._weight > UNCHARGED or self._charged) and self.reading:
+                return False
         else:
             reader.data, reader.at = data, 0
         self.resume()
+        return self.at_limit or not self.reading
 
     def resume(self) -> None:
         """Handle complete requests, as long as the unanswered ones are not too many or too large, none of
@@ -212,7 +214,7 @@ class Http1Connection:
                 break
             self._next = None
             turn += 1
-            self._handle(request)
+            self._handle(request, _respond_refusal if type(request) is Refusal else self.server.handle)
         if self._ended:
             if self.endless:
                 self._give_up()
@@ -229,8 +231,8 @@ class Http1Connection:
         ):
             self._charge()
 
-    def _handle(self, request: Request) -> None:
-        """Let the handler answer a request."""
+    def _handle(self, request: Request, handle: Callable[[Http1Exchange], None]) -> None:
+        """Let a handler answer a request."""
         pending = self._pending
         writes = request.method not in SAFE
         exchange = Http1Exchange(self, request, writes, not request.keep_alive)
@@ -243,10 +245,7 @@ class Http1Connection:
         if pending:
             exchange.hold()
         pending.append(exchange)
-        if type(request) is Refusal:
-            exchange.respond(request.status, PLAIN, request.text)
-        else:
-            self.server.handle(exchange)
+        handle(exchange)
 
     def eof(self) -> None:
         """See `session.Session`. Answers that end are still sent; streaming responses without an end are
@@ -318,6 +317,14 @@ class Http1Connection:
         """This exchange is complete: send the answers that waited for it."""
         if self.closed:
             return
+        pending = self._pending
+        if len(pending) == 1 and not (
+            exchange.closing or exchange.claim or self._ended or self._charged or self._reader.continue_due
+        ):  # the only one, as of a client that waits for its answers: then nothing is unanswered
+            pending.clear()
+            self._writes = self._weight = self.endless = 0
+            self.deferred = False
+            return
         if exchange.writes:
             self._writes -= 1
         if exchange.endless:
@@ -328,7 +335,6 @@ class Http1Connection:
             self._weight -= len(exchange.request.body)
             if exchange.claim is not None:
                 self._release_claim(exchange)
-        pending = self._pending
         while pending and pending[0].complete:
             first = pending.popleft()
             if first.closing:
@@ -436,3 +442,10 @@ class Http1Connection:
     def _give_up(self) -> None:
         self.gone()
         self.output.cut()
+
+
+def _respond_refusal(exchange: Http1Exchange) -> None:
+    """The handler of a `Refusal`."""
+    request = exchange.request
+    assert isinstance(request, Refusal)  # noqa: S101 - for the type checker
+    exchange.respond(request.status, PLAIN, request.text)

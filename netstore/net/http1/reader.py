@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from netstore.net.bodyadmission import GROWTH, TOO_MANY, Claim, QueueFull
 from netstore.net.exchange import Request
 from netstore.net.http1.body import IncompleteBody
@@ -131,10 +133,13 @@ class RequestReader:
                 head = self._server.heads.learn(data[:end])
             except Malformed:
                 return None
-        request, length = head.request, head.length
-        if length != len(data) - end or length > self._server.body_limit or not request.keep_alive:
+        request = head.request
+        length = head.length
+        if length != len(data) - end or not request.keep_alive:
             return None
-        return request.with_body(data[end:]) if length else request
+        if not length:
+            return request
+        return replace(request, body=data[end:]) if length <= self._server.body_limit else None
 
     def drop(self) -> None:
         """Drop what was received and is no complete request."""

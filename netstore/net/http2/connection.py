@@ -286,15 +286,16 @@ class Http2Connection:
         """`resume` may have something to do."""
         return bool(self.senders or self.ready or self._held_back or self.drained or self.room_waiters)
 
-    def receive(self, data: bytes) -> None:
-        """Take the bytes of one read: parse them, then hand over what is complete. What exceeds the work of
-        one turn is kept for the next.
+    def receive(self, data: bytes) -> bool:
+        """See `session.Session`: parse them, then hand over what is complete. What exceeds the work of one
+        turn is kept for the next.
         """
         if not self.reading:
-            return
+            return True
         self.server.received += len(data)
         self.unparsed = self.unparsed + data if self.unparsed else data
         self._work_on()
+        return self.at_limit or not self.reading
 
     def _work_on(self) -> None:
         """One turn. The work of the last one is charged first: a connection beyond its rate is not read until

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from netstore.net.http2.frames import PROTOCOL_ERROR, StreamFault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from netstore.net.http2.hpackcache import Field
 
 _HEAD_FIELD_WORK: Final = 2
@@ -27,7 +29,17 @@ class Head:
     what the application returns. `cost` are the units of work that validation took, 0 once they are charged.
     """
 
-    __slots__ = ("authority", "content_length", "cost", "fields", "method", "path", "route", "scheme")
+    __slots__ = (
+        "authority",
+        "content_length",
+        "cost",
+        "field",
+        "fields",
+        "method",
+        "path",
+        "route",
+        "scheme",
+    )
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
         """StreamFault when the list is malformed (RFC 9113, 8.1.1)."""
@@ -44,6 +56,8 @@ class Head:
             pseudo[name] = value
             count += 1
         self.fields = fields[count:]
+        self.field: Callable[[bytes], bytes | None] = dict(reversed(self.fields)).get
+        """The first value of a field, named in lower case."""
         self.cost = _HEAD_FIELD_WORK * len(fields)
         self.content_length: int | None = None
         check_fields(self.fields)
@@ -62,13 +76,6 @@ class Head:
         self.scheme = scheme
         self.authority = pseudo.get(b":authority")
         self.route: Any = None
-
-    def field(self, name: bytes) -> bytes | None:
-        """The first value of a field, named in lower case. O(fields)."""
-        for key, value in self.fields:
-            if key == name:
-                return value
-        return None
 
 
 def check_fields(fields: tuple[Field, ...]) -> None:

@@ -9,6 +9,7 @@ and refresh).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final
 
 import msgspec
@@ -33,12 +34,10 @@ def expiry(now: Nanos, ttl_seconds: int) -> Nanos:
     return Nanos(min(now + ttl_seconds * _NANOS_PER_SECOND, LATEST))
 
 
-def is_canonical(path: bytes) -> bool:
-    """Whether `path` is the one way to write a node of the tree.
-
-    "/" or names each led by one slash, no slash at the end.
-    """
-    return path[:1] == b"/" and (b"//" not in path + b"/" or path == b"/")
+is_canonical: Final = re.compile(rb"(?:/[^/]++)++|/").fullmatch
+"""Whether bytes are the one way to write a node of the tree: "/" or names each led by one slash, no slash at
+the end. A match, or None. One call in C for each command, half the time of four operations in Python.
+"""
 
 
 class KeyCommand(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):

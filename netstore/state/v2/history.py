@@ -24,7 +24,7 @@ MOST_BYTES: Final = 64 * 1024 * 1024
 Enough for 30 events with values of the largest size, and for a thousand of 32 KiB.
 """
 
-_NO_EVENT: Final = Event("", EtcdIndex(0), NodeView(b"", EtcdIndex(0), EtcdIndex(0)))
+_EMPTY: Final = (0, Event("", EtcdIndex(0), NodeView(b"", EtcdIndex(0), EtcdIndex(0))))
 """Fills the slots outside `first` .. `last`."""
 _REMOVALS_OF_TREES: Final = frozenset({"delete", "expire"})
 
@@ -36,60 +36,69 @@ class History:
     future events.
     """
 
-    __slots__ = ("_bytes", "_ring", "_sizes", "first", "last")
+    __slots__ = ("_bytes", "_forgotten", "_ring", "last")
 
     def __init__(self) -> None:
-        self._ring = [_NO_EVENT] * CAPACITY
-        self._sizes = [0] * CAPACITY
-        """Bytes of the event in each slot; 0 where there is none."""
+        self._ring = [_EMPTY] * CAPACITY
+        """The event in each slot, and its bytes (`Event.size`)."""
         self._bytes = 0
-        self.first = EtcdIndex(1)
-        """Index of the oldest kept event; above `last` if there is none."""
+        self._forgotten = 0
+        """Index up to which events are not kept even where there is room."""
         self.last = EtcdIndex(0)
         """Index of the newest kept event, 0 if there is none."""
 
-    def add(self, event: Event) -> None:
-        """Keep an event whose index follows the last one; drop the oldest if necessary. O(events dropped)."""
+    @property
+    def first(self) -> EtcdIndex:
+        """Index of the oldest kept event; above `last` if there is none. Computed when somebody asks, because
+        an event is added for each write.
+        """
+        return EtcdIndex(max(self._forgotten, self.last - CAPACITY) + 1)
+
+    def add(self, event: Event) -> int:
+        """Keep an event whose index follows the last one; drop the oldest if necessary. Returns its slot.
+        O(events dropped).
+        """
         index = event.index
         if index != self.last + 1:
             raise NetstoreError(f"event {index} after {self.last}: the event window must not have gaps")
-        place, sizes = index % CAPACITY, self._sizes
-        size = event.size
-        self._bytes += size - sizes[place]  # the oldest event is in this slot, if all are taken
-        sizes[place] = size
-        self._ring[place] = event
+        place = index % CAPACITY
+        ring = self._ring
+        node = event.node
+        size = len(node.key) + len(node.value or b"")  # `event.size`, without a call
+        prev = event.prev
+        if prev is not None:
+            size += len(prev.value or b"")
+        self._bytes += size - ring[place][0]  # the oldest event is in this slot, if all are taken
+        ring[place] = size, event
         self.last = index
-        if index - self.first == CAPACITY:
-            self.first += 1  # type: ignore[assignment]  # a call to `EtcdIndex` costs more
         while self._bytes > MOST_BYTES and self.first < index:
             self._forget_first()
+        return place
 
     def _forget_first(self) -> None:
         place = self.first % CAPACITY
-        self._bytes -= self._sizes[place]
-        self._sizes[place] = 0
-        self._ring[place] = _NO_EVENT
-        self.first = EtcdIndex(self.first + 1)
+        self._bytes -= self._ring[place][0]
+        self._ring[place] = _EMPTY
+        self._forgotten = self.first
 
     def restore(self, events: Iterable[Event]) -> None:
         """Replace the window by stored events of consecutive indexes, in any order. Those that were dropped
         for their size are dropped again.
         """
-        self._ring = [_NO_EVENT] * CAPACITY
-        self._sizes = [0] * CAPACITY
+        self._ring = [_EMPTY] * CAPACITY
         self._bytes = 0
-        self.first, self.last = EtcdIndex(1), EtcdIndex(0)
+        self._forgotten, self.last = 0, EtcdIndex(0)
         ordered = sorted(events, key=lambda event: event.index)
         if ordered:
-            self.first = ordered[0].index
-            self.last = EtcdIndex(self.first - 1)
+            self.last = EtcdIndex(ordered[0].index - 1)
+            self._forgotten = self.last
             for event in ordered:
                 self.add(event)
 
     def since(self, index: int) -> Iterator[Event]:
         """The kept events with an index of at least `index`, oldest first."""
         for place in range(max(index, self.first), self.last + 1):
-            yield self._ring[place % CAPACITY]
+            yield self._ring[place % CAPACITY][1]
 
     def scan(self, path: bytes, recursive: bool, since: int) -> Event | Fault | None:
         """The first event from `since` on that matches a watch of `path`; None if there is none yet.

@@ -26,7 +26,7 @@ from netstore.state.v2.commands import (
     TtlCheckpoint,
     Update,
 )
-from netstore.state.v2.history import CAPACITY, History
+from netstore.state.v2.history import History
 from netstore.state.v2.loading import Stored
 from netstore.state.v2.records import load_events, load_nodes, pack_event, pack_node, window_key
 from netstore.state.v2.statistics import REPLICATED, Statistics
@@ -288,7 +288,11 @@ class V2Store:
         return None
 
     def _record(self, event: Event) -> None:
-        self._remember(event)
+        # `_remember`, without a call
+        self._window[self.history.add(event)] = packed = pack_event(event)
+        self._checksum.add(packed)
+        if len(packed) >= UNIT_BYTES:
+            self._applying.worked += len(packed) // UNIT_BYTES
         if event.prev is None:
             self._applying.worked += NODE_UNITS * event.node.key.count(b"/")
         if not event.refresh:
@@ -325,8 +329,7 @@ class V2Store:
         self._remember(Event(action, index, NodeView(path, index, index), internal=True))
 
     def _remember(self, event: Event) -> None:
-        self.history.add(event)
-        self._window[event.index % CAPACITY] = packed = pack_event(event)
+        self._window[self.history.add(event)] = packed = pack_event(event)
         self._applying.worked += len(packed) // UNIT_BYTES
         self._checksum.add(packed)
 

@@ -369,13 +369,17 @@ class Tree:
         refresh: bool,
     ) -> Event:
         """Put a new node at `path`, replacing `old` if given. No ancestor is a file."""
-        self.index = index = EtcdIndex(self.index + 1)
+        self.index += 1  # type: ignore[assignment]  # a call to `EtcdIndex` costs more
+        index = self.index
         node = NodeView(path, index, index, None if directory else value, directory, life.expires)
         if old is None:
             self._adopt(path, index)
         if directory:
             self._children[path] = {}
-        self._store(node, life, old)
+        if self._walks.refs or life.expires or (old is not None and old.expires):
+            self._store(node, life, old)
+        else:
+            self._nodes[path] = self.changed[path] = node  # all that is left of `_store`
         return Event(action, index, node, old, (), refresh)
 
     def _adopt(self, path: bytes, index: EtcdIndex) -> None:

@@ -146,8 +146,11 @@ def test_a_transaction_is_not_copied_at_each_level_it_lies_in(monkeypatch: pytes
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 10**10))
 def test_renewals(lease: int, ttl: int) -> None:
     member = LocalMember()
-    expected = pb.LeaseKeepAliveResponse(header=header(member, 5), ID=lease, TTL=ttl)
-    assert messages.write_kept_alive(Headers(member)(5), lease, ttl) == expected.SerializeToString()
+    answers = messages.KeptAlive(Headers(member))
+    for revision in (5, 5, 6):
+        expected = pb.LeaseKeepAliveResponse(header=header(member, revision), ID=lease, TTL=ttl)
+        assert answers.write(revision, lease, ttl) == expected.SerializeToString()
+        assert answers.write(revision, 1, ttl) != answers.write(revision, 2, ttl)
 
 
 @given(
