@@ -122,7 +122,7 @@ class Device(Protocol):
 
     @property
     def quick_syncs(self) -> int:
-        """How many writes in a row, up to the last one, did not stall."""
+        """How many writes in a row, up to the last one, did not stall, since the pause after one that did."""
 
     def notes(self) -> list[bytes]:
         """The notes that can be read, in no order: the last one, unless the power failed, and an older one.

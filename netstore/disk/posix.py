@@ -23,6 +23,7 @@ from netstore.disk.notes import NOTES, Notes
 from netstore.disk.spare import SPARE, Spare, no_memory, write_zeros
 from netstore.disk.threads import report
 from netstore.histogram import Histogram, doubling
+from netstore.runqueue import RunQueue
 from netstore.seams import NO_ROOM, SyncFailed
 
 if TYPE_CHECKING:
@@ -46,21 +47,26 @@ MAX_GROUP: Final = 1024
 FREE_BYTES_BESIDE: Final = 16 * 1024 * 1024
 """Bytes that must be free beside the next file before it is tried again: the state needs room first."""
 
-LOOP_SYNC_SECONDS: Final = 0.0005
-"""The loop does a held write itself only while writing and syncing take less than this on average."""
+LOOP_SYNC_SECONDS: Final = 0.001
+"""The loop does a held write itself only while the disk takes less than this on average for writing and
+syncing. What a thread waits for a processor meanwhile does not count: it waits for one more often where the
+writer does it.
+"""
 
 WEIGHT: Final = 1 / 8
 """Of the last write in that average, which is exponential."""
 
-STALL_SECONDS: Final = 0.004
-"""A write that takes longer has stalled: see BACKOFF_FACTOR. Many disks need a millisecond now and then."""
+STALL_SECONDS: Final = 0.02
+"""A write for which the disk takes longer has stalled: see BACKOFF_FACTOR. Many disks need some milliseconds
+now and then.
+"""
 
 LOOP_SYNC_BYTES: Final = 64 * 1024
 """The largest write that the loop does itself."""
 
 BACKOFF_FACTOR: Final = 100
-"""After a write that stalled, the loop does none for so many times its duration. So stalls block the loop for
-at most a hundredth of the time.
+"""After a write that stalled, none counts as quick for so many times its duration. So where the loop makes
+only such writes, stalls block it for at most a hundredth of the time.
 """
 
 SYNC_BOUNDS: Final = doubling(0.001, 14)
@@ -90,15 +96,17 @@ class PosixDevice:
         self._name = ""
         """The file being written."""
         self._file = -1
+        self._loop_queue: RunQueue | None = None
+        """Of the loop's thread; None before it has made a write."""
         self._refused_epoch = -1
         """Writes that were made before this failure was reported fail with `_refused`."""
         self._refused = OSError()
         self._dead: SyncFailed | None = None
         """Why everything fails."""
         self._usual_seconds = LOOP_SYNC_SECONDS
-        """What a write takes on average; the loop does none before the first one was timed."""
-        self._loop_syncs_from = 0.0
-        """From when on the loop may write again after a stall, in monotonic seconds."""
+        """What the disk takes for a write on average; the loop makes none before the first one was timed."""
+        self._quick_from = 0.0
+        """From when on writes count as quick again after one that stalled, in monotonic seconds."""
         self.quick_syncs = 0
         self.syncs = Histogram(SYNC_BOUNDS)
         """Seconds of each fdatasync(2)."""
@@ -146,11 +154,12 @@ class PosixDevice:
 
     def release(self) -> None:
         # Answers come in the order of the writes, so none may be under way.
-        is_fast = self._usual_seconds < LOOP_SYNC_SECONDS
-        if self._unanswered == 1 and is_fast and monotonic() >= self._loop_syncs_from:
+        if self._unanswered == 1 and self._usual_seconds < LOOP_SYNC_SECONDS:
             job = self._inbox.take_back()
             if isinstance(job, Write) and job.name == self._name and len(job.data) <= LOOP_SYNC_BYTES:
-                self._answer([job], self._put([job]))
+                if self._loop_queue is None:  # here, because the device may be made in another thread
+                    self._loop_queue = RunQueue()
+                self._answer([job], self._put([job], self._loop_queue))
                 return
             if job is not None:
                 self._inbox.put(job)
@@ -201,6 +210,8 @@ class PosixDevice:
         self._writer.join()
         self._spare.discard()
         self._inbox.close()
+        if self._loop_queue is not None:
+            self._loop_queue.close()
         if self._file >= 0:
             os.close(self._file)
         self._notes.close()
@@ -210,12 +221,13 @@ class PosixDevice:
     # sleeps.
 
     def _run(self) -> None:
-        inbox = self._inbox
+        inbox, queue = self._inbox, RunQueue()
         following: Job | None = None
         while True:
             job = following or inbox.take()
             following = None
             if isinstance(job, Stop):
+                queue.close()
                 return
             if isinstance(job, Remove):
                 self._unlink(job.name)
@@ -229,10 +241,10 @@ class PosixDevice:
                 if isinstance(following, Write) and _continues(group[-1], following):
                     group.append(following)
                     following = None
-            report(self._call_soon, self._answer, group, self._put(group))
+            report(self._call_soon, self._answer, group, self._put(group, queue))
 
-    def _put(self, group: list[Write]) -> OSError | None:
-        """Write and sync one group; None, or why it failed."""
+    def _put(self, group: list[Write], queue: RunQueue) -> OSError | None:
+        """Write and sync one group; None, or why it failed. `queue` is that of the calling thread."""
         first = group[0]
         if self._dead is not None:
             return self._dead
@@ -249,7 +261,7 @@ class PosixDevice:
             return self._refuse(first, error)
         except MemoryError:
             return self._refuse(first, no_memory())
-        began = monotonic()
+        waited, began = queue.waited(), monotonic()
         try:
             end = _write_all(self._file, [write.data for write in group], first.offset)
         except (OSError, MemoryError) as error:
@@ -267,12 +279,12 @@ class PosixDevice:
         if note:
             self._notes.write(note)
         now = monotonic()
-        took = now - began
+        took = now - began - (queue.waited() - waited)
         self._usual_seconds += (took - self._usual_seconds) * WEIGHT
         if took >= STALL_SECONDS:
-            self._loop_syncs_from = now + BACKOFF_FACTOR * took
+            self._quick_from = now + BACKOFF_FACTOR * took
             self.quick_syncs = 0
-        else:
+        elif now >= self._quick_from:
             self.quick_syncs += 1
         if end > self._file_bytes // 2:
             self._spare.prepare()

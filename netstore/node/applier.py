@@ -173,11 +173,11 @@ class Applier:
         """So many of the waiting entries were applied."""
         waiting = self.waiting
         if count == len(waiting):
-            applied = list(waiting)
             waiting.clear()
+            self.waiting_bytes = 0
         else:
-            applied = [waiting.popleft() for _ in range(count)]
-        self.waiting_bytes -= log_size(list(map(data_of, applied)))
+            applied = [waiting.popleft().data for _ in range(count)]
+            self.waiting_bytes -= log_size(applied)
 
     def _explain(self, entry: Entry, error: Exception) -> None:
         """Note in an error of applying which entry it was; CannotApply in place of an error that is not

@@ -101,6 +101,15 @@ class Driver:
             send = [*released, *send]
         return Effects(send, append, ready.snapshot, ready.committed, ready.reads, ready.reads_failed)
 
+    def after_sync(self) -> tuple[Sequence[Message], Sequence[Entry]]:
+        """For a host that syncs `Effects.append` before it goes on: messages to send now, and entries to
+        apply after those of `Effects.apply`.
+        """
+        released = self._released
+        if released:
+            self._released = []
+        return released, self.raft.take_committed()
+
     def synced(self) -> None:
         """The oldest batch not reported yet is durable."""
         batch = self._in_flight.popleft()
@@ -109,6 +118,7 @@ class Driver:
         if batch.last is not None:
             index, term = batch.last
             self.raft.persisted(index, term)
-        self._released.extend(batch.messages)
+        if batch.messages:
+            self._released.extend(batch.messages)
         while self._in_flight and not self._in_flight[0].written:
             self._released.extend(self._in_flight.popleft().messages)

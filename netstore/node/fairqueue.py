@@ -93,14 +93,14 @@ class FairQueue(Generic[W]):
         size = 0
         if self.first:
             taken, size = _take(self.first, most, max(most_bytes, TURN_BYTES) if fitting else most_bytes)
-        if self.new:
-            new = self.new
-            is_all = not queues and len(taken) + len(new) <= most
-            if is_all and size + sum(map(len, map(payload_of, new))) <= most_bytes:
-                self.new = []
-                taken += new
-            else:
-                self._sort()
+        new = self.new
+        is_all = not queues and len(taken) + len(new) <= most
+        if is_all and size + sum(map(len, map(payload_of, new))) <= most_bytes:
+            self.new = []
+            taken += new
+            return _waiting(taken)
+        if new:
+            self._sort()
         turns, passed = most if queues else 0, 0
         while turns and passed < len(queues) and len(taken) < most and size < most_bytes:
             turns -= 1
@@ -114,7 +114,7 @@ class FairQueue(Generic[W]):
             size += weight
             if queue:
                 queues[owner] = queue
-        return taken if all(map(payload_of, taken)) else [item for item in taken if item.payload]
+        return _waiting(taken)
 
     def put_back(self, items: Iterable[W]) -> None:
         """These were taken, in this order, and could not be proposed yet: they return to the front of their
@@ -183,6 +183,11 @@ def _take(queue: deque[W], most: int, most_bytes: int, room: int | None = None) 
         items.append(item)
         size += len(item.payload)
     return items, size
+
+
+def _waiting(items: list[W]) -> list[W]:
+    """Those that somebody waits for."""
+    return items if all(map(payload_of, items)) else [item for item in items if item.payload]
 
 
 def _forget_first(items: deque[W]) -> None:

@@ -510,22 +510,28 @@ class Host:
             proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
             has_applied = self.applier.apply()
         has_more = False
-        self._raft.waits = bool(proposals or self.reads or self.hub.count or self.watches.count)
+        if self._raft.leader != self._raft.id:  # for the next answer to the leader
+            self._raft.waits = bool(proposals or self.reads or self.hub.count or self.watches.count)
         while not has_more and (effects := self._driver.take()) is not None:
             has_more = self._raft.has_more
             if effects.send:  # before the sync: those that get it sync at the same time
                 self._send(effects.send)
+            committed = effects.apply
             if effects.append is not None:
                 if writer.may_sync_now(effects.append, is_idle=is_idle):
                     writer.write_now(effects.append)
+                    released, more = self._driver.after_sync()
+                    if released:
+                        self._send(released)
+                    committed = [*committed, *more] if committed else more
                 else:
                     writer.write(effects.append)
             if effects.install is not None:
                 self.snapshot_install.begin(effects.install)
             ran("log")
-            if effects.apply:
+            if committed:
                 proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
-                has_applied |= self.applier.apply(effects.apply)
+                has_applied |= self.applier.apply(committed)
             for number in effects.reads_failed:
                 self.reads_failed += 1
                 self.reads.finish(self.reads.drop(number), errors.timed_out(Reason.TIMED_OUT_LEADER))

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 QUICK_SYNCS: Final = 32
 """Where others vote, so many syncs in a row must not have stalled before the loop does one: one that stalls
-would cost this member its leadership, or its leader a follower. Together with the pause that the device makes
-after one, a disk that stalls now and then is left to the writer.
+would cost this member its leadership, or its leader a follower. None of them count for a while after a stall
+(`seams.Device.quick_syncs`), so a disk that stalls now and then is left to the writer.
 """
 
 

@@ -34,7 +34,8 @@ def append(raft: RaftState, payloads: Sequence[bytes], kind: EntryKind, size: in
     log.append(list(map(Entry, indexes, repeat(raft.term), repeat(kind), payloads)), size)
     raft.backlog.append((log.last, size))
     raft.backlog_bytes += size
-    raft.send_due = True
+    if raft.progress:
+        raft.send_due = True
     return log.last
 
 
@@ -54,7 +55,8 @@ def advance(raft: RaftState) -> None:
     if index <= log.commit or log.term(index) != raft.term:
         return
     log.commit_to(index)
-    raft.send_due = True
+    if raft.progress:
+        raft.send_due = True
     backlog = raft.backlog
     while backlog and backlog[0][0] <= index:
         raft.backlog_bytes -= backlog.popleft()[1]

@@ -212,7 +212,9 @@ class Raft(RaftState):
         return found
 
     def has_ready(self) -> bool:
-        """Whether `take_ready` would give anything to do. O(1)."""
+        """Whether `take_ready` would give anything to do now. A commit index that moved alone is nothing to
+        do: it goes with the next Ready. O(1).
+        """
         log = self.log
         known = self._hard_state
         return bool(
@@ -231,7 +233,6 @@ class Raft(RaftState):
             or self.reads_failed
             or self.reads.unsent
             or self.snapshot is not None
-            or known.commit < min(log.commit, log.handed)
             or known.term != self.term
             or known.vote != self.vote
             or (self.reads.waiting and readindex.can_start_round(self))
@@ -256,7 +257,8 @@ class Raft(RaftState):
         is_whole = self.installing is None
         has_entries = is_whole and log.handed < log.last
         entries = log.take_unwritten(self.config.max_ready_bytes) if has_entries else []
-        replication.answer_appends(self)
+        if self.accepted is not None:
+            replication.answer_appends(self)
         known = self._hard_state
         hard_state = None
         is_vote_new = known.term != self.term or known.vote != self.vote
@@ -269,7 +271,7 @@ class Raft(RaftState):
             self.snapshot,
             self.messages,
             self.after_sync,
-            log.take_committed() if is_whole and log.applying < log.commit and not self.apply_paused else [],
+            self.take_committed() if log.applying < log.commit else [],
             self.reads_done,
             self.reads_failed,
             bool(entries or is_vote_new or self.after_sync),
@@ -281,6 +283,13 @@ class Raft(RaftState):
         self.reads_failed = []
         self.forwarded_bytes = 0
         return ready
+
+    def take_committed(self) -> list[Entry]:
+        """The next entries to apply, as the next Ready would give them. For a host that has synced a Ready
+        before it carries out the rest of it: these follow those of that Ready."""
+        if self.apply_paused or self.installing is not None:
+            return []
+        return self.log.take_committed()
 
     # --- queries
 

@@ -201,6 +201,10 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
 
     12 bytes, 13 bytes for each entry, and the payloads; an empty batch has index 0. About 0.15 us an entry.
     """
+    if len(entries) == 1:  # a write that comes alone: half the time
+        (entry,) = entries
+        row = _ROW.pack(entry.term, entry.kind, len(entry.data))
+        return _BATCH.pack(entry.index, 1) + row + entry.data
     return b"".join(entry_parts(entries))
 
 

@@ -218,7 +218,7 @@ class Log:
         """
         size = self._unwritten_bytes
         if size <= max_bytes:
-            entries = self.between(self.handed + 1, self.last)
+            entries = self._entries[self.handed - self.compacted :]
         else:
             entries, size = self.entries_from(self.handed + 1, max_bytes)
         if entries:
@@ -267,7 +267,8 @@ class Log:
         high = min(self.commit, self.persisted, self.applying + MAX_APPLY_ENTRIES)
         if high <= self.applying:
             return []
-        entries = self.between(self.applying + 1, high)
+        start = self.compacted
+        entries = self._entries[self.applying - start : high - start]
         self.applying = Index(high)
         return entries
 

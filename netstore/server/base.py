@@ -19,7 +19,6 @@ from netstore.net.http2 import Http2Server
 from netstore.net.http2.exchange import opener
 from netstore.net.negotiation import SessionFactory
 from netstore.net.reactor import Limits, Reactor
-from netstore.net.runqueue import RunQueue
 from netstore.node.clock import SystemClock
 from netstore.node.identity import Enrollment
 from netstore.node.jointoken import find_token
@@ -35,6 +34,7 @@ from netstore.peer.handshake import Secret
 from netstore.peer.join import Applicant
 from netstore.peer.listener import MAX_INCOMING_STREAMS
 from netstore.raft.entry import MAX_DATA_BYTES
+from netstore.runqueue import RunQueue
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

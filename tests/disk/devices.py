@@ -61,7 +61,7 @@ def at_rest(disk: Disk) -> None:
 
 def found_fast(disk: Disk) -> None:
     """Let the device think that syncs have been fast, whatever this machine's are."""
-    disk.device._usual_seconds = disk.device._loop_syncs_from = 0.0
+    disk.device._usual_seconds = 0.0
 
 
 class Gate:

@@ -11,14 +11,11 @@ from netstore.meter import Meter
 from netstore.net import reactor
 from netstore.net.http1.bounds import HURRIED_LIMIT, PIPELINE_LIMIT, TURN_LIMIT
 from netstore.net.load import LONG_TURN
-from netstore.net.runqueue import RunQueue
 from netstore.net.scheduler import EXAMINED_SECONDS, ROUND_SECONDS, UNEXAMINED_SECONDS, Scheduler
 from tests.support.member import Lines
 from tests.support.site import GET, Site, asking, site
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from netstore.net.connection import Connection
     from netstore.net.http1.exchange import Http1Exchange
     from netstore.net.load import ConnectionLoad
@@ -326,28 +323,3 @@ def test_nothing_is_read_while_turns_are_short() -> None:
         turns.charged()
         turns.charged(alone=True)
     assert asked == []
-
-
-def test_the_kernels_count_never_falls() -> None:
-    queue = RunQueue()
-    before = queue.waited()
-    assert 0.0 <= before <= queue.waited()
-    queue.close()
-    assert queue.waited() == 0.0
-
-
-@pytest.mark.parametrize("text", [None, "", "1", "1 x 2"])
-def test_a_kernel_that_counts_no_waits_is_no_fault(text: str | None, tmp_path: Path) -> None:
-    file = tmp_path / "schedstat"
-    if text is not None:
-        file.write_text(text)
-    queue = RunQueue(str(file))
-    assert (queue.waited(), queue.waited()) == (0.0, 0.0)
-    queue.close()
-
-
-def test_the_second_number_is_the_wait(tmp_path: Path) -> None:
-    (tmp_path / "schedstat").write_text("7922799 1500000000 3\n")
-    queue = RunQueue(str(tmp_path / "schedstat"))
-    assert queue.waited() == 1.5
-    queue.close()

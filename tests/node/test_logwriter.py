@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,7 @@ from netstore.limits import Budget
 from netstore.node.logsize import BYTES_PER_TURN
 from netstore.node.logwriter import QUICK_SYNCS, DiskFailed
 from netstore.node.member import OWN
+from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState
 from netstore.raft.messages import AppendAccepted
 from netstore.seams import SyncFailed
@@ -21,6 +23,9 @@ from netstore.types import Event, Index, NodeId
 from tests.support.group import Group
 from tests.support.member import ME, Solo
 from tests.support.solo import FULL, Outcomes, put, refusal, refusal_of_next, value
+
+if TYPE_CHECKING:
+    from netstore.raft.ready import Ready
 
 
 def test_nothing_is_acknowledged_before_it_is_synced() -> None:
@@ -90,6 +95,27 @@ def test_after_a_group_one_lone_write_goes_by_the_writer() -> None:
     second = put(member)
     member.host.turn(is_idle=True)
     assert isinstance(second[0], Event)
+
+
+def test_a_lone_write_of_the_only_voter_takes_one_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the sync has set free is taken without another one."""
+    member = lone(Solo().lead())
+    member.settle()
+    taken: list[Ready] = []
+    take_ready = Raft.take_ready
+
+    def note(raft: Raft) -> Ready:
+        taken.append(take_ready(raft))
+        return taken[-1]
+
+    monkeypatch.setattr(Raft, "take_ready", note)
+    for _ in range(3):
+        outcomes = put(member)
+        while member.woken:
+            member.woken = False
+            member.host.turn(is_idle=True)
+        assert isinstance(outcomes[0], Event)
+    assert [len(ready.entries) for ready in taken] == [1, 1, 1]
 
 
 def test_a_lone_write_that_fails_ends_the_member_before_anybody_is_told() -> None:

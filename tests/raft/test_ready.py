@@ -54,6 +54,17 @@ def test_a_commit_index_alone_needs_no_sync() -> None:
     assert not ready.must_sync
 
 
+def test_a_commit_index_that_moved_alone_makes_no_ready_and_goes_with_the_next_one() -> None:
+    raft = following()
+    raft.apply_paused = True
+    last = raft.last_index
+    raft.step(Append(TWO, ONE, Term(1), last, Term(1), Index(1), []))
+    assert raft.commit == 1
+    assert not raft.has_ready()
+    raft.step(Append(TWO, ONE, Term(1), last, Term(1), Index(1), [entry(last + 1, 1)]))
+    assert raft.take_ready().hard_state == HardState(Term(1), NodeId(0), Index(1))
+
+
 def test_nothing_is_ready_twice() -> None:
     raft = leading()
     assert not raft.has_ready()
