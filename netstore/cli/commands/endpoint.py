@@ -206,9 +206,10 @@ async def _at_each(
 ) -> None:
     import trio  # noqa: PLC0415 - see Settings.run
 
+    clients = [settings.client(each.endpoint) for each in seen]  # a `Failure` comes out of no nursery
     async with trio.open_nursery() as nursery:
-        for each in seen:
-            nursery.start_soon(look, settings.client(each.endpoint), each)
+        for client, each in zip(clients, seen, strict=True):
+            nursery.start_soon(look, client, each)
 
 
 async def _look_at_health(client: V2Client, seen: Health) -> None:

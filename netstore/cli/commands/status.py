@@ -92,9 +92,10 @@ async def _look_at_all(settings: Settings) -> list[Endpoint]:
     import trio  # noqa: PLC0415 - see Settings.run
 
     endpoints = [Endpoint(address) for address in settings.addresses()]
+    clients = [settings.client(seen.endpoint) for seen in endpoints]  # a `Failure` comes out of no nursery
     async with trio.open_nursery() as nursery:
-        for seen in endpoints:
-            nursery.start_soon(_look_at, settings.client(seen.endpoint), seen)
+        for client, seen in zip(clients, endpoints, strict=True):
+            nursery.start_soon(_look_at, client, seen)
     return endpoints
 
 

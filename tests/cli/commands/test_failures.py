@@ -35,6 +35,45 @@ def test_an_https_endpoint_may_fail_for_its_certificates(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("doctor",),
+        ("endpoint", "health"),
+        ("endpoint", "status", "--cluster"),
+        ("member", "ls"),
+        ("snapshot", "save", "saved"),
+        ("subnet", "ls"),
+        ("network", "migrate", "status"),
+        ("plugin", "status"),
+        ("history", "/a"),
+        ("key", "get", "/a"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--username", "root"), "--username root: no password"),
+        (("--cert-file", "/nonexistent.pem"), "--cert-file: /nonexistent.pem"),
+    ],
+)
+def test_settings_that_no_client_can_use_are_a_usage_error_everywhere(  # noqa: PLR0917 - a table of cases
+    run: Run,
+    words: tuple[str, ...],
+    more: tuple[str, ...],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("NETSTORE_PASSWORD", "ETCDCTL_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    answer = run("--endpoints", "https://127.0.0.1:1", *more, *words)
+    assert (answer.status, answer.out) == (Exit.USAGE, "")
+    assert told in answer.err
+
+
+@pytest.mark.parametrize(
     ("words", "status"),
     [
         (("key", "get", "/a"), Exit.UNAVAILABLE),
