@@ -291,7 +291,7 @@ class Archiver:
             self._look()
         except MemoryError as error:  # it ends this round, not the member
             self._retry_at = self._monotonic() + RETRY_SECONDS
-            self.problem = _in_words(error)
+            self.problem = self._in_words(error)
         self._tell()
 
     def _look(self) -> None:
@@ -404,7 +404,7 @@ class Archiver:
         self._busy_since = None
         if isinstance(outcome, Exception):
             self._retry_at = self._monotonic() + RETRY_SECONDS
-            self.problem = _in_words(outcome)
+            self.problem = self._in_words(outcome)
             return
         self.problem = ""
         done(outcome)
@@ -458,7 +458,7 @@ class Archiver:
         if isinstance(outcome, Exception):
             self._base_retry_at = self._monotonic() + self._base_pause
             self._base_pause = min(2 * self._base_pause, LONGEST_RETRY_SECONDS)
-            self._no_base = _in_words(outcome)
+            self._no_base = self._in_words(outcome)
             return
         self._no_base = ""
         self._base_pause = RETRY_SECONDS
@@ -502,7 +502,7 @@ class Archiver:
         pause = max(RETENTION_SECONDS, self.keep_seconds / 1000) if self.oldest else self._lag
         if isinstance(outcome, Exception):
             self._remove_at = self._monotonic() + pause
-            self._not_removed = _in_words(outcome)
+            self._not_removed = self._in_words(outcome)
             return
         self._not_removed = ""
         self._is_state_old = outcome.is_state_old
@@ -510,6 +510,13 @@ class Archiver:
         if outcome.removed:
             self.removed += outcome.removed
             self._log.info("archive_files_removed", files=outcome.removed, oldest=self.oldest)
+
+    def _in_words(self, error: Exception) -> str:
+        if isinstance(error, OSError):
+            return f"{error.filename or self.folder}: {error.strerror or error}"
+        if isinstance(error, MemoryError):
+            return "there is not enough memory"
+        return str(error) if isinstance(error, NetstoreError) else repr(error)
 
 
 def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) -> Base:
@@ -519,19 +526,11 @@ def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) ->
     free, needed = shutil.disk_usage(writer.listing.folder).free, size + SPARE_BYTES
     if free < needed:
         raise NetstoreError(
-            f"{writer.listing.folder}: no room for a state: {free} bytes are free, and {needed} are needed:"
-            " free space, or name a folder on a larger disk"
+            f"{writer.listing.folder}: no room for a state, for which {(needed >> 20) + 1} MiB have to be"
+            " free: free space, or name a folder on a larger disk"
         )
     return writer.add_base(copy)
 
 
 def _ignore(_: object) -> None:
     """Nothing is left to do."""
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename or 'the folder'}: {error.strerror or error}"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory"
-    return str(error) if isinstance(error, NetstoreError) else repr(error)

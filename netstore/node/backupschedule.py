@@ -50,6 +50,15 @@ RETRY_SECONDS: Final = 60.0
 HOOK_OUTPUT_BYTES: Final = 4096
 """The last bytes of a command's output that are kept for the log."""
 
+HOOK_READ_BYTES: Final = 65_536
+HOOK_PAUSE_SECONDS: Final = 0.002
+"""So much is read of its output at once, as much as a pipe holds, and between two reads the loop serves
+others.
+"""
+
+LOOK_SECONDS: Final = 10.0
+"""How often it should be looked whether a backup is late."""
+
 _SECOND: Final = 10**9
 
 
@@ -102,18 +111,20 @@ class BackupState:
         """Whether one is made now."""
         return self.began > 0
 
+    def late(self, now: float) -> str:
+        """Which backup should be there by now and is not; empty if none, or if its failure was told."""
+        if self.running and now - self.began > self.every + 60:
+            return (
+                f"the one that was begun {now - self.began:.0f} s ago is not done: look whether the disk of"
+                " backup_folder answers"
+            )
+        if not self.problem and self.last_success and now - self.last_success > 2 * self.every + 60:
+            return f"the last one is {now - self.last_success:.0f} s old"
+        return ""
+
     def warnings(self, now: float) -> list[str]:
         """What somebody should look at, in words."""
-        found = []
-        if self.running and now - self.began > self.every + 60:
-            found.append(
-                f"backup: the one that was begun {now - self.began:.0f} s ago is not done: look whether the"
-                " disk of backup_folder answers"
-            )
-        if self.problem:
-            found.append(f"backup: {self.problem}")
-        elif self.last_success and now - self.last_success > 2 * self.every + 60:
-            found.append(f"backup: the last one is {now - self.last_success:.0f} s old")
+        found = [f"backup: {each}" for each in (self.late(now), self.problem) if each]
         if self.hook_problem:
             found.append(f"backup_hook: {self.hook_problem}")
         return found
@@ -132,6 +143,17 @@ class BackupSchedule:
         self._stem = f"netstore-{identity[0]:x}-{identity[1]:x}"
         self._name = re.compile(re.escape(self._stem) + r"-([0-9]{8}T[0-9]{6}Z)-([0-9]{1,20})\.backup")
         self.state = BackupState(plan.every)
+        self._is_late = False
+        """The log tells that a backup is late."""
+
+    def look(self) -> None:
+        """Log that a backup is late, once, and once that it is not any more; to be called at times."""
+        late = self.state.late(self._now())
+        if late and not self._is_late:
+            self._log.warning("backup_late", reason=late, folder=str(self._plan.folder))
+        elif self._is_late and not late:
+            self._log.info("backup_not_late", folder=str(self._plan.folder))
+        self._is_late = bool(late)
 
     async def run(self) -> None:
         """Make backups until cancelled."""
@@ -338,8 +360,9 @@ async def _run(words: list[str], environment: dict[str, str], output: _Tail) -> 
 
 
 async def _read_all(stream: trio.abc.ReceiveStream, take: Callable[[bytes], None]) -> None:
-    while data := await stream.receive_some(HOOK_OUTPUT_BYTES):
+    while data := await stream.receive_some(HOOK_READ_BYTES):
         take(bytes(data))
+        await trio.sleep(HOOK_PAUSE_SECONDS)
 
 
 def _check_folder(folder: Path) -> None:

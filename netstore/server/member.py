@@ -25,7 +25,7 @@ from netstore.disk.scrub import Scrubber
 from netstore.guard import guarded
 from netstore.node.archive import Archiver
 from netstore.node.backup import Backups
-from netstore.node.backupschedule import BackupPlan, BackupSchedule
+from netstore.node.backupschedule import LOOK_SECONDS, BackupPlan, BackupSchedule
 from netstore.node.chores import EACH_ROUND
 from netstore.node.consistency import Consistency
 from netstore.node.driver import Driver
@@ -348,6 +348,8 @@ class RunningMember:
         ]
         if self.archiver is not None:
             chores.append((EACH_ROUND, self.archiver.look))
+        if self.backup_schedule is not None:
+            chores.append((LOOK_SECONDS, self.backup_schedule.look))
         if manager.watchdog_seconds:
             chores.append((manager.watchdog_seconds / 2, manager.alive))
         return chores

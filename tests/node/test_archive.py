@@ -309,7 +309,9 @@ def test_a_folder_that_cannot_be_written_is_told_and_tried_again(
         member.look(reports=0)
         member.now += 6.0
         member.look()
-        assert member.archiver.problems() == ["the log is not archived: the folder: No space left on device"]
+        assert member.archiver.problems() == [
+            f"the log is not archived: {member.folder}: No space left on device"
+        ]
         assert member.archiver.needed() is None
     member.settle()
     assert member.stored() == list(range(1, 7))
@@ -508,7 +510,7 @@ def test_a_folder_without_room_for_a_state_is_left_to_the_entries(
         member.now += 6.0
         member.look()
         (problem,) = member.archiver.problems()
-        assert problem.startswith(f"the state is not archived: {member.folder}: no room for a state: ")
+        assert problem.startswith(f"the state is not archived: {member.folder}: no room for a state, ")
         assert (member.source.copies, member.stored(), member.archiver.needed()) == (0, [1, 2], 2)
     member.now += archive.RETRY_SECONDS
     member.settle()

@@ -323,8 +323,16 @@ async def test_one_that_does_not_end_is_told(tmp_path: Path, monkeypatch: pytest
             assert state.warnings(now + 6 * HOUR) == []
             [warning] = state.warnings(now + 7 * HOUR)
             assert warning.startswith("backup: the one that was begun 25200 s ago is not done: look")
+            here.schedule.look()
+            here.clock.now = type(here.clock.now)(here.clock.now + int(7 * HOUR) * SECOND)
+            for _ in range(2):
+                here.schedule.look()
+            [fields] = here.place.lines.told("backup_late")
+            assert fields["reason"] in warning
             nursery.cancel_scope.cancel()
-        assert not state.running
+        assert not here.schedule.state.running
+        here.schedule.look()
+        assert here.place.lines.told("backup_not_late")
 
 
 async def test_want_of_memory_is_a_failed_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,6 +369,14 @@ async def test_a_command_that_fails_is_told_with_the_end_of_its_output(tmp_path:
         ]
         [fields] = here.place.lines.told("backup_hook_failed")
         assert fields["output"].endswith("10000\nno route")
+        assert len(fields["output"]) <= backupschedule.HOOK_OUTPUT_BYTES
+
+
+async def test_a_command_that_prints_much_is_read_to_the_end(tmp_path: Path) -> None:
+    async with site(tmp_path, hook="sh -c 'head -c 20000000 /dev/zero; echo over; exit 3'") as here:
+        assert await here.make()
+        [fields] = here.place.lines.told("backup_hook_failed")
+        assert (fields["reason"], fields["output"][-4:]) == ("ended with status 3", "over")
         assert len(fields["output"]) <= backupschedule.HOOK_OUTPUT_BYTES
 
 

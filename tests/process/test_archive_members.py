@@ -97,7 +97,7 @@ def told(daemon: Daemon) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_each_archive_leads_to_every_state_of_the_time_that_it_is_kept(tmp_path: Path) -> None:
     Archiving.certificates = Certificates(tmp_path / "certificates")
     chance = random.Random(11)  # noqa: S311 - repeatable
@@ -138,7 +138,7 @@ class Sharing(Members):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_folder_that_several_are_given_stays_the_archive_of_one(tmp_path: Path) -> None:
     with Sharing(tmp_path, flags=PACE) as members:
         writer = Writer(members)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,6 +109,47 @@ def test_three_members_come_back_from_one_file(tmp_path: Path) -> None:
 
 def _name_of(members: Members, daemon: Daemon) -> str:
     return next(name for name, each in members.daemons.items() if each is daemon)
+
+
+class Sharing(Members):
+    """Members that back up to one folder, and of which one has a command that does not end."""
+
+    def own_flags(self, name: str) -> tuple[str, ...]:
+        return (
+            *("--backup-folder", str(self.folder / "backups"), "--backup-every", "1s", "--backup-keep", "2"),
+            *("--backup-hook", "sleep 1000" if name == "a" else "true", "--backup-hook-seconds", "1"),
+        )
+
+
+def has_made(daemon: Daemon, number: int) -> bool:
+    """Whether a member has made so many scheduled backups since its start."""
+    return bool(request(daemon, "GET", "/netstore/status").body["backup"]["succeeded"] >= number)
+
+
+@pytest.mark.slow
+def test_members_that_share_a_folder_keep_their_own_backups(tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    others = {"notes.txt", "netstore-1-2-20200101T000000Z-5.backup", "backup-1-2-3.state.part"}
+    for name in others:
+        (folder / name).write_text("x")
+    with Sharing(tmp_path) as members:
+        write(members["a"], "k", "v")
+
+        for name in "abc":
+            until(partial(has_made, members[name], 4), f"{name} made some", 60.0)
+        told = request(members["a"], "GET", "/netstore/status").body["problems"]
+        assert told == ["backup_hook: not done after 1 s, and ended"]
+        members["b"].kill()
+        members["b"].start_again()
+        until(partial(has_made, members["b"], 2), "b makes some again", 60.0)
+    found = {path.name for path in folder.iterdir()}
+    assert others <= found
+    made = {name for name in found - others if name.endswith(".backup")}
+    ids = [name.split("-")[2] for name in made]
+    assert (len(set(ids)), {2} <= set(map(ids.count, ids)) <= {2, 3}) == (3, True), "killed before it removed"
+    for name in made:
+        assert fullbackup.verify(folder / name, 1 << 30).how == fullbackup.RESTORED
 
 
 @pytest.mark.slow
