@@ -102,12 +102,12 @@ def parse_checkpoint(value: bytes, key: str, source: str, keys: bytes) -> Checkp
         found = msgspec.json.decode(value, type=Checkpoint)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise NotMirrored(
-            f"checkpoint {key}: that key of the target has something else: name another one"
+            f"checkpoint {key}: TARGET has something else in that key: name another one by --checkpoint"
         ) from None
     if (found.source, found.keys) != (source, keys.hex()):
         raise NotMirrored(
-            f"checkpoint {key}: the target is a mirror of cluster {found.source}, prefix"
-            f" {shown(bytes.fromhex(found.keys))}: name another checkpoint, or delete this key"
+            f"checkpoint {key}: TARGET is a mirror of cluster {found.source}, prefix"
+            f" {shown(bytes.fromhex(found.keys))}: name another key by --checkpoint, or delete this one"
         )
     return found
 
