@@ -315,7 +315,7 @@ class Mirror:
                 elif node.modified_index <= self.index and (node.expiration is None or there is not None):
                     raise Another(unlike(shown(node.key.encode()), "index", node.modified_index, self.index))
         if not is_empty and not is_shown:
-            raise Another(no_proof("index", self.index))
+            raise no_proof("index", self.index)
 
     async def _both(self, path: str) -> tuple[Node | None, Node | None]:
         """What the source and the target have of a path, which is relative to the folder that is copied."""

@@ -217,7 +217,7 @@ class Mirror:
                     raise Another(unlike(shown(ours.key), "revision", ours.mod_revision, self.revision))
                 is_shown = True
         if not is_empty and not is_shown:
-            raise Another(no_proof("revision", self.revision))
+            raise no_proof("revision", self.revision)
 
     # --- comparing
 

@@ -839,7 +839,7 @@ def test_files_that_were_not_changed_since_show_that_a_source_is_the_same(
                 await following._check_copied()
             await one.delete("/d/old")
             await one.set("/last", "2")
-            with pytest.raises(mirror.Another, match="has no key that is as old"):
+            with pytest.raises(mirror.Another, match="no key of it is as old: it cannot be shown"):
                 await following._check_copied()
             await one.delete("/last")
             for key in ("/last", "/d/old"):
