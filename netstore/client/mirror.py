@@ -38,12 +38,19 @@ class NotMirrored(NetstoreError):  # noqa: N818 - named for what did not happen
 class Another(NotMirrored):
     """The source is not the store that was copied, or cannot be shown to be, though its ids are the same."""
 
-    def __init__(self, found: str) -> None:
+    def __init__(self, found: str, *, is_certain: bool = True) -> None:
         """`found` says by what that is told."""
         super().__init__(found)
         self.found = found
+        self.is_certain = is_certain
 
     def __str__(self) -> str:
+        if not self.is_certain:
+            return (
+                f"{self.found}: it cannot be shown that SOURCE is the store that was copied, and was not put"
+                " back or begun anew; if you know that it is, or TARGET is to become equal to it, run"
+                " it again with --overwrite"
+            )
         return (
             f"{self.found}: SOURCE is not the store that was copied, though its ids are the same; it was put"
             " back to an earlier state, or was begun anew with the same flags, and keys that only TARGET has"
@@ -102,12 +109,12 @@ def parse_checkpoint(value: bytes, key: str, source: str, keys: bytes) -> Checkp
         found = msgspec.json.decode(value, type=Checkpoint)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise NotMirrored(
-            f"checkpoint {key}: that key of the target has something else: name another one"
+            f"checkpoint {key}: TARGET has something else in that key: name another one by --checkpoint"
         ) from None
     if (found.source, found.keys) != (source, keys.hex()):
         raise NotMirrored(
-            f"checkpoint {key}: the target is a mirror of cluster {found.source}, prefix"
-            f" {shown(bytes.fromhex(found.keys))}: name another checkpoint, or delete this key"
+            f"checkpoint {key}: TARGET is a mirror of cluster {found.source}, prefix"
+            f" {shown(bytes.fromhex(found.keys))}: name another key by --checkpoint, or delete this one"
         )
     return found
 
@@ -141,11 +148,12 @@ def unlike(key: str, what: str, changed: int, copied: int) -> str:
     )
 
 
-def no_proof(what: str, copied: int) -> str:
-    """For `Another`: no key of the source is as old as the checkpoint."""
-    return (
-        f"SOURCE does not know the changes before {what} {copied} any more, up to which all was copied, and"
-        " has no key that is as old (so this cannot be told for certain)"
+def no_proof(what: str, copied: int) -> Another:
+    """No key of the source is as old as the checkpoint."""
+    return Another(
+        f"SOURCE does not have the changes before {what} {copied} any more, up to which all was copied, and"
+        " no key of it is as old",
+        is_certain=False,
     )
 
 

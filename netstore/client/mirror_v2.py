@@ -10,6 +10,9 @@ mirrors do not write into each other for long.
 Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write
 that a store carries out late does not undo a later one. A refresh of a TTL is no event: the source is asked
 again for a node with a TTL when half of its time is over, while the next event is waited for.
+
+After each break, and before a comparison, the source shows that it is the store that was copied
+(`client.mirror`): by the node that was changed last, or by the event of that change.
 """
 
 from __future__ import annotations
@@ -24,13 +27,18 @@ import trio
 
 from netstore.client.mirror import (
     RETRY_DELAYS,
+    Another,
     Checkpoint,
     NotMirrored,
     Patience,
     Told,
+    Witness,
+    digest,
+    no_proof,
     parse_checkpoint,
     shown,
     together,
+    unlike,
     went_back,
 )
 from netstore.client.v2 import (
@@ -55,6 +63,11 @@ forgets its events after the next 1,000, of whatever keys.
 
 SURE_SECONDS: Final = 2.0
 """A poll that was shorter does not tell that the past has no event: it may have been on its way."""
+
+BREAK_SECONDS: Final = 0.2
+"""A source that was not asked for an event for so long is first asked whether it is still the same: a store
+that is begun anew takes longer to start.
+"""
 
 SAVE_SECONDS: Final = 1.0
 """The checkpoint is written at most this long after an event."""
@@ -117,7 +130,7 @@ class Mirror:
         """`told` is called when an event was carried out, and when all was compared; for `trouble` see
         `client.mirror.Patience`; `notice` with what somebody should know, such as a file in the target that
         gives way to a folder. `overwrite`: a first copy may replace and delete what the target has, and the
-        target may go back with a source whose index is lower than it was.
+        target may become equal to a source that went back, or is another than was copied.
         """
         self._source = _Side(source, may_go_back=overwrite)
         self._target = _Side(target, may_go_back=True)
@@ -137,8 +150,13 @@ class Mirror:
         """Up to which index the last poll has found no event. If the next one, by a member that has come as
         far, finds none either, none was.
         """
-        self._has_timed = False
-        """Whether the run before had nodes with a TTL."""
+        self._witness: Witness | None = None
+        self._listed: Witness | None = None
+        """The witness of a comparison that is under way."""
+        self._is_behind = False
+        """What the source has changed since the checkpoint is not all known by its events: it has forgotten
+        some, or refreshed nodes while no mirror ran.
+        """
         self._timed = _Timed()
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
@@ -162,11 +180,8 @@ class Mirror:
         """
         self._patience.is_endless = True
         await self._patience.persist(self._begin)
-        if not self.index or self._has_timed:
-            await self._patience.persist(self._compare)
         while True:
-            if await self._patience.persist(self._follow):
-                await self._patience.persist(self._compare)
+            await self._patience.persist(self._follow)
 
     # --- the checkpoint
 
@@ -179,7 +194,8 @@ class Mirror:
             _is_within(scope.source, scope.target) or _is_within(scope.target, scope.source)
         ):
             raise NotMirrored(
-                "source and target are the same store, and the v2 keys would be copied to themselves"
+                "SOURCE and TARGET are the same store, and the v2 keys would be copied to themselves: name"
+                " folders of which none is in the other by --keys and --target-prefix"
             )
         there = await self._target.node(scope.target, quorum=True)
         if there is None:
@@ -189,14 +205,15 @@ class Mirror:
                 (found.value or "").encode(), scope.checkpoint, self._source.cluster, scope.source.encode()
             )
             self._source.check_forward(newest, checkpoint.revision)
-            self._modified, self._has_timed = found.modified_index, checkpoint.timed
+            self._modified, self._is_behind = found.modified_index, checkpoint.timed
             self.index = self._saved = checkpoint.revision
+            self._witness = checkpoint.witness
             return
         if there is not None and not self._overwrite and (there.nodes or not there.dir):
             some = there.nodes[0].key if there.nodes else there.key
             raise NotMirrored(
-                f"the target has v2 keys already, such as {shown(some.encode())}: choose another folder"
-                " there, or allow to replace and delete them"
+                f"TARGET has v2 keys already, such as {shown(some.encode())}: name another folder there by"
+                " --target-prefix, or let them be replaced and deleted by --overwrite"
             )
         await self._save()
 
@@ -210,6 +227,7 @@ class Mirror:
             self._writer,
             self._sequence,
             timed=bool(self._timed),
+            witness=self._witness,
         )
         value = msgspec.json.encode(state).decode()
         self._modified = await self._patience.persist(lambda: self._commit(value))
@@ -229,7 +247,7 @@ class Mirror:
                 raise
             if error.code in {NOT_A_FILE, NOT_A_FOLDER}:
                 raise NotMirrored(
-                    f"checkpoint {key}: {error.cause} is in its way: name another one"
+                    f"checkpoint {key}: {error.cause} is in its way: name another key by --checkpoint"
                 ) from None
         else:
             return answer.node.modified_index
@@ -237,36 +255,100 @@ class Mirror:
         if found is not None and found.value == value:
             return found.modified_index
         raise NotMirrored(
-            f"checkpoint {key}: another mirror writes into this target, or the key was removed; stop one of"
-            " them, or name another checkpoint"
+            f"checkpoint {key}: another mirror writes into TARGET by it, or the key was removed; stop one of"
+            " them, or name another key by --checkpoint"
         )
+
+    # --- is it the store that was copied?
+
+    async def _is_proven(self) -> bool:
+        """Whether the source shows the last change that was copied. False if that cannot be told: no change
+        is known, or it is forgotten and its node was changed since. Another if it shows something else.
+        """
+        source, witness = self._source, self._witness
+        if witness is None:
+            return False
+        key = bytes.fromhex(witness.key).decode()
+        node = await source.node(key, quorum=True)
+        found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
+        if found is None or found.revision > witness.revision:
+            try:
+                async with source.client.poll(key, index=witness.revision) as poll:
+                    source.check(poll.cluster_id)
+                    answer = await poll.event(SURE_SECONDS)
+            except V2Error as error:
+                if error.code != INDEX_CLEARED:
+                    raise
+                return False
+            if answer is None:
+                return False  # perhaps it is on its way
+            found = _witness(answer.node, is_removal=answer.action in _REMOVALS)
+        if found != witness:
+            was = "changed" if witness.digest else "removed"
+            raise Another(
+                f"{key}, created at index {witness.created}, was {was} at index {witness.revision}, and in"
+                f" SOURCE it has another history: index {found.revision}, created at {found.created}"
+            )
+        return True
+
+    async def _check_copied(self) -> None:
+        """Another unless all files that the source has not changed since the checkpoint are in the target as
+        they are, and one such file at least. One with a TTL may have ended in the target before.
+        """
+        is_empty, is_shown = True, False
+        waiting = [""]
+        while waiting:
+            path = waiting.pop()
+            ours, theirs = await self._both(path)
+            wanted, present = (
+                {"": node} if node is not None and not node.dir else _children(node)
+                for node in (ours, theirs)
+            )
+            if any(not node.dir or name not in wanted for name, node in present.items()):
+                is_empty = False
+            for name, node in wanted.items():
+                there = present.get(name)
+                if node.dir:
+                    waiting.append(f"{path}/{name}")
+                elif there is not None and there.value == node.value and node.created_index <= self.index:
+                    is_shown = True
+                elif node.modified_index <= self.index and (node.expiration is None or there is not None):
+                    raise Another(unlike(shown(node.key.encode()), "index", node.modified_index, self.index))
+        if not is_empty and not is_shown:
+            raise no_proof("index", self.index)
+
+    async def _both(self, path: str) -> tuple[Node | None, Node | None]:
+        """What the source and the target have of a path, which is relative to the folder that is copied."""
+        ours = await self._source.node(_join(self._scope.source, path))
+        theirs = await self._target.node(_join(self._scope.target, path))
+        self._patience.recovered()
+        return ours, theirs
 
     # --- comparing
 
     async def _compare(self) -> None:
         """Compare all nodes, and write what differs."""
         index = await self._source.newest(self._scope.source, self.index)
+        if self.index and not self._overwrite and not await self._is_proven():
+            await self._check_copied()
         self._timed.clear()
+        self._listed = None
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(waiting.pop()))
-        self.index = index
+        self.index, self._witness, self._is_behind = index, self._listed, False
         await self._save()
 
     async def _compare_node(self, path: str) -> list[str]:
-        """Make a node of the target equal, with the files below it; the folders below it are returned. Paths
-        are relative to the folder that is copied.
-        """
-        ours = await self._source.node(_join(self._scope.source, path))
-        theirs = await self._target.node(_join(self._scope.target, path))
-        self._patience.recovered()
+        """Make a node of the target equal, with the files below it; the folders below it are returned."""
+        ours, theirs = await self._both(path)
         if ours is None:
             await self._remove(path)
             return []
         await self._ensure(path, _wanted(ours), theirs)
         if not ours.dir:
             return []
-        present = {_name(node): node for node in theirs.nodes} if theirs is not None else {}
+        present = _children(theirs)
         folders = []
         for node in sorted(ours.nodes, key=_name):
             name = _name(node)
@@ -275,47 +357,71 @@ class Mirror:
             if node.dir:
                 folders.append(below)
             else:
+                self._list(node)
                 await self._ensure(below, _wanted(node), there)
         for name in present:
             await self._remove(f"{path}/{name}")
         return folders
 
+    def _list(self, node: Node) -> None:
+        """A file of the source was seen. With a TTL it is no witness: perhaps it was refreshed, and there is
+        no event of that.
+        """
+        if node.expiration is None and (self._listed is None or node.modified_index > self._listed.revision):
+            self._listed = _witness(node)
+
     # --- following
 
-    async def _follow(self) -> bool:
-        """Carry out the events after `index`, until a poll breaks. Whether all must be compared: the source
-        has forgotten some events that were not seen, or was put back to an earlier state, and the target may
-        go back too; a poll would wait without a word.
+    async def _follow(self) -> None:
+        """Carry out the events after `index`, until a poll breaks. Compare all before, where that is needed.
+
+        The first poll is for the events after the witness, if the source still has them: those up to `index`
+        were copied, or are of a source that was put back to a state between the two.
         """
         source, scope = self._source, self._scope
+        after = self.index if self._witness is None else min(self._witness.revision, self.index)
+        if await self._must_compare():
+            await self._compare()
+            after = self.index
         self._silent = 0
-        if await self._is_put_back():
-            return True
+        heard = trio.current_time()
         while True:
             if self.index > self._saved and trio.current_time() >= self._save_at:
                 await self._save()
+            if trio.current_time() > heard + BREAK_SECONDS:
+                return
             try:
-                async with source.client.poll(scope.source, index=self.index + 1, recursive=True) as poll:
+                async with source.client.poll(scope.source, index=after + 1, recursive=True) as poll:
                     self._patience.recovered()
                     source.check(poll.cluster_id)
                     limit = self._limit()
                     answer = await self._event(poll, limit)
             except V2Error as error:
-                if error.code == INDEX_CLEARED:
-                    return True
-                raise
-            if poll.etcd_index < self.index and await self._is_put_back():
-                return True
+                if error.code != INDEX_CLEARED:
+                    raise
+                self._is_behind = after == self.index
+                after = self.index
+                if self._is_behind:
+                    return
+                continue
+            heard = trio.current_time()
+            if poll.etcd_index < self.index and await self._must_compare():
+                return
             if answer is not None:
                 self._silent = 0
+                if answer.node.modified_index <= self.index and self._path_of(answer.node) is not None:
+                    self._is_behind = True
+                    return
                 await self._carry_out(answer, is_past=answer.node.modified_index <= poll.etcd_index)
-                self._reach(answer.node.modified_index)
+                after = answer.node.modified_index
+                self._reach(after)
                 self._told(Told(self.index, self._written, self._deleted))
             elif not poll.timed_out:
                 await trio.sleep(RETRY_DELAYS[0])
-                return False
+                return
             elif limit >= SURE_SECONDS and poll.etcd_index >= self._silent:  # else by one that lags behind
                 self._reach(self._silent)
+                after = max(after, self.index)
                 self._silent = poll.etcd_index
 
     def _reach(self, index: int) -> None:
@@ -330,17 +436,23 @@ class Mirror:
             return POLL_SECONDS
         return max(min(POLL_SECONDS, self._save_at - trio.current_time()), 0.0)
 
-    async def _is_put_back(self) -> bool:
-        """Whether the source went back, and the target may go back too; NotMirrored if it may not."""
+    async def _must_compare(self) -> bool:
+        """Whether the events after the checkpoint are not enough. NotMirrored if the source went back or is
+        another, and the target may not become equal to it.
+        """
         newest = await self._source.newest(self._scope.source, self.index)
-        if newest >= self.index:
-            return False
-        self._patience.failed(
-            NotMirrored(
-                f"the source is at index {newest}, and was at {self.index} before: it was put back to an"
-                " earlier state, so all is compared"
-            )
-        )
+        if newest < self.index:
+            found = f"SOURCE is at index {newest}, and was at {self.index} before"
+        elif not self.index or self._is_behind:
+            return True
+        else:
+            try:
+                return not await self._is_proven()
+            except Another as error:
+                if not self._overwrite:
+                    raise
+                found = error.found
+        self._notice(f"{found}: TARGET is made equal to it all the same")
         return True
 
     async def _carry_out(self, event: Answer, *, is_past: bool) -> None:
@@ -351,9 +463,10 @@ class Mirror:
             if removed and _is_within(self._scope.source, node.key):
                 await self._remove("")
             return
-        path = node.key[len(self._scope.source.rstrip("/")) :]
-        if "/_" in path:
-            return  # hidden: a listing does not have it either
+        self._witness = _witness(node, is_removal=removed)
+        path = self._path_of(node)
+        if path is None:
+            return
         if removed:
             await self._remove(path)
             return
@@ -361,6 +474,13 @@ class Mirror:
         await self._ensure(path, _wanted(node), there, is_event=True)
         if is_past and node.expiration is not None:
             self._timed.put(path, trio.current_time())  # the TTL is the one of that time
+
+    def _path_of(self, node: Node) -> str | None:
+        """The path of a node in the folder that is copied. None if it is hidden: a listing does not have it
+        either; or if it is elsewhere.
+        """
+        path = node.key[len(self._scope.source.rstrip("/")) :]
+        return None if "/_" in path or not _is_within(node.key, self._scope.source) else path
 
     async def _event(self, poll: Poll, limit: float) -> Answer | None:
         """What `Poll.event` has. Nodes with a TTL are looked at meanwhile: one that is due in any case, and
@@ -431,7 +551,7 @@ class Mirror:
                 else:
                     return
                 found[0] = await self._target.node(key, quorum=True)
-            raise NotMirrored(f"{key}: somebody else changes it in the target all the time; find out who")
+            raise NotMirrored(f"{key}: somebody else changes it in TARGET all the time; find out who")
 
         await self._patience.persist(attempt)
         if wanted.ttl is None:
@@ -448,8 +568,8 @@ class Mirror:
         if there is not None and there.dir != (value is None):
             if key == "/":
                 raise NotMirrored(
-                    f"{self._scope.source}: is a file, and the root of the target cannot be one: choose"
-                    " another folder there"
+                    f"{self._scope.source}: is a file of SOURCE, and the root of TARGET cannot be one: name a"
+                    " key there by --target-prefix"
                 )
             kinds = ("folder", "file") if there.dir else ("file", "folder")
             self._notice(f"{key}: the {kinds[0]} of the target gives way to a {kinds[1]} of the source")
@@ -482,8 +602,8 @@ class Mirror:
             if node is not None and not node.dir:
                 if not _is_within(above, self._scope.target):
                     raise NotMirrored(
-                        f"{self._scope.target}: cannot be a folder of the target, as {above} is a file there:"
-                        " remove that file, or choose another folder"
+                        f"{self._scope.target}: cannot be a folder of TARGET, as {above} is a file there:"
+                        " remove that file, or name another folder by --target-prefix"
                     )
                 self._notice(f"{above}: the file of the target gives way to a folder of the source")
                 await self._delete(above, node)
@@ -514,7 +634,7 @@ class Mirror:
                     quorum = True
                 else:
                     return
-            raise NotMirrored(f"{key}: somebody else changes it in the target all the time; find out who")
+            raise NotMirrored(f"{key}: somebody else changes it in TARGET all the time; find out who")
 
         await self._patience.persist(attempt)
 
@@ -649,6 +769,17 @@ def _is_within(key: str, folder: str) -> bool:
 
 def _name(node: Node) -> str:
     return node.key.rpartition("/")[2]
+
+
+def _children(node: Node | None) -> dict[str, Node]:
+    """What is in a folder, by name."""
+    return {} if node is None else {_name(each): each for each in node.nodes}
+
+
+def _witness(node: Node, *, is_removal: bool = False) -> Witness:
+    """Of the change that a node has its index of."""
+    value = "" if is_removal else digest(repr((node.dir, node.value)).encode())
+    return Witness(node.key.encode().hex(), node.modified_index, node.created_index, digest=value)
 
 
 def _ttl(node: Node) -> int | None:

@@ -217,7 +217,7 @@ class Mirror:
                     raise Another(unlike(shown(ours.key), "revision", ours.mod_revision, self.revision))
                 is_shown = True
         if not is_empty and not is_shown:
-            raise Another(no_proof("revision", self.revision))
+            raise no_proof("revision", self.revision)
 
     # --- comparing
 
@@ -341,9 +341,11 @@ class Mirror:
         were not seen. Compare all before, where that is needed.
         """
         source, wanted = self._source, _range(self._scope.keys)
-        number = source.channel.connections
-        if await self._must_compare():
-            await self._copy()
+        number = -1
+        while number != source.channel.connections:  # over another one perhaps another store was asked
+            number = source.channel.connections
+            if await self._must_compare():
+                await self._copy()
         request = pb.WatchCreateRequest(
             key=wanted.key,
             range_end=wanted.range_end,
@@ -362,7 +364,7 @@ class Mirror:
                     raise Unreachable(
                         [("the source", answer.cancel_reason or "it ended the watch")], outcome_known=True
                     )
-                if source.channel.connections != number:  # perhaps to a store that was begun anew meanwhile
+                if source.channel.connections != number:
                     raise Unreachable([("the source", "the connection was made anew")], outcome_known=True)
                 if not answer.created:
                     await self._take(answer)

@@ -104,9 +104,11 @@ class V2Error(ClientError):
         index: int = 0,
         *,
         cluster_id: str = "",
+        endpoint: str = "",
         write: bool = False,
     ) -> None:
         super().__init__(code, message, cause, index)
+        self.endpoint = endpoint
         self.code = code
         self.message = message
         self.cause = cause
@@ -355,7 +357,13 @@ def _refusal(response: Response, body: bytes) -> ClientError:
         )
     cluster_id = response.header("x-etcd-cluster-id")
     return V2Error(
-        error.code, error.message, error.cause, error.index, cluster_id=cluster_id, write=response.write
+        error.code,
+        error.message,
+        error.cause,
+        error.index,
+        cluster_id=cluster_id,
+        endpoint=response.endpoint,
+        write=response.write,
     )
 
 

@@ -8,6 +8,7 @@ import random
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trio
 
@@ -18,6 +19,7 @@ from netstore.client.mirror_v2 import Mirror, Scope
 from netstore.client.transport import Transport
 from netstore.client.v2 import Poll, V2Client, V2Error
 from tests.client.test_mirror_v3 import Log
+from tests.support.cluster import put
 from tests.support.daemon import start_netstored
 from tests.support.patience import Deadline, seconds
 from tests.support.peers import start_etcd
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.client.v2 import Answer, Node
+    from tests.client.conftest import Twins
     from tests.support.daemon import Daemon
 
 ALL = Scope("/", "/", "/_mirrored")
@@ -183,7 +186,10 @@ async def until_equal(one: V2Client, other: V2Client) -> None:
     """Wait for nodes whose TTL ends at about the same time in both."""
     deadline = Deadline(5.0)
     while (found := await content(other)) != (wanted := await content(one)):
-        assert not deadline.passed(), sorted(found.items() ^ wanted.items())
+        assert not deadline.passed(), (
+            sorted(found.items() - wanted.items()),
+            sorted(wanted.items() - found.items()),
+        )
         await trio.sleep(0.1)  # fixed: between two looks
 
 
@@ -469,7 +475,7 @@ def test_what_is_there_is_kept_unless_it_may_be_replaced(stores: tuple[Daemon, D
             await other.set("/a", "a file")
             await other.set("/f/below", "in a folder")
             await other.set("/z", "1")
-            with pytest.raises(NotMirrored, match="the target has v2 keys already, such as '/"):
+            with pytest.raises(NotMirrored, match="TARGET has v2 keys already, such as '/"):
                 await mirrored(one, other, Log()).copy()
             assert set(await content(other)) == {"", "/a", "/f", "/f/below", "/z"}
             log = Log()
@@ -509,7 +515,7 @@ def test_a_file_above_the_folder_of_the_target_is_kept(stores: tuple[Daemon, Dae
         async with clients(stores) as (one, other):
             await one.set("/n/x", "1")
             await other.set("/prod", "precious")
-            refusal = "/prod/deep/n: cannot be a folder of the target, as /prod is a file there"
+            refusal = "/prod/deep/n: cannot be a folder of TARGET, as /prod is a file there"
             for overwrite in (False, True):
                 with pytest.raises(NotMirrored, match=refusal):
                     await mirrored(one, other, Log(), scope, overwrite=overwrite).copy()
@@ -536,7 +542,7 @@ def test_a_checkpoint_of_something_else_is_refused(stores: tuple[Daemon, Daemon]
             with pytest.raises(NotMirrored, match=r"is a mirror of cluster .*, prefix '/a'"):
                 await mirrored(one, other, Log(), Scope("/b", "/b", "/_mirrored")).copy()
             await other.set("/_mirrored", "text")
-            with pytest.raises(NotMirrored, match="that key of the target has something else"):
+            with pytest.raises(NotMirrored, match="TARGET has something else in that key"):
                 await mirrored(one, other, Log(), Scope("/b", "/b", "/_mirrored")).copy()
             with pytest.raises(NotMirrored, match="checkpoint /_mirrored/c: /_mirrored is in its way"):
                 await mirrored(one, other, Log(), Scope("/b", "/b", "/_mirrored/c")).copy()
@@ -548,7 +554,7 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
     async def work() -> None:
         async with clients(stores) as (one, _):
             for source, target in (("/", "/"), ("/a", "/a/b"), ("/a/b", "/a"), ("/", "/x")):
-                with pytest.raises(NotMirrored, match="source and target are the same store"):
+                with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
                     await mirrored(one, one, Log(), Scope(source, target, "/_mirrored")).copy()
             await one.set("/a/x", "1")
             await mirrored(one, one, Log(), Scope("/a", "/ab", "/_mirrored")).copy()
@@ -615,7 +621,7 @@ def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) ->
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
                 await log.until(lambda: bool(log.told) and log.told[-1].revision < 100_000)
-                assert "it was put back to an earlier state" in log.troubles[0]
+                assert "made equal to it all the same" in log.troubles[0]
                 assert await content(other) == await content(one)
                 index = (await one.set("/b", "2")).etcd_index
                 await log.reached(index)
@@ -633,6 +639,230 @@ def test_another_cluster_is_not_copied(stores: tuple[Daemon, Daemon]) -> None:
             work._source.client = other
             with pytest.raises(NotMirrored, match="another cluster answers at the address"):
                 await work._compare()
+
+    run(work)
+
+
+def write_nodes(daemon: Daemon, prefix: str, count: int) -> None:
+    """Write as many files, each at an index of its own."""
+    for number in range(count):
+        assert put(daemon, f"f/{prefix}{number}", prefix).status == 201
+
+
+def files(prefix: str, count: int) -> set[str]:
+    return {"", "/f", *(f"/f/{prefix}{number}" for number in range(count))}
+
+
+@asynccontextmanager
+async def open_clients(*stores: Daemon) -> AsyncIterator[tuple[V2Client, V2Client]]:
+    """Clients of both, as they are."""
+    source, target = stores
+    async with V2Client(Transport(source.url)) as one, V2Client(Transport(target.url)) as other:
+        yield one, other
+
+
+def test_a_source_that_was_begun_anew_is_told_from_the_one_before(twins: Twins) -> None:
+    write_nodes(source := twins.begin(), "first", 5)
+
+    async def copy() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            await mirrored(one, other, Log()).copy()
+
+    run(copy)
+    write_nodes(source := twins.begin(), "second", 30)
+
+    async def refused() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
+                with pytest.raises(
+                    NotMirrored, match=r"'/f/second\d' of SOURCE is of index .* all was copied"
+                ):
+                    await work()
+            assert set(await content(other)) == files("first", 5)
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
+                await log.until(lambda: bool(log.told) and log.told[-1].deleted == 5)
+                await log.until(lambda: log.told[-1].written == 30)
+                nursery.cancel_scope.cancel()
+            assert set(await content(other)) == files("second", 30)
+
+    run(refused)
+
+
+def test_a_source_that_is_replaced_while_it_is_followed_ends_the_mirror(
+    twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "RETRY_DELAYS", (0.05,))
+    write_nodes(source := twins.begin(), "first", 5)
+
+    async def work() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            log = Log()
+            ended: list[NotMirrored] = []
+
+            async def follow() -> None:
+                try:
+                    await mirrored(one, other, log).follow()
+                except NotMirrored as error:
+                    ended.append(error)
+                log.trouble("ended")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follow)
+                await log.reached(5)
+                await trio.to_thread.run_sync(
+                    lambda: twins.begin(write=lambda hidden: write_nodes(hidden, "second", 30))
+                )
+                await log.until(lambda: "ended" in log.troubles)
+            assert "SOURCE is not the store that was copied" in str(ended[0])
+            assert set(await content(other)) == files("first", 5)
+
+    run(work)
+
+
+def test_a_source_that_was_put_back_to_a_copy_is_told_from_the_one_before(twins: Twins) -> None:
+    write_nodes(twins.begin(), "shared", 3)
+    before = twins.copy("before")
+    write_nodes(source := twins.begin(of=before), "first", 5)
+
+    async def copy() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            await mirrored(one, other, Log()).copy()
+
+    run(copy)
+    write_nodes(source := twins.begin(of=before), "second", 30)
+
+    async def refused() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            with pytest.raises(NotMirrored, match="SOURCE is not the store that was copied"):
+                await mirrored(one, other, Log()).copy()
+            assert set(await content(other)) == files("shared", 3) | files("first", 5)
+
+    run(refused)
+
+
+def test_a_source_that_did_not_answer_for_a_while_shows_that_it_is_the_same(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "BREAK_SECONDS", -1.0)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            following = mirrored(one, other, Log())
+            await following._begin()
+            await following._compare()
+            await one.set("/b", "1")
+            await following._follow()
+            assert set(await content(other)) == {"", "/a"}, "no event was asked for"
+
+    run(work)
+
+
+def test_the_event_of_the_last_change_is_a_witness(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/old", "1")
+            await one.set("/f/a", "1")
+            following = mirrored(one, other, Log())
+            await following._begin()
+            await following._compare()
+            copied = following._witness
+            assert copied is not None
+            assert await following._is_proven(), "by the node"
+            created = (await one.set("/f/a", "2")).node.created_index
+            assert await following._is_proven(), "by the event"
+            removed = await one.delete("/f/a")
+            await following._carry_out(removed, is_past=False)
+            assert following._witness == mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
+            assert await following._is_proven()
+            for changed in ({"created": created + 1}, {"revision": copied.revision}, {"digest": "x"}):
+                following._witness = msgspec.structs.replace(following._witness, **changed)
+                with pytest.raises(mirror.Another, match=r"^/f/a, created at index \d+, was"):
+                    await following._is_proven()
+                following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
+            folder = (await one.mkdir("/folder")).node.created_index
+            updated = await one.update_folder("/folder", ttl=900)
+            await following._carry_out(updated, is_past=False)
+            assert following._witness.created == folder
+            assert await following._is_proven(), "a folder does not get the index of its update"
+            index = (await one.set("/f/a", "2")).etcd_index
+            await following._compare()
+            for number in range(1001):
+                await one.set("/f/other", str(number))
+            assert await following._is_proven(), "by the node, though its event is forgotten"
+            following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
+            assert not await following._is_proven()
+            following._witness = mirror.Witness(b"/f/a".hex(), index + 1, created)
+            with pytest.raises(mirror.Another, match="in SOURCE it has another history"):
+                await following._is_proven()
+
+    run(work)
+
+
+def test_changes_between_witness_and_checkpoint_lead_to_a_comparison(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            first = mirrored(one, other, Log())
+            await first.copy()
+            # As if the source had been put back to a state after the witness, and changed since.
+            first.index = (await one.set("/b", "1")).etcd_index
+            await first._save()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.until(lambda: bool(log.told))
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_files_that_were_not_changed_since_show_that_a_source_is_the_same(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/d/old", "1")
+            await one.set("/d/timed", "1", ttl=900)
+            await one.set("/last", "1")
+            await mirrored(one, other, Log()).copy()
+            await other.delete("/d/timed")
+            following = mirrored(one, other, Log())
+            await following._begin()
+            await following._check_copied()
+            await other.set("/d/old", "by another")
+            refusal = "the key '/d/old' of SOURCE is of index .* else writes into TARGET"
+            with pytest.raises(mirror.Another, match=refusal):
+                await following._check_copied()
+            await one.delete("/d/old")
+            await one.set("/last", "2")
+            with pytest.raises(mirror.Another, match="no key of it is as old: it cannot be shown"):
+                await following._check_copied()
+            await one.delete("/last")
+            for key in ("/last", "/d/old"):
+                await other.delete(key)
+            await following._check_copied()  # there is nothing to lose
+
+    run(work)
+
+
+def test_a_checkpoint_without_a_witness_is_read(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await one.set("/b", "1")
+            await mirrored(one, other, Log()).copy()
+            found = await other.get("/_mirrored")
+            state = msgspec.json.decode(found.node.value or "", type=mirror.Checkpoint)
+            assert state.witness is not None
+            old = msgspec.json.encode(msgspec.structs.replace(state, witness=None)).decode()
+            await other.set("/_mirrored", old)
+            await one.delete("/a")
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
 
     run(work)
 
@@ -682,7 +912,7 @@ def test_two_mirrors_do_not_write_into_each_other(stores: tuple[Daemon, Daemon])
             first, second = mirrored(one, other, Log()), mirrored(one, other, Log())
             await first.copy()
             await second.copy()
-            with pytest.raises(NotMirrored, match="another mirror writes into this target"):
+            with pytest.raises(NotMirrored, match="another mirror writes into TARGET"):
                 await first._save()
 
     run(work)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from netstore.cli.commands.failures import refused, usage
+from netstore.cli.commands.failures import Failure, failure_of, refused, usage
 from netstore.cli.commands.invocation import Settings, clean, say, warn
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.commands.v3calls import v3_client
@@ -37,7 +37,11 @@ _NOT_FOUND: Final = 404
     "--checkpoint", default=CHECKPOINT, show_default=True, help="The key in TARGET that keeps how far."
 )
 @click.option("--once", is_flag=True, help="Copy, and do not follow.")
-@click.option("--overwrite", is_flag=True, help="Delete what TARGET has there, or has when SOURCE went back.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Delete what TARGET has there, also when SOURCE went back or is another.",
+)
 @click.option("--target-ca-file", type=click.Path(), help="As --ca-file, for TARGET.")
 @click.option("--target-cert-file", type=click.Path(), help="As --cert-file, for TARGET.")
 @click.option("--target-key-file", type=click.Path(), help="As --key-file, for TARGET.")
@@ -62,7 +66,8 @@ def mirror(
     """Copy the keys of SOURCE into TARGET, and follow: those of the v3 API, and the v2 tree if there is one.
 
     Both are the URLs of a netstore or an etcd; several of one cluster are separated by commas. One way: what
-    others write into TARGET there is lost. Stop it as you like: the next run goes on where this one was.
+    others write into TARGET there is lost, at the latest when all keys are compared again. Stop it as you
+    like: the next run goes on where this one was.
     Values and v2 TTLs are kept; revisions, versions, leases and v2 indexes are not. For those see netstorectl
     import.
     """
@@ -90,7 +95,7 @@ def mirror(
         overwrite=overwrite,
     )
     try:
-        settings.run(lambda: work.do(api))
+        settings.run(lambda: work.run(api))
     except NotMirrored as error:
         raise refused(str(error)) from None
     settings.show(dict(work.fields), Table(("FIELD", "VALUE"), tuple(work.fields.items())))
@@ -117,6 +122,22 @@ class _Work:
         self._overwrite = overwrite
         self.fields: dict[str, int] = {}
         """What was done."""
+
+    async def run(self, api: str | None) -> None:
+        """What `do` does. A failed call becomes a `Failure` that names the store, and its options."""
+        from netstore.client.faults import ClientError  # noqa: PLC0415 - see Settings.run
+
+        try:
+            await self.do(api)
+        except ClientError as error:
+            failure = failure_of(error)
+            asked = getattr(error, "tried", None) or [(getattr(error, "endpoint", ""), "")]
+            is_target = asked[0][0] in self._target.addresses()
+            side, prefix = ("TARGET", "--target-") if is_target else ("SOURCE", "--")
+            text = failure.text.replace("--endpoints", side)
+            for name in ("ca-file", "cert-file", "username"):
+                text = text.replace(f"--{name}", f"{prefix}{name}")
+            raise Failure(failure.status, f"{side}: {text}") from None
 
     async def do(self, api: str | None) -> None:
         """Copy the keys of an API, or of all that the source has; follow, unless only a copy is wanted."""

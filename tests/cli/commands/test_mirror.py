@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 
 from netstore.cli.commands import mirror
 from netstore.cli.commands.failures import refused
+from netstore.client.grpc import RESOURCE_EXHAUSTED, UNAUTHENTICATED, Status
+from netstore.client.v2 import V2Error
 from netstore.proto.rpc_pb2 import PutRequest, RangeRequest
 from tests.cli.commands.conftest import DEAD
-from tests.support.daemon import start_netstored
+from tests.support.daemon import ROOT, start_netstored
 from tests.support.patience import seconds, until
 from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.cli.commands.invocation import Settings
+    from netstore.client.faults import ClientError
     from tests.cli.commands.conftest import Run
 
 
@@ -44,7 +48,7 @@ def test_it_copies_a_prefix_once(run: Run, store: str, tmp_path: Path) -> None:
         assert (again.document["written"], again.document["deleted"]) == (0, 0)
         other = run("mirror", store, target.url, "--once")
         assert other.status == 1
-        assert "name another checkpoint, or delete this key" in other.err
+        assert "name another key by --checkpoint, or delete this one" in other.err
     client.close()
 
 
@@ -119,8 +123,39 @@ def has(run: Run, url: str, key: str) -> bool:
 def test_stores_that_do_not_answer(run: Run, store: str) -> None:
     told = run("mirror", DEAD, store, "--once")
     assert told.status == 4
+    assert told.err.startswith("netstorectl: SOURCE: no endpoint answered")
+    assert "check SOURCE and that the store runs there" in told.err
     told = run("mirror", store, DEAD, "--once", "--checkpoint", "another")
     assert told.status == 4
+    assert told.err.startswith("netstorectl: TARGET: no endpoint answered")
+
+
+def test_a_refusal_names_the_store_and_its_options(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = [
+        (Status("http://two:1", UNAUTHENTICATED, "who?"), "TARGET: .* give --target-username"),
+        (Status("http://one:1", UNAUTHENTICATED, "who?"), "SOURCE: .* give --username"),
+        (Status("http://two:1", RESOURCE_EXHAUSTED, "space exceeded"), "TARGET: space exceeded"),
+        (V2Error(110, "who?", endpoint="http://two:1"), "TARGET: .* give --target-username"),
+    ]
+    for refusal, text in refusals:
+
+        async def do(_work: object, _api: object, refusal: ClientError = refusal) -> None:
+            raise refusal
+
+        monkeypatch.setattr(mirror._Work, "do", do)
+        told = run("mirror", "http://one:1", "http://two:1", "--once")
+        assert told.status == 1
+        assert re.match(f"netstorectl: {text}", told.err)
+
+
+def test_the_page_names_the_fields_that_are_shown(run: Run, store: str, tmp_path: Path) -> None:
+    page = (ROOT / "man" / "netstorectl.1").read_text()
+    part = page[page.index(".It Ic mirror") : page.index(".Ss The rest")]
+    heads = re.findall(r"^\.It Li (.*)$", part, re.MULTILINE)
+    with start_netstored(tmp_path) as target:
+        told = run("mirror", store, target.url, "--once", "-o", "json")
+    assert told.status == 0, told.err
+    assert told.document.keys() == {name for head in heads for name in head.split(" , ")}
 
 
 def test_a_command_line_that_is_wrong(run: Run) -> None:
