@@ -158,7 +158,7 @@ class LeaseWatcher:
                         self.listings == listings and not self._must_list and trio.current_time() < relist_at
                     ):
                         news = await self._next(feed, relist_at)
-                        if news.changes:
+                        if news.changes and news.behind <= 0:
                             await _let_others_act()
                         # A wait that ends early is normal once, when the store or a proxy stops.
                         failures = await self._pause(failures) if news.ended_early else 0
@@ -244,8 +244,9 @@ class LeaseWatcher:
 
 
 async def _let_others_act() -> None:
-    """Let all tasks go on that can already: in v2 the next poll takes as long as making a route, and is not
-    sent before it. Trio runs tasks in rounds, in any order; the second round begins when all have run once.
+    """Let all tasks go on that can already: to send the next poll of v2 takes as long as to make a route,
+    which is waited for. While more changes are at hand they are asked for first, and taken together. Trio
+    runs tasks in rounds, in any order within each: when the second begins, all have run once.
     """
     await trio.lowlevel.checkpoint()
     await trio.lowlevel.checkpoint()

@@ -14,8 +14,10 @@ limit. Redirects are not followed: a store never sends one, and following it cou
 
 from __future__ import annotations
 
+import logging
 import ssl
 import sys
+from base64 import b64encode
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlencode
@@ -49,6 +51,9 @@ import httpx  # noqa: E402 - after the line above
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from types import TracebackType
+
+_log = logging.getLogger("netstore.client")
+"""Each request that was answered, at level INFO, without its headers, which may have secrets."""
 
 MAX_CONNECTIONS: Final = 16
 """Connections of one client: one for calls, one for each watch, some to spare."""
@@ -183,17 +188,17 @@ class Transport:
             max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS, keepalive_expiry=60.0
         )
         # Only connecting has a limit here; the whole of an attempt is bounded by a cancel scope.
-        self._limits = httpx.Timeout(None, connect=connect_timeout, pool=connect_timeout)
-        transport = httpx.AsyncHTTPTransport(
+        times = httpx.Timeout(None, connect=connect_timeout, pool=connect_timeout)
+        self._extensions = {"timeout": times.as_dict()}
+        # httpx's client on top of it, with cookies and redirects, would take half as much time again.
+        self._http = httpx.AsyncHTTPTransport(
             verify=context, limits=limits, trust_env=False, socket_options=SOCKET_OPTIONS
         )
-        self._http = httpx.AsyncClient(
-            transport=transport,
-            trust_env=False,
-            timeout=self._limits,
-            auth=self.credentials,
-            headers={"User-Agent": f"netstore/{__version__}", "Accept-Encoding": "identity"},
-        )
+        self._headers = {"User-Agent": f"netstore/{__version__}", "Accept-Encoding": "identity"}
+        self._authorization = ""
+        if self.credentials is not None:
+            pair = ":".join(self.credentials).encode()
+            self._authorization = f"Basic {b64encode(pair).decode()}"
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -254,19 +259,25 @@ class Transport:
     ) -> Response:
         target = f"{path}?{urlencode(query)}" if query else path
         content = sent_body[1] if sent_body is not None else None
-        headers = {"Content-Type": sent_body[0]} if sent_body is not None else {}
-        if token:
-            headers["Authorization"] = token
-        auth = httpx.USE_CLIENT_DEFAULT if token is None else None
+        headers = self._headers
+        authorization = self._authorization if token is None else token
+        if sent_body is not None or authorization:
+            headers = headers.copy()
+            if sent_body is not None:
+                headers["Content-Type"] = sent_body[0]
+            if authorization:
+                headers["Authorization"] = authorization
         tried: list[tuple[str, str]] = []
         order = self.endpoints.order()
         for endpoint in order:
-            request = self._http.build_request(method, endpoint + target, content=content, headers=headers)
+            request = httpx.Request(
+                method, endpoint + target, headers=headers, content=content, extensions=self._extensions
+            )
             sent = True
             why = f"no answer within {self._timeout:g} s"
             with trio.move_on_after(self._timeout):
                 try:
-                    head = await self._http.send(request, stream=True, auth=auth)
+                    head = await self._http.handle_async_request(request)
                 except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                     sent = False
                     why = _reason(error, self._files, in_handshake=True)
@@ -274,6 +285,8 @@ class Transport:
                     why = _reason(error, self._files)
                     sent = not rejects_certificate(error)
                 else:
+                    if _log.isEnabledFor(logging.INFO):
+                        _log.info("HTTP Request: %s %s %d", method, endpoint + target, head.status_code)
                     response = Response(endpoint, head, self._timeout, self.endpoints, write=write)
                     if response.status < 500 or write or refusal is None:
                         self.endpoints.pin(endpoint)

@@ -245,7 +245,12 @@ async def test_the_route_of_a_change_is_made_before_the_next_poll_is_sent(
         for turn in range(20):
             write(node, "host-gw", 1 + turn, MOVED)
             await trio.sleep(0.01)  # fixed: by the clock of the test
-    assert done == ["route", "poll"] * 20
+        assert done == ["route", "poll"] * 20
+        done.clear()
+        for number in range(31, 35):
+            write(node, "host-gw", number, MOVED)
+        await trio.sleep(0.1)  # fixed: by the clock of the test
+    assert done == ["route", "poll", *["poll", "route"] * 2, "route", "poll"], "more are at hand by then"
 
 
 @pytest.mark.trio

@@ -277,14 +277,14 @@ def agreed(question: str) -> bool:
 
 @contextmanager
 def _requests_shown() -> Iterator[None]:
-    """Print each request on standard error as httpx logs it: without headers, which may have secrets."""
+    """Print each request on standard error as it is logged: without headers, which may have secrets."""
     import logging  # noqa: PLC0415 - only where --debug asks for it
 
     class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             say(f"debug: {record.getMessage()}")
 
-    logger, printer = logging.getLogger("httpx"), Printer()
+    logger, printer = logging.getLogger("netstore.client"), Printer()
     level = logger.level
     logger.addHandler(printer)
     logger.setLevel(logging.INFO)
