@@ -55,13 +55,14 @@ class Acting:
         if self.faulty == way:
             raise self._site.fault
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bool:
         if data.startswith(b"be "):
             self.faulty = data[3:].decode()
         self._maybe("receive")
         self.connection.write(data)
         self.has_pending = self.faulty == "resume"
         self.incomplete = self.faulty == "give_up"
+        return self.at_limit or not self.reading
 
     def resume(self) -> None:
         self._maybe("resume")
