@@ -47,10 +47,10 @@ MAX_GROUP: Final = 1024
 FREE_BYTES_BESIDE: Final = 16 * 1024 * 1024
 """Bytes that must be free beside the next file before it is tried again: the state needs room first."""
 
-LOOP_SYNC_SECONDS: Final = 0.001
+LOOP_SYNC_SECONDS: Final = 0.0025
 """The loop does a held write itself only while the disk takes less than this on average for writing and
-syncing. What a thread waits for a processor meanwhile does not count: it waits for one more often where the
-writer does it.
+syncing: half of what a piece of work may take on the loop. What a thread waits for a processor meanwhile does
+not count: it waits for one more often where the writer does it.
 """
 
 WEIGHT: Final = 1 / 8

@@ -51,7 +51,7 @@ def lone(disk: Disk, data: bytes = b"lone", name: str = "a") -> None:
     disk.device.release()
 
 
-FAST, SLOW, STALLED = 0.0001, 0.002, 0.03
+FAST, SLOW, STALLED = 0.0001, 0.01, 0.03
 
 
 def test_a_held_write_is_synced_and_answered_within_its_release(
@@ -176,7 +176,7 @@ def test_after_a_write_that_stalled_the_writer_makes_some(
     assert set(disk.settle()) == {None}
     here = threading.current_thread().name
     writers = slept.threads.index(here, 3) - 3
-    assert 8 <= writers <= 16
+    assert 5 <= writers <= 14
     assert slept.threads == ["disk-writer", here, here, *["disk-writer"] * writers, *[here] * (20 - writers)]
 
 
