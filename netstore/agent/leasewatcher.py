@@ -242,4 +242,4 @@ class LeaseWatcher:
 
 
 def _parse(entry: Entry) -> SubnetLease | InvalidLease:
-    return parse_lease(entry.name, entry.value)
+    return parse_lease(entry.name, entry.value, entry.created)
