@@ -22,10 +22,11 @@ while should be stored where there are no references (`array`, bytes).
 from __future__ import annotations
 
 import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 THRESHOLDS: Final = (700, 10, 1)
 """Thresholds of `gc.set_threshold`. The oldest generation gains some 701 * 11 * 2 objects before it is
@@ -39,6 +40,21 @@ meanwhile.
 
 LOOKED_SECONDS: Final = 0.001
 """Time spent collecting since the last freeze after which all objects are frozen: some 10,000 objects."""
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Collect nothing within the block, and never look again at what is there after it. For the imports of a
+    program: nearly all that they make stays, and the collector would traverse it several times.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 class Collector:

@@ -77,6 +77,18 @@ print(rounds[0], gc.get_freeze_count() - frozen, rounds[1] + rounds[2])
 """
 
 
+PAUSED: Final = """
+from netstore.collector import paused
+gc.set_threshold(700, 10, 10)
+most[:] = rounds[:] = 0, 0, 0
+with paused():
+    kept = [[] for _ in range(100_000)]
+within, frozen = sum(rounds), gc.get_freeze_count()
+gc.collect()
+print(within, frozen, most[2], int(gc.isenabled()))
+"""
+
+
 def _run(program: str) -> tuple[int, ...]:
     run = subprocess.run(
         (sys.executable, "-c", LOOKS + program),
@@ -112,3 +124,12 @@ def test_objects_are_frozen_early_if_collecting_takes_long() -> None:
     assert rounds == 8
     assert frozen >= 4_000
     assert older == 0, "nothing was traversed twice"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector takes small steps")
+def test_what_is_made_while_it_is_paused_is_never_traversed() -> None:
+    within, frozen, most, is_enabled = _run(PAUSED)
+    assert within == 0
+    assert frozen >= 100_000
+    assert most <= 5_000
+    assert is_enabled

@@ -103,13 +103,16 @@ class Combined:
         declared = _Declared(owner, items, refused)
         self._declared[name] = declared
         concerned = {name}
-        for key in former.items.keys() - items.keys():
-            self._kinds[key] = type(former.items[key][1])
-            concerned |= self._release(key, name)
-        for key in items.keys() - former.items.keys():
-            concerned |= self._take(key, name)
-        self._touched.update(former.items.keys() - items.keys())
-        self._touched.update(key for key, item in items.items() if former.items.get(key) != item)
+        for key, (_, value) in former.items.items():
+            if key not in items:
+                self._kinds[key] = type(value)
+                self._touched.add(key)
+                concerned |= self._release(key, name)
+        for key, item in items.items():
+            if key not in former.items:
+                concerned |= self._take(key, name)
+            if former.items.get(key) != item:
+                self._touched.add(key)
         self._tell_reasons(name, declared)
         if self._shared or former.lost or len(concerned) > 1:
             self._touched.update(items)

@@ -19,7 +19,6 @@ this node had before if it is free, else the one at the same place in its networ
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
@@ -68,16 +67,14 @@ class StoredLease(msgspec.Struct, frozen=True, gc=False):
     created: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(msgspec.Struct, frozen=True):
     """Create the lease if the key does not exist; without a TTL if it is `permanent`."""
 
     subnets: NodeSubnets
     permanent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Overwrite:
+class Overwrite(msgspec.Struct, frozen=True):
     """Write the lease if its index is still `index`; without a TTL if it is `permanent`. `created` is the
     index at which its key was created.
     """
@@ -88,8 +85,7 @@ class Overwrite:
     created: int
 
 
-@dataclass(frozen=True, slots=True)
-class Discard:
+class Discard(msgspec.Struct, frozen=True):
     """Delete this node's lease if its index is still `index`; `reason` says why."""
 
     subnets: NodeSubnets
@@ -97,21 +93,18 @@ class Discard:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkFull:
+class NetworkFull(msgspec.Struct, frozen=True):
     """No subnet of this network is free."""
 
     network: Subnet | Subnet6
     leases: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChooseSubnet:
+class ChooseSubnet(msgspec.Struct, frozen=True):
     """List the leases and choose a subnet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Confirm:
+class Confirm(msgspec.Struct, frozen=True):
     """Wait until all leases are known that were created before this one, at index `created`; then tell
     whether one of them overlaps it (`older_claim`).
     """
@@ -120,15 +113,13 @@ class Confirm:
     created: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBack:
+class ReadBack(msgspec.Struct, frozen=True):
     """Read the lease's key: its current value is not known."""
 
     subnets: NodeSubnets
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Nothing to do until `until` on the monotonic clock, unless something is observed first."""
 
     until: float
@@ -252,8 +243,7 @@ def _has_right_ipv6(stored: StoredLease, network: Network, claims: _Claims) -> b
     return network.ipv6.fits(subnet6) and claims.older6(subnet6, stored.created) is None
 
 
-@dataclass(frozen=True, slots=True)
-class _Rest:
+class _Rest(msgspec.Struct, frozen=True):
     """The choice of what goes with an IPv4 subnet."""
 
     network: Network

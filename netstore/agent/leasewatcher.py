@@ -253,4 +253,4 @@ async def _let_others_act() -> None:
 
 
 def _parse(entry: Entry) -> SubnetLease | InvalidLease:
-    return parse_lease(entry.name, entry.value)
+    return parse_lease(entry.name, entry.value, entry.created)

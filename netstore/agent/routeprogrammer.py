@@ -325,8 +325,8 @@ class RouteProgrammer:
         while self._unjudged:
             name, _ = self._unjudged.popitem()
             lease = self._watcher.leases.get(name) if name != own_name else None
-            if lease is not None:
-                lease = msgspec.structs.replace(lease, created=self._watcher.created(name))
+            if lease is not None and lease.created != (created := self._watcher.created(name)):
+                lease = msgspec.structs.replace(lease, created=created)
             changed = self._leases.put(
                 name,
                 lease,

@@ -97,7 +97,9 @@ class SystemEntropy:
 
 
 class Agent:
-    """One agent for one network. `require_privileges` raises NetstoreError if routes cannot be changed."""
+    """One agent for one network. `require_privileges` raises NetstoreError if routes cannot be changed.
+    `on_placed` is called when all routes were in place for the first time.
+    """
 
     def __init__(
         self,
@@ -108,11 +110,13 @@ class Agent:
         manager: Manager | None = None,
         require_privileges: Callable[[], None] = privileges.require,
         ruleset: Ruleset | None = None,
+        on_placed: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = ProblemLog(log)
         self._config = config
         self._kernel = kernel
         self._require_privileges = require_privileges
+        self._on_placed = on_placed
         self._entropy = SystemEntropy()
         self._installer: PluginInstaller | None = None
         self._access = store_access(config, self._log)
@@ -358,6 +362,7 @@ class Agent:
                 nursery.start_soon(self._filter.run)
             nursery.start_soon(self._reporter(api, node).run)
             await programmer.placed.wait()
+            self._on_placed()
             await self._access.look_for_another(api)
 
     async def _check_privileges(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
 
-from netstore import __version__
+from netstore import __version__, collector
 from netstore.cli import program
 from netstore.ops.agent import AGENT
 
@@ -23,13 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(config: AgentConfig, notices: Sequence[str]) -> None:
     # Imported here so that --help and --check-config do not load what only a running agent needs.
-    import trio  # noqa: PLC0415
+    with collector.paused():
+        import trio  # noqa: PLC0415
 
-    from netstore.agent.netlink import Netlink  # noqa: PLC0415
-    from netstore.agent.ruleset import Ruleset  # noqa: PLC0415
-    from netstore.agent.service import Agent  # noqa: PLC0415
-    from netstore.ops import logging  # noqa: PLC0415
-    from netstore.ops.notify import ServiceManager  # noqa: PLC0415
+        from netstore.agent.netlink import Netlink  # noqa: PLC0415
+        from netstore.agent.ruleset import Ruleset  # noqa: PLC0415
+        from netstore.agent.service import Agent  # noqa: PLC0415
+        from netstore.ops import logging  # noqa: PLC0415
+        from netstore.ops.notify import ServiceManager  # noqa: PLC0415
 
     logging.configure(config.log_level, config.log_format)
     log = logging.get_logger("agent")
@@ -39,7 +41,15 @@ def _run(config: AgentConfig, notices: Sequence[str]) -> None:
 
     async def agent() -> None:
         with Netlink() as kernel:
-            await Agent(config, kernel, log, manager=ServiceManager(os.environ), ruleset=Ruleset()).run()
+            # What is known of the first leases stays for long, and is not traversed again (`gc.freeze`).
+            await Agent(
+                config,
+                kernel,
+                log,
+                manager=ServiceManager(os.environ),
+                ruleset=Ruleset(),
+                on_placed=gc.freeze,
+            ).run()
 
     trio.run(agent)
 

@@ -43,10 +43,16 @@ from netstore.client.faults import (
     tls_context,
 )
 
-# httpx imports its own command line, and with it rich and pygments, if it finds them: 40 of its 60 ms. None
-# makes that import fail as it does where the extra is not installed, which httpx allows for.
-sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-import httpx  # noqa: E402 - after the line above
+# Where they are installed, httpx imports a command line of its own with rich and pygments, and its httpcore
+# imports anyio and h2, which are not used here: together twice as much as all the rest. None in the place of
+# each makes that import fail as it does where the extra is not installed, which both allow for.
+_STAND_INS: Final = [name for name in ("httpx._main", "anyio", "h2") if name not in sys.modules]
+sys.modules.update(dict.fromkeys(_STAND_INS))  # type: ignore[arg-type] # the import system knows None
+import httpcore  # noqa: E402, F401 - httpx imports it when the first client is made
+import httpx  # noqa: E402
+
+for _name in _STAND_INS:
+    del sys.modules[_name]
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

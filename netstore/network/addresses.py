@@ -122,7 +122,13 @@ RESERVED: Final = tuple(
 )
 """Ranges that no pod network may overlap, with a description."""
 
+_RESERVED_SPANS: Final = tuple((each.base, each.last, what) for each, what in RESERVED)
+
 
 def reserved(subnet: Subnet) -> str | None:
     """The description of the first reserved range that the subnet overlaps, or None."""
-    return next((what for each, what in RESERVED if each.overlaps(subnet)), None)
+    first, last = subnet.base, subnet.last
+    for base, end, what in _RESERVED_SPANS:
+        if base <= last and first <= end:
+            return what
+    return None

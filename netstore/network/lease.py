@@ -138,6 +138,8 @@ class SubnetLease(msgspec.Struct, frozen=True, gc=False):
 
     def ipv4_only(self) -> SubnetLease:
         """The lease without what it says of IPv6."""
+        if self.subnet6 is None and self.public_ip6 is None and self.backend_v6_data is None:
+            return self
         return SubnetLease(
             self.subnet, self.public_ip, self.backend_type, self.backend_data, created=self.created
         )
@@ -175,18 +177,20 @@ def parse_lease_name(name: str) -> NodeSubnets:
     return subnets
 
 
-def parse_lease(key: str, value: str | None) -> SubnetLease | InvalidLease:
-    """The lease in an entry of the store; `key` may be the whole key or only its last part, the name."""
+def parse_lease(key: str, value: str | None, created: int = 0) -> SubnetLease | InvalidLease:
+    """The lease in an entry of the store; `key` may be the whole key or only its last part, the name.
+    `created` is the index at which the key was created.
+    """
     name = key.rpartition("/")[2]
     if value is None:
         return InvalidLease(name, "it is a directory")
     try:
-        return _lease(parse_lease_name(name), value)
+        return _lease(parse_lease_name(name), value, created)
     except ValueError as error:
         return InvalidLease(name, str(error))
 
 
-def _lease(subnets: NodeSubnets, value: str) -> SubnetLease:
+def _lease(subnets: NodeSubnets, value: str, created: int) -> SubnetLease:
     if len(value) > MAX_VALUE_CHARACTERS:
         raise ValueError(f"the value has {len(value)} characters")
     try:
@@ -213,6 +217,7 @@ def _lease(subnets: NodeSubnets, value: str) -> SubnetLease:
         subnets.subnet6,
         public_ip6,
         _present(given.backend_v6_data),
+        created=created,
         node_name=_name(given.node_name) if given.node_name else "",
     )
 

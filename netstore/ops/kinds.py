@@ -5,9 +5,10 @@ refused, and how a value is written as TOML.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,8 +58,7 @@ class Kind(Protocol[T]):
         """The value as TOML."""
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(msgspec.Struct, frozen=True):
     """A `Kind`: one line of printable text that matches a pattern as a whole."""
 
     fix: str
@@ -80,8 +80,7 @@ class Text:
         return toml_text(value)
 
 
-@dataclass(frozen=True, slots=True)
-class HostAddress:
+class HostAddress(msgspec.Struct, frozen=True):
     """A `Kind`: the address of a host. `parsers` are of the families that it may have; each raises ValueError
     for text that is no such address.
     """
@@ -112,8 +111,7 @@ class HostAddress:
         return toml_text(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """A `Kind`: one of a few words."""
 
     words: tuple[str, ...]
@@ -137,8 +135,7 @@ class Choice:
         return toml_text(value)
 
 
-@dataclass(frozen=True, slots=True)
-class WholeNumber:
+class WholeNumber(msgspec.Struct, frozen=True):
     """A `Kind`: a whole number from `low` to `high`."""
 
     low: int
@@ -172,8 +169,7 @@ TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+class Switch(msgspec.Struct, frozen=True):
     """A `Kind`: true or false, in the words of Go's strconv.ParseBool. A flag of this kind needs no value,
     and takes one only after `=`.
     """
@@ -198,8 +194,7 @@ class Switch:
         return "true" if value else "false"
 
 
-@dataclass(frozen=True, slots=True)
-class FilePath:
+class FilePath(msgspec.Struct, frozen=True):
     """A `Kind`: the path of a file or folder. It need not exist when the value is checked."""
 
     placeholder: str = "PATH"
@@ -242,8 +237,7 @@ PEM: Final = FilePath(fix="name a PEM file that can be read", needed=True)
 """A file of TLS."""
 
 
-@dataclass(frozen=True, slots=True)
-class Several(Generic[T]):
+class Several(msgspec.Struct, Generic[T], frozen=True):
     """A `Kind`: a list without duplicates. In TOML an array, or one text; texts are split at commas unless
     `whole` is set, and may end with one. If the flag is given several times, the lists are joined.
     """

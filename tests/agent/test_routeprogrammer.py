@@ -143,6 +143,30 @@ async def test_one_changed_lease_costs_the_same_among_few_and_many(
     assert many < few * 1.3
 
 
+async def cost_of_start(folder: Path, kind: str, count: int) -> int:
+    """The instructions from the start until the routes of so many leases are in place."""
+    folder.mkdir()  # noqa: ASYNC240 - before anything runs
+    node = made(folder, kind, count)
+    with counted() as instructions:
+        async with node.running():
+            pass
+    assert sum(1 for routes in node.kernel.table.values() if routes) == count
+    return instructions[0]
+
+
+@pytest.mark.trio
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["host-gw", "vxlan"])
+async def test_each_lease_costs_a_start_the_same_among_few_and_many(
+    autojump_clock: MockClock, tmp_path: Path, kind: str
+) -> None:
+    few, more, many = [await cost_of_start(tmp_path / f"{count}", kind, count) for count in (250, 500, 3_000)]
+    each = (more - few) / 250
+    assert each > 500, "the leases were not counted"
+    # How many were judged before the own lease was held, and are judged again, is not in proportion.
+    assert (many - more) / 2_500 < each * 1.5
+
+
 @pytest.mark.trio
 @pytest.mark.slow
 async def test_the_repair_of_one_route_costs_the_same_among_few_and_many(

@@ -121,6 +121,8 @@ class Node:
         self.recorded = KeptLog()
         self.manager = KeptManager()
         self.ready = self.manager.readies
+        self.placed: list[int] = []
+        """How many routes there were each time that all were said to be in place."""
         self.env = folder / "subnet.env"
         self.config = AgentConfig(subnet_file=self.env, data_dir=folder / "data", iface=("eth0",), **config)
         self.agent = self.make()
@@ -133,6 +135,7 @@ class Node:
             manager=self.manager,
             require_privileges=lambda: None,
             ruleset=ruleset,
+            on_placed=lambda: self.placed.append(len(self.routes())),
         )
         agent._access = cast("StoreAccess", KnownStore(self.api, self.store))
         return agent
@@ -177,6 +180,7 @@ async def test_a_start_and_what_remains_after_a_stop(autojump_clock: MockClock, 
         assert node.routes() == {"10.23.200.0/24": 12}
         assert node.env.read_text().startswith("FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.")
         assert len(node.ready) == 1
+        assert node.placed == [1]
         assert node.store.gets == 3, "config, leases and migrations are read once each"
         status = json.loads(json.dumps(node.agent.status()))
         assert (status["routes"], status["public_ip"], status["held"]) == (1, "192.168.77.11", True)

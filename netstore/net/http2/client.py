@@ -9,9 +9,9 @@ Server push is disabled.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
 
 from netstore.net.http2.frames import (
@@ -87,8 +87,7 @@ _CREDIT_SHARE: Final = 4
 """A window is opened again when this part of it was consumed: less often, the smaller the frames are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(msgspec.Struct, frozen=True):
     """A stream's header list or, when a head came before it, its trailers."""
 
     stream: int
@@ -96,8 +95,7 @@ class Fields:
     is_end: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(msgspec.Struct, frozen=True):
     """Bytes of a stream. `charged` is what `consumed` must be told: padding counts too."""
 
     stream: int
@@ -106,16 +104,14 @@ class Data:
     is_end: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Reset:
+class Reset(msgspec.Struct, frozen=True):
     """The peer ended a stream with an error code."""
 
     stream: int
     code: int
 
 
-@dataclass(frozen=True, slots=True)
-class GoingAway:
+class GoingAway(msgspec.Struct, frozen=True):
     """The peer takes no new streams; those above `last` were not processed."""
 
     last: int
@@ -123,21 +119,19 @@ class GoingAway:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(msgspec.Struct, frozen=True):
     """The answer to a `ping`."""
 
 
 Event = Fields | Data | Reset | GoingAway | Pong
 
 
-@dataclass(slots=True)
-class _Stream:
+class _Stream(msgspec.Struct):
     """A stream that is open on one side at least."""
 
     window: int
     """Bytes that the peer lets us send."""
-    unsent: deque[memoryview] = field(default_factory=deque)
+    unsent: deque[memoryview] = msgspec.field(default_factory=deque)
     ends: bool = False
     """END_STREAM follows the unsent bytes."""
     is_sent: bool = False
