@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tests.disk.devices import found_fast
 
 if TYPE_CHECKING:
+    from netstore.runqueue import RunQueue
     from tests.disk.devices import Disk
 
 
@@ -16,10 +17,10 @@ def test_held_writes_keep_their_order_while_the_writer_wakes_and_sleeps(disk: Di
     busy = threading.Lock()
     put = disk.device._put
 
-    def alone(group: list[Any]) -> OSError | None:
+    def alone(group: list[Any], queue: RunQueue) -> OSError | None:
         assert busy.acquire(blocking=False), "two threads write"
         try:
-            return put(group)
+            return put(group, queue)
         finally:
             busy.release()
 

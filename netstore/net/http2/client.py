@@ -91,7 +91,7 @@ class Fields(msgspec.Struct, frozen=True):
     """A stream's header list or, when a head came before it, its trailers."""
 
     stream: int
-    fields: Sequence[Field]
+    fields: list[tuple[bytes, bytes]]
     is_end: bool
 
 
