@@ -57,12 +57,16 @@ class Releases:
         member.boot()
 
     def _publish(self, member: Member) -> None:
-        if member.up and not member.paused:
-            machine = member.machine
-            known = machine.members.get(member.id)
-            if known is None or known.level < machine.LEVEL:
-                command = PublishMember(member.id, f"m{member.id:x}", (), (), machine.LEVEL)
-                member.propose(partial(_given, command), _ignored)
+        """Propose it and look again once that has an end, as `netstore.node.publication` does."""
+        machine = member.machine
+        known = machine.members.get(member.id)
+        if member.up and not member.paused and (known is None or known.level < machine.LEVEL):
+            command = PublishMember(member.id, f"m{member.id:x}", (), (), machine.LEVEL)
+            member.propose(partial(_given, command), partial(self._look_again, member))
+        else:
+            self._look_again(member)
+
+    def _look_again(self, member: Member, _: Outcome | Fault | None = None) -> None:
         self._world.timeline.after(LOOK_SECONDS, partial(self._publish, member))
 
     def _ask(self) -> None:
@@ -81,7 +85,3 @@ class Releases:
 
 def _given(command: Command, _: MachineClock) -> Command:
     return command
-
-
-def _ignored(_: Outcome | Fault) -> None:
-    """It is looked for in the list."""
