@@ -56,6 +56,14 @@ not count: it waits for one more often where the writer does it.
 WEIGHT: Final = 1 / 8
 """Of the last write in that average, which is exponential."""
 
+LONG_SECONDS: Final = 0.005
+"""A write for which the disk takes longer was longer than a piece of work may be on the loop."""
+
+PAUSE_FACTOR: Final = 20
+"""After a long write the loop makes none for so many times its duration, so that such writes take a twentieth
+of its time at most, also on a disk that is fast on average.
+"""
+
 STALL_SECONDS: Final = 0.02
 """A write for which the disk takes longer has stalled: see BACKOFF_FACTOR. Many disks need some milliseconds
 now and then.
@@ -65,8 +73,8 @@ LOOP_SYNC_BYTES: Final = 64 * 1024
 """The largest write that the loop does itself."""
 
 BACKOFF_FACTOR: Final = 100
-"""After a write that stalled, none counts as quick for so many times its duration. So where the loop makes
-only such writes, stalls block it for at most a hundredth of the time.
+"""After a write that stalled, none counts as quick for so many times its duration. So where only such writes
+are made on the loop, stalls block it for at most a hundredth of the time.
 """
 
 SYNC_BOUNDS: Final = doubling(0.001, 14)
@@ -105,6 +113,8 @@ class PosixDevice:
         """Why everything fails."""
         self._usual_seconds = LOOP_SYNC_SECONDS
         """What the disk takes for a write on average; the loop makes none before the first one was timed."""
+        self._loop_from = 0.0
+        """From when on the loop makes writes again after a long one, in monotonic seconds."""
         self._quick_from = 0.0
         """From when on writes count as quick again after one that stalled, in monotonic seconds."""
         self.quick_syncs = 0
@@ -154,7 +164,11 @@ class PosixDevice:
 
     def release(self) -> None:
         # Answers come in the order of the writes, so none may be under way.
-        if self._unanswered == 1 and self._usual_seconds < LOOP_SYNC_SECONDS:
+        if (
+            self._unanswered == 1
+            and self._usual_seconds < LOOP_SYNC_SECONDS
+            and (not self._loop_from or monotonic() >= self._loop_from)
+        ):
             job = self._inbox.take_back()
             if isinstance(job, Write) and job.name == self._name and len(job.data) <= LOOP_SYNC_BYTES:
                 if self._loop_queue is None:  # here, because the device may be made in another thread
@@ -261,7 +275,7 @@ class PosixDevice:
             return self._refuse(first, error)
         except MemoryError:
             return self._refuse(first, no_memory())
-        waited, began = queue.waited(), monotonic()
+        began, waited = monotonic(), queue.waited()
         try:
             end = _write_all(self._file, [write.data for write in group], first.offset)
         except (OSError, MemoryError) as error:
@@ -278,9 +292,13 @@ class PosixDevice:
         note = group[-1].note
         if note:
             self._notes.write(note)
+        # Read within the time that is taken, so that no wait is left out that is not in it.
+        waited = queue.waited() - waited
         now = monotonic()
-        took = now - began - (queue.waited() - waited)
+        took = now - began - waited
         self._usual_seconds += (took - self._usual_seconds) * WEIGHT
+        if took > LONG_SECONDS:
+            self._loop_from = now + PAUSE_FACTOR * took
         if took >= STALL_SECONDS:
             self._quick_from = now + BACKOFF_FACTOR * took
             self.quick_syncs = 0
