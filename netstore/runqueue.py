@@ -1,4 +1,4 @@
-"""How long the loop's thread waited for a processor, as the kernel counts it.
+"""How long a thread waited for a processor, as the kernel counts it.
 
 The second number of `schedstat` of a thread (proc(5)) is the nanoseconds that it was runnable and did not
 run. Waiting for the disk, also for a page of a mapped file, for a lock or for a socket is not in it.

@@ -44,8 +44,9 @@ RETRY_DELAY: Final = 1.0
 
 DEBOUNCE_FACTOR: Final = 2.0
 """Debounce: the minimum pause between two updates, as a multiple of the time that the backend's `declare`
-took, the only step that may look at all leases for one change. What the other steps take is for what changed,
-and a pause would only delay what changes next: the update in which all leases are new takes a second.
+took, the only step that may look at all leases for one change (and `_published` while no lease is held, at
+0.1 us each). What the other steps take is for what changed, and a pause would only delay what changes next:
+the update in which all leases are new takes a second.
 """
 
 MAX_DEBOUNCE: Final = 1.0

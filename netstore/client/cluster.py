@@ -399,11 +399,14 @@ class _EtcdGateway:
         name, password = self._transport.credentials
         wish = {"name": name, "password": password}
         try:
-            return (await self._answer(_EtcdToken, "/v3/auth/authenticate", wish, "", write=False)).token
+            given = await self._answer(_EtcdToken, "/v3/auth/authenticate", wish, "", write=False)
         except Refused as refused:
             if _NOT_ENABLED in refused.message:
                 return ""
             raise
+        if not (given.token.isascii() and given.token.isprintable()):
+            raise Refused(_BAD_REQUEST, "the etcd's token for this user cannot be sent in a header field")
+        return given.token
 
     async def _answer(self, kind: type[_T], path: str, wish: object, token: str, *, write: bool) -> _T:
         reply = await self._transport.call("POST", path, wish, write=write, token=token)

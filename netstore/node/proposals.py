@@ -104,8 +104,8 @@ class Proposals:
         """Bytes of all commands that wait."""
         self._shares: WeighedAdmission | None = None
         """What each household has. It is counted from when half of what may wait does, until a quarter of
-        that is left: nobody is refused before (`WeighedAdmission.enter`), and counting each request took 90
-        bytecodes, 4 % of a put. Requests of the member itself count in bytes only.
+        what may wait does: nobody is refused before (`WeighedAdmission.enter`), and counting each request
+        took 90 bytecodes, 4 % of a put. Requests of the member itself count in bytes only.
         """
         self._queue: FairQueue[Slot] = FairQueue()
         """What is to be handed to Raft."""

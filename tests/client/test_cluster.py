@@ -156,6 +156,19 @@ async def test_an_etcd_with_users_is_given_a_token_and_one_without_none(
     assert carried == {"/v3/auth/authenticate": "", "/v3/maintenance/status": token}
 
 
+@pytest.mark.parametrize("token", ["tö", "a\\r\\nb"])
+async def test_a_token_that_no_header_can_have_is_refused(token: str) -> None:
+    def session(head: bytes) -> bytes:
+        if b" /netstore/status " in head:
+            return http("404 Not Found", "404 page not found\n")
+        return http("200 OK", f'{{"token": "{token}"}}')
+
+    with answering(session) as url:
+        async with Transport(url, username="root", password="pw") as transport:  # noqa: S106 - of a test
+            with pytest.raises(Refused, match="cannot be sent in a header field"):
+                await ClusterClient(transport).status()
+
+
 async def test_a_gateway_that_takes_no_named_certificate_is_told_in_words() -> None:
     text = "CommonName of client sending a request against gateway will be ignored"
     with pytest.raises(Refused, match="give one without, and a user name and password"):

@@ -37,6 +37,10 @@ HUFFMAN_LIMIT: Final = 8 * 1024
 FIELD_COST: Final = 120
 """Bytes of memory for a field beside its name and value: a tuple and two strings."""
 
+_LIST_COST: Final = 300
+_LOOKUP_COST: Final = 60
+"""Bytes of memory for the `Head` of a list, and for each field that is looked up in it."""
+
 _STATIC: Final[tuple[Field, ...]] = ((b"", b""), *((bytes(n), bytes(v)) for n, v in HeaderTable.STATIC_TABLE))
 _FIRST_DYNAMIC: Final = len(_STATIC)
 _DYNAMIC_INDEX: Final = 0x80 | _FIRST_DYNAMIC
@@ -53,8 +57,8 @@ _STATUSES: Final = {value: index for index, (name, value) in enumerate(_STATIC) 
 
 
 def kept_size(fields: Iterable[Field]) -> int:
-    """Bytes of memory for a header list. O(fields)."""
-    return sum(len(name) + len(value) + FIELD_COST for name, value in fields)
+    """Bytes of memory for a header list and the `Head` that is made of it. O(fields)."""
+    return _LIST_COST + sum(len(name) + len(value) + FIELD_COST + _LOOKUP_COST for name, value in fields)
 
 
 class BadBlock(Exception):  # noqa: N818 - named for what was found
