@@ -195,6 +195,73 @@ def test_what_was_compacted_while_it_was_away_is_compared(stores: tuple[Daemon, 
     run(work)
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, method: str) -> list[str]:
+    """The calls of a method of `Mirror`, which does what it did."""
+    calls: list[str] = []
+    do = getattr(Mirror, method)
+
+    async def count(self: Mirror, *more: Any) -> Any:
+        calls.append(method)
+        return await do(self, *more)
+
+    monkeypatch.setattr(Mirror, method, count)
+    return calls
+
+
+@pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet prefix"])
+def test_what_is_compacted_after_the_newest_key_is_compared_once(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
+) -> None:
+    scope = Scope(b"/a/", b"/a/", b"mirrored")
+    copies = counted(monkeypatch, "_copy")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"/a/x", b"1"))
+            await put(one, (b"/a/y", b"1"))
+            await mirrored(one, other, Log(), scope).copy()
+            for number in range(3):
+                await put(one, (b"/b/other" if is_quiet else b"/a/y", b"%d" % number))
+            revision = await put(one, (b"/b/other" if is_quiet else b"/a/y", None))
+            await compact(one, revision)
+            copies.clear()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, scope).follow)
+                await log.reached(revision)
+                for number in range(20):  # each by an event, or each by a comparison of its own
+                    await log.reached(await put(one, (b"/a/z", b"%d" % number)))
+                nursery.cancel_scope.cancel()
+            assert len(copies) == 1
+            assert (await content(other))[b"/a/z"] == b"19"
+
+    run(work)
+
+
+def test_a_source_is_asked_once_after_a_new_connection(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proofs = counted(monkeypatch, "_is_proven")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other), open_clients(*stores) as (again, _):
+            await put(one, (b"a", b"1"))
+            await mirrored(one, other, Log()).copy()
+            log = Log()
+            following = mirrored(one, other, log)
+            await following._begin()
+            following._source = again  # not connected yet
+            proofs.clear()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(following._follow)
+                await log.reached(await put(one, (b"b", b"1")))
+                nursery.cancel_scope.cancel()
+            assert len(proofs) == 1
+            assert log.troubles == []
+
+    run(work)
+
+
 def test_a_prefix_in_the_place_of_another(stores: tuple[Daemon, Daemon]) -> None:
     scope = Scope(b"/a/", b"/copy/", b"checkpoint")
 
