@@ -338,8 +338,8 @@ class Mirror:
     # --- following
 
     async def _follow(self) -> None:
-        """Follow the changes after the witness, or after a comparison, until the source ends the watch, or has
-        compacted some that were not seen. Compare all before, where that is needed.
+        """Follow the changes after the witness, or after a comparison, until the source ends the watch, or
+        has compacted some that were not seen. Compare all before, where that is needed.
         """
         source, wanted = self._source, _range(self._scope.keys)
         number, after = -1, 0
