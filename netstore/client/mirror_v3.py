@@ -215,7 +215,7 @@ class Mirror:
                 if ours is None or ours.mod_revision > self.revision:
                     continue
                 if theirs != ours.value:
-                    raise Another(unlike(shown(ours.key), "revision", ours.mod_revision, self.revision))
+                    raise unlike(shown(ours.key), "revision", ours.mod_revision, self.revision)
                 is_shown = True
         if not is_empty and not is_shown:
             raise no_proof("revision", self.revision)
@@ -346,7 +346,7 @@ class Mirror:
         while number != source.channel.connections:  # over another one perhaps another store was asked
             newest = await self._newest()
             number = source.channel.connections
-            after = self._witness.revision if self._witness else self.revision
+            after = self.revision if self._witness is None else min(self._witness.revision, self.revision)
             if await self._must_compare(newest):
                 await self._copy()
                 after = self.revision  # of this source, which may have compacted what is after the witness
@@ -404,8 +404,9 @@ class Mirror:
                 await self._add(batch, key, value)
         if not answer.events:
             revision = max(answer.header.revision, revision)
-        if revision > self.revision or witness != self._witness:
-            await self._write(batch.take(), revision, witness)
+        changes = batch.take()
+        if changes or revision > self.revision or witness != self._witness:
+            await self._write(changes, revision, witness)
 
     async def _witness_of(self, answer: pb.WatchResponse) -> Witness | None:
         """A witness of the last revision in an answer. None if all that is known of it are deletions of keys
