@@ -1,0 +1,148 @@
+"""`netstorectl mirror` between stores as sites have them: TLS with certificates of both sides, and several
+members of which one is killed.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.proto.rpc_pb2 import PutRequest, RangeRequest
+from tests.support.certificates import Certificates
+from tests.support.cluster import Members, get, put
+from tests.support.daemon import (
+    ROOT,
+    clean_environment,
+    free_port,
+    launch,
+    netstored_command,
+    start_netstored,
+)
+from tests.support.patience import seconds, until
+from tests.support.v3client import V3Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.daemon import Daemon
+
+
+@contextmanager
+def mirror(*words: str) -> Iterator[None]:
+    """A mirror that follows, and has nothing to say but what it says when it is interrupted."""
+    command = (sys.executable, "-m", "netstore.cli.netstorectl", "mirror", *words)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=seconds(20))
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+    except BaseException as error:
+        process.kill()
+        error.add_note("".join(process.communicate()))
+        raise
+    finally:
+        process.kill()
+        process.wait()
+
+
+def write(daemon: Daemon, key: str, value: str) -> None:
+    """The same key in both APIs."""
+    assert put(daemon, key, value).status in {200, 201}
+    client = V3Client(daemon.url)
+    client.kv.Put(PutRequest(key=key.encode(), value=value.encode()))
+    client.close()
+
+
+def arrives(daemon: Daemon, key: str, value: str) -> None:
+    """Wait until a key has this value in both APIs."""
+
+    def is_there() -> bool:
+        client = V3Client(daemon.url)
+        found = client.kv.Range(RangeRequest(key=key.encode())).kvs
+        client.close()
+        return get(daemon, key) == value and [each.value for each in found] == [value.encode()]
+
+    until(is_there, f"{key} arrives at {daemon.url}", limit=60)
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[tuple[Daemon, str, Certificates]]:
+    """A store that asks for certificates at its second address, which is given; the first is for tests."""
+    folder.mkdir()
+    files = Certificates(folder / "tls")
+    port, tls_port = free_port(), free_port()
+    flags = (
+        *("--listen-client-urls", f"https://127.0.0.1:{tls_port}"),
+        *("--cert-file", str(files.certificate), "--key-file", str(files.key)),
+        *("--trusted-ca-file", str(files.ca), "--client-cert-auth"),
+    )
+    command = netstored_command(folder / "data", *flags, port=port)
+    with launch(command, f"http://127.0.0.1:{port}", folder / "data", folder / "log") as daemon:
+        yield daemon, f"https://127.0.0.1:{tls_port}", files
+
+
+def shown(files: Certificates, prefix: str = "--") -> tuple[str, ...]:
+    return (
+        *(f"{prefix}ca-file", str(files.ca)),
+        *(f"{prefix}cert-file", str(files.client_certificate)),
+        *(f"{prefix}key-file", str(files.client_key)),
+    )
+
+
+def test_certificates_of_both_sides(tmp_path: Path) -> None:
+    with (
+        guarded(tmp_path / "one") as (source, source_url, files),
+        guarded(tmp_path / "other") as (target, target_url, others),
+    ):
+        write(source, "a", "1")
+        with mirror(source_url, target_url, *shown(files), *shown(others, "--target-")):
+            arrives(target, "a", "1")
+            write(source, "a", "2")
+            arrives(target, "a", "2")
+
+
+@pytest.mark.parametrize("is_source", [True, False], ids=["from https", "to https"])
+def test_one_side_is_not_encrypted(tmp_path: Path, *, is_source: bool) -> None:
+    with (
+        guarded(tmp_path / "one") as (secret, url, files),
+        start_netstored(tmp_path) as plain,
+    ):
+        source, target = (secret, plain) if is_source else (plain, secret)
+        write(source, "a", "1")
+        with mirror(*((url, plain.url) if is_source else (plain.url, url)), *shown(files)):
+            arrives(target, "a", "1")
+
+
+def leads_without(members: Members, name: str) -> bool:
+    return members.leader() != name
+
+
+def test_a_member_of_the_source_and_one_of_the_target_are_killed(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    with Members(tmp_path / "one") as source, Members(tmp_path / "other") as target:
+        one, other = (",".join(each.url for each in members.daemons.values()) for members in (source, target))
+        write(source["a"], "k", "0")
+        with mirror(one, other):
+            arrives(target["b"], "k", "0")
+            for name, value in (("a", "1"), ("b", "2"), ("c", "3")):
+                source[name].kill()
+                target[name].kill()
+                alive = "b" if name == "a" else "a"
+                for members in (source, target):
+                    until(partial(leads_without, members, name), "another one leads")
+                write(source[alive], "k", value)
+                arrives(target[alive], "k", value)
+                for members in (source, target):
+                    members[name].start_again()
