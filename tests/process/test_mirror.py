@@ -1,16 +1,19 @@
-"""`netstorectl mirror` between stores as sites have them: TLS with certificates of both sides, and several
-members of which one is killed.
+"""`netstorectl mirror` between stores as sites have them: TLS with certificates of both sides, users with
+passwords, and several members of which one is killed.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from netstore.proto.rpc_pb2 import PutRequest, RangeRequest
@@ -25,6 +28,7 @@ from tests.support.daemon import (
     start_netstored,
 )
 from tests.support.patience import seconds, until
+from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
 
 if TYPE_CHECKING:
@@ -122,6 +126,61 @@ def test_one_side_is_not_encrypted(tmp_path: Path, *, is_source: bool) -> None:
         write(source, "a", "1")
         with mirror(*((url, plain.url) if is_source else (plain.url, url)), *shown(files)):
             arrives(target, "a", "1")
+
+
+def guard(daemon: Daemon, password: str) -> str:
+    """Let an etcd ask for the password of root in the v2 API; what names root there."""
+    who = {"Authorization": f"Basic {b64encode(f'root:{password}'.encode()).decode()}"}
+    nobody = {"read": ["/*"], "write": ["/*"]}
+    for path, document in (
+        ("users/root", {"user": "root", "password": password}),
+        ("enable", {}),
+        ("roles/guest", {"role": "guest", "revoke": {"kv": nobody}}),
+    ):
+        answer = httpx.put(f"{daemon.url}/v2/auth/{path}", json=document, headers=who)
+        assert answer.is_success, answer.text
+    return f"root:{password}"
+
+
+@pytest.mark.peer("etcd")
+@pytest.mark.slow
+def test_users_of_both_sides(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    with start_etcd(tmp_path / "one") as source, start_etcd(tmp_path / "other") as target:
+        assert put(source, "a", "1").status == 201
+        one, other = guard(source, "one"), guard(target, "other")
+        words = ("mirror", source.url, target.url, "--once", "--api", "v2")
+        for users, side, option in (
+            ((), "SOURCE", "--username"),
+            (("--username", other), "SOURCE", "--username"),
+            (("--username", one), "TARGET", "--target-username"),
+            (("--username", one, "--target-username", one), "TARGET", "--target-username"),
+        ):
+            done = ended(*words, *users)
+            assert done.returncode == 1
+            assert f"{side}: the store wants to know who asks" in done.stderr
+            assert f"give {option} of somebody who may, with the right password" in done.stderr
+        done = ended(*words, "--username", one, "--target-username", other, "-o", "json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["v2Written"] == 1
+        found = httpx.get(f"{target.url}/v2/keys/a", auth=("root", "other"))
+        assert found.json()["node"]["value"] == "1"
+
+
+def ended(*words: str) -> subprocess.CompletedProcess[str]:
+    """A netstorectl that has ended."""
+    command = (sys.executable, "-m", "netstore.cli.netstorectl", *words)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds(30),
+    )
 
 
 def leads_without(members: Members, name: str) -> bool:
