@@ -12,7 +12,7 @@ least.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -58,16 +58,22 @@ class Another(NotMirrored):
         )
 
 
+Bytes = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*\Z")]
+"""Hexadecimal."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What a revision, a v2 index or a version may be."""
+
+
 class Witness(msgspec.Struct, frozen=True):
     """The last change of a key that was copied."""
 
-    key: str
-    """The key in the source, hexadecimal."""
-    revision: int
+    key: Bytes
+    """The key in the source."""
+    revision: Count
     """The revision, or v2 index, of the change."""
-    created: int
+    created: Count
     """When the key was created; if the change removed it, then the key that was there before."""
-    version: int = 0
+    version: Count = 0
     """The version of that key; 0 in v2, which has none."""
     digest: str = ""
     """Of the value; empty if the change removed the key."""
@@ -78,14 +84,14 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     source: str
     """Id of the source's cluster, hexadecimal."""
-    keys: str
-    """The prefix of the keys, or the path of the v2 folder, hexadecimal."""
-    revision: int
+    keys: Bytes
+    """The prefix of the keys, or the path of the v2 folder."""
+    revision: Count
     """The revision, or v2 index, up to which the target has everything; 0 while the first copy is not
     complete.
     """
     writer: str
-    sequence: int
+    sequence: Count
     """Which run has written it, and the number of the write in that run."""
     timed: bool = False
     """Whether v2 nodes with a TTL are there: their refreshes are no events, so a later run compares."""
@@ -107,9 +113,12 @@ def parse_checkpoint(value: bytes, key: str, source: str, keys: bytes) -> Checkp
     """
     try:
         found = msgspec.json.decode(value, type=Checkpoint)
+        if found.witness is not None and not found.witness.key.startswith(found.keys):
+            raise msgspec.ValidationError("the witness is not one of the keys")
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise NotMirrored(
-            f"checkpoint {key}: TARGET has something else in that key: name another one by --checkpoint"
+            f"checkpoint {key}: TARGET has something else in that key, or one that is damaged: name another"
+            " one by --checkpoint, or delete this one"
         ) from None
     if (found.source, found.keys) != (source, keys.hex()):
         raise NotMirrored(
@@ -140,11 +149,12 @@ def went_back(what: str, before: int, now: int) -> NotMirrored:
     )
 
 
-def unlike(key: str, what: str, changed: int, copied: int) -> str:
-    """For `Another`: the target has not what was copied."""
-    return (
+def unlike(key: str, what: str, changed: int, copied: int) -> Another:
+    """The target has not what was copied."""
+    return Another(
         f"the key {key} of SOURCE is of {what} {changed}, all was copied up to {copied}, and TARGET does not"
-        " have it so (or something else writes into TARGET)"
+        " have it so, as if something else had written it there",
+        is_certain=False,
     )
 
 

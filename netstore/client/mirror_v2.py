@@ -268,7 +268,7 @@ class Mirror:
         source, witness = self._source, self._witness
         if witness is None:
             return False
-        key = bytes.fromhex(witness.key).decode()
+        key = bytes.fromhex(witness.key).decode(errors="replace")
         node = await source.node(key, quorum=True)
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
@@ -313,7 +313,7 @@ class Mirror:
                 elif there is not None and there.value == node.value and node.created_index <= self.index:
                     is_shown = True
                 elif node.modified_index <= self.index and (node.expiration is None or there is not None):
-                    raise Another(unlike(shown(node.key.encode()), "index", node.modified_index, self.index))
+                    raise unlike(shown(node.key.encode()), "index", node.modified_index, self.index)
         if not is_empty and not is_shown:
             raise no_proof("index", self.index)
 

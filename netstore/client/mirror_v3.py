@@ -10,7 +10,8 @@ together the last one is written. Leases are not copied: that a key expired arri
 
 Whenever the source is asked anew, it first shows that it is the store that was copied (`client.mirror`): at
 the revision of the witness, or still, its key is what was copied. A watch goes on after the witness, not
-after the checkpoint, so what a source put back to a state between them has written since is not missed.
+after the checkpoint, so what a source put back to a state between them has written since is not missed; only
+where all keys were just compared it goes on from there.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ class Mirror:
                 if ours is None or ours.mod_revision > self.revision:
                     continue
                 if theirs != ours.value:
-                    raise Another(unlike(shown(ours.key), "revision", ours.mod_revision, self.revision))
+                    raise unlike(shown(ours.key), "revision", ours.mod_revision, self.revision)
                 is_shown = True
         if not is_empty and not is_shown:
             raise no_proof("revision", self.revision)
@@ -337,20 +338,20 @@ class Mirror:
     # --- following
 
     async def _follow(self) -> None:
-        """Follow the changes after the witness until the source ends the watch, or has compacted some that
-        were not seen. Compare all before, where that is needed.
+        """Follow the changes after the witness, or after a comparison, until the source ends the watch, or
+        has compacted some that were not seen. Compare all before, where that is needed.
         """
         source, wanted = self._source, _range(self._scope.keys)
-        number = -1
+        number, after = -1, 0
         while number != source.channel.connections:  # over another one perhaps another store was asked
+            newest = await self._newest()
             number = source.channel.connections
-            if await self._must_compare():
+            after = self.revision if self._witness is None else min(self._witness.revision, self.revision)
+            if await self._must_compare(newest):
                 await self._copy()
+                after = self.revision  # of this source, which may have compacted what is after the witness
         request = pb.WatchCreateRequest(
-            key=wanted.key,
-            range_end=wanted.range_end,
-            start_revision=(self._witness.revision if self._witness else self.revision) + 1,
-            progress_notify=True,
+            key=wanted.key, range_end=wanted.range_end, start_revision=after + 1, progress_notify=True
         )
         async with source.watch(request) as watch:
             while True:
@@ -369,11 +370,10 @@ class Mirror:
                 if not answer.created:
                     await self._take(answer)
 
-    async def _must_compare(self) -> bool:
-        """Whether the changes after the checkpoint are not enough. NotMirrored if the source went back or is
-        another, and the target may not become equal to it.
+    async def _must_compare(self, newest: int) -> bool:
+        """Whether the changes after the checkpoint are not enough, of a source at this revision. NotMirrored
+        if it went back or is another, and the target may not become equal to it.
         """
-        newest = await self._newest()
         if newest < self.revision:
             found = f"SOURCE is at revision {newest}, and was at {self.revision} before"
         elif not self.revision or self._is_behind:
@@ -404,8 +404,9 @@ class Mirror:
                 await self._add(batch, key, value)
         if not answer.events:
             revision = max(answer.header.revision, revision)
-        if revision > self.revision or witness != self._witness:
-            await self._write(batch.take(), revision, witness)
+        changes = batch.take()
+        if changes or revision > self.revision or witness != self._witness:
+            await self._write(changes, revision, witness)
 
     async def _witness_of(self, answer: pb.WatchResponse) -> Witness | None:
         """A witness of the last revision in an answer. None if all that is known of it are deletions of keys

@@ -261,6 +261,42 @@ def test_events_that_the_source_has_forgotten_lead_to_a_comparison(stores: tuple
     run(work)
 
 
+@pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet folder"])
+def test_what_is_forgotten_after_the_newest_file_is_compared_once(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
+) -> None:
+    scope = Scope("/a", "/a", "/_mirrored")
+    compared: list[int] = []
+    do = Mirror._compare
+
+    async def compare(self: Mirror) -> None:
+        await do(self)
+        compared.append(self.index)
+
+    monkeypatch.setattr(Mirror, "_compare", compare)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a/x", "1")
+            await one.set("/a/y", "1")
+            await mirrored(one, other, Log(), scope).copy()
+            for number in range(1005):
+                await one.set("/b/other" if is_quiet else "/a/y", str(number))
+            index = (await one.delete("/b/other" if is_quiet else "/a/y")).etcd_index
+            compared.clear()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, scope).follow)
+                await log.reached(index)
+                for number in range(5):  # each by an event, or each by a comparison of its own
+                    await log.reached((await one.set("/a/z", str(number))).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert compared == [index]
+            assert await content(other, "/a") == await content(one, "/a")
+
+    run(work)
+
+
 def test_refreshes_are_followed(stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now + 0.2)
 
@@ -715,7 +751,7 @@ def test_a_source_that_is_replaced_while_it_is_followed_ends_the_mirror(
                     lambda: twins.begin(write=lambda hidden: write_nodes(hidden, "second", 30))
                 )
                 await log.until(lambda: "ended" in log.troubles)
-            assert "SOURCE is not the store that was copied" in str(ended[0])
+            assert "shown that SOURCE is the store that was copied" in str(ended[0])
             assert set(await content(other)) == files("first", 5)
 
     run(work)
@@ -735,7 +771,7 @@ def test_a_source_that_was_put_back_to_a_copy_is_told_from_the_one_before(twins:
 
     async def refused() -> None:
         async with open_clients(source, twins.target) as (one, other):
-            with pytest.raises(NotMirrored, match="SOURCE is not the store that was copied"):
+            with pytest.raises(NotMirrored, match="shown that SOURCE is the store that was copied"):
                 await mirrored(one, other, Log()).copy()
             assert set(await content(other)) == files("shared", 3) | files("first", 5)
 
@@ -834,7 +870,7 @@ def test_files_that_were_not_changed_since_show_that_a_source_is_the_same(
             await following._begin()
             await following._check_copied()
             await other.set("/d/old", "by another")
-            refusal = "the key '/d/old' of SOURCE is of index .* else writes into TARGET"
+            refusal = "the key '/d/old' of SOURCE is of index .* written it there: it cannot be shown that"
             with pytest.raises(mirror.Another, match=refusal):
                 await following._check_copied()
             await one.delete("/d/old")

@@ -195,6 +195,73 @@ def test_what_was_compacted_while_it_was_away_is_compared(stores: tuple[Daemon, 
     run(work)
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, method: str) -> list[str]:
+    """The calls of a method of `Mirror`, which does what it did."""
+    calls: list[str] = []
+    do = getattr(Mirror, method)
+
+    async def count(self: Mirror, *more: Any) -> Any:
+        calls.append(method)
+        return await do(self, *more)
+
+    monkeypatch.setattr(Mirror, method, count)
+    return calls
+
+
+@pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet prefix"])
+def test_what_is_compacted_after_the_newest_key_is_compared_once(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
+) -> None:
+    scope = Scope(b"/a/", b"/a/", b"mirrored")
+    copies = counted(monkeypatch, "_copy")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"/a/x", b"1"))
+            await put(one, (b"/a/y", b"1"))
+            await mirrored(one, other, Log(), scope).copy()
+            for number in range(3):
+                await put(one, (b"/b/other" if is_quiet else b"/a/y", b"%d" % number))
+            revision = await put(one, (b"/b/other" if is_quiet else b"/a/y", None))
+            await compact(one, revision)
+            copies.clear()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, scope).follow)
+                await log.reached(revision)
+                for number in range(20):  # each by an event, or each by a comparison of its own
+                    await log.reached(await put(one, (b"/a/z", b"%d" % number)))
+                nursery.cancel_scope.cancel()
+            assert len(copies) == 1
+            assert (await content(other))[b"/a/z"] == b"19"
+
+    run(work)
+
+
+def test_a_source_is_asked_once_after_a_new_connection(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proofs = counted(monkeypatch, "_is_proven")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other), open_clients(*stores) as (again, _):
+            await put(one, (b"a", b"1"))
+            await mirrored(one, other, Log()).copy()
+            log = Log()
+            following = mirrored(one, other, log)
+            await following._begin()
+            following._source = again  # not connected yet
+            proofs.clear()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(following._follow)
+                await log.reached(await put(one, (b"b", b"1")))
+                nursery.cancel_scope.cancel()
+            assert len(proofs) == 1
+            assert log.troubles == []
+
+    run(work)
+
+
 def test_a_prefix_in_the_place_of_another(stores: tuple[Daemon, Daemon]) -> None:
     scope = Scope(b"/a/", b"/copy/", b"checkpoint")
 
@@ -243,6 +310,29 @@ def test_a_checkpoint_of_something_else_is_refused(stores: tuple[Daemon, Daemon]
                 await mirrored(one, other, Log(), Scope(b"/b/", b"/b/", b"c")).copy()
 
     run(work)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"keys": "xy"},
+        {"keys": "2f\n"},
+        {"revision": -1},
+        {"revision": 2**63},
+        {"sequence": -1},
+        {"witness": {"key": "2", "revision": 3, "created": 3}},
+        {"witness": {"key": "61", "revision": 3, "created": 3}},
+        {"witness": {"key": "2f", "revision": 2**64, "created": 3}},
+        {"witness": {"key": "2f", "revision": 3, "created": -3}},
+        {"witness": {"key": "2f", "revision": 3, "created": 3, "version": 2**63}},
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(changed: dict[str, Any]) -> None:
+    sound = mirror.Checkpoint("1", "2f", 4, "w", 1, witness=mirror.Witness("2f", 3, 3))
+    assert mirror.parse_checkpoint(msgspec.json.encode(sound), "'c'", "1", b"/") == sound
+    damaged = msgspec.json.encode(msgspec.to_builtins(sound) | changed)
+    with pytest.raises(NotMirrored, match=r"checkpoint 'c': TARGET has something else .* is damaged"):
+        mirror.parse_checkpoint(damaged, "'c'", "1", b"/")
 
 
 def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> None:
@@ -491,7 +581,9 @@ def test_a_witness_that_is_compacted_is_shown_by_its_key_or_by_older_ones(
             await put(one, (b"last", b"3"), (b"new", b"3"))
             await put(other, (b"old", b"by another"))
             await compact(one, await put(one, (b"z", b"1")))
-            with pytest.raises(mirror.Another, match=r"key 'old' of SOURCE .* else writes into TARGET"):
+            with pytest.raises(
+                mirror.Another, match=r"key 'old' of SOURCE .* written it there: it cannot be shown that"
+            ):
                 await mirrored(one, other, Log()).copy()
             await put(one, (b"old", None))
             await put(one, (b"last", b"4"), (b"new", b"4"), (b"z", b"4"))
@@ -541,6 +633,26 @@ def test_what_was_changed_between_witness_and_checkpoint_is_copied_again(
                 await log.until(lambda: bool(log.told))
                 nursery.cancel_scope.cancel()
             assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_change_that_is_replayed_without_a_witness_is_written(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(other, (b"gone", b"1"))
+            following = mirrored(one, other, Log(), overwrite=True)
+            await following._begin()
+            await following._write([], 100_000, None)
+            revision = await put(one, (b"gone", b"1"), (b"stays", b"1"))
+            answer = pb.WatchResponse()
+            answer.header.revision = await put(one, (b"gone", None))
+            await compact(one, await put(one, (b"stays", b"2")))
+            event = answer.events.add(type=1)
+            event.kv.key, event.kv.mod_revision = b"gone", revision + 1
+            await following._take(answer)
+            assert following._witness is None
+            assert await content(other) == {}
 
     run(work)
 

@@ -170,7 +170,10 @@ def _refusal(error: V2Error) -> Failure:
         case 108:
             return refused(f"{cause}: the directory is not empty; key rm --recursive takes all of it")
         case 110:
-            return refused("the store wants to know who asks; give --username")
+            return refused(
+                "the store wants to know who asks, or this user may not do it; give --username of somebody"
+                " who may, with the right password"
+            )
         case 300:
             return Failure(Exit.UNAVAILABLE, f"the store could not answer: {cause}")
         case 401:

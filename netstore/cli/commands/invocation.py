@@ -80,6 +80,10 @@ class Settings:
     """The shared options on the command line, not those of the environment."""
     may_ask: bool = True
     """Whether to prompt for a password; not during completion."""
+    names: dict[str, str] = field(default_factory=dict)
+    """What stands on the command line in the place of an option here, of a command that has several stores:
+    for what is told.
+    """
 
     @property
     def form(self) -> Form:
@@ -177,17 +181,24 @@ class Settings:
             )
         )
 
+    def renamed(self, text: str) -> str:
+        """What is told of the options here, with their names on the command line."""
+        for name, own in self.names.items():
+            text = text.replace(name, own)
+        return text
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether an endpoint is asked over TLS."""
+        return any(address.startswith("https:") for address in self.addresses())
+
     def _check_tls(self) -> None:
         """`Failure` if the files for TLS, which an https endpoint needs, cannot be used, or if they are given
         for a connection that would not be encrypted.
         """
-        addresses = self.addresses()
-        if not any(address.startswith("https:") for address in addresses):
-            for option in sorted(self.flags & TLS_OPTIONS):
-                text = (
-                    f"{option}: has no effect at {','.join(addresses)}: write https:// there, or leave it out"
-                )
-                raise Failure(Exit.USAGE, text)
+        for option in sorted(self.flags & TLS_OPTIONS):
+            check_used(option, self)
+        if not self.is_encrypted:
             return
         from netstore.client.faults import tls_context  # noqa: PLC0415 - see `run`
         from netstore.net.tls import BadFile  # noqa: PLC0415 - same
@@ -196,7 +207,8 @@ class Settings:
             tls_context(self.ca_file, self.cert_file, self.key_file)
         except BadFile as error:
             option = f"--{error.setting.replace('_', '-')}"
-            raise Failure(Exit.USAGE, f"{option}: {error.problem}; {error.fix}") from None
+            text = self.renamed(f"{option}: {error.problem}; {error.fix}")
+            raise Failure(Exit.USAGE, text) from None
 
     def addresses(self) -> tuple[str, ...]:
         """The endpoints as URLs; https is the default if a certificate or CA file is given, else http."""
@@ -206,11 +218,12 @@ class Settings:
         words = [word.strip() for word in self.endpoints.split(",") if word.strip()]
         if any("@" in word for word in words):
             # Refused here, because the usual message would show the password.
-            raise Failure(Exit.USAGE, "--endpoints: give the user name with --username, not in the address")
+            text = self.renamed("--endpoints: give the user name with --username, not in the address")
+            raise Failure(Exit.USAGE, text)
         try:
             return parse_endpoints(word if "://" in word else f"{scheme}://{word}" for word in words)
         except NetstoreError as error:
-            raise Failure(Exit.USAGE, str(error)) from None
+            raise Failure(Exit.USAGE, self.renamed(str(error))) from None
 
     def _credentials(self) -> tuple[str | None, str | None]:
         if not self.username:
@@ -220,9 +233,10 @@ class Settings:
             return name, password
         told = os.environ.get("NETSTORE_PASSWORD") or os.environ.get("ETCDCTL_PASSWORD")
         if told is None and not (self.may_ask and sys.stdin.isatty()):
+            option = self.renamed("--username")
             raise Failure(
                 Exit.USAGE,
-                f"--username {name}: no password; set NETSTORE_PASSWORD or run on a terminal to be asked",
+                f"{option} {name}: no password; set NETSTORE_PASSWORD or run on a terminal to be asked",
             )
         if told is None:
             import getpass  # noqa: PLC0415 - only where somebody is asked
@@ -230,6 +244,15 @@ class Settings:
             told = getpass.getpass(f"Password of {name}: ")
         self.username = f"{name}:{told}"  # kept for further calls
         return name, told
+
+
+def check_used(option: str, *stores: Settings) -> None:
+    """`Failure` if an option for TLS is given for stores of which none is asked over TLS."""
+    if not any(each.is_encrypted for each in stores):
+        where = ",".join(address for each in stores for address in each.addresses())
+        raise Failure(
+            Exit.USAGE, f"{option}: has no effect at {where}: write https:// there, or leave it out"
+        )
 
 
 def columns() -> int | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands.failures import Failure, failure_of, refused, usage
-from netstore.cli.commands.invocation import Settings, clean, say, warn
+from netstore.cli.commands.invocation import TLS_OPTIONS, Settings, check_used, clean, say, warn
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.commands.v3calls import v3_client
 from netstore.cli.output import Table
@@ -77,15 +77,41 @@ def mirror(
     if not checkpoint.strip("/"):
         usage("--checkpoint: is empty; name a key")
     there = keys if target_prefix is None else target_prefix
-    source_settings = dataclasses.replace(settings, endpoints=source)
+    own = {
+        "--ca-file": target_ca_file,
+        "--cert-file": target_cert_file,
+        "--key-file": target_key_file,
+        "--username": target_username,
+    }
+    shared = {
+        "--ca-file": settings.ca_file,
+        "--cert-file": settings.cert_file,
+        "--key-file": settings.key_file,
+    }
+    names = {
+        option: option.replace("--", "--target-")
+        for option, value in own.items()
+        if value or not shared.get(option)
+    }
+    # Whether a file has an effect is checked below, where it is known for which sides it is.
+    source_settings = dataclasses.replace(
+        settings, endpoints=source, flags=set(), names={"--endpoints": "SOURCE"}
+    )
     target_settings = dataclasses.replace(
         settings,
         endpoints=target,
+        flags=set(),
+        names=names | {"--endpoints": "TARGET"},
         ca_file=target_ca_file or settings.ca_file,
         cert_file=target_cert_file or settings.cert_file,
         key_file=target_key_file or settings.key_file,
         username=target_username,  # a password of one store is not shown to another
     )
+    for option in sorted(TLS_OPTIONS):
+        if option in settings.flags:
+            check_used(option, source_settings, *(() if own[option] else (target_settings,)))
+        if own[option]:
+            check_used(names[option], target_settings)
     work = _Work(
         source_settings,
         target_settings,
@@ -133,11 +159,8 @@ class _Work:
             failure = failure_of(error)
             asked = getattr(error, "tried", None) or [(getattr(error, "endpoint", ""), "")]
             is_target = asked[0][0] in self._target.addresses()
-            side, prefix = ("TARGET", "--target-") if is_target else ("SOURCE", "--")
-            text = failure.text.replace("--endpoints", side)
-            for name in ("ca-file", "cert-file", "username"):
-                text = text.replace(f"--{name}", f"{prefix}{name}")
-            raise Failure(failure.status, f"{side}: {text}") from None
+            side, settings = ("TARGET", self._target) if is_target else ("SOURCE", self._source)
+            raise Failure(failure.status, f"{side}: {settings.renamed(failure.text)}") from None
 
     async def do(self, api: str | None) -> None:
         """Copy the keys of an API, or of all that the source has; follow, unless only a copy is wanted."""

@@ -164,6 +164,31 @@ def test_a_command_line_that_is_wrong(run: Run) -> None:
     assert "--checkpoint: is empty" in told.err
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("http://a:1 http://b:2 --ca-file f", "--ca-file: has no effect at http://a:1,http://b:2: write"),
+        ("https://a:1 http://b:2 --target-ca-file f", "--target-ca-file: has no effect at http://b:2: write"),
+        (
+            "http://a:1 https://b:2 --cert-file f --key-file f --target-cert-file f --target-key-file f",
+            "--cert-file: has no effect at http://a:1: write",
+        ),
+        ("https://a:1 http://b:2 --ca-file none", "--ca-file: none: No such file"),
+        ("http://a:1 https://b:2 --ca-file none", "--ca-file: none: No such file"),
+        ("http://a:1 https://b:2 --target-ca-file none", "--target-ca-file: none: No such file"),
+        ("u@a:1 b:2", "SOURCE: give the user name with --username, not in the address"),
+        ("a:1 u@b:2", "TARGET: give the user name with --target-username, not in the address"),
+        ("a:1 b:2 --target-username x", "--target-username x: no password"),
+    ],
+)
+def test_an_option_that_has_no_effect_or_cannot_be_used_is_named_as_it_was_given(
+    run: Run, words: str, text: str
+) -> None:
+    told = run("mirror", *words.split())
+    assert told.status == 2, told.err
+    assert text in told.err
+
+
 def test_the_password_of_the_source_is_not_shown_to_the_target(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
