@@ -435,7 +435,12 @@ class ArchiveWriter:
             for path in [path for path in self.damaged if path.suffix != _DAMAGED]:
                 aside = path.with_name(path.name + _DAMAGED)
                 _rename(path, aside)
-                self.damaged[aside] = f"{self.damaged.pop(path)}; it was renamed to {aside.name}"
+                words = f"{self.damaged[path]}; it was renamed to {aside.name}"
+                # Who reads it meanwhile finds each file once, in the order in which they were found.
+                self.damaged = {
+                    (aside if each == path else each): (words if each == path else damage)
+                    for each, damage in list(self.damaged.items())
+                }
             _remove([*self.listing.needless, *self.listing.unfinished])
             self.listing = listing(self._folder)
             self._is_tidy = True

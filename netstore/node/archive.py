@@ -8,6 +8,7 @@ What is older than asked for is removed (`disk.archiveretention`).
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
@@ -64,9 +65,11 @@ SPARE_BYTES: Final = 64 << 20
 RETENTION_SECONDS: Final = 60.0
 """Old files are looked for no more often, and else each thousandth of the time that they are kept."""
 
-
 DAMAGED_TOLD: Final = 10
-"""So many damaged files, those that were found last, are told."""
+"""So many damaged files, those that were found first, are told each; of the others how many there are."""
+
+_FIGURES: Final = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*")
+"""Numbers, and the hexadecimal ones in names of files."""
 
 
 class Source(Protocol):
@@ -91,10 +94,17 @@ class Problem(NamedTuple):
     event: str
     """Name in the log."""
     cause: str
-    """What the log says of it, once: nothing that changes while it lasts."""
+    """What the log says of it, once."""
     text: str
     """What the status says of it."""
     fix: str = "mend what the error names"
+    subject: str = ""
+    """What it is about, if that takes more than the cause to tell."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What stays the same while it lasts, whatever figures the cause has."""
+        return self.event, self.subject or _FIGURES.sub("", self.cause)
 
 
 class Archiver:
@@ -136,8 +146,8 @@ class Archiver:
         """An entry that is not archived and was the last one that was applied, and when that was; None
         before there is one.
         """
-        self._told: set[tuple[str, str]] = set()
-        """Events and causes of the problems that the log tells of and that are not over."""
+        self._told: dict[tuple[str, str], str] = {}
+        """The causes, by `Problem.key`, of the problems that the log tells of and that are not over."""
         self._busy_since: float | None = None
         """When the write that is under way began."""
         self._retry_at = 0.0
@@ -234,10 +244,17 @@ class Archiver:
         if writer is None:
             return []
         found = []
-        for damage in list(writer.damaged.values())[-DAMAGED_TOLD:]:
+        damaged = list(writer.damaged.items())
+        for path, damage in damaged[:DAMAGED_TOLD]:
             text = f"the archive is damaged, and nothing is restored across that: {damage}"
             fix = "put the file of another member's archive there; else move it away, and it becomes a gap"
-            found.append(Problem("archive_damaged", damage, text, fix))
+            # Its name without the ending that it gets when it is set aside.
+            subject = path.name.partition(".")[0]
+            found.append(Problem("archive_damaged", damage, text, fix, subject))
+        if len(damaged) > DAMAGED_TOLD:
+            cause = f"{self.folder}: {len(damaged) - DAMAGED_TOLD} more files are damaged"
+            fix = "put another member's archive there, or name an empty folder"
+            found.append(Problem("archive_damaged", cause, f"the archive is damaged: {cause}", fix))
         lag = self.lag_seconds()
         if lag > self._lag + SLOW_SECONDS:
             cause = f"{self.folder} does not take the log as fast as it grows"
@@ -267,13 +284,14 @@ class Archiver:
 
     def _tell(self) -> None:
         """Log each problem once when it begins, and once when it is over."""
-        found = {each[:2]: each for each in (*self._not_archived(), *self._impaired())}
-        for event, cause in self._told - found.keys():
-            self._log.info("archive_problem_over", problem=event, error=cause, folder=str(self.folder))
-        for (event, cause), problem in found.items():
-            if (event, cause) not in self._told:
-                self._log.warning(event, error=cause, fix=problem.fix)
-        self._told = set(found)
+        found = {each.key: each for each in (*self._not_archived(), *self._impaired())}
+        for key in self._told.keys() - found.keys():
+            cause = self._told.pop(key)
+            self._log.info("archive_problem_over", problem=key[0], error=cause, folder=str(self.folder))
+        for key, problem in found.items():
+            if key not in self._told:
+                self._told[key] = problem.cause
+                self._log.warning(problem.event, error=problem.cause, fix=problem.fix)
 
     def needed(self) -> Index | None:
         """Entries after this one should stay in the log, if they fit: they are about to be archived. None:

@@ -217,6 +217,71 @@ def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pyt
     assert anew.source.copies == 0
 
 
+def test_a_cause_with_figures_that_change_is_told_once(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(50)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    anew = Member(member.folder, monkeypatch)
+    anew.write(5)
+    anew.look()
+    for _ in range(20):
+        anew.write(1)
+        anew.look(reports=0)
+    (refused,) = anew.log.events("archive_refused")
+    assert "and the log of this member with 6" in refused
+    assert anew.log.events("archive_problem_over") == []
+    assert "and the log of this member with 25" in anew.archiver.problems()[0], "the status has them"
+
+
+def test_a_lasting_want_of_room_is_told_once_while_the_state_grows(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(2)
+    for gibibytes in range(1 << 32, (1 << 32) + 5):
+        monkeypatch.setattr(member.source, "sizes", lambda size=gibibytes << 30: (size, 5))
+        member.now += 6.0
+        member.archiver._base_retry_at = 0.0
+        member.archiver.look()
+        while member.is_busy:
+            member.calls.get(timeout=seconds(20))()
+        member.look(reports=0)
+    assert f"{((1 << 32) + 4) * 1024 + 65} MiB have to be free" in member.archiver.problems()[0]
+    assert len(member.log.events("archive_state_not_written")) == 1
+    assert member.log.events("archive_problem_over") == []
+
+
+def test_each_damaged_file_is_told_once_and_many_as_one(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    for _ in range(archive.DAMAGED_TOLD + 3):
+        member.write(1)
+        member.settle()
+    writer = member.archiver._writer
+    assert writer is not None
+    for part in member.archiver.listing.parts:
+        writer.damaged[part.path] = f"{part.path}: damaged at offset 84"
+        member.look(reports=0)
+    told = member.log.events("archive_damaged")
+    assert len(told) == archive.DAMAGED_TOLD + 1
+    assert "1 more files are damaged" in told[-1]
+    assert "3 more files are damaged" in member.archiver.problems()[-1]
+    writer._is_tidy = False
+    writer.tidy()
+    member.look(reports=0)
+    assert "it was renamed to" in member.archiver.problems()[0]
+    assert member.log.events("archive_damaged") == told, "a name is changed, and no other file is damaged"
+    assert member.log.events("archive_problem_over") == []
+    writer.damaged.clear()
+    member.look(reports=0)
+    assert len(member.log.events("archive_problem_over")) == len(told)
+
+
 @pytest.mark.parametrize("compacted", [7, 15])
 @pytest.mark.parametrize("store", ["5a", "5b", ""])
 def test_an_archive_whose_last_entry_was_compacted(
