@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
@@ -185,6 +186,10 @@ class Archiver:
         """Why the archive is not one of this log; empty if it is, or that is not known yet."""
         self._is_foreign = False
         """It was seen to be one of another log: nothing is archived before a restart."""
+        self._stopped_at = float("-inf")
+        """When nothing was archived for the last time."""
+        self._is_behind = False
+        """It is behind although it takes entries: more than `SLOW_SECONDS` above its lag."""
 
     # --- what is told
 
@@ -256,7 +261,7 @@ class Archiver:
             fix = "put another member's archive there, or name an empty folder"
             found.append(Problem("archive_damaged", cause, f"the archive is damaged: {cause}", fix))
         lag = self.lag_seconds()
-        if lag > self._lag + SLOW_SECONDS:
+        if self._is_behind and lag:
             cause = f"{self.folder} does not take the log as fast as it grows"
             text = f"the archive is {lag:.0f} s behind: {self.waiting} entries wait, and {cause}"
             found.append(Problem("archive_behind", cause, text, "give it a faster disk; gaps are to come"))
@@ -286,12 +291,13 @@ class Archiver:
         """Log each problem once when it begins, and once when it is over."""
         found = {each.key: each for each in (*self._not_archived(), *self._impaired())}
         for key in self._told.keys() - found.keys():
-            cause = self._told.pop(key)
-            self._log.info("archive_problem_over", problem=key[0], error=cause, folder=str(self.folder))
+            error = self._told[key]
+            self._log.info("archive_problem_over", problem=key[0], error=error, folder=str(self.folder))
+            del self._told[key]
         for key, problem in found.items():
             if key not in self._told:
-                self._told[key] = problem.cause
                 self._log.warning(problem.event, error=problem.cause, fix=problem.fix)
+                self._told[key] = problem.cause
 
     def needed(self) -> Index | None:
         """Entries after this one should stay in the log, if they fit: they are about to be archived. None:
@@ -310,7 +316,9 @@ class Archiver:
         except MemoryError as error:  # it ends this round, not the member
             self._retry_at = self._monotonic() + RETRY_SECONDS
             self.problem = self._in_words(error)
-        self._tell()
+        with suppress(MemoryError):  # the next round tells it
+            self._note_behind(self._monotonic())
+            self._tell()
 
     def _look(self) -> None:
         now = self._monotonic()
@@ -335,6 +343,14 @@ class Archiver:
     def _note_waiting(self, now: float) -> None:
         if self._waits is None or self._is_reached(self._waits[0]):
             self._waits = (self._raft.applied, now) if self.waiting else None
+
+    def _note_behind(self, now: float) -> None:
+        """What waits because nothing can be archived, has another cause than a slow folder."""
+        if self.stopped:
+            self._stopped_at = now
+        longest = self._lag + SLOW_SECONDS
+        begins = now - self._stopped_at > longest
+        self._is_behind = self.lag_seconds() > longest and (self._is_behind or begins)
 
     def _is_reached(self, index: Index) -> bool:
         """Whether an entry is archived, or the log has forgotten it."""

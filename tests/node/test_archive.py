@@ -411,13 +411,39 @@ def test_an_archive_that_does_not_keep_up_is_told(member: Member, monkeypatch: p
     assert "archive_behind" in over
 
 
+def test_what_waits_because_nothing_can_be_archived_is_not_told_as_slow(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    member.look()
+    member.write(2)
+    member.settle()
+    member.write(10)
+    with monkeypatch.context() as patched:
+        patched.setattr(ArchiveWriter, "add", full)
+        for _ in range(20):
+            member.now += archive.RETRY_SECONDS
+            member.archiver.look()
+            while member.is_busy:
+                member.calls.get(timeout=seconds(20))()
+    assert member.archiver.lag_seconds() > archive.SLOW_SECONDS + 5
+    member.look(reports=0)
+    member.settle()
+    member.look(reports=0)
+    begun, over = [event for event, _ in member.log.lines if event.startswith("archive_")][-2:]
+    assert (begun, over) == ("archive_not_written", "archive_problem_over")
+    assert member.log.events("archive_behind") == []
+
+
 def test_without_threads_and_memory_the_member_goes_on(
     member: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_thread(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    def no_memory(*_: object) -> None:
+    def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patched:
@@ -438,10 +464,15 @@ def test_without_threads_and_memory_the_member_goes_on(
         assert not member.archiver._makes_base
     with monkeypatch.context() as patched:
         patched.setattr(RaftLog, "between", no_memory)
+        patched.setattr(member.log, "warning", no_memory)
         member.write(archive.DUE_ENTRIES)
         member.now += archive.RETRY_SECONDS
         member.look(reports=0)
         assert "not enough memory" in member.archiver.problems()[0]
+    told = member.log.events("archive_not_written")
+    member.look(reports=0)
+    (later,) = member.log.events("archive_not_written")[len(told) :]
+    assert "not enough memory" in later, "it is told once there is memory for that"
     member.settle()
     assert (member.archiver.problems(), member.archiver.waiting) == ([], 0)
 
