@@ -326,6 +326,8 @@ class Archiver:
         if self._busy_since is not None or now < self._retry_at:
             return
         if self._is_foreign:
+            if self._writer is not None:
+                self._give_back(self._writer)
             return
         if self._writer is None:
             self._begin(self._open, self._opened)
@@ -391,10 +393,16 @@ class Archiver:
                 "; if this member took the place of the one that wrote it, remove the file identity there and"
                 " start it again"
             )
-        # Whose archive it is can go on with it.
-        self._writer, self._retention, self.archived = None, None, Index(0)
-        self._begin(writer.close, _ignore)
+        self._retention, self.archived = None, Index(0)
+        self._give_back(writer)
         return False
+
+    def _give_back(self, writer: ArchiveWriter) -> None:
+        """Whose archive it is can go on with it. Begun again if it fails."""
+        self._begin(writer.close, self._given_back)
+
+    def _given_back(self, _: None) -> None:
+        self._writer = None
 
     def _archive(self, writer: ArchiveWriter, now: float) -> None:
         raft = self._raft
@@ -564,7 +572,3 @@ def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) ->
             " free: free space, or name a folder on a larger disk"
         )
     return writer.add_base(copy)
-
-
-def _ignore(_: object) -> None:
-    """Nothing is left to do."""

@@ -282,6 +282,34 @@ def test_each_damaged_file_is_told_once_and_many_as_one(
     assert len(member.log.events("archive_problem_over")) == len(told)
 
 
+def test_the_archive_of_another_store_is_given_back_also_without_threads_at_first(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    member.look()
+    member.write(7)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    anew = Member(member.folder, monkeypatch)
+    anew.write(9, size=3)
+    anew.look()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        anew.look(reports=0)
+    with pytest.raises(NetstoreError, match="another member writes its archive there"):
+        ArchiveWriter.open(member.folder, CLUSTER, "5a")
+    anew.now += archive.RETRY_SECONDS
+    anew.look()
+    ArchiveWriter.open(member.folder, CLUSTER, "5a").close()
+    assert "has the archive of another store" in anew.archiver.problems()[0]
+    assert anew.archiver.needed() is None
+    anew.look(reports=0)
+    assert not anew.is_busy
+
+
 @pytest.mark.parametrize("compacted", [7, 15])
 @pytest.mark.parametrize("store", ["5a", "5b", ""])
 def test_an_archive_whose_last_entry_was_compacted(
