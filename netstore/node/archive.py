@@ -126,9 +126,10 @@ class Archiver:
         wall: Callable[[], int],
         log: Log,
     ) -> None:
-        """Entries are archived within `lag_seconds` after they were applied, if the folder takes them. What
-        leads to no point of the last `keep_seconds` is removed; 0: nothing is. `store` is called
-        in a thread, for `ArchiveWriter.open`.
+        """Entries that wait when no others are being written are begun to be written within `lag_seconds`
+        after they were applied, a bounded number at once; one that is applied during a write waits for its
+        end first. What leads to no point of the last `keep_seconds` is removed; 0: nothing is. `store` is
+        called in a thread, for `ArchiveWriter.open`.
         """
         self.folder = folder
         self._cluster = cluster
