@@ -8,7 +8,6 @@ What is older than asked for is removed (`disk.archiveretention`).
 
 from __future__ import annotations
 
-import re
 import shutil
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from netstore.disk.archivefile import ArchiveWriter, Listing
 from netstore.disk.archiveretention import Outcome, Pace, Retention
 from netstore.disk.threads import report, start_thread
 from netstore.errors import NetstoreError
+from netstore.node.causes import without_figures
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
 from netstore.types import Index
 
@@ -69,9 +69,6 @@ RETENTION_SECONDS: Final = 60.0
 DAMAGED_TOLD: Final = 10
 """So many damaged files, those that were found first, are told each; of the others how many there are."""
 
-_FIGURES: Final = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*")
-"""Numbers, and the hexadecimal ones in names of files."""
-
 
 class Source(Protocol):
     """The part of `disk.engine.LmdbEngine` that is used here."""
@@ -105,7 +102,7 @@ class Problem(NamedTuple):
     @property
     def key(self) -> tuple[str, str]:
         """What stays the same while it lasts, whatever figures the cause has."""
-        return self.event, self.subject or _FIGURES.sub("", self.cause)
+        return self.event, self.subject or without_figures(self.cause)
 
 
 class Archiver:
