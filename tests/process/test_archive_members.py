@@ -80,7 +80,8 @@ class Writer:
             self._pairs = self._pairs | {key: value}
             self.record[revision] = Written(self._pairs, since)
 
-    def _try(self, key: bytes, value: bytes) -> tuple[int, int] | None:
+    def _try(self, key: bytes, value: bytes) -> tuple[int, ...]:
+        """The revision, and a time before it; empty if no member takes the write."""
         for daemon in self._members.running():
             since = time.time_ns()
             try:
@@ -90,7 +91,7 @@ class Writer:
                     return int(answer.header.revision), since
             except Refused:
                 continue
-        return None
+        return ()
 
 
 def told(daemon: Daemon) -> dict[str, Any]:
