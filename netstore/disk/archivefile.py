@@ -64,6 +64,9 @@ _ENTRY: Final = layout("IQQQB")
 _ENTRIES: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.entries")
 _STATE: Final = re.compile(r"([0-9a-f]{16})\.state")
 _PART: Final = ".part"
+_FORMER_PARTS: Final = frozenset({f"entries{_PART}", f"state{_PART}"})
+"""Names of unfinished files of an earlier release."""
+
 _DAMAGED: Final = ".damaged"
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity"
@@ -126,6 +129,7 @@ class Listing:
     needless: list[Path] = field(default_factory=list)
     """Files whose entries are all in another one."""
     unfinished: list[Path] = field(default_factory=list)
+    """Those of all who write or wrote here."""
     gaps: list[tuple[int, int]] = field(default_factory=list)
     """The first and the last entry of each."""
 
@@ -435,8 +439,14 @@ class ArchiveWriter:
             for path in [path for path in self.damaged if path.suffix != _DAMAGED]:
                 aside = path.with_name(path.name + _DAMAGED)
                 _rename(path, aside)
-                self.damaged[aside] = f"{self.damaged.pop(path)}; it was renamed to {aside.name}"
-            _remove([*self.listing.needless, *self.listing.unfinished])
+                words = f"{self.damaged[path]}; it was renamed to {aside.name}"
+                # Who reads it meanwhile finds each file once, in the order in which they were found.
+                self.damaged = {
+                    (aside if each == path else each): (words if each == path else damage)
+                    for each, damage in list(self.damaged.items())
+                }
+            own = {self._unfinished_name("entries"), self._unfinished_name("state"), *_FORMER_PARTS}
+            _remove([*self.listing.needless, *(each for each in self.listing.unfinished if each.name in own)])
             self.listing = listing(self._folder)
             self._is_tidy = True
 
@@ -498,8 +508,10 @@ class ArchiveWriter:
                     self.listing = self.listing.without(gone)
 
     def close(self) -> None:
-        """Give the folder back."""
-        os.close(self._lock)
+        """Give the folder back. It is given back also if this raises."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def _unfinished_name(self, what: str) -> str:
         # Where a file system does not lock, another member's file is not taken for the own one.

@@ -9,6 +9,7 @@ What is older than asked for is removed (`disk.archiveretention`).
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from netstore.disk.archivefile import ArchiveWriter, Listing
 from netstore.disk.archiveretention import Outcome, Pace, Retention
 from netstore.disk.threads import report, start_thread
 from netstore.errors import NetstoreError
+from netstore.node.causes import without_figures
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
 from netstore.types import Index
 
@@ -64,9 +66,8 @@ SPARE_BYTES: Final = 64 << 20
 RETENTION_SECONDS: Final = 60.0
 """Old files are looked for no more often, and else each thousandth of the time that they are kept."""
 
-
 DAMAGED_TOLD: Final = 10
-"""So many damaged files, those that were found last, are told."""
+"""So many damaged files, those that were found first, are told each; of the others how many there are."""
 
 
 class Source(Protocol):
@@ -91,10 +92,17 @@ class Problem(NamedTuple):
     event: str
     """Name in the log."""
     cause: str
-    """What the log says of it, once: nothing that changes while it lasts."""
+    """What the log says of it, once."""
     text: str
     """What the status says of it."""
     fix: str = "mend what the error names"
+    subject: str = ""
+    """What it is about, if that takes more than the cause to tell."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What stays the same while it lasts, whatever figures the cause has."""
+        return self.event, self.subject or without_figures(self.cause)
 
 
 class Archiver:
@@ -115,9 +123,10 @@ class Archiver:
         wall: Callable[[], int],
         log: Log,
     ) -> None:
-        """Entries are archived within `lag_seconds` after they were applied, if the folder takes them. What
-        leads to no point of the last `keep_seconds` is removed; 0: nothing is. `store` is called
-        in a thread, for `ArchiveWriter.open`.
+        """Entries that wait when no others are being written are begun to be written within `lag_seconds`
+        after they were applied, a bounded number at once; one that is applied during a write waits for its
+        end first. What leads to no point of the last `keep_seconds` is removed; 0: nothing is. `store` is
+        called in a thread, for `ArchiveWriter.open`.
         """
         self.folder = folder
         self._cluster = cluster
@@ -136,8 +145,8 @@ class Archiver:
         """An entry that is not archived and was the last one that was applied, and when that was; None
         before there is one.
         """
-        self._told: set[tuple[str, str]] = set()
-        """Events and causes of the problems that the log tells of and that are not over."""
+        self._told: dict[tuple[str, str], str] = {}
+        """The causes, by `Problem.key`, of the problems that the log tells of and that are not over."""
         self._busy_since: float | None = None
         """When the write that is under way began."""
         self._retry_at = 0.0
@@ -175,6 +184,10 @@ class Archiver:
         """Why the archive is not one of this log; empty if it is, or that is not known yet."""
         self._is_foreign = False
         """It was seen to be one of another log: nothing is archived before a restart."""
+        self._stopped_at = float("-inf")
+        """When nothing was archived for the last time."""
+        self._is_behind = False
+        """It is behind although it takes entries: more than `SLOW_SECONDS` above its lag."""
 
     # --- what is told
 
@@ -234,12 +247,19 @@ class Archiver:
         if writer is None:
             return []
         found = []
-        for damage in list(writer.damaged.values())[-DAMAGED_TOLD:]:
+        damaged = list(writer.damaged.items())
+        for path, damage in damaged[:DAMAGED_TOLD]:
             text = f"the archive is damaged, and nothing is restored across that: {damage}"
             fix = "put the file of another member's archive there; else move it away, and it becomes a gap"
-            found.append(Problem("archive_damaged", damage, text, fix))
+            # Its name without the ending that it gets when it is set aside.
+            subject = path.name.partition(".")[0]
+            found.append(Problem("archive_damaged", damage, text, fix, subject))
+        if len(damaged) > DAMAGED_TOLD:
+            cause = f"{self.folder}: {len(damaged) - DAMAGED_TOLD} more files are damaged"
+            fix = "put another member's archive there, or name an empty folder"
+            found.append(Problem("archive_damaged", cause, f"the archive is damaged: {cause}", fix))
         lag = self.lag_seconds()
-        if lag > self._lag + SLOW_SECONDS:
+        if self._is_behind and lag:
             cause = f"{self.folder} does not take the log as fast as it grows"
             text = f"the archive is {lag:.0f} s behind: {self.waiting} entries wait, and {cause}"
             found.append(Problem("archive_behind", cause, text, "give it a faster disk; gaps are to come"))
@@ -267,13 +287,15 @@ class Archiver:
 
     def _tell(self) -> None:
         """Log each problem once when it begins, and once when it is over."""
-        found = {each[:2]: each for each in (*self._not_archived(), *self._impaired())}
-        for event, cause in self._told - found.keys():
-            self._log.info("archive_problem_over", problem=event, error=cause, folder=str(self.folder))
-        for (event, cause), problem in found.items():
-            if (event, cause) not in self._told:
-                self._log.warning(event, error=cause, fix=problem.fix)
-        self._told = set(found)
+        found = {each.key: each for each in (*self._not_archived(), *self._impaired())}
+        for key in self._told.keys() - found.keys():
+            error = self._told[key]
+            self._log.info("archive_problem_over", problem=key[0], error=error, folder=str(self.folder))
+            del self._told[key]
+        for key, problem in found.items():
+            if key not in self._told:
+                self._log.warning(problem.event, error=problem.cause, fix=problem.fix)
+                self._told[key] = problem.cause
 
     def needed(self) -> Index | None:
         """Entries after this one should stay in the log, if they fit: they are about to be archived. None:
@@ -292,7 +314,9 @@ class Archiver:
         except MemoryError as error:  # it ends this round, not the member
             self._retry_at = self._monotonic() + RETRY_SECONDS
             self.problem = self._in_words(error)
-        self._tell()
+        with suppress(MemoryError):  # the next round tells it
+            self._note_behind(self._monotonic())
+            self._tell()
 
     def _look(self) -> None:
         now = self._monotonic()
@@ -300,6 +324,8 @@ class Archiver:
         if self._busy_since is not None or now < self._retry_at:
             return
         if self._is_foreign:
+            if self._writer is not None:
+                self._give_back(self._writer)
             return
         if self._writer is None:
             self._begin(self._open, self._opened)
@@ -317,6 +343,14 @@ class Archiver:
     def _note_waiting(self, now: float) -> None:
         if self._waits is None or self._is_reached(self._waits[0]):
             self._waits = (self._raft.applied, now) if self.waiting else None
+
+    def _note_behind(self, now: float) -> None:
+        """What waits because nothing can be archived, has another cause than a slow folder."""
+        if self.stopped:
+            self._stopped_at = now
+        longest = self._lag + SLOW_SECONDS
+        begins = now - self._stopped_at > longest
+        self._is_behind = self.lag_seconds() > longest and (self._is_behind or begins)
 
     def _is_reached(self, index: Index) -> bool:
         """Whether an entry is archived, or the log has forgotten it."""
@@ -357,10 +391,16 @@ class Archiver:
                 "; if this member took the place of the one that wrote it, remove the file identity there and"
                 " start it again"
             )
-        # Whose archive it is can go on with it.
-        self._writer, self._retention, self.archived = None, None, Index(0)
-        self._begin(writer.close, _ignore)
+        self._retention, self.archived = None, Index(0)
+        self._give_back(writer)
         return False
+
+    def _give_back(self, writer: ArchiveWriter) -> None:
+        """Whose archive it is can go on with it. Begun again if it fails."""
+        self._begin(writer.close, self._given_back)
+
+    def _given_back(self, _: None) -> None:
+        self._writer = None
 
     def _archive(self, writer: ArchiveWriter, now: float) -> None:
         raft = self._raft
@@ -530,7 +570,3 @@ def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) ->
             " free: free space, or name a folder on a larger disk"
         )
     return writer.add_base(copy)
-
-
-def _ignore(_: object) -> None:
-    """Nothing is left to do."""

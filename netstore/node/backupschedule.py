@@ -10,8 +10,9 @@ the future, of a clock that was ahead, counts as the oldest. Those of other memb
 touched, so that they can share a folder. The folder is not made: one
 that is missing is told, because it may be a disk that is not mounted.
 
-Work on files is done in threads and processes; requests never wait for it. Whatever goes wrong is logged, is
-in `BackupState.problem` until a backup succeeds, and is tried again.
+Work on files is done in threads and processes; requests never wait for it. Whatever goes wrong is logged once
+when it begins and once when it is over, is in `BackupState.problem` until a backup succeeds, and is tried
+again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import trio
 from netstore.disk.datadir import sync_folder
 from netstore.errors import CorruptData, Fault, MustStop, NetstoreError
 from netstore.node import fullbackup
+from netstore.node.causes import without_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,6 +147,8 @@ class BackupSchedule:
         self.state = BackupState(plan.every)
         self._is_late = False
         """The log tells that a backup is late."""
+        self._told = ""
+        """Why backups fail, as the log tells it; empty if they do not."""
 
     def look(self) -> None:
         """Log that a backup is late, once, and once that it is not any more; to be called at times."""
@@ -154,6 +158,17 @@ class BackupSchedule:
         elif self._is_late and not late:
             self._log.info("backup_not_late", folder=str(self._plan.folder))
         self._is_late = bool(late)
+
+    def _tell_failure(self) -> None:
+        """Log why backups fail, once when it begins, and once when it is over."""
+        problem, folder = self.state.problem, str(self._plan.folder)
+        if without_figures(problem) == without_figures(self._told):
+            return
+        if self._told:
+            self._log.info("backup_problem_over", problem="backup_failed", reason=self._told, folder=folder)
+        if problem:
+            self._log.error("backup_failed", reason=problem, folder=folder)
+        self._told = problem
 
     async def run(self) -> None:
         """Make backups until cancelled."""
@@ -174,12 +189,13 @@ class BackupSchedule:
         except (NetstoreError, OSError, MemoryError) as error:
             state.failed += 1
             state.problem = _in_words(error)
-            self._log.error("backup_failed", reason=state.problem, folder=str(self._plan.folder))
+            self._tell_failure()
             return False
         finally:
             state.began = 0.0
         state.succeeded += 1
         state.problem = ""
+        self._tell_failure()
         state.last_success = self._now()
         state.last_seconds = self._clock.monotonic() - begun
         self._remember(path.name, found.size, found.header.index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
@@ -55,10 +55,10 @@ def format_time(wall: int, *, up: bool = False) -> str:
     """An instant of wall time (nanoseconds since 1970) to the millisecond; `-` for 0 or one out of range.
     `up`: not before it, for a time that names what was written then.
     """
-    wall += 10**6 - 1 if up and wall else 0
+    milliseconds = -(-wall // 10**6) if up else wall // 10**6
     try:
-        moment = datetime.fromtimestamp(wall / 1e9, UTC)
-    except (ValueError, OverflowError, OSError):
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    except OverflowError:
         return "-"
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if wall else "-"
 

@@ -234,6 +234,27 @@ def test_a_damaged_last_file_is_set_aside_and_becomes_a_gap(tmp_path: Path) -> N
     writer.close()
 
 
+def test_an_unfinished_file_of_another_member_is_left_alone(tmp_path: Path) -> None:
+    """Where a file system does not lock, another one may be writing it."""
+    others = {"entries-6b.part", "state-6b.part"}
+    for name in (*others, f"entries-{STORE}.part", f"state-{STORE}.part", "entries.part", "state.part"):
+        (tmp_path / name).touch()
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    writer.add(entries(1, 2))
+    writer.close()
+    assert {path.name for path in tmp_path.glob("*.part")} == others
+    assert [path.name for path in writer.listing.unfinished] == sorted(others)
+
+
+def test_an_archive_can_be_closed_twice(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    writer.close()
+    with (tmp_path / "other").open("w") as other:  # it gets the descriptor that is free now
+        writer.close()
+        other.write("open")
+    ArchiveWriter.open(tmp_path, CLUSTER, STORE).close()
+
+
 def test_nothing_is_changed_in_an_archive_before_it_is_known_whose_it_is(tmp_path: Path) -> None:
     writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
     for index in range(1, 4):

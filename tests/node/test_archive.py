@@ -217,6 +217,99 @@ def test_another_store_with_the_same_id_is_told(member: Member, monkeypatch: pyt
     assert anew.source.copies == 0
 
 
+def test_a_cause_with_figures_that_change_is_told_once(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(50)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    anew = Member(member.folder, monkeypatch)
+    anew.write(5)
+    anew.look()
+    for _ in range(20):
+        anew.write(1)
+        anew.look(reports=0)
+    (refused,) = anew.log.events("archive_refused")
+    assert "and the log of this member with 6" in refused
+    assert anew.log.events("archive_problem_over") == []
+    assert "and the log of this member with 25" in anew.archiver.problems()[0], "the status has them"
+
+
+def test_a_lasting_want_of_room_is_told_once_while_the_state_grows(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(2)
+    for gibibytes in range(1 << 32, (1 << 32) + 5):
+        monkeypatch.setattr(member.source, "sizes", lambda size=gibibytes << 30: (size, 5))
+        member.now += 6.0
+        member.archiver._base_retry_at = 0.0
+        member.archiver.look()
+        while member.is_busy:
+            member.calls.get(timeout=seconds(20))()
+        member.look(reports=0)
+    assert f"{((1 << 32) + 4) * 1024 + 65} MiB have to be free" in member.archiver.problems()[0]
+    assert len(member.log.events("archive_state_not_written")) == 1
+    assert member.log.events("archive_problem_over") == []
+
+
+def test_each_damaged_file_is_told_once_and_many_as_one(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    for _ in range(archive.DAMAGED_TOLD + 3):
+        member.write(1)
+        member.settle()
+    writer = member.archiver._writer
+    assert writer is not None
+    for part in member.archiver.listing.parts:
+        writer.damaged[part.path] = f"{part.path}: damaged at offset 84"
+        member.look(reports=0)
+    told = member.log.events("archive_damaged")
+    assert len(told) == archive.DAMAGED_TOLD + 1
+    assert "1 more files are damaged" in told[-1]
+    assert "3 more files are damaged" in member.archiver.problems()[-1]
+    writer._is_tidy = False
+    writer.tidy()
+    member.look(reports=0)
+    assert "it was renamed to" in member.archiver.problems()[0]
+    assert member.log.events("archive_damaged") == told, "a name is changed, and no other file is damaged"
+    assert member.log.events("archive_problem_over") == []
+    writer.damaged.clear()
+    member.look(reports=0)
+    assert len(member.log.events("archive_problem_over")) == len(told)
+
+
+def test_the_archive_of_another_store_is_given_back_also_without_threads_at_first(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    member.look()
+    member.write(7)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    anew = Member(member.folder, monkeypatch)
+    anew.write(9, size=3)
+    anew.look()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        anew.look(reports=0)
+    with pytest.raises(NetstoreError, match="another member writes its archive there"):
+        ArchiveWriter.open(member.folder, CLUSTER, "5a")
+    anew.now += archive.RETRY_SECONDS
+    anew.look()
+    ArchiveWriter.open(member.folder, CLUSTER, "5a").close()
+    assert "has the archive of another store" in anew.archiver.problems()[0]
+    assert anew.archiver.needed() is None
+    anew.look(reports=0)
+    assert not anew.is_busy
+
+
 @pytest.mark.parametrize("compacted", [7, 15])
 @pytest.mark.parametrize("store", ["5a", "5b", ""])
 def test_an_archive_whose_last_entry_was_compacted(
@@ -346,13 +439,39 @@ def test_an_archive_that_does_not_keep_up_is_told(member: Member, monkeypatch: p
     assert "archive_behind" in over
 
 
+def test_what_waits_because_nothing_can_be_archived_is_not_told_as_slow(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    member.look()
+    member.write(2)
+    member.settle()
+    member.write(10)
+    with monkeypatch.context() as patched:
+        patched.setattr(ArchiveWriter, "add", full)
+        for _ in range(20):
+            member.now += archive.RETRY_SECONDS
+            member.archiver.look()
+            while member.is_busy:
+                member.calls.get(timeout=seconds(20))()
+    assert member.archiver.lag_seconds() > archive.SLOW_SECONDS + 5
+    member.look(reports=0)
+    member.settle()
+    member.look(reports=0)
+    begun, over = [event for event, _ in member.log.lines if event.startswith("archive_")][-2:]
+    assert (begun, over) == ("archive_not_written", "archive_problem_over")
+    assert member.log.events("archive_behind") == []
+
+
 def test_without_threads_and_memory_the_member_goes_on(
     member: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_thread(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    def no_memory(*_: object) -> None:
+    def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patched:
@@ -373,10 +492,15 @@ def test_without_threads_and_memory_the_member_goes_on(
         assert not member.archiver._makes_base
     with monkeypatch.context() as patched:
         patched.setattr(RaftLog, "between", no_memory)
+        patched.setattr(member.log, "warning", no_memory)
         member.write(archive.DUE_ENTRIES)
         member.now += archive.RETRY_SECONDS
         member.look(reports=0)
         assert "not enough memory" in member.archiver.problems()[0]
+    told = member.log.events("archive_not_written")
+    member.look(reports=0)
+    (later,) = member.log.events("archive_not_written")[len(told) :]
+    assert "not enough memory" in later, "it is told once there is memory for that"
     member.settle()
     assert (member.archiver.problems(), member.archiver.waiting) == ([], 0)
 

@@ -202,6 +202,31 @@ async def test_a_missing_folder_is_told_and_not_made(tmp_path: Path) -> None:
         assert here.schedule.state.warnings(here.clock.wall() / SECOND) == []
 
 
+async def test_a_failure_that_lasts_is_logged_once_and_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(tmp_path) as here:
+        with monkeypatch.context() as patched:
+            for free in (5, 7, 4):
+                usage = type("Usage", (), {"free": free})
+                patched.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+                assert not await here.make()
+        assert here.schedule.state.failed == 3
+        [first] = here.place.lines.told("backup_failed")
+        assert "no room for a backup: 5 bytes are free" in first["reason"]
+        here.folder.rmdir()
+        assert not await here.make()
+        here.folder.mkdir()
+        assert await here.make()
+        assert await here.make()
+        told = {"backup_failed", "backup_problem_over"}
+        assert [each for each in here.place.lines.events if each in told] == [
+            *("backup_failed", "backup_problem_over"),
+            *("backup_failed", "backup_problem_over"),
+        ]
+        assert here.place.lines.told("backup_problem_over")[0]["reason"] == first["reason"]
+
+
 async def test_a_folder_that_is_mounted_read_only_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

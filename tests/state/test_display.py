@@ -18,6 +18,12 @@ def test_long_values_are_displayed_by_their_size() -> None:
         display.describe_entry(b"\x09" * 30) == "- - 30 bytes of format 9, which this release does not know"
     )
     assert display.format_time(2**64 - 1) in {"-", "2554-07-21T23:34:33.709Z"}
+    for milliseconds in range(1000):
+        exact = 1_796_047_500 * 10**9 + milliseconds * 10**6
+        shown = f"2026-11-30T14:05:00.{milliseconds:03}Z"
+        assert (display.format_time(exact), display.format_time(exact, up=True)) == (shown, shown)
+    assert display.format_time(1_796_047_500_123_000_001, up=True) == "2026-11-30T14:05:00.124Z"
+    assert display.format_time(0) == display.format_time(0, up=True) == "-"
 
 
 def test_ids_are_hexadecimal_as_elsewhere() -> None:

@@ -115,7 +115,10 @@ def standing(endpoint: str, told: MemberStatus) -> Iterator[Finding]:
         judge = wrong if archive.stopped else warning
         for problem in archive.problems:
             yield judge(subject, problem, "do what it says; the log of the member says more")
-        if not archive.problems:
+        if archive.stopped is None and told.problems:
+            words = "an earlier release tells what is wrong with it among the problems of the store"
+            yield unknown(subject, words, "see these, and upgrade the member")
+        elif not archive.problems:
             oldest = shown_instant(archive.oldest_unix_nanos or 0, up=True)
             since = f", leads back to {oldest}" if oldest else ""
             yield ok(subject, f"has the log up to entry {archive.last_index}{since}")

@@ -72,14 +72,14 @@ def revision(word: str | int) -> int:
 
 def shown_instant(wall: int, *, up: bool = False) -> str | None:
     """Nanoseconds since 1970 as UTC to the millisecond; None for 0, or one out of range. `up`: not before it,
-    so that the state at this time has what was written then.
+    so that the state at this time has what was written then, and perhaps later in that millisecond.
     """
     if not wall:
         return None
-    wall += 10**6 - 1 if up else 0
+    milliseconds = -(-wall // 10**6) if up else wall // 10**6
     try:
-        moment = datetime.fromtimestamp(wall / 10**9, UTC)
-    except (ValueError, OverflowError, OSError):
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    except OverflowError:
         return None
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

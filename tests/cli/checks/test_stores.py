@@ -54,6 +54,17 @@ def test_a_member_that_saves_what_it_should() -> None:
     assert backup.told == "every 60 s; the last one is f.backup"
 
 
+def test_an_archive_of_an_earlier_release_is_not_called_good_beside_a_problem() -> None:
+    archive = replace(ARCHIVE, stopped=None, oldest_unix_nanos=None)
+    found = list(standing("http://s", replace(MEMBER, problems=("no room",), archive=archive)))
+    assert [(each.subject, each.state) for each in found] == [
+        ("store http://s", State.WRONG),
+        ("archive http://s", State.UNKNOWN),
+    ]
+    (well,) = standing("http://s", replace(MEMBER, archive=archive))
+    assert (well.state, well.told) == (State.OK, "has the log up to entry 7")
+
+
 @pytest.mark.parametrize(("stopped", "state"), [(True, State.WRONG), (False, State.WARNING)])
 def test_a_member_that_does_not(*, stopped: bool, state: State) -> None:
     archive = replace(ARCHIVE, stopped=stopped, problems=("no room",))

@@ -40,4 +40,11 @@ def test_points_and_revisions() -> None:
 
 def test_shown_instants() -> None:
     assert shown_instant(1_796_047_500_123_456_789) == "2026-11-30T14:05:00.123Z"
+    assert shown_instant(1_796_047_500_123_999_999) == "2026-11-30T14:05:00.123Z"
+    assert shown_instant(1_796_047_500_123_000_001, up=True) == "2026-11-30T14:05:00.124Z"
+    for milliseconds in range(1000):
+        exact = 1_796_047_500 * 10**9 + milliseconds * 10**6
+        shown = f"2026-11-30T14:05:00.{milliseconds:03}Z"
+        assert (shown_instant(exact), shown_instant(exact, up=True)) == (shown, shown)
+        assert instant(shown).instant == exact
     assert (shown_instant(0), shown_instant(2**64 - 1)) == (None, "2554-07-21T23:34:33.709Z")
