@@ -320,9 +320,9 @@ def encode(cluster: int, entries: Sequence[Archived]) -> bytes:
 
 
 class ArchiveWriter:
-    """Writes the archive of one member. All methods block and raise OSError if the folder cannot be written:
-    nothing is lost then, and the call may be repeated. `add` may be called in one thread while `add_base` or
-    `remove` is called in another.
+    """Writes the archive of one member. All methods block and raise OSError if the folder cannot be written,
+    and NetstoreError if another one lies there: nothing is lost then, and the call may be repeated. `add` may
+    be called in one thread while `add_base` or `remove` is called in another.
     """
 
     def __init__(self, folder: Path, cluster: ClusterId, store: str) -> None:
@@ -429,6 +429,20 @@ class ArchiveWriter:
                 self.newest = newest.entry
                 return
 
+    def _check_place(self) -> None:
+        """NetstoreError if the folder at its path is not the one that was opened: what is written into it
+        would be missing in the archive, and nobody locks it.
+        """
+        own = os.fstat(self._lock)
+        with suppress(FileNotFoundError):
+            found = (self._folder / _LOCK).stat()
+            if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+                return
+        raise NetstoreError(
+            f"{self._folder}: another folder lies there than the one that was opened: mount or move that one"
+            " back, or start the member again to begin a new archive"
+        )
+
     def tidy(self) -> None:
         """Remove what a crash left, and rename last files that were found damaged, once it is not in doubt
         whose archive this is. Part of the first `add` or `add_base`.
@@ -455,6 +469,7 @@ class ArchiveWriter:
         one that has one, or 0. Merges small files; where that fails, they stay as they are (`not_merged`).
         """
         archived = [Archived(entry, wall_of(entry)) for entry in entries]
+        self._check_place()
         self.tidy()
         self._claim()
         part = self._write(archived)
@@ -479,6 +494,7 @@ class ArchiveWriter:
 
     def add_base(self, copy: Callable[[int], Index]) -> Base:
         """Archive a state: `copy` writes it to a file descriptor, and returns up to which entry it goes."""
+        self._check_place()
         self.tidy()
         part = self._folder / self._unfinished_name("state")
         with _unfinished(part) as file:
@@ -496,6 +512,7 @@ class ArchiveWriter:
         the next one is removed, so that a crash leaves no gap.
         """
         gone: set[Path] = set()
+        self._check_place()
         with self._rewriting:
             try:
                 for path in [*(base.path for base in bases), *(part.path for part in parts)]:

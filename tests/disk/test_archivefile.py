@@ -246,6 +246,35 @@ def test_an_unfinished_file_of_another_member_is_left_alone(tmp_path: Path) -> N
     assert [path.name for path in writer.listing.unfinished] == sorted(others)
 
 
+def test_nothing_is_written_into_another_folder_that_lies_at_its_path(tmp_path: Path) -> None:
+    """As when its file system is no longer mounted."""
+    folder, away = tmp_path / "a", tmp_path / "away"
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
+    writer.add(entries(1, 10))
+    base = writer.add_base(state(b"one", 10))
+    folder.rename(away)
+    for bare in (False, True):
+        if bare:
+            folder.mkdir()
+        for call in (
+            lambda: writer.add(entries(11, 20)),
+            lambda: writer.add_base(state(b"two", 20)),
+            lambda: writer.remove([base], []),
+        ):
+            with pytest.raises(NetstoreError, match="another folder lies there"):
+                call()
+    other = ArchiveWriter.open(folder, CLUSTER, "another")
+    with pytest.raises(NetstoreError, match="another folder lies there"):
+        writer.add(entries(11, 20))
+    other.close()
+    assert stored(folder) == []
+    folder.rename(tmp_path / "bare")
+    away.rename(folder)
+    writer.add(entries(11, 20))
+    assert stored(folder) == entries(1, 20)
+    writer.close()
+
+
 def test_an_archive_can_be_closed_twice(tmp_path: Path) -> None:
     writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
     writer.close()

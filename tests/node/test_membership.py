@@ -9,6 +9,7 @@ import pytest
 
 from netstore.admission import PARTS
 from netstore.errors import Fault, Reason, stopped
+from netstore.node.applier import Applier
 from netstore.node.backpressure import BEHIND_SECONDS, HELD_BYTES
 from netstore.node.fairqueue import TURN
 from netstore.node.member import OWN
@@ -373,7 +374,8 @@ def crowd(group: Group, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if why == "behind":
         monkeypatch.setattr(group[1].engine, "excess_bytes", lambda: 1)
     else:
-        monkeypatch.setattr(group[1].host.applier, "waiting_bytes", HELD_BYTES + 1)
+        late = property(lambda _: HELD_BYTES + 1, lambda _, size: None)  # it stays, whatever is applied
+        monkeypatch.setattr(Applier, "waiting_bytes", late, raising=False)
     group.tick()
 
 

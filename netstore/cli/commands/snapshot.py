@@ -123,6 +123,8 @@ def _written_aside(target: Path) -> Iterator[_Part]:
     part = target.with_name(f"{target.name}.part") if target.name else target
     if target.is_dir() or not target.name:
         raise refused(f"{target}: is a folder; name a file")
+    if target.exists() and not target.is_file():
+        raise refused(f"{target}: is no regular file, and would be replaced by one; name a file")
     with in_words(target):
         opened = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(opened, "w+b") as file:
@@ -394,6 +396,11 @@ def restore(
         done = work.restore(file, data_dir, wish)
     for each in done.left_out:
         warn(each)
+    if len(members) > 1 and initial_cluster_token is None:
+        warn(
+            "--initial-cluster-token was not given: a member that is left of another restore of this file"
+            " would be taken for one of this cluster; give each restore a token of its own"
+        )
     content: dict[str, str | int | None] = {
         "dataDir": str(data_dir),
         "cluster": f"{done.cluster:x}",

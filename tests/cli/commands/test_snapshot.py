@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 import stat
 import sys
 from contextlib import closing
@@ -192,6 +193,27 @@ def test_a_store_that_does_not_answer_leaves_no_file(run: Run, tmp_path: Path) -
     told = run("--endpoints", "http://127.0.0.1:1", "snapshot", "save", str(tmp_path / "x"))
     assert told.status == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_device_is_replaced_by_a_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netstore.cli.commands.snapshot._is_netstore", lambda _: True)
+    os.mkfifo(tmp_path / "x")
+    told = run("snapshot", "save", str(tmp_path / "x"))
+    assert told.status == 1
+    assert "x: is no regular file, and would be replaced by one; name a file" in told.err
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_members_restored_without_a_token_are_warned_of_those_of_another_restore(
+    run: Run, file: Path, tmp_path: Path
+) -> None:
+    cluster = ("--initial-cluster", "a=http://h:1,b=http://h:2", "--name", "a")
+    for number, more in enumerate(((), ("--initial-cluster-token", "another"))):
+        told = run(
+            "snapshot", "restore", str(file), "--data-dir", str(tmp_path / f"{number}"), *cluster, *more
+        )
+        assert told.status == 0, told.err
+        assert ("give each restore a token of its own" in told.err) is (not more)
 
 
 def test_two_commands_do_not_write_one_file(
