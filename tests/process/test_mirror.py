@@ -137,7 +137,7 @@ def guard(daemon: Daemon, password: str) -> str:
         ("enable", {}),
         ("roles/guest", {"role": "guest", "revoke": {"kv": nobody}}),
     ):
-        answer = httpx.put(f"{daemon.url}/v2/auth/{path}", json=document, headers=who)
+        answer = httpx.put(f"{daemon.url}/v2/auth/{path}", json=document, headers=who, timeout=seconds(10))
         assert answer.is_success, answer.text
     return f"root:{password}"
 
@@ -164,7 +164,7 @@ def test_users_of_both_sides(tmp_path: Path) -> None:
         done = ended(*words, "--username", one, "--target-username", other, "-o", "json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["v2Written"] == 1
-        found = httpx.get(f"{target.url}/v2/keys/a", auth=("root", "other"))
+        found = httpx.get(f"{target.url}/v2/keys/a", auth=("root", "other"), timeout=seconds(10))
         assert found.json()["node"]["value"] == "1"
 
 
