@@ -115,7 +115,7 @@ def parse_checkpoint(value: bytes, key: str, source: str, keys: bytes) -> Checkp
         found = msgspec.json.decode(value, type=Checkpoint)
         if found.witness is not None and not found.witness.key.startswith(found.keys):
             raise msgspec.ValidationError("the witness is not one of the keys")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise NotMirrored(
             f"checkpoint {key}: TARGET has something else in that key, or one that is damaged: name another"
             " one by --checkpoint, or delete this one"

@@ -337,6 +337,8 @@ class ArchiveWriter:
         that its log is this store's.
         """
         self._lock = -1
+        self._place: tuple[int, int] | None = None
+        """File system and inode of the folder."""
         self._changing = threading.Lock()
         """Held while the listing is changed."""
         self._rewriting = threading.Lock()
@@ -383,6 +385,7 @@ class ArchiveWriter:
             if not (writer.listing.parts or writer.listing.bases or writer.damaged):
                 writer._claim()
             writer.newest_wall = _last_wall(writer.listing)
+            writer._place = _place(folder)
         except BaseException:
             os.close(lock)
             raise
@@ -434,10 +437,12 @@ class ArchiveWriter:
         would be missing in the archive, and nobody locks it.
         """
         own = os.fstat(self._lock)
-        with suppress(FileNotFoundError):
-            found = (self._folder / _LOCK).stat()
-            if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
-                return
+        if _place(self._folder / _LOCK) == (own.st_dev, own.st_ino):
+            return
+        if _place(self._folder) == self._place:
+            raise NetstoreError(
+                f"{self._folder}: its file {_LOCK} was removed or replaced: start the member again"
+            )
         raise NetstoreError(
             f"{self._folder}: another folder lies there than the one that was opened: mount or move that one"
             " back, or start the member again to begin a new archive"
@@ -569,6 +574,15 @@ class ArchiveWriter:
         with self._changing:
             self.listing.parts[-len(run) :] = [merged]
         _remove(part.path for part in run)
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """File system and inode of what lies there; None if nothing does."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _last_wall(found: Listing) -> int:

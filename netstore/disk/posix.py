@@ -295,7 +295,7 @@ class PosixDevice:
         # Read within the time that is taken, so that no wait is left out that is not in it.
         waited = queue.waited() - waited
         now = monotonic()
-        took = now - began - waited
+        took = now - began - max(0.0, waited)  # it ends at 0.0 if the kernel's count cannot be read any more
         self._usual_seconds += (took - self._usual_seconds) * WEIGHT
         if took > LONG_SECONDS:
             self._loop_from = now + PAUSE_FACTOR * took

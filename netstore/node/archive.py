@@ -184,8 +184,9 @@ class Archiver:
         """Why the archive is not one of this log; empty if it is, or that is not known yet."""
         self._is_foreign = False
         """It was seen to be one of another log: nothing is archived before a restart."""
-        self._stopped_at = float("-inf")
-        """When nothing was archived for the last time."""
+        self._looked_at = monotonic()
+        self._stopped_seconds = 0.0
+        """For how long of the present lag nothing could be archived, because of an error."""
         self._is_behind = False
         """It is behind although it takes entries: more than `SLOW_SECONDS` above its lag."""
 
@@ -345,12 +346,13 @@ class Archiver:
             self._waits = (self._raft.applied, now) if self.waiting else None
 
     def _note_behind(self, now: float) -> None:
-        """What waits because nothing can be archived, has another cause than a slow folder."""
-        if self.stopped:
-            self._stopped_at = now
-        longest = self._lag + SLOW_SECONDS
-        begins = now - self._stopped_at > longest
-        self._is_behind = self.lag_seconds() > longest and (self._is_behind or begins)
+        """What waits because of an error, has another cause than a slow folder."""
+        lag = self.lag_seconds()
+        if self._differs or self.problem:
+            self._stopped_seconds += now - self._looked_at
+        self._looked_at = now
+        self._stopped_seconds = min(self._stopped_seconds, lag)  # a lag that begins anew has no stop in it
+        self._is_behind = lag - self._stopped_seconds > self._lag + SLOW_SECONDS
 
     def _is_reached(self, index: Index) -> bool:
         """Whether an entry is archived, or the log has forgotten it."""

@@ -10,8 +10,8 @@ the future, of a clock that was ahead, counts as the oldest. Those of other memb
 touched, so that they can share a folder. The folder is not made: one
 that is missing is told, because it may be a disk that is not mounted.
 
-Work on files is done in threads and processes; requests never wait for it. Whatever goes wrong is logged once
-when it begins and once when it is over, is in `BackupState.problem` until a backup succeeds, and is tried
+Work on files is done in threads and processes; requests never wait for it. Why a backup fails is logged once
+when it begins and once when it is over, and is in `BackupState.problem` until one succeeds. It is tried
 again.
 """
 

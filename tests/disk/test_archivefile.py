@@ -270,6 +270,10 @@ def test_nothing_is_written_into_another_folder_that_lies_at_its_path(tmp_path: 
     assert stored(folder) == []
     folder.rename(tmp_path / "bare")
     away.rename(folder)
+    (folder / "lock").rename(tmp_path / "lock")
+    with pytest.raises(NetstoreError, match="its file lock was removed or replaced"):
+        writer.add(entries(11, 20))
+    (tmp_path / "lock").rename(folder / "lock")
     writer.add(entries(11, 20))
     assert stored(folder) == entries(1, 20)
     writer.close()

@@ -439,6 +439,26 @@ def test_an_archive_that_does_not_keep_up_is_told(member: Member, monkeypatch: p
     assert "archive_behind" in over
 
 
+def test_a_folder_of_which_each_write_seems_stuck_is_told_as_behind_too(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MOST_ENTRIES", 1)
+    member.look()
+    member.write(2)
+    member.settle()
+    member.write(100)
+    member.look(reports=0)
+    for _ in range(5):
+        member.archiver.look()
+        member.now += archive.SLOW_SECONDS + 40.0
+        member.archiver.look()
+        while member.is_busy:
+            member.calls.get(timeout=seconds(20))()
+    member.archiver.look()
+    assert len(member.log.events("archive_stuck")) > 1
+    assert len(member.log.events("archive_behind")) == 1
+
+
 def test_what_waits_because_nothing_can_be_archived_is_not_told_as_slow(
     member: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
