@@ -138,7 +138,7 @@ def test_the_log_is_listed_without_the_files_of_a_running_member(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["--cert-file=/none", "--key-file=/none", "--inspect-log"]) == 1
-    assert f"{tmp_path}/data is no data folder" in capsys.readouterr().err
+    assert f"{tmp_path}/data: is no data folder" in capsys.readouterr().err
 
 
 def test_an_agent_without_its_file_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
