@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -120,6 +121,10 @@ def _interpreters(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(INTERPRETERS)}
 
 
+_forking: Final = threading.Lock()
+"""Held by the thread that forks: whether orphans become children of this process is one setting for all."""
+
+
 class _Source:
     """The test's end of a process that has imported a program."""
 
@@ -138,12 +143,13 @@ class _Source:
 
     def fork(self, request: Mapping[str, object], log: int) -> int:
         """The process id of a new process."""
-        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        try:
-            socket.send_fds(self._socket, [json.dumps(request).encode()], [log])
-            return int(self._socket.recv(64))
-        finally:
-            _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        with _forking:
+            _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            try:
+                socket.send_fds(self._socket, [json.dumps(request).encode()], [log])
+                return int(self._socket.recv(64))
+            finally:
+                _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @cache
