@@ -4,6 +4,7 @@ extra `otel`). Nothing of it is imported otherwise.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Final
 
 from netstore import __version__
@@ -21,6 +22,9 @@ VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_EN
 
 MOST_WAITING: Final = 2_048
 """Spans that wait for the collector; further ones are dropped."""
+
+CLOSE_SECONDS: Final = 3.0
+"""How long the end of the member waits for a collector that does not answer."""
 
 
 def is_asked_for(environment: Mapping[str, str]) -> bool:
@@ -107,5 +111,7 @@ class OtelExporter:
             at = ended
 
     def close(self) -> None:
-        """Send what waits, for a few seconds at most."""
-        self._processor.shutdown()  # type: ignore[no-untyped-call]  # it has no annotations
+        """Send what waits, for `CLOSE_SECONDS` at most: the SDK itself tries for 30 s."""
+        ending = threading.Thread(target=self._processor.shutdown, name="spans", daemon=True)
+        ending.start()
+        ending.join(CLOSE_SECONDS)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import sys
+import threading
+from typing import TYPE_CHECKING
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from netstore.errors import NetstoreError
+from netstore.ops import tracing
 from netstore.ops.tracing import OtelExporter, is_asked_for
 from netstore.traces import Span
 from netstore.types import Nanos
+from tests.support.patience import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExportResult
 
 TRACE, SPAN, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "aaf067aa0ba902b7"
 
@@ -49,6 +59,24 @@ def test_a_request_is_a_span_with_its_parts_as_children() -> None:
     ]
     assert all(part.parent is not None and part.parent.span_id == context.span_id for part in parts)
     assert len({part.context.span_id for part in parts if part.context}) == 2
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.1)
+    answers, answered = threading.Event(), threading.Event()
+
+    class Silent(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            answers.wait(20)  # fixed: less than the 30 s of the SDK
+            answered.set()
+            return super().export(spans)
+
+    exporter = OtelExporter("m1", Silent())
+    exporter.export(Span("KV/Put", TRACE, SPAN, PARENT, Nanos(1_000), 0.25, {}, ()))
+    exporter.close()
+    assert not answered.is_set(), "closed while the collector is silent"
+    answers.set()
+    assert answered.wait(seconds(20)), "what waited was sent"
 
 
 def test_without_the_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
