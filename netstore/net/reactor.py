@@ -407,8 +407,8 @@ class Reactor:
             or self.admission.looking
         )
 
-    def _update_now(self) -> float:
-        """Read the clock and update `now`; returns the clock's own time."""
+    def read_clock(self) -> float:
+        """Read the clock and update `now`; returns the clock's own time. Each round begins with it."""
         at = self._clock()
         if at - self._clock_read > HELD_SECONDS:
             self._lost += at - self._clock_read
@@ -433,7 +433,7 @@ class Reactor:
         clock, meter, scheduler, watched = self._clock, self.meter, self.scheduler, self.watched
         if watched.aside:
             ready = watched.take_aside(ready, _EVENTS_PER_ROUND)
-        began = self._update_now()
+        began = self.read_clock()
         self.wakeup.in_round = True
         self._rounds.begin()
         connections, listeners = self._connections, self.acceptor.listeners
@@ -492,7 +492,7 @@ class Reactor:
         self._sweep(list(self._connections.values()))
 
     def _sweep_begins(self) -> None:
-        self._update_now()
+        self.read_clock()
         self._refresh_date()
         guarded(self.failed, self.admission.sweep)
         guarded(self.failed, self.admission.step, self.now)
@@ -501,7 +501,7 @@ class Reactor:
         self.acceptor.sweep()
 
     def _sweep(self, connections: Iterable[Connection]) -> None:
-        at = self._update_now()
+        at = self.read_clock()
         seen, limit = self.now, self._limits.stall_seconds
         for connection in connections:
             self._serve(connection, connection.sweep, seen, limit)

@@ -105,6 +105,8 @@ class Host:
         """Called with the payload of a slow request of the log once it is answered, unless whoever answered
         it has taken `Slowness.spent`.
         """
+        self.read_clock: Callable[[], object] = lambda: None
+        """Called where time has passed since the loop's round began: its clock measures requests."""
         self.proposals = proposals
         self.proposals.now, self.proposals.wall = clock.monotonic(), clock.wall()
         self.reads = Reads(proposals.time_limit)
@@ -421,6 +423,7 @@ class Host:
     def _answer_slow(self, slot: Slot, payload: bytes, outcome: Outcome | Fault) -> None:
         opened = slot.late_at - self.proposals.time_limit
         slowness = self.slowness
+        self.read_clock()
         spent = slowness.spent = slowness.of_write(opened, slot.sent_at, self.machine.applying.index)
         try:
             slot.done(outcome)
@@ -430,6 +433,7 @@ class Host:
             slowness.spent = slowness.traceparent = None
 
     def _read_slow(self, done: Callable[[Fault | None], None], asked: float, fault: Fault | None) -> None:
+        self.read_clock()
         self.slowness.spent = self.slowness.of_read(asked)
         try:
             done(fault)
@@ -520,6 +524,7 @@ class Host:
             if effects.append is not None:
                 if writer.may_sync_now(effects.append, is_idle=is_idle):
                     writer.write_now(effects.append)
+                    self.read_clock()
                     released, more = self._driver.after_sync()
                     if released:
                         self._send(released)

@@ -76,7 +76,10 @@ class Loop:
             await self._idle.wait()
 
     def _timed_turn(self) -> None:
+        """A turn outside the rounds."""
         meter = self._meter
+        if self._host is not None:
+            self._host.read_clock()
         if meter is None:
             self._turn()
             return

@@ -214,6 +214,7 @@ class RunningMember:
         )
         host.space.next_segment = store.device
         host.slowness.syncs = store.device.recent
+        host.read_clock = base.reactor.read_clock
         host.background.contended = lambda: base.reactor.contended
         store.failed = host.engine_failed
         store.damaged = host.fail

@@ -163,8 +163,9 @@ async def test_each_lease_costs_a_start_the_same_among_few_and_many(
     few, more, many = [await cost_of_start(tmp_path / f"{count}", kind, count) for count in (250, 500, 3_000)]
     each = (more - few) / 250
     assert each > 500, "the leases were not counted"
-    # How many were judged before the own lease was held, and are judged again, is not in proportion.
-    assert (many - more) / 2_500 < each * 1.5
+    # Whether the leases are judged once more when the own one is held is up to the order of the tasks, which
+    # is by chance: one and a half times as much. What grows with the square of the number is 4.7 times.
+    assert (many - more) / 2_500 < each * 2.5
 
 
 @pytest.mark.trio

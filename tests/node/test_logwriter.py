@@ -57,6 +57,16 @@ def test_a_lone_write_is_synced_applied_and_answered_in_one_turn() -> None:
     assert not member.woken, "nothing is left to do"
 
 
+def test_the_time_of_the_sync_counts_for_a_request_that_is_answered_after_it() -> None:
+    member = lone(Solo().lead())
+    calls: list[bool] = []
+    outcomes = put(member, b"lone")
+    member.host.read_clock = lambda: calls.append(bool(outcomes))
+    member.host.turn(is_idle=True)
+    assert calls == [False], "once, before the answer"
+    assert outcomes
+
+
 @pytest.mark.parametrize("why", ["not alone", "two", "after two", "under way", "slow"])
 def test_others_are_not_kept_waiting_for_a_sync(why: str) -> None:
     member = lone(Solo().lead())

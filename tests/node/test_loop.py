@@ -23,6 +23,8 @@ class Turns:
         self.turns = 0
         self.waiting = 0
         self.again = 0
+        self.clock_read_before: list[int] = []
+        """The turns before which the clock of the rounds was read."""
         self.stopped = False
         self.untold = False
         """A follower was not told of a commit."""
@@ -42,6 +44,9 @@ class Turns:
         if self.again:
             self.again -= 1
             self.loop.wake()
+
+    def read_clock(self) -> None:
+        self.clock_read_before.append(self.turns + 1)
 
     def tell_commits(self) -> bool:
         untold, self.untold = self.untold, False
@@ -71,6 +76,7 @@ async def test_a_round_that_brought_something_ends_with_one_turn() -> None:
         loop.end(is_idle=True)
         await trio.testing.wait_all_tasks_blocked()
         assert host.turns == 1, "nothing was brought, and nobody else was woken"
+        assert host.clock_read_before == [], "the round has read it"
         nursery.cancel_scope.cancel()
     assert host.stopped
 
@@ -86,6 +92,7 @@ async def test_outside_a_round_the_task_runs_the_turn() -> None:
         assert host.turns == 0
         await trio.testing.wait_all_tasks_blocked()
         assert host.turns == 1
+        assert host.clock_read_before == [1]
         nursery.cancel_scope.cancel()
 
 

@@ -1,8 +1,9 @@
 """What is counted of the calls of a method, for metrics (`api.metrics`).
 
 A unary call costs two or three additions and one or two comparisons. Its duration is taken by the clock of
-the loop's rounds: 0 if it is answered in the round in which it came. Calls that are not longer than the first
-bound are not observed one by one; they are what is left of `answered` and `failed`.
+the loop's rounds: 0 if it is answered in the round in which it came, without waiting for the disk. Calls that
+are not longer than the first bound are not observed one by one; they are what is left of `answered` and
+`failed`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Rounds(Protocol):
 
     @property
     def now(self) -> float:
-        """Monotonic seconds at the beginning of the round."""
+        """Monotonic seconds at the beginning of the round, or after it last waited for the disk."""
 
 
 class Still:
