@@ -389,9 +389,9 @@ class LeaseHolder:
         is not renewed any more, and stays until it ends or is released, so that pods that still use it keep
         their routes. False if the reservation could not be taken now.
         """
-        subnets, sent = reserved.lease.subnets, trio.current_time()
+        subnets, value, sent = reserved.lease.subnets, self.state.value, trio.current_time()
         try:
-            found = await self._store.replace(subnets.lease_name, self.state.value, reserved.index, None)
+            found = await self._store.replace(subnets.lease_name, value, reserved.index, None)
         except ClientError as error:
             self._log.report("lease", "lease_not_written", reason=str(error))
             return False
@@ -399,7 +399,9 @@ class LeaseHolder:
             return False  # it was changed, which the watcher will tell
         self._log.resolve("lease", "lease_written_again")
         self._log.info("subnet_moved", subnet=str(subnets), former=str(self.state.subnets))
-        self.state.granted(subnets, found.index, permanent=True, sent=sent, created=reserved.created)
+        self.state.granted(
+            subnets, found.index, value=value, permanent=True, sent=sent, created=reserved.created
+        )
         return True
 
     def renumber(self, network: Network, former: Network) -> None:
@@ -445,7 +447,7 @@ class LeaseHolder:
             return False
         if not self._must_leave:
             return False  # what is to be held changed meanwhile
-        former, sent = state.subnets, trio.current_time()
+        former, value, sent = state.subnets, state.value, trio.current_time()
         action = choose_subnet(
             self._stored(),
             state.own_ip,
@@ -466,7 +468,7 @@ class LeaseHolder:
         found: Written | Missing | Differs
         try:
             if isinstance(action, Create):
-                found = await self._store.create(name, state.value, state.ttl)
+                found = await self._store.create(name, value, state.ttl)
                 if isinstance(found, Written):
                     self._created_at = found.index
                 return False
@@ -476,7 +478,7 @@ class LeaseHolder:
                 await trio.sleep(self._race_delay())
                 return False
             ttl = None if action.permanent else state.ttl
-            found = await self._store.replace(name, state.value, action.index, ttl)
+            found = await self._store.replace(name, value, action.index, ttl)
         except ClientError as error:
             self._log.report("lease", "lease_not_written", reason=str(error))
             return False
@@ -486,7 +488,12 @@ class LeaseHolder:
         self._log.resolve("lease", "lease_written_again")
         self._log.info("subnet_moved", subnet=str(action.subnets), former=str(former))
         state.granted(
-            action.subnets, found.index, permanent=action.permanent, sent=sent, created=action.created
+            action.subnets,
+            found.index,
+            value=value,
+            permanent=action.permanent,
+            sent=sent,
+            created=action.created,
         )
         state.confirmed()
         return True
@@ -496,7 +503,7 @@ class LeaseHolder:
         present one is held. Reservations have no TTL and stay as they are. What an older lease overlaps is
         not served, and is removed. False if that is not done yet.
         """
-        state, former = self.state, self._former
+        state, former, value = self.state, self._former, self.state.value
         if former is None or self._is_former_kept or not state.held or self._must_leave:
             return True
         for stored in list(self._stored()):
@@ -507,7 +514,7 @@ class LeaseHolder:
             older = self._older_claim(lease.subnets, stored.created)
             try:
                 if older is None:
-                    found = await self._store.replace(name, state.value, stored.index, state.ttl)
+                    found = await self._store.replace(name, value, stored.index, state.ttl)
                 else:
                     found = await self._store.remove(name, stored.index)
             except ClientError as error:
@@ -518,8 +525,8 @@ class LeaseHolder:
             if older is not None:
                 self._log.info("former_lease_removed", name=name)
         self._log.resolve("former_lease")
-        self._is_former_kept = True
-        return True
+        self._is_former_kept = state.value == value
+        return self._is_former_kept
 
     async def _knows(self, index: int) -> bool:
         """Wait until the watcher knows what the store had at this index; after some time all leases are
@@ -671,16 +678,16 @@ class LeaseHolder:
         unknown.
         """
         state, subnets = self.state, action.subnets
-        name, held, sent = subnets.lease_name, state.held, trio.current_time()
+        name, value, held, sent = subnets.lease_name, state.value, state.held, trio.current_time()
         found: Entry | Written | Missing | Differs
         state.is_writing = not isinstance(action, ReadBack)
         try:
             if isinstance(action, Create):
                 ttl = None if action.permanent else state.ttl
-                found = await self._store.create(name, state.value, ttl)
+                found = await self._store.create(name, value, ttl)
             elif isinstance(action, Overwrite):
                 ttl = None if action.permanent else state.ttl
-                found = await self._store.replace(name, state.value, action.index, ttl)
+                found = await self._store.replace(name, value, action.index, ttl)
             elif isinstance(action, ReadBack):
                 found = await self._store.entry(name)
             else:
@@ -698,7 +705,9 @@ class LeaseHolder:
             state.observed(lease if isinstance(lease, SubnetLease) else None, found, sent)
         elif isinstance(action, Create | Overwrite):
             created = action.created if isinstance(action, Overwrite) else None
-            state.granted(subnets, found.index, permanent=action.permanent, sent=sent, created=created)
+            state.granted(
+                subnets, found.index, value=value, permanent=action.permanent, sent=sent, created=created
+            )
         self._log.resolve("lease", "lease_written_again")
         self._log_loss(subnets, held=held)
         return True

@@ -363,11 +363,19 @@ class LeaseState:
         return Overwrite(self.subnets, self.index, self.permanent, self.created)
 
     def granted(
-        self, subnets: NodeSubnets, index: int, *, permanent: bool, sent: float, created: int | None = None
+        self,
+        subnets: NodeSubnets,
+        index: int,
+        *,
+        value: str,
+        permanent: bool,
+        sent: float,
+        created: int | None = None,
     ) -> None:
-        """The store accepted the write that was sent at `sent`. `created` is None if the write created the
-        key; otherwise it was created at that index, and if nothing was held, the caller knows that no older
-        lease has a subnet of it. What replaces another lease is confirmed first.
+        """The store accepted the write that was sent at `sent`, of this value: if what the lease says was set
+        anew meanwhile, that is written at once. `created` is None if the write created the key; otherwise it
+        was created at that index, and if nothing was held, the caller knows that no older lease has a subnet
+        of it. What replaces another lease is confirmed first.
         """
         is_known = self.subnets is None or (self._is_confirmed and self.subnets == subnets)
         self._is_confirmed = created is not None and is_known
@@ -379,9 +387,12 @@ class LeaseState:
         self._held = True
         self._must_read_back = False
         self._failures = 0
-        self._former_ips.clear()
-        self._former_values = frozenset()
         self._set_expiry(sent, self.ttl)
+        if value == self.value:
+            self._former_ips.clear()
+            self._former_values = frozenset()
+        else:
+            self._next_action_at = sent
 
     def confirmed(self) -> None:
         """All leases that were created before this one are known, and none has a subnet of it."""

@@ -87,6 +87,8 @@ class FakeStore:
         """No write is done, and the writer is told so."""
         self.unheard_writes = 0
         """How many of the next writes are done without an answer."""
+        self.answer_delay = 0.0
+        """Seconds between a write and its answer."""
         self.gets = 0
         self.polls = 0
         self.error: ClientError | None = None
@@ -116,19 +118,19 @@ class FakeStore:
         self.refuse()
         if key in self.files:
             raise V2Error(105, "Key already exists", key, self.index, write=True)
-        return self._written(self.put(key, value, ttl, "create"))
+        return await self._written(self.put(key, value, ttl, "create"))
 
     async def compare_and_swap(
         self, key: str, value: str, *, prev_index: int | None = None, ttl: int | None = None
     ) -> Answer:
         await self._arrive()
         self._compare(key, prev_index)
-        return self._written(self.put(key, value, ttl, "compareAndSwap"))
+        return await self._written(self.put(key, value, ttl, "compareAndSwap"))
 
     async def compare_and_delete(self, key: str, *, prev_index: int | None = None) -> Answer:
         await self._arrive()
         self._compare(key, prev_index)
-        return self._written(self.remove(key, "compareAndDelete"))
+        return await self._written(self.remove(key, "compareAndDelete"))
 
     @asynccontextmanager
     async def poll(
@@ -213,7 +215,9 @@ class FakeStore:
         if self.down:
             raise Unreachable([("http://store", "connection refused")], outcome_known=True)
 
-    def _written(self, answer: Answer) -> Answer:
+    async def _written(self, answer: Answer) -> Answer:
+        if self.answer_delay:
+            await trio.sleep(self.answer_delay)
         if self.unheard_writes:
             self.unheard_writes -= 1
             raise Unreachable([("http://store", "no answer")], outcome_known=False)

@@ -114,11 +114,11 @@ class FakeV3Store(FakeStore):
         if operation.HasField("request_put"):
             put = operation.request_put
             self.attached.pop(key, None)
-            self._written(self.put(key, put.value.decode(), self.granted.get(put.lease)))
+            await self._written(self.put(key, put.value.decode(), self.granted.get(put.lease)))
             if put.lease:
                 self.attached[key] = put.lease
         else:
-            self._written(self.remove(key))
+            await self._written(self.remove(key))
         return pb.TxnResponse(header=self.header(), succeeded=True)
 
     async def grant(self, ttl: int) -> int:

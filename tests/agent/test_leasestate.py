@@ -164,7 +164,7 @@ def seen(value: str, index: int, ttl: int | None, created: int = 5) -> Entry:
 
 def held(index: int = 5, *, permanent: bool = False) -> LeaseState:
     made = state()
-    made.granted(pair(LOW), index, permanent=permanent, sent=1000.0, created=5)
+    made.granted(pair(LOW), index, value=made.value, permanent=permanent, sent=1000.0, created=5)
     return made
 
 
@@ -182,7 +182,7 @@ def test_it_waits_until_the_renew_margin_and_then_renews() -> None:
 
 def test_the_margin_is_at_most_half_the_ttl() -> None:
     one = LeaseState(ME, VALUE, 4, 3600.0, LowestEntropy())
-    one.granted(pair(LOW), 5, permanent=False, sent=0.0, created=5)
+    one.granted(pair(LOW), 5, value=one.value, permanent=False, sent=0.0, created=5)
     assert one.next(0.0) == Wait(2.0)
 
 
@@ -265,9 +265,22 @@ def test_a_new_address_is_written_and_the_former_one_still_counts_until_then() -
     one.observed(MINE, seen(VALUE, 5, 90), 1020.0)
     assert one.held
     assert one.next(1020.0) == Overwrite(pair(LOW), 5, permanent=False, created=5)
-    one.granted(pair(LOW), 8, permanent=False, sent=1020.0, created=5)
+    one.granted(pair(LOW), 8, value=one.value, permanent=False, sent=1020.0, created=5)
     one.observed(MINE, seen(VALUE, 9, 90), 1021.0)
     assert one.taken_by == ME, "the former address now counts as another node's"
+
+
+def test_what_is_set_while_a_write_is_under_way_is_written_after_its_answer() -> None:
+    one = LeaseState(ME, VALUE, 100, 40.0, LowestEntropy())
+    new = parse_ip("192.168.77.50")
+    one.set_value(new, encode_lease(new, "vxlan"), 1000.5)
+    one.granted(pair(LOW), 5, value=VALUE, permanent=False, sent=1000.0)
+    assert one.next(1001.0) == Overwrite(pair(LOW), 5, permanent=False, created=5)
+    assert one.own_ips == {ME, new}, "the store has the former address"
+    one.observed(MINE, seen(VALUE, 5, 90), 1001.0)
+    assert one.next(1001.0) == Overwrite(pair(LOW), 5, permanent=False, created=5)
+    one.granted(pair(LOW), 6, value=one.value, permanent=False, sent=1001.0, created=5)
+    assert one.own_ips == {new}
 
 
 def test_after_the_store_was_replaced_indexes_start_again() -> None:
@@ -333,6 +346,7 @@ class Life(RuleBasedStateMachine):
             self.plan.granted(
                 pair(LOW),
                 self.cell.index,
+                value=self.plan.value,
                 permanent=self.cell.expires is None,
                 sent=self.now,
                 created=action.created if isinstance(action, Overwrite) else None,
@@ -458,19 +472,19 @@ def test_a_new_subnet_avoids_the_networks_of_the_host() -> None:
 
 def test_an_own_write_that_is_seen_before_its_answer_does_not_end_the_lease() -> None:
     state = LeaseState(ME, "before", 1000, 100, LowestEntropy())
-    state.granted(pair(LOW), 5, permanent=False, sent=0.0, created=5)
+    state.granted(pair(LOW), 5, value=state.value, permanent=False, sent=0.0, created=5)
     state.set_value(ME, VALUE, 10.0)
     state.observed(entry(LOW, ME).lease, seen(VALUE, 6, 0), 10.0)
     assert not state.may_have_expired(10.0)
     assert state.may_have_expired(1000.0)
     assert state.next(10.0) == Overwrite(pair(LOW), 6, permanent=False, created=5), "to know its time"
-    state.granted(pair(LOW), 6, permanent=False, sent=10.0, created=5)
+    state.granted(pair(LOW), 6, value=state.value, permanent=False, sent=10.0, created=5)
     assert not state.may_have_expired(990.0)
 
 
 def test_a_lease_that_was_not_held_is_not_trusted_while_its_time_is_unknown() -> None:
     state = LeaseState(ME, VALUE, 1000, 100, LowestEntropy())
-    state.granted(pair(LOW), 5, permanent=False, sent=0.0, created=5)
+    state.granted(pair(LOW), 5, value=state.value, permanent=False, sent=0.0, created=5)
     state.missing(6, 10.0)
     state.observed(entry(LOW, ME).lease, seen(VALUE, 7, 0), 10.0)
     assert state.may_have_expired(10.0)
@@ -502,7 +516,7 @@ def test_whose_a_lease_is(lease: StoredLease, is_mine: bool) -> None:
     older = older_claim(pair(LOW), {ME}, lease.created + 1, [lease], own_name="mine")
     assert older == (None if is_mine else lease)
     state = LeaseState(ME, VALUE, 1000, 100, LowestEntropy(), own_name="mine")
-    state.granted(pair(LOW), 1, permanent=False, sent=0.0, created=1)
+    state.granted(pair(LOW), 1, value=state.value, permanent=False, sent=0.0, created=1)
     state.observed(lease.lease, seen("other", lease.index, 900), 10.0)
     assert state.is_written == is_mine
 
@@ -593,7 +607,7 @@ def test_the_networks_of_the_host_are_avoided_in_both_families() -> None:
 
 def test_a_lease_is_held_when_no_older_one_has_its_subnets() -> None:
     one = state()
-    one.granted(pair(LOW, LOW6), 5, permanent=False, sent=1000.0)
+    one.granted(pair(LOW, LOW6), 5, value=one.value, permanent=False, sent=1000.0)
     assert (one.held, one.is_written, one.may_have_expired(1000.0)) == (False, True, True)
     assert one.next(1000.0) == Confirm(pair(LOW, LOW6), 5)
     one.confirmed()
@@ -603,9 +617,9 @@ def test_a_lease_is_held_when_no_older_one_has_its_subnets() -> None:
 
 def test_a_lease_that_is_not_confirmed_in_time_is_renewed_and_still_not_held() -> None:
     one = state()
-    one.granted(pair(LOW, LOW6), 5, permanent=False, sent=1000.0)
+    one.granted(pair(LOW, LOW6), 5, value=one.value, permanent=False, sent=1000.0)
     assert one.next(1060.0) == Overwrite(pair(LOW, LOW6), 5, permanent=False, created=5)
-    one.granted(pair(LOW, LOW6), 9, permanent=False, sent=1060.0, created=5)
+    one.granted(pair(LOW, LOW6), 9, value=one.value, permanent=False, sent=1060.0, created=5)
     assert not one.held
     assert one.next(1060.0) == Confirm(pair(LOW, LOW6), 5)
     one.contested(OTHER)
@@ -796,7 +810,12 @@ class Claims(RuleBasedStateMachine):
             there = self.store[action.subnets]
             created = action.created if isinstance(action, Overwrite) else None
             plan.granted(
-                action.subnets, there.index, permanent=action.permanent, sent=self.now, created=created
+                action.subnets,
+                there.index,
+                value=plan.value,
+                permanent=action.permanent,
+                sent=self.now,
+                created=created,
             )
             if plan.held:
                 node.remembered = action.subnets
@@ -943,7 +962,12 @@ class Lengths(Claims):
             if (there := self.store.get(held)) is not None and there.ip == node.ip:
                 self.write(node, Overwrite(held, there.index, there.expires is None, there.created))
             node.plan.granted(
-                action.subnets, index, permanent=action.permanent, sent=self.now, created=action.created
+                action.subnets,
+                index,
+                value=node.plan.value,
+                permanent=action.permanent,
+                sent=self.now,
+                created=action.created,
             )
             node.plan.confirmed()
             node.remembered = action.subnets
@@ -1006,7 +1030,7 @@ def test_an_older_lease_of_another_length_is_a_claim(mine: str, theirs: str) -> 
 
 def test_another_lease_of_this_node_is_confirmed_before_it_is_held() -> None:
     one = held()
-    one.granted(pair(HIGH), 9, permanent=True, sent=1010.0, created=8)
+    one.granted(pair(HIGH), 9, value=one.value, permanent=True, sent=1010.0, created=8)
     assert not one.held
     assert one.next(1010.0) == Confirm(pair(HIGH), 8)
     one.confirmed()
@@ -1023,7 +1047,7 @@ def test_rewrites_by_another_agent_are_answered_ever_later() -> None:
         delays.append(step.until - now if isinstance(step, Wait) else 0.0)
         now += delays[-1]
         assert one.next(now) == Overwrite(pair(LOW), index, permanent=False, created=5)
-        one.granted(pair(LOW), index + 1, permanent=False, sent=now, created=5)
+        one.granted(pair(LOW), index + 1, value=one.value, permanent=False, sent=now, created=5)
         index += 2
     assert delays == [0, 1, 2, 4, 8, 16, 32, 60, 60]
     assert one.foreign_value == "theirs"

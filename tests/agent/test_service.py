@@ -593,6 +593,20 @@ async def test_the_link_disappears_comes_back_and_changes_its_address(
 
 
 @pytest.mark.trio
+async def test_an_address_that_changes_while_the_lease_is_written_is_written_too(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    node.store.answer_delay = 5.0
+    async with node.running():
+        key = node.own_key()
+        assert node.agent.not_ready() is not None, "the answer is under way"
+        node.kernel.set_addresses(Address(2, parse_ip("192.168.77.50"), 24))
+        await trio.sleep(20)
+        assert "192.168.77.50" in node.store.files[key].value
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
 async def test_repairs_are_immediate_and_a_silent_loss_is_found_by_the_periodic_repair(
     autojump_clock: MockClock, node: Node
 ) -> None:
