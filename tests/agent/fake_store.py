@@ -217,7 +217,7 @@ class FakeStore:
 
     async def _written(self, answer: Answer) -> Answer:
         if self.answer_delay:
-            await trio.sleep(self.answer_delay)
+            await trio.sleep(self.answer_delay)  # fixed: by the clock of the test
         if self.unheard_writes:
             self.unheard_writes -= 1
             raise Unreachable([("http://store", "no answer")], outcome_known=False)

@@ -11,6 +11,7 @@ from netstore.agent.localnode import read_document
 from netstore.agent.problems import ProblemLog
 from netstore.agent.storeapi import store_access
 from netstore.client.faults import BadAnswer, Unreachable
+from netstore.client.grpc import Channel
 from netstore.client.transport import Transport
 from netstore.client.v2 import V2Client
 from netstore.errors import NetstoreError
@@ -21,6 +22,7 @@ from netstore.urls import Url
 from tests.support.certificates import Certificates
 from tests.support.daemon import free_port, launch, netstored_command, start_netstored
 from tests.support.log import KeptLog
+from tests.support.patience import seconds
 from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
 
@@ -137,8 +139,19 @@ async def test_an_etcd_without_v2(tmp_path: Path) -> None:
         assert await chosen(daemon.url, "/net") == "v3"
 
 
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a handshake takes longer than clients wait for it."""
+    for client in (Transport, Channel):
+        defaults = client.__init__.__kwdefaults__
+        assert defaults is not None
+        monkeypatch.setitem(defaults, "connect_timeout", seconds(10))
+
+
 @pytest.mark.parametrize("api", ["v2", "v3"])
-async def test_tls_with_certificates_of_both_sides(tmp_path: Path, api: str) -> None:
+async def test_tls_with_certificates_of_both_sides(
+    tmp_path: Path, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient(monkeypatch)
     files = Certificates(tmp_path / "tls")
     port, tls_port = free_port(), free_port()
     flags = (
@@ -168,7 +181,11 @@ async def test_tls_with_certificates_of_both_sides(tmp_path: Path, api: str) -> 
 
 
 @pytest.mark.parametrize("api", ["v2", "v3"])
-async def test_a_peer_that_closes_within_the_handshake_may_be_without_tls(api: str) -> None:
+async def test_a_peer_that_closes_within_the_handshake_may_be_without_tls(
+    api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient(monkeypatch)
+
     async def close(stream: trio.SocketStream) -> None:
         async with stream:
             await stream.receive_some(4096)

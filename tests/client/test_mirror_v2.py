@@ -105,7 +105,9 @@ async def ttl_of(client: V2Client, key: str) -> int | None:
     return (await client.get(key, quorum=True)).node.ttl
 
 
-def test_it_copies_once(stores: tuple[Daemon, Daemon]) -> None:
+def test_it_copies_once(stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_v2, "TTL_SLACK", 60)  # what a busy machine takes between two reads
+
     async def work() -> None:
         async with clients(stores) as (one, other):
             for number in range(30):
@@ -119,8 +121,8 @@ def test_it_copies_once(stores: tuple[Daemon, Daemon]) -> None:
             await mirrored(one, other, log).copy()
             assert await content(other) == await content(one)
             assert log.troubles == []
-            assert 990 < (await ttl_of(other, "/a b%/ü&?#") or 0) <= 1000
-            assert 490 < (await ttl_of(other, "/short") or 0) <= 500
+            assert 900 < (await ttl_of(other, "/a b%/ü&?#") or 0) <= 1000
+            assert 400 < (await ttl_of(other, "/short") or 0) <= 500
             with pytest.raises(V2Error, match="100"):
                 await other.get("/_hidden")
             await mirrored(one, other, log).copy()
@@ -226,6 +228,7 @@ def test_the_checkpoint_follows_others_keys_too(
     monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
     monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 0.1)
     monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+    monkeypatch.setattr(mirror_v2, "BREAK_SECONDS", 600.0)
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -459,6 +462,7 @@ def test_a_poll_by_a_member_that_lags_behind_does_not_move_the_checkpoint(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(source.mirror.follow)
                 await log.reached(last)
+                await log.until(lambda: len(source.reached) > 3)
                 nursery.cancel_scope.cancel()
             begun = source.reached[0]
             assert source.reached[1:3] == [begun, begun], "neither the first poll nor the one that lags"

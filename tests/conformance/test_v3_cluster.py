@@ -109,7 +109,7 @@ def test_watches_at_every_member_tell_the_same(trio: Trio) -> None:
 
 def test_a_lease_is_kept_alive_through_any_member(trio: Trio) -> None:
     follower, other = trio.followers
-    life = math.ceil(seconds(1))
+    life = math.ceil(seconds(1.5))
     kept, alone = (follower.lease.LeaseGrant(LeaseGrantRequest(TTL=life)).ID for _ in range(2))
     other.kv.Put(PutRequest(key=b"/kept", lease=kept))
     other.kv.Put(PutRequest(key=b"/alone", lease=alone))

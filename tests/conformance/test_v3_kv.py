@@ -108,7 +108,7 @@ def test_a_put_shows_the_pair_before_it(v3: V3Client, space: bytes) -> None:
 
 def test_a_put_may_keep_the_value_or_the_lease(v3: V3Client, space: bytes) -> None:
     key = space + b"a"
-    lease = v3.lease.LeaseGrant(LeaseGrantRequest(TTL=600)).ID
+    lease = v3.lease.LeaseGrant(LeaseGrantRequest(TTL=90_000)).ID
     put(v3, key, b"kept", lease=lease)
     put(v3, key, ignore_value=True)
     (kv,) = v3.kv.Range(RangeRequest(key=key)).kvs
@@ -344,7 +344,7 @@ EQUAL, GREATER, LESS, NOT_EQUAL = Compare.EQUAL, Compare.GREATER, Compare.LESS, 
 
 
 def test_compares_of_each_target(v3: V3Client, space: bytes) -> None:
-    lease = v3.lease.LeaseGrant(LeaseGrantRequest(TTL=600)).ID
+    lease = v3.lease.LeaseGrant(LeaseGrantRequest(TTL=90_000)).ID
     key = space + b"a"
     created = put(v3, key, b"m")
     put(v3, key, b"m", lease=lease)

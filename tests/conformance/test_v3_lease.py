@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NOT_FOUND = ("NOT_FOUND", "etcdserver: requested lease not found")
 
 
-def grant(v3: V3Client, ttl: int = 600, lease: int = 0) -> int:
+def grant(v3: V3Client, ttl: int = 90_000, lease: int = 0) -> int:
     answer = v3.lease.LeaseGrant(LeaseGrantRequest(TTL=ttl, ID=lease))
     assert answer.error == ""
     number: int = answer.ID
@@ -153,7 +153,7 @@ def test_keepalives_are_answered_in_order(v3: V3Client) -> None:
 
 
 def test_a_lease_that_is_not_kept_alive_takes_its_keys_along(v3: V3Client, space: bytes) -> None:
-    life = math.ceil(seconds(0.6))
+    life = math.ceil(seconds(1.5))
     dying, kept = grant(v3, life), grant(v3, 2 * life)
     for name, lease in ((b"b", dying), (b"a", dying), (b"kept", kept)):
         v3.kv.Put(PutRequest(key=space + name, lease=lease))

@@ -149,7 +149,7 @@ def test_the_digest_behind_a_database() -> None:
 def test_a_snapshot_of_a_real_etcd(tmp_path: Path) -> None:
     file = tmp_path / "snapshot.db"
     with start_etcd(tmp_path) as etcd:
-        ctl = ("etcdctl", "--endpoints", etcd.url)
+        ctl = ("etcdctl", "--endpoints", etcd.url, "--dial-timeout", "60s", "--command-timeout", "120s")
         env = {"ETCDCTL_API": "3", "PATH": "/usr/bin"}
         for number in range(300):
             key, value = f"/registry/pods/{number:04}", "x" * (number * 30)

@@ -35,7 +35,8 @@ def test_it_is_asked_for_by_the_variables_of_opentelemetry() -> None:
     )
 
 
-def test_a_request_is_a_span_with_its_parts_as_children() -> None:
+def test_a_request_is_a_span_with_its_parts_as_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", seconds(20))
     kept = InMemorySpanExporter()
     exporter = OtelExporter("m1", kept)
     stages = (("queue", 0.1), ("disk", 0.0), ("quorum", 0.15))

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from netstore.peer import listener
+from netstore.peer import incoming, listener
 from netstore.peer import peers as peers_module
 from netstore.peer.dial import DIAL_SECONDS, StreamFailed
 from netstore.peer.handshake import (
@@ -101,6 +101,7 @@ def is_there(member: Member, address: str) -> bool:
 async def test_unverified_callers_displace_each_other_and_never_a_member(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(incoming, "AUTHENTICATION_SECONDS", 3600.0)
     monkeypatch.setattr(listener, "MAX_UNVERIFIED", 6)
     monkeypatch.setattr(listener, "MAX_UNVERIFIED_PER_NETWORK", 3)
     async with members() as (one, two):

@@ -126,19 +126,19 @@ def test_an_invalid_value_in_the_own_key_is_overwritten(scene: Stage, api: str) 
 
 
 def test_a_short_lease_is_renewed_before_it_ends(scene: Stage, api: str) -> None:
-    life = math.ceil(seconds(0.6))
+    life = math.ceil(seconds(1))
     agent = scene.agent(0, "--lease-ttl", str(life))
     subnet = agent.subnet()
     seen = set()
-    end = time.monotonic() + 5 * life  # fixed: five lives of this lease
+    end = time.monotonic() + 3 * life  # fixed: three lives of this lease
 
     def renewed() -> bool:
         node = scene.keys.leases().get(subnet)
         assert node is not None, f"the lease ended\n{agent.log}"
         seen.add(node["modifiedIndex"])
-        return len(seen) >= 5 if api == "v2" else time.monotonic() > end
+        return len(seen) >= 3 if api == "v2" else time.monotonic() > end
 
-    until(renewed, "five renewals of the lease", 10 * life)
+    until(renewed, "three renewals of the lease", 10 * life)
     assert not agent.events("lease_gone")
     if api == "v3":
         assert len(seen) == 1, "a keepalive writes nothing"

@@ -40,8 +40,11 @@ def ready(agent: RunningAgent) -> None:
 
 
 def not_ready(agent: RunningAgent, reason: str) -> None:
-    until(lambda: reason in agent.health("/readyz")[1], f"{reason!r}; it says {agent.health('/readyz')[1]}")
-    assert agent.health("/readyz")[0] == 503
+    def told() -> bool:
+        status, text = agent.health("/readyz")
+        return status == 503 and reason in text
+
+    until(told, f"{reason!r}; it says {agent.health('/readyz')[1]}")
 
 
 def healed(agent: RunningAgent, scene: Stage) -> None:

@@ -31,7 +31,7 @@ def test_a_full_disk_of_one_member_stops_nobody_else_and_heals(tmp_path: Path) -
 
         def is_full(round_: list[int] = [0]) -> bool:  # noqa: B006 - counts the rounds
             round_[0] += 1
-            with ballast.open("ab") as file:
+            with ballast.open("ab", buffering=0) as file:
                 try:
                     file.write(bytes(8 << 20))
                     file.flush()

@@ -139,7 +139,7 @@ def test_room_on_a_full_disk_heals(tmp_path: Path) -> None:
         waste.mkdir()
 
         def is_full() -> bool:
-            with (waste / "file").open("ab") as file, suppress(OSError):
+            with (waste / "file").open("ab", buffering=0) as file, suppress(OSError):
                 file.write(bytes(8 << 20))
                 file.flush()
             return "no space left" in str(put(daemon, "large", "v" * 500_000).body)

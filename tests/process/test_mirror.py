@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from base64 import b64encode
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from tests.support.daemon import (
 )
 from tests.support.patience import seconds, until
 from tests.support.peers import start_etcd
-from tests.support.v3client import V3Client
+from tests.support.v3client import Refused, V3Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,10 +72,10 @@ def arrives(daemon: Daemon, key: str, value: str) -> None:
     """Wait until a key has this value in both APIs."""
 
     def is_there() -> bool:
-        client = V3Client(daemon.url)
-        found = client.kv.Range(RangeRequest(key=key.encode())).kvs
-        client.close()
-        return get(daemon, key) == value and [each.value for each in found] == [value.encode()]
+        values: list[bytes] = []
+        with closing(V3Client(daemon.url)) as client, suppress(Refused):  # as while a leader is elected
+            values = [each.value for each in client.kv.Range(RangeRequest(key=key.encode())).kvs]
+        return get(daemon, key) == value and values == [value.encode()]
 
     until(is_there, f"{key} arrives at {daemon.url}", limit=60)
 

@@ -29,8 +29,12 @@ and clients that send what no honest one does."""
 
 
 def base() -> int:
-    """Where today's fresh seeds begin: `NETSTORE_SEED`, or a number of the day's own."""
+    """Where today's fresh seeds begin: `NETSTORE_SEED`, or a number of the day's own; always the same one
+    where a change is judged, which is to depend on the change alone.
+    """
     given = os.environ.get("NETSTORE_SEED")
+    if not given and os.environ.get("HYPOTHESIS_PROFILE") == "ci":
+        return 1_000_000
     return int(given) if given else 1_000_000 + 1_000 * datetime.now(UTC).toordinal()
 
 

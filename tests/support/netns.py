@@ -351,7 +351,8 @@ class RunningAgent:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Lines of the log about one kind of event."""
-        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        whole = self.log.rpartition("\n")[0]  # the last line may be written in part
+        lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == name]
 
     def told(self, event: str, **fields: object) -> dict[str, Any]:

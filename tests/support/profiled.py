@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from contextlib import contextmanager
@@ -23,9 +24,13 @@ def profiled() -> Iterator[Counter[str]]:
         elif event == "c_call":
             counted[getattr(arg, "__name__", "")] += 1
 
-    before = sys.getprofile()
+    before, collects = sys.getprofile(), gc.isenabled()
+    gc.collect()
+    gc.disable()  # what a collection calls is not counted
     sys.setprofile(count)
     try:
         yield counted
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ def test_ls_in_a_table_shortens_values(ctl: Run, prefix: str) -> None:
     assert "x" * 120 + "..." in out
     assert "x" * 121 not in out
     assert "(directory)" in out
-    assert "1000" in out or "999" in out
+    assert re.search(r"\b(9\d\d|1000)\b", out)
 
 
 def test_keys_with_odd_names_are_escaped_in_listings(ctl: Run, prefix: str) -> None:

@@ -422,7 +422,7 @@ def test_a_member_comes_by_hand_votes_by_itself_and_leaves(at: Run, three: Membe
 def test_a_learner_votes_when_it_is_promoted(at: Run, three: Members) -> None:
     assert at("member", "add", "--learner", three.peer_url("e")).status == 0
     three.join("e")
-    assert roles(at)["e"] == "learner"
+    until(lambda: roles(at).get("e") == "learner", "e is a learner")
     refused = at("move-leader", "e")
     assert (refused.status, refused.err.split("; ")[0]) == (
         1,
