@@ -239,6 +239,7 @@ def open_client(nursery: trio.Nursery, to: Connection) -> V3Client:
         key_file=to.key_file,
         timeout=to.timeout,
         shuffle=to.shuffle,
+        tls_names=to.tls_names,
     )
     return V3Client(channel, to.username, to.password)
 
