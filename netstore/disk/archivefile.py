@@ -432,7 +432,7 @@ class ArchiveWriter:
                 self.newest = newest.entry
                 return
 
-    def _check_place(self) -> None:
+    def check_place(self) -> None:
         """NetstoreError if the folder at its path is not the one that was opened: what is written into it
         would be missing in the archive, and nobody locks it.
         """
@@ -456,30 +456,48 @@ class ArchiveWriter:
             if self._is_tidy:
                 return
             for path in [path for path in self.damaged if path.suffix != _DAMAGED]:
-                aside = path.with_name(path.name + _DAMAGED)
-                _rename(path, aside)
-                words = f"{self.damaged[path]}; it was renamed to {aside.name}"
-                # Who reads it meanwhile finds each file once, in the order in which they were found.
-                self.damaged = {
-                    (aside if each == path else each): (words if each == path else damage)
-                    for each, damage in list(self.damaged.items())
-                }
+                self._set_aside(path)
             own = {self._unfinished_name("entries"), self._unfinished_name("state"), *_FORMER_PARTS}
             _remove([*self.listing.needless, *(each for each in self.listing.unfinished if each.name in own)])
             self.listing = listing(self._folder)
             self._is_tidy = True
+
+    def _set_aside(self, path: Path) -> None:
+        """Rename a last file that was found damaged, unless it was removed or replaced by a good one."""
+        try:
+            for _ in read_entries(path, self._cluster):
+                pass
+        except FileGone:
+            del self.damaged[path]
+            return
+        except CorruptData as error:
+            damage = str(error)
+        else:
+            del self.damaged[path]
+            return
+        aside = path.with_name(path.name + _DAMAGED)
+        _rename(path, aside)
+        words = f"{damage}; it was renamed to {aside.name}"
+        # Who reads it meanwhile finds each file once, in the order in which they were found.
+        self.damaged = {
+            (aside if each == path else each): (words if each == path else told)
+            for each, told in list(self.damaged.items())
+        }
 
     def add(self, entries: Sequence[Entry]) -> int:
         """Archive these consecutive entries, which come after all that were archived; the time of the last
         one that has one, or 0. Merges small files; where that fails, they stay as they are (`not_merged`).
         """
         archived = [Archived(entry, wall_of(entry)) for entry in entries]
-        self._check_place()
+        self.check_place()
         self.tidy()
         self._claim()
         part = self._write(archived)
         with self._changing:
-            self.listing.append(part)
+            if part.last > self.listing.last:
+                self.listing.append(part)
+            else:  # a good file with these entries took the place of a damaged one
+                self.listing.needless.append(part.path)
         self._new_files += 1
         self._merge_pause = max(0, self._merge_pause - 1)
         if not self._merge_pause:
@@ -499,7 +517,7 @@ class ArchiveWriter:
 
     def add_base(self, copy: Callable[[int], Index]) -> Base:
         """Archive a state: `copy` writes it to a file descriptor, and returns up to which entry it goes."""
-        self._check_place()
+        self.check_place()
         self.tidy()
         part = self._folder / self._unfinished_name("state")
         with _unfinished(part) as file:
@@ -517,7 +535,7 @@ class ArchiveWriter:
         the next one is removed, so that a crash leaves no gap.
         """
         gone: set[Path] = set()
-        self._check_place()
+        self.check_place()
         with self._rewriting:
             try:
                 for path in [*(base.path for base in bases), *(part.path for part in parts)]:

@@ -265,6 +265,7 @@ def test_each_damaged_file_is_told_once_and_many_as_one(
     writer = member.archiver._writer
     assert writer is not None
     for part in member.archiver.listing.parts:
+        part.path.write_bytes(part.path.read_bytes()[:-1] + b"\0")
         writer.damaged[part.path] = f"{part.path}: damaged at offset 84"
         member.look(reports=0)
     told = member.log.events("archive_damaged")
@@ -659,6 +660,56 @@ def test_a_folder_without_room_for_a_state_is_left_to_the_entries(
     member.now += archive.RETRY_SECONDS
     member.settle()
     assert (member.archiver.problems(), member.source.copies) == ([], 1)
+
+
+def test_an_idle_member_tells_that_its_folder_is_away(member: Member, tmp_path: Path) -> None:
+    member.look()
+    member.write(3)
+    member.settle()
+    member.folder.rename(tmp_path / "away")
+    member.folder.mkdir()
+    member.now += archive.PLACE_SECONDS
+    member.look()
+    (problem,) = member.archiver.problems()
+    assert "another folder lies there" in problem
+    member.folder.rmdir()
+    (tmp_path / "away").rename(member.folder)
+    member.now += archive.RETRY_SECONDS
+    member.look()
+    assert member.archiver.problems() == []
+    member.now += 1.0
+    member.look(reports=0)
+    assert not member.is_busy, "it is looked at times only"
+
+
+def test_the_place_of_a_state_is_told_before_its_room(
+    member: Member, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(2)
+    monkeypatch.setattr(member.source, "sizes", lambda: (1 << 62, 5))
+    member.folder.rename(tmp_path / "away")
+    member.folder.mkdir()
+    member.look()
+    (problem,) = member.archiver.problems()
+    assert problem.startswith("the state is not archived: ")
+    assert "another folder lies there" in problem
+
+
+def test_a_write_for_which_there_is_no_memory_does_not_seem_to_be_under_way(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archive, "start_thread", no_memory)
+        member.look(reports=0)
+        assert "not enough memory" in member.archiver.problems()[0]
+    member.write(3)
+    member.now += archive.RETRY_SECONDS
+    member.settle()
+    assert member.stored() == [1, 2, 3]
 
 
 def retained(member: Member, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
