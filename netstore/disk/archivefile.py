@@ -6,6 +6,7 @@
     *.part                                       unfinished; of no use
     *.damaged                                    was the last file of entries, and could not be read
     identity                                     whose log is archived here
+    new                                          asks for a new archive where the one that was here is gone
     lock                                         held by the member that writes here
 
 A file is written under another name, synced and renamed, so that one with its name is complete, and after a
@@ -70,6 +71,7 @@ _FORMER_PARTS: Final = frozenset({f"entries{_PART}", f"state{_PART}"})
 _DAMAGED: Final = ".damaged"
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity"
+_NEW: Final = "new"
 _TITLE: Final = "netstore archive"
 
 
@@ -325,13 +327,16 @@ class ArchiveWriter:
     be called in one thread while `add_base` or `remove` is called in another.
     """
 
-    def __init__(self, folder: Path, cluster: ClusterId, store: str) -> None:
+    def __init__(self, folder: Path, cluster: ClusterId, store: str, claimed: Callable[[], object]) -> None:
         """For `open`."""
+        self._claimed = claimed
         self._folder = folder
         self._cluster = cluster
         self._store = store
         self._is_claimed = False
         """The identity in the folder is that of this store."""
+        self._is_noted = False
+        """`claimed` was called."""
         self.is_others = False
         """The identity in the folder is that of another store with this cluster id, and nobody found out yet
         that its log is this store's.
@@ -360,7 +365,15 @@ class ArchiveWriter:
         """Why the last attempt to merge small files failed; empty if it did not."""
 
     @classmethod
-    def open(cls, folder: Path, cluster: ClusterId, store: str) -> ArchiveWriter:
+    def open(
+        cls,
+        folder: Path,
+        cluster: ClusterId,
+        store: str,
+        *,
+        is_begun: bool = False,
+        claimed: Callable[[], object] = lambda: None,
+    ) -> ArchiveWriter:
         """Lock the folder, which is made if it is missing. A last file that is damaged is left out of the
         listing: its entries are archived anew, or become a gap. NetstoreError if another process uses the
         folder, or another cluster did.
@@ -368,8 +381,14 @@ class ArchiveWriter:
         `store` tells this store from another one with the same cluster id (`datadir.DataDir.instance`). An
         empty folder becomes its archive; whether one with files is, is for the caller to find out, by
         `is_others` and `newest`, before anything is added. No file is changed before that.
+
+        `is_begun`: this store wrote its archive in this folder before. One that has none now is not mounted,
+        or was emptied; NetstoreError then, unless a file `new` in it asks for a new archive. `claimed` is
+        called once this folder has the identity of this store.
         """
-        writer = cls(folder, cluster, store)
+        writer = cls(folder, cluster, store, claimed)
+        if is_begun:
+            _check_not_away(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -382,7 +401,8 @@ class ArchiveWriter:
             writer.listing = listing(folder)
             writer._read_identity()
             writer._find_newest()
-            if not (writer.listing.parts or writer.listing.bases or writer.damaged):
+            is_empty = not (writer.listing.parts or writer.listing.bases or writer.damaged)
+            if is_empty or writer._is_claimed:
                 writer._claim()
             writer.newest_wall = _last_wall(writer.listing)
             writer._place = _place(folder)
@@ -419,6 +439,10 @@ class ArchiveWriter:
             text = "".join(f"{line}\n" for line in lines).encode()
             write_atomically(self._folder, _IDENTITY, add_checksum_line(text))
             self._is_claimed, self.is_others = True, False
+        if not self._is_noted:
+            self._claimed()
+            _remove([self._folder / _NEW])
+            self._is_noted = True
 
     def _find_newest(self) -> None:
         while self.listing.parts:
@@ -445,7 +469,7 @@ class ArchiveWriter:
             )
         raise NetstoreError(
             f"{self._folder}: another folder lies there than the one that was opened: mount or move that one"
-            " back, or start the member again to begin a new archive"
+            f" back; for a new archive empty the folder, make a file {_NEW} in it and start the member again"
         )
 
     def tidy(self) -> None:
@@ -592,6 +616,17 @@ class ArchiveWriter:
         with self._changing:
             self.listing.parts[-len(run) :] = [merged]
         _remove(part.path for part in run)
+
+
+def _check_not_away(folder: Path) -> None:
+    """NetstoreError if a folder has no archive, and no file that asks for a new one."""
+    found = listing(folder) if folder.exists() else Listing(folder)
+    if found.parts or found.bases or any((folder / name).exists() for name in (_IDENTITY, _NEW)):
+        return
+    raise NetstoreError(
+        f"{folder}: the archive that this member wrote there is gone: mount or move it back; to begin a new"
+        f" one make a file {_NEW} in this folder, or name another folder"
+    )
 
 
 def _place(path: Path) -> tuple[int, int] | None:

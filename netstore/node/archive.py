@@ -89,6 +89,19 @@ class Source(Protocol):
         """Bytes of the file, which a copy has too, and of its pages that are in use."""
 
 
+class Home(Protocol):
+    """The part of `disk.datadir.DataDir` that is used here. Its methods block and raise NetstoreError."""
+
+    def instance(self) -> str:
+        """What tells this store from another one with the same cluster id."""
+
+    def archive_folder(self) -> str:
+        """The folder in which its archive was written last; empty if there was none."""
+
+    def note_archive_folder(self, folder: Path) -> None:
+        """Keep where it is written."""
+
+
 class Problem(NamedTuple):
     """What keeps the archive from being what it should be."""
 
@@ -115,7 +128,7 @@ class Archiver:
         self,
         folder: Path,
         cluster: ClusterId,
-        store: Callable[[], str],
+        home: Home,
         raft: RaftLog,
         source: Source,
         *,
@@ -128,12 +141,12 @@ class Archiver:
     ) -> None:
         """Entries that wait when no others are being written are begun to be written within `lag_seconds`
         after they were applied, a bounded number at once; one that is applied during a write waits for its
-        end first. What leads to no point of the last `keep_seconds` is removed; 0: nothing is. `store` is
-        called in a thread, for `ArchiveWriter.open`.
+        end first. What leads to no point of the last `keep_seconds` is removed; 0: nothing is. `home` is
+        called in threads; the folder that it has is not begun anew where its archive is gone.
         """
         self.folder = folder
         self._cluster = cluster
-        self._store = store
+        self._home = home
         self._raft = raft
         self._source = source
         self._lag = lag_seconds
@@ -466,7 +479,16 @@ class Archiver:
         self._place_at = self._monotonic() + PLACE_SECONDS
 
     def _open(self) -> ArchiveWriter:
-        return ArchiveWriter.open(self.folder, self._cluster, self._store())
+        home, folder = self._home, self.folder.absolute()
+        is_begun = home.archive_folder() == str(folder)
+
+        def claimed() -> None:
+            if home.archive_folder() != str(folder):
+                home.note_archive_folder(folder)
+
+        return ArchiveWriter.open(
+            self.folder, self._cluster, home.instance(), is_begun=is_begun, claimed=claimed
+        )
 
     def _opened(self, writer: ArchiveWriter) -> None:
         self._writer = writer
