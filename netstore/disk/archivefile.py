@@ -618,6 +618,19 @@ class ArchiveWriter:
         _remove(part.path for part in run)
 
 
+def check_own(folder: Path, data_dir: Path) -> None:
+    """NetstoreError if a folder has the archive of another store than that of a data folder. Nothing is
+    written; a folder or a store without an identity is passed.
+    """
+    try:
+        own = split_checksum_line((data_dir / "instance").read_bytes())
+        text = split_checksum_line((folder / _IDENTITY).read_bytes())
+    except FileNotFoundError:
+        return
+    if own is not None and text is not None and f"\nstore {own.decode().strip()}\n" not in text.decode():
+        raise NetstoreError(f"{folder} has the archive of another store: name an empty folder")
+
+
 def _check_not_away(folder: Path) -> None:
     """NetstoreError if a folder has no archive, and no file that asks for a new one."""
     found = listing(folder) if folder.exists() else Listing(folder)

@@ -216,7 +216,7 @@ class BackupSchedule:
 
     async def _make(self) -> tuple[Path, Found]:
         folder = self._plan.folder
-        await trio.to_thread.run_sync(_check_folder, folder)
+        await trio.to_thread.run_sync(check_folder, folder)
         made = await self._full(folder)
         try:
             found = await self._verified(made)
@@ -395,7 +395,7 @@ async def _read_all(stream: trio.abc.ReceiveStream, take: Callable[[bytes], None
         await trio.sleep(HOOK_PAUSE_SECONDS)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """NetstoreError if backups cannot be put there."""
     if not folder.is_dir():
         raise NetstoreError(f"backup_folder: {folder} is no folder: make it, or mount the disk that has it")

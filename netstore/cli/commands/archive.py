@@ -80,8 +80,8 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
         if reached.first_later:
             warn(
                 f"a clock ran back, so the time given is in the log more than once: the last of these points"
-                f" is chosen, entry {reached.applied} with revision {reached.revision}; the first one is before"
-                f" entry {reached.first_later}, for which give --to-index {reached.first_later - 1}"
+                f" is chosen, entry {reached.applied} with revision {reached.revision}; the first one is"
+                f" before entry {reached.first_later}, for which give --to-index {reached.first_later - 1}"
             )
         yield target, reached
     finally:
