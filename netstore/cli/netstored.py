@@ -17,7 +17,7 @@ from netstore.ops.layers import Task
 from netstore.ops.store import STORE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from netstore.node.inspection import Inspection
     from netstore.ops.store import StoreConfig
@@ -43,13 +43,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run netstored with these arguments (by default those of the process). Returns the exit code."""
     given = sys.argv[1:] if argv is None else argv
     if not any(map(_TOOL.fullmatch, given)):
-        return program.main(STORE, given, _serve, claims=VERSION)
+        return program.main(STORE, given, _serve, claims=VERSION, checked=_check_folders)
     try:
         work, rest = _parse(given)
     except NetstoreError as error:
         program.tell(STORE.program, error)
         return program.NO_RESTART
     return program.main(STORE, rest, lambda config, _: _work_on_log(config, work), reads_files=False)
+
+
+def _check_folders(config: StoreConfig) -> Iterator[str]:
+    """What is wrong with the folders of the archive and of backups; a member starts all the same."""
+    if config.archive_folder is not None:
+        from netstore.disk.archivefile import check_own  # noqa: PLC0415 - as in `_serve`
+
+        try:
+            check_own(config.archive_folder, config.data_dir)
+        except NetstoreError as error:
+            yield f"archive_folder: {error}"
+        except OSError as error:
+            yield f"archive_folder: {error.filename}: {error.strerror}"
+    if config.backup_folder is not None:
+        from netstore.node.backupschedule import check_folder  # noqa: PLC0415 - as in `_serve`
+
+        try:
+            check_folder(config.backup_folder)
+        except NetstoreError as error:
+            yield str(error)
+        except OSError as error:
+            yield f"backup_folder: {error.filename}: {error.strerror}"
 
 
 def _serve(config: StoreConfig, notices: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ def main(
     *,
     reads_files: bool = True,
     claims: str = "",
+    checked: Callable[[C], Iterable[str]] = lambda _: (),
 ) -> int:
     """Run a program with these arguments, by default those of the process. Returns the exit code.
 
@@ -59,7 +60,8 @@ def main(
             first = [f"{called} Version: {claims}"] if called == layered.original and not loaded.json else []
             return _run(name, lambda: write([*first, own]))
         case Task.CHECK:
-            lines = [layered.report(loaded), *(f"# {notice}" for notice in loaded.notices)]
+            notices = [*loaded.notices, *checked(loaded.config)]
+            lines = [layered.report(loaded), *(f"# {notice}" for notice in notices)]
             return _run(name, lambda: write(lines))
         case Task.RUN:
             return _run(name, lambda: start(loaded.config, loaded.notices))

@@ -6,6 +6,7 @@
     *.part                                       unfinished; of no use
     *.damaged                                    was the last file of entries, and could not be read
     identity                                     whose log is archived here
+    new                                          asks for a new archive where the one that was here is gone
     lock                                         held by the member that writes here
 
 A file is written under another name, synced and renamed, so that one with its name is complete, and after a
@@ -70,6 +71,7 @@ _FORMER_PARTS: Final = frozenset({f"entries{_PART}", f"state{_PART}"})
 _DAMAGED: Final = ".damaged"
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity"
+_NEW: Final = "new"
 _TITLE: Final = "netstore archive"
 
 
@@ -330,13 +332,16 @@ class ArchiveWriter:
     be called in one thread while `add_base` or `remove` is called in another.
     """
 
-    def __init__(self, folder: Path, cluster: ClusterId, store: str) -> None:
+    def __init__(self, folder: Path, cluster: ClusterId, store: str, claimed: Callable[[], object]) -> None:
         """For `open`."""
+        self._claimed = claimed
         self._folder = folder
         self._cluster = cluster
         self._store = store
         self._is_claimed = False
         """The identity in the folder is that of this store."""
+        self._is_noted = False
+        """`claimed` was called."""
         self.is_others = False
         """The identity in the folder is that of another store with this cluster id, and nobody found out yet
         that its log is this store's.
@@ -365,7 +370,15 @@ class ArchiveWriter:
         """Why the last attempt to merge small files failed; empty if it did not."""
 
     @classmethod
-    def open(cls, folder: Path, cluster: ClusterId, store: str) -> ArchiveWriter:
+    def open(
+        cls,
+        folder: Path,
+        cluster: ClusterId,
+        store: str,
+        *,
+        is_begun: bool = False,
+        claimed: Callable[[], object] = lambda: None,
+    ) -> ArchiveWriter:
         """Lock the folder, which is made if it is missing. A last file that is damaged is left out of the
         listing: its entries are archived anew, or become a gap. NetstoreError if another process uses the
         folder, or another cluster did.
@@ -373,8 +386,14 @@ class ArchiveWriter:
         `store` tells this store from another one with the same cluster id (`datadir.DataDir.instance`). An
         empty folder becomes its archive; whether one with files is, is for the caller to find out, by
         `is_others` and `newest`, before anything is added. No file is changed before that.
+
+        `is_begun`: this store wrote its archive in this folder before. One that has none now is not mounted,
+        or was emptied; NetstoreError then, unless a file `new` in it asks for a new archive. `claimed` is
+        called once this folder has the identity of this store.
         """
-        writer = cls(folder, cluster, store)
+        writer = cls(folder, cluster, store, claimed)
+        if is_begun:
+            _check_not_away(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -387,7 +406,8 @@ class ArchiveWriter:
             writer.listing = listing(folder)
             writer._read_identity()
             writer._find_newest()
-            if not (writer.listing.parts or writer.listing.bases or writer.damaged):
+            is_empty = not (writer.listing.parts or writer.listing.bases or writer.damaged)
+            if is_empty or writer._is_claimed:
                 writer._claim()
             writer.newest_wall = _last_wall(writer.listing)
             writer._place = _place(folder)
@@ -424,6 +444,10 @@ class ArchiveWriter:
             text = "".join(f"{line}\n" for line in lines).encode()
             write_atomically(self._folder, _IDENTITY, add_checksum_line(text))
             self._is_claimed, self.is_others = True, False
+        if not self._is_noted:
+            self._claimed()
+            _remove([self._folder / _NEW])
+            self._is_noted = True
 
     def _find_newest(self) -> None:
         while self.listing.parts:
@@ -437,7 +461,7 @@ class ArchiveWriter:
                 self.newest = newest.entry
                 return
 
-    def _check_place(self) -> None:
+    def check_place(self) -> None:
         """NetstoreError if the folder at its path is not the one that was opened: what is written into it
         would be missing in the archive, and nobody locks it.
         """
@@ -450,7 +474,7 @@ class ArchiveWriter:
             )
         raise NetstoreError(
             f"{self._folder}: another folder lies there than the one that was opened: mount or move that one"
-            " back, or start the member again to begin a new archive"
+            f" back; for a new archive empty the folder, make a file {_NEW} in it and start the member again"
         )
 
     def tidy(self) -> None:
@@ -461,30 +485,48 @@ class ArchiveWriter:
             if self._is_tidy:
                 return
             for path in [path for path in self.damaged if path.suffix != _DAMAGED]:
-                aside = path.with_name(path.name + _DAMAGED)
-                _rename(path, aside)
-                words = f"{self.damaged[path]}; it was renamed to {aside.name}"
-                # Who reads it meanwhile finds each file once, in the order in which they were found.
-                self.damaged = {
-                    (aside if each == path else each): (words if each == path else damage)
-                    for each, damage in list(self.damaged.items())
-                }
+                self._set_aside(path)
             own = {self._unfinished_name("entries"), self._unfinished_name("state"), *_FORMER_PARTS}
             _remove([*self.listing.needless, *(each for each in self.listing.unfinished if each.name in own)])
             self.listing = listing(self._folder)
             self._is_tidy = True
+
+    def _set_aside(self, path: Path) -> None:
+        """Rename a last file that was found damaged, unless it was removed or replaced by a good one."""
+        try:
+            for _ in read_entries(path, self._cluster):
+                pass
+        except FileGone:
+            del self.damaged[path]
+            return
+        except CorruptData as error:
+            damage = str(error)
+        else:
+            del self.damaged[path]
+            return
+        aside = path.with_name(path.name + _DAMAGED)
+        _rename(path, aside)
+        words = f"{damage}; it was renamed to {aside.name}"
+        # Who reads it meanwhile finds each file once, in the order in which they were found.
+        self.damaged = {
+            (aside if each == path else each): (words if each == path else told)
+            for each, told in list(self.damaged.items())
+        }
 
     def add(self, entries: Sequence[Entry]) -> int:
         """Archive these consecutive entries, which come after all that were archived; the time of the last
         one that has one, or 0. Merges small files; where that fails, they stay as they are (`not_merged`).
         """
         archived = [Archived(entry, wall_of(entry)) for entry in entries]
-        self._check_place()
+        self.check_place()
         self.tidy()
         self._claim()
         part = self._write(archived)
         with self._changing:
-            self.listing.append(part)
+            if part.last > self.listing.last:
+                self.listing.append(part)
+            else:  # a good file with these entries took the place of a damaged one
+                self.listing.needless.append(part.path)
         self._new_files += 1
         self._merge_pause = max(0, self._merge_pause - 1)
         if not self._merge_pause:
@@ -504,7 +546,7 @@ class ArchiveWriter:
 
     def add_base(self, copy: Callable[[int], Index]) -> Base:
         """Archive a state: `copy` writes it to a file descriptor, and returns up to which entry it goes."""
-        self._check_place()
+        self.check_place()
         self.tidy()
         part = self._folder / self._unfinished_name("state")
         with _unfinished(part) as file:
@@ -522,7 +564,7 @@ class ArchiveWriter:
         the next one is removed, so that a crash leaves no gap.
         """
         gone: set[Path] = set()
-        self._check_place()
+        self.check_place()
         with self._rewriting:
             try:
                 for path in [*(base.path for base in bases), *(part.path for part in parts)]:
@@ -579,6 +621,30 @@ class ArchiveWriter:
         with self._changing:
             self.listing.parts[-len(run) :] = [merged]
         _remove(part.path for part in run)
+
+
+def check_own(folder: Path, data_dir: Path) -> None:
+    """NetstoreError if a folder has the archive of another store than that of a data folder. Nothing is
+    written; a folder or a store without an identity is passed.
+    """
+    try:
+        own = split_checksum_line((data_dir / "instance").read_bytes())
+        text = split_checksum_line((folder / _IDENTITY).read_bytes())
+    except FileNotFoundError:
+        return
+    if own is not None and text is not None and f"\nstore {own.decode().strip()}\n" not in text.decode():
+        raise NetstoreError(f"{folder} has the archive of another store: name an empty folder")
+
+
+def _check_not_away(folder: Path) -> None:
+    """NetstoreError if a folder has no archive, and no file that asks for a new one."""
+    found = listing(folder) if folder.exists() else Listing(folder)
+    if found.parts or found.bases or any((folder / name).exists() for name in (_IDENTITY, _NEW)):
+        return
+    raise NetstoreError(
+        f"{folder}: the archive that this member wrote there is gone: mount or move it back; to begin a new"
+        f" one make a file {_NEW} in this folder, or name another folder"
+    )
 
 
 def _place(path: Path) -> tuple[int, int] | None:

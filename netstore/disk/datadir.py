@@ -6,6 +6,7 @@
       token         the cluster's join token, 0600; absent in a member that joined by its certificate alone
       replacing     the identity of the member that replaces a damaged one; only until that is done
       instance      a random number, in a member that archives its log
+      archive       the folder in which this member began an archive of its log, or went on with one
       unfinished    while the folder is filled by an import or a restore; no member starts on it. A log that
                     is elsewhere has the same, with the same random number
       wal/          the write-ahead log, if it is not elsewhere; has a copy of `identity`, so that a log
@@ -53,6 +54,7 @@ _REPLACING: Final = "replacing"
 _UNFINISHED: Final = "unfinished"
 _MARK_TITLE: Final = b"the data of a member is being written here"
 _INSTANCE: Final = "instance"
+_ARCHIVE: Final = "archive"
 
 MAX_NAME_BYTES: Final = 255
 """Longest member name."""
@@ -239,6 +241,27 @@ class DataDir:
         if text is None:
             raise CorruptData(f"{path}: damaged; nothing was changed: remove it, another one is drawn then")
         return text.decode().strip()
+
+    def archive_folder(self) -> str:
+        """The folder in which the last archive of this data was written; empty if there was none. Blocks.
+
+        NetstoreError when it cannot be read; CorruptData when it is damaged.
+        """
+        path = self.path / _ARCHIVE
+        with explain_errors(path):
+            if not path.exists():
+                return ""
+            text = split_checksum_line(path.read_bytes())
+        if text is None:
+            raise CorruptData(f"{path}: damaged; nothing was changed: remove it if the archive is mounted")
+        return os.fsdecode(text.removesuffix(b"\n"))
+
+    def note_archive_folder(self, folder: Path) -> None:
+        """Keep where the archive of this data is written, on stable storage. Blocks.
+
+        NetstoreError when it cannot be written.
+        """
+        write_atomically(self.path, _ARCHIVE, add_checksum_line(os.fsencode(folder) + b"\n"))
 
     def adopt(self, fresh: MemberIdentity) -> None:
         """Write the identity of a folder that has none, on stable storage. Blocks.

@@ -40,6 +40,9 @@ MOST_ENTRIES: Final = 5_000
 MOST_BYTES: Final = 4 << 20
 """Bytes of entries that are given to the disk at once, unless one is larger."""
 
+PLACE_SECONDS: Final = 30.0
+"""Between two looks whether the folder is still the one that was opened, while nothing is to be written."""
+
 DUE_ENTRIES: Final = 1_000
 """So many are archived without waiting for the interval."""
 
@@ -86,6 +89,19 @@ class Source(Protocol):
         """Bytes of the file, which a copy has too, and of its pages that are in use."""
 
 
+class Home(Protocol):
+    """The part of `disk.datadir.DataDir` that is used here. Its methods block and raise NetstoreError."""
+
+    def instance(self) -> str:
+        """What tells this store from another one with the same cluster id."""
+
+    def archive_folder(self) -> str:
+        """The folder in which its archive was written last; empty if there was none."""
+
+    def note_archive_folder(self, folder: Path) -> None:
+        """Keep where it is written."""
+
+
 class Problem(NamedTuple):
     """What keeps the archive from being what it should be."""
 
@@ -112,7 +128,7 @@ class Archiver:
         self,
         folder: Path,
         cluster: ClusterId,
-        store: Callable[[], str],
+        home: Home,
         raft: RaftLog,
         source: Source,
         *,
@@ -125,12 +141,12 @@ class Archiver:
     ) -> None:
         """Entries that wait when no others are being written are begun to be written within `lag_seconds`
         after they were applied, a bounded number at once; one that is applied during a write waits for its
-        end first. What leads to no point of the last `keep_seconds` is removed; 0: nothing is. `store` is
-        called in a thread, for `ArchiveWriter.open`.
+        end first. What leads to no point of the last `keep_seconds` is removed; 0: nothing is. `home` is
+        called in threads; the folder that it has is not begun anew where its archive is gone.
         """
         self.folder = folder
         self._cluster = cluster
-        self._store = store
+        self._home = home
         self._raft = raft
         self._source = source
         self._lag = lag_seconds
@@ -150,6 +166,8 @@ class Archiver:
         self._busy_since: float | None = None
         """When the write that is under way began."""
         self._retry_at = 0.0
+        self._place_at = 0.0
+        """When it is looked again whether the folder is still there."""
         self._makes_base = False
         self._beside_since = 0.0
         """When the state that is made, or the removal that is under way began."""
@@ -340,6 +358,8 @@ class Archiver:
             self._make_base(self._writer)
         elif now >= self._remove_at and self.archived and self._retention is not None:
             self._remove(self._retention)
+        elif self._busy_since is None and not self.waiting and (self.problem or now >= self._place_at):
+            self._begin(self._writer.check_place, self._place_checked)
 
     def _note_waiting(self, now: float) -> None:
         if self._waits is None or self._is_reached(self._waits[0]):
@@ -430,7 +450,11 @@ class Archiver:
 
     def _begin(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
         self._busy_since = self._monotonic()
-        failure = start_thread(partial(self._run, work, partial(self._done, done)), "archive")
+        try:
+            failure = start_thread(partial(self._run, work, partial(self._done, done)), "archive")
+        except MemoryError:
+            self._busy_since = None
+            raise
         if failure is not None:
             self._done(done, failure)
 
@@ -451,11 +475,24 @@ class Archiver:
         self.problem = ""
         done(outcome)
 
+    def _place_checked(self, _: None) -> None:
+        self._place_at = self._monotonic() + PLACE_SECONDS
+
     def _open(self) -> ArchiveWriter:
-        return ArchiveWriter.open(self.folder, self._cluster, self._store())
+        home, folder = self._home, self.folder.absolute()
+        is_begun = home.archive_folder() == str(folder)
+
+        def claimed() -> None:
+            if home.archive_folder() != str(folder):
+                home.note_archive_folder(folder)
+
+        return ArchiveWriter.open(
+            self.folder, self._cluster, home.instance(), is_begun=is_begun, claimed=claimed
+        )
 
     def _opened(self, writer: ArchiveWriter) -> None:
         self._writer = writer
+        self._place_at = self._monotonic() + PLACE_SECONDS
         self._retention = Retention(writer)
         found = writer.listing
         self.archived = Index(found.last)
@@ -565,6 +602,7 @@ def _add_base(writer: ArchiveWriter, copy: Callable[[int], Index], size: int) ->
     """Archive a state of so many bytes. NetstoreError, with nothing written, if that would leave no room for
     entries. Blocks.
     """
+    writer.check_place()  # the room of another file system says nothing
     free, needed = shutil.disk_usage(writer.listing.folder).free, size + SPARE_BYTES
     if free < needed:
         raise NetstoreError(

@@ -149,6 +149,8 @@ class BackupSchedule:
         """The log tells that a backup is late."""
         self._told = ""
         """Why backups fail, as the log tells it; empty if they do not."""
+        self._hook_told = ""
+        """Why the command fails, as the log tells it; empty if it does not."""
 
     def look(self) -> None:
         """Log that a backup is late, once, and once that it is not any more; to be called at times."""
@@ -214,11 +216,12 @@ class BackupSchedule:
 
     async def _make(self) -> tuple[Path, Found]:
         folder = self._plan.folder
-        await trio.to_thread.run_sync(_check_folder, folder)
+        await trio.to_thread.run_sync(check_folder, folder)
         made = await self._full(folder)
         try:
             found = await self._verified(made)
-            path = folder / f"{self._stem}-{_stamp(self._clock.wall())}-{found.header.index}.backup"
+            stamp = re.sub("[-:]", "", found.header.made)  # the same instant in both
+            path = folder / f"{self._stem}-{stamp}-{found.header.index}.backup"
             await trio.to_thread.run_sync(_publish, made.path, path)
         except BaseException:
             with suppress(OSError):
@@ -324,9 +327,20 @@ class BackupSchedule:
                 state.hook_problem = f"ended with status {status}"
         if state.hook_problem:
             state.hook_failed += 1
-            self._log.error("backup_hook_failed", reason=state.hook_problem, output=output.text)
         else:
             self._log.info("backup_hook_done", file=str(path))
+        self._tell_hook(output.text)
+
+    def _tell_hook(self, output: str) -> None:
+        """Log why the command fails, once when it begins, and once when it is over."""
+        problem = self.state.hook_problem
+        if without_figures(problem) == without_figures(self._hook_told):
+            return
+        if self._hook_told:
+            self._log.info("backup_problem_over", problem="backup_hook_failed", reason=self._hook_told)
+        if problem:
+            self._log.error("backup_hook_failed", reason=problem, output=output)
+        self._hook_told = problem
 
     def _now(self) -> float:
         return self._clock.wall() / _SECOND
@@ -381,7 +395,7 @@ async def _read_all(stream: trio.abc.ReceiveStream, take: Callable[[bytes], None
         await trio.sleep(HOOK_PAUSE_SECONDS)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """NetstoreError if backups cannot be put there."""
     if not folder.is_dir():
         raise NetstoreError(f"backup_folder: {folder} is no folder: make it, or mount the disk that has it")

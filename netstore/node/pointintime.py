@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -73,6 +73,8 @@ class Reached(NamedTuple):
     """Of the file that was written, as it is at its end."""
     is_end: bool
     """Whether an instant was asked for, and the archive has nothing that is known to be later."""
+    first_later: int = 0
+    """The first entry before the end whose time is after the instant, because a clock ran back; 0 if none."""
 
 
 class Place(NamedTuple):
@@ -82,6 +84,8 @@ class Place(NamedTuple):
     wall: int
     is_end: bool
     """Whether none of the later entries has a time."""
+    first_later: int = 0
+    """The first entry before it whose time is after the instant, because a clock ran back; 0 if none."""
 
 
 def _ignore(_: Replayed) -> None:
@@ -102,11 +106,11 @@ def place_of(found: Listing, instant: int) -> Place:
         entries = [(each.entry.index, each.wall) for each in read_entries(part.path)]
         index, wall = max(each for each in entries if 0 < each[1] <= instant)
         if any(each[0] > index and each[1] for each in entries):
-            return Place(index, wall, is_end=False)
+            return Place(index, wall, is_end=False, first_later=_first_later(found, instant, index))
         gap = next((gap for gap in found.gaps if gap[0] > index), None)
         if gap is not None and (following is None or gap[0] < following):
             raise NetstoreError(_in_gap(found, gap, instant, head.latest))
-        return Place(index, wall, is_end=following is None)
+        return Place(index, wall, following is None, _first_later(found, instant, index))
     first = next(
         (head.earliest for head in (read_head(part.path) for part in found.parts) if head.earliest), 0
     )
@@ -118,6 +122,22 @@ def place_of(found: Listing, instant: int) -> Place:
         f"the archive has nothing as old as this time: it begins with {format_time(first, up=True)}; choose"
         " a later time"
     )
+
+
+def _first_later(found: Listing, instant: int, before: int) -> int:
+    """The first entry before another one whose time is after the instant; 0 if there is none. Reads heads,
+    and one file. Damaged files are passed over: the point does not depend on it.
+    """
+    for part in found.parts:
+        if part.first >= before:
+            break
+        with suppress(CorruptData):
+            if read_head(part.path).latest <= instant:
+                continue
+            for entry, wall in read_entries(part.path):
+                if wall > instant and entry.index < before:
+                    return entry.index
+    return 0
 
 
 def _in_gap(found: Listing, gap: tuple[int, int], instant: int, before: int) -> str:
@@ -150,10 +170,11 @@ def extract(
     damaged.
     """
     found = listing(folder)
-    wall, is_end = 0, False
+    wall, is_end, first_later = 0, False, 0
     if goal.instant is not None:
         found, place = _found_place(found, goal.instant)
         goal, wall, is_end = Goal(applied=place.applied), place.wall, place.is_end
+        first_later = place.first_later
     with ExitStack() as parts:
         work.mkdir(mode=0o700)
         parts.callback(shutil.rmtree, work, ignore_errors=True)
@@ -166,7 +187,7 @@ def extract(
             progress(each)
         machine = replayer.machine
         _check_reached(goal, machine, found)
-        reached = Reached(machine.applied, machine.mvcc.revision, wall, start, "", is_end)
+        reached = Reached(machine.applied, machine.mvcc.revision, wall, start, "", is_end, first_later)
         replayer.finish()
         cluster = replayer.cluster or 0
         header = Header(

@@ -533,7 +533,7 @@ class StoreConfig:
     archive_lag_seconds: int = setting(
         WholeNumber(1, 3600, "seconds"),
         10,
-        "Seconds after which a change is archived at the latest.",
+        "Seconds after which the writing of a change to the archive begins at the latest.",
         needs=("archive_folder",),
         table="archive",
     )

@@ -227,7 +227,7 @@ class RunningMember:
         archiver = Archiver(
             config.archive_folder,
             host.cluster_id,
-            base.folder.instance,
+            base.folder,
             raft.log,
             self.store.engine,
             lag_seconds=config.archive_lag_seconds,

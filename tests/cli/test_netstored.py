@@ -15,8 +15,11 @@ import trio
 from netstore import __version__
 from netstore.cli.agent import main as agent
 from netstore.cli.netstored import main
+from netstore.disk.archivefile import ArchiveWriter
+from netstore.disk.datadir import add_checksum_line
 from netstore.errors import CorruptData, NetstoreError, NoRestart
 from netstore.server import daemon
+from netstore.types import ClusterId
 from tests.support.daemon import start_netstored
 from tests.support.patience import seconds
 
@@ -256,3 +259,22 @@ def test_check_config_loads_neither_trio_nor_the_server() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+def test_check_config_tells_what_is_wrong_with_the_folders_of_archive_and_backups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, archive, backups = (tmp_path / name for name in ("data", "archive", "backups"))
+    data.mkdir()
+    backups.mkdir()
+    (data / "instance").write_bytes(add_checksum_line(b"5a\n"))
+    flags = [f"--data-dir={data}", f"--archive-folder={archive}", f"--backup-folder={backups}"]
+    for store in ("5a", "6b"):
+        ArchiveWriter.open(archive, ClusterId(1), store).close()
+        assert main([*flags, "--check-config"]) == 0
+        told = capsys.readouterr().out
+        assert (f"# archive_folder: {archive} has the archive of another store" in told) == (store == "6b")
+        assert ("# backup_folder: " in told) == (store == "6b")
+        (archive / "identity").unlink()
+        if store == "5a":
+            backups.rename(tmp_path / "away")

@@ -234,6 +234,40 @@ def test_a_damaged_last_file_is_set_aside_and_becomes_a_gap(tmp_path: Path) -> N
     writer.close()
 
 
+def test_a_damaged_last_file_that_was_replaced_or_removed_meanwhile_is_not_set_aside(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    for index in range(1, 5):
+        writer.add(entries(index, index))
+    writer.close()
+    third, fourth = (part.path for part in writer.listing.parts[2:])
+    whole = third.read_bytes()
+    damage(third)
+    damage(fourth)
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    assert set(writer.damaged) == {third, fourth}
+    third.write_bytes(whole)
+    fourth.unlink()
+    writer.add(entries(3, 6))
+    assert (writer.damaged, list(tmp_path.glob("*.damaged"))) == ({}, [])
+    assert (writer.listing.last, writer.listing.gaps) == (6, [])
+    writer.close()
+
+
+def test_what_is_archived_anew_where_a_damaged_file_was_replaced_is_needless(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    writer.add(entries(1, 4))
+    writer.close()
+    [part] = writer.listing.parts
+    whole = part.path.read_bytes()
+    damage(part.path)
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    part.path.write_bytes(whole)
+    writer.add(entries(1, 2))
+    writer.add(entries(3, 6))
+    assert (writer.damaged, writer.listing.stretches) == ({}, [(1, 6)])
+    writer.close()
+
+
 def test_an_unfinished_file_of_another_member_is_left_alone(tmp_path: Path) -> None:
     """Where a file system does not lock, another one may be writing it."""
     others = {"entries-6b.part", "state-6b.part"}

@@ -52,10 +52,31 @@ class Source:
         return 5, 5
 
 
+class Home:
+    """A data folder that knows where its archive is."""
+
+    def __init__(self, store: str) -> None:
+        self.store = store
+        self.noted = ""
+
+    def instance(self) -> str:
+        return self.store
+
+    def archive_folder(self) -> str:
+        return self.noted
+
+    def note_archive_folder(self, folder: Path) -> None:
+        self.noted = str(folder)
+
+
 class Member:
     """A log, and an archiver whose threads report to a queue."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, store: str = "5a") -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, store: str = "5a", noted: str = ""
+    ) -> None:
+        self.home = Home(store)
+        self.home.noted = noted
         self.now = 100.0
         self.wall = 10**6
         self.ahead = 0
@@ -68,7 +89,7 @@ class Member:
         self.archiver = Archiver(
             folder,
             CLUSTER,
-            lambda: store,
+            self.home,
             self.raft,
             self.source,
             lag_seconds=5.0,
@@ -265,6 +286,7 @@ def test_each_damaged_file_is_told_once_and_many_as_one(
     writer = member.archiver._writer
     assert writer is not None
     for part in member.archiver.listing.parts:
+        part.path.write_bytes(part.path.read_bytes()[:-1] + b"\0")
         writer.damaged[part.path] = f"{part.path}: damaged at offset 84"
         member.look(reports=0)
     told = member.log.events("archive_damaged")
@@ -659,6 +681,103 @@ def test_a_folder_without_room_for_a_state_is_left_to_the_entries(
     member.now += archive.RETRY_SECONDS
     member.settle()
     assert (member.archiver.problems(), member.source.copies) == ([], 1)
+
+
+def test_an_idle_member_tells_that_its_folder_is_away(member: Member, tmp_path: Path) -> None:
+    member.look()
+    member.write(3)
+    member.settle()
+    member.folder.rename(tmp_path / "away")
+    member.folder.mkdir()
+    member.now += archive.PLACE_SECONDS
+    member.look()
+    (problem,) = member.archiver.problems()
+    assert "another folder lies there" in problem
+    member.folder.rmdir()
+    (tmp_path / "away").rename(member.folder)
+    member.now += archive.RETRY_SECONDS
+    member.look()
+    assert member.archiver.problems() == []
+    member.now += 1.0
+    member.look(reports=0)
+    assert not member.is_busy, "it is looked at times only"
+
+
+def test_a_member_restarted_while_its_archive_is_away_begins_no_new_one(
+    member: Member, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restarted(folder: Path = member.folder) -> Member:
+        again = Member(folder, monkeypatch, noted=member.home.noted)
+        again.write(5)
+        again.look()
+        return again
+
+    member.look()
+    assert member.home.noted == str(member.folder), "from the start on"
+    member.write(3)
+    member.settle()
+    assert member.archiver._writer is not None
+    member.archiver._writer.close()
+    away = tmp_path / "away"
+    member.folder.rename(away)
+    for is_there in (False, True):
+        if is_there:
+            member.folder.mkdir()
+        again = restarted()
+        (problem,) = again.archiver.problems()
+        assert "the archive that this member wrote there is gone: mount or move it back" in problem
+        again.look(reports=0)
+        assert again.log.events("archive_not_written")
+        assert not is_there or list(member.folder.iterdir()) == []
+    member.folder.rmdir()
+    away.rename(member.folder)
+    again.now += archive.RETRY_SECONDS
+    again.settle()
+    assert (again.stored(), again.archiver.problems()) == ([1, 2, 3, 4, 5], []), "it goes on once it is back"
+    assert again.archiver._writer is not None
+    again.archiver._writer.close()
+
+    moved = tmp_path / "moved"
+    member.folder.rename(moved)
+    again = restarted(moved)
+    assert (again.archiver.archived, again.home.noted) == (5, str(moved)), "it was moved, and its path named"
+    elsewhere = restarted(tmp_path / "elsewhere")
+    assert (elsewhere.archiver.problems(), elsewhere.home.noted) == ([], str(elsewhere.folder))
+
+    member.folder.mkdir()
+    (member.folder / "new").touch()
+    anew = restarted()
+    assert (anew.archiver.problems(), (member.folder / "new").exists()) == ([], False), "it was asked for"
+
+
+def test_the_place_of_a_state_is_told_before_its_room(
+    member: Member, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.look()
+    member.write(2)
+    monkeypatch.setattr(member.source, "sizes", lambda: (1 << 62, 5))
+    member.folder.rename(tmp_path / "away")
+    member.folder.mkdir()
+    member.look()
+    (problem,) = member.archiver.problems()
+    assert problem.startswith("the state is not archived: ")
+    assert "another folder lies there" in problem
+
+
+def test_a_write_for_which_there_is_no_memory_does_not_seem_to_be_under_way(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archive, "start_thread", no_memory)
+        member.look(reports=0)
+        assert "not enough memory" in member.archiver.problems()[0]
+    member.write(3)
+    member.now += archive.RETRY_SECONDS
+    member.settle()
+    assert member.stored() == [1, 2, 3]
 
 
 def retained(member: Member, monkeypatch: pytest.MonkeyPatch) -> list[Path]:

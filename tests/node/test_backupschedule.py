@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from netstore.disk.backupfile import BackupReader
 from netstore.errors import NetstoreError
 from netstore.node import backupschedule, fullbackup
 from netstore.node.backupschedule import BackupPlan, BackupSchedule
@@ -23,6 +24,9 @@ from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from netstore.node.backup import FullCopy
+    from netstore.node.fullbackup import Found
 
 HOUR = 3600.0
 SECOND = 10**9
@@ -38,6 +42,7 @@ class Site:
         self.place = Place(folder / "state", trio.lowlevel.current_trio_token().run_sync_soon)
         self.place.fill()
         self.clock = HandClock()
+        self.place.wall = lambda: self.clock.wall()  # noqa: PLW0108 - the clock may be replaced
         self.plan: dict[str, Any] = {
             "folder": self.folder,
             "every": 6 * HOUR,
@@ -394,6 +399,44 @@ async def test_a_command_that_fails_is_told_with_the_end_of_its_output(tmp_path:
         [fields] = here.place.lines.told("backup_hook_failed")
         assert fields["output"].endswith("10000\nno route")
         assert len(fields["output"]) <= backupschedule.HOOK_OUTPUT_BYTES
+
+
+async def test_a_command_that_fails_again_is_logged_once_when_it_begins_and_once_when_it_is_over(
+    tmp_path: Path,
+) -> None:
+    bad = tmp_path / "bad"
+    bad.touch()
+    async with site(tmp_path, hook=f"test ! -e {bad}") as here:
+        for _ in range(3):
+            assert await here.make()
+            here.later()
+        lines = here.place.lines
+        assert len(lines.told("backup_hook_failed")) == 1
+        assert here.schedule.state.hook_failed == 3
+        assert not lines.told("backup_problem_over")
+        bad.unlink()
+        for _ in range(2):
+            assert await here.make()
+            here.later()
+        [fields] = lines.told("backup_problem_over")
+        assert fields["problem"] == "backup_hook_failed"
+
+
+async def test_the_name_has_the_instant_that_is_in_the_file(tmp_path: Path) -> None:
+    """Also if verifying takes long."""
+    async with site(tmp_path) as here:
+        whole = here.schedule._verified
+
+        async def slow(made: FullCopy) -> Found:
+            here.clock.now = type(here.clock.now)(here.clock.now + 90 * SECOND)
+            return await whole(made)
+
+        here.schedule._verified = slow  # type: ignore[method-assign]
+        assert await here.make()
+        [name] = here.files
+        with (here.folder / name).open("rb") as file:
+            made = BackupReader(file, name).header.made
+        assert name.split("-")[3] == made.replace("-", "").replace(":", "")
 
 
 async def test_a_command_that_prints_much_is_read_to_the_end(tmp_path: Path) -> None:

@@ -176,6 +176,22 @@ def test_points_beyond_an_archive(archive: Path, tmp_path: Path) -> None:
         extract(tmp_path / "untimed", Goal(instant=2**60), tmp_path / "made", tmp_path / "work")
 
 
+def test_a_time_that_is_in_the_log_twice_because_a_clock_ran_back_is_told(tmp_path: Path) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    walls = {1: 10, 2: 20, 3: 30, 4: 15, 5: 25, 6: 40}
+    entries = [
+        Entry(Index(at), Term(1), EntryKind.NORMAL, seal(b"c", wall=wall)) for at, wall in walls.items()
+    ]
+    for begin in (0, 3):
+        writer.add(entries[begin : begin + 3])
+    writer.close()
+    found = listing(tmp_path)
+    assert place_of(found, 26) == Place(5, 25, is_end=False, first_later=3)
+    assert place_of(found, 16) == Place(4, 15, is_end=False, first_later=2)
+    assert place_of(found, 30) == Place(5, 25, is_end=False)
+    assert place_of(found, 50) == Place(6, 40, is_end=True)
+
+
 def test_a_time_that_a_gap_makes_unknown_is_refused(tmp_path: Path) -> None:
     def entry(index: int, wall: int) -> Entry:
         return Entry(Index(index), Term(1), EntryKind.NORMAL, seal(b"c", wall=wall) if wall else b"")

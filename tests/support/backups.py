@@ -52,6 +52,7 @@ class Place:
         """One item for each time that the state should be verified."""
         self.folder = folder
         self.member = NodeId(7)
+        self.wall: Callable[[], Nanos] = lambda: Nanos(10**18)
         self.backups = Backups(
             folder,
             self.engine,
@@ -62,7 +63,7 @@ class Place:
         )
 
     def header(self) -> Header:
-        return begun_header(ClusterId(0xC1), self.member, "seven", Nanos(10**18), "1.0")
+        return begun_header(ClusterId(0xC1), self.member, "seven", self.wall(), "1.0")
 
     def failed(self, failure: OSError) -> None:
         raise failure

@@ -107,15 +107,15 @@ def standing(endpoint: str, told: MemberStatus) -> Iterator[Finding]:
     """What a member's status says: its problems, and whether its log is archived and backups are made."""
     archive, backup = told.archive, told.backup
     elsewhere = (archive.problems if archive else ()) + (backup.warnings if backup else ())
-    for problem in told.problems:
-        if problem not in elsewhere:
-            yield wrong(f"store {endpoint}", problem, "its log says more")
+    of_store = [problem for problem in told.problems if problem not in elsewhere]
+    for problem in of_store:
+        yield wrong(f"store {endpoint}", problem, "its log says more")
     if archive is not None:
         subject = f"archive {endpoint}"
         judge = wrong if archive.stopped else warning
         for problem in archive.problems:
             yield judge(subject, problem, "do what it says; the log of the member says more")
-        if archive.stopped is None and told.problems:
+        if archive.stopped is None and of_store:
             words = "an earlier release tells what is wrong with it among the problems of the store"
             yield unknown(subject, words, "see these, and upgrade the member")
         elif not archive.problems:

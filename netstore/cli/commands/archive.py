@@ -77,6 +77,12 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
                 f"the archive ends with entry {reached.applied} of {end}: what was written between then and"
                 " the time given is not in it"
             )
+        if reached.first_later:
+            warn(
+                f"a clock ran back, so the time given is in the log more than once: the last of these points"
+                f" is chosen, entry {reached.applied} with revision {reached.revision}; the first one is"
+                f" before entry {reached.first_later}, for which give --to-index {reached.first_later - 1}"
+            )
         yield target, reached
     finally:
         shutil.rmtree(work, ignore_errors=True)

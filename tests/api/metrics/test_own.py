@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from netstore import __version__
 from netstore.api.metrics.endpoint import Metrics
+from netstore.disk.datadir import DataDir
 from netstore.node.archive import Archiver
 from netstore.node.backupschedule import BackupState
 from netstore.raft.entry import Entry, EntryKind
@@ -61,7 +62,7 @@ def test_the_archive(tmp_path: Path) -> None:
     archiver = Archiver(
         tmp_path,
         ClusterId(1),
-        lambda: "5a",
+        DataDir(tmp_path, tmp_path, None),
         raft,
         metered.sources.engine,
         lag_seconds=1.0,

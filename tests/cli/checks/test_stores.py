@@ -65,6 +65,13 @@ def test_an_archive_of_an_earlier_release_is_not_called_good_beside_a_problem() 
     assert (well.state, well.told) == (State.OK, "has the log up to entry 7")
 
 
+def test_a_warning_of_the_backup_is_no_problem_of_an_archive_of_an_earlier_release() -> None:
+    archive = replace(ARCHIVE, stopped=None, oldest_unix_nanos=None)
+    backup = replace(BACKUP, warnings=("late",))
+    told = replace(MEMBER, problems=("late",), archive=archive, backup=backup)
+    assert [each.state for each in standing("http://s", told)] == [State.OK, State.WRONG]
+
+
 @pytest.mark.parametrize(("stopped", "state"), [(True, State.WRONG), (False, State.WARNING)])
 def test_a_member_that_does_not(*, stopped: bool, state: State) -> None:
     archive = replace(ARCHIVE, stopped=stopped, problems=("no room",))
