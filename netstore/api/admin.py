@@ -201,6 +201,7 @@ class AdminApi:
                 "problems": [
                     *(f"alarm {name}" for name in raised_alarms(member)),
                     *member.problems(),
+                    *filter(None, (member.differing,)),
                     *(self._archive.problems() if self._archive is not None else ()),
                     *self._backup_warnings(),
                 ],

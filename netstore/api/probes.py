@@ -2,7 +2,7 @@
 
 | Check | Of | Fails |
 | --- | --- | --- |
-| `data_corruption` | `/readyz` | while the alarm CORRUPT is raised |
+| `data_corruption` | `/readyz` | while the alarm CORRUPT is raised, or states differ (`Member.differing`) |
 | `serializable_read` | both | never: who answers can read what it has |
 | `linearizable_read` | `/readyz` | without a leader that a majority confirms |
 | `non_learner` | `/readyz` | while this member is a learner |
@@ -77,6 +77,8 @@ class Probes:
         """Why a check failed; empty if it did not."""
         if name == _CORRUPTION and "CORRUPT" in raised_alarms(self._member):
             return "alarm activated: CORRUPT"
+        if name == _CORRUPTION:
+            return self._member.differing
         if name == _LEARNER:
             own = self._member.machine.members.get(self._member.id)
             return "not supported for learner" if own is not None and own.learner else ""

@@ -5,7 +5,8 @@ of each leader and one that it proposes every `CHECK_SECONDS`; and at every `CHE
 each member sends the digest of its state to the others (`state.digest`). Only voters count; a member that
 differs from more than half of them has diverged and stops. If all have reported and no digest has more than
 half, nobody knows whose state is right, and all stop: a wrong state must not be served. That is the case of a
-cluster of two above all.
+cluster of two above all. While a voter that could decide has not reported, members that differ go on, and
+each says so (`Host.differing`) until a later comparison finds a majority, or who differs is removed.
 
 A member judges only itself, by what the others have told it.
 """
@@ -20,13 +21,14 @@ import trio
 from netstore.errors import NoRestart
 from netstore.node.member import OWN
 from netstore.state.digest import digest
+from netstore.types import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.node.host import Host
     from netstore.seams import Log
-    from netstore.types import Index, NodeId
+    from netstore.types import NodeId
 
 CHECK_SECONDS: Final = 60.0
 """Between two comparisons that a leader asks for."""
@@ -62,6 +64,16 @@ class DigestComparison:
         """Members have reported different digests."""
         return len(set(self._told.get(index, {}).values())) > 1
 
+    def told(self, index: Index) -> dict[NodeId, bytes]:
+        """The digests that are known at `index`, by member."""
+        return dict(self._told.get(index, {}))
+
+    def has_majority(self, index: Index, voters: tuple[NodeId, ...]) -> bool:
+        """More than half of the voters have reported the same digest."""
+        told = self._told.get(index, {})
+        votes = Counter(told[voter] for voter in voters if voter in told)
+        return max(votes.values(), default=0) * 2 > len(voters)
+
     def reason_to_stop(self, index: Index, voters: tuple[NodeId, ...]) -> str:
         """Why this member must stop, or an empty text."""
         told = self._told.get(index, {})
@@ -94,6 +106,10 @@ class Consistency:
         self._snapshots = host.snapshot_install.installed
         """Snapshots installed before the comparison began."""
         self._next_check = 0.0
+        self._differing: dict[NodeId, bytes] = {}
+        """The digests that differ, by member, with nobody to tell which is right; empty if that is not so."""
+        self._differing_at = Index(0)
+        """Where they were found to differ last."""
 
     def reached(self) -> None:
         """See `node.applier.Observer`: report the digest of the state as it is now."""
@@ -121,6 +137,7 @@ class Consistency:
         self._next_check = clock.monotonic() + self._check_seconds
         while True:
             await trio.sleep(LOOK_SECONDS)
+            self.forget_removed()
             if clock.monotonic() >= self._next_check:
                 self._next_check = clock.monotonic() + self._check_seconds
                 if self._host.leader == self._host.id and len(self._host.machine.members) > 1:
@@ -131,12 +148,23 @@ class Consistency:
         if self._snapshots != self._host.snapshot_install.installed:
             self._snapshots = self._host.snapshot_install.installed
             self._comparison = DigestComparison(self._host.id)
+            self._end_difference("the state of this member was replaced")
+
+    def forget_removed(self) -> None:
+        """A difference ends once those that differ from the rest are no members any more."""
+        members = self._host.machine.members
+        if len({digest for member, digest in self._differing.items() if member in members}) < 2:
+            self._end_difference("a member that differed was removed")
 
     def _decide(self, index: Index) -> None:
+        voters = self._host.status().conf.voters
         if self._comparison.has_differences(index):
-            self._log.warning("states_differ", index=index)
             self._next_check = min(self._next_check, self._host.clock.monotonic() + RETRY_SECONDS)
-        why = self._comparison.reason_to_stop(index, self._host.status().conf.voters)
+            if not self._comparison.has_majority(index, voters):
+                self._begin_difference(index)
+        if index >= self._differing_at and self._comparison.has_majority(index, voters):
+            self._end_difference("more than half of the voters agree")
+        why = self._comparison.reason_to_stop(index, voters)
         if why:
             self._host.fail(
                 StateDiverged(
@@ -145,3 +173,24 @@ class Consistency:
                     " remove its data folder, and let it --join again"
                 )
             )
+
+    def _begin_difference(self, index: Index) -> None:
+        """Say it, and log it unless it is known. A comparison before the last one says nothing new."""
+        if index < self._differing_at:
+            return
+        told = self._comparison.told(index)
+        names = ", ".join(f"{member:x}" for member in sorted(told))
+        if not self._differing:
+            self._log.error("states_differ", index=index, members=names)
+        self._differing, self._differing_at = told, index
+        self._host.differing = (
+            f"the states of members {names} differ after entry {index}, and no more than half of"
+            " the voters agree on one: start the voters that do not run, so that the member that is wrong"
+            " stops; if they are lost, stop the members and restore a backup (netstorectl snapshot restore)"
+        )
+
+    def _end_difference(self, why: str) -> None:
+        if self._differing:
+            self._log.warning("states_differ_no_more", index=self._differing_at, reason=why)
+            self._differing = {}
+            self._host.differing = ""

@@ -123,6 +123,8 @@ class Host:
         self._flush = flush
         self._wake = wake
         self._log = log
+        self.differing = ""
+        """See `Member.differing`; set by `node.consistency`."""
         self.space = DiskSpace(log)
         """What log and state lack on disk."""
         self._writer = LogWriter(

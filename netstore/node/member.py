@@ -62,6 +62,12 @@ class Member(Protocol):
     def problems(self) -> list[str]:
         """Why it refuses requests, in words; empty if it is well."""
 
+    @property
+    def differing(self) -> str:
+        """That its state is not that of another member, with nobody to tell which is right, and what to do;
+        empty if that is not known.
+        """
+
     def behind(self) -> list[Behind]:
         """The members that are brought up, if it leads. O(members)."""
 

@@ -137,7 +137,8 @@ def _restore_v3(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Resto
 
 def _founders(wish: Wish, origin: str) -> Founders:
     """The ids depend on the backup and on how it is changed, so that members whose states differ do not take
-    each other for members of one cluster.
+    each other for members of one cluster. Of several members each computes the same at every restore
+    (`node.seeding.founders`).
     """
     origin = f"{origin} {wish.bump} {wish.mark_compacted}"
     return founders(wish.members, wish.name, wish.token, origin)._replace(join_token=wish.join_token)

@@ -8,6 +8,7 @@ members is given the same records and the same `Founders`, but for `own`.
 
 from __future__ import annotations
 
+import secrets
 from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -61,10 +62,14 @@ class Founders(NamedTuple):
 def founders(initial: Mapping[str, Sequence[str]], name: str, token: str, origin: str) -> Founders:
     """The founders with these peer URLs by name; the own one is called `name`. All of them are given the same
     `token` and `origin`. The ids depend on both, so that a member of the cluster from which the data comes
-    cannot be taken for one of the new cluster; `token` is also what members join by.
+    cannot be taken for one of the new cluster; `token` is also what members join by. The id of a founder that
+    begins alone has a random part besides, because nobody else has to compute it: a member left over from an
+    earlier start from the same data is not one of this cluster.
 
     NetstoreError if no founder has this name.
     """
+    if len(initial) == 1:
+        origin = f"{origin} {secrets.token_hex(16)}"
     ids = {each: bootstrap.member_id(urls, f"{token} {origin}") for each, urls in initial.items()}
     if name not in ids:
         raise NetstoreError(f"--initial-cluster: names {', '.join(ids) or 'nobody'}, and not {name}: add it")

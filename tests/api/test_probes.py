@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -118,3 +119,14 @@ def test_only_get_is_allowed(path: str) -> None:
     for method in ("HEAD", "POST"):
         answer = LocalMember().send(method, path)
         assert (answer.status, answer.headers["Allow"]) == (405, "GET")
+
+
+def test_a_member_whose_state_differs_is_not_ready() -> None:
+    member = LocalMember()
+    member.differing = "the states of members 1, 2 differ"
+    answer = member.send("GET", "/readyz/data_corruption")
+    expected = "[-]data_corruption failed: the states of members 1, 2 differ\n\n"
+    assert (answer.status, answer.body.decode()) == (503, expected)
+    assert member.send("GET", "/livez").status == 200, "a restart does not help"
+    status = json.loads(member.send("GET", "/netstore/status").body)
+    assert status["problems"] == ["the states of members 1, 2 differ"]

@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.node.consistency import MOST_KEPT, Consistency, DigestComparison, StateDiverged
+from netstore.state.digest import digest as digest_of
 from netstore.types import Index, NodeId
 from tests.support.group import Group
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from netstore.node.host import Host
 
 A, B, C, L = map(NodeId, (1, 2, 3, 4))
 VOTERS = (A, B, C)
@@ -85,6 +88,54 @@ def test_digests_of_a_state_are_not_compared_with_the_snapshot_that_replaced_it(
         host.snapshot_install.installed += 1
     consistency.take(NodeId(3), index, b"another")
     assert isinstance(host._failure, StateDiverged) is not replaced
+
+
+def differing() -> tuple[Consistency, Host, KeptLog]:
+    """The second of three members, after the first has reported another state; the third is silent."""
+    host, log = Group(3)[2].host, KeptLog()
+    consistency = Consistency(host, lambda *_: None, log)
+    for _ in range(3):
+        consistency.reached()
+        consistency.take(A, host.machine.applied, b"another")
+    return consistency, host, log
+
+
+def events(log: KeptLog) -> list[str]:
+    return [event for event in log.events if event.startswith("states_differ")]
+
+
+def test_a_difference_that_nobody_settles_is_told_and_logged_once() -> None:
+    _, host, log = differing()
+    assert "members 1, 2 differ" in host.differing
+    assert "start the voters that do not run" in host.differing
+    assert events(log) == ["states_differ"]
+    assert host._failure is None
+
+
+def test_a_difference_ends_when_a_majority_agrees() -> None:
+    consistency, host, log = differing()
+    consistency.take(C, host.machine.applied, digest_of(host.machine))
+    assert host.differing == ""
+    assert events(log) == ["states_differ", "states_differ_no_more"]
+    assert host._failure is None, "the other one is wrong"
+
+
+def test_a_difference_ends_when_the_state_is_replaced() -> None:
+    consistency, host, log = differing()
+    host.snapshot_install.installed += 1
+    consistency.reached()
+    assert host.differing == ""
+    assert events(log) == ["states_differ", "states_differ_no_more"]
+
+
+def test_a_difference_ends_when_who_differs_is_removed() -> None:
+    consistency, host, log = differing()
+    consistency.forget_removed()
+    assert host.differing
+    del host.machine.roster.by_id[A]
+    consistency.forget_removed()
+    assert host.differing == ""
+    assert events(log) == ["states_differ", "states_differ_no_more"]
 
 
 @given(st.dictionaries(st.sampled_from((A, B, C, L)), st.sampled_from((b"x", b"y", b"z"))))

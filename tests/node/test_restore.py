@@ -244,3 +244,10 @@ def test_a_backup_of_the_restored_member_is_a_backup(full: Path, tmp_path: Path)
         header = BackupReader(file, "FILE").header
     fullbackup.write(tmp_path / "a" / "state" / "state.lmdb", target, header)
     assert fullbackup.verify(target, 1 << 30).how == fullbackup.RESTORED
+
+
+def test_a_cluster_of_one_is_another_at_each_restore(full: Path, tmp_path: Path) -> None:
+    wish = Wish("a", {"a": ("http://a:1",)}, "t", "t")
+    made = [restore(full, tmp_path / str(number), wish) for number in range(2)]
+    assert made[0].cluster != made[1].cluster
+    assert made[0].member != made[1].member

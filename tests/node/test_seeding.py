@@ -137,3 +137,9 @@ def test_the_state_has_its_name_on_stable_storage_before_the_folder_is_a_members
     monkeypatch.setattr(DataDir, "adopt", adopted)
     seed(tmp_path / "new", founders(URLS, "a", "a secret", ""), Index(1), records())
     assert done == [tmp_path / "new" / "state", "adopted"]
+
+
+def test_who_begins_alone_gets_other_ids_each_time() -> None:
+    one, other = (founders({"a": ["http://a:1"]}, "a", "t", "o") for _ in range(2))
+    assert one.own != other.own
+    assert one.cluster != other.cluster

@@ -306,6 +306,7 @@ class LocalMember:
         self.paced_to = 0
         self.others_behind: list[Behind] = []
         self.own_problems: list[str] = []
+        self.differing = ""
         self.peers: tuple[PeerStatus, ...] = ()
         self.engine = engine or memory_engine()
         self.clock = clock or HandClock()

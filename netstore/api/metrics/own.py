@@ -36,8 +36,13 @@ def families(sources: Sources) -> Iterator[Metric]:
     yield gauge("netstore_feature_level", "The feature level of the cluster.", machine.roster.level)
     yield gauge(
         "netstore_problems",
-        "Alarms that are raised, and why this member refuses requests.",
-        len(raised_alarms(host)) + len(host.problems()),
+        "Alarms that are raised, why this member refuses requests, and that states differ.",
+        len(raised_alarms(host)) + len(host.problems()) + bool(host.differing),
+    )
+    yield gauge(
+        "netstore_states_differ",
+        "1 while this member's state and another's differ, and no majority tells which is right.",
+        bool(host.differing),
     )
     yield gauge("netstore_backed_up", "1 while requests wait at this member, or would.", host.backed_up)
     yield gauge(

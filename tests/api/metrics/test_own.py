@@ -36,6 +36,11 @@ def test_how_the_member_stands() -> None:
     told = metered.values()
     assert told["netstore_memory_used_bytes{share=clients}"] == 1000
     assert told["netstore_problems"] == 1
+    assert told["netstore_states_differ"] == 0
+    metered.solo.host.differing = "another state"
+    told = metered.values()
+    assert told["netstore_states_differ"] == 1
+    assert told["netstore_problems"] == 2
     assert told["etcd_debugging_server_alarms{alarm_type=NOSPACE,server_id=7}"] == 1
     assert told["netstore_loop_held_total"] == 1
     assert told["netstore_loop_longest_seconds"] == 0.25

@@ -30,10 +30,11 @@ def test_status_without_a_leader(served: Served) -> None:
     answer = pb.StatusResponse.FromString(call.messages[0])
     assert list(answer.errors) == ["etcdserver: no leader"]
     served.member.own_problems = ["log cannot be written: full"]
+    served.member.differing = "states differ"
     again = pb.StatusResponse.FromString(
         served.call("/etcdserverpb.Maintenance/Status", pb.StatusRequest()).messages[0]
     )
-    assert list(again.errors) == ["etcdserver: no leader", "log cannot be written: full"]
+    assert list(again.errors) == ["etcdserver: no leader", "log cannot be written: full", "states differ"]
     assert (answer.leader, answer.dbSize, answer.dbSizeInUse) == (0, 2_000_000, 1_000_000)
 
 
