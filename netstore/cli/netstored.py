@@ -81,8 +81,7 @@ def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
     from netstore.ops import logging  # noqa: PLC0415
     from netstore.server.daemon import serve  # noqa: PLC0415
 
-    names = dict.fromkeys(name.replace("default", "stderr") for name in config.log_outputs)
-    streams = [sys.stdout if name == "stdout" else sys.stderr for name in names]
+    streams = logging.standard_streams(config.log_outputs)
     logging.configure(config.log_level, config.log_format, *streams)
     log = logging.get_logger("netstored")
     for notice in notices:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
 import re
 import sys
 import threading
@@ -43,7 +44,7 @@ for _name in _STAND_INS:
 from netstore.ops.loglevels import LEVELS  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Iterable, MutableMapping
 
     from structlog.typing import FilteringBoundLogger, WrappedLogger
 
@@ -210,6 +211,14 @@ class LineWriter:
                     self.lost += 1
 
     debug = info = warning = error = critical = exception = msg = write
+
+
+def standard_streams(names: Iterable[str]) -> list[TextIO]:
+    """The process's own streams of these words, `stdout` or any other for stderr, each once. One that was
+    closed before the process began (Python has None for it) takes nothing.
+    """
+    own = dict.fromkeys(sys.stdout if name == "stdout" else sys.stderr for name in names)
+    return [stream or open(os.devnull, "w", encoding="utf-8") for stream in own]  # noqa: PTH123 - for the process's life
 
 
 def configure(

@@ -26,6 +26,7 @@ from netstore.ops.logging import (
     hide_secrets,
     presentable,
     set_level,
+    standard_streams,
 )
 from netstore.urls import Url
 from tests.support.daemon import ROOT, clean_environment
@@ -288,6 +289,16 @@ class TestLineWriter:
         writer = LineWriter(closed)
         writer.info("x")
         assert writer.lost == 1
+
+
+def test_a_standard_stream_that_is_closed_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    taken, null = streams = standard_streams(["stdout", "default", "stderr"])
+    assert taken is sys.stdout
+    configure("info", "json", *streams)
+    get_logger("x").info("told")
+    null.close()
+    assert standard_streams([]) == []
 
 
 def test_each_line_goes_to_every_stream_also_if_one_is_broken() -> None:
