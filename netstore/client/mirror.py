@@ -167,6 +167,45 @@ def no_proof(what: str, copied: int) -> Another:
     )
 
 
+async def must_compare(
+    mark: str,
+    newest: int,
+    copied: int,
+    is_proven: Callable[[], Awaitable[bool]],
+    *,
+    is_behind: bool,
+    overwrite: bool,
+    notice: Callable[[str], object],
+) -> bool:
+    """Whether the changes after the checkpoint, which is of `copied`, are not enough, of a source that is at
+    `newest`; `mark` is what both are, "revision" or "index". `is_behind`: they are known not to be enough.
+
+    With `overwrite`, a source that went back, is another or is not proven is told by `notice`. Without it,
+    Another if it is another; one that is not proven is for the comparison to check.
+    """
+    if not copied or (is_behind and not overwrite):
+        return True
+    if newest < copied:
+        found = f"SOURCE is at {mark} {newest}, and was at {copied} before"
+    else:
+        try:
+            if await is_proven():
+                return is_behind
+        except Another as error:
+            if not overwrite:
+                raise
+            found = error.found
+        else:
+            if not overwrite:
+                return True
+            found = (
+                f"SOURCE does not show the last change that was copied, up to {mark} {copied}, so it may be"
+                " another store than was copied"
+            )
+    notice(f"{found}: TARGET is made equal to it all the same")
+    return True
+
+
 async def together(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
     """Do all of it at the same time, until one fails. What it raises comes out as it is."""
     faults: list[BaseException] = []

@@ -34,6 +34,7 @@ from netstore.client.mirror import (
     Told,
     Witness,
     digest,
+    must_compare,
     no_proof,
     parse_checkpoint,
     shown,
@@ -172,6 +173,8 @@ class Mirror:
         NotMirrored if it cannot be; ClientError if a store cannot be asked.
         """
         await self._begin()
+        if self._overwrite:
+            await self._must_compare()  # tells what is to be known of the source
         await self._compare()
 
     async def follow(self) -> None:
@@ -441,19 +444,15 @@ class Mirror:
         another, and the target may not become equal to it.
         """
         newest = await self._source.newest(self._scope.source, self.index)
-        if newest < self.index:
-            found = f"SOURCE is at index {newest}, and was at {self.index} before"
-        elif not self.index or self._is_behind:
-            return True
-        else:
-            try:
-                return not await self._is_proven()
-            except Another as error:
-                if not self._overwrite:
-                    raise
-                found = error.found
-        self._notice(f"{found}: TARGET is made equal to it all the same")
-        return True
+        return await must_compare(
+            "index",
+            newest,
+            self.index,
+            self._is_proven,
+            is_behind=self._is_behind,
+            overwrite=self._overwrite,
+            notice=self._notice,
+        )
 
     async def _carry_out(self, event: Answer, *, is_past: bool) -> None:
         """Do in the target what was done in the source."""

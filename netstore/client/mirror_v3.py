@@ -34,6 +34,7 @@ from netstore.client.mirror import (
     Told,
     Witness,
     digest,
+    must_compare,
     no_proof,
     parse_checkpoint,
     shown,
@@ -126,6 +127,8 @@ class Mirror:
         NotMirrored if it cannot be; ClientError if a store cannot be asked.
         """
         await self._begin()
+        if self._overwrite:
+            await self._must_compare(self._seen)  # tells what is to be known of the source
         await self._copy()
 
     async def follow(self) -> None:
@@ -374,19 +377,15 @@ class Mirror:
         """Whether the changes after the checkpoint are not enough, of a source at this revision. NotMirrored
         if it went back or is another, and the target may not become equal to it.
         """
-        if newest < self.revision:
-            found = f"SOURCE is at revision {newest}, and was at {self.revision} before"
-        elif not self.revision or self._is_behind:
-            return True
-        else:
-            try:
-                return not await self._is_proven()
-            except Another as error:
-                if not self._overwrite:
-                    raise
-                found = error.found
-        self._notice(f"{found}: TARGET is made equal to it all the same")
-        return True
+        return await must_compare(
+            "revision",
+            newest,
+            self.revision,
+            self._is_proven,
+            is_behind=self._is_behind,
+            overwrite=self._overwrite,
+            notice=self._notice,
+        )
 
     async def _take(self, answer: pb.WatchResponse) -> None:
         """Carry out the changes of an answer. They may be some that a comparison has seen already."""

@@ -915,6 +915,33 @@ def test_a_checkpoint_without_a_witness_is_read(stores: tuple[Daemon, Daemon]) -
     run(work)
 
 
+@pytest.mark.parametrize("has_witness", [False, True], ids=["unproven", "proven"])
+@pytest.mark.parametrize("is_followed", [False, True], ids=["copy", "follow"])
+def test_overwriting_tells_of_a_source_that_is_not_proven(
+    stores: tuple[Daemon, Daemon], *, is_followed: bool, has_witness: bool
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            if not has_witness:
+                found = await other.get("/_mirrored")
+                state = msgspec.json.decode(found.node.value or "", type=mirror.Checkpoint)
+                old = msgspec.json.encode(msgspec.structs.replace(state, witness=None)).decode()
+                await other.set("/_mirrored", old)
+            index = (await one.set("/b", "1")).etcd_index
+            log = Log()
+            with_overwrite = mirrored(one, other, log, overwrite=True)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(with_overwrite.follow if is_followed else with_overwrite.copy)
+                await log.reached(index)
+                nursery.cancel_scope.cancel()
+            told = [text for text in log.troubles if "does not show the last change that was copied" in text]
+            assert len(told) == (not has_witness)
+
+    run(work)
+
+
 class Doubtful(V2Client):
     """A target that carries out each second write and does not say so, or says nothing and does not."""
 

@@ -590,7 +590,10 @@ def test_a_witness_that_is_compacted_is_shown_by_its_key_or_by_older_ones(
             await compact(one, await put(one, (b"y", b"4")))
             with pytest.raises(mirror.Another, match="no key of it is as old: it cannot be shown"):
                 await mirrored(one, other, Log()).copy()
-            await mirrored(one, other, Log(), overwrite=True).copy()
+            log = Log()
+            await mirrored(one, other, log, overwrite=True).copy()
+            assert len(log.troubles) == 1
+            assert "SOURCE does not show the last change that was copied" in log.troubles[0]
             assert await content(other) == await content(one)
 
     run(work)
