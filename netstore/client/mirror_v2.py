@@ -379,13 +379,17 @@ class Mirror:
         """Carry out the events after `index`, until a poll breaks. Compare all before, where that is needed.
 
         The first poll is for the events after the witness, if the source still has them: those up to `index`
-        were copied, or are of a source that was put back to a state between the two.
+        were copied, or are of a source that was put back to a state between the two. After a comparison they
+        were listed, and the last one is the witness from then on: so a deletion does not lead to another
+        comparison after the next break.
         """
         source, scope = self._source, self._scope
         after = self.index if self._witness is None else min(self._witness.revision, self.index)
+        listed = 0
         if await self._must_compare():
             await self._compare()
-            after = self.index
+            listed = self.index
+            after = self.index if self._witness is None else min(self._witness.revision, self.index)
         self._silent = 0
         heard = trio.current_time()
         while True:
@@ -413,8 +417,12 @@ class Mirror:
             if answer is not None:
                 self._silent = 0
                 if answer.node.modified_index <= self.index and self._path_of(answer.node) is not None:
-                    self._is_behind = True
-                    return
+                    if answer.node.modified_index > listed:
+                        self._is_behind = True
+                        return
+                    after = answer.node.modified_index
+                    self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
+                    continue
                 await self._carry_out(answer, is_past=answer.node.modified_index <= poll.etcd_index)
                 after = answer.node.modified_index
                 self._reach(after)

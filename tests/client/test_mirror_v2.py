@@ -272,11 +272,8 @@ def test_events_that_the_source_has_forgotten_lead_to_a_comparison(stores: tuple
     run(work)
 
 
-@pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet folder"])
-def test_what_is_forgotten_after_the_newest_file_is_compared_once(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
-) -> None:
-    scope = Scope("/a", "/a", "/_mirrored")
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The index of each comparison that is done from now on."""
     compared: list[int] = []
     do = Mirror._compare
 
@@ -285,6 +282,15 @@ def test_what_is_forgotten_after_the_newest_file_is_compared_once(
         compared.append(self.index)
 
     monkeypatch.setattr(Mirror, "_compare", compare)
+    return compared
+
+
+@pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet folder"])
+def test_what_is_forgotten_after_the_newest_file_is_compared_once(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
+) -> None:
+    scope = Scope("/a", "/a", "/_mirrored")
+    compared = comparisons(monkeypatch)
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -863,6 +869,48 @@ def test_changes_between_witness_and_checkpoint_lead_to_a_comparison(stores: tup
                 nursery.start_soon(mirrored(one, other, log).follow)
                 await log.until(lambda: bool(log.told))
                 nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_deletion_before_a_comparison_does_not_lead_to_another_one(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = comparisons(monkeypatch)
+    asked: list[Poll] = []
+    waiting = trio.Event()
+    do = Mirror._event
+
+    async def event(self: Mirror, poll: Poll, limit: float) -> Answer | None:
+        asked.append(poll)
+        if len(asked) == 3:  # the others had the two events of the key that is gone
+            waiting.set()
+        return await do(self, poll, limit)
+
+    monkeypatch.setattr(Mirror, "_event", event)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await one.set("/gone", "1")
+            await one.delete("/gone")
+            log = Log()
+            following = mirrored(one, other, log)
+            await following._begin()
+
+            async def go_on() -> None:
+                while True:
+                    await following._follow()
+
+            for number in range(2):  # as if a save had taken long, and the source is asked again
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(go_on)
+                    await waiting.wait()
+                    if number:
+                        await log.reached((await one.set("/b", "1")).etcd_index)
+                    nursery.cancel_scope.cancel()
+            assert len(compared) == 1
             assert await content(other) == await content(one)
 
     run(work)
