@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import heapq
 import secrets
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import trio
 
+from netstore.client.faults import ClientError
 from netstore.client.mirror import (
     RETRY_DELAYS,
     Another,
@@ -89,6 +91,12 @@ MOST_TIMED: Final = 100_000
 
 MOST_ATTEMPTS: Final = 10
 """How often a write is tried again whose node was changed by somebody else meanwhile."""
+
+MOST_KEPT: Final = 20_000
+"""Events that are kept while all is compared."""
+
+MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
+"""Of keys and values of those events."""
 
 _REMOVALS: Final = ("delete", "compareAndDelete", "expire")
 _CHANGED: Final = (KEY_NOT_FOUND, COMPARE_FAILED, NOT_A_FILE, NOT_A_FOLDER, KEY_EXISTS)
@@ -161,6 +169,8 @@ class Mirror:
         self._timed = _Timed()
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
+        self._is_outrun = False
+        """It was told that the source forgets events before they are read."""
         self._is_late = False
         """It was told that looks are late."""
         self._written = self._deleted = 0
@@ -387,7 +397,7 @@ class Mirror:
         after = self.index if self._witness is None else min(self._witness.revision, self.index)
         listed = 0
         if await self._must_compare():
-            await self._compare()
+            await self._compare_and_catch_up()
             listed = self.index
             after = self.index if self._witness is None else min(self._witness.revision, self.index)
         self._silent = 0
@@ -434,6 +444,64 @@ class Mirror:
                 self._reach(self._silent)
                 after = max(after, self.index)
                 self._silent = poll.etcd_index
+
+    async def _compare_and_catch_up(self) -> None:
+        """Compare all nodes, and carry out the events that come meanwhile: a store keeps the last 1,000 only,
+        fewer than a comparison may take.
+        """
+        kept = _Kept(await self._source.newest(self._scope.source, self.index))
+        keeping = trio.CancelScope()
+
+        async def keep() -> None:
+            with keeping:
+                await self._keep(kept)
+
+        async def compare() -> None:
+            await self._compare()
+            while (event := kept.take()) is not None:
+                if event.node.modified_index <= self.index:
+                    continue  # it was listed
+                await self._look()
+                await self._carry_out(event, is_past=True)
+                self._reach(event.node.modified_index)
+                self._told(Told(self.index, self._written, self._deleted))
+                if self.index > self._saved and trio.current_time() >= self._save_at:
+                    await self._save()
+            self._reach(kept.after)
+            keeping.cancel()
+
+        await together((compare, keep))
+
+    async def _keep(self, kept: _Kept) -> None:
+        """Keep the events, until that is cancelled. Ends where the source cannot be asked, or has forgotten
+        some: the poll after the comparison finds the same.
+        """
+        silent = 0
+        while True:
+            await kept.room()
+            try:
+                async with self._source.client.poll(
+                    self._scope.source, index=kept.after + 1, recursive=True
+                ) as poll:
+                    self._source.check(poll.cluster_id)
+                    answer = await poll.event(SURE_SECONDS)
+            except ClientError as error:
+                if isinstance(error, V2Error) and error.code == INDEX_CLEARED and not self._is_outrun:
+                    self._is_outrun = True
+                    self._notice(
+                        "SOURCE changes faster than its events can be read and carried out, and forgets them:"
+                        " all is compared again until it changes less"
+                    )
+                return
+            if answer is not None:
+                silent = 0
+                kept.put(answer)
+            elif not poll.timed_out:
+                return
+            else:  # as in `_follow`: by a member that has come as far there was no event up to `silent`
+                if poll.etcd_index >= silent:
+                    kept.after = max(kept.after, silent)
+                silent = poll.etcd_index
 
     def _reach(self, index: int) -> None:
         if index > self.index:
@@ -714,6 +782,38 @@ class _Side:
         return answer.node, answer.etcd_index
 
 
+class _Kept:
+    """Events in their order, at most `MOST_KEPT`, and of about `MOST_KEPT_BYTES`."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        """The index up to which all were put."""
+        self._events: deque[Answer] = deque()
+        self._size = 0
+        self._taken = trio.Event()
+
+    def put(self, event: Answer) -> None:
+        """Keep the next one."""
+        self._events.append(event)
+        self._size += _size(event)
+        self.after = event.node.modified_index
+
+    def take(self) -> Answer | None:
+        """The first one; None if there is none."""
+        if not self._events:
+            return None
+        event = self._events.popleft()
+        self._size -= _size(event)
+        self._taken.set()
+        return event
+
+    async def room(self) -> None:
+        """Wait until another one may be kept."""
+        while len(self._events) >= MOST_KEPT or self._size >= MOST_KEPT_BYTES:
+            self._taken = trio.Event()
+            await self._taken.wait()
+
+
 class _Timed:
     """Paths with a TTL, and when each is to be looked at again; at most `MOST_TIMED`."""
 
@@ -757,6 +857,12 @@ class _Timed:
     def first(self) -> str:
         """Which is to be looked at `next`; it is to be `put` or to be `discard`ed then."""
         return self._heap[0][1]
+
+
+def _size(event: Answer) -> int:
+    """Characters of the keys and values of an event."""
+    nodes = (event.node, event.prev_node)
+    return sum(len(node.key) + len(node.value or "") for node in nodes if node is not None)
 
 
 def _next_look(now: float, ttl: int) -> float:

@@ -916,6 +916,37 @@ def test_a_deletion_before_a_comparison_does_not_lead_to_another_one(
     run(work)
 
 
+def test_more_events_than_a_store_keeps_during_each_comparison(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = comparisons(monkeypatch)
+    do = Mirror._compare_node
+    sources: list[V2Client] = []
+
+    async def compare_node(self: Mirror, path: str) -> list[str]:
+        folders = await do(self, path)
+        for number in range(1100):
+            await sources[0].set("/a/busy", str(number))
+        return folders
+
+    monkeypatch.setattr(Mirror, "_compare_node", compare_node)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            sources.append(one)
+            await one.set("/a/x", "1")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, Scope("/a", "/a", "/_mirrored")).follow)
+                await log.until(lambda: bool(compared))
+                await log.reached((await one.set("/a/last", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert len(compared) == 1
+            assert await content(other, "/a") == await content(one, "/a")
+
+    run(work)
+
+
 def test_files_that_were_not_changed_since_show_that_a_source_is_the_same(
     stores: tuple[Daemon, Daemon],
 ) -> None:
