@@ -2,8 +2,10 @@
 
 The listing of the source is compared folder by folder, from an index that is read before it, and all events
 after that index are carried out in their order: so the target is equal to the source at the index of the last
-event, though folders were read at different moments. The checkpoint, a hidden key of the target, has the
-index up to which that was done. It is written from time to time: events after it are carried out once more by
+event, though folders were read at different moments. The events are read while the listing goes on, and kept
+until it is done, within bounds: a store keeps the last 1,000 only. The checkpoint, a hidden key of the
+target, has the index up to which that was done. It is written from time to time: events after it are
+carried out once more by
 the next run, which ends in the same state. Only the run that has written it last may write it again, so two
 mirrors do not write into each other for long.
 
