@@ -308,3 +308,12 @@ class StateDamaged(CorruptData, MustStop):
     """The member's state on disk is damaged and must not be served: the member ends. Its next start replaces
     the state from other members, if they can be reached, or refuses to start (`node.recovery`).
     """
+
+
+def parse_problem(error: Exception) -> str:
+    """What a parser of TOML, YAML or JSON found wrong, in one line. The text of a RecursionError is about the
+    parser; of the document it says that it has too many brackets within brackets.
+    """
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return " ".join(str(error).split())

@@ -8,6 +8,7 @@ from netstore.errors import (
     Fault,
     Reason,
     fault_from_text,
+    parse_problem,
     permission_denied,
     refusal,
     timed_out,
@@ -86,3 +87,8 @@ def test_the_texts_of_reasons_differ() -> None:
 def test_a_timeout_has_an_unknown_outcome() -> None:
     assert (timed_out().outcome_known, too_many().outcome_known) == (False, True)
     assert timed_out(Reason.TIMED_OUT_LEADER).cause == Reason.TIMED_OUT_LEADER.cause
+
+
+def test_what_is_wrong_with_a_document_is_told_of_the_document() -> None:
+    assert parse_problem(RecursionError("maximum recursion depth exceeded")) == "nested too deep"
+    assert parse_problem(ValueError("a bracket\n  is missing")) == "a bracket is missing"

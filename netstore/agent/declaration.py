@@ -54,7 +54,7 @@ def checked_prepared(value: object) -> Prepared:
             continue
         try:
             msgspec.json.decode(bytes(memoryview(data)))
-        except (TypeError, msgspec.DecodeError):
+        except (TypeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             _refuse(f"Prepared.{name}", data, "JSON as bytes, or None")
     return value
 

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from netstore.network.plugins import Plugin
     from netstore.network.subnetenv import SubnetEnv
     from netstore.ops.agent import AgentConfig
-    from netstore.seams import Log
+    from netstore.seams import Entropy, Log
 
 S = TypeVar("S", Subnet, Subnet6)
 T = TypeVar("T")
@@ -117,7 +117,7 @@ class Agent:
         self._kernel = kernel
         self._require_privileges = require_privileges
         self._on_placed = on_placed
-        self._entropy = SystemEntropy()
+        self._entropy: Entropy = SystemEntropy()
         self._installer: PluginInstaller | None = None
         self._access = store_access(config, self._log)
         self._watcher: LeaseWatcher | None = None

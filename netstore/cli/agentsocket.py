@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from netstore.agent.localsocket import Routes
-from netstore.errors import NetstoreError
+from netstore.errors import NetstoreError, parse_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ async def wanted_routes(path: Path) -> Routes:
     try:
         return msgspec.json.decode(body, type=Routes)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise NoAgent(f"{path} sent what is not an agent's answer: {error}") from None
+        raise NoAgent(f"{path} sent what is not an agent's answer: {parse_problem(error)}") from None
 
 
 async def _get(path: Path, target: str) -> bytes:

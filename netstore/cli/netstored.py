@@ -59,8 +59,9 @@ def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
     from netstore.ops import logging  # noqa: PLC0415
     from netstore.server.daemon import serve  # noqa: PLC0415
 
-    stream = sys.stdout if "stdout" in config.log_outputs else None
-    logging.configure(config.log_level, config.log_format, stream)
+    names = dict.fromkeys(name.replace("default", "stderr") for name in config.log_outputs)
+    streams = [sys.stdout if name == "stdout" else sys.stderr for name in names]
+    logging.configure(config.log_level, config.log_format, *streams)
     log = logging.get_logger("netstored")
     for notice in notices:
         log.warning("setting_without_effect", notice=notice)

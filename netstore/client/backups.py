@@ -84,6 +84,7 @@ async def save_full(
         username=connection.username,
         password=connection.password,
         timeout=MAKE_SECONDS,
+        tls_names=connection.tls_names,
     )
     async with transport:
         await fetch_full(transport, file, rate=rate, progress=progress)

@@ -100,11 +100,22 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
     return context
 
 
+class TlsNames(NamedTuple):
+    """What the user calls the files of a client's TLS: settings, or options of a command."""
+
+    ca_file: str = "ca_file"
+    cert_file: str = "cert_file"
+
+
+SETTINGS: Final = TlsNames()
+
+
 class TlsFiles(NamedTuple):
     """The files of a client's TLS, for its messages."""
 
     ca_file: str | None = None
     cert_file: str | None = None
+    names: TlsNames = SETTINGS
 
 
 def reason(error: BaseException, files: TlsFiles | None = None, *, in_handshake: bool = False) -> str:
@@ -121,10 +132,12 @@ def reason(error: BaseException, files: TlsFiles | None = None, *, in_handshake:
 def _tls_reason(fault: ssl.SSLError, files: TlsFiles, *, in_handshake: bool) -> str:
     text = error_text(fault)
     if isinstance(fault, ssl.SSLCertVerificationError) and fault.verify_code in _UNKNOWN_ISSUER:
-        has_ca = f"ca_file {files.ca_file} has not signed it"
-        return f"{text}; {has_ca if files.ca_file else 'give its authority as ca_file'}"
+        name = files.names.ca_file
+        has_ca = f"{name} {files.ca_file} has not signed it"
+        return f"{text}; {has_ca if files.ca_file else f'give its authority as {name}'}"
     if rejects_certificate(fault):
-        what = f"cert_file {files.cert_file} is none" if files.cert_file else "give cert_file"
+        name = files.names.cert_file
+        what = f"{name} {files.cert_file} is none" if files.cert_file else f"give {name}"
         return f"{text}: the store wants a certificate of ours that it trusts; {what}"
     if in_handshake and (isinstance(fault, ssl.SSLEOFError) or fault.reason == _UNEXPECTED_EOF):
         return "it closed the connection in the handshake; is it http:// there?"

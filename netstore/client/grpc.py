@@ -29,11 +29,13 @@ from netstore.client.faults import (
     CONNECT_TIMED_OUT,
     CONNECT_TIMEOUT,
     MAX_ANSWER_BYTES,
+    SETTINGS,
     SOCKET_OPTIONS,
     TIMEOUT,
     BadAnswer,
     ClientError,
     TlsFiles,
+    TlsNames,
     Unreachable,
     reason,
     rejects_certificate,
@@ -398,6 +400,7 @@ class Channel:
         timeout: float = TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         shuffle: Callable[[list[str]], None] | None = None,
+        tls_names: TlsNames = SETTINGS,
     ) -> None:
         self.endpoints = Endpoints(endpoints, shuffle)
         self.metadata: dict[bytes, bytes] = {}
@@ -406,7 +409,7 @@ class Channel:
         """How many have been made: the number of the present one."""
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._files = TlsFiles(ca_file, cert_file)
+        self._files = TlsFiles(ca_file, cert_file, tls_names)
         self._tls: ssl.SSLContext | None = None
         if self.endpoints.uses_tls():
             self._tls = tls_context(ca_file, cert_file, key_file)

@@ -41,6 +41,10 @@ class Compacted(NetstoreError):  # noqa: N818 - named for what was found
     """The store has forgotten the revision that is asked for."""
 
 
+class Later(NetstoreError):  # noqa: N818 - same
+    """The revision that is asked for is later than the store's newest."""
+
+
 class Change(NamedTuple):
     """A key that differs between two revisions; None where it does not exist."""
 
@@ -203,9 +207,14 @@ class KeySpace:
         except Status as status:
             if status.code != OUT_OF_RANGE:
                 raise
-            if "compacted" in status.message:
-                raise Compacted(f"the store has compacted its history after revision {revision}") from None
-            raise Compacted(f"revision {revision} is later than the store's newest") from None
+            is_compacted = "compacted" in status.message
+        if is_compacted:
+            oldest = await self._client.compacted(request.key)
+            raise Compacted(
+                f"revision {revision}: the store has compacted its history; the oldest revision that it can"
+                f" read is {oldest}"
+            )
+        raise Later(f"revision {revision} is later than the store's newest, {await self.revision()}")
 
 
 class Batches:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 import trio
 
-from netstore.client.faults import TIMEOUT, BadAnswer, ClientError
+from netstore.client.faults import SETTINGS, TIMEOUT, BadAnswer, ClientError, TlsNames
 from netstore.network.config import NetworkConfigError
 from netstore.network.lease import DRAINED, SUBNETS
 from netstore.network.pluginreport import FOLDER
@@ -46,6 +46,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     timeout: float = TIMEOUT
     shuffle: Callable[[list[str]], None] | None = None
+    tls_names: TlsNames = SETTINGS
 
 
 def no_config(prefix: str, problem: str, *apis: str) -> NetworkConfigError:
@@ -195,6 +196,7 @@ class StoreAccess:
             password=to.password,
             timeout=to.timeout,
             shuffle=to.shuffle,
+            tls_names=to.tls_names,
         )
         self._v2 = await self._stack.enter_async_context(V2Client(transport))
         return self._v2

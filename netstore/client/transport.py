@@ -32,11 +32,13 @@ from netstore.client.faults import (
     CONNECT_TIMED_OUT,
     CONNECT_TIMEOUT,
     MAX_ANSWER_BYTES,
+    SETTINGS,
     SOCKET_OPTIONS,
     TIMEOUT,
     BadAnswer,
     ClientError,
     TlsFiles,
+    TlsNames,
     Unreachable,
     reason,
     rejects_certificate,
@@ -180,11 +182,12 @@ class Transport:
         timeout: float = TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         shuffle: Callable[[list[str]], None] | None = None,
+        tls_names: TlsNames = SETTINGS,
     ) -> None:
         self.endpoints = Endpoints(endpoints, shuffle)
         self.credentials = (username, password or "") if username else None
         self._timeout = timeout
-        self._files = TlsFiles(ca_file, cert_file)
+        self._files = TlsFiles(ca_file, cert_file, tls_names)
         if self.endpoints.uses_tls():
             context = tls_context(ca_file, cert_file, key_file)
         else:

@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from netstore.client.faults import BadAnswer, ClientError
+from netstore.errors import parse_problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -371,7 +372,7 @@ def _decoded(response: Response, body: bytes, decode: Callable[[bytes], T]) -> T
     try:
         return decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadAnswer(response.endpoint, f"sent what this API does not: {error}") from None
+        raise BadAnswer(response.endpoint, f"sent what this API does not: {parse_problem(error)}") from None
 
 
 def _index(response: Response) -> int:

@@ -193,6 +193,12 @@ class V3Client:
             self._needs_none = channel.connections
         else:
             token = _decoded(pb.AuthenticateResponse, answer, channel.endpoints.order()[0]).token
+            if not (token.isascii() and token.isprintable()):
+                raise BadAnswer(
+                    channel.endpoints.order()[0],
+                    "gave a token with characters that no field of a call can carry (gRPC over HTTP/2,"
+                    " ASCII-Value); an etcd gives printable ones",
+                )
             channel.metadata = {b"token": token.encode()}
         return channel.metadata
 
@@ -233,6 +239,7 @@ def open_client(nursery: trio.Nursery, to: Connection) -> V3Client:
         key_file=to.key_file,
         timeout=to.timeout,
         shuffle=to.shuffle,
+        tls_names=to.tls_names,
     )
     return V3Client(channel, to.username, to.password)
 

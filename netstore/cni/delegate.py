@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final, NamedTuple
 
+from netstore.errors import parse_problem
 from netstore.network.addresses import Subnet, parse_cidr
 
 DEFAULT_SUBNET_FILE: Final = "/run/flannel/subnet.env"
@@ -62,7 +63,7 @@ def parse_config(text: bytes) -> Fields:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CniError(NOT_JSON, "the network configuration is not JSON", str(error)) from None
+        raise CniError(NOT_JSON, "the network configuration is not JSON", parse_problem(error)) from None
     if not isinstance(config, dict):
         raise CniError(NOT_JSON, "the network configuration is no JSON object")
     version = config.get("cniVersion", SUPPORTED[0])

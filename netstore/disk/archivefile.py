@@ -73,6 +73,11 @@ _IDENTITY: Final = "identity"
 _TITLE: Final = "netstore archive"
 
 
+def is_archive(folder: Path) -> bool:
+    """Whether a folder has files of an archive. Blocks. OSError if it cannot be read."""
+    return any(_ENTRIES.fullmatch(each.name) or _STATE.fullmatch(each.name) for each in folder.iterdir())
+
+
 class FileGone(NetstoreError):  # noqa: N818 - named for what was found
     """A file of the listing is not there any more: the member that writes the archive may have merged it."""
 

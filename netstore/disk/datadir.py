@@ -566,6 +566,15 @@ def add_checksum_line(text: bytes) -> bytes:
     return text + f"check {crc32c(text):08x}\n".encode()
 
 
+def is_data_folder(folder: Path) -> bool:
+    """Whether a folder is that of a member, whole or damaged. Blocks. OSError if it cannot be read."""
+    try:
+        with (folder / _IDENTITY).open("rb") as file:
+            return file.read(len(_TITLE)) == _TITLE.encode()
+    except FileNotFoundError:
+        return False
+
+
 def split_checksum_line(data: bytes) -> bytes | None:
     """The text before the last line; None when the checksum in that does not fit."""
     text = data.rpartition(b"check ")[0]

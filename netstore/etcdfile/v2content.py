@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from netstore.codec import Malformed
-from netstore.errors import CorruptData
+from netstore.errors import CorruptData, parse_problem
 from netstore.etcdfile.protofields import Message
 from netstore.types import Nanos
 
@@ -89,7 +89,9 @@ def decode(data: bytes, name: str) -> V2Content:
     try:
         return msgspec.json.decode(data, type=V2Content)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise CorruptData(f"{name}: not the JSON of a v2 store ({error}); take another copy") from None
+        raise CorruptData(
+            f"{name}: not the JSON of a v2 store ({parse_problem(error)}); take another copy"
+        ) from None
 
 
 def instant(text: str | None) -> Nanos:

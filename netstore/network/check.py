@@ -106,7 +106,7 @@ def begin(text: bytes, admitted: Mapping[str, Plugin]) -> Verdict:
     elif kind in FOREIGN:
         warnings.append(f"Backend.Type: {kind} is a backend of flanneld; netstore-agent does not have it")
     else:
-        known = ", ".join(sorted({*BUILT_IN, *FOREIGN, *admitted}))
+        known = ", ".join(sorted({*BUILT_IN, *admitted}))
         raise UnknownType(
             "Backend.Type",
             f"no backend {kind[:64]!r} is admitted",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from netstore.errors import NetstoreError
+from netstore.errors import NetstoreError, parse_problem
 from netstore.network.addresses import show_ip
 from netstore.network.backends import BUILT_IN, VxlanOptions
 from netstore.network.overlaps import nested
@@ -160,7 +160,8 @@ def parse_plan(text: str | None) -> Plan:
         plan = _plan(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise NetstoreError(
-            f"not a plan that this release understands ({error}); remove it, or use the newer release"
+            f"not a plan that this release understands ({parse_problem(error)});"
+            " remove it, or use the newer release"
         ) from None
     if max(len(plan.canaries), len(plan.without)) > MAX_NAMED:
         raise NetstoreError(f"the plan names more than {MAX_NAMED} nodes; remove it")
@@ -179,7 +180,7 @@ def parse_part(text: str | None) -> Part:
     try:
         return _part(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise NetstoreError(f"not the part of a node ({error})") from None
+        raise NetstoreError(f"not the part of a node ({parse_problem(error)})") from None
 
 
 # What a node does

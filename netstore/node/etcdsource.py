@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from netstore.codec import Malformed
+from netstore.disk.backupfile import MAGIC, is_backup
 from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import v2content, v3content
 from netstore.etcdfile.boltreader import Database, database_size
@@ -111,7 +112,7 @@ class EtcdSource:
 
 def open_file(path: Path, parts: ExitStack, told: Callable[[int], object] = _ignore) -> EtcdSource:
     """A file that `etcdctl snapshot save` wrote, or the file `db` of a data folder. `told` is called with how
-    many bytes were verified so far. Closed with `parts`.
+    many bytes were verified so far. Closed with `parts`. NetstoreError, with the fix, of a full backup.
     """
     database = _open_database(path, parts, told)
     index = v3content.facts(database).consistent_index
@@ -232,6 +233,11 @@ def _newest_snapshot(folder: Path, log: RaftLog) -> Snapshot | None:
 
 def _open_database(path: Path, parts: ExitStack, told: Callable[[int], object]) -> Database:
     file = _opened(path, parts)
+    if is_backup(file.read(len(MAGIC))):
+        raise NetstoreError(
+            f"{path}: is a full backup of a netstore, not a file of an etcd: restore it with"
+            f" netstorectl snapshot restore {path} --data-dir FOLDER"
+        )
     return Database(file, str(path), database_size(file, str(path), told))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from netstore.errors import NetstoreError
+from netstore.errors import NetstoreError, parse_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -106,7 +106,7 @@ def _parse(name: str, text: str) -> object:
         return yaml.load(text, Loader)  # noqa: S506 - it is a safe one
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error) or "nested too deeply"
+        problem = getattr(error, "problem", None) or parse_problem(error)
         where = "" if mark is None else f" in line {mark.line + 1}"
         raise NetstoreError(f"{name!r} is not YAML{where}: {' '.join(str(problem).split())}") from None
 

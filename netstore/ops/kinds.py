@@ -136,12 +136,15 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class WholeNumber(msgspec.Struct, frozen=True):
-    """A `Kind`: a whole number from `low` to `high`."""
+    """A `Kind`: a whole number from `low` to `high`. Where 0 is less, and another program takes it, `zero`
+    says why it is refused.
+    """
 
     low: int
     high: int
     unit: str = ""
     placeholder: str = "NUMBER"
+    zero: str = ""
 
     @property
     def fix(self) -> str:
@@ -158,6 +161,8 @@ class WholeNumber(msgspec.Struct, frozen=True):
         return int(words[-1])
 
     def check(self, value: int) -> None:
+        if value == 0 < self.low and self.zero:
+            raise BadValue(self.zero)
         if not self.low <= value <= self.high:
             raise BadValue(f"{quoted(value)} is out of range")
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import tomli
 
-from netstore.errors import NetstoreError
+from netstore.errors import NetstoreError, parse_problem
 from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, FilePath, Several, Switch, WholeNumber, quoted
 from netstore.ops.settings import BadSetting, Setting, default_words, without_secret
 
@@ -491,7 +491,7 @@ def read_document(name: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise NetstoreError(f"{name!r} is not UTF-8 text at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
-        raise NetstoreError(f"{name!r} is not TOML: {' '.join(str(error).split())}") from None
+        raise NetstoreError(f"{name!r} is not TOML: {parse_problem(error)}") from None
 
 
 def _value(flag: str, attached: str | None, rest: Iterator[str], *, switch: bool) -> str:

@@ -192,21 +192,22 @@ def _printable(text: str) -> str:
 
 
 class LineWriter:
-    """Writes lines to a stream; counts in `lost` those that could not be written."""
+    """Writes lines to each of some streams; counts in `lost` those that one did not take."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, *streams: TextIO) -> None:
+        self._streams = streams
         self._lock = threading.Lock()
         self.lost = 0
 
     def write(self, line: str) -> None:
         """Write one line and flush. Blocks while a pipe is full."""
         with self._lock:
-            try:
-                self._stream.write(line + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):
-                self.lost += 1
+            for stream in self._streams:
+                try:
+                    stream.write(line + "\n")
+                    stream.flush()
+                except (OSError, ValueError):
+                    self.lost += 1
 
     debug = info = warning = error = critical = exception = msg = write
 
@@ -215,12 +216,13 @@ def configure(
     level: str = "info",
     form: str = "auto",
     stream: TextIO | None = None,
+    *more: TextIO,
     limit: RateLimit | None = None,
 ) -> None:
     """Set up logging for the process. Call it once, before the first line; it affects loggers made earlier.
 
     `level` is a word of LEVELS, `form` one of FORMATS: auto means console if `stream` (stderr by default) is
-    a terminal.
+    a terminal. Each line is written to `more` as well, in the same form.
     """
     out = sys.stderr if stream is None else stream
     words = form == "console" or (form == "auto" and out.isatty())
@@ -235,7 +237,7 @@ def configure(
             as_words if words else as_json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=lambda *_: LineWriter(out),
+        logger_factory=lambda *_: LineWriter(out, *more),
         cache_logger_on_first_use=False,
     )
 

@@ -49,7 +49,7 @@ class Start:
         """Applied index in the last report, or at the first call."""
         self._loaded = -1
         self.over = False
-        """Clients are served: nothing is reported any more. Set by the server."""
+        """Clients are served, or the member stops: nothing is reported any more. Set by the server."""
 
     def moved(self, doing: str, size: int) -> None:
         """So many bytes of one phase are done. `doing` describes the phase, as "reading the log"."""

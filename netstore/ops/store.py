@@ -75,7 +75,7 @@ def _read_name(text: str) -> str:
 
 def _read_output(text: str) -> str:
     if text not in LOG_OUTPUTS:
-        raise BadValue(f"{quoted(text)} is not known")
+        raise BadValue(f"{quoted(text)} is neither standard output nor standard error")
     return text
 
 
@@ -87,7 +87,14 @@ _NAMES: Final = Several(_read_name, "give names separated by commas", "NAME,..."
 SHORTEST_ARCHIVE: Final = 3600
 """Least `archive_keep_seconds`: the state is copied about once in that time."""
 
+SNAPSHOT_COUNT: Final = 100_000
+"""The default of etcd 3.4 and 3.5, which also stands for 0."""
+
 LOG_OUTPUTS: Final = ("default", "stderr", "stdout")
+_OUTPUTS_FIX: Final = (
+    f"give some of {', '.join(LOG_OUTPUTS)}; the journal has what a unit writes to stderr, and"
+    " StandardError=append:PATH in the unit writes it to a file"
+)
 """Where the log can go; default is stderr."""
 
 
@@ -226,9 +233,9 @@ class StoreConfig:
         variables=("ETCD_FORCE_NEW_CLUSTER",),
     )
     snapshot_count: int = setting(
-        WholeNumber(1, 10_000_000, "log entries"),
-        100_000,
-        "Log entries applied between two snapshots of the state."
+        WholeNumber(0, 10_000_000, "log entries"),
+        SNAPSHOT_COUNT,
+        f"Log entries applied between two snapshots of the state; 0 for {SNAPSHOT_COUNT}."
         " A cluster of one member takes one every 5000, or every second's if those are more.",
         variables=("ETCD_SNAPSHOT_COUNT",),
     )
@@ -434,21 +441,32 @@ class StoreConfig:
         "Bytes of a request's body.",
     )
     max_request_bytes: int = setting(
-        WholeNumber(1024, (1 << 32) - 1, "bytes"),
+        WholeNumber(
+            1024,
+            (1 << 32) - 1,
+            "bytes",
+            zero="0 would refuse every write, as etcd then does; leave it out for 1572864",
+        ),
         1_572_864,
         "Bytes of one write of the v3 API, as far as the memory budget allows.",
         variables=("ETCD_MAX_REQUEST_BYTES",),
     )
     max_txn_ops: int = setting(
-        WholeNumber(1, (1 << 32) - 1, "operations"),
+        WholeNumber(
+            1,
+            (1 << 32) - 1,
+            "operations",
+            zero="0 would refuse every transaction, as etcd then does; leave it out for 128",
+        ),
         128,
         "Operations in each list of a v3 transaction, 65536 at most.",
         variables=("ETCD_MAX_TXN_OPS",),
     )
     quota_backend_bytes: int = setting(
-        WholeNumber(-1, 1 << 50, "bytes"),
+        WholeNumber(-(1 << 63), (1 << 63) - 1, "bytes"),
         0,
-        "Bytes the v3 keys and their history may take before writes are refused; 0 for 2 GiB, -1 for none.",
+        "Bytes the v3 keys and their history may take before writes are refused; 0 for 2 GiB, -1 or less for"
+        " no limit.",
         variables=("ETCD_QUOTA_BACKEND_BYTES",),
     )
     auto_compaction_mode: str = setting(
@@ -486,9 +504,9 @@ class StoreConfig:
     log_level: str = log_level("ETCD_LOG_LEVEL")
     log_format: str = log_format("ETCD_LOG_FORMAT")
     log_outputs: tuple[str, ...] = setting(
-        Several(_read_output, f"give one of {', '.join(LOG_OUTPUTS)}", "WORD", high=1),
+        Several(_read_output, _OUTPUTS_FIX, "WORD,...", high=len(LOG_OUTPUTS)),
         ("default",),
-        "Where the log goes: stderr, which is the default, or stdout.",
+        "Where the log goes: stderr, which is the default, stdout, or both.",
         flags=("log-output",),
         variables=("ETCD_LOG_OUTPUTS", "ETCD_LOG_OUTPUT"),
     )
@@ -622,6 +640,11 @@ class StoreConfig:
     def history_revisions(self) -> int:
         """How many revisions of the v3 history are kept; 0 for no bound in number."""
         return int(self.auto_compaction_retention) if self.auto_compaction_mode == "revision" else 0
+
+    @property
+    def entries_per_snapshot(self) -> int:
+        """`snapshot_count`, or what 0 stands for."""
+        return self.snapshot_count or SNAPSHOT_COUNT
 
     @property
     def progress_seconds(self) -> float:

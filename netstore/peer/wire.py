@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from netstore.codec import crc32c, layout
-from netstore.errors import CorruptData
+from netstore.errors import CorruptData, parse_problem
 from netstore.raft.encoding import decode_in_pieces, decode_message, message_parts
 from netstore.raft.entry import MAX_DATA_BYTES
 from netstore.raft.messages import InstallSnapshot
@@ -305,4 +305,4 @@ def _decode_document(payload: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.msgpack.decode(payload, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptData(f"not a document of a member list stream: {error}") from None
+        raise CorruptData(f"not a document of a member list stream: {parse_problem(error)}") from None

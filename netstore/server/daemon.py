@@ -6,7 +6,8 @@ connect to the other members (`server.member`); answer probes on ports of their 
 clients. A member that has a state serves it after `PUBLISH_SECONDS` even if the cluster does not answer; one
 without waits for a majority, alive but not ready.
 
-Stop, on SIGTERM or SIGINT: notify the service manager; close the clients' listeners; finish requests and
+Stop, on SIGTERM or SIGINT, also during the start, of which nothing more is told or served then: notify the
+service manager; close the clients' listeners; finish requests and
 transfer leadership, within `DRAIN_SECONDS`; close the connections; commit the state; close the log; unlock
 the folder.
 """
@@ -55,6 +56,8 @@ class _Daemon:
         self.base = base
         self.member: RunningMember | None = None
         """None until the storage is open."""
+        self._stops = False
+        """A signal to stop came: what is not served yet will not be."""
 
     async def serve(self, ready: Callable[[], None] | None) -> None:
         """Run until a signal to stop, or until a fault after which the member must not go on."""
@@ -75,15 +78,17 @@ class _Daemon:
                     member.peers.listen(sock, tls=tls)
                 if member.host.is_only_voter:
                     member.host.campaign()
-                self._serve_probes()
+                if not self._stops:
+                    self._serve_probes()
                 published = trio.Event()
                 nursery.start_soon(self._publish, member, published)
                 nursery.start_soon(base.start.follow, member.host, member.store.engine)
                 with trio.move_on_after(PUBLISH_SECONDS if member.host.machine.applied else float("inf")):
                     await published.wait()
-                self._serve_clients()
-                if ready is not None:
-                    ready()
+                if not self._stops:
+                    self._serve_clients()
+                    if ready is not None:
+                        ready()
                 await trio.sleep_forever()
 
     async def _publish(self, member: RunningMember, published: trio.Event) -> None:
@@ -118,6 +123,7 @@ class _Daemon:
     async def _stop_on_signal(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         base = self.base
         async for number in signals:
+            self._stops = base.start.over = True
             base.log.info("member_stopping", signal=signal.Signals(number).name)
             base.manager.stopping("finishing requests")
             base.reactor.stop_accepting()

@@ -207,9 +207,9 @@ class RunningMember:
             wake=base.loop.wake,
             send=self.peers.send,
             flush=base.reactor.flush,
-            snapshot_count=config.snapshot_count,
+            snapshot_count=config.entries_per_snapshot,
             log=get_logger("node"),
-            catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
+            catch_up_entries=min(CATCH_UP_ENTRIES, config.entries_per_snapshot),
             log_budget=base.shares.log,
         )
         host.space.next_segment = store.device

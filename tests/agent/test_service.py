@@ -29,6 +29,7 @@ from netstore.network.ipv6 import parse_ip6
 from netstore.network.lease import SUBNETS as LEASES
 from netstore.network.masquerade import PodNetwork
 from netstore.ops.agent import AgentConfig
+from tests.agent.entropy import SeededEntropy
 from tests.agent.fake_store import PREFIX
 from tests.agent.stores import APIS, fake, subnets
 from tests.support.daemon import ROOT, clean_environment
@@ -125,6 +126,8 @@ class Node:
         """How many routes there were each time that all were said to be in place."""
         self.env = folder / "subnet.env"
         self.config = AgentConfig(subnet_file=self.env, data_dir=folder / "data", iface=("eth0",), **config)
+        self.entropy = SeededEntropy(folder.name)
+        """Chosen by chance, a subnet would be one that the test uses otherwise, now and then."""
         self.agent = self.make()
 
     def make(self, ruleset: FakeRuleset | None = None) -> Agent:
@@ -138,6 +141,7 @@ class Node:
             on_placed=lambda: self.placed.append(len(self.routes())),
         )
         agent._access = cast("StoreAccess", KnownStore(self.api, self.store))
+        agent._entropy = self.entropy
         return agent
 
     @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.client.faults import Unreachable
+from netstore.client.faults import BadAnswer, Unreachable
 from netstore.client.grpc import Status
 from netstore.client.v3 import V3Client
 from netstore.proto import rpc_pb2 as pb
@@ -58,6 +58,18 @@ STALE = [
     (3, "etcdserver: revision of auth store is old"),
     (3, "etcdserver: user name is empty"),
 ]
+
+
+@pytest.mark.parametrize("token", ["a\r\nb", "a\nb", "\x7f", "ü"])
+async def test_a_token_that_no_field_can_carry_is_refused(token: str) -> None:
+    class Strange(Store):
+        def answer(self, served: Served, number: int, message: Message) -> None:
+            super().answer(served, number, pb.AuthenticateResponse(token=token))
+
+    async with channel(Strange()) as calls:
+        with pytest.raises(BadAnswer, match="gave a token with characters that no field of a call can carry"):
+            await V3Client(calls, "agent", "x").range(pb.RangeRequest(key=b"a"))
+        assert calls.metadata == {}
 
 
 @pytest.mark.parametrize("refusal", STALE)

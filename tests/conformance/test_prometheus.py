@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import subprocess
 import threading
 import urllib.parse
@@ -16,10 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import yaml
 
 from netstore.agent.agentmetrics import Facts, render
 from netstore.agent.readiness import Result
 from netstore.exposition import CONTENT_TYPE
+from tests.support.certificates import Certificates
 from tests.support.cluster import Members
 from tests.support.daemon import ROOT, free_port
 from tests.support.patience import seconds, until
@@ -289,12 +292,32 @@ def test_the_rules_are_valid_and_fire_when_they_should() -> None:
 
 
 @pytest.mark.peer("promtool")
-def test_the_configuration_is_valid() -> None:
+def test_the_configuration_is_valid(tmp_path: Path) -> None:
+    shutil.copytree(FILES, tmp_path, dirs_exist_ok=True)
+    certificates = Certificates(tmp_path / "pki")
+    (tmp_path / "tls").mkdir()
+    for name, path in (
+        ("ca.crt", certificates.ca),
+        ("prometheus.crt", certificates.client_certificate),
+        ("prometheus.key", certificates.client_key),
+    ):
+        shutil.copy(path, tmp_path / "tls" / name)
     done = subprocess.run(
         ("promtool", "check", "config", "prometheus.yml"),
-        cwd=FILES,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_job_has_the_label_that_the_rules_ask_for() -> None:
+    config = yaml.safe_load((FILES / "prometheus.yml").read_text())
+    ways, labels = set(), set()
+    for job in config["scrape_configs"]:
+        ways.add((job.get("scheme", "http"), tuple(job.get("tls_config", ()))))
+        labels |= {each.get("labels", {}).get("job", job["job_name"]) for each in job["static_configs"]}
+    assert ("https", ("ca_file", "cert_file", "key_file")) in ways
+    asked = set(re.findall(r'job="([^"]*)"', (FILES / "rules.yml").read_text()))
+    assert labels == asked == {"netstored", "netstore-agent"}

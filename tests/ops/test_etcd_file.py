@@ -169,7 +169,7 @@ def test_what_is_in_a_list_is_written_as_outside(tmp_path: Path) -> None:
         ("client-transport-security: /c", "client-transport-security has no keys"),
         ("name: {a: b}", "name is a mapping; give a text"),
         ("peer-transport-security: {cert-file: {}}", "peer-transport-security.cert-file is a mapping"),
-        ("[" * 5000, "is not YAML"),
+        ("[" * 100_000, "' is not YAML: nested too deep"),
         ("snapshot-count: 2001-99-99 99:99:99", "is not"),
         ("name: !!int ''", "is not YAML in line 1: the value is not of the type"),
         ("debug: x\nname: !!bool x", "is not YAML in line 2: the value is not of the type"),

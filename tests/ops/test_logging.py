@@ -290,6 +290,14 @@ class TestLineWriter:
         assert writer.lost == 1
 
 
+def test_each_line_goes_to_every_stream_also_if_one_is_broken() -> None:
+    closed, first, second = io.StringIO(), io.StringIO(), io.StringIO()
+    closed.close()
+    configure("info", "json", first, closed, second)
+    get_logger("x").info("told")
+    assert first.getvalue() == second.getvalue() != ""
+
+
 def test_the_level_changes_for_loggers_that_are_there() -> None:
     out = io.StringIO()
     configure("info", "json", out)

@@ -165,8 +165,13 @@ class TestStoreChecks:
             ("--client-crl-file=/l --cert-file=/c --key-file=/k", "give trusted_ca_file too"),
             ("--peer-cert-allowed-cn=a --peer-cert-file=/c --peer-key-file=/k", "give peer_trusted_ca_file"),
             ("--peer-client-cert-file=/c", "is of no use without peer_client_key_file"),
-            ("--log-outputs=/var/log/etcd.log", "give one of default, stderr, stdout"),
-            ("--log-outputs=stdout,stderr", "has 2 items"),
+            ("--log-outputs=stderr,/var/log/etcd.log", "is neither standard output nor standard error"),
+            ("--log-outputs=systemd/journal", "the journal has what a unit writes to stderr"),
+            (
+                "--max-request-bytes=0",
+                "0 would refuse every write, as etcd then does; leave it out for 1572864",
+            ),
+            ("--max-txn-ops=0", "0 would refuse every transaction, as etcd then does; leave it out for 128"),
             ("--feature-gates=Invented=true", "known gates are CompactHashCheck, "),
             ("--join=http://a:1 --initial-cluster=default=http://b:1,c=http://c:1", "give one of the two"),
             ("--initial-cluster-state=existing", "give initial_cluster with the members of the cluster"),
@@ -177,7 +182,6 @@ class TestStoreChecks:
             ("--auto-compaction-retention=soon", "give a time as 30m, or a whole number"),
             ("--auto-compaction-mode=revision --auto-compaction-retention=1h", "is no number of revisions"),
             ("--watch-progress-notify-interval=10", "give a time as 10m"),
-            ("--quota-backend-bytes=-2", "out of range"),
             ("--auth-token=jwt", "there are no users and roles yet"),
             ("--host-whitelist=a.example", "not supported by netstored"),
         ],
@@ -211,6 +215,15 @@ class TestStoreChecks:
     def test_progress(self, interval: str, seconds: float) -> None:
         assert store(f"--experimental-watch-progress-notify-interval={interval}").progress_seconds == seconds
 
+    def test_zero_and_large_numbers_mean_what_they_do_in_etcd(self) -> None:
+        assert store("--snapshot-count=0").entries_per_snapshot == store().entries_per_snapshot == 100_000
+        assert store("--snapshot-count=5").entries_per_snapshot == 5
+        for quota in (2**63 - 1, 2**51, -1, -(2**63)):
+            assert store(f"--quota-backend-bytes={quota}").quota_backend_bytes == quota
+
+    def test_several_outputs_are_taken(self) -> None:
+        assert store("--log-outputs=stdout,stderr,").log_outputs == ("stdout", "stderr")
+
     def test_other_machines_are_served_where_there_is_tls(self) -> None:
         config = store(
             "--listen-client-urls=https://10.0.0.1:1",
@@ -236,8 +249,8 @@ class TestStoreChecks:
         assert f"1 to {MAX_TOKEN_CHARACTERS} " in refusal(STORE, f"{flag}={'t' * (MAX_TOKEN_CHARACTERS + 1)}")
 
     def test_a_configuration_made_by_hand_is_checked_too(self) -> None:
-        with pytest.raises(BadSetting, match="snapshot_count: 0 is out of range"):
-            StoreConfig(snapshot_count=0)
+        with pytest.raises(BadSetting, match="snapshot_count: -1 is out of range"):
+            StoreConfig(snapshot_count=-1)
         with pytest.raises(BadSetting, match="cors"):
             StoreConfig(cors=tuple(map(str, range(100))))
 

@@ -225,33 +225,33 @@ def test_the_device_of_flannel_is_taken_over_without_the_loss_of_a_packet(vxlan:
     mac = "5e:12:34:56:78:9a"
     first, second = vxlan.wire.members
     value = {"PublicIP": first.address, "BackendType": "vxlan", "BackendData": {"VtepMAC": mac}}
-    vxlan.keys.set_lease("10.23.50.0-24", json.dumps(value), ttl=86400)
+    vxlan.keys.set_lease("10.23.150.0-24", json.dumps(value), ttl=86400)
     other = vxlan.agent(1)
     target = pod(other)
     subnet = target.removesuffix(".1") + ".0"
-    until(lambda: "10.23.50.0/24" in second.agent_routes(), f"route\n{other.log}")
+    until(lambda: "10.23.150.0/24" in second.agent_routes(), f"route\n{other.log}")
     far = link(second, "flannel.1")["address"]
     first.ip(
         *("link", "add", "flannel.1", "address", mac, "mtu", "1450", "type", "vxlan"),
         *("id", "1", "local", first.address, "dev", "eth0", "dstport", "8472", "nolearning"),
     )
-    first.ip("address", "add", "10.23.50.0/32", "dev", "flannel.1")
+    first.ip("address", "add", "10.23.150.0/32", "dev", "flannel.1")
     first.ip("link", "set", "flannel.1", "up")
     first.ip("neighbour", "add", subnet, "lladdr", far, "dev", "flannel.1", "nud", "permanent")
     entry = ("bridge", "-n", first.netns, "fdb", "add", far, "dev", "flannel.1", "dst", second.address)
     subprocess.run(entry, check=True, capture_output=True)
     first.ip("route", "add", f"{subnet}/24", "via", subnet, "dev", "flannel.1", "onlink")
     first.ip("link", "add", "cni0", "type", "bridge")
-    first.ip("address", "add", "10.23.50.1/24", "dev", "cni0")
+    first.ip("address", "add", "10.23.150.1/24", "dev", "cni0")
     first.ip("link", "set", "cni0", "up")
-    until(lambda: pings(first, "10.23.50.1", target), f"flannel's own way\n{other.log}")
+    until(lambda: pings(first, "10.23.150.1", target), f"flannel's own way\n{other.log}")
     before = link(first, "flannel.1")
-    with no_packet_lost(first, "10.23.50.1", target):
+    with no_packet_lost(first, "10.23.150.1", target):
         agent = vxlan.agent(0)
-        assert agent.subnet() == "10.23.50.0-24"
+        assert agent.subnet() == "10.23.150.0-24"
         until(lambda: f"{subnet}/24" in first.agent_routes(), f"route\n{agent.log}")
         until(
-            lambda: vxlan.keys.leases()["10.23.50.0-24"]["value"].endswith(
+            lambda: vxlan.keys.leases()["10.23.150.0-24"]["value"].endswith(
                 f'{{"VNI":1,"VtepMAC":"{mac}"}}}}'
             ),
             "lease",

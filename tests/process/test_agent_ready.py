@@ -175,7 +175,7 @@ def test_a_restart_is_quiet(tmp_path: Path, api: str) -> None:
 @pytest.mark.peer("promtool")
 def test_the_metrics(scene: Stage) -> None:
     agent = ready_agent(scene)
-    scene.keys.set_lease("10.23.9.0-24", "junk")
+    scene.keys.set_lease("10.23.209.0-24", "junk")
     until(
         lambda: "netstore_agent_leases_skipped 1.0\n" in agent.health("/metrics")[1], "the bad lease counts"
     )

@@ -200,17 +200,17 @@ def test_a_lease_over_another_network_of_the_node_is_skipped(scene: Stage) -> No
     node.ip("link", "add", "lan2", "type", "veth", "peer", "name", "lan2-far")
     node.ip("link", "set", "lan2-far", "up")
     node.ip("link", "set", "lan2", "up")
-    node.ip("address", "add", "10.23.77.5/24", "dev", "lan2")
+    node.ip("address", "add", "10.23.177.5/24", "dev", "lan2")
     agent = scene.agent()
     agent.subnet()
-    for name in ("10.23.77.0-25", "10.23.77.128-25"):
+    for name in ("10.23.177.0-25", "10.23.177.128-25"):
         scene.keys.lease_of(name, "192.168.77.12")
         assert "of lan2" in agent.told("lease_skipped", name=name)["reason"]
     assert agent.node.agent_routes() == {}
     # When a network appears later, the route is removed.
-    scene.keys.lease_of("10.23.88.0-24", "192.168.77.12")
-    routed(agent, "10.23.88.0/24", "192.168.77.12")
-    node.ip("address", "add", "10.23.88.9/28", "dev", "lan2")
+    scene.keys.lease_of("10.23.188.0-24", "192.168.77.12")
+    routed(agent, "10.23.188.0/24", "192.168.77.12")
+    node.ip("address", "add", "10.23.188.9/28", "dev", "lan2")
     until(lambda: not agent.node.agent_routes(), "the route over lan2's new network is gone")
 
 

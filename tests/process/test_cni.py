@@ -191,13 +191,13 @@ def test_pods_of_a_node_that_has_moved_get_the_new_subnet_beside_those_of_the_fo
     (here, there), (first, second, third) = site.runtimes, site.pods
     node, former = here.agent.node, here.agent.env()["FLANNEL_SUBNET"]
     results = {first.netns: here.attach(first), second.netns: there.attach(second)}
-    site.scene.keys.set_lease("10.23.77.0-24", json.dumps({"PublicIP": node.address}))
-    until(lambda: here.agent.env()["FLANNEL_SUBNET"] == "10.23.77.1/24", "the new subnet")
+    site.scene.keys.set_lease("10.23.177.0-24", json.dumps({"PublicIP": node.address}))
+    until(lambda: here.agent.env()["FLANNEL_SUBNET"] == "10.23.177.1/24", "the new subnet")
     results[third.netns] = here.attach(third)
-    assert str(third.address()).startswith("10.23.77.")
+    assert str(third.address()).startswith("10.23.177.")
     shown = json.loads(node.ip("-j", "-4", "address", "show", "type", "bridge"))
     gateways = {each["ifname"]: each["addr_info"][0]["local"] for each in shown if each}
-    assert gateways == {"cni0": former.partition("/")[0], "cni0-0a174d00": "10.23.77.1"}
+    assert gateways == {"cni0": former.partition("/")[0], "cni0-0a17b100": "10.23.177.1"}
     for one in site.pods:
         for other in site.pods:
             until(partial(one.reaches, str(other.address())), "a ping between pods of both subnets")
@@ -206,7 +206,7 @@ def test_pods_of_a_node_that_has_moved_get_the_new_subnet_beside_those_of_the_fo
     node.ip("link", "delete", "cni0")
     assert here.call("DEL", first)[0] == 0
     here.attach(first)
-    assert str(first.address()).startswith("10.23.77."), "it is on the bridge that has this subnet"
+    assert str(first.address()).startswith("10.23.177."), "it is on the bridge that has this subnet"
     until(lambda: first.reaches(str(third.address())), "a ping on the new bridge")
     for pod in (first, third):
         assert here.call("DEL", pod)[0] == 0

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from netstore.errors import parse_problem
+
 if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
 
@@ -44,7 +46,7 @@ def json_body(exchange: Exchange) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadBody(400, str(error)) from None
+        raise BadBody(400, parse_problem(error)) from None
     if document is None:
         return {}
     if not isinstance(document, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shlex
 import tempfile
 from collections import deque
 from pathlib import Path
@@ -138,7 +139,7 @@ def show_states(
         documents.append(document)
         rows.append(tuple(row))
     settings.show(
-        {"key": _text(key), "since": past.since, "to": past.last, "missed": past.missed, "states": documents},
+        _named(key) | {"since": past.since, "to": past.last, "missed": past.missed, "states": documents},
         Table((*HISTORY_HEADINGS, "VALUE") if values else HISTORY_HEADINGS, rows),
     )
 
@@ -185,13 +186,16 @@ def diff(settings: Settings, start: bytes, *, points: tuple[Point, ...]) -> None
         rows.append(
             (_text(change.key), _kind(change), _mod(change.before), after, *_origin(origins.get(after or 0)))
         )
-    fields = ("key", "change", "before", "after", "time", "author")
+    fields = ("change", "before", "after", "time", "author")
     settings.show(
         {
             "from": ends[0],
             "to": ends[1],
             "count": count,
-            "keys": [dict(zip(fields, row, strict=True)) for row in rows],
+            "keys": [
+                _named(change.key) | dict(zip(fields, row[1:], strict=True))
+                for change, row in zip(found, rows, strict=True)
+            ],
         },
         Table(DIFF_HEADINGS, rows),
     )
@@ -245,10 +249,11 @@ def undo(
             "dryRun": dry_run,
             "counts": work.counts,
             "keys": [
-                dict(zip(("key", "change", "now", "then", "result"), row, strict=True)) for row in work.rows
+                _named(key) | dict(zip(("change", "now", "then", "result"), row, strict=True))
+                for key, *row in work.rows
             ],
         },
-        Table(UNDO_HEADINGS, work.rows),
+        Table(UNDO_HEADINGS, [(_text(key), *row) for key, *row in work.rows]),
     )
     total = sum(work.counts.values())
     _tell_rest(total)
@@ -256,7 +261,7 @@ def undo(
     if left:
         raise refused(
             f"{left} of {total} keys were left alone; look at them with"
-            f" netstorectl diff --at {work.target} {_text(start)}"
+            f" netstorectl diff --at {work.target} {_word(start)}"
         )
 
 
@@ -272,7 +277,7 @@ class _Undo:
         """Revisions: to go back to, found at the start, and of the last write."""
         self.counts: dict[str, int] = {}
         """Keys by result."""
-        self.rows: list[tuple[str, str, int | None, int | None, str]] = []
+        self.rows: list[tuple[bytes, str, int | None, int | None, str]] = []
         self._alive: dict[int, bool] = {0: True}
 
     async def run(self, store: Store) -> None:
@@ -285,14 +290,16 @@ class _Undo:
             raise refused(f"revision {self.target} is later than the store's newest, {self.now}")
         batches = Batches()
         async for key, then, now in store.keys.compare(self._prefix, self.target, self.now):
-            if then is not None and now is not None and _same(then, now):
-                continue
             lease = 0 if then is None else then.lease
+            if then is not None and now is not None and _is_as_wanted(now, then.value, lease):
+                continue
             if not await self._is_alive(store, lease):
                 if not self._without_leases:
                     self._tell(Step(key, _mod(now) or 0, then), LEASE_ENDED)
                     continue
                 lease = 0
+                if then is not None and now is not None and _is_as_wanted(now, then.value, lease):
+                    continue
             await self._write(store, batches.add(Step(key, _mod(now) or 0, then, lease)))
         await self._write(store, batches.rest())
 
@@ -317,11 +324,11 @@ class _Undo:
         self.counts[result] = self.counts.get(result, 0) + 1
         if len(self.rows) < MOST_ROWS:
             change = "delete" if step.wanted is None else "put" if step.found else "create"
-            self.rows.append((_text(step.key), change, step.found or None, _mod(step.wanted), result))
+            self.rows.append((step.key, change, step.found or None, _mod(step.wanted), result))
 
 
-def _same(then: KeyValue, now: KeyValue) -> bool:
-    return then.value == now.value and then.lease == now.lease
+def _is_as_wanted(now: KeyValue, value: bytes, lease: int) -> bool:
+    return now.value == value and now.lease == lease
 
 
 def _kind(change: Change) -> str:
@@ -340,6 +347,22 @@ def _origin(origin: Origin | None) -> tuple[str | None, str | None]:
 
 def _text(key: bytes) -> str:
     return key.decode("utf-8", "backslashreplace")
+
+
+def _named(key: bytes) -> dict[str, object]:
+    """The fields that name a key in a JSON document; `keyBase64` has the bytes of one that is not UTF-8."""
+    text, is_text = _value(key)
+    return {"key": _text(key)} if is_text else {"key": _text(key), "keyBase64": text}
+
+
+def _word(key: bytes) -> str:
+    """A key as a word of a command line: quoted for a shell, with escapes (bash(1), QUOTING) where it is no
+    printable text.
+    """
+    text, is_text = _value(key)
+    if is_text and text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(f"\\x{byte:02x}" for byte in key) + "'"
 
 
 def _value(value: bytes) -> tuple[str, bool]:

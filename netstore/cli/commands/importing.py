@@ -38,6 +38,7 @@ SHOW_SECONDS: Final = 0.2
 _NOT_FOUND: Final = 404
 
 _LIVE: Final = re.compile(r"https?://", re.IGNORECASE)
+_HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
 @click.command("import", cls=Command)
@@ -83,13 +84,14 @@ def import_(
     backup, or the URL of an etcd that serves. Revisions, versions, leases, v2 indexes and TTLs are kept.
     Nothing in SOURCE is changed. To copy into a netstore that runs, see netstorectl mirror.
     """
+    is_live = _is_live(source)
     if source_wal_dir is not None and not Path(source).is_dir():
         usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
-    if _LIVE.match(source) and "--endpoints" in settings.flags:
+    if is_live and "--endpoints" in settings.flags:
         usage("--endpoints: SOURCE is the URL that is asked; leave the option out")
     members = members_of(name, peer_urls, initial_cluster)
     check_token(initial_cluster_token)
-    if len(members) > 1 and _LIVE.match(source):
+    if len(members) > 1 and is_live:
         usage(
             "--initial-cluster: a running etcd may change between the imports of several members; import it"
             " for one, and let the others join, or stop it and import its data folder"
@@ -149,6 +151,16 @@ def check_token(token: str | None) -> None:
         usage(f"--initial-cluster-token: give at most {MAX_TOKEN_CHARACTERS} printable characters")
 
 
+def _is_live(source: str) -> bool:
+    """Whether a source is an etcd that serves: a URL, or HOST:PORT, as `--endpoints` takes it, unless a file
+    has this name.
+    """
+    if _LIVE.match(source):
+        return True
+    words = source.split(",")
+    return all(_HOST_PORT.fullmatch(word.strip()) for word in words) and not Path(source).exists()
+
+
 def _opened(
     settings: Settings,
     source: str,
@@ -159,7 +171,7 @@ def _opened(
     from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
     from netstore.types import Nanos  # noqa: PLC0415 - same
 
-    if _LIVE.match(source):
+    if _is_live(source):
         settings.endpoints = source
         return _fetched(settings, targets[0], parts)
     path = Path(source)
@@ -167,7 +179,12 @@ def _opened(
     with _progress("reading") as told:
         if path.is_dir():
             return open_folder(path, source_wal_dir, Nanos(time.time_ns()), parts, told)
-        return open_file(path, parts, told)
+        opened = open_file(path, parts, told)
+    warn(
+        f"{path}: has the v3 keys only; an etcd keeps its v2 tree outside of this file: to import both, give"
+        " as SOURCE the data folder of the etcd when it is stopped, or its URL while it serves"
+    )
+    return opened
 
 
 def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource:

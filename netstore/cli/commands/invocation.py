@@ -26,6 +26,7 @@ from netstore.network.lease import SUBNETS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from netstore.client.faults import TlsNames
     from netstore.client.storeapi import Connection, StoreAccess
     from netstore.client.subnetstore import Differs, Missing, SubnetStore, Written
     from netstore.client.v2 import V2Client
@@ -148,6 +149,7 @@ class Settings:
             username=username,
             password=password,
             timeout=self.timeout,
+            tls_names=self.tls_names,
         )
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -178,6 +180,7 @@ class Settings:
                 username=username,
                 password=password,
                 timeout=self.timeout,
+                tls_names=self.tls_names,
             )
         )
 
@@ -186,6 +189,13 @@ class Settings:
         for name, own in self.names.items():
             text = text.replace(name, own)
         return text
+
+    @property
+    def tls_names(self) -> TlsNames:
+        """What the files for TLS are called on the command line."""
+        from netstore.client.faults import TlsNames  # noqa: PLC0415 - see `run`
+
+        return TlsNames(self.renamed("--ca-file"), self.renamed("--cert-file"))
 
     @property
     def is_encrypted(self) -> bool:

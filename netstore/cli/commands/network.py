@@ -23,6 +23,7 @@ from netstore.cli.commands.leases import survey
 from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.commands.plugin import admitted_if_any, ask_plugins, types_in
 from netstore.cli.output import Form, Table, emit_value
+from netstore.errors import parse_problem
 from netstore.network.addresses import show_ip
 from netstore.network.backends import BUILT_IN, FOREIGN
 from netstore.network.check import check_network
@@ -275,7 +276,7 @@ def _fields(text: str | None) -> dict[str, tuple[str, Any]]:
         return {}
     try:
         document = msgspec.json.decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"document": ("document", text)}
     leaves: dict[str, tuple[str, Any]] = {}
 
@@ -328,8 +329,8 @@ def _must_be_json(text: bytes) -> None:
         raise refused("config: the document is empty; --force does not help here")
     try:
         msgspec.json.decode(text)
-    except ValueError as error:
-        raise refused(f"config: not JSON ({error}); --force does not help here") from None
+    except (ValueError, RecursionError) as error:
+        raise refused(f"config: not JSON ({parse_problem(error)}); --force does not help here") from None
 
 
 def _present(settings: Settings, key: str) -> tuple[str, int]:
@@ -362,7 +363,7 @@ def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
         warn(remark)
     try:
         config = msgspec.json.decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     rows = [] if network is None else effective(network)
     settings.show(

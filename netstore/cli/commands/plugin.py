@@ -18,7 +18,7 @@ from netstore.cli.commands.failures import Exit, Failure, refused
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.output import Table
-from netstore.errors import NetstoreError
+from netstore.errors import NetstoreError, parse_problem
 from netstore.network.backends import BUILT_IN
 from netstore.network.config import KNOWN_PREFIXES
 from netstore.network.pluginreport import FOLDER, Report, parse_report
@@ -380,7 +380,7 @@ def _schema(source: str | None) -> dict[str, Any] | None:
     try:
         schema = msgspec.json.decode(_content(source, MAX_SCHEMA_BYTES))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(f"{source}: not JSON ({error})") from None
+        raise refused(f"{source}: not JSON ({parse_problem(error)})") from None
     if not isinstance(schema, dict):
         raise refused(f"{source}: not a JSON object; a schema is one")
     return schema

@@ -118,7 +118,7 @@ class Store:
 
 
 def ask_keys(settings: Settings, action: Callable[[Store], Awaitable[T]]) -> T:
-    """Run `action` with the store. What the store has forgotten becomes a `Failure`."""
+    """Run `action` with the store. A revision that cannot be read becomes a `Failure`."""
 
     async def conversation() -> T:
         from netstore.client.keyspace import KeySpace  # noqa: PLC0415 - see Settings.run
@@ -127,9 +127,11 @@ def ask_keys(settings: Settings, action: Callable[[Store], Awaitable[T]]) -> T:
         async with settings.client() as client, v3_client(settings) as keys:
             return await action(Store(KeySpace(keys), OriginsClient(client.transport)))
 
-    from netstore.client.keyspace import Compacted  # noqa: PLC0415 - see Settings.run
+    from netstore.client.keyspace import Compacted, Later  # noqa: PLC0415 - see Settings.run
 
     try:
         return settings.run(conversation)
     except Compacted as error:
         raise Failure(Exit.NOT_FOUND, f"{error}; an archive goes back further") from None
+    except Later as error:
+        raise Failure(Exit.NOT_FOUND, str(error)) from None

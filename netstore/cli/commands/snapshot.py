@@ -228,10 +228,39 @@ def verify(settings: Settings, file: Path) -> None:
 
 
 def _kind(file: Path) -> str:
+    """The kind of a file; `Failure`, with the command to use instead, if it is a folder."""
     from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - few commands need it
 
+    if file.is_dir():
+        raise refused(f"{file}: {_folder(file)}")
     with file.open("rb") as opened:
         return FULL if is_backup(opened.read(len(MAGIC))) else V3
+
+
+def _folder(path: Path) -> str:
+    """What a folder is that was given in place of a backup, and what to do with it."""
+    from netstore.disk.archivefile import is_archive  # noqa: PLC0415 - few commands need them
+    from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - same
+    from netstore.disk.datadir import is_data_folder  # noqa: PLC0415 - same
+
+    if is_archive(path):
+        return (
+            "is an archive of the log, not a backup: restore from it with netstorectl snapshot restore"
+            f" --archive {path} and the point, such as --to-time"
+        )
+    if is_data_folder(path):
+        return "is the data folder of a netstored, not a backup: start it with netstored --data-dir"
+    if (path / "member" / "snap").is_dir():
+        return f"is the data folder of an etcd, not a backup: use netstorectl import {path} --data-dir FOLDER"
+    newest: Path | None = None
+    for file in sorted(path.iterdir()):
+        if file.is_file():
+            with file.open("rb") as opened:
+                if is_backup(opened.read(len(MAGIC))):
+                    newest = file
+    if newest is not None:
+        return f"is a folder with backups; name one of its files, such as {newest}"
+    return "is a folder, and has no backup in it; name a file that netstorectl snapshot save wrote"
 
 
 def _content(file: Path) -> dict[str, object]:
@@ -377,7 +406,7 @@ def restore(
         from netstore.node import restore as work  # noqa: PLC0415 - one command of many needs it
         from netstore.ops.store import DEFAULT_CLUSTER_TOKEN  # noqa: PLC0415 - same
 
-        if skip_hash_check and _kind(file) == FULL:
+        if _kind(file) == FULL and skip_hash_check:
             raise click.UsageError("--skip-hash-check is for v3 snapshots: a full backup is always verified")
         token = initial_cluster_token or DEFAULT_CLUSTER_TOKEN
         # As netstored does it: the token that everybody knows is used only where several members need one.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import random
+import subprocess
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from netstore.cli.commands import history
 from netstore.client import keyspace, origins
 from netstore.client.keyspace import KeySpace
 from netstore.proto import rpc_pb2 as pb
@@ -114,7 +118,9 @@ def test_what_differs_between_two_points(ctl: Run, v3: V3, prefix: str) -> None:
     for words in ((), ("--at", "1") * 3):
         assert "give it once or twice" in ctl("diff", *words, prefix).err
     told = ctl("diff", "--at", str(added + 1000), prefix)
-    assert (told.status, "later than the store's newest" in told.err) == (3, True)
+    newest = ctl("diff", "--at", str(added), f"{prefix}/", "-o", "json").document["to"]
+    assert told.status == 3
+    assert f"revision {added + 1000} is later than the store's newest, {newest}\n" in told.err
 
 
 def test_a_deleted_namespace_comes_back_before_the_eyes_of_its_informers(
@@ -228,6 +234,44 @@ def test_leases_of_keys_that_come_back(ctl: Run, v3: V3, prefix: str) -> None:
     assert ctl(*words, "--without-leases").status == 0
     kept = v3.client.kv.Range(pb.RangeRequest(key=f"{prefix}/ended".encode())).kvs[0]
     assert (kept.value, kept.lease) == (b"v", 0)
+    told = ctl(*words, "--without-leases", "-o", "json")
+    assert (told.status, told.document["counts"], told.document["keys"]) == (0, {}, []), "all is undone"
+
+
+def test_what_is_left_alone_is_shown_by_the_command_that_is_named(ctl: Run, v3: V3, prefix: str) -> None:
+    key = f"{prefix}/a b"
+    target = v3.put(key, "1", v3.lease(1))
+    v3.client.lease.LeaseRevoke(pb.LeaseRevokeRequest(ID=_lease_of(v3, key)))
+    told = ctl("undo", "--to-revision", str(target), key)
+    assert told.status == 1
+    assert f"look at them with netstorectl diff --at {target} '{key}'" in told.err
+    assert history._word(b"") == "''"
+    for raw in (b"a\xff'b", b"a\nb", b"$(x)", b"/a"):
+        said = subprocess.run(
+            ["bash", "-c", f"printf %s {history._word(raw)}"],
+            check=True,
+            capture_output=True,
+        )
+        assert said.stdout == raw
+
+
+def _lease_of(v3: V3, key: str) -> int:
+    id_: int = v3.client.kv.Range(pb.RangeRequest(key=key.encode())).kvs[0].lease
+    return id_
+
+
+def test_keys_that_are_no_text_are_told_without_loss(ctl: Run, v3: V3, prefix: str) -> None:
+    raw = prefix.encode() + b"/\xff"
+    before = v3.put(f"{prefix}/a", "1")
+    v3.client.kv.Put(pb.PutRequest(key=raw, value=b"1"))
+    shown, coded = f"{prefix}/\\xff", base64.b64encode(raw).decode()
+    document = ctl("history", os.fsdecode(raw), "-o", "json").document
+    assert (document["key"], document["keyBase64"]) == (shown, coded)
+    assert "keyBase64" not in ctl("history", f"{prefix}/a", "-o", "json").document
+    document = ctl("diff", "--at", str(before), prefix, "-o", "json").document
+    assert [(each["key"], each["keyBase64"]) for each in document["keys"]] == [(shown, coded)]
+    told = ctl("undo", "--to-revision", str(before), prefix, "-o", "json")
+    assert [(each["key"], each["keyBase64"]) for each in told.document["keys"]] == [(shown, coded)]
 
 
 def test_back_to_an_instant(ctl: Run, v3: V3, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +312,12 @@ def test_what_was_compacted(ctl: Run, v3: V3, prefix: str) -> None:
     assert [row[0] for row in told.rows] == [str(second), str(third)], told.err
     for words in (("diff", "--at", str(first)), ("undo", "--to-revision", str(first))):
         told = ctl(*words, prefix)
-        assert (told.status, "the store has compacted its history" in told.err) == (3, True)
+        assert told.status == 3
+        assert (
+            f"revision {first}: the store has compacted its history; the oldest revision that it can read is"
+            f" {second}; an archive goes back further" in told.err
+        )
+    assert ctl("diff", "--at", str(second), prefix).rows[0][0] == prefix, "the one that is named can be read"
 
 
 def test_usage(ctl: Run, prefix: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from netstore.client.faults import BadAnswer
 from netstore.client.v2 import V2Client
 from netstore.codec import varint
+from netstore.disk.backupfile import MAGIC
 from netstore.disk.datadir import DataDir, read_token
 from netstore.etcdfile import boltwriter
 from tests.node.test_etcdimport import put
@@ -217,6 +218,34 @@ def test_a_tree_that_cannot_be_listed(run: Run, tmp_path: Path, monkeypatch: pyt
     assert "sent more than 1000 bytes" in told.err
     assert "stop this etcd and import its data folder" in told.err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_snapshot_file_has_no_v2_tree(run: Run, tmp_path: Path) -> None:
+    told = run("import", str(snapshot(tmp_path)), "--data-dir", str(tmp_path / "new"))
+    assert told.status == 0, told.err
+    assert (
+        "s.db: has the v3 keys only; an etcd keeps its v2 tree outside of this file: to import both, give"
+        in (told.err)
+    )
+
+
+def test_a_backup_of_a_netstore_is_named_with_its_command(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "full").write_bytes(MAGIC + bytes(100))
+    told = run("import", str(tmp_path / "full"), "--data-dir", str(tmp_path / "new"))
+    assert told.status == 1
+    assert "full: is a full backup of a netstore" in told.err
+    assert f"netstorectl snapshot restore {tmp_path}/full --data-dir" in told.err
+
+
+def test_an_address_without_a_scheme_is_that_of_an_etcd(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source in ("127.0.0.1:1", "[::1]:1", "127.0.0.1:1,127.0.0.1:1"):
+        told = run("import", source, "--data-dir", str(tmp_path / "new"))
+        assert (told.status, "no endpoint answered (http://" in told.err) == (4, True), told.err
+    snapshot(tmp_path).rename(tmp_path / "s:1")
+    assert run("import", "s:1", "--data-dir", str(tmp_path / "new")).status == 0, "a file of this name"
 
 
 def test_what_the_source_does_not_need_is_refused(run: Run, tmp_path: Path) -> None:

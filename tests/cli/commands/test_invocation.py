@@ -205,8 +205,9 @@ def handshaking(context: ssl.SSLContext, listener: socket.socket) -> None:
             pass
 
 
+@pytest.mark.parametrize("words", [("member", "ls"), ("history", "/a")], ids=["v2", "v3"])
 def test_a_store_whose_certificate_is_not_trusted(
-    run: Run, certificates: Certificates, tmp_path: Path
+    run: Run, certificates: Certificates, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     other = Certificates(tmp_path / "other")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -215,15 +216,16 @@ def test_a_store_whose_certificate_is_not_trusted(
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         server = threading.Thread(target=handshaking, args=(context, listener))
         server.start()
-        told = run("--endpoints", url, "--ca-file", str(other.ca), "member", "ls")
+        told = run("--endpoints", url, "--ca-file", str(other.ca), *words)
         server.join()
     assert told.status == Exit.UNAVAILABLE
     assert f"({url}: TLS: certificate refused: " in told.err
+    assert f"; --ca-file {other.ca} has not signed it" in told.err
     assert told.err.endswith("check --endpoints, --ca-file, --cert-file and that the store runs there\n")
 
 
 @pytest.mark.parametrize("shown", [None, "stranger"])
-@pytest.mark.parametrize("words", [("key", "ls"), ("key", "set", "/a", "b")])
+@pytest.mark.parametrize("words", [("key", "ls"), ("key", "set", "/a", "b"), ("history", "/a")])
 def test_a_store_that_does_not_accept_our_certificate_has_done_nothing(
     run: Run, certificates: Certificates, shown: str | None, words: tuple[str, ...]
 ) -> None:
@@ -241,7 +243,8 @@ def test_a_store_that_does_not_accept_our_certificate_has_done_nothing(
         told = run("--endpoints", url, *ours, *words)
         server.join()
     assert told.status == Exit.UNAVAILABLE
-    assert "the store wants a certificate of ours that it trusts" in told.err
+    fix = "give --cert-file" if shown is None else f"--cert-file {certificates.folder}/{shown}.pem is none"
+    assert f"the store wants a certificate of ours that it trusts; {fix}" in told.err
 
 
 def answering_in_plain(listener: socket.socket) -> None:

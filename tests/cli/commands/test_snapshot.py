@@ -15,6 +15,7 @@ import pytest
 
 from netstore.cli import netstorectl
 from netstore.cli.commands.snapshot import _Bar
+from netstore.disk.backupfile import MAGIC
 from netstore.disk.datadir import read_token
 from netstore.proto import rpc_pb2 as pb
 from tests.cli.commands.test_importing import snapshot
@@ -187,6 +188,34 @@ def test_what_cannot_be_done_is_told(  # noqa: PLR0917 - fixtures and parameters
     assert told.status == status, told
     assert error in told.err
     assert [path.name for path in file.parent.iterdir()] == [file.name], "nothing is left"
+
+
+@pytest.mark.parametrize("words", [("restore", "--data-dir", "d"), ("status",), ("verify",)])
+def test_a_folder_in_place_of_a_backup_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / f"{0:016x}.state").touch()
+    (tmp_path / "etcd" / "member" / "snap").mkdir(parents=True)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "identity").write_text("netstore data folder\n")
+    (tmp_path / "backups").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "backups" / name).write_bytes(MAGIC)
+    (tmp_path / "backups" / "c").write_bytes(b"other")
+    for name, text in (
+        ("empty", "empty: is a folder, and has no backup in it; name a file"),
+        ("archive", "archive: is an archive of the log, not a backup: restore from it with"),
+        ("archive", "netstorectl snapshot restore --archive archive"),
+        ("etcd", "etcd: is the data folder of an etcd, not a backup: netstorectl import etcd"),
+        ("own", "own: is the data folder of a netstored, not a backup"),
+        ("backups", "backups: is a folder with backups; name one of its files, such as backups/b"),
+    ):
+        told = run("snapshot", *words, name)
+        assert (told.status, text in told.err) == (1, True), told.err
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_store_that_does_not_answer_leaves_no_file(run: Run, tmp_path: Path) -> None:
