@@ -4,10 +4,9 @@ The listing of the source is compared folder by folder, from an index that is re
 after that index are carried out in their order: so the target is equal to the source at the index of the last
 event, though folders were read at different moments. The events are read while the listing goes on, and kept
 until it is done, within bounds: a store keeps the last 1,000 only. The checkpoint, a hidden key of the
-target, has the index up to which that was done. It is written from time to time: events after it are
-carried out once more by
-the next run, which ends in the same state. Only the run that has written it last may write it again, so two
-mirrors do not write into each other for long.
+target, has the index up to which that was done. It is written from time to time: events after it are carried
+out once more by the next run, which ends in the same state. Only the run that has written it last may write
+it again, so two mirrors do not write into each other for long.
 
 Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write
 that a store carries out late does not undo a later one. A refresh of a TTL is no event: the source is asked
@@ -19,9 +18,7 @@ After each break, and before a comparison, the source shows that it is the store
 
 from __future__ import annotations
 
-import heapq
 import secrets
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -46,6 +43,7 @@ from netstore.client.mirror import (
     unlike,
     went_back,
 )
+from netstore.client.mirror_pending import MOST_TIMED, Kept, Timed
 from netstore.client.v2 import (
     COMPARE_FAILED,
     INDEX_CLEARED,
@@ -88,17 +86,8 @@ SHORTEST_LOOK: Final = 0.5
 LATE_SECONDS: Final = 5.0
 """That looks are later than this is told."""
 
-MOST_TIMED: Final = 100_000
-"""Nodes with a TTL whose refreshes are followed: some 20 MB."""
-
 MOST_ATTEMPTS: Final = 10
 """How often a write is tried again whose node was changed by somebody else meanwhile."""
-
-MOST_KEPT: Final = 20_000
-"""Events that are kept while all is compared."""
-
-MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
-"""Of keys and values of those events."""
 
 _REMOVALS: Final = ("delete", "compareAndDelete", "expire")
 _CHANGED: Final = (KEY_NOT_FOUND, COMPARE_FAILED, NOT_A_FILE, NOT_A_FOLDER, KEY_EXISTS)
@@ -154,9 +143,8 @@ class Mirror:
         self._sequence = 0
         self._modified = 0
         """The index of the checkpoint in the target."""
-        self._saved = 0
-        """The index that the checkpoint has."""
-        self._save_at = 0.0
+        self._save_at = float("inf")
+        """When the checkpoint is to be written; without end if it has all."""
         self._silent = 0
         """Up to which index the last poll has found no event. If the next one, by a member that has come as
         far, finds none either, none was.
@@ -168,7 +156,7 @@ class Mirror:
         """What the source has changed since the checkpoint is not all known by its events: it has forgotten
         some, or refreshed nodes while no mirror ran.
         """
-        self._timed = _Timed()
+        self._timed = Timed()
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
         self._is_outrun = False
@@ -221,7 +209,7 @@ class Mirror:
             )
             self._source.check_forward(newest, checkpoint.revision)
             self._modified, self._is_behind = found.modified_index, checkpoint.timed
-            self.index = self._saved = checkpoint.revision
+            self.index = checkpoint.revision
             self._witness = checkpoint.witness
             return
         if there is not None and not self._overwrite and (there.nodes or not there.dir):
@@ -246,7 +234,7 @@ class Mirror:
         )
         value = msgspec.json.encode(state).decode()
         self._modified = await self._patience.persist(lambda: self._commit(value))
-        self._saved = self.index
+        self._save_at = float("inf")
         self._told(Told(self.index, self._written, self._deleted))
 
     async def _commit(self, value: str) -> int:
@@ -397,16 +385,15 @@ class Mirror:
         """
         source, scope = self._source, self._scope
         after = self.index if self._witness is None else min(self._witness.revision, self.index)
-        listed = 0
+        listed, heard = 0, None
         if await self._must_compare():
-            await self._compare_and_catch_up()
+            heard = await self._compare_and_catch_up()
             listed = self.index
             after = self.index if self._witness is None else min(self._witness.revision, self.index)
         self._silent = 0
-        heard = trio.current_time()
+        heard = trio.current_time() if heard is None else heard
         while True:
-            if self.index > self._saved and trio.current_time() >= self._save_at:
-                await self._save()
+            await self._save_if_due()
             if trio.current_time() > heard + BREAK_SECONDS:
                 return
             try:
@@ -434,6 +421,7 @@ class Mirror:
                         return
                     after = answer.node.modified_index
                     self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
+                    self._save_soon()
                     continue
                 await self._carry_out(answer, is_past=answer.node.modified_index <= poll.etcd_index)
                 after = answer.node.modified_index
@@ -447,11 +435,12 @@ class Mirror:
                 after = max(after, self.index)
                 self._silent = poll.etcd_index
 
-    async def _compare_and_catch_up(self) -> None:
+    async def _compare_and_catch_up(self) -> float:
         """Compare all nodes, and carry out the events that come meanwhile: a store keeps the last 1,000 only,
-        fewer than a comparison may take.
+        fewer than a comparison may take. When the source was heard last: long ago, if its events could not be
+        read to the end. ClientError if it could not be asked for them.
         """
-        kept = _Kept(await self._source.newest(self._scope.source, self.index))
+        kept = Kept(await self._source.newest(self._scope.source, self.index))
         keeping = trio.CancelScope()
 
         async def keep() -> None:
@@ -460,61 +449,83 @@ class Mirror:
 
         async def compare() -> None:
             await self._compare()
-            while (event := kept.take()) is not None:
+            while not kept.has_lost and (event := kept.take()) is not None:
                 if event.node.modified_index <= self.index:
                     continue  # it was listed
                 await self._look()
                 await self._carry_out(event, is_past=True)
                 self._reach(event.node.modified_index)
                 self._told(Told(self.index, self._written, self._deleted))
-                if self.index > self._saved and trio.current_time() >= self._save_at:
-                    await self._save()
-            self._reach(kept.after)
+                await self._save_if_due()
+            if not kept.has_lost:
+                self._reach(kept.after)
             keeping.cancel()
 
         await together((compare, keep))
+        if kept.has_lost:
+            self._is_behind = True
+            if not self._is_outrun:
+                self._is_outrun = True
+                self._notice(
+                    "SOURCE changes faster than its events can be read and carried out, and forgets them: all"
+                    " is compared again until it changes less"
+                )
+        if kept.fault is not None:
+            raise kept.fault
+        if kept.heard < 0:
+            await trio.sleep(RETRY_DELAYS[0])
+        return min(kept.heard, trio.current_time())
 
-    async def _keep(self, kept: _Kept) -> None:
-        """Keep the events, until that is cancelled. Ends where the source cannot be asked, or has forgotten
-        some: the poll after the comparison finds the same.
+    async def _keep(self, kept: Kept) -> None:
+        """Keep the events, until that is cancelled. Ends where the source cannot be asked, may be another
+        one, or has forgotten some, and where there is no room for them.
         """
         silent = 0
         while True:
-            await kept.room()
+            if not await kept.room(BREAK_SECONDS):  # so long nobody can say that it is still the same source
+                kept.has_lost = True
+                break
             try:
                 async with self._source.client.poll(
                     self._scope.source, index=kept.after + 1, recursive=True
                 ) as poll:
                     self._source.check(poll.cluster_id)
+                    kept.heard = float("inf")  # while it is asked
                     answer = await poll.event(SURE_SECONDS)
+                kept.heard = trio.current_time()
             except ClientError as error:
-                if isinstance(error, V2Error) and error.code == INDEX_CLEARED and not self._is_outrun:
-                    self._is_outrun = True
-                    self._notice(
-                        "SOURCE changes faster than its events can be read and carried out, and forgets them:"
-                        " all is compared again until it changes less"
-                    )
-                return
+                if isinstance(error, V2Error) and error.code == INDEX_CLEARED:
+                    kept.has_lost = True
+                else:
+                    kept.fault = error
+                break
+            if poll.etcd_index < kept.after:
+                break  # by a member that lags behind, or by another source
             if answer is not None:
                 silent = 0
                 kept.put(answer)
             elif not poll.timed_out:
-                return
+                break
             else:  # as in `_follow`: by a member that has come as far there was no event up to `silent`
                 if poll.etcd_index >= silent:
                     kept.after = max(kept.after, silent)
                 silent = poll.etcd_index
+        kept.heard = float("-inf")
 
     def _reach(self, index: int) -> None:
         if index > self.index:
-            if self.index == self._saved:
-                self._save_at = trio.current_time() + SAVE_SECONDS
             self.index = index
+            self._save_soon()
+
+    def _save_soon(self) -> None:
+        self._save_at = min(self._save_at, trio.current_time() + SAVE_SECONDS)
+
+    async def _save_if_due(self) -> None:
+        if trio.current_time() >= self._save_at:
+            await self._save()
 
     def _limit(self) -> float:
         """How long to wait for the next event."""
-        if self.index == self._saved:
-            return POLL_SECONDS
         return max(min(POLL_SECONDS, self._save_at - trio.current_time()), 0.0)
 
     async def _must_compare(self) -> bool:
@@ -782,89 +793,6 @@ class _Side:
             return None, error.index
         self.check(answer.cluster_id)
         return answer.node, answer.etcd_index
-
-
-class _Kept:
-    """Events in their order, at most `MOST_KEPT`, and of about `MOST_KEPT_BYTES`."""
-
-    def __init__(self, after: int) -> None:
-        self.after = after
-        """The index up to which all were put."""
-        self._events: deque[Answer] = deque()
-        self._size = 0
-        self._taken = trio.Event()
-
-    def put(self, event: Answer) -> None:
-        """Keep the next one."""
-        self._events.append(event)
-        self._size += _size(event)
-        self.after = event.node.modified_index
-
-    def take(self) -> Answer | None:
-        """The first one; None if there is none."""
-        if not self._events:
-            return None
-        event = self._events.popleft()
-        self._size -= _size(event)
-        self._taken.set()
-        return event
-
-    async def room(self) -> None:
-        """Wait until another one may be kept."""
-        while len(self._events) >= MOST_KEPT or self._size >= MOST_KEPT_BYTES:
-            self._taken = trio.Event()
-            await self._taken.wait()
-
-
-class _Timed:
-    """Paths with a TTL, and when each is to be looked at again; at most `MOST_TIMED`."""
-
-    def __init__(self) -> None:
-        self._when: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []
-        """Has outdated entries too, at most as many as there are paths, and a few."""
-        self._is_full = False
-
-    def __len__(self) -> int:
-        return len(self._when)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._when.clear()
-        self._heap.clear()
-
-    def put(self, path: str, when: float) -> bool:
-        """Look at a path then. False if it is one too many, the first time."""
-        if path not in self._when and len(self._when) >= MOST_TIMED:
-            is_first, self._is_full = not self._is_full, True
-            return not is_first
-        self._when[path] = when
-        if len(self._heap) > 2 * len(self._when) + 100:
-            self._heap = [(each, path) for path, each in self._when.items()]
-            heapq.heapify(self._heap)
-        else:
-            heapq.heappush(self._heap, (when, path))
-        return True
-
-    def discard(self, path: str) -> None:
-        """Do not look at a path any more."""
-        self._when.pop(path, None)
-
-    def next(self) -> float:
-        """When to look at the first one."""
-        while self._heap and self._when.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else float("inf")
-
-    def first(self) -> str:
-        """Which is to be looked at `next`; it is to be `put` or to be `discard`ed then."""
-        return self._heap[0][1]
-
-
-def _size(event: Answer) -> int:
-    """Characters of the keys and values of an event."""
-    nodes = (event.node, event.prev_node)
-    return sum(len(node.key) + len(node.value or "") for node in nodes if node is not None)
 
 
 def _next_look(now: float, ttl: int) -> float:

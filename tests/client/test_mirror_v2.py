@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from netstore.client import mirror, mirror_v2
+from netstore.client import mirror, mirror_pending, mirror_v2
 from netstore.client.faults import Unreachable
 from netstore.client.mirror import NotMirrored
 from netstore.client.mirror_v2 import Mirror, Scope
@@ -947,6 +947,179 @@ def test_more_events_than_a_store_keeps_during_each_comparison(
     run(work)
 
 
+def test_events_that_come_faster_than_they_are_carried_out_are_kept(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = comparisons(monkeypatch)
+    monkeypatch.setattr(mirror_pending, "MOST_KEPT", 300)  # the others wait in the store
+    monkeypatch.setattr(mirror_v2, "BREAK_SECONDS", 600.0)
+    do = Mirror._carry_out
+    sources: list[V2Client] = []
+    carried: list[int] = []
+
+    async def carry_out(self: Mirror, event: Answer, *, is_past: bool) -> None:
+        await do(self, event, is_past=is_past)
+        carried.append(event.node.modified_index)
+        for number in range(3 * (len(carried) < 400)):
+            await sources[0].set("/a/busy", str(number))
+
+    async def compare_node(self: Mirror, path: str) -> list[str]:
+        await sources[0].set("/a/busy", "first")
+        return []
+
+    monkeypatch.setattr(Mirror, "_carry_out", carry_out)
+    monkeypatch.setattr(Mirror, "_compare_node", compare_node)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            sources.append(one)
+            await one.set("/a/x", "1")
+            await other.set("/a/x", "1")
+            log, scope = Log(), Scope("/a", "/a", "/_mirrored")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, scope, overwrite=True).follow)
+                await log.until(lambda: len(carried) >= 400)
+                await log.reached((await one.set("/a/last", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert len(compared) == 1
+            assert carried == sorted(set(carried)), "each once, in their order"
+            assert log.troubles == []
+            assert await content(other, "/a") == await content(one, "/a")
+
+    run(work)
+
+
+@pytest.mark.parametrize("is_full", [True, False], ids=["no room", "forgotten"])
+def test_a_source_that_outruns_the_mirror_is_told_and_compared_again(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_full: bool
+) -> None:
+    compared = comparisons(monkeypatch)
+    do, keep = Mirror._compare_node, Mirror._keep
+    ended: list[trio.Event] = []
+    sources: list[V2Client] = []
+    carried: list[str] = []
+    carry_out = Mirror._carry_out
+    if is_full:
+        monkeypatch.setattr(mirror_pending, "MOST_KEPT", 20)
+
+    async def kept(self: Mirror, kept: mirror_pending.Kept) -> None:
+        ended.append(trio.Event())
+        if not is_full and len(ended) < 3:
+            for number in range(1100):  # before they can be read
+                await sources[0].set("/a/busy", str(number))
+        await keep(self, kept)
+        ended[-1].set()
+
+    async def compare_node(self: Mirror, path: str) -> list[str]:
+        while not ended:
+            await trio.lowlevel.checkpoint()
+        folders = await do(self, path)
+        if len(ended) < 3:
+            for number in range(30):
+                await sources[0].set(f"/a/{len(ended)}-{number}", "1")
+            await ended[-1].wait()
+        return folders
+
+    async def carried_out(self: Mirror, event: Answer, *, is_past: bool) -> None:
+        carried.append(event.node.key)
+        await carry_out(self, event, is_past=is_past)
+
+    monkeypatch.setattr(Mirror, "_keep", kept)
+    monkeypatch.setattr(Mirror, "_compare_node", compare_node)
+    monkeypatch.setattr(Mirror, "_carry_out", carried_out)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            sources.append(one)
+            await one.set("/a/x", "1")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, Scope("/a", "/a", "/_mirrored")).follow)
+                await log.until(lambda: len(compared) == 3)
+                await log.reached((await one.set("/a/last", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert len(compared) == 3
+            assert carried == ["/a/last"], "what is compared again is not carried out before"
+            assert len(log.troubles) == 1
+            assert "SOURCE changes faster than its events can be read" in log.troubles[0]
+            assert await content(other, "/a") == await content(one, "/a")
+
+    run(work)
+
+
+class Mute(V2Client):
+    """A source that cannot be asked for events at first."""
+
+    polls = 0
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        self.polls += 1
+        if self.polls < 3:
+            raise Unreachable([("the source", "broken off")], outcome_known=True)
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            yield poll
+
+
+def test_a_source_that_breaks_off_while_it_is_compared_shows_that_it_is_the_same(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = comparisons(monkeypatch)
+    asked: list[int] = []
+    do = Mirror._is_proven
+
+    async def is_proven(self: Mirror) -> bool:
+        asked.append(len(compared))
+        return await do(self)
+
+    monkeypatch.setattr(Mirror, "_is_proven", is_proven)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(Mute(one.transport), other, log).follow)
+                await log.until(lambda: "" in log.troubles)
+                await log.reached((await one.set("/b", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert len(compared) == 1
+            assert asked[:1] == [1], "after the comparison, before any event"
+            assert "broken off" in log.troubles[0]
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_the_last_listed_event_is_stored_without_another_one(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await one.set("/gone", "1")
+            index = (await one.delete("/gone")).etcd_index
+            log = Log()
+
+            async def stored() -> int:
+                state = msgspec.json.decode(
+                    (await other.get("/_mirrored")).node.value or "", type=mirror.Checkpoint
+                )
+                return state.witness.revision if state.witness is not None else 0
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.until(lambda: len(log.told) >= 3)  # begun, compared, and once more
+                assert await stored() == index
+                nursery.cancel_scope.cancel()
+
+    run(work)
+
+
 def test_files_that_were_not_changed_since_show_that_a_source_is_the_same(
     stores: tuple[Daemon, Daemon],
 ) -> None:
@@ -1101,6 +1274,7 @@ def test_a_member_that_lags_behind_is_not_believed(stores: tuple[Daemon, Daemon]
 def test_more_nodes_with_a_ttl_than_are_followed(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mirror_pending, "MOST_TIMED", 2)
     monkeypatch.setattr(mirror_v2, "MOST_TIMED", 2)
 
     async def work() -> None:
@@ -1114,21 +1288,3 @@ def test_more_nodes_with_a_ttl_than_are_followed(
             assert "more than 2 nodes have a TTL" in log.troubles[0]
 
     run(work)
-
-
-def test_when_nodes_are_looked_at() -> None:
-    chance = random.Random(1)  # noqa: S311 - repeatable
-    timed, twin = mirror_v2._Timed(), dict[str, float]()
-    for _ in range(3000):
-        path = f"/{chance.randrange(40)}"
-        if chance.random() < 0.3:
-            timed.discard(path)
-            twin.pop(path, None)
-        else:
-            twin[path] = float(chance.randrange(100))
-            timed.put(path, twin[path])
-            assert len(timed._heap) <= 2 * len(twin) + 101
-        assert timed.next() == min(twin.values(), default=float("inf"))
-        assert len(timed) == len(twin)
-        if twin:
-            assert twin[timed.first()] == timed.next()
