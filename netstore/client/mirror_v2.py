@@ -18,7 +18,6 @@ After each break, and before a comparison, the source shows that it is the store
 
 from __future__ import annotations
 
-import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -31,11 +30,10 @@ from netstore.client.mirror import (
     Another,
     Checkpoint,
     NotMirrored,
-    Patience,
+    OneWay,
     Told,
     Witness,
     digest,
-    must_compare,
     no_proof,
     parse_checkpoint,
     shown,
@@ -113,8 +111,10 @@ class _Wanted(NamedTuple):
     ttl: int | None
 
 
-class Mirror:
+class Mirror(OneWay):
     """Makes a folder of the target a mirror of one of the source."""
+
+    mark = "index"
 
     def __init__(
         self,
@@ -127,35 +127,21 @@ class Mirror:
         notice: Callable[[str], object],
         overwrite: bool = False,
     ) -> None:
-        """`told` is called when an event was carried out, and when all was compared; for `trouble` see
-        `client.mirror.Patience`; `notice` with what somebody should know, such as a file in the target that
-        gives way to a folder. `overwrite`: a first copy may replace and delete what the target has, and the
-        target may become equal to a source that went back, or is another than was copied.
+        """`told` is called when an event was carried out, and when all was compared; for the others see
+        `client.mirror.OneWay`.
         """
+        super().__init__(told, trouble, notice=notice, overwrite=overwrite)
         self._source = _Side(source, may_go_back=overwrite)
         self._target = _Side(target, may_go_back=True)
         self._scope = scope
-        self._told = told
-        self._patience = Patience(trouble)
-        self._notice = notice
-        self._overwrite = overwrite
-        self._writer = secrets.token_hex(8)
-        self._sequence = 0
-        self._modified = 0
-        """The index of the checkpoint in the target."""
         self._save_at = float("inf")
         """When the checkpoint is to be written; without end if it has all."""
         self._silent = 0
         """Up to which index the last poll has found no event. If the next one, by a member that has come as
         far, finds none either, none was.
         """
-        self._witness: Witness | None = None
         self._listed: Witness | None = None
         """The witness of a comparison that is under way."""
-        self._is_behind = False
-        """What the source has changed since the checkpoint is not all known by its events: it has forgotten
-        some, or refreshed nodes while no mirror ran.
-        """
         self._timed = Timed()
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
@@ -163,28 +149,6 @@ class Mirror:
         """It was told that the source forgets events before they are read."""
         self._is_late = False
         """It was told that looks are late."""
-        self._written = self._deleted = 0
-        self.index = 0
-        """See `client.mirror.Checkpoint.revision`."""
-
-    async def copy(self) -> None:
-        """Make the target equal to the source, once.
-
-        NotMirrored if it cannot be; ClientError if a store cannot be asked.
-        """
-        await self._begin()
-        if self._overwrite:
-            await self._must_compare()  # tells what is to be known of the source
-        await self._compare()
-
-    async def follow(self) -> None:
-        """Make the target equal, or go on where the last run was, and follow the source without end. Calls
-        that fail are repeated. NotMirrored as in `copy`.
-        """
-        self._patience.is_endless = True
-        await self._patience.persist(self._begin)
-        while True:
-            await self._patience.persist(self._follow)
 
     # --- the checkpoint
 
@@ -209,7 +173,7 @@ class Mirror:
             )
             self._source.check_forward(newest, checkpoint.revision)
             self._modified, self._is_behind = found.modified_index, checkpoint.timed
-            self.index = checkpoint.revision
+            self.copied = checkpoint.revision
             self._witness = checkpoint.witness
             return
         if there is not None and not self._overwrite and (there.nodes or not there.dir):
@@ -226,7 +190,7 @@ class Mirror:
         state = Checkpoint(
             self._source.cluster,
             self._scope.source.encode().hex(),
-            self.index,
+            self.copied,
             self._writer,
             self._sequence,
             timed=bool(self._timed),
@@ -235,7 +199,7 @@ class Mirror:
         value = msgspec.json.encode(state).decode()
         self._modified = await self._patience.persist(lambda: self._commit(value))
         self._save_at = float("inf")
-        self._told(Told(self.index, self._written, self._deleted))
+        self._told(Told(self.copied, self._written, self._deleted))
 
     async def _commit(self, value: str) -> int:
         """The index of the checkpoint with this value, written now or by an earlier attempt."""
@@ -313,12 +277,12 @@ class Mirror:
                 there = present.get(name)
                 if node.dir:
                     waiting.append(f"{path}/{name}")
-                elif there is not None and there.value == node.value and node.created_index <= self.index:
+                elif there is not None and there.value == node.value and node.created_index <= self.copied:
                     is_shown = True
-                elif node.modified_index <= self.index and (node.expiration is None or there is not None):
-                    raise unlike(shown(node.key.encode()), "index", node.modified_index, self.index)
+                elif node.modified_index <= self.copied and (node.expiration is None or there is not None):
+                    raise unlike(shown(node.key.encode()), "index", node.modified_index, self.copied)
         if not is_empty and not is_shown:
-            raise no_proof("index", self.index)
+            raise no_proof("index", self.copied)
 
     async def _both(self, path: str) -> tuple[Node | None, Node | None]:
         """What the source and the target have of a path, which is relative to the folder that is copied."""
@@ -331,15 +295,15 @@ class Mirror:
 
     async def _compare(self) -> None:
         """Compare all nodes, and write what differs."""
-        index = await self._source.newest(self._scope.source, self.index)
-        if self.index and not self._overwrite and not await self._is_proven():
+        index = await self._newest()
+        if self.copied and not self._overwrite and not await self._is_proven():
             await self._check_copied()
         self._timed.clear()
         self._listed = None
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(waiting.pop()))
-        self.index, self._witness, self._is_behind = index, self._listed, False
+        self.copied, self._witness, self._is_behind = index, self._listed, False
         await self._save()
 
     async def _compare_node(self, path: str) -> list[str]:
@@ -384,12 +348,12 @@ class Mirror:
         comparison after the next break.
         """
         source, scope = self._source, self._scope
-        after = self.index if self._witness is None else min(self._witness.revision, self.index)
+        after = self.copied if self._witness is None else min(self._witness.revision, self.copied)
         listed, heard = 0, None
-        if await self._must_compare():
+        if await self._must_compare(await self._newest()):
             heard = await self._compare_and_catch_up()
-            listed = self.index
-            after = self.index if self._witness is None else min(self._witness.revision, self.index)
+            listed = self.copied
+            after = self.copied if self._witness is None else min(self._witness.revision, self.copied)
         self._silent = 0
         heard = trio.current_time() if heard is None else heard
         while True:
@@ -405,17 +369,17 @@ class Mirror:
             except V2Error as error:
                 if error.code != INDEX_CLEARED:
                     raise
-                self._is_behind = after == self.index
-                after = self.index
+                self._is_behind = after == self.copied
+                after = self.copied
                 if self._is_behind:
                     return
                 continue
             heard = trio.current_time()
-            if poll.etcd_index < self.index and await self._must_compare():
+            if poll.etcd_index < self.copied and await self._must_compare(await self._newest()):
                 return
             if answer is not None:
                 self._silent = 0
-                if answer.node.modified_index <= self.index and self._path_of(answer.node) is not None:
+                if answer.node.modified_index <= self.copied and self._path_of(answer.node) is not None:
                     if answer.node.modified_index > listed:
                         self._is_behind = True
                         return
@@ -426,13 +390,13 @@ class Mirror:
                 await self._carry_out(answer, is_past=answer.node.modified_index <= poll.etcd_index)
                 after = answer.node.modified_index
                 self._reach(after)
-                self._told(Told(self.index, self._written, self._deleted))
+                self._told(Told(self.copied, self._written, self._deleted))
             elif not poll.timed_out:
                 await trio.sleep(RETRY_DELAYS[0])
                 return
             elif limit >= SURE_SECONDS and poll.etcd_index >= self._silent:  # else by one that lags behind
                 self._reach(self._silent)
-                after = max(after, self.index)
+                after = max(after, self.copied)
                 self._silent = poll.etcd_index
 
     async def _compare_and_catch_up(self) -> float:
@@ -440,7 +404,7 @@ class Mirror:
         fewer than a comparison may take. When the source was heard last: long ago, if its events could not be
         read to the end. ClientError if it could not be asked for them.
         """
-        kept = Kept(await self._source.newest(self._scope.source, self.index))
+        kept = Kept(await self._newest())
         keeping = trio.CancelScope()
 
         async def keep() -> None:
@@ -450,12 +414,12 @@ class Mirror:
         async def compare() -> None:
             await self._compare()
             while not kept.has_lost and (event := kept.take()) is not None:
-                if event.node.modified_index <= self.index:
+                if event.node.modified_index <= self.copied:
                     continue  # it was listed
                 await self._look()
                 await self._carry_out(event, is_past=True)
                 self._reach(event.node.modified_index)
-                self._told(Told(self.index, self._written, self._deleted))
+                self._told(Told(self.copied, self._written, self._deleted))
                 await self._save_if_due()
             if not kept.has_lost:
                 self._reach(kept.after)
@@ -513,8 +477,8 @@ class Mirror:
         kept.heard = float("-inf")
 
     def _reach(self, index: int) -> None:
-        if index > self.index:
-            self.index = index
+        if index > self.copied:
+            self.copied = index
             self._save_soon()
 
     def _save_soon(self) -> None:
@@ -528,20 +492,8 @@ class Mirror:
         """How long to wait for the next event."""
         return max(min(POLL_SECONDS, self._save_at - trio.current_time()), 0.0)
 
-    async def _must_compare(self) -> bool:
-        """Whether the events after the checkpoint are not enough. NotMirrored if the source went back or is
-        another, and the target may not become equal to it.
-        """
-        newest = await self._source.newest(self._scope.source, self.index)
-        return await must_compare(
-            "index",
-            newest,
-            self.index,
-            self._is_proven,
-            is_behind=self._is_behind,
-            overwrite=self._overwrite,
-            notice=self._notice,
-        )
+    async def _newest(self) -> int:
+        return await self._source.newest(self._scope.source, self.copied)
 
     async def _carry_out(self, event: Answer, *, is_past: bool) -> None:
         """Do in the target what was done in the source."""

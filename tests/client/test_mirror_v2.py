@@ -279,7 +279,7 @@ def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     async def compare(self: Mirror) -> None:
         await do(self)
-        compared.append(self.index)
+        compared.append(self.copied)
 
     monkeypatch.setattr(Mirror, "_compare", compare)
     return compared
@@ -442,7 +442,7 @@ class Behind(V2Client):
         self, key: str, *, index: int | None = None, recursive: bool = False
     ) -> AsyncIterator[Poll]:
         self.polls += 1
-        self.reached.append(self.mirror.index)
+        self.reached.append(self.mirror.copied)
         async with super().poll(key, index=index, recursive=recursive) as poll:
             poll.etcd_index -= self.lag * (self.polls == 2)
             yield poll
@@ -625,10 +625,10 @@ def test_a_source_that_went_back_does_not_empty_the_target(stores: tuple[Daemon,
             # As if the source had been at a later index, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            ahead.index += 100_000
+            ahead.copied += 100_000
             await ahead._save()
             await other.set("/last copy", "1")
-            wanted = rf"SOURCE went back from index {ahead.index} to \d+: .* with --overwrite to let"
+            wanted = rf"SOURCE went back from index {ahead.copied} to \d+: .* with --overwrite to let"
             for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
                 with pytest.raises(NotMirrored, match=wanted):
                     await work()
@@ -645,7 +645,7 @@ def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Dae
             await other.set("/f/last copy", "1")
             work = mirrored(one, other, Log())
             await work._begin()
-            work._source.saw(work.index + 100_000)
+            work._source.saw(work.copied + 100_000)
             with pytest.raises(NotMirrored, match="SOURCE went back"):
                 await work._compare_node("/f")
             with pytest.raises(NotMirrored, match="SOURCE went back"):
@@ -653,7 +653,7 @@ def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Dae
             assert "/f/last copy" in await content(other)
             following = mirrored(one, other, Log())
             await following._begin()
-            following.index += 100_000
+            following.copied += 100_000
             with pytest.raises(NotMirrored, match="SOURCE went back"):
                 await following._follow()
 
@@ -668,7 +668,7 @@ def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) ->
             # As if the source had been at a later index, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            ahead.index += 100_000
+            ahead.copied += 100_000
             await ahead._save()
             await other.set("/lost", "1")
             log = Log()
@@ -862,7 +862,7 @@ def test_changes_between_witness_and_checkpoint_lead_to_a_comparison(stores: tup
             first = mirrored(one, other, Log())
             await first.copy()
             # As if the source had been put back to a state after the witness, and changed since.
-            first.index = (await one.set("/b", "1")).etcd_index
+            first.copied = (await one.set("/b", "1")).etcd_index
             await first._save()
             log = Log()
             async with trio.open_nursery() as nursery:
