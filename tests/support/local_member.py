@@ -305,7 +305,7 @@ class LocalMember:
         self.backed_up = False
         self.paced_to = 0
         self.others_behind: list[Behind] = []
-        self.own_problems: list[str] = []
+        self.own_problems: dict[str, str] = {}
         self.differing = ""
         self.peers: tuple[PeerStatus, ...] = ()
         self.engine = engine or memory_engine()

@@ -65,6 +65,17 @@ def test_an_archive_of_an_earlier_release_is_not_called_good_beside_a_problem() 
     assert (well.state, well.told) == (State.OK, "has the log up to entry 7")
 
 
+def test_what_to_do_is_told_once() -> None:
+    problems = ("states differ: start the voters", "no room", "odd")
+    fixes = {"states differ: start the voters": "start the voters", "no room": "free disk space"}
+    found = standing("http://s", replace(MEMBER, problems=problems, fixes=fixes))
+    assert [(each.told, each.advice) for each in found] == [
+        ("states differ", "start the voters"),
+        ("no room", "free disk space"),
+        ("odd", "see its log: an earlier release tells no more"),
+    ]
+
+
 @pytest.mark.parametrize(("stopped", "state"), [(True, State.WRONG), (False, State.WARNING)])
 def test_a_member_that_does_not(*, stopped: bool, state: State) -> None:
     archive = replace(ARCHIVE, stopped=stopped, problems=("no room",))
