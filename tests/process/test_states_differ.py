@@ -73,6 +73,7 @@ def hand_over(members: Members) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_members_that_differ_without_a_majority_say_so_until_there_is_one(tmp_path: Path) -> None:
     with Members(tmp_path, flags=PACE) as members:
         write(members["a"], "truth", "true")
@@ -95,17 +96,22 @@ def test_members_that_differ_without_a_majority_say_so_until_there_is_one(tmp_pa
             until(again, f"{name} has compared often")
             assert lines(members[name]) == ["states_differ"], "each comparison after the first adds nothing"
             told(members[name])
+        shown(members["b"])
         truth(members)
 
 
 def told(daemon: Daemon) -> None:
-    """Where an operator looks it is said, with the fix."""
+    """The member says it where it is probed and scraped."""
     ready = request(daemon, "GET", "/readyz")
     assert ready.status == 503
     assert "[-]data_corruption failed: the states of members " in ready.raw.decode()
     assert DIFFERING_FIX in ready.raw.decode()
     assert request(daemon, "GET", "/livez").status == 200
     assert differ_metric(daemon) == 1
+
+
+def shown(daemon: Daemon) -> None:
+    """The commands show it, with the fix."""
     (endpoint,) = ctl(daemon, "status")["endpoints"]
     (problem,) = endpoint["problems"]
     assert problem.endswith(f" the voters agree on one: {DIFFERING_FIX}")

@@ -354,7 +354,7 @@ class LocalMember:
         self._publish()
         self.reaper.countdown.count(self.clock.monotonic())
 
-    def problems(self) -> list[str]:
+    def problems(self) -> dict[str, str]:
         """Why it refuses what is asked."""
         return self.own_problems
 
