@@ -32,6 +32,7 @@ from netstore.api.http.responses import JSON, json_line, method_allowed, not_fou
 from netstore.api.revisions import RevisionsApi
 from netstore.api.v2.members import member_id_of, peer_urls_of
 from netstore.errors import Fault, Reason
+from netstore.node.member import DIFFERING_FIX
 from netstore.raft.status import Role
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ if TYPE_CHECKING:
     from netstore.types import Index, NodeId
 
 PREFIX: Final = b"/netstore"
+
+_ALARM_FIXES: Final = {
+    "NOSPACE": "delete and compact keys, or raise quota_backend_bytes; then disarm it (etcdctl alarm disarm)",
+    "CORRUPT": "replace the member that is wrong, then disarm it (etcdctl alarm disarm)",
+}
 
 _STATUS_OF: Final = {Reason.ID_NOT_FOUND: 404, Reason.ID_REMOVED: 410}
 
@@ -179,6 +185,7 @@ class AdminApi:
             return
         member, status = self._member, self._member.status()
         conf = status.conf
+        fixes = self._fixes()
         _respond(
             exchange,
             200,
@@ -199,12 +206,11 @@ class AdminApi:
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
                 "problems": [
-                    *(f"alarm {name}" for name in raised_alarms(member)),
-                    *member.problems(),
-                    *filter(None, (member.differing,)),
+                    *fixes,
                     *(self._archive.problems() if self._archive is not None else ()),
                     *self._backup_warnings(),
                 ],
+                "fixes": fixes,
                 "backedUp": member.backed_up,
                 "pacedBytesPerSecond": member.paced_to,
                 "behind": [_behind_json(each) for each in member.behind()],
@@ -215,6 +221,15 @@ class AdminApi:
                 **self._backups(),
             },
         )
+
+    def _fixes(self) -> dict[str, str]:
+        """What is wrong with the member itself, in words, each with what to do about it."""
+        member = self._member
+        fixes = {f"alarm {name}": _ALARM_FIXES[name] for name in raised_alarms(member)}
+        fixes |= member.problems()
+        if member.differing:
+            fixes[member.differing] = DIFFERING_FIX
+        return fixes
 
     def _loop(self) -> dict[str, object]:
         meter = self._meter

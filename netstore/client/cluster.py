@@ -168,6 +168,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
     commit_index: int = msgspec.field(name="commitIndex")
     applied_index: int = msgspec.field(name="appliedIndex")
     problems: tuple[str, ...] = ()
+    fixes: dict[str, str] = {}
+    """What to do about problems of the member itself."""
     feature_level: int | None = msgspec.field(default=None, name="featureLevel")
     loop: LoopStatus | None = None
     memory: MemoryStatus | None = None

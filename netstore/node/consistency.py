@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore.errors import NoRestart
-from netstore.node.member import OWN
+from netstore.node.member import DIFFERING_FIX, OWN
 from netstore.state.digest import digest
 from netstore.types import Index
 
@@ -185,8 +185,7 @@ class Consistency:
         self._differing, self._differing_at = told, index
         self._host.differing = (
             f"the states of members {names} differ after entry {index}, and no more than half of"
-            " the voters agree on one: start the voters that do not run, so that the member that is wrong"
-            " stops; if they are lost, stop the members and restore a backup (netstorectl snapshot restore)"
+            f" the voters agree on one: {DIFFERING_FIX}"
         )
 
     def _end_difference(self, why: str) -> None:

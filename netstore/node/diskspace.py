@@ -85,15 +85,17 @@ class DiskSpace:
         """What a request is refused with that cannot be done while `is_short`."""
         return errors.too_many() if self.lacks_means else errors.no_space()
 
-    def problems(self) -> list[str]:
-        """What is lacking, in words for people."""
+    def problems(self) -> dict[str, str]:
+        """What is lacking, in words for people, each with what to do about it."""
         low = None if self.next_segment is None else self.next_segment.low
         found = (
             ("log cannot be written", self.log_error),
             ("log has no room to grow", low),
             ("state cannot be written", self.state_error),
         )
-        return [f"{what}: {_in_words(failure)}" for what, failure in found if failure is not None]
+        return {
+            f"{what}: {_in_words(failure)}": remedy(failure) for what, failure in found if failure is not None
+        }
 
     def _is_low(self) -> bool:
         """The log has no file to continue in: what is left of the present one is kept for removals."""

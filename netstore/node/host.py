@@ -267,7 +267,7 @@ class Host:
         """See `Member.paced_to`."""
         return self._pacing.paced_to
 
-    def problems(self) -> list[str]:
+    def problems(self) -> dict[str, str]:
         """See `Member.problems`."""
         return self.space.problems()
 

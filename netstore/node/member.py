@@ -23,6 +23,12 @@ OWN: Final = b""
 not slowed for members that are brought up.
 """
 
+DIFFERING_FIX: Final = (
+    "start the voters that do not run, so that the member that is wrong stops; if they are lost, stop the"
+    " members and restore a backup (netstorectl snapshot restore)"
+)
+"""What to do while states differ and no majority tells which is right; `Member.differing` ends with it."""
+
 
 class Queued(Protocol):
     """A command that was given to `Member.propose`."""
@@ -59,8 +65,8 @@ class Member(Protocol):
         for that.
         """
 
-    def problems(self) -> list[str]:
-        """Why it refuses requests, in words; empty if it is well."""
+    def problems(self) -> dict[str, str]:
+        """Why it refuses requests, in words, each with what to do about it; empty if it is well."""
 
     @property
     def differing(self) -> str:

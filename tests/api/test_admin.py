@@ -15,6 +15,7 @@ from netstore.errors import Reason, refusal, timed_out
 from netstore.limits import Shares
 from netstore.meter import Meter
 from netstore.net.exchange import Request
+from netstore.node.member import DIFFERING_FIX
 from netstore.node.pacing import Behind
 from netstore.proto import rpc_pb2 as pb
 from netstore.raft.entry import ConfState
@@ -69,10 +70,15 @@ def test_status_tells_how_the_member_stands() -> None:
     assert (document["role"], document["leader"]) == ("follower", "")
     assert document["backedUp"] is False
     assert document["problems"] == []
-    member.own_problems = ["log cannot be written: full"]
+    member.own_problems = {"log cannot be written: full": "free disk space"}
     member.machine.alarms.set(SetAlarm(7, NOSPACE, active=True))
-    told = asked(member, "GET", "status")[1]["problems"]
-    assert told == ["alarm NOSPACE", "log cannot be written: full"]
+    member.differing = f"states differ: {DIFFERING_FIX}"
+    document = asked(member, "GET", "status")[1]
+    told = document["problems"]
+    assert told == ["alarm NOSPACE", "log cannot be written: full", f"states differ: {DIFFERING_FIX}"]
+    assert list(document["fixes"]) == told
+    assert "alarm disarm" in document["fixes"]["alarm NOSPACE"]
+    assert [document["fixes"][each] for each in told[1:]] == ["free disk space", DIFFERING_FIX]
     member.backed_up = True
     assert asked(member, "GET", "status")[1]["backedUp"] is True
     member.conf = ConfState(voters=(NodeId(5),), learners=(member.id,))

@@ -83,7 +83,7 @@ def test_a_log_that_takes_nothing_is_not_healthy(fault: Fault) -> None:
     answer = member.send("GET", "/health")
     member.waiting[0](fault)
     assert (answer.status, answer.body) == unhealthy(f"RANGE ERROR:{fault.cause.decode()}")
-    member.own_problems = ["log cannot be written: full"]
+    member.own_problems = {"log cannot be written: full": "free disk space"}
     answer = member.send("GET", "/health")
     member.waiting[1](fault)
     assert (answer.status, answer.body) == unhealthy("RANGE ERROR:log cannot be written: full")
@@ -243,7 +243,7 @@ def test_a_member_is_not_called_ill_because_many_ask() -> None:
     fill(member)
     answer = member.send("GET", "/health")
     assert (answer.status, answer.body) == unhealthy("RANGE ERROR:the log takes longer than 1 s")
-    member.own_problems = ["log cannot be written: full"]
+    member.own_problems = {"log cannot be written: full": "free disk space"}
     answer = member.send("GET", "/health")
     assert (answer.status, answer.body) == unhealthy("RANGE ERROR:log cannot be written: full")
     member.waiting[1](timed_out())

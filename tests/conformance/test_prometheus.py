@@ -177,7 +177,7 @@ def rules() -> dict[str, str]:
     found = {}
     text = (FILES / "rules.yml").read_text()
     for name, block in re.findall(r"- alert: (\w+)\n((?: {8}.*\n)+)", text):
-        lines = block.partition("expr: ")[2].partition("\n        for:")[0]
+        lines, *_ = re.split(r"\n {8}\w+:", block.partition("expr: ")[2])
         expression = " ".join(lines.removeprefix(">-").split())
         *_, last = re.finditer(r" (==|<=|>=|<|>) ", expression)
         found[name] = f"{expression[: last.end()]}bool {expression[last.end() :]}"

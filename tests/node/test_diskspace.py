@@ -102,7 +102,7 @@ def test_a_log_that_is_low_on_room_takes_what_only_removes() -> None:
         assert len(outcomes) == 1, command
     assert value(member) is None
     assert member.lines.events.count("log_low_on_room") == 1
-    assert member.host.problems() == ["log has no room to grow: no space left on device"]
+    assert member.host.problems() == {"log has no room to grow: no space left on device": "free disk space"}
     member.host.retry_writes()
     assert room.tries == 1
     room.low = None
@@ -120,7 +120,7 @@ def test_while_the_log_finds_no_room_nothing_is_done() -> None:
     member.host.propose(encode(Delete(b"/k")), outcomes.append, OWN)
     member.settle()
     assert refusal(outcomes) == Reason.NO_SPACE.text
-    assert member.host.problems() == ["log cannot be written: no space left on device"]
+    assert member.host.problems() == {"log cannot be written: no space left on device": "free disk space"}
 
 
 def test_a_state_that_failed_once_is_writable_after_the_next_commit_whatever_that_held() -> None:

@@ -353,7 +353,9 @@ def test_a_client_of_a_follower_is_told_at_once_that_the_leader_refused(
     if full:
         leader.host.engine_failed(FULL)
         group.settle()
-        assert leader.host.problems() == ["state cannot be written: no space left on device"]
+        assert leader.host.problems() == {
+            "state cannot be written: no space left on device": "free disk space"
+        }
     else:
         group.pass_time(BEHIND_SECONDS + 0.2)
     [fault] = done

@@ -217,7 +217,7 @@ def test_while_members_that_leave_still_vote_nothing_is_given_up_and_nobody_vote
     found.append(member.host.is_only_voter)
     assert found == [True, False]
     member.device.fail(FULL)
-    assert member.host.problems() == ["log cannot be written: no space left on device"]
+    assert member.host.problems() == {"log cannot be written: no space left on device": "free disk space"}
     assert outcomes == [], "the entry may be committed by the others"
 
 
@@ -297,7 +297,7 @@ def test_want_of_room_is_told_also_where_memory_was_wanted_before(monkeypatch: p
         "at once, as where only that is wanted"
     )
     assert refusal_of_next(member) == Reason.NO_SPACE.text
-    assert member.host.problems() == ["log cannot be written: no space left on device"]
+    assert member.host.problems() == {"log cannot be written: no space left on device": "free disk space"}
     monkeypatch.undo()
     member.host.retry_writes()
     member.settle()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from netstore.disk.tables import Tables
 from tests.support.cluster import (
     PACE,
     Members,
@@ -24,6 +23,7 @@ from tests.support.cluster import (
     write,
 )
 from tests.support.patience import seconds, until
+from tests.support.stopped import rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,22 +202,6 @@ def test_a_member_whose_state_differs_stops(cluster: Members) -> None:
     cluster.join(odd, at=leader)
     converged(cluster, "truth", "told")
     until(lambda: votes(cluster, odd), "the newcomer votes")
-
-
-def rewrite(state: Path, key: bytes, old: bytes, new: bytes) -> None:
-    """Change a stored value of a stopped member, with valid checksums."""
-    found = Tables.read(state)
-    names = found.databases
-    found.close()
-    tables = Tables.open(state, names, 1 << 30)
-    try:
-        record = tables.get("v2", key)
-        assert record is not None
-        assert old in record
-        before = tables.summary
-        tables.write(before.applied, before.log, {("v2", key): record.replace(old, new)})
-    finally:
-        tables.close()
 
 
 def stored_at(segment: Path, word: bytes) -> int:

@@ -305,7 +305,7 @@ class LocalMember:
         self.backed_up = False
         self.paced_to = 0
         self.others_behind: list[Behind] = []
-        self.own_problems: list[str] = []
+        self.own_problems: dict[str, str] = {}
         self.differing = ""
         self.peers: tuple[PeerStatus, ...] = ()
         self.engine = engine or memory_engine()
@@ -354,7 +354,7 @@ class LocalMember:
         self._publish()
         self.reaper.countdown.count(self.clock.monotonic())
 
-    def problems(self) -> list[str]:
+    def problems(self) -> dict[str, str]:
         """Why it refuses what is asked."""
         return self.own_problems
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from netstore.disk.datadir import DataDir
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
+from netstore.disk.tables import Tables
 from netstore.disk.wal import Wal
 from netstore.raft.entry import Entry, EntryKind
 from netstore.types import Index
@@ -33,3 +34,19 @@ def append_to_log(folder: Path, payloads: Sequence[bytes]) -> Index:
     data.close()
     assert failures == [None]
     return entries[-1].index
+
+
+def rewrite(state: Path, key: bytes, old: bytes, new: bytes) -> None:
+    """Change a stored value of a stopped member, with valid checksums."""
+    found = Tables.read(state)
+    names = found.databases
+    found.close()
+    tables = Tables.open(state, names, 1 << 30)
+    try:
+        record = tables.get("v2", key)
+        assert record is not None
+        assert old in record
+        before = tables.summary
+        tables.write(before.applied, before.log, {("v2", key): record.replace(old, new)})
+    finally:
+        tables.close()

@@ -109,7 +109,9 @@ def standing(endpoint: str, told: MemberStatus) -> Iterator[Finding]:
     elsewhere = (archive.problems if archive else ()) + (backup.warnings if backup else ())
     of_store = [problem for problem in told.problems if problem not in elsewhere]
     for problem in of_store:
-        yield wrong(f"store {endpoint}", problem, "its log says more")
+        fix = told.fixes.get(problem, "")
+        text = problem.removesuffix(f": {fix}")
+        yield wrong(f"store {endpoint}", text, fix or "see its log: an earlier release tells no more")
     if archive is not None:
         subject = f"archive {endpoint}"
         judge = wrong if archive.stopped else warning

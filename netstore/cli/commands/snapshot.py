@@ -425,10 +425,13 @@ def restore(
         done = work.restore(file, data_dir, wish)
     for each in done.left_out:
         warn(each)
-    if len(members) > 1 and initial_cluster_token is None:
+    # Not drawn at random: each member is restored by a command of its own, and the ids must agree.
+    if len(members) > 1 and not initial_cluster_token:
+        made = " and ".join(str(each) for each in (data_dir, wal_dir) if each is not None)
         warn(
             "--initial-cluster-token was not given: a member that is left of another restore of this file"
-            " would be taken for one of this cluster; give each restore a token of its own"
+            " would be taken for one of this cluster; give each restore a token of its own: remove"
+            f" {made}, and restore each member with --initial-cluster-token {secrets.token_hex(16)}"
         )
     content: dict[str, str | int | None] = {
         "dataDir": str(data_dir),

@@ -29,7 +29,7 @@ def test_status_without_a_leader(served: Served) -> None:
     call = served.call("/etcdserverpb.Maintenance/Status", pb.StatusRequest())
     answer = pb.StatusResponse.FromString(call.messages[0])
     assert list(answer.errors) == ["etcdserver: no leader"]
-    served.member.own_problems = ["log cannot be written: full"]
+    served.member.own_problems = {"log cannot be written: full": "free disk space"}
     served.member.differing = "states differ"
     again = pb.StatusResponse.FromString(
         served.call("/etcdserverpb.Maintenance/Status", pb.StatusRequest()).messages[0]

@@ -72,6 +72,17 @@ def test_a_warning_of_the_backup_is_no_problem_of_an_archive_of_an_earlier_relea
     assert [each.state for each in standing("http://s", told)] == [State.OK, State.WRONG]
 
 
+def test_what_to_do_is_told_once() -> None:
+    problems = ("states differ: start the voters", "no room", "odd")
+    fixes = {"states differ: start the voters": "start the voters", "no room": "free disk space"}
+    found = standing("http://s", replace(MEMBER, problems=problems, fixes=fixes))
+    assert [(each.told, each.advice) for each in found] == [
+        ("states differ", "start the voters"),
+        ("no room", "free disk space"),
+        ("odd", "see its log: an earlier release tells no more"),
+    ]
+
+
 @pytest.mark.parametrize(("stopped", "state"), [(True, State.WRONG), (False, State.WARNING)])
 def test_a_member_that_does_not(*, stopped: bool, state: State) -> None:
     archive = replace(ARCHIVE, stopped=stopped, problems=("no room",))

@@ -120,6 +120,18 @@ def test_a_store_restored_to_a_point(run: Run, kept: Kept, tmp_path: Path) -> No
             assert v2_value(daemon.url) == kept.record[wanted][1]
 
 
+def test_a_store_of_one_member_is_another_each_time_it_is_restored_to_a_point(
+    run: Run, kept: Kept, tmp_path: Path
+) -> None:
+    words = ("snapshot", "restore", "--archive", str(kept.folder), "--to-revision", str(list(kept.record)[5]))
+    for more in ((), ("--initial-cluster-token", "the same")):
+        folders = (tmp_path / f"{number}{len(more)}" for number in range(2))
+        one, other = (run(*words, *more, "--data-dir", str(each), "-o", "json").document for each in folders)
+        assert one["archiveIndex"] == other["archiveIndex"]
+        assert one["cluster"] != other["cluster"]
+        assert one["member"] != other["member"]
+
+
 def test_a_time_after_the_end_of_the_archive_is_told(run: Run, kept: Kept, tmp_path: Path) -> None:
     told = run(
         *("snapshot", "restore", "--archive", str(kept.folder), "--to-time", shown(time.time_ns())),

@@ -95,6 +95,13 @@ def test_two_imports_are_two_clusters(run: Run, tmp_path: Path) -> None:
         for name in ("1", "2")
     )
     assert one["cluster"] != other["cluster"]
+    assert one["member"] != other["member"]
+    token = ("--initial-cluster-token", "secret", "-o", "json")
+    again = [
+        run("import", source, "--data-dir", str(tmp_path / name), *token).document for name in ("3", "4")
+    ]
+    assert len({told["cluster"] for told in again}) == 2, "also with the same token"
+    assert len({told["member"] for told in again}) == 2
     members = ("--initial-cluster", "a=http://a:1,b=http://b:1", "--initial-cluster-token", "secret")
     three, four = (
         run(

@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import stat
 import sys
 from contextlib import closing
@@ -237,12 +238,26 @@ def test_members_restored_without_a_token_are_warned_of_those_of_another_restore
     run: Run, file: Path, tmp_path: Path
 ) -> None:
     cluster = ("--initial-cluster", "a=http://h:1,b=http://h:2", "--name", "a")
-    for number, more in enumerate(((), ("--initial-cluster-token", "another"))):
+    option = "--initial-cluster-token"
+    fixes = set()
+    for number, more in enumerate(((), (option, ""), (option, "another"), (option, "etcd-cluster"))):
         told = run(
             "snapshot", "restore", str(file), "--data-dir", str(tmp_path / f"{number}"), *cluster, *more
         )
         assert told.status == 0, told.err
-        assert ("give each restore a token of its own" in told.err) is (not more)
+        assert ("give each restore a token of its own" in told.err) is (number < 2)
+        fix = f"remove {tmp_path / str(number)}, and restore each member with {option} ([0-9a-f]{{32}})$"
+        fixes |= set(re.findall(fix, told.err, re.MULTILINE))
+    assert len(fixes) == 2, "the one that is proposed is new each time"
+
+
+def test_members_restored_one_by_one_without_a_token_are_one_cluster(
+    run: Run, file: Path, tmp_path: Path
+) -> None:
+    words = ("snapshot", "restore", str(file), "--initial-cluster", "a=http://h:1,b=http://h:2", "-o", "json")
+    one, other = (run(*words, "--data-dir", str(tmp_path / name), "--name", name).document for name in "ab")
+    assert one["cluster"] == other["cluster"]
+    assert one["member"] != other["member"]
 
 
 def test_two_commands_do_not_write_one_file(
