@@ -209,7 +209,7 @@ def test_a_folder_in_place_of_a_backup_is_named(
         ("empty", "empty: is a folder, and has no backup in it; name a file"),
         ("archive", "archive: is an archive of the log, not a backup: restore from it with"),
         ("archive", "netstorectl snapshot restore --archive archive"),
-        ("etcd", "etcd: is the data folder of an etcd, not a backup: netstorectl import etcd"),
+        ("etcd", "etcd: is the data folder of an etcd, not a backup: use netstorectl import etcd"),
         ("own", "own: is the data folder of a netstored, not a backup"),
         ("backups", "backups: is a folder with backups; name one of its files, such as backups/b"),
     ):
