@@ -241,9 +241,20 @@ def test_an_address_without_a_scheme_is_that_of_an_etcd(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for source in ("127.0.0.1:1", "[::1]:1", "127.0.0.1:1,127.0.0.1:1"):
+    for source in (
+        "127.0.0.1:1",
+        "[::1]:1",
+        "127.0.0.1:1,127.0.0.1:1",
+        "127.0.0.1:1,",
+        "127.0.0.1:1, http://127.0.0.1:1",
+        "http://127.0.0.1:1,127.0.0.1:1",
+        ",".join(["127.0.0.1:1"] * 500),
+    ):
         told = run("import", source, "--data-dir", str(tmp_path / "new"))
         assert (told.status, "no endpoint answered (http://" in told.err) == (4, True), told.err
+    for source in (",", "http", "host,127.0.0.1:1", "http://127.0.0.1:1,host"):
+        told = run("import", source, "--data-dir", str(tmp_path / "new"))
+        assert (told.status, "No such file" in told.err) == (1, True), told.err
     snapshot(tmp_path).rename(tmp_path / "s:1")
     assert run("import", "s:1", "--data-dir", str(tmp_path / "new")).status == 0, "a file of this name"
 
