@@ -38,9 +38,7 @@ SHOW_SECONDS: Final = 0.2
 
 _NOT_FOUND: Final = 404
 
-_ADDRESS: Final = re.compile(
-    r"https?://.*|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", re.IGNORECASE
-)
+_ADDRESS: Final = re.compile(r"https?://.*|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", re.IGNORECASE)
 
 
 @click.command("import", cls=Command)

@@ -230,11 +230,11 @@ def test_a_snapshot_file_has_no_v2_tree(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_backup_of_a_netstore_is_named_with_its_command(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "full").write_bytes(MAGIC + bytes(100))
-    told = run("import", str(tmp_path / "full"), "--data-dir", str(tmp_path / "new"))
+    (tmp_path / "a full").write_bytes(MAGIC + bytes(100))
+    told = run("import", str(tmp_path / "a full"), "--data-dir", str(tmp_path / "new"))
     assert told.status == 1
     assert "full: is a full backup of a netstore" in told.err
-    assert f"netstorectl snapshot restore {tmp_path}/full --data-dir" in told.err
+    assert f"netstorectl snapshot restore '{tmp_path}/a full' --data-dir" in told.err
 
 
 def test_an_address_without_a_scheme_is_that_of_an_etcd(
