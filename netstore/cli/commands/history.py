@@ -261,7 +261,7 @@ def undo(
     if left:
         raise refused(
             f"{left} of {total} keys were left alone; look at them with"
-            f" netstorectl diff --at {work.target} {_word(start)}"
+            f" netstorectl diff --at {work.target} {_operand(start)}"
         )
 
 
@@ -363,6 +363,11 @@ def _word(key: bytes) -> str:
     if is_text and text.isprintable():
         return shlex.quote(text)
     return "$'" + "".join(f"\\x{byte:02x}" for byte in key) + "'"
+
+
+def _operand(key: bytes) -> str:
+    """A key as the operand of a command line, whose options are ended if it begins as one."""
+    return f"-- {_word(key)}" if key.startswith(b"-") else _word(key)
 
 
 def _value(value: bytes) -> tuple[str, bool]:
