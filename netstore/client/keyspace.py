@@ -95,9 +95,11 @@ class KeySpace:
     def __init__(self, client: V3Client) -> None:
         self._client = client
 
-    async def revision(self) -> int:
-        """The newest revision, by a linearizable read."""
-        request = pb.RangeRequest(key=b"\0", count_only=True)
+    async def revision(self, prefix: bytes) -> int:
+        """The newest revision, by a linearizable read of the first key that can begin with `prefix`: a store
+        with users lets all read it who may list the prefix.
+        """
+        request = pb.RangeRequest(key=prefix or b"\0", count_only=True)
         return (await self._client.range(request)).header.revision
 
     async def listing(self, prefix: bytes, revision: int) -> AsyncIterator[kv_pb2.KeyValue]:
@@ -214,7 +216,8 @@ class KeySpace:
                 f"revision {revision}: the store has compacted its history; the oldest revision that it can"
                 f" read is {oldest}"
             )
-        raise Later(f"revision {revision} is later than the store's newest, {await self.revision()}")
+        newest = await self.revision(request.key)
+        raise Later(f"revision {revision} is later than the store's newest, {newest}")
 
 
 class Batches:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from io import SEEK_END
+from struct import Struct
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from netstore.errors import CorruptData
@@ -31,7 +32,6 @@ from netstore.etcdfile.boltpages import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from struct import Struct
 
     Pair = tuple[bytes, bytes]
 
@@ -49,6 +49,7 @@ _SECTOR: Final = 512
 
 _PAGE_SIZES: Final = tuple(512 << power for power in range(8))
 _READ_BYTES: Final = 1024 * 1024
+_MAGIC_FIELD: Final = Struct("<I")
 
 
 def _ignore(_: int) -> None:
@@ -78,6 +79,12 @@ def database_size(file: BinaryIO, name: str, progress: Callable[[int], object] =
             " is damaged or was cut; take another copy"
         )
     return size
+
+
+def is_database(file: BinaryIO) -> bool:
+    """Whether a file begins as a bbolt database does, damaged or not. Blocks."""
+    file.seek(HEAD.size)
+    return file.read(_MAGIC_FIELD.size) == _MAGIC_FIELD.pack(MAGIC)
 
 
 class _Meta(NamedTuple):

@@ -5,6 +5,7 @@ or one that `etcdctl backup` made. Blocks. Nothing in it is changed.
 from __future__ import annotations
 
 import fcntl
+import shlex
 from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -236,7 +237,7 @@ def _open_database(path: Path, parts: ExitStack, told: Callable[[int], object]) 
     if is_backup(file.read(len(MAGIC))):
         raise NetstoreError(
             f"{path}: is a full backup of a netstore, not a file of an etcd: restore it with"
-            f" netstorectl snapshot restore {path} --data-dir FOLDER"
+            f" netstorectl snapshot restore {shlex.quote(str(path))} --data-dir FOLDER"
         )
     return Database(file, str(path), database_size(file, str(path), told))
 

@@ -91,11 +91,12 @@ SNAPSHOT_COUNT: Final = 100_000
 """The default of etcd 3.4 and 3.5, which also stands for 0."""
 
 LOG_OUTPUTS: Final = ("default", "stderr", "stdout")
+"""Where the log can go; default is stderr."""
+
 _OUTPUTS_FIX: Final = (
     f"give some of {', '.join(LOG_OUTPUTS)}; the journal has what a unit writes to stderr, and"
     " StandardError=append:PATH in the unit writes it to a file"
 )
-"""Where the log can go; default is stderr."""
 
 
 def _read_prefix(text: str) -> str:
@@ -445,7 +446,7 @@ class StoreConfig:
             1024,
             (1 << 32) - 1,
             "bytes",
-            zero="0 would refuse every write, as etcd then does; leave it out for 1572864",
+            zero="0 would refuse every write, as etcd then does",
         ),
         1_572_864,
         "Bytes of one write of the v3 API, as far as the memory budget allows.",
@@ -456,7 +457,7 @@ class StoreConfig:
             1,
             (1 << 32) - 1,
             "operations",
-            zero="0 would refuse every transaction, as etcd then does; leave it out for 128",
+            zero="0 would refuse every transaction that is not empty, as etcd then does",
         ),
         128,
         "Operations in each list of a v3 transaction, 65536 at most.",

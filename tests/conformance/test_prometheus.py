@@ -291,17 +291,18 @@ def test_the_rules_are_valid_and_fire_when_they_should() -> None:
     assert [name for name in rules() if name not in tested] == [], "a rule that no test makes fire"
 
 
+def with_tls() -> str:
+    """The shipped configuration with the job that is commented out."""
+    return re.sub(r"^  #(?=-|  )", "  ", (FILES / "prometheus.yml").read_text(), flags=re.MULTILINE)
+
+
 @pytest.mark.peer("promtool")
-def test_the_configuration_is_valid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_shipped", [True, False], ids=["as shipped", "with TLS"])
+def test_the_configuration_is_valid(tmp_path: Path, *, is_shipped: bool) -> None:
     shutil.copytree(FILES, tmp_path, dirs_exist_ok=True)
-    certificates = Certificates(tmp_path / "pki")
-    (tmp_path / "tls").mkdir()
-    for name, path in (
-        ("ca.crt", certificates.ca),
-        ("prometheus.crt", certificates.client_certificate),
-        ("prometheus.key", certificates.client_key),
-    ):
-        shutil.copy(path, tmp_path / "tls" / name)
+    if not is_shipped:
+        (tmp_path / "prometheus.yml").write_text(with_tls())
+        _make_certificates(tmp_path)
     done = subprocess.run(
         ("promtool", "check", "config", "prometheus.yml"),
         cwd=tmp_path,
@@ -312,8 +313,19 @@ def test_the_configuration_is_valid(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def _make_certificates(folder: Path) -> None:
+    certificates = Certificates(folder / "pki")
+    (folder / "tls").mkdir()
+    for name, path in (
+        ("ca.crt", certificates.ca),
+        ("prometheus.crt", certificates.client_certificate),
+        ("prometheus.key", certificates.client_key),
+    ):
+        shutil.copy(path, folder / "tls" / name)
+
+
 def test_each_job_has_the_label_that_the_rules_ask_for() -> None:
-    config = yaml.safe_load((FILES / "prometheus.yml").read_text())
+    config = yaml.safe_load(with_tls())
     ways, labels = set(), set()
     for job in config["scrape_configs"]:
         ways.add((job.get("scheme", "http"), tuple(job.get("tls_config", ()))))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from netstore.errors import CorruptData
 from netstore.etcdfile.boltpages import fnv1a
-from netstore.etcdfile.boltreader import MAX_DEPTH, Database, database_size
+from netstore.etcdfile.boltreader import MAX_DEPTH, Database, database_size, is_database
 from netstore.etcdfile.boltwriter import PAGE_BYTES, write
 from tests.support.peers import start_etcd
 
@@ -53,6 +53,13 @@ def changed(data: bytes, at: int, new: bytes) -> bytes:
 )
 def test_what_was_written_is_read(buckets: dict[bytes, Pairs]) -> None:
     assert content(written(buckets)) == buckets
+
+
+def test_a_database_is_known_by_its_beginning() -> None:
+    data = written({b"key": {}})
+    assert is_database(io.BytesIO(data))
+    assert is_database(io.BytesIO(data[:100])), "what is cut short, too"
+    assert not any(map(is_database, (io.BytesIO(), io.BytesIO(bytes(4096)), io.BytesIO(data[:17]))))
 
 
 @pytest.mark.parametrize(("count", "key", "value"), [(20_000, 8, 8), (300, 2_500, 10), (3, 10, 1_000_000)])

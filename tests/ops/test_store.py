@@ -169,9 +169,12 @@ class TestStoreChecks:
             ("--log-outputs=systemd/journal", "the journal has what a unit writes to stderr"),
             (
                 "--max-request-bytes=0",
-                "0 would refuse every write, as etcd then does; leave it out for 1572864",
+                "0 would refuse every write, as etcd then does; give a whole number of bytes from 1024 to ",
             ),
-            ("--max-txn-ops=0", "0 would refuse every transaction, as etcd then does; leave it out for 128"),
+            (
+                "--max-txn-ops=0",
+                "0 would refuse every transaction that is not empty, as etcd then does; give a whole number",
+            ),
             ("--feature-gates=Invented=true", "known gates are CompactHashCheck, "),
             ("--join=http://a:1 --initial-cluster=default=http://b:1,c=http://c:1", "give one of the two"),
             ("--initial-cluster-state=existing", "give initial_cluster with the members of the cluster"),

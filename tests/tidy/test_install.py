@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -36,3 +37,26 @@ def test_units_pages_and_commands_are_installed(tmp_path: Path) -> None:
     for program in ("netstored", "netstore-agent", "netstorectl"):
         link = tmp_path / "usr/local/bin" / program
         assert os.readlink(link) == f"/opt/netstore/bin/{program}"  # noqa: PTH115 - it leads nowhere here
+
+
+def test_the_configuration_is_checked_with_what_the_unit_has() -> None:
+    unit = (ROOT / "contrib/systemd/netstored.service").read_text().splitlines()
+    page = (ROOT / "contrib/doc/install.md").read_text().replace("\\\n", " ")
+    commands = [
+        shlex.split(line.removesuffix("&&")) for line in page.splitlines() if "--check-config" in line
+    ]
+    assert len(commands) == 2
+    for command in commands:
+        assert command[:4] == ["systemd-run", "--quiet", "--pipe", "--wait"]
+        assert command[-2:] == ["netstored", "--check-config"]
+        assert set(command[4:-2:2]) == {"-p"}
+        properties = command[5:-2:2]
+        assert set(properties) <= set(unit)
+        assert {each.partition("=")[0] for each in properties} == {
+            "EnvironmentFile",
+            "DynamicUser",
+            "User",
+            "StateDirectory",
+            "StateDirectoryMode",
+            "ConfigurationDirectory",
+        }

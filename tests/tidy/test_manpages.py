@@ -328,6 +328,23 @@ def test_the_shipped_file_shows_every_key_with_its_default(layered: Layered[Any]
             assert getattr(uncommented, each.key) == each.default, each.key
 
 
+@pytest.mark.parametrize("layered", [STORE, AGENT], ids=["store", "agent"])
+def test_the_shipped_file_says_of_every_key_what_help_says(layered: Layered[Any]) -> None:
+    text = (ROOT / "contrib/examples/netstore.toml").read_text()
+    parts = re.split(r"^\[([a-z]+)\]\n", text, flags=re.MULTILINE)[1:]
+    tables = dict(zip(parts[::2], parts[1::2], strict=True))
+    for each in layered.settings():
+        shown = re.search(rf"((?:^# .+\n)+)^#{each.name} = ", tables[each.table], re.MULTILINE)
+        assert shown, each.key
+        said = " ".join(line.removeprefix("# ") for line in shown[1].splitlines())
+        default = ""
+        if each.default_words:
+            default = f" Default: {each.default_words}."
+        elif each.default is None:
+            default = " Not set by default."
+        assert said == each.about + default
+
+
 # The readers themselves
 
 

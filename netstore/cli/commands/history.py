@@ -166,7 +166,7 @@ def diff(settings: Settings, start: bytes, *, points: tuple[Point, ...]) -> None
     async def comparing(store: Store) -> tuple[list[int], list[Change], int, Mapping[int, Origin]]:
         ends = [await store.resolve(each) for each in points]
         if len(ends) == 1:
-            ends.append(await store.keys.revision())
+            ends.append(await store.keys.revision(start))
         found: list[Change] = []
         count = 0
         async for change in store.keys.compare(start, *ends):
@@ -261,7 +261,7 @@ def undo(
     if left:
         raise refused(
             f"{left} of {total} keys were left alone; look at them with"
-            f" netstorectl diff --at {work.target} {_word(start)}"
+            f" netstorectl diff --at {work.target} {_operand(start)}"
         )
 
 
@@ -285,7 +285,7 @@ class _Undo:
         from netstore.client.keyspace import Batches, Step  # noqa: PLC0415 - see Settings.run
 
         self.target = await store.resolve(self._point)
-        self.now = await store.keys.revision()
+        self.now = await store.keys.revision(self._prefix)
         if self.target > self.now:
             raise refused(f"revision {self.target} is later than the store's newest, {self.now}")
         batches = Batches()
@@ -363,6 +363,11 @@ def _word(key: bytes) -> str:
     if is_text and text.isprintable():
         return shlex.quote(text)
     return "$'" + "".join(f"\\x{byte:02x}" for byte in key) + "'"
+
+
+def _operand(key: bytes) -> str:
+    """A key as the operand of a command line, whose options are ended if it begins as one."""
+    return f"-- {_word(key)}" if key.startswith(b"-") else _word(key)
 
 
 def _value(value: bytes) -> tuple[str, bool]:

@@ -4,6 +4,7 @@ folder, or the etcd itself while it serves.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import sys
@@ -37,8 +38,7 @@ SHOW_SECONDS: Final = 0.2
 
 _NOT_FOUND: Final = 404
 
-_LIVE: Final = re.compile(r"https?://", re.IGNORECASE)
-_HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_ADDRESS: Final = re.compile(r"https?://.*|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", re.IGNORECASE)
 
 
 @click.command("import", cls=Command)
@@ -85,7 +85,7 @@ def import_(
     Nothing in SOURCE is changed. To copy into a netstore that runs, see netstorectl mirror.
     """
     is_live = _is_live(source)
-    if source_wal_dir is not None and not Path(source).is_dir():
+    if source_wal_dir is not None and (is_live or not Path(source).is_dir()):
         usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
     if is_live and "--endpoints" in settings.flags:
         usage("--endpoints: SOURCE is the URL that is asked; leave the option out")
@@ -102,13 +102,18 @@ def import_(
     with ExitStack() as parts, in_words(data_dir):
         from netstore.node.seeding import founders  # noqa: PLC0415 - help need not wait for the store's modules
 
-        opened = _opened(settings, source, (data_dir, wal_dir), source_wal_dir, parts)
+        targets = data_dir, wal_dir
+        if is_live:
+            settings.endpoints = source
+            opened = _fetched(settings, data_dir, parts)
+        else:
+            opened = _opened(Path(source), targets, source_wal_dir, parts)
         _check(opened, without_auth=without_auth)
         # Members that begin with different data get different ids, so they do not take each other for one.
         origin = opened.digest() if initial_cluster_token else secrets.token_hex(16)
         own = founders(members, name, token, origin)
         report = _written(opened, data_dir, wal_dir, own)
-    _tell(settings, opened, report, (data_dir, wal_dir), own)
+    _tell(settings, opened, report, targets, own)
 
 
 def members_of(name: str, peer_urls: str | None, initial_cluster: str | None) -> dict[str, list[str]]:
@@ -152,29 +157,23 @@ def check_token(token: str | None) -> None:
 
 
 def _is_live(source: str) -> bool:
-    """Whether a source is an etcd that serves: a URL, or HOST:PORT, as `--endpoints` takes it, unless a file
-    has this name.
+    """Whether a source is an etcd that serves: URLs or HOST:PORT, separated by commas, unless a file has this
+    name.
     """
-    if _LIVE.match(source):
-        return True
-    words = source.split(",")
-    return all(_HOST_PORT.fullmatch(word.strip()) for word in words) and not Path(source).exists()
+    words = list(filter(None, map(str.strip, source.split(","))))
+    return bool(words) and all(map(_ADDRESS.fullmatch, words)) and not os.path.lexists(source)
 
 
 def _opened(
-    settings: Settings,
-    source: str,
+    path: Path,
     targets: tuple[Path, Path | None],
     source_wal_dir: Path | None,
     parts: ExitStack,
 ) -> EtcdSource:
+    """What a file or folder has."""
     from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
     from netstore.types import Nanos  # noqa: PLC0415 - same
 
-    if _is_live(source):
-        settings.endpoints = source
-        return _fetched(settings, targets[0], parts)
-    path = Path(source)
     check_apart((path, source_wal_dir), targets)
     with _progress("reading") as told:
         if path.is_dir():

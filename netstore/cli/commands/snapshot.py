@@ -10,8 +10,9 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Self
@@ -242,22 +243,27 @@ def _folder(path: Path) -> str:
     from netstore.disk.archivefile import is_archive  # noqa: PLC0415 - few commands need them
     from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - same
     from netstore.disk.datadir import is_data_folder  # noqa: PLC0415 - same
+    from netstore.etcdfile.boltreader import is_database  # noqa: PLC0415 - same
 
     if is_archive(path):
         return (
             "is an archive of the log, not a backup: restore from it with netstorectl snapshot restore"
-            f" --archive {path} and the point, such as --to-time"
+            f" --archive {shlex.quote(str(path))} and the point, such as --to-time"
         )
     if is_data_folder(path):
         return "is the data folder of a netstored, not a backup: start it with netstored --data-dir"
     if (path / "member" / "snap").is_dir():
-        return f"is the data folder of an etcd, not a backup: use netstorectl import {path} --data-dir FOLDER"
+        return (
+            "is the data folder of an etcd, not a backup: use netstorectl import"
+            f" {shlex.quote(str(path))} --data-dir FOLDER"
+        )
     newest: Path | None = None
     for file in sorted(path.iterdir()):
-        if file.is_file():
-            with file.open("rb") as opened:
-                if is_backup(opened.read(len(MAGIC))):
-                    newest = file
+        with suppress(OSError):  # a file that cannot be read is not the one to name
+            if file.is_file():
+                with file.open("rb") as opened:
+                    if is_backup(opened.read(len(MAGIC))) or is_database(opened):
+                        newest = file
     if newest is not None:
         return f"is a folder with backups; name one of its files, such as {newest}"
     return "is a folder, and has no backup in it; name a file that netstorectl snapshot save wrote"

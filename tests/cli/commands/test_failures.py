@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import urllib.request
@@ -174,12 +175,23 @@ def test_what_the_first_of_two_stores_said_is_told(run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def etcd_with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An etcd that asks for passwords: root and bob, who may do nothing; that of each is `pw`."""
+    """An etcd that asks for passwords: root, ann, who may use the prefix /ann/, and bob, who may do nothing;
+    that of each is `pw`.
+    """
+    below = {
+        "permType": "READWRITE",
+        "key": base64.b64encode(b"/ann/").decode(),
+        "range_end": base64.b64encode(b"/ann0").decode(),
+    }
     with start_etcd(tmp_path_factory.mktemp("etcd")) as daemon:
         for path, wish in (
             ("user/add", {"name": "root", "password": "pw"}),
             ("user/grant", {"user": "root", "role": "root"}),
             ("user/add", {"name": "bob", "password": "pw"}),
+            ("user/add", {"name": "ann", "password": "pw"}),
+            ("role/add", {"name": "ann"}),
+            ("role/grant", {"name": "ann", "perm": below}),
+            ("user/grant", {"user": "ann", "role": "ann"}),
             ("enable", {}),
         ):
             request = urllib.request.Request(  # noqa: S310 - of the store of the test
@@ -222,6 +234,18 @@ def test_an_etcd_with_users_refuses_in_words(  # noqa: PLR0917 - a table of case
     assert (told.status, told.out) == (Exit.REFUSED, "")
     assert fix in told.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.peer("etcd")
+def test_who_may_use_one_prefix_goes_back_there(run: Run, etcd_with_users: str) -> None:
+    for words, status, text in (
+        (("diff", "--at", "1", "/ann/"), 0, ""),
+        (("undo", "--to-revision", "1", "/ann/"), 0, ""),
+        (("diff", "--at", "99", "/ann/"), Exit.NOT_FOUND, "revision 99 is later than the store's newest, 1"),
+        (("diff", "--at", "1", "/other/"), Exit.REFUSED, "give --username of somebody who may"),
+    ):
+        told = run("--endpoints", etcd_with_users, "--username", "ann:pw", *words)
+        assert (told.status, text in told.err) == (status, True), told.err
 
 
 @pytest.mark.peer("etcd")

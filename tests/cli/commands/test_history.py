@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import random
+import re
+import shlex
 import subprocess
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -238,13 +240,18 @@ def test_leases_of_keys_that_come_back(ctl: Run, v3: V3, prefix: str) -> None:
     assert (told.status, told.document["counts"], told.document["keys"]) == (0, {}, []), "all is undone"
 
 
-def test_what_is_left_alone_is_shown_by_the_command_that_is_named(ctl: Run, v3: V3, prefix: str) -> None:
-    key = f"{prefix}/a b"
+@pytest.mark.parametrize("begin", ["", "-"])
+def test_what_is_left_alone_is_shown_by_the_command_that_is_named(
+    ctl: Run, v3: V3, prefix: str, begin: str
+) -> None:
+    key = f"{begin}{prefix}/a b"
     target = v3.put(key, "1", v3.lease(1))
     v3.client.lease.LeaseRevoke(pb.LeaseRevokeRequest(ID=_lease_of(v3, key)))
-    told = ctl("undo", "--to-revision", str(target), key)
+    told = ctl("undo", "--to-revision", str(target), "--", key)
     assert told.status == 1
-    assert f"look at them with netstorectl diff --at {target} '{key}'" in told.err
+    [command] = re.findall(r"look at them with netstorectl (.*)", told.err)
+    assert command == f"diff --at {target} {'-- ' if begin else ''}'{key}'"
+    assert [row[0] for row in ctl(*shlex.split(command)).rows] == [key]
     assert history._word(b"") == "''"
     for raw in (b"a\xff'b", b"a\nb", b"$(x)", b"/a"):
         said = subprocess.run(

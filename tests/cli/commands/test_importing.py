@@ -237,20 +237,31 @@ def test_a_snapshot_file_has_no_v2_tree(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_backup_of_a_netstore_is_named_with_its_command(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "full").write_bytes(MAGIC + bytes(100))
-    told = run("import", str(tmp_path / "full"), "--data-dir", str(tmp_path / "new"))
+    (tmp_path / "a full").write_bytes(MAGIC + bytes(100))
+    told = run("import", str(tmp_path / "a full"), "--data-dir", str(tmp_path / "new"))
     assert told.status == 1
     assert "full: is a full backup of a netstore" in told.err
-    assert f"netstorectl snapshot restore {tmp_path}/full --data-dir" in told.err
+    assert f"netstorectl snapshot restore '{tmp_path}/a full' --data-dir" in told.err
 
 
 def test_an_address_without_a_scheme_is_that_of_an_etcd(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for source in ("127.0.0.1:1", "[::1]:1", "127.0.0.1:1,127.0.0.1:1"):
+    for source in (
+        "127.0.0.1:1",
+        "[::1]:1",
+        "127.0.0.1:1,127.0.0.1:1",
+        "127.0.0.1:1,",
+        "127.0.0.1:1, http://127.0.0.1:1",
+        "http://127.0.0.1:1,127.0.0.1:1",
+        ",".join(["127.0.0.1:1"] * 500),
+    ):
         told = run("import", source, "--data-dir", str(tmp_path / "new"))
         assert (told.status, "no endpoint answered (http://" in told.err) == (4, True), told.err
+    for source in (",", "http", "host,127.0.0.1:1", "http://127.0.0.1:1,host"):
+        told = run("import", source, "--data-dir", str(tmp_path / "new"))
+        assert (told.status, "No such file" in told.err) == (1, True), told.err
     snapshot(tmp_path).rename(tmp_path / "s:1")
     assert run("import", "s:1", "--data-dir", str(tmp_path / "new")).status == 0, "a file of this name"
 

@@ -18,6 +18,7 @@ from netstore.cli import netstorectl
 from netstore.cli.commands.snapshot import _Bar
 from netstore.disk.backupfile import MAGIC
 from netstore.disk.datadir import read_token
+from netstore.etcdfile import boltwriter
 from netstore.proto import rpc_pb2 as pb
 from tests.cli.commands.test_importing import snapshot
 from tests.support.daemon import start_netstored
@@ -206,11 +207,21 @@ def test_a_folder_in_place_of_a_backup_is_named(
     for name in ("a", "b"):
         (tmp_path / "backups" / name).write_bytes(MAGIC)
     (tmp_path / "backups" / "c").write_bytes(b"other")
+    (tmp_path / "v3").mkdir()
+    with (tmp_path / "v3" / "a.db").open("wb") as file:
+        boltwriter.write(file, {b"key": []})
+    (tmp_path / "v3" / "b").symlink_to("/proc/self/mem")
+    (tmp_path / "an etcd" / "member" / "snap").mkdir(parents=True)
+    (tmp_path / "an archive").mkdir()
+    (tmp_path / "an archive" / f"{0:016x}.state").touch()
     for name, text in (
         ("empty", "empty: is a folder, and has no backup in it; name a file"),
         ("archive", "archive: is an archive of the log, not a backup: restore from it with"),
         ("archive", "netstorectl snapshot restore --archive archive"),
-        ("etcd", "etcd: is the data folder of an etcd, not a backup: netstorectl import etcd"),
+        ("etcd", "etcd: is the data folder of an etcd, not a backup: use netstorectl import etcd"),
+        ("an archive", "netstorectl snapshot restore --archive 'an archive' and"),
+        ("an etcd", "use netstorectl import 'an etcd' --data-dir"),
+        ("v3", "v3: is a folder with backups; name one of its files, such as v3/a.db"),
         ("own", "own: is the data folder of a netstored, not a backup"),
         ("backups", "backups: is a folder with backups; name one of its files, such as backups/b"),
     ):
