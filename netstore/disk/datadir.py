@@ -6,7 +6,7 @@
       token         the cluster's join token, 0600; absent in a member that joined by its certificate alone
       replacing     the identity of the member that replaces a damaged one; only until that is done
       instance      a random number, in a member that archives its log
-      archive       the folder in which this member began an archive of its log, or went on with one
+      archive-place the folder in which this member began an archive of its log, or went on with one
       unfinished    while the folder is filled by an import or a restore; no member starts on it. A log that
                     is elsewhere has the same, with the same random number
       wal/          the write-ahead log, if it is not elsewhere; has a copy of `identity`, so that a log
@@ -54,7 +54,8 @@ _REPLACING: Final = "replacing"
 _UNFINISHED: Final = "unfinished"
 _MARK_TITLE: Final = b"the data of a member is being written here"
 _INSTANCE: Final = "instance"
-_ARCHIVE: Final = "archive"
+_ARCHIVE_PLACE: Final = "archive-place"
+"""No name that is likely to be given to a folder: archives, logs and backups may be in the data folder."""
 
 MAX_NAME_BYTES: Final = 255
 """Longest member name."""
@@ -247,7 +248,7 @@ class DataDir:
 
         NetstoreError when it cannot be read; CorruptData when it is damaged.
         """
-        path = self.path / _ARCHIVE
+        path = self.path / _ARCHIVE_PLACE
         with explain_errors(path):
             if not path.exists():
                 return ""
@@ -261,7 +262,7 @@ class DataDir:
 
         NetstoreError when it cannot be written.
         """
-        write_atomically(self.path, _ARCHIVE, add_checksum_line(os.fsencode(folder) + b"\n"))
+        write_atomically(self.path, _ARCHIVE_PLACE, add_checksum_line(os.fsencode(folder) + b"\n"))
 
     def adopt(self, fresh: MemberIdentity) -> None:
         """Write the identity of a folder that has none, on stable storage. Blocks.
