@@ -184,6 +184,15 @@ class DataDir:
         return cls(path, wal, found, lock)
 
     @classmethod
+    def glance(cls, path: Path) -> DataDir:
+        """The folder without a lock, to look at its identity and notes; a member may run on it, or nothing be
+        there. Nothing may be written. Blocks.
+
+        NetstoreError when it cannot be read; CorruptData when its identity is damaged.
+        """
+        return cls(path, path / "wal", _read_identity(path))
+
+    @classmethod
     def make(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
         """Lock a folder to fill it with the data of a member that never ran: a new or empty folder, or one
         that was not filled to the end, which is emptied; so is `wal_dir`, the folder for its log, if it is
@@ -232,12 +241,16 @@ class DataDir:
 
         NetstoreError when it cannot be read or written; CorruptData when it is damaged.
         """
+        if not self.known_instance():
+            write_atomically(self.path, _INSTANCE, add_checksum_line(b"%b\n" % os.urandom(16).hex().encode()))
+        return self.known_instance()
+
+    def known_instance(self) -> str:
+        """The number of this folder; empty if it was not drawn yet. Blocks; raises as `instance`."""
         path = self.path / _INSTANCE
         with explain_errors(path):
             if not path.exists():
-                write_atomically(
-                    self.path, _INSTANCE, add_checksum_line(b"%b\n" % os.urandom(16).hex().encode())
-                )
+                return ""
             text = split_checksum_line(path.read_bytes())
         if text is None:
             raise CorruptData(f"{path}: damaged; nothing was changed: remove it, another one is drawn then")

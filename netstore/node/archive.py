@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
-from netstore.disk.archivefile import ArchiveWriter, Listing
+from netstore.disk.archivefile import ANOTHER_STORE, IN_ITS_PLACE, ArchiveWriter, Listing
 from netstore.disk.archiveretention import Outcome, Pace, Retention
 from netstore.disk.threads import report, start_thread
 from netstore.errors import NetstoreError
@@ -407,12 +407,7 @@ class Archiver:
 
     def _refuse(self, writer: ArchiveWriter) -> bool:
         self._is_foreign = True
-        self._differs = f"{self.folder} has the archive of another store: name an empty folder"
-        if writer.is_others:
-            self._differs += (
-                "; if this member took the place of the one that wrote it, remove the file identity there and"
-                " start it again"
-            )
+        self._differs = f"{self.folder} {ANOTHER_STORE}{IN_ITS_PLACE if writer.is_others else ''}"
         self._retention, self.archived = None, Index(0)
         self._give_back(writer)
         return False
