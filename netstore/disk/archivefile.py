@@ -473,7 +473,8 @@ class ArchiveWriter:
             )
         raise NetstoreError(
             f"{self._folder}: another folder lies there than the one that was opened: mount or move that one"
-            f" back; for a new archive empty the folder, make a file {_NEW} in it and start the member again"
+            f" back; for a new archive name another folder, or empty this one, make a file {_NEW} in it and"
+            " start the member again"
         )
 
     def tidy(self) -> None:
@@ -498,7 +499,7 @@ class ArchiveWriter:
         except FileGone:
             del self.damaged[path]
             return
-        except CorruptData as error:
+        except NetstoreError as error:  # whatever is wrong with it now, nothing is added before it is aside
             damage = str(error)
         else:
             del self.damaged[path]
@@ -524,7 +525,9 @@ class ArchiveWriter:
         with self._changing:
             if part.last > self.listing.last:
                 self.listing.append(part)
-            else:  # a good file with these entries took the place of a damaged one
+            elif (
+                part not in self.listing.parts
+            ):  # a good file with these entries took the place of a damaged one
                 self.listing.needless.append(part.path)
         self._new_files += 1
         self._merge_pause = max(0, self._merge_pause - 1)

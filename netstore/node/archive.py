@@ -41,7 +41,7 @@ MOST_BYTES: Final = 4 << 20
 """Bytes of entries that are given to the disk at once, unless one is larger."""
 
 PLACE_SECONDS: Final = 30.0
-"""Between two looks whether the folder is still the one that was opened, while nothing is to be written."""
+"""Between two looks whether the folder is still the one that was opened, while nothing is written."""
 
 DUE_ENTRIES: Final = 1_000
 """So many are archived without waiting for the interval."""
@@ -358,7 +358,7 @@ class Archiver:
             self._make_base(self._writer)
         elif now >= self._remove_at and self.archived and self._retention is not None:
             self._remove(self._retention)
-        elif self._busy_since is None and not self.waiting and (self.problem or now >= self._place_at):
+        elif self._busy_since is None and (self.problem or now >= self._place_at):
             self._begin(self._writer.check_place, self._place_checked)
 
     def _note_waiting(self, now: float) -> None:

@@ -709,6 +709,23 @@ def test_an_idle_member_tells_that_its_folder_is_away(member: Member, tmp_path: 
     assert not member.is_busy, "it is looked at times only"
 
 
+def test_the_folder_is_looked_at_while_entries_wait_for_a_long_lag(member: Member, tmp_path: Path) -> None:
+    member.look()
+    member.write(3)
+    member.settle()
+    member.archiver._lag = 3600.0
+    member.write(1)
+    member.look(reports=0)
+    member.folder.rename(tmp_path / "away")
+    member.folder.mkdir()
+    member.now += archive.PLACE_SECONDS
+    member.look()
+    assert member.archiver.waiting == 1
+    (problem,) = member.archiver.problems()
+    assert "another folder lies there" in problem
+    assert "for a new archive name another folder, or empty this one" in problem
+
+
 def test_a_member_restarted_while_its_archive_is_away_begins_no_new_one(
     member: Member, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
