@@ -56,9 +56,10 @@ def _check_folders(config: StoreConfig) -> Iterator[str]:
     """What is wrong with the folders of the archive and of backups; a member starts all the same."""
     if config.archive_folder is not None:
         from netstore.disk.archivefile import check_own  # noqa: PLC0415 - as in `_serve`
+        from netstore.disk.datadir import DataDir  # noqa: PLC0415 - as in `_serve`
 
         try:
-            check_own(config.archive_folder, config.data_dir)
+            check_own(config.archive_folder, DataDir.glance(config.data_dir))
         except NetstoreError as error:
             yield f"archive_folder: {error}"
         except OSError as error:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from netstore.disk.datadir import DataDir
     from netstore.types import ClusterId
 
 MAGIC: Final = b"nsarchiv"
@@ -73,6 +74,15 @@ _LOCK: Final = "lock"
 _IDENTITY: Final = "identity"
 _NEW: Final = "new"
 _TITLE: Final = "netstore archive"
+
+ANOTHER_STORE: Final = "has the archive of another store: name an empty folder"
+"""What is said of a folder whose archive cannot be gone on with."""
+
+IN_ITS_PLACE: Final = (
+    f"; if this member took the place of the one that wrote it, remove the file {_IDENTITY} there and start"
+    " it again"
+)
+"""What can be done about it where the archive says that its store has another number."""
 
 
 def is_archive(folder: Path) -> bool:
@@ -418,23 +428,12 @@ class ArchiveWriter:
         return writer
 
     def _read_identity(self) -> None:
-        path = self._folder / _IDENTITY
-        try:
-            text = split_checksum_line(path.read_bytes())
-        except FileNotFoundError:
-            return  # of an earlier release
-        title, *lines = (text or b"").decode(errors="replace").splitlines() or [""]
-        words = dict(line.partition(" ")[::2] for line in lines)
-        if title != _TITLE or not {"cluster", "store"} <= words.keys():
-            raise CorruptData(
-                f"{path}: damaged: remove it if the archive is of this store, else name a new folder"
-            )
-        if words["cluster"] != f"{self._cluster:x}":
-            raise NetstoreError(
-                f"{self._folder}: is the archive of cluster {words['cluster']}, not of {self._cluster:x}:"
-                " name a folder that only this cluster uses"
-            )
-        self._is_claimed = words["store"] == self._store
+        owner = _owner(self._folder)
+        if owner is None:
+            return
+        if owner.cluster != f"{self._cluster:x}":
+            raise NetstoreError(_of_other_cluster(self._folder, owner, self._cluster))
+        self._is_claimed = owner.store == self._store
         self.is_others = not self._is_claimed
 
     def _claim(self) -> None:
@@ -474,7 +473,8 @@ class ArchiveWriter:
             )
         raise NetstoreError(
             f"{self._folder}: another folder lies there than the one that was opened: mount or move that one"
-            f" back; for a new archive empty the folder, make a file {_NEW} in it and start the member again"
+            f" back; for a new archive name another folder, or empty this one, make a file {_NEW} in it and"
+            " start the member again"
         )
 
     def tidy(self) -> None:
@@ -499,7 +499,7 @@ class ArchiveWriter:
         except FileGone:
             del self.damaged[path]
             return
-        except CorruptData as error:
+        except NetstoreError as error:  # whatever is wrong with it now, nothing is added before it is aside
             damage = str(error)
         else:
             del self.damaged[path]
@@ -525,7 +525,9 @@ class ArchiveWriter:
         with self._changing:
             if part.last > self.listing.last:
                 self.listing.append(part)
-            else:  # a good file with these entries took the place of a damaged one
+            elif (
+                part not in self.listing.parts
+            ):  # a good file with these entries took the place of a damaged one
                 self.listing.needless.append(part.path)
         self._new_files += 1
         self._merge_pause = max(0, self._merge_pause - 1)
@@ -623,17 +625,55 @@ class ArchiveWriter:
         _remove(part.path for part in run)
 
 
-def check_own(folder: Path, data_dir: Path) -> None:
-    """NetstoreError if a folder has the archive of another store than that of a data folder. Nothing is
-    written; a folder or a store without an identity is passed.
+def check_own(folder: Path, data: DataDir) -> None:
+    """NetstoreError if it is seen without the log of a member that it would not archive in this folder: its
+    archive is not there, or another one is. Nothing is written; an archive without an identity is passed.
     """
-    try:
-        own = split_checksum_line((data_dir / "instance").read_bytes())
-        text = split_checksum_line((folder / _IDENTITY).read_bytes())
-    except FileNotFoundError:
+    if data.archive_folder() == str(folder.absolute()):
+        _check_not_away(folder)
+    owner = _owner(folder)
+    if owner is None:
         return
-    if own is not None and text is not None and f"\nstore {own.decode().strip()}\n" not in text.decode():
-        raise NetstoreError(f"{folder} has the archive of another store: name an empty folder")
+    if data.found is not None and owner.cluster != f"{data.found.cluster_id:x}":
+        raise NetstoreError(_of_other_cluster(folder, owner, data.found.cluster_id))
+    store = data.known_instance()
+    if data.found is None or not store:
+        raise NetstoreError(
+            f"{folder} has an archive of cluster {owner.cluster}, and {data.path} has archived nothing yet:"
+            f" name an empty folder{IN_ITS_PLACE}"
+        )
+    if owner.store != store:
+        raise NetstoreError(f"{folder} {ANOTHER_STORE}{IN_ITS_PLACE}")
+
+
+class _Owner(NamedTuple):
+    """Whose archive a folder has, in hexadecimal."""
+
+    cluster: str
+    store: str
+
+
+def _owner(folder: Path) -> _Owner | None:
+    """None if no identity is there, as in archives of earlier releases; CorruptData if it is damaged."""
+    path = folder / _IDENTITY
+    try:
+        text = split_checksum_line(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    title, *lines = (text or b"").decode(errors="replace").splitlines() or [""]
+    words = dict(line.partition(" ")[::2] for line in lines)
+    if title != _TITLE or not {"cluster", "store"} <= words.keys():
+        raise CorruptData(
+            f"{path}: damaged: remove it if the archive is of this store, else name a new folder"
+        )
+    return _Owner(words["cluster"], words["store"])
+
+
+def _of_other_cluster(folder: Path, owner: _Owner, own: ClusterId) -> str:
+    return (
+        f"{folder}: is the archive of cluster {owner.cluster}, not of {own:x}: name a folder that only this"
+        " cluster uses"
+    )
 
 
 def _check_not_away(folder: Path) -> None:

@@ -6,7 +6,7 @@
       token         the cluster's join token, 0600; absent in a member that joined by its certificate alone
       replacing     the identity of the member that replaces a damaged one; only until that is done
       instance      a random number, in a member that archives its log
-      archive       the folder in which this member began an archive of its log, or went on with one
+      archive-place the folder in which this member began an archive of its log, or went on with one
       unfinished    while the folder is filled by an import or a restore; no member starts on it. A log that
                     is elsewhere has the same, with the same random number
       wal/          the write-ahead log, if it is not elsewhere; has a copy of `identity`, so that a log
@@ -54,7 +54,8 @@ _REPLACING: Final = "replacing"
 _UNFINISHED: Final = "unfinished"
 _MARK_TITLE: Final = b"the data of a member is being written here"
 _INSTANCE: Final = "instance"
-_ARCHIVE: Final = "archive"
+_ARCHIVE_PLACE: Final = "archive-place"
+"""No name that is likely to be given to a folder: archives, logs and backups may be in the data folder."""
 
 MAX_NAME_BYTES: Final = 255
 """Longest member name."""
@@ -183,6 +184,15 @@ class DataDir:
         return cls(path, wal, found, lock)
 
     @classmethod
+    def glance(cls, path: Path) -> DataDir:
+        """The folder without a lock, to look at its identity and notes; a member may run on it, or nothing be
+        there. Nothing may be written. Blocks.
+
+        NetstoreError when it cannot be read; CorruptData when its identity is damaged.
+        """
+        return cls(path, path / "wal", _read_identity(path))
+
+    @classmethod
     def make(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
         """Lock a folder to fill it with the data of a member that never ran: a new or empty folder, or one
         that was not filled to the end, which is emptied; so is `wal_dir`, the folder for its log, if it is
@@ -231,12 +241,16 @@ class DataDir:
 
         NetstoreError when it cannot be read or written; CorruptData when it is damaged.
         """
+        if not self.known_instance():
+            write_atomically(self.path, _INSTANCE, add_checksum_line(b"%b\n" % os.urandom(16).hex().encode()))
+        return self.known_instance()
+
+    def known_instance(self) -> str:
+        """The number of this folder; empty if it was not drawn yet. Blocks; raises as `instance`."""
         path = self.path / _INSTANCE
         with explain_errors(path):
             if not path.exists():
-                write_atomically(
-                    self.path, _INSTANCE, add_checksum_line(b"%b\n" % os.urandom(16).hex().encode())
-                )
+                return ""
             text = split_checksum_line(path.read_bytes())
         if text is None:
             raise CorruptData(f"{path}: damaged; nothing was changed: remove it, another one is drawn then")
@@ -247,7 +261,7 @@ class DataDir:
 
         NetstoreError when it cannot be read; CorruptData when it is damaged.
         """
-        path = self.path / _ARCHIVE
+        path = self.path / _ARCHIVE_PLACE
         with explain_errors(path):
             if not path.exists():
                 return ""
@@ -261,7 +275,7 @@ class DataDir:
 
         NetstoreError when it cannot be written.
         """
-        write_atomically(self.path, _ARCHIVE, add_checksum_line(os.fsencode(folder) + b"\n"))
+        write_atomically(self.path, _ARCHIVE_PLACE, add_checksum_line(os.fsencode(folder) + b"\n"))
 
     def adopt(self, fresh: MemberIdentity) -> None:
         """Write the identity of a folder that has none, on stable storage. Blocks.

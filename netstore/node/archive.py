@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
-from netstore.disk.archivefile import ArchiveWriter, Listing
+from netstore.disk.archivefile import ANOTHER_STORE, IN_ITS_PLACE, ArchiveWriter, Listing
 from netstore.disk.archiveretention import Outcome, Pace, Retention
 from netstore.disk.threads import report, start_thread
 from netstore.errors import NetstoreError
@@ -41,7 +41,7 @@ MOST_BYTES: Final = 4 << 20
 """Bytes of entries that are given to the disk at once, unless one is larger."""
 
 PLACE_SECONDS: Final = 30.0
-"""Between two looks whether the folder is still the one that was opened, while nothing is to be written."""
+"""Between two looks whether the folder is still the one that was opened, while nothing is written."""
 
 DUE_ENTRIES: Final = 1_000
 """So many are archived without waiting for the interval."""
@@ -358,7 +358,7 @@ class Archiver:
             self._make_base(self._writer)
         elif now >= self._remove_at and self.archived and self._retention is not None:
             self._remove(self._retention)
-        elif self._busy_since is None and not self.waiting and (self.problem or now >= self._place_at):
+        elif self._busy_since is None and (self.problem or now >= self._place_at):
             self._begin(self._writer.check_place, self._place_checked)
 
     def _note_waiting(self, now: float) -> None:
@@ -407,12 +407,7 @@ class Archiver:
 
     def _refuse(self, writer: ArchiveWriter) -> bool:
         self._is_foreign = True
-        self._differs = f"{self.folder} has the archive of another store: name an empty folder"
-        if writer.is_others:
-            self._differs += (
-                "; if this member took the place of the one that wrote it, remove the file identity there and"
-                " start it again"
-            )
+        self._differs = f"{self.folder} {ANOTHER_STORE}{IN_ITS_PLACE if writer.is_others else ''}"
         self._retention, self.archived = None, Index(0)
         self._give_back(writer)
         return False

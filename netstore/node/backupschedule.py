@@ -334,7 +334,7 @@ class BackupSchedule:
     def _tell_hook(self, output: str) -> None:
         """Log why the command fails, once when it begins, and once when it is over."""
         problem = self.state.hook_problem
-        if without_figures(problem) == without_figures(self._hook_told):
+        if problem == self._hook_told:  # a status says what is wrong, and nothing in it grows
             return
         if self._hook_told:
             self._log.info("backup_problem_over", problem="backup_hook_failed", reason=self._hook_told)

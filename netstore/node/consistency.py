@@ -175,8 +175,10 @@ class Consistency:
             )
 
     def _begin_difference(self, index: Index) -> None:
-        """Say it, and log it unless it is known. A comparison before the last one says nothing new."""
-        if index < self._differing_at:
+        """Say it, and log it unless it is known. A comparison before the last one says nothing new; what is
+        reported of an entry that is not in the log yet, or never will be, is looked at once it is reached.
+        """
+        if index < self._differing_at or index > self._host.status().last:
             return
         told = self._comparison.told(index)
         names = ", ".join(f"{member:x}" for member in sorted(told))

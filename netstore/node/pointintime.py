@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import shutil
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 WAIT_SECONDS: Final = 600.0
 """How long a commit may take before the disk is given up."""
 
+CLOCKS_NANOSECONDS: Final = 1_000_000_000
+"""By so much the times of entries may go back in the log without a warning: an entry has the time of the
+member that proposed it, and entries of several members are put in order by their leader.
+"""
+
 _STATE: Final = "state.lmdb"
 
 
@@ -74,7 +79,9 @@ class Reached(NamedTuple):
     is_end: bool
     """Whether an instant was asked for, and the archive has nothing that is known to be later."""
     first_later: int = 0
-    """The first entry before the end whose time is after the instant, because a clock ran back; 0 if none."""
+    """The first of the replayed entries whose time is after the instant by more than CLOCKS_NANOSECONDS,
+    because the clocks of members differ or one was set back; 0 if none is.
+    """
 
 
 class Place(NamedTuple):
@@ -84,8 +91,6 @@ class Place(NamedTuple):
     wall: int
     is_end: bool
     """Whether none of the later entries has a time."""
-    first_later: int = 0
-    """The first entry before it whose time is after the instant, because a clock ran back; 0 if none."""
 
 
 def _ignore(_: Replayed) -> None:
@@ -106,11 +111,11 @@ def place_of(found: Listing, instant: int) -> Place:
         entries = [(each.entry.index, each.wall) for each in read_entries(part.path)]
         index, wall = max(each for each in entries if 0 < each[1] <= instant)
         if any(each[0] > index and each[1] for each in entries):
-            return Place(index, wall, is_end=False, first_later=_first_later(found, instant, index))
+            return Place(index, wall, is_end=False)
         gap = next((gap for gap in found.gaps if gap[0] > index), None)
         if gap is not None and (following is None or gap[0] < following):
             raise NetstoreError(_in_gap(found, gap, instant, head.latest))
-        return Place(index, wall, following is None, _first_later(found, instant, index))
+        return Place(index, wall, following is None)
     first = next(
         (head.earliest for head in (read_head(part.path) for part in found.parts) if head.earliest), 0
     )
@@ -122,22 +127,6 @@ def place_of(found: Listing, instant: int) -> Place:
         f"the archive has nothing as old as this time: it begins with {format_time(first, up=True)}; choose"
         " a later time"
     )
-
-
-def _first_later(found: Listing, instant: int, before: int) -> int:
-    """The first entry before another one whose time is after the instant; 0 if there is none. Reads heads,
-    and one file. Damaged files are passed over: the point does not depend on it.
-    """
-    for part in found.parts:
-        if part.first >= before:
-            break
-        with suppress(CorruptData):
-            if read_head(part.path).latest <= instant:
-                continue
-            for entry, wall in read_entries(part.path):
-                if wall > instant and entry.index < before:
-                    return entry.index
-    return 0
 
 
 def _in_gap(found: Listing, gap: tuple[int, int], instant: int, before: int) -> str:
@@ -170,11 +159,11 @@ def extract(
     damaged.
     """
     found = listing(folder)
-    wall, is_end, first_later = 0, False, 0
+    wall, is_end, first_later, latest = 0, False, 0, None
     if goal.instant is not None:
+        latest = goal.instant + CLOCKS_NANOSECONDS
         found, place = _found_place(found, goal.instant)
         goal, wall, is_end = Goal(applied=place.applied), place.wall, place.is_end
-        first_later = place.first_later
     with ExitStack() as parts:
         work.mkdir(mode=0o700)
         parts.callback(shutil.rmtree, work, ignore_errors=True)
@@ -184,6 +173,8 @@ def extract(
         start = replayer.machine.applied
         for each in replayer.run(found, goal):
             wall = wall_of(each.entry) or wall
+            if latest is not None and wall > latest and not first_later:
+                first_later = each.entry.index
             progress(each)
         machine = replayer.machine
         _check_reached(goal, machine, found)

@@ -16,10 +16,10 @@ from netstore import __version__
 from netstore.cli.agent import main as agent
 from netstore.cli.netstored import main
 from netstore.disk.archivefile import ArchiveWriter
-from netstore.disk.datadir import add_checksum_line
+from netstore.disk.datadir import DataDir, MemberIdentity
 from netstore.errors import CorruptData, NetstoreError, NoRestart
 from netstore.server import daemon
-from netstore.types import ClusterId
+from netstore.types import ClusterId, NodeId
 from tests.support.daemon import start_netstored
 from tests.support.patience import seconds
 
@@ -264,17 +264,41 @@ def test_check_config_loads_neither_trio_nor_the_server() -> None:
 def test_check_config_tells_what_is_wrong_with_the_folders_of_archive_and_backups(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, archive, backups = (tmp_path / name for name in ("data", "archive", "backups"))
-    data.mkdir()
+    path, archive, backups = (tmp_path / name for name in ("data", "archive", "backups"))
     backups.mkdir()
-    (data / "instance").write_bytes(add_checksum_line(b"5a\n"))
-    flags = [f"--data-dir={data}", f"--archive-folder={archive}", f"--backup-folder={backups}"]
-    for store in ("5a", "6b"):
-        ArchiveWriter.open(archive, ClusterId(1), store).close()
+    flags = [f"--data-dir={path}", f"--archive-folder={archive}", f"--backup-folder={backups}"]
+
+    def told() -> str:
         assert main([*flags, "--check-config"]) == 0
-        told = capsys.readouterr().out
-        assert (f"# archive_folder: {archive} has the archive of another store" in told) == (store == "6b")
-        assert ("# backup_folder: " in told) == (store == "6b")
-        (archive / "identity").unlink()
-        if store == "5a":
-            backups.rename(tmp_path / "away")
+        lines = capsys.readouterr().out.splitlines()
+        return "\n".join(
+            line for line in lines if line.startswith(("# archive_folder: ", "# backup_folder: "))
+        )
+
+    def archive_of(cluster: int, store: str) -> None:
+        ArchiveWriter.open(archive, ClusterId(cluster), store).close()
+
+    assert not told()
+    archive_of(0xC1, "5a")
+    assert f"of cluster c1, and {path} has archived nothing yet" in told(), "a new data folder"
+    data = DataDir.lock(path)
+    data.adopt(MemberIdentity(ClusterId(0xC1), NodeId(1), "one"))
+    assert f"of cluster c1, and {path} has archived nothing yet" in told(), "a restored one"
+    own = data.instance()
+    assert "has the archive of another store: name an empty folder; if this member took the place" in told()
+    (archive / "identity").unlink()
+    assert not told()
+    archive_of(0xC2, own)
+    assert "is the archive of cluster c2, not of c1" in told()
+    (archive / "identity").unlink()
+    archive_of(0xC1, own)
+    data.note_archive_folder(archive)
+    assert not told()
+    archive.rename(tmp_path / "away")
+    assert "the archive that this member wrote there is gone: mount or move it back" in told()
+    (path / "archive-place").write_bytes(b"?")
+    assert f"# archive_folder: {path / 'archive-place'}: damaged" in told()
+    (path / "archive-place").unlink()
+    backups.rmdir()
+    assert told().startswith("# backup_folder: ")
+    data.close()

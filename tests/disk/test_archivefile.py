@@ -253,6 +253,38 @@ def test_a_damaged_last_file_that_was_replaced_or_removed_meanwhile_is_not_set_a
     writer.close()
 
 
+@pytest.mark.parametrize("wrong", ["unreadable", "of another cluster"])
+def test_a_damaged_last_file_that_cannot_be_read_later_is_set_aside_too(tmp_path: Path, wrong: str) -> None:
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    for index in (1, 2):
+        writer.add(entries(index, index))
+    writer.close()
+    last = writer.listing.parts[-1].path
+    damage(last)
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    last.unlink()
+    if wrong == "unreadable":
+        last.mkdir()
+    else:
+        last.write_bytes(archivefile.encode(CLUSTER + 1, [Archived(entry(2, 20), 20)]))
+    writer.add(entries(2, 3))
+    [(aside, words)] = writer.damaged.items()
+    assert aside.name == last.name + ".damaged"
+    assert aside.exists()
+    assert ("cannot be read" if wrong == "unreadable" else "is of cluster") in words
+    assert writer.listing.stretches == [(1, 3)]
+    writer.close()
+
+
+def test_a_file_that_is_written_again_is_not_needless(tmp_path: Path) -> None:
+    """As after an addition whose merging failed, or that was reported as failed."""
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    writer.add(entries(1, 4))
+    writer.add(entries(1, 4))
+    assert (writer.listing.needless, writer.listing.stretches) == ([], [(1, 4)])
+    writer.close()
+
+
 def test_what_is_archived_anew_where_a_damaged_file_was_replaced_is_needless(tmp_path: Path) -> None:
     writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
     writer.add(entries(1, 4))

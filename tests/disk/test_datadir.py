@@ -97,12 +97,13 @@ def test_a_folder_has_a_number_of_its_own(tmp_path: Path) -> None:
 def test_the_folder_of_the_archive_is_kept(tmp_path: Path) -> None:
     folder = adopted(tmp_path / "a", ME)
     assert folder.archive_folder() == ""
-    for archive in (tmp_path / "one", tmp_path / "a\nline and \udcff"):
+    (tmp_path / "a" / "archive").mkdir()  # a likely name for the archive, the log or backups
+    for archive in (tmp_path / "a" / "archive", tmp_path / "a\nline and \udcff"):
         folder.note_archive_folder(archive)
         assert folder.archive_folder() == str(archive)
-    file = tmp_path / "a" / "archive"
+    file = tmp_path / "a" / "archive-place"
     file.write_bytes(file.read_bytes()[1:])
-    with pytest.raises(CorruptData, match="archive: damaged; nothing was changed: remove it"):
+    with pytest.raises(CorruptData, match="archive-place: damaged; nothing was changed: remove it"):
         folder.archive_folder()
     folder.close()
 

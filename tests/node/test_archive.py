@@ -13,13 +13,14 @@ import pytest
 
 from netstore.disk import archivefile, archiveretention
 from netstore.disk.archivefile import ArchiveWriter, listing, read_entries
+from netstore.disk.datadir import DataDir, MemberIdentity
 from netstore.errors import NetstoreError
 from netstore.node import archive
 from netstore.node.archive import Archiver
 from netstore.raft.entry import Entry, EntryKind
 from netstore.raft.log import Log as RaftLog
 from netstore.state.envelope import seal
-from netstore.types import ClusterId, Index, Term
+from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.links import Quiet
 from tests.support.patience import seconds
 
@@ -73,7 +74,12 @@ class Member:
     """A log, and an archiver whose threads report to a queue."""
 
     def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, store: str = "5a", noted: str = ""
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        store: str = "5a",
+        noted: str = "",
+        home: DataDir | None = None,
     ) -> None:
         self.home = Home(store)
         self.home.noted = noted
@@ -89,7 +95,7 @@ class Member:
         self.archiver = Archiver(
             folder,
             CLUSTER,
-            self.home,
+            home or self.home,
             self.raft,
             self.source,
             lag_seconds=5.0,
@@ -703,6 +709,23 @@ def test_an_idle_member_tells_that_its_folder_is_away(member: Member, tmp_path: 
     assert not member.is_busy, "it is looked at times only"
 
 
+def test_the_folder_is_looked_at_while_entries_wait_for_a_long_lag(member: Member, tmp_path: Path) -> None:
+    member.look()
+    member.write(3)
+    member.settle()
+    member.archiver._lag = 3600.0
+    member.write(1)
+    member.look(reports=0)
+    member.folder.rename(tmp_path / "away")
+    member.folder.mkdir()
+    member.now += archive.PLACE_SECONDS
+    member.look()
+    assert member.archiver.waiting == 1
+    (problem,) = member.archiver.problems()
+    assert "another folder lies there" in problem
+    assert "for a new archive name another folder, or empty this one" in problem
+
+
 def test_a_member_restarted_while_its_archive_is_away_begins_no_new_one(
     member: Member, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -748,6 +771,28 @@ def test_a_member_restarted_while_its_archive_is_away_begins_no_new_one(
     (member.folder / "new").touch()
     anew = restarted()
     assert (anew.archiver.problems(), (member.folder / "new").exists()) == ([], False), "it was asked for"
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_an_archive_in_the_data_folder_itself_goes_on_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_old: bool
+) -> None:
+    """Also that of a data folder that does not keep yet where its archive is."""
+    data = tmp_path / "data"
+    for number in (1, 2, 3):
+        home = DataDir.lock(data)
+        if home.found is None:
+            home.adopt(MemberIdentity(CLUSTER, NodeId(1), "one"))
+        member = Member(data / "archive", monkeypatch, home=home)
+        member.write(3 * number)
+        member.settle()
+        assert (member.archiver.problems(), home.archive_folder()) == ([], str(data / "archive"))
+        assert member.stored() == list(range(1, 3 * number + 1))
+        assert member.archiver._writer is not None
+        member.archiver._writer.close()
+        home.close()
+        if is_old:
+            (data / "archive-place").unlink()
 
 
 def test_the_place_of_a_state_is_told_before_its_room(

@@ -422,6 +422,17 @@ async def test_a_command_that_fails_again_is_logged_once_when_it_begins_and_once
         assert fields["problem"] == "backup_hook_failed"
 
 
+async def test_a_command_that_fails_with_another_status_is_logged_again(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    async with site(tmp_path, hook=f"sh -c 'exit $(cat {status})'") as here:
+        for each in (1, 1, 127):
+            status.write_text(str(each))
+            assert await here.make()
+            here.later()
+        told = here.place.lines.told("backup_hook_failed")
+        assert [fields["reason"] for fields in told] == ["ended with status 1", "ended with status 127"]
+
+
 async def test_the_name_has_the_instant_that_is_in_the_file(tmp_path: Path) -> None:
     """Also if verifying takes long."""
     async with site(tmp_path) as here:

@@ -120,6 +120,15 @@ def test_a_difference_ends_when_a_majority_agrees() -> None:
     assert host._failure is None, "the other one is wrong"
 
 
+def test_reports_of_an_entry_that_is_not_in_the_log_are_no_difference() -> None:
+    """They would be the last ones for good."""
+    host, log = Group(3)[2].host, KeptLog()
+    consistency = Consistency(host, lambda *_: None, log)
+    consistency.take(A, Index(2**60), b"one")
+    consistency.take(C, Index(2**60), b"other")
+    assert (host.differing, events(log)) == ("", [])
+
+
 def test_a_difference_ends_when_the_state_is_replaced() -> None:
     consistency, host, log = differing()
     host.snapshot_install.installed += 1

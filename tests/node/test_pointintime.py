@@ -29,10 +29,12 @@ from netstore.node import pointintime
 from netstore.node.pointintime import Goal, Place, extract, key_states, place_of
 from netstore.node.replay import replay
 from netstore.raft.entry import Entry, EntryKind
+from netstore.state.commands import encode as encode_command
 from netstore.state.envelope import seal
 from netstore.state.machine import Machine
 from netstore.state.tables import TABLES
 from netstore.state.v3 import keyvalue
+from netstore.state.v3.commands import Put
 from netstore.types import ClusterId, Index, Term
 from tests.node.test_replay import history, recorded
 from tests.state.machines import machine_on
@@ -176,20 +178,50 @@ def test_points_beyond_an_archive(archive: Path, tmp_path: Path) -> None:
         extract(tmp_path / "untimed", Goal(instant=2**60), tmp_path / "made", tmp_path / "work")
 
 
-def test_a_time_that_is_in_the_log_twice_because_a_clock_ran_back_is_told(tmp_path: Path) -> None:
-    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
-    walls = {1: 10, 2: 20, 3: 30, 4: 15, 5: 25, 6: 40}
-    entries = [
-        Entry(Index(at), Term(1), EntryKind.NORMAL, seal(b"c", wall=wall)) for at, wall in walls.items()
+SECOND = 10**9
+
+
+def timed(folder: Path, walls: Sequence[int]) -> None:
+    """An archive whose entries from the second on have these times, two entries to a file."""
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
+    entries = [ENTRIES[0]] + [
+        Entry(Index(at), Term(1), EntryKind.NORMAL, seal(encode_command(Put(b"k", b"%d" % at)), wall=wall))
+        for at, wall in enumerate(walls, 2)
     ]
-    for begin in (0, 3):
-        writer.add(entries[begin : begin + 3])
+    for begin in range(0, len(entries), 2):
+        writer.add(entries[begin : begin + 2])
     writer.close()
-    found = listing(tmp_path)
-    assert place_of(found, 26) == Place(5, 25, is_end=False, first_later=3)
-    assert place_of(found, 16) == Place(4, 15, is_end=False, first_later=2)
-    assert place_of(found, 30) == Place(5, 25, is_end=False)
-    assert place_of(found, 50) == Place(6, 40, is_end=True)
+
+
+def test_a_clock_that_was_set_back_is_told_with_an_entry_that_is_before_it(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    timed(folder, [at * SECOND for at in (10, 20, 30, 15, 25, 40)])
+
+    def reached(instant: int, number: int) -> tuple[int, int]:
+        found = extract(folder, Goal(instant=instant), tmp_path / f"{number}", tmp_path / "work")
+        return found.applied, found.first_later
+
+    assert reached(26 * SECOND, 1) == (6, 4)
+    assert reached(16 * SECOND, 2) == (5, 3)
+    assert reached(30 * SECOND, 3) == (6, 0)
+    extract(folder, Goal(applied=3), tmp_path / "before", tmp_path / "work")
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
+    entries = [each.entry for part in listing(folder).parts for each in read_entries(part.path)]
+    made = state_file(tmp_path / "state", entries[:4])
+    writer.add_base(partial(copied, made, 4))
+    writer.close()
+    assert reached(26 * SECOND, 4) == (6, 0), "the entries before the state to begin with are not looked at"
+
+
+def test_entries_of_several_members_overlap_without_a_warning(tmp_path: Path) -> None:
+    """An entry has the time of who proposed it: it reaches the leader later than those of the leader."""
+    folder = tmp_path / "archive"
+    late = [at * SECOND // 10 - (9 * SECOND // 10 if at % 2 else 0) for at in range(20, 60)]
+    timed(folder, late)
+    for at in range(2, 40):
+        found = extract(folder, Goal(instant=late[at]), tmp_path / f"{at}", tmp_path / "work")
+        assert found.first_later == 0
+        assert found.applied >= at + 2
 
 
 def test_a_time_that_a_gap_makes_unknown_is_refused(tmp_path: Path) -> None:

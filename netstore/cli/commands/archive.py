@@ -78,10 +78,12 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
                 " the time given is not in it"
             )
         if reached.first_later:
+            before = reached.first_later - 1
             warn(
-                f"a clock ran back, so the time given is in the log more than once: the last of these points"
-                f" is chosen, entry {reached.applied} with revision {reached.revision}; the first one is"
-                f" before entry {reached.first_later}, for which give --to-index {reached.first_later - 1}"
+                f"the clocks of members differ, or one was set back: entry {reached.first_later}, which is"
+                f" later than the time given, comes before the entry that is taken, {reached.applied} with"
+                f" revision {reached.revision}"
+                + (f"; for the state before it give --to-index {before}" if before else "")
             )
         yield target, reached
     finally:
