@@ -35,7 +35,7 @@ def test_there_is_room_again_where_an_event_was_taken(name: str, monkeypatch: py
         assert trio.current_time() == begun + 9, "it has waited for so long"
 
         async def take() -> None:
-            await trio.sleep(5)
+            await trio.sleep(5)  # fixed: by the clock of the test
             taken = kept.take()
             assert taken is not None
             assert (taken.node.key, taken.node.nodes, taken.prev_node) == ("/5", (), None)
