@@ -1,5 +1,5 @@
-"""What the mirrors of both APIs share: their steps, the checkpoint that makes them resumable, the proof that
-a source is still the store that was copied, and repeated calls.
+"""What the mirrors of both APIs share: the checkpoint that makes them resumable, the proof that a source is
+still the store that was copied, and repeated calls.
 
 A store that was put back to an earlier state, or lost its disk and was begun anew with the same flags, has
 the ids that it had, and may have passed the revision, or v2 index, of the checkpoint. So the checkpoint has a
@@ -11,10 +11,8 @@ least.
 
 from __future__ import annotations
 
-import secrets
-from abc import ABC, abstractmethod
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -227,114 +225,6 @@ class Patience:
         if self._is_troubled:
             self._is_troubled = False
             self._trouble("")
-
-
-class OneWay(ABC):
-    """The steps of a mirror, of either API."""
-
-    mark: ClassVar[str]
-    """What `copied` is: "revision" or "index"."""
-
-    def __init__(
-        self,
-        told: Callable[[Told], object],
-        trouble: Callable[[str], object],
-        *,
-        notice: Callable[[str], object],
-        overwrite: bool,
-    ) -> None:
-        """`told` is called whenever `copied` may be higher; for `trouble` see `Patience`; `notice` with what
-        somebody should know, such as a file in the target that gives way to a folder. `overwrite`: a first
-        copy may replace and delete what the target has, and the target may become equal to a source that went
-        back, or is another than was copied.
-        """
-        self._told = told
-        self._patience = Patience(trouble)
-        self._notice = notice
-        self._overwrite = overwrite
-        self._writer = secrets.token_hex(8)
-        self._sequence = 0
-        self._modified = 0
-        """The revision, or v2 index, of the checkpoint in the target."""
-        self._witness: Witness | None = None
-        self._is_behind = False
-        """What the source has changed since the checkpoint is not all known by its events."""
-        self._written = self._deleted = 0
-        self.copied = 0
-        """See `Checkpoint.revision`."""
-
-    async def copy(self) -> None:
-        """Make the target equal to the source, once.
-
-        NotMirrored if it cannot be; ClientError if a store cannot be asked.
-        """
-        await self._begin()
-        if self._overwrite:
-            await self._must_compare(await self._newest())  # tells what is to be known of the source
-        await self._compare()
-
-    async def follow(self) -> None:
-        """Make the target equal, or go on where the last run was, and follow the source without end. Calls
-        that fail are repeated. NotMirrored as in `copy`.
-        """
-        self._patience.is_endless = True
-        await self._patience.persist(self._begin)
-        while True:
-            await self._patience.persist(self._follow)
-
-    async def _must_compare(self, newest: int) -> bool:
-        """Whether the changes after the checkpoint are not enough, of a source that is at `newest`.
-
-        With `overwrite`, a source that went back, is another or is not proven is told by `notice`. Without
-        it, Another if it is another; one that is not proven is for the comparison to check.
-        """
-        if not self.copied or (self._is_behind and not self._overwrite):
-            return True
-        if newest < self.copied:
-            found = f"SOURCE is at {self.mark} {newest}, and was at {self.copied} before"
-        else:
-            try:
-                if await self._is_proven():
-                    return self._is_behind
-            except Another as error:
-                if not self._overwrite:
-                    raise
-                found = error.found
-            else:
-                if not self._overwrite:
-                    return True
-                found = (
-                    f"SOURCE does not show the last change that was copied, up to {self.mark} {self.copied},"
-                    " so it may be another store than was copied"
-                )
-        self._notice(f"{found}: TARGET is made equal to it all the same")
-        return True
-
-    @abstractmethod
-    async def _begin(self) -> None:
-        """Read the checkpoint, or write the first one."""
-
-    @abstractmethod
-    async def _newest(self) -> int:
-        """At what the source is, by a linearizable read. NotMirrored if it is another cluster, or went back
-        and may not.
-        """
-
-    @abstractmethod
-    async def _is_proven(self) -> bool:
-        """Whether the source shows the last change that was copied. False if that cannot be told. Another if
-        it shows something else.
-        """
-
-    @abstractmethod
-    async def _compare(self) -> None:
-        """Compare all, and write what differs."""
-
-    @abstractmethod
-    async def _follow(self) -> None:
-        """Carry out what changes, until the source is to be asked anew. Compare all before, where that is
-        needed.
-        """
 
 
 def _may_pass(error: ClientError) -> bool:

@@ -2,11 +2,10 @@
 
 The listing of the source is compared folder by folder, from an index that is read before it, and all events
 after that index are carried out in their order: so the target is equal to the source at the index of the last
-event, though folders were read at different moments. The events are read while the listing goes on, and kept
-until it is done, within bounds: a store keeps the last 1,000 only. The checkpoint, a hidden key of the
-target, has the index up to which that was done. It is written from time to time: events after it are carried
-out once more by the next run, which ends in the same state. Only the run that has written it last may write
-it again, so two mirrors do not write into each other for long.
+event, though folders were read at different moments. The checkpoint, a hidden key of the target, has the
+index up to which that was done. It is written from time to time: events after it are carried out once more by
+the next run, which ends in the same state. Only the run that has written it last may write it again, so two
+mirrors do not write into each other for long.
 
 Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write
 that a store carries out late does not undo a later one. A refresh of a TTL is no event: the source is asked
@@ -18,19 +17,20 @@ After each break, and before a comparison, the source shows that it is the store
 
 from __future__ import annotations
 
+import heapq
+import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import trio
 
-from netstore.client.faults import ClientError
 from netstore.client.mirror import (
     RETRY_DELAYS,
     Another,
     Checkpoint,
     NotMirrored,
-    OneWay,
+    Patience,
     Told,
     Witness,
     digest,
@@ -41,7 +41,6 @@ from netstore.client.mirror import (
     unlike,
     went_back,
 )
-from netstore.client.mirror_pending import MOST_TIMED, Kept, Timed
 from netstore.client.v2 import (
     COMPARE_FAILED,
     INDEX_CLEARED,
@@ -84,6 +83,9 @@ SHORTEST_LOOK: Final = 0.5
 LATE_SECONDS: Final = 5.0
 """That looks are later than this is told."""
 
+MOST_TIMED: Final = 100_000
+"""Nodes with a TTL whose refreshes are followed: some 20 MB."""
+
 MOST_ATTEMPTS: Final = 10
 """How often a write is tried again whose node was changed by somebody else meanwhile."""
 
@@ -111,10 +113,8 @@ class _Wanted(NamedTuple):
     ttl: int | None
 
 
-class Mirror(OneWay):
+class Mirror:
     """Makes a folder of the target a mirror of one of the source."""
-
-    mark = "index"
 
     def __init__(
         self,
@@ -127,28 +127,61 @@ class Mirror(OneWay):
         notice: Callable[[str], object],
         overwrite: bool = False,
     ) -> None:
-        """`told` is called when an event was carried out, and when all was compared; for the others see
-        `client.mirror.OneWay`.
+        """`told` is called when an event was carried out, and when all was compared; for `trouble` see
+        `client.mirror.Patience`; `notice` with what somebody should know, such as a file in the target that
+        gives way to a folder. `overwrite`: a first copy may replace and delete what the target has, and the
+        target may become equal to a source that went back, or is another than was copied.
         """
-        super().__init__(told, trouble, notice=notice, overwrite=overwrite)
         self._source = _Side(source, may_go_back=overwrite)
         self._target = _Side(target, may_go_back=True)
         self._scope = scope
-        self._save_at = float("inf")
-        """When the checkpoint is to be written; without end if it has all."""
+        self._told = told
+        self._patience = Patience(trouble)
+        self._notice = notice
+        self._overwrite = overwrite
+        self._writer = secrets.token_hex(8)
+        self._sequence = 0
+        self._modified = 0
+        """The index of the checkpoint in the target."""
+        self._saved = 0
+        """The index that the checkpoint has."""
+        self._save_at = 0.0
         self._silent = 0
         """Up to which index the last poll has found no event. If the next one, by a member that has come as
         far, finds none either, none was.
         """
+        self._witness: Witness | None = None
         self._listed: Witness | None = None
         """The witness of a comparison that is under way."""
-        self._timed = Timed()
+        self._is_behind = False
+        """What the source has changed since the checkpoint is not all known by its events: it has forgotten
+        some, or refreshed nodes while no mirror ran.
+        """
+        self._timed = _Timed()
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
-        self._is_outrun = False
-        """It was told that the source forgets events before they are read."""
         self._is_late = False
         """It was told that looks are late."""
+        self._written = self._deleted = 0
+        self.index = 0
+        """See `client.mirror.Checkpoint.revision`."""
+
+    async def copy(self) -> None:
+        """Make the target equal to the source, once.
+
+        NotMirrored if it cannot be; ClientError if a store cannot be asked.
+        """
+        await self._begin()
+        await self._compare()
+
+    async def follow(self) -> None:
+        """Make the target equal, or go on where the last run was, and follow the source without end. Calls
+        that fail are repeated. NotMirrored as in `copy`.
+        """
+        self._patience.is_endless = True
+        await self._patience.persist(self._begin)
+        while True:
+            await self._patience.persist(self._follow)
 
     # --- the checkpoint
 
@@ -173,7 +206,7 @@ class Mirror(OneWay):
             )
             self._source.check_forward(newest, checkpoint.revision)
             self._modified, self._is_behind = found.modified_index, checkpoint.timed
-            self.copied = checkpoint.revision
+            self.index = self._saved = checkpoint.revision
             self._witness = checkpoint.witness
             return
         if there is not None and not self._overwrite and (there.nodes or not there.dir):
@@ -190,7 +223,7 @@ class Mirror(OneWay):
         state = Checkpoint(
             self._source.cluster,
             self._scope.source.encode().hex(),
-            self.copied,
+            self.index,
             self._writer,
             self._sequence,
             timed=bool(self._timed),
@@ -198,8 +231,8 @@ class Mirror(OneWay):
         )
         value = msgspec.json.encode(state).decode()
         self._modified = await self._patience.persist(lambda: self._commit(value))
-        self._save_at = float("inf")
-        self._told(Told(self.copied, self._written, self._deleted))
+        self._saved = self.index
+        self._told(Told(self.index, self._written, self._deleted))
 
     async def _commit(self, value: str) -> int:
         """The index of the checkpoint with this value, written now or by an earlier attempt."""
@@ -277,12 +310,12 @@ class Mirror(OneWay):
                 there = present.get(name)
                 if node.dir:
                     waiting.append(f"{path}/{name}")
-                elif there is not None and there.value == node.value and node.created_index <= self.copied:
+                elif there is not None and there.value == node.value and node.created_index <= self.index:
                     is_shown = True
-                elif node.modified_index <= self.copied and (node.expiration is None or there is not None):
-                    raise unlike(shown(node.key.encode()), "index", node.modified_index, self.copied)
+                elif node.modified_index <= self.index and (node.expiration is None or there is not None):
+                    raise unlike(shown(node.key.encode()), "index", node.modified_index, self.index)
         if not is_empty and not is_shown:
-            raise no_proof("index", self.copied)
+            raise no_proof("index", self.index)
 
     async def _both(self, path: str) -> tuple[Node | None, Node | None]:
         """What the source and the target have of a path, which is relative to the folder that is copied."""
@@ -295,15 +328,15 @@ class Mirror(OneWay):
 
     async def _compare(self) -> None:
         """Compare all nodes, and write what differs."""
-        index = await self._newest()
-        if self.copied and not self._overwrite and not await self._is_proven():
+        index = await self._source.newest(self._scope.source, self.index)
+        if self.index and not self._overwrite and not await self._is_proven():
             await self._check_copied()
         self._timed.clear()
         self._listed = None
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(waiting.pop()))
-        self.copied, self._witness, self._is_behind = index, self._listed, False
+        self.index, self._witness, self._is_behind = index, self._listed, False
         await self._save()
 
     async def _compare_node(self, path: str) -> list[str]:
@@ -343,21 +376,18 @@ class Mirror(OneWay):
         """Carry out the events after `index`, until a poll breaks. Compare all before, where that is needed.
 
         The first poll is for the events after the witness, if the source still has them: those up to `index`
-        were copied, or are of a source that was put back to a state between the two. After a comparison they
-        were listed, and the last one is the witness from then on: so a deletion does not lead to another
-        comparison after the next break.
+        were copied, or are of a source that was put back to a state between the two.
         """
         source, scope = self._source, self._scope
-        after = self.copied if self._witness is None else min(self._witness.revision, self.copied)
-        listed, heard = 0, None
-        if await self._must_compare(await self._newest()):
-            heard = await self._compare_and_catch_up()
-            listed = self.copied
-            after = self.copied if self._witness is None else min(self._witness.revision, self.copied)
+        after = self.index if self._witness is None else min(self._witness.revision, self.index)
+        if await self._must_compare():
+            await self._compare()
+            after = self.index
         self._silent = 0
-        heard = trio.current_time() if heard is None else heard
+        heard = trio.current_time()
         while True:
-            await self._save_if_due()
+            if self.index > self._saved and trio.current_time() >= self._save_at:
+                await self._save()
             if trio.current_time() > heard + BREAK_SECONDS:
                 return
             try:
@@ -369,131 +399,61 @@ class Mirror(OneWay):
             except V2Error as error:
                 if error.code != INDEX_CLEARED:
                     raise
-                self._is_behind = after == self.copied
-                after = self.copied
+                self._is_behind = after == self.index
+                after = self.index
                 if self._is_behind:
                     return
                 continue
             heard = trio.current_time()
-            if poll.etcd_index < self.copied and await self._must_compare(await self._newest()):
+            if poll.etcd_index < self.index and await self._must_compare():
                 return
             if answer is not None:
                 self._silent = 0
-                if answer.node.modified_index <= self.copied and self._path_of(answer.node) is not None:
-                    if answer.node.modified_index > listed:
-                        self._is_behind = True
-                        return
-                    after = answer.node.modified_index
-                    self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
-                    self._save_soon()
-                    continue
+                if answer.node.modified_index <= self.index and self._path_of(answer.node) is not None:
+                    self._is_behind = True
+                    return
                 await self._carry_out(answer, is_past=answer.node.modified_index <= poll.etcd_index)
                 after = answer.node.modified_index
                 self._reach(after)
-                self._told(Told(self.copied, self._written, self._deleted))
+                self._told(Told(self.index, self._written, self._deleted))
             elif not poll.timed_out:
                 await trio.sleep(RETRY_DELAYS[0])
                 return
             elif limit >= SURE_SECONDS and poll.etcd_index >= self._silent:  # else by one that lags behind
                 self._reach(self._silent)
-                after = max(after, self.copied)
+                after = max(after, self.index)
                 self._silent = poll.etcd_index
 
-    async def _compare_and_catch_up(self) -> float:
-        """Compare all nodes, and carry out the events that come meanwhile: a store keeps the last 1,000 only,
-        fewer than a comparison may take. When the source was heard last: long ago, if its events could not be
-        read to the end. ClientError if it could not be asked for them.
-        """
-        kept = Kept(await self._newest())
-        keeping = trio.CancelScope()
-
-        async def keep() -> None:
-            with keeping:
-                await self._keep(kept)
-
-        async def compare() -> None:
-            await self._compare()
-            while not kept.has_lost and (event := kept.take()) is not None:
-                if event.node.modified_index <= self.copied:
-                    continue  # it was listed
-                await self._look()
-                await self._carry_out(event, is_past=True)
-                self._reach(event.node.modified_index)
-                self._told(Told(self.copied, self._written, self._deleted))
-                await self._save_if_due()
-            if not kept.has_lost:
-                self._reach(kept.after)
-            keeping.cancel()
-
-        await together((compare, keep))
-        if kept.has_lost:
-            self._is_behind = True
-            if not self._is_outrun:
-                self._is_outrun = True
-                self._notice(
-                    "SOURCE changes faster than its events can be read and carried out, and forgets them: all"
-                    " is compared again until it changes less"
-                )
-        if kept.fault is not None:
-            raise kept.fault
-        if kept.heard < 0:
-            await trio.sleep(RETRY_DELAYS[0])
-        return min(kept.heard, trio.current_time())
-
-    async def _keep(self, kept: Kept) -> None:
-        """Keep the events, until that is cancelled. Ends where the source cannot be asked, may be another
-        one, or has forgotten some, and where there is no room for them.
-        """
-        silent = 0
-        while True:
-            if not await kept.room(BREAK_SECONDS):  # so long nobody can say that it is still the same source
-                kept.has_lost = True
-                break
-            try:
-                async with self._source.client.poll(
-                    self._scope.source, index=kept.after + 1, recursive=True
-                ) as poll:
-                    self._source.check(poll.cluster_id)
-                    kept.heard = float("inf")  # while it is asked
-                    answer = await poll.event(SURE_SECONDS)
-                kept.heard = trio.current_time()
-            except ClientError as error:
-                if isinstance(error, V2Error) and error.code == INDEX_CLEARED:
-                    kept.has_lost = True
-                else:
-                    kept.fault = error
-                break
-            if poll.etcd_index < kept.after:
-                break  # by a member that lags behind, or by another source
-            if answer is not None:
-                silent = 0
-                kept.put(answer)
-            elif not poll.timed_out:
-                break
-            else:  # as in `_follow`: by a member that has come as far there was no event up to `silent`
-                if poll.etcd_index >= silent:
-                    kept.after = max(kept.after, silent)
-                silent = poll.etcd_index
-        kept.heard = float("-inf")
-
     def _reach(self, index: int) -> None:
-        if index > self.copied:
-            self.copied = index
-            self._save_soon()
-
-    def _save_soon(self) -> None:
-        self._save_at = min(self._save_at, trio.current_time() + SAVE_SECONDS)
-
-    async def _save_if_due(self) -> None:
-        if trio.current_time() >= self._save_at:
-            await self._save()
+        if index > self.index:
+            if self.index == self._saved:
+                self._save_at = trio.current_time() + SAVE_SECONDS
+            self.index = index
 
     def _limit(self) -> float:
         """How long to wait for the next event."""
+        if self.index == self._saved:
+            return POLL_SECONDS
         return max(min(POLL_SECONDS, self._save_at - trio.current_time()), 0.0)
 
-    async def _newest(self) -> int:
-        return await self._source.newest(self._scope.source, self.copied)
+    async def _must_compare(self) -> bool:
+        """Whether the events after the checkpoint are not enough. NotMirrored if the source went back or is
+        another, and the target may not become equal to it.
+        """
+        newest = await self._source.newest(self._scope.source, self.index)
+        if newest < self.index:
+            found = f"SOURCE is at index {newest}, and was at {self.index} before"
+        elif not self.index or self._is_behind:
+            return True
+        else:
+            try:
+                return not await self._is_proven()
+            except Another as error:
+                if not self._overwrite:
+                    raise
+                found = error.found
+        self._notice(f"{found}: TARGET is made equal to it all the same")
+        return True
 
     async def _carry_out(self, event: Answer, *, is_past: bool) -> None:
         """Do in the target what was done in the source."""
@@ -745,6 +705,51 @@ class _Side:
             return None, error.index
         self.check(answer.cluster_id)
         return answer.node, answer.etcd_index
+
+
+class _Timed:
+    """Paths with a TTL, and when each is to be looked at again; at most `MOST_TIMED`."""
+
+    def __init__(self) -> None:
+        self._when: dict[str, float] = {}
+        self._heap: list[tuple[float, str]] = []
+        """Has outdated entries too, at most as many as there are paths, and a few."""
+        self._is_full = False
+
+    def __len__(self) -> int:
+        return len(self._when)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._when.clear()
+        self._heap.clear()
+
+    def put(self, path: str, when: float) -> bool:
+        """Look at a path then. False if it is one too many, the first time."""
+        if path not in self._when and len(self._when) >= MOST_TIMED:
+            is_first, self._is_full = not self._is_full, True
+            return not is_first
+        self._when[path] = when
+        if len(self._heap) > 2 * len(self._when) + 100:
+            self._heap = [(each, path) for path, each in self._when.items()]
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, (when, path))
+        return True
+
+    def discard(self, path: str) -> None:
+        """Do not look at a path any more."""
+        self._when.pop(path, None)
+
+    def next(self) -> float:
+        """When to look at the first one."""
+        while self._heap and self._when.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else float("inf")
+
+    def first(self) -> str:
+        """Which is to be looked at `next`; it is to be `put` or to be `discard`ed then."""
+        return self._heap[0][1]
 
 
 def _next_look(now: float, ttl: int) -> float:

@@ -16,6 +16,7 @@ where all keys were just compared it goes on from there.
 
 from __future__ import annotations
 
+import secrets
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -29,7 +30,7 @@ from netstore.client.mirror import (
     Another,
     Checkpoint,
     NotMirrored,
-    OneWay,
+    Patience,
     Told,
     Witness,
     digest,
@@ -77,10 +78,8 @@ class Scope(NamedTuple):
     """The key of the checkpoint, in the target."""
 
 
-class Mirror(OneWay):
+class Mirror:
     """Makes the target a mirror of the source."""
-
-    mark = "revision"
 
     def __init__(
         self,
@@ -93,17 +92,50 @@ class Mirror(OneWay):
         notice: Callable[[str], object],
         overwrite: bool = False,
     ) -> None:
-        """`told` is called after each transaction; for the others see `client.mirror.OneWay`."""
-        super().__init__(told, trouble, notice=notice, overwrite=overwrite)
+        """`told` is called after each transaction; for `trouble` see `client.mirror.Patience`; `notice` with
+        what somebody should know. `overwrite`: a first copy may replace and delete what the target has, and
+        the target may become equal to a source that went back, or is another than was copied.
+        """
         self._source = source
         self._target = target
         self._scope = scope
+        self._told = told
+        self._patience = Patience(trouble)
+        self._notice = notice
+        self._overwrite = overwrite
+        self._writer = secrets.token_hex(8)
+        self._sequence = 0
+        self._modified = 0
+        """The revision of the checkpoint in the target."""
         self._cluster = ""
         self._seen = 0
         """The highest revision that the source is known to have had."""
+        self._witness: Witness | None = None
+        self._is_behind = False
+        """The source has compacted changes that were not seen."""
         self._page = FIRST_PAGE
         self._most_operations = MOST_OPERATIONS
         self._most_bytes = MOST_BYTES
+        self._written = self._deleted = 0
+        self.revision = 0
+        """See `client.mirror.Checkpoint.revision`."""
+
+    async def copy(self) -> None:
+        """Make the target equal to the source, once.
+
+        NotMirrored if it cannot be; ClientError if a store cannot be asked.
+        """
+        await self._begin()
+        await self._copy()
+
+    async def follow(self) -> None:
+        """Make the target equal, or go on where the last run was, and follow the source without end. Calls
+        that fail are repeated. NotMirrored as in `copy`.
+        """
+        self._patience.is_endless = True
+        await self._patience.persist(self._begin)
+        while True:
+            await self._patience.persist(self._follow)
 
     async def _begin(self) -> None:
         """Read the checkpoint, or write the first one."""
@@ -119,7 +151,7 @@ class Mirror(OneWay):
             )
         if target.kvs:
             found = parse_checkpoint(target.kvs[0].value, shown(scope.checkpoint), self._cluster, scope.keys)
-            self._modified, self.copied = target.kvs[0].mod_revision, found.revision
+            self._modified, self.revision = target.kvs[0].mod_revision, found.revision
             self._witness = found.witness
             self._check_forward(answer.header.revision)
             return
@@ -180,26 +212,26 @@ class Mirror(OneWay):
         async with aclosing(self._pairs(revision)) as pairs:
             async for _, ours, theirs in pairs:
                 is_empty = is_empty and theirs is None
-                if ours is None or ours.mod_revision > self.copied:
+                if ours is None or ours.mod_revision > self.revision:
                     continue
                 if theirs != ours.value:
-                    raise unlike(shown(ours.key), "revision", ours.mod_revision, self.copied)
+                    raise unlike(shown(ours.key), "revision", ours.mod_revision, self.revision)
                 is_shown = True
         if not is_empty and not is_shown:
-            raise no_proof("revision", self.copied)
+            raise no_proof("revision", self.revision)
 
     # --- comparing
 
-    async def _compare(self) -> None:
+    async def _copy(self) -> None:
         """Compare all keys, and write what differs. Begun anew while the source compacts what is read; less
         and less is left to write.
         """
         while True:
             try:
                 revision = await self._newest()
-                if self.copied and not self._overwrite and not await self._is_proven():
+                if self.revision and not self._overwrite and not await self._is_proven():
                     await self._check_copied(revision)
-                await self._compare_once(revision)
+                await self._copy_once(revision)
             except Status as error:
                 if error.code != OUT_OF_RANGE:
                     raise
@@ -209,7 +241,7 @@ class Mirror(OneWay):
                 self._patience.recovered()
                 return
 
-    async def _compare_once(self, revision: int) -> None:
+    async def _copy_once(self, revision: int) -> None:
         """As of one revision of the source. Status with OUT_OF_RANGE if that is compacted meanwhile."""
         batch = _Batch()
         newest: KeyValue | None = None
@@ -258,7 +290,7 @@ class Mirror(OneWay):
 
     def _check_forward(self, newest: int) -> None:
         """NotMirrored if the source was at a later revision than this, and the target may not go back too."""
-        before = max(self._seen, self.copied)
+        before = max(self._seen, self.revision)
         if newest < before and not self._overwrite:
             raise went_back("revision", before, newest)
         self._seen = newest
@@ -300,7 +332,7 @@ class Mirror(OneWay):
     async def _add(self, batch: _Batch, key: bytes, value: bytes | None) -> None:
         """Write a change together with others. Before the last of them the checkpoint stays as it is."""
         if batch.is_full(key, value, self._most_operations, self._most_bytes):
-            await self._write(batch.take(), self.copied, self._witness)
+            await self._write(batch.take(), self.revision, self._witness)
         batch.add(key, value)
 
     # --- following
@@ -314,10 +346,10 @@ class Mirror(OneWay):
         while number != source.channel.connections:  # over another one perhaps another store was asked
             newest = await self._newest()
             number = source.channel.connections
-            after = self.copied if self._witness is None else min(self._witness.revision, self.copied)
+            after = self.revision if self._witness is None else min(self._witness.revision, self.revision)
             if await self._must_compare(newest):
-                await self._compare()
-                after = self.copied  # of this source, which may have compacted what is after the witness
+                await self._copy()
+                after = self.revision  # of this source, which may have compacted what is after the witness
         request = pb.WatchCreateRequest(
             key=wanted.key, range_end=wanted.range_end, start_revision=after + 1, progress_notify=True
         )
@@ -338,6 +370,24 @@ class Mirror(OneWay):
                 if not answer.created:
                     await self._take(answer)
 
+    async def _must_compare(self, newest: int) -> bool:
+        """Whether the changes after the checkpoint are not enough, of a source at this revision. NotMirrored
+        if it went back or is another, and the target may not become equal to it.
+        """
+        if newest < self.revision:
+            found = f"SOURCE is at revision {newest}, and was at {self.revision} before"
+        elif not self.revision or self._is_behind:
+            return True
+        else:
+            try:
+                return not await self._is_proven()
+            except Another as error:
+                if not self._overwrite:
+                    raise
+                found = error.found
+        self._notice(f"{found}: TARGET is made equal to it all the same")
+        return True
+
     async def _take(self, answer: pb.WatchResponse) -> None:
         """Carry out the changes of an answer. They may be some that a comparison has seen already."""
         skip = len(self._scope.keys)
@@ -346,7 +396,7 @@ class Mirror(OneWay):
             key = event.kv.key[skip:]
             last.pop(key, None)
             last[key] = None if event.type else event.kv.value
-        revision = max(answer.events[-1].kv.mod_revision if answer.events else 0, self.copied)
+        revision = max(answer.events[-1].kv.mod_revision if answer.events else 0, self.revision)
         witness = await self._witness_of(answer) if answer.events else self._witness
         batch = _Batch()
         for key, value in last.items():
@@ -355,7 +405,7 @@ class Mirror(OneWay):
         if not answer.events:
             revision = max(answer.header.revision, revision)
         changes = batch.take()
-        if changes or revision > self.copied or witness != self._witness:
+        if changes or revision > self.revision or witness != self._witness:
             await self._write(changes, revision, witness)
 
     async def _witness_of(self, answer: pb.WatchResponse) -> Witness | None:
@@ -407,10 +457,10 @@ class Mirror(OneWay):
             if not self._is_reduced(error, changes, request.ByteSize()):
                 raise
             half = len(changes) // 2
-            await self._write(changes[:half], self.copied, self._witness)
+            await self._write(changes[:half], self.revision, self._witness)
             await self._write(changes[half:], revision, witness)
             return
-        self.copied, self._witness = revision, witness
+        self.revision, self._witness = revision, witness
         self._deleted += sum(content is None for _, content in changes)
         self._written += sum(content is not None for _, content in changes)
         self._told(Told(revision, self._written, self._deleted))

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from netstore.client import mirror, mirror_pending, mirror_v2
+from netstore.client import mirror, mirror_v2
 from netstore.client.faults import Unreachable
 from netstore.client.mirror import NotMirrored
 from netstore.client.mirror_v2 import Mirror, Scope
@@ -272,25 +272,19 @@ def test_events_that_the_source_has_forgotten_lead_to_a_comparison(stores: tuple
     run(work)
 
 
-def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The index of each comparison that is done from now on."""
-    compared: list[int] = []
-    do = Mirror._compare
-
-    async def compare(self: Mirror) -> None:
-        await do(self)
-        compared.append(self.copied)
-
-    monkeypatch.setattr(Mirror, "_compare", compare)
-    return compared
-
-
 @pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet folder"])
 def test_what_is_forgotten_after_the_newest_file_is_compared_once(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
 ) -> None:
     scope = Scope("/a", "/a", "/_mirrored")
-    compared = comparisons(monkeypatch)
+    compared: list[int] = []
+    do = Mirror._compare
+
+    async def compare(self: Mirror) -> None:
+        await do(self)
+        compared.append(self.index)
+
+    monkeypatch.setattr(Mirror, "_compare", compare)
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -442,7 +436,7 @@ class Behind(V2Client):
         self, key: str, *, index: int | None = None, recursive: bool = False
     ) -> AsyncIterator[Poll]:
         self.polls += 1
-        self.reached.append(self.mirror.copied)
+        self.reached.append(self.mirror.index)
         async with super().poll(key, index=index, recursive=recursive) as poll:
             poll.etcd_index -= self.lag * (self.polls == 2)
             yield poll
@@ -625,10 +619,10 @@ def test_a_source_that_went_back_does_not_empty_the_target(stores: tuple[Daemon,
             # As if the source had been at a later index, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            ahead.copied += 100_000
+            ahead.index += 100_000
             await ahead._save()
             await other.set("/last copy", "1")
-            wanted = rf"SOURCE went back from index {ahead.copied} to \d+: .* with --overwrite to let"
+            wanted = rf"SOURCE went back from index {ahead.index} to \d+: .* with --overwrite to let"
             for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
                 with pytest.raises(NotMirrored, match=wanted):
                     await work()
@@ -645,7 +639,7 @@ def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Dae
             await other.set("/f/last copy", "1")
             work = mirrored(one, other, Log())
             await work._begin()
-            work._source.saw(work.copied + 100_000)
+            work._source.saw(work.index + 100_000)
             with pytest.raises(NotMirrored, match="SOURCE went back"):
                 await work._compare_node("/f")
             with pytest.raises(NotMirrored, match="SOURCE went back"):
@@ -653,7 +647,7 @@ def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Dae
             assert "/f/last copy" in await content(other)
             following = mirrored(one, other, Log())
             await following._begin()
-            following.copied += 100_000
+            following.index += 100_000
             with pytest.raises(NotMirrored, match="SOURCE went back"):
                 await following._follow()
 
@@ -668,7 +662,7 @@ def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) ->
             # As if the source had been at a later index, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            ahead.copied += 100_000
+            ahead.index += 100_000
             await ahead._save()
             await other.set("/lost", "1")
             log = Log()
@@ -862,7 +856,7 @@ def test_changes_between_witness_and_checkpoint_lead_to_a_comparison(stores: tup
             first = mirrored(one, other, Log())
             await first.copy()
             # As if the source had been put back to a state after the witness, and changed since.
-            first.copied = (await one.set("/b", "1")).etcd_index
+            first.index = (await one.set("/b", "1")).etcd_index
             await first._save()
             log = Log()
             async with trio.open_nursery() as nursery:
@@ -870,252 +864,6 @@ def test_changes_between_witness_and_checkpoint_lead_to_a_comparison(stores: tup
                 await log.until(lambda: bool(log.told))
                 nursery.cancel_scope.cancel()
             assert await content(other) == await content(one)
-
-    run(work)
-
-
-def test_a_deletion_before_a_comparison_does_not_lead_to_another_one(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared = comparisons(monkeypatch)
-    asked: list[Poll] = []
-    waiting = trio.Event()
-    do = Mirror._event
-
-    async def event(self: Mirror, poll: Poll, limit: float) -> Answer | None:
-        asked.append(poll)
-        if len(asked) == 3:  # the others had the two events of the key that is gone
-            waiting.set()
-        return await do(self, poll, limit)
-
-    monkeypatch.setattr(Mirror, "_event", event)
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            await one.set("/a", "1")
-            await one.set("/gone", "1")
-            await one.delete("/gone")
-            log = Log()
-            following = mirrored(one, other, log)
-            await following._begin()
-
-            async def go_on() -> None:
-                while True:
-                    await following._follow()
-
-            for number in range(2):  # as if a save had taken long, and the source is asked again
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(go_on)
-                    await waiting.wait()
-                    if number:
-                        await log.reached((await one.set("/b", "1")).etcd_index)
-                    nursery.cancel_scope.cancel()
-            assert len(compared) == 1
-            assert await content(other) == await content(one)
-
-    run(work)
-
-
-def test_more_events_than_a_store_keeps_during_each_comparison(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared = comparisons(monkeypatch)
-    do = Mirror._compare_node
-    sources: list[V2Client] = []
-
-    async def compare_node(self: Mirror, path: str) -> list[str]:
-        folders = await do(self, path)
-        for number in range(1100):
-            await sources[0].set("/a/busy", str(number))
-        return folders
-
-    monkeypatch.setattr(Mirror, "_compare_node", compare_node)
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            sources.append(one)
-            await one.set("/a/x", "1")
-            log = Log()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log, Scope("/a", "/a", "/_mirrored")).follow)
-                await log.until(lambda: bool(compared))
-                await log.reached((await one.set("/a/last", "1")).etcd_index)
-                nursery.cancel_scope.cancel()
-            assert len(compared) == 1
-            assert await content(other, "/a") == await content(one, "/a")
-
-    run(work)
-
-
-def test_events_that_come_faster_than_they_are_carried_out_are_kept(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared = comparisons(monkeypatch)
-    monkeypatch.setattr(mirror_pending, "MOST_KEPT", 300)  # the others wait in the store
-    monkeypatch.setattr(mirror_v2, "BREAK_SECONDS", 600.0)
-    do = Mirror._carry_out
-    sources: list[V2Client] = []
-    carried: list[int] = []
-
-    async def carry_out(self: Mirror, event: Answer, *, is_past: bool) -> None:
-        await do(self, event, is_past=is_past)
-        carried.append(event.node.modified_index)
-        for number in range(3 * (len(carried) < 400)):
-            await sources[0].set("/a/busy", str(number))
-
-    async def compare_node(self: Mirror, path: str) -> list[str]:
-        await sources[0].set("/a/busy", "first")
-        return []
-
-    monkeypatch.setattr(Mirror, "_carry_out", carry_out)
-    monkeypatch.setattr(Mirror, "_compare_node", compare_node)
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            sources.append(one)
-            await one.set("/a/x", "1")
-            await other.set("/a/x", "1")
-            log, scope = Log(), Scope("/a", "/a", "/_mirrored")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log, scope, overwrite=True).follow)
-                await log.until(lambda: len(carried) >= 400)
-                await log.reached((await one.set("/a/last", "1")).etcd_index)
-                nursery.cancel_scope.cancel()
-            assert len(compared) == 1
-            assert carried == sorted(set(carried)), "each once, in their order"
-            assert log.troubles == []
-            assert await content(other, "/a") == await content(one, "/a")
-
-    run(work)
-
-
-@pytest.mark.parametrize("is_full", [True, False], ids=["no room", "forgotten"])
-def test_a_source_that_outruns_the_mirror_is_told_and_compared_again(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_full: bool
-) -> None:
-    compared = comparisons(monkeypatch)
-    do, keep = Mirror._compare_node, Mirror._keep
-    ended: list[trio.Event] = []
-    sources: list[V2Client] = []
-    carried: list[str] = []
-    carry_out = Mirror._carry_out
-    if is_full:
-        monkeypatch.setattr(mirror_pending, "MOST_KEPT", 20)
-
-    async def kept(self: Mirror, kept: mirror_pending.Kept) -> None:
-        ended.append(trio.Event())
-        if not is_full and len(ended) < 3:
-            for number in range(1100):  # before they can be read
-                await sources[0].set("/a/busy", str(number))
-        await keep(self, kept)
-        ended[-1].set()
-
-    async def compare_node(self: Mirror, path: str) -> list[str]:
-        while not ended:
-            await trio.lowlevel.checkpoint()
-        folders = await do(self, path)
-        if len(ended) < 3:
-            for number in range(30):
-                await sources[0].set(f"/a/{len(ended)}-{number}", "1")
-            await ended[-1].wait()
-        return folders
-
-    async def carried_out(self: Mirror, event: Answer, *, is_past: bool) -> None:
-        carried.append(event.node.key)
-        await carry_out(self, event, is_past=is_past)
-
-    monkeypatch.setattr(Mirror, "_keep", kept)
-    monkeypatch.setattr(Mirror, "_compare_node", compare_node)
-    monkeypatch.setattr(Mirror, "_carry_out", carried_out)
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            sources.append(one)
-            await one.set("/a/x", "1")
-            log = Log()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log, Scope("/a", "/a", "/_mirrored")).follow)
-                await log.until(lambda: len(compared) == 3)
-                await log.reached((await one.set("/a/last", "1")).etcd_index)
-                nursery.cancel_scope.cancel()
-            assert len(compared) == 3
-            assert carried == ["/a/last"], "what is compared again is not carried out before"
-            assert len(log.troubles) == 1
-            assert "SOURCE changes faster than its events can be read" in log.troubles[0]
-            assert await content(other, "/a") == await content(one, "/a")
-
-    run(work)
-
-
-class Mute(V2Client):
-    """A source that cannot be asked for events the first time."""
-
-    polls = 0
-
-    @asynccontextmanager
-    async def poll(
-        self, key: str, *, index: int | None = None, recursive: bool = False
-    ) -> AsyncIterator[Poll]:
-        self.polls += 1
-        if self.polls == 1:
-            raise Unreachable([("the source", "broken off")], outcome_known=True)
-        async with super().poll(key, index=index, recursive=recursive) as poll:
-            yield poll
-
-
-def test_a_source_that_breaks_off_while_it_is_compared_shows_that_it_is_the_same(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared = comparisons(monkeypatch)
-    asked: list[int] = []
-    do = Mirror._is_proven
-
-    async def is_proven(self: Mirror) -> bool:
-        asked.append(len(compared))
-        return await do(self)
-
-    monkeypatch.setattr(Mirror, "_is_proven", is_proven)
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            await one.set("/a", "1")
-            log = Log()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(Mute(one.transport), other, log).follow)
-                await log.until(lambda: bool(compared))
-                await log.reached((await one.set("/b", "1")).etcd_index)
-                nursery.cancel_scope.cancel()
-            assert len(compared) == 1
-            assert asked[:1] == [1], "after the comparison, before any event"
-            assert "broken off" in log.troubles[0]
-            assert await content(other) == await content(one)
-
-    run(work)
-
-
-def test_the_last_listed_event_is_stored_without_another_one(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            await one.set("/a", "1")
-            await one.set("/gone", "1")
-            index = (await one.delete("/gone")).etcd_index
-            log = Log()
-
-            async def stored() -> int:
-                state = msgspec.json.decode(
-                    (await other.get("/_mirrored")).node.value or "", type=mirror.Checkpoint
-                )
-                return state.witness.revision if state.witness is not None else 0
-
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log).follow)
-                await log.until(lambda: len(log.told) >= 3)  # begun, compared, and once more
-                assert await stored() == index
-                nursery.cancel_scope.cancel()
 
     run(work)
 
@@ -1163,33 +911,6 @@ def test_a_checkpoint_without_a_witness_is_read(stores: tuple[Daemon, Daemon]) -
             await one.delete("/a")
             await mirrored(one, other, Log()).copy()
             assert await content(other) == await content(one)
-
-    run(work)
-
-
-@pytest.mark.parametrize("has_witness", [False, True], ids=["unproven", "proven"])
-@pytest.mark.parametrize("is_followed", [False, True], ids=["copy", "follow"])
-def test_overwriting_tells_of_a_source_that_is_not_proven(
-    stores: tuple[Daemon, Daemon], *, is_followed: bool, has_witness: bool
-) -> None:
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            await one.set("/a", "1")
-            await mirrored(one, other, Log()).copy()
-            if not has_witness:
-                found = await other.get("/_mirrored")
-                state = msgspec.json.decode(found.node.value or "", type=mirror.Checkpoint)
-                old = msgspec.json.encode(msgspec.structs.replace(state, witness=None)).decode()
-                await other.set("/_mirrored", old)
-            index = (await one.set("/b", "1")).etcd_index
-            log = Log()
-            with_overwrite = mirrored(one, other, log, overwrite=True)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(with_overwrite.follow if is_followed else with_overwrite.copy)
-                await log.reached(index)
-                nursery.cancel_scope.cancel()
-            told = [text for text in log.troubles if "does not show the last change that was copied" in text]
-            assert len(told) == (not has_witness)
 
     run(work)
 
@@ -1274,7 +995,6 @@ def test_a_member_that_lags_behind_is_not_believed(stores: tuple[Daemon, Daemon]
 def test_more_nodes_with_a_ttl_than_are_followed(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror_pending, "MOST_TIMED", 2)
     monkeypatch.setattr(mirror_v2, "MOST_TIMED", 2)
 
     async def work() -> None:
@@ -1288,3 +1008,21 @@ def test_more_nodes_with_a_ttl_than_are_followed(
             assert "more than 2 nodes have a TTL" in log.troubles[0]
 
     run(work)
+
+
+def test_when_nodes_are_looked_at() -> None:
+    chance = random.Random(1)  # noqa: S311 - repeatable
+    timed, twin = mirror_v2._Timed(), dict[str, float]()
+    for _ in range(3000):
+        path = f"/{chance.randrange(40)}"
+        if chance.random() < 0.3:
+            timed.discard(path)
+            twin.pop(path, None)
+        else:
+            twin[path] = float(chance.randrange(100))
+            timed.put(path, twin[path])
+            assert len(timed._heap) <= 2 * len(twin) + 101
+        assert timed.next() == min(twin.values(), default=float("inf"))
+        assert len(timed) == len(twin)
+        if twin:
+            assert twin[timed.first()] == timed.next()

@@ -213,7 +213,7 @@ def test_what_is_compacted_after_the_newest_key_is_compared_once(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
 ) -> None:
     scope = Scope(b"/a/", b"/a/", b"mirrored")
-    copies = counted(monkeypatch, "_compare")
+    copies = counted(monkeypatch, "_copy")
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -357,8 +357,8 @@ def test_a_source_that_went_back_does_not_empty_the_target(stores: tuple[Daemon,
             # As if the source had been at a later revision, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            await ahead._write([(b"last copy", b"1")], ahead.copied + 100_000, ahead._witness)
-            wanted = rf"SOURCE went back from revision {ahead.copied} to \d+: .* with --overwrite to let"
+            await ahead._write([(b"last copy", b"1")], ahead.revision + 100_000, ahead._witness)
+            wanted = rf"SOURCE went back from revision {ahead.revision} to \d+: .* with --overwrite to let"
             for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
                 with pytest.raises(NotMirrored, match=wanted):
                     await work()
@@ -376,12 +376,12 @@ def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Dae
             await first._write([(b"copied", b"1")], 0, None)
             first._seen += 100_000
             with pytest.raises(NotMirrored, match="SOURCE went back"):
-                await first._compare()
+                await first._copy()
             assert await content(other) == {b"copied": b"1"}
             following = mirrored(one, other, Log())
             await following._begin()
-            await following._compare()
-            following.copied += 100_000
+            await following._copy()
+            following.revision += 100_000
             with pytest.raises(NotMirrored, match="SOURCE went back"):
                 await following._follow()
 
@@ -396,7 +396,7 @@ def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) ->
             # As if the source had been at a later revision, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            await ahead._write([(b"lost", b"1")], ahead.copied + 100_000, ahead._witness)
+            await ahead._write([(b"lost", b"1")], ahead.revision + 100_000, ahead._witness)
             log = Log()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
@@ -418,7 +418,7 @@ def test_another_cluster_is_not_copied(stores: tuple[Daemon, Daemon]) -> None:
             await work._begin()
             work._source = other
             with pytest.raises(NotMirrored, match="another cluster answers at the address of the source"):
-                await work._compare()
+                await work._copy()
 
     run(work)
 
@@ -590,10 +590,7 @@ def test_a_witness_that_is_compacted_is_shown_by_its_key_or_by_older_ones(
             await compact(one, await put(one, (b"y", b"4")))
             with pytest.raises(mirror.Another, match="no key of it is as old: it cannot be shown"):
                 await mirrored(one, other, Log()).copy()
-            log = Log()
-            await mirrored(one, other, log, overwrite=True).copy()
-            assert len(log.troubles) == 1
-            assert "SOURCE does not show the last change that was copied" in log.troubles[0]
+            await mirrored(one, other, Log(), overwrite=True).copy()
             assert await content(other) == await content(one)
 
     run(work)
