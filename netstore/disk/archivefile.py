@@ -525,9 +525,8 @@ class ArchiveWriter:
         with self._changing:
             if part.last > self.listing.last:
                 self.listing.append(part)
-            elif (
-                part not in self.listing.parts
-            ):  # a good file with these entries took the place of a damaged one
+            elif part not in self.listing.parts:
+                # A good file with these entries took the place of a damaged one.
                 self.listing.needless.append(part.path)
         self._new_files += 1
         self._merge_pause = max(0, self._merge_pause - 1)

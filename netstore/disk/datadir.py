@@ -241,34 +241,33 @@ class DataDir:
 
         NetstoreError when it cannot be read or written; CorruptData when it is damaged.
         """
-        if not self.known_instance():
-            write_atomically(self.path, _INSTANCE, add_checksum_line(b"%b\n" % os.urandom(16).hex().encode()))
-        return self.known_instance()
+        found = self.known_instance()
+        if not found:
+            found = os.urandom(16).hex()
+            write_atomically(self.path, _INSTANCE, add_checksum_line(f"{found}\n".encode()))
+        return found
 
     def known_instance(self) -> str:
         """The number of this folder; empty if it was not drawn yet. Blocks; raises as `instance`."""
-        path = self.path / _INSTANCE
-        with explain_errors(path):
-            if not path.exists():
-                return ""
-            text = split_checksum_line(path.read_bytes())
-        if text is None:
-            raise CorruptData(f"{path}: damaged; nothing was changed: remove it, another one is drawn then")
-        return text.decode().strip()
+        return self._note(_INSTANCE, "remove it, another one is drawn then").decode()
 
     def archive_folder(self) -> str:
         """The folder in which the last archive of this data was written; empty if there was none. Blocks.
 
         NetstoreError when it cannot be read; CorruptData when it is damaged.
         """
-        path = self.path / _ARCHIVE_PLACE
+        return os.fsdecode(self._note(_ARCHIVE_PLACE, "remove it if the archive is mounted"))
+
+    def _note(self, name: str, fix: str) -> bytes:
+        """The line in a file of the folder; empty if there is no such file."""
+        path = self.path / name
         with explain_errors(path):
             if not path.exists():
-                return ""
+                return b""
             text = split_checksum_line(path.read_bytes())
         if text is None:
-            raise CorruptData(f"{path}: damaged; nothing was changed: remove it if the archive is mounted")
-        return os.fsdecode(text.removesuffix(b"\n"))
+            raise CorruptData(f"{path}: damaged; nothing was changed: {fix}")
+        return text.removesuffix(b"\n")
 
     def note_archive_folder(self, folder: Path) -> None:
         """Keep where the archive of this data is written, on stable storage. Blocks.

@@ -478,7 +478,7 @@ class Archiver:
         is_begun = home.archive_folder() == str(folder)
 
         def claimed() -> None:
-            if home.archive_folder() != str(folder):
+            if not is_begun:
                 home.note_archive_folder(folder)
 
         return ArchiveWriter.open(

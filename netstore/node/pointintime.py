@@ -115,7 +115,7 @@ def place_of(found: Listing, instant: int) -> Place:
         gap = next((gap for gap in found.gaps if gap[0] > index), None)
         if gap is not None and (following is None or gap[0] < following):
             raise NetstoreError(_in_gap(found, gap, instant, head.latest))
-        return Place(index, wall, following is None)
+        return Place(index, wall, is_end=following is None)
     first = next(
         (head.earliest for head in (read_head(part.path) for part in found.parts) if head.earliest), 0
     )

@@ -7,9 +7,8 @@ clients. A member that has a state serves it after `PUBLISH_SECONDS` even if the
 without waits for a majority, alive but not ready.
 
 Stop, on SIGTERM or SIGINT, also during the start, of which nothing more is told or served then: notify the
-service manager; close the clients' listeners; finish requests and
-transfer leadership, within `DRAIN_SECONDS`; close the connections; commit the state; close the log; unlock
-the folder.
+service manager; close the clients' listeners; finish requests and transfer leadership, within
+`DRAIN_SECONDS`; close the connections; commit the state; close the log; unlock the folder.
 """
 
 from __future__ import annotations

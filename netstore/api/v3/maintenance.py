@@ -124,7 +124,8 @@ class MaintenanceService:
             f"memberID:{id_} alarm:{pb.AlarmType.Name(kind)} " for id_, kind in machine.alarms.active
         ]
         problems += member.problems()
-        problems += filter(None, (member.differing,))
+        if member.differing:
+            problems.append(member.differing)
         answer = pb.StatusResponse(
             version=VERSION,
             dbSize=size,

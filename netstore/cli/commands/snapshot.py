@@ -412,7 +412,7 @@ def restore(
         from netstore.node import restore as work  # noqa: PLC0415 - one command of many needs it
         from netstore.ops.store import DEFAULT_CLUSTER_TOKEN  # noqa: PLC0415 - same
 
-        if _kind(file) == FULL and skip_hash_check:
+        if _kind(file) == FULL and skip_hash_check:  # the kind first: a folder is refused in any case
             raise click.UsageError("--skip-hash-check is for v3 snapshots: a full backup is always verified")
         token = initial_cluster_token or DEFAULT_CLUSTER_TOKEN
         # As netstored does it: the token that everybody knows is used only where several members need one.
