@@ -5,7 +5,9 @@
     0000000000000000.state                       a state that has applied entry 0
     *.part                                       unfinished; of no use
     *.damaged                                    was the last file of entries, and could not be read
+    *.state.unproven                             a state of another data folder, further than the entries were
     identity                                     whose log is archived here
+    skipped                                      entries that are not applied (`skipped`); not there as a rule
     new                                          asks for a new archive where the one that was here is gone
     lock                                         held by the member that writes here
 
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.codec import crc32c, layout
 from netstore.disk.datadir import add_checksum_line, split_checksum_line, sync_folder, write_atomically
+from netstore.disk.skipped import read_archived_skips, write_skipped
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
@@ -36,7 +39,7 @@ from netstore.state.envelope import HEAD_BYTES, read
 from netstore.types import Index, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from netstore.disk.datadir import DataDir
@@ -70,6 +73,7 @@ _FORMER_PARTS: Final = frozenset({f"entries{_PART}", f"state{_PART}"})
 """Names of unfinished files of an earlier release."""
 
 _DAMAGED: Final = ".damaged"
+_UNPROVEN: Final = ".unproven"
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity"
 _NEW: Final = "new"
@@ -342,9 +346,17 @@ class ArchiveWriter:
     be called in one thread while `add_base` or `remove` is called in another.
     """
 
-    def __init__(self, folder: Path, cluster: ClusterId, store: str, claimed: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cluster: ClusterId,
+        store: str,
+        claimed: Callable[[], object],
+        skipped: Mapping[Index, str],
+    ) -> None:
         """For `open`."""
         self._claimed = claimed
+        self._skipped = skipped
         self._folder = folder
         self._cluster = cluster
         self._store = store
@@ -388,6 +400,7 @@ class ArchiveWriter:
         *,
         is_begun: bool = False,
         claimed: Callable[[], object] = lambda: None,
+        skipped: Mapping[Index, str] = {},
     ) -> ArchiveWriter:
         """Lock the folder, which is made if it is missing. A last file that is damaged is left out of the
         listing: its entries are archived anew, or become a gap. NetstoreError if another process uses the
@@ -399,9 +412,10 @@ class ArchiveWriter:
 
         `is_begun`: this store wrote its archive in this folder before. One that has none now is not mounted,
         or was emptied; NetstoreError then, unless a file `new` in it asks for a new archive. `claimed` is
-        called once this folder has the identity of this store.
+        called once this folder has the identity of this store. `skipped` are the entries that this member
+        does not apply, index -> hash: the archive has them before it has the entries.
         """
-        writer = cls(folder, cluster, store, claimed)
+        writer = cls(folder, cluster, store, claimed, skipped)
         if is_begun:
             _check_not_away(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -478,8 +492,9 @@ class ArchiveWriter:
         )
 
     def tidy(self) -> None:
-        """Remove what a crash left, and rename last files that were found damaged, once it is not in doubt
-        whose archive this is. Part of the first `add` or `add_base`.
+        """Remove what a crash left, rename last files that were found damaged and states of others that are
+        not known to be of this log, and note what this member does not apply, once it is not in doubt whose
+        archive this is. Part of the first `add` or `add_base`.
         """
         with self._changing:
             if self._is_tidy:
@@ -488,8 +503,28 @@ class ArchiveWriter:
                 self._set_aside(path)
             own = {self._unfinished_name("entries"), self._unfinished_name("state"), *_FORMER_PARTS}
             _remove([*self.listing.needless, *(each for each in self.listing.unfinished if each.name in own)])
+            for base in self._unproven():
+                _rename(base.path, base.path.with_name(base.path.name + _UNPROVEN))
+            self._note_skipped()
             self.listing = listing(self._folder)
             self._is_tidy = True
+
+    def _unproven(self) -> list[Base]:
+        """States of another data folder that go further than the entries: only by entries it is known that an
+        archive is of the log that goes on with it, and the other member may have had another one from there.
+        """
+        found = self.listing
+        return [] if self._is_claimed else [base for base in found.bases if base.applied > found.last]
+
+    def _note_skipped(self) -> None:
+        """Add the entries that this member does not apply to those that members before it did not."""
+        if not self._skipped:
+            return
+        noted: dict[Index, str] = {}
+        with suppress(CorruptData):  # this member has them all, unless it took the place of another one
+            noted = read_archived_skips(self._folder)
+        if not self._skipped.items() <= noted.items():
+            write_skipped(self._folder, {**noted, **self._skipped})
 
     def _set_aside(self, path: Path) -> None:
         """Rename a last file that was found damaged, unless it was removed or replaced by a good one."""

@@ -22,7 +22,7 @@ from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
 from netstore.types import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from netstore.disk.archivefile import Base
@@ -138,11 +138,13 @@ class Archiver:
         monotonic: Callable[[], float],
         wall: Callable[[], int],
         log: Log,
+        skipped: Mapping[Index, str] = {},
     ) -> None:
         """Entries that wait when no others are being written are begun to be written within `lag_seconds`
         after they were applied, a bounded number at once; one that is applied during a write waits for its
         end first. What leads to no point of the last `keep_seconds` is removed; 0: nothing is. `home` is
-        called in threads; the folder that it has is not begun anew where its archive is gone.
+        called in threads; the folder that it has is not begun anew where its archive is gone. `skipped` are
+        the entries that this member does not apply (`Machine.skipped`).
         """
         self.folder = folder
         self._cluster = cluster
@@ -155,6 +157,7 @@ class Archiver:
         self._monotonic = monotonic
         self._wall = wall
         self._log = log
+        self._skipped = skipped
         self._writer: ArchiveWriter | None = None
         self._retention: Retention | None = None
         self._waits: tuple[Index, float] | None = None
@@ -482,7 +485,12 @@ class Archiver:
                 home.note_archive_folder(folder)
 
         return ArchiveWriter.open(
-            self.folder, self._cluster, home.instance(), is_begun=is_begun, claimed=claimed
+            self.folder,
+            self._cluster,
+            home.instance(),
+            is_begun=is_begun,
+            claimed=claimed,
+            skipped=self._skipped,
         )
 
     def _opened(self, writer: ArchiveWriter) -> None:

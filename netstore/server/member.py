@@ -24,7 +24,7 @@ from netstore.api.v3 import services as v3
 from netstore.disk.scrub import Scrubber
 from netstore.guard import guarded
 from netstore.node.archive import Archiver
-from netstore.node.backup import Backups
+from netstore.node.backup import Backups, log_part
 from netstore.node.backupschedule import LOOK_SECONDS, BackupPlan, BackupSchedule
 from netstore.node.chores import EACH_ROUND
 from netstore.node.consistency import Consistency
@@ -134,6 +134,7 @@ class RunningMember:
             get_logger("backup"),
             suspect=self.scrubber.hurry,
             header=self._backup_header,
+            log_part=partial(log_part, raft.log),
         )
         self.backup_schedule = self._schedule_backups()
         backup = BackupApi(self.backups, base.deadlines.after)
@@ -235,6 +236,7 @@ class RunningMember:
             call_soon=self._call_for_client,
             monotonic=base.clock.monotonic,
             wall=base.clock.wall,
+            skipped=self.store.machine.skipped,
             log=get_logger("archive"),
         )
         host.compaction.wanted = archiver.needed

@@ -22,6 +22,7 @@ from netstore.disk.archivefile import (
     wall_of,
 )
 from netstore.disk.archiveretention import Retention
+from netstore.disk.skipped import read_archived_skips
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
@@ -166,6 +167,42 @@ def test_whose_archive_it_is(tmp_path: Path) -> None:
         file.write_bytes(damaged)
         with pytest.raises(CorruptData, match="identity: damaged: remove it if the archive is of this store"):
             reopened("aa")
+
+
+def test_a_state_of_another_store_that_is_further_than_the_entries_is_put_aside(tmp_path: Path) -> None:
+    """Nothing shows that it is of the log that is archived from then on."""
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    writer.add(entries(1, 5))
+    writer.add_base(state(b"5", 5))
+    writer.add_base(state(b"7", 7))
+    writer.close()
+    for store, bases in ((STORE, [5, 7]), ("77", [5])):
+        writer = ArchiveWriter.open(tmp_path, CLUSTER, store)
+        writer.tidy()
+        assert [base.applied for base in writer.listing.bases] == bases
+        writer.close()
+    assert (tmp_path / f"{7:016x}.state.unproven").read_bytes() == b"7"
+
+
+def test_what_is_not_applied_is_noted_with_what_was_noted_before(tmp_path: Path) -> None:
+    def noted(store: str, skipped: dict[Index, str]) -> dict[Index, str]:
+        writer = ArchiveWriter.open(tmp_path, CLUSTER, store, skipped=skipped)
+        before = read_archived_skips(tmp_path)
+        writer.tidy()
+        writer.close()
+        assert before == {} or before.items() <= read_archived_skips(tmp_path).items()
+        return read_archived_skips(tmp_path)
+
+    assert noted(STORE, {}) == {}
+    assert not (tmp_path / "skipped").exists()
+    assert noted(STORE, {Index(3): "aa"}) == {3: "aa"}
+    assert noted("77", {Index(9): "bb"}) == {3: "aa", 9: "bb"}
+    assert noted("77", {}) == {3: "aa", 9: "bb"}
+    (tmp_path / "skipped").write_bytes(b"x")
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE, skipped={Index(3): "aa"})
+    writer.tidy()
+    writer.close()
+    assert read_archived_skips(tmp_path) == {3: "aa"}
 
 
 def test_damage_is_told(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
     try:
         target = work / "backup"
         try:
-            reached = extract(folder, goal, target, work / "work", base_file=base, version=__version__)
+            reached = extract(
+                folder, goal, target, work / "work", base_file=base, version=__version__, warn=warn
+            )
         except NetstoreError as error:
             raise refused(str(error)) from None
         except OSError as error:

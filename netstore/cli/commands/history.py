@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands.failures import Exit, Failure, refused
-from netstore.cli.commands.invocation import say
+from netstore.cli.commands.invocation import say, warn
 from netstore.cli.commands.options import Command, pass_settings, whole
 from netstore.cli.commands.points import Point, Store, ask_keys, instant, point, revision, shown_instant
 from netstore.cli.output import Form, Table
@@ -95,7 +95,7 @@ def _archived(folder: Path, key: bytes, limit: int) -> tuple[Past, Mapping[int, 
     count = last = 0
     with tempfile.TemporaryDirectory(prefix="netstorectl-") as work:
         try:
-            for each in key_states(folder, key, Path(work) / "state"):
+            for each in key_states(folder, key, Path(work) / "state", warn):
                 count += 1
                 last = each.revision
                 if len(states) == limit:
