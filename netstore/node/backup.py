@@ -24,7 +24,7 @@ from contextlib import suppress
 from functools import partial
 from struct import Struct
 from time import monotonic
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.disk.backupfile import Header, LogPart
+    from netstore.node.archive import Source
     from netstore.node.fullbackup import Found
     from netstore.raft.log import Log as RaftLog
     from netstore.seams import Log
@@ -72,22 +73,6 @@ MADE_BOUNDS: Final = doubling(0.01, 17)
 _NUMBER: Final = Struct(">Q")
 _REVISION: Final = Struct(">QcQ")
 _MASK64: Final = 2**64 - 1
-
-
-class Source(Protocol):
-    """The part of `disk.engine.LmdbEngine` that is used here."""
-
-    def sync(self, done: Callable[[OSError | None], None]) -> None:
-        """Call `done` on the loop once everything written so far is durable, or with the error."""
-
-    def applied(self) -> Index:
-        """The index of the last write."""
-
-    def copy_to(self, file: int) -> Index:
-        """Write a consistent copy to a file descriptor; its applied index. Blocks."""
-
-    def sizes(self) -> tuple[int, int]:
-        """Bytes of the state's file, and of the part that is in use."""
 
 
 class _StateCopy(NamedTuple):

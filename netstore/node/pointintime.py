@@ -368,7 +368,7 @@ class _Replayer:
                 damage = bad
                 found = found.without({bad.base.path})
                 self._warn(f"{bad}; an older state is taken, if there is one")
-            except NetstoreError:
+            except _NoBase:
                 if damage is None:
                     raise
                 raise CorruptData(
@@ -509,6 +509,10 @@ def _removed(what: str) -> NetstoreError:
     )
 
 
+class _NoBase(NetstoreError):  # noqa: N818 - named for what is so
+    """No state of an archive leads to a point."""
+
+
 class _BadState(CorruptData):
     """A state of an archive is damaged."""
 
@@ -560,8 +564,8 @@ def _base_for(found: Listing, goal: Goal) -> Base | None:
         return reached
     oldest = min(found.bases, default=None)
     if oldest is None:
-        raise NetstoreError("the archive has no state to begin with; give a full backup with FILE")
-    raise NetstoreError(
+        raise _NoBase("the archive has no state to begin with; give a full backup with FILE")
+    raise _NoBase(
         f"the oldest state of the archive has applied entry {oldest.applied}, which is after this point; give"
         " an older full backup with FILE"
     )
