@@ -73,8 +73,9 @@ class LeaseHolder:
     """The lease of this node.
 
     `on_held` is called with what is held each time that changes, again after `set_value`, again if it
-    returned False, and again after `on_unsafe`. `on_unsafe` is called when the subnet in use may be another
-    node's soon: the lease could not be renewed and may end, or it is gone and could not be written again.
+    returned False, again after `on_unsafe`, and when the lease becomes a reservation or is one
+    no more. `on_unsafe` is called when the subnet in use may be another node's soon: the lease could not be
+    renewed and may end, or it is gone and could not be written again.
     `avoid` returns the networks of this host, which no new subnet may overlap. `drained_as` asks
     for the name, an address or a node name, under which this node is noted as one that may take no subnet
     (`netstorectl subnet drain`); that is asked before each lease that is created.
@@ -118,6 +119,8 @@ class LeaseHolder:
         """Until when no subnet of a full network is looked for while no lease goes away."""
         self._accepted = True
         """Whether `on_held` returned True since the value was set, and no other name of the lease is left."""
+        self._told_permanent = False
+        """Whether the lease was a reservation when `on_held` was called last."""
         self._in_use = False
         """Whether `on_held` was called, and `on_unsafe` not since then."""
         self._left: NodeSubnets | None = None
@@ -126,6 +129,8 @@ class LeaseHolder:
         """What was held when no other name was left."""
         self._is_former_kept = False
         """Whether this node's leases of the former network config were written since it holds another."""
+        self._has_left = False
+        """Whether this run left a subnet of the former network config."""
         self._created_at = 0
         """The index at which a lease was created that this node is about to move to."""
 
@@ -159,6 +164,7 @@ class LeaseHolder:
             is_kept = await self._keep_former()
             rewritten_until = self._tell_rewrites()
             action = self.state.next(trio.current_time())
+            self._accepted &= self.state.permanent == self._told_permanent
             is_unsafe = self._check_safe(is_refused=isinstance(action, Wait | ChooseSubnet))
             if is_moved:
                 pass  # its new subnet is told below
@@ -189,6 +195,7 @@ class LeaseHolder:
                 if self.subnets != self.state.subnets:
                     self.subnets, self._only_name = self.state.subnets, None
                 self._in_use, self._left = True, None
+                self._told_permanent = self.state.permanent
                 # The node says what it uses before its lease's other name goes.
                 self._accepted = await self._on_held(self.subnets) and await self._remove_other_names()
             await self._store.settle()
@@ -411,7 +418,7 @@ class LeaseHolder:
         if (network, former) != (self._network, self._former):
             self._network, self._former = network, former
             self._is_former_kept, self._full_until = False, -math.inf
-            self._accepted = False
+            self._accepted = self._has_left = False
             self._wake.set()
 
     @property
@@ -496,12 +503,14 @@ class LeaseHolder:
             created=action.created,
         )
         state.confirmed()
+        self._has_left = True
         return True
 
     async def _keep_former(self) -> bool:
         """Write this node's leases of the former network config once, with the full TTL, when a subnet of the
-        present one is held. Reservations have no TTL and stay as they are. What an older lease overlaps is
-        not served, and is removed. False if that is not done yet.
+        present one is held. One that an earlier run wrote since it created the present lease has had its
+        time. Reservations have no TTL and stay as they are. What an older lease overlaps is not served, and
+        is removed. False if that is not done yet.
         """
         state, former, value = self.state, self._former, self.state.value
         if former is None or self._is_former_kept or not state.held or self._must_leave:
@@ -512,9 +521,12 @@ class LeaseHolder:
             if stored.permanent or not is_former or not is_of(lease, state.own_ips, state.own_name):
                 continue
             older = self._older_claim(lease.subnets, stored.created)
+            is_written = self._watcher.entries[name].value == value and stored.index > state.created
+            if older is None and is_written and not self._has_left:
+                continue
             try:
                 if older is None:
-                    found = await self._store.replace(name, value, stored.index, state.ttl)
+                    found = await self._store.replace(name, value, stored.index, state.ttl, is_change=True)
                 else:
                     found = await self._store.remove(name, stored.index)
             except ClientError as error:
@@ -560,8 +572,6 @@ class LeaseHolder:
             except ClientError as error:
                 self._log.report("lease", "no_subnet_yet", reason=str(error))
                 return RETRY_DELAY
-        if self._left is not None and self._is_taken(self._left):
-            self._withdraw_left()
         action = choose_subnet(
             self._stored(),
             self.state.own_ip,
@@ -572,6 +582,8 @@ class LeaseHolder:
             own_name=self.state.own_name,
             former=self._former,
         )
+        if self._left is not None and not isinstance(action, Overwrite) and self._is_taken(self._left):
+            self._withdraw_left()
         if isinstance(action, NetworkFull):
             self._withdraw_left()
             self._note_full()
@@ -585,11 +597,40 @@ class LeaseHolder:
             return RETRY_DELAY
         if isinstance(action, Discard):
             self._log.warning("lease_discarded", subnet=str(action.subnets), reason=action.reason)
+        if isinstance(action, Overwrite) and await self._hold_as_it_is(action):
+            return 0.0
         if not await self._write(action):
             return RETRY_DELAY
         if isinstance(action, Discard) or self.state.is_written:
             return 0.0
         return self._race_delay()
+
+    async def _hold_as_it_is(self, action: Overwrite) -> bool:
+        """Hold a lease of an earlier run without writing it, if it need not be: so a restart changes nothing
+        in the store. False if it is to be written.
+        """
+        state, name, value = self.state, action.subnets.lease_name, self.state.value
+        if self._watcher.entries[name].value != value:
+            return False
+        sent = trio.current_time()
+        try:
+            found = await self._store.entry(name)
+        except ClientError:
+            return False  # the write fails as well, and tells why
+        if not isinstance(found, Entry) or found.modified != action.index or not state.serves_as_it_is(found):
+            return False
+        permanent = found.ttl is None
+        state.granted(
+            action.subnets,
+            found.modified,
+            value=value,
+            permanent=permanent,
+            sent=sent,
+            created=found.created,
+            ttl=found.ttl,
+        )
+        self._log.resolve("lease", "lease_written_again")
+        return True
 
     def _is_taken(self, subnets: NodeSubnets) -> bool:
         """Whether another node has a lease that overlaps one of these subnets."""

@@ -356,12 +356,15 @@ class Reconciler:
                 self._must_reread = True
             if batch.addresses:
                 self._network_changed = self._must_read_addresses = self.devices.dirty = True
+            bridges = self.devices.bridges if batch.links or batch.removed_links else None
             for number in batch.bared:  # with the last address go all routes, and nobody is told
                 self._must_reread |= self._is_used(number)
             for link in batch.links:
                 self._link_changed(link)
             for number in batch.removed_links:  # last: a link changes once more before it goes
                 self._link_removed(number)
+            if bridges is not None and bridges != self.devices.bridges:
+                self._network_changed = True  # what they protect from leases is another
             for change in batch.routes:
                 if self.routes.is_in_ranges(change.route):
                     self.routes.apply(change)
