@@ -29,7 +29,7 @@ from netstore.network.addresses import show_ip
 from netstore.network.lease import SubnetLease, is_of, parse_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
     from netstore.agent.leasestate import LeaseState
     from netstore.agent.leasewatcher import LeaseWatcher
@@ -133,6 +133,10 @@ class LeaseHolder:
         """Whether this run left a subnet of the former network config."""
         self._created_at = 0
         """The index at which a lease was created that this node is about to move to."""
+        self._is_at_rest = False
+        """Nothing has to be done before a time, unless a lease of this node changes."""
+        self._listings = 0
+        """The listings of the watcher when it was looked at last."""
 
     @property
     def subnet(self) -> Subnet | None:
@@ -175,8 +179,10 @@ class LeaseHolder:
                 is_done = self._accepted or is_unsafe
                 is_done = is_done and reserved is None and is_kept and not self._must_leave
                 until = min(action.until, rewritten_until)
+                self._is_at_rest = is_done and self.state.held and "reservation" not in self._log.open
                 with trio.move_on_at(until if is_done else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
+                self._is_at_rest = False
                 if self._accepted or is_unsafe:
                     continue
             elif isinstance(action, ChooseSubnet):
@@ -300,9 +306,12 @@ class LeaseHolder:
             )
         return until
 
-    def leases_changed(self) -> None:
-        """The watcher's leases changed; this node's own may be among them."""
+    def leases_changed(self, names: Collection[str]) -> None:
+        """The watcher's leases with these names changed; this node's own may be among them."""
         state = self.state
+        if self._is_at_rest and not self._concern(names):
+            return
+        self._listings = self._watcher.listings
         if self._generation != self._watcher.generation:
             self._generation = self._watcher.generation
             self._created_at = 0
@@ -316,6 +325,18 @@ class LeaseHolder:
         self._look(subnets)
         self._log_loss(subnets, held=held)
         self._wake.set()
+
+    def _concern(self, names: Collection[str]) -> bool:
+        """Whether these leases, or a listing or another store, matter to a node that holds its subnet."""
+        watcher, state = self._watcher, self.state
+        if watcher.listings != self._listings or watcher.generation != self._generation:
+            return True
+        own, ips = "" if state.subnets is None else state.subnets.lease_name, state.own_ips
+        for name in names:
+            lease = watcher.leases.get(name)
+            if name == own or (lease is not None and _may_be_of(lease, ips, state.own_name)):
+                return True
+        return False
 
     def _look(self, subnets: NodeSubnets) -> None:
         """Report to the state what the watcher knows of the lease."""
@@ -766,3 +787,8 @@ class LeaseHolder:
                 self._log.warning("lease_taken", subnet=str(subnets), by=show_ip(self.state.taken_by))
             else:
                 self._log.warning("lease_gone", subnet=str(subnets))
+
+
+def _may_be_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
+    """Whether the lease is that of the node with this name and these PublicIPs, or has one of them."""
+    return lease.public_ip in ips or is_of(lease, ips, name)

@@ -21,7 +21,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -263,8 +263,11 @@ class Reconciler:
             if self.entries.rebind(self.devices.numbers):
                 await self._read_entries()
         await _in_parts(self.routes.bind(self.devices.number))
-        await _in_parts(self.entries.bind())
-        new_entries, old_entries = await _in_parts(self.entries.steps())
+        new_entries: list[SetEntry] = []
+        old_entries: list[DeleteEntry] = []
+        if not self.entries.is_settled:
+            await _in_parts(self.entries.bind())
+            new_entries, old_entries = await _in_parts(self.entries.steps())
         new_routes, old_routes = await _in_parts(self.routes.steps(self.entries.devices))
         if new_routes:  # routes that these replace go in the next round, and only then what those use
             old_entries = []
@@ -410,5 +413,6 @@ async def _in_parts(work: Generator[None, None, T]) -> T:
         try:
             next(work)
         except StopIteration as end:
-            return cast("T", end.value)
+            result: T = end.value
+            return result
         await trio.lowlevel.checkpoint()

@@ -486,7 +486,7 @@ class Agent:
 
     def _leases_changed(self, names: Collection[str]) -> None:
         if self._holder is not None and self._programmer is not None:
-            self._holder.leases_changed()
+            self._holder.leases_changed(names)
             self._programmer.leases_changed(names)
         if self._migration is not None:
             self._migration.leases_changed()

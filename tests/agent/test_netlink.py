@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
-from netstore.agent.kernel import KernelError
+from netstore.agent.kernel import KernelError, Notifications
 from netstore.agent.leasefilter import IPV4, protected_addresses
 from netstore.agent.netlink import BATCH, Netlink
 from netstore.agent.routeplan import PROTOCOL, AddRoute, BoundRoute, DeleteRoute
@@ -126,6 +127,34 @@ def test_a_bridge_is_protected_as_the_kernel_routes_to_it(node: Node) -> None:
     assert "br0" not in destination("10.30.5.5")
     assert destination("10.30.0.1")[:2] == ["local", "10.30.0.1"]
     assert protected == [False, True, False]
+
+
+@pytest.mark.root
+@pytest.mark.peer("ip")
+def test_who_waits_for_notifications_is_not_woken_by_a_few_steps_of_another_task(node: Node) -> None:
+    async def work(kernel: Netlink) -> None:
+        told: list[Notifications] = []
+        eth0 = next(link.ifindex for link in await kernel.links() if link.name == "eth0")
+
+        async def listen() -> None:
+            while True:
+                told.append(await kernel.notifications())
+
+        async with trio.open_nursery() as nursery:
+            kernel.pending_notifications()
+            nursery.start_soon(listen)
+            await trio.testing.wait_all_tasks_blocked()
+            for number in range(20):
+                subnet = Subnet(parse_ip("10.0.0.0") + number * 256, 24)
+                route = BoundRoute(subnet, parse_ip("192.168.78.1"), eth0)
+                assert await kernel.apply([AddRoute(route)]) == {}
+                [change] = kernel.pending_notifications().routes
+                assert change.route.subnet == subnet
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert told == []
+
+    run(node, work)
 
 
 @pytest.mark.root

@@ -17,6 +17,7 @@ from netstore_plugins.hostgw import HostGateway
 
 from netstore.agent import localnode, privileges
 from netstore.agent.kernel import Address, Link
+from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import GRACE_PERIOD, LeaseWatcher
 from netstore.agent.routeplan import BOOT, DeleteRoute, KernelRoute
 from netstore.agent.service import STUCK_SECONDS, Agent, pod_network
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from netstore.agent.backend import Host, Prepared
+    from netstore.agent.leasestate import Action
     from netstore.client.faults import ClientError
     from netstore.client.storeapi import StoreAccess
     from netstore.client.subnetstore import SubnetStore
@@ -474,6 +476,35 @@ async def test_a_restart_with_nothing_to_change_writes_nothing_to_the_store(
             assert node.agent.not_ready() is None
             assert node.env.read_text() == text
         assert written() == before
+
+
+@pytest.mark.trio
+async def test_changes_of_other_leases_do_not_occupy_who_holds_the_own_one(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def next_action(state: LeaseState, now: float) -> Action:
+        looks.append(now)
+        return decide(state, now)
+
+    decide = LeaseState.next
+    monkeypatch.setattr(LeaseState, "next", next_action)
+    async with node.running():
+        await trio.sleep(2)  # fixed: by the clock of the test
+        looks.clear()
+        for number in range(20):
+            node.store.lease(f"10.23.{200 + number}.0-24", f"192.168.77.{12 + number}")
+            await trio.sleep(0.1)  # fixed: same
+        node.store.remove(f"{PREFIX}/subnets/10.23.200.0-24")
+        await trio.sleep(1)  # fixed: same
+        assert len(node.routes()) == 19
+        assert looks == []
+        key = node.own_key()
+        node.store.remove(key)
+        await trio.sleep(1)  # fixed: same
+        assert looks
+        assert node.own_key() == key
 
 
 @pytest.mark.trio
