@@ -9,7 +9,8 @@ cluster of two above all. While a voter that could decide has not reported, memb
 that has lasted for `RETRY_SECONDS` each says so (`Host.differing`), until a comparison finds a majority, or
 who differs is removed: reports arrive one after the other, and the deciding one may be the last.
 
-A member judges only itself, by what the others have told it.
+A member judges only itself, by what the others have told it. One that has applied a command where others
+compare their states differs from them without a digest.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ this member says so; and between two comparisons meanwhile.
 
 LOOK_SECONDS: Final = 0.5
 """How often to look whether a comparison is due."""
+
+OTHER_ENTRY: Final = b""
+"""In place of the digest of a member that has another entry where the others compare their states: its log is
+not theirs, as that of one left of an earlier cluster with the same ids.
+"""
 
 MOST_KEPT: Final = 64
 """Log indexes whose digests are kept: members do not apply at the same pace."""
@@ -134,6 +140,9 @@ class Consistency:
             return
         self._forget_replaced()
         self._comparison.add(member, index, digest)
+        own = self._host.id
+        if own not in self._comparison.told(index) and self._host.applier.has_command_at(index):
+            self._comparison.add(own, index, OTHER_ENTRY)
         self._decide(index)
 
     async def run(self) -> None:

@@ -16,6 +16,8 @@ from netstore.node.consistency import (
     DigestComparison,
     StateDiverged,
 )
+from netstore.node.member import OWN
+from netstore.state.commands import PublishMember, encode
 from netstore.state.digest import digest as digest_of
 from netstore.types import Index, Nanos, NodeId
 from tests.support.group import Group
@@ -153,6 +155,30 @@ def test_reports_of_an_entry_that_is_not_in_the_log_are_no_difference() -> None:
     consistency.take(A, Index(2**60), b"one")
     consistency.take(C, Index(2**60), b"other")
     assert (host.differing, events(log)) == ("", [])
+
+
+def test_one_that_has_a_command_where_others_compare_their_states_stops() -> None:
+    group = Group(3)
+    host = group[2].host
+    host.propose(encode(PublishMember(B, "m2", ("http://c2:1",), (), 1)), lambda _: None, OWN)
+    group.settle()
+    consistency = Consistency(host, lambda *_: None, KeptLog())
+    index = host.machine.applied
+    consistency.take(A, index, b"theirs")
+    assert host._failure is None, "one of them is no majority"
+    consistency.take(C, index, b"theirs")
+    assert isinstance(host._failure, StateDiverged)
+
+
+def test_one_that_has_compared_earlier_is_not_taken_for_another() -> None:
+    """As after a restart."""
+    host = Group(3)[2].host
+    bare = next(at for at in range(1, host.machine.applied) if not host.applier.has_command_at(Index(at)))
+    consistency = Consistency(host, lambda *_: None, KeptLog())
+    for member in (A, C):
+        consistency.take(member, Index(bare), b"theirs")
+        consistency.take(member, Index(host.machine.applied + 1), b"theirs")
+    assert (host._failure, host.differing) == (None, "")
 
 
 def test_a_difference_ends_when_the_state_is_replaced() -> None:
