@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from netstore import __version__
-from netstore.cli.commands.failures import refused
+from netstore.cli.commands.failures import Exit, Failure, refused
 from netstore.cli.commands.invocation import warn
 from netstore.cli.commands.options import Group, pass_settings, whole
 from netstore.cli.commands.points import MAX_REVISION, Point, instant, revision, shown_instant
@@ -55,7 +55,7 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
     """A full backup of the state at a point of an archive, in a folder beside a path that is removed at the
     end. `Failure` if there is none.
     """
-    from netstore.node.pointintime import Goal, extract  # noqa: PLC0415 - few commands need it
+    from netstore.node.pointintime import Goal, NoSuchPoint, extract  # noqa: PLC0415 - few commands need it
 
     if sum(each is not None for each in (to_revision, to_index, to_time)) != 1:
         raise click.UsageError(
@@ -67,6 +67,8 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
         target = work / "backup"
         try:
             reached = extract(folder, goal, target, work / "work", base_file=base, version=__version__)
+        except NoSuchPoint as error:
+            raise Failure(Exit.NOT_FOUND, str(error)) from None
         except NetstoreError as error:
             raise refused(str(error)) from None
         except OSError as error:

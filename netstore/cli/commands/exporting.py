@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands.failures import check_apart, in_words, refused, usage
+from netstore.cli.commands.folders import advice
 from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, members_of
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Command, flags_given, pass_settings
@@ -96,10 +97,14 @@ def _state(
     """
     import tempfile  # noqa: PLC0415 - only here
 
+    from netstore.disk.datadir import is_data_folder  # noqa: PLC0415 - help need not wait for them
     from netstore.node.etcdexport import open_state  # noqa: PLC0415 - help need not wait for them
     from netstore.node.restore import Wish, restore  # noqa: PLC0415 - same
 
     if source.is_dir():
+        told = None if is_data_folder(source) else advice(source, "the data folder of a netstore")
+        if told is not None:
+            raise refused(f"{source}: {told}")
         return open_state(source, parts, wal_dir)
     if not source.exists():
         raise refused(f"{source}: is not there: name a data folder, or a file of netstorectl snapshot save")

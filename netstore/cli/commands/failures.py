@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from netstore.errors import NetstoreError
+from netstore.inputfile import UnusableFile, read_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -82,6 +83,16 @@ def in_words(path: Path | None) -> Iterator[None]:
         raise refused(str(error)) from None
     except OSError as error:
         raise refused(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def content_of(path: str, most: int, fix: str) -> bytes:
+    """All of a file that is given to a command, or of a pipe, as `<(command)` gives one; at most `most`
+    bytes. `Failure` if it cannot be used; `fix` says what to give instead.
+    """
+    try:
+        return read_input(path, most, fix, stream=True)
+    except UnusableFile as error:
+        raise refused(str(error)) from None
 
 
 def check_apart(sources: Iterable[Path | None], targets: Iterable[Path | None]) -> None:

@@ -282,12 +282,12 @@ class _Undo:
 
     async def run(self, store: Store) -> None:
         """Find what differs, and write it batch by batch."""
-        from netstore.client.keyspace import Batches, Step  # noqa: PLC0415 - see Settings.run
+        from netstore.client.keyspace import Batches, Later, Step  # noqa: PLC0415 - see Settings.run
 
         self.target = await store.resolve(self._point)
         self.now = await store.keys.revision(self._prefix)
         if self.target > self.now:
-            raise refused(f"revision {self.target} is later than the store's newest, {self.now}")
+            raise Later(self.target, self.now)
         batches = Batches()
         async for key, then, now in store.keys.compare(self._prefix, self.target, self.now):
             lease = 0 if then is None else then.lease

@@ -10,9 +10,8 @@ import fcntl
 import os
 import re
 import secrets
-import shlex
 import sys
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Self
@@ -21,11 +20,13 @@ import click
 
 from netstore.cli.commands.archive import extracted, point_options
 from netstore.cli.commands.failures import in_words, refused
+from netstore.cli.commands.folders import NAME_BACKUP, advice
 from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, check_token
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.commands.points import shown_instant
 from netstore.cli.output import Table
+from netstore.inputfile import open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -233,40 +234,10 @@ def _kind(file: Path) -> str:
     from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - few commands need it
 
     if file.is_dir():
-        raise refused(f"{file}: {_folder(file)}")
-    with file.open("rb") as opened:
+        told = advice(file, "a backup")
+        raise refused(f"{file}: {told or f'is a folder, and has no backup in it; {NAME_BACKUP}'}")
+    with open_input(file, NAME_BACKUP) as opened:
         return FULL if is_backup(opened.read(len(MAGIC))) else V3
-
-
-def _folder(path: Path) -> str:
-    """What a folder is that was given in place of a backup, and what to do with it."""
-    from netstore.disk.archivefile import is_archive  # noqa: PLC0415 - few commands need them
-    from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - same
-    from netstore.disk.datadir import is_data_folder  # noqa: PLC0415 - same
-    from netstore.etcdfile.boltreader import is_database  # noqa: PLC0415 - same
-
-    if is_archive(path):
-        return (
-            "is an archive of the log, not a backup: restore from it with netstorectl snapshot restore"
-            f" --archive {shlex.quote(str(path))} and the point, such as --to-time"
-        )
-    if is_data_folder(path):
-        return "is the data folder of a netstored, not a backup: start it with netstored --data-dir"
-    if (path / "member" / "snap").is_dir():
-        return (
-            "is the data folder of an etcd, not a backup: use netstorectl import"
-            f" {shlex.quote(str(path))} --data-dir FOLDER"
-        )
-    newest: Path | None = None
-    for file in sorted(path.iterdir()):
-        with suppress(OSError):  # a file that cannot be read is not the one to name
-            if file.is_file():
-                with file.open("rb") as opened:
-                    if is_backup(opened.read(len(MAGIC))) or is_database(opened):
-                        newest = file
-    if newest is not None:
-        return f"is a folder with backups; name one of its files, such as {newest}"
-    return "is a folder, and has no backup in it; name a file that netstorectl snapshot save wrote"
 
 
 def _content(file: Path) -> dict[str, object]:
@@ -306,7 +277,7 @@ def _v3_content(file: Path) -> dict[str, object]:
     from netstore.codec import crc32c  # noqa: PLC0415 - few commands need them
     from netstore.etcdfile.boltreader import Database, database_size  # noqa: PLC0415 - same
 
-    with file.open("rb") as opened:
+    with open_input(file, NAME_BACKUP) as opened:
         size = database_size(opened, str(file))
         opened.seek(size)
         digest = opened.read()
