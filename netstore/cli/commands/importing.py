@@ -4,7 +4,6 @@ folder, or the etcd itself while it serves.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -19,7 +18,7 @@ import click
 from netstore.cli.commands.failures import Exit, Failure, check_apart, in_words, refused, usage
 from netstore.cli.commands.folders import advice, is_of_etcd
 from netstore.cli.commands.invocation import Settings, say, warn
-from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.commands.options import PATH, Command, pass_settings
 from netstore.cli.commands.v3calls import v3_client
 from netstore.cli.output import Form, Table
 from netstore.errors import NetstoreError
@@ -46,13 +45,9 @@ _ADDRESS: Final = re.compile(r"https?://.*|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)
 
 @click.command("import", cls=Command)
 @click.argument("source", metavar="SOURCE")
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path), required=True, help="The folder to make, new or empty."
-)
-@click.option("--wal-dir", type=click.Path(path_type=Path), help="As netstored --wal-dir: for the log alone.")
-@click.option(
-    "--source-wal-dir", type=click.Path(path_type=Path), help="Where etcd's log is, if not in its folder."
-)
+@click.option("--data-dir", type=PATH, required=True, help="The folder to make, new or empty.")
+@click.option("--wal-dir", type=PATH, help="As netstored --wal-dir: for the log alone.")
+@click.option("--source-wal-dir", type=PATH, help="Where etcd's log is, if not in its folder.")
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the member.")
 @click.option(
     "--initial-advertise-peer-urls",
@@ -196,11 +191,13 @@ def _opened(
     from netstore.types import Nanos  # noqa: PLC0415 - same
 
     path = Path(source)
-    if not os.path.lexists(source):
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise refused(
-            f"{shortened(source)}: {os.strerror(errno.ENOENT)}, and not the address of an etcd either,"
-            " which is written http://HOST:PORT; name a file or folder that is there, or an address"
-        )
+            f"{shortened(source)}: {error.strerror}, and not the address of an etcd either, which is written"
+            " http://HOST:PORT; name a file or folder that is there, or an address"
+        ) from None
     if path.is_dir() and not is_of_etcd(path):
         told_of_folder = advice(path, "the data folder of an etcd")
         if told_of_folder is not None:

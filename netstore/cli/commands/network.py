@@ -19,7 +19,7 @@ from netstore.cli.commands.invocation import (
     warn,
 )
 from netstore.cli.commands.leases import survey
-from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.commands.options import NAME, Group, pass_settings
 from netstore.cli.commands.plugin import admitted_if_any, ask_plugins, types_in
 from netstore.cli.output import Form, Table, emit_value
 from netstore.errors import parse_problem
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 NAMED_ORPHANS: Final = 3
 """How many leases outside the network a refusal names; the rest is counted."""
 
-source_argument = click.argument(
-    "source", metavar="[FILE|-|JSON]", required=False, type=click.Path(allow_dash=True)
-)
+source_argument = click.argument("source", metavar="[FILE|-|JSON]", required=False, type=NAME)
 
 
 @click.group(cls=Group)

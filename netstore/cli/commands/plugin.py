@@ -14,9 +14,9 @@ import click
 import msgspec
 
 from netstore.cli.commands import completion
-from netstore.cli.commands.failures import Exit, Failure, content_of, refused
+from netstore.cli.commands.failures import Exit, Failure, content_of, refused, system_problem
 from netstore.cli.commands.invocation import Settings, say, warn
-from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.commands.options import PATH, Group, pass_settings
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError, parse_problem
 from netstore.network.backends import BUILT_IN
@@ -164,7 +164,7 @@ def retire(settings: Settings, name: str, *, force: bool) -> None:
 
 @plugin.command("fetch")
 @click.argument("name", shell_complete=completion.plugins)
-@click.argument("target", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@click.argument("target", metavar="[FILE]", required=False, type=PATH)
 @pass_settings
 def fetch(settings: Settings, name: str, target: Path | None) -> None:
     """Write the wheel of a plugin to a file, once its digest was checked; by default one of its own name."""
@@ -188,7 +188,7 @@ def fetch(settings: Settings, name: str, target: Path | None) -> None:
     try:
         _write(path, data)
     except OSError as error:
-        raise refused(f"{path}: {error.strerror}") from None
+        raise refused(system_problem(error, path)) from None
     settings.show(
         {"name": name, "file": str(path), "sha256": wheel.sha256, "size": wheel.size},
         Table(("FILE", "SHA256", "SIZE"), [(str(path), wheel.sha256, wheel.size)]),

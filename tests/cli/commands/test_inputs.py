@@ -107,3 +107,53 @@ def test_a_long_argument_is_not_repeated(run: Run) -> None:
         told = run("--endpoints", DEAD, "network", "set", given)
         assert told.status == 1
         assert len(told.err) < 600, told.err[:1000]
+
+
+@pytest.mark.parametrize("place", [*PLACES])
+def test_a_file_that_may_not_be_read_is_told_by_who_reads_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "f.whl").write_bytes(b"")
+    real = os.open
+
+    def forbidden(path: object, *words: int, **more: int | None) -> int:
+        if str(path).endswith("f.whl"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *words, **more)  # type: ignore[arg-type] # whatever it was called with
+
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    monkeypatch.setattr(os, "open", forbidden)
+    monkeypatch.chdir(tmp_path)
+    told = run(
+        "--endpoints", DEAD, "--timeout", "1", *(word.replace("{}", "f.whl") for word in PLACES[place])
+    )
+    assert "f.whl: Permission denied" in told.err + told.out or "f.whl': Permission denied" in told.out
+    assert told.status == (2 if place in {"ca", "cert"} else 1)
+    assert "Invalid value" not in told.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("snapshot", "save", "{}"),
+        ("snapshot", "status", "{}"),
+        ("import", "{}", "--data-dir", "new"),
+        ("export", "{}", "--data-dir", "new"),
+        ("archive", "ls", "{}"),
+        ("archive", "extract", "folder", "{}", "--to-index", "5"),
+        ("member", "token", "--data-dir", "{}"),
+        ("subnet", "map", "--svg", "{}"),
+    ],
+)
+def test_a_name_that_the_system_refuses_is_told_as_that(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("netstore.cli.commands.snapshot._is_netstore", lambda _: True)
+    monkeypatch.setattr("netstore.cli.commands.subnetviews.surveyed", lambda _: ([], object()))
+    monkeypatch.setattr("netstore.cli.commands.subnetviews.mapped", lambda *_: None)
+    monkeypatch.setattr("netstore.cli.commands.subnetviews.picture", lambda _: "")
+    told = run("--endpoints", DEAD, *(word.replace("{}", "n" * 300) for word in words))
+    assert (told.status, "File name too long" in told.err) == (1, True), told.err
+    assert told.err.startswith(f"netstorectl: {'n' * 200}"), told.err
+    assert "standard output" not in told.err
