@@ -335,6 +335,7 @@ class OneWay(ABC):
         """Prove, compare all if needed, and carry out what changes, until that is to be begun anew."""
         proof, must_compare = await self._prove()
         if must_compare:
+            self._is_behind = True  # until it is complete
             await self._compare(proof)
         with suppress(Reconnected):
             await self._go_on(proof, is_compared=must_compare)
@@ -376,11 +377,17 @@ class OneWay(ABC):
         """Whether the source shows the last change that was copied, or that was seen by a comparison that
         was interrupted. Another if it shows something else.
         """
-        known = [each for each in (self._listed, self._witness) if each is not None]
-        for witness in known:
-            if await self._is_proven(witness):
-                return True
-        return False
+        newest = self._newest_witness()
+        if newest is None:
+            return False
+        return await self._is_proven(newest) or (
+            newest is not self._witness and self._witness is not None and await self._is_proven(self._witness)
+        )
+
+    def _newest_witness(self) -> Witness | None:
+        """The last change that was copied, or a later one that a comparison has seen."""
+        known = [each for each in (self._witness, self._listed) if each is not None]
+        return max(known, key=lambda each: each.revision, default=None)
 
     async def _show_older(self) -> None:
         """Another unless the keys that the source has not changed since the checkpoint show that it is the

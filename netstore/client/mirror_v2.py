@@ -166,7 +166,7 @@ class Mirror(OneWay):
             self._writer,
             self._sequence,
             timed=bool(self._timed),
-            witness=self._witness or self._listed,
+            witness=self._newest_witness(),
         )
         value = msgspec.json.encode(state).decode()
         self._modified = await self._patience.persist(lambda: self._commit(value))

@@ -313,7 +313,7 @@ class Mirror(OneWay):
         the witness.
         """
         if batch.is_full(key, value, self._most_operations, self._most_bytes):
-            await self._write(proof, batch.take(), self.copied, self._listed or self._witness)
+            await self._write(proof, batch.take(), self.copied, self._newest_witness())
         batch.add(key, value)
 
     # --- following

@@ -20,8 +20,8 @@ from tests.client.test_mirror_v3 import Log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.client.conftest import Twins
     from tests.support.daemon import Daemon
+    from tests.support.twins import Twins
 
 
 class Api(NamedTuple):
@@ -114,7 +114,7 @@ def test_a_source_that_is_replaced_while_it_is_compared_is_refused(
                 again._is_behind = True
 
             monkeypatch.setattr(again, "_begin", begin_behind)
-            with pytest.raises(NotMirrored, match="SOURCE"):
+            with pytest.raises(NotMirrored, match="SOURCE"), trio.fail_after(v2.seconds(v2.LIMIT)):
                 await getattr(again, way)()
             assert await api.keys(other) >= names("a", 4) | names("z", 10), "the target has lost nothing"
 

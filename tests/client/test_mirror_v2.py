@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.client.v2 import Answer, Node
-    from tests.client.conftest import Twins
     from tests.support.daemon import Daemon
+    from tests.support.twins import Twins
 
 ALL = Scope("/", "/", "/_mirrored")
 LIMIT = 30.0

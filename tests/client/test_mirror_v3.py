@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from tests.client.conftest import Twins
     from tests.support.daemon import Daemon
+    from tests.support.twins import Twins
 
 ALL = Scope(b"", b"", b"mirrored")
 LIMIT = 20.0
