@@ -16,6 +16,8 @@ from netstore.client.v2 import WATCHER_CLEARED, V2Error
 from tests.client import test_mirror_v2 as v2
 from tests.client import test_mirror_v3 as v3
 from tests.client.test_mirror_v3 import Log
+from tests.support.cluster import put
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +42,7 @@ class Api(NamedTuple):
 
 def _write_v2(daemon: Daemon, prefix: str, count: int) -> None:
     for number in range(count):
-        assert v2.put(daemon, f"{prefix}/{number}", prefix).status in {200, 201}
+        assert put(daemon, f"{prefix}/{number}", prefix).status in {200, 201}
 
 
 def _write_v3(daemon: Daemon, prefix: str, count: int) -> None:
@@ -114,7 +116,7 @@ def test_a_source_that_is_replaced_while_it_is_compared_is_refused(
                 again._is_behind = True
 
             monkeypatch.setattr(again, "_begin", begin_behind)
-            with pytest.raises(NotMirrored, match="SOURCE"), trio.fail_after(v2.seconds(v2.LIMIT)):
+            with pytest.raises(NotMirrored, match="SOURCE"), trio.fail_after(seconds(v2.LIMIT)):
                 await getattr(again, way)()
             assert await api.keys(other) >= names("a", 4) | names("z", 10), "the target has lost nothing"
 

@@ -19,7 +19,7 @@ from netstore.client.mirror_v2 import Mirror
 from netstore.client.mirror_v2_nodes import Scope
 from netstore.client.transport import Transport
 from netstore.client.v2 import KEY_NOT_FOUND, Poll, V2Client, V2Error
-from tests.client.test_mirror_v3 import Log, compare
+from tests.client.test_mirror_v3 import Log, compare, counted
 from tests.support.cluster import put
 from tests.support.daemon import start_netstored
 from tests.support.patience import Deadline, seconds
@@ -73,7 +73,7 @@ async def clients(stores: tuple[Daemon, Daemon]) -> AsyncIterator[tuple[V2Client
         for client in (one, other):
             for node in (await client.get("/", quorum=True)).node.nodes:
                 await _delete(client, node.key)
-            for key in ("/_mirrored", "/_hidden"):
+            for key in ("/_mirrored", "/_hidden", "/_in"):
                 await _delete(client, key)
         yield one, other
 
@@ -809,6 +809,126 @@ def test_a_source_that_did_not_answer_for_a_while_shows_that_it_is_the_same(
             before = following._source.breaks
             await following._prove()
             assert following._source.breaks <= before + 1, "one connection for all of it"
+
+    run(work)
+
+
+def test_a_source_and_a_target_that_are_always_late_are_followed(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new connection is a break, and the source has forgotten what follows the newest file."""
+    monkeypatch.setattr(mirror_v2_nodes, "BREAK_SECONDS", -1.0)
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 0.1)
+    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+    calls = counted(monkeypatch, Mirror, "_compare", "_prove")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/stays", "1")
+            for number in range(1005):
+                await one.set("/job", str(number), ttl=500)
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached((await one.set("/new", "1", ttl=400)).etcd_index)
+                await log.reached((await one.delete("/new")).etcd_index)
+                calls.clear()
+                deadline = Deadline(LIMIT)
+                while calls.count("_prove") <= 5:
+                    assert not deadline.passed(), "it proves after each poll that nothing came of"
+                    await trio.sleep(0.05)  # fixed: between two looks
+                await log.reached((await one.set("/last", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+            assert "_compare" not in calls
+            assert log.troubles == []
+
+    run(work)
+
+
+class Cut(V2Client):
+    """A source whose polls end at once, as behind a proxy."""
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            event = poll.event
+
+            async def cut(limit: float = 1.0) -> Answer | None:
+                answer = await event(min(limit, 0.05))
+                poll.timed_out = False
+                return answer
+
+            poll.event = cut  # type: ignore[method-assign] # of this poll only
+            yield poll
+
+
+def test_polls_that_end_early_are_told_once_and_lead_to_no_comparison(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2_nodes, "BREAK_SECONDS", 1.0)
+    calls = counted(monkeypatch, Mirror, "_compare")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(Cut(one.transport), other, log).follow)
+                await log.until(lambda: bool(log.troubles))
+                await log.reached((await one.set("/b", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert len(log.troubles) == 1
+            assert "SOURCE has ended 10 polls in a row" in log.troubles[0]
+            assert calls == ["_compare"]
+
+    run(work)
+
+
+def test_a_source_that_forgets_while_it_is_compared_is_told_once(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do, rounds = Mirror._compare, [0]
+
+    async def compare_slowly(self: Mirror, proof: Proof) -> None:
+        await do(self, proof)
+        rounds[0] += 1
+        if rounds[0] <= 2:
+            for number in range(1005):
+                await self._source.client.set("/f/busy", str(number))
+
+    monkeypatch.setattr(Mirror, "_compare", compare_slowly)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/busy", "0")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.until(lambda: rounds[0] == 3)
+                await log.reached((await one.set("/last", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+            assert len(log.troubles) == 1
+            assert "all is compared again, until it changes less meanwhile" in log.troubles[0]
+
+    run(work)
+
+
+def test_the_key_of_the_checkpoint_is_not_looked_at(stores: tuple[Daemon, Daemon]) -> None:
+    scope = Scope("/a", "/_in", "/_in/mirrored")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a/x", "1")
+            following = mirrored(one, other, Log(), scope)
+            await following._begin()
+            event = await one.set("/a/mirrored", "in the place of the checkpoint", ttl=500)
+            await following._carry_out(Proof(following._breaks), event, is_past=True)
+            assert len(following._timed) == 0
 
     run(work)
 

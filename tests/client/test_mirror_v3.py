@@ -201,16 +201,21 @@ def test_what_was_compacted_while_it_was_away_is_compared(stores: tuple[Daemon, 
     run(work)
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, method: str) -> list[str]:
-    """The calls of a method of `Mirror`, which does what it did."""
+def counted(monkeypatch: pytest.MonkeyPatch, kind: type[OneWay], *methods: str) -> list[str]:
+    """The calls of methods of a mirror, which do what they did."""
     calls: list[str] = []
-    do = getattr(Mirror, method)
 
-    async def count(self: Mirror, *more: Any) -> Any:
-        calls.append(method)
-        return await do(self, *more)
+    def count(method: str) -> None:
+        do = getattr(kind, method)
 
-    monkeypatch.setattr(Mirror, method, count)
+        async def counting(self: OneWay, *more: Any) -> Any:
+            calls.append(method)
+            return await do(self, *more)
+
+        monkeypatch.setattr(kind, method, counting)
+
+    for method in methods:
+        count(method)
     return calls
 
 
@@ -219,7 +224,7 @@ def test_what_is_compacted_after_the_newest_key_is_compared_once(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
 ) -> None:
     scope = Scope(b"/a/", b"/a/", b"mirrored")
-    copies = counted(monkeypatch, "_compare")
+    copies = counted(monkeypatch, Mirror, "_compare")
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -247,7 +252,7 @@ def test_what_is_compacted_after_the_newest_key_is_compared_once(
 def test_a_source_is_asked_once_after_a_new_connection(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proofs = counted(monkeypatch, "_shows_last")
+    proofs = counted(monkeypatch, Mirror, "_shows_last")
 
     async def work() -> None:
         async with clients(stores) as (one, other), open_clients(*stores) as (again, _):
