@@ -4,6 +4,7 @@ compared when.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ import trio
 from netstore.client import mirror, mirror_v2, mirror_v3
 from netstore.client.faults import CertificateRefused, Unreachable
 from netstore.client.mirror import NotMirrored, OneWay, Patience, Proof, Reconnected
+from netstore.client.mirror_v2_nodes import Scope
 from netstore.client.v2 import WATCHER_CLEARED, V2Error
 from tests.client import test_mirror_v2 as v2
 from tests.client import test_mirror_v3 as v3
@@ -20,7 +22,7 @@ from tests.support.cluster import put
 from tests.support.patience import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tests.support.daemon import Daemon
     from tests.support.twins import Twins
@@ -35,18 +37,24 @@ class Api(NamedTuple):
     mirrored: Callable[..., OneWay]
     keys: Callable[[Any], Any]
     """The names of the keys of a store, given its client."""
+    put: Callable[[Any, str], Awaitable[int]]
+    """Write a key, with the client of the source; its index, or revision."""
+    forget: Callable[[Any, str], Awaitable[int]]
+    """Change a key, and delete it last, so that the source forgets all that was before."""
+    scope: Any
+    """The keys that begin with `a/`."""
     kind: type[OneWay]
     step: str
     """The method of the mirror that carries out a part of a comparison."""
 
 
-def _write_v2(daemon: Daemon, prefix: str, count: int) -> None:
-    for number in range(count):
+def _write_v2(daemon: Daemon, prefix: str, number_of: int) -> None:
+    for number in range(number_of):
         assert put(daemon, f"{prefix}/{number}", prefix).status in {200, 201}
 
 
-def _write_v3(daemon: Daemon, prefix: str, count: int) -> None:
-    v3.write_keys(daemon, f"{prefix}/".encode(), count)
+def _write_v3(daemon: Daemon, prefix: str, number_of: int) -> None:
+    v3.write_keys(daemon, f"{prefix}/".encode(), number_of)
 
 
 async def _keys_v2(client: Any) -> set[str]:
@@ -57,9 +65,53 @@ async def _keys_v3(client: Any) -> set[str]:
     return {f"/{key.decode()}" for key in await v3.content(client)}
 
 
+_values = count()
+
+
+async def _put_v2(client: Any, key: str) -> int:
+    return int((await client.set(key, str(next(_values)))).etcd_index)
+
+
+async def _put_v3(client: Any, key: str) -> int:
+    return await v3.put(client, (key.encode(), str(next(_values)).encode()))
+
+
+async def _forget_v2(client: Any, key: str) -> int:
+    for _ in range(1005):
+        await _put_v2(client, key)
+    return int((await client.delete(key)).etcd_index)
+
+
+async def _forget_v3(client: Any, key: str) -> int:
+    await _put_v3(client, key)
+    revision = await v3.put(client, (key.encode(), None))
+    await v3.compact(client, revision)
+    return revision
+
+
 APIS = {
-    "v2": Api(_write_v2, v2.open_clients, v2.mirrored, _keys_v2, mirror_v2.Mirror, "_compare_node"),
-    "v3": Api(_write_v3, v3.open_clients, v3.mirrored, _keys_v3, mirror_v3.Mirror, "_write"),
+    "v2": Api(
+        _write_v2,
+        v2.open_clients,
+        v2.mirrored,
+        _keys_v2,
+        _put_v2,
+        _forget_v2,
+        Scope("/a", "/a", "/_mirrored"),
+        mirror_v2.Mirror,
+        "_compare_node",
+    ),
+    "v3": Api(
+        _write_v3,
+        v3.open_clients,
+        v3.mirrored,
+        _keys_v3,
+        _put_v3,
+        _forget_v3,
+        mirror_v3.Scope(b"a/", b"a/", b"mirrored"),
+        mirror_v3.Mirror,
+        "_write",
+    ),
 }
 
 
@@ -73,8 +125,8 @@ def api(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Api:
     return chosen
 
 
-def names(prefix: str, count: int) -> set[str]:
-    return {f"/{prefix}/{number}" for number in range(count)}
+def names(prefix: str, number_of: int) -> set[str]:
+    return {f"/{prefix}/{number}" for number in range(number_of)}
 
 
 def after_step(api: Api, monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
@@ -187,6 +239,31 @@ def test_an_overwrite_that_was_interrupted_is_compared_again(
                 await api.mirrored(one, other, Log(), overwrite=True).copy()
             await api.mirrored(one, other, Log()).copy()  # it was begun with leave to replace all
             assert await api.keys(other) == names("b", 60)
+
+    v2.run(work)
+
+
+@pytest.mark.parametrize("changed", ["a/0", "b/other"], ids=["a deletion last", "a quiet prefix"])
+def test_what_is_forgotten_after_the_newest_key_is_compared_once(
+    api: Api, twins: Twins, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    api.write(source := twins.begin(), "a", 2)
+    calls = v3.counted(monkeypatch, api.kind, "_compare")
+
+    async def work() -> None:
+        async with api.open_clients(source, twins.target) as (one, other):
+            await api.mirrored(one, other, Log(), api.scope).copy()
+            index = await api.forget(one, changed)
+            calls.clear()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(api.mirrored(one, other, log, api.scope).follow)
+                await log.reached(index)
+                for _ in range(20):  # each by an event, or each by a comparison of its own
+                    await log.reached(await api.put(one, "a/z"))
+                nursery.cancel_scope.cancel()
+            assert calls == ["_compare"]
+            assert await api.keys(other) == (names("a", 2) | {"/a/z"}) - {f"/{changed}"}
 
     v2.run(work)
 

@@ -273,42 +273,6 @@ def test_events_that_the_source_has_forgotten_lead_to_a_comparison(stores: tuple
     run(work)
 
 
-@pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet folder"])
-def test_what_is_forgotten_after_the_newest_file_is_compared_once(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
-) -> None:
-    scope = Scope("/a", "/a", "/_mirrored")
-    compared: list[int] = []
-    do = Mirror._compare
-
-    async def count(self: Mirror, proof: Proof) -> None:
-        await do(self, proof)
-        compared.append(self.copied)
-
-    monkeypatch.setattr(Mirror, "_compare", count)
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            await one.set("/a/x", "1")
-            await one.set("/a/y", "1")
-            await mirrored(one, other, Log(), scope).copy()
-            for number in range(1005):
-                await one.set("/b/other" if is_quiet else "/a/y", str(number))
-            index = (await one.delete("/b/other" if is_quiet else "/a/y")).etcd_index
-            compared.clear()
-            log = Log()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log, scope).follow)
-                await log.reached(index)
-                for number in range(5):  # each by an event, or each by a comparison of its own
-                    await log.reached((await one.set("/a/z", str(number))).etcd_index)
-                nursery.cancel_scope.cancel()
-            assert compared == [index]
-            assert await content(other, "/a") == await content(one, "/a")
-
-    run(work)
-
-
 def test_refreshes_are_followed(stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now + 0.2)
 
@@ -904,6 +868,7 @@ def test_a_source_that_forgets_while_it_is_compared_is_told_once(
 
     async def work() -> None:
         async with clients(stores) as (one, other):
+            await one.set("/f/old", "shows that it is the same")
             await one.set("/f/busy", "0")
             log = Log()
             async with trio.open_nursery() as nursery:

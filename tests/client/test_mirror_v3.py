@@ -219,36 +219,6 @@ def counted(monkeypatch: pytest.MonkeyPatch, kind: type[OneWay], *methods: str) 
     return calls
 
 
-@pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet prefix"])
-def test_what_is_compacted_after_the_newest_key_is_compared_once(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
-) -> None:
-    scope = Scope(b"/a/", b"/a/", b"mirrored")
-    copies = counted(monkeypatch, Mirror, "_compare")
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            await put(one, (b"/a/x", b"1"))
-            await put(one, (b"/a/y", b"1"))
-            await mirrored(one, other, Log(), scope).copy()
-            for number in range(3):
-                await put(one, (b"/b/other" if is_quiet else b"/a/y", b"%d" % number))
-            revision = await put(one, (b"/b/other" if is_quiet else b"/a/y", None))
-            await compact(one, revision)
-            copies.clear()
-            log = Log()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log, scope).follow)
-                await log.reached(revision)
-                for number in range(20):  # each by an event, or each by a comparison of its own
-                    await log.reached(await put(one, (b"/a/z", b"%d" % number)))
-                nursery.cancel_scope.cancel()
-            assert len(copies) == 1
-            assert (await content(other))[b"/a/z"] == b"19"
-
-    run(work)
-
-
 def test_a_source_is_asked_once_after_a_new_connection(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
