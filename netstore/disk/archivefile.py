@@ -95,6 +95,12 @@ def is_archive(folder: Path) -> bool:
     return any(_ENTRIES.fullmatch(each.name) or _STATE.fullmatch(each.name) for each in folder.iterdir())
 
 
+class NoSuchPoint(NetstoreError):  # noqa: N818 - named for what was found
+    """The archive does not hold the point that is asked for: it is before its beginning, after its end, or
+    where files are missing.
+    """
+
+
 class FileGone(NetstoreError):  # noqa: N818 - named for what was found
     """A file of the listing is not there any more: the member that writes the archive may have merged it."""
 
@@ -172,7 +178,7 @@ class Listing:
         return found
 
     def between(self, first: int, last: int) -> list[Part]:
-        """The files that have the entries `first` to `last`. NetstoreError if not all of them are there."""
+        """The files that have the entries `first` to `last`. NoSuchPoint if not all of them are there."""
         found = [part for part in self.parts if part.last >= first and part.first <= last]
         wanted = first
         for part in found:
@@ -180,12 +186,10 @@ class Listing:
                 break
             wanted = part.last + 1
         if wanted <= last and wanted > self.last:
-            raise NetstoreError(
-                f"the archive ends with entry {self.last}, before {last}; choose one up to it"
-            )
+            raise NoSuchPoint(f"the archive ends with entry {self.last}, before {last}; choose one up to it")
         if wanted <= last:
             following = next((part.first for part in found if part.first > wanted), last + 1)
-            raise NetstoreError(
+            raise NoSuchPoint(
                 f"the archive has a gap: entries {wanted} to {following - 1} are missing, and nothing is"
                 " restored across it; choose a point before it, or one after a later state"
             )

@@ -17,6 +17,7 @@ from netstore.disk.archivefile import (
     Base,
     FileGone,
     Listing,
+    NoSuchPoint,
     listing,
     payload_of,
     read_entries,
@@ -58,12 +59,6 @@ member that proposed it, and entries of several members are put in order by thei
 """
 
 _STATE: Final = "state.lmdb"
-
-
-class NoSuchPoint(NetstoreError):  # noqa: N818 - named for what was found
-    """The archive does not hold the point that is asked for: it is before its beginning, after its end, or
-    where files are missing.
-    """
 
 
 class Goal(NamedTuple):

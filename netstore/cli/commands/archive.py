@@ -55,7 +55,8 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
     """A full backup of the state at a point of an archive, in a folder beside a path that is removed at the
     end. `Failure` if there is none.
     """
-    from netstore.node.pointintime import Goal, NoSuchPoint, extract  # noqa: PLC0415 - few commands need it
+    from netstore.disk.archivefile import NoSuchPoint  # noqa: PLC0415 - few commands need them
+    from netstore.node.pointintime import Goal, extract  # noqa: PLC0415 - same
 
     if sum(each is not None for each in (to_revision, to_index, to_time)) != 1:
         raise click.UsageError(
