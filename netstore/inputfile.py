@@ -1,4 +1,5 @@
-"""Opens the files that a user names to be read, for all programs: at once, or with words that say why not.
+"""Opens the files that a user names to be read, and those in folders that a user names, for all programs: at
+once, or with words that say why not.
 
 Only regular files are opened. Reading a pipe waits for who writes to it, a device may have no end, and to
 open one may change it. What the caller has opened itself may be a pipe where that is asked for.
@@ -6,15 +7,17 @@ open one may change it. What the caller has opened itself may be a pipe where th
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SHOWN_CHARACTERS: Final = 200
@@ -40,6 +43,40 @@ class UnusableFile(NetstoreError):  # noqa: N818 - named for what was found
         self.problem = problem
 
 
+class NotRegular(OSError):
+    """What has the name of a file is none, as a pipe; `strerror` says what it is."""
+
+
+def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
+    """A file of a folder that is not only ours, opened at its beginning. It never waits, whatever has the
+    name. OSError if it cannot be opened: NotRegular if it is no regular file.
+    """
+    # Before it is opened, which some devices notice; and after, as another may have its name by then.
+    check_regular(path, os.stat(path))  # noqa: PTH116 - of either type
+    file = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115 - for the caller to close
+    try:
+        check_regular(path, os.fstat(file.fileno()))
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: Path | str, most: int) -> bytes:
+    """All of a file of at most `most` bytes; see `open_regular`. OSError if it is longer, which its `strerror`
+    says.
+    """
+    with open_regular(path) as file:
+        return _read(file, path, most)
+
+
+def check_regular(path: Path | str, status: os.stat_result) -> None:
+    """NotRegular if what has this status is no regular file."""
+    kind = next((words for is_kind, words in _KINDS if is_kind(status.st_mode)), "is not a file")
+    if kind:
+        raise NotRegular(errno.EINVAL, kind, str(path))
+
+
 def open_input(path: Path | str, fix: str, *, most: int | None = None, stream: bool = False) -> BinaryIO:
     """The file, opened at its beginning. It never waits, whatever the name stands for.
 
@@ -47,35 +84,23 @@ def open_input(path: Path | str, fix: str, *, most: int | None = None, stream: b
     pipe or device is taken that the caller has opened, as /dev/stdin, or /dev/fd/N for `<(command)`: its
     reader must bound what it reads, and waits for who writes. UnusableFile if the file cannot be used.
     """
-    try:
+    with _explained(path, fix):
         given = _DESCRIPTOR.fullmatch(str(path)) if stream else None
-        if given is not None and not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - of either type
-            return os.fdopen(os.dup(int(given[1] or 0)), "rb")
-        # Before it is opened, which some devices notice; and after, as another may have its name by then.
-        problem = _problem(os.stat(path), most)  # noqa: PTH116 - same
-        if not problem:
-            file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - for the caller to close
-            problem = _problem(os.fstat(file.fileno()), most)
-            if not problem:
-                return file
+        if given is not None:
+            mode = os.stat(path).st_mode  # noqa: PTH116 - of either type
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                return _opened_again(int(given[1] or 0))
+        file = open_regular(path)
+        if most is not None and os.fstat(file.fileno()).st_size > most:
             file.close()
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except ValueError:  # a zero byte
-        problem = "is not the name of a file"
-    raise UnusableFile(path, problem, fix)
+            raise _too_long(path, most)
+        return file
 
 
 def read_input(path: Path | str, most: int, fix: str, *, stream: bool = False) -> bytes:
     """All of a file of at most `most` bytes; see `open_input`."""
-    try:
-        with open_input(path, fix, most=most, stream=stream) as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise UnusableFile(path, error.strerror or str(error), fix) from None
-    if len(data) > most:
-        raise UnusableFile(path, _too_long(most), fix)
-    return data
+    with _explained(path, fix), open_input(path, fix, most=most, stream=stream) as file:
+        return _read(file, path, most)
 
 
 def shortened(text: str) -> str:
@@ -85,16 +110,34 @@ def shortened(text: str) -> str:
     return f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
 
 
-def _problem(status: os.stat_result, most: int | None) -> str:
-    """Why a file of this status is not read; empty if it may be."""
-    kind = next((words for is_kind, words in _KINDS if is_kind(status.st_mode)), "is not a file")
-    if kind or most is None or status.st_size <= most:
-        return kind
-    return _too_long(most)
+@contextmanager
+def _explained(path: Path | str, fix: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnusableFile(path, error.strerror or str(error), fix) from None
+    except ValueError:  # a zero byte
+        raise UnusableFile(path, "is not the name of a file", fix) from None
 
 
-def _too_long(most: int) -> str:
-    return f"is longer than {most} bytes"
+def _read(file: BinaryIO, path: Path | str, most: int) -> bytes:
+    data = file.read(most + 1)
+    if len(data) > most:
+        raise _too_long(path, most)
+    return data
+
+
+def _too_long(path: Path | str, most: int) -> OSError:
+    return OSError(errno.EFBIG, f"is longer than {most} bytes", str(path))
+
+
+def _opened_again(descriptor: int) -> BinaryIO:
+    copy = os.dup(descriptor)
+    try:
+        return os.fdopen(copy, "rb")
+    except BaseException:
+        os.close(copy)
+        raise
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from netstore import inputfile
-from netstore.inputfile import SHOWN_CHARACTERS, UnusableFile, open_input, read_input
+from netstore.inputfile import (
+    SHOWN_CHARACTERS,
+    NotRegular,
+    UnusableFile,
+    open_input,
+    open_regular,
+    read_input,
+    read_regular,
+)
 
 
 def test_a_file_is_read_to_its_bound(tmp_path: Path) -> None:
@@ -45,9 +53,15 @@ def test_what_takes_the_name_of_a_file_meanwhile_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "x")
-    judged = inputfile._problem
-    first = iter([""])
-    monkeypatch.setattr(inputfile, "_problem", lambda *words: next(first, judged(*words)))
+    judged = inputfile.check_regular
+    seen: list[Path | str] = []
+
+    def judge(path: Path | str, status: os.stat_result) -> None:
+        if seen:
+            judged(path, status)
+        seen.append(path)
+
+    monkeypatch.setattr(inputfile, "check_regular", judge)
     with pytest.raises(UnusableFile, match="is a pipe"):
         open_input(tmp_path / "x", "name another")
 
@@ -80,6 +94,36 @@ def test_a_stream_has_a_bound(tmp_path: Path) -> None:
         read_input(f"/dev/fd/{file.fileno()}", 99, "fix", stream=True)
     with Path("/dev/zero").open("rb") as file, pytest.raises(UnusableFile, match="is longer than 99 bytes"):
         read_input(f"/dev/fd/{file.fileno()}", 99, "fix", stream=True)
+
+
+def test_a_folder_that_the_caller_has_opened_is_refused_and_nothing_stays_open(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(UnusableFile, match="is a folder, not a file; name another"):
+            open_input(f"/dev/fd/{folder}", "name another", stream=True)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.close(folder)
+
+
+def test_files_of_a_folder_are_opened_at_once_or_refused_as_by_the_system(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "f").write_bytes(b"12345")
+    with open_regular(tmp_path / "f", buffering=0) as file:
+        assert file.read() == b"12345"
+    assert read_regular(tmp_path / "f", 5) == b"12345"
+    with pytest.raises(OSError, match="is longer than 4 bytes") as long:
+        read_regular(tmp_path / "f", 4)
+    assert not isinstance(long.value, NotRegular)
+    with pytest.raises(NotRegular) as told:
+        open_regular(tmp_path / "fifo")
+    assert (told.value.filename, told.value.strerror) == (
+        str(tmp_path / "fifo"),
+        "is a pipe, not a regular file",
+    )
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "none")
 
 
 def test_a_long_name_is_not_repeated() -> None:

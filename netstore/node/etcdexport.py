@@ -27,6 +27,7 @@ from netstore.errors import NetstoreError
 from netstore.etcdfile import boltwriter, raftlogwriter
 from netstore.node.backup import buckets
 from netstore.node.etcdimport import MOST_TOLD
+from netstore.outputfile import open_output
 from netstore.state import tables
 from netstore.state.v2.history import CAPACITY
 from netstore.state.v2.records import unpack_event, unpack_node
@@ -79,24 +80,13 @@ def write_snapshot(state: StateFile, target: Path) -> int:
     """Write the v3 keys to a file as `etcdctl snapshot save` does, on stable storage; its size in bytes. It
     appears complete or not at all. NetstoreError, with the fix, when it cannot be written.
     """
-    with explain_errors(target):
-        opened, name = tempfile.mkstemp(".part", f".{target.name[:200]}.", target.parent)
-        part = target.with_name(name.rpartition("/")[2])
-        with os.fdopen(opened, "w+b") as file:
-            try:
-                size = boltwriter.write(file, buckets(state))
-                file.seek(0)
-                digest = sha256()
-                while piece := file.read(_READ_BYTES):
-                    digest.update(piece)
-                file.write(digest.digest())
-                file.flush()
-                os.fsync(opened)
-                part.rename(target)
-                sync_folder(target.parent)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
+    with explain_errors(target), open_output(target) as (file, _):
+        size = boltwriter.write(file, buckets(state))
+        file.seek(0)
+        digest = sha256()
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+        file.write(digest.digest())
     return size + digest.digest_size
 
 

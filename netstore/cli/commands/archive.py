@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from netstore.cli.commands.options import PATH, Group, pass_settings, whole
 from netstore.cli.commands.points import MAX_REVISION, Point, instant, revision, shown_instant
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError
+from netstore.outputfile import put_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,10 +166,10 @@ def extract(
     Snapshot restore makes the folders of a new cluster from it. FILE must not exist.
     """
     with in_words(file):
-        if file.exists():
+        if os.path.lexists(file):
             raise refused(f"{file}: exists; name a new file")
         with extracted(folder, file, base, to_revision, to_index, to_time) as (made, reached):
-            made.rename(file)
+            put_in_place(made, file)
     row = (
         str(file),
         reached.applied,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from netstore.errors import NetstoreError
-from netstore.inputfile import UnusableFile, read_input, shortened
+from netstore.inputfile import NotRegular, UnusableFile, read_input, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,12 +36,16 @@ OF_USERS: Final = (
 """Part of an etcd's refusal -> what to do about it. Some come with the code UNKNOWN."""
 
 
+NAME_A_FILE: Final = "name a regular file"
+
 _SYSTEM_FIXES: Final = {
     errno.EACCES: "run this as a user who may, or have its owner permit it",
     errno.EPERM: "run this as a user who may, or have its owner permit it",
     errno.ENOENT: "name one that is there",
     errno.ENOTDIR: "name one whose parents are folders",
-    errno.EISDIR: "name a file",
+    errno.EISDIR: NAME_A_FILE,
+    errno.EAGAIN: "wait, or name another file",
+    errno.ENAMETOOLONG: "name a shorter one",
     errno.EROFS: "name one on a disk that can be written",
     errno.ENOSPC: "free disk space, or name one on another disk",
     errno.EDQUOT: "free disk space, or name one on another disk",
@@ -105,7 +109,7 @@ def system_problem(error: OSError, path: Path | str | None = None) -> str:
     none.
     """
     told = f"{shortened(str(error.filename or path))}: {error.strerror or error}"
-    fix = _SYSTEM_FIXES.get(error.errno or 0)
+    fix = NAME_A_FILE if isinstance(error, NotRegular) else _SYSTEM_FIXES.get(error.errno or 0)
     return told if fix is None else f"{told}; {fix}"
 
 

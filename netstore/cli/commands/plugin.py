@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +12,7 @@ import click
 import msgspec
 
 from netstore.cli.commands import completion
-from netstore.cli.commands.failures import Exit, Failure, content_of, refused, system_problem
+from netstore.cli.commands.failures import Exit, Failure, content_of, in_words, refused
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import PATH, Group, pass_settings
 from netstore.cli.output import Table
@@ -24,6 +22,7 @@ from netstore.network.config import KNOWN_PREFIXES
 from netstore.network.depth import MAX_DEPTH, is_deep
 from netstore.network.pluginreport import FOLDER, Report, parse_report
 from netstore.network.plugins import MAX_WHEEL_BYTES, Plugin, Wheel, check_plugin, is_in_range
+from netstore.outputfile import open_output
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -185,10 +184,8 @@ def fetch(settings: Settings, name: str, target: Path | None) -> None:
     wheel = stored.plugin.wheel
     assert wheel is not None  # noqa: S101 - it was fetched; for the type checker
     path = Path(wheel.file) if target is None else target
-    try:
-        _write(path, data)
-    except OSError as error:
-        raise refused(system_problem(error, path)) from None
+    with in_words(path), open_output(path, private=False) as made:
+        made.file.write(data)
     settings.show(
         {"name": name, "file": str(path), "sha256": wheel.sha256, "size": wheel.size},
         Table(("FILE", "SHA256", "SIZE"), [(str(path), wheel.sha256, wheel.size)]),
@@ -406,19 +403,6 @@ def _pair(word: str) -> tuple[str, Any]:
         return name, msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
         return name, text
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file in one step: it has all of the data, or is as it was."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            Path(file.name).chmod(0o644)
-            os.replace(file.name, path)  # noqa: PTH105 - of a name and a path
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def _text(value: object) -> str:

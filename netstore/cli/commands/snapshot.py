@@ -6,14 +6,12 @@ v3 keys in etcd's format, which every etcd and netstored makes.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import secrets
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 import click
 
@@ -26,9 +24,10 @@ from netstore.cli.commands.options import PATH, Group, pass_settings
 from netstore.cli.commands.points import shown_instant
 from netstore.cli.output import Table
 from netstore.inputfile import open_input
+from netstore.outputfile import open_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from netstore.cli.commands.points import Point
@@ -106,47 +105,11 @@ def save(settings: Settings, file: Path, *, only_v3: bool, rate: float) -> None:
             "the store is an etcd: FILE gets its v3 keys, in etcd's format; keys of its v2 API are not in it"
         )
         only_v3 = True
-    with _written_aside(file) as part:
+    with in_words(file), open_output(file) as part:
         _fetch(settings, part.file, rate, only_v3=only_v3)
         part.file.flush()
-        os.fsync(part.file.fileno())
         content = _content(part.path)
     _show(settings, {"file": str(file)} | content)
-
-
-class _Part(NamedTuple):
-    file: BinaryIO
-    path: Path
-
-
-@contextmanager
-def _written_aside(target: Path) -> Iterator[_Part]:
-    """A file beside `target`, of mode 0600, which takes its name at the end; removed if this fails."""
-    part = target.with_name(f"{target.name}.part") if target.name else target
-    with in_words(target):
-        if target.is_dir() or not target.name:
-            raise refused(f"{target}: is a folder; name a file")
-        if target.exists() and not target.is_file():
-            raise refused(f"{target}: is no regular file, and would be replaced by one; name a file")
-        opened = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(opened, "w+b") as file:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise refused(f"{part}: another command writes it; wait, or name another file") from None
-            try:
-                os.fchmod(opened, 0o600)
-                file.truncate()
-                yield _Part(file, part)
-                part.rename(target)
-                folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
 
 
 def _is_netstore(settings: Settings) -> bool:

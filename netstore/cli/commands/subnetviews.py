@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands import completion
-from netstore.cli.commands.failures import Exit, Failure, refused, system_problem
+from netstore.cli.commands.failures import Exit, Failure, in_words
 from netstore.cli.commands.invocation import Settings, columns, say
 from netstore.cli.commands.leases import both
 from netstore.cli.commands.netmap import FREE, drawing, mapped, picture, summary
@@ -19,6 +19,7 @@ from netstore.cli.commands.subnet import record_name, surveyed
 from netstore.cli.output import Form, Table, document, emit, plain, table
 from netstore.network.addresses import parse_ip, show_ip
 from netstore.network.ipv6 import parse_ip6, show_ip6
+from netstore.outputfile import open_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,10 +55,9 @@ def map_(settings: Settings, *, svg: str | None) -> None:
         emit(picture(found))
         return
     if svg is not None:
-        try:
-            Path(svg).write_text(picture(found), encoding="utf-8")
-        except OSError as error:
-            raise refused(system_problem(error, svg)) from None
+        path = Path(svg)
+        with in_words(path), open_output(path, private=False) as drawn:
+            drawn.file.write(picture(found).encode())
     rows = _rows(found)
     if settings.form is Form.JSON:
         emit(document(_content(found)))

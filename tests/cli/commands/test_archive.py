@@ -168,6 +168,10 @@ def test_a_backup_of_a_point(run: Run, kept: Kept, tmp_path: Path) -> None:
     told = run(*words)
     assert (told.status, "exists; name a new file" in told.err) == (1, True)
     later = list(kept.record)[12]
+    (tmp_path / "link").symlink_to("none")
+    told = run("archive", "extract", str(kept.folder), str(tmp_path / "link"), "--to-revision", str(revision))
+    assert (told.status, "link: exists; name a new file" in told.err) == (1, True)
+    assert (tmp_path / "link").is_symlink()
     words = ("archive", "extract", str(kept.folder), str(tmp_path / "later"), "--base", str(file))
     document = run(*words, "--to-revision", str(later), "-o", "json").document
     assert (document["revision"], document["base"]) == (later, status["index"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.cli.commands.test_importing import snapshot
 from tests.support.daemon import start_netstored
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.commands.conftest import Run
 
 
@@ -124,3 +124,22 @@ def test_a_wrong_log_folder_is_told_with_the_option_that_names_it(run: Run, tmp_
     assert "other: not the log folder of member" in told.err
     assert "or name it with --source-wal-dir" in told.err
     assert run(*words, "--source-wal-dir", str(log)).status == 0
+
+
+def test_nothing_but_a_file_is_replaced_by_a_snapshot(run: Run, tmp_path: Path) -> None:
+    source = snapshot(tmp_path)
+    places = tmp_path / "places"
+    places.mkdir()
+    (places / "file").write_text("theirs")
+    (places / "link").symlink_to("file")
+    os.mkfifo(places / "pipe")
+    before = {path: path.lstat() for path in places.iterdir()}
+    for target, problem in (
+        (places / "pipe", "is a pipe, not a regular file"),
+        (places / "link", "is a symbolic link, and would be replaced by a file"),
+        (Path("/dev/null"), "is a device, not a file"),
+    ):
+        told = run("export", str(source), "--snapshot", str(target))
+        assert (told.status, f"{target}: {problem}; name a regular file" in told.err) == (1, True), told.err
+    assert {path: path.lstat() for path in places.iterdir()} == before
+    assert Path("/dev/null").is_char_device()

@@ -100,6 +100,9 @@ def test_a_wheel_goes_into_the_store_and_comes_back(ctl: Run, file: Path, tmp_pa
     assert again.rows[0][:5] == ["my-net", ">=1,<2", "no", file.name, "yes"]
     lost = ctl("plugin", "fetch", "my-net", str(tmp_path / "none" / "x.whl"))
     assert (lost.status, "No such file or directory" in lost.err) == (1, True)
+    (tmp_path / "link").symlink_to(copy)
+    told = ctl("plugin", "fetch", "my-net", str(tmp_path / "link"))
+    assert (told.status, "link: is a symbolic link" in told.err) == (1, True)
 
 
 def test_a_signature_is_kept(ctl: Run, file: Path, tmp_path: Path) -> None:

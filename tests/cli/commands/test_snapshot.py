@@ -143,8 +143,8 @@ def test_a_snapshot_of_a_store_that_asks_for_passwords(run: Run, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "status", "error"),
     [
-        (("save", "."), 1, ".: is a folder; name a file"),
-        (("save", "none/file"), 1, "none/file.part: No such file or directory"),
+        (("save", "."), 1, ".: is a folder, not a file; name a regular file"),
+        (("save", "none/file"), 1, "none: No such file or directory; name one that is there"),
         (("save", "x", "--rate", "fast"), 2, "'fast' is no rate; write bytes a second as 500K"),
         (("save", "x", "--rate", "0"), 2, "'0' is no rate"),
         (("status", "none"), 1, "none: No such file or directory"),
@@ -241,7 +241,7 @@ def test_no_device_is_replaced_by_a_file(run: Run, tmp_path: Path, monkeypatch: 
     os.mkfifo(tmp_path / "x")
     told = run("snapshot", "save", str(tmp_path / "x"))
     assert told.status == 1
-    assert "x: is no regular file, and would be replaced by one; name a file" in told.err
+    assert "x: is a pipe, not a regular file; name a regular file" in told.err
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
@@ -275,12 +275,12 @@ def test_two_commands_do_not_write_one_file(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("netstore.cli.commands.snapshot._is_netstore", lambda _: True)
-    with (tmp_path / "x.part").open("w") as other:
+    with (tmp_path / ".x.part").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         told = run("snapshot", "save", str(tmp_path / "x"))
     assert told.status == 1
-    assert "x.part: another command writes it" in told.err
-    assert (tmp_path / "x.part").exists()
+    assert "x: is being written by another command; wait, or name another file" in told.err
+    assert (tmp_path / ".x.part").exists()
 
 
 def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,10 @@ def test_the_map_in_all_its_forms(ctl: Run, prefix: str, keys: Keys, tmp_path: P
     assert ctl("subnet", "map", "--svg", "-").out == picture.read_text()
     told = ctl("subnet", "map", "--svg", str(tmp_path / "none" / "map.svg"))
     assert told.status == 1
-    assert "No such file or directory; name a file that can be written" in told.err
+    assert f"{tmp_path / 'none'}: No such file or directory; name one that is there" in told.err
+    os.mkfifo(tmp_path / "pipe")
+    told = ctl("subnet", "map", "--svg", str(tmp_path / "pipe"))
+    assert (told.status, "is a pipe, not a regular file; name a regular file" in told.err) == (1, True)
 
 
 def test_the_history_of_a_subnet_and_of_a_node(ctl: Run, prefix: str, keys: Keys) -> None:

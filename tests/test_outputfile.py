@@ -1,0 +1,140 @@
+"""A file that a user names is complete or not there, and replaces nothing but a file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from netstore.inputfile import NotRegular
+from netstore.outputfile import check_target, open_output, put_in_place
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    target.write_bytes(b"old")
+    with open_output(target) as (file, part):
+        file.write(b"new")
+        file.flush()
+        assert (target.read_bytes(), part.read_bytes()) == (b"old", b"new")
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_one_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), open_output(tmp_path / "f") as (file, _):
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert (tmp_path / "f").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "f"]
+
+
+def test_what_a_killed_process_left_is_replaced_and_its_mode_narrowed(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), open_output(tmp_path / "f") as (_, part):
+        raise ZeroDivisionError
+    part.write_bytes(b"a longer one")
+    part.chmod(0o644)
+    with open_output(tmp_path / "f") as (file, again):
+        assert (again, part.stat().st_mode & 0o777) == (part, 0o600)
+        file.write(b"new")
+    assert (tmp_path / "f").read_bytes() == b"new"
+
+
+def test_a_file_that_is_not_private_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with open_output(tmp_path / "f", private=False):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o640
+
+
+def test_nothing_but_a_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"theirs")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("none")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        before = {path: path.lstat() for path in tmp_path.iterdir()}
+        for name, problem in (
+            ("folder", "is a folder"),
+            ("fifo", "is a pipe"),
+            ("socket", "is a socket"),
+            ("link", "is a symbolic link"),
+            ("dangling", "is a symbolic link"),
+            (".", "is a folder"),
+            ("..", "is a folder"),
+            ("/dev/null", "is a device"),
+        ):
+            target = tmp_path / name
+            with pytest.raises(NotRegular) as told, open_output(target):
+                pass
+            assert (told.value.filename, str(told.value.strerror).startswith(problem)) == (str(target), True)
+        assert {path: path.lstat() for path in tmp_path.iterdir()} == before
+
+
+def test_what_takes_the_name_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(NotRegular, match="is a pipe"), open_output(tmp_path / "f"):
+        os.mkfifo(tmp_path / "f")
+    assert (tmp_path / "f").is_fifo()
+    assert list(tmp_path.iterdir()) == [tmp_path / "f"]
+
+
+def test_what_has_the_name_of_the_unfinished_file_stays_there_if_it_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".f.part")
+    with pytest.raises(NotRegular, match="is a pipe"), open_output(tmp_path / "f"):
+        pass
+    assert (tmp_path / ".f.part").is_fifo()
+
+
+def test_a_file_is_written_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_output(tmp_path / "f") as (file, _):
+        file.write(b"first")
+        with pytest.raises(BlockingIOError) as told, open_output(tmp_path / "f"):
+            pass
+        assert (told.value.filename, told.value.strerror) == (
+            str(tmp_path / "f"),
+            "is being written by another command",
+        )
+    assert (tmp_path / "f").read_bytes() == b"first"
+
+    # Opened before the first one renamed it, and locked after.
+    locking = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        (tmp_path / ".f.part").rename(tmp_path / "f")
+        locking(descriptor, operation)
+
+    (tmp_path / ".f.part").write_bytes(b"complete")
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(BlockingIOError), open_output(tmp_path / "f"):
+        pass
+    assert (tmp_path / "f").read_bytes() == b"complete"
+
+
+def test_errors_name_the_file_that_is_to_be_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as told, open_output(tmp_path / "none" / "f"):
+        pass
+    assert told.value.filename == str(tmp_path / "none")
+    (tmp_path / "part").touch()
+    with pytest.raises(FileNotFoundError) as told:
+        put_in_place(tmp_path / "part", tmp_path / "none" / "f")
+    assert told.value.filename == str(tmp_path / "none")
+    with pytest.raises(NotADirectoryError) as refused:
+        put_in_place(tmp_path / "part", tmp_path / "part" / "f")
+    assert refused.value.filename == str(tmp_path / "part" / "f")
+    with open_output(tmp_path / ("\u00e9" * 120)):  # 240 bytes
+        pass
+
+
+def test_a_new_name_can_be_written(tmp_path: Path) -> None:
+    check_target(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
