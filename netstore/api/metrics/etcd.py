@@ -122,7 +122,9 @@ def _server(sources: Sources, calls: Calls) -> Iterator[Metric]:
         sum(peer.counts.dropped for peer in sources.peers.known().values()),
     )
     yield gauge(
-        "etcd_server_quota_backend_bytes", "The largest v3 state; 0 without a limit.", sources.quota_bytes
+        "etcd_server_quota_backend_bytes",
+        "The largest v3 state, in bytes; less than 0, as configured, without a limit.",
+        sources.quota_bytes,
     )
     yield counting("etcd_server_health_success", "Checks of /health that found it well.", sources.health.well)
     yield counting(
