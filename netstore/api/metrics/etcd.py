@@ -182,10 +182,10 @@ def _disk(sources: Sources, calls: Calls) -> Iterator[Metric]:
     defragmented.counts[0] = calls.defragmentations
     yield histogram(
         "etcd_disk_backend_defrag_duration_seconds",
-        "Defragment calls: there is nothing to do, free pages are reused.",
+        "Defragment calls, which do nothing: free pages are reused, and given back at a start.",
         defragmented,
     )
-    yield gauge("etcd_disk_defrag_inflight", "Always 0: there is nothing to defragment.", 0)
+    yield gauge("etcd_disk_defrag_inflight", "Always 0: Defragment does nothing.", 0)
 
 
 def _network(sources: Sources) -> Iterator[Metric]:
