@@ -56,7 +56,7 @@ def test_an_emptied_state_is_as_small_as_what_it_has(tmp_path: Path) -> None:
     before, summary = state.stat().st_size, read_summary(state)
     done = Compacted(state)
     assert before > 4_000_000
-    assert (state.stat().st_size, done.smaller) == (before - done.smaller, pytest.approx(before, rel=0.1))
+    assert state.stat().st_size == before - done.smaller < before // 10
     assert done.verified == [state.stat().st_size]
     assert done.copied
     assert done.failures == []

@@ -62,8 +62,8 @@ def test_requests_are_counted_where_they_are_applied() -> None:
 def test_what_a_compaction_erases_is_counted() -> None:
     metered = Metered()
     host = metered.solo.host
-    commands = (*(Put(b"/a", b"%d" % number) for number in range(3)), Put(b"/b"), DeleteRange(b"/b"))
-    for command in (*commands, Put(b"/c"), Compact(7)):
+    puts = tuple(Put(b"/a", b"%d" % number) for number in range(3))
+    for command in (*puts, Put(b"/b"), DeleteRange(b"/b"), Put(b"/c"), Compact(7)):
         host.propose(encode(command), lambda _: None, b"10.0.0.9")
         metered.solo.settle()
     host.machine.mvcc.sweep()
