@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from netstore.api.metrics.etcd import SLOW_APPLY_SECONDS
 from netstore.state.commands import AddMember, PromoteMember, encode
 from netstore.state.v3.commands import (
@@ -17,6 +19,9 @@ from netstore.state.v3.commands import (
 from netstore.types import NodeId
 from netstore.watch.streams import Selection
 from tests.support.metered import OTHER, Metered, NoSink
+
+if TYPE_CHECKING:
+    from netstore.state.commands import Command
 
 
 def test_requests_are_counted_where_they_are_applied() -> None:
@@ -63,7 +68,8 @@ def test_what_a_compaction_erases_is_counted() -> None:
     metered = Metered()
     host = metered.solo.host
     puts = tuple(Put(b"/a", b"%d" % number) for number in range(3))
-    for command in (*puts, Put(b"/b"), DeleteRange(b"/b"), Put(b"/c"), Compact(7)):
+    commands: tuple[Command, ...] = (*puts, Put(b"/b"), DeleteRange(b"/b"), Put(b"/c"), Compact(7))
+    for command in commands:
         host.propose(encode(command), lambda _: None, b"10.0.0.9")
         metered.solo.settle()
     host.machine.mvcc.sweep()
