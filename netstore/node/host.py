@@ -15,7 +15,7 @@ turn.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from netstore import errors
 from netstore.errors import MustStop, Reason
@@ -37,7 +37,7 @@ from netstore.node.snapshotsending import SnapshotSending
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
 from netstore.raft.invariant import InvariantBroken
-from netstore.raft.messages import Forward, ForwardRefused, MessageRefused
+from netstore.raft.messages import Forward, ForwardRefused, LogContradicted, MessageRefused
 from netstore.seams import PASSING
 from netstore.types import Nanos
 from netstore.watch.watches import Watches
@@ -58,6 +58,14 @@ if TYPE_CHECKING:
     from netstore.state.machine import Machine, Outcome
     from netstore.types import ClusterId, Index, NodeId, Term
     from netstore.watch.hub import Hub
+
+
+class Contradicted(NamedTuple):
+    """A leader was refused, because it has another entry than the one that is committed here."""
+
+    words: str
+    at: float
+    """Monotonic time, seconds."""
 
 
 class Host:
@@ -125,6 +133,8 @@ class Host:
         self._log = log
         self.differing = ""
         """See `Member.differing`; set by `node.consistency`."""
+        self.contradicted: Contradicted | None = None
+        """The last leader that was refused, for `node.consistency`."""
         self.space = DiskSpace(log)
         """What log and state lack on disk."""
         self._writer = LogWriter(
@@ -377,6 +387,9 @@ class Host:
                     if type(message) is ForwardRefused:
                         has_work = True
                         self.proposer.refusal_received(message)
+        except LogContradicted as refusal:
+            self.contradicted = Contradicted(str(refusal), self.clock.monotonic())
+            raise
         except (MessageRefused, MustStop):
             raise
         except Exception as fault:
