@@ -26,6 +26,7 @@ from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, LmdbEngine
 from netstore.disk.statefile import StateFile
 from netstore.disk.verification import verify
 from netstore.errors import CorruptData, NetstoreError, StateDamaged
+from netstore.inputfile import open_input
 from netstore.node import fullbackup
 from netstore.node.replay import replay
 from netstore.state.display import format_time
@@ -53,6 +54,12 @@ member that proposed it, and entries of several members are put in order by thei
 """
 
 _STATE: Final = "state.lmdb"
+
+
+class NoSuchPoint(NetstoreError):  # noqa: N818 - named for what was found
+    """The archive does not hold the point that is asked for: it is before its beginning, after its end, or
+    where files are missing.
+    """
 
 
 class Goal(NamedTuple):
@@ -114,7 +121,7 @@ def place_of(found: Listing, instant: int) -> Place:
             return Place(index, wall, is_end=False)
         gap = next((gap for gap in found.gaps if gap[0] > index), None)
         if gap is not None and (following is None or gap[0] < following):
-            raise NetstoreError(_in_gap(found, gap, instant, head.latest))
+            raise NoSuchPoint(_in_gap(found, gap, instant, head.latest))
         return Place(index, wall, is_end=following is None)
     first = next(
         (head.earliest for head in (read_head(part.path) for part in found.parts) if head.earliest), 0
@@ -123,7 +130,7 @@ def place_of(found: Listing, instant: int) -> Place:
         raise NetstoreError(
             "the archive has no entry with a time: choose a point by --to-index, or --to-revision"
         )
-    raise NetstoreError(
+    raise NoSuchPoint(
         f"the archive has nothing as old as this time: it begins with {format_time(first, up=True)}; choose"
         " a later time"
     )
@@ -293,18 +300,18 @@ def _with_origin(machine: Machine, pair: bytes, *, deleted: bool) -> KeyState:
 
 def _check_reached(goal: Goal, machine: Machine, found: Listing) -> None:
     if goal.applied is not None and machine.applied < goal.applied:
-        raise NetstoreError(
+        raise NoSuchPoint(
             f"the archive ends with entry {max(machine.applied, found.last)}, before {goal.applied}"
         )
     if goal.revision is not None and machine.mvcc.revision < goal.revision:
         gap = next((gap for gap in found.gaps if gap[0] == machine.applied + 1), None)
         if gap is not None:
-            raise NetstoreError(
+            raise NoSuchPoint(
                 f"the archive has a gap: entries {gap[0]} to {gap[1]} are missing, and from revision"
                 f" {machine.mvcc.revision} on it is not known which entry reached {goal.revision}; choose a"
                 " point before it, or an entry by --to-index after a later state"
             )
-        raise NetstoreError(f"the archive ends with revision {machine.mvcc.revision}, before {goal.revision}")
+        raise NoSuchPoint(f"the archive ends with revision {machine.mvcc.revision}, before {goal.revision}")
 
 
 class _Replayer:
@@ -414,7 +421,7 @@ class _Replayer:
         self._failure = failure
 
     def _load_backup(self, path: Path) -> None:
-        with path.open("rb") as file:
+        with open_input(path, "name a full backup") as file:
             reader = BackupReader(file, str(path))
             fullbackup.check_level(reader.header, str(path))
             if self.cluster is not None and reader.header.cluster != f"{self.cluster:x}":
