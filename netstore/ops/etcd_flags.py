@@ -249,9 +249,7 @@ FLAGS: Final[Mapping[str, EtcdFlag]] = MappingProxyType(
         "snapshot-count": _served("3.4 to 3.7", "the default is 100,000, which 0 stands for, too"),
         "socket-reuse-address": _harmless("3.5 to 3.7", _SHARED_PORT, switch=True),
         "socket-reuse-port": _harmless("3.5 to 3.7", _SHARED_PORT, switch=True),
-        "strict-reconfig-check": EtcdFlag(
-            "3.4 to 3.7", ForeignFlag("netstored always does this; remove it", ("true",), switch=True)
-        ),
+        "strict-reconfig-check": _harmless("3.4 to 3.7", _ALWAYS, switch=True),
         "tls-max-version": _served("3.4.25, 3.5.8 to 3.7"),
         "tls-min-version": _served("3.4.25, 3.5.8 to 3.7"),
         "trusted-ca-file": _served("3.4 to 3.7"),

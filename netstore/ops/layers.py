@@ -125,6 +125,9 @@ OWN_FLAGS: Final = {
 }
 """Flags of every program besides its settings."""
 
+_TASKS: Final = {"check-config": Task.CHECK, "version": Task.VERSION, "help": Task.HELP, "h": Task.HELP}
+"""Switches that have the program do something else than run."""
+
 _LINK: Final = re.compile(
     r"(?:[A-Z0-9_]+_)?"
     r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
@@ -215,7 +218,7 @@ class Layered(Generic[C]):
         values: dict[str, object] = {}
         sources: dict[str, str] = {}
         notices: list[str] = []
-        named = words.file or environ.get(self.file_variable) or environ.get(self.original_variable)
+        named = words.file or environ.get(self.file_variable) or environ.get(self.original_variable) or None
         original = None if named is None or self.read_original is None else self.read_original(named)
         if named is not None and original is not None:
             words, environ, alone = self._without_original(words, environ)
@@ -316,11 +319,9 @@ class Layered(Generic[C]):
             f"--{flag}" for flag in (*by_flag, *OWN_FLAGS, *(each.split()[0] for each in self.tools))
         )
         words = CommandLine({}, [], None, Task.RUN)
-        file, tasks, as_json = None, set[Task](), False
+        file, asked, as_json = None, dict[Task, bool](), False
         rest = iter(argv)
         for word in rest:
-            if word in ("-h", "-help", "--help"):
-                return CommandLine({}, [], None, Task.HELP)
             match = re.fullmatch(r"--?([^-=\s][^=\s]*)(?:=(.*))?", word, re.DOTALL)
             if match is None:
                 hint = "; write --flag=true or --flag=false" if word in TRUE | FALSE else ""
@@ -335,16 +336,18 @@ class Layered(Generic[C]):
                 words.values.setdefault(each.key, (flag, []))[1].append(text)
             elif flag == "config-file":
                 file = _value(flag, value, rest, switch=False)
-            elif flag in ("check-config", "version"):
-                if _value(flag, value, rest, switch=True) in TRUE:
-                    tasks.add(Task(flag))
             elif flag == "json":
-                as_json = _value(flag, value, rest, switch=True) in TRUE
+                as_json = _is_on(flag, value)
+            elif flag in _TASKS:
+                asked[_TASKS[flag]] = _is_on(flag, value)
+                if asked.get(Task.HELP):
+                    return CommandLine({}, [], None, Task.HELP)
             elif flag in self.foreign:
                 words.foreign.append((flag, _value(flag, value, rest, switch=self.foreign[flag].switch)))
             else:
                 meant = nearest(f"--{flag}", known, self.meanings)
                 raise NetstoreError(f"unknown flag {quoted('--' + flag)}: {meant}")
+        tasks = [task for task, is_asked in asked.items() if is_asked]
         if len(tasks) > 1:
             raise NetstoreError("--version and --check-config print something else each; give one of the two")
         task = tasks.pop() if tasks else Task.RUN
@@ -506,6 +509,15 @@ def _value(flag: str, attached: str | None, rest: Iterator[str], *, switch: bool
     if text is None or text.startswith("--"):
         raise NetstoreError(f"flag --{flag} needs a value; write --{flag}=VALUE")
     return text
+
+
+def _is_on(flag: str, attached: str | None) -> bool:
+    """Whether a switch that is no setting is given as true."""
+    kind = Switch()
+    try:
+        return kind.read_words(["true" if attached is None else attached])
+    except BadValue as bad:
+        raise NetstoreError(f"flag --{flag}: {bad}; {kind.fix}") from None
 
 
 def _idle(by_key: Mapping[str, Setting], config: object, sources: Mapping[str, str]) -> Iterator[str]:

@@ -36,7 +36,7 @@ discovery-srv:
 initial-cluster: m7=https://127.0.0.1:2380,
 initial-cluster-token: 'etcd-cluster'
 initial-cluster-state: 'new'
-strict-reconfig-check: true
+strict-reconfig-check: false
 enable-pprof: true
 proxy: 'off'
 proxy-failure-wait: 5000

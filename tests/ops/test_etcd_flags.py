@@ -72,12 +72,21 @@ def test_an_answer_is_the_same_as_flag_and_variable(name: str) -> None:
 
 @pytest.mark.parametrize("word", ["1", "t", "T", "true", "TRUE", "True"])
 def test_a_switch_is_on_by_any_word_for_it(word: str) -> None:
-    told = STORE.load([], {"ETCD_STRICT_RECONFIG_CHECK": word}).notices
-    assert told == ("ETCD_STRICT_RECONFIG_CHECK has no effect: netstored always does this; remove it",)
-    with pytest.raises(NetstoreError, match="ETCD_STRICT_RECONFIG_CHECK"):
-        STORE.load(
-            [], {"ETCD_STRICT_RECONFIG_CHECK": word.replace("1", "0").replace("t", "no").replace("T", "f")}
-        )
+    with pytest.raises(NetstoreError, match="ETCD_DEBUG is of etcd and not supported"):
+        STORE.load([], {"ETCD_DEBUG": word})
+
+
+@pytest.mark.parametrize("word", ["0", "f", "F", "false", "FALSE", "False"])
+def test_a_switch_is_off_by_any_word_for_it(word: str) -> None:
+    told = STORE.load([], {"ETCD_DEBUG": word}).notices
+    assert told == ("ETCD_DEBUG has no effect: write --log-level=debug",)
+
+
+@pytest.mark.parametrize("flag", ["pre-vote", "strict-reconfig-check"])
+def test_who_allows_less_caution_gets_as_much(flag: str) -> None:
+    for word in ("", "=true", "=false"):
+        told = STORE.load([f"--{flag}{word}"], {}).notices
+        assert told == (f"--{flag} has no effect: netstored always does this",)
 
 
 def test_who_wants_no_v2_keys_is_not_left_with_them() -> None:

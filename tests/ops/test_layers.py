@@ -6,16 +6,19 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import NetstoreError
+from netstore.ops.agent import AGENT
 from netstore.ops.foreign import ForeignFlag
 from netstore.ops.kinds import BadValue, Choice, FilePath, Several, Switch, Text, WholeNumber
 from netstore.ops.layers import MAX_FILE_BYTES, Layered, Task, read_document
 from netstore.ops.settings import BadSetting, check_settings, setting
+from netstore.ops.store import STORE
 
 # ruff: noqa: RUF009 - `setting` is a field specifier
 
@@ -125,6 +128,13 @@ class TestLayers:
     def test_empty_variable_is_not_set(self) -> None:
         assert kettle().load([], {"NETSTORE_DEGREES": "", "NETSTORE_CONFIG_FILE": ""}).config == Kettle()
 
+    @pytest.mark.parametrize("layered", [STORE, AGENT], ids=lambda layered: layered.program)
+    def test_every_variable_may_be_empty(self, layered: Layered[Any]) -> None:
+        names = [name for each in layered.settings() for name in each.variables]
+        names += [layered.alias_prefix + flag.upper().replace("-", "_") for flag in layered.foreign]
+        for name in (*names, layered.file_variable, layered.original_variable or layered.file_variable):
+            assert layered.load([], {name: ""}) == layered.load([], {}), name
+
     def test_default_file_is_read_only_when_it_exists(self, tmp_path: Path) -> None:
         file = tmp_path / "kettle.toml"
         assert kettle(file).load([], {}).config.degrees == 95
@@ -198,6 +208,10 @@ class TestFlags:
             (["--cups=1,,2"], "has an empty item"),
             (["--cups=1,1"], "names '1' twice"),
             (["--cups=1,2,3,4,5"], "has 5 items, at most 4 can be used"),
+            (["--check-config=yes"], "flag --check-config: 'yes' is not true or false; give true or false"),
+            (["--version="], "flag --version: is empty; give true or false"),
+            (["--version", "--json=maybe"], "flag --json: 'maybe' is not true or false"),
+            (["--help=on"], "flag --help: 'on' is not true or false"),
             (["--config-file=/nonexistent/x"], "cannot read the configuration file '/nonexistent/x'"),
             (["--config-file=a\0b"], "is not the name of a file"),
             (["--config-file=/"], "is a folder, not a file"),
@@ -207,13 +221,15 @@ class TestFlags:
         assert text in refusal(argv)
 
     def test_help_wins_over_what_is_wrong_elsewhere(self) -> None:
-        for word in ("-h", "-help", "--help"):
+        for word in ("-h", "--h", "-help", "--help", "--help=true"):
             assert kettle().load(["--degrees=hot", word], {"NETSTORE_X": "1"}).task is Task.HELP
 
     def test_version_and_check_config(self) -> None:
         assert kettle().load(["--version"], {"NETSTORE_X": "1"}).task is Task.VERSION
         assert kettle().load(["--check-config"], {}).task is Task.CHECK
-        assert kettle().load(["--check-config=false"], {}).task is Task.RUN
+        for word in ("--check-config=false", "--version=0", "--help=F"):
+            assert kettle().load([word], {}).task is Task.RUN
+        assert kettle().load(["--version", "--version=false"], {}).task is Task.RUN, "the last one counts"
 
     @given(
         st.lists(
