@@ -281,10 +281,14 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "addr": "--advertise-client-urls",
         "advertise-address": "--advertise-client-urls",
+        "advertise-url": "--advertise-client-urls",
+        "advertise-urls": "--advertise-client-urls",
         "bind": "--listen-client-urls",
         "bind-addr": "--listen-client-urls",
         "bind-address": "--listen-client-urls",
         "ca-file": "--trusted-ca-file",
+        "cacert": "--trusted-ca-file",
+        "cert": "--cert-file",
         "cluster": "--initial-cluster",
         "config": "--config-file",
         "data": "--data-dir",
@@ -292,8 +296,11 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "endpoints": "--advertise-client-urls",
         "f": "--config-file",
         "id": "--name",
+        "key": "--key-file",
         "listen": "--listen-client-urls",
         "listen-address": "--listen-client-urls",
+        "listen-url": "--listen-client-urls",
+        "listen-urls": "--listen-client-urls",
         "log": "--log-level",
         "node-name": "--name",
         "peer-addr": "--initial-advertise-peer-urls",
@@ -311,4 +318,4 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "verbose": "--log-level",
     }
 )
-"""Flags of earlier etcds and of other programs, and the one that says the same here."""
+"""Flags of earlier etcds, of etcdctl and of other programs, and the one that says the same here."""

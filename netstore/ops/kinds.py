@@ -249,8 +249,9 @@ PEM: Final = FilePath(fix="name a PEM file that can be read", needed=True)
 
 
 class Several(msgspec.Struct, Generic[T], frozen=True):
-    """A `Kind`: a list without duplicates. In TOML an array, or one text; texts are split at commas unless
-    `whole` is set, and may end with one. If the flag is given several times, the lists are joined.
+    """A `Kind`: a list without duplicates: what is named again is left out. In TOML an array, or one text;
+    texts are split at commas unless `whole` is set, and may end with one. If the flag is given several times,
+    the last one counts.
     """
 
     one: Callable[[str], T]
@@ -264,6 +265,10 @@ class Several(msgspec.Struct, Generic[T], frozen=True):
     whole: bool = False
     sparse: bool = False
     """Empty items of a text are left out, wherever they are."""
+    once: bool = False
+    """An item that is named again is refused."""
+    joined: bool = False
+    """If the flag is given several times, the lists are joined."""
 
     def read(self, value: object) -> tuple[T, ...]:
         if isinstance(value, str):
@@ -273,9 +278,10 @@ class Several(msgspec.Struct, Generic[T], frozen=True):
         return self._items([_text(item) for item in value])
 
     def read_words(self, words: Sequence[str]) -> tuple[T, ...]:
-        for word in words:
+        used = words if self.joined else words[-1:]
+        for word in used:
             _check_text(word)
-        return self._items([part for word in words if word for part in self._parts(word)])
+        return self._items([part for word in used if word for part in self._parts(word)])
 
     def _parts(self, word: str) -> list[str]:
         if self.whole:
@@ -292,9 +298,10 @@ class Several(msgspec.Struct, Generic[T], frozen=True):
             if not text:
                 raise BadValue("has an empty item")
             item = self.one(text)
-            if item in items:
+            if item not in items:
+                items.append(item)
+            elif self.once:
                 raise BadValue(f"names {quoted(text)} twice")
-            items.append(item)
         return tuple(items)
 
     def check(self, value: tuple[T, ...]) -> None:

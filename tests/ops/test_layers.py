@@ -41,7 +41,10 @@ class Kettle:
     shape: str = setting(Choice(("round", "tall")), "round", "Shape.")
     stand: Path | None = setting(FilePath(), None, "Where it stands.")
     cups: tuple[int, ...] = setting(Several(_digits, "give digits", high=4), (), "Cups.")
-    patterns: tuple[str, ...] = setting(Several(str, "give patterns", whole=True), (), "Patterns.")
+    patterns: tuple[str, ...] = setting(
+        Several(str, "give patterns", whole=True, joined=True), (), "Patterns."
+    )
+    spoons: tuple[int, ...] = setting(Several(_digits, "give digits", once=True), (), "Spoons.")
     tune: str = setting(Text("give a tune", r"[a-z]+"), "flat", "Tune.", needs=("whistle",))
     pin: str | None = setting(Text("give four digits", r"[0-9]{4}"), None, "Secret.", secret=True)
 
@@ -110,6 +113,7 @@ class TestLayers:
             "stand": "default",
             "cups": f"file {file}",
             "patterns": "default",
+            "spoons": "default",
             "tune": "default",
             "pin": "default",
         }
@@ -174,9 +178,26 @@ class TestFlags:
     def test_switch_takes_no_word_after_it(self) -> None:
         assert "write --flag=true or --flag=false" in refusal(["--whistle", "true"])
 
-    def test_lists_gather_from_all_occurrences(self) -> None:
-        loaded = kettle().load(["--cups=1,2", "--cups", " 3 ", "--patterns=a,b", "--patterns=c"], {})
-        assert (loaded.config.cups, loaded.config.patterns) == ((1, 2, 3), ("a,b", "c"))
+    def test_the_last_one_of_a_flag_counts(self) -> None:
+        loaded = kettle().load(["--cups=1,2", "--cups", " 3 ", "--degrees=x", "--heat=3"], {})
+        assert (loaded.config.cups, loaded.config.degrees) == ((3,), 3)
+        assert loaded.sources["degrees"] == "flag --heat"
+
+    def test_lists_that_are_joined(self) -> None:
+        assert kettle().load(["--patterns=a,b", "--patterns=c"], {}).config.patterns == ("a,b", "c")
+
+    def test_what_a_list_names_again_is_left_out(self, tmp_path: Path) -> None:
+        assert kettle().load(["--cups=2,1,2, 1"], {}).config.cups == (2, 1)
+        assert kettle().load([], {"NETSTORE_CUPS": "1,1"}).config.cups == (1,)
+        (tmp_path / "f").write_text('[kettle]\ncups = ["1", "1"]\n')
+        assert kettle().load([f"--config-file={tmp_path / 'f'}"], {}).config.cups == (1,)
+
+    def test_an_empty_flag_takes_back_what_an_earlier_layer_gave(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_text('[kettle]\nstand = "/nope"\nlabel = "file"\ncups = ["1"]\n')
+        environ = {"NETSTORE_CONFIG_FILE": str(tmp_path / "f"), "NETSTORE_LABEL": "named"}
+        loaded = kettle().load(["--stand=/x", "--stand=", "--label=", "--cups="], environ)
+        assert loaded.config == Kettle()
+        assert loaded.sources["stand"] == "default, as flag --stand is empty"
 
     def test_value_may_hold_equals_signs_and_begin_with_one_dash(self) -> None:
         loaded = kettle().load(["--stand=a=b", "--patterns", "-x"], {})
@@ -206,7 +227,7 @@ class TestFlags:
             (["--label=" + "a" * 70_000], "is longer than 65536 characters"),
             (["--stand=" + "x" * 5000], "is longer than 4095 bytes"),
             (["--cups=1,,2"], "has an empty item"),
-            (["--cups=1,1"], "names '1' twice"),
+            (["--spoons=1,1"], "names '1' twice"),
             (["--cups=1,2,3,4,5"], "has 5 items, at most 4 can be used"),
             (["--check-config=yes"], "flag --check-config: 'yes' is not true or false; give true or false"),
             (["--version="], "flag --version: is empty; give true or false"),
@@ -300,7 +321,11 @@ class TestForeignFlags:
             "--tls has no effect: no TLS yet",
         )
 
-    @pytest.mark.parametrize("argv", [["--tls"], ["--tls=true"]])
+    def test_the_last_value_counts(self) -> None:
+        told = ("--tls has no effect: no TLS yet",)
+        assert kettle().load(["--tls", "--tls=false"], {}).notices == told
+
+    @pytest.mark.parametrize("argv", [["--tls"], ["--tls=true"], ["--tls=false", "--tls"]])
     def test_others_are_refused(self, argv: list[str]) -> None:
         assert refusal(argv) == "--tls is of pot and not supported by kettled: no TLS yet"
 
