@@ -170,6 +170,14 @@ class TestFlags:
         assert kettle().load(argv, {}).config.degrees == 5
 
     @pytest.mark.parametrize(
+        ("text", "number"),
+        [("0x1F", 31), ("0B11", 3), ("0o17", 15), ("010", 8), ("+0_7", 7), ("00", 0), ("1_0", 10), ("-0", 0)],
+    )
+    def test_numbers_of_go(self, text: str, number: int) -> None:
+        assert kettle().load([f"--degrees={text}"], {}).config.degrees == number
+        assert kettle().load([], {"POT_HEAT": text}).config.degrees == number
+
+    @pytest.mark.parametrize(
         ("text", "value"), [("", True), ("=true", True), ("=T", True), ("=0", False), ("=F", False)]
     )
     def test_switch(self, text: str, value: bool) -> None:
@@ -216,7 +224,13 @@ class TestFlags:
             ([""], "takes no other words"),
             (["---degrees=1"], "takes no other words"),
             (["--degrees=101"], "101 is out of range; give a whole number of degrees"),
-            (["--degrees=1_0"], "'1_0' is not a whole number"),
+            (["--degrees=08"], "'08' is not a whole number"),
+            (["--degrees=1__0"], "'1__0' is not a whole number"),
+            (["--degrees=10_"], "'10_' is not a whole number"),
+            (["--degrees=0x"], "'0x' is not a whole number"),
+            (["--degrees= 5"], "' 5' is not a whole number"),
+            (["--degrees=1e1"], "'1e1' is not a whole number"),
+            (["--degrees=0x" + "f" * 500], "is not a whole number"),
             (["--degrees=\u0661"], "is not a whole number"),
             (["--degrees=" + "9" * 5000], "is not a whole number"),
             (["--degrees="], "degrees (flag --degrees): is empty"),
