@@ -6,7 +6,7 @@
     *.part                                       unfinished; of no use
     *.damaged                                    was the last file of entries, and could not be read
     identity                                     whose log is archived here
-    new                                          asks for a new archive where the one that was here is gone
+    new                                          nothing is archived here yet, or the one who made it says so
     lock                                         held by the member that writes here
 
 A file is written under another name, synced and renamed, so that one with its name is complete, and after a
@@ -21,6 +21,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import threading
 from bisect import insort
 from contextlib import contextmanager, suppress
@@ -352,6 +353,8 @@ class ArchiveWriter:
         """The identity in the folder is that of this store."""
         self._is_noted = False
         """`claimed` was called."""
+        self._may_be_new = True
+        """The file `new` may be there."""
         self.is_others = False
         """The identity in the folder is that of another store with this cluster id, and nobody found out yet
         that its log is this store's.
@@ -397,9 +400,10 @@ class ArchiveWriter:
         empty folder becomes its archive; whether one with files is, is for the caller to find out, by
         `is_others` and `newest`, before anything is added. No file is changed before that.
 
-        `is_begun`: this store wrote its archive in this folder before. One that has none now is not mounted,
-        or was emptied; NetstoreError then, unless a file `new` in it asks for a new archive. `claimed` is
-        called once this folder has the identity of this store.
+        `is_begun`: this store wrote its archive in this folder before. One without a file of entries or a
+        state is not mounted now, or was emptied; NetstoreError then, unless it has a file `new`, which stays
+        until the first of these files is there. `claimed` is called once this folder has the identity of this
+        store.
         """
         writer = cls(folder, cluster, store, claimed)
         if is_begun:
@@ -437,7 +441,10 @@ class ArchiveWriter:
         self.is_others = not self._is_claimed
 
     def _claim(self) -> None:
-        """Write whose archive this is."""
+        """Write whose archive this is, and first that it is new if it has no files."""
+        is_empty = not (self.listing.parts or self.listing.bases or self.damaged)
+        if is_empty and not (self._folder / _NEW).exists():
+            write_atomically(self._folder, _NEW, b"")
         if not self._is_claimed:
             lines = (_TITLE, f"cluster {self._cluster:x}", f"store {self._store}")
             text = "".join(f"{line}\n" for line in lines).encode()
@@ -445,8 +452,13 @@ class ArchiveWriter:
             self._is_claimed, self.is_others = True, False
         if not self._is_noted:
             self._claimed()
-            _remove([self._folder / _NEW])
             self._is_noted = True
+
+    def _end_new(self) -> None:
+        """It has a file: from now on it is gone if it has none."""
+        if self._may_be_new:
+            _remove([self._folder / _NEW])
+            self._may_be_new = False
 
     def _find_newest(self) -> None:
         while self.listing.parts:
@@ -467,15 +479,36 @@ class ArchiveWriter:
         own = os.fstat(self._lock)
         if _place(self._folder / _LOCK) == (own.st_dev, own.st_ino):
             return
-        if _place(self._folder) == self._place:
+        if not self._folder.exists():
+            raise NetstoreError(
+                f"{self._folder}: is gone: mount or move it back; for a new archive"
+                f" {_how_to_ask_for_new(self._folder)}, or name another folder, and start the member again"
+            )
+        if _place(self._folder) != self._place:
+            raise NetstoreError(
+                f"{self._folder}: another folder lies there than the one that was opened: mount or move that"
+                f" one back; for a new archive name another folder, or empty this one, make an empty file"
+                f" {_NEW} in it and start the member again"
+            )
+        found = listing(self._folder)
+        if found.parts or found.bases:
             raise NetstoreError(
                 f"{self._folder}: its file {_LOCK} was removed or replaced: start the member again"
             )
         raise NetstoreError(
-            f"{self._folder}: another folder lies there than the one that was opened: mount or move that one"
-            f" back; for a new archive name another folder, or empty this one, make a file {_NEW} in it and"
-            " start the member again"
+            f"{self._folder}: its files were removed: put them back, or for a new archive"
+            f" {_how_to_ask_for_new(self._folder)}; then start the member again"
         )
+
+    def _check_files(self) -> None:
+        """NetstoreError if the last file of entries was removed: nobody would be told of the gap. A state is
+        made anew.
+        """
+        if self.listing.parts and not self.listing.parts[-1].path.exists():
+            raise NetstoreError(
+                f"{self.listing.parts[-1].path}: was removed: put it back, and what else was removed; for a"
+                f" new archive empty the folder, make an empty file {_NEW} in it and start the member again"
+            )
 
     def tidy(self) -> None:
         """Remove what a crash left, and rename last files that were found damaged, once it is not in doubt
@@ -519,9 +552,11 @@ class ArchiveWriter:
         """
         archived = [Archived(entry, wall_of(entry)) for entry in entries]
         self.check_place()
+        self._check_files()
         self.tidy()
         self._claim()
         part = self._write(archived)
+        self._end_new()
         with self._changing:
             if part.last > self.listing.last:
                 self.listing.append(part)
@@ -555,6 +590,7 @@ class ArchiveWriter:
             os.fsync(file)
         base = Base(index, self._folder / f"{index:016x}.state")
         _rename(part, base.path)
+        self._end_new()
         with self._changing:
             if base not in self.listing.bases:
                 insort(self.listing.bases, base)
@@ -676,13 +712,24 @@ def _of_other_cluster(folder: Path, owner: _Owner, own: ClusterId) -> str:
 
 
 def _check_not_away(folder: Path) -> None:
-    """NetstoreError if a folder has no archive, and no file that asks for a new one."""
+    """NetstoreError if a folder has nothing archived, and no file that says that this is so."""
     found = listing(folder) if folder.exists() else Listing(folder)
-    if found.parts or found.bases or any((folder / name).exists() for name in (_IDENTITY, _NEW)):
+    if found.parts or found.bases or (folder / _NEW).exists():
         return
     raise NetstoreError(
         f"{folder}: the archive that this member wrote there is gone: mount or move it back; to begin a new"
-        f" one make a file {_NEW} in this folder, or name another folder"
+        f" one {_how_to_ask_for_new(folder)}, or name another folder"
+    )
+
+
+def _how_to_ask_for_new(folder: Path) -> str:
+    """What to do so that a new archive is begun where this member has none any more."""
+    if folder.exists():
+        return f"make an empty file {_NEW} in this folder"
+    path = shlex.quote(str(folder))
+    return (
+        f"make the folder with an empty file {_NEW} in it, as the user that netstored runs as"
+        f" (mkdir -p {path}; touch {path}/{_NEW})"
     )
 
 

@@ -240,12 +240,17 @@ class Archiver:
 
     def problems(self) -> list[str]:
         """What an operator has to know; empty if all is well."""
-        return [each.text for each in self._not_archived() or self._impaired()]
+        return list(self.fixes())
+
+    def fixes(self) -> dict[str, str]:
+        """The same, each with what to do about it."""
+        return {each.text: each.fix for each in self._not_archived() or self._impaired()}
 
     def _not_archived(self) -> list[Problem]:
         if self._differs:
             text = f"the log is not archived: {self._differs}"
-            return [Problem("archive_refused", self._differs, text, "do what the error says")]
+            fix = "name an empty folder (archive_folder), or do what else the error says"
+            return [Problem("archive_refused", self._differs, text, fix)]
         if self.problem:
             fix = "mend what the error names, such as the mount; what the log forgets meanwhile is missing"
             return [

@@ -278,8 +278,8 @@ class RunningMember:
             self.host,
             v3.Options(
                 election_seconds=config.election_timeout / 1000,
-                max_request_bytes=base.request_bytes,
-                max_txn_ops=base.txn_ops,
+                max_request_bytes=base.bounded.request_bytes,
+                max_txn_ops=base.bounded.txn_ops,
                 quota_bytes=config.quota_backend_bytes,
                 progress_seconds=config.progress_seconds,
                 history_seconds=config.history_seconds,

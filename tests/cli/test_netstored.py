@@ -261,6 +261,14 @@ def test_check_config_loads_neither_trio_nor_the_server() -> None:
     assert done.returncode == 0
 
 
+def test_check_config_tells_which_settings_a_start_lowers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check-config", "--max-txn-ops=100000"]) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# max_txn_ops: ")]
+    assert told.startswith("# max_txn_ops: 100000 is lowered to 65536: ")
+    assert main(["--check-config"]) == 0
+    assert " is lowered to " not in capsys.readouterr().out
+
+
 def test_check_config_tells_what_is_wrong_with_the_folders_of_archive_and_backups(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
