@@ -167,9 +167,7 @@ def test_ls_works_without_a_config(ctl: Run, prefix: str, keys: Keys) -> None:
     assert (told.status, len(told.rows)) == (0, 1)
 
 
-def test_ls_that_cannot_compare_with_the_config_does_not_end_with_0(
-    ctl: Run, prefix: str, keys: Keys
-) -> None:
+def test_ls_that_cannot_compare_with_the_config_is_refused(ctl: Run, prefix: str, keys: Keys) -> None:
     keys.put(f"{prefix}/subnets/{NAME}", HOLDER)
     keys.put(f"{prefix}/config", '{"Network":"x"}')
     told = ctl("subnet", "ls")
