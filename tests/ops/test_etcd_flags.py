@@ -89,6 +89,14 @@ def test_who_allows_less_caution_gets_as_much(flag: str) -> None:
         assert told == (f"--{flag} has no effect: netstored always does this",)
 
 
+def test_of_a_list_that_is_given_twice_the_last_one_counts() -> None:
+    argv = (
+        "--listen-client-urls=http://127.0.0.1:1 --listen-client-urls=http://127.0.0.1:2,http://127.0.0.1:2"
+    )
+    [url] = STORE.load(argv.split(), {}).config.listen_client_urls
+    assert str(url) == "http://127.0.0.1:2"
+
+
 def test_who_wants_no_v2_keys_is_not_left_with_them() -> None:
     """No value of etcd's flag has an effect, so the one that asks for more than a notice is refused."""
     assert len(STORE.load(["--v2-deprecation=write-only"], {}).notices) == 1
