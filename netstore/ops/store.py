@@ -32,16 +32,17 @@ from netstore.ops.addresses import (
 from netstore.ops.etcd_file import read_etcd_file
 from netstore.ops.etcd_flags import ETCD_ONLY, FLAGS, MEANINGS
 from netstore.ops.kinds import (
-    DURATION,
     KEY_PATTERN,
     PEM,
     BadValue,
     Choice,
+    Duration,
     FilePath,
     Several,
     Switch,
     Text,
     WholeNumber,
+    count,
     quoted,
     seconds,
 )
@@ -477,13 +478,13 @@ class StoreConfig:
         variables=("ETCD_AUTO_COMPACTION_MODE",),
     )
     auto_compaction_retention: str = setting(
-        Text("give a time as 30m, or a whole number", rf"[0-9]{{1,18}}|{DURATION}", "TIME|NUMBER"),
+        Duration("give a time as 30m, or a whole number", "TIME|NUMBER", bare=True),
         "0",
         "How much v3 history is kept: a time as 30m, a bare number being hours, or revisions; 0 for all.",
         variables=("ETCD_AUTO_COMPACTION_RETENTION",),
     )
     watch_progress_notify_interval: str = setting(
-        Text("give a time as 10m or 500ms", DURATION, "TIME"),
+        Duration("give a time as 10m or 500ms"),
         "10m",
         "How often idle v3 watches that ask for it are sent the revision.",
         flags=("experimental-watch-progress-notify-interval",),
@@ -554,7 +555,7 @@ class StoreConfig:
         default_words="not set: no scheduled backups",
     )
     backup_every: str = setting(
-        Text("give a time as 6h or 30m, at least 1s", DURATION, "TIME"),
+        Duration("give a time as 6h or 30m, at least 1s"),
         "6h",
         "Time from one scheduled backup to the next.",
         needs=("backup_folder",),
@@ -616,7 +617,7 @@ class StoreConfig:
                 f"{self.memory_budget} bytes are too few for a member to work with",
                 f"give at least {SMALLEST}, or 0 for a part of the memory",
             )
-        if self.auto_compaction_mode == "revision" and not self.auto_compaction_retention.isdigit():
+        if self.auto_compaction_mode == "revision" and count(self.auto_compaction_retention) is None:
             raise BadSetting(
                 "auto_compaction_retention",
                 f"{quoted(self.auto_compaction_retention)} is no number of revisions",
@@ -635,12 +636,13 @@ class StoreConfig:
         retention = self.auto_compaction_retention
         if self.auto_compaction_mode != "periodic":
             return 0.0
-        return int(retention) * 3600.0 if retention.isdigit() else seconds(retention)
+        hours = count(retention)
+        return seconds(retention) if hours is None else hours * 3600.0
 
     @property
     def history_revisions(self) -> int:
         """How many revisions of the v3 history are kept; 0 for no bound in number."""
-        return int(self.auto_compaction_retention) if self.auto_compaction_mode == "revision" else 0
+        return (count(self.auto_compaction_retention) or 0) if self.auto_compaction_mode == "revision" else 0
 
     @property
     def entries_per_snapshot(self) -> int:

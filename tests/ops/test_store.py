@@ -184,6 +184,12 @@ class TestStoreChecks:
             ("--voters=9", "out of range"),
             ("--auto-compaction-retention=soon", "give a time as 30m, or a whole number"),
             ("--auto-compaction-mode=revision --auto-compaction-retention=1h", "is no number of revisions"),
+            ("--auto-compaction-retention=-1h", "'-1h' is not usable; give a time as 30m"),
+            ("--auto-compaction-retention=0x10", "'0x10' is not usable; give a time as 30m"),
+            ("--auto-compaction-retention=1d", "'1d' is not usable; give a time as 30m"),
+            ("--auto-compaction-retention=.h", "'.h' is not usable; give a time as 30m"),
+            ("--auto-compaction-retention=2562048h", "is longer than 292 years; give a time as 30m"),
+            ("--watch-progress-notify-interval=" + "9" * 400 + "h", "is longer than 292 years"),
             ("--watch-progress-notify-interval=10", "give a time as 10m"),
             ("--auth-token=jwt", "there are no users and roles yet"),
             ("--host-whitelist=a.example", "not supported by netstored"),
@@ -200,12 +206,18 @@ class TestStoreChecks:
             ("--auto-compaction-retention=1h30m", 5400, 0),
             ("--auto-compaction-retention=500ms", 0.5, 0),
             ("--auto-compaction-retention=1.5m", 90, 0),
+            ("--auto-compaction-retention=+1h30m5us", 5400.000005, 0),
+            ("--auto-compaction-retention=.5h1.m1000000ns1\N{MICRO SIGN}s1h1h", 9060.001001, 0),
+            ("--auto-compaction-retention=010", 36_000, 0),
+            ("--auto-compaction-retention=+1", 3600, 0),
+            ("--auto-compaction-mode=revision --auto-compaction-retention=+1", 0, 1),
             ("--auto-compaction-mode=revision --auto-compaction-retention=1000", 0, 1000),
         ],
     )
     def test_how_much_history_is_kept(self, argv: str, seconds: float, revisions: int) -> None:
         config = store(*argv.split())
-        assert (config.history_seconds, config.history_revisions) == (seconds, revisions)
+        assert config.history_seconds == pytest.approx(seconds)
+        assert config.history_revisions == revisions
 
     def test_how_long_an_archive_is_kept(self) -> None:
         assert store().archive_keep_seconds == 0

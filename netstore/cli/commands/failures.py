@@ -39,7 +39,7 @@ OF_USERS: Final = (
 _SYSTEM_FIXES: Final = {
     errno.EACCES: "run this as a user who may, or have its owner permit it",
     errno.EPERM: "run this as a user who may, or have its owner permit it",
-    errno.ENOENT: "name one that is there",
+    errno.ENOENT: "name one that is there, or a new one in a folder that is",
     errno.ENOTDIR: "name one whose parents are folders",
     errno.EISDIR: "name a file",
     errno.EROFS: "name one on a disk that can be written",
