@@ -15,12 +15,14 @@ from netstore.client.faults import BadAnswer, Unreachable
 from netstore.client.grpc import (
     INVALID_ARGUMENT,
     OUT_OF_RANGE,
+    RESOURCE_EXHAUSTED,
     UNAUTHENTICATED,
     UNAVAILABLE,
     UNIMPLEMENTED,
     Channel,
     Status,
 )
+from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ _SERVICE: Final = "/etcdserverpb."
 _INVALID_TOKEN: Final = "invalid auth token"  # noqa: S105 - a message
 _STALE: Final = ("revision of auth store is old", "user name is empty")
 _NOT_ENABLED: Final = "authentication is not enabled"
+_MESSAGE_TOO_LARGE: Final = "received message larger than max"
+"""gRPC's own limit for a message, before the store looks at it."""
 
 
 class WatchCall:
@@ -256,6 +260,23 @@ async def connect(to: Connection) -> AsyncIterator[V3Client]:
         nursery.cancel_scope.cancel()
     if fault is not None:
         raise fault
+
+
+def has_many(status: Status) -> bool:
+    """Whether a transaction was refused because it has too many operations."""
+    return Reason.TOO_MANY_OPS.text in status.message
+
+
+def has_much(status: Status) -> bool:
+    """Whether a request was refused because it has too many bytes."""
+    return Reason.REQUEST_TOO_LARGE.text in status.message or (
+        status.code == RESOURCE_EXHAUSTED and _MESSAGE_TOO_LARGE in status.message
+    )
+
+
+def least_request_bytes(size: int) -> int:
+    """The `--max-request-bytes` of a store that takes a transaction of so many bytes, in whole KiB."""
+    return (size // 1024 + 2) * 1024
 
 
 def _decoded(kind: type[Answer], data: bytes, endpoint: str, *, write: bool = False) -> Answer:
