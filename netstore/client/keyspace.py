@@ -5,9 +5,8 @@ and writes that bring an earlier state back. Works with every store that has the
 from __future__ import annotations
 
 from collections import deque
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-import trio
 
 from netstore.client.faults import BadAnswer
 from netstore.client.grpc import (
@@ -18,7 +17,8 @@ from netstore.client.grpc import (
     PERMISSION_DENIED,
     Status,
 )
-from netstore.client.v3 import PAST_SECONDS, has_much, least_request_bytes
+from netstore.client.past import told
+from netstore.client.v3 import has_much, least_request_bytes
 from netstore.errors import NetstoreError
 from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
@@ -154,8 +154,8 @@ class KeySpace:
                 before, after = await anext(befores, None), await anext(afters, None)
 
     async def past(self, key: bytes, most: int) -> Past:
-        """The newest `most` states of a key that can be read. A watch does not tell that nothing follows: of
-        a key that does not exist now, a pause of `PAST_SECONDS` ends its past.
+        """The newest `most` states of a key that can be read. BadAnswer if the store does not tell all of
+        them (`client.past`).
         """
         answer = await self._client.range(pb.RangeRequest(key=key, keys_only=True))
         last = answer.header.revision
@@ -169,23 +169,15 @@ class KeySpace:
             count = len(held)
             seen = max((each.mod_revision for each in held), default=0)
         create = pb.WatchCreateRequest(key=key, start_revision=since + 1)
-        async with self._client.watch(create) as watch:
-            while not newest or seen < newest:
-                told = None
-                with trio.move_on_after(PAST_SECONDS):
-                    told = await watch.answer()
-                if told is None:
-                    if newest:
-                        raise BadAnswer("the store", f"has not told the past of the key after {seen} in time")
-                    break
-                if told.compact_revision:
-                    raise Compacted(f"the store has compacted its history up to {told.compact_revision}")
-                if told.canceled:
-                    raise BadAnswer("the store", f"ended the watch: {told.cancel_reason or 'without reason'}")
-                for event in told.events:
-                    seen = event.kv.mod_revision
-                    count += 1
-                    states.append(event.kv)
+        if not newest or seen < newest:
+            async with aclosing(told(self._client, create, newest or last)) as answers:
+                async for part in answers:
+                    if part.compact_revision:
+                        raise Compacted(f"the store has compacted its history up to {part.compact_revision}")
+                    for event in part.events:
+                        seen = event.kv.mod_revision
+                        count += 1
+                        states.append(event.kv)
         return Past(states, count - len(states), since, max(last, seen))
 
     async def is_alive(self, lease: int) -> bool:

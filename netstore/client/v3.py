@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     Answer = TypeVar("Answer", bound=Message)
 
-PAST_SECONDS: Final = 2.0
-"""How long a part of the past may take to arrive before there is none; etcd looks every 0.1 s."""
+PAST_SECONDS: Final = 60.0
+"""How long a watch may take to tell the past."""
 
 _SERVICE: Final = "/etcdserverpb."
 
@@ -84,6 +84,12 @@ class WatchCall:
             self._may_renew = False
             self._client.forget_token(self._token)
             self.close()
+
+    async def send(self, request: pb.WatchRequest) -> None:
+        """Ask for more on the stream of the watch: progress, or another watch, whose answers come as well.
+        To be called when the watch was created.
+        """
+        (await self.opened()).send(request.SerializeToString())
 
     async def opened(self) -> Call:
         """The call, opened if it is not."""
@@ -138,6 +144,11 @@ class V3Client:
                     pass
                 return answer.compact_revision
         raise BadAnswer("the store", "does not tell up to which revision its history was compacted")
+
+    async def version(self) -> str:
+        """The version of etcd that a member says it is, or is like."""
+        kind = pb.StatusResponse
+        return (await self._call("Maintenance/Status", pb.StatusRequest(), kind, write=False)).version
 
     async def grant(self, ttl: int) -> int:
         """Grant a lease of so many seconds; its id."""
