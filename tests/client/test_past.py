@@ -104,7 +104,7 @@ class Store:
         if self._chance.random() < 0.5:
             self._round()
         while not self._out:
-            await trio.sleep(0.1)
+            await trio.sleep(0.1)  # fixed: by the clock of the test
             self._round()
         await trio.sleep_until(self._out[0][0])
         return self._out.popleft()[1]
