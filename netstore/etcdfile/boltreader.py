@@ -60,10 +60,11 @@ def database_size(file: BinaryIO, name: str, progress: Callable[[int], object] =
     """The bytes of a file without the digest that may follow the database; the digest is verified. Blocks.
     `progress` is called with how many bytes were read so far.
 
-    CorruptData if the digest does not fit.
+    CorruptData if the digest does not fit. A file that cannot be a database is not read for that: `Database`
+    refuses it.
     """
     size = file.seek(0, SEEK_END)
-    if size % _SECTOR != DIGEST_BYTES:
+    if size % _SECTOR != DIGEST_BYTES or not any(_is_meta(file, at) for at in (0, *_PAGE_SIZES)):
         return size
     size -= DIGEST_BYTES
     digest = sha256()
@@ -83,7 +84,12 @@ def database_size(file: BinaryIO, name: str, progress: Callable[[int], object] =
 
 def is_database(file: BinaryIO) -> bool:
     """Whether a file begins as a bbolt database does, damaged or not. Blocks."""
-    file.seek(HEAD.size)
+    return _is_meta(file, 0)
+
+
+def _is_meta(file: BinaryIO, offset: int) -> bool:
+    """Whether a meta page may begin there."""
+    file.seek(offset + HEAD.size)
     return file.read(_MAGIC_FIELD.size) == _MAGIC_FIELD.pack(MAGIC)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -34,6 +35,13 @@ OTHERS: Final = {
     "snapshot backup": "'snapshot save FILE' makes a backup",
 }
 """Commands below the program that are another one here, and which: of etcdctl's v2 API, or guessed."""
+
+
+PATH: Final = click.Path(path_type=Path, readable=False)
+"""The name of a file or folder. Whether it can be read is told by who reads it, with exit status 1."""
+
+NAME: Final = click.Path(readable=False, allow_dash=True)
+"""Same, as text; or `-`."""
 
 
 def key_of(word: str) -> str:
@@ -133,19 +141,19 @@ SHARED_OPTIONS: Final = (
     _shared(
         "--ca-file",
         variables=("NETSTORECTL_CACERT", "ETCDCTL_CACERT", "ETCDCTL_CA_FILE"),
-        type=click.Path(),
+        type=NAME,
         help="Certificates that may have signed the store's.",
     ),
     _shared(
         "--cert-file",
         variables=("NETSTORECTL_CERT", "ETCDCTL_CERT", "ETCDCTL_CERT_FILE"),
-        type=click.Path(),
+        type=NAME,
         help="Our own certificate.",
     ),
     _shared(
         "--key-file",
         variables=("NETSTORECTL_KEY", "ETCDCTL_KEY", "ETCDCTL_KEY_FILE"),
-        type=click.Path(),
+        type=NAME,
         help="The key of our certificate.",
     ),
     _shared(
