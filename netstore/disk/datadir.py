@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import stat
 from dataclasses import dataclass
@@ -72,6 +73,9 @@ _OWN_NAMES: Final = frozenset(
     {"lock", "lost+found", "state", "wal", OWN_CERTIFICATES, _JOIN, f"{_JOIN}.new", f"{_IDENTITY}.new"}
 )
 """What a folder has before it has an identity, at most; also the root of a disk of its own."""
+
+_ETCD_LOG: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.wal")
+"""Names of the files of an etcd's log."""
 
 _TITLE: Final = "netstore data folder"
 _JOIN_TITLE: Final = "netstore join token"
@@ -151,6 +155,7 @@ class DataDir:
         _check_no_etcd(path)
         _make_folder(path)
         _check_no_foreign(path)
+        _check_no_etcd_log(wal)
         lock = _lock(path)
         try:
             _make_folder(wal, own=wal_dir is None)
@@ -369,15 +374,37 @@ def _make_folder(path: Path, *, own: bool = False) -> None:
 
 
 def _check_no_etcd(path: Path) -> None:
-    """Refuse the folder of an etcd, whatever its mode, and say how its data is taken over."""
+    """Refuse the folder of an etcd, whatever its mode, and say how its data is taken over; and that of a
+    member in which an etcd was run, whose writes this member does not have.
+    """
+    member = path / "member"
     with explain_errors(path):
-        is_etcd = not (path / _IDENTITY).exists() and any(
-            (path / "member" / each).exists() for each in ("snap", "wal")
+        is_etcd = any((member / each).exists() for each in ("snap", "wal"))
+        is_ours = is_etcd and (path / _IDENTITY).exists()
+    if is_ours:
+        raise NetstoreError(
+            f"{path}: has the data of this member, and of an etcd that was run in the same folder ({member});"
+            " nothing was changed: stop that etcd, and move the folder member into an empty folder, OTHER. If"
+            " its writes count, run netstorectl import --data-dir NEW OTHER, and start netstored with"
+            " --data-dir NEW; if this member's do, start it as before"
         )
     if is_etcd:
         raise NetstoreError(
             f"{path}: has the data of an etcd (the folder member); nothing was changed: stop that etcd, run"
             f" netstorectl import --data-dir NEW {path}, and start netstored with --data-dir NEW"
+        )
+
+
+def _check_no_etcd_log(wal: Path) -> None:
+    """Refuse the log folder of an etcd, whatever its mode, and say how its data is taken over."""
+    with explain_errors(wal):
+        names = os.listdir(wal) if wal.exists() else []  # noqa: PTH208 - may fail
+    found = min(filter(_ETCD_LOG.fullmatch, names), default=None)
+    if found is not None and _IDENTITY not in names:
+        raise NetstoreError(
+            f"{wal}: has the log of an etcd ({found}); nothing was changed: stop that etcd, run netstorectl"
+            f" import --data-dir NEW --source-wal-dir {wal} FOLDER with its data folder, and start netstored"
+            " with --data-dir NEW"
         )
 
 
@@ -543,6 +570,7 @@ def _read_both(path: Path, wal: Path, option: str = "--wal-dir") -> MemberIdenti
     if identity is None:
         _check_no_log(path, wal)
     elif _read_identity(wal) != identity:
+        _check_no_etcd_log(wal)
         anew = "" if (path / "state" / STATE_FILE).exists() else f", or remove {path} to let it begin anew"
         raise NetstoreError(
             f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that"
@@ -682,6 +710,7 @@ def _check_no_log(path: Path, wal: Path) -> None:
             f"{wal}: an import or a restore into it, with another data folder than {path}, did not come to"
             " its end; nothing was changed: run it again, or empty the folder"
         )
+    _check_no_etcd_log(wal)
     found = next(iter(sorted(wal.glob("*.wal"))), None)
     if found is not None:
         raise NetstoreError(

@@ -28,6 +28,7 @@ from netstore.ops.settings import BadSetting, Setting, default_words, without_se
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from _typeshed import DataclassInstance
 
@@ -178,6 +179,10 @@ class Layered(Generic[C]):
     """The switch for doing as that program does; on by itself when the program is asked in its words."""
     cautions: Callable[[C], Sequence[str]] = lambda _: ()
     """What of a configuration is told to the operator, though it can be used."""
+    check_place: Callable[[C, AbstractSet[str]], None] = lambda _config, _given: None
+    """Raises `BadSetting` if a start with these settings, of which those with the given keys are set, would
+    pass over data of that program where it would have looked for it.
+    """
 
     def settings(self) -> tuple[Setting, ...]:
         """All settings, in the order of their declaration."""
@@ -311,6 +316,10 @@ class Layered(Generic[C]):
             problem = each.kind.problem(path)
             if problem is not None:
                 raise BadSetting(each.key, problem, each.kind.fix, loaded.sources[each.key])
+        is_default = re.compile(r"default(: .*)?", re.DOTALL).fullmatch
+        self.check_place(
+            loaded.config, {key for key, source in loaded.sources.items() if not is_default(source)}
+        )
 
     def _build(self, values: Mapping[str, object]) -> C:
         return cast("Callable[..., C]", self.form)(**values)

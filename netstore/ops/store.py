@@ -53,6 +53,7 @@ from netstore.urls import Url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
 DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybody knows it
 """etcd's default. Everybody knows it, so it proves nothing."""
@@ -886,6 +887,32 @@ COMMAND_VARIABLES: Final = (
 )
 """Variables of netstorectl. A shell that starts a store may have them, so they are not refused as unknown."""
 
+
+def _check_place(config: StoreConfig, given: AbstractSet[str]) -> None:
+    """BadSetting if a store in etcd's manners, without a data folder that was set, would begin empty beside
+    the one of an etcd that was started so: `NAME.etcd` in the working folder (etcd's --data-dir).
+    """
+    if not config.etcd_compat or "data_dir" in given:
+        return
+    folder = Path(f"{config.name}.etcd").absolute()
+    if not os.path.isdir(folder / "member"):  # noqa: PTH112 - says no where it may not look
+        return
+    from netstore.disk.datadir import is_data_folder  # noqa: PLC0415 - few starts come here
+
+    try:
+        is_begun = is_data_folder(config.data_dir)
+    except OSError:
+        return  # the start says why its folder cannot be read
+    if not is_begun:
+        raise BadSetting(
+            "data_dir",
+            f"is not set, and an etcd that was started so has its data in {folder}",
+            f"run netstorectl import --data-dir NEW {folder} and give NEW as the data_dir; or give another"
+            " folder as the data_dir to begin an empty store",
+            "default",
+        )
+
+
 STORE: Final = Layered(
     form=StoreConfig,
     program="netstored",
@@ -903,6 +930,7 @@ STORE: Final = Layered(
     read_original=read_etcd_file,
     manners="etcd_compat",
     cautions=lambda config: config.cautions,
+    check_place=_check_place,
     tools={
         "inspect-log [FROM:TO]": "List the entries of a stopped member's log, and exit.",
         "skip-entry INDEX": "Have a stopped member skip an entry that it cannot apply, and exit.",

@@ -397,3 +397,32 @@ class TestEtcdsManners:
         own, peers = config.tls_policy(""), config.tls_policy("peer_")
         assert (own.highest, own.revoked, own.hosts, own.verifies) == ("TLS1.2", Path("/l"), ("h",), True)
         assert (peers.highest, peers.revoked, peers.hosts, peers.verifies) == ("TLS1.2", None, (), False)
+
+
+@pytest.mark.parametrize("name", ["default", "node1"])
+def test_an_empty_store_does_not_begin_beside_the_default_folder_of_an_etcd(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = tmp_path / "state"
+    monkeypatch.setenv("STATE_DIRECTORY", str(state))
+    (tmp_path / f"{name}.etcd").mkdir()
+
+    def check(*words: str, **environ: str) -> None:
+        STORE.check_files(STORE.load(["--name", name, *words], environ))
+
+    check("--etcd-compat")  # it is no etcd's
+    (tmp_path / f"{name}.etcd" / "member").mkdir()
+    check()
+    check("--etcd-compat", "--data-dir", str(state))
+    check(ETCD_DATA_DIR=str(state))
+    check("--etcd-compat", "--name", "other")
+    for words, environ in ((("--etcd-compat",), {}), ((), {"ETCD_LISTEN_CLIENT_URLS": "http://127.0.0.1:1"})):
+        with pytest.raises(BadSetting) as caught:
+            check(*words, **environ)
+        text = str(caught.value)
+        assert f"is not set, and an etcd that was started so has its data in {tmp_path}/{name}.etcd" in text
+        assert f"netstorectl import --data-dir NEW {tmp_path}/{name}.etcd" in text
+    state.mkdir()
+    (state / "identity").write_bytes(b"netstore data folder\n")
+    check("--etcd-compat")  # it was begun before

@@ -305,6 +305,8 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_backup_of_etcdctl_is_named(run: Run) -> None:
+    told = run("snapshot", "backup", "x")
+    assert (told.status, "'backup': 'snapshot save FILE' makes a backup." in told.err) == (2, True)
     told = run("backup", "--data-dir", "/var/lib/etcd", "--backup-dir", "x")
     assert told.status == 2
     assert "here 'snapshot save FILE' saves everything" in told.err
