@@ -15,7 +15,7 @@ from netstore.disk.backupfile import MAGIC, is_backup
 from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import v2content, v3content
 from netstore.etcdfile.boltreader import Database, database_size
-from netstore.etcdfile.raftlog import LOG_NAME, NORMAL, SNAPSHOT_NAME, RaftLog, read_snapshot
+from netstore.etcdfile.raftlog import LOG_NAME, NORMAL, SNAPSHOT_NAME, DamagedEnd, RaftLog, read_snapshot
 from netstore.node.etcdimport import Report, V2State, v3_records
 from netstore.types import EtcdIndex, Index, Nanos
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from netstore.etcdfile.raftlog import Snapshot
+    from netstore.etcdfile.raftlog import LeftOut, Snapshot
     from netstore.node.etcdimport import Listed
     from netstore.state.tables import Record
 
@@ -51,7 +51,9 @@ class EtcdSource:
         self.has_hidden = False
         """There may be hidden nodes of the v2 tree that are not among the records."""
         self.torn = ""
-        """Where the last write of the log was torn by a crash; empty if none was."""
+        """Where the last write of the log was left unfinished by a crash; empty if none was."""
+        self.lost: LeftOut | None = None
+        """The damaged end of the log, if that was left out."""
         self.uncommitted = 0
         """Entries at the end of the log that were taken over, and of which the member did not know whether a
         majority had them.
@@ -121,12 +123,19 @@ def open_file(path: Path, parts: ExitStack, told: Callable[[int], object] = _ign
 
 
 def open_folder(
-    path: Path, wal: Path | None, now: Nanos, parts: ExitStack, told: Callable[[int], object] = _ignore
+    path: Path,
+    wal: Path | None,
+    now: Nanos,
+    parts: ExitStack,
+    told: Callable[[int], object] = _ignore,
+    *,
+    without_damaged_end: bool = False,
 ) -> EtcdSource:
     """The data folder of a stopped member; `wal` is where its log is, if not inside. The TTLs of the
     v2 tree count from the last instant that the log has, so that every import of the folder gives the same;
     from `now` if it has none. `told` is called with the number of entries of the log that were
-    looked at. Closed with `parts`.
+    looked at. With `without_damaged_end` the log ends before what is damaged in its last file. Closed with
+    `parts`.
 
     NetstoreError, with the fix, if it is in use or is no such folder; CorruptData, with file and offset, if
     something in it is damaged.
@@ -144,7 +153,11 @@ def open_folder(
             f"{wal}: has no log of an etcd: name with --source-wal-dir the folder that etcd was given as"
             " --wal-dir"
         )
-    log = RaftLog([(str(wal / name), _opened(wal / name, parts)) for name in names])
+    files = [(str(wal / name), _opened(wal / name, parts)) for name in names]
+    try:
+        log = RaftLog(files, without_damaged_end=without_damaged_end)
+    except DamagedEnd as error:
+        raise CorruptData(f"{error}, or go on without them by --without-damaged-end") from None
     snapshot = _newest_snapshot(snap, log)
     index = 0 if snapshot is None else snapshot.index
     if log.first > index + 1 and log.last >= log.first:
@@ -176,7 +189,7 @@ def open_folder(
             " its database does not say that it has them: start this etcd once, put any key (etcdctl put),"
             " as etcd 3.4 notes its place only with a change of a key, stop it with SIGTERM, and repeat this"
         )
-    source.torn = log.torn
+    source.torn, source.lost = log.torn, log.lost
     source.uncommitted = max(0, log.last - max(log.commit, index))
     return source
 

@@ -167,6 +167,20 @@ def test_a_log_that_lacks_something_is_refused(folder: Folder, parts: ExitStack)
         opened(folder, parts)
 
 
+def test_a_damaged_end_is_left_out_only_when_asked(folder: Folder, parts: ExitStack) -> None:
+    log = folder.wal / raftlogwriter.LOG_FILE
+    folder.write_log([mark(0, 0), mark(10), v3_put(11), v3_put(12), v2_put(13, "/1/a"), v2_put(14, "/1/b")])
+    whole = log.read_bytes()
+    at = whole.index(b"/1/a")
+    log.write_bytes(whole[:at] + b"?" + whole[at + 1 :])
+    with pytest.raises(CorruptData, match=r"bytes of the log from there on .* --without-damaged-end"):
+        opened(folder, parts)
+    source = open_folder(folder.path, None, Nanos(0), parts, without_damaged_end=True)
+    assert source.applied == 12
+    assert source.lost is not None
+    assert 0 < source.lost.size < len(whole)
+
+
 def test_what_an_etcd_uses_is_refused(folder: Folder, parts: ExitStack) -> None:
     with (folder.snap / "db").open("rb+") as used:
         fcntl.flock(used, fcntl.LOCK_EX)

@@ -64,6 +64,11 @@ _ADDRESS: Final = re.compile(r"https?://.*|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)
     "--initial-cluster-token", metavar="TEXT", help="Secret of the new cluster; needed if it has several."
 )
 @click.option("--without-auth", is_flag=True, help="Import although the etcd asks for passwords.")
+@click.option(
+    "--without-damaged-end",
+    is_flag=True,
+    help="Import what the etcd's log has before the place at which its end is damaged.",
+)
 @pass_settings
 def import_(
     settings: Settings,
@@ -77,6 +82,7 @@ def import_(
     initial_cluster: str | None,
     initial_cluster_token: str | None,
     without_auth: bool,
+    without_damaged_end: bool,
 ) -> None:
     """Make the data folder of a new netstore from an etcd.
 
@@ -85,8 +91,13 @@ def import_(
     Nothing in SOURCE is changed. To copy into a netstore that runs, see netstorectl mirror.
     """
     is_live = _is_live(source)
-    if source_wal_dir is not None and (is_live or not Path(source).is_dir()):
-        usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
+    is_folder = not is_live and Path(source).is_dir()
+    for option, given in (
+        ("--source-wal-dir", source_wal_dir is not None),
+        ("--without-damaged-end", without_damaged_end),
+    ):
+        if given and not is_folder:
+            usage(f"{option}: is for a data folder, and SOURCE is none; leave it out")
     if is_live and "--endpoints" in settings.flags:
         usage("--endpoints: SOURCE is the URL that is asked; leave the option out")
     members = members_of(name, peer_urls, initial_cluster)
@@ -107,7 +118,9 @@ def import_(
             settings.endpoints = source
             opened = _fetched(settings, data_dir, parts)
         else:
-            opened = _opened(Path(source), targets, source_wal_dir, parts)
+            opened = _opened(
+                Path(source), targets, source_wal_dir, parts, without_damaged_end=without_damaged_end
+            )
         _check(opened, without_auth=without_auth)
         # Members that begin with different data get different ids, so they do not take each other for one.
         origin = opened.digest() if initial_cluster_token else secrets.token_hex(16)
@@ -169,6 +182,8 @@ def _opened(
     targets: tuple[Path, Path | None],
     source_wal_dir: Path | None,
     parts: ExitStack,
+    *,
+    without_damaged_end: bool,
 ) -> EtcdSource:
     """What a file or folder has."""
     from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
@@ -177,7 +192,10 @@ def _opened(
     check_apart((path, source_wal_dir), targets)
     with _progress("reading") as told:
         if path.is_dir():
-            return open_folder(path, source_wal_dir, Nanos(time.time_ns()), parts, told)
+            now = Nanos(time.time_ns())
+            return open_folder(
+                path, source_wal_dir, now, parts, told, without_damaged_end=without_damaged_end
+            )
         opened = open_file(path, parts, told)
     warn(
         f"{path}: has the v3 keys only; an etcd keeps its v2 tree outside of this file: to import both, give"
@@ -275,6 +293,11 @@ def _tell(
         warn(f"the last {opened.uncommitted} entries of its log were taken as if all members had them")
     if opened.torn:
         warn(f"{opened.torn}: the last write was not finished, and was not acknowledged either: left out")
+    if opened.lost is not None:
+        warn(
+            f"{opened.lost.place}: the log is damaged there: the {opened.lost.size} bytes from there on were"
+            " left out, with writes that this etcd may have acknowledged"
+        )
     if opened.has_hidden:
         warn(
             "a running etcd does not list the hidden keys of its v2 API (names that begin with _): to import"

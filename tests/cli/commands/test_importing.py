@@ -273,6 +273,9 @@ def test_what_the_source_does_not_need_is_refused(run: Run, tmp_path: Path) -> N
         told = run("import", source, *target, "--source-wal-dir", str(tmp_path / "log"))
         assert told.status == 2
         assert "--source-wal-dir: is for a data folder" in told.err
+        told = run("import", source, *target, "--without-damaged-end")
+        assert told.status == 2
+        assert "--without-damaged-end: is for a data folder" in told.err
     told = run("--endpoints", "http://127.0.0.1:2", "import", "http://127.0.0.1:1", *target)
     assert told.status == 2
     assert "--endpoints: SOURCE is the URL that is asked" in told.err
