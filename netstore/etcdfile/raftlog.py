@@ -5,9 +5,10 @@ count the bytes of the record, the low 3 bits of its top byte those of the paddi
 the record, the padding. A length of 0 ends a file, which is filled with zeros. A record has a kind, a CRC-32C
 of all data so far, and data. A snapshot TERM-INDEX.snap is a message with a CRC-32C and the message it is of.
 
-Damage raises CorruptData with file and offset. What can be the last write, which a crash left unfinished, is
-left out: the record that does not fit has a sector of zeros, or the file ends within it, and nothing but zeros
-follows. Where more follows, that may have been acknowledged, and it is left out only if the caller says so.
+Damage raises CorruptData with file and offset. What can be the last write, which a crash left unfinished,
+is left out: the record that does not fit has a sector of zeros, or the file ends within it, and nothing but
+zeros follows. Where more follows, that may have been acknowledged, and it is left out only if the caller says
+so.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import v2content, v3content
 from netstore.etcdfile.boltreader import Database, database_size
 from netstore.etcdfile.raftlog import LOG_NAME, NORMAL, SNAPSHOT_NAME, DamagedEnd, RaftLog, read_snapshot
-from netstore.node.etcdimport import Report, V2State, v3_records
+from netstore.node.etcdimport import Report, V2Auth, V2State, v3_records
 from netstore.types import EtcdIndex, Index, Nanos
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class EtcdSource:
         self.applied = applied
         """The index that the log of the new member begins after, at least 1."""
         self.facts = _NO_FACTS if database is None else v3content.facts(database)
+        self.v2_auth = V2Auth() if v2 is None else v2.auth
+        """Of a running etcd, see `add_listing`."""
         self.has_hidden = False
         """There may be hidden nodes of the v2 tree that are not among the records."""
         self.torn = ""
@@ -65,11 +67,17 @@ class EtcdSource:
         return any(kind == _CORRUPT for _, kind in self.facts.alarms)
 
     def check_open(self, *, without_auth: bool) -> None:
-        """NetstoreError if this etcd asks for passwords, and that they are lost is not accepted."""
-        facts = self.facts
-        if facts.auth_enabled and not without_auth:
+        """NetstoreError if this etcd asks for passwords, in either API, and that they are lost is not
+        accepted.
+        """
+        asks = []
+        if self.facts.auth_enabled:
+            asks.append(f"{self.facts.users} users, {self.facts.roles} roles")
+        if self.v2_auth.enabled:
+            asks.append(f"in its v2 API{_counted(self.v2_auth)}")
+        if asks and not without_auth:
             raise NetstoreError(
-                f"this etcd asks for passwords ({facts.users} users, {facts.roles} roles), which netstore"
+                f"this etcd asks for passwords ({'; '.join(asks)}), which netstore"
                 " does not have: with the data alone everybody who reaches the store may do everything;"
                 " protect it by client certificates, and repeat this with --without-auth"
             )
@@ -81,6 +89,11 @@ class EtcdSource:
             told.append(
                 f"{self.facts.users} users and {self.facts.roles} roles were left out: netstore has none"
             )
+        if self.v2_auth.users and not self.v2_auth.enabled:
+            told.append(
+                f"{self.v2_auth.users} users and {self.v2_auth.roles} roles of the v2 API were left out:"
+                " netstore has none"
+            )
         if report.unleased_count:
             names = ", ".join(repr(key.decode(errors="replace")) for key in report.unleased)
             told.append(
@@ -89,7 +102,9 @@ class EtcdSource:
         return told
 
     def add_listing(self, root: Listed, index: EtcdIndex, now: Nanos) -> None:
-        """Add the v2 tree as a running etcd has listed it, which leaves out hidden nodes."""
+        """Add the v2 tree as a running etcd has listed it, which leaves out hidden nodes, and says nothing of
+        passwords.
+        """
         self.has_hidden = True
         self._v2 = V2State(now)
         self._v2.restore_listing(root, index)
@@ -111,6 +126,10 @@ class EtcdSource:
                 digest.update(len(part).to_bytes(8, "big"))
                 digest.update(part)
         return digest.hexdigest()
+
+
+def _counted(auth: V2Auth) -> str:
+    return f": {auth.users} users, {auth.roles} roles" if auth.users else ""
 
 
 def open_file(path: Path, parts: ExitStack, told: Callable[[int], object] = _ignore) -> EtcdSource:
@@ -174,7 +193,7 @@ def open_folder(
     if snapshot is not None:
         content = v2content.decode(snapshot.data, str(snap))
         try:
-            state.restore(content, Index(max(1, index)))
+            state.restore(content)
         except ValueError as error:
             raise CorruptData(f"{snap}: offset 0: the v2 snapshot of entry {index}: {error}") from None
     others = state.apply(log.entries(index), told)

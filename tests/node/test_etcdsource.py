@@ -181,6 +181,28 @@ def test_a_damaged_end_is_left_out_only_when_asked(folder: Folder, parts: ExitSt
     assert 0 < source.lost.size < len(whole)
 
 
+def test_passwords_of_the_v2_api(folder: Folder, parts: ExitStack) -> None:
+    """Whether they are in the snapshot or in the log."""
+    store = STORE.replace(
+        b'"1":{',
+        b'"2":{"Path":"/2","Children":{"enabled":{"Path":"/2/enabled","Value":"true"},'
+        b'"users":{"Path":"/2/users","Children":{"root":{"Path":"/2/users/root","Value":"{}"}}},'
+        b'"roles":{"Path":"/2/roles","Children":{}}}},"1":{',
+    )
+    folder.write_snapshot(10, store)
+    with pytest.raises(NetstoreError, match=r"passwords \(in its v2 API: 1 users, 0 roles\).*--without-auth"):
+        opened(folder, parts).check_open(without_auth=False)
+    opened(folder, parts).check_open(without_auth=True)
+    folder.write_log([mark(0, 0), mark(10), v2_put(11, "/2/enabled", b"false"), v3_put(12)])
+    source = opened(folder, parts)
+    source.check_open(without_auth=False)
+    assert source.left_out(Report()) == ["1 users and 0 roles of the v2 API were left out: netstore has none"]
+    folder.write_snapshot(10)
+    folder.write_log([mark(0, 0), mark(10), v2_put(11, "/2/enabled", b"true"), v3_put(12)])
+    with pytest.raises(NetstoreError, match=r"asks for passwords \(in its v2 API\)"):
+        opened(folder, parts).check_open(without_auth=False)
+
+
 def test_what_an_etcd_uses_is_refused(folder: Folder, parts: ExitStack) -> None:
     with (folder.snap / "db").open("rb+") as used:
         fcntl.flock(used, fcntl.LOCK_EX)

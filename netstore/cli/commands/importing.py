@@ -116,7 +116,7 @@ def import_(
         targets = data_dir, wal_dir
         if is_live:
             settings.endpoints = source
-            opened = _fetched(settings, data_dir, parts)
+            opened = _fetched(settings, data_dir, parts, without_auth=without_auth)
         else:
             opened = _opened(
                 Path(source), targets, source_wal_dir, parts, without_damaged_end=without_damaged_end
@@ -204,13 +204,14 @@ def _opened(
     return opened
 
 
-def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource:
+def _fetched(settings: Settings, data_dir: Path, parts: ExitStack, *, without_auth: bool) -> EtcdSource:
     """What a running etcd has: a snapshot, taken into a file beside the folder for as long as it is needed,
-    and its v2 tree.
+    and its v2 tree. NetstoreError as of `EtcdSource.check_open`.
     """
     import tempfile  # noqa: PLC0415 - only here
 
-    from netstore.node.etcdsource import open_file  # noqa: PLC0415 - see above
+    from netstore.node.etcdimport import V2Auth  # noqa: PLC0415 - see above
+    from netstore.node.etcdsource import open_file  # noqa: PLC0415 - same
     from netstore.types import EtcdIndex, Nanos  # noqa: PLC0415 - same
 
     data_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -222,6 +223,8 @@ def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource
     settings.run(lambda: _save_snapshot(settings, cast("BinaryIO", file)))
     file.flush()
     opened = open_file(Path(file.name), parts)
+    opened.v2_auth = V2Auth(enabled=settings.ask(_asks_for_passwords))
+    opened.check_open(without_auth=without_auth)
     now = Nanos(time.time_ns())
     listed = settings.ask(_list)
     if listed is None:
@@ -229,6 +232,10 @@ def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource
         return opened
     opened.add_listing(listed.node, EtcdIndex(listed.etcd_index), now)
     return opened
+
+
+async def _asks_for_passwords(client: V2Client) -> bool:
+    return await client.asks_for_passwords()
 
 
 async def _list(client: V2Client) -> Answer | None:
