@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from netstore.codec import Malformed
 from netstore.disk.memoryengine import MemoryEngine
-from netstore.errors import CorruptData
+from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import v2content, v3content
 from netstore.etcdfile.protofields import Message
 from netstore.etcdfile.raftlog import NORMAL
 from netstore.etcdfile.v2content import ClusterVersionSet, MemberAttributesSet, V2Request
+from netstore.raft.entry import MAX_DATA_BYTES
 from netstore.state import tables
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
@@ -92,6 +93,9 @@ class Report:
 
 MOST_TOLD: Final = 10
 
+MOST_SHOWN: Final = 200
+"""Bytes of a key in a message."""
+
 
 class Listed(Protocol):
     """A node as a running etcd lists it (`client.v2.Node`)."""
@@ -155,6 +159,7 @@ def v3_records(
             unleased.pop(key, None)
         else:
             key, lease_id = _pair(database, change)
+            _check_size(key, len(change.pair))
             record = change.pair
             if lease_id and not _has(known, lease_id % 2**64):
                 unleased[key] = lease_id
@@ -172,6 +177,16 @@ def v3_records(
     report.compacted = facts.compacted
     scalars = V3Scalars(Revision(report.revision), compacted, swept, 0)
     yield tables.V3_STATE, tables.STATE_KEY, tables.encode(scalars)
+
+
+def _check_size(key: bytes, size: int) -> None:
+    """NetstoreError, with the fix, if a value is larger than netstore can keep and back up."""
+    if size > MAX_DATA_BYTES:
+        name = key[:MOST_SHOWN].decode(errors="replace")
+        raise NetstoreError(
+            f"the key {name!r} has a value of {size} bytes, and netstore keeps at most {MAX_DATA_BYTES}:"
+            " delete it in the etcd, compact its history, and import that"
+        )
 
 
 def _lease(id_: int, ttl: int, applied: Index, remaining: int) -> Record:
@@ -312,9 +327,13 @@ class V2State:
         for path, value in self._engine.scan(tables.NODES, b"", None):
             if path.startswith(_USERS + b"/"):
                 report.nodes += 1
+                _check_size(path.removeprefix(_USERS), len(value))
                 yield tables.NODES, path.removeprefix(_USERS), value
         for key, value in self._engine.scan(tables.WINDOW, b"", None):
-            yield tables.WINDOW, key, pack_event(_as_users_see(unpack_event(key, value)))
+            event = _as_users_see(unpack_event(key, value))
+            for node in filter(None, (event.node, event.prev)):
+                _check_size(node.key, len(node.value or b""))
+            yield tables.WINDOW, key, pack_event(event)
         for key, value in self._engine.scan(tables.STATE, b"", None):
             yield tables.STATE, key, value
 

@@ -14,7 +14,7 @@ from netstore.codec import Malformed
 from netstore.disk.backupfile import MAGIC, is_backup
 from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import v2content, v3content
-from netstore.etcdfile.boltreader import Database, database_size
+from netstore.etcdfile.boltreader import Database, NoDigest, database_size, unverified_size
 from netstore.etcdfile.raftlog import LOG_NAME, NORMAL, SNAPSHOT_NAME, DamagedEnd, RaftLog, read_snapshot
 from netstore.node.etcdimport import Report, V2Auth, V2State, v3_records
 from netstore.types import EtcdIndex, Index, Nanos
@@ -132,11 +132,14 @@ def _counted(auth: V2Auth) -> str:
     return f": {auth.users} users, {auth.roles} roles" if auth.users else ""
 
 
-def open_file(path: Path, parts: ExitStack, told: Callable[[int], object] = _ignore) -> EtcdSource:
+def open_file(
+    path: Path, parts: ExitStack, told: Callable[[int], object] = _ignore, *, skip_digest: bool = False
+) -> EtcdSource:
     """A file that `etcdctl snapshot save` wrote, or the file `db` of a data folder. `told` is called with how
-    many bytes were verified so far. Closed with `parts`. NetstoreError, with the fix, of a full backup.
+    many bytes were verified so far. Closed with `parts`. NetstoreError, with the fix, of a full backup;
+    CorruptData as of `database_in`.
     """
-    database = _open_database(path, parts, told)
+    database = _open_database(path, parts, told, skip_digest=skip_digest)
     index = v3content.facts(database).consistent_index
     return EtcdSource(database, None, Index(max(1, index)))
 
@@ -264,14 +267,31 @@ def _newest_snapshot(folder: Path, log: RaftLog) -> Snapshot | None:
     return None
 
 
-def _open_database(path: Path, parts: ExitStack, told: Callable[[int], object]) -> Database:
+def database_in(
+    file: BinaryIO, path: Path, told: Callable[[int], object] = _ignore, *, skip_digest: bool = False
+) -> Database:
+    """The database in an opened file. Its digest is verified unless `skip_digest`, and only one of the name
+    that it has in a data folder, `db`, needs none. Blocks. CorruptData, with what to do, if it is damaged.
+    """
+    if skip_digest:
+        return Database(file, str(path), unverified_size(file))
+    try:
+        size = database_size(file, str(path), told, without_digest=path.name == "db")
+    except NoDigest as error:
+        raise CorruptData(f"{error}; take another copy, or go on with --skip-hash-check") from None
+    return Database(file, str(path), size)
+
+
+def _open_database(
+    path: Path, parts: ExitStack, told: Callable[[int], object], *, skip_digest: bool = False
+) -> Database:
     file = _opened(path, parts)
     if is_backup(file.read(len(MAGIC))):
         raise NetstoreError(
             f"{path}: is a full backup of a netstore, not a file of an etcd: restore it with"
             f" netstorectl snapshot restore {shlex.quote(str(path))} --data-dir FOLDER"
         )
-    return Database(file, str(path), database_size(file, str(path), told))
+    return database_in(file, path, told, skip_digest=skip_digest)
 
 
 def _opened(path: Path, parts: ExitStack) -> BinaryIO:

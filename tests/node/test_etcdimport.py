@@ -10,10 +10,11 @@ import pytest
 
 from netstore.codec import prefixed, varint
 from netstore.disk.memoryengine import MemoryEngine
-from netstore.errors import CorruptData
+from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import boltwriter, v2content, v3content
 from netstore.etcdfile.boltreader import Database
 from netstore.etcdfile.raftlog import CHANGE, NORMAL, Entry
+from netstore.node import etcdimport
 from netstore.node.etcdimport import Report, V2State, v3_records
 from netstore.state import tables
 from netstore.state.machine import Machine
@@ -154,6 +155,20 @@ def test_what_is_no_change_is_refused_with_its_place(key: bytes, record: bytes, 
 def test_what_is_no_lease_is_refused_with_its_place(stored: tuple[bytes, bytes]) -> None:
     with pytest.raises(CorruptData, match=r"db: offset \d+: "):
         imported(database([], [stored]))
+
+
+def test_a_value_that_no_backup_could_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcdimport, "MAX_DATA_BYTES", 1000)
+    imported(database([put(2, b"a", bytes(900))]))
+    with pytest.raises(
+        NetstoreError, match=r"the key 'big' has a value of 1\d{3} bytes.*delete it in the etcd"
+    ):
+        imported(database([put(2, b"big", bytes(1000)), deletion(3, b"big")]))
+    applied(request(1, b"PUT", "/1/a", bytes(900)))
+    with pytest.raises(NetstoreError, match=r"the key '/big' has a value of 1\d{3} bytes"):
+        applied(request(1, b"PUT", "/1/big", bytes(1001)))
+    with pytest.raises(NetstoreError, match="the key '/big' has a value of 1001 bytes"):
+        applied(request(1, b"PUT", "/1/big", bytes(1001)), request(2, b"DELETE", "/1/big"))
 
 
 # --- v2

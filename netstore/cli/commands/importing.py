@@ -69,6 +69,9 @@ _ADDRESS: Final = re.compile(r"https?://.*|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)
     is_flag=True,
     help="Import what the etcd's log has before the place at which its end is damaged.",
 )
+@click.option(
+    "--skip-hash-check", is_flag=True, help="Of a snapshot file: do not verify the digest at its end."
+)
 @pass_settings
 def import_(
     settings: Settings,
@@ -83,6 +86,7 @@ def import_(
     initial_cluster_token: str | None,
     without_auth: bool,
     without_damaged_end: bool,
+    skip_hash_check: bool,
 ) -> None:
     """Make the data folder of a new netstore from an etcd.
 
@@ -100,6 +104,8 @@ def import_(
             usage(f"{option}: is for a data folder, and SOURCE is none; leave it out")
     if is_live and "--endpoints" in settings.flags:
         usage("--endpoints: SOURCE is the URL that is asked; leave the option out")
+    if skip_hash_check and (is_live or is_folder):
+        usage("--skip-hash-check: is for a snapshot file, and SOURCE is none; leave it out")
     members = members_of(name, peer_urls, initial_cluster)
     check_token(initial_cluster_token)
     if len(members) > 1 and is_live:
@@ -119,7 +125,12 @@ def import_(
             opened = _fetched(settings, data_dir, parts, without_auth=without_auth)
         else:
             opened = _opened(
-                Path(source), targets, source_wal_dir, parts, without_damaged_end=without_damaged_end
+                Path(source),
+                targets,
+                source_wal_dir,
+                parts,
+                without_damaged_end=without_damaged_end,
+                skip_digest=skip_hash_check,
             )
         _check(opened, without_auth=without_auth)
         # Members that begin with different data get different ids, so they do not take each other for one.
@@ -184,6 +195,7 @@ def _opened(
     parts: ExitStack,
     *,
     without_damaged_end: bool,
+    skip_digest: bool,
 ) -> EtcdSource:
     """What a file or folder has."""
     from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
@@ -196,7 +208,7 @@ def _opened(
             return open_folder(
                 path, source_wal_dir, now, parts, told, without_damaged_end=without_damaged_end
             )
-        opened = open_file(path, parts, told)
+        opened = open_file(path, parts, told, skip_digest=skip_digest)
     warn(
         f"{path}: has the v3 keys only; an etcd keeps its v2 tree outside of this file: to import both, give"
         " as SOURCE the data folder of the etcd when it is stopped, or its URL while it serves"
