@@ -28,6 +28,9 @@ FLANNELS: Final = re.compile(r"flannel(?:-v6)?\.(?:\d+|ipip)|flannel-wg(?:-v6)?"
 VXLAN_PORT: Final = 8472
 """The UDP port of a VXLAN device that was made without one (Linux, vxlan.udp_port)."""
 
+BRIDGE: Final = "bridge"
+"""The kind of a `Link` that has ports."""
+
 KINDS: Final = {Vxlan: "vxlan", Ipip: "ipip", Wireguard: "wireguard"}
 
 

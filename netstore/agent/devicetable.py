@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from netstore.agent.deviceplan import (
+    BRIDGE,
     AddAddress,
     Blocked,
     ChangeDevice,
@@ -132,6 +133,16 @@ class DeviceTable:
     def _forget_problem(self, name: str) -> None:
         self.problems.pop(name, None)
         self.unusable.discard(name)
+
+    @property
+    def bridges(self) -> set[tuple[int, bool, bool]]:
+        """The number of each bridge, whether it is up, and whether it has a port."""
+        masters = {link.master for link in self.links.values()}
+        return {
+            (link.ifindex, link.up, link.ifindex in masters)
+            for link in self.links.values()
+            if link.kind == BRIDGE
+        }
 
     def load(self, links: Iterable[Link]) -> None:
         """Take over the kernel's interfaces."""

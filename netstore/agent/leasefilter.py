@@ -14,6 +14,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from netstore.agent.deviceplan import BRIDGE
 from netstore.agent.routeplan import PROTOCOL, UNICAST
 from netstore.network.addresses import Subnet, is_unicast, reserved, show_ip
 from netstore.network.ipv6 import Subnet6, is_unicast6, reserved6, show_ip6
@@ -37,10 +38,6 @@ HOST_LENGTH: Final = 32
 """Prefix length of a single IPv4 address. An interface network of this length is no network."""
 
 
-BRIDGE: Final = "bridge"
-"""The kind of a `Link` that has ports."""
-
-
 @dataclass(frozen=True, slots=True)
 class Family(Generic[S]):
     """What differs between IPv4 and IPv6."""
@@ -61,9 +58,10 @@ class ProtectedAddresses(Generic[S]):
     """Addresses of one family of this node and of what it depends on, for which no lease may make a route.
 
     `own` are the node's addresses, `networks` the networks of its interfaces with the interface's name,
-    `single` single addresses with a description of each. `left` are networks of bridges without ports: other
-    nodes may have subnets there, this one takes none, which the bridge's address would not fit. Looking one
-    up takes O(log n), because a node with kube-proxy in its ipvs mode has an address for every service.
+    `single` single addresses with a description of each. `left` are networks of bridges that are down, or
+    left by pods: other nodes may have subnets there, this one takes none, which the bridge's address would
+    not fit. Looking one up takes O(log n), because a node with kube-proxy in its ipvs mode has an address for
+    every service.
     """
 
     def __init__(
@@ -120,7 +118,7 @@ class ProtectedAddresses(Generic[S]):
 
 def protected_addresses(
     family: Family[S],
-    ranges: Collection[S],
+    pods: Collection[Range[S]],
     links: Sequence[Link],
     addresses: Sequence[Address],
     *,
@@ -128,14 +126,18 @@ def protected_addresses(
     hosts: Mapping[int, str],
 ) -> ProtectedAddresses[S]:
     """The addresses to protect, from the kernel's tables of this family and what the hosts are that the node
-    needs. `ranges` are those of the pods, of which there are two while nodes go from one to another.
+    needs. `pods` are the pod networks, of which there are two while nodes go from one to another.
 
     The networks are those of the interfaces' addresses, and those that another program's route reaches
     without a gateway. One that covers a whole pod network is left out: hosts with a wide netmask are common,
     and protecting it would reject every lease. The addresses that nodes use in it are protected one by one.
-    Reserved ones, as link-local, are left out too: no pod network has them. So is the network of a bridge
-    without ports if it is in a pod network: bridges stay when their last pod and its subnet are gone, and the
-    subnet is another node's then.
+    Reserved ones, as link-local, are left out too: no pod network has them.
+
+    A bridge inside a pod network protects what the kernel has a route for. While it is down, that is nothing
+    but its address, which stays this node's whatever routes there are. While it is up, it has a route to its
+    network, also without ports, so that a longer lease would take traffic from it as soon as it has one. The
+    exception is a bridge without ports whose network is a subnet as nodes have them: bridges stay when their
+    last pod and its subnet are gone, and the subnet is another node's then.
 
     Routes with a gateway are not protected, only their gateways: a daemon that announces the pod network in
     larger pieces is normal beside the routes of this agent. A gateway that is the first address of its
@@ -144,11 +146,18 @@ def protected_addresses(
     """
     names = {link.ifindex: link.name for link in links}
     masters = {link.master for link in links}
-    idle = {link.ifindex for link in links if link.kind == BRIDGE and link.ifindex not in masters}
-    host_length, show = next(iter(ranges)).bits, family.show
+    bridges = [link for link in links if link.kind == BRIDGE]
+    down = {link.ifindex for link in bridges if not link.up}
+    idle = {link.ifindex for link in bridges if link.ifindex not in masters}
+    ranges = [each.network for each in pods]
+    host_length, show = ranges[0].bits, family.show
 
     def is_left(subnet: S, ifindex: int) -> bool:
-        return ifindex in idle and any(each.covers(subnet) and each != subnet for each in ranges)
+        """Whether it is the network of a bridge that protects nothing."""
+        around = [each for each in pods if each.network.covers(subnet) and each.network != subnet]
+        if ifindex in down:
+            return bool(around)
+        return ifindex in idle and any(subnet.length == each.subnet_len for each in around)
 
     found_at = [(family.subnet.around(each.ip, each.length), each) for each in addresses]
     left = {subnet for subnet, each in found_at if is_left(subnet, each.ifindex)}

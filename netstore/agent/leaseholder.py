@@ -29,7 +29,7 @@ from netstore.network.addresses import show_ip
 from netstore.network.lease import SubnetLease, is_of, parse_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
     from netstore.agent.leasestate import LeaseState
     from netstore.agent.leasewatcher import LeaseWatcher
@@ -73,8 +73,9 @@ class LeaseHolder:
     """The lease of this node.
 
     `on_held` is called with what is held each time that changes, again after `set_value`, again if it
-    returned False, and again after `on_unsafe`. `on_unsafe` is called when the subnet in use may be another
-    node's soon: the lease could not be renewed and may end, or it is gone and could not be written again.
+    returned False, again after `on_unsafe`, and when the lease becomes a reservation or is one
+    no more. `on_unsafe` is called when the subnet in use may be another node's soon: the lease could not be
+    renewed and may end, or it is gone and could not be written again.
     `avoid` returns the networks of this host, which no new subnet may overlap. `drained_as` asks
     for the name, an address or a node name, under which this node is noted as one that may take no subnet
     (`netstorectl subnet drain`); that is asked before each lease that is created.
@@ -118,6 +119,8 @@ class LeaseHolder:
         """Until when no subnet of a full network is looked for while no lease goes away."""
         self._accepted = True
         """Whether `on_held` returned True since the value was set, and no other name of the lease is left."""
+        self._told_permanent = False
+        """Whether the lease was a reservation when `on_held` was called last."""
         self._in_use = False
         """Whether `on_held` was called, and `on_unsafe` not since then."""
         self._left: NodeSubnets | None = None
@@ -126,8 +129,14 @@ class LeaseHolder:
         """What was held when no other name was left."""
         self._is_former_kept = False
         """Whether this node's leases of the former network config were written since it holds another."""
+        self._has_left = False
+        """Whether this run left a subnet of the former network config."""
         self._created_at = 0
         """The index at which a lease was created that this node is about to move to."""
+        self._is_at_rest = False
+        """Nothing has to be done before a time, unless a lease of this node changes."""
+        self._listings = 0
+        """The listings of the watcher when it was looked at last."""
 
     @property
     def subnet(self) -> Subnet | None:
@@ -159,6 +168,7 @@ class LeaseHolder:
             is_kept = await self._keep_former()
             rewritten_until = self._tell_rewrites()
             action = self.state.next(trio.current_time())
+            self._accepted &= self.state.permanent == self._told_permanent
             is_unsafe = self._check_safe(is_refused=isinstance(action, Wait | ChooseSubnet))
             if is_moved:
                 pass  # its new subnet is told below
@@ -169,8 +179,10 @@ class LeaseHolder:
                 is_done = self._accepted or is_unsafe
                 is_done = is_done and reserved is None and is_kept and not self._must_leave
                 until = min(action.until, rewritten_until)
+                self._is_at_rest = is_done and self.state.held and "reservation" not in self._log.open
                 with trio.move_on_at(until if is_done else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
+                self._is_at_rest = False
                 if self._accepted or is_unsafe:
                     continue
             elif isinstance(action, ChooseSubnet):
@@ -189,6 +201,7 @@ class LeaseHolder:
                 if self.subnets != self.state.subnets:
                     self.subnets, self._only_name = self.state.subnets, None
                 self._in_use, self._left = True, None
+                self._told_permanent = self.state.permanent
                 # The node says what it uses before its lease's other name goes.
                 self._accepted = await self._on_held(self.subnets) and await self._remove_other_names()
             await self._store.settle()
@@ -293,9 +306,12 @@ class LeaseHolder:
             )
         return until
 
-    def leases_changed(self) -> None:
-        """The watcher's leases changed; this node's own may be among them."""
+    def leases_changed(self, names: Collection[str]) -> None:
+        """The watcher's leases with these names changed; this node's own may be among them."""
         state = self.state
+        if self._is_at_rest and not self._concern(names):
+            return
+        self._listings = self._watcher.listings
         if self._generation != self._watcher.generation:
             self._generation = self._watcher.generation
             self._created_at = 0
@@ -309,6 +325,18 @@ class LeaseHolder:
         self._look(subnets)
         self._log_loss(subnets, held=held)
         self._wake.set()
+
+    def _concern(self, names: Collection[str]) -> bool:
+        """Whether these leases, or a listing or another store, matter to a node that holds its subnet."""
+        watcher, state = self._watcher, self.state
+        if watcher.listings != self._listings or watcher.generation != self._generation:
+            return True
+        own, ips = "" if state.subnets is None else state.subnets.lease_name, state.own_ips
+        for name in names:
+            lease = watcher.leases.get(name)
+            if name == own or (lease is not None and _may_be_of(lease, ips, state.own_name)):
+                return True
+        return False
 
     def _look(self, subnets: NodeSubnets) -> None:
         """Report to the state what the watcher knows of the lease."""
@@ -411,7 +439,7 @@ class LeaseHolder:
         if (network, former) != (self._network, self._former):
             self._network, self._former = network, former
             self._is_former_kept, self._full_until = False, -math.inf
-            self._accepted = False
+            self._accepted = self._has_left = False
             self._wake.set()
 
     @property
@@ -496,12 +524,14 @@ class LeaseHolder:
             created=action.created,
         )
         state.confirmed()
+        self._has_left = True
         return True
 
     async def _keep_former(self) -> bool:
         """Write this node's leases of the former network config once, with the full TTL, when a subnet of the
-        present one is held. Reservations have no TTL and stay as they are. What an older lease overlaps is
-        not served, and is removed. False if that is not done yet.
+        present one is held. One that an earlier run wrote since it created the present lease has had its
+        time. Reservations have no TTL and stay as they are. What an older lease overlaps is not served, and
+        is removed. False if that is not done yet.
         """
         state, former, value = self.state, self._former, self.state.value
         if former is None or self._is_former_kept or not state.held or self._must_leave:
@@ -512,9 +542,12 @@ class LeaseHolder:
             if stored.permanent or not is_former or not is_of(lease, state.own_ips, state.own_name):
                 continue
             older = self._older_claim(lease.subnets, stored.created)
+            is_written = self._watcher.entries[name].value == value and stored.index > state.created
+            if older is None and is_written and not self._has_left:
+                continue
             try:
                 if older is None:
-                    found = await self._store.replace(name, value, stored.index, state.ttl)
+                    found = await self._store.replace(name, value, stored.index, state.ttl, is_change=True)
                 else:
                     found = await self._store.remove(name, stored.index)
             except ClientError as error:
@@ -560,8 +593,6 @@ class LeaseHolder:
             except ClientError as error:
                 self._log.report("lease", "no_subnet_yet", reason=str(error))
                 return RETRY_DELAY
-        if self._left is not None and self._is_taken(self._left):
-            self._withdraw_left()
         action = choose_subnet(
             self._stored(),
             self.state.own_ip,
@@ -572,6 +603,8 @@ class LeaseHolder:
             own_name=self.state.own_name,
             former=self._former,
         )
+        if self._left is not None and not isinstance(action, Overwrite) and self._is_taken(self._left):
+            self._withdraw_left()
         if isinstance(action, NetworkFull):
             self._withdraw_left()
             self._note_full()
@@ -585,11 +618,40 @@ class LeaseHolder:
             return RETRY_DELAY
         if isinstance(action, Discard):
             self._log.warning("lease_discarded", subnet=str(action.subnets), reason=action.reason)
+        if isinstance(action, Overwrite) and await self._hold_as_it_is(action):
+            return 0.0
         if not await self._write(action):
             return RETRY_DELAY
         if isinstance(action, Discard) or self.state.is_written:
             return 0.0
         return self._race_delay()
+
+    async def _hold_as_it_is(self, action: Overwrite) -> bool:
+        """Hold a lease of an earlier run without writing it, if it need not be: so a restart changes nothing
+        in the store. False if it is to be written.
+        """
+        state, name, value = self.state, action.subnets.lease_name, self.state.value
+        if self._watcher.entries[name].value != value:
+            return False
+        sent = trio.current_time()
+        try:
+            found = await self._store.entry(name)
+        except ClientError:
+            return False  # the write fails as well, and tells why
+        if not isinstance(found, Entry) or found.modified != action.index or not state.serves_as_it_is(found):
+            return False
+        permanent = found.ttl is None
+        state.granted(
+            action.subnets,
+            found.modified,
+            value=value,
+            permanent=permanent,
+            sent=sent,
+            created=found.created,
+            ttl=found.ttl,
+        )
+        self._log.resolve("lease", "lease_written_again")
+        return True
 
     def _is_taken(self, subnets: NodeSubnets) -> bool:
         """Whether another node has a lease that overlaps one of these subnets."""
@@ -725,3 +787,8 @@ class LeaseHolder:
                 self._log.warning("lease_taken", subnet=str(subnets), by=show_ip(self.state.taken_by))
             else:
                 self._log.warning("lease_gone", subnet=str(subnets))
+
+
+def _may_be_of(lease: SubnetLease, ips: Collection[int], name: str) -> bool:
+    """Whether the lease is that of the node with this name and these PublicIPs, or has one of them."""
+    return lease.public_ip in ips or is_of(lease, ips, name)

@@ -52,6 +52,9 @@ this node's PublicIP. An operator or flanneld, which this agent follows, rewrite
 QUIET_PERIOD: Final = 2 * MAX_RETRY_DELAY
 """Seconds without a rewrite by another program after which it is over: an agent waits at most half of it."""
 
+MAX_EARLY: Final = 1.1
+"""How long before the expiry of a lease it is renewed at most, as a multiple of the margin."""
+
 MAX_CLOCK_DRIFT: Final = 0.01
 """How much faster the store's clock may run than this node's, as a fraction of the TTL."""
 
@@ -371,11 +374,13 @@ class LeaseState:
         permanent: bool,
         sent: float,
         created: int | None = None,
+        ttl: int | None = None,
     ) -> None:
         """The store accepted the write that was sent at `sent`, of this value: if what the lease says was set
         anew meanwhile, that is written at once. `created` is None if the write created the key; otherwise it
         was created at that index, and if nothing was held, the caller knows that no older lease has a subnet
-        of it. What replaces another lease is confirmed first.
+        of it. What replaces another lease is confirmed first. `ttl` is what was left of the lease's time at
+        `sent` if nothing had to be written (`serves_as_it_is`).
         """
         is_known = self.subnets is None or (self._is_confirmed and self.subnets == subnets)
         self._is_confirmed = created is not None and is_known
@@ -387,12 +392,20 @@ class LeaseState:
         self._held = True
         self._must_read_back = False
         self._failures = 0
-        self._set_expiry(sent, self.ttl)
+        self._set_expiry(sent, self.ttl if ttl is None else ttl)
         if value == self.value:
             self._former_ips.clear()
             self._former_values = frozenset()
         else:
             self._next_action_at = sent
+
+    def serves_as_it_is(self, entry: Entry) -> bool:
+        """Whether a lease of this node that is in the store need not be written to be held: it says what it
+        must, never expires or has no longer to live than one that is written now, and is not to be renewed
+        yet.
+        """
+        ttl = entry.ttl
+        return entry.value == self.value and (ttl is None or self.margin * MAX_EARLY < ttl <= self.ttl)
 
     def confirmed(self) -> None:
         """All leases that were created before this one are known, and none has a subnet of it."""
@@ -501,5 +514,5 @@ class LeaseState:
         renew together.
         """
         self.expires = since + ttl
-        early = self.margin * (1 + self._entropy.below(1000) / 10_000)
+        early = self.margin * (1 + self._entropy.below(1000) * (MAX_EARLY - 1) / 1000)
         self._next_action_at = float("inf") if self.permanent else since + max(0.0, ttl - early)

@@ -146,9 +146,7 @@ async def detect(
     with plugin_errors(backend.manifest.name):
         prepared = checked_prepared(await backend.prepare(host))
     routes = await kernel.routes()
-    protected = protected_addresses(
-        IPV4, [network.network], links, addresses.ipv4, routes=routes, hosts=hosts.ipv4
-    )
+    protected = protected_addresses(IPV4, [network], links, addresses.ipv4, routes=routes, hosts=hosts.ipv4)
     protected6 = await _protected6([network], links, addresses, kernel, hosts)
     fault = _fault(host, routes)
     return LocalNode(
@@ -194,7 +192,7 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel, hosts: R
         (node.protected, node.protected6),
         protected_addresses(
             IPV4,
-            [each.network for each in node.networks],
+            node.networks,
             links,
             addresses.ipv4,
             routes=routes,
@@ -293,11 +291,11 @@ async def _protected6(
     hosts: RequiredAddresses,
 ) -> ProtectedAddresses[Subnet6]:
     """The IPv6 addresses to protect; none in a network that has no IPv6."""
-    ranges = [each.ipv6.network for each in networks if each.ipv6 is not None]
-    if not ranges:
+    pods = [each.ipv6 for each in networks if each.ipv6 is not None]
+    if not pods:
         return ProtectedAddresses()
     return protected_addresses(
-        IPV6, ranges, links, addresses.ipv6, routes=await kernel.routes6(), hosts=hosts.ipv6
+        IPV6, pods, links, addresses.ipv6, routes=await kernel.routes6(), hosts=hosts.ipv6
     )
 
 

@@ -109,19 +109,26 @@ class PluginReporter:
         await trio.sleep(FIRST_SECONDS + self._entropy.below(1000 * FIRST_SECONDS) / 1000)
         while True:
             try:
-                await self._write()
+                pause = await self._write()
             except NetstoreError as error:
                 self._log.report(TOPIC, "plugin_report_not_written", reason=str(error))
-                await trio.sleep(RETRY_SECONDS)
+                pause = RETRY_SECONDS
             else:
                 self._log.resolve(TOPIC, "plugin_report_written")
-                await trio.sleep(INTERVAL_SECONDS)
+            await trio.sleep(pause)
 
-    async def _write(self) -> None:
-        """Write the report in place of whatever is there."""
+    async def _write(self) -> float:
+        """Write the report in place of whatever is there, unless that says the same and is young, as after a
+        restart. Returns the seconds until it is to be written again.
+        """
         store, text = await self._store(), encode_report(self._report())
         found = await store.entry(self._name)
+        if isinstance(found, Entry) and found.value == text:
+            left = (found.ttl or 0) - (TTL_SECONDS - INTERVAL_SECONDS)
+            if left > 0:
+                return left
         if isinstance(found, Missing):
             await store.create(self._name, text, TTL_SECONDS)
         elif isinstance(found, Entry):
             await store.replace(self._name, text, found.modified, TTL_SECONDS)
+        return INTERVAL_SECONDS

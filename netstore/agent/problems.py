@@ -81,6 +81,8 @@ class ProblemList:
 
     def update(self, problems: dict[str, str]) -> None:
         """Replace the problems: name and reason."""
+        if not problems and not self.problems:
+            return  # as nearly always, and this is called after each change
         now = self._clock()
         new = {name: reason for name, reason in problems.items() if self._is_news(name, reason, now)}
         over = [name for name in self.problems if name not in problems]

@@ -21,7 +21,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -263,8 +263,11 @@ class Reconciler:
             if self.entries.rebind(self.devices.numbers):
                 await self._read_entries()
         await _in_parts(self.routes.bind(self.devices.number))
-        await _in_parts(self.entries.bind())
-        new_entries, old_entries = await _in_parts(self.entries.steps())
+        new_entries: list[SetEntry] = []
+        old_entries: list[DeleteEntry] = []
+        if not self.entries.is_settled:
+            await _in_parts(self.entries.bind())
+            new_entries, old_entries = await _in_parts(self.entries.steps())
         new_routes, old_routes = await _in_parts(self.routes.steps(self.entries.devices))
         if new_routes:  # routes that these replace go in the next round, and only then what those use
             old_entries = []
@@ -356,12 +359,15 @@ class Reconciler:
                 self._must_reread = True
             if batch.addresses:
                 self._network_changed = self._must_read_addresses = self.devices.dirty = True
+            bridges = self.devices.bridges if batch.links or batch.removed_links else None
             for number in batch.bared:  # with the last address go all routes, and nobody is told
                 self._must_reread |= self._is_used(number)
             for link in batch.links:
                 self._link_changed(link)
             for number in batch.removed_links:  # last: a link changes once more before it goes
                 self._link_removed(number)
+            if bridges is not None and bridges != self.devices.bridges:
+                self._network_changed = True  # what they protect from leases is another
             for change in batch.routes:
                 if self.routes.is_in_ranges(change.route):
                     self.routes.apply(change)
@@ -407,5 +413,6 @@ async def _in_parts(work: Generator[None, None, T]) -> T:
         try:
             next(work)
         except StopIteration as end:
-            return cast("T", end.value)
+            result: T = end.value
+            return result
         await trio.lowlevel.checkpoint()

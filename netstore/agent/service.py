@@ -309,7 +309,7 @@ class Agent:
                 await self._serve_health(nursery)
             await self._serve_locally(nursery)
             former = envfile.read(self._config.subnet_file)
-            if former.subnets is not None:
+            if former.subnets is not None and not former.is_reservation:
                 nursery.start_soon(self._forget_left)
             await self._retry(self._check_privileges)
             api, store = await self._retry(self._access.choose)
@@ -486,7 +486,7 @@ class Agent:
 
     def _leases_changed(self, names: Collection[str]) -> None:
         if self._holder is not None and self._programmer is not None:
-            self._holder.leases_changed()
+            self._holder.leases_changed(names)
             self._programmer.leases_changed(names)
         if self._migration is not None:
             self._migration.leases_changed()
@@ -518,7 +518,7 @@ class Agent:
 
     async def _subnet_held(self, subnets: NodeSubnets) -> bool:
         """Write subnet.env if its content differs. False if that fails."""
-        assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
+        assert self._node is not None and self._holder is not None  # noqa: S101, PT018 - the holder calls this
         node, file = self._node, self._subnet_file
         network = node.network
         if node.former is not None and not network.fits(subnets.subnet):
@@ -526,7 +526,12 @@ class Agent:
         ipv6 = (network.ipv6.network, subnets.subnet6) if network.ipv6 and subnets.subnet6 else None
         self._serve_pods(node, subnets)
         text = encode_subnet_env(
-            network.network, subnets.subnet, node.prepared.mtu, ipv6=ipv6, ip_masq=self._config.ip_masq
+            network.network,
+            subnets.subnet,
+            node.prepared.mtu,
+            ipv6=ipv6,
+            ip_masq=self._config.ip_masq,
+            is_reservation=self._holder.state.permanent,
         )
         if text == file.text:
             return True
@@ -557,7 +562,7 @@ class Agent:
 
     async def _forget_left(self) -> None:
         """Withdraw what an earlier run wrote when the lease of that run has ended, unless this run has
-        written the file.
+        written the file. Not for a reservation, which does not end.
         """
         await trio.sleep(self._config.lease_ttl * (1 - MAX_CLOCK_DRIFT))
         if not self._subnet_file.text:

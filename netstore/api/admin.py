@@ -32,7 +32,7 @@ from netstore.api.http.responses import JSON, json_line, method_allowed, not_fou
 from netstore.api.revisions import RevisionsApi
 from netstore.api.v2.members import member_id_of, peer_urls_of
 from netstore.errors import Fault, Reason
-from netstore.node.member import DIFFERING_FIX
+from netstore.node.member import all_problems
 from netstore.raft.status import Role
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ class Archive(Protocol):
     def lag_seconds(self) -> float:
         """For how long, at least, an applied entry has waited to be archived."""
 
-    def problems(self) -> list[str]:
-        """What an operator has to know."""
+    def fixes(self) -> dict[str, str]:
+        """What an operator has to know, each with what to do about it."""
 
 
 class AdminApi:
@@ -185,7 +185,7 @@ class AdminApi:
             return
         member, status = self._member, self._member.status()
         conf = status.conf
-        fixes = self._fixes()
+        fixes = self._fixes() | self._archive_fixes() | self._backup_fixes()
         _respond(
             exchange,
             200,
@@ -205,11 +205,7 @@ class AdminApi:
                 "voters": [f"{voter:x}" for voter in conf.voters],
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
-                "problems": [
-                    *fixes,
-                    *(self._archive.problems() if self._archive is not None else ()),
-                    *self._backup_warnings(),
-                ],
+                "problems": list(fixes),
                 "fixes": fixes,
                 "backedUp": member.backed_up,
                 "pacedBytesPerSecond": member.paced_to,
@@ -226,10 +222,7 @@ class AdminApi:
         """What is wrong with the member itself, in words, each with what to do about it."""
         member = self._member
         fixes = {f"alarm {name}": _ALARM_FIXES[name] for name in raised_alarms(member)}
-        fixes |= member.problems()
-        if member.differing:
-            fixes[member.differing] = DIFFERING_FIX
-        return fixes
+        return fixes | all_problems(member)
 
     def _loop(self) -> dict[str, object]:
         meter = self._meter
@@ -282,7 +275,7 @@ class AdminApi:
                 "gaps": len(found.gaps),
                 "lagSeconds": round(archive.lag_seconds()),
                 "stopped": archive.stopped,
-                "problems": archive.problems(),
+                "problems": list(archive.fixes()),
             }
         }
 
@@ -304,13 +297,16 @@ class AdminApi:
                 "lastSeconds": round(state.last_seconds, 1),
                 "verified": state.verified,
                 "hookFailed": state.hook_failed,
-                "warnings": self._backup_warnings(),
+                "warnings": list(self._backup_fixes()),
             }
         }
 
-    def _backup_warnings(self) -> list[str]:
+    def _archive_fixes(self) -> dict[str, str]:
+        return {} if self._archive is None else self._archive.fixes()
+
+    def _backup_fixes(self) -> dict[str, str]:
         now = self._member.clock.wall() / 10**9
-        return [] if self._scheduled is None else self._scheduled.warnings(now)
+        return {} if self._scheduled is None else self._scheduled.fixes(now)
 
     def _members(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET,POST"):

@@ -20,7 +20,7 @@ from netstore.cli.commands.archive import archive
 from netstore.cli.commands.doctor import doctor
 from netstore.cli.commands.endpoint import endpoint
 from netstore.cli.commands.exporting import export
-from netstore.cli.commands.failures import Exit, Failure
+from netstore.cli.commands.failures import Exit, Failure, system_problem
 from netstore.cli.commands.history import diff, undo
 from netstore.cli.commands.history import history as key_history
 from netstore.cli.commands.importing import import_
@@ -118,6 +118,9 @@ def run(arguments: Sequence[str]) -> int:
         _close_standard_output()
         return Exit.PIPE_CLOSED
     except OSError as error:
+        if error.filename is not None:
+            say(system_problem(error))
+            return Exit.REFUSED
         _close_standard_output()
         say(f"standard output: {error.strerror or error}")
         return Exit.REFUSED

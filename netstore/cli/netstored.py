@@ -4,6 +4,7 @@ member that does not run. Exit codes: `cli.program`.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -43,13 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run netstored with these arguments (by default those of the process). Returns the exit code."""
     given = sys.argv[1:] if argv is None else argv
     if not any(map(_TOOL.fullmatch, given)):
-        return program.main(STORE, given, _serve, claims=VERSION, checked=_check_folders)
+        return program.main(STORE, given, _serve, claims=VERSION, checked=_check)
     try:
         work, rest = _parse(given)
     except NetstoreError as error:
         program.tell(STORE.program, error)
         return program.NO_RESTART
     return program.main(STORE, rest, lambda config, _: _work_on_log(config, work), reads_files=False)
+
+
+def _check(config: StoreConfig) -> Iterator[str]:
+    """What a start would warn of: settings that are lowered, and what is wrong with folders. NoRestart where
+    a member would not start.
+    """
+    from netstore.ops import tracing  # noqa: PLC0415 - as in `_serve`
+    from netstore.ops.lowered import Bounded  # noqa: PLC0415 - as in `_serve`
+
+    tracing.check(os.environ)
+    yield from map(str, Bounded(config).lowered)
+    yield from _check_folders(config)
 
 
 def _check_folders(config: StoreConfig) -> Iterator[str]:

@@ -169,7 +169,7 @@ class MemberStatus(msgspec.Struct, frozen=True):
     applied_index: int = msgspec.field(name="appliedIndex")
     problems: tuple[str, ...] = ()
     fixes: dict[str, str] = {}
-    """What to do about problems of the member itself."""
+    """What to do about problems; of those of archive and backups earlier releases tell nothing."""
     feature_level: int | None = msgspec.field(default=None, name="featureLevel")
     loop: LoopStatus | None = None
     memory: MemoryStatus | None = None

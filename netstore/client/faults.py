@@ -66,9 +66,20 @@ class Unreachable(ClientError):  # noqa: N818 - named for what was found
         self.tried = tried
         self.outcome_known = outcome_known
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether a certificate is why, at each endpoint: it is so until somebody changes one."""
+        return all(isinstance(why, CertificateRefused) for _, why in self.tried)
+
     def __str__(self) -> str:
         text = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in self.tried)
         return f"no endpoint answered ({text})" if self.outcome_known else f"outcome unknown ({text})"
+
+
+class CertificateRefused(str):
+    """Why a request failed, if that is a certificate: the store's, or the one that it was shown."""
+
+    __slots__ = ()
 
 
 class BadAnswer(ClientError):  # noqa: N818 - named for what was found
@@ -123,7 +134,9 @@ def reason(error: BaseException, files: TlsFiles | None = None, *, in_handshake:
     files = files or TlsFiles()
     fault = tls_fault(error)
     if fault is not None:
-        return f"TLS: {_tls_reason(fault, files, in_handshake=in_handshake)}"
+        text = f"TLS: {_tls_reason(fault, files, in_handshake=in_handshake)}"
+        is_refusal = isinstance(fault, ssl.SSLCertVerificationError) or rejects_certificate(fault)
+        return CertificateRefused(text) if is_refusal else text
     if isinstance(error, BaseExceptionGroup):
         return reason(error.exceptions[0], files, in_handshake=in_handshake)
     return system_error(error) or str(error) or "the connection broke"

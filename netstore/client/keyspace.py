@@ -44,6 +44,9 @@ class Compacted(NetstoreError):  # noqa: N818 - named for what was found
 class Later(NetstoreError):  # noqa: N818 - same
     """The revision that is asked for is later than the store's newest."""
 
+    def __init__(self, revision: int, newest: int) -> None:
+        super().__init__(f"revision {revision} is later than the store's newest, {newest}")
+
 
 class Change(NamedTuple):
     """A key that differs between two revisions; None where it does not exist."""
@@ -216,8 +219,7 @@ class KeySpace:
                 f"revision {revision}: the store has compacted its history; the oldest revision that it can"
                 f" read is {oldest}"
             )
-        newest = await self.revision(request.key)
-        raise Later(f"revision {revision} is later than the store's newest, {newest}")
+        raise Later(revision, await self.revision(request.key))
 
 
 class Batches:

@@ -12,25 +12,24 @@ that a store carries out late does not undo a later one. A refresh of a TTL is n
 again for a node with a TTL when half of its time is over, while the next event is waited for.
 
 After each break, and before a comparison, the source shows that it is the store that was copied
-(`client.mirror`): by the node that was changed last, or by the event of that change.
+(`client.mirror`): by the node that was changed last, or by the event of that change. No events are kept while
+all is compared: where the source has forgotten some by then, which a store does after 1,000, all is compared
+again.
 """
 
 from __future__ import annotations
 
-import heapq
-import secrets
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
 from netstore.client.mirror import (
-    RETRY_DELAYS,
     Another,
     Checkpoint,
     NotMirrored,
-    Patience,
+    OneWay,
     Told,
     Witness,
     digest,
@@ -39,21 +38,27 @@ from netstore.client.mirror import (
     shown,
     together,
     unlike,
-    went_back,
 )
-from netstore.client.v2 import (
-    COMPARE_FAILED,
-    INDEX_CLEARED,
-    KEY_EXISTS,
-    KEY_NOT_FOUND,
-    NOT_A_FILE,
-    NOT_A_FOLDER,
-    V2Error,
+from netstore.client.mirror_v2_nodes import (
+    BREAK_SECONDS,
+    CHANGED,
+    Scope,
+    Source,
+    Target,
+    Timed,
+    Wanted,
+    children,
+    is_within,
+    join,
+    name_of,
+    wanted_of,
 )
+from netstore.client.v2 import INDEX_CLEARED, NOT_A_FILE, NOT_A_FOLDER, V2Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.client.mirror import Proof
     from netstore.client.v2 import Answer, Node, Poll, V2Client
 
 POLL_SECONDS: Final = 5.0
@@ -64,18 +69,8 @@ forgets its events after the next 1,000, of whatever keys.
 SURE_SECONDS: Final = 2.0
 """A poll that was shorter does not tell that the past has no event: it may have been on its way."""
 
-BREAK_SECONDS: Final = 0.2
-"""A source that was not asked for an event for so long is first asked whether it is still the same: a store
-that is begun anew takes longer to start.
-"""
-
 SAVE_SECONDS: Final = 1.0
 """The checkpoint is written at most this long after an event."""
-
-TTL_SLACK: Final = 2
-"""Seconds by which TTLs may differ before one is written again, but for short ones: both are rounded, at
-different moments.
-"""
 
 SHORTEST_LOOK: Final = 0.5
 """Seconds between two looks at the source for one node with a TTL, at least."""
@@ -83,38 +78,16 @@ SHORTEST_LOOK: Final = 0.5
 LATE_SECONDS: Final = 5.0
 """That looks are later than this is told."""
 
-MOST_TIMED: Final = 100_000
-"""Nodes with a TTL whose refreshes are followed: some 20 MB."""
-
-MOST_ATTEMPTS: Final = 10
-"""How often a write is tried again whose node was changed by somebody else meanwhile."""
+MOST_ENDED: Final = 10
+"""Polls in a row that the source ends without an event, until that is told."""
 
 _REMOVALS: Final = ("delete", "compareAndDelete", "expire")
-_CHANGED: Final = (KEY_NOT_FOUND, COMPARE_FAILED, NOT_A_FILE, NOT_A_FOLDER, KEY_EXISTS)
-"""Refusals of a write because the node is another than was found."""
 
 
-class Scope(NamedTuple):
-    """Which folder is copied where to: paths that begin with a slash and do not end with one, but for the
-    root, which is `/`.
-    """
-
-    source: str
-    target: str
-    checkpoint: str
-    """The key of the checkpoint, in the target."""
-
-
-class _Wanted(NamedTuple):
-    """What a node of the target is to be."""
-
-    value: str | None
-    """None: a folder."""
-    ttl: int | None
-
-
-class Mirror:
+class Mirror(OneWay):
     """Makes a folder of the target a mirror of one of the source."""
+
+    mark = "index"
 
     def __init__(
         self,
@@ -127,61 +100,24 @@ class Mirror:
         notice: Callable[[str], object],
         overwrite: bool = False,
     ) -> None:
-        """`told` is called when an event was carried out, and when all was compared; for `trouble` see
-        `client.mirror.Patience`; `notice` with what somebody should know, such as a file in the target that
-        gives way to a folder. `overwrite`: a first copy may replace and delete what the target has, and the
-        target may become equal to a source that went back, or is another than was copied.
-        """
-        self._source = _Side(source, may_go_back=overwrite)
-        self._target = _Side(target, may_go_back=True)
+        """See `client.mirror.OneWay`."""
+        super().__init__(told, trouble, notice=notice, overwrite=overwrite)
+        self._source = Source(source, may_go_back=overwrite)
+        self._target = Target(target, scope, self._patience, notice)
         self._scope = scope
-        self._told = told
-        self._patience = Patience(trouble)
-        self._notice = notice
-        self._overwrite = overwrite
-        self._writer = secrets.token_hex(8)
-        self._sequence = 0
-        self._modified = 0
-        """The index of the checkpoint in the target."""
-        self._saved = 0
-        """The index that the checkpoint has."""
-        self._save_at = 0.0
+        self._save_at = float("inf")
+        """When to write the checkpoint."""
         self._silent = 0
         """Up to which index the last poll has found no event. If the next one, by a member that has come as
         far, finds none either, none was.
         """
-        self._witness: Witness | None = None
-        self._listed: Witness | None = None
-        """The witness of a comparison that is under way."""
-        self._is_behind = False
-        """What the source has changed since the checkpoint is not all known by its events: it has forgotten
-        some, or refreshed nodes while no mirror ran.
-        """
-        self._timed = _Timed()
-        self._is_strange = False
-        """A name or value that is not UTF-8 was told of."""
+        self._ended = 0
+        """How many polls in a row the source has ended."""
+        self._timed = Timed(notice)
         self._is_late = False
         """It was told that looks are late."""
-        self._written = self._deleted = 0
-        self.index = 0
-        """See `client.mirror.Checkpoint.revision`."""
-
-    async def copy(self) -> None:
-        """Make the target equal to the source, once.
-
-        NotMirrored if it cannot be; ClientError if a store cannot be asked.
-        """
-        await self._begin()
-        await self._compare()
-
-    async def follow(self) -> None:
-        """Make the target equal, or go on where the last run was, and follow the source without end. Calls
-        that fail are repeated. NotMirrored as in `copy`.
-        """
-        self._patience.is_endless = True
-        await self._patience.persist(self._begin)
-        while True:
-            await self._patience.persist(self._follow)
+        self._is_outrun = False
+        """It was told that the source has forgotten what it changed during a comparison."""
 
     # --- the checkpoint
 
@@ -191,7 +127,7 @@ class Mirror:
         newest = await self._source.newest(scope.source)
         found = await self._target.node(scope.checkpoint, quorum=True)
         if self._source.cluster == self._target.cluster and (
-            _is_within(scope.source, scope.target) or _is_within(scope.target, scope.source)
+            is_within(scope.source, scope.target) or is_within(scope.target, scope.source)
         ):
             raise NotMirrored(
                 "SOURCE and TARGET are the same store, and the v2 keys would be copied to themselves: name"
@@ -199,15 +135,14 @@ class Mirror:
             )
         there = await self._target.node(scope.target, quorum=True)
         if there is None:
-            await self._make_way(scope.target)
+            await self._target.make_way(scope.target)
         if found is not None:
             checkpoint = parse_checkpoint(
                 (found.value or "").encode(), scope.checkpoint, self._source.cluster, scope.source.encode()
             )
             self._source.check_forward(newest, checkpoint.revision)
             self._modified, self._is_behind = found.modified_index, checkpoint.timed
-            self.index = self._saved = checkpoint.revision
-            self._witness = checkpoint.witness
+            self.copied, self._witness = checkpoint.revision, checkpoint.witness
             return
         if there is not None and not self._overwrite and (there.nodes or not there.dir):
             some = there.nodes[0].key if there.nodes else there.key
@@ -218,21 +153,27 @@ class Mirror:
         await self._save()
 
     async def _save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, and tell so."""
+        await self._save_silently()
+        self._tell()
+
+    async def _save_silently(self) -> None:
         self._sequence += 1
         state = Checkpoint(
             self._source.cluster,
             self._scope.source.encode().hex(),
-            self.index,
+            self.copied,
             self._writer,
             self._sequence,
             timed=bool(self._timed),
-            witness=self._witness,
+            witness=self._newest_witness(),
         )
         value = msgspec.json.encode(state).decode()
         self._modified = await self._patience.persist(lambda: self._commit(value))
-        self._saved = self.index
-        self._told(Told(self.index, self._written, self._deleted))
+        self._save_at = float("inf")
+
+    def _tell(self) -> None:
+        self._told(Told(self.copied, self._target.written, self._target.deleted))
 
     async def _commit(self, value: str) -> int:
         """The index of the checkpoint with this value, written now or by an earlier attempt."""
@@ -243,7 +184,7 @@ class Mirror:
             else:
                 answer = await client.create(key, value)
         except V2Error as error:
-            if error.code not in _CHANGED:
+            if error.code not in CHANGED:
                 raise
             if error.code in {NOT_A_FILE, NOT_A_FOLDER}:
                 raise NotMirrored(
@@ -261,21 +202,21 @@ class Mirror:
 
     # --- is it the store that was copied?
 
-    async def _is_proven(self) -> bool:
-        """Whether the source shows the last change that was copied. False if that cannot be told: no change
-        is known, or it is forgotten and its node was changed since. Another if it shows something else.
-        """
-        source, witness = self._source, self._witness
-        if witness is None:
-            return False
+    def _breaks(self) -> int:
+        return self._source.breaks
+
+    async def _newest(self) -> int:
+        return await self._source.newest(self._scope.source, self.copied)
+
+    async def _is_proven(self, witness: Witness) -> bool:
+        source = self._source
         key = bytes.fromhex(witness.key).decode(errors="replace")
         node = await source.node(key, quorum=True)
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
             try:
-                async with source.client.poll(key, index=witness.revision) as poll:
-                    source.check(poll.cluster_id)
-                    answer = await poll.event(SURE_SECONDS)
+                async with source.poll(key, witness.revision - 1) as poll:
+                    answer = await source.event(poll, SURE_SECONDS)
             except V2Error as error:
                 if error.code != INDEX_CLEARED:
                     raise
@@ -292,17 +233,14 @@ class Mirror:
         return True
 
     async def _check_copied(self) -> None:
-        """Another unless all files that the source has not changed since the checkpoint are in the target as
-        they are, and one such file at least. One with a TTL may have ended in the target before.
-        """
+        """See `OneWay`. Of files; one with a TTL may have ended in the target before."""
         is_empty, is_shown = True, False
         waiting = [""]
         while waiting:
             path = waiting.pop()
             ours, theirs = await self._both(path)
             wanted, present = (
-                {"": node} if node is not None and not node.dir else _children(node)
-                for node in (ours, theirs)
+                {"": node} if node is not None and not node.dir else children(node) for node in (ours, theirs)
             )
             if any(not node.dir or name not in wanted for name, node in present.items()):
                 is_empty = False
@@ -310,179 +248,198 @@ class Mirror:
                 there = present.get(name)
                 if node.dir:
                     waiting.append(f"{path}/{name}")
-                elif there is not None and there.value == node.value and node.created_index <= self.index:
+                elif there is not None and there.value == node.value and node.created_index <= self.copied:
                     is_shown = True
-                elif node.modified_index <= self.index and (node.expiration is None or there is not None):
-                    raise unlike(shown(node.key.encode()), "index", node.modified_index, self.index)
+                elif node.modified_index <= self.copied and (node.expiration is None or there is not None):
+                    raise unlike(shown(node.key.encode()), "index", node.modified_index, self.copied)
         if not is_empty and not is_shown:
-            raise no_proof("index", self.index)
+            raise no_proof("index", self.copied)
 
-    async def _both(self, path: str) -> tuple[Node | None, Node | None]:
-        """What the source and the target have of a path, which is relative to the folder that is copied."""
-        ours = await self._source.node(_join(self._scope.source, path))
-        theirs = await self._target.node(_join(self._scope.target, path))
+    async def _both(self, path: str, proof: Proof | None = None) -> tuple[Node | None, Node | None]:
+        """What the source and the target have of a path, which is relative to the folder that is copied.
+        Reconnected if the proof does not hold for that.
+        """
+        ours = await self._source.node(join(self._scope.source, path))
+        if proof is not None:
+            proof.check()
+        theirs = await self._target.at(path)
         self._patience.recovered()
         return ours, theirs
 
     # --- comparing
 
-    async def _compare(self) -> None:
-        """Compare all nodes, and write what differs."""
-        index = await self._source.newest(self._scope.source, self.index)
-        if self.index and not self._overwrite and not await self._is_proven():
-            await self._check_copied()
+    async def _compare(self, proof: Proof) -> None:
+        index = await self._newest()
+        proof.check()
         self._timed.clear()
-        self._listed = None
+        self._listed, self._silent = None, 0
         waiting = [""]
         while waiting:
-            waiting += reversed(await self._compare_node(waiting.pop()))
-        self.index, self._witness, self._is_behind = index, self._listed, False
+            waiting += reversed(await self._compare_node(proof, waiting.pop()))
+        self.copied, self._witness, self._is_behind = index, self._listed, False
+        self._listed = None
         await self._save()
 
-    async def _compare_node(self, path: str) -> list[str]:
+    async def _compare_node(self, proof: Proof, path: str) -> list[str]:
         """Make a node of the target equal, with the files below it; the folders below it are returned."""
-        ours, theirs = await self._both(path)
+        ours, theirs = await self._both(path, proof)
         if ours is None:
-            await self._remove(path)
+            await self._remove(proof, path)
             return []
-        await self._ensure(path, _wanted(ours), theirs)
+        await self._ensure(proof, path, wanted_of(ours), theirs)
         if not ours.dir:
             return []
-        present = _children(theirs)
+        present = children(theirs)
         folders = []
-        for node in sorted(ours.nodes, key=_name):
-            name = _name(node)
+        for node in sorted(ours.nodes, key=name_of):
+            name = name_of(node)
             below = f"{path}/{name}"
             there = present.pop(name, None)
             if node.dir:
                 folders.append(below)
             else:
-                self._list(node)
-                await self._ensure(below, _wanted(node), there)
+                await self._list(node)
+                await self._ensure(proof, below, wanted_of(node), there)
         for name in present:
-            await self._remove(f"{path}/{name}")
+            await self._remove(proof, f"{path}/{name}")
         return folders
 
-    def _list(self, node: Node) -> None:
+    async def _list(self, node: Node) -> None:
         """A file of the source was seen. With a TTL it is no witness: perhaps it was refreshed, and there is
-        no event of that.
+        no event of that. A first copy keeps the first one, in case that it is interrupted.
         """
-        if node.expiration is None and (self._listed is None or node.modified_index > self._listed.revision):
+        if node.expiration is not None:
+            return
+        is_first = self._listed is None and self._witness is None
+        if self._listed is None or node.modified_index > self._listed.revision:
             self._listed = _witness(node)
+        if is_first:
+            await self._save_silently()
 
     # --- following
 
-    async def _follow(self) -> None:
-        """Carry out the events after `index`, until a poll breaks. Compare all before, where that is needed.
+    async def _go_on(self, proof: Proof, *, is_compared: bool) -> None:
+        """Carry out the events after `copied`.
 
-        The first poll is for the events after the witness, if the source still has them: those up to `index`
-        were copied, or are of a source that was put back to a state between the two.
+        The first poll is for the events after the witness, if the source still has them. Those up to `copied`
+        were copied, or are of a source that was put back to a state between the two. After a comparison they
+        were listed, and the last one becomes the witness: so a deletion does not lead to another comparison
+        after the next break.
         """
-        source, scope = self._source, self._scope
-        after = self.index if self._witness is None else min(self._witness.revision, self.index)
-        if await self._must_compare():
-            await self._compare()
-            after = self.index
-        self._silent = 0
-        heard = trio.current_time()
+        after = self.copied if self._witness is None else min(self._witness.revision, self.copied)
+        listed = self.copied if is_compared else 0
         while True:
-            if self.index > self._saved and trio.current_time() >= self._save_at:
+            if trio.current_time() >= self._save_at:
                 await self._save()
-            if trio.current_time() > heard + BREAK_SECONDS:
-                return
             try:
-                async with source.client.poll(scope.source, index=after + 1, recursive=True) as poll:
+                async with self._source.poll(self._scope.source, after, recursive=True) as poll:
                     self._patience.recovered()
-                    source.check(poll.cluster_id)
+                    proof.check()
                     limit = self._limit()
-                    answer = await self._event(poll, limit)
+                    answer = await self._event(proof, poll, limit)
             except V2Error as error:
                 if error.code != INDEX_CLEARED:
                     raise
-                self._is_behind = after == self.index
-                after = self.index
+                self._is_behind = after == self.copied
                 if self._is_behind:
+                    self._tell_outrun(is_outrun=after == listed)
                     return
+                after = self.copied
                 continue
-            heard = trio.current_time()
-            if poll.etcd_index < self.index and await self._must_compare():
-                return
             if answer is not None:
-                self._silent = 0
-                if answer.node.modified_index <= self.index and self._path_of(answer.node) is not None:
+                self._silent = self._ended = 0
+                after = answer.node.modified_index
+                if after > self.copied or (after > listed and self._path_of(answer.node) is None):
+                    await self._carry_out(proof, answer, is_past=after <= poll.etcd_index)
+                    self._reach(after)
+                    self._tell()
+                elif after > listed:
                     self._is_behind = True
                     return
-                await self._carry_out(answer, is_past=answer.node.modified_index <= poll.etcd_index)
-                after = answer.node.modified_index
-                self._reach(after)
-                self._told(Told(self.index, self._written, self._deleted))
+                elif is_within(answer.node.key, self._scope.source):
+                    self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
+                    self._save_soon()
             elif not poll.timed_out:
-                await trio.sleep(RETRY_DELAYS[0])
-                return
+                await self._wait_for_poll()
             elif limit >= SURE_SECONDS and poll.etcd_index >= self._silent:  # else by one that lags behind
+                self._ended = 0
                 self._reach(self._silent)
-                after = max(after, self.index)
+                after = max(after, self.copied)
                 self._silent = poll.etcd_index
 
+    async def _wait_for_poll(self) -> None:
+        """The source has ended a poll: wait a little, but not so long that the next one is after a break."""
+        self._ended += 1
+        if self._ended == MOST_ENDED:
+            self._notice(
+                f"SOURCE has ended {MOST_ENDED} polls in a row without an event, as a proxy does that allows"
+                " none so long: it is asked again and again; name the members themselves"
+            )
+        await trio.sleep(BREAK_SECONDS / 2)
+
+    def _tell_outrun(self, *, is_outrun: bool) -> None:
+        if is_outrun and not self._is_outrun:
+            self._is_outrun = True
+            self._notice(
+                "SOURCE has forgotten some of the events since the comparison began, as it keeps the last"
+                " 1,000 only: all is compared again, until it changes less meanwhile"
+            )
+
     def _reach(self, index: int) -> None:
-        if index > self.index:
-            if self.index == self._saved:
-                self._save_at = trio.current_time() + SAVE_SECONDS
-            self.index = index
+        if index > self.copied:
+            self.copied = index
+            self._save_soon()
+
+    def _save_soon(self) -> None:
+        self._save_at = min(self._save_at, trio.current_time() + SAVE_SECONDS)
 
     def _limit(self) -> float:
         """How long to wait for the next event."""
-        if self.index == self._saved:
-            return POLL_SECONDS
         return max(min(POLL_SECONDS, self._save_at - trio.current_time()), 0.0)
 
-    async def _must_compare(self) -> bool:
-        """Whether the events after the checkpoint are not enough. NotMirrored if the source went back or is
-        another, and the target may not become equal to it.
-        """
-        newest = await self._source.newest(self._scope.source, self.index)
-        if newest < self.index:
-            found = f"SOURCE is at index {newest}, and was at {self.index} before"
-        elif not self.index or self._is_behind:
-            return True
-        else:
-            try:
-                return not await self._is_proven()
-            except Another as error:
-                if not self._overwrite:
-                    raise
-                found = error.found
-        self._notice(f"{found}: TARGET is made equal to it all the same")
-        return True
-
-    async def _carry_out(self, event: Answer, *, is_past: bool) -> None:
+    async def _carry_out(self, proof: Proof, event: Answer, *, is_past: bool) -> None:
         """Do in the target what was done in the source."""
         node, removed = event.node, event.action in _REMOVALS
-        if not _is_within(node.key, self._scope.source):
+        if not is_within(node.key, self._scope.source):
             # A folder around the one that is copied; an event of the past may also be of one beside it.
-            if removed and _is_within(self._scope.source, node.key):
-                await self._remove("")
+            if removed and is_within(self._scope.source, node.key):
+                await self._remove(proof, "")
             return
-        self._witness = _witness(node, is_removal=removed)
         path = self._path_of(node)
-        if path is None:
-            return
-        if removed:
-            await self._remove(path)
-            return
-        there = await self._target.node(_join(self._scope.target, path))
-        await self._ensure(path, _wanted(node), there, is_event=True)
-        if is_past and node.expiration is not None:
-            self._timed.put(path, trio.current_time())  # the TTL is the one of that time
+        if path is not None and removed:
+            await self._remove(proof, path)
+        elif path is not None:
+            await self._ensure(proof, path, wanted_of(node), await self._target.at(path), is_event=True)
+            if is_past and node.expiration is not None and not self._target.is_checkpoint(path):
+                self._timed.put(path, trio.current_time())  # the TTL is the one of that time
+        self._witness = _witness(node, is_removal=removed)
 
     def _path_of(self, node: Node) -> str | None:
         """The path of a node in the folder that is copied. None if it is hidden: a listing does not have it
         either; or if it is elsewhere.
         """
         path = node.key[len(self._scope.source.rstrip("/")) :]
-        return None if "/_" in path or not _is_within(node.key, self._scope.source) else path
+        return None if "/_" in path or not is_within(node.key, self._scope.source) else path
 
-    async def _event(self, poll: Poll, limit: float) -> Answer | None:
+    async def _ensure(
+        self, proof: Proof, path: str, wanted: Wanted, there: Node | None, *, is_event: bool = False
+    ) -> None:
+        """See `Target.ensure`. A node with a TTL is to be looked at again."""
+        if self._target.is_checkpoint(path):
+            return
+        await self._target.ensure(proof, path, wanted, there, is_event=is_event)
+        if wanted.ttl is None:
+            self._timed.discard(path)
+        else:
+            self._timed.put(path, _next_look(trio.current_time(), wanted.ttl))
+
+    async def _remove(self, proof: Proof, path: str) -> None:
+        self._timed.discard(path)
+        await self._target.remove(proof, path)
+
+    # --- nodes with a TTL
+
+    async def _event(self, proof: Proof, poll: Poll, limit: float) -> Answer | None:
         """What `Poll.event` has. Nodes with a TTL are looked at meanwhile: one that is due in any case, and
         no more once the event is there. So however many events or nodes there are, both go on.
         """
@@ -490,22 +447,22 @@ class Mirror:
         ended = trio.Event()
 
         async def wait() -> None:
-            answers.append(await poll.event(limit))
+            answers.append(await self._source.event(poll, limit))
             ended.set()
 
-        await together((partial(self._look_until, ended), wait))
+        await together((partial(self._look_until, proof, ended), wait))
         return answers[0]
 
-    async def _look_until(self, ended: trio.Event) -> None:
-        is_due = await self._look()
+    async def _look_until(self, proof: Proof, ended: trio.Event) -> None:
+        is_due = await self._look(proof)
         while not ended.is_set():
             if not is_due:
                 with trio.move_on_at(self._timed.next()):
                     await ended.wait()
                     return
-            is_due = await self._look()
+            is_due = await self._look(proof)
 
-    async def _look(self) -> bool:
+    async def _look(self, proof: Proof) -> bool:
         """Ask the source again for a node with a TTL, half of whose time is over. False if there is none."""
         late = trio.current_time() - self._timed.next()
         if late < 0:
@@ -517,239 +474,13 @@ class Mirror:
                 " refreshed by refresh=true, they may end in the target, and come back with the next look"
             )
         path = self._timed.first()
-        node = await self._source.node(_join(self._scope.source, path))
+        node = await self._source.node(join(self._scope.source, path))
         if node is None or node.expiration is None:
             self._timed.discard(path)  # there is an event of it
             return True
-        there = await self._target.node(_join(self._scope.target, path))
-        await self._ensure(path, _wanted(node), there)
+        proof.check()
+        await self._ensure(proof, path, wanted_of(node), await self._target.at(path))
         return True
-
-    # --- writing
-
-    async def _ensure(
-        self, path: str, wanted: _Wanted, there: Node | None, *, is_event: bool = False
-    ) -> None:
-        """Make the node of the target as it is wanted; it was found as `there`. An event is written in any
-        case, for the watchers of the target.
-        """
-        key = _join(self._scope.target, path)
-        if key == self._scope.checkpoint:
-            return
-        self._look_for_strange(key, wanted)
-        found = [there]
-
-        async def attempt() -> None:
-            for _ in range(MOST_ATTEMPTS):
-                try:
-                    self._written += await self._write(key, wanted, found[0], is_event=is_event)
-                except V2Error as error:
-                    if error.code not in _CHANGED:
-                        raise
-                    if error.code == NOT_A_FOLDER:
-                        await self._make_way(key)
-                else:
-                    return
-                found[0] = await self._target.node(key, quorum=True)
-            raise NotMirrored(f"{key}: somebody else changes it in TARGET all the time; find out who")
-
-        await self._patience.persist(attempt)
-        if wanted.ttl is None:
-            self._timed.discard(path)
-        elif not self._timed.put(path, _next_look(trio.current_time(), wanted.ttl)):
-            self._notice(
-                f"more than {MOST_TIMED} nodes have a TTL: where others are refreshed by refresh=true, they"
-                " end in the target by the TTL that they had"
-            )
-
-    async def _write(self, key: str, wanted: _Wanted, there: Node | None, *, is_event: bool) -> int:
-        """Write a node, if it has to be; how many were. V2Error if it is not as it was found."""
-        client, value, ttl = self._target.client, wanted.value, wanted.ttl
-        if there is not None and there.dir != (value is None):
-            if key == "/":
-                raise NotMirrored(
-                    f"{self._scope.source}: is a file of SOURCE, and the root of TARGET cannot be one: name a"
-                    " key there by --target-prefix"
-                )
-            kinds = ("folder", "file") if there.dir else ("file", "folder")
-            self._notice(f"{key}: the {kinds[0]} of the target gives way to a {kinds[1]} of the source")
-            await self._delete(key, there)
-            there = None
-        if there is None:
-            if value is None:
-                answer = await client.mkdir(key, ttl=ttl)
-            else:
-                answer = await client.create(key, value, ttl=ttl)
-        elif key == "/" or (not is_event and there.value == value and _is_near(_ttl(there), ttl)):
-            return 0
-        elif not is_event and there.value == value and ttl is not None:
-            answer = await client.refresh(key, ttl)
-        elif value is None:
-            answer = await client.update_folder(key, ttl=ttl)
-        else:
-            answer = await client.compare_and_swap(key, value, prev_index=there.modified_index, ttl=ttl)
-        self._target.saw(answer.etcd_index)
-        return 1
-
-    async def _make_way(self, key: str) -> None:
-        """Remove a file of the target where `key` needs a folder. NotMirrored if it is outside of the folder
-        that is the mirror's.
-        """
-        names = key.split("/")
-        for depth in range(2, len(names)):
-            above = "/".join(names[:depth])
-            node = await self._target.node(above, quorum=True)
-            if node is not None and not node.dir:
-                if not _is_within(above, self._scope.target):
-                    raise NotMirrored(
-                        f"{self._scope.target}: cannot be a folder of TARGET, as {above} is a file there:"
-                        " remove that file, or name another folder by --target-prefix"
-                    )
-                self._notice(f"{above}: the file of the target gives way to a folder of the source")
-                await self._delete(above, node)
-                return
-
-    async def _remove(self, path: str) -> None:
-        """Remove a node of the target, with everything below it."""
-        key = _join(self._scope.target, path)
-        self._timed.discard(path)
-        if key == self._scope.checkpoint:
-            return
-
-        async def attempt() -> None:
-            quorum = False
-            for _ in range(MOST_ATTEMPTS):
-                there = await self._target.node(key, quorum=quorum)
-                if there is None:
-                    return
-                try:
-                    if key == "/":
-                        for node in there.nodes:
-                            await self._delete(node.key, node)
-                        return
-                    await self._delete(key, there)
-                except V2Error as error:
-                    if error.code not in _CHANGED:
-                        raise
-                    quorum = True
-                else:
-                    return
-            raise NotMirrored(f"{key}: somebody else changes it in TARGET all the time; find out who")
-
-        await self._patience.persist(attempt)
-
-    async def _delete(self, key: str, there: Node) -> None:
-        client = self._target.client
-        if there.dir:
-            answer = await client.delete(key, recursive=True)
-        else:
-            answer = await client.compare_and_delete(key, prev_index=there.modified_index)
-        self._target.saw(answer.etcd_index)
-        self._deleted += 1
-
-    def _look_for_strange(self, key: str, wanted: _Wanted) -> None:
-        if not self._is_strange and ("\ufffd" in key or "\ufffd" in (wanted.value or "")):
-            self._is_strange = True
-            self._notice(f"{key}: has bytes that are not UTF-8, which the v2 API replaces by U+FFFD: so here")
-
-
-class _Side:
-    """A store, of which nothing is read that is older than what was read or written before."""
-
-    def __init__(self, client: V2Client, *, may_go_back: bool) -> None:
-        self.client = client
-        self.cluster = ""
-        self._may_go_back = may_go_back
-        self._floor = 0
-
-    def saw(self, index: int) -> None:
-        """The store has come to this index."""
-        self._floor = max(self._floor, index)
-
-    def check(self, cluster: str) -> None:
-        """NotMirrored if an answer is of another cluster."""
-        self.cluster = self.cluster or cluster
-        if cluster and cluster != self.cluster:
-            raise NotMirrored("another cluster answers at the address of a store; check it")
-
-    def check_forward(self, newest: int, before: int) -> None:
-        """NotMirrored if the store is at `newest` and was at a later index before, and may not go back."""
-        if newest < before and not self._may_go_back:
-            raise went_back("index", before, newest)
-
-    async def node(self, key: str, *, quorum: bool = False) -> Node | None:
-        """The node, with its children if it is a folder; None if there is none."""
-        node, index = await self._read(key, quorum=quorum)
-        if index < self._floor and not quorum:  # from a member that lags behind
-            node, index = await self._read(key, quorum=True)
-            self.check_forward(index, self._floor)
-        self.saw(index)
-        return node
-
-    async def newest(self, folder: str, before: int = 0) -> int:
-        """The index of the store, which was at `before`, by a linearizable read of a key in this folder that
-        is not likely to be there.
-        """
-        newest = (await self._read(_join(folder, "/_"), quorum=True))[1]
-        self.check_forward(newest, max(before, self._floor))
-        self._floor = newest
-        return newest
-
-    async def _read(self, key: str, *, quorum: bool) -> tuple[Node | None, int]:
-        try:
-            answer = await self.client.get(key, quorum=quorum)
-        except V2Error as error:
-            if error.code not in {KEY_NOT_FOUND, NOT_A_FOLDER}:
-                raise
-            self.check(error.cluster_id)
-            return None, error.index
-        self.check(answer.cluster_id)
-        return answer.node, answer.etcd_index
-
-
-class _Timed:
-    """Paths with a TTL, and when each is to be looked at again; at most `MOST_TIMED`."""
-
-    def __init__(self) -> None:
-        self._when: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []
-        """Has outdated entries too, at most as many as there are paths, and a few."""
-        self._is_full = False
-
-    def __len__(self) -> int:
-        return len(self._when)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._when.clear()
-        self._heap.clear()
-
-    def put(self, path: str, when: float) -> bool:
-        """Look at a path then. False if it is one too many, the first time."""
-        if path not in self._when and len(self._when) >= MOST_TIMED:
-            is_first, self._is_full = not self._is_full, True
-            return not is_first
-        self._when[path] = when
-        if len(self._heap) > 2 * len(self._when) + 100:
-            self._heap = [(each, path) for path, each in self._when.items()]
-            heapq.heapify(self._heap)
-        else:
-            heapq.heappush(self._heap, (when, path))
-        return True
-
-    def discard(self, path: str) -> None:
-        """Do not look at a path any more."""
-        self._when.pop(path, None)
-
-    def next(self) -> float:
-        """When to look at the first one."""
-        while self._heap and self._when.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else float("inf")
-
-    def first(self) -> str:
-        """Which is to be looked at `next`; it is to be `put` or to be `discard`ed then."""
-        return self._heap[0][1]
 
 
 def _next_look(now: float, ttl: int) -> float:
@@ -757,41 +488,7 @@ def _next_look(now: float, ttl: int) -> float:
     return now + max(SHORTEST_LOOK, ttl / 2)
 
 
-def _join(folder: str, path: str) -> str:
-    """The key of a path, empty or with a slash in front, in a folder."""
-    return folder.rstrip("/") + path or "/"
-
-
-def _is_within(key: str, folder: str) -> bool:
-    """Whether a key is a folder, or below it."""
-    return key == folder or key.startswith(_join(folder, "/"))
-
-
-def _name(node: Node) -> str:
-    return node.key.rpartition("/")[2]
-
-
-def _children(node: Node | None) -> dict[str, Node]:
-    """What is in a folder, by name."""
-    return {} if node is None else {_name(each): each for each in node.nodes}
-
-
 def _witness(node: Node, *, is_removal: bool = False) -> Witness:
     """Of the change that a node has its index of."""
     value = "" if is_removal else digest(repr((node.dir, node.value)).encode())
     return Witness(node.key.encode().hex(), node.modified_index, node.created_index, digest=value)
-
-
-def _ttl(node: Node) -> int | None:
-    """What is left; a node whose time is up is there until the store removes it."""
-    return None if node.expiration is None else max(node.ttl or 0, 1)
-
-
-def _wanted(node: Node) -> _Wanted:
-    return _Wanted(None if node.dir else node.value or "", _ttl(node))
-
-
-def _is_near(one: int | None, other: int | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= min(TTL_SLACK, one // 4, other // 4)

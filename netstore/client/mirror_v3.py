@@ -16,8 +16,8 @@ where all keys were just compared it goes on from there.
 
 from __future__ import annotations
 
-import secrets
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -30,7 +30,8 @@ from netstore.client.mirror import (
     Another,
     Checkpoint,
     NotMirrored,
-    Patience,
+    OneWay,
+    Proof,
     Told,
     Witness,
     digest,
@@ -44,7 +45,7 @@ from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from netstore.client.v3 import V3Client
     from netstore.proto.kv_pb2 import KeyValue
@@ -78,8 +79,10 @@ class Scope(NamedTuple):
     """The key of the checkpoint, in the target."""
 
 
-class Mirror:
+class Mirror(OneWay):
     """Makes the target a mirror of the source."""
+
+    mark = "revision"
 
     def __init__(
         self,
@@ -92,50 +95,18 @@ class Mirror:
         notice: Callable[[str], object],
         overwrite: bool = False,
     ) -> None:
-        """`told` is called after each transaction; for `trouble` see `client.mirror.Patience`; `notice` with
-        what somebody should know. `overwrite`: a first copy may replace and delete what the target has, and
-        the target may become equal to a source that went back, or is another than was copied.
-        """
+        """See `client.mirror.OneWay`."""
+        super().__init__(told, trouble, notice=notice, overwrite=overwrite)
         self._source = source
         self._target = target
         self._scope = scope
-        self._told = told
-        self._patience = Patience(trouble)
-        self._notice = notice
-        self._overwrite = overwrite
-        self._writer = secrets.token_hex(8)
-        self._sequence = 0
-        self._modified = 0
-        """The revision of the checkpoint in the target."""
         self._cluster = ""
         self._seen = 0
         """The highest revision that the source is known to have had."""
-        self._witness: Witness | None = None
-        self._is_behind = False
-        """The source has compacted changes that were not seen."""
         self._page = FIRST_PAGE
         self._most_operations = MOST_OPERATIONS
         self._most_bytes = MOST_BYTES
         self._written = self._deleted = 0
-        self.revision = 0
-        """See `client.mirror.Checkpoint.revision`."""
-
-    async def copy(self) -> None:
-        """Make the target equal to the source, once.
-
-        NotMirrored if it cannot be; ClientError if a store cannot be asked.
-        """
-        await self._begin()
-        await self._copy()
-
-    async def follow(self) -> None:
-        """Make the target equal, or go on where the last run was, and follow the source without end. Calls
-        that fail are repeated. NotMirrored as in `copy`.
-        """
-        self._patience.is_endless = True
-        await self._patience.persist(self._begin)
-        while True:
-            await self._patience.persist(self._follow)
 
     async def _begin(self) -> None:
         """Read the checkpoint, or write the first one."""
@@ -151,7 +122,7 @@ class Mirror:
             )
         if target.kvs:
             found = parse_checkpoint(target.kvs[0].value, shown(scope.checkpoint), self._cluster, scope.keys)
-            self._modified, self.revision = target.kvs[0].mod_revision, found.revision
+            self._modified, self.copied = target.kvs[0].mod_revision, found.revision
             self._witness = found.witness
             self._check_forward(answer.header.revision)
             return
@@ -162,7 +133,7 @@ class Mirror:
                     f"TARGET has keys already, such as {shown(some.kvs[0].key)}: name another place there by"
                     " --target-prefix, or let them be replaced and deleted by --overwrite"
                 )
-        await self._write([], 0, None)
+        await self._write(Proof(self._breaks), [], 0, None)
 
     def _overlaps(self) -> bool:
         """Whether what is written, the checkpoint too, would be copied again if both are the same store."""
@@ -171,13 +142,10 @@ class Mirror:
 
     # --- is it the store that was copied?
 
-    async def _is_proven(self) -> bool:
-        """Whether the source shows the last change that was copied. False if that cannot be told: no change
-        is known, or it is compacted and its key was changed since. Another if it shows something else.
-        """
-        witness = self._witness
-        if witness is None:
-            return False
+    def _breaks(self) -> int:
+        return self._source.channel.connections
+
+    async def _is_proven(self, witness: Witness) -> bool:
         key, revision = bytes.fromhex(witness.key), witness.revision
         before = None
         try:
@@ -204,34 +172,27 @@ class Mirror:
         self._check_cluster(answer.header)
         return answer.kvs[0] if answer.kvs else None
 
-    async def _check_copied(self, revision: int) -> None:
-        """Another unless all keys that the source has not changed since the checkpoint are in the target as
-        they are, and one such key at least. Of the source as of a revision.
-        """
-        is_empty, is_shown = True, False
-        async with aclosing(self._pairs(revision)) as pairs:
-            async for _, ours, theirs in pairs:
-                is_empty = is_empty and theirs is None
-                if ours is None or ours.mod_revision > self.revision:
-                    continue
-                if theirs != ours.value:
-                    raise unlike(shown(ours.key), "revision", ours.mod_revision, self.revision)
-                is_shown = True
-        if not is_empty and not is_shown:
-            raise no_proof("revision", self.revision)
+    async def _check_copied(self) -> None:
+        async def check(revision: int) -> None:
+            is_empty, is_shown = True, False
+            async with aclosing(self._pairs(revision)) as pairs:
+                async for _, ours, theirs in pairs:
+                    is_empty = is_empty and theirs is None
+                    if ours is None or ours.mod_revision > self.copied:
+                        continue
+                    if theirs != ours.value:
+                        raise unlike(shown(ours.key), "revision", ours.mod_revision, self.copied)
+                    is_shown = True
+            if not is_empty and not is_shown:
+                raise no_proof("revision", self.copied)
 
-    # --- comparing
+        await self._at_newest(check)
 
-    async def _copy(self) -> None:
-        """Compare all keys, and write what differs. Begun anew while the source compacts what is read; less
-        and less is left to write.
-        """
+    async def _at_newest(self, work: Callable[[int], Awaitable[None]]) -> None:
+        """List as of the newest revision. Begun anew while the source compacts what is read."""
         while True:
             try:
-                revision = await self._newest()
-                if self.revision and not self._overwrite and not await self._is_proven():
-                    await self._check_copied(revision)
-                await self._copy_once(revision)
+                await work(await self._newest())
             except Status as error:
                 if error.code != OUT_OF_RANGE:
                     raise
@@ -241,29 +202,38 @@ class Mirror:
                 self._patience.recovered()
                 return
 
-    async def _copy_once(self, revision: int) -> None:
-        """As of one revision of the source. Status with OUT_OF_RANGE if that is compacted meanwhile."""
-        batch = _Batch()
-        newest: KeyValue | None = None
-        async with aclosing(self._pairs(revision)) as pairs:
-            async for key, ours, theirs in pairs:
-                if ours is None:
-                    await self._add(batch, key, None)
-                    continue
-                if newest is None or ours.mod_revision > newest.mod_revision:
-                    newest = ours
-                if ours.value != theirs:
-                    await self._add(batch, key, ours.value)
-        await self._write(batch.take(), revision, _witness(newest) if newest else None)
-        self._is_behind = False
+    # --- comparing
 
-    async def _pairs(self, revision: int) -> AsyncGenerator[tuple[bytes, KeyValue | None, bytes | None]]:
+    async def _compare(self, proof: Proof) -> None:
+        """See `OneWay`. When it is begun anew, less and less is left to write."""
+
+        async def compare(revision: int) -> None:
+            batch = _Batch()
+            self._listed = None
+            async with aclosing(self._pairs(revision, proof)) as pairs:
+                async for key, ours, theirs in pairs:
+                    if ours is None:
+                        await self._add(proof, batch, key, None)
+                        continue
+                    if self._listed is None or ours.mod_revision > self._listed.revision:
+                        self._listed = _witness(ours)
+                    if ours.value != theirs:
+                        await self._add(proof, batch, key, ours.value)
+            await self._write(proof, batch.take(), revision, self._listed)
+            self._is_behind, self._listed = False, None
+
+        await self._at_newest(compare)
+
+    async def _pairs(
+        self, revision: int, proof: Proof | None = None
+    ) -> AsyncGenerator[tuple[bytes, KeyValue | None, bytes | None]]:
         """All keys of both, without their prefix, in order: what the source has at a revision, and the value
-        that the target has; None for the one that has it not.
+        that the target has; None for the one that has it not. Reconnected if the proof does not hold for what
+        the source has.
         """
         async with (
-            aclosing(self._list(self._target, self._scope.target, 0)) as present,
-            aclosing(self._list(self._source, self._scope.keys, revision)) as wanted,
+            aclosing(self._list(self._of_target, self._scope.target, 0)) as present,
+            aclosing(self._list(partial(self._of_source, proof), self._scope.keys, revision)) as wanted,
         ):
             theirs = await anext(present, None)
             async for key, ours in wanted:
@@ -290,7 +260,7 @@ class Mirror:
 
     def _check_forward(self, newest: int) -> None:
         """NotMirrored if the source was at a later revision than this, and the target may not go back too."""
-        before = max(self._seen, self.revision)
+        before = max(self._seen, self.copied)
         if newest < before and not self._overwrite:
             raise went_back("revision", before, newest)
         self._seen = newest
@@ -299,8 +269,17 @@ class Mirror:
         if header.cluster_id and f"{header.cluster_id:x}" != self._cluster:
             raise NotMirrored("another cluster answers at the address of the source; check it")
 
+    async def _of_source(self, proof: Proof | None, request: pb.RangeRequest) -> pb.RangeResponse:
+        answer = await self._source.range(request)
+        if proof is not None:
+            proof.check()
+        return answer
+
+    async def _of_target(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        return await self._patience.persist(lambda: self._target.range(request))
+
     async def _list(
-        self, client: V3Client, prefix: bytes, revision: int
+        self, read: Callable[[pb.RangeRequest], Awaitable[pb.RangeResponse]], prefix: bytes, revision: int
     ) -> AsyncGenerator[tuple[bytes, KeyValue]]:
         """The keys below a prefix, without it, and what is there, in order; not the checkpoint."""
         request = _range(prefix, limit=self._page)
@@ -308,7 +287,7 @@ class Mirror:
         while True:
             request.limit = self._page
             try:
-                answer = await client.range(request)
+                answer = await read(request)
             except BadAnswer:
                 if self._page == 1:
                     raise
@@ -329,35 +308,33 @@ class Mirror:
         """Whether a key, without its prefix, is that of the checkpoint in the target."""
         return self._scope.target + key == self._scope.checkpoint
 
-    async def _add(self, batch: _Batch, key: bytes, value: bytes | None) -> None:
-        """Write a change together with others. Before the last of them the checkpoint stays as it is."""
+    async def _add(self, proof: Proof, batch: _Batch, key: bytes, value: bytes | None) -> None:
+        """Write a change together with others. Before the last of them the checkpoint stays as it is, but for
+        the witness.
+        """
         if batch.is_full(key, value, self._most_operations, self._most_bytes):
-            await self._write(batch.take(), self.revision, self._witness)
+            await self._write(proof, batch.take(), self.copied, self._newest_witness())
         batch.add(key, value)
 
     # --- following
 
-    async def _follow(self) -> None:
+    async def _go_on(self, proof: Proof, *, is_compared: bool) -> None:
         """Follow the changes after the witness, or after a comparison, until the source ends the watch, or
-        has compacted some that were not seen. Compare all before, where that is needed.
+        has compacted some that were not seen.
         """
-        source, wanted = self._source, _range(self._scope.keys)
-        number, after = -1, 0
-        while number != source.channel.connections:  # over another one perhaps another store was asked
-            newest = await self._newest()
-            number = source.channel.connections
-            after = self.revision if self._witness is None else min(self._witness.revision, self.revision)
-            if await self._must_compare(newest):
-                await self._copy()
-                after = self.revision  # of this source, which may have compacted what is after the witness
+        after = self.copied  # after a comparison: this source may have compacted what is after the witness
+        if self._witness is not None and not is_compared:
+            after = min(self._witness.revision, after)
+        wanted = _range(self._scope.keys)
         request = pb.WatchCreateRequest(
             key=wanted.key, range_end=wanted.range_end, start_revision=after + 1, progress_notify=True
         )
-        async with source.watch(request) as watch:
+        async with self._source.watch(request) as watch:
             while True:
                 answer = await watch.answer()
                 self._patience.recovered()
                 self._check_cluster(answer.header)
+                proof.check()
                 if answer.compact_revision:
                     self._is_behind = True
                     return
@@ -365,30 +342,10 @@ class Mirror:
                     raise Unreachable(
                         [("the source", answer.cancel_reason or "it ended the watch")], outcome_known=True
                     )
-                if source.channel.connections != number:
-                    raise Unreachable([("the source", "the connection was made anew")], outcome_known=True)
                 if not answer.created:
-                    await self._take(answer)
+                    await self._take(proof, answer)
 
-    async def _must_compare(self, newest: int) -> bool:
-        """Whether the changes after the checkpoint are not enough, of a source at this revision. NotMirrored
-        if it went back or is another, and the target may not become equal to it.
-        """
-        if newest < self.revision:
-            found = f"SOURCE is at revision {newest}, and was at {self.revision} before"
-        elif not self.revision or self._is_behind:
-            return True
-        else:
-            try:
-                return not await self._is_proven()
-            except Another as error:
-                if not self._overwrite:
-                    raise
-                found = error.found
-        self._notice(f"{found}: TARGET is made equal to it all the same")
-        return True
-
-    async def _take(self, answer: pb.WatchResponse) -> None:
+    async def _take(self, proof: Proof, answer: pb.WatchResponse) -> None:
         """Carry out the changes of an answer. They may be some that a comparison has seen already."""
         skip = len(self._scope.keys)
         last: dict[bytes, bytes | None] = {}
@@ -396,17 +353,17 @@ class Mirror:
             key = event.kv.key[skip:]
             last.pop(key, None)
             last[key] = None if event.type else event.kv.value
-        revision = max(answer.events[-1].kv.mod_revision if answer.events else 0, self.revision)
+        revision = max(answer.events[-1].kv.mod_revision if answer.events else 0, self.copied)
         witness = await self._witness_of(answer) if answer.events else self._witness
         batch = _Batch()
         for key, value in last.items():
             if not self._is_checkpoint(key):
-                await self._add(batch, key, value)
+                await self._add(proof, batch, key, value)
         if not answer.events:
             revision = max(answer.header.revision, revision)
         changes = batch.take()
-        if changes or revision > self.revision or witness != self._witness:
-            await self._write(changes, revision, witness)
+        if changes or revision > self.copied or witness != self._witness:
+            await self._write(proof, changes, revision, witness)
 
     async def _witness_of(self, answer: pb.WatchResponse) -> Witness | None:
         """A witness of the last revision in an answer. None if all that is known of it are deletions of keys
@@ -430,10 +387,12 @@ class Mirror:
 
     # --- writing
 
-    async def _write(self, changes: Changes, revision: int, witness: Witness | None) -> None:
+    async def _write(self, proof: Proof, changes: Changes, revision: int, witness: Witness | None) -> None:
         """Write changes and the checkpoint in one transaction; in several if the target takes less in one.
-        Before the last of them the checkpoint stays as it is.
+        Before the last of them the checkpoint stays as it is. Reconnected if the proof does not hold any
+        more.
         """
+        proof.check()
         scope = self._scope
         self._sequence += 1
         state = Checkpoint(
@@ -457,10 +416,10 @@ class Mirror:
             if not self._is_reduced(error, changes, request.ByteSize()):
                 raise
             half = len(changes) // 2
-            await self._write(changes[:half], self.revision, self._witness)
-            await self._write(changes[half:], revision, witness)
+            await self._write(proof, changes[:half], self.copied, self._witness)
+            await self._write(proof, changes[half:], revision, witness)
             return
-        self.revision, self._witness = revision, witness
+        self.copied, self._witness = revision, witness
         self._deleted += sum(content is None for _, content in changes)
         self._written += sum(content is not None for _, content in changes)
         self._told(Told(revision, self._written, self._deleted))

@@ -89,7 +89,13 @@ class V2Subnets:
         return Written(answer.node.modified_index)
 
     async def replace(
-        self, name: str, value: str, index: int, ttl: int | None
+        self,
+        name: str,
+        value: str,
+        index: int,
+        ttl: int | None,
+        *,
+        is_change: bool = False,  # noqa: ARG002 - every write is one
     ) -> Written | Missing | Differs:
         key = f"{self._folder}/{name}"
         try:

@@ -116,10 +116,10 @@ class V3Subnets:
         return Differs() if isinstance(found, Missing) else found
 
     async def replace(
-        self, name: str, value: str, index: int, ttl: int | None
+        self, name: str, value: str, index: int, ttl: int | None, *, is_change: bool = False
     ) -> Written | Missing | Differs:
         own = self._own.get(name)
-        if own is not None and (own.value, own.index, own.ttl) == (value, index, ttl):
+        if not is_change and own is not None and (own.value, own.index, own.ttl) == (value, index, ttl):
             if await self._client.keep_alive(own.lease) > 0:
                 return await self._unchanged(name, index)
             del self._own[name]

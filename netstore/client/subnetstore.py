@@ -164,9 +164,11 @@ class SubnetStore(Protocol):
         """Write an entry that must not exist."""
 
     async def replace(
-        self, name: str, value: str, index: int, ttl: int | None
+        self, name: str, value: str, index: int, ttl: int | None, *, is_change: bool = False
     ) -> Written | Missing | Differs:
-        """Write an entry that was last changed at `index`; its time begins anew."""
+        """Write an entry that was last changed at `index`; its time begins anew. With `is_change` that is a
+        change of the entry, with an index of its own, also if the value stays the same.
+        """
 
     async def remove(self, name: str, index: int) -> Written | Missing | Differs:
         """Remove an entry that was last changed at `index`."""

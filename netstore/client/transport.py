@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import ssl
 import sys
+import weakref
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Self
@@ -203,6 +204,10 @@ class Transport:
         self._http = httpx.AsyncHTTPTransport(
             verify=context, limits=limits, trust_env=False, socket_options=SOCKET_OPTIONS
         )
+        self.connections = 0
+        """How many have brought an answer."""
+        self._seen: weakref.WeakSet[object] = weakref.WeakSet()
+        """The streams of those that are still there."""
         self._headers = {"User-Agent": f"netstore/{__version__}", "Accept-Encoding": "identity"}
         self._authorization = ""
         if self.credentials is not None:
@@ -294,6 +299,7 @@ class Transport:
                     why = _reason(error, self._files)
                     sent = not rejects_certificate(error)
                 else:
+                    self._count(head)
                     if _log.isEnabledFor(logging.INFO):
                         _log.info("HTTP Request: %s %s %d", method, endpoint + target, head.status_code)
                     response = Response(endpoint, head, self._timeout, self.endpoints, write=write)
@@ -318,6 +324,13 @@ class Transport:
             if write and sent:
                 raise Unreachable(tried, outcome_known=False)
         raise Unreachable(tried, outcome_known=True)
+
+    def _count(self, head: httpx.Response) -> None:
+        """An answer has come over a connection, perhaps a new one."""
+        stream = head.extensions.get("network_stream")
+        if stream is not None and stream not in self._seen:
+            self._seen.add(stream)
+            self.connections += 1
 
 
 def _reason(error: Exception, files: TlsFiles | None = None, *, in_handshake: bool = False) -> str:

@@ -5,8 +5,10 @@
     0000000000000000.state                       a state that has applied entry 0
     *.part                                       unfinished; of no use
     *.damaged                                    was the last file of entries, and could not be read
+    *.state.unproven                             a state of another data folder, further than the entries were
     identity                                     whose log is archived here
-    new                                          asks for a new archive where the one that was here is gone
+    skipped                                      entries that are not applied (`skipped`); not there as a rule
+    new                                          nothing is archived here yet, or the one who made it says so
     lock                                         held by the member that writes here
 
 A file is written under another name, synced and renamed, so that one with its name is complete, and after a
@@ -21,6 +23,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import threading
 from bisect import insort
 from contextlib import contextmanager, suppress
@@ -29,6 +32,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.codec import crc32c, layout
 from netstore.disk.datadir import add_checksum_line, split_checksum_line, sync_folder, write_atomically
+from netstore.disk.skipped import read_archived_skips, write_skipped
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
@@ -36,7 +40,7 @@ from netstore.state.envelope import HEAD_BYTES, read
 from netstore.types import Index, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from netstore.disk.datadir import DataDir
@@ -70,6 +74,7 @@ _FORMER_PARTS: Final = frozenset({f"entries{_PART}", f"state{_PART}"})
 """Names of unfinished files of an earlier release."""
 
 _DAMAGED: Final = ".damaged"
+_UNPROVEN: Final = ".unproven"
 _LOCK: Final = "lock"
 _IDENTITY: Final = "identity"
 _NEW: Final = "new"
@@ -88,6 +93,12 @@ IN_ITS_PLACE: Final = (
 def is_archive(folder: Path) -> bool:
     """Whether a folder has files of an archive. Blocks. OSError if it cannot be read."""
     return any(_ENTRIES.fullmatch(each.name) or _STATE.fullmatch(each.name) for each in folder.iterdir())
+
+
+class NoSuchPoint(NetstoreError):  # noqa: N818 - named for what was found
+    """The archive does not hold the point that is asked for: it is before its beginning, after its end, or
+    where files are missing.
+    """
 
 
 class FileGone(NetstoreError):  # noqa: N818 - named for what was found
@@ -167,7 +178,7 @@ class Listing:
         return found
 
     def between(self, first: int, last: int) -> list[Part]:
-        """The files that have the entries `first` to `last`. NetstoreError if not all of them are there."""
+        """The files that have the entries `first` to `last`. NoSuchPoint if not all of them are there."""
         found = [part for part in self.parts if part.last >= first and part.first <= last]
         wanted = first
         for part in found:
@@ -175,12 +186,10 @@ class Listing:
                 break
             wanted = part.last + 1
         if wanted <= last and wanted > self.last:
-            raise NetstoreError(
-                f"the archive ends with entry {self.last}, before {last}; choose one up to it"
-            )
+            raise NoSuchPoint(f"the archive ends with entry {self.last}, before {last}; choose one up to it")
         if wanted <= last:
             following = next((part.first for part in found if part.first > wanted), last + 1)
-            raise NetstoreError(
+            raise NoSuchPoint(
                 f"the archive has a gap: entries {wanted} to {following - 1} are missing, and nothing is"
                 " restored across it; choose a point before it, or one after a later state"
             )
@@ -342,9 +351,17 @@ class ArchiveWriter:
     be called in one thread while `add_base` or `remove` is called in another.
     """
 
-    def __init__(self, folder: Path, cluster: ClusterId, store: str, claimed: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cluster: ClusterId,
+        store: str,
+        claimed: Callable[[], object],
+        skipped: Mapping[Index, str],
+    ) -> None:
         """For `open`."""
         self._claimed = claimed
+        self._skipped = skipped
         self._folder = folder
         self._cluster = cluster
         self._store = store
@@ -352,6 +369,8 @@ class ArchiveWriter:
         """The identity in the folder is that of this store."""
         self._is_noted = False
         """`claimed` was called."""
+        self._may_be_new = True
+        """The file `new` may be there."""
         self.is_others = False
         """The identity in the folder is that of another store with this cluster id, and nobody found out yet
         that its log is this store's.
@@ -388,6 +407,7 @@ class ArchiveWriter:
         *,
         is_begun: bool = False,
         claimed: Callable[[], object] = lambda: None,
+        skipped: Mapping[Index, str] = {},
     ) -> ArchiveWriter:
         """Lock the folder, which is made if it is missing. A last file that is damaged is left out of the
         listing: its entries are archived anew, or become a gap. NetstoreError if another process uses the
@@ -397,11 +417,13 @@ class ArchiveWriter:
         empty folder becomes its archive; whether one with files is, is for the caller to find out, by
         `is_others` and `newest`, before anything is added. No file is changed before that.
 
-        `is_begun`: this store wrote its archive in this folder before. One that has none now is not mounted,
-        or was emptied; NetstoreError then, unless a file `new` in it asks for a new archive. `claimed` is
-        called once this folder has the identity of this store.
+        `is_begun`: this store wrote its archive in this folder before. One without a file of entries or a
+        state is not mounted now, or was emptied; NetstoreError then, unless it has a file `new`, which stays
+        until the first of these files is there. `claimed` is called once this folder has the identity of this
+        store. `skipped` are the entries that this member does not apply, index -> hash: the archive has them
+        before it has the entries.
         """
-        writer = cls(folder, cluster, store, claimed)
+        writer = cls(folder, cluster, store, claimed, skipped)
         if is_begun:
             _check_not_away(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -437,7 +459,10 @@ class ArchiveWriter:
         self.is_others = not self._is_claimed
 
     def _claim(self) -> None:
-        """Write whose archive this is."""
+        """Write whose archive this is, and first that it is new if it has no files."""
+        is_empty = not (self.listing.parts or self.listing.bases or self.damaged)
+        if is_empty and not (self._folder / _NEW).exists():
+            write_atomically(self._folder, _NEW, b"")
         if not self._is_claimed:
             lines = (_TITLE, f"cluster {self._cluster:x}", f"store {self._store}")
             text = "".join(f"{line}\n" for line in lines).encode()
@@ -445,8 +470,13 @@ class ArchiveWriter:
             self._is_claimed, self.is_others = True, False
         if not self._is_noted:
             self._claimed()
-            _remove([self._folder / _NEW])
             self._is_noted = True
+
+    def _end_new(self) -> None:
+        """It has a file: from now on it is gone if it has none."""
+        if self._may_be_new:
+            _remove([self._folder / _NEW])
+            self._may_be_new = False
 
     def _find_newest(self) -> None:
         while self.listing.parts:
@@ -467,19 +497,41 @@ class ArchiveWriter:
         own = os.fstat(self._lock)
         if _place(self._folder / _LOCK) == (own.st_dev, own.st_ino):
             return
-        if _place(self._folder) == self._place:
+        if not self._folder.exists():
+            raise NetstoreError(
+                f"{self._folder}: is gone: mount or move it back; for a new archive"
+                f" {_how_to_ask_for_new(self._folder)}, or name another folder, and start the member again"
+            )
+        if _place(self._folder) != self._place:
+            raise NetstoreError(
+                f"{self._folder}: another folder lies there than the one that was opened: mount or move that"
+                f" one back; for a new archive name another folder, or empty this one, make an empty file"
+                f" {_NEW} in it and start the member again"
+            )
+        found = listing(self._folder)
+        if found.parts or found.bases:
             raise NetstoreError(
                 f"{self._folder}: its file {_LOCK} was removed or replaced: start the member again"
             )
         raise NetstoreError(
-            f"{self._folder}: another folder lies there than the one that was opened: mount or move that one"
-            f" back; for a new archive name another folder, or empty this one, make a file {_NEW} in it and"
-            " start the member again"
+            f"{self._folder}: its files were removed: put them back, or for a new archive"
+            f" {_how_to_ask_for_new(self._folder)}; then start the member again"
         )
 
+    def _check_files(self) -> None:
+        """NetstoreError if the last file of entries was removed: nobody would be told of the gap. A state is
+        made anew.
+        """
+        if self.listing.parts and not self.listing.parts[-1].path.exists():
+            raise NetstoreError(
+                f"{self.listing.parts[-1].path}: was removed: put it back, and what else was removed; for a"
+                f" new archive empty the folder, make an empty file {_NEW} in it and start the member again"
+            )
+
     def tidy(self) -> None:
-        """Remove what a crash left, and rename last files that were found damaged, once it is not in doubt
-        whose archive this is. Part of the first `add` or `add_base`.
+        """Remove what a crash left, rename last files that were found damaged and states of others that are
+        not known to be of this log, and note what this member does not apply, once it is not in doubt whose
+        archive this is. Part of the first `add` or `add_base`.
         """
         with self._changing:
             if self._is_tidy:
@@ -488,8 +540,28 @@ class ArchiveWriter:
                 self._set_aside(path)
             own = {self._unfinished_name("entries"), self._unfinished_name("state"), *_FORMER_PARTS}
             _remove([*self.listing.needless, *(each for each in self.listing.unfinished if each.name in own)])
+            for base in self._unproven():
+                _rename(base.path, base.path.with_name(base.path.name + _UNPROVEN))
+            self._note_skipped()
             self.listing = listing(self._folder)
             self._is_tidy = True
+
+    def _unproven(self) -> list[Base]:
+        """States of another data folder that go further than the entries: only by entries it is known that an
+        archive is of the log that goes on with it, and the other member may have had another one from there.
+        """
+        found = self.listing
+        return [] if self._is_claimed else [base for base in found.bases if base.applied > found.last]
+
+    def _note_skipped(self) -> None:
+        """Add the entries that this member does not apply to those that members before it did not."""
+        if not self._skipped:
+            return
+        noted: dict[Index, str] = {}
+        with suppress(CorruptData):  # this member has them all, unless it took the place of another one
+            noted = read_archived_skips(self._folder)
+        if not self._skipped.items() <= noted.items():
+            write_skipped(self._folder, {**noted, **self._skipped})
 
     def _set_aside(self, path: Path) -> None:
         """Rename a last file that was found damaged, unless it was removed or replaced by a good one."""
@@ -519,9 +591,11 @@ class ArchiveWriter:
         """
         archived = [Archived(entry, wall_of(entry)) for entry in entries]
         self.check_place()
+        self._check_files()
         self.tidy()
         self._claim()
         part = self._write(archived)
+        self._end_new()
         with self._changing:
             if part.last > self.listing.last:
                 self.listing.append(part)
@@ -555,6 +629,7 @@ class ArchiveWriter:
             os.fsync(file)
         base = Base(index, self._folder / f"{index:016x}.state")
         _rename(part, base.path)
+        self._end_new()
         with self._changing:
             if base not in self.listing.bases:
                 insort(self.listing.bases, base)
@@ -676,13 +751,24 @@ def _of_other_cluster(folder: Path, owner: _Owner, own: ClusterId) -> str:
 
 
 def _check_not_away(folder: Path) -> None:
-    """NetstoreError if a folder has no archive, and no file that asks for a new one."""
+    """NetstoreError if a folder has nothing archived, and no file that says that this is so."""
     found = listing(folder) if folder.exists() else Listing(folder)
-    if found.parts or found.bases or any((folder / name).exists() for name in (_IDENTITY, _NEW)):
+    if found.parts or found.bases or (folder / _NEW).exists():
         return
     raise NetstoreError(
         f"{folder}: the archive that this member wrote there is gone: mount or move it back; to begin a new"
-        f" one make a file {_NEW} in this folder, or name another folder"
+        f" one {_how_to_ask_for_new(folder)}, or name another folder"
+    )
+
+
+def _how_to_ask_for_new(folder: Path) -> str:
+    """What to do so that a new archive is begun where this member has none any more."""
+    if folder.exists():
+        return f"make an empty file {_NEW} in this folder"
+    path = shlex.quote(str(folder))
+    return (
+        f"make the folder with an empty file {_NEW} in it, as the user that netstored runs as"
+        f" (mkdir -p {path}; touch {path}/{_NEW})"
     )
 
 

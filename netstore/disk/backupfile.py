@@ -49,6 +49,16 @@ class Kind(IntEnum):
     END = 3
 
 
+class LogPart(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries of the log that a backup has, by which it is known of which log it is (`disk.logpart`)."""
+
+    first: int
+    last: int
+    """The last one that the backup has, or one shortly before that."""
+    digest: str
+    """BLAKE2b of them, 16 bytes, hexadecimal."""
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the backup is of. Ids are hexadecimal."""
 
@@ -71,6 +81,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     v2_index: int
     level: int
     """Feature level of the cluster: a release that does not know it refuses the backup."""
+    log: LogPart | msgspec.UnsetType = msgspec.UNSET
+    """Not in backups of earlier releases, nor where the log had none of its entries any more."""
 
 
 class BackupWriter:

@@ -1,4 +1,4 @@
-"""Log entries that this member does not apply: the file `skipped` in the data folder.
+"""Log entries that are not applied: the file `skipped` in the data folder of a member, and in its archive.
 
 An operator names an entry that stops every member (`netstored --skip-entry`). The file keeps it, so that
 every replay of the log gives the same state, with a hash of the entry, so that no other entry is skipped.
@@ -35,6 +35,11 @@ def read_skipped(folder: Path) -> dict[Index, str]:
     CorruptData when the file is not what `write_skipped` wrote.
     """
     return _read(folder / SKIPPED, "remove it and skip the entries again")
+
+
+def read_archived_skips(folder: Path) -> dict[Index, str]:
+    """Those of an archive of the log, as `read_skipped` gives them: of all members that wrote it. Blocks."""
+    return _read(folder / SKIPPED, "put the file of this name of the member's data folder there")
 
 
 def write_skipped(folder: Path, entries: Mapping[Index, str]) -> None:

@@ -78,14 +78,13 @@ def database_size(
     `without_digest` a database that has none is taken, too, as the file `db` of a data folder is one.
     `progress` is called with how many bytes were read so far.
 
-    CorruptData if the digest does not fit, or this is no database; NoDigest if there is none.
+    CorruptData if the digest does not fit, NoDigest if there is none. A file that cannot be a database is not
+    read for that: `Database` refuses it.
     """
     size = file.seek(0, SEEK_END)
-    if without_digest and not size % _SECTOR:
+    if not any(_is_meta(file, at) for at in (0, *_PAGE_SIZES)) or (without_digest and not size % _SECTOR):
         return size
     if size % _SECTOR != DIGEST_BYTES:
-        if not is_database(file):
-            raise CorruptData(f"{name}: offset 0: not a bbolt database")
         raise NoDigest(
             f"{name}: offset {size}: the digest (SHA-256) is missing with which a snapshot ends, so damage"
             " cannot be told: the file was cut, or is not one of snapshot save"
@@ -114,7 +113,12 @@ def unverified_size(file: BinaryIO) -> int:
 
 def is_database(file: BinaryIO) -> bool:
     """Whether a file begins as a bbolt database does, damaged or not. Blocks."""
-    file.seek(HEAD.size)
+    return _is_meta(file, 0)
+
+
+def _is_meta(file: BinaryIO, offset: int) -> bool:
+    """Whether a meta page may begin there."""
+    file.seek(offset + HEAD.size)
     return file.read(_MAGIC_FIELD.size) == _MAGIC_FIELD.pack(MAGIC)
 
 

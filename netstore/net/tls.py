@@ -23,7 +23,8 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.errors import NetstoreError
-from netstore.net.tlspolicy import BadFile, CertificateRule, TlsFailed, TlsPolicy
+from netstore.inputfile import UnusableFile, open_input
+from netstore.net.tlspolicy import BadFile, CertificateRule, NoKey, TlsFailed, TlsPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,11 +39,14 @@ second.
 _SOURCE: Final = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")
 """The library's name before the error text, and the place in its source after it."""
 
+MAX_PEM_BYTES: Final = 16 * 1024 * 1024
+"""Largest file of certificates and keys; all public authorities together have a fiftieth of it."""
+
 _READ_BYTES: Final = 256 * 1024
 _RECORD_HEAD: Final = 5
 
 
-__all__ = ["BadFile", "Context", "Credentials", "TlsFailed", "TlsPolicy", "Tunnel"]
+__all__ = ["BadFile", "Context", "Credentials", "NoKey", "TlsFailed", "TlsPolicy", "Tunnel"]
 
 
 class Context(ssl.SSLContext):
@@ -57,13 +61,16 @@ def load_certificate(
     """Load a certificate and its key, which may be in the same file. `BadFile` if that fails; it names the
     setting `cert_file` or `key_file`, after `prefix`.
     """
+    key_setting = f"{prefix}key_file" if key else f"{prefix}cert_file"
+    _check_readable(certificate, f"{prefix}cert_file", "a certificate")
+    if key:
+        _check_readable(key, key_setting, "a private key")
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
         mismatch = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
     else:
         return
-    key_setting = f"{prefix}key_file" if key else f"{prefix}cert_file"
     if mismatch:
         problem, fix = (
             f"{key or certificate}: is not the key of {certificate}",
@@ -73,12 +80,10 @@ def load_certificate(
     load_authorities(
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate, f"{prefix}cert_file", "a certificate"
     )
-    _check_readable(key or certificate, key_setting, "a private key")
-    raise BadFile(
-        key_setting,
-        f"{key or certificate}: holds no private key in PEM form without a password",
-        "give the PEM file of the certificate's key",
-    ) from None
+    without = "holds no private key in PEM form without a password"
+    if not key:
+        raise NoKey(key_setting, f"{certificate}: {without}", f"give {prefix}key_file, too")
+    raise BadFile(key_setting, f"{key}: {without}", "give the PEM file of the certificate's key")
 
 
 def load_authorities(
@@ -95,13 +100,15 @@ def load_authorities(
 
 
 def _check_readable(file: Path | str, setting: str, what: str) -> None:
+    """`BadFile` if it cannot be read at once: the TLS library would wait, and says less."""
+    fix = f"give a PEM file of {what} that can be read"
     try:
-        with open(file, "rb") as opened:  # noqa: PTH123 - `file` may be text
+        with open_input(file, fix, most=MAX_PEM_BYTES) as opened:
             opened.read(1)
+    except UnusableFile as error:
+        raise BadFile(setting, f"{file}: {error.problem}", fix) from None
     except OSError as error:
-        raise BadFile(
-            setting, f"{file}: {error.strerror}", f"give a PEM file of {what} that can be read"
-        ) from None
+        raise BadFile(setting, f"{file}: {error.strerror}", fix) from None
 
 
 class Credentials:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.errors import NetstoreError, NoRestart
+from netstore.inputfile import UnusableFile, read_input
 
 if TYPE_CHECKING:
     import ssl
@@ -48,6 +49,10 @@ SUITES: Final[Mapping[str, str]] = MappingProxyType(
 """IANA's name of a suite -> OpenSSL's. Empty: of TLS 1.3, whose suites are always all offered, as in etcd."""
 
 
+MAX_LIST_BYTES: Final = 64 * 1024 * 1024
+"""Largest list of revoked certificates: about a million of them."""
+
+
 class TlsFailed(NetstoreError):  # noqa: N818 - named for what happened
     """The peer is not the expected one, or what it sent is not valid TLS. The text says what is wrong."""
 
@@ -60,6 +65,10 @@ class BadFile(NoRestart):
         self.setting = setting
         self.problem = problem
         self.fix = fix
+
+
+class NoKey(BadFile):
+    """A file of a certificate does not have its key, too, and no other file is given for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +161,11 @@ def read_revoked(file: Path, setting: str) -> frozenset[int]:
     """The serial numbers in a certificate revocation list, in PEM or DER form. `BadFile` if it is none."""
     from cryptography import x509  # noqa: PLC0415 - few have such a list, and it takes 50 ms
 
+    fix = "name a revocation list that can be read"
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        problem = f"{file}: {error.strerror}"
-        raise BadFile(setting, problem, "name a revocation list that can be read") from None
+        data = read_input(file, MAX_LIST_BYTES, fix)
+    except UnusableFile as error:
+        raise BadFile(setting, f"{file}: {error.problem}", fix) from None
     try:
         pem = data.lstrip().startswith(b"-----BEGIN")
         found = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)

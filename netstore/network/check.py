@@ -16,6 +16,7 @@ import msgspec
 from netstore.network.addresses import Subnet, parse_cidr, parse_ip, show_ip
 from netstore.network.backends import BUILT_IN, FOREIGN, problem
 from netstore.network.config import DEFAULT_BACKEND, NetworkConfigError, parse_network
+from netstore.network.depth import MAX_DEPTH, is_deep
 from netstore.network.plugins import Plugin, names_of, section_problem
 from netstore.network.words import in_words
 
@@ -169,6 +170,10 @@ def _fields(text: bytes) -> dict[str, Any]:
         )
     if not text.strip():
         raise NetworkConfigError("document", "is empty", f"write an object such as {EXAMPLE}")
+    if is_deep(text):
+        raise NetworkConfigError(
+            "document", f"nested deeper than {MAX_DEPTH} levels", f"write an object such as {EXAMPLE}"
+        )
     try:
         document = _document.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -1,24 +1,30 @@
 """The text of subnet.env, flannel's file with the subnets of this node: NAME=value lines. Pure.
 
-flannel's CNI plugin and mk-docker-opts read the file; names, order and format are flannel's.
+flannel's CNI plugin and mk-docker-opts read the file; names, order and format are flannel's. One line may
+follow that is the agent's own, and that they ignore.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from netstore.network.addresses import Subnet, parse_cidr, show_ip
 from netstore.network.ipv6 import Subnet6, parse_cidr6, show_ip6
 from netstore.network.lease import NodeSubnets
 
+_RESERVATION: Final = "NETSTORE_RESERVATION=true"
+
 
 class SubnetEnv(NamedTuple):
-    """What a file says of networks and subnets; None for each that is absent or invalid."""
+    """What a file says of networks and subnets; None for each that is absent or invalid. `is_reservation`:
+    the subnets were held by a lease that never expires.
+    """
 
     network: Subnet | None = None
     subnet: Subnet | None = None
     network6: Subnet6 | None = None
     subnet6: Subnet6 | None = None
+    is_reservation: bool = False
 
     @property
     def subnets(self) -> NodeSubnets | None:
@@ -33,6 +39,7 @@ def encode_subnet_env(
     *,
     ip_masq: bool,
     ipv6: tuple[Subnet6, Subnet6] | None = None,
+    is_reservation: bool = False,
 ) -> str:
     """The text of the file. A node's subnet is written as its first host address with the prefix length.
 
@@ -47,6 +54,8 @@ def encode_subnet_env(
             f"FLANNEL_IPV6_SUBNET={show_ip6(subnet6.base + 1)}/{subnet6.length}",
         ]
     lines += [f"FLANNEL_MTU={mtu}", f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}"]
+    if is_reservation:
+        lines.append(_RESERVATION)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -58,6 +67,7 @@ def parse_subnet_env(text: str) -> SubnetEnv:
         _subnet(values.get("FLANNEL_SUBNET")),
         _subnet6(values.get("FLANNEL_IPV6_NETWORK")),
         _subnet6(values.get("FLANNEL_IPV6_SUBNET")),
+        is_reservation=_RESERVATION in map(str.strip, text.splitlines()),
     )
 
 

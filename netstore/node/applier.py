@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from netstore.raft.core import Raft
     from netstore.raft.entry import Entry
     from netstore.state.machine import Machine
+    from netstore.types import Index
     from netstore.watch.hub import Hub
     from netstore.watch.watches import Watches
 
@@ -193,6 +194,17 @@ class Applier:
         self.waiting.clear()
         self.waiting_bytes = 0
         self._is_unfinished = False
+
+    def has_command_at(self, index: Index) -> bool:
+        """Whether the entry at `index` was applied, is still in the log, and is none after which states are
+        compared.
+        """
+        log = self._raft.log
+        if index % CHECK_ENTRIES == 0 or not log.compacted < index <= log.applied:
+            return False
+        (entry,) = log.between(index, index)
+        payload = Change.decode(entry.data).context if entry.kind is EntryKind.CHANGE else entry.data
+        return not is_bare(payload)
 
     def _is_awaited(self) -> bool:
         """Whether a request of this member waits for the entry that is being applied."""

@@ -22,7 +22,7 @@ from netstore.raft.entry import ENTRY_OVERHEAD_BYTES
 from netstore.types import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from netstore.disk.archivefile import Base
@@ -138,11 +138,13 @@ class Archiver:
         monotonic: Callable[[], float],
         wall: Callable[[], int],
         log: Log,
+        skipped: Mapping[Index, str] = {},
     ) -> None:
         """Entries that wait when no others are being written are begun to be written within `lag_seconds`
         after they were applied, a bounded number at once; one that is applied during a write waits for its
         end first. What leads to no point of the last `keep_seconds` is removed; 0: nothing is. `home` is
-        called in threads; the folder that it has is not begun anew where its archive is gone.
+        called in threads; the folder that it has is not begun anew where its archive is gone. `skipped` are
+        the entries that this member does not apply (`Machine.skipped`).
         """
         self.folder = folder
         self._cluster = cluster
@@ -155,6 +157,7 @@ class Archiver:
         self._monotonic = monotonic
         self._wall = wall
         self._log = log
+        self._skipped = skipped
         self._writer: ArchiveWriter | None = None
         self._retention: Retention | None = None
         self._waits: tuple[Index, float] | None = None
@@ -240,12 +243,17 @@ class Archiver:
 
     def problems(self) -> list[str]:
         """What an operator has to know; empty if all is well."""
-        return [each.text for each in self._not_archived() or self._impaired()]
+        return list(self.fixes())
+
+    def fixes(self) -> dict[str, str]:
+        """The same, each with what to do about it."""
+        return {each.text: each.fix for each in self._not_archived() or self._impaired()}
 
     def _not_archived(self) -> list[Problem]:
         if self._differs:
             text = f"the log is not archived: {self._differs}"
-            return [Problem("archive_refused", self._differs, text, "do what the error says")]
+            fix = "name an empty folder (archive_folder), or do what else the error says"
+            return [Problem("archive_refused", self._differs, text, fix)]
         if self.problem:
             fix = "mend what the error names, such as the mount; what the log forgets meanwhile is missing"
             return [
@@ -482,7 +490,12 @@ class Archiver:
                 home.note_archive_folder(folder)
 
         return ArchiveWriter.open(
-            self.folder, self._cluster, home.instance(), is_begun=is_begun, claimed=claimed
+            self.folder,
+            self._cluster,
+            home.instance(),
+            is_begun=is_begun,
+            claimed=claimed,
+            skipped=self._skipped,
         )
 
     def _opened(self, writer: ArchiveWriter) -> None:

@@ -20,14 +20,16 @@ import json
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from functools import partial
 from struct import Struct
 from time import monotonic
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from netstore.codec import varint
+from netstore.disk.logpart import MOST_ENTRIES, last_part
 from netstore.disk.statefile import StateFile
 from netstore.disk.threads import start_thread
 from netstore.errors import (
@@ -53,9 +55,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from netstore.disk.backupfile import Header
+    from netstore.disk.backupfile import Header, LogPart
+    from netstore.node.archive import Source
     from netstore.node.fullbackup import Found
+    from netstore.raft.log import Log as RaftLog
     from netstore.seams import Log
+    from netstore.types import Index
 
 T = TypeVar("T")
 
@@ -70,17 +75,13 @@ _REVISION: Final = Struct(">QcQ")
 _MASK64: Final = 2**64 - 1
 
 
-class Source(Protocol):
-    """The part of `disk.engine.LmdbEngine` that is used here."""
+class _StateCopy(NamedTuple):
+    """A copy of the state, of which a full backup is to be written."""
 
-    def sync(self, done: Callable[[OSError | None], None]) -> None:
-        """Call `done` on the loop once everything written so far is durable, or with the error."""
-
-    def copy_to(self, file: int) -> object:
-        """Write a consistent copy to a file descriptor. Blocks."""
-
-    def sizes(self) -> tuple[int, int]:
-        """Bytes of the state's file, and of the part that is in use."""
+    path: Path
+    target: Path
+    """That of the backup."""
+    applied: Index
 
 
 class FullCopy(NamedTuple):
@@ -123,9 +124,11 @@ class Backups:
         *,
         suspect: Callable[[], object],
         header: Callable[[], Header],
+        log_part: Callable[[Index], LogPart | None],
     ) -> None:
         """`suspect` is called on the loop if a copy is not what was written: the state should be verified.
-        `header` gives that of a full backup, as far as the state does not (`fullbackup.header_of`).
+        `header` gives that of a full backup, as far as the state does not (`fullbackup.header_of`), and
+        `log_part` what tells of which log a state is that has applied this entry (`log_part`).
         """
         self._folder = folder
         self._source = source
@@ -133,6 +136,7 @@ class Backups:
         self._log = log
         self._suspect = suspect
         self._header = header
+        self._log_part = log_part
         self._busy = False
         self._began = 0.0
         self.made = Histogram(MADE_BOUNDS)
@@ -149,8 +153,9 @@ class Backups:
         """Make a full backup, in `folder` or where the state is, that contains everything acknowledged so
         far; `done` gets it, or why there is none, on the loop. The next one in that folder removes the file.
         """
-        work = partial(self._full_copy, folder or self._folder, self._source.sizes()[0], self._header())
-        self._begin(work, partial(self._full_made, done))
+        work = partial(self._state_copy, folder or self._folder, self._source.sizes()[0], self._header())
+        begun = self._log_part(self._source.applied())
+        self._begin(work, partial(self._state_copied, done, begun))
 
     def _begin(self, work: Callable[[], T], made: Callable[[T | Exception | Fault], None]) -> None:
         """Do `work` in a thread once the state is durable; `made` gets its outcome on the loop, or the Fault
@@ -175,6 +180,9 @@ class Backups:
             self._log.warning("snapshot_not_made", error=str(failure))
             made(no_space())
             return
+        self._start(work, made)
+
+    def _start(self, work: Callable[[], T], made: Callable[[T | Exception | Fault], None]) -> None:
         no_thread = start_thread(partial(self._run, work, made), "backup")
         if no_thread is not None:
             self._over(made, no_thread)
@@ -239,20 +247,65 @@ class Backups:
         else:
             done(outcome if isinstance(outcome, Fault) else fault_from_text(_in_words(outcome), 0))
 
-    def _full_copy(self, folder: Path, size: int, header: Header) -> FullCopy:
+    def _state_copy(self, folder: Path, size: int, header: Header) -> tuple[_StateCopy, Header]:
         stem = _begin_files(folder, header)
         state, full = (stem.with_name(f"{stem.name}.{each}.part") for each in ("state", "full"))
         _check_room(folder, size)
         try:
             with _private(state) as file:
-                self._source.copy_to(file.fileno())
-            found = fullbackup.run("write", state, full, msgspec.json.encode(header).decode())
+                applied = self._source.copy_to(file.fileno())
         except BaseException:
-            full.unlink(missing_ok=True)
-            raise
-        finally:
             state.unlink(missing_ok=True)
-        return FullCopy(full, found)
+            raise
+        return _StateCopy(state, full, applied), header
+
+    def _state_copied(
+        self,
+        done: Callable[[FullCopy | Fault], None],
+        begun: LogPart | None,
+        outcome: tuple[_StateCopy, Header] | Exception | Fault,
+    ) -> None:
+        """The copy is there; the log is asked on the loop, and `begun` is what it said before the copy."""
+        if not isinstance(outcome, tuple):
+            self._full_made(done, outcome)
+            return
+        copy, header = outcome
+        part = self._log_part(copy.applied) or begun
+        if part is not None:
+            header = msgspec.structs.replace(header, log=part)
+        self._busy = True
+        self._start(partial(_full_copy, copy, header), partial(self._full_written, done, copy))
+
+    def _full_written(
+        self,
+        done: Callable[[FullCopy | Fault], None],
+        copy: _StateCopy,
+        outcome: FullCopy | Exception | Fault,
+    ) -> None:
+        if not isinstance(outcome, FullCopy):
+            with suppress(OSError):  # the next one removes it
+                copy.path.unlink(missing_ok=True)  # it is there still if no thread could be started
+        self._full_made(done, outcome)
+
+
+def log_part(log: RaftLog, applied: Index) -> LogPart | None:
+    """What tells of which log a state is that has applied this entry; None if the log has forgotten it.
+    Reads `logpart.MOST_ENTRIES` entries at most.
+    """
+    if not log.compacted < applied <= log.last:
+        return None
+    return last_part(log.between(max(log.compacted + 1, applied - MOST_ENTRIES + 1), applied))
+
+
+def _full_copy(copy: _StateCopy, header: Header) -> FullCopy:
+    try:
+        found = fullbackup.run("write", copy.path, copy.target, msgspec.json.encode(header).decode())
+    except BaseException:
+        copy.target.unlink(missing_ok=True)
+        raise
+    finally:
+        copy.path.unlink(missing_ok=True)
+    return FullCopy(copy.target, found)
 
 
 def _begin_files(folder: Path, header: Header) -> Path:

@@ -125,10 +125,22 @@ class BackupState:
         return ""
 
     def warnings(self, now: float) -> list[str]:
-        """What somebody should look at, in words."""
-        found = [f"backup: {each}" for each in (self.late(now), self.problem) if each]
+        """What somebody should look at, in words; empty if all is well."""
+        return list(self.fixes(now))
+
+    def fixes(self, now: float) -> dict[str, str]:
+        """The same, each with what to do about it."""
+        found = {}
+        if late := self.late(now):
+            found[f"backup: {late}"] = "look whether the disk of backup_folder answers"
+        if self.problem:
+            found[f"backup: {self.problem}"] = (
+                f"mend what it names: the next one is made within {min(RETRY_SECONDS, self.every):.0f} s"
+            )
         if self.hook_problem:
-            found.append(f"backup_hook: {self.hook_problem}")
+            found[f"backup_hook: {self.hook_problem}"] = (
+                "mend the command: the log of the member has what it wrote; the next backup runs it again"
+            )
         return found
 
 

@@ -5,10 +5,12 @@ of each leader and one that it proposes every `CHECK_SECONDS`; and at every `CHE
 each member sends the digest of its state to the others (`state.digest`). Only voters count; a member that
 differs from more than half of them has diverged and stops. If all have reported and no digest has more than
 half, nobody knows whose state is right, and all stop: a wrong state must not be served. That is the case of a
-cluster of two above all. While a voter that could decide has not reported, members that differ go on, and
-each says so (`Host.differing`) until a later comparison finds a majority, or who differs is removed.
+cluster of two above all. While a voter that could decide has not reported, members that differ go on. Once
+that has lasted for `RETRY_SECONDS` each says so (`Host.differing`), until a comparison finds a majority, or
+who differs is removed: reports arrive one after the other, and the deciding one may be the last.
 
-A member judges only itself, by what the others have told it.
+A member judges only itself, by what the others have told it. One that has applied a command where others
+compare their states differs from them without a digest.
 """
 
 from __future__ import annotations
@@ -34,10 +36,17 @@ CHECK_SECONDS: Final = 60.0
 """Between two comparisons that a leader asks for."""
 
 RETRY_SECONDS: Final = 1.0
-"""After a difference that is not settled, because a member that could settle it had not reported."""
+"""How long a difference may remain unsettled, because a member that could settle it has not reported, before
+this member says so; and between two comparisons meanwhile.
+"""
 
 LOOK_SECONDS: Final = 0.5
 """How often to look whether a comparison is due."""
+
+OTHER_ENTRY: Final = b""
+"""In place of the digest of a member that has another entry where the others compare their states: its log is
+not theirs, as that of one left of an earlier cluster with the same ids.
+"""
 
 MOST_KEPT: Final = 64
 """Log indexes whose digests are kept: members do not apply at the same pace."""
@@ -110,6 +119,8 @@ class Consistency:
         """The digests that differ, by member, with nobody to tell which is right; empty if that is not so."""
         self._differing_at = Index(0)
         """Where they were found to differ last."""
+        self._differing_since = 0.0
+        """When they were found to differ first."""
 
     def reached(self) -> None:
         """See `node.applier.Observer`: report the digest of the state as it is now."""
@@ -129,6 +140,9 @@ class Consistency:
             return
         self._forget_replaced()
         self._comparison.add(member, index, digest)
+        own = self._host.id
+        if own not in self._comparison.told(index) and self._host.applier.has_command_at(index):
+            self._comparison.add(own, index, OTHER_ENTRY)
         self._decide(index)
 
     async def run(self) -> None:
@@ -137,7 +151,7 @@ class Consistency:
         self._next_check = clock.monotonic() + self._check_seconds
         while True:
             await trio.sleep(LOOK_SECONDS)
-            self.forget_removed()
+            self.look()
             if clock.monotonic() >= self._next_check:
                 self._next_check = clock.monotonic() + self._check_seconds
                 if self._host.leader == self._host.id and len(self._host.machine.members) > 1:
@@ -150,11 +164,14 @@ class Consistency:
             self._comparison = DigestComparison(self._host.id)
             self._end_difference("the state of this member was replaced")
 
-    def forget_removed(self) -> None:
-        """A difference ends once those that differ from the rest are no members any more."""
+    def look(self) -> None:
+        """A difference ends once those that differ from the rest are no members any more; one that nobody
+        settles is told.
+        """
         members = self._host.machine.members
         if len({digest for member, digest in self._differing.items() if member in members}) < 2:
             self._end_difference("a member that differed was removed")
+        self._tell_difference()
 
     def _decide(self, index: Index) -> None:
         voters = self._host.status().conf.voters
@@ -175,23 +192,32 @@ class Consistency:
             )
 
     def _begin_difference(self, index: Index) -> None:
-        """Say it, and log it unless it is known. A comparison before the last one says nothing new; what is
-        reported of an entry that is not in the log yet, or never will be, is looked at once it is reached.
+        """A comparison before the last one says nothing new; what is reported of an entry that is not in the
+        log yet, or never will be, is looked at once it is reached.
         """
         if index < self._differing_at or index > self._host.status().last:
             return
-        told = self._comparison.told(index)
-        names = ", ".join(f"{member:x}" for member in sorted(told))
         if not self._differing:
+            self._differing_since = self._host.clock.monotonic()
+        self._differing, self._differing_at = self._comparison.told(index), index
+        self._tell_difference()
+
+    def _tell_difference(self) -> None:
+        """Say that states differ, if that lasts, and log it unless it is known."""
+        waited = self._host.clock.monotonic() - self._differing_since
+        if not self._differing or waited < RETRY_SECONDS:
+            return
+        index = self._differing_at
+        names = ", ".join(f"{member:x}" for member in sorted(self._differing))
+        if not self._host.differing:
             self._log.error("states_differ", index=index, members=names)
-        self._differing, self._differing_at = told, index
         self._host.differing = (
             f"the states of members {names} differ after entry {index}, and no more than half of"
             f" the voters agree on one: {DIFFERING_FIX}"
         )
 
     def _end_difference(self, why: str) -> None:
-        if self._differing:
+        if self._host.differing:
             self._log.warning("states_differ_no_more", index=self._differing_at, reason=why)
-            self._differing = {}
-            self._host.differing = ""
+        self._differing = {}
+        self._host.differing = ""

@@ -16,6 +16,7 @@ from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import v2content, v3content
 from netstore.etcdfile.boltreader import Database, NoDigest, database_size, unverified_size
 from netstore.etcdfile.raftlog import LOG_NAME, NORMAL, SNAPSHOT_NAME, DamagedEnd, RaftLog, read_snapshot
+from netstore.inputfile import open_input
 from netstore.node.etcdimport import Report, V2Auth, V2State, v3_records
 from netstore.types import EtcdIndex, Index, Nanos
 
@@ -262,7 +263,7 @@ def _newest_snapshot(folder: Path, log: RaftLog) -> Snapshot | None:
     for file in sorted(folder.iterdir(), reverse=True):
         match = SNAPSHOT_NAME.fullmatch(file.name)
         if match and (int(match[2], 16), int(match[1], 16)) in log.snapshots:
-            with file.open("rb") as opened:
+            with open_input(file, "take the folder of another member") as opened:
                 return read_snapshot(opened, str(file))
     return None
 
@@ -297,14 +298,10 @@ def _open_database(
 def _opened(path: Path, parts: ExitStack) -> BinaryIO:
     """The file, which no etcd uses, and which none can open to write meanwhile."""
     try:
-        file = parts.enter_context(path.open("rb"))
+        file = parts.enter_context(open_input(path, "name a file or folder that can be read"))
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         raise NetstoreError(
             f"{path}: in use by an etcd that runs: stop it, or import from its URL while it serves"
-        ) from None
-    except OSError as error:
-        raise NetstoreError(
-            f"{path}: {error.strerror or error}: name a file or folder that can be read"
         ) from None
     return file

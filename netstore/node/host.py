@@ -101,9 +101,9 @@ class Host:
         """Which part of the last turn took longest."""
         self.slowness = Slowness(clock.monotonic)
         """Where the time of slow requests went."""
-        self.slow_write: Callable[[bytes, Spent], object] | None = None
-        """Called with the payload of a slow request of the log once it is answered, unless whoever answered
-        it has taken `Slowness.spent`.
+        self.slow_write: Callable[[bytes, Spent, Outcome | Fault], object] | None = None
+        """Called with the payload and the outcome of a slow request of the log once it is answered, unless
+        whoever answered it has taken `Slowness.spent`.
         """
         self.read_clock: Callable[[], object] = lambda: None
         """Called where time has passed since the loop's round began: its clock measures requests."""
@@ -422,15 +422,19 @@ class Host:
         """The answer or event of a request could not be made. That request fails, the member goes on."""
         self._log.error("request_failed", error=repr(fault))
 
-    def _answer_slow(self, slot: Slot, payload: bytes, outcome: Outcome | Fault) -> None:
-        opened = slot.late_at - self.proposals.time_limit
-        slowness = self.slowness
+    def _answer_slow(self, slot: Slot, payload: bytes, is_applied: bool, outcome: Outcome | Fault) -> None:
+        proposals, slowness = self.proposals, self.slowness
+        opened = slot.late_at - proposals.time_limit
         self.read_clock()
-        spent = slowness.spent = slowness.of_write(opened, slot.sent_at, self.machine.applying.index)
+        if is_applied:
+            spent = slowness.of_write(opened, slot.sent_at, self.machine.applying.index)
+        else:
+            spent = slowness.of_unfinished(opened, slot.sent_at, proposals.now)
+        slowness.spent = spent
         try:
             slot.done(outcome)
             if slowness.spent is not None and self.slow_write is not None:
-                self.slow_write(payload, spent)
+                self.slow_write(payload, spent, outcome)
         finally:
             slowness.spent = slowness.traceparent = None
 
@@ -441,6 +445,11 @@ class Host:
             done(fault)
         finally:
             self.slowness.spent = None
+
+    def _fail_read(self, number: int) -> None:
+        self.reads_failed += 1
+        self.reads.slow_before = self.proposals.now + self.proposals.time_limit - SLOW_SECONDS
+        self.reads.finish(self.reads.drop(number), errors.timed_out(Reason.TIMED_OUT_LEADER))
 
     def engine_failed(self, failure: OSError) -> None:
         """The state could not be committed. If space is lacking, the engine tries again by itself, and writes
@@ -540,8 +549,7 @@ class Host:
                 proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
                 has_applied |= self.applier.apply(committed)
             for number in effects.reads_failed:
-                self.reads_failed += 1
-                self.reads.finish(self.reads.drop(number), errors.timed_out(Reason.TIMED_OUT_LEADER))
+                self._fail_read(number)
             for number, index in effects.reads:
                 self.reads.confirm(number, index)
         if self.reads:

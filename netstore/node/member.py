@@ -129,6 +129,14 @@ class Replica(Member, Protocol):
         """
 
 
+def all_problems(member: Member) -> dict[str, str]:
+    """What is wrong with a member, whether or not it refuses requests for that, in words, each with what to
+    do about it; empty if it is well.
+    """
+    found = member.problems()
+    return found | {member.differing: DIFFERING_FIX} if member.differing else found
+
+
 class Membership(Protocol):
     """How the members are changed (`node.membership.MembershipChanges`), for a principal. `done` is called
     once, on the loop; a Fault has etcd's text as its cause (`errors.Reason`).

@@ -11,21 +11,27 @@ from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from netstore.disk.archivefile import (
     Base,
     FileGone,
     Listing,
+    NoSuchPoint,
     listing,
     payload_of,
     read_entries,
     read_head,
     wall_of,
 )
-from netstore.disk.backupfile import BackupReader, Header
+from netstore.disk.backupfile import BackupReader, Header, LogPart
 from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, LmdbEngine
+from netstore.disk.logpart import MOST_ENTRIES, last_part, part_of
+from netstore.disk.skipped import SKIPPED, read_archived_skips
 from netstore.disk.statefile import StateFile
 from netstore.disk.verification import verify
-from netstore.errors import CorruptData, NetstoreError, StateDamaged
+from netstore.errors import CannotApply, CorruptData, NetstoreError, StateDamaged
+from netstore.inputfile import open_input
 from netstore.node import fullbackup
 from netstore.node.replay import replay
 from netstore.state.display import format_time
@@ -93,8 +99,8 @@ class Place(NamedTuple):
     """Whether none of the later entries has a time."""
 
 
-def _ignore(_: Replayed) -> None:
-    """Nobody follows the replay."""
+def _ignore(_: object) -> None:
+    """Nobody follows the replay, or is told."""
 
 
 def place_of(found: Listing, instant: int) -> Place:
@@ -114,7 +120,7 @@ def place_of(found: Listing, instant: int) -> Place:
             return Place(index, wall, is_end=False)
         gap = next((gap for gap in found.gaps if gap[0] > index), None)
         if gap is not None and (following is None or gap[0] < following):
-            raise NetstoreError(_in_gap(found, gap, instant, head.latest))
+            raise NoSuchPoint(_in_gap(found, gap, instant, head.latest))
         return Place(index, wall, is_end=following is None)
     first = next(
         (head.earliest for head in (read_head(part.path) for part in found.parts) if head.earliest), 0
@@ -123,7 +129,7 @@ def place_of(found: Listing, instant: int) -> Place:
         raise NetstoreError(
             "the archive has no entry with a time: choose a point by --to-index, or --to-revision"
         )
-    raise NetstoreError(
+    raise NoSuchPoint(
         f"the archive has nothing as old as this time: it begins with {format_time(first, up=True)}; choose"
         " a later time"
     )
@@ -149,14 +155,15 @@ def extract(
     base_file: Path | None = None,
     version: str = "",
     progress: Callable[[Replayed], object] = _ignore,
+    warn: Callable[[str], object] = _ignore,
 ) -> Reached:
     """Write a full backup of the state at a point to `target`, a new file. `work` is a new folder for what is
     needed meanwhile: once more the size of the state. The state to begin with is `base_file`, a full backup,
     or the newest one of the archive that is not after the point; before all of these an empty store, if the
-    archive has the log from entry 1 on.
+    archive has the log from entry 1 on. A state that is damaged is told to `warn`, and passed over.
 
-    NetstoreError, with nothing written, if the archive does not lead to the point; CorruptData if a file is
-    damaged.
+    NetstoreError, with nothing written, if the archive does not lead to the point, or entries of it do not
+    show that `base_file` is of the same log; CorruptData if a file is damaged.
     """
     found = listing(folder)
     wall, is_end, first_later, latest = 0, False, 0, None
@@ -167,7 +174,7 @@ def extract(
     with ExitStack() as parts:
         work.mkdir(mode=0o700)
         parts.callback(shutil.rmtree, work, ignore_errors=True)
-        replayer = _Replayer(work / _STATE)
+        replayer = _Replayer(work / _STATE, warn)
         parts.callback(replayer.close)
         replayer.begin(found, goal, base_file)
         start = replayer.machine.applied
@@ -193,6 +200,7 @@ def extract(
             compacted=-1,
             v2_index=0,
             level=0,
+            log=_log_part(found, reached.applied),
         )
         written = fullbackup.write(work / _STATE, target, header)
         return reached._replace(digest=written.digest)
@@ -227,35 +235,46 @@ class KeyState(NamedTuple):
     author: bytes
 
 
-def key_states(folder: Path, key: bytes, work: Path) -> Iterator[KeyState]:
+def key_states(
+    folder: Path, key: bytes, work: Path, warn: Callable[[str], object] = _ignore
+) -> Iterator[KeyState]:
     """All states of a v3 key in an archive, oldest first; `work` as for `extract`. Each stretch without a gap
-    is replayed from its oldest state. NetstoreError if there is none.
+    is replayed from its oldest state; one that is damaged is told to `warn`, and the next one is taken.
+    NetstoreError if there is none.
     """
     found = listing(folder)
     work.mkdir(mode=0o700)
     try:
         last = 0
         is_usable = False
+        damage: _BadState | None = None
         for first, end in found.stretches or [(1, 0)]:
-            bases = [base for base in found.bases if first - 1 <= base.applied <= max(end, first - 1)]
-            is_whole = found.is_from_start and first == 1
-            if not bases and not is_whole:
-                continue
-            is_usable = True
-            for state in _states_from(None if is_whole else min(bases), found, key, work / _STATE):
-                if state.revision > last:
-                    last = state.revision
-                    yield state
+            bases: list[Base | None] = [
+                base for base in found.bases if first - 1 <= base.applied <= max(end, first - 1)
+            ]
+            if found.is_from_start and first == 1:
+                bases = [None]
+            for base in bases:
+                try:
+                    for state in _states_from(base, found, key, work / _STATE):
+                        if state.revision > last:
+                            last = state.revision
+                            yield state
+                except _BadState as bad:
+                    damage = bad
+                    warn(f"{bad}; what was before a later state may be missing")
+                else:
+                    is_usable = True
+                    break
         if not is_usable:
-            raise NetstoreError("the archive has no state to begin with")
+            raise damage or NetstoreError("the archive has no state to begin with")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _states_from(base: Base | None, found: Listing, key: bytes, path: Path) -> Iterator[KeyState]:
-    path.unlink(missing_ok=True)
     with ExitStack() as parts:
-        replayer = _Replayer(path)
+        replayer = _Replayer(path, _ignore)
         parts.callback(replayer.close)
         replayer.begin_at(found, base)
         yield from _held(replayer.machine, key)
@@ -293,18 +312,18 @@ def _with_origin(machine: Machine, pair: bytes, *, deleted: bool) -> KeyState:
 
 def _check_reached(goal: Goal, machine: Machine, found: Listing) -> None:
     if goal.applied is not None and machine.applied < goal.applied:
-        raise NetstoreError(
+        raise NoSuchPoint(
             f"the archive ends with entry {max(machine.applied, found.last)}, before {goal.applied}"
         )
     if goal.revision is not None and machine.mvcc.revision < goal.revision:
         gap = next((gap for gap in found.gaps if gap[0] == machine.applied + 1), None)
         if gap is not None:
-            raise NetstoreError(
+            raise NoSuchPoint(
                 f"the archive has a gap: entries {gap[0]} to {gap[1]} are missing, and from revision"
                 f" {machine.mvcc.revision} on it is not known which entry reached {goal.revision}; choose a"
                 " point before it, or an entry by --to-index after a later state"
             )
-        raise NetstoreError(f"the archive ends with revision {machine.mvcc.revision}, before {goal.revision}")
+        raise NoSuchPoint(f"the archive ends with revision {machine.mvcc.revision}, before {goal.revision}")
 
 
 class _Replayer:
@@ -312,8 +331,9 @@ class _Replayer:
 
     machine: Machine
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, warn: Callable[[str], object]) -> None:
         self._path = path
+        self._warn = warn
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._engine: LmdbEngine | None = None
         self._failure: OSError | None = None
@@ -323,12 +343,13 @@ class _Replayer:
     def begin(self, found: Listing, goal: Goal, base_file: Path | None) -> None:
         """Put the state there that the replay begins with."""
         if base_file is None:
-            self.begin_at(found, _base_for(found, goal))
+            self._begin_before(found, goal)
         else:
             self.cluster = _cluster_of(found)
             self._open()
-            self._load_backup(base_file)
-            self._load()
+            header = self._load_backup(base_file)
+            self._load(found)
+            _check_same_log(found, base_file, header, self.machine)
         machine = self.machine
         if goal.applied is not None and machine.applied > goal.applied:
             raise NetstoreError(
@@ -339,31 +360,63 @@ class _Replayer:
                 f"the state to begin with is at revision {machine.mvcc.revision}, after {goal.revision}"
             )
 
+    def _begin_before(self, found: Listing, goal: Goal) -> None:
+        """Begin at the newest undamaged state of the archive that is not after the goal."""
+        damage: _BadState | None = None
+        while True:
+            try:
+                self.begin_at(found, _base_for(found, goal))
+            except _BadState as bad:
+                damage = bad
+                found = found.without({bad.base.path})
+                self._warn(f"{bad}; an older state is taken, if there is one")
+            except _NoBase:
+                if damage is None:
+                    raise
+                raise CorruptData(
+                    f"{damage}, and no older one leads to this point; give an older full backup with FILE"
+                ) from None
+            else:
+                return
+
     def begin_at(self, found: Listing, base: Base | None) -> None:
-        """Put a state of the archive there, None for that of a new store. StateDamaged if it is damaged;
+        """Put a state of the archive there, None for that of a new store. `_BadState` if it is damaged;
         NetstoreError if it was removed since the archive was listed.
         """
+        self.close()
+        self._path.unlink(missing_ok=True)
         self.cluster = _cluster_of(found)
-        if base is not None:
-            with _held_to_be_there(base):
-                shutil.copyfile(base.path, self._path)
+        if base is None:
+            self._open()
+            self._load(found)
+            return
+        with _readable(base, self._path):
+            shutil.copyfile(base.path, self._path)
             verify(self._path)
-        self._open()
-        self._load()
+            self._open()
+            self._load(found)
 
-    def _load(self) -> None:
+    def _load(self, found: Listing) -> None:
         self.machine = Machine(self._opened)
         self.machine.load()
+        self.machine.skipped = read_archived_skips(found.folder)
 
     def run(self, found: Listing, goal: Goal) -> Iterator[Replayed]:
-        """Apply the entries up to the goal."""
-        return replay(
-            self.machine,
-            self._entries(found, goal),
-            to_index=goal.applied,
-            to_revision=goal.revision,
-            pause=self._pause,
-        )
+        """Apply the entries up to the goal. NetstoreError for one that this release cannot apply."""
+        try:
+            yield from replay(
+                self.machine,
+                self._entries(found, goal),
+                to_index=goal.applied,
+                to_revision=goal.revision,
+                pause=self._pause,
+            )
+        except CannotApply as error:
+            raise NetstoreError(
+                f"{str(error).partition(';')[0]}; if the members passed over it (netstored --skip-entry"
+                f" {self.machine.applied + 1}), copy the file {SKIPPED} of one's data folder to"
+                f" {found.folder / SKIPPED}; else upgrade netstore, or choose a point before it"
+            ) from None
 
     def _entries(self, found: Listing, goal: Goal) -> Iterator[Entry]:
         """Those from the next one to apply to the goal, or to the next gap. Where the member that writes the
@@ -413,8 +466,8 @@ class _Replayer:
     def _failed(self, failure: OSError) -> None:
         self._failure = failure
 
-    def _load_backup(self, path: Path) -> None:
-        with path.open("rb") as file:
+    def _load_backup(self, path: Path) -> Header:
+        with open_input(path, "name a full backup") as file:
             reader = BackupReader(file, str(path))
             fullbackup.check_level(reader.header, str(path))
             if self.cluster is not None and reader.header.cluster != f"{self.cluster:x}":
@@ -434,6 +487,7 @@ class _Replayer:
                     self._pause()
                     changes, size = {}, 0
             self._opened.write(Index(reader.header.index), changes)
+            return reader.header
 
     def _pause(self) -> None:
         """Let the engine report, and wait while it has more than it should."""
@@ -457,15 +511,34 @@ def _removed(what: str) -> NetstoreError:
     )
 
 
+class _NoBase(NetstoreError):  # noqa: N818 - named for what is so
+    """No state of an archive leads to a point."""
+
+
+class _BadState(CorruptData):
+    """A state of an archive is damaged."""
+
+    def __init__(self, base: Base, what: str) -> None:
+        super().__init__(f"{base.path}: the state is damaged: {what}")
+        self.base = base
+
+
 @contextmanager
-def _held_to_be_there(base: Base) -> Iterator[None]:
-    """A failure to open a state that is gone says so."""
+def _readable(base: Base, copy: Path) -> Iterator[None]:
+    """A failure to read a state that is gone says so; `_BadState` if it, or its copy, is not what was
+    written.
+    """
     try:
         yield
-    except (OSError, StateDamaged):
-        if base.path.exists():
+    except (OSError, StateDamaged) as error:
+        if not base.path.exists():
+            raise _removed(f"the state {base.path.name}") from None
+        if isinstance(error, OSError):
             raise
-        raise _removed(f"the state {base.path.name}") from None
+        what = str(error).partition("; ")[0]
+        for path in (base.path, copy):
+            what = what.removeprefix(f"{path}: ")
+        raise _BadState(base, what) from None
 
 
 def _base_for(found: Listing, goal: Goal) -> Base | None:
@@ -478,7 +551,7 @@ def _base_for(found: Listing, goal: Goal) -> Base | None:
         if goal.applied is not None and base.applied > goal.applied:
             continue
         if goal.revision is not None:
-            with _held_to_be_there(base), StateFile(base.path) as state:
+            with _readable(base, base.path), StateFile(base.path) as state:
                 _, scalars = fullbackup.scalars_of(state.scan)
             if scalars.revision == goal.revision:
                 reached = base
@@ -493,11 +566,82 @@ def _base_for(found: Listing, goal: Goal) -> Base | None:
         return reached
     oldest = min(found.bases, default=None)
     if oldest is None:
-        raise NetstoreError("the archive has no state to begin with; give a full backup with FILE")
-    raise NetstoreError(
+        raise _NoBase("the archive has no state to begin with; give a full backup with FILE")
+    raise _NoBase(
         f"the oldest state of the archive has applied entry {oldest.applied}, which is after this point; give"
         " an older full backup with FILE"
     )
+
+
+def _check_same_log(found: Listing, path: Path, header: Header, machine: Machine) -> None:
+    """NetstoreError unless entries of an archive show that a full backup is of its log: those that the header
+    tells of (`disk.logpart`), or, in backups of earlier releases, the one that wrote the last of its v3 keys.
+    """
+    log = header.log
+    if isinstance(log, LogPart):
+        entries = _entries_between(found, log.first, log.last)
+        if len(entries) == log.last - log.first + 1:
+            if part_of(entries) == log:
+                return
+            raise NetstoreError(
+                f"{path}: is of another log than the archive: their entries up to {log.last} are not the"
+                " same, because the store was begun anew or forced to go on without its peers; name a"
+                " backup of this log"
+            )
+    elif _has_last_write(found, header, machine):
+        return
+    raise NetstoreError(
+        f"{path}: the archive has no entry that shows that this backup of entries up to {header.index} is of"
+        " its log: name a backup that was made by this release while the archive was written, or begin with"
+        " a state of the archive: leave the backup out"
+    )
+
+
+def _has_last_write(found: Listing, header: Header, machine: Machine) -> bool:
+    """Whether an archive has the entry that wrote the last revision of a backup, by its time and author."""
+    origins, _ = machine.mvcc.origins.since(machine.mvcc.revision)
+    wall, principal = (origins[-1].wall, origins[-1].principal) if origins else (0, b"")
+    if not wall:
+        return False
+    while True:
+        try:
+            for part in reversed(found.parts):
+                head = read_head(part.path)
+                if part.first > header.index or not head.earliest <= wall <= head.latest:
+                    continue
+                for entry, time in read_entries(part.path):
+                    if time == wall and entry.index <= header.index:
+                        return read(payload_of(entry)).principal == principal
+        except FileGone as gone:
+            found = _relisted(found, gone)
+        else:
+            return False
+
+
+def _log_part(found: Listing, applied: int) -> LogPart | msgspec.UnsetType:
+    """What tells of which log a state is that has applied this entry, as far as an archive has it."""
+    entries = _entries_between(found, max(1, applied - MOST_ENTRIES + 1), applied)
+    return last_part(entries) or msgspec.UNSET
+
+
+def _entries_between(found: Listing, first: int, last: int) -> list[Entry]:
+    """The last ones of these entries that an archive has without a gap; none if it has not the last one."""
+    while True:
+        entries: list[Entry] = []
+        try:
+            for part in found.parts:
+                if part.last >= first and part.first <= last:
+                    entries += [
+                        each.entry for each in read_entries(part.path) if first <= each.entry.index <= last
+                    ]
+        except FileGone as gone:
+            found = _relisted(found, gone)
+            continue
+        wanted = {entry.index: entry for entry in entries}
+        at = last
+        while at >= first and at in wanted:
+            at -= 1
+        return [wanted[Index(index)] for index in range(at + 1, last + 1)]
 
 
 def _leads(found: Listing, applied: int, to: Base) -> bool:

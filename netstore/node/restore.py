@@ -16,6 +16,7 @@ import msgspec
 from netstore.disk.backupfile import MAGIC, BackupReader, is_backup
 from netstore.errors import CorruptData
 from netstore.etcdfile.v3content import facts
+from netstore.inputfile import open_input
 from netstore.node.etcdimport import Report
 from netstore.node.etcdsource import EtcdSource, database_in
 from netstore.node.fullbackup import check_level
@@ -78,7 +79,7 @@ def restore(file: Path, folder: Path, wish: Wish) -> Restored:
     file or the folder cannot be used; CorruptData, with the offset, if the file is damaged.
     """
     with ExitStack() as parts:
-        opened = parts.enter_context(file.open("rb"))
+        opened = parts.enter_context(open_input(file, "name a file that netstorectl snapshot save wrote"))
         if is_backup(opened.read(len(MAGIC))):
             return _restore_full(opened, file, folder, wish)
         return _restore_v3(opened, file, folder, wish)

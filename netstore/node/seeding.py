@@ -9,6 +9,7 @@ members is given the same records and the same `Founders`, but for `own`.
 from __future__ import annotations
 
 import secrets
+import time
 from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -25,7 +26,7 @@ from netstore.node import bootstrap
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
 from netstore.state import tables
 from netstore.state.members import MemberInfo, member_key
-from netstore.types import ClusterId, NodeId
+from netstore.types import ClusterId, NodeId, Term
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,6 +53,8 @@ class Founders(NamedTuple):
     name: str
     """Of the own member."""
     join_token: str
+    term: Term = bootstrap.FIRST_TERM
+    """The term that the own member begins with; there was no leader in it."""
 
     @property
     def cluster(self) -> ClusterId:
@@ -66,6 +69,10 @@ def founders(initial: Mapping[str, Sequence[str]], name: str, token: str, origin
     begins alone has a random part besides, because nobody else has to compute it: a member left over from an
     earlier start from the same data is not one of this cluster.
 
+    Founders of several members, who may be given the same once more, begin with a term that is the time, in
+    seconds: no entry after the given state has the index and the term of one of an earlier cluster with these
+    ids, so that a member left of that does not take the one for the other, and has less of a claim to lead.
+
     NetstoreError if no founder has this name.
     """
     if len(initial) == 1:
@@ -73,7 +80,8 @@ def founders(initial: Mapping[str, Sequence[str]], name: str, token: str, origin
     ids = {each: bootstrap.member_id(urls, f"{token} {origin}") for each, urls in initial.items()}
     if name not in ids:
         raise NetstoreError(f"--initial-cluster: names {', '.join(ids) or 'nobody'}, and not {name}: add it")
-    return Founders(ids[name], {ids[each]: tuple(urls) for each, urls in initial.items()}, name, token)
+    term = bootstrap.FIRST_TERM if len(initial) == 1 else Term(max(bootstrap.FIRST_TERM, int(time.time())))
+    return Founders(ids[name], {ids[each]: tuple(urls) for each, urls in initial.items()}, name, token, term)
 
 
 def _ignore(_: int) -> None:
@@ -176,7 +184,7 @@ def _write_log(folder: DataDir, own: Founders, applied: Index) -> None:
         log, _ = Wal.open(device, Identity(own.cluster, own.own))
         parts.callback(log.close)
         log.mark(SnapshotMeta(applied, bootstrap.FIRST_TERM, conf), outcomes.append)
-        log.append(HardState(bootstrap.FIRST_TERM, NodeId(0), applied), [], outcomes.append)
+        log.append(HardState(own.term, NodeId(0), applied), [], outcomes.append)
         while len(outcomes) < 2:
             calls.get()()
     for failure in filter(None, outcomes):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.errors import NetstoreError, parse_problem
+from netstore.ops.layers import read_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,17 +69,15 @@ def read_etcd_file(name: str) -> list[tuple[str, str]] | None:
     if path.suffix in _OWN_ENDS:
         return None
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        text = data.decode()
-    except (OSError, ValueError):
+        text = read_configuration(name, MAX_FILE_BYTES).decode()
+    except (NetstoreError, UnicodeDecodeError) as error:
         if path.suffix not in _ENDS:
             return None  # the reader of TOML tells it
+        if isinstance(error, NetstoreError):
+            raise
         raise NetstoreError(f"cannot read the configuration file {name!r} as UTF-8 text") from None
     if path.suffix not in _ENDS and _is_toml(text):
         return None
-    if len(data) > MAX_FILE_BYTES:
-        raise NetstoreError(f"{name!r} is longer than {MAX_FILE_BYTES} bytes: no configuration file")
     document = _parse(name, text)
     if not isinstance(document, dict):
         if path.suffix not in _ENDS:

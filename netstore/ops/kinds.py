@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from netstore.inputfile import UnusableFile, open_input
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -206,16 +208,20 @@ class FilePath(msgspec.Struct, frozen=True):
     fix: str = "give the path of a file or folder"
     needed: bool = False
     """It is a file that the program reads when it starts: see `problem`."""
+    read_once: bool = False
+    """It may be a pipe."""
 
     def problem(self, value: Path) -> str | None:
         """Why a file that is needed cannot be read; None if it can."""
         if not self.needed:
             return None
         try:
-            if value.is_fifo():
+            if self.read_once and value.is_fifo():
                 return None  # opening it would take it from the one who is to read it
-            with value.open("rb"):
+            with open_input(value, self.fix):
                 return None
+        except UnusableFile as error:
+            return f"{value}: {error.problem}"
         except OSError as error:
             return f"{value}: {error.strerror}"
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import tomli
 
 from netstore.errors import NetstoreError, parse_problem
+from netstore.inputfile import UnusableFile, read_input, shortened
 from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, FilePath, Several, Switch, WholeNumber, quoted
 from netstore.ops.settings import BadSetting, Setting, default_words, without_secret
 
@@ -478,20 +479,22 @@ def _shown(each: Setting, config: object) -> str:
 
 def read_document(name: str) -> dict[str, Any]:
     """The TOML document in a file. Raises NetstoreError that names the file, and the place if it is known."""
-    try:
-        with Path(name).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
-        raise NetstoreError(f"cannot read the configuration file {name!r}: {reason}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise NetstoreError(f"{name!r} is longer than {MAX_FILE_BYTES} bytes: no configuration file")
+    data = read_configuration(name, MAX_FILE_BYTES)
     try:
         return tomli.loads(data.decode())
     except UnicodeDecodeError as error:
         raise NetstoreError(f"{name!r} is not UTF-8 text at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
         raise NetstoreError(f"{name!r} is not TOML: {parse_problem(error)}") from None
+
+
+def read_configuration(name: str, most: int) -> bytes:
+    """The bytes of a configuration file, of at most `most`. NetstoreError names the file and the problem."""
+    try:
+        return read_input(name, most, "")
+    except UnusableFile as error:
+        what = f"cannot read the configuration file {shortened(name)!r}"
+        raise NetstoreError(f"{what}: {error.problem}; name a file of settings") from None
 
 
 def _value(flag: str, attached: str | None, rest: Iterator[str], *, switch: bool) -> str:

@@ -218,7 +218,7 @@ class StoreConfig:
         default_words="as data_dir has it, else made at the first start",
     )
     join_token_file: Path | None = setting(
-        FilePath(fix="name a file that holds nothing but the token", needed=True),
+        FilePath(fix="name a file that holds nothing but the token", needed=True, read_once=True),
         None,
         "File to read join_token from, so that it is not shown in lists of processes.",
     )

@@ -46,6 +46,11 @@ MAX_PAUSE_SECONDS: Final = 1.0
 that dials this one is dialed at once.
 """
 
+STEADY_SECONDS: Final = 2.0
+"""How long a stream must last so that the pause begins anew and the next one is logged as soon as it is open:
+a member that cuts each stream after the first message is dialed slowly, and logged once.
+"""
+
 MAX_PONGS_PER_READ: Final = 512
 """Replies to pings accepted in one read; only one ping is under way at a time."""
 
@@ -101,6 +106,10 @@ class PeerConnection:
         """When something was received, or accepted from the queue, last."""
         self._pinged = 0.0
         """When the ping under way was sent; 0 when there is none."""
+        self._is_steady = True
+        """The last stream lasted for `STEADY_SECONDS`, or there was none."""
+        self._pause = FIRST_PAUSE_SECONDS
+        """Before the next attempt."""
 
     @property
     def is_connected(self) -> bool:
@@ -153,7 +162,6 @@ class PeerConnection:
 
     async def run(self) -> None:
         """Dial again and again, until stopped."""
-        pause = FIRST_PAUSE_SECONDS
         turn = 0
         with self._removed:
             while True:
@@ -161,7 +169,8 @@ class PeerConnection:
                 turn += 1
                 try:
                     await self._run_stream()
-                    pause = FIRST_PAUSE_SECONDS
+                    if self._is_steady:
+                        self._pause = FIRST_PAUSE_SECONDS
                 except StreamFailed as fault:
                     self.round_trip.failures += 1
                     self._dialer.log_change(
@@ -176,9 +185,9 @@ class PeerConnection:
                         self._id, "peer_failed", peer=f"{self._id:x}", url=self._url, reason=repr(fault)
                     )
                 self._redial = trio.Event()
-                with trio.move_on_after(pause * (0.5 + random.random() / 2)):  # noqa: S311 - jitter
+                with trio.move_on_after(self._pause * (0.5 + random.random() / 2)):  # noqa: S311 - jitter
                     await self._redial.wait()
-                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+                self._pause = min(2 * self._pause, MAX_PAUSE_SECONDS)
 
     async def _run_stream(self) -> None:
         """One stream, from dialing to its end."""
@@ -193,14 +202,19 @@ class PeerConnection:
             secret=dialer.secret,
         )
         try:
-            self._heard = dialer.clock.monotonic()
+            self._heard = opened = dialer.clock.monotonic()
             self._stream = stream
-            dialer.forget_logged(self._id)
-            dialer.log.info("peer_connected", peer=f"{self._id:x}", url=self._url)
+            is_logged, self._is_steady = self._is_steady, False
+            if is_logged:
+                self._log_connected()
             taken = 0
             while not stream.over.is_set():
                 with trio.move_on_after(PING_SECONDS):
                     await stream.over.wait()
+                if not self._is_steady and dialer.clock.monotonic() - opened >= STEADY_SECONDS:
+                    self._is_steady = True
+                    if not is_logged:
+                        self._log_connected()
                 self._account.hold(stream.link.unsent)
                 if stream.link.taken != taken:
                     taken = stream.link.taken
@@ -218,6 +232,10 @@ class PeerConnection:
         self.counts.lost += 1
         dialer.log_change(self._id, "peer_lost", peer=f"{self._id:x}", url=self._url, reason=stream.reason)
         dialer.stream_lost(self._id)
+
+    def _log_connected(self) -> None:
+        self._dialer.forget_logged(self._id)
+        self._dialer.log.info("peer_connected", peer=f"{self._id:x}", url=self._url)
 
     def _receive(self, data: bytes) -> None:
         """Replies to pings, perhaps in pieces: nothing else comes on this stream."""

@@ -155,7 +155,7 @@ def check_committed(raft: RaftState, message: Append) -> None:
     if index >= log.compacted and term != log.term(index):
         raise MessageRefused(
             f"leader {message.sender:x} has entry {index} of term {term}; here it is committed, of term"
-            f" {log.term(index)}"
+            f" {log.term(index)}: one of the two is of an earlier cluster with the same ids"
         )
 
 

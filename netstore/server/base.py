@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from netstore.api.v3 import services as v3
 from netstore.collector import Collector
 from netstore.disk.datadir import DataDir
 from netstore.disk.threads import watch_threads
-from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.protocols import Services
@@ -27,13 +26,12 @@ from netstore.node.timekeeper import Deadlines
 from netstore.ops.descriptors import most_connections
 from netstore.ops.enrollment import member_settings
 from netstore.ops.logging import get_logger
-from netstore.ops.memory import usable_memory
+from netstore.ops.lowered import Bounded
 from netstore.ops.ports import Ports
 from netstore.ops.start import Start
 from netstore.peer.handshake import Secret
 from netstore.peer.join import Applicant
 from netstore.peer.listener import MAX_INCOMING_STREAMS
-from netstore.raft.entry import MAX_DATA_BYTES
 from netstore.runqueue import RunQueue
 
 if TYPE_CHECKING:
@@ -43,17 +41,6 @@ if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
     from netstore.ops.notify import ServiceManager
     from netstore.ops.store import StoreConfig
-
-
-LARGEST_REQUEST: Final = MAX_DATA_BYTES - (1 << 20)
-"""Bytes of the largest write, whatever the memory budget is: an entry of the log holds it and what is around
-it.
-"""
-
-MOST_TXN_OPS: Final = 65_536
-"""Operations in each list of a transaction, whatever is set: decoding them takes about half a second of the
-loop.
-"""
 
 
 class Base:
@@ -81,20 +68,13 @@ class Base:
         self.ports.certify()
         if self.folder.narrowed:
             self.log.warning("files_made_private", files=self.folder.narrowed, mode="0600")
-        self.shares = Shares.of(config.memory_budget or default_budget(usable_memory()))
-        self.request_bytes = self._bounded(
-            "max_request_bytes", config.max_request_bytes, min(LARGEST_REQUEST, self.shares.log.limit)
-        )
-        self.txn_ops = self._bounded("max_txn_ops", config.max_txn_ops, MOST_TXN_OPS)
+        self.bounded = Bounded(config)
+        for each in self.bounded.lowered:
+            self.log.warning("setting_lowered", **each._asdict())
+        self.shares = self.bounded.shares
         self._build_loop()
         self._build_protocols()
         self._build_enrollment()
-
-    def _bounded(self, setting: str, asked: int, most: int) -> int:
-        """What was asked for, or the most that can be given."""
-        if asked > most:
-            self.log.warning("setting_lowered", setting=setting, asked=asked, used=most)
-        return min(asked, most)
 
     def _build_loop(self) -> None:
         config, parts = self.config, self.parts
@@ -137,7 +117,7 @@ class Base:
             self.clock.monotonic,
             self.deadlines.after,
             get_logger("grpc"),
-            message_limit=self.request_bytes + v3.BEYOND_REQUEST,
+            message_limit=self.bounded.request_bytes + v3.BEYOND_REQUEST,
             plain=opener(self._handle, self.http1),
             soon=self.reactor.call_soon,
             rounds=self.reactor,

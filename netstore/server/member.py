@@ -24,7 +24,7 @@ from netstore.api.v3 import services as v3
 from netstore.disk.scrub import Scrubber
 from netstore.guard import guarded
 from netstore.node.archive import Archiver
-from netstore.node.backup import Backups
+from netstore.node.backup import Backups, log_part
 from netstore.node.backupschedule import LOOK_SECONDS, BackupPlan, BackupSchedule
 from netstore.node.chores import EACH_ROUND
 from netstore.node.consistency import Consistency
@@ -134,6 +134,7 @@ class RunningMember:
             get_logger("backup"),
             suspect=self.scrubber.hurry,
             header=self._backup_header,
+            log_part=partial(log_part, raft.log),
         )
         self.backup_schedule = self._schedule_backups()
         backup = BackupApi(self.backups, base.deadlines.after)
@@ -235,6 +236,7 @@ class RunningMember:
             call_soon=self._call_for_client,
             monotonic=base.clock.monotonic,
             wall=base.clock.wall,
+            skipped=self.store.machine.skipped,
             log=get_logger("archive"),
         )
         host.compaction.wanted = archiver.needed
@@ -242,9 +244,8 @@ class RunningMember:
 
     def _make_tracer(self) -> Tracer:
         base, host = self._base, self.host
-        exporter = None
-        if tracing.is_asked_for(os.environ):
-            exporter = tracing.OtelExporter(base.config.name)
+        exporter = tracing.exporter_of(base.config.name, os.environ)
+        if exporter is not None:
             base.parts.callback(exporter.close)
         tracer = Tracer(host.slowness, base.clock, get_logger("slow"), secrets.token_bytes, exporter)
         base.grpc.slow = tracer.call_ended
@@ -267,7 +268,7 @@ class RunningMember:
             scrubber=self.scrubber,
             shares=base.shares,
             tracer=self.tracer,
-            quota_bytes=max(0, config.quota_backend_bytes or DEFAULT_BYTES),
+            quota_bytes=config.quota_backend_bytes or DEFAULT_BYTES,
             scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
             archiver=self.archiver,
         )
@@ -278,8 +279,8 @@ class RunningMember:
             self.host,
             v3.Options(
                 election_seconds=config.election_timeout / 1000,
-                max_request_bytes=base.request_bytes,
-                max_txn_ops=base.txn_ops,
+                max_request_bytes=base.bounded.request_bytes,
+                max_txn_ops=base.bounded.txn_ops,
                 quota_bytes=config.quota_backend_bytes,
                 progress_seconds=config.progress_seconds,
                 history_seconds=config.history_seconds,

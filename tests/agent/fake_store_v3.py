@@ -114,9 +114,10 @@ class FakeV3Store(FakeStore):
         if operation.HasField("request_put"):
             put = operation.request_put
             self.attached.pop(key, None)
-            await self._written(self.put(key, put.value.decode(), self.granted.get(put.lease)))
+            answer = super().put(key, put.value.decode(), self.granted.get(put.lease))
             if put.lease:
                 self.attached[key] = put.lease
+            await self._written(answer)
         else:
             await self._written(self.remove(key))
         return pb.TxnResponse(header=self.header(), succeeded=True)
@@ -159,6 +160,15 @@ class FakeV3Store(FakeStore):
             raise error
         yield FakeWatch(self, request)
 
+    def put(self, key: str, value: str, ttl: int | None = None, action: str = "set") -> Answer:
+        """Write a key, with a lease of its own if there is a TTL."""
+        self.attached.pop(key, None)
+        if ttl is not None:
+            self.last_lease += 1
+            self.granted[self.last_lease] = ttl
+            self.attached[key] = self.last_lease
+        return super().put(key, value, ttl, action)
+
     def remove(self, key: str, action: str = "delete") -> Answer:
         """Remove a key, or all keys in a folder by one change."""
         names = [name for name in self.files if name == key or name.startswith(f"{key}/")]
@@ -186,8 +196,7 @@ class FakeV3Store(FakeStore):
             for name, kept in self.files.items()
             if (name == start or start <= name < end) and kept.modified >= request.min_mod_revision
         )
-        return pb.RangeResponse(
-            header=self.header(),
-            kvs=[event(self._answer("get", self._node(name))).kv for name in names],
-            count=len(names),
-        )
+        found = [event(self._answer("get", self._node(name))).kv for name in names]
+        for name, each in zip(names, found, strict=True):
+            each.lease = self.attached.get(name, 0)
+        return pb.RangeResponse(header=self.header(), kvs=found, count=len(names))

@@ -39,7 +39,7 @@ ROUTES = [
     KernelRoute(Subnet(parse_ip("10.63.0.0"), 24), parse_ip("10.63.0.1"), 3, protocol=3),
 ]
 HOSTS = {parse_ip("10.70.0.9"): "the store's address 10.70.0.9"}
-PROTECTED = protected_addresses(IPV4, [NETWORK.network], LINKS, ADDRESSES, routes=ROUTES, hosts=HOSTS)
+PROTECTED = protected_addresses(IPV4, [NETWORK], LINKS, ADDRESSES, routes=ROUTES, hosts=HOSTS)
 
 
 def told(cidr: str, ip: str = "192.168.77.12") -> str:
@@ -100,7 +100,7 @@ def test_routes_of_other_programs_without_a_gateway_are_networks() -> None:
         KernelRoute(Subnet(parse_ip("10.0.0.0"), 8), 0, 3, protocol=4),
         KernelRoute(Subnet(parse_ip("10.58.0.0"), 20), parse_ip("10.77.0.9"), 3, protocol=186),
     ]
-    protected = protected_addresses(IPV4, [NETWORK.network], LINKS, ADDRESSES, routes=routes, hosts={})
+    protected = protected_addresses(IPV4, [NETWORK], LINKS, ADDRESSES, routes=routes, hosts={})
 
     assert (
         why("10.55.0.128/25", protected=protected)
@@ -150,7 +150,7 @@ def test_a_lease_far_larger_than_subnet_len_is_rejected() -> None:
 
 def test_an_interface_network_that_covers_the_pod_network_is_not_protected() -> None:
     wide = protected_addresses(
-        IPV4, [NETWORK.network], LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], routes=(), hosts={}
+        IPV4, [NETWORK], LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], routes=(), hosts={}
     )
     assert why("10.23.6.0/24", protected=wide, own_ip=parse_ip("10.200.0.5")) is None
 
@@ -172,17 +172,15 @@ def test_a_network_around_one_of_two_ranges_is_not_protected() -> None:
     other = parse_network(b'{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
     wide = [Address(2, parse_ip("10.200.0.5"), 8)]
     for networks in ([NETWORK, other], [other, NETWORK]):
-        protected = protected_addresses(
-            IPV4, [each.network for each in networks], LINKS, wide, routes=(), hosts={}
-        )
+        protected = protected_addresses(IPV4, networks, LINKS, wide, routes=(), hosts={})
         assert why("10.23.6.0/24", protected=protected) is None
-    protected = protected_addresses(IPV4, [other.network], LINKS, wide, routes=(), hosts={})
+    protected = protected_addresses(IPV4, [other], LINKS, wide, routes=(), hosts={})
     assert why("10.23.6.0/24", protected=protected) is not None
 
 
 def test_a_range_that_this_node_uses_otherwise_is_in_conflict() -> None:
     routes = [*ROUTES, KernelRoute(Subnet(parse_ip("10.90.3.0"), 24), 0, 3, protocol=3)]
-    protected = protected_addresses(IPV4, [NETWORK.network], LINKS, ADDRESSES, routes=routes, hosts=HOSTS)
+    protected = protected_addresses(IPV4, [NETWORK], LINKS, ADDRESSES, routes=routes, hosts=HOSTS)
 
     def found(fields: str, *own: Subnet) -> str:
         document = f'{{{fields},"SubnetLen":24,"Backend":{{"Type":"host-gw"}}}}'
@@ -206,20 +204,52 @@ def test_what_is_in_the_present_range_is_in_no_conflict() -> None:
     assert conflict(new, [new.network, OWN], PROTECTED) is None
 
 
-@pytest.mark.parametrize("has_pod", [False, True])
-def test_a_bridge_without_pods_does_not_protect_its_former_subnet(*, has_pod: bool) -> None:
-    bridges = [Link(4, "cni0", 1500, up=True, kind="bridge"), Link(5, "virbr0", 1500, up=True, kind="bridge")]
-    pod = Link(6, "veth1", 1500, up=True, kind="veth", master=4)
-    addresses = [*ADDRESSES, Address(4, parse_ip("10.23.77.1"), 24), Address(5, parse_ip("172.30.0.1"), 16)]
-    routes = [KernelRoute(Subnet(parse_ip("10.23.77.0"), 24), 0, 4, protocol=2)]
-    pods = parse_network(b'{"Network":"172.30.8.0/21","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
-    ranges = [NETWORK.network, pods.network]
-    links = [*LINKS, *bridges, *([pod] if has_pod else [])]
-    protected = protected_addresses(IPV4, ranges, links, addresses, routes=routes, hosts={})
+CNI_SUBNET = Subnet(parse_ip("10.23.77.0"), 24)
+OTHERS_BRIDGE = Subnet(parse_ip("10.30.0.0"), 16)
+
+
+def with_bridges(*, up: bool, has_port: bool) -> ProtectedAddresses[Subnet]:
+    """What a node protects that has the bridge of a former subnet, one of another program in the pod network,
+    and one around another pod network.
+    """
+    bridges = [Link(at, f"br{at}", 1500, up=up, kind="bridge") for at in (4, 5)]
+    bridges.append(Link(6, "virbr0", 1500, up=True, kind="bridge"))
+    ports = [Link(at + 10, f"veth{at}", 1500, up=True, kind="veth", master=at) for at in (4, 5) if has_port]
+    addresses = [
+        *ADDRESSES,
+        Address(4, CNI_SUBNET.base + 1, 24),
+        Address(5, OTHERS_BRIDGE.base + 1, 16),
+        Address(6, parse_ip("172.30.0.1"), 16),
+    ]
+    # `ip link set br down` removes the routes out of it, and `up` makes them, whether it has ports or not.
+    routes = [KernelRoute(subnet, 0, at, protocol=2) for subnet, at in ((CNI_SUBNET, 4), (OTHERS_BRIDGE, 5))]
+    pods = [
+        NETWORK,
+        parse_network(b'{"Network":"172.30.8.0/21","SubnetLen":24,"Backend":{"Type":"host-gw"}}'),
+    ]
+    links = [*LINKS, *bridges, *ports]
+    return protected_addresses(IPV4, pods, links, addresses, routes=routes if up else (), hosts={})
+
+
+@pytest.mark.parametrize(
+    ("up", "has_port", "is_former_left", "is_others_left"),
+    [
+        (True, True, False, False),
+        (True, False, True, False),
+        (False, True, True, True),
+        (False, False, True, True),
+    ],
+)
+def test_a_bridge_in_the_pod_network_protects_what_the_kernel_sends_there(
+    *, up: bool, has_port: bool, is_former_left: bool, is_others_left: bool
+) -> None:
+    protected = with_bridges(up=up, has_port=has_port)
+    assert (why("10.23.77.0/25", protected=protected) is None) is is_former_left
+    assert (why("10.30.5.0/24", protected=protected) is None) is is_others_left
     new = parse_network(b'{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
-    assert (why("10.23.77.0/25", protected=protected) is None) is not has_pod
-    assert (conflict(new, (), protected) is None) is not has_pod
-    assert protected.left == (set() if has_pod else {Subnet(parse_ip("10.23.77.0"), 24)}), "not for this node"
+    assert (conflict(new, (), protected) is None) is is_former_left
+    left = {CNI_SUBNET} if is_former_left else set()
+    assert protected.left == left | ({OTHERS_BRIDGE} if is_others_left else set()), "not for this node"
     assert parse_ip("172.30.0.1") in protected.own, "the bridge is not in the pod network but around it"
     assert "overlaps the network 10.77.0.0/24 of lan2" in str(why("10.77.0.0/24", protected=protected))
 
@@ -249,7 +279,7 @@ ROUTES6 = [
 ]
 PROTECTED6 = protected_addresses(
     IPV6,
-    [NETWORK6.network],
+    [NETWORK6],
     LINKS6,
     ADDRESSES6,
     routes=ROUTES6,
@@ -293,7 +323,7 @@ def test_an_ipv6_subnet_that_would_divert_other_traffic_is_rejected(
 
 def test_an_ipv6_network_of_the_host_around_the_pod_network_is_not_protected() -> None:
     wide = protected_addresses(
-        IPV6, [NETWORK6.network], LINKS6, [Address(2, parse_ip6("fd23:0:1::11"), 32)], routes=(), hosts={}
+        IPV6, [NETWORK6], LINKS6, [Address(2, parse_ip6("fd23:0:1::11"), 32)], routes=(), hosts={}
     )
     assert wide.networks == ()
     assert (

@@ -548,8 +548,14 @@ async def test_a_node_goes_to_another_range_and_keeps_what_it_had(
         assert not node.has_part
         assert node.agent.not_ready() is None
         assert len(node.kernel.table) == 2
+    before, written = len(node.kernel.steps), node.store.index
+    for _ in range(3):
+        await trio.sleep(3600)  # fixed: by the clock of the test
+        node.agent = node.make()
+        async with node.running():
+            await node.later(30)
+            assert node.store.index == written, "the former lease has had its time, and ends"
     node.agent = node.make()
-    before = len(node.kernel.steps)
     async with node.running():
         assert node.kernel.steps[before:] == []
         assert len(node.own) == 2

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
-from netstore.agent.kernel import KernelError
+from netstore.agent.kernel import KernelError, Notifications
+from netstore.agent.leasefilter import IPV4, protected_addresses
 from netstore.agent.netlink import BATCH, Netlink
 from netstore.agent.routeplan import PROTOCOL, AddRoute, BoundRoute, DeleteRoute
 from netstore.network.addresses import Subnet, parse_ip, show_ip
+from netstore.network.config import parse_network
 from tests.support.inside import inside
 from tests.support.netns import Wire
 
@@ -87,6 +90,71 @@ def test_links_addresses_and_routes_of_the_kernel(node: Node) -> None:
         assert await kernel.route_to(parse_ip("10.9.9.9")) is None
 
     run(node, look_again)
+
+
+@pytest.mark.root
+@pytest.mark.peer("ip")
+def test_a_bridge_is_protected_as_the_kernel_routes_to_it(node: Node) -> None:
+    """What `leasefilter` takes for the kernel's rule: the route to a bridge's network is there while it is
+    up, with or without ports, and its address is the node's own in any case.
+    """
+    node.ip("link", "add", "br0", "type", "bridge")
+    node.ip("address", "add", "10.30.0.1/16", "dev", "br0")
+    text = b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
+    protected: list[bool] = []
+
+    async def look(kernel: Netlink) -> None:
+        found = protected_addresses(
+            IPV4,
+            [parse_network(text)],
+            await kernel.links(),
+            await kernel.addresses(),
+            routes=await kernel.routes(),
+            hosts={},
+        )
+        protected.append(found.network_over(Subnet(parse_ip("10.30.5.0"), 24)) is not None)
+
+    def destination(address: str) -> list[str]:
+        return node.ip("route", "get", address).split()[:4]
+
+    run(node, look)
+    assert "br0" not in destination("10.30.5.5"), "no route while it is down"
+    node.ip("link", "set", "br0", "up")
+    run(node, look)
+    assert destination("10.30.5.5") == ["10.30.5.5", "dev", "br0", "src"], "without a port"
+    node.ip("link", "set", "br0", "down")
+    run(node, look)
+    assert "br0" not in destination("10.30.5.5")
+    assert destination("10.30.0.1")[:2] == ["local", "10.30.0.1"]
+    assert protected == [False, True, False]
+
+
+@pytest.mark.root
+@pytest.mark.peer("ip")
+def test_who_waits_for_notifications_is_not_woken_by_a_few_steps_of_another_task(node: Node) -> None:
+    async def work(kernel: Netlink) -> None:
+        told: list[Notifications] = []
+        eth0 = next(link.ifindex for link in await kernel.links() if link.name == "eth0")
+
+        async def listen() -> None:
+            while True:
+                told.append(await kernel.notifications())
+
+        async with trio.open_nursery() as nursery:
+            kernel.pending_notifications()
+            nursery.start_soon(listen)
+            await trio.testing.wait_all_tasks_blocked()
+            for number in range(20):
+                subnet = Subnet(parse_ip("10.0.0.0") + number * 256, 24)
+                route = BoundRoute(subnet, parse_ip("192.168.78.1"), eth0)
+                assert await kernel.apply([AddRoute(route)]) == {}
+                [change] = kernel.pending_notifications().routes
+                assert change.route.subnet == subnet
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert told == []
+
+    run(node, work)
 
 
 @pytest.mark.root

@@ -222,6 +222,31 @@ async def test_changes_of_pod_interfaces_are_ignored(kernel: FakeKernel, reconci
 
 
 @pytest.mark.trio
+async def test_a_bridge_that_begins_or_ceases_to_protect_its_network_is_told(
+    kernel: FakeKernel, reconciler: WholeReconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1), {NODE})
+    bridge = Link(5, "br5", 1500, up=False, kind="bridge")
+    steps: list[tuple[Link | int, bool]] = [
+        (bridge, True),
+        (bridge._replace(up=True), True),
+        (bridge._replace(up=True, mtu=1400), False),
+        (Link(6, "veth6", 1500, up=True, kind="veth"), False),
+        (Link(6, "veth6", 1500, up=True, kind="veth", master=5), True),
+        (Link(7, "veth7", 1500, up=True, kind="veth", master=5), False),
+        (6, False),
+        (7, True),
+        (5, True),
+    ]
+    for at, (change, is_told) in enumerate(steps):
+        if isinstance(change, Link):
+            kernel.set_link(change)
+        else:
+            kernel.remove_link(change)
+        assert await reconciler.repair() is is_told, at
+
+
+@pytest.mark.trio
 async def test_a_link_that_comes_back_with_another_ifindex_is_noticed(
     kernel: FakeKernel, reconciler: WholeReconciler
 ) -> None:

@@ -17,6 +17,7 @@ from netstore_plugins.hostgw import HostGateway
 
 from netstore.agent import localnode, privileges
 from netstore.agent.kernel import Address, Link
+from netstore.agent.leasestate import LeaseState
 from netstore.agent.leasewatcher import GRACE_PERIOD, LeaseWatcher
 from netstore.agent.routeplan import BOOT, DeleteRoute, KernelRoute
 from netstore.agent.service import STUCK_SECONDS, Agent, pod_network
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from netstore.agent.backend import Host, Prepared
+    from netstore.agent.leasestate import Action
     from netstore.client.faults import ClientError
     from netstore.client.storeapi import StoreAccess
     from netstore.client.subnetstore import SubnetStore
@@ -406,6 +408,130 @@ async def test_the_file_stays_at_a_start_without_a_store_until_the_lease_has_end
         assert node.env.read_text() == text
         await trio.sleep(300)  # fixed: by the clock of the test
         assert node.env.read_text() == text
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("is_reserved", [True, False])
+async def test_a_reservation_of_an_earlier_run_is_not_withdrawn_at_a_start_without_a_store(
+    autojump_clock: MockClock, tmp_path: Path, api: str, *, is_reserved: bool
+) -> None:
+    node = Node(tmp_path, api, lease_ttl=200)
+    async with node.running():
+        plain = node.env.read_text()
+        name = node.own_key().rpartition("/")[2]
+        for ttl in (None,) if is_reserved else (None, 200):
+            node.store.lease(name, "192.168.77.11", ttl)
+            await trio.sleep(3)  # fixed: by the clock of the test
+        text = node.env.read_text()
+        assert (text == plain) is not is_reserved
+        assert text.startswith(plain), "what flannel reads is as it was"
+    node.store.down = True
+    node.agent = node.make()
+    async with node.running():
+        await trio.sleep(2000)  # fixed: by the clock of the test
+        assert node.env.exists() is is_reserved
+        if is_reserved:
+            assert node.env.read_text() == text
+            assert node.recorded.told("subnet_withdrawn") == []
+
+
+@pytest.mark.trio
+async def test_a_reservation_that_a_younger_lease_overlaps_is_not_withdrawn_at_a_start(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    async with node.running():
+        name = node.own_key().rpartition("/")[2]
+        node.store.lease(name, "192.168.77.11", None)
+        await trio.sleep(3)  # fixed: by the clock of the test
+    node.store.lease(name.replace("-24", "-25"), "192.168.77.12")
+    node.agent = node.make()
+    async with node.running():
+        assert node.agent.not_ready() is None
+        assert node.recorded.told("subnet_withdrawn") == []
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("is_reserved", [True, False])
+async def test_a_restart_with_nothing_to_change_writes_nothing_to_the_store(
+    autojump_clock: MockClock, node: Node, *, is_reserved: bool
+) -> None:
+    async with node.running():
+        if is_reserved:
+            node.store.put(node.own_key(), WRITTEN[node.api])
+        await trio.sleep(30)  # fixed: by the clock of the test; all that a start writes is written
+        access, text = cast("KnownStore", node.agent._access), node.env.read_text()
+    stores = node.store, access.reported, access.kept_away
+
+    def written() -> list[tuple[int, int]]:
+        return [(store.index, getattr(store, "last_lease", 0)) for store in stores]
+
+    before = written()
+    assert before[0][0] > 4, "the lease"
+    assert before[1][0] > 3, "the report"
+    for _ in range(3):
+        node.agent = node.make()
+        node.agent._access = cast("StoreAccess", access)
+        async with node.running():
+            await trio.sleep(30)  # fixed: by the clock of the test
+            assert node.agent.not_ready() is None
+            assert node.env.read_text() == text
+        assert written() == before
+
+
+@pytest.mark.trio
+async def test_changes_of_other_leases_do_not_occupy_who_holds_the_own_one(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def next_action(state: LeaseState, now: float) -> Action:
+        looks.append(now)
+        return decide(state, now)
+
+    decide = LeaseState.next
+    monkeypatch.setattr(LeaseState, "next", next_action)
+    async with node.running():
+        await trio.sleep(2)  # fixed: by the clock of the test
+        looks.clear()
+        for number in range(20):
+            node.store.lease(f"10.23.{200 + number}.0-24", f"192.168.77.{12 + number}")
+            await trio.sleep(0.1)  # fixed: same
+        node.store.remove(f"{PREFIX}/subnets/10.23.200.0-24")
+        await trio.sleep(1)  # fixed: same
+        assert len(node.routes()) == 19
+        assert looks == []
+        key = node.own_key()
+        node.store.remove(key)
+        await trio.sleep(1)  # fixed: same
+        assert looks
+        assert node.own_key() == key
+
+
+@pytest.mark.trio
+async def test_a_lease_that_an_earlier_run_left_is_renewed_in_time(
+    autojump_clock: MockClock, tmp_path: Path, api: str
+) -> None:
+    node = Node(tmp_path, api, lease_ttl=1000)
+    async with node.running():
+        key = node.own_key()
+        created = node.store.files[key].created
+    await trio.sleep(300)  # fixed: by the clock of the test
+    node.agent = node.make()
+    async with node.running():
+        before = node.store.index
+        for _ in range(60):
+            await trio.sleep(50)  # fixed: by the clock of the test
+            assert node.store.files[key].created == created, "it never ended"
+            assert node.agent.not_ready() is None
+        assert node.store.index > before
+    ends = node.store.files[key].expires
+    assert ends is not None
+    await trio.sleep_until(ends - 300)  # fixed: same
+    node.agent = node.make()
+    async with node.running():
+        now = node.store.files[key].expires
+        assert now is not None
+        assert now > ends, "one that is due is renewed at the start"
 
 
 @pytest.mark.trio

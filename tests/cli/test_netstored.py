@@ -119,6 +119,17 @@ def test_bad_configuration_is_one_line_and_exit_2(
     )
 
 
+def test_an_export_of_spans_that_cannot_be_done_is_found_by_the_check(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert main(["--check-config"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("netstored: OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' is not spoken here: write http/")
+
+
 @pytest.mark.parametrize("check", [["--check-config"], []])
 @pytest.mark.parametrize("flag", ["peer-trusted-ca-file", "peer-cert-file", "join-token-file"])
 def test_a_file_that_cannot_be_read_is_exit_2_and_named_by_its_setting(
@@ -259,6 +270,14 @@ def test_check_config_loads_neither_trio_nor_the_server() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+def test_check_config_tells_which_settings_a_start_lowers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check-config", "--max-txn-ops=100000"]) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# max_txn_ops: ")]
+    assert told.startswith("# max_txn_ops: 100000 is lowered to 65536: ")
+    assert main(["--check-config"]) == 0
+    assert " is lowered to " not in capsys.readouterr().out
 
 
 def test_check_config_tells_what_is_wrong_with_the_folders_of_archive_and_backups(

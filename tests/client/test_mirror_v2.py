@@ -12,13 +12,14 @@ import msgspec
 import pytest
 import trio
 
-from netstore.client import mirror, mirror_v2
+from netstore.client import mirror, mirror_v2, mirror_v2_nodes
 from netstore.client.faults import Unreachable
-from netstore.client.mirror import NotMirrored
-from netstore.client.mirror_v2 import Mirror, Scope
+from netstore.client.mirror import NotMirrored, Proof
+from netstore.client.mirror_v2 import Mirror
+from netstore.client.mirror_v2_nodes import Scope
 from netstore.client.transport import Transport
 from netstore.client.v2 import KEY_NOT_FOUND, Poll, V2Client, V2Error
-from tests.client.test_mirror_v3 import Log
+from tests.client.test_mirror_v3 import Log, compare, counted
 from tests.support.cluster import put
 from tests.support.daemon import start_netstored
 from tests.support.patience import Deadline, seconds
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.client.v2 import Answer, Node
-    from tests.client.conftest import Twins
     from tests.support.daemon import Daemon
+    from tests.support.twins import Twins
 
 ALL = Scope("/", "/", "/_mirrored")
 LIMIT = 30.0
@@ -72,7 +73,7 @@ async def clients(stores: tuple[Daemon, Daemon]) -> AsyncIterator[tuple[V2Client
         for client in (one, other):
             for node in (await client.get("/", quorum=True)).node.nodes:
                 await _delete(client, node.key)
-            for key in ("/_mirrored", "/_hidden"):
+            for key in ("/_mirrored", "/_hidden", "/_in"):
                 await _delete(client, key)
         yield one, other
 
@@ -106,7 +107,7 @@ async def ttl_of(client: V2Client, key: str) -> int | None:
 
 
 def test_it_copies_once(stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror_v2, "TTL_SLACK", 60)  # what a busy machine takes between two reads
+    monkeypatch.setattr(mirror_v2_nodes, "TTL_SLACK", 60)  # what a busy machine takes between two reads
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -228,7 +229,7 @@ def test_the_checkpoint_follows_others_keys_too(
     monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
     monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 0.1)
     monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
-    monkeypatch.setattr(mirror_v2, "BREAK_SECONDS", 600.0)
+    monkeypatch.setattr(mirror_v2_nodes, "BREAK_SECONDS", 600.0)
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -268,42 +269,6 @@ def test_events_that_the_source_has_forgotten_lead_to_a_comparison(stores: tuple
                 await log.reached(index)
                 nursery.cancel_scope.cancel()
             assert await content(other) == await content(one)
-
-    run(work)
-
-
-@pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet folder"])
-def test_what_is_forgotten_after_the_newest_file_is_compared_once(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
-) -> None:
-    scope = Scope("/a", "/a", "/_mirrored")
-    compared: list[int] = []
-    do = Mirror._compare
-
-    async def compare(self: Mirror) -> None:
-        await do(self)
-        compared.append(self.index)
-
-    monkeypatch.setattr(Mirror, "_compare", compare)
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            await one.set("/a/x", "1")
-            await one.set("/a/y", "1")
-            await mirrored(one, other, Log(), scope).copy()
-            for number in range(1005):
-                await one.set("/b/other" if is_quiet else "/a/y", str(number))
-            index = (await one.delete("/b/other" if is_quiet else "/a/y")).etcd_index
-            compared.clear()
-            log = Log()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log, scope).follow)
-                await log.reached(index)
-                for number in range(5):  # each by an event, or each by a comparison of its own
-                    await log.reached((await one.set("/a/z", str(number))).etcd_index)
-                nursery.cancel_scope.cancel()
-            assert compared == [index]
-            assert await content(other, "/a") == await content(one, "/a")
 
     run(work)
 
@@ -436,7 +401,7 @@ class Behind(V2Client):
         self, key: str, *, index: int | None = None, recursive: bool = False
     ) -> AsyncIterator[Poll]:
         self.polls += 1
-        self.reached.append(self.mirror.index)
+        self.reached.append(self.mirror.copied)
         async with super().poll(key, index=index, recursive=recursive) as poll:
             poll.etcd_index -= self.lag * (self.polls == 2)
             yield poll
@@ -479,7 +444,7 @@ def test_a_ttl_is_looked_at_when_half_of_it_is_over(ttl: int, when: float) -> No
 
 
 def test_short_ttls_may_differ_less() -> None:
-    near = mirror_v2._is_near
+    near = mirror_v2_nodes._is_near
     assert near(None, None)
     assert not near(5, None)
     assert near(1000, 998)
@@ -575,7 +540,7 @@ def test_a_file_above_the_folder_of_the_target_is_kept(stores: tuple[Daemon, Dae
             await other.delete("/prod", recursive=True)
             await other.set("/prod", "precious")
             with pytest.raises(NotMirrored, match=refusal):
-                await work._compare()
+                await compare(work)
             with pytest.raises(NotMirrored, match=refusal):
                 await mirrored(one, other, Log(), scope).follow()
             assert await content(other) == {"": (None, False), "/prod": ("precious", False)}
@@ -619,10 +584,10 @@ def test_a_source_that_went_back_does_not_empty_the_target(stores: tuple[Daemon,
             # As if the source had been at a later index, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            ahead.index += 100_000
+            ahead.copied += 100_000
             await ahead._save()
             await other.set("/last copy", "1")
-            wanted = rf"SOURCE went back from index {ahead.index} to \d+: .* with --overwrite to let"
+            wanted = rf"SOURCE went back from index {ahead.copied} to \d+: .* with --overwrite to let"
             for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
                 with pytest.raises(NotMirrored, match=wanted):
                     await work()
@@ -639,15 +604,15 @@ def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Dae
             await other.set("/f/last copy", "1")
             work = mirrored(one, other, Log())
             await work._begin()
-            work._source.saw(work.index + 100_000)
+            work._source.saw(work.copied + 100_000)
             with pytest.raises(NotMirrored, match="SOURCE went back"):
-                await work._compare_node("/f")
+                await work._compare_node(Proof(work._breaks), "/f")
             with pytest.raises(NotMirrored, match="SOURCE went back"):
-                await work._compare()
+                await compare(work)
             assert "/f/last copy" in await content(other)
             following = mirrored(one, other, Log())
             await following._begin()
-            following.index += 100_000
+            following.copied += 100_000
             with pytest.raises(NotMirrored, match="SOURCE went back"):
                 await following._follow()
 
@@ -662,7 +627,7 @@ def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) ->
             # As if the source had been at a later index, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            ahead.index += 100_000
+            ahead.copied += 100_000
             await ahead._save()
             await other.set("/lost", "1")
             log = Log()
@@ -686,7 +651,7 @@ def test_another_cluster_is_not_copied(stores: tuple[Daemon, Daemon]) -> None:
             await work._begin()
             work._source.client = other
             with pytest.raises(NotMirrored, match="another cluster answers at the address"):
-                await work._compare()
+                await compare(work)
 
     run(work)
 
@@ -793,17 +758,143 @@ def test_a_source_that_was_put_back_to_a_copy_is_told_from_the_one_before(twins:
 def test_a_source_that_did_not_answer_for_a_while_shows_that_it_is_the_same(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror_v2, "BREAK_SECONDS", -1.0)
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
 
     async def work() -> None:
         async with clients(stores) as (one, other):
             await one.set("/a", "1")
             following = mirrored(one, other, Log())
             await following._begin()
-            await following._compare()
+            await compare(following)
             await one.set("/b", "1")
-            await following._follow()
-            assert set(await content(other)) == {"", "/a"}, "no event was asked for"
+            monkeypatch.setattr(mirror_v2_nodes, "BREAK_SECONDS", -1.0)
+            await following._follow()  # ends with the poll after the one that nothing came of
+            assert set(await content(other)) == {"", "/a", "/b"}
+            before = following._source.breaks
+            await following._prove()
+            assert following._source.breaks <= before + 1, "one connection for all of it"
+
+    run(work)
+
+
+def test_a_source_and_a_target_that_are_always_late_are_followed(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new connection is a break, and the source has forgotten what follows the newest file."""
+    monkeypatch.setattr(mirror_v2_nodes, "BREAK_SECONDS", -1.0)
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 0.1)
+    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+    calls = counted(monkeypatch, Mirror, "_compare", "_prove")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/stays", "1")
+            for number in range(1005):
+                await one.set("/job", str(number), ttl=500)
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached((await one.set("/new", "1", ttl=400)).etcd_index)
+                await log.reached((await one.delete("/new")).etcd_index)
+                calls.clear()
+                deadline = Deadline(LIMIT)
+                while calls.count("_prove") <= 5:
+                    assert not deadline.passed(), "it proves after each poll that nothing came of"
+                    await trio.sleep(0.05)  # fixed: between two looks
+                await log.reached((await one.set("/last", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+            assert "_compare" not in calls
+            assert log.troubles == []
+
+    run(work)
+
+
+class Cut(V2Client):
+    """A source whose polls end at once, as behind a proxy."""
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            event = poll.event
+
+            async def cut(limit: float = 1.0) -> Answer | None:
+                answer = await event(min(limit, 0.05))
+                poll.timed_out = False
+                return answer
+
+            poll.event = cut  # type: ignore[method-assign] # of this poll only
+            yield poll
+
+
+def test_polls_that_end_early_are_told_once_and_lead_to_no_comparison(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2_nodes, "BREAK_SECONDS", 1.0)
+    calls = counted(monkeypatch, Mirror, "_compare")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(Cut(one.transport), other, log).follow)
+                await log.until(lambda: bool(log.troubles))
+                await log.reached((await one.set("/b", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert len(log.troubles) == 1
+            assert "SOURCE has ended 10 polls in a row" in log.troubles[0]
+            assert calls == ["_compare"]
+
+    run(work)
+
+
+def test_a_source_that_forgets_while_it_is_compared_is_told_and_compared_again(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do, compared = Mirror._compare, [0]
+
+    async def compare_slowly(self: Mirror, proof: Proof) -> None:
+        await do(self, proof)
+        compared[0] += 1
+        if compared[0] == 1:
+            for number in range(1005):
+                await self._source.client.set("/f/busy", str(number))
+
+    monkeypatch.setattr(Mirror, "_compare", compare_slowly)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/old", "shows that it is the same")
+            await one.set("/f/busy", "0")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.until(lambda: bool(log.troubles))
+                await log.reached((await one.set("/last", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+            assert len(log.troubles) == 1
+            assert "all is compared again, until it changes less meanwhile" in log.troubles[0]
+            assert compared == [2]
+
+    run(work)
+
+
+def test_the_key_of_the_checkpoint_is_not_looked_at(stores: tuple[Daemon, Daemon]) -> None:
+    scope = Scope("/a", "/_in", "/_in/mirrored")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a/x", "1")
+            following = mirrored(one, other, Log(), scope)
+            await following._begin()
+            event = await one.set("/a/mirrored", "in the place of the checkpoint", ttl=500)
+            await following._carry_out(Proof(following._breaks), event, is_past=True)
+            assert len(following._timed) == 0
 
     run(work)
 
@@ -815,36 +906,37 @@ def test_the_event_of_the_last_change_is_a_witness(stores: tuple[Daemon, Daemon]
             await one.set("/f/a", "1")
             following = mirrored(one, other, Log())
             await following._begin()
-            await following._compare()
+            await compare(following)
+            proof = Proof(following._breaks)
             copied = following._witness
             assert copied is not None
-            assert await following._is_proven(), "by the node"
+            assert await following._shows_last(), "by the node"
             created = (await one.set("/f/a", "2")).node.created_index
-            assert await following._is_proven(), "by the event"
+            assert await following._shows_last(), "by the event"
             removed = await one.delete("/f/a")
-            await following._carry_out(removed, is_past=False)
+            await following._carry_out(proof, removed, is_past=False)
             assert following._witness == mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
-            assert await following._is_proven()
+            assert await following._shows_last()
             for changed in ({"created": created + 1}, {"revision": copied.revision}, {"digest": "x"}):
                 following._witness = msgspec.structs.replace(following._witness, **changed)
                 with pytest.raises(mirror.Another, match=r"^/f/a, created at index \d+, was"):
-                    await following._is_proven()
+                    await following._shows_last()
                 following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
             folder = (await one.mkdir("/folder")).node.created_index
             updated = await one.update_folder("/folder", ttl=900)
-            await following._carry_out(updated, is_past=False)
+            await following._carry_out(proof, updated, is_past=False)
             assert following._witness.created == folder
-            assert await following._is_proven(), "a folder does not get the index of its update"
+            assert await following._shows_last(), "a folder does not get the index of its update"
             index = (await one.set("/f/a", "2")).etcd_index
-            await following._compare()
+            await compare(following)
             for number in range(1001):
                 await one.set("/f/other", str(number))
-            assert await following._is_proven(), "by the node, though its event is forgotten"
+            assert await following._shows_last(), "by the node, though its event is forgotten"
             following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
-            assert not await following._is_proven()
+            assert not await following._shows_last()
             following._witness = mirror.Witness(b"/f/a".hex(), index + 1, created)
             with pytest.raises(mirror.Another, match="in SOURCE it has another history"):
-                await following._is_proven()
+                await following._shows_last()
 
     run(work)
 
@@ -856,7 +948,7 @@ def test_changes_between_witness_and_checkpoint_lead_to_a_comparison(stores: tup
             first = mirrored(one, other, Log())
             await first.copy()
             # As if the source had been put back to a state after the witness, and changed since.
-            first.index = (await one.set("/b", "1")).etcd_index
+            first.copied = (await one.set("/b", "1")).etcd_index
             await first._save()
             log = Log()
             async with trio.open_nursery() as nursery:
@@ -995,7 +1087,7 @@ def test_a_member_that_lags_behind_is_not_believed(stores: tuple[Daemon, Daemon]
 def test_more_nodes_with_a_ttl_than_are_followed(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror_v2, "MOST_TIMED", 2)
+    monkeypatch.setattr(mirror_v2_nodes, "MOST_TIMED", 2)
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -1012,7 +1104,7 @@ def test_more_nodes_with_a_ttl_than_are_followed(
 
 def test_when_nodes_are_looked_at() -> None:
     chance = random.Random(1)  # noqa: S311 - repeatable
-    timed, twin = mirror_v2._Timed(), dict[str, float]()
+    timed, twin = mirror_v2_nodes.Timed(print), dict[str, float]()
     for _ in range(3000):
         path = f"/{chance.randrange(40)}"
         if chance.random() < 0.3:

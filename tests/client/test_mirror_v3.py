@@ -14,7 +14,7 @@ import trio
 from netstore.client import mirror, mirror_v3
 from netstore.client.faults import Unreachable
 from netstore.client.grpc import Channel
-from netstore.client.mirror import NotMirrored, Told
+from netstore.client.mirror import NotMirrored, OneWay, Proof, Told
 from netstore.client.mirror_v3 import Mirror, Scope
 from netstore.client.v3 import V3Client
 from netstore.proto import rpc_pb2 as pb
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from tests.client.conftest import Twins
     from tests.support.daemon import Daemon
+    from tests.support.twins import Twins
 
 ALL = Scope(b"", b"", b"mirrored")
 LIMIT = 20.0
@@ -129,6 +129,12 @@ def mirrored(one: V3Client, other: V3Client, log: Log, scope: Scope = ALL, **mor
     return Mirror(one, other, scope, log, log.trouble, **more)
 
 
+async def compare(work: OneWay) -> None:
+    """Compare all, after a proof."""
+    proof, _ = await work._prove()
+    await work._compare(proof)
+
+
 def test_it_copies_once(stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_v3, "FIRST_PAGE", 7)
     monkeypatch.setattr(mirror_v3, "MOST_BYTES", 5_000)
@@ -195,53 +201,28 @@ def test_what_was_compacted_while_it_was_away_is_compared(stores: tuple[Daemon, 
     run(work)
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, method: str) -> list[str]:
-    """The calls of a method of `Mirror`, which does what it did."""
+def counted(monkeypatch: pytest.MonkeyPatch, kind: type[OneWay], *methods: str) -> list[str]:
+    """The calls of methods of a mirror, which do what they did."""
     calls: list[str] = []
-    do = getattr(Mirror, method)
 
-    async def count(self: Mirror, *more: Any) -> Any:
-        calls.append(method)
-        return await do(self, *more)
+    def count(method: str) -> None:
+        do = getattr(kind, method)
 
-    monkeypatch.setattr(Mirror, method, count)
+        async def counting(self: OneWay, *more: Any) -> Any:
+            calls.append(method)
+            return await do(self, *more)
+
+        monkeypatch.setattr(kind, method, counting)
+
+    for method in methods:
+        count(method)
     return calls
-
-
-@pytest.mark.parametrize("is_quiet", [False, True], ids=["a deletion last", "a quiet prefix"])
-def test_what_is_compacted_after_the_newest_key_is_compared_once(
-    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
-) -> None:
-    scope = Scope(b"/a/", b"/a/", b"mirrored")
-    copies = counted(monkeypatch, "_copy")
-
-    async def work() -> None:
-        async with clients(stores) as (one, other):
-            await put(one, (b"/a/x", b"1"))
-            await put(one, (b"/a/y", b"1"))
-            await mirrored(one, other, Log(), scope).copy()
-            for number in range(3):
-                await put(one, (b"/b/other" if is_quiet else b"/a/y", b"%d" % number))
-            revision = await put(one, (b"/b/other" if is_quiet else b"/a/y", None))
-            await compact(one, revision)
-            copies.clear()
-            log = Log()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log, scope).follow)
-                await log.reached(revision)
-                for number in range(20):  # each by an event, or each by a comparison of its own
-                    await log.reached(await put(one, (b"/a/z", b"%d" % number)))
-                nursery.cancel_scope.cancel()
-            assert len(copies) == 1
-            assert (await content(other))[b"/a/z"] == b"19"
-
-    run(work)
 
 
 def test_a_source_is_asked_once_after_a_new_connection(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proofs = counted(monkeypatch, "_is_proven")
+    proofs = counted(monkeypatch, Mirror, "_shows_last")
 
     async def work() -> None:
         async with clients(stores) as (one, other), open_clients(*stores) as (again, _):
@@ -357,8 +338,10 @@ def test_a_source_that_went_back_does_not_empty_the_target(stores: tuple[Daemon,
             # As if the source had been at a later revision, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            await ahead._write([(b"last copy", b"1")], ahead.revision + 100_000, ahead._witness)
-            wanted = rf"SOURCE went back from revision {ahead.revision} to \d+: .* with --overwrite to let"
+            await ahead._write(
+                Proof(ahead._breaks), [(b"last copy", b"1")], ahead.copied + 100_000, ahead._witness
+            )
+            wanted = rf"SOURCE went back from revision {ahead.copied} to \d+: .* with --overwrite to let"
             for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
                 with pytest.raises(NotMirrored, match=wanted):
                     await work()
@@ -373,15 +356,15 @@ def test_a_source_that_goes_back_while_it_is_copied_is_refused(stores: tuple[Dae
             await put(one, (b"a", b"1"))
             first = mirrored(one, other, Log())
             await first._begin()
-            await first._write([(b"copied", b"1")], 0, None)
+            await first._write(Proof(first._breaks), [(b"copied", b"1")], 0, None)
             first._seen += 100_000
             with pytest.raises(NotMirrored, match="SOURCE went back"):
-                await first._copy()
+                await compare(first)
             assert await content(other) == {b"copied": b"1"}
             following = mirrored(one, other, Log())
             await following._begin()
-            await following._copy()
-            following.revision += 100_000
+            await compare(following)
+            following.copied += 100_000
             with pytest.raises(NotMirrored, match="SOURCE went back"):
                 await following._follow()
 
@@ -396,7 +379,9 @@ def test_a_target_that_may_go_back_is_compared(stores: tuple[Daemon, Daemon]) ->
             # As if the source had been at a later revision, with another key, when it was copied last.
             ahead = mirrored(one, other, Log())
             await ahead._begin()
-            await ahead._write([(b"lost", b"1")], ahead.revision + 100_000, ahead._witness)
+            await ahead._write(
+                Proof(ahead._breaks), [(b"lost", b"1")], ahead.copied + 100_000, ahead._witness
+            )
             log = Log()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
@@ -418,7 +403,7 @@ def test_another_cluster_is_not_copied(stores: tuple[Daemon, Daemon]) -> None:
             await work._begin()
             work._source = other
             with pytest.raises(NotMirrored, match="another cluster answers at the address of the source"):
-                await work._copy()
+                await compare(work)
 
     run(work)
 
@@ -542,7 +527,7 @@ def test_a_deletion_that_was_copied_last_is_a_witness(stores: tuple[Daemon, Daem
             await following._begin()
             witness = following._witness
             assert witness == mirror.Witness(b"a".hex(), revision, created, 1)
-            assert await following._is_proven()
+            assert await following._shows_last()
             for changed, found in (
                 ({"created": created - 1}, rf"was deleted .* SOURCE it was created at revision {created}"),
                 ({"revision": created}, "SOURCE it was still there"),
@@ -550,13 +535,13 @@ def test_a_deletion_that_was_copied_last_is_a_witness(stores: tuple[Daemon, Daem
             ):
                 following._witness = msgspec.structs.replace(witness, **changed)
                 with pytest.raises(mirror.Another, match=found):
-                    await following._is_proven()
+                    await following._shows_last()
             following._witness = witness
             await compact(one, await put(one, (b"c", b"1")))
-            assert not await following._is_proven(), "it is compacted, and the key is not there"
+            assert not await following._shows_last(), "it is compacted, and the key is not there"
             following._witness = msgspec.structs.replace(witness, key=b"b".hex())
             with pytest.raises(mirror.Another, match="SOURCE it was still there"):
-                await following._is_proven()
+                await following._shows_last()
 
     run(work)
 
@@ -572,10 +557,10 @@ def test_a_witness_that_is_compacted_is_shown_by_its_key_or_by_older_ones(
             await compact(one, await put(one, (b"new", b"1")))
             following = mirrored(one, other, Log())
             await following._begin()
-            assert await following._is_proven(), "its key was not changed since"
+            assert await following._shows_last(), "its key was not changed since"
             revision = await put(one, (b"last", b"2"))
             await compact(one, revision)
-            assert not await following._is_proven()
+            assert not await following._shows_last()
             await mirrored(one, other, Log()).copy()  # by the old key
             assert await content(other) == await content(one)
             await put(one, (b"last", b"3"), (b"new", b"3"))
@@ -643,14 +628,14 @@ def test_a_change_that_is_replayed_without_a_witness_is_written(stores: tuple[Da
             await put(other, (b"gone", b"1"))
             following = mirrored(one, other, Log(), overwrite=True)
             await following._begin()
-            await following._write([], 100_000, None)
+            await following._write(Proof(following._breaks), [], 100_000, None)
             revision = await put(one, (b"gone", b"1"), (b"stays", b"1"))
             answer = pb.WatchResponse()
             answer.header.revision = await put(one, (b"gone", None))
             await compact(one, await put(one, (b"stays", b"2")))
             event = answer.events.add(type=1)
             event.kv.key, event.kv.mod_revision = b"gone", revision + 1
-            await following._take(answer)
+            await following._take(Proof(following._breaks), answer)
             assert following._witness is None
             assert await content(other) == {}
 
@@ -718,7 +703,7 @@ def test_two_mirrors_do_not_write_into_each_other(stores: tuple[Daemon, Daemon])
             await first.copy()
             await second.copy()
             with pytest.raises(NotMirrored, match="another mirror writes into TARGET"):
-                await first._write([(b"x", b"y")], 5, None)
+                await first._write(Proof(first._breaks), [(b"x", b"y")], 5, None)
             assert await content(other) == {}
 
     run(work)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import subprocess
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from netstore.disk.archivefile import (
     wall_of,
 )
 from netstore.disk.archiveretention import Retention
+from netstore.disk.skipped import read_archived_skips
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
@@ -166,6 +169,42 @@ def test_whose_archive_it_is(tmp_path: Path) -> None:
         file.write_bytes(damaged)
         with pytest.raises(CorruptData, match="identity: damaged: remove it if the archive is of this store"):
             reopened("aa")
+
+
+def test_a_state_of_another_store_that_is_further_than_the_entries_is_put_aside(tmp_path: Path) -> None:
+    """Nothing shows that it is of the log that is archived from then on."""
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    writer.add(entries(1, 5))
+    writer.add_base(state(b"5", 5))
+    writer.add_base(state(b"7", 7))
+    writer.close()
+    for store, bases in ((STORE, [5, 7]), ("77", [5])):
+        writer = ArchiveWriter.open(tmp_path, CLUSTER, store)
+        writer.tidy()
+        assert [base.applied for base in writer.listing.bases] == bases
+        writer.close()
+    assert (tmp_path / f"{7:016x}.state.unproven").read_bytes() == b"7"
+
+
+def test_what_is_not_applied_is_noted_with_what_was_noted_before(tmp_path: Path) -> None:
+    def noted(store: str, skipped: dict[Index, str]) -> dict[Index, str]:
+        writer = ArchiveWriter.open(tmp_path, CLUSTER, store, skipped=skipped)
+        before = read_archived_skips(tmp_path)
+        writer.tidy()
+        writer.close()
+        assert before == {} or before.items() <= read_archived_skips(tmp_path).items()
+        return read_archived_skips(tmp_path)
+
+    assert noted(STORE, {}) == {}
+    assert not (tmp_path / "skipped").exists()
+    assert noted(STORE, {Index(3): "aa"}) == {3: "aa"}
+    assert noted("77", {Index(9): "bb"}) == {3: "aa", 9: "bb"}
+    assert noted("77", {}) == {3: "aa", 9: "bb"}
+    (tmp_path / "skipped").write_bytes(b"x")
+    writer = ArchiveWriter.open(tmp_path, CLUSTER, STORE, skipped={Index(3): "aa"})
+    writer.tidy()
+    writer.close()
+    assert read_archived_skips(tmp_path) == {3: "aa"}
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
@@ -327,7 +366,8 @@ def test_nothing_is_written_into_another_folder_that_lies_at_its_path(tmp_path: 
             lambda: writer.add_base(state(b"two", 20)),
             lambda: writer.remove([base], []),
         ):
-            with pytest.raises(NetstoreError, match="another folder lies there"):
+            told = "another folder lies there" if bare else "is gone: mount or move it back"
+            with pytest.raises(NetstoreError, match=told):
                 call()
     other = ArchiveWriter.open(folder, CLUSTER, "another")
     with pytest.raises(NetstoreError, match="another folder lies there"):
@@ -342,6 +382,59 @@ def test_nothing_is_written_into_another_folder_that_lies_at_its_path(tmp_path: 
     (tmp_path / "lock").rename(folder / "lock")
     writer.add(entries(11, 20))
     assert stored(folder) == entries(1, 20)
+    writer.close()
+
+
+def test_an_archive_that_was_emptied_is_gone_unless_nothing_was_there_yet(tmp_path: Path) -> None:
+    folder = tmp_path / "it's"
+
+    def begun() -> ArchiveWriter:
+        return ArchiveWriter.open(folder, CLUSTER, STORE, is_begun=True)
+
+    with pytest.raises(NetstoreError, match="make the folder with an empty file new in it") as told:
+        begun()
+    (commands,) = re.findall(r"\((.*)\)", str(told.value))
+    subprocess.run(["sh", "-ec", commands], check=True)
+    for _ in range(2):
+        begun().close()
+    assert {path.name for path in folder.iterdir()} == {"identity", "lock", "new"}, "nothing was written"
+    writer = begun()
+    writer.add(entries(1, 3))
+    writer.close()
+    assert {path.suffix or path.name for path in folder.iterdir()} == {".entries", "identity", "lock"}
+    writer.listing.parts[0].path.unlink()
+    with pytest.raises(
+        NetstoreError, match="is gone: mount or move it back; to begin a new one make an empty"
+    ):
+        begun()
+    (folder / "new").touch()
+    writer = begun()
+    base = writer.add_base(state(b"one", 3))
+    assert {path.name for path in folder.iterdir()} == {base.path.name, "identity", "lock"}
+    writer.close()
+
+
+def test_files_that_are_removed_from_a_running_member_s_archive_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE)
+    writer.add(entries(1, 10))
+    writer.add_base(state(b"one", 10))
+    (gone,) = folder.glob("*.entries")
+    gone.rename(tmp_path / "gone")
+    with pytest.raises(NetstoreError, match=f"{gone.name}: was removed: put it back"):
+        writer.add(entries(11, 20))
+    (tmp_path / "gone").rename(gone)
+    writer.add(entries(11, 20))
+    for each in folder.iterdir():
+        each.unlink()
+    told = "its files were removed: put them back, or for a new archive make an empty file new in this folder"
+    with pytest.raises(NetstoreError, match=told):
+        writer.add(entries(21, 30))
+    writer.close()
+    (folder / "new").touch()
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE, is_begun=True)
+    writer.add(entries(21, 30))
+    assert stored(folder) == entries(21, 30)
     writer.close()
 
 
@@ -401,7 +494,7 @@ def test_a_failed_write_leaves_nothing_and_is_repeated(
                 writer.add(entries(1, last))
         with pytest.raises(OSError, match="No space left"):
             writer.add_base(state(b"state", 2))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "lock", "new"]
     writer.add(entries(1, 4))
     real = archivefile.encode
 

@@ -56,6 +56,14 @@ def test_any_text_parses_without_exception(text: str) -> None:
     parse_subnet_env(text)
 
 
+def test_a_reservation_is_told_in_a_line_of_its_own_after_flannels() -> None:
+    plain = encode_subnet_env(NETWORK, SUBNET, 1500, ip_masq=False)
+    text = encode_subnet_env(NETWORK, SUBNET, 1500, ip_masq=False, is_reservation=True)
+    assert text == f"{plain}NETSTORE_RESERVATION=true\n"
+    assert parse_subnet_env(text) == SubnetEnv(NETWORK, SUBNET, is_reservation=True)
+    assert not parse_subnet_env(text.replace("true", "false")).is_reservation
+
+
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(8, 30),

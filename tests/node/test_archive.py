@@ -770,7 +770,14 @@ def test_a_member_restarted_while_its_archive_is_away_begins_no_new_one(
     member.folder.mkdir()
     (member.folder / "new").touch()
     anew = restarted()
+    anew.settle()
     assert (anew.archiver.problems(), (member.folder / "new").exists()) == ([], False), "it was asked for"
+    assert anew.archiver._writer is not None
+    anew.archiver._writer.close()
+    for path in (*member.folder.glob("*.entries"), *member.folder.glob("*.state")):
+        path.unlink()
+    (problem,) = restarted().archiver.problems()
+    assert "the archive that this member wrote there is gone" in problem, "its identity is left"
 
 
 @pytest.mark.parametrize("is_old", [False, True])

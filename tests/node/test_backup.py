@@ -11,15 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import lmdb
+import msgspec
 import pytest
 
+from netstore.disk.backupfile import LogPart
+from netstore.disk.logpart import MOST_ENTRIES, part_of
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, Reason
 from netstore.etcdfile.boltreader import Database
 from netstore.node import backup
-from netstore.node.backup import BoltCopy, FullCopy, buckets
+from netstore.node.backup import BoltCopy, FullCopy, buckets, log_part
+from netstore.raft.entry import Entry, EntryKind
+from netstore.raft.log import Log as RaftLog
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion
+from netstore.state.envelope import seal
 from netstore.state.v3 import commands as v3
+from netstore.types import Index, Term
 from tests.support.backups import Place
 
 if TYPE_CHECKING:
@@ -177,6 +184,37 @@ def test_a_full_copy_is_left_to_who_asked(place: Place, tmp_path: Path) -> None:
     assert place.make_full(elsewhere).path.parent == elsewhere
     again = place.make_full().path
     assert list(place.folder.glob("*.part")) == [again], "what a crash left is removed"
+
+
+@pytest.mark.parametrize(("known", "told"), [((17,), 17), ((16, 17), 17), ((16,), 16), ((), 0)])
+def test_a_full_backup_has_what_tells_of_which_log_it_is(
+    place: Place, known: tuple[int, ...], told: int
+) -> None:
+    """Of the entry that the copy has last, or of one before the copy if the log has that one no more."""
+    place.fill()
+    last = place.machine.applied
+    began = place.engine.applied
+    shift = last - 17
+    for each in known:
+        place.parts[each + shift] = LogPart(first=1, last=each + shift, digest="d")
+    place.engine.applied = lambda: Index(last - 1)  # type: ignore[method-assign]  # a write follows the begin
+    header = place.make_full().found.header
+    place.engine.applied = began  # type: ignore[method-assign]
+    assert header.index == last
+    assert header.log == (place.parts[told + shift] if told else msgspec.UNSET)
+
+
+def test_the_part_of_a_log_that_tells_of_a_state() -> None:
+    entries = [
+        Entry(Index(at), Term(1), EntryKind.NORMAL, seal(b"x", wall=at if at < 200 else 0))
+        for at in range(101, 301)
+    ]
+    log = RaftLog(Index(100), Term(1), entries)
+    assert log_part(log, Index(100)) is None
+    assert log_part(log, Index(301)) is None
+    assert log_part(log, Index(101)) == part_of(entries[:1])
+    assert log_part(log, Index(210)) == part_of(entries[98:110])
+    assert log_part(log, Index(300)) == part_of(entries[-MOST_ENTRIES:])
 
 
 def test_what_others_write_to_the_same_folder_is_left_alone(place: Place) -> None:

@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.node.consistency import MOST_KEPT, Consistency, DigestComparison, StateDiverged
+from netstore.node.consistency import (
+    MOST_KEPT,
+    RETRY_SECONDS,
+    Consistency,
+    DigestComparison,
+    StateDiverged,
+)
+from netstore.node.member import OWN
+from netstore.state.commands import PublishMember, encode
 from netstore.state.digest import digest as digest_of
-from netstore.types import Index, NodeId
+from netstore.types import Index, Nanos, NodeId
 from tests.support.group import Group
+from tests.support.local_member import HandClock
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
@@ -90,14 +99,24 @@ def test_digests_of_a_state_are_not_compared_with_the_snapshot_that_replaced_it(
     assert isinstance(host._failure, StateDiverged) is not replaced
 
 
-def differing() -> tuple[Consistency, Host, KeptLog]:
-    """The second of three members, after the first has reported another state; the third is silent."""
+def differing(seconds: float = RETRY_SECONDS) -> tuple[Consistency, Host, KeptLog]:
+    """The second of three members, so long after the first has reported another state; the third is
+    silent.
+    """
     host, log = Group(3)[2].host, KeptLog()
     consistency = Consistency(host, lambda *_: None, log)
     for _ in range(3):
         consistency.reached()
         consistency.take(A, host.machine.applied, b"another")
+    pass_time(host, seconds)
+    consistency.look()
     return consistency, host, log
+
+
+def pass_time(host: Host, seconds: float) -> None:
+    """The member's clock goes on."""
+    assert isinstance(host.clock, HandClock)
+    host.clock.now = Nanos(host.clock.now + round(seconds * 1e9))
 
 
 def events(log: KeptLog) -> list[str]:
@@ -110,6 +129,15 @@ def test_a_difference_that_nobody_settles_is_told_and_logged_once() -> None:
     assert "start the voters that do not run" in host.differing
     assert events(log) == ["states_differ"]
     assert host._failure is None
+
+
+def test_a_difference_that_the_third_report_settles_at_once_is_not_told() -> None:
+    consistency, host, log = differing(RETRY_SECONDS / 2)
+    assert (host.differing, events(log)) == ("", [])
+    consistency.take(C, host.machine.applied, digest_of(host.machine))
+    pass_time(host, RETRY_SECONDS)
+    consistency.look()
+    assert (host.differing, events(log)) == ("", []), "it was settled"
 
 
 def test_a_difference_ends_when_a_majority_agrees() -> None:
@@ -129,6 +157,30 @@ def test_reports_of_an_entry_that_is_not_in_the_log_are_no_difference() -> None:
     assert (host.differing, events(log)) == ("", [])
 
 
+def test_one_that_has_a_command_where_others_compare_their_states_stops() -> None:
+    group = Group(3)
+    host = group[2].host
+    host.propose(encode(PublishMember(B, "m2", ("http://c2:1",), (), 1)), lambda _: None, OWN)
+    group.settle()
+    consistency = Consistency(host, lambda *_: None, KeptLog())
+    index = host.machine.applied
+    consistency.take(A, index, b"theirs")
+    assert host._failure is None, "one of them is no majority"
+    consistency.take(C, index, b"theirs")
+    assert isinstance(host._failure, StateDiverged)
+
+
+def test_one_that_has_compared_earlier_is_not_taken_for_another() -> None:
+    """As after a restart."""
+    host = Group(3)[2].host
+    bare = next(at for at in range(1, host.machine.applied) if not host.applier.has_command_at(Index(at)))
+    consistency = Consistency(host, lambda *_: None, KeptLog())
+    for member in (A, C):
+        consistency.take(member, Index(bare), b"theirs")
+        consistency.take(member, Index(host.machine.applied + 1), b"theirs")
+    assert (host._failure, host.differing) == (None, "")
+
+
 def test_a_difference_ends_when_the_state_is_replaced() -> None:
     consistency, host, log = differing()
     host.snapshot_install.installed += 1
@@ -139,10 +191,10 @@ def test_a_difference_ends_when_the_state_is_replaced() -> None:
 
 def test_a_difference_ends_when_who_differs_is_removed() -> None:
     consistency, host, log = differing()
-    consistency.forget_removed()
+    consistency.look()
     assert host.differing
     del host.machine.roster.by_id[A]
-    consistency.forget_removed()
+    consistency.look()
     assert host.differing == ""
     assert events(log) == ["states_differ", "states_differ_no_more"]
 

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from netstore.disk import archivefile
 from netstore.disk.archivefile import (
@@ -24,18 +25,22 @@ from netstore.disk.archivefile import (
 from netstore.disk.archiveretention import Retention
 from netstore.disk.backupfile import BackupReader
 from netstore.disk.engine import LmdbEngine
+from netstore.disk.logpart import last_part
+from netstore.disk.skipped import write_skipped
 from netstore.errors import CorruptData, NetstoreError
 from netstore.node import pointintime
+from netstore.node.fullbackup import begun_header, write
 from netstore.node.pointintime import Goal, Place, extract, key_states, place_of
 from netstore.node.replay import replay
 from netstore.raft.entry import Entry, EntryKind
 from netstore.state.commands import encode as encode_command
-from netstore.state.envelope import seal
+from netstore.state.display import payload_hash
+from netstore.state.envelope import read, seal
 from netstore.state.machine import Machine
 from netstore.state.tables import TABLES
 from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import Put
-from netstore.types import ClusterId, Index, Term
+from netstore.types import ClusterId, Index, Nanos, NodeId, Term
 from tests.node.test_replay import history, recorded
 from tests.state.machines import machine_on
 from tests.support.local_member import memory_engine
@@ -318,6 +323,156 @@ def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded],
     writer.close()
     with pytest.raises(NetstoreError, match="is a backup of cluster c1, and the archive is of c2"):
         extract(other, Goal(applied=200), tmp_path / "x", tmp_path / "work", base_file=tmp_path / "base")
+
+
+OLD = 5 * 10**8
+"""Nanoseconds that the store before this one is older."""
+
+
+def of_another_store(entries: Sequence[Entry]) -> list[Entry]:
+    """The same commands at the same indexes and terms, of other times: as a store that is begun anew has."""
+    return [
+        replace(entry, data=seal(read(entry.data).command, wall=wall + OLD, principal=b"p"))
+        if wall
+        else entry
+        for entry, wall in ((entry, wall_of(entry)) for entry in entries)
+    ]
+
+
+def backup_of(path: Path, entries: Sequence[Entry], *, is_old: bool = False) -> Path:
+    """A full backup of a member that has applied these entries; `is_old`: made by an earlier release."""
+    made = state_file(path.with_suffix(".state"), entries)
+    header = begun_header(CLUSTER, NodeId(7), "seven", Nanos(1), "1")
+    part = last_part(entries[-5:])
+    assert part is not None
+    write(made, path, header if is_old else replace(header, log=part))
+    return path
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_full_backup_of_another_store_is_refused(
+    archive: Path, record: dict[int, Recorded], tmp_path: Path, is_old: bool
+) -> None:
+    """Although it is of a cluster with the same id."""
+    own = backup_of(tmp_path / "own", ENTRIES[:180], is_old=is_old)
+    reached = extract(archive, Goal(applied=200), tmp_path / "made", tmp_path / "work", base_file=own)
+    assert (reached.base, loaded(tmp_path / "made")) == (180, record[200])
+    other = backup_of(tmp_path / "other", of_another_store(ENTRIES[:180]), is_old=is_old)
+    why = "the archive has no entry that shows" if is_old else "is of another log than the archive"
+    with pytest.raises(NetstoreError, match=f"other: {why}"):
+        extract(archive, Goal(applied=200), tmp_path / "x", tmp_path / "work", base_file=other)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_full_backup_of_a_member_that_was_left_behind_is_refused(archive: Path, tmp_path: Path) -> None:
+    """The others had lost it, and were forced to go on without what it had last."""
+    forked = [*ENTRIES[:179], replace(ENTRIES[179], term=Term(ENTRIES[179].term + 1), data=b"")]
+    lost = backup_of(tmp_path / "lost", forked)
+    with pytest.raises(NetstoreError, match="is of another log than the archive"):
+        extract(archive, Goal(applied=200), tmp_path / "x", tmp_path / "work", base_file=lost)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_full_backup_of_which_the_archive_has_no_entry_is_refused(tmp_path: Path, is_old: bool) -> None:
+    writer = ArchiveWriter.open(tmp_path / "archive", CLUSTER, STORE)
+    writer.add(ENTRIES[100:200])
+    writer.close()
+    before = backup_of(tmp_path / "before", ENTRIES[:100], is_old=is_old)
+    with pytest.raises(NetstoreError, match=r"no entry that shows .* up to 100 is of its log: name a backup"):
+        extract(tmp_path / "archive", Goal(applied=150), tmp_path / "x", tmp_path / "w", base_file=before)
+
+
+POISON = seal(b"\x92\x5a\xc4\x00", wall=51_000)
+
+
+def skipping(folder: Path, skipped: dict[Index, str]) -> Path:
+    """An archive of a member that did not apply entry 51."""
+    writer = ArchiveWriter.open(folder, CLUSTER, STORE, skipped=skipped)
+    poison = Entry(Index(51), Term(1), EntryKind.NORMAL, POISON)
+    later = [replace(entry, index=Index(entry.index + 1)) for entry in ENTRIES[50:200]]
+    writer.add([*ENTRIES[:50], poison, *later])
+    writer.close()
+    return folder
+
+
+def test_entries_that_were_passed_over_are_passed_over_again(
+    record: dict[int, Recorded], tmp_path: Path
+) -> None:
+    folder = skipping(tmp_path / "archive", {Index(51): payload_hash(POISON)})
+    extract(folder, Goal(applied=101), tmp_path / "made", tmp_path / "work")
+    assert loaded(tmp_path / "made").pairs == record[100].pairs
+    own = backup_of(tmp_path / "own", ENTRIES[:50])
+    extract(folder, Goal(applied=61), tmp_path / "from", tmp_path / "work", base_file=own)
+    assert loaded(tmp_path / "from").pairs == record[60].pairs
+    last = max(each.revision for each in key_states(folder, b"/3", tmp_path / "work"))
+    assert last > record[100].revision
+
+
+def test_an_archive_that_does_not_tell_what_was_passed_over(
+    record: dict[int, Recorded], tmp_path: Path
+) -> None:
+    folder = skipping(tmp_path / "archive", {})
+    way_out = (
+        r"^entry 51 of the log: not a command of this version: command 90 is not known; if the members passed"
+        rf" over it \(netstored --skip-entry 51\), copy the file skipped of .* to {folder}/skipped; else"
+        " upgrade netstore, or choose a point before it$"
+    )
+    with pytest.raises(NetstoreError, match=way_out):
+        extract(folder, Goal(applied=101), tmp_path / "made", tmp_path / "work")
+    with pytest.raises(NetstoreError, match=way_out):
+        list(key_states(folder, b"/3", tmp_path / "work"))
+    extract(folder, Goal(applied=50), tmp_path / "before", tmp_path / "work")
+    write_skipped(folder, {Index(51): payload_hash(POISON)})
+    extract(folder, Goal(applied=101), tmp_path / "made", tmp_path / "work")
+    assert loaded(tmp_path / "made").pairs == record[100].pairs
+    write_skipped(folder, {Index(51): "00" * 8})
+    with pytest.raises(NetstoreError, match=r"entry 51 .* is not the one .*, and 0000000000000000 was to be"):
+        extract(folder, Goal(applied=101), tmp_path / "x", tmp_path / "work")
+    (folder / "skipped").write_bytes(b"x")
+    with pytest.raises(CorruptData, match=r"archive/skipped: damaged.*: put the file of this name"):
+        extract(folder, Goal(applied=101), tmp_path / "x", tmp_path / "work")
+
+
+def cut(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("goal", [Goal(applied=50), Goal(applied=150), Goal(revision=10)])
+def test_a_damaged_state_is_passed_over_where_an_older_one_leads_to_the_point(
+    archive: Path, record: dict[int, Recorded], tmp_path: Path, goal: Goal
+) -> None:
+    folder = tmp_path / "archive"
+    shutil.copytree(archive, folder)
+    damaged = listing(folder).bases[1].path
+    cut(damaged)
+    told: list[str] = []
+    reached = extract(folder, goal, tmp_path / "made", tmp_path / "work", warn=told.append)
+    assert (reached.base, loaded(tmp_path / "made")) == (0, record[reached.applied])
+    if goal.applied == 50:
+        assert not told, "it is not looked at"
+    else:
+        (text,) = told
+        assert text.startswith(f"{damaged}: the state is damaged: cut short: ")
+        assert text.endswith(" bytes are gone; an older state is taken, if there is one")
+
+
+def test_a_damaged_state_to_which_no_older_one_leads(archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    shutil.copytree(archive, folder)
+    found = listing(folder)
+    for part in found.parts[:1]:
+        part.path.unlink()
+    cut(found.bases[1].path)
+    found.bases[0].path.unlink()
+    with pytest.raises(
+        CorruptData, match=f"^{found.bases[1].path}: the state is damaged: .*older full backup"
+    ):
+        extract(folder, Goal(applied=150), tmp_path / "x", tmp_path / "work")
+    told: list[str] = []
+    states = list(key_states(folder, b"/3", tmp_path / "work", told.append))
+    assert [each.revision for each in states] == sorted(each.revision for each in states)
+    assert told[0].startswith(f"{found.bases[1].path}: the state is damaged: ")
 
 
 @pytest.mark.parametrize("skipped", [0, 50])

@@ -46,6 +46,7 @@ def records() -> Iterator[tuple[str, bytes, bytes]]:
 def test_a_member_starts_with_what_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeding, "COMMIT_CHANGES", 7)
     told: list[int] = []
+    monkeypatch.setattr("time.time", lambda: 7e8)
     own = founders(URLS, "b", "a secret", "from somewhere")
     assert seed(tmp_path / "new", own, Index(33), records(), told.append) == LAST + 2
     assert told == [LAST + 2]
@@ -56,7 +57,7 @@ def test_a_member_starts_with_what_was_given(tmp_path: Path, monkeypatch: pytest
     storage = Storage(folder, calls.queue.put, Shares.of(SMALLEST), Reports(), Quiet())
     boot = storage.boot({})
     boot.check()
-    assert boot.hard_state == HardState(Term(1), NodeId(0), Index(33))
+    assert boot.hard_state == HardState(Term(7 * 10**8), NodeId(0), Index(33))
     assert (boot.snapshot.index, boot.snapshot.term, boot.applied) == (33, 1, 33)
     assert boot.snapshot.conf == ConfState(voters=tuple(sorted(own.members)))
     machine = storage.machine
@@ -137,6 +138,17 @@ def test_the_state_has_its_name_on_stable_storage_before_the_folder_is_a_members
     monkeypatch.setattr(DataDir, "adopt", adopted)
     seed(tmp_path / "new", founders(URLS, "a", "a secret", ""), Index(1), records())
     assert done == [tmp_path / "new" / "state", "adopted"]
+
+
+def test_several_founders_begin_with_a_later_term_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = []
+    for now in (7e8, 7e8 + 1):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        terms.append(founders(URLS, "a", "t", "o").term)
+    assert terms[0] < terms[1]
+    monkeypatch.setattr("time.time", lambda: -5.0)
+    assert founders(URLS, "a", "t", "o").term == 1, "a clock that is wrong"
+    assert founders({"a": ["http://a:1"]}, "a", "t", "o").term == 1
 
 
 def test_who_begins_alone_gets_other_ids_each_time() -> None:

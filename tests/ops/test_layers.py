@@ -199,8 +199,8 @@ class TestFlags:
             (["--cups=1,1"], "names '1' twice"),
             (["--cups=1,2,3,4,5"], "has 5 items, at most 4 can be used"),
             (["--config-file=/nonexistent/x"], "cannot read the configuration file '/nonexistent/x'"),
-            (["--config-file=a\0b"], "not a path"),
-            (["--config-file=/"], "Is a directory"),
+            (["--config-file=a\0b"], "is not the name of a file"),
+            (["--config-file=/"], "is a folder, not a file"),
         ],
     )
     def test_refusals(self, argv: list[str], text: str) -> None:
@@ -338,7 +338,7 @@ class TestFile:
 
     def test_too_long(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
-        with pytest.raises(NetstoreError, match="no configuration file"):
+        with pytest.raises(NetstoreError, match=f"is longer than {MAX_FILE_BYTES} bytes"):
             read_document(str(tmp_path / "f"))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +27,9 @@ from tests.support.peermembers import (
     met,
     open_stream,
 )
+
+if TYPE_CHECKING:
+    from tests.support.peermembers import Member
 
 
 async def test_a_fault_with_one_member_ends_no_other_stream_and_it_is_dialed_again(
@@ -98,6 +102,34 @@ async def test_a_refused_message_ends_the_stream_and_not_the_member() -> None:
         await eventually(lambda: one.lost, "the stream ends")
         assert "term 9 cannot be" in two.log.events("peer_cut")[0]
         await eventually(lambda: one.connections == 2, "it is dialed again")
+
+
+def has_dialed(member: Member, count: int) -> bool:
+    return member.connections == count
+
+
+async def test_a_member_that_cuts_each_stream_is_dialed_slowly_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PING_SECONDS", 0.01)
+    async with members() as (one, two):
+        await met(one, two)
+        peer = one.peers._peers[B]
+        first = peer._pause
+        two.refuses = "term 9 cannot be"
+        for number in range(2, 5):
+            one.peers.send([beat(A, B)])
+            await eventually(partial(has_dialed, one, number), "it is dialed again")
+        assert len(one.log.events("peer_connected")) == len(one.log.events("peer_lost")) == 1
+        assert peer._pause == 8 * first
+        two.refuses = ""
+        one.clock.ahead += module.STEADY_SECONDS
+        await eventually(lambda: len(one.log.events("peer_connected")) == 2, "one that lasts is logged")
+        assert peer.is_connected
+        [stream] = [each for each in two.incoming_streams if each.sender == A]
+        stream.link.cut("enough")
+        await eventually(lambda: one.connections == 5, "it is dialed again")
+        assert peer._pause == 2 * first
 
 
 async def test_replies_to_pings_that_were_not_sent_end_the_stream() -> None:

@@ -1,5 +1,6 @@
 """`netstorectl mirror` between stores as sites have them: TLS with certificates of both sides, users with
-passwords, and several members of which one is killed.
+passwords, several members of which one is killed, stores that are killed and started again, and a source that
+is replaced.
 """
 
 from __future__ import annotations
@@ -29,27 +30,32 @@ from tests.support.daemon import (
 )
 from tests.support.patience import seconds, until
 from tests.support.peers import start_etcd
+from tests.support.twins import Twins
 from tests.support.v3client import Refused, V3Client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.daemon import Daemon
 
 
 @contextmanager
-def mirror(*words: str) -> Iterator[None]:
-    """A mirror that follows, and has nothing to say but what it says when it is interrupted."""
+def mirror(*words: str, refusal: str = "") -> Iterator[None]:
+    """A mirror that follows, and has nothing to say but what it says when it is interrupted; with `refusal`
+    one that has ended itself by then, with this text.
+    """
     command = (sys.executable, "-m", "netstore.cli.netstorectl", "mirror", *words)
     process = subprocess.Popen(
         command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         yield
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=seconds(20))
-        assert process.returncode == 130, err
+        if not refusal:
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=seconds(40))
+        assert process.returncode == (1 if refusal else 130), err
+        assert refusal in err
         assert "Traceback" not in err
     except BaseException as error:
         process.kill()
@@ -159,6 +165,7 @@ def test_users_of_both_sides(tmp_path: Path) -> None:
         ):
             done = ended(*words, *users)
             assert done.returncode == 1
+            assert ended(*(word for word in words if word != "--once"), *users).returncode == 1
             assert f"{side}: the store wants to know who asks" in done.stderr
             assert f"give {option} of somebody who may, with the right password" in done.stderr
         done = ended(*words, "--username", one, "--target-username", other, "-o", "json")
@@ -166,6 +173,94 @@ def test_users_of_both_sides(tmp_path: Path) -> None:
         assert json.loads(done.stdout)["v2Written"] == 1
         found = httpx.get(f"{target.url}/v2/keys/a", auth=("root", "other"), timeout=seconds(10))
         assert found.json()["node"]["value"] == "1"
+
+
+STARTS: dict[str, Callable[..., Daemon]] = {"etcd": start_etcd, "netstored": start_netstored}
+WITH_ETCD = (pytest.mark.peer("etcd"), pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param("etcd", "netstored", marks=WITH_ETCD),
+        pytest.param("netstored", "etcd", marks=WITH_ETCD),
+        ("netstored", "netstored"),
+    ],
+)
+def test_both_sides_are_killed_and_started_again(tmp_path: Path, one: str, other: str) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    with STARTS[one](tmp_path / "one") as source, STARTS[other](tmp_path / "other") as target:
+        write(source, "k", "0")
+        with mirror(source.url, target.url):
+            arrives(target, "k", "0")
+            for number, killed in enumerate(([source], [target], [source, target]), 1):
+                for daemon in killed:
+                    daemon.kill()
+                for daemon in killed:
+                    daemon.start_again()
+                write(source, "k", str(number))
+                arrives(target, "k", str(number))
+
+
+@pytest.mark.parametrize(
+    ("what", "refusal"),
+    [
+        ("empty", "SOURCE went back from"),
+        ("begun anew", "the store that was copied"),
+        ("put back", "the store that was copied"),
+    ],
+)
+@pytest.mark.parametrize("api", ["v2", "v3"])
+@pytest.mark.parametrize("start", [pytest.param("etcd", marks=WITH_ETCD), "netstored"])
+def test_a_source_that_is_replaced_does_not_change_the_target(
+    tmp_path: Path, start: str, api: str, what: str, refusal: str
+) -> None:
+    with start_netstored(tmp_path) as target:
+        twins = Twins(tmp_path / "source", target, STARTS[start])
+        write(twins.begin(), "shared", "1")
+        before = twins.copy("before")
+        write(source := twins.begin(of=before), "precious", "1")
+
+        def fill(hidden: Daemon) -> None:
+            for number in range(20):
+                write(hidden, f"other{number}", "1")
+
+        try:
+            with mirror(source.url, target.url, "--api", api, refusal=refusal):
+                until(lambda: api in there(target, "precious"), "the key arrives", limit=60)
+                twins.begin(
+                    of=before if what == "put back" else None, write=None if what == "empty" else fill
+                )
+        finally:
+            twins.end()
+        assert {*there(target, "precious"), *there(target, "shared")} == {api}
+        assert not there(target, "other0")
+
+
+def there(daemon: Daemon, key: str) -> set[str]:
+    """The APIs that have the key."""
+    with closing(V3Client(daemon.url)) as client:
+        has_v3 = bool(client.kv.Range(RangeRequest(key=key.encode())).kvs)
+    return {api for api, has in (("v2", get(daemon, key) is not None), ("v3", has_v3)) if has}
+
+
+@pytest.mark.parametrize("is_source", [True, False], ids=["of the source", "of the target"])
+def test_a_certificate_that_is_refused_ends_it(tmp_path: Path, *, is_source: bool) -> None:
+    with (
+        guarded(tmp_path / "one") as (_, url, files),
+        start_netstored(tmp_path) as plain,
+    ):
+        words = ("mirror", *((url, plain.url) if is_source else (plain.url, url)))
+        side = "SOURCE" if is_source else "TARGET"
+        for given, text in (
+            ((), "give its authority as"),
+            (("--ca-file", str(files.ca)), "alert certificate required"),
+        ):
+            done = ended(*words, *given)
+            assert done.returncode == 4, done.stderr
+            assert f"{side}: no endpoint answered" in done.stderr
+            assert text in done.stderr
 
 
 def ended(*words: str) -> subprocess.CompletedProcess[str]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from netstore.disk.backupfile import Header
+    from netstore.disk.backupfile import Header, LogPart
 
 LIMIT: Final = 20.0
 DIGEST: Final = sha256(b"data").digest()
@@ -52,6 +52,8 @@ class Place:
         """One item for each time that the state should be verified."""
         self.folder = folder
         self.member = NodeId(7)
+        self.parts: dict[int, LogPart] = {}
+        """What the log says of each index."""
         self.wall: Callable[[], Nanos] = lambda: Nanos(10**18)
         self.backups = Backups(
             folder,
@@ -60,6 +62,7 @@ class Place:
             self.lines,
             suspect=lambda: self.suspected.append(True),
             header=self.header,
+            log_part=self.parts.get,
         )
 
     def header(self) -> Header:

@@ -108,8 +108,8 @@ class Member:
 
     @property
     def connections(self) -> int:
-        """How many streams to another member were opened so far, by the log."""
-        return len(self.log.events("peer_connected"))
+        """How many streams to members that are listed were opened so far."""
+        return sum(peer.counts.lost + peer.is_connected for peer in self.peers._peers.values())
 
     @property
     def unverified(self) -> list[IncomingStream]:

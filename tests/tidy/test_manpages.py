@@ -434,8 +434,8 @@ class Archived:
         return 0.0
 
     @staticmethod
-    def problems() -> list[str]:
-        return []
+    def fixes() -> dict[str, str]:
+        return {}
 
 
 def test_the_page_names_every_field_that_a_member_with_archive_and_backups_tells(tmp_path: Path) -> None:

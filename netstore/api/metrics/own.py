@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from netstore import __version__
 from netstore.api.health import raised_alarms
 from netstore.exposition import counter, gauge, gauges
+from netstore.node.member import all_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ def families(sources: Sources) -> Iterator[Metric]:
     yield gauge(
         "netstore_problems",
         "Alarms that are raised, why this member refuses requests, and that states differ.",
-        len(raised_alarms(host)) + len(host.problems()) + bool(host.differing),
+        len(raised_alarms(host)) + len(all_problems(host)),
     )
     yield gauge(
         "netstore_states_differ",

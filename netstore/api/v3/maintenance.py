@@ -13,6 +13,7 @@ from netstore.api.v3.interceptor import Single
 from netstore.api.v3.status import end, refuse
 from netstore.api.v3.version import VERSION
 from netstore.errors import Fault, Reason
+from netstore.node.member import all_problems
 from netstore.proto import rpc_pb2 as pb
 from netstore.state.commands import encode
 from netstore.state.v3.commands import CORRUPT, NOSPACE, AlarmChanged, SetAlarm
@@ -123,9 +124,7 @@ class MaintenanceService:
         problems += [
             f"memberID:{id_} alarm:{pb.AlarmType.Name(kind)} " for id_, kind in machine.alarms.active
         ]
-        problems += member.problems()
-        if member.differing:
-            problems.append(member.differing)
+        problems += all_problems(member)
         answer = pb.StatusResponse(
             version=VERSION,
             dbSize=size,
@@ -189,7 +188,7 @@ class MaintenanceService:
     # --- storage
 
     def _defragment(self, call: Call, _: pb.DefragmentRequest) -> None:
-        """Nothing to do: the storage reuses free space by itself."""
+        """Nothing to do: writes use free pages again, and a start gives them back (`disk.compacting`)."""
         call.reply(b"")
 
     def _hash(self, call: Call, _: pb.HashRequest) -> None:

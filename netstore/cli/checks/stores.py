@@ -17,7 +17,7 @@ from netstore.errors import NetstoreError
 from netstore.network.config import parse_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from netstore.cli.checks.finding import Finding
     from netstore.cli.commands.invocation import Settings
@@ -108,15 +108,19 @@ def standing(endpoint: str, told: MemberStatus) -> Iterator[Finding]:
     archive, backup = told.archive, told.backup
     elsewhere = (archive.problems if archive else ()) + (backup.warnings if backup else ())
     of_store = [problem for problem in told.problems if problem not in elsewhere]
-    for problem in of_store:
+
+    def found(judge: Callable[[str, str, str], Finding], subject: str, problem: str) -> Finding:
         fix = told.fixes.get(problem, "")
         text = problem.removesuffix(f": {fix}")
-        yield wrong(f"store {endpoint}", text, fix or "see its log: an earlier release tells no more")
+        return judge(subject, text, fix or "see its log: an earlier release tells no more")
+
+    for problem in of_store:
+        yield found(wrong, f"store {endpoint}", problem)
     if archive is not None:
         subject = f"archive {endpoint}"
         judge = wrong if archive.stopped else warning
         for problem in archive.problems:
-            yield judge(subject, problem, "do what it says; the log of the member says more")
+            yield found(judge, subject, problem)
         if archive.stopped is None and of_store:
             words = "an earlier release tells what is wrong with it among the problems of the store"
             yield unknown(subject, words, "see these, and upgrade the member")
@@ -127,7 +131,7 @@ def standing(endpoint: str, told: MemberStatus) -> Iterator[Finding]:
     if backup is not None:
         subject = f"backup {endpoint}"
         for problem in backup.warnings:
-            yield wrong(subject, problem, "do what it says; the log of the member says more")
+            yield found(wrong, subject, problem)
         if not backup.warnings:
             last = f"the last one is {backup.last_file}" if backup.last_file else "none yet"
             yield ok(subject, f"every {backup.every_seconds:g} s; {last}")

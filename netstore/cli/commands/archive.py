@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from netstore import __version__
-from netstore.cli.commands.failures import refused
+from netstore.cli.commands.failures import Exit, Failure, in_words, refused, system_problem
 from netstore.cli.commands.invocation import warn
-from netstore.cli.commands.options import Group, pass_settings, whole
+from netstore.cli.commands.options import PATH, Group, pass_settings, whole
 from netstore.cli.commands.points import MAX_REVISION, Point, instant, revision, shown_instant
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError
@@ -55,7 +55,8 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
     """A full backup of the state at a point of an archive, in a folder beside a path that is removed at the
     end. `Failure` if there is none.
     """
-    from netstore.node.pointintime import Goal, extract  # noqa: PLC0415 - few commands need it
+    from netstore.disk.archivefile import NoSuchPoint  # noqa: PLC0415 - few commands need them
+    from netstore.node.pointintime import Goal, extract  # noqa: PLC0415 - same
 
     if sum(each is not None for each in (to_revision, to_index, to_time)) != 1:
         raise click.UsageError(
@@ -66,11 +67,15 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
     try:
         target = work / "backup"
         try:
-            reached = extract(folder, goal, target, work / "work", base_file=base, version=__version__)
+            reached = extract(
+                folder, goal, target, work / "work", base_file=base, version=__version__, warn=warn
+            )
+        except NoSuchPoint as error:
+            raise Failure(Exit.NOT_FOUND, str(error)) from None
         except NetstoreError as error:
             raise refused(str(error)) from None
         except OSError as error:
-            raise refused(f"{error.filename or folder}: {error.strerror or error}") from None
+            raise refused(system_problem(error, folder)) from None
         if reached.is_end:
             end = shown_instant(reached.wall, up=True)
             warn(
@@ -94,7 +99,7 @@ def _folder_beside(path: Path) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
     except OSError as error:
-        raise refused(f"{path.absolute().parent}: {error.strerror or error}") from None
+        raise refused(system_problem(error, path.absolute().parent)) from None
 
 
 @click.group(cls=Group)
@@ -103,14 +108,14 @@ def archive() -> None:
 
 
 @archive.command("ls")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @pass_settings
 def ls(settings: Settings, folder: Path) -> None:
     """Show the stretches of entries that an archive holds, the gaps between them, and its states."""
     from netstore.disk.archivefile import listing, read_head  # noqa: PLC0415 - few commands need it
 
     rows: list[tuple[str | int | None, ...]] = []
-    try:
+    with in_words(folder):
         found = listing(folder)
         for first, last in found.stretches:
             parts = [part for part in found.parts if first <= part.first and part.last <= last]
@@ -125,8 +130,6 @@ def ls(settings: Settings, folder: Path) -> None:
             ("state", each.applied, each.applied, None, None, 1, each.path.stat().st_size)
             for each in sorted(found.bases)
         ]
-    except NetstoreError as error:
-        raise refused(str(error)) from None
     rows.sort(key=lambda row: (int(row[1] or 0), str(row[0])))
     fields = ("what", "first", "last", "from", "to", "files", "bytes")
     settings.show(
@@ -136,11 +139,11 @@ def ls(settings: Settings, folder: Path) -> None:
 
 
 @archive.command("extract")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
+@click.argument("file", type=PATH)
 @click.option(
     "--base",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="BACKUP",
     help="The full backup to begin with.  [a state of the archive]",
 )
@@ -160,10 +163,11 @@ def extract(
 
     Snapshot restore makes the folders of a new cluster from it. FILE must not exist.
     """
-    if file.exists():
-        raise refused(f"{file}: exists; name a new file")
-    with extracted(folder, file, base, to_revision, to_index, to_time) as (made, reached):
-        made.rename(file)
+    with in_words(file):
+        if file.exists():
+            raise refused(f"{file}: exists; name a new file")
+        with extracted(folder, file, base, to_revision, to_index, to_time) as (made, reached):
+            made.rename(file)
     row = (
         str(file),
         reached.applied,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netstore.cli.commands.failures import Exit, Failure
-from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.commands.options import NAME, Command, pass_settings
 from netstore.cli.output import Table
 
 if TYPE_CHECKING:
@@ -28,12 +28,10 @@ HEADINGS = ("CHECK", "STATE", "FOUND", "WHAT TO DO")
 @click.option(
     "--config-file",
     metavar="PATH",
-    type=click.Path(),
+    type=NAME,
     help="The daemons' file.  [/etc/netstore/netstore.toml]",
 )
-@click.option(
-    "--data-dir", metavar="DIR", type=click.Path(), help="The data folder of this machine's member."
-)
+@click.option("--data-dir", metavar="DIR", type=NAME, help="The data folder of this machine's member.")
 @pass_settings
 def doctor(settings: Settings, *, config_file: str | None, data_dir: str | None) -> None:
     """Check this machine and the store, and say what to do about what is wrong: settings and modules of the

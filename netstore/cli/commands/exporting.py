@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands.failures import check_apart, in_words, refused, usage
+from netstore.cli.commands.folders import advice
 from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, members_of
 from netstore.cli.commands.invocation import Settings, say, warn
-from netstore.cli.commands.options import Command, flags_given, pass_settings
+from netstore.cli.commands.options import PATH, Command, flags_given, pass_settings
 from netstore.cli.output import Form, Table
 
 if TYPE_CHECKING:
@@ -23,12 +24,10 @@ CLUSTER_NAME: Final = "etcd-cluster"
 
 
 @click.command("export", cls=Command)
-@click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
-@click.option("--data-dir", type=click.Path(path_type=Path), help="The data folder of an etcd to make.")
-@click.option(
-    "--source-wal-dir", type=click.Path(path_type=Path), help="Where SOURCE's log is, if not in its folder."
-)
-@click.option("--snapshot", type=click.Path(path_type=Path), help="The snapshot file to write: v3 keys only.")
+@click.argument("source", metavar="SOURCE", type=PATH)
+@click.option("--data-dir", type=PATH, help="The data folder of an etcd to make.")
+@click.option("--source-wal-dir", type=PATH, help="Where SOURCE's log is, if not in its folder.")
+@click.option("--snapshot", type=PATH, help="The snapshot file to write: v3 keys only.")
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the etcd.")
 @click.option(
     "--initial-advertise-peer-urls",
@@ -63,9 +62,9 @@ def export(
         usage("give either --data-dir or --snapshot")
     if snapshot is not None and (given := flags_given("name", "peer_urls")):
         usage(f"{given[0]}: is for a data folder; etcdctl snapshot restore gives it to one that it makes")
-    if source_wal_dir is not None and not source.is_dir():
-        usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
     with ExitStack() as parts, in_words(source):
+        if source_wal_dir is not None and not source.is_dir():
+            usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
         from netstore.node import etcdexport  # noqa: PLC0415 - help need not wait for the store's modules
         from netstore.node.seeding import founders  # noqa: PLC0415 - same
 
@@ -96,10 +95,14 @@ def _state(
     """
     import tempfile  # noqa: PLC0415 - only here
 
+    from netstore.disk.datadir import is_data_folder  # noqa: PLC0415 - help need not wait for them
     from netstore.node.etcdexport import open_state  # noqa: PLC0415 - help need not wait for them
     from netstore.node.restore import Wish, restore  # noqa: PLC0415 - same
 
     if source.is_dir():
+        told = None if is_data_folder(source) else advice(source, "the data folder of a netstore")
+        if told is not None:
+            raise refused(f"{source}: {told}")
         return open_state(source, parts, wal_dir)
     if not source.exists():
         raise refused(f"{source}: is not there: name a data folder, or a file of netstorectl snapshot save")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from netstore.errors import NetstoreError
+from netstore.inputfile import UnusableFile, read_input, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +34,20 @@ OF_USERS: Final = (
     ("permission denied", "give --username of somebody who may"),
 )
 """Part of an etcd's refusal -> what to do about it. Some come with the code UNKNOWN."""
+
+
+_SYSTEM_FIXES: Final = {
+    errno.EACCES: "run this as a user who may, or have its owner permit it",
+    errno.EPERM: "run this as a user who may, or have its owner permit it",
+    errno.ENOENT: "name one that is there",
+    errno.ENOTDIR: "name one whose parents are folders",
+    errno.EISDIR: "name a file",
+    errno.EROFS: "name one on a disk that can be written",
+    errno.ENOSPC: "free disk space, or name one on another disk",
+    errno.EDQUOT: "free disk space, or name one on another disk",
+    errno.EIO: "the disk fails: look at the log of the kernel, and use another",
+}
+"""Numbers of system errors of files -> what to do."""
 
 
 class Exit(enum.IntEnum):
@@ -81,7 +97,26 @@ def in_words(path: Path | None) -> Iterator[None]:
     except NetstoreError as error:
         raise refused(str(error)) from None
     except OSError as error:
-        raise refused(f"{error.filename or path}: {error.strerror or error}") from None
+        raise refused(system_problem(error, path)) from None
+
+
+def system_problem(error: OSError, path: Path | str | None = None) -> str:
+    """What the system refused, with the fix. `path` is the file or folder that is meant where the error names
+    none.
+    """
+    told = f"{shortened(str(error.filename or path))}: {error.strerror or error}"
+    fix = _SYSTEM_FIXES.get(error.errno or 0)
+    return told if fix is None else f"{told}; {fix}"
+
+
+def content_of(path: str, most: int, fix: str) -> bytes:
+    """All of a file that is given to a command, or of a pipe, as `<(command)` gives one; at most `most`
+    bytes. `Failure` if it cannot be used; `fix` says what to give instead.
+    """
+    try:
+        return read_input(path, most, fix, stream=True)
+    except UnusableFile as error:
+        raise refused(str(error)) from None
 
 
 def check_apart(sources: Iterable[Path | None], targets: Iterable[Path | None]) -> None:

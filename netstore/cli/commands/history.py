@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from netstore.cli.commands.failures import Exit, Failure, refused
-from netstore.cli.commands.invocation import say
-from netstore.cli.commands.options import Command, pass_settings, whole
+from netstore.cli.commands.failures import Exit, Failure, refused, system_problem
+from netstore.cli.commands.invocation import say, warn
+from netstore.cli.commands.options import PATH, Command, pass_settings, whole
 from netstore.cli.commands.points import Point, Store, ask_keys, instant, point, revision, shown_instant
 from netstore.cli.output import Form, Table
 from netstore.errors import NetstoreError
@@ -52,7 +52,7 @@ start_argument = click.argument("start", metavar="PREFIX", type=os.fsencode)
 @click.option("--values", is_flag=True, help="The values, too; base64 where they are no text.")
 @click.option(
     "--archive",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FOLDER",
     help="From this archive of the log instead of the store: as far back as it goes.",
 )
@@ -95,7 +95,7 @@ def _archived(folder: Path, key: bytes, limit: int) -> tuple[Past, Mapping[int, 
     count = last = 0
     with tempfile.TemporaryDirectory(prefix="netstorectl-") as work:
         try:
-            for each in key_states(folder, key, Path(work) / "state"):
+            for each in key_states(folder, key, Path(work) / "state", warn):
                 count += 1
                 last = each.revision
                 if len(states) == limit:
@@ -106,7 +106,7 @@ def _archived(folder: Path, key: bytes, limit: int) -> tuple[Past, Mapping[int, 
         except NetstoreError as error:
             raise refused(str(error)) from None
         except OSError as error:
-            raise refused(f"{error.filename or folder}: {error.strerror or error}") from None
+            raise refused(system_problem(error, folder)) from None
     return Past(states, count - len(states), 0, last), origins
 
 
@@ -282,12 +282,12 @@ class _Undo:
 
     async def run(self, store: Store) -> None:
         """Find what differs, and write it batch by batch."""
-        from netstore.client.keyspace import Batches, Step  # noqa: PLC0415 - see Settings.run
+        from netstore.client.keyspace import Batches, Later, Step  # noqa: PLC0415 - see Settings.run
 
         self.target = await store.resolve(self._point)
         self.now = await store.keys.revision(self._prefix)
         if self.target > self.now:
-            raise refused(f"revision {self.target} is later than the store's newest, {self.now}")
+            raise Later(self.target, self.now)
         batches = Batches()
         async for key, then, now in store.keys.compare(self._prefix, self.target, self.now):
             lease = 0 if then is None else then.lease

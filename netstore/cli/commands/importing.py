@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import click
 
-from netstore.cli.commands.failures import check_apart, in_words, refused, usage
+from netstore.cli.commands.failures import Exit, Failure, check_apart, in_words, refused, usage
+from netstore.cli.commands.folders import advice, is_of_etcd
 from netstore.cli.commands.invocation import Settings, say, warn
-from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.commands.options import PATH, Command, pass_settings
 from netstore.cli.commands.v3calls import v3_client
 from netstore.cli.output import Form, Table
 from netstore.errors import NetstoreError
+from netstore.inputfile import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,13 +45,9 @@ _ADDRESS: Final = re.compile(r"https?://.*|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)
 
 @click.command("import", cls=Command)
 @click.argument("source", metavar="SOURCE")
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path), required=True, help="The folder to make, new or empty."
-)
-@click.option("--wal-dir", type=click.Path(path_type=Path), help="As netstored --wal-dir: for the log alone.")
-@click.option(
-    "--source-wal-dir", type=click.Path(path_type=Path), help="Where etcd's log is, if not in its folder."
-)
+@click.option("--data-dir", type=PATH, required=True, help="The folder to make, new or empty.")
+@click.option("--wal-dir", type=PATH, help="As netstored --wal-dir: for the log alone.")
+@click.option("--source-wal-dir", type=PATH, help="Where etcd's log is, if not in its folder.")
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the member.")
 @click.option(
     "--initial-advertise-peer-urls",
@@ -122,10 +120,12 @@ def import_(
         targets = data_dir, wal_dir
         if is_live:
             settings.endpoints = source
-            opened = _fetched(settings, data_dir, parts, without_auth=without_auth)
+            settings.names = {"--endpoints": "SOURCE"}
+            with _of_source(source):
+                opened = _fetched(settings, data_dir, parts, without_auth=without_auth)
         else:
             opened = _opened(
-                Path(source),
+                source,
                 targets,
                 source_wal_dir,
                 parts,
@@ -181,15 +181,31 @@ def check_token(token: str | None) -> None:
 
 
 def _is_live(source: str) -> bool:
-    """Whether a source is an etcd that serves: URLs or HOST:PORT, separated by commas, unless a file has this
-    name.
+    """Whether a source is an etcd that serves: URLs or HOST:PORT, separated by commas; unless a file has this
+    name, or that of a HOST, so that the name of a file may be meant.
     """
     words = list(filter(None, map(str.strip, source.split(","))))
-    return bool(words) and all(map(_ADDRESS.fullmatch, words)) and not os.path.lexists(source)
+    if not words or not all(map(_ADDRESS.fullmatch, words)) or os.path.lexists(source):
+        return False
+    hosts = [word.rpartition(":")[0] for word in words if "://" not in word]
+    return not any(map(os.path.lexists, hosts))
+
+
+@contextmanager
+def _of_source(source: str) -> Iterator[None]:
+    """That the store does not answer, with what was taken for its address."""
+    try:
+        yield
+    except Failure as failure:
+        if failure.status is not Exit.UNAVAILABLE:
+            raise
+        is_named = all("://" in word for word in source.split(",") if word.strip())
+        taken = "" if is_named else f"; no file is named {shortened(source)}, so it was taken for an address"
+        raise Failure(failure.status, f"SOURCE: {failure.text}{taken}") from None
 
 
 def _opened(
-    path: Path,
+    source: str,
     targets: tuple[Path, Path | None],
     source_wal_dir: Path | None,
     parts: ExitStack,
@@ -201,6 +217,18 @@ def _opened(
     from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
     from netstore.types import Nanos  # noqa: PLC0415 - same
 
+    path = Path(source)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise refused(
+            f"{shortened(source)}: {error.strerror}, and not the address of an etcd either, which is written"
+            " http://HOST:PORT; name a file or folder that is there, or an address"
+        ) from None
+    if path.is_dir() and not is_of_etcd(path):
+        told_of_folder = advice(path, "the data folder of an etcd")
+        if told_of_folder is not None:
+            raise refused(f"{path}: {told_of_folder}")
     check_apart((path, source_wal_dir), targets)
     with _progress("reading") as told:
         if path.is_dir():

@@ -162,7 +162,8 @@ class Settings:
             with _requests_shown() if self.debug else nullcontext():
                 return trio.run(work, restrict_keyboard_interrupt_to_checkpoints=True)
         except ClientError as error:
-            raise failure_of(error) from None
+            failure = failure_of(error)
+            raise Failure(failure.status, self.renamed(failure.text)) from None
 
     def client(self, endpoint: str | None = None) -> V2Client:
         """A client with these settings; `Failure` if they cannot be used."""
@@ -206,18 +207,22 @@ class Settings:
         """`Failure` if the files for TLS, which an https endpoint needs, cannot be used, or if they are given
         for a connection that would not be encrypted.
         """
+        if self.key_file and not self.cert_file and (self.is_encrypted or "--key-file" in self.flags):
+            text = "--key-file: has no effect without the certificate that it is of; give --cert-file, too"
+            raise Failure(Exit.USAGE, self.renamed(text))
         for option in sorted(self.flags & TLS_OPTIONS):
             check_used(option, self)
         if not self.is_encrypted:
             return
         from netstore.client.faults import tls_context  # noqa: PLC0415 - see `run`
-        from netstore.net.tls import BadFile  # noqa: PLC0415 - same
+        from netstore.net.tls import BadFile, NoKey  # noqa: PLC0415 - same
 
         try:
             tls_context(self.ca_file, self.cert_file, self.key_file)
         except BadFile as error:
             option = f"--{error.setting.replace('_', '-')}"
-            text = self.renamed(f"{option}: {error.problem}; {error.fix}")
+            fix = "give --key-file, too" if isinstance(error, NoKey) else error.fix
+            text = self.renamed(f"{option}: {error.problem}; {fix}")
             raise Failure(Exit.USAGE, text) from None
 
     def addresses(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -12,11 +11,12 @@ import click
 from netstore.cli.commands import completion
 from netstore.cli.commands.failures import OF_USERS, Exit, Failure, refused, with_fix
 from netstore.cli.commands.invocation import Settings, agreed, say
-from netstore.cli.commands.options import Command, Group, pass_settings
+from netstore.cli.commands.options import PATH, Command, Group, pass_settings
 from netstore.cli.output import Table
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
     from typing import TypeVar
 
     from netstore.client.cluster import ClusterClient, MemberRecord, Refused
@@ -178,7 +178,7 @@ def rm(settings: Settings, who: str, *, yes: bool) -> None:
 @member.command("token")
 @click.option(
     "--data-dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     default=None,
     help="Data folder of a member on this machine (default: as netstored chooses it).",

@@ -15,7 +15,7 @@ from netstore.cli.commands.v3calls import v3_client
 from netstore.cli.output import Table
 
 if TYPE_CHECKING:
-    from netstore.client import mirror_v2, mirror_v3
+    from netstore.client import mirror_v2, mirror_v2_nodes, mirror_v3
     from netstore.client.mirror import Told
     from netstore.client.v2 import V2Client
 
@@ -71,7 +71,7 @@ def mirror(
     Values and v2 TTLs are kept; revisions, versions, leases and v2 indexes are not. For those see netstorectl
     import.
     """
-    from netstore.client import mirror_v2, mirror_v3  # noqa: PLC0415 - see Settings.run
+    from netstore.client import mirror_v2_nodes, mirror_v3  # noqa: PLC0415 - see Settings.run
     from netstore.client.mirror import NotMirrored  # noqa: PLC0415 - same
 
     if not checkpoint.strip("/"):
@@ -116,7 +116,7 @@ def mirror(
         source_settings,
         target_settings,
         mirror_v3.Scope(keys.encode(), there.encode(), checkpoint.encode()),
-        mirror_v2.Scope(clean(keys), clean(there), clean(f"_{checkpoint.lstrip('/')}")),
+        mirror_v2_nodes.Scope(clean(keys), clean(there), clean(f"_{checkpoint.lstrip('/')}")),
         once=once,
         overwrite=overwrite,
     )
@@ -135,7 +135,7 @@ class _Work:
         source: Settings,
         target: Settings,
         scope_v3: mirror_v3.Scope,
-        scope_v2: mirror_v2.Scope,
+        scope_v2: mirror_v2_nodes.Scope,
         *,
         once: bool,
         overwrite: bool,

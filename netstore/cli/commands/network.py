@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from netstore.cli.commands.failures import Exit, Failure, refused
+from netstore.cli.commands.failures import Exit, Failure, content_of, refused
 from netstore.cli.commands.invocation import (
     MAX_INPUT_BYTES,
     Settings,
@@ -20,7 +19,7 @@ from netstore.cli.commands.invocation import (
     warn,
 )
 from netstore.cli.commands.leases import survey
-from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.commands.options import NAME, Group, pass_settings
 from netstore.cli.commands.plugin import admitted_if_any, ask_plugins, types_in
 from netstore.cli.output import Form, Table, emit_value
 from netstore.errors import parse_problem
@@ -28,6 +27,7 @@ from netstore.network.addresses import show_ip
 from netstore.network.backends import BUILT_IN, FOREIGN
 from netstore.network.check import check_network
 from netstore.network.config import Network, NetworkConfigError, parse_network
+from netstore.network.depth import is_deep
 from netstore.network.ipv6 import show_ip6
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 NAMED_ORPHANS: Final = 3
 """How many leases outside the network a refusal names; the rest is counted."""
 
-source_argument = click.argument(
-    "source", metavar="[FILE|-|JSON]", required=False, type=click.Path(allow_dash=True)
-)
+source_argument = click.argument("source", metavar="[FILE|-|JSON]", required=False, type=NAME)
 
 
 @click.group(cls=Group)
@@ -274,9 +272,11 @@ def _fields(text: str | None) -> dict[str, tuple[str, Any]]:
     """Every leaf of a document: folded path -> path as written, value."""
     if text is None:
         return {}
+    if is_deep(text.encode()):
+        return {"document": ("document", text)}
     try:
         document = msgspec.json.decode(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return {"document": ("document", text)}
     leaves: dict[str, tuple[str, Any]] = {}
 
@@ -310,17 +310,10 @@ def document_given(source: str | None) -> bytes:
     """The document given as FILE, `-` or JSON, stripped of white space."""
     if source is None or source == "-":
         content = standard_input("config")
-    elif source.lstrip().startswith("{"):
+    elif source.lstrip().startswith(("{", "[")):
         content = source.encode(errors="surrogateescape")
     else:
-        try:
-            with Path(source).open("rb") as file:
-                content = file.read(MAX_INPUT_BYTES + 1)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise refused(f"{source}: {reason}; give a file, - or the JSON itself") from None
-        if len(content) > MAX_INPUT_BYTES:
-            raise refused(f"{source}: longer than {MAX_INPUT_BYTES} bytes, more than the store takes")
+        content = content_of(source, MAX_INPUT_BYTES, "give a file, - or the JSON itself")
     return content.strip()
 
 
@@ -362,8 +355,8 @@ def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
     for remark in told:
         warn(remark)
     try:
-        config = msgspec.json.decode(text)
-    except (ValueError, RecursionError):
+        config = None if is_deep(text) else msgspec.json.decode(text)
+    except ValueError:
         config = None
     rows = [] if network is None else effective(network)
     settings.show(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -33,6 +34,13 @@ OTHERS: Final = {
     " API too, while the store runs, and 'snapshot restore FILE' makes a data folder of it"
 }
 """Commands of etcdctl for the v2 API that are another one here, and which."""
+
+
+PATH: Final = click.Path(path_type=Path, readable=False)
+"""The name of a file or folder. Whether it can be read is told by who reads it, with exit status 1."""
+
+NAME: Final = click.Path(readable=False, allow_dash=True)
+"""Same, as text; or `-`."""
 
 
 def key_of(word: str) -> str:
@@ -132,19 +140,19 @@ SHARED_OPTIONS: Final = (
     _shared(
         "--ca-file",
         variables=("NETSTORECTL_CACERT", "ETCDCTL_CACERT", "ETCDCTL_CA_FILE"),
-        type=click.Path(),
+        type=NAME,
         help="Certificates that may have signed the store's.",
     ),
     _shared(
         "--cert-file",
         variables=("NETSTORECTL_CERT", "ETCDCTL_CERT", "ETCDCTL_CERT_FILE"),
-        type=click.Path(),
+        type=NAME,
         help="Our own certificate.",
     ),
     _shared(
         "--key-file",
         variables=("NETSTORECTL_KEY", "ETCDCTL_KEY", "ETCDCTL_KEY_FILE"),
-        type=click.Path(),
+        type=NAME,
         help="The key of our certificate.",
     ),
     _shared(

@@ -14,13 +14,14 @@ import click
 import msgspec
 
 from netstore.cli.commands import completion
-from netstore.cli.commands.failures import Exit, Failure, refused
+from netstore.cli.commands.failures import Exit, Failure, content_of, refused, system_problem
 from netstore.cli.commands.invocation import Settings, say, warn
-from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.commands.options import PATH, Group, pass_settings
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError, parse_problem
 from netstore.network.backends import BUILT_IN
 from netstore.network.config import KNOWN_PREFIXES
+from netstore.network.depth import MAX_DEPTH, is_deep
 from netstore.network.pluginreport import FOLDER, Report, parse_report
 from netstore.network.plugins import MAX_WHEEL_BYTES, Plugin, Wheel, check_plugin, is_in_range
 
@@ -39,6 +40,7 @@ HEADINGS: Final = ("NAME", "VERSIONS", "SCHEMA", "WHEEL", "STORED", "SINCE")
 NODE_HEADINGS: Final = ("NODE", "ADDRESS", "RUNS", "PLUGIN", "VERSION", "ADMITTED", "PROBLEM")
 
 SIGNATURE_BYTES: Final = 64
+MAX_SIGNATURE_BYTES: Final = 1024
 MAX_SCHEMA_BYTES: Final = 64 * 1024
 
 
@@ -162,7 +164,7 @@ def retire(settings: Settings, name: str, *, force: bool) -> None:
 
 @plugin.command("fetch")
 @click.argument("name", shell_complete=completion.plugins)
-@click.argument("target", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@click.argument("target", metavar="[FILE]", required=False, type=PATH)
 @pass_settings
 def fetch(settings: Settings, name: str, target: Path | None) -> None:
     """Write the wheel of a plugin to a file, once its digest was checked; by default one of its own name."""
@@ -186,7 +188,7 @@ def fetch(settings: Settings, name: str, target: Path | None) -> None:
     try:
         _write(path, data)
     except OSError as error:
-        raise refused(f"{path}: {error.strerror}") from None
+        raise refused(system_problem(error, path)) from None
     settings.show(
         {"name": name, "file": str(path), "sha256": wheel.sha256, "size": wheel.size},
         Table(("FILE", "SHA256", "SIZE"), [(str(path), wheel.sha256, wheel.size)]),
@@ -333,7 +335,7 @@ def _wheel(source: str, as_name: str | None, signature: str | None) -> tuple[byt
     """The bytes of a wheel, what the store is told of it, its backend, and its version."""
     from netstore.network.wheel import BadWheel, read_wheel  # noqa: PLC0415 - one command of many needs it
 
-    data = _content(source, MAX_WHEEL_BYTES)
+    data = content_of(source, MAX_WHEEL_BYTES, "give a wheel")
     try:
         found = read_wheel(data)
     except BadWheel as error:
@@ -363,7 +365,7 @@ def _signature(source: str) -> str:
     import base64  # noqa: PLC0415 - one option of many needs it
     import binascii  # noqa: PLC0415 - same
 
-    data = _content(source, 1024)
+    data = content_of(source, MAX_SIGNATURE_BYTES, "give a file of a signature as --signature")
     if len(data) != SIGNATURE_BYTES:
         try:
             data = base64.b64decode(data.strip(), validate=True)
@@ -377,8 +379,11 @@ def _signature(source: str) -> str:
 def _schema(source: str | None) -> dict[str, Any] | None:
     if source is None:
         return None
+    text = content_of(source, MAX_SCHEMA_BYTES, "give a JSON Schema as --schema")
     try:
-        schema = msgspec.json.decode(_content(source, MAX_SCHEMA_BYTES))
+        if is_deep(text):
+            raise refused(f"{source}: nested deeper than {MAX_DEPTH} levels; give a JSON Schema of fewer")
+        schema = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise refused(f"{source}: not JSON ({parse_problem(error)})") from None
     if not isinstance(schema, dict):
@@ -395,22 +400,12 @@ def _pair(word: str) -> tuple[str, Any]:
         word.encode()
     except UnicodeEncodeError:
         raise click.BadParameter(f"{word!r} is not UTF-8", param_hint="--setting") from None
+    if is_deep(text.encode()):
+        raise click.BadParameter(f"{name} is nested deeper than {MAX_DEPTH} levels", param_hint="--setting")
     try:
         return name, msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
         return name, text
-
-
-def _content(source: str, most: int) -> bytes:
-    try:
-        with Path(source).open("rb") as file:
-            data = file.read(most + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise refused(f"{source}: {reason}") from None
-    if len(data) > most:
-        raise refused(f"{source}: longer than {most} bytes, more than the store keeps")
-    return data
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -102,7 +102,8 @@ class Store:
         except NotKept as error:
             raise refused(f"{at.word}: {error}; give a revision instead") from None
         except NotKnown as error:
-            raise refused(f"{at.word}: {error}; give a revision, or go back with an archive") from None
+            text = f"{at.word}: {error}; give a revision, or go back with an archive"
+            raise Failure(Exit.NOT_FOUND, text) from None
         if not is_sure:
             warn(f"{at.word}: taken as revision {found}; when the ones after it were written is not known")
         return found

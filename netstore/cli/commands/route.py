@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands.failures import Exit, Failure, refused
-from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.commands.options import NAME, Group, pass_settings
 from netstore.cli.output import Table
 from netstore.network.addresses import Subnet, parse_cidr, show_ip
 from netstore.network.ipv6 import Subnet6, parse_cidr6, show_ip6
@@ -61,9 +61,7 @@ def route() -> None:
 
 
 @route.command()
-@click.option(
-    "--socket", metavar="PATH", type=click.Path(), help=f"The agent's local socket.  [{DEFAULT_SOCKET}]"
-)
+@click.option("--socket", metavar="PATH", type=NAME, help=f"The agent's local socket.  [{DEFAULT_SOCKET}]")
 @click.argument("node", required=False)
 @pass_settings
 def diff(settings: Settings, node: str | None, *, socket: str | None) -> None:

@@ -10,25 +10,26 @@ import fcntl
 import os
 import re
 import secrets
-import shlex
 import sys
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Self
 
 import click
 
 from netstore.cli.commands.archive import extracted, point_options
 from netstore.cli.commands.failures import in_words, refused
+from netstore.cli.commands.folders import NAME_BACKUP, advice
 from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, check_token
 from netstore.cli.commands.invocation import Settings, say, warn
-from netstore.cli.commands.options import Group, pass_settings
+from netstore.cli.commands.options import PATH, Group, pass_settings
 from netstore.cli.commands.points import shown_instant
 from netstore.cli.output import Table
+from netstore.inputfile import open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from netstore.cli.commands.points import Point
     from netstore.node.fullbackup import Found
@@ -90,7 +91,7 @@ def snapshot() -> None:
 
 
 @snapshot.command("save")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option("--v3", "only_v3", is_flag=True, help="Only the v3 keys, in etcd's format, as etcdctl does.")
 @click.option("--rate", metavar="BYTES", callback=_rate, help="Most bytes a second, as 500K or 20M.")
 @pass_settings
@@ -122,11 +123,11 @@ class _Part(NamedTuple):
 def _written_aside(target: Path) -> Iterator[_Part]:
     """A file beside `target`, of mode 0600, which takes its name at the end; removed if this fails."""
     part = target.with_name(f"{target.name}.part") if target.name else target
-    if target.is_dir() or not target.name:
-        raise refused(f"{target}: is a folder; name a file")
-    if target.exists() and not target.is_file():
-        raise refused(f"{target}: is no regular file, and would be replaced by one; name a file")
     with in_words(target):
+        if target.is_dir() or not target.name:
+            raise refused(f"{target}: is a folder; name a file")
+        if target.exists() and not target.is_file():
+            raise refused(f"{target}: is no regular file, and would be replaced by one; name a file")
         opened = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(opened, "w+b") as file:
             try:
@@ -198,7 +199,7 @@ def _size(number: float) -> str:
 
 
 @snapshot.command("status")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @pass_settings
 def status(settings: Settings, file: Path) -> None:
     """Tell what is in a backup, full or of v3 keys. All of it is read, and its checksums are verified."""
@@ -208,7 +209,7 @@ def status(settings: Settings, file: Path) -> None:
 
 
 @snapshot.command("verify")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @pass_settings
 def verify(settings: Settings, file: Path) -> None:
     """Restore a backup into memory, as a member would load it; nothing is written.
@@ -233,40 +234,10 @@ def _kind(file: Path) -> str:
     from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - few commands need it
 
     if file.is_dir():
-        raise refused(f"{file}: {_folder(file)}")
-    with file.open("rb") as opened:
+        told = advice(file, "a backup")
+        raise refused(f"{file}: {told or f'is a folder, and has no backup in it; {NAME_BACKUP}'}")
+    with open_input(file, NAME_BACKUP) as opened:
         return FULL if is_backup(opened.read(len(MAGIC))) else V3
-
-
-def _folder(path: Path) -> str:
-    """What a folder is that was given in place of a backup, and what to do with it."""
-    from netstore.disk.archivefile import is_archive  # noqa: PLC0415 - few commands need them
-    from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - same
-    from netstore.disk.datadir import is_data_folder  # noqa: PLC0415 - same
-    from netstore.etcdfile.boltreader import is_database  # noqa: PLC0415 - same
-
-    if is_archive(path):
-        return (
-            "is an archive of the log, not a backup: restore from it with netstorectl snapshot restore"
-            f" --archive {shlex.quote(str(path))} and the point, such as --to-time"
-        )
-    if is_data_folder(path):
-        return "is the data folder of a netstored, not a backup: start it with netstored --data-dir"
-    if (path / "member" / "snap").is_dir():
-        return (
-            "is the data folder of an etcd, not a backup: use netstorectl import"
-            f" {shlex.quote(str(path))} --data-dir FOLDER"
-        )
-    newest: Path | None = None
-    for file in sorted(path.iterdir()):
-        with suppress(OSError):  # a file that cannot be read is not the one to name
-            if file.is_file():
-                with file.open("rb") as opened:
-                    if is_backup(opened.read(len(MAGIC))) or is_database(opened):
-                        newest = file
-    if newest is not None:
-        return f"is a folder with backups; name one of its files, such as {newest}"
-    return "is a folder, and has no backup in it; name a file that netstorectl snapshot save wrote"
 
 
 def _content(file: Path) -> dict[str, object]:
@@ -310,7 +281,7 @@ def _v3_content(file: Path, *, without_digest: bool) -> dict[str, object]:
     from netstore.codec import crc32c  # noqa: PLC0415 - few commands need them
     from netstore.etcdfile.boltreader import Database, database_size  # noqa: PLC0415 - same
 
-    with file.open("rb") as opened:
+    with open_input(file, NAME_BACKUP) as opened:
         size = database_size(opened, str(file), without_digest=without_digest)
         opened.seek(size)
         digest = opened.read()
@@ -347,17 +318,17 @@ def _show(settings: Settings, content: Mapping[str, object]) -> None:
 
 
 @snapshot.command("restore")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=PATH)
 @click.option(
     "--archive",
     "archived",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FOLDER",
     help="Go on from FILE, or from a state of this archive of the log, to the point named with --to-.",
 )
 @point_options
-@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="New or empty folder.")
-@click.option("--wal-dir", type=click.Path(path_type=Path), help="As netstored --wal-dir: for the log alone.")
+@click.option("--data-dir", type=PATH, required=True, help="New or empty folder.")
+@click.option("--wal-dir", type=PATH, help="As netstored --wal-dir: for the log alone.")
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Name of this member.")
 @click.option("--initial-cluster", metavar="NAME=URL,...", help="All members of the new cluster.  [this one]")
 @click.option(

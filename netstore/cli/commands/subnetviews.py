@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands import completion
-from netstore.cli.commands.failures import Exit, Failure, refused
+from netstore.cli.commands.failures import Exit, Failure, refused, system_problem
 from netstore.cli.commands.invocation import Settings, columns, say
 from netstore.cli.commands.leases import both
 from netstore.cli.commands.netmap import FREE, drawing, mapped, picture, summary
-from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.commands.options import NAME, Command, pass_settings
 from netstore.cli.commands.past import HEADINGS, concerns, spans
 from netstore.cli.commands.subnet import record_name, surveyed
 from netstore.cli.output import Form, Table, document, emit, plain, table
@@ -36,9 +36,7 @@ MAP_HEADINGS: Final = ("FROM", "SUBNETS", "STATE", "PUBLIC IP", "BACKEND", "TTL"
 
 
 @click.command("map", cls=Command)
-@click.option(
-    "--svg", metavar="FILE", type=click.Path(allow_dash=True), help="Write a picture; - is standard output."
-)
+@click.option("--svg", metavar="FILE", type=NAME, help="Write a picture; - is standard output.")
 @pass_settings
 def map_(settings: Settings, *, svg: str | None) -> None:
     """Show which subnets of the network are free, held and reserved, and by whom.
@@ -59,7 +57,7 @@ def map_(settings: Settings, *, svg: str | None) -> None:
         try:
             Path(svg).write_text(picture(found), encoding="utf-8")
         except OSError as error:
-            raise refused(f"{svg}: {error.strerror or error}; name a file that can be written") from None
+            raise refused(system_problem(error, svg)) from None
     rows = _rows(found)
     if settings.form is Form.JSON:
         emit(document(_content(found)))

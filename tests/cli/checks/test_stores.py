@@ -88,10 +88,13 @@ def test_a_member_that_does_not(*, stopped: bool, state: State) -> None:
     archive = replace(ARCHIVE, stopped=stopped, problems=("no room",))
     backup = replace(BACKUP, warnings=("backup: no room", "backup_hook: ended with status 1"))
     problems = ("alarm NOSPACE", "no room", *backup.warnings)
-    found = list(standing("http://s", replace(MEMBER, problems=problems, archive=archive, backup=backup)))
-    assert [(each.subject, each.state, each.told) for each in found] == [
-        ("store http://s", State.WRONG, "alarm NOSPACE"),
-        ("archive http://s", state, "no room"),
-        ("backup http://s", State.WRONG, "backup: no room"),
-        ("backup http://s", State.WRONG, "backup_hook: ended with status 1"),
+    fixes = {"no room": "free disk space", "backup: no room": "a larger disk"}
+    status = replace(MEMBER, problems=problems, fixes=fixes, archive=archive, backup=backup)
+    found = list(standing("http://s", status))
+    see = "see its log: an earlier release tells no more"
+    assert [(each.subject, each.state, each.told, each.advice) for each in found] == [
+        ("store http://s", State.WRONG, "alarm NOSPACE", see),
+        ("archive http://s", state, "no room", "free disk space"),
+        ("backup http://s", State.WRONG, "backup: no room", "a larger disk"),
+        ("backup http://s", State.WRONG, "backup_hook: ended with status 1", see),
     ]

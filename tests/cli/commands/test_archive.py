@@ -142,6 +142,21 @@ def test_a_time_after_the_end_of_the_archive_is_told(run: Run, kept: Kept, tmp_p
     assert told.rows[0][-2].isdigit()
 
 
+def test_a_point_that_the_archive_does_not_have_is_not_found(run: Run, kept: Kept, tmp_path: Path) -> None:
+    for point, problem in (
+        (("--to-revision", str(2**60)), f"the archive ends with revision {max(kept.record)}, before {2**60}"),
+        (("--to-index", str(2**60)), f", before {2**60}"),
+        (("--to-time", "1999-01-01T00:00:00Z"), "the archive has nothing as old as this time"),
+    ):
+        for words in (
+            ("archive", "extract", str(kept.folder), str(tmp_path / "file")),
+            ("snapshot", "restore", "--archive", str(kept.folder), "--data-dir", str(tmp_path / "data")),
+        ):
+            told = run(*words, *point)
+            assert (told.status, told.out, problem in told.err) == (3, "", True), told.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_backup_of_a_point(run: Run, kept: Kept, tmp_path: Path) -> None:
     revision = list(kept.record)[8]
     file = tmp_path / "backup"
@@ -181,5 +196,5 @@ def test_usage(run: Run, kept: Kept, tmp_path: Path) -> None:
         told = run(*words)
         assert (told.status, text in told.err) == (2, True), told.err
     told = run(*restore, "--archive", str(kept.folder), "--to-revision", "99999")
-    assert (told.status, "before 99999" in told.err) == (1, True), told.err
+    assert (told.status, "before 99999" in told.err) == (3, True), told.err
     assert list(tmp_path.iterdir()) == []

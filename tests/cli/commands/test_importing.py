@@ -236,8 +236,13 @@ def test_what_is_not_there_and_what_is_used(run: Run, tmp_path: Path) -> None:
 def test_an_etcd_that_does_not_answer(run: Run, tmp_path: Path) -> None:
     told = run("import", "http://127.0.0.1:1", "--data-dir", str(tmp_path / "new"))
     assert told.status == 4
-    assert "http://127.0.0.1:1" in told.err
+    assert told.err.startswith("netstorectl: SOURCE: no endpoint answered (http://127.0.0.1:1: ")
+    assert told.err.endswith("; check SOURCE and that the store runs there\n")
     assert not list(tmp_path.iterdir())
+    told = run("import", "127.0.0.1:1", "--data-dir", str(tmp_path / "new"))
+    assert told.err.endswith("; no file is named 127.0.0.1:1, so it was taken for an address\n")
+    told = run("import", "https://127.0.0.1:1", "--username", "a", "--data-dir", str(tmp_path / "new"))
+    assert (told.status, "--username a: no password" in told.err) == (2, True)
 
 
 @pytest.mark.peer("etcd")
@@ -297,6 +302,11 @@ def test_an_address_without_a_scheme_is_that_of_an_etcd(
     for source in (",", "http", "host,127.0.0.1:1", "http://127.0.0.1:1,host"):
         told = run("import", source, "--data-dir", str(tmp_path / "new"))
         assert (told.status, "No such file" in told.err) == (1, True), told.err
+    (tmp_path / "backup.db").write_bytes(b"")
+    for source in ("backup.db:1", "./x:2379", f"{tmp_path}/x:2379", "http:/127.0.0.1:1"):
+        told = run("import", source, "--data-dir", str(tmp_path / "new"))
+        both = f"{source}: No such file or directory, and not the address of an etcd either, which is written"
+        assert (told.status, both in told.err) == (1, True), told.err
     snapshot(tmp_path).rename(tmp_path / "s:1")
     assert run("import", "s:1", "--data-dir", str(tmp_path / "new")).status == 0, "a file of this name"
 

@@ -278,3 +278,28 @@ def test_files_that_hold_no_certificate(run: Run, tmp_path: Path, content: str |
         assert told.err.startswith(f"netstorectl: {option}: {path}: {problem}; give a PEM file of ")
         assert ".c:" not in told.err
         assert "Errno" not in told.err
+
+
+def test_a_certificate_without_its_key_and_a_key_without_its_certificate(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = trustme.CA().issue_cert("me")
+    alone, both, key = (str(tmp_path / name) for name in ("alone.pem", "both.pem", "our.key"))
+    issued.cert_chain_pems[0].write_to_path(alone)
+    issued.private_key_and_cert_chain_pem.write_to_path(both)
+    issued.private_key_pem.write_to_path(key)
+    for words, problem in (
+        (("--cert-file", alone), f"--cert-file: {alone}: holds no private key in PEM form"),
+        (("--key-file", key), "--key-file: has no effect without the certificate that it is of"),
+        (("--cert-file", key, "--key-file", key), f"--cert-file: {key}: holds no certificate in PEM form"),
+    ):
+        told = run("--endpoints", "https://127.0.0.1:1", *words, "key", "ls")
+        assert (told.status, told.err.startswith(f"netstorectl: {problem}")) == (2, True), told.err
+        missing = {"--cert-file", "--key-file"} - {*words}
+        assert all(told.err.endswith(f"; give {option}, too\n") for option in missing), told.err
+    assert run("--endpoints", "https://127.0.0.1:1", "--cert-file", both, "key", "ls").status == 4
+    told = run("--key-file", key, "key", "ls")
+    assert (told.status, "give --cert-file, too" in told.err) == (2, True), "https is not asked for, either"
+    monkeypatch.setenv("ETCDCTL_KEY", key)
+    told = run("--endpoints", "https://127.0.0.1:1", "key", "ls")
+    assert (told.status, "give --cert-file, too" in told.err) == (2, True)

@@ -1,0 +1,400 @@
+"""The two v2 trees of a mirror: what is read of either, what is written into the target, and the nodes with a
+TTL that are to be looked at again.
+
+A read is never older than what was read or written before. A write replaces what was found by its index, and
+takes the proof that what is written was said by the store that is copied.
+"""
+
+from __future__ import annotations
+
+import heapq
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from netstore.client.mirror import NotMirrored, went_back
+from netstore.client.v2 import (
+    COMPARE_FAILED,
+    KEY_EXISTS,
+    KEY_NOT_FOUND,
+    NOT_A_FILE,
+    NOT_A_FOLDER,
+    V2Error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from netstore.client.mirror import Patience, Proof
+    from netstore.client.v2 import Answer, Node, Poll, V2Client
+
+BREAK_SECONDS: Final = 0.2
+"""A source that answers over a new connection so soon after it was heard last is still the same: a store that
+is begun anew takes longer to start.
+"""
+
+TTL_SLACK: Final = 2
+"""Seconds by which TTLs may differ before one is written again, but for short ones: both are rounded, at
+different moments.
+"""
+
+MOST_TIMED: Final = 100_000
+"""Nodes with a TTL whose refreshes are followed: some 20 MB."""
+
+MOST_ATTEMPTS: Final = 10
+"""How often a write is tried again whose node was changed by somebody else meanwhile."""
+
+CHANGED: Final = (KEY_NOT_FOUND, COMPARE_FAILED, NOT_A_FILE, NOT_A_FOLDER, KEY_EXISTS)
+"""Refusals of a write because the node is another than was found."""
+
+
+class Scope(NamedTuple):
+    """Which folder is copied where to: paths that begin with a slash and do not end with one, but for the
+    root, which is `/`.
+    """
+
+    source: str
+    target: str
+    checkpoint: str
+    """The key of the checkpoint, in the target."""
+
+
+class Wanted(NamedTuple):
+    """What a node of the target is to be."""
+
+    value: str | None
+    """None: a folder."""
+    ttl: int | None
+
+
+class Side:
+    """A store, of which nothing is read that is older than what was read or written before."""
+
+    def __init__(self, client: V2Client, *, may_go_back: bool) -> None:
+        self.client = client
+        self.cluster = ""
+        self._may_go_back = may_go_back
+        self._floor = 0
+
+    def saw(self, index: int) -> None:
+        """The store has come to this index."""
+        self._floor = max(self._floor, index)
+
+    def check(self, cluster: str) -> None:
+        """An answer of this cluster has come. NotMirrored if it is another one."""
+        self.cluster = self.cluster or cluster
+        if cluster and cluster != self.cluster:
+            raise NotMirrored("another cluster answers at the address of a store; check it")
+
+    def check_forward(self, newest: int, before: int) -> None:
+        """NotMirrored if the store is at `newest` and was at a later index before, and may not go back."""
+        if newest < before and not self._may_go_back:
+            raise went_back("index", before, newest)
+
+    async def node(self, key: str, *, quorum: bool = False) -> Node | None:
+        """The node, with its children if it is a folder; None if there is none."""
+        node, index = await self._read(key, quorum=quorum)
+        if index < self._floor and not quorum:  # from a member that lags behind
+            node, index = await self._read(key, quorum=True)
+            self.check_forward(index, self._floor)
+        self.saw(index)
+        return node
+
+    async def newest(self, folder: str, before: int = 0) -> int:
+        """The index of the store, which was at `before`, by a linearizable read of a key in this folder that
+        is not likely to be there.
+        """
+        newest = (await self._read(join(folder, "/_"), quorum=True))[1]
+        self.check_forward(newest, max(before, self._floor))
+        self._floor = newest
+        return newest
+
+    async def _read(self, key: str, *, quorum: bool) -> tuple[Node | None, int]:
+        try:
+            answer = await self.client.get(key, quorum=quorum)
+        except V2Error as error:
+            if error.code not in {KEY_NOT_FOUND, NOT_A_FOLDER}:
+                raise
+            self.check(error.cluster_id)
+            return None, error.index
+        self.check(answer.cluster_id)
+        return answer.node, answer.etcd_index
+
+
+class Source(Side):
+    """The store that is copied. It notices new connections: a poll that nothing came of is cut, so the next
+    one needs another, which is no break if the store was heard just before.
+    """
+
+    def __init__(self, client: V2Client, *, may_go_back: bool) -> None:
+        super().__init__(client, may_go_back=may_go_back)
+        self.breaks = 0
+        """How often it has answered over a connection that may lead to another store."""
+        self._connections = 0
+        self._heard = float("-inf")
+        """When it has answered last, or a poll was still open."""
+        self._is_waiting = False
+        """A poll is open, so its store is there."""
+
+    def check(self, cluster: str) -> None:
+        """See `Side.check`."""
+        self._hear()
+        super().check(cluster)
+
+    @asynccontextmanager
+    async def poll(self, key: str, after: int, *, recursive: bool = False) -> AsyncIterator[Poll]:
+        """A long poll for the next event after an index. V2Error 401 if it is forgotten."""
+        async with AsyncExitStack() as stack:
+            polls = self.client.poll(key, index=after + 1, recursive=recursive)
+            try:
+                poll = await stack.enter_async_context(polls)
+            except V2Error as error:
+                self.check(error.cluster_id)
+                raise
+            self.check(poll.cluster_id)
+            yield poll
+
+    async def event(self, poll: Poll, limit: float) -> Answer | None:
+        """What `Poll.event` has."""
+        self._is_waiting = True
+        try:
+            return await poll.event(limit)
+        finally:
+            self._is_waiting, self._heard = False, trio.current_time()
+
+    def _hear(self) -> None:
+        now, connections = trio.current_time(), self.client.transport.connections
+        is_soon = self._is_waiting or now <= self._heard + BREAK_SECONDS
+        if connections != self._connections and not is_soon:
+            self.breaks += 1
+        self._connections, self._heard = connections, now
+
+
+class Target(Side):
+    """The store that is to become equal."""
+
+    def __init__(
+        self, client: V2Client, scope: Scope, patience: Patience, notice: Callable[[str], object]
+    ) -> None:
+        super().__init__(client, may_go_back=True)
+        self.written = self.deleted = 0
+        """How many nodes were; of a folder that is deleted with what is in it, one."""
+        self._scope = scope
+        self._patience = patience
+        self._notice = notice
+        self._is_strange = False
+        """A name or value that is not UTF-8 was told of."""
+
+    async def at(self, path: str) -> Node | None:
+        """The node of a path, which is relative to the folder that is copied."""
+        key = join(self._scope.target, path)
+        return await self._patience.persist(lambda: self.node(key))
+
+    def is_checkpoint(self, path: str) -> bool:
+        """Whether the checkpoint is in the place of this path."""
+        return join(self._scope.target, path) == self._scope.checkpoint
+
+    async def ensure(
+        self, proof: Proof, path: str, wanted: Wanted, there: Node | None, *, is_event: bool = False
+    ) -> None:
+        """Make a node as it is wanted; it was found as `there`. An event is written in any case, for the
+        watchers of the target. Reconnected if the proof does not hold any more.
+        """
+        proof.check()
+        key = join(self._scope.target, path)
+        self._look_for_strange(key, wanted)
+        found = [there]
+
+        async def attempt() -> None:
+            for _ in range(MOST_ATTEMPTS):
+                try:
+                    self.written += await self._write(key, wanted, found[0], is_event=is_event)
+                except V2Error as error:
+                    if error.code not in CHANGED:
+                        raise
+                    if error.code == NOT_A_FOLDER:
+                        await self.make_way(key)
+                else:
+                    return
+                found[0] = await self.node(key, quorum=True)
+            raise NotMirrored(f"{key}: somebody else changes it in TARGET all the time; find out who")
+
+        await self._patience.persist(attempt)
+
+    async def _write(self, key: str, wanted: Wanted, there: Node | None, *, is_event: bool) -> int:
+        """Write a node, if it has to be; how many were. V2Error if it is not as it was found."""
+        client, value, ttl = self.client, wanted.value, wanted.ttl
+        if there is not None and there.dir != (value is None):
+            if key == "/":
+                raise NotMirrored(
+                    f"{self._scope.source}: is a file of SOURCE, and the root of TARGET cannot be one: name a"
+                    " key there by --target-prefix"
+                )
+            kinds = ("folder", "file") if there.dir else ("file", "folder")
+            self._notice(f"{key}: the {kinds[0]} of the target gives way to a {kinds[1]} of the source")
+            await self._delete(key, there)
+            there = None
+        if there is None:
+            if value is None:
+                answer = await client.mkdir(key, ttl=ttl)
+            else:
+                answer = await client.create(key, value, ttl=ttl)
+        elif key == "/" or (not is_event and there.value == value and _is_near(ttl_of(there), ttl)):
+            return 0
+        elif not is_event and there.value == value and ttl is not None:
+            answer = await client.refresh(key, ttl)
+        elif value is None:
+            answer = await client.update_folder(key, ttl=ttl)
+        else:
+            answer = await client.compare_and_swap(key, value, prev_index=there.modified_index, ttl=ttl)
+        self.saw(answer.etcd_index)
+        return 1
+
+    async def make_way(self, key: str) -> None:
+        """Remove a file where `key` needs a folder. NotMirrored if it is outside of the folder that is the
+        mirror's.
+        """
+        names = key.split("/")
+        for depth in range(2, len(names)):
+            above = "/".join(names[:depth])
+            node = await self.node(above, quorum=True)
+            if node is not None and not node.dir:
+                if not is_within(above, self._scope.target):
+                    raise NotMirrored(
+                        f"{self._scope.target}: cannot be a folder of TARGET, as {above} is a file there:"
+                        " remove that file, or name another folder by --target-prefix"
+                    )
+                self._notice(f"{above}: the file of the target gives way to a folder of the source")
+                await self._delete(above, node)
+                return
+
+    async def remove(self, proof: Proof, path: str) -> None:
+        """Remove a node, with everything below it. Reconnected if the proof does not hold any more."""
+        proof.check()
+        key = join(self._scope.target, path)
+        if key == self._scope.checkpoint:
+            return
+
+        async def attempt() -> None:
+            quorum = False
+            for _ in range(MOST_ATTEMPTS):
+                there = await self.node(key, quorum=quorum)
+                if there is None:
+                    return
+                try:
+                    if key == "/":
+                        for node in there.nodes:
+                            await self._delete(node.key, node)
+                        return
+                    await self._delete(key, there)
+                except V2Error as error:
+                    if error.code not in CHANGED:
+                        raise
+                    quorum = True
+                else:
+                    return
+            raise NotMirrored(f"{key}: somebody else changes it in TARGET all the time; find out who")
+
+        await self._patience.persist(attempt)
+
+    async def _delete(self, key: str, there: Node) -> None:
+        if there.dir:
+            answer = await self.client.delete(key, recursive=True)
+        else:
+            answer = await self.client.compare_and_delete(key, prev_index=there.modified_index)
+        self.saw(answer.etcd_index)
+        self.deleted += 1
+
+    def _look_for_strange(self, key: str, wanted: Wanted) -> None:
+        if not self._is_strange and ("\ufffd" in key or "\ufffd" in (wanted.value or "")):
+            self._is_strange = True
+            self._notice(f"{key}: has bytes that are not UTF-8, which the v2 API replaces by U+FFFD: so here")
+
+
+class Timed:
+    """Paths with a TTL, and when each is to be looked at again; at most `MOST_TIMED`. That there are more is
+    told once.
+    """
+
+    def __init__(self, notice: Callable[[str], object]) -> None:
+        self._notice = notice
+        self._when: dict[str, float] = {}
+        self._heap: list[tuple[float, str]] = []
+        """Has outdated entries too, at most as many as there are paths, and a few."""
+        self._is_full = False
+
+    def __len__(self) -> int:
+        return len(self._when)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._when.clear()
+        self._heap.clear()
+
+    def put(self, path: str, when: float) -> None:
+        """Look at a path then."""
+        if path not in self._when and len(self._when) >= MOST_TIMED:
+            if not self._is_full:
+                self._is_full = True
+                self._notice(
+                    f"more than {MOST_TIMED} nodes have a TTL: where others are refreshed by refresh=true,"
+                    " they end in the target by the TTL that they had"
+                )
+            return
+        self._when[path] = when
+        if len(self._heap) > 2 * len(self._when) + 100:
+            self._heap = [(each, path) for path, each in self._when.items()]
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, (when, path))
+
+    def discard(self, path: str) -> None:
+        """Do not look at a path any more."""
+        self._when.pop(path, None)
+
+    def next(self) -> float:
+        """When to look at the first one."""
+        while self._heap and self._when.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else float("inf")
+
+    def first(self) -> str:
+        """Which is to be looked at `next`; it is to be `put` or to be `discard`ed then."""
+        return self._heap[0][1]
+
+
+def join(folder: str, path: str) -> str:
+    """The key of a path, empty or with a slash in front, in a folder."""
+    return folder.rstrip("/") + path or "/"
+
+
+def is_within(key: str, folder: str) -> bool:
+    """Whether a key is a folder, or below it."""
+    return key == folder or key.startswith(join(folder, "/"))
+
+
+def name_of(node: Node) -> str:
+    """The last part of its key."""
+    return node.key.rpartition("/")[2]
+
+
+def children(node: Node | None) -> dict[str, Node]:
+    """What is in a folder, by name."""
+    return {} if node is None else {name_of(each): each for each in node.nodes}
+
+
+def ttl_of(node: Node) -> int | None:
+    """What is left; a node whose time is up is there until the store removes it."""
+    return None if node.expiration is None else max(node.ttl or 0, 1)
+
+
+def wanted_of(node: Node) -> Wanted:
+    """What a node of the target is to be for this one of the source."""
+    return Wanted(None if node.dir else node.value or "", ttl_of(node))
+
+
+def _is_near(one: int | None, other: int | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= min(TTL_SLACK, one // 4, other // 4)

@@ -1,0 +1,89 @@
+"""Files that users name are opened at once, or refused in words."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from netstore import inputfile
+from netstore.inputfile import SHOWN_CHARACTERS, UnusableFile, open_input, read_input
+
+
+def test_a_file_is_read_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"12345")
+    with open_input(tmp_path / "f", "fix") as file:
+        assert file.read() == b"12345"
+    assert read_input(str(tmp_path / "f"), 5, "fix") == b"12345"
+    with pytest.raises(UnusableFile, match=r"/f: is longer than 4 bytes; fix$"):
+        read_input(tmp_path / "f", 4, "fix")
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for name, problem in (
+            ("fifo", "is a pipe"),
+            ("link", "is a pipe"),
+            ("socket", "is a socket"),
+            (".", "is a folder"),
+            ("/dev/zero", "is a device"),
+            ("none", "No such file or directory"),
+            ("a\0b", "is not the name of a file"),
+        ):
+            with pytest.raises(UnusableFile) as told:
+                open_input(tmp_path / name, "name another")
+            assert told.value.problem.startswith(problem)
+            assert str(told.value).endswith("; name another")
+
+
+def test_what_takes_the_name_of_a_file_meanwhile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "x")
+    judged = inputfile._problem
+    first = iter([""])
+    monkeypatch.setattr(inputfile, "_problem", lambda *words: next(first, judged(*words)))
+    with pytest.raises(UnusableFile, match="is a pipe"):
+        open_input(tmp_path / "x", "name another")
+
+
+def test_a_file_with_holes_is_refused_by_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UnusableFile, match="is longer than 1000 bytes"):
+        read_input(tmp_path / "f", 1000, "fix")
+
+
+def test_a_pipe_that_the_caller_has_opened_is_a_stream() -> None:
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, b"12345")
+        with pytest.raises(UnusableFile, match="is a pipe"):
+            open_input(f"/dev/fd/{reading}", "fix")
+        os.close(writing)
+        assert read_input(f"/dev/fd/{reading}", 5, "fix", stream=True) == b"12345"
+    finally:
+        os.close(reading)
+    with pytest.raises(UnusableFile, match="No such file"):
+        open_input(f"/dev/fd/{reading}", "fix", stream=True)
+
+
+def test_a_stream_has_a_bound(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("wb") as file:
+        file.truncate(100)
+    with (tmp_path / "f").open("rb") as file, pytest.raises(UnusableFile, match="is longer than 99 bytes"):
+        read_input(f"/dev/fd/{file.fileno()}", 99, "fix", stream=True)
+    with Path("/dev/zero").open("rb") as file, pytest.raises(UnusableFile, match="is longer than 99 bytes"):
+        read_input(f"/dev/fd/{file.fileno()}", 99, "fix", stream=True)
+
+
+def test_a_long_name_is_not_repeated() -> None:
+    with pytest.raises(UnusableFile) as told:
+        open_input("[" * 100_000, "fix")
+    assert len(str(told.value)) < 2 * SHOWN_CHARACTERS
+    assert "... (100000 characters): File name too long; fix" in str(told.value)
