@@ -241,7 +241,7 @@ class Consistency:
         self._say()
 
     def _say(self) -> None:
-        """Set what `Member.differing` tells, and log when a leader begins to be refused and when that ends."""
+        """Set what `Member.differing` tells; log when leaders begin to be refused, and when that ends."""
         refused = self._host.contradicted
         if refused is not None and self._host.clock.monotonic() - refused.at < CONTRADICTED_SECONDS:
             if not self._is_contradicted:
