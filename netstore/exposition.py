@@ -33,6 +33,9 @@ _EXPONENT_FROM: Final = 1e6
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
+_UNLIMITED: Final = (1 << 64) - 1
+"""RLIM_INFINITY as the kernel has it (getrlimit(2)), and as other programs tell it."""
+
 _BOOTED: Final = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 """When the machine was started, in seconds since 1970 by the clock as it was when this process began."""
 
@@ -205,6 +208,12 @@ def process() -> Iterator[Metric]:
         yield counter("process_cpu_seconds_total", "Processor time used, in seconds.", spent)
         yield gauge("process_resident_memory_bytes", "Resident memory.", int(fields[21]) * _PAGE_BYTES)
         yield gauge("process_virtual_memory_bytes", "Virtual memory.", int(fields[20]))
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        yield gauge(
+            "process_virtual_memory_max_bytes",
+            "How much virtual memory the process may have; all that 64 bits can tell without a limit.",
+            _UNLIMITED if most == resource.RLIM_INFINITY else most,
+        )
         yield gauge("process_start_time_seconds", "Start of the process, in seconds since 1970.", started)
     with contextlib.suppress(OSError):
         yield gauge("process_open_fds", "Open file descriptors.", open_descriptors())

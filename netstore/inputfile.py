@@ -43,7 +43,7 @@ class UnusableFile(NetstoreError):  # noqa: N818 - named for what was found
         self.problem = problem
 
 
-class NotRegular(OSError):
+class NotRegular(OSError):  # noqa: N818 - named for what was found
     """What has the name of a file is none, as a pipe; `strerror` says what it is."""
 
 
@@ -63,9 +63,7 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
 
 
 def read_regular(path: Path | str, most: int) -> bytes:
-    """All of a file of at most `most` bytes; see `open_regular`. OSError if it is longer, which its `strerror`
-    says.
-    """
+    """All of a file of at most `most` bytes; see `open_regular`. OSError if it is longer."""
     with open_regular(path) as file:
         return _read(file, path, most)
 

@@ -87,30 +87,33 @@ def check_target(target: Path) -> None:
 
 
 def _locked(part: Path, mode: int) -> int:
-    """Open and lock an unfinished file. It may be that of another process, and may have been renamed by it."""
+    """Open and lock an unfinished file."""
     opened = os.open(part, _OPENED, mode)
     try:
         check_regular(part, os.fstat(opened))
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours = os.path.samestat(os.fstat(opened), part.lstat())
-        except (BlockingIOError, FileNotFoundError):
-            is_ours = False
-        if not is_ours:
-            raise BlockingIOError(errno.EAGAIN, "is being written by another command")
+        _lock(opened, part)
     except BaseException:
         os.close(opened)
         raise
     return opened
 
 
+def _lock(opened: int, part: Path) -> None:
+    """Lock an unfinished file. It may be that of another process, and may have been renamed by it."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = os.path.samestat(os.fstat(opened), part.lstat())
+    except (BlockingIOError, FileNotFoundError):
+        is_ours = False
+    if not is_ours:
+        raise BlockingIOError(errno.EAGAIN, "is being written by another command")
+
+
 @contextmanager
 def _naming(target: Path) -> Iterator[None]:
-    """Errors name the file that is to be written, or its folder."""
+    """Errors name the file that is to be written."""
     try:
         yield
     except OSError as error:
-        # What is not there is the folder: the file is new.
-        named = target.parent if isinstance(error, FileNotFoundError) else target
-        error.filename, error.filename2 = str(named), None
+        error.filename, error.filename2 = str(target), None
         raise

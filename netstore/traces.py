@@ -39,6 +39,8 @@ class Span(NamedTuple):
     seconds: float
     attributes: Mapping[str, str]
     stages: tuple[tuple[str, float], ...]
+    error: str = ""
+    """What the server failed with; empty if it did what it should, also where it refused the request."""
 
 
 class Exporter(Protocol):

@@ -24,6 +24,7 @@ NAMES = {
     "process_cpu_seconds",
     "process_resident_memory_bytes",
     "process_virtual_memory_bytes",
+    "process_virtual_memory_max_bytes",
     "process_start_time_seconds",
     "process_open_fds",
     "process_max_fds",

@@ -99,10 +99,10 @@ def test_a_stream_has_a_bound(tmp_path: Path) -> None:
 def test_a_folder_that_the_caller_has_opened_is_refused_and_nothing_stays_open(tmp_path: Path) -> None:
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(UnusableFile, match="is a folder, not a file; name another"):
             open_input(f"/dev/fd/{folder}", "name another", stream=True)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
     finally:
         os.close(folder)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from netstore.inputfile import NotRegular
 from netstore.outputfile import check_target, open_output, put_in_place
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -27,9 +30,14 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
 
 def test_one_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), open_output(tmp_path / "f") as (file, _):
-        file.write(b"new")
-        raise KeyboardInterrupt
+
+    def fail() -> None:
+        with open_output(tmp_path / "f") as (file, _):
+            file.write(b"new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert (tmp_path / "f").read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [tmp_path / "f"]
 
@@ -123,11 +131,11 @@ def test_a_file_is_written_by_one_process(tmp_path: Path, monkeypatch: pytest.Mo
 def test_errors_name_the_file_that_is_to_be_written(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as told, open_output(tmp_path / "none" / "f"):
         pass
-    assert told.value.filename == str(tmp_path / "none")
+    assert told.value.filename == str(tmp_path / "none" / "f")
     (tmp_path / "part").touch()
     with pytest.raises(FileNotFoundError) as told:
         put_in_place(tmp_path / "part", tmp_path / "none" / "f")
-    assert told.value.filename == str(tmp_path / "none")
+    assert told.value.filename == str(tmp_path / "none" / "f")
     with pytest.raises(NotADirectoryError) as refused:
         put_in_place(tmp_path / "part", tmp_path / "part" / "f")
     assert refused.value.filename == str(tmp_path / "part" / "f")

@@ -8,6 +8,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
+from netstore.inputfile import open_regular
 from netstore.network.subnetenv import SubnetEnv, parse_subnet_env
 
 if TYPE_CHECKING:
@@ -127,6 +128,6 @@ def _withdrawn(path: Path) -> Path:
 
 
 def _read(path: Path) -> bytes:
-    """The first `MAX_FILE_BYTES` of the file; does not wait where it is a pipe."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-        return file.read(MAX_FILE_BYTES) or b""
+    """The first `MAX_FILE_BYTES` of the file."""
+    with open_regular(path) as file:
+        return file.read(MAX_FILE_BYTES)

@@ -34,6 +34,7 @@ from netstore.agent.backend import GROUP
 from netstore.client.faults import ClientError
 from netstore.client.plugins import Stored
 from netstore.errors import NetstoreError
+from netstore.inputfile import open_regular
 from netstore.network.plugins import (
     MAX_DOCUMENT_BYTES,
     MAX_WHEEL_BYTES,
@@ -208,7 +209,7 @@ class PluginInstaller:
             raise NotInstalled(f"{name}: its signature is not base64; sign the wheel again") from None
         for path in self._keys:
             try:
-                with path.open("rb") as file:
+                with open_regular(path) as file:
                     key = load_pem_public_key(file.read(MAX_KEY_BYTES))
             except (OSError, ValueError) as error:
                 raise NotInstalled(f"plugins.keys: {path} is no public key in PEM ({error})") from None
@@ -251,7 +252,7 @@ class PluginInstaller:
 def _read(path: Path, most: int) -> bytes | None:
     """The content of a file of at most so many bytes; None if there is none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(most + 1)
     except OSError:
         return None

@@ -3,10 +3,12 @@ exported.
 
 Nothing is done for a request that is answered within `SLOW_SECONDS`. What a line says:
 
-* `queue`: until the request was handed to the log, and whatever no other part has: at the socket, behind the
-  requests of others, and the work of a read;
+* `other`: what no other part has: at the socket, behind the requests of others, the work of a read; all of a
+  call whose own deadline has ended it, for what it asked for goes on, and is told when that is over;
+* `queue`: until the request was handed to the log, or to the leader;
 * `disk`: while this member's log was written and synced;
-* `quorum`: until a majority had the entry; of a linearizable read until the leader confirmed its index;
+* `quorum`: until a majority had the entry, or the write was given up; of a linearizable read until the leader
+  confirmed its index, or it was given up;
 * `apply`: until the entry was applied;
 * `send`: from the first byte of an answer in pieces until the last one was handed over.
 """
@@ -15,7 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.errors import CorruptData
+from netstore import codes
+from netstore.errors import CorruptData, Fault
 from netstore.node.slowness import Spent
 from netstore.state import envelope
 from netstore.state.commands import decode
@@ -28,16 +31,45 @@ if TYPE_CHECKING:
     from netstore.net.grpc.call import GrpcCall
     from netstore.node.slowness import Slowness
     from netstore.seams import Clock, Log
+    from netstore.state.machine import Outcome
     from netstore.traces import Exporter, Trace
 
 LINES_A_SECOND: Final = 10
 """Slow requests in one second that are logged; the next line says how many were left out."""
 
 SPANS_A_SECOND: Final = 50
-"""Slow requests in one second that are exported, each as up to six spans; further ones are left out."""
+"""Slow requests in one second that are exported, each as up to seven spans; further ones are left out."""
+
+_NAMES: Final = {number: name for name, number in vars(codes).items() if name.isupper()}
+
+_SERVER_ERRORS: Final = frozenset(
+    (
+        codes.UNKNOWN,
+        codes.DEADLINE_EXCEEDED,
+        codes.UNIMPLEMENTED,
+        codes.INTERNAL,
+        codes.UNAVAILABLE,
+        codes.DATA_LOSS,
+    )
+)
+"""Codes with which a server's span is an error (OpenTelemetry semantic conventions, gRPC)."""
+
+_SERVER_ERROR: Final = 500
+"""The same of HTTP, and above."""
 
 _TRACE_BYTES: Final = 16
 _SPAN_BYTES: Final = 8
+
+
+class _Ended(NamedTuple):
+    """What a slow request was, and how it ended."""
+
+    name: str
+    principal: str
+    seconds: float
+    error: str
+    """Empty if it was done."""
+    is_server_error: bool
 
 
 class _Wanted(NamedTuple):
@@ -70,7 +102,7 @@ class Tracer:
         self._second = float("-inf")
         self._told = self._left_out = self._exported = 0
 
-    def call_ended(self, call: GrpcCall, seconds: float) -> None:
+    def call_ended(self, call: GrpcCall, seconds: float, status: int) -> None:
         """For `GrpcServer.slow`."""
         spent, self._slowness.spent = self._slowness.spent or Spent(), None
         wanted = self._wanted(call.metadata(b"traceparent"))
@@ -79,10 +111,15 @@ class Tracer:
         sent = call.answering_since
         send = 0.0 if sent is None else max(0.0, call.server.rounds.now - sent)
         name = call.path.decode("ascii", "replace")[1:]
-        self._tell(wanted, name, call.principal, seconds, spent, send=send)
+        error = _NAMES.get(status, str(status)) if status else ""
+        self._tell(
+            wanted, _Ended(name, call.principal, seconds, error, status in _SERVER_ERRORS), spent, send
+        )
 
-    def write_ended(self, payload: bytes, spent: Spent) -> None:
-        """For `Host.slow_write`: a request that came by the v2 API, or of the member itself."""
+    def write_ended(self, payload: bytes, spent: Spent, outcome: Outcome | Fault) -> None:
+        """For `Host.slow_write`: a request that came by the v2 API, or of the member itself, or whose call
+        has ended already.
+        """
         wanted = self._wanted(self._slowness.traceparent)
         if wanted is None:
             return
@@ -94,22 +131,17 @@ class Tracer:
             )
         except CorruptData:
             name, principal = "unknown", ""
-        self._tell(wanted, name, principal, spent.total, spent)
+        error, is_server_error = "", False
+        if isinstance(outcome, Fault):
+            error = outcome.message if outcome.reason is None else outcome.reason.text
+            is_server_error = outcome.http_status >= _SERVER_ERROR
+        self._tell(wanted, _Ended(name, principal, spent.total, error, is_server_error), spent)
 
-    def _tell(
-        self,
-        wanted: _Wanted,
-        name: str,
-        principal: str,
-        seconds: float,
-        spent: Spent,
-        *,
-        send: float = 0.0,
-    ) -> None:
-        trace = wanted.trace
-        queue = max(0.0, seconds - spent.disk - spent.quorum - spent.apply - send)
+    def _tell(self, wanted: _Wanted, ended: _Ended, spent: Spent, send: float = 0.0) -> None:
+        trace, seconds = wanted.trace, ended.seconds
         stages = (
-            ("queue", queue),
+            ("other", max(0.0, seconds - spent.total - send)),
+            ("queue", spent.queue),
             ("disk", spent.disk),
             ("quorum", spent.quorum),
             ("apply", spent.apply),
@@ -119,22 +151,24 @@ class Tracer:
         if wanted.has_span and self._exporter is not None:
             self._exporter.export(
                 Span(
-                    name,
+                    ended.name,
                     trace_id,
                     self._token(_SPAN_BYTES).hex(),
                     "" if trace is None else trace.parent_id,
                     Nanos(self._clock.wall() - int(seconds * 1e9)),
                     seconds,
-                    {"netstore.principal": principal},
+                    {"netstore.principal": ended.principal},
                     stages,
+                    ended.error if ended.is_server_error else "",
                 )
             )
         if wanted.has_line:
             left_out, self._left_out = self._left_out, 0
             self._log.warning(
                 "slow_request",
-                request=name,
-                principal=principal,
+                request=ended.name,
+                principal=ended.principal,
+                error=ended.error,
                 milliseconds=_ms(seconds),
                 **{f"{stage}_ms": _ms(took) for stage, took in stages},
                 trace=trace_id,

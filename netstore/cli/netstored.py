@@ -4,6 +4,7 @@ member that does not run. Exit codes: `cli.program`.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -53,9 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(config: StoreConfig) -> Iterator[str]:
-    """What a start would warn of: settings that are lowered, and what is wrong with folders."""
+    """What a start would warn of: settings that are lowered, and what is wrong with folders. NoRestart where
+    a member would not start.
+    """
+    from netstore.ops import tracing  # noqa: PLC0415 - as in `_serve`
     from netstore.ops.lowered import Bounded  # noqa: PLC0415 - as in `_serve`
 
+    tracing.check(os.environ)
     yield from map(str, Bounded(config).lowered)
     yield from _check_folders(config)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from _typeshed import DataclassInstance
 
-    from netstore.ops.layers import Layered
+    from netstore.ops.layers import Layered, Loaded
 
 C = TypeVar("C", bound="DataclassInstance")
 
@@ -41,7 +41,8 @@ def main(
     """Run a program with these arguments, by default those of the process. Returns the exit code.
 
     `start` runs it with its settings, and notices to log, until it is stopped; only `start` may import what
-    would slow down help and `--check-config`. Exceptions other than NetstoreError are raised.
+    would slow down help and `--check-config`, which also prints what `checked` finds; that raises
+    NetstoreError for what would end the program. Exceptions other than NetstoreError are raised.
     """
     name = layered.program
     try:
@@ -60,11 +61,15 @@ def main(
             first = [f"{called} Version: {claims}"] if called == layered.original and not loaded.json else []
             return _run(name, lambda: write([*first, own]))
         case Task.CHECK:
-            notices = [*loaded.notices, *checked(loaded.config)]
-            lines = [layered.report(loaded), *(f"# {notice}" for notice in notices)]
-            return _run(name, lambda: write(lines))
+            return _run(name, lambda: write(_report(layered, loaded, checked(loaded.config))))
         case Task.RUN:
             return _run(name, lambda: start(loaded.config, loaded.notices))
+
+
+def _report(layered: Layered[C], loaded: Loaded[C], found: Iterable[str]) -> list[str]:
+    """What `--check-config` prints. NetstoreError if the check finds what would end the program."""
+    notices = [*loaded.notices, *found]
+    return [layered.report(loaded), *(f"# {notice}" for notice in notices)]
 
 
 class _ReaderGone(NetstoreError):  # noqa: N818 - named for what happened

@@ -5,13 +5,20 @@ and writes that bring an earlier state back. Works with every store that has the
 from __future__ import annotations
 
 from collections import deque
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import trio
-
 from netstore.client.faults import BadAnswer
-from netstore.client.grpc import OUT_OF_RANGE, Status
-from netstore.client.v3 import PAST_SECONDS
+from netstore.client.grpc import (
+    FAILED_PRECONDITION,
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    OUT_OF_RANGE,
+    PERMISSION_DENIED,
+    Status,
+)
+from netstore.client.past import told
+from netstore.client.v3 import has_much, least_request_bytes
 from netstore.errors import NetstoreError
 from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
@@ -35,6 +42,11 @@ BATCH_KEYS: Final = 64
 
 BATCH_BYTES: Final = 512 * 1024
 """Bytes of values that one transaction writes, unless one value is larger."""
+
+_OF_CONTENT: Final = (INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION)
+"""Codes of a refusal that may be about one operation of a transaction, such as a lease that has ended, or
+about their number or size; nothing of it was done. Other refusals are about the state of the store.
+"""
 
 
 class Compacted(NetstoreError):  # noqa: N818 - named for what was found
@@ -80,10 +92,15 @@ class Step(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a batch: the revision of the write, 0 if all keys had changed; and these."""
+    """What became of some steps."""
 
-    revision: int
-    changed: frozenset[bytes]
+    steps: Sequence[Step]
+    revision: int = 0
+    """The revision of the write; 0 if nothing was written."""
+    changed: frozenset[bytes] = frozenset()
+    """Keys that were changed since they were found, and left alone."""
+    refusal: str = ""
+    """Why the store does not write the one step, which was left alone."""
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -140,8 +157,8 @@ class KeySpace:
                 before, after = await anext(befores, None), await anext(afters, None)
 
     async def past(self, key: bytes, most: int) -> Past:
-        """The newest `most` states of a key that can be read. A watch does not tell that nothing follows: of
-        a key that does not exist now, a pause of `PAST_SECONDS` ends its past.
+        """The newest `most` states of a key that can be read. BadAnswer if the store does not tell all of
+        them (`client.past`).
         """
         answer = await self._client.range(pb.RangeRequest(key=key, keys_only=True))
         last = answer.header.revision
@@ -155,56 +172,59 @@ class KeySpace:
             count = len(held)
             seen = max((each.mod_revision for each in held), default=0)
         create = pb.WatchCreateRequest(key=key, start_revision=since + 1)
-        async with self._client.watch(create) as watch:
-            while not newest or seen < newest:
-                told = None
-                with trio.move_on_after(PAST_SECONDS):
-                    told = await watch.answer()
-                if told is None:
-                    if newest:
-                        raise BadAnswer("the store", f"has not told the past of the key after {seen} in time")
-                    break
-                if told.compact_revision:
-                    raise Compacted(f"the store has compacted its history up to {told.compact_revision}")
-                if told.canceled:
-                    raise BadAnswer("the store", f"ended the watch: {told.cancel_reason or 'without reason'}")
-                for event in told.events:
-                    seen = event.kv.mod_revision
-                    count += 1
-                    states.append(event.kv)
+        if not newest or seen < newest:
+            async with aclosing(told(self._client, create, newest or last)) as answers:
+                async for part in answers:
+                    if part.compact_revision:
+                        raise Compacted(f"the store has compacted its history up to {part.compact_revision}")
+                    for event in part.events:
+                        seen = event.kv.mod_revision
+                        count += 1
+                        states.append(event.kv)
         return Past(states, count - len(states), since, max(last, seen))
 
     async def is_alive(self, lease: int) -> bool:
         """Whether a lease can still be used."""
         return await self._client.remaining(lease) > 0
 
-    async def write(self, batch: Sequence[Step]) -> Outcome:
-        """Do these steps in one transaction, but for keys that were changed since they were found: those are
-        left alone and returned.
+    async def write(self, batch: Sequence[Step]) -> AsyncIterator[Outcome]:
+        """Do these steps in one transaction, or in several where the store refuses one of so many, or some
+        of the steps. Each step is in one outcome, in order, given as soon as it is known.
+        """
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            outcome = await self._write(part)
+            if outcome is None:
+                middle = len(part) // 2
+                parts += part[middle:], part[:middle]
+            else:
+                yield outcome
+
+    async def _write(self, batch: Sequence[Step]) -> Outcome | None:
+        """Do these steps in one transaction, but for keys that were changed since they were found. None if
+        the store refuses them together.
         """
         changed: set[bytes] = set()
         while steps := [step for step in batch if step.key not in changed]:
             request = pb.TxnRequest(
                 compare=[_as_found(step) for step in steps],
                 success=[_operation(step) for step in steps],
-                failure=[
-                    pb.RequestOp(request_range=pb.RangeRequest(key=step.key, keys_only=True))
-                    for step in steps
-                ],
             )
-            answer = await self._client.txn(request)
+            if len(steps) > 1:  # of a single one, it is known which was changed: a key less to send
+                request.failure.extend(_look(step) for step in steps)
+            try:
+                answer = await self._client.txn(request)
+            except Status as status:
+                if status.code not in _OF_CONTENT and not has_much(status):
+                    raise
+                if len(batch) > 1:
+                    return None
+                return Outcome(batch, refusal=_refusal(status, request.ByteSize()))
             if answer.succeeded:
-                return Outcome(answer.header.revision, frozenset(changed))
-            now = [each.response_range.kvs for each in answer.responses]
-            others = {
-                step.key
-                for step, kvs in zip(steps, now, strict=False)
-                if (kvs[0].mod_revision if kvs else 0) != step.found
-            }
-            if not others:
-                raise BadAnswer("the store", "refused a write, and names no key that was changed")
-            changed |= others
-        return Outcome(0, frozenset(changed))
+                return Outcome(batch, answer.header.revision, frozenset(changed))
+            changed |= {steps[0].key} if len(steps) == 1 else _changed(steps, answer)
+        return Outcome(batch, changed=frozenset(changed))
 
     async def _read(self, request: pb.RangeRequest, revision: int) -> pb.RangeResponse:
         try:
@@ -254,3 +274,28 @@ def _operation(step: Step) -> pb.RequestOp:
         return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=step.key))
     put = pb.PutRequest(key=step.key, value=step.wanted.value, lease=step.lease)
     return pb.RequestOp(request_put=put)
+
+
+def _look(step: Step) -> pb.RequestOp:
+    return pb.RequestOp(request_range=pb.RangeRequest(key=step.key, keys_only=True))
+
+
+def _changed(steps: Sequence[Step], answer: pb.TxnResponse) -> set[bytes]:
+    """The keys that are not as they were found, of a transaction that looked at each for that reason."""
+    now = [each.response_range.kvs for each in answer.responses]
+    others = {
+        step.key
+        for step, kvs in zip(steps, now, strict=False)
+        if (kvs[0].mod_revision if kvs else 0) != step.found
+    }
+    if not others:
+        raise BadAnswer("the store", "refused a write, and names no key that was changed")
+    return others
+
+
+def _refusal(status: Status, size: int) -> str:
+    """Why a transaction of so many bytes with one step is refused, and what would change that."""
+    if not has_much(status):
+        return str(status)
+    least = least_request_bytes(size)
+    return f"{status}: a write of {size} bytes; start its members with --max-request-bytes {least} or more"

@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from netstore.client.faults import BadAnswer, Unreachable
-from netstore.client.grpc import OUT_OF_RANGE, RESOURCE_EXHAUSTED, Status
+from netstore.client.grpc import OUT_OF_RANGE, Status
 from netstore.client.mirror import (
     RETRY_DELAYS,
     Another,
@@ -41,7 +41,7 @@ from netstore.client.mirror import (
     unlike,
     went_back,
 )
-from netstore.errors import Reason
+from netstore.client.v3 import has_many, has_much, least_request_bytes
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ MOST_BYTES: Final = 512 * 1024
 
 FIRST_PAGE: Final = 200
 LARGEST_PAGE: Final = 2_000
-_MESSAGE_TOO_LARGE: Final = "received message larger than max"
-"""How etcd's gRPC library refuses a request, before etcd does."""
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """Keys of a page of a list: fewer when the page before was longer than this."""
@@ -428,21 +426,17 @@ class Mirror(OneWay):
         """Whether the target refuses a transaction of so many bytes because it is too long, so that from now
         on less is put into one. NotMirrored if it cannot be less.
         """
-        has_many = Reason.TOO_MANY_OPS.text in error.message
-        has_much = Reason.REQUEST_TOO_LARGE.text in error.message or (
-            error.code == RESOURCE_EXHAUSTED and _MESSAGE_TOO_LARGE in error.message
-        )
-        if not has_many and not has_much:
+        if not has_many(error) and not has_much(error):
             return False
         if len(changes) < 2:
             key = shown(self._scope.target + changes[0][0] if changes else self._scope.checkpoint)
-            if has_many:
+            if has_many(error):
                 flag = "two operations in a transaction: start its members with --max-txn-ops 2 or more"
             else:
-                least = (size // 1024 + 2) * 1024
+                least = least_request_bytes(size)
                 flag = f"a write of {size} bytes: start its members with --max-request-bytes {least} or more"
             raise NotMirrored(f"the key {key} does not get into TARGET, which refuses {flag} ({error})")
-        if has_many:
+        if has_many(error):
             self._most_operations = len(changes) // 2
         else:
             self._most_bytes = size // 2

@@ -8,13 +8,14 @@ the key again with a new lease.
 from __future__ import annotations
 
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
 from netstore.client.faults import BadAnswer, ClientError
+from netstore.client.past import told
 from netstore.client.subnetstore import (
     Differs,
     Entry,
@@ -28,7 +29,6 @@ from netstore.client.subnetstore import (
     RemovedTogether,
     Written,
 )
-from netstore.client.v3 import PAST_SECONDS
 from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
 
@@ -167,9 +167,8 @@ class V3Subnets:
         ]
 
     async def history(self, wanted: Callable[[Past], bool], limit: int) -> History:
-        """From the revisions that were not compacted. A watch does not tell that nothing follows; a pause of
-        `PAST_SECONDS` ends the history at the last change that was told. BadAnswer if a listing has a later
-        one.
+        """From the revisions that were not compacted. BadAnswer if the store does not tell all of them
+        (`client.past`).
         """
         start, end = self._range()
         skip = len(start)
@@ -183,25 +182,12 @@ class V3Subnets:
         first += 1
         changes: deque[Past] = deque(maxlen=limit)
         create = pb.WatchCreateRequest(key=start, range_end=end, start_revision=first, prev_kv=True)
-        async with self._client.watch(create) as watch:
-            seen = first - 1
-            while seen < last:
-                answer = None
-                with trio.move_on_after(PAST_SECONDS):
-                    answer = await watch.answer()
-                if answer is None:
-                    later = pb.RangeRequest(
-                        key=start, range_end=end, min_mod_revision=seen + 1, keys_only=True, limit=1
-                    )
-                    if (await self._client.range(later)).kvs:
-                        raise BadAnswer("the store", f"has not told its history after {seen} in time")
-                    break
+        seen = last
+        async with aclosing(told(self._client, create, last)) as answers:
+            async for answer in answers:
                 if answer.compact_revision:
                     raise HistoryLost(f"the store has compacted its history up to {answer.compact_revision}")
-                if answer.canceled:
-                    raise BadAnswer("the store", f"ended the watch: {answer.cancel_reason}")
-                if answer.events:
-                    seen = answer.events[-1].kv.mod_revision
+                seen = max(last, answer.events[-1].kv.mod_revision)
                 for change in _past(answer.events, skip):
                     if not wanted(change):
                         continue

@@ -84,6 +84,10 @@ class _Members(msgspec.Struct, frozen=True):
     members: tuple[ClusterMember, ...] = ()
 
 
+class _Auth(msgspec.Struct, frozen=True):
+    enabled: bool
+
+
 class _ErrorBody(msgspec.Struct, frozen=True):
     code: int = msgspec.field(name="errorCode")
     message: str = ""
@@ -131,6 +135,7 @@ _decode_error = msgspec.json.Decoder(_ErrorBody).decode
 _decode_message = msgspec.json.Decoder(_MessageBody).decode
 _decode_members = msgspec.json.Decoder(_Members).decode
 _decode_member = msgspec.json.Decoder(ClusterMember).decode
+_decode_auth = msgspec.json.Decoder(_Auth).decode
 _decode_words = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -298,6 +303,15 @@ class V2Client:
     async def leader(self) -> ClusterMember:
         """The leader; BadAnswer with status 503 while there is none."""
         return await self._document("/v2/members/leader", _decode_member)
+
+    async def asks_for_passwords(self) -> bool:
+        """Whether the v2 API of an etcd knows its users by their passwords; False where there is none."""
+        try:
+            return (await self._document("/v2/auth/enable", _decode_auth)).enabled
+        except BadAnswer as error:
+            if error.status == 404:
+                return False
+            raise
 
     # One request
 

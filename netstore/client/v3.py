@@ -15,12 +15,14 @@ from netstore.client.faults import BadAnswer, Unreachable
 from netstore.client.grpc import (
     INVALID_ARGUMENT,
     OUT_OF_RANGE,
+    RESOURCE_EXHAUSTED,
     UNAUTHENTICATED,
     UNAVAILABLE,
     UNIMPLEMENTED,
     Channel,
     Status,
 )
+from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
     Answer = TypeVar("Answer", bound=Message)
 
-PAST_SECONDS: Final = 2.0
-"""How long a part of the past may take to arrive before there is none; etcd looks every 0.1 s."""
+PAST_SECONDS: Final = 60.0
+"""How long a watch may take to tell the past."""
 
 _SERVICE: Final = "/etcdserverpb."
 
@@ -42,6 +44,8 @@ _SERVICE: Final = "/etcdserverpb."
 _INVALID_TOKEN: Final = "invalid auth token"  # noqa: S105 - a message
 _STALE: Final = ("revision of auth store is old", "user name is empty")
 _NOT_ENABLED: Final = "authentication is not enabled"
+_MESSAGE_TOO_LARGE: Final = "received message larger than max"
+"""gRPC's own limit for a message, before the store looks at it."""
 
 
 class WatchCall:
@@ -80,6 +84,12 @@ class WatchCall:
             self._may_renew = False
             self._client.forget_token(self._token)
             self.close()
+
+    async def send(self, request: pb.WatchRequest) -> None:
+        """Ask for more on the stream of the watch: progress, or another watch, whose answers come as well.
+        To be called when the watch was created.
+        """
+        (await self.opened()).send(request.SerializeToString())
 
     async def opened(self) -> Call:
         """The call, opened if it is not."""
@@ -134,6 +144,11 @@ class V3Client:
                     pass
                 return answer.compact_revision
         raise BadAnswer("the store", "does not tell up to which revision its history was compacted")
+
+    async def version(self) -> str:
+        """The version of etcd that a member says it is, or is like."""
+        kind = pb.StatusResponse
+        return (await self._call("Maintenance/Status", pb.StatusRequest(), kind, write=False)).version
 
     async def grant(self, ttl: int) -> int:
         """Grant a lease of so many seconds; its id."""
@@ -256,6 +271,23 @@ async def connect(to: Connection) -> AsyncIterator[V3Client]:
         nursery.cancel_scope.cancel()
     if fault is not None:
         raise fault
+
+
+def has_many(status: Status) -> bool:
+    """Whether a transaction was refused because it has too many operations."""
+    return Reason.TOO_MANY_OPS.text in status.message
+
+
+def has_much(status: Status) -> bool:
+    """Whether a request was refused because it has too many bytes."""
+    return Reason.REQUEST_TOO_LARGE.text in status.message or (
+        status.code == RESOURCE_EXHAUSTED and _MESSAGE_TOO_LARGE in status.message
+    )
+
+
+def least_request_bytes(size: int) -> int:
+    """The `--max-request-bytes` of a store that takes a transaction of so many bytes, in whole KiB."""
+    return (size // 1024 + 2) * 1024
 
 
 def _decoded(kind: type[Answer], data: bytes, endpoint: str, *, write: bool = False) -> Answer:

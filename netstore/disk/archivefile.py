@@ -31,9 +31,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.codec import crc32c, layout
-from netstore.disk.datadir import add_checksum_line, split_checksum_line, sync_folder, write_atomically
+from netstore.disk.datadir import (
+    MAX_NOTE_BYTES,
+    add_checksum_line,
+    split_checksum_line,
+    sync_folder,
+    write_atomically,
+)
 from netstore.disk.skipped import read_archived_skips, write_skipped
 from netstore.errors import CorruptData, NetstoreError
+from netstore.inputfile import NotRegular, open_regular, read_regular
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
 from netstore.state.envelope import HEAD_BYTES, read
@@ -270,7 +277,7 @@ def read_head(path: Path, cluster: int | None = None) -> Head:
     or of another cluster than the one given.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _head(path, file.read(_HEAD.size + _CRC.size), cluster)
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -281,7 +288,8 @@ def read_entries(path: Path, cluster: int | None = None) -> Iterator[Archived]:
     meanwhile.
     """
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise _unreadable(path, error) from None
     at = _HEAD.size + _CRC.size
@@ -309,7 +317,8 @@ def read_entries(path: Path, cluster: int | None = None) -> Iterator[Archived]:
 
 def _unreadable(path: Path, error: OSError) -> NetstoreError:
     kind = FileGone if isinstance(error, FileNotFoundError) else NetstoreError
-    return kind(f"{path}: cannot be read: {error.strerror}")
+    fix = "; move it away" if isinstance(error, NotRegular) else ""
+    return kind(f"{path}: cannot be read: {error.strerror}{fix}")
 
 
 def _head(path: Path, data: bytes, cluster: int | None) -> Head:
@@ -728,12 +737,16 @@ class _Owner(NamedTuple):
 
 
 def _owner(folder: Path) -> _Owner | None:
-    """None if no identity is there, as in archives of earlier releases; CorruptData if it is damaged."""
+    """None if no identity is there, as in archives of earlier releases; CorruptData if it is damaged,
+    NetstoreError if it cannot be read.
+    """
     path = folder / _IDENTITY
     try:
-        text = split_checksum_line(path.read_bytes())
+        text = split_checksum_line(read_regular(path, MAX_NOTE_BYTES))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
     title, *lines = (text or b"").decode(errors="replace").splitlines() or [""]
     words = dict(line.partition(" ")[::2] for line in lines)
     if title != _TITLE or not {"cluster", "store"} <= words.keys():

@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import stat
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.codec import crc32c
 from netstore.errors import CorruptData, NetstoreError
+from netstore.inputfile import NotRegular, check_regular, open_regular, read_regular
 from netstore.types import ClusterId, NodeId
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ DAMAGED: Final = "damaged"
 _IDENTITY: Final = "identity"
 _REPLACING: Final = "replacing"
 _UNFINISHED: Final = "unfinished"
+_BEGUN: Final = f"{_UNFINISHED}.new"
+"""All that an import or a restore has made which was killed before `_UNFINISHED` was there."""
 _MARK_TITLE: Final = b"the data of a member is being written here"
 _INSTANCE: Final = "instance"
 _ARCHIVE_PLACE: Final = "archive-place"
@@ -63,6 +67,9 @@ MAX_NAME_BYTES: Final = 255
 MAX_TOKEN_CHARACTERS: Final = 256
 """Longest join token."""
 
+MAX_NOTE_BYTES: Final = 64 * 1024
+"""Most that a file of a few lines in a folder can have: an identity, the number of a folder, a path."""
+
 _JOIN: Final = "token"
 
 OWN_CERTIFICATES: Final = "fixtures"
@@ -72,6 +79,9 @@ _OWN_NAMES: Final = frozenset(
     {"lock", "lost+found", "state", "wal", OWN_CERTIFICATES, _JOIN, f"{_JOIN}.new", f"{_IDENTITY}.new"}
 )
 """What a folder has before it has an identity, at most; also the root of a disk of its own."""
+
+_ETCD_LOG: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.wal")
+"""Names of the files of an etcd's log."""
 
 _TITLE: Final = "netstore data folder"
 _JOIN_TITLE: Final = "netstore join token"
@@ -151,6 +161,7 @@ class DataDir:
         _check_no_etcd(path)
         _make_folder(path)
         _check_no_foreign(path)
+        _check_no_etcd_log(wal)
         lock = _lock(path)
         try:
             _make_folder(wal, own=wal_dir is None)
@@ -264,7 +275,7 @@ class DataDir:
         with explain_errors(path):
             if not path.exists():
                 return b""
-            text = split_checksum_line(path.read_bytes())
+            text = split_checksum_line(read_regular(path, MAX_NOTE_BYTES))
         if text is None:
             raise CorruptData(f"{path}: damaged; nothing was changed: {fix}")
         return text.removesuffix(b"\n")
@@ -337,6 +348,10 @@ def explain_errors(path: Path) -> Iterator[None]:
         ) from error
     except (FileExistsError, NotADirectoryError) as error:
         raise NetstoreError(f"{path}: a file is in the way of the folder: choose another folder") from error
+    except NotRegular as error:
+        raise NetstoreError(
+            f"{error.filename}: {error.strerror}; nothing was changed: move it away, or choose another"
+        ) from error
     except OSError as error:
         raise NetstoreError(f"{path}: {error.strerror}: check the disk, or choose another folder") from error
 
@@ -369,15 +384,37 @@ def _make_folder(path: Path, *, own: bool = False) -> None:
 
 
 def _check_no_etcd(path: Path) -> None:
-    """Refuse the folder of an etcd, whatever its mode, and say how its data is taken over."""
+    """Refuse the folder of an etcd, whatever its mode, and say how its data is taken over; and that of a
+    member in which an etcd was run, whose writes this member does not have.
+    """
+    member = path / "member"
     with explain_errors(path):
-        is_etcd = not (path / _IDENTITY).exists() and any(
-            (path / "member" / each).exists() for each in ("snap", "wal")
+        is_etcd = any((member / each).exists() for each in ("snap", "wal"))
+        is_ours = is_etcd and (path / _IDENTITY).exists()
+    if is_ours:
+        raise NetstoreError(
+            f"{path}: has the data of this member, and of an etcd that was run in the same folder ({member});"
+            " nothing was changed: stop that etcd, and move the folder member into an empty folder, OTHER. If"
+            " its writes count, run netstorectl import --data-dir NEW OTHER, and start netstored with"
+            " --data-dir NEW; if this member's do, start it as before"
         )
     if is_etcd:
         raise NetstoreError(
             f"{path}: has the data of an etcd (the folder member); nothing was changed: stop that etcd, run"
             f" netstorectl import --data-dir NEW {path}, and start netstored with --data-dir NEW"
+        )
+
+
+def _check_no_etcd_log(wal: Path) -> None:
+    """Refuse the log folder of an etcd, whatever its mode, and say how its data is taken over."""
+    with explain_errors(wal):
+        names = os.listdir(wal) if wal.exists() else []  # noqa: PTH208 - may fail
+    found = min(filter(_ETCD_LOG.fullmatch, names), default=None)
+    if found is not None and _IDENTITY not in names:
+        raise NetstoreError(
+            f"{wal}: has the log of an etcd ({found}); nothing was changed: stop that etcd, run netstorectl"
+            f" import --data-dir NEW --source-wal-dir {wal} FOLDER with its data folder, and start netstored"
+            " with --data-dir NEW"
         )
 
 
@@ -389,7 +426,7 @@ def _check_no_foreign(path: Path) -> None:
         names = set(os.listdir(path))  # noqa: PTH208 - may fail
     if _IDENTITY in names:
         return
-    if _UNFINISHED in names:
+    if names & {_UNFINISHED, _BEGUN}:
         raise NetstoreError(
             f"{path}: an import or a restore into it did not come to its end; nothing was changed: run it"
             " again, or empty the folder"
@@ -409,7 +446,7 @@ def _check_unused(path: Path) -> None:
         own = {
             each for each in ("state", "wal") if (path / each).is_dir() and not any((path / each).iterdir())
         }
-    used = sorted(names - own - {"lock", "lost+found"})
+    used = sorted(names - own - {"lock", "lost+found", _BEGUN})
     if used and (_UNFINISHED not in names or _IDENTITY in names):
         raise NetstoreError(
             f"{path}: has {_show_names(used)}; nothing was changed: choose a new or empty folder"
@@ -435,7 +472,7 @@ def _read_mark(folder: Path) -> bytes | None:
     """What tells the folders of one unfinished import or restore from those of another."""
     with explain_errors(folder / _UNFINISHED):
         try:
-            return (folder / _UNFINISHED).read_bytes()
+            return read_regular(folder / _UNFINISHED, MAX_NOTE_BYTES)
         except FileNotFoundError:
             return None
 
@@ -473,9 +510,20 @@ def _make_private(folder: Path) -> list[str]:
     return narrowed
 
 
+def _open_lock(path: Path, flags: int) -> int:
+    """Open the file of a lock, without waiting if it is a pipe. OSError; NotRegular if it is no file."""
+    lock = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        check_regular(path, os.fstat(lock))
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
 def _lock(path: Path) -> int:
     with explain_errors(path / "lock"):
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = _open_lock(path / "lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -509,7 +557,7 @@ def _lock_shared(path: Path) -> int:
     """
     with explain_errors(path / "lock"):
         try:
-            lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+            lock = _open_lock(path / "lock", os.O_RDONLY)
         except FileNotFoundError:
             return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -543,6 +591,7 @@ def _read_both(path: Path, wal: Path, option: str = "--wal-dir") -> MemberIdenti
     if identity is None:
         _check_no_log(path, wal)
     elif _read_identity(wal) != identity:
+        _check_no_etcd_log(wal)
         anew = "" if (path / "state" / STATE_FILE).exists() else f", or remove {path} to let it begin anew"
         raise NetstoreError(
             f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that"
@@ -567,7 +616,7 @@ def _read_identity(folder: Path, name: str = _IDENTITY) -> MemberIdentity | None
     path = folder / name
     with explain_errors(path):
         try:
-            data = path.read_bytes()
+            data = read_regular(path, MAX_NOTE_BYTES)
         except FileNotFoundError:
             return None
     try:
@@ -605,7 +654,7 @@ def add_checksum_line(text: bytes) -> bytes:
 def is_data_folder(folder: Path) -> bool:
     """Whether a folder is that of a member, whole or damaged. Blocks. OSError if it cannot be read."""
     try:
-        with (folder / _IDENTITY).open("rb") as file:
+        with open_regular(folder / _IDENTITY) as file:
             return file.read(len(_TITLE)) == _TITLE.encode()
     except FileNotFoundError:
         return False
@@ -625,7 +674,7 @@ def read_token(folder: Path) -> str | None:
     path = folder / _JOIN
     with explain_errors(path):
         try:
-            data, mode = path.read_bytes(), path.stat().st_mode & 0o777
+            data, mode = read_regular(path, MAX_NOTE_BYTES), path.stat().st_mode & 0o777
         except FileNotFoundError:
             return None
     if mode & 0o077:
@@ -682,6 +731,7 @@ def _check_no_log(path: Path, wal: Path) -> None:
             f"{wal}: an import or a restore into it, with another data folder than {path}, did not come to"
             " its end; nothing was changed: run it again, or empty the folder"
         )
+    _check_no_etcd_log(wal)
     found = next(iter(sorted(wal.glob("*.wal"))), None)
     if found is not None:
         raise NetstoreError(

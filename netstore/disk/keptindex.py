@@ -31,6 +31,7 @@ from netstore.codec import (
     varint,
 )
 from netstore.disk.datadir import sync_folder
+from netstore.inputfile import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ def write(folder: Path, summary: Summary, head: bytes, columns: Sequence[bytes])
 def is_kept(folder: Path, summary: Summary) -> bool:
     """Whether there is a file for this summary; its columns are not read, so they may be damaged. Blocks."""
     try:
-        with (folder / KEPT_FILE).open("rb", buffering=0) as file:
+        with open_regular(folder / KEPT_FILE, buffering=0) as file:
             return _read_head(file, summary) is not None
     except (OSError, Malformed):
         return False
@@ -84,7 +85,7 @@ def read(folder: Path, summary: Summary) -> tuple[bytes, list[bytes]] | None:
     of another state. Malformed if the file is damaged; OSError. Blocks.
     """
     try:
-        file = (folder / KEPT_FILE).open("rb", buffering=0)
+        file = open_regular(folder / KEPT_FILE, buffering=0)
     except FileNotFoundError:
         return None
     with file:

@@ -14,6 +14,7 @@ import lmdb
 
 from netstore.codec import layout
 from netstore.errors import StateDamaged
+from netstore.inputfile import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,7 @@ def missing_bytes(path: Path) -> int:
     StateDamaged when it is no LMDB file.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             first = file.read(_META.size)
             page = int.from_bytes(first[_PAGE_SIZE_OFFSET : _PAGE_SIZE_OFFSET + 4], "little")
             file.seek(page)

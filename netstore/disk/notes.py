@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from netstore.inputfile import check_regular
+
 NOTES: Final = "synced"
 """Name of the file."""
 
 _SLOT_BYTES: Final = 64
+NOTES_BYTES: Final = 2 * _SLOT_BYTES
+"""Size of the file."""
 
 
 def decode_notes(data: bytes) -> list[bytes]:
@@ -31,13 +35,14 @@ class Notes:
         self._written = 0
 
     def read(self) -> list[bytes]:
-        """The notes in the file, in no order."""
+        """The notes in the file, in no order. OSError if there is something of its name that is no file."""
         try:
-            file = os.open(NOTES, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+            file = os.open(NOTES, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
             return []
         try:
-            data = os.pread(file, 2 * _SLOT_BYTES, 0)
+            check_regular(NOTES, os.fstat(file))
+            data = os.pread(file, NOTES_BYTES, 0)
         finally:
             os.close(file)
         return decode_notes(data)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.disk.notes import NOTES, decode_notes
+from netstore.disk.notes import NOTES, NOTES_BYTES, decode_notes
+from netstore.inputfile import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,8 @@ class ReadOnlyDevice:
         return sorted(path.name for path in self._folder.iterdir() if path.is_file())
 
     def read(self, name: str) -> bytes:
-        return (self._folder / name).read_bytes()
+        with open_regular(self._folder / name) as file:
+            return file.read()
 
     def write(
         self,
@@ -41,8 +43,11 @@ class ReadOnlyDevice:
         raise NotImplementedError
 
     def notes(self) -> list[bytes]:
-        path = self._folder / NOTES
-        return decode_notes(path.read_bytes()) if path.exists() else []
+        try:
+            with open_regular(self._folder / NOTES) as file:
+                return decode_notes(file.read(NOTES_BYTES))
+        except FileNotFoundError:
+            return []
 
     def truncate(self, name: str, size: int) -> None:
         """Left to the member's next start."""

@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.disk.datadir import add_checksum_line, explain_errors, split_checksum_line, write_atomically
+from netstore.disk.datadir import (
+    MAX_NOTE_BYTES,
+    add_checksum_line,
+    explain_errors,
+    split_checksum_line,
+    write_atomically,
+)
 from netstore.errors import CorruptData
+from netstore.inputfile import read_regular
 from netstore.types import Index
 
 if TYPE_CHECKING:
@@ -60,7 +67,7 @@ def write_stopped(folder: Path, index: Index, hash_: str) -> None:
 def _read(path: Path, fix: str) -> dict[Index, str]:
     with explain_errors(path):
         try:
-            data = path.read_bytes()
+            data = read_regular(path, MAX_NOTE_BYTES)
         except FileNotFoundError:
             return {}
     text = split_checksum_line(data)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.disk.datadir import sync_folder
 from netstore.errors import CorruptData
+from netstore.inputfile import open_regular
 from netstore.types import Index
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 INCOMING: Final = "incoming.part"
 
 _SNAPSHOT: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{64})\.image")
-_UNFINISHED: Final = re.compile(r"incoming\.part|outgoing-[0-9a-f]{1,16}\.part")
+_UNFINISHED: Final = re.compile(r"incoming\.part|compacted\.part|outgoing-[0-9a-f]{1,16}\.part")
 _READ_BYTES: Final = 1024 * 1024
 
 
@@ -117,7 +118,7 @@ def _is_intact(snapshot: Path, progress: Callable[[int], object]) -> bool:
     match = _SNAPSHOT.fullmatch(snapshot.name)
     digest = sha256()
     size = 0
-    with snapshot.open("rb") as file:
+    with open_regular(snapshot) as file:
         while piece := file.read(_READ_BYTES):
             digest.update(piece)
             size += len(piece)

@@ -2,9 +2,11 @@
 compatibility). The layout of pages is in `boltpages`.
 
 The file may come from anywhere, so nothing in it is trusted: what contradicts itself raises CorruptData with
-the file and the offset, and a damaged file can neither make the reader use more memory than `MAX_PAGE_BYTES`
-nor go round in circles, nor copy more than the page has: keys must ascend, elements do not overlap, trees end
-at `MAX_DEPTH`, and a page below the root has an element.
+the file and the offset. A damaged file can neither make the reader go round in circles, nor read or copy more
+in one pass over a bucket than the file has: a tree has no more pages than the file, with their overflow, keys
+ascend, elements do not overlap, trees end at `MAX_DEPTH`, and a page below the root has an element. Memory is
+that of a leaf page of `MAX_PAGE_BYTES` and of a value in it, of a branch page of `MAX_BRANCH_BYTES` for each
+level, and of the names of `MAX_BUCKETS` buckets.
 """
 
 from __future__ import annotations
@@ -38,8 +40,17 @@ if TYPE_CHECKING:
 MAX_PAGE_BYTES: Final = 256 * 1024 * 1024
 """Largest page with its overflow. A value is in one page; an etcd takes requests of 1.5 MiB by default."""
 
+MAX_BRANCH_BYTES: Final = 1024 * 1024
+"""Largest branch page. It has more than the page size only where two keys do not fit into one."""
+
 MAX_DEPTH: Final = 32
 """Levels of a tree. One with the fewest children that bbolt allows has more keys than disks can hold."""
+
+MAX_BUCKETS: Final = 100
+"""Buckets in a database. An etcd has about ten."""
+
+MAX_NAME_BYTES: Final = 32 * 1024
+"""Longest name of a bucket: the longest key that bbolt takes."""
 
 DIGEST_BYTES: Final = 32
 """Bytes of the SHA-256 that `etcdctl snapshot save` writes after the database."""
@@ -56,16 +67,28 @@ def _ignore(_: int) -> None:
     """Nobody waits for progress."""
 
 
-def database_size(file: BinaryIO, name: str, progress: Callable[[int], object] = _ignore) -> int:
-    """The bytes of a file without the digest that may follow the database; the digest is verified. Blocks.
+class NoDigest(CorruptData):
+    """A file does not end with a digest: it was cut, or never had one."""
+
+
+def database_size(
+    file: BinaryIO, name: str, progress: Callable[[int], object] = _ignore, *, without_digest: bool = False
+) -> int:
+    """The bytes of a file without the digest that follows the database, which is verified. Blocks. With
+    `without_digest` a database that has none is taken, too, as the file `db` of a data folder is one.
     `progress` is called with how many bytes were read so far.
 
-    CorruptData if the digest does not fit. A file that cannot be a database is not read for that: `Database`
-    refuses it.
+    CorruptData if the digest does not fit, NoDigest if there is none. A file that cannot be a database is not
+    read for that: `Database` refuses it.
     """
     size = file.seek(0, SEEK_END)
-    if size % _SECTOR != DIGEST_BYTES or not any(_is_meta(file, at) for at in (0, *_PAGE_SIZES)):
+    if not any(_is_meta(file, at) for at in (0, *_PAGE_SIZES)) or (without_digest and not size % _SECTOR):
         return size
+    if size % _SECTOR != DIGEST_BYTES:
+        raise NoDigest(
+            f"{name}: offset {size}: the digest (SHA-256) is missing with which a snapshot ends, so damage"
+            " cannot be told: the file was cut, or is not one of snapshot save"
+        )
     size -= DIGEST_BYTES
     digest = sha256()
     file.seek(0)
@@ -80,6 +103,12 @@ def database_size(file: BinaryIO, name: str, progress: Callable[[int], object] =
             " is damaged or was cut; take another copy"
         )
     return size
+
+
+def unverified_size(file: BinaryIO) -> int:
+    """The bytes of a file without what may be a digest. Blocks."""
+    size = file.seek(0, SEEK_END)
+    return size - DIGEST_BYTES if size % _SECTOR == DIGEST_BYTES else size
 
 
 def is_database(file: BinaryIO) -> bool:
@@ -134,7 +163,7 @@ class Database:
         self._buckets: dict[bytes, tuple[int, bytes]] = {}
         for offset, flags, key, value in self._elements(self._leaves(self._page(root, 0))):
             if flags & IS_BUCKET:
-                self._buckets[key] = offset, value
+                self._add_bucket(offset, key, value)
 
     @property
     def buckets(self) -> list[bytes]:
@@ -148,13 +177,25 @@ class Database:
         if name not in self._buckets:
             return
         offset, value = self._buckets[name]
-        if len(value) < BUCKET.size:
-            raise self._damaged(offset, f"bucket {name!r} has no root")
         root, _ = BUCKET.unpack_from(value)
         first = self._page(root, offset) if root else self._inline(offset, value[BUCKET.size :])
         for _, flags, key, each in self._elements(self._leaves(first)):
             if not flags & IS_BUCKET:
                 yield key, each
+
+    def _add_bucket(self, offset: int, name: bytes, value: bytes) -> None:
+        """Note a bucket: where its root page is or, of a small one, the page itself."""
+        if len(self._buckets) == MAX_BUCKETS:
+            raise self._damaged(offset, f"more than {MAX_BUCKETS} buckets")
+        if len(name) > MAX_NAME_BYTES:
+            raise self._damaged(offset, f"a bucket with a name of {len(name)} bytes")
+        if len(value) < BUCKET.size:
+            raise self._damaged(offset, f"bucket {name!r} has no root")
+        if BUCKET.unpack_from(value)[0]:
+            value = value[: BUCKET.size]
+        elif len(value) > self._page_bytes:
+            raise self._damaged(offset, f"a bucket of {len(value)} bytes in the page that names it")
+        self._buckets[name] = offset, value
 
     def damaged(self, why: str) -> CorruptData:
         """The error for the pair that was read last, if it is not what it should be."""
@@ -182,6 +223,7 @@ class Database:
 
     def _leaves(self, first: _Page) -> Iterator[_Page]:
         """The leaf pages of a tree, from left to right."""
+        left = self._pages * self._page_bytes - len(first.data)
         if first.kind == LEAF:
             yield first
             return
@@ -192,6 +234,9 @@ class Database:
                 path.pop()
                 continue
             page = self._page(*child)
+            left -= len(page.data)
+            if left < 0:
+                raise self._damaged(page.offset, "a tree of more pages than the file has")
             if not page.elements:
                 raise self._damaged(page.offset, "an empty page within a tree")
             if page.kind == LEAF:
@@ -245,7 +290,8 @@ class Database:
         size = (1 + overflow) * self._page_bytes
         if own != number or kind not in {BRANCH, LEAF}:
             raise self._damaged(offset, f"page {own} of kind {kind} in the place of page {number}")
-        if number + overflow >= self._pages or size > MAX_PAGE_BYTES:
+        most = MAX_PAGE_BYTES if kind == LEAF else MAX_BRANCH_BYTES
+        if number + overflow >= self._pages or size > most:
             raise self._damaged(offset, f"a page of {size} bytes")
         return _Page(offset, kind, count, self._read(offset, size))
 

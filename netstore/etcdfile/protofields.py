@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from netstore.codec import Malformed, read_prefixed, read_varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SIGN64 = 2**63
+MOST_FIELDS: Final = 100
+"""Fields that a message may have. Those of etcd's files that are read here have at most 20."""
+
+_SIGN64: Final = 2**63
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Number and value of each field, in order: a number, or the bytes of a text, of bytes or of a message.
 
-    Malformed if these bytes are no message, or have a field of a kind that etcd's files do not have.
+    Malformed if these bytes are no message, or have a field of a kind that etcd's files do not have, or more
+    than `MOST_FIELDS`.
     """
-    at = 0
+    at = count = 0
     while at < len(data):
         tag, at = read_varint(data, at)
+        count += 1
+        if not tag >> 3 or count > MOST_FIELDS:
+            raise Malformed(f"more than {MOST_FIELDS} fields" if tag >> 3 else "a field without a number")
         value: int | bytes
         if tag & 7 == 0:
             value, at = read_varint(data, at)

@@ -5,8 +5,10 @@ count the bytes of the record, the low 3 bits of its top byte those of the paddi
 the record, the padding. A length of 0 ends a file, which is filled with zeros. A record has a kind, a CRC-32C
 of all data so far, and data. A snapshot TERM-INDEX.snap is a message with a CRC-32C and the message it is of.
 
-Damage raises CorruptData with file and offset; a write that was torn by a crash at the end of the last file
-is ignored, as etcd does.
+Damage raises CorruptData with file and offset. What can be the last write, which a crash left unfinished,
+is left out: the record that does not fit has a sector of zeros, or the file ends within it, and nothing but
+zeros follows. Where more follows, that may have been acknowledged, and it is left out only if the caller says
+so.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import msgspec
 
-from netstore.codec import Malformed, crc32c
+from netstore.codec import Malformed, crc32c, read_varint
 from netstore.errors import CorruptData
 from netstore.etcdfile.protofields import Message
 
@@ -37,7 +39,12 @@ MAX_SNAPSHOT_BYTES: Final = 2**31
 
 _LENGTH: Final = Struct("<Q")
 _SECTOR: Final = 512
+_READ_BYTES: Final = 1024 * 1024
 _METADATA, _ENTRY, _STATE, _CRC, _SNAPSHOT = 1, 2, 3, 4, 5
+_SIZE_BITS: Final = (1 << 56) - 1
+_HEAD_BYTES: Final = 64
+"""More than a frame has before the data of its record, and less than a sector."""
+
 _FILE_BITS: Final = 40
 """A place in the log is a number: the file, and in the low bits the offset of its frame."""
 
@@ -63,17 +70,32 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
+class DamagedEnd(CorruptData):
+    """The last file of a log is damaged. What comes before the place can be taken without what follows."""
+
+
+class LeftOut(msgspec.Struct, frozen=True, gc=False):
+    """What the end of the last file has and the log does not."""
+
+    place: str
+    """File and offset where it begins."""
+    size: int
+    """Bytes from there to the last one that is not zero."""
+
+
 class RaftLog:
     """The log in these files, as of its end: entries that were overwritten later are left out. Memory: eight
     bytes for each entry.
     """
 
-    def __init__(self, files: Sequence[tuple[str, BinaryIO]]) -> None:
-        """Read all of it. Blocks. The files, by name, are in the order of the log.
+    def __init__(self, files: Sequence[tuple[str, BinaryIO]], *, without_damaged_end: bool = False) -> None:
+        """Read all of it. Blocks. The files, by name, are in the order of the log. With `without_damaged_end`
+        the last file ends before its first damage.
 
-        CorruptData if it is damaged, or a file is missing.
+        CorruptData if it is damaged, or a file is missing; DamagedEnd if it is damaged in its last file.
         """
         self._files = files
+        self._without_damaged_end = without_damaged_end
         self.member = 0
         self.cluster = 0
         self.commit = 0
@@ -84,7 +106,9 @@ class RaftLog:
         self.snapshots: set[tuple[int, int]] = set()
         """Index and term of each snapshot that it knows of."""
         self.torn = ""
-        """Where a write was torn by a crash; empty if none was."""
+        """Where the last write was left unfinished by a crash; empty if none was."""
+        self.lost: LeftOut | None = None
+        """What was left out with `without_damaged_end`."""
         self._check_order()
         checksum = 0
         for number in range(len(files)):
@@ -121,12 +145,14 @@ class RaftLog:
         """Read one file, given the checksum of all before it; the checksum after it."""
         name, file = self._files[number]
         size = file.seek(0, SEEK_END)
-        offset, is_last = 0, number == len(self._files) - 1
-        while offset + _LENGTH.size <= size:
+        offset = 0
+        while offset < size:
             data, end = self._frame(file, offset)
             if end == offset:
+                if _last_byte(file, offset, size) > offset:
+                    self._end_at(number, offset, "zeros where a record begins", size)
                 break
-            flaw = "a record that is cut short" if end > size else ""
+            flaw = "a record that is longer than the rest of the file" if end > size else ""
             if not flaw:
                 try:
                     record = Message(data)
@@ -134,24 +160,38 @@ class RaftLog:
                 except Malformed as error:
                     flaw = f"not a record ({error})"
             if flaw:
-                if is_last and (end > size or self._is_torn(file, offset, end)):
+                if number == len(self._files) - 1 and _is_unfinished(file, offset, end, size):
                     self.torn = f"{name}: offset {offset}"
-                    break
-                raise CorruptData(
-                    f"{name}: offset {offset}: {flaw}; nothing was changed: take the folder of another member"
-                )
+                else:
+                    self._end_at(number, offset, flaw, size)
+                break
             offset = end
         return checksum
+
+    def _end_at(self, number: int, offset: int, flaw: str, size: int) -> None:
+        """Note that the log ends at a damaged place, if the caller has asked for that."""
+        name, file = self._files[number]
+        place = f"{name}: offset {offset}"
+        found = f"{place}: {flaw}"
+        advice = "nothing was changed: take the folder of another member"
+        if number < len(self._files) - 1:
+            raise CorruptData(f"{found}; {advice}")
+        self.lost = LeftOut(place, _last_byte(file, offset, size) - offset)
+        if not self._without_damaged_end:
+            raise DamagedEnd(
+                f"{found}, and this is no write that a crash left unfinished: {self.lost.size} bytes of the"
+                f" log from there on would be lost; {advice}"
+            )
 
     @staticmethod
     def _frame(file: BinaryIO, offset: int) -> tuple[bytes, int]:
         """The record at an offset, and where the next one begins: at the same offset if there is none."""
         file.seek(offset)
         head = file.read(_LENGTH.size)
-        length: int = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
+        length: int = _LENGTH.unpack(head.ljust(_LENGTH.size, b"\0"))[0]
         if not length:
             return b"", offset
-        size = length & (1 << 56) - 1
+        size = length & _SIZE_BITS
         padding = length >> 56 & 7 if length >> 63 else 0
         end = offset + _LENGTH.size + size + padding
         return file.read(size) if size <= MAX_RECORD_BYTES else b"", end
@@ -193,18 +233,69 @@ class RaftLog:
         self._places.append(place)
         return ""
 
-    @staticmethod
-    def _is_torn(file: BinaryIO, offset: int, end: int) -> bool:
-        """Whether a part of a frame in some sector is zero: a sector that was not written."""
-        file.seek(offset + _LENGTH.size)
-        data = file.read(min(end - offset - _LENGTH.size, MAX_RECORD_BYTES))
-        at, start = 0, offset + _LENGTH.size
-        while at < len(data):
-            size = _SECTOR - (start + at) % _SECTOR
-            if not any(data[at : at + size]):
-                return True
-            at += size
+
+def _is_unfinished(file: BinaryIO, offset: int, end: int, size: int) -> bool:
+    """Whether a frame that does not fit can be of a write that was not finished: nothing follows it, its
+    length is no lie, and a part of it in some sector is zero, as that was not written, or the file ends
+    within it.
+    """
+    start = offset + _LENGTH.size
+    last = _last_byte(file, start, size)
+    if last <= start:
+        return True
+    if last > end or not _has_own_length(file, offset):
         return False
+    return end > size or _has_empty_sector(file, start, end)
+
+
+def _has_own_length(file: BinaryIO, offset: int) -> bool:
+    """Whether the record in a frame is as long by the length of its data, its last field, as by the frame's;
+    or that part of it was not written.
+    """
+    file.seek(offset)
+    head = file.read(_HEAD_BYTES)
+    own = _SECTOR - offset % _SECTOR
+    if not any(head[own:]):
+        head = head[:own]
+    end, at = _LENGTH.size + (_LENGTH.unpack_from(head)[0] & _SIZE_BITS), _LENGTH.size
+    try:
+        for field in (1, 2):
+            tag, at = read_varint(head, at)
+            if tag != field << 3:
+                return False
+            _, at = read_varint(head, at)
+        if at == end:
+            return True
+        tag, at = read_varint(head, at)
+        length, at = read_varint(head, at)
+    except Malformed:
+        return len(head) < _HEAD_BYTES
+    return tag == 3 << 3 | 2 and at + length == end
+
+
+def _has_empty_sector(file: BinaryIO, start: int, end: int) -> bool:
+    """Whether what these bytes have in some sector is zero."""
+    file.seek(start)
+    data = file.read(min(end - start, MAX_RECORD_BYTES))
+    at = 0
+    while at < len(data):
+        size = _SECTOR - (start + at) % _SECTOR
+        if not any(data[at : at + size]):
+            return True
+        at += size
+    return False
+
+
+def _last_byte(file: BinaryIO, start: int, size: int) -> int:
+    """The offset after the last byte from `start` on that is not zero; `start` if there is none."""
+    last, at = start, start
+    file.seek(start)
+    while at < size and (piece := file.read(min(_READ_BYTES, size - at))):
+        kept = len(piece.rstrip(b"\0"))
+        if kept:
+            last = at + kept
+        at += len(piece)
+    return last
 
 
 def read_snapshot(file: BinaryIO, name: str) -> Snapshot:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -176,16 +176,51 @@ def _v2_request(message: Message) -> V2Request:
     )
 
 
+class RaftAttributes(msgspec.Struct, frozen=True, gc=False):
+    """What a member is for the others."""
+
+    peer_urls: tuple[str, ...] | None = msgspec.field(default=None, name="peerURLs")
+    is_learner: bool = msgspec.field(default=False, name="isLearner")
+
+
+class _Promotion(msgspec.Struct, frozen=True):
+    promotes: bool = msgspec.field(default=False, name="isPromote")
+
+
 class MemberChange(NamedTuple):
     """A change of the members in the log."""
 
     kind: int
     """0: add, 1: remove, 2: update, 3: add as a learner."""
     member: int
+    attributes: RaftAttributes
     promotes: bool
+    """A learner becomes a voter; of kind 0 or 3."""
+
+
+def raft_attributes_of(data: bytes) -> RaftAttributes:
+    """The attributes in the JSON of a member; those of one without any if there is none. ValueError if it is
+    another JSON.
+    """
+    return _decoded(data, RaftAttributes)
 
 
 def member_change_of(data: bytes) -> MemberChange:
     """The change in the payload of an entry of kind CHANGE. Malformed if it is none."""
     message = Message(data)
-    return MemberChange(message.number(2), message.number(3), b'"isPromote":true' in message.data(4))
+    context = message.data(4)
+    try:
+        attributes, promotion = _decoded(context, RaftAttributes), _decoded(context, _Promotion)
+    except ValueError as error:
+        raise Malformed(str(error)) from None
+    return MemberChange(message.number(2), message.number(3), attributes, promotion.promotes)
+
+
+_T = TypeVar("_T")
+
+
+def _decoded(data: bytes, type_: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(data or b"{}", type=type_)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"not the JSON of a member ({parse_problem(error)})") from None

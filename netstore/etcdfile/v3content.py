@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _REVISION: Final = Struct(">QcQ")
 _TOMBSTONE: Final = b"t"
 _SIGN64: Final = 2**63
+_MOST_ALARMS: Final = 1_000
+_SHORT_BYTES: Final = 64
+"""More than the values have that tell a fact."""
+
 _MOST_NUMBER: Final = 2**31 - 1
 """Largest number of a change within its revision that fits into a place (`state.v3.index`)."""
 
@@ -80,9 +84,14 @@ def leases(database: Database) -> Iterator[LeaseFound]:
 
 def facts(database: Database) -> Facts:
     """What the small buckets say. CorruptData if it cannot be read."""
-    meta = {key: value for key, value in database.bucket(b"meta") if len(value) <= 64}
-    auth = {key: value for key, value in database.bucket(b"auth") if len(value) <= 64}
-    alarms = (_message(database, key) for key, _ in database.bucket(b"alarm"))
+    meta = _values(database, b"meta", b"consistent_index", b"scheduledCompactRev", b"finishedCompactRev")
+    auth = _values(database, b"auth", b"authEnabled")
+    alarms: list[tuple[int, int]] = []
+    for key, _ in database.bucket(b"alarm"):
+        if len(alarms) == _MOST_ALARMS:
+            raise database.damaged(f"more than {_MOST_ALARMS} alarms")
+        alarm = _message(database, key)
+        alarms.append((alarm.number(1), alarm.number(2)))
     return Facts(
         int.from_bytes(meta.get(b"consistent_index", b""), "big"),
         int.from_bytes(meta.get(b"scheduledCompactRev", b"")[:8], "big"),
@@ -91,8 +100,15 @@ def facts(database: Database) -> Facts:
         _count(database, b"authUsers"),
         _count(database, b"authRoles"),
         _count(database, b"members"),
-        tuple((alarm.number(1), alarm.number(2)) for alarm in alarms),
+        tuple(alarms),
     )
+
+
+def _values(database: Database, bucket: bytes, *names: bytes) -> dict[bytes, bytes]:
+    """The short values of these keys, as far as they are there."""
+    return {
+        key: value for key, value in database.bucket(bucket) if key in names and len(value) <= _SHORT_BYTES
+    }
 
 
 def _count(database: Database, bucket: bytes) -> int:

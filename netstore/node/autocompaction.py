@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 RECORDS: Final = 10
 """Records of the revision in one period."""
 
+SHORTEST_SECONDS: Final = 0.01
+"""Shortest interval between two records."""
+
 LONGEST_SECONDS: Final = 3600.0
 """Longest interval between two compactions by time."""
 
@@ -31,12 +34,14 @@ REVISION_SECONDS: Final = 300.0
 
 
 class ByTime:
-    """Keeps the history of the last `period` seconds, give or take a tenth."""
+    """Keeps the history of the last `period` seconds, give or take a tenth, or of a little longer if they are
+    too few to record so often.
+    """
 
     def __init__(self, member: Member, after: After, period: float, log: Log) -> None:
         self._member = member
         self._after = after
-        self._pause = period / RECORDS
+        self._pause = max(period / RECORDS, SHORTEST_SECONDS)
         self._every = min(period, LONGEST_SECONDS)
         self._records: deque[int] = deque(maxlen=RECORDS)
         self._waited = 0.0

@@ -11,6 +11,9 @@ who differs is removed: reports arrive one after the other, and the deciding one
 
 A member judges only itself, by what the others have told it. One that has applied a command where others
 compare their states differs from them without a digest.
+
+A leader whose log has another entry than one that is committed here is left of an earlier cluster with the
+same ids, or this member is (`Host.contradicted`): nobody commits anything while it leads, so it is told, too.
 """
 
 from __future__ import annotations
@@ -42,6 +45,14 @@ this member says so; and between two comparisons meanwhile.
 
 LOOK_SECONDS: Final = 0.5
 """How often to look whether a comparison is due."""
+
+CONTRADICTED_SECONDS: Final = 10.0
+"""How long the last refusal of a leader is told: one that still leads is refused again within seconds."""
+
+LEFT_OVER_FIX: Final = (
+    "stop the member that is left of the earlier cluster, remove it (netstorectl member rm) and its data"
+    " folder, and let it --join"
+)
 
 OTHER_ENTRY: Final = b""
 """In place of the digest of a member that has another entry where the others compare their states: its log is
@@ -121,6 +132,10 @@ class Consistency:
         """Where they were found to differ last."""
         self._differing_since = 0.0
         """When they were found to differ first."""
+        self._states_text = ""
+        """That they differ, in words, once it is told."""
+        self._is_contradicted = False
+        """That a leader was refused is told."""
 
     def reached(self) -> None:
         """See `node.applier.Observer`: report the digest of the state as it is now."""
@@ -172,6 +187,7 @@ class Consistency:
         if len({digest for member, digest in self._differing.items() if member in members}) < 2:
             self._end_difference("a member that differed was removed")
         self._tell_difference()
+        self._say()
 
     def _decide(self, index: Index) -> None:
         voters = self._host.status().conf.voters
@@ -209,15 +225,31 @@ class Consistency:
             return
         index = self._differing_at
         names = ", ".join(f"{member:x}" for member in sorted(self._differing))
-        if not self._host.differing:
+        if not self._states_text:
             self._log.error("states_differ", index=index, members=names)
-        self._host.differing = (
+        self._states_text = (
             f"the states of members {names} differ after entry {index}, and no more than half of"
             f" the voters agree on one: {DIFFERING_FIX}"
         )
+        self._say()
 
     def _end_difference(self, why: str) -> None:
-        if self._host.differing:
+        if self._states_text:
             self._log.warning("states_differ_no_more", index=self._differing_at, reason=why)
         self._differing = {}
-        self._host.differing = ""
+        self._states_text = ""
+        self._say()
+
+    def _say(self) -> None:
+        """Set what `Member.differing` tells; log when leaders begin to be refused, and when that ends."""
+        refused = self._host.contradicted
+        if refused is not None and self._host.clock.monotonic() - refused.at < CONTRADICTED_SECONDS:
+            if not self._is_contradicted:
+                self._log.error("leader_has_another_log", reason=refused.words, fix=LEFT_OVER_FIX)
+            self._is_contradicted = True
+            self._host.differing = f"{refused.words}: {LEFT_OVER_FIX}"
+            return
+        if self._is_contradicted:
+            self._log.warning("leader_is_not_refused_any_more")
+        self._is_contradicted = False
+        self._host.differing = self._states_text

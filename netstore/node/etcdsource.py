@@ -14,10 +14,10 @@ from netstore.codec import Malformed
 from netstore.disk.backupfile import MAGIC, is_backup
 from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import v2content, v3content
-from netstore.etcdfile.boltreader import Database, database_size
-from netstore.etcdfile.raftlog import LOG_NAME, NORMAL, SNAPSHOT_NAME, RaftLog, read_snapshot
+from netstore.etcdfile.boltreader import Database, NoDigest, database_size, unverified_size
+from netstore.etcdfile.raftlog import LOG_NAME, NORMAL, SNAPSHOT_NAME, DamagedEnd, RaftLog, read_snapshot
 from netstore.inputfile import open_input
-from netstore.node.etcdimport import Report, V2State, v3_records
+from netstore.node.etcdimport import Report, V2Auth, V2State, v3_records
 from netstore.types import EtcdIndex, Index, Nanos
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from netstore.etcdfile.raftlog import Snapshot
+    from netstore.etcdfile.raftlog import LeftOut, Snapshot
     from netstore.node.etcdimport import Listed
     from netstore.state.tables import Record
 
@@ -49,10 +49,14 @@ class EtcdSource:
         self.applied = applied
         """The index that the log of the new member begins after, at least 1."""
         self.facts = _NO_FACTS if database is None else v3content.facts(database)
+        self.v2_auth = V2Auth() if v2 is None else v2.auth
+        """Of a running etcd, see `add_listing`."""
         self.has_hidden = False
         """There may be hidden nodes of the v2 tree that are not among the records."""
         self.torn = ""
-        """Where the last write of the log was torn by a crash; empty if none was."""
+        """Where the last write of the log was left unfinished by a crash; empty if none was."""
+        self.lost: LeftOut | None = None
+        """The damaged end of the log, if that was left out."""
         self.uncommitted = 0
         """Entries at the end of the log that were taken over, and of which the member did not know whether a
         majority had them.
@@ -64,11 +68,17 @@ class EtcdSource:
         return any(kind == _CORRUPT for _, kind in self.facts.alarms)
 
     def check_open(self, *, without_auth: bool) -> None:
-        """NetstoreError if this etcd asks for passwords, and that they are lost is not accepted."""
-        facts = self.facts
-        if facts.auth_enabled and not without_auth:
+        """NetstoreError if this etcd asks for passwords, in either API, and that they are lost is not
+        accepted.
+        """
+        asks = []
+        if self.facts.auth_enabled:
+            asks.append(f"{self.facts.users} users, {self.facts.roles} roles")
+        if self.v2_auth.enabled:
+            asks.append(f"in its v2 API{_counted(self.v2_auth)}")
+        if asks and not without_auth:
             raise NetstoreError(
-                f"this etcd asks for passwords ({facts.users} users, {facts.roles} roles), which netstore"
+                f"this etcd asks for passwords ({'; '.join(asks)}), which netstore"
                 " does not have: with the data alone everybody who reaches the store may do everything;"
                 " protect it by client certificates, and repeat this with --without-auth"
             )
@@ -80,6 +90,11 @@ class EtcdSource:
             told.append(
                 f"{self.facts.users} users and {self.facts.roles} roles were left out: netstore has none"
             )
+        if self.v2_auth.users and not self.v2_auth.enabled:
+            told.append(
+                f"{self.v2_auth.users} users and {self.v2_auth.roles} roles of the v2 API were left out:"
+                " netstore has none"
+            )
         if report.unleased_count:
             names = ", ".join(repr(key.decode(errors="replace")) for key in report.unleased)
             told.append(
@@ -88,7 +103,9 @@ class EtcdSource:
         return told
 
     def add_listing(self, root: Listed, index: EtcdIndex, now: Nanos) -> None:
-        """Add the v2 tree as a running etcd has listed it, which leaves out hidden nodes."""
+        """Add the v2 tree as a running etcd has listed it, which leaves out hidden nodes, and says nothing of
+        passwords.
+        """
         self.has_hidden = True
         self._v2 = V2State(now)
         self._v2.restore_listing(root, index)
@@ -112,22 +129,36 @@ class EtcdSource:
         return digest.hexdigest()
 
 
-def open_file(path: Path, parts: ExitStack, told: Callable[[int], object] = _ignore) -> EtcdSource:
+def _counted(auth: V2Auth) -> str:
+    return f": {auth.users} users, {auth.roles} roles" if auth.users else ""
+
+
+def open_file(
+    path: Path, parts: ExitStack, told: Callable[[int], object] = _ignore, *, skip_digest: bool = False
+) -> EtcdSource:
     """A file that `etcdctl snapshot save` wrote, or the file `db` of a data folder. `told` is called with how
-    many bytes were verified so far. Closed with `parts`. NetstoreError, with the fix, of a full backup.
+    many bytes were verified so far. Closed with `parts`. NetstoreError, with the fix, of a full backup;
+    CorruptData as of `database_in`.
     """
-    database = _open_database(path, parts, told)
+    database = _open_database(path, parts, told, skip_digest=skip_digest)
     index = v3content.facts(database).consistent_index
     return EtcdSource(database, None, Index(max(1, index)))
 
 
 def open_folder(
-    path: Path, wal: Path | None, now: Nanos, parts: ExitStack, told: Callable[[int], object] = _ignore
+    path: Path,
+    wal: Path | None,
+    now: Nanos,
+    parts: ExitStack,
+    told: Callable[[int], object] = _ignore,
+    *,
+    without_damaged_end: bool = False,
 ) -> EtcdSource:
     """The data folder of a stopped member; `wal` is where its log is, if not inside. The TTLs of the
     v2 tree count from the last instant that the log has, so that every import of the folder gives the same;
     from `now` if it has none. `told` is called with the number of entries of the log that were
-    looked at. Closed with `parts`.
+    looked at. With `without_damaged_end` the log ends before what is damaged in its last file. Closed with
+    `parts`.
 
     NetstoreError, with the fix, if it is in use or is no such folder; CorruptData, with file and offset, if
     something in it is damaged.
@@ -145,7 +176,11 @@ def open_folder(
             f"{wal}: has no log of an etcd: name with --source-wal-dir the folder that etcd was given as"
             " --wal-dir"
         )
-    log = RaftLog([(str(wal / name), _opened(wal / name, parts)) for name in names])
+    files = [(str(wal / name), _opened(wal / name, parts)) for name in names]
+    try:
+        log = RaftLog(files, without_damaged_end=without_damaged_end)
+    except DamagedEnd as error:
+        raise CorruptData(f"{error}, or go on without them by --without-damaged-end") from None
     snapshot = _newest_snapshot(snap, log)
     index = 0 if snapshot is None else snapshot.index
     if log.first > index + 1 and log.last >= log.first:
@@ -162,7 +197,7 @@ def open_folder(
     if snapshot is not None:
         content = v2content.decode(snapshot.data, str(snap))
         try:
-            state.restore(content, Index(max(1, index)))
+            state.restore(content)
         except ValueError as error:
             raise CorruptData(f"{snap}: offset 0: the v2 snapshot of entry {index}: {error}") from None
     others = state.apply(log.entries(index), told)
@@ -177,7 +212,7 @@ def open_folder(
             " its database does not say that it has them: start this etcd once, put any key (etcdctl put),"
             " as etcd 3.4 notes its place only with a change of a key, stop it with SIGTERM, and repeat this"
         )
-    source.torn = log.torn
+    source.torn, source.lost = log.torn, log.lost
     source.uncommitted = max(0, log.last - max(log.commit, index))
     return source
 
@@ -233,14 +268,31 @@ def _newest_snapshot(folder: Path, log: RaftLog) -> Snapshot | None:
     return None
 
 
-def _open_database(path: Path, parts: ExitStack, told: Callable[[int], object]) -> Database:
+def database_in(
+    file: BinaryIO, path: Path, told: Callable[[int], object] = _ignore, *, skip_digest: bool = False
+) -> Database:
+    """The database in an opened file. Its digest is verified unless `skip_digest`, and only one of the name
+    that it has in a data folder, `db`, needs none. Blocks. CorruptData, with what to do, if it is damaged.
+    """
+    if skip_digest:
+        return Database(file, str(path), unverified_size(file))
+    try:
+        size = database_size(file, str(path), told, without_digest=path.name == "db")
+    except NoDigest as error:
+        raise CorruptData(f"{error}; take another copy, or go on with --skip-hash-check") from None
+    return Database(file, str(path), size)
+
+
+def _open_database(
+    path: Path, parts: ExitStack, told: Callable[[int], object], *, skip_digest: bool = False
+) -> Database:
     file = _opened(path, parts)
     if is_backup(file.read(len(MAGIC))):
         raise NetstoreError(
             f"{path}: is a full backup of a netstore, not a file of an etcd: restore it with"
             f" netstorectl snapshot restore {shlex.quote(str(path))} --data-dir FOLDER"
         )
-    return Database(file, str(path), database_size(file, str(path), told))
+    return database_in(file, path, told, skip_digest=skip_digest)
 
 
 def _opened(path: Path, parts: ExitStack) -> BinaryIO:

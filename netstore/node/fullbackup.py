@@ -26,6 +26,7 @@ from netstore.disk.backupfile import BackupReader, BackupWriter, Header
 from netstore.disk.memoryengine import MemoryEngine
 from netstore.disk.statefile import StateFile
 from netstore.errors import CorruptData, NetstoreError, StateDamaged
+from netstore.inputfile import open_regular
 from netstore.state import tables
 from netstore.state.features import LEVEL
 from netstore.state.machine import Machine
@@ -141,7 +142,7 @@ def verify(path: Path, most_bytes: int) -> Found:
 
     CorruptData, with the offset, if it is damaged; NetstoreError if a later release wrote it.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         reader = BackupReader(file, str(path))
         check_level(reader.header, str(path))
         size = path.stat().st_size

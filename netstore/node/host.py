@@ -15,7 +15,7 @@ turn.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from netstore import errors
 from netstore.errors import MustStop, Reason
@@ -37,7 +37,7 @@ from netstore.node.snapshotsending import SnapshotSending
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
 from netstore.raft.invariant import InvariantBroken
-from netstore.raft.messages import Forward, ForwardRefused, MessageRefused
+from netstore.raft.messages import Forward, ForwardRefused, LogContradicted, MessageRefused
 from netstore.seams import PASSING
 from netstore.types import Nanos
 from netstore.watch.watches import Watches
@@ -58,6 +58,14 @@ if TYPE_CHECKING:
     from netstore.state.machine import Machine, Outcome
     from netstore.types import ClusterId, Index, NodeId, Term
     from netstore.watch.hub import Hub
+
+
+class Contradicted(NamedTuple):
+    """A leader was refused, because it has another entry than the one that is committed here."""
+
+    words: str
+    at: float
+    """Monotonic time, seconds."""
 
 
 class Host:
@@ -101,9 +109,9 @@ class Host:
         """Which part of the last turn took longest."""
         self.slowness = Slowness(clock.monotonic)
         """Where the time of slow requests went."""
-        self.slow_write: Callable[[bytes, Spent], object] | None = None
-        """Called with the payload of a slow request of the log once it is answered, unless whoever answered
-        it has taken `Slowness.spent`.
+        self.slow_write: Callable[[bytes, Spent, Outcome | Fault], object] | None = None
+        """Called with the payload and the outcome of a slow request of the log once it is answered, unless
+        whoever answered it has taken `Slowness.spent`.
         """
         self.read_clock: Callable[[], object] = lambda: None
         """Called where time has passed since the loop's round began: its clock measures requests."""
@@ -125,6 +133,8 @@ class Host:
         self._log = log
         self.differing = ""
         """See `Member.differing`; set by `node.consistency`."""
+        self.contradicted: Contradicted | None = None
+        """The last leader that was refused, for `node.consistency`."""
         self.space = DiskSpace(log)
         """What log and state lack on disk."""
         self._writer = LogWriter(
@@ -377,6 +387,9 @@ class Host:
                     if type(message) is ForwardRefused:
                         has_work = True
                         self.proposer.refusal_received(message)
+        except LogContradicted as refusal:
+            self.contradicted = Contradicted(str(refusal), self.clock.monotonic())
+            raise
         except (MessageRefused, MustStop):
             raise
         except Exception as fault:
@@ -422,15 +435,19 @@ class Host:
         """The answer or event of a request could not be made. That request fails, the member goes on."""
         self._log.error("request_failed", error=repr(fault))
 
-    def _answer_slow(self, slot: Slot, payload: bytes, outcome: Outcome | Fault) -> None:
-        opened = slot.late_at - self.proposals.time_limit
-        slowness = self.slowness
+    def _answer_slow(self, slot: Slot, payload: bytes, is_applied: bool, outcome: Outcome | Fault) -> None:
+        proposals, slowness = self.proposals, self.slowness
+        opened = slot.late_at - proposals.time_limit
         self.read_clock()
-        spent = slowness.spent = slowness.of_write(opened, slot.sent_at, self.machine.applying.index)
+        if is_applied:
+            spent = slowness.of_write(opened, slot.sent_at, self.machine.applying.index)
+        else:
+            spent = slowness.of_unfinished(opened, slot.sent_at, proposals.now)
+        slowness.spent = spent
         try:
             slot.done(outcome)
             if slowness.spent is not None and self.slow_write is not None:
-                self.slow_write(payload, spent)
+                self.slow_write(payload, spent, outcome)
         finally:
             slowness.spent = slowness.traceparent = None
 
@@ -441,6 +458,11 @@ class Host:
             done(fault)
         finally:
             self.slowness.spent = None
+
+    def _fail_read(self, number: int) -> None:
+        self.reads_failed += 1
+        self.reads.slow_before = self.proposals.now + self.proposals.time_limit - SLOW_SECONDS
+        self.reads.finish(self.reads.drop(number), errors.timed_out(Reason.TIMED_OUT_LEADER))
 
     def engine_failed(self, failure: OSError) -> None:
         """The state could not be committed. If space is lacking, the engine tries again by itself, and writes
@@ -540,8 +562,7 @@ class Host:
                 proposals.slow_before = self.parts.at + proposals.time_limit - SLOW_SECONDS
                 has_applied |= self.applier.apply(committed)
             for number in effects.reads_failed:
-                self.reads_failed += 1
-                self.reads.finish(self.reads.drop(number), errors.timed_out(Reason.TIMED_OUT_LEADER))
+                self._fail_read(number)
             for number, index in effects.reads:
                 self.reads.confirm(number, index)
         if self.reads:

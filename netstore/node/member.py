@@ -27,7 +27,7 @@ DIFFERING_FIX: Final = (
     "start the voters that do not run, so that the member that is wrong stops; if they are lost, stop the"
     " members and restore a backup (netstorectl snapshot restore)"
 )
-"""What to do while states differ and no majority tells which is right; `Member.differing` ends with it."""
+"""What to do while states differ and no majority tells which is right."""
 
 
 class Queued(Protocol):
@@ -70,8 +70,8 @@ class Member(Protocol):
 
     @property
     def differing(self) -> str:
-        """That its state is not that of another member, with nobody to tell which is right, and what to do;
-        empty if that is not known.
+        """That its state is not that of another member, with nobody to tell which is right, or that the
+        leader has another log; and after the last colon what to do. Empty if that is not known.
         """
 
     def behind(self) -> list[Behind]:
@@ -134,7 +134,9 @@ def all_problems(member: Member) -> dict[str, str]:
     do about it; empty if it is well.
     """
     found = member.problems()
-    return found | {member.differing: DIFFERING_FIX} if member.differing else found
+    if member.differing:
+        found = found | {member.differing: member.differing.rpartition(": ")[2]}
+    return found
 
 
 class Membership(Protocol):

@@ -345,7 +345,7 @@ class MembershipChanges:
 
     def _refuse(self, asked: _PendingChange, why: str) -> None:
         if asked.own:
-            self._host.proposals.complete(request_of(asked.payload), fault_from_text(why))
+            self._host.proposals.give_up(request_of(asked.payload), fault_from_text(why))
         else:
             self._host.proposer.relay(answering(asked.payload, encode(RefuseChange(why))))
 

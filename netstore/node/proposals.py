@@ -19,6 +19,7 @@ from netstore.admission import WeighedAdmission
 from netstore.errors import MustStop
 from netstore.guard import guarded, tell, unguarded
 from netstore.node.fairqueue import FairQueue, owner_of
+from netstore.node.slowness import SLOW_SECONDS
 from netstore.state.envelope import seal
 from netstore.types import Nanos, Term
 
@@ -118,11 +119,11 @@ class Proposals:
         self.given_up = 0
         """Requests that were completed without an outcome."""
         self.slow_before = float("-inf")
-        """A slot whose time limit ends before this has waited for long; the host sets it before it applies
-        entries.
+        """A slot whose time limit ends before this has waited for long. The host sets it before it applies
+        entries; a slot that is given up sets it itself.
         """
-        self.slow: Callable[[Slot, bytes, Outcome | Fault], None] = _complete
-        """Calls `done` of such a slot; it is told the payload, too."""
+        self.slow: Callable[[Slot, bytes, bool, Outcome | Fault], None] = _complete
+        """Calls `done` of such a slot; it is told the payload, and whether its entry was applied, too."""
         self.wall = Nanos(0)
         """Wall time, set with `now`; it is stored in the envelopes."""
 
@@ -226,7 +227,7 @@ class Proposals:
         """Whether somebody waits for the outcome of this request."""
         return request in self._slots
 
-    def complete(self, request: int, outcome: Outcome | Fault) -> None:
+    def complete(self, request: int, outcome: Outcome | Fault, *, is_applied: bool = True) -> None:
         """The entry of this request was applied. Nothing happens when nobody waits for it: it is another
         member's, or was given up.
         """
@@ -235,7 +236,7 @@ class Proposals:
             return
         done = slot.done
         if slot.late_at < self.slow_before:
-            done = partial(self.slow, slot, slot.payload)
+            done = partial(self.slow, slot, slot.payload, is_applied)
         slot.payload = b""
         self.size -= slot.size
         if self._shares is not None:
@@ -262,9 +263,8 @@ class Proposals:
         queue, are in the order of their time limits, so this is O(expired), amortised.
         """
         late = list(takewhile(self._is_late, islice(self._slots.values(), most)))
-        self.given_up += len(late)
         for slot in late:
-            self.complete(slot.request, fault())
+            self.give_up(slot.request, fault())
             self._queue.forget(slot)
         return len(late)
 
@@ -275,9 +275,14 @@ class Proposals:
 
     def refuse(self, slots: list[Slot], fault: Fault) -> None:
         """These are not proposed: complete all of them. 10 us each."""
-        self.given_up += len(slots)
         for slot in slots:
-            self.complete(slot.request, fault)
+            self.give_up(slot.request, fault)
+
+    def give_up(self, request: int, fault: Fault) -> None:
+        """Complete a slot whose entry was not applied. Nothing happens when nobody waits for it."""
+        self.given_up += request in self._slots
+        self.slow_before = self.now + self.time_limit - SLOW_SECONDS
+        self.complete(request, fault, is_applied=False)
 
     def refused(self, term: Term, requests: Sequence[int]) -> list[Slot]:
         """The leader they were handed to in this term has not proposed these, and never will: returns those
@@ -296,5 +301,5 @@ class Proposals:
         return slot.late_at < self.now
 
 
-def _complete(slot: Slot, _payload: bytes, outcome: Outcome | Fault) -> None:
+def _complete(slot: Slot, _payload: bytes, _is_applied: bool, outcome: Outcome | Fault) -> None:
     slot.done(outcome)

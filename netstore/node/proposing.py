@@ -188,7 +188,7 @@ class Proposer:
         refused = self.refused
         for _ in range(min(len(refused), COMPLETED_AT_ONCE)):
             slot, fault = refused.popleft()
-            self._proposals.complete(slot.request, fault)
+            self._proposals.give_up(slot.request, fault)
         if refused:
             self._wake()
 
@@ -208,7 +208,7 @@ class Proposer:
             return
         proposed = self._raft.propose_change(Change(steps, context=payload))
         if proposed.fate is Fate.REFUSED:
-            self._proposals.complete(request_of(payload), _fault_of(proposed))
+            self._proposals.give_up(request_of(payload), _fault_of(proposed))
         else:
             self._pacing.spend(log_size((payload,)))
         self._wake()

@@ -8,7 +8,6 @@ state, and a log that begins after it.
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -16,11 +15,10 @@ import msgspec
 
 from netstore.disk.backupfile import MAGIC, BackupReader, is_backup
 from netstore.errors import CorruptData
-from netstore.etcdfile.boltreader import DIGEST_BYTES, Database, database_size
 from netstore.etcdfile.v3content import facts
-from netstore.inputfile import open_input
+from netstore.inputfile import open_input, open_regular
 from netstore.node.etcdimport import Report
-from netstore.node.etcdsource import EtcdSource
+from netstore.node.etcdsource import EtcdSource, database_in
 from netstore.node.fullbackup import check_level
 from netstore.node.seeding import founders, seed
 from netstore.state import tables
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
 
     from netstore.node.seeding import Founders, Record
     from netstore.types import ClusterId, NodeId
-
-SECTOR_BYTES: Final = 512
-"""A database is a multiple of it, so that a digest behind it shows."""
 
 BUMPED: Final = b"/restored"
 """Path of the event at which the window of a tree begins whose index was bumped; it is shown to nobody."""
@@ -115,12 +110,7 @@ def _reader(opened: BinaryIO, file: Path) -> BackupReader:
 
 
 def _restore_v3(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Restored:
-    size = opened.seek(0, os.SEEK_END)
-    if not wish.skip_digest:
-        size = database_size(opened, str(file))
-    elif size % SECTOR_BYTES == DIGEST_BYTES:
-        size -= DIGEST_BYTES
-    database = Database(opened, str(file), size)
+    database = database_in(opened, file, skip_digest=wish.skip_digest)
     source = EtcdSource(database, None, Index(max(1, facts(database).consistent_index)))
     source.check_open(without_auth=wish.without_auth)
     report = Report()
@@ -146,7 +136,7 @@ def _founders(wish: Wish, origin: str) -> Founders:
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 

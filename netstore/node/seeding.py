@@ -44,6 +44,13 @@ TOLD_EACH: Final = 10_000
 """Progress is told after so many records."""
 
 
+EARLIEST: Final = 1_767_225_600
+"""2026-01-01, in seconds of Unix: a clock that says less was never set."""
+
+LATEST: Final = 2**32 - 1
+"""In 2106: later terms would be refused by members with small ones (`raft.election.MAX_TERMS_AHEAD`)."""
+
+
 class Founders(NamedTuple):
     """The members that begin a new cluster, and which of them the folder is for."""
 
@@ -71,17 +78,28 @@ def founders(initial: Mapping[str, Sequence[str]], name: str, token: str, origin
 
     Founders of several members, who may be given the same once more, begin with a term that is the time, in
     seconds: no entry after the given state has the index and the term of one of an earlier cluster with these
-    ids, so that a member left of that does not take the one for the other, and has less of a claim to lead.
+    ids, so that neither is taken for the other, and where clocks are right a member left of the earlier one
+    does not lead.
 
-    NetstoreError if no founder has this name.
+    NetstoreError if no founder has this name, or the clock cannot be right.
     """
     if len(initial) == 1:
         origin = f"{origin} {secrets.token_hex(16)}"
     ids = {each: bootstrap.member_id(urls, f"{token} {origin}") for each, urls in initial.items()}
     if name not in ids:
         raise NetstoreError(f"--initial-cluster: names {', '.join(ids) or 'nobody'}, and not {name}: add it")
-    term = bootstrap.FIRST_TERM if len(initial) == 1 else Term(max(bootstrap.FIRST_TERM, int(time.time())))
+    term = bootstrap.FIRST_TERM if len(initial) == 1 else _term_of_now()
     return Founders(ids[name], {ids[each]: tuple(urls) for each, urls in initial.items()}, name, token, term)
+
+
+def _term_of_now() -> Term:
+    now = int(time.time())
+    if not EARLIEST <= now <= LATEST:
+        raise NetstoreError(
+            f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}: set it first, because members"
+            " that begin with the same data tell this beginning from an earlier one by the time"
+        )
+    return Term(now)
 
 
 def _ignore(_: int) -> None:

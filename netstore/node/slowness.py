@@ -68,9 +68,19 @@ class Slowness:
         committed together.
         """
         now = self._clock()
-        sent = min(max(sent, opened), now) if sent else opened
         found = bisect_left(self._commits, index, key=itemgetter(0))
-        at = self._commits[found][1] if found < len(self._commits) else now
+        return self._of(opened, sent, self._commits[found][1] if found < len(self._commits) else now, now)
+
+    def of_unfinished(self, opened: float, sent: float, now: float) -> Spent:
+        """Of a write that is given up now, and of which nobody knows whether it is committed: once it was
+        handed to Raft, if it was, it waited for the disk and a quorum. O(`syncs`) for the first of those that
+        were handed over and are given up together.
+        """
+        return self._of(opened, sent or now, now, now)
+
+    def _of(self, opened: float, sent: float, at: float, now: float) -> Spent:
+        """Of a write that was committed at the time `at`."""
+        sent = min(max(sent, opened), now) if sent else opened
         committed = min(max(at, sent), now)
         if self._last[:2] != (sent, committed):
             self._last = sent, committed, self._disk(sent, committed)

@@ -18,6 +18,7 @@ import trio
 
 from netstore.codec import Malformed
 from netstore.disk import keptindex, snapshots
+from netstore.disk.compacting import compact
 from netstore.disk.datadir import STATE_FILE
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
@@ -110,6 +111,14 @@ class Storage:
             )
             if installed is not None:
                 log.info("state_copy_installed", index=installed)
+            smaller = compact(
+                path,
+                partial(progress.moved, "copying the state without its free pages"),
+                progress.verifying,
+                self._not_compacted,
+            )
+            if smaller:
+                log.info("state_compacted", bytes=smaller)
             self.engine = LmdbEngine(
                 path,
                 call_soon,
@@ -188,6 +197,13 @@ class Storage:
             "state_not_verified",
             reason=why,
             fix="let this user start one more process; until then each record is verified when it is read",
+        )
+
+    def _not_compacted(self, why: str) -> None:
+        self._log.warning(
+            "state_not_compacted",
+            reason=why,
+            fix="make room on its disk before the next start; until then its free pages are used by writes",
         )
 
     def _engine_failed(self, failure: OSError) -> None:

@@ -74,7 +74,7 @@ def _read_pair(text: str) -> tuple[str, Url]:
 
 
 _PAIRS: Final = Several(
-    _read_pair, "give NAME=URL", write=lambda pair: f"{pair[0]}={pair[1]}", high=128, sparse=True
+    _read_pair, "give NAME=URL", write=lambda pair: f"{pair[0]}={pair[1]}", high=128, sparse=True, once=True
 )
 
 
@@ -91,7 +91,7 @@ class Members:
         return _gather(_PAIRS.read(value))
 
     def read_words(self, words: Sequence[str]) -> tuple[InitialMember, ...]:
-        return _gather(_PAIRS.read_words(words[-1:]))
+        return _gather(_PAIRS.read_words(words))
 
     def check(self, value: tuple[InitialMember, ...]) -> None:
         if not value:

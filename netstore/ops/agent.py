@@ -120,7 +120,7 @@ class AgentConfig:
         secret=True,
     )
     iface: tuple[str, ...] = setting(
-        Several(_read_interface, "give names or addresses of interfaces", "NAME,..."),
+        Several(_read_interface, "give names or addresses of interfaces", "NAME,...", joined=True),
         (),
         "Interfaces, by name or address, that carry traffic between nodes; the first that exists is taken.",
         variables=("FLANNELD_IFACE",),
@@ -132,6 +132,7 @@ class AgentConfig:
             "give a regular expression as ens[0-9]+, with \\ before a bracket that stands for itself",
             "PATTERN",
             whole=True,
+            joined=True,
         ),
         (),
         "Patterns for the name or address of that interface, tried after iface; give the flag once for each.",

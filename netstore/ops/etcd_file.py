@@ -1,4 +1,5 @@
-"""etcd's configuration file: YAML, or JSON, whose keys are etcd's flags without their dashes.
+"""etcd's configuration file: YAML, or JSON, whose keys are etcd's flags without their dashes, in capitals or
+not.
 
 Exceptions to that: the settings of TLS are in two blocks, `client-transport-security` and
 `peer-transport-security`; times that are numbers are nanoseconds; some lists are lists of YAML. The file is
@@ -111,19 +112,21 @@ def _parse(name: str, text: str) -> object:
 
 
 def _flags(name: str, document: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in document.items():
-        if value is None:
-            continue
+    for key, value in _given(document):
         if key not in _BLOCKS:
-            flag = _RENAMED.get(key, str(key))
+            flag = _RENAMED.get(key, key)
             yield flag, _words(name, flag, value)
-            continue
-        if not isinstance(value, dict):
+        elif not isinstance(value, dict):
             raise NetstoreError(f"{name}: {key} has no keys: write them below it, indented")
-        for inner, each in value.items():
-            if each is not None:
+        else:
+            for inner, each in _given(value):
                 flag = _BLOCKS[key].get(inner, f"{_PREFIXES.get(key, '')}{inner}")
                 yield flag, _words(name, f"{key}.{inner}", each, flag)
+
+
+def _given(mapping: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """The keys in lower case, since etcd takes them in any, with their values; without those of null."""
+    return ((str(key).lower(), value) for key, value in mapping.items() if value is not None)
 
 
 def _words(name: str, shown: str, value: object, flag: str = "") -> str:

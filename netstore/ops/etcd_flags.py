@@ -249,9 +249,7 @@ FLAGS: Final[Mapping[str, EtcdFlag]] = MappingProxyType(
         "snapshot-count": _served("3.4 to 3.7", "the default is 100,000, which 0 stands for, too"),
         "socket-reuse-address": _harmless("3.5 to 3.7", _SHARED_PORT, switch=True),
         "socket-reuse-port": _harmless("3.5 to 3.7", _SHARED_PORT, switch=True),
-        "strict-reconfig-check": EtcdFlag(
-            "3.4 to 3.7", ForeignFlag("netstored always does this; remove it", ("true",), switch=True)
-        ),
+        "strict-reconfig-check": _harmless("3.4 to 3.7", _ALWAYS, switch=True),
         "tls-max-version": _served("3.4.25, 3.5.8 to 3.7"),
         "tls-min-version": _served("3.4.25, 3.5.8 to 3.7"),
         "trusted-ca-file": _served("3.4 to 3.7"),
@@ -283,10 +281,14 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "addr": "--advertise-client-urls",
         "advertise-address": "--advertise-client-urls",
+        "advertise-url": "--advertise-client-urls",
+        "advertise-urls": "--advertise-client-urls",
         "bind": "--listen-client-urls",
         "bind-addr": "--listen-client-urls",
         "bind-address": "--listen-client-urls",
         "ca-file": "--trusted-ca-file",
+        "cacert": "--trusted-ca-file",
+        "cert": "--cert-file",
         "cluster": "--initial-cluster",
         "config": "--config-file",
         "data": "--data-dir",
@@ -294,8 +296,11 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "endpoints": "--advertise-client-urls",
         "f": "--config-file",
         "id": "--name",
+        "key": "--key-file",
         "listen": "--listen-client-urls",
         "listen-address": "--listen-client-urls",
+        "listen-url": "--listen-client-urls",
+        "listen-urls": "--listen-client-urls",
         "log": "--log-level",
         "node-name": "--name",
         "peer-addr": "--initial-advertise-peer-urls",
@@ -313,4 +318,4 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "verbose": "--log-level",
     }
 )
-"""Flags of earlier etcds and of other programs, and the one that says the same here."""
+"""Flags of earlier etcds, of etcdctl and of other programs, and the one that says the same here."""

@@ -137,6 +137,16 @@ class Choice(msgspec.Struct, frozen=True):
         return toml_text(value)
 
 
+_NUMBER: Final = re.compile(
+    r"[+-]?(?:0[xX](?:_?[0-9a-fA-F])+|0[bB](?:_?[01])+|0[oO]?(?:_?[0-7])+|[1-9](?:_?[0-9])*|0)"
+)
+_OCTAL: Final = re.compile(r"^([+-]?0)(?=[_0-7])")
+"""The beginning of an octal number without a letter, which Python does not know."""
+
+_LONGEST_NUMBER: Final = 128
+"""Most characters of a number."""
+
+
 class WholeNumber(msgspec.Struct, frozen=True):
     """A `Kind`: a whole number from `low` to `high`. Where 0 is less, and another program takes it, `zero`
     says why it is refused.
@@ -158,9 +168,13 @@ class WholeNumber(msgspec.Struct, frozen=True):
         return value
 
     def read_words(self, words: Sequence[str]) -> int:
-        if not re.fullmatch(r"[+-]?[0-9]{1,30}", words[-1]):
-            raise BadValue(f"{quoted(words[-1])} is not a whole number" if words[-1] else "is empty")
-        return int(words[-1])
+        """As Go's strconv.ParseInt reads it for base 0: also 0x1F, 0b11, 0o17 and 017, which is octal, with
+        _ between digits.
+        """
+        word = words[-1]
+        if len(word) > _LONGEST_NUMBER or not _NUMBER.fullmatch(word):
+            raise BadValue(f"{quoted(word)} is not a whole number" if word else "is empty")
+        return int(_OCTAL.sub(r"\1o", word), 0)
 
     def check(self, value: int) -> None:
         if value == 0 < self.low and self.zero:
@@ -249,8 +263,9 @@ PEM: Final = FilePath(fix="name a PEM file that can be read", needed=True)
 
 
 class Several(msgspec.Struct, Generic[T], frozen=True):
-    """A `Kind`: a list without duplicates. In TOML an array, or one text; texts are split at commas unless
-    `whole` is set, and may end with one. If the flag is given several times, the lists are joined.
+    """A `Kind`: a list without duplicates: what is named again is left out. In TOML an array, or one text;
+    texts are split at commas unless `whole` is set, and may end with one. If the flag is given several times,
+    the last one counts.
     """
 
     one: Callable[[str], T]
@@ -264,6 +279,10 @@ class Several(msgspec.Struct, Generic[T], frozen=True):
     whole: bool = False
     sparse: bool = False
     """Empty items of a text are left out, wherever they are."""
+    once: bool = False
+    """An item that is named again is refused."""
+    joined: bool = False
+    """If the flag is given several times, the lists are joined."""
 
     def read(self, value: object) -> tuple[T, ...]:
         if isinstance(value, str):
@@ -273,9 +292,10 @@ class Several(msgspec.Struct, Generic[T], frozen=True):
         return self._items([_text(item) for item in value])
 
     def read_words(self, words: Sequence[str]) -> tuple[T, ...]:
-        for word in words:
+        used = words if self.joined else words[-1:]
+        for word in used:
             _check_text(word)
-        return self._items([part for word in words if word for part in self._parts(word)])
+        return self._items([part for word in used if word for part in self._parts(word)])
 
     def _parts(self, word: str) -> list[str]:
         if self.whole:
@@ -292,9 +312,10 @@ class Several(msgspec.Struct, Generic[T], frozen=True):
             if not text:
                 raise BadValue("has an empty item")
             item = self.one(text)
-            if item in items:
+            if item not in items:
+                items.append(item)
+            elif self.once:
                 raise BadValue(f"names {quoted(text)} twice")
-            items.append(item)
         return tuple(items)
 
     def check(self, value: tuple[T, ...]) -> None:
@@ -310,16 +331,60 @@ class Several(msgspec.Struct, Generic[T], frozen=True):
 KEY_PATTERN: Final = r"(?:/(?!\.{1,2}(?:/|$))[^/\s]{1,255}){1,16}"
 """A key of the v2 API without a slash at its end."""
 
-DURATION: Final = r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)){1,4}"
-"""Pattern for a `Text` that is a time in etcd's notation, as 1h30m."""
+_UNIT_SECONDS: Final = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "\N{MICRO SIGN}s": 1e-6,
+    "\N{GREEK SMALL LETTER MU}s": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+_PART: Final = re.compile(rf"([0-9]+\.?[0-9]*|\.[0-9]+)({'|'.join(_UNIT_SECONDS)})")
+_DURATION: Final = re.compile(rf"\+?(?:0|(?:{_PART.pattern})+)")
+_COUNT: Final = re.compile(r"\+?[0-9]{1,18}")
 
-_UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_MOST_SECONDS: Final = (1 << 63) / 1e9
+"""Longest time of Go."""
+
+
+class Duration(msgspec.Struct, frozen=True):
+    """A `Kind`: a time of at most 292 years, which is kept as it was written: see `seconds`. With `bare` a
+    whole number without a unit is taken, too: see `count`.
+    """
+
+    fix: str
+    placeholder: str = "TIME"
+    bare: bool = False
+
+    def read(self, value: object) -> str:
+        return _text(value)
+
+    def read_words(self, words: Sequence[str]) -> str:
+        return words[-1]
+
+    def check(self, value: str) -> None:
+        _check_text(value)
+        if self.bare and count(value) is not None:
+            return
+        if not _DURATION.fullmatch(value):
+            raise BadValue(f"{quoted(value)} is not usable" if value else "is empty")
+        if seconds(value) > _MOST_SECONDS:
+            raise BadValue(f"{quoted(value)} is longer than 292 years")
+
+    def show(self, value: str) -> str:
+        return toml_text(value)
 
 
 def seconds(duration: str) -> float:
-    """A time that matches `DURATION`, in seconds."""
-    parts = re.findall(r"([0-9.]+)(ms|s|m|h)", duration)
-    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+    """A time in the notation of Go's time.ParseDuration, as 1h30m, .5s or 0, in seconds."""
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _PART.findall(duration))
+
+
+def count(text: str) -> int | None:
+    """The whole number that a text is, in decimal; None if it is none."""
+    return int(text) if _COUNT.fullmatch(text) else None
 
 
 def _text(value: object) -> str:

@@ -5,8 +5,8 @@ Each value is kept with its source. Whatever cannot be used is an error of one l
 problem and fix.
 
 The command line is parsed as Go programs do it, so that unit files for etcd and flannel work: `--flag value`,
-`--flag=value`, one dash or two; a switch takes a value only after `=`. No command line library is used,
-because importing one would delay each start.
+`--flag=value`, one dash or two; a switch takes a value only after `=`; the last of a flag's values counts. No
+command line library is used, because importing one would delay each start.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from netstore.ops.settings import BadSetting, Setting, default_words, without_se
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from _typeshed import DataclassInstance
 
@@ -105,10 +106,10 @@ class Loaded(Generic[C]):
 class CommandLine:
     """A parsed command line."""
 
-    values: dict[str, tuple[str, list[str]]]
-    """Key -> the flag as it was first given, and the words of each time it was given."""
-    foreign: list[tuple[str, str]]
-    """Flags without a setting, with their values."""
+    values: dict[str, list[tuple[str, str]]]
+    """Key -> each flag that was given for it, with its word."""
+    foreign: dict[str, str]
+    """Flags without a setting, with the value that was given last."""
     file: str | None
     """The configuration file, if it is named."""
     task: Task
@@ -124,6 +125,9 @@ OWN_FLAGS: Final = {
     "help": "Print this text and exit.",
 }
 """Flags of every program besides its settings."""
+
+_TASKS: Final = {"check-config": Task.CHECK, "version": Task.VERSION, "help": Task.HELP, "h": Task.HELP}
+"""Switches that have the program do something else than run."""
 
 _LINK: Final = re.compile(
     r"(?:[A-Z0-9_]+_)?"
@@ -175,6 +179,10 @@ class Layered(Generic[C]):
     """The switch for doing as that program does; on by itself when the program is asked in its words."""
     cautions: Callable[[C], Sequence[str]] = lambda _: ()
     """What of a configuration is told to the operator, though it can be used."""
+    check_place: Callable[[C, AbstractSet[str]], None] = lambda _config, _given: None
+    """Raises `BadSetting` if a start with these settings, of which those with the given keys are set, would
+    pass over data of that program where it would have looked for it.
+    """
 
     def settings(self) -> tuple[Setting, ...]:
         """All settings, in the order of their declaration."""
@@ -215,7 +223,7 @@ class Layered(Generic[C]):
         values: dict[str, object] = {}
         sources: dict[str, str] = {}
         notices: list[str] = []
-        named = words.file or environ.get(self.file_variable) or environ.get(self.original_variable)
+        named = words.file or environ.get(self.file_variable) or environ.get(self.original_variable) or None
         original = None if named is None or self.read_original is None else self.read_original(named)
         if named is not None and original is not None:
             words, environ, alone = self._without_original(words, environ)
@@ -226,12 +234,15 @@ class Layered(Generic[C]):
         for key, value, source in (*layer, *self._from_environment(environ, notices)):
             values[key], sources[key] = value, source
         by_key = {each.key: each for each in self.settings()}
-        for key, (flag, texts) in words.values.items():
-            if _is_unset(by_key[key], texts[-1]):
+        for key, flags in words.values.items():
+            flag, text = flags[-1]
+            if _is_unset(by_key[key], text):
+                values.pop(key, None)
+                sources[key] = f"default, as flag --{flag} is empty"
                 continue
             sources[key] = f"flag --{flag}"
-            values[key] = _read(by_key[key], texts, sources[key])
-        for flag, text in words.foreign:
+            values[key] = _read(by_key[key], [text for _, text in flags], sources[key])
+        for flag, text in words.foreign.items():
             notices.append(self._judge_foreign(f"--{flag}", self.foreign[flag], text))
         if self.manners and self.manners not in values:
             self._judge_manners(called, values, sources)
@@ -268,9 +279,9 @@ class Layered(Generic[C]):
         """The command line and the environment without what that program ignores beside its file; and the
         names of what was left out.
         """
-        own = {key: each for key, each in words.values.items() if each[0] not in self.original_flags}
-        alone = [f"--{flag}" for flag, _ in words.values.values() if flag in self.original_flags]
-        alone += [f"--{flag}" for flag, _ in words.foreign]
+        own = {key: each for key, each in words.values.items() if each[-1][0] not in self.original_flags}
+        alone = [f"--{each[-1][0]}" for key, each in words.values.items() if key not in own]
+        alone += [f"--{flag}" for flag in words.foreign]
         aliases = {
             name
             for name in environ
@@ -279,7 +290,7 @@ class Layered(Generic[C]):
         }
         alone += sorted(name for name in aliases - {self.original_variable} if environ[name])
         left = {name: value for name, value in environ.items() if name not in aliases}
-        return CommandLine(own, [], words.file, words.task), left, alone
+        return CommandLine(own, {}, words.file, words.task), left, alone
 
     def _from_original(
         self, name: str, pairs: Sequence[tuple[str, str]], notices: list[str]
@@ -305,6 +316,10 @@ class Layered(Generic[C]):
             problem = each.kind.problem(path)
             if problem is not None:
                 raise BadSetting(each.key, problem, each.kind.fix, loaded.sources[each.key])
+        is_default = re.compile(r"default(: .*)?", re.DOTALL).fullmatch
+        self.check_place(
+            loaded.config, {key for key, source in loaded.sources.items() if not is_default(source)}
+        )
 
     def _build(self, values: Mapping[str, object]) -> C:
         return cast("Callable[..., C]", self.form)(**values)
@@ -312,15 +327,12 @@ class Layered(Generic[C]):
     def parse(self, argv: Sequence[str]) -> CommandLine:
         """Parse a command line. Raises NetstoreError for an unknown flag or word, or a missing value."""
         by_flag = {flag: each for each in self.settings() for flag in each.flags}
-        known = tuple(
-            f"--{flag}" for flag in (*by_flag, *OWN_FLAGS, *(each.split()[0] for each in self.tools))
-        )
-        words = CommandLine({}, [], None, Task.RUN)
-        file, tasks, as_json = None, set[Task](), False
+        tools = (each.split()[0] for each in self.tools)
+        known = tuple(f"--{flag}" for flag in (*by_flag, *OWN_FLAGS, *tools, *self.foreign))
+        words = CommandLine({}, {}, None, Task.RUN)
+        file, asked, as_json = None, dict[Task, bool](), False
         rest = iter(argv)
         for word in rest:
-            if word in ("-h", "-help", "--help"):
-                return CommandLine({}, [], None, Task.HELP)
             match = re.fullmatch(r"--?([^-=\s][^=\s]*)(?:=(.*))?", word, re.DOTALL)
             if match is None:
                 hint = "; write --flag=true or --flag=false" if word in TRUE | FALSE else ""
@@ -332,19 +344,21 @@ class Layered(Generic[C]):
                 each = by_flag[flag]
                 switch = isinstance(each.kind, Switch)
                 text = _value(flag, value, rest, switch=switch)
-                words.values.setdefault(each.key, (flag, []))[1].append(text)
+                words.values.setdefault(each.key, []).append((flag, text))
             elif flag == "config-file":
                 file = _value(flag, value, rest, switch=False)
-            elif flag in ("check-config", "version"):
-                if _value(flag, value, rest, switch=True) in TRUE:
-                    tasks.add(Task(flag))
             elif flag == "json":
-                as_json = _value(flag, value, rest, switch=True) in TRUE
+                as_json = _is_on(flag, value)
+            elif flag in _TASKS:
+                asked[_TASKS[flag]] = _is_on(flag, value)
+                if asked.get(Task.HELP):
+                    return CommandLine({}, {}, None, Task.HELP)
             elif flag in self.foreign:
-                words.foreign.append((flag, _value(flag, value, rest, switch=self.foreign[flag].switch)))
+                words.foreign[flag] = _value(flag, value, rest, switch=self.foreign[flag].switch)
             else:
                 meant = nearest(f"--{flag}", known, self.meanings)
                 raise NetstoreError(f"unknown flag {quoted('--' + flag)}: {meant}")
+        tasks = [task for task, is_asked in asked.items() if is_asked]
         if len(tasks) > 1:
             raise NetstoreError("--version and --check-config print something else each; give one of the two")
         task = tasks.pop() if tasks else Task.RUN
@@ -506,6 +520,15 @@ def _value(flag: str, attached: str | None, rest: Iterator[str], *, switch: bool
     if text is None or text.startswith("--"):
         raise NetstoreError(f"flag --{flag} needs a value; write --{flag}=VALUE")
     return text
+
+
+def _is_on(flag: str, attached: str | None) -> bool:
+    """Whether a switch that is no setting is given as true."""
+    kind = Switch()
+    try:
+        return kind.read_words(["true" if attached is None else attached])
+    except BadValue as bad:
+        raise NetstoreError(f"flag --{flag}: {bad}; {kind.fix}") from None
 
 
 def _idle(by_key: Mapping[str, Setting], config: object, sources: Mapping[str, str]) -> Iterator[str]:

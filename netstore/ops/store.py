@@ -32,16 +32,17 @@ from netstore.ops.addresses import (
 from netstore.ops.etcd_file import read_etcd_file
 from netstore.ops.etcd_flags import ETCD_ONLY, FLAGS, MEANINGS
 from netstore.ops.kinds import (
-    DURATION,
     KEY_PATTERN,
     PEM,
     BadValue,
     Choice,
+    Duration,
     FilePath,
     Several,
     Switch,
     Text,
     WholeNumber,
+    count,
     quoted,
     seconds,
 )
@@ -52,6 +53,7 @@ from netstore.urls import Url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
 DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybody knows it
 """etcd's default. Everybody knows it, so it proves nothing."""
@@ -477,13 +479,13 @@ class StoreConfig:
         variables=("ETCD_AUTO_COMPACTION_MODE",),
     )
     auto_compaction_retention: str = setting(
-        Text("give a time as 30m, or a whole number", rf"[0-9]{{1,18}}|{DURATION}", "TIME|NUMBER"),
+        Duration("give a time as 30m, or a whole number", "TIME|NUMBER", bare=True),
         "0",
         "How much v3 history is kept: a time as 30m, a bare number being hours, or revisions; 0 for all.",
         variables=("ETCD_AUTO_COMPACTION_RETENTION",),
     )
     watch_progress_notify_interval: str = setting(
-        Text("give a time as 10m or 500ms", DURATION, "TIME"),
+        Duration("give a time as 10m or 500ms"),
         "10m",
         "How often idle v3 watches that ask for it are sent the revision.",
         flags=("experimental-watch-progress-notify-interval",),
@@ -554,7 +556,7 @@ class StoreConfig:
         default_words="not set: no scheduled backups",
     )
     backup_every: str = setting(
-        Text("give a time as 6h or 30m, at least 1s", DURATION, "TIME"),
+        Duration("give a time as 6h or 30m, at least 1s"),
         "6h",
         "Time from one scheduled backup to the next.",
         needs=("backup_folder",),
@@ -616,7 +618,7 @@ class StoreConfig:
                 f"{self.memory_budget} bytes are too few for a member to work with",
                 f"give at least {SMALLEST}, or 0 for a part of the memory",
             )
-        if self.auto_compaction_mode == "revision" and not self.auto_compaction_retention.isdigit():
+        if self.auto_compaction_mode == "revision" and count(self.auto_compaction_retention) is None:
             raise BadSetting(
                 "auto_compaction_retention",
                 f"{quoted(self.auto_compaction_retention)} is no number of revisions",
@@ -635,12 +637,13 @@ class StoreConfig:
         retention = self.auto_compaction_retention
         if self.auto_compaction_mode != "periodic":
             return 0.0
-        return int(retention) * 3600.0 if retention.isdigit() else seconds(retention)
+        hours = count(retention)
+        return seconds(retention) if hours is None else hours * 3600.0
 
     @property
     def history_revisions(self) -> int:
         """How many revisions of the v3 history are kept; 0 for no bound in number."""
-        return int(self.auto_compaction_retention) if self.auto_compaction_mode == "revision" else 0
+        return (count(self.auto_compaction_retention) or 0) if self.auto_compaction_mode == "revision" else 0
 
     @property
     def entries_per_snapshot(self) -> int:
@@ -884,6 +887,32 @@ COMMAND_VARIABLES: Final = (
 )
 """Variables of netstorectl. A shell that starts a store may have them, so they are not refused as unknown."""
 
+
+def _check_place(config: StoreConfig, given: AbstractSet[str]) -> None:
+    """BadSetting if a store in etcd's manners, without a data folder that was set, would begin empty beside
+    the one of an etcd that was started so: `NAME.etcd` in the working folder (etcd's --data-dir).
+    """
+    if not config.etcd_compat or "data_dir" in given:
+        return
+    folder = Path(f"{config.name}.etcd").absolute()
+    if not os.path.isdir(folder / "member"):  # noqa: PTH112 - says no where it may not look
+        return
+    from netstore.disk.datadir import is_data_folder  # noqa: PLC0415 - few starts come here
+
+    try:
+        is_begun = is_data_folder(config.data_dir)
+    except OSError:
+        return  # the start says why its folder cannot be read
+    if not is_begun:
+        raise BadSetting(
+            "data_dir",
+            f"is not set, and an etcd that was started so has its data in {folder}",
+            f"run netstorectl import --data-dir NEW {folder} and give NEW as the data_dir; or give another"
+            " folder as the data_dir to begin an empty store",
+            "default",
+        )
+
+
 STORE: Final = Layered(
     form=StoreConfig,
     program="netstored",
@@ -901,6 +930,7 @@ STORE: Final = Layered(
     read_original=read_etcd_file,
     manners="etcd_compat",
     cautions=lambda config: config.cautions,
+    check_place=_check_place,
     tools={
         "inspect-log [FROM:TO]": "List the entries of a stopped member's log, and exit.",
         "skip-entry INDEX": "Have a stopped member skip an entry that it cannot apply, and exit.",

@@ -1,4 +1,6 @@
-"""Reads YAML as configuration files have it: a key is there once, and a value is what its tag says."""
+"""Reads YAML as configuration files have it: a key is there once, in capitals or not, and a value is
+what its tag says.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,10 @@ class Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
+                name = key.value.lower()
+                if name in seen:
                     raise ConstructorError(
                         None, None, f"the key {key.value[:80]!r} is repeated", key.start_mark
                     )
-                seen.add(key.value)
+                seen.add(name)
         return super().construct_mapping(node, deep)

@@ -30,6 +30,10 @@ class MessageRefused(NetstoreError):  # noqa: N818 - named for what happened
     """
 
 
+class LogContradicted(MessageRefused):
+    """A leader has another entry than the one that is committed here."""
+
+
 @dataclass(slots=True)
 class PreVoteRequest:
     """Whether the receiver would vote for the sender in `term`; changes nothing there (Ongaro's dissertation,

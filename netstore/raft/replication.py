@@ -18,7 +18,7 @@ from netstore.raft.messages import (
     Forward,
     Heartbeat,
     HeartbeatAnswer,
-    MessageRefused,
+    LogContradicted,
 )
 from netstore.raft.progress import ProgressState
 from netstore.raft.status import Fate, Proposed, Refusal, Role
@@ -142,7 +142,7 @@ def handle_heartbeat_answer(raft: RaftState, message: HeartbeatAnswer) -> None:
 
 
 def check_committed(raft: RaftState, message: Append) -> None:
-    """MessageRefused if a leader of this term or a later one has another entry where one is committed here:
+    """LogContradicted if a leader of this term or a later one has another entry where one is committed here:
     no leader can (leader completeness, section 3.6.3). One entry is compared: terms never fall along a log,
     and equal entries are preceded by equal ones (log matching).
     """
@@ -153,7 +153,7 @@ def check_committed(raft: RaftState, message: Append) -> None:
     index = previous + count
     term = message.entries[count - 1].term if count else message.previous_term
     if index >= log.compacted and term != log.term(index):
-        raise MessageRefused(
+        raise LogContradicted(
             f"leader {message.sender:x} has entry {index} of term {term}; here it is committed, of term"
             f" {log.term(index)}: one of the two is of an earlier cluster with the same ids"
         )

@@ -244,9 +244,8 @@ class RunningMember:
 
     def _make_tracer(self) -> Tracer:
         base, host = self._base, self.host
-        exporter = None
-        if tracing.is_asked_for(os.environ):
-            exporter = tracing.OtelExporter(base.config.name)
+        exporter = tracing.exporter_of(base.config.name, os.environ)
+        if exporter is not None:
             base.parts.callback(exporter.close)
         tracer = Tracer(host.slowness, base.clock, get_logger("slow"), secrets.token_bytes, exporter)
         base.grpc.slow = tracer.call_ended
@@ -269,7 +268,7 @@ class RunningMember:
             scrubber=self.scrubber,
             shares=base.shares,
             tracer=self.tracer,
-            quota_bytes=max(0, config.quota_backend_bytes or DEFAULT_BYTES),
+            quota_bytes=config.quota_backend_bytes or DEFAULT_BYTES,
             scheduled=None if self.backup_schedule is None else self.backup_schedule.state,
             archiver=self.archiver,
         )

@@ -84,6 +84,8 @@ class Roster:
         """The highest version that all members support; empty before it is first decided."""
         self.level = 1
         """The feature level of the cluster: no command of a higher one is proposed."""
+        self.promoted = 0
+        """Learners that were promoted, by entries applied since the start."""
         self.touched: set[NodeId] = set()
         """Members whose records changed since the last `save`."""
 
@@ -202,7 +204,9 @@ class Roster:
 
     def promote_member(self, command: PromoteMember) -> Fault | None:
         """Carry out a PromoteMember."""
-        return self._change_member(NodeId(command.id), learner=False, promote=False)
+        fault = self._change_member(NodeId(command.id), learner=False, promote=False)
+        self.promoted += fault is None
+        return fault
 
     def _change_member(self, id_: NodeId, **fields: object) -> Fault | None:
         if id_ not in self.by_id:

@@ -30,6 +30,11 @@ class FakeWatch:
         self._next = request.start_revision
         self._life = store.life
         self._created = False
+        self._is_asked = False
+        """For progress."""
+
+    async def send(self, request: pb.WatchRequest) -> None:
+        self._is_asked = request.HasField("progress_request")
 
     async def answer(self) -> pb.WatchResponse:
         await trio.lowlevel.checkpoint()
@@ -54,6 +59,9 @@ class FakeWatch:
             if events:
                 self._next = events[-1].kv.mod_revision + 1
                 return pb.WatchResponse(header=store.header(), events=events)
+            if self._is_asked:
+                self._is_asked = False
+                return pb.WatchResponse(header=store.header(), watch_id=-1)
             await store.changed.wait()
 
 
@@ -150,6 +158,9 @@ class FakeV3Store(FakeStore):
                 kept = self.files[key]
                 self.files[key] = Kept(kept.value, kept.modified, trio.current_time() + ttl, kept.created)
         return ttl
+
+    async def version(self) -> str:
+        return "3.5.30"
 
     @asynccontextmanager
     async def watch(self, request: pb.WatchCreateRequest) -> AsyncIterator[FakeWatch]:

@@ -119,6 +119,17 @@ def test_bad_configuration_is_one_line_and_exit_2(
     )
 
 
+def test_an_export_of_spans_that_cannot_be_done_is_found_by_the_check(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert main(["--check-config"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("netstored: OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' is not spoken here: write http/")
+
+
 @pytest.mark.parametrize("check", [["--check-config"], []])
 @pytest.mark.parametrize("flag", ["peer-trusted-ca-file", "peer-cert-file", "join-token-file"])
 def test_a_file_that_cannot_be_read_is_exit_2_and_named_by_its_setting(

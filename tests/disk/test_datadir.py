@@ -160,6 +160,60 @@ def test_the_folder_of_an_etcd_is_refused_and_left_alone(tmp_path: Path, part: s
     assert {each: each.stat().st_mode for each in path.rglob("*")} == before
 
 
+@pytest.mark.parametrize("part", ["snap", "wal"])
+def test_a_members_folder_in_which_an_etcd_was_run_is_refused_and_left_alone(
+    tmp_path: Path, part: str
+) -> None:
+    path = tmp_path / "data"
+    found = DataDir.lock(path)
+    found.adopt(ME)
+    found.close()
+    (path / "member").mkdir(0o700)
+    DataDir.lock(path).close()  # what is no etcd's is no matter
+    (path / "member" / part).mkdir(0o755)
+    before = {each: each.stat().st_mode for each in path.rglob("*")}
+    text = refused(path)
+    assert text.startswith(
+        f"{path}: has the data of this member, and of an etcd that was run in the same folder"
+    )
+    assert "netstorectl import --data-dir NEW OTHER" in text
+    assert text.endswith("if this member's do, start it as before")
+    assert {each: each.stat().st_mode for each in path.rglob("*")} == before
+    (path / "member").rename(tmp_path / "member")
+    DataDir.lock(path).close()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_log_of_an_etcd_is_refused_and_left_alone(tmp_path: Path, inside: bool) -> None:
+    path = tmp_path / "data"
+    wal = path / "wal" if inside else tmp_path / "log"
+    wal.mkdir(0o755, parents=True)
+    path.mkdir(exist_ok=True)
+    path.chmod(0o700)
+    (wal / f"{0:016x}-{0:016x}.wal").write_bytes(b"x")
+    before = {each: each.stat().st_mode for each in tmp_path.rglob("*")}
+    for _ in range(2):
+        with pytest.raises(NetstoreError) as caught:
+            DataDir.lock(path, None if inside else wal)
+        text = str(caught.value)
+        assert text.startswith(f"{wal}: has the log of an etcd (0000000000000000-0000000000000000.wal)")
+        assert f"netstorectl import --data-dir NEW --source-wal-dir {wal} FOLDER" in text
+        assert {each: each.stat().st_mode for each in tmp_path.rglob("*")} == before
+
+
+def test_the_log_of_an_etcd_is_never_told_to_be_removed(tmp_path: Path) -> None:
+    path, wal = tmp_path / "data", tmp_path / "log"
+    found = DataDir.lock(path)
+    found.adopt(ME)
+    found.close()
+    wal.mkdir(0o700)
+    (wal / f"{0:016x}-{0:016x}.wal").write_bytes(b"x")
+    for use in (DataDir.lock, DataDir.read):
+        with pytest.raises(NetstoreError) as caught:
+            use(path, wal)
+        assert "remove" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "a\nb", "member", "identity.old"])
 def test_a_folder_with_foreign_files_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
     path = tmp_path / "data"

@@ -15,11 +15,21 @@ from hypothesis import strategies as st
 
 from netstore.errors import CorruptData
 from netstore.etcdfile.boltpages import fnv1a
-from netstore.etcdfile.boltreader import MAX_DEPTH, Database, database_size, is_database
+from netstore.etcdfile.boltreader import (
+    MAX_BRANCH_BYTES,
+    MAX_BUCKETS,
+    MAX_DEPTH,
+    MAX_NAME_BYTES,
+    Database,
+    NoDigest,
+    database_size,
+    is_database,
+)
 from netstore.etcdfile.boltwriter import PAGE_BYTES, write
 from tests.support.peers import start_etcd
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 Pairs = dict[bytes, bytes]
@@ -114,6 +124,68 @@ def test_pages_that_name_each_other_end() -> None:
         content(changed(data, branch + 16 + 8, struct.pack("<Q", own)))
 
 
+def pages(*given: bytes, root: int = 2) -> bytes:
+    """A database with these pages from page 2 on."""
+    whole = b"".join(page.ljust(-(-len(page) // PAGE_BYTES) * PAGE_BYTES, b"\0") for page in given)
+    count = 2 + len(whole) // PAGE_BYTES
+    fields = struct.pack("<IIIIQQQQQ", 0xED0CDAED, 2, PAGE_BYTES, 0, root, 0, count, count, 9)
+    meta = struct.pack("<QHHI", 0, 4, 0, 0) + fields + struct.pack("<Q", fnv1a(fields))
+    return meta.ljust(2 * PAGE_BYTES, b"\0") + whole
+
+
+def branch(own: int, children: Sequence[tuple[bytes, int]]) -> bytes:
+    elements, keys = [], b""
+    for place, (key, child) in enumerate(children):
+        distance = (len(children) - place) * 16 + len(keys)
+        elements.append(struct.pack("<IIQ", distance, len(key), child))
+        keys += key
+    return struct.pack("<QHHI", own, 1, len(children), 0) + b"".join(elements) + keys
+
+
+def leaf(own: int, overflow: int, pairs: Sequence[tuple[bytes, bytes]], flags: int = 0) -> bytes:
+    elements, content = [], b""
+    for place, (key, value) in enumerate(pairs):
+        distance = (len(pairs) - place) * 16 + len(content)
+        elements.append(struct.pack("<IIII", flags, distance, len(key), len(value)))
+        content += key + value
+    return struct.pack("<QHHI", own, 2, len(pairs), overflow) + b"".join(elements) + content
+
+
+def test_pages_that_lie_in_each_other_are_read_once() -> None:
+    """Each claims all the pages after it, so that a file of n pages would be read as n * n / 2."""
+    count = 50
+    leaves = [leaf(3 + at, count - 1 - at, [(b"%02d" % at, b"v" * 100)]) for at in range(count)]
+    data = pages(branch(2, [(b"%02d" % at, 3 + at) for at in range(count)]), *leaves)
+    with pytest.raises(CorruptData, match="a tree of more pages than the file has"):
+        opened(data)
+    apart = [leaf(3 + at, 0, [(b"%02d" % at, b"v" * 100)]) for at in range(count)]
+    assert opened(pages(branch(2, [(b"%02d" % at, 3 + at) for at in range(count)]), *apart)).buckets == []
+
+
+def test_a_branch_page_has_a_bound_of_its_own() -> None:
+    """One for each level is in memory."""
+    large = struct.pack("<QHHI", 2, 1, 1, MAX_BRANCH_BYTES // PAGE_BYTES) + bytes(MAX_BRANCH_BYTES)
+    with pytest.raises(CorruptData, match=f"a page of {MAX_BRANCH_BYTES + PAGE_BYTES} bytes"):
+        opened(pages(large))
+
+
+def test_what_is_kept_of_the_buckets_is_bounded() -> None:
+    value = struct.pack("<QQ", 3, 0)
+    big = leaf(2, 1023, [(b"a", value + bytes(1000 * PAGE_BYTES)), (b"b", value)], flags=1)
+    database = opened(pages(big.ljust(1024 * PAGE_BYTES, b"\0"), leaf(3, 0, [])))
+    assert database.buckets == [b"a", b"b"]
+    assert sum(len(value) for _, value in database._buckets.values()) == 32
+    many = leaf(2, 10, [(b"%04d" % at, value) for at in range(MAX_BUCKETS + 1)], flags=1)
+    with pytest.raises(CorruptData, match=f"more than {MAX_BUCKETS} buckets"):
+        opened(pages(many.ljust(11 * PAGE_BYTES, b"\0")))
+    named = leaf(2, 10, [(bytes(MAX_NAME_BYTES + 1), value)], flags=1)
+    with pytest.raises(CorruptData, match="a bucket with a name of 32769 bytes"):
+        opened(pages(named.ljust(11 * PAGE_BYTES, b"\0")))
+    inline = leaf(2, 10, [(b"a", bytes(PAGE_BYTES + 1))], flags=1)
+    with pytest.raises(CorruptData, match="bytes in the page that names it"):
+        opened(pages(inline.ljust(11 * PAGE_BYTES, b"\0")))
+
+
 def test_a_page_that_claims_to_be_large_is_not_read() -> None:
     data = written({b"a": {b"k": b"v"}})
     page = 3 * PAGE_BYTES
@@ -143,7 +215,12 @@ def test_elements_that_share_their_bytes_are_refused() -> None:
 
 def test_the_digest_behind_a_database() -> None:
     data = written({b"a": {b"k": b"v"}})
-    assert database_size(io.BytesIO(data), "f") == len(data)
+    assert database_size(io.BytesIO(data), "f", without_digest=True) == len(data)
+    with pytest.raises(NoDigest, match=f"f: offset {len(data)}: the digest .* is missing"):
+        database_size(io.BytesIO(data), "f")
+    for without in (False, True):
+        with pytest.raises(NoDigest):
+            database_size(io.BytesIO(data[:-1]), "f", without_digest=without)
     signed = data + sha256(data).digest()
     read: list[int] = []
     assert database_size(io.BytesIO(signed), "f", read.append) == len(data)

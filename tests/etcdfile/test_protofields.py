@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netstore.codec import Malformed
-from netstore.etcdfile.protofields import Message, fields
+from netstore.etcdfile.protofields import MOST_FIELDS, Message, fields
 from netstore.proto.rpc_pb2 import LeaseTimeToLiveResponse
 
 
@@ -19,7 +19,9 @@ def test_fields_of_a_message_that_protobuf_made() -> None:
     assert 4 not in message
 
 
-@pytest.mark.parametrize("data", [b"\x08", b"\x0a\x05abc", b"\x09" + bytes(8), b"\x0f", b"\xff" * 11])
+@pytest.mark.parametrize(
+    "data", [b"\x08", b"\x0a\x05abc", b"\x09" + bytes(8), b"\x0f", b"\xff" * 11, b"\0\0"]
+)
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         Message(data)
@@ -31,3 +33,10 @@ def test_a_field_of_another_type_is_refused() -> None:
         message.number(2)
     with pytest.raises(Malformed, match="field 1 is a number"):
         message.data(1)
+
+
+def test_a_message_of_too_many_fields_is_refused() -> None:
+    """The records of a log have up to 256 MiB, which would be kept as so many values."""
+    assert Message(b"\x08\x01" * MOST_FIELDS).number(1) == 1
+    with pytest.raises(Malformed, match=f"more than {MOST_FIELDS} fields"):
+        Message(b"\x08\x01" * (MOST_FIELDS + 1))

@@ -10,7 +10,7 @@ import pytest
 
 from netstore.codec import crc32c, prefixed, varint
 from netstore.errors import CorruptData
-from netstore.etcdfile.raftlog import RaftLog, read_snapshot
+from netstore.etcdfile.raftlog import DamagedEnd, RaftLog, read_snapshot
 from netstore.etcdfile.raftlogwriter import LOG_FILE, snapshot, snapshot_file, write_log
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def file_of(records: Sequence[tuple[int, bytes]], before: int = 0) -> tuple[byte
     return b"".join(parts), checksum
 
 
-def log_of(*files: bytes) -> RaftLog:
-    return RaftLog([(f"w/{at:016x}-{at:016x}.wal", io.BytesIO(data)) for at, data in enumerate(files)])
+def log_of(*files: bytes, without_damaged_end: bool = False) -> RaftLog:
+    named = [(f"w/{at:016x}-{at:016x}.wal", io.BytesIO(data)) for at, data in enumerate(files)]
+    return RaftLog(named, without_damaged_end=without_damaged_end)
 
 
 def contents(log: RaftLog, after: int = 0) -> list[tuple[int, bytes]]:
@@ -136,6 +137,86 @@ def test_a_write_that_was_torn_is_left_out() -> None:
     assert log.torn == f"w/{0:016x}-{0:016x}.wal: offset {len(data)}"
     with pytest.raises(CorruptData, match=f"offset {len(data)}: the checksum does not fit"):
         log_of(last[: len(data) + 700] + b"y" * 8 + last[len(data) + 708 :])
+
+
+def test_a_write_may_end_anywhere() -> None:
+    """Where a crash stops a write of 2 KiB: the file ends there, or zeros follow from the next sector on."""
+    data, _ = file_of([entry(1), entry(2)])
+    last, _ = file_of([entry(1), entry(2), entry(3, b"z" * 2000)])
+    for end in range(len(data) + 1, len(last)):
+        assert contents(log_of(last[:end])) == [(1, b"x"), (2, b"x")], end
+    for end in range(512, len(last), 512):
+        log = log_of(last[:end].ljust(8192, b"\0"))
+        assert contents(log) == [(1, b"x"), (2, b"x")], end
+        assert log.torn.endswith(f"offset {len(data)}")
+
+
+@pytest.mark.parametrize("size", range(420, 520, 8))
+def test_a_write_may_end_within_the_head_of_a_record(size: int) -> None:
+    """A record begins before the end of a sector, and goes on in one that was not written."""
+    data, _ = file_of([entry(1, b"x" * size)])
+    last, _ = file_of([entry(1, b"x" * size), entry(2, b"z" * 600)])
+    end = -(-(len(data) + 1) // 512) * 512
+    log = log_of(last[:end].ljust(4096, b"\0"))
+    assert [index for index, _ in contents(log)] == [1]
+    assert log.torn
+
+
+MIDDLE = file_of([entry(1), entry(2)])[0]
+"""The log before the record that is damaged."""
+
+WHOLE = file_of([entry(1), entry(2), entry(3, b"z" * 2000), entry(4), state(4)])[0]
+
+
+def _flipped(at: int, bit: int) -> bytes:
+    place = len(MIDDLE) + at
+    return WHOLE[:place] + bytes((WHOLE[place] ^ bit,)) + WHOLE[place + 1 :]
+
+
+def _emptied(start: int, end: int) -> bytes:
+    return WHOLE[:start] + bytes(end - start) + WHOLE[end:]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(_flipped(1, 0x10), id="a length beyond the records that follow"),
+        pytest.param(_flipped(3, 0x10), id="a length beyond the file"),
+        pytest.param(_flipped(5, 0x10), id="a length beyond all files"),
+        pytest.param(_emptied(512, 1024), id="a sector of zeros"),
+        pytest.param(_emptied(len(MIDDLE), len(MIDDLE) + 8), id="no length"),
+        pytest.param(_emptied(len(MIDDLE), len(MIDDLE) + 1600), id="sectors of zeros"),
+    ],
+)
+def test_what_intact_records_follow_is_damage(damaged: bytes) -> None:
+    """And not the last write: what follows may have been acknowledged."""
+    file = damaged.ljust(65536, b"\0")
+    lost = len(WHOLE.rstrip(b"\0")) - len(MIDDLE)
+    with pytest.raises(DamagedEnd, match=rf"offset {len(MIDDLE)}: .* {lost} bytes of the log from there on"):
+        log_of(file)
+    log = log_of(file, without_damaged_end=True)
+    assert contents(log) == [(1, b"x"), (2, b"x")]
+    assert log.lost is not None
+    assert (log.lost.place, log.lost.size, log.torn) == (f"w/{LOG_FILE}: offset {len(MIDDLE)}", lost, "")
+
+
+@pytest.mark.parametrize(("at", "bit"), [(1, 0x10), (3, 0x10), (5, 0x10)])
+def test_the_last_write_with_a_length_that_lies_is_damage(at: int, bit: int) -> None:
+    """It is whole, so it may have been acknowledged."""
+    before, _ = file_of([entry(1)])
+    data, _ = file_of([entry(1), entry(2, b"z" * 100)])
+    place = len(before) + at
+    damaged = data[:place] + bytes((data[place] ^ bit,)) + data[place + 1 :]
+    with pytest.raises(DamagedEnd, match=rf"offset {len(before)}: "):
+        log_of(damaged.ljust(65536, b"\0"))
+
+
+def test_a_damaged_end_is_that_of_the_last_file() -> None:
+    data, checksum = file_of([entry(1), entry(2)])
+    damaged = data[:-9] + b"\xff" * 9
+    with pytest.raises(CorruptData, match=r"0\.wal: offset") as told:
+        log_of(damaged, file_of([entry(3)], checksum)[0], without_damaged_end=True)
+    assert not isinstance(told.value, DamagedEnd)
 
 
 def test_a_damaged_snapshot_is_told() -> None:

@@ -64,7 +64,12 @@ def test_a_change_of_members() -> None:
     change = v2content.member_change_of(
         number(1, 3) + number(2, 0) + number(3, 99) + data(4, b'{"isPromote":true}')
     )
-    assert change == (0, 99, True)
+    assert change == (0, 99, v2content.RaftAttributes(), True)
+    added = number(2, 3) + number(3, 5) + data(4, b'{"id":5,"peerURLs":["http://a:1"],"isLearner":true}')
+    attributes = v2content.RaftAttributes(("http://a:1",), is_learner=True)
+    assert v2content.member_change_of(added) == (3, 5, attributes, False)
+    with pytest.raises(Malformed, match="not the JSON of a member"):
+        v2content.member_change_of(number(3, 5) + data(4, b'{"peerURLs":7}'))
 
 
 def test_a_store() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from netstore.errors import timed_out
-from netstore.node.autocompaction import ByRevisions, ByTime
+from netstore.node.autocompaction import SHORTEST_SECONDS, ByRevisions, ByTime
 from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
 from tests.support.member import Lines
 from tests.support.v3member import Served
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.seams import Alarm
 
 
 @pytest.fixture
@@ -45,6 +52,17 @@ def test_an_idle_store_is_compacted_once(served: Served) -> None:
         served.advance(1)
     assert lines.events == ["history_compacted"]
     assert served.member.machine.mvcc.compacted == served.member.machine.mvcc.revision
+
+
+def test_a_period_that_is_next_to_nothing_costs_next_to_nothing(served: Served) -> None:
+    waits: list[float] = []
+
+    def after(seconds: float, call: Callable[[], None]) -> Alarm:
+        waits.append(seconds)
+        return served.deadlines.after(seconds, call)
+
+    ByTime(served.member, after, 5e-9, Lines()).start()
+    assert waits == [SHORTEST_SECONDS]
 
 
 def test_only_a_leader_compacts(served: Served) -> None:

@@ -10,16 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.node.consistency import (
+    CONTRADICTED_SECONDS,
+    LEFT_OVER_FIX,
     MOST_KEPT,
     RETRY_SECONDS,
     Consistency,
     DigestComparison,
     StateDiverged,
 )
-from netstore.node.member import OWN
+from netstore.node.member import OWN, all_problems
+from netstore.raft.entry import Entry, EntryKind
+from netstore.raft.messages import Append, LogContradicted
 from netstore.state.commands import PublishMember, encode
 from netstore.state.digest import digest as digest_of
-from netstore.types import Index, Nanos, NodeId
+from netstore.types import Index, Nanos, NodeId, Term
 from tests.support.group import Group
 from tests.support.local_member import HandClock
 from tests.support.log import KeptLog
@@ -179,6 +183,27 @@ def test_one_that_has_compared_earlier_is_not_taken_for_another() -> None:
         consistency.take(member, Index(bare), b"theirs")
         consistency.take(member, Index(host.machine.applied + 1), b"theirs")
     assert (host._failure, host.differing) == (None, "")
+
+
+def test_a_leader_with_another_log_is_told_until_it_leads_no_more() -> None:
+    """One that is left of an earlier cluster, with a clock that was ahead."""
+    group = Group(3)
+    host, log = group[2].host, KeptLog()
+    consistency = Consistency(host, lambda *_: None, log)
+    for _ in range(2):
+        commit, term = host.commit_index, Term(host.status().term + 100)
+        other = Entry(commit, term, EntryKind.NORMAL, b"")
+        with pytest.raises(LogContradicted):
+            host.receive([Append(C, B, term, Index(commit - 1), Term(1), commit, (other,))])
+        pass_time(host, CONTRADICTED_SECONDS / 2)
+        consistency.look()
+    assert "leader 3 has entry" in host.differing
+    assert all_problems(host)[host.differing] == LEFT_OVER_FIX
+    assert log.events == ["leader_has_another_log"]
+    pass_time(host, CONTRADICTED_SECONDS)
+    consistency.look()
+    assert host.differing == ""
+    assert log.events == ["leader_has_another_log", "leader_is_not_refused_any_more"]
 
 
 def test_a_difference_ends_when_the_state_is_replaced() -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from netstore.codec import prefixed, varint
 from netstore.disk.memoryengine import MemoryEngine
-from netstore.errors import CorruptData
+from netstore.errors import CorruptData, NetstoreError
 from netstore.etcdfile import boltwriter, v2content, v3content
 from netstore.etcdfile.boltreader import Database
 from netstore.etcdfile.raftlog import CHANGE, NORMAL, Entry
+from netstore.node import etcdimport
 from netstore.node.etcdimport import Report, V2State, v3_records
 from netstore.state import tables
 from netstore.state.machine import Machine
@@ -156,6 +157,20 @@ def test_what_is_no_lease_is_refused_with_its_place(stored: tuple[bytes, bytes])
         imported(database([], [stored]))
 
 
+def test_a_value_that_no_backup_could_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcdimport, "MAX_DATA_BYTES", 1000)
+    imported(database([put(2, b"a", bytes(900))]))
+    with pytest.raises(
+        NetstoreError, match=r"the key 'big' has a value of 1\d{3} bytes.*delete it in the etcd"
+    ):
+        imported(database([put(2, b"big", bytes(1000)), deletion(3, b"big")]))
+    applied(request(1, b"PUT", "/1/a", bytes(900)))
+    with pytest.raises(NetstoreError, match=r"the key '/big' has a value of 1\d{3} bytes"):
+        applied(request(1, b"PUT", "/1/big", bytes(1001)))
+    with pytest.raises(NetstoreError, match="the key '/big' has a value of 1001 bytes"):
+        applied(request(1, b"PUT", "/1/big", bytes(1001)), request(2, b"DELETE", "/1/big"))
+
+
 # --- v2
 
 
@@ -176,8 +191,9 @@ def request(index: int, method: bytes, path: str, value: bytes = b"", **fields: 
     return Entry(index, NORMAL, b"".join(parts), "log: offset 0")
 
 
-def member_change(index: int, kind: int, member: int) -> Entry:
-    return Entry(index, CHANGE, number(2, kind) + number(3, member), "log: offset 0")
+def member_change(index: int, kind: int, member: int, context: bytes = b"") -> Entry:
+    change = number(2, kind) + number(3, member) + (data(4, context) if context else b"")
+    return Entry(index, CHANGE, change, "log: offset 0")
 
 
 def applied(*entries: Entry, state: V2State | None = None, others: list[int] | None = None) -> Machine:
@@ -228,6 +244,95 @@ def test_requests_of_each_kind() -> None:
     assert machine.statistics.compare_and_delete_success == 1, "as etcd counts it"
 
 
+def test_requests_about_passwords_take_indexes() -> None:
+    """Each that succeeds in an etcd, and no other: the next key has the index that it has there."""
+    state = V2State(NOW)
+    machine = applied(
+        request(1, b"PUT", "/2", dir=1, prev_exist=0),
+        request(2, b"PUT", "/2/users", dir=1, prev_exist=0),
+        request(3, b"PUT", "/2/roles", dir=1, prev_exist=0),
+        request(4, b"PUT", "/2/enabled", b"false", prev_exist=0),
+        request(5, b"PUT", "/2/users", dir=1, prev_exist=0),
+        request(6, b"PUT", "/2/users/root", b"{}", prev_exist=0),
+        request(7, b"PUT", "/2/users/gone", b"{}", prev_exist=1),
+        request(8, b"DELETE", "/2/users/gone"),
+        request(9, b"PUT", "/2/roles/guest", b"{}", prev_exist=0),
+        request(10, b"PUT", "/2/enabled", b"true", prev_exist=1),
+        request(11, b"PUT", "/1/a", b"1"),
+        state=state,
+    )
+    node = shown(machine, "/a")
+    assert node is not None
+    assert (node.modified, machine.tree.index, len(machine.tree)) == (8, 8, 1)
+    assert state.auth == (True, 1, 1)
+    assert [event.internal for event in machine.history.since(1)] == [True] * 7 + [False]
+    assert not V2State(NOW).auth.enabled
+
+
+def test_the_folders_of_the_store_itself_are_not_changed() -> None:
+    machine = applied(
+        request(1, b"PUT", "/1", b"x"),
+        request(2, b"PUT", "/1", dir=1, prev_exist=1),
+        request(3, b"DELETE", "/1", dir=1, recursive=1),
+        request(4, b"DELETE", "/0", dir=1, recursive=1),
+        request(5, b"POST", "/1", b"in order"),
+    )
+    assert machine.tree.index == 1
+    assert shown(machine, "/00000000000000000001") is not None
+
+
+A, B, C = b'{"peerURLs":["http://a:1"]}', b'{"peerURLs":["http://b:1"]}', b'{"peerURLs":["http://c:1"]}'
+LEARNER = b'{"peerURLs":["http://l:1"],"isLearner":true}'
+PROMOTION = b'{"id":11,"isPromote":true}'
+
+
+@pytest.mark.parametrize(
+    ("changes", "index"),
+    [
+        ([(0, 0xA, A), (0, 0xB, B)], 2),
+        ([(0, 0xA, A), (0, 0xA, B)], 1),
+        ([(0, 0xA, A), (0, 0xB, A)], 1),
+        ([(0, 0xA, A), (2, 0xA, A), (2, 0xA, C), (0, 0xB, A)], 4),
+        ([(0, 0xA, A), (0, 0xB, B), (2, 0xA, B), (2, 0xC, C)], 2),
+        ([(0, 0xA, A), (0, 0xB, B), (1, 0xB, b""), (1, 0xB, b""), (0, 0xB, B), (0, 0xC, B)], 5),
+        ([(0, 0xA, A), (3, 0xB, LEARNER), (3, 0xC, b'{"isLearner":true}'), (0, 0xB, PROMOTION)], 3),
+        ([(0, 0xA, A), (3, 0xB, LEARNER), (0, 0xB, PROMOTION), (0, 0xB, PROMOTION), (3, 0xC, LEARNER)], 3),
+        ([(0, 0xA, A), (0, 0xA, PROMOTION), (0, 0xC, PROMOTION)], 1),
+    ],
+)
+def test_changes_of_members_take_indexes(changes: list[tuple[int, int, bytes]], index: int) -> None:
+    """A change that an etcd refuses takes none; a removal takes two."""
+    entries = (member_change(at, *change) for at, change in enumerate(changes, 1))
+    assert applied(*entries).tree.index == index
+
+
+def test_members_of_a_snapshot_are_known() -> None:
+    members = b"""{"a":{"Path":"/0/members/a","Children":{"raftAttributes":
+      {"Path":"/0/members/a/raftAttributes","Value":"{\\"peerURLs\\":[\\"http://a:1\\"]}"}}}}"""
+    removed = b"""{"b":{"Path":"/0/removed_members/b","Value":""}}"""
+    store = b"""{"Root":{"Path":"/","Children":{"0":{"Path":"/0","Children":{
+      "members":{"Path":"/0/members","Children":%b},
+      "removed_members":{"Path":"/0/removed_members","Children":%b}}}}},"CurrentIndex":70}"""
+    state = V2State(NOW)
+    state.restore(v2content.decode(store % (members, removed), "snap"))
+    machine = applied(
+        member_change(41, 0, 0xA, B),
+        member_change(42, 0, 0xB, B),
+        member_change(43, 0, 0xC, A),
+        member_change(44, 2, 0xA, C),
+        request(45, b"PUT", "/0/members/b/attributes"),
+        request(46, b"PUT", "/0/members/a/attributes"),
+        state=state,
+    )
+    assert machine.tree.index == 72
+
+
+def test_a_member_that_is_none_is_refused_with_its_place() -> None:
+    for context in (b"[]", b'{"peerURLs":[7]}', b"{"):
+        with pytest.raises(CorruptData, match=r"log: offset 0: not a request \(not the JSON of a member"):
+            applied(member_change(1, 0, 0xA, context))
+
+
 def test_requests_of_the_v3_api_are_told() -> None:
     applied(
         request(1, b"PUT", "/1/a"),
@@ -276,7 +381,7 @@ STORE = b"""{"Root":{"Path":"/","Children":{
 
 def restored() -> V2State:
     state = V2State(NOW)
-    state.restore(v2content.decode(STORE, "snap"), Index(40))
+    state.restore(v2content.decode(STORE, "snap"))
     return state
 
 
@@ -290,7 +395,7 @@ def test_a_v2_snapshot() -> None:
     assert (node.value, node.created, node.modified, inner.value) == (b"w", 9, 9, b"")
     assert (machine.tree.index, machine.history.first, machine.history.last) == (9, 6, 9)
     assert [event.internal for event in machine.history.since(6)] == [True, False, True, False]
-    assert machine.statistics.sets_success == 6
+    assert machine.statistics.sets_success == 7, "as an etcd counts those of the cluster, too"
     assert machine.statistics.expire_count == 2
 
 

@@ -167,6 +167,42 @@ def test_a_log_that_lacks_something_is_refused(folder: Folder, parts: ExitStack)
         opened(folder, parts)
 
 
+def test_a_damaged_end_is_left_out_only_when_asked(folder: Folder, parts: ExitStack) -> None:
+    log = folder.wal / raftlogwriter.LOG_FILE
+    folder.write_log([mark(0, 0), mark(10), v3_put(11), v3_put(12), v2_put(13, "/1/a"), v2_put(14, "/1/b")])
+    whole = log.read_bytes()
+    at = whole.index(b"/1/a")
+    log.write_bytes(whole[:at] + b"?" + whole[at + 1 :])
+    with pytest.raises(CorruptData, match=r"bytes of the log from there on .* --without-damaged-end"):
+        opened(folder, parts)
+    source = open_folder(folder.path, None, Nanos(0), parts, without_damaged_end=True)
+    assert source.applied == 12
+    assert source.lost is not None
+    assert 0 < source.lost.size < len(whole)
+
+
+def test_passwords_of_the_v2_api(folder: Folder, parts: ExitStack) -> None:
+    """Whether they are in the snapshot or in the log."""
+    store = STORE.replace(
+        b'"1":{',
+        b'"2":{"Path":"/2","Children":{"enabled":{"Path":"/2/enabled","Value":"true"},'
+        b'"users":{"Path":"/2/users","Children":{"root":{"Path":"/2/users/root","Value":"{}"}}},'
+        b'"roles":{"Path":"/2/roles","Children":{}}}},"1":{',
+    )
+    folder.write_snapshot(10, store)
+    with pytest.raises(NetstoreError, match=r"passwords \(in its v2 API: 1 users, 0 roles\).*--without-auth"):
+        opened(folder, parts).check_open(without_auth=False)
+    opened(folder, parts).check_open(without_auth=True)
+    folder.write_log([mark(0, 0), mark(10), v2_put(11, "/2/enabled", b"false"), v3_put(12)])
+    source = opened(folder, parts)
+    source.check_open(without_auth=False)
+    assert source.left_out(Report()) == ["1 users and 0 roles of the v2 API were left out: netstore has none"]
+    folder.write_snapshot(10)
+    folder.write_log([mark(0, 0), mark(10), v2_put(11, "/2/enabled", b"true"), v3_put(12)])
+    with pytest.raises(NetstoreError, match=r"asks for passwords \(in its v2 API\)"):
+        opened(folder, parts).check_open(without_auth=False)
+
+
 def test_what_an_etcd_uses_is_refused(folder: Folder, parts: ExitStack) -> None:
     with (folder.snap / "db").open("rb+") as used:
         fcntl.flock(used, fcntl.LOCK_EX)

@@ -46,7 +46,7 @@ def records() -> Iterator[tuple[str, bytes, bytes]]:
 def test_a_member_starts_with_what_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeding, "COMMIT_CHANGES", 7)
     told: list[int] = []
-    monkeypatch.setattr("time.time", lambda: 7e8)
+    monkeypatch.setattr("time.time", lambda: 2e9)
     own = founders(URLS, "b", "a secret", "from somewhere")
     assert seed(tmp_path / "new", own, Index(33), records(), told.append) == LAST + 2
     assert told == [LAST + 2]
@@ -57,7 +57,7 @@ def test_a_member_starts_with_what_was_given(tmp_path: Path, monkeypatch: pytest
     storage = Storage(folder, calls.queue.put, Shares.of(SMALLEST), Reports(), Quiet())
     boot = storage.boot({})
     boot.check()
-    assert boot.hard_state == HardState(Term(7 * 10**8), NodeId(0), Index(33))
+    assert boot.hard_state == HardState(Term(2 * 10**9), NodeId(0), Index(33))
     assert (boot.snapshot.index, boot.snapshot.term, boot.applied) == (33, 1, 33)
     assert boot.snapshot.conf == ConfState(voters=tuple(sorted(own.members)))
     machine = storage.machine
@@ -142,12 +142,14 @@ def test_the_state_has_its_name_on_stable_storage_before_the_folder_is_a_members
 
 def test_several_founders_begin_with_a_later_term_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     terms = []
-    for now in (7e8, 7e8 + 1):
+    for now in (2e9, 2e9 + 1):
         monkeypatch.setattr("time.time", lambda now=now: now)
         terms.append(founders(URLS, "a", "t", "o").term)
     assert terms[0] < terms[1]
-    monkeypatch.setattr("time.time", lambda: -5.0)
-    assert founders(URLS, "a", "t", "o").term == 1, "a clock that is wrong"
+    for wrong, said in ((-5.0, "1969-12-31"), (5e9, "2128-06-11")):
+        monkeypatch.setattr("time.time", lambda wrong=wrong: wrong)
+        with pytest.raises(NetstoreError, match=f"the clock says {said}: set it"):
+            founders(URLS, "a", "t", "o")
     assert founders({"a": ["http://a:1"]}, "a", "t", "o").term == 1
 
 

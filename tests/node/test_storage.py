@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from netstore.disk import compacting
 from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity
 from netstore.disk.keptindex import KEPT_FILE
+from netstore.disk.tables import Tables
 from netstore.errors import NetstoreError, StateDamaged
 from netstore.limits import SMALLEST, Shares
 from netstore.node.storage import Storage, readable_members
@@ -271,3 +273,23 @@ def test_before_there_is_a_member_a_failure_ends_the_start(tmp_path: Path) -> No
         with pytest.raises(NetstoreError, match=r"data_dir: the state cannot be written: .*free disk space"):
             storage.failed(OSError(28, "No space left on device"))
         storage.damaged(StateDamaged("the read raises this, too"))
+
+
+def test_a_state_that_was_emptied_is_made_smaller_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compacting, "LEAST_FREE_BYTES", 1 << 20)
+    log, path = Quiet(), tmp_path / "data"
+    with opened(path, log) as storage:
+        put_some(storage)
+    tables = Tables.open(path / "state" / STATE_FILE, (), 1 << 24)
+    for value in bytes(5_000_000), None:
+        tables.write(tables.summary.applied, tables.summary.log, {(RECORDS, b"large"): value})
+    before = tables.summary.applied
+    tables.close()
+    assert log.events("state_compacted") == []
+    with opened(path, log) as storage:
+        assert storage.engine.sizes()[0] < 1_000_000
+        assert (storage.machine.applied, storage.machine.mvcc.count(b"\0", b"\0")) == (before, 5)
+    [line] = log.events("state_compacted")
+    assert "'bytes': 5" in line

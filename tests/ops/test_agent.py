@@ -15,6 +15,12 @@ def agent(*argv: str, **environ: str) -> AgentConfig:
 
 
 class TestAgent:
+    def test_lists_that_are_joined(self) -> None:
+        argv = "--iface=a --iface=b,a --iface-regex=c,d --iface-regex=e --etcd-endpoints=http://x:1"
+        config = AGENT.load([*argv.split(), "--endpoints=http://y:1"], {}).config
+        assert (config.iface, config.iface_regex) == (("a", "b"), ("c,d", "e"))
+        assert list(map(str, config.endpoints)) == ["http://y:1"]
+
     def test_a_unit_file_of_flannel_is_understood(self) -> None:
         config = agent(
             "-etcd-endpoints=http://10.0.0.1:2379,http://10.0.0.2:2379",

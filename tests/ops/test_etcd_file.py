@@ -36,7 +36,7 @@ discovery-srv:
 initial-cluster: m7=https://127.0.0.1:2380,
 initial-cluster-token: 'etcd-cluster'
 initial-cluster-state: 'new'
-strict-reconfig-check: true
+strict-reconfig-check: false
 enable-pprof: true
 proxy: 'off'
 proxy-failure-wait: 5000
@@ -96,6 +96,12 @@ def test_what_a_file_of_etcd_says_is_set(file: Path) -> None:
     assert loaded.sources["etcd_compat"] == loaded.sources["name"] == f"etcd's file {file}"
     assert all(str(file) in notice for notice in loaded.notices)
     assert [notice for notice in loaded.notices if "peer-skip-client-san-verification" in notice]
+
+
+def test_keys_may_be_in_capitals(tmp_path: Path) -> None:
+    path = tmp_path / "etcd.yaml"
+    path.write_text("DATA-DIR: /d\nPeer-Transport-Security:\n  Allowed-CN: Peers\nName:\n")
+    assert read_etcd_file(str(path)) == [("data-dir", "/d"), ("peer-cert-allowed-cn", "Peers")]
 
 
 def test_the_same_in_json(tmp_path: Path) -> None:
@@ -180,6 +186,7 @@ def test_what_is_in_a_list_is_written_as_outside(tmp_path: Path) -> None:
         ("cors: [a, [b]]", "cors, in its list, is a list"),
         (BOMB, "cors, in its list, is a list"),
         ("pre-vote: true\nname: a\nname: b", "in line 3: the key 'name' is repeated"),
+        ("data-dir: a\nDATA-DIR: b", "in line 2: the key 'DATA-DIR' is repeated"),
         ("peer-transport-security: {key-file: a, key-file: b}", "in line 1: the key 'key-file' is repeated"),
         ("snapshot-count: many", "snapshot_count (etcd's file "),
         ("name: !!python/object:os.system x", "is not YAML in line 1"),

@@ -72,12 +72,29 @@ def test_an_answer_is_the_same_as_flag_and_variable(name: str) -> None:
 
 @pytest.mark.parametrize("word", ["1", "t", "T", "true", "TRUE", "True"])
 def test_a_switch_is_on_by_any_word_for_it(word: str) -> None:
-    told = STORE.load([], {"ETCD_STRICT_RECONFIG_CHECK": word}).notices
-    assert told == ("ETCD_STRICT_RECONFIG_CHECK has no effect: netstored always does this; remove it",)
-    with pytest.raises(NetstoreError, match="ETCD_STRICT_RECONFIG_CHECK"):
-        STORE.load(
-            [], {"ETCD_STRICT_RECONFIG_CHECK": word.replace("1", "0").replace("t", "no").replace("T", "f")}
-        )
+    with pytest.raises(NetstoreError, match="ETCD_DEBUG is of etcd and not supported"):
+        STORE.load([], {"ETCD_DEBUG": word})
+
+
+@pytest.mark.parametrize("word", ["0", "f", "F", "false", "FALSE", "False"])
+def test_a_switch_is_off_by_any_word_for_it(word: str) -> None:
+    told = STORE.load([], {"ETCD_DEBUG": word}).notices
+    assert told == ("ETCD_DEBUG has no effect: write --log-level=debug",)
+
+
+@pytest.mark.parametrize("flag", ["pre-vote", "strict-reconfig-check"])
+def test_who_allows_less_caution_gets_as_much(flag: str) -> None:
+    for word in ("", "=true", "=false"):
+        told = STORE.load([f"--{flag}{word}"], {}).notices
+        assert told == (f"--{flag} has no effect: netstored always does this",)
+
+
+def test_of_a_list_that_is_given_twice_the_last_one_counts() -> None:
+    argv = (
+        "--listen-client-urls=http://127.0.0.1:1 --listen-client-urls=http://127.0.0.1:2,http://127.0.0.1:2"
+    )
+    [url] = STORE.load(argv.split(), {}).config.listen_client_urls
+    assert str(url) == "http://127.0.0.1:2"
 
 
 def test_who_wants_no_v2_keys_is_not_left_with_them() -> None:
@@ -145,6 +162,13 @@ def test_what_kubeadm_writes_starts_unchanged(words: str) -> None:
         ("--listen-client-url", "--listen-client-urls"),
         ("--data_dir", "--data-dir"),
         ("--ca-file", "--trusted-ca-file"),
+        ("--cacert", "--trusted-ca-file"),
+        ("--cert", "--cert-file"),
+        ("--key", "--key-file"),
+        ("--listen-url", "--listen-client-urls"),
+        ("--advertise-url", "--advertise-client-urls"),
+        ("--max-snapshot", "--max-snapshots"),
+        ("--max-wal", "--max-wals"),
         ("--port", "--listen-client-urls"),
         ("--snapshot-counts", "--snapshot-count"),
         ("--backend-quota-bytes", "--quota-backend-bytes"),

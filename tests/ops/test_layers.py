@@ -6,16 +6,19 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import NetstoreError
+from netstore.ops.agent import AGENT
 from netstore.ops.foreign import ForeignFlag
 from netstore.ops.kinds import BadValue, Choice, FilePath, Several, Switch, Text, WholeNumber
 from netstore.ops.layers import MAX_FILE_BYTES, Layered, Task, read_document
 from netstore.ops.settings import BadSetting, check_settings, setting
+from netstore.ops.store import STORE
 
 # ruff: noqa: RUF009 - `setting` is a field specifier
 
@@ -38,7 +41,10 @@ class Kettle:
     shape: str = setting(Choice(("round", "tall")), "round", "Shape.")
     stand: Path | None = setting(FilePath(), None, "Where it stands.")
     cups: tuple[int, ...] = setting(Several(_digits, "give digits", high=4), (), "Cups.")
-    patterns: tuple[str, ...] = setting(Several(str, "give patterns", whole=True), (), "Patterns.")
+    patterns: tuple[str, ...] = setting(
+        Several(str, "give patterns", whole=True, joined=True), (), "Patterns."
+    )
+    spoons: tuple[int, ...] = setting(Several(_digits, "give digits", once=True), (), "Spoons.")
     tune: str = setting(Text("give a tune", r"[a-z]+"), "flat", "Tune.", needs=("whistle",))
     pin: str | None = setting(Text("give four digits", r"[0-9]{4}"), None, "Secret.", secret=True)
 
@@ -107,6 +113,7 @@ class TestLayers:
             "stand": "default",
             "cups": f"file {file}",
             "patterns": "default",
+            "spoons": "default",
             "tune": "default",
             "pin": "default",
         }
@@ -124,6 +131,13 @@ class TestLayers:
 
     def test_empty_variable_is_not_set(self) -> None:
         assert kettle().load([], {"NETSTORE_DEGREES": "", "NETSTORE_CONFIG_FILE": ""}).config == Kettle()
+
+    @pytest.mark.parametrize("layered", [STORE, AGENT], ids=lambda layered: layered.program)
+    def test_every_variable_may_be_empty(self, layered: Layered[Any]) -> None:
+        names = [name for each in layered.settings() for name in each.variables]
+        names += [layered.alias_prefix + flag.upper().replace("-", "_") for flag in layered.foreign]
+        for name in (*names, layered.file_variable, layered.original_variable or layered.file_variable):
+            assert layered.load([], {name: ""}) == layered.load([], {}), name
 
     def test_default_file_is_read_only_when_it_exists(self, tmp_path: Path) -> None:
         file = tmp_path / "kettle.toml"
@@ -156,6 +170,14 @@ class TestFlags:
         assert kettle().load(argv, {}).config.degrees == 5
 
     @pytest.mark.parametrize(
+        ("text", "number"),
+        [("0x1F", 31), ("0B11", 3), ("0o17", 15), ("010", 8), ("+0_7", 7), ("00", 0), ("1_0", 10), ("-0", 0)],
+    )
+    def test_numbers_of_go(self, text: str, number: int) -> None:
+        assert kettle().load([f"--degrees={text}"], {}).config.degrees == number
+        assert kettle().load([], {"POT_HEAT": text}).config.degrees == number
+
+    @pytest.mark.parametrize(
         ("text", "value"), [("", True), ("=true", True), ("=T", True), ("=0", False), ("=F", False)]
     )
     def test_switch(self, text: str, value: bool) -> None:
@@ -164,9 +186,26 @@ class TestFlags:
     def test_switch_takes_no_word_after_it(self) -> None:
         assert "write --flag=true or --flag=false" in refusal(["--whistle", "true"])
 
-    def test_lists_gather_from_all_occurrences(self) -> None:
-        loaded = kettle().load(["--cups=1,2", "--cups", " 3 ", "--patterns=a,b", "--patterns=c"], {})
-        assert (loaded.config.cups, loaded.config.patterns) == ((1, 2, 3), ("a,b", "c"))
+    def test_the_last_one_of_a_flag_counts(self) -> None:
+        loaded = kettle().load(["--cups=1,2", "--cups", " 3 ", "--degrees=x", "--heat=3"], {})
+        assert (loaded.config.cups, loaded.config.degrees) == ((3,), 3)
+        assert loaded.sources["degrees"] == "flag --heat"
+
+    def test_lists_that_are_joined(self) -> None:
+        assert kettle().load(["--patterns=a,b", "--patterns=c"], {}).config.patterns == ("a,b", "c")
+
+    def test_what_a_list_names_again_is_left_out(self, tmp_path: Path) -> None:
+        assert kettle().load(["--cups=2,1,2, 1"], {}).config.cups == (2, 1)
+        assert kettle().load([], {"NETSTORE_CUPS": "1,1"}).config.cups == (1,)
+        (tmp_path / "f").write_text('[kettle]\ncups = ["1", "1"]\n')
+        assert kettle().load([f"--config-file={tmp_path / 'f'}"], {}).config.cups == (1,)
+
+    def test_an_empty_flag_takes_back_what_an_earlier_layer_gave(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_text('[kettle]\nstand = "/nope"\nlabel = "file"\ncups = ["1"]\n')
+        environ = {"NETSTORE_CONFIG_FILE": str(tmp_path / "f"), "NETSTORE_LABEL": "named"}
+        loaded = kettle().load(["--stand=/x", "--stand=", "--label=", "--cups="], environ)
+        assert loaded.config == Kettle()
+        assert loaded.sources["stand"] == "default, as flag --stand is empty"
 
     def test_value_may_hold_equals_signs_and_begin_with_one_dash(self) -> None:
         loaded = kettle().load(["--stand=a=b", "--patterns", "-x"], {})
@@ -185,7 +224,13 @@ class TestFlags:
             ([""], "takes no other words"),
             (["---degrees=1"], "takes no other words"),
             (["--degrees=101"], "101 is out of range; give a whole number of degrees"),
-            (["--degrees=1_0"], "'1_0' is not a whole number"),
+            (["--degrees=08"], "'08' is not a whole number"),
+            (["--degrees=1__0"], "'1__0' is not a whole number"),
+            (["--degrees=10_"], "'10_' is not a whole number"),
+            (["--degrees=0x"], "'0x' is not a whole number"),
+            (["--degrees= 5"], "' 5' is not a whole number"),
+            (["--degrees=1e1"], "'1e1' is not a whole number"),
+            (["--degrees=0x" + "f" * 500], "is not a whole number"),
             (["--degrees=\u0661"], "is not a whole number"),
             (["--degrees=" + "9" * 5000], "is not a whole number"),
             (["--degrees="], "degrees (flag --degrees): is empty"),
@@ -196,8 +241,12 @@ class TestFlags:
             (["--label=" + "a" * 70_000], "is longer than 65536 characters"),
             (["--stand=" + "x" * 5000], "is longer than 4095 bytes"),
             (["--cups=1,,2"], "has an empty item"),
-            (["--cups=1,1"], "names '1' twice"),
+            (["--spoons=1,1"], "names '1' twice"),
             (["--cups=1,2,3,4,5"], "has 5 items, at most 4 can be used"),
+            (["--check-config=yes"], "flag --check-config: 'yes' is not true or false; give true or false"),
+            (["--version="], "flag --version: is empty; give true or false"),
+            (["--version", "--json=maybe"], "flag --json: 'maybe' is not true or false"),
+            (["--help=on"], "flag --help: 'on' is not true or false"),
             (["--config-file=/nonexistent/x"], "cannot read the configuration file '/nonexistent/x'"),
             (["--config-file=a\0b"], "is not the name of a file"),
             (["--config-file=/"], "is a folder, not a file"),
@@ -207,13 +256,15 @@ class TestFlags:
         assert text in refusal(argv)
 
     def test_help_wins_over_what_is_wrong_elsewhere(self) -> None:
-        for word in ("-h", "-help", "--help"):
+        for word in ("-h", "--h", "-help", "--help", "--help=true"):
             assert kettle().load(["--degrees=hot", word], {"NETSTORE_X": "1"}).task is Task.HELP
 
     def test_version_and_check_config(self) -> None:
         assert kettle().load(["--version"], {"NETSTORE_X": "1"}).task is Task.VERSION
         assert kettle().load(["--check-config"], {}).task is Task.CHECK
-        assert kettle().load(["--check-config=false"], {}).task is Task.RUN
+        for word in ("--check-config=false", "--version=0", "--help=F"):
+            assert kettle().load([word], {}).task is Task.RUN
+        assert kettle().load(["--version", "--version=false"], {}).task is Task.RUN, "the last one counts"
 
     @given(
         st.lists(
@@ -284,7 +335,11 @@ class TestForeignFlags:
             "--tls has no effect: no TLS yet",
         )
 
-    @pytest.mark.parametrize("argv", [["--tls"], ["--tls=true"]])
+    def test_the_last_value_counts(self) -> None:
+        told = ("--tls has no effect: no TLS yet",)
+        assert kettle().load(["--tls", "--tls=false"], {}).notices == told
+
+    @pytest.mark.parametrize("argv", [["--tls"], ["--tls=true"], ["--tls=false", "--tls"]])
     def test_others_are_refused(self, argv: list[str]) -> None:
         assert refusal(argv) == "--tls is of pot and not supported by kettled: no TLS yet"
 

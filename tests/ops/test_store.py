@@ -184,6 +184,12 @@ class TestStoreChecks:
             ("--voters=9", "out of range"),
             ("--auto-compaction-retention=soon", "give a time as 30m, or a whole number"),
             ("--auto-compaction-mode=revision --auto-compaction-retention=1h", "is no number of revisions"),
+            ("--auto-compaction-retention=-1h", "'-1h' is not usable; give a time as 30m"),
+            ("--auto-compaction-retention=0x10", "'0x10' is not usable; give a time as 30m"),
+            ("--auto-compaction-retention=1d", "'1d' is not usable; give a time as 30m"),
+            ("--auto-compaction-retention=.h", "'.h' is not usable; give a time as 30m"),
+            ("--auto-compaction-retention=2562048h", "is longer than 292 years; give a time as 30m"),
+            ("--watch-progress-notify-interval=" + "9" * 400 + "h", "is longer than 292 years"),
             ("--watch-progress-notify-interval=10", "give a time as 10m"),
             ("--auth-token=jwt", "there are no users and roles yet"),
             ("--host-whitelist=a.example", "not supported by netstored"),
@@ -200,12 +206,18 @@ class TestStoreChecks:
             ("--auto-compaction-retention=1h30m", 5400, 0),
             ("--auto-compaction-retention=500ms", 0.5, 0),
             ("--auto-compaction-retention=1.5m", 90, 0),
+            ("--auto-compaction-retention=+1h30m5us", 5400.000005, 0),
+            ("--auto-compaction-retention=.5h1.m1000000ns1\N{MICRO SIGN}s1h1h", 9060.001001, 0),
+            ("--auto-compaction-retention=010", 36_000, 0),
+            ("--auto-compaction-retention=+1", 3600, 0),
+            ("--auto-compaction-mode=revision --auto-compaction-retention=+1", 0, 1),
             ("--auto-compaction-mode=revision --auto-compaction-retention=1000", 0, 1000),
         ],
     )
     def test_how_much_history_is_kept(self, argv: str, seconds: float, revisions: int) -> None:
         config = store(*argv.split())
-        assert (config.history_seconds, config.history_revisions) == (seconds, revisions)
+        assert config.history_seconds == pytest.approx(seconds)
+        assert config.history_revisions == revisions
 
     def test_how_long_an_archive_is_kept(self) -> None:
         assert store().archive_keep_seconds == 0
@@ -385,3 +397,32 @@ class TestEtcdsManners:
         own, peers = config.tls_policy(""), config.tls_policy("peer_")
         assert (own.highest, own.revoked, own.hosts, own.verifies) == ("TLS1.2", Path("/l"), ("h",), True)
         assert (peers.highest, peers.revoked, peers.hosts, peers.verifies) == ("TLS1.2", None, (), False)
+
+
+@pytest.mark.parametrize("name", ["default", "node1"])
+def test_an_empty_store_does_not_begin_beside_the_default_folder_of_an_etcd(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = tmp_path / "state"
+    monkeypatch.setenv("STATE_DIRECTORY", str(state))
+    (tmp_path / f"{name}.etcd").mkdir()
+
+    def check(*words: str, **environ: str) -> None:
+        STORE.check_files(STORE.load(["--name", name, *words], environ))
+
+    check("--etcd-compat")  # it is no etcd's
+    (tmp_path / f"{name}.etcd" / "member").mkdir()
+    check()
+    check("--etcd-compat", "--data-dir", str(state))
+    check(ETCD_DATA_DIR=str(state))
+    check("--etcd-compat", "--name", "other")
+    for words, environ in ((("--etcd-compat",), {}), ((), {"ETCD_LISTEN_CLIENT_URLS": "http://127.0.0.1:1"})):
+        with pytest.raises(BadSetting) as caught:
+            check(*words, **environ)
+        text = str(caught.value)
+        assert f"is not set, and an etcd that was started so has its data in {tmp_path}/{name}.etcd" in text
+        assert f"netstorectl import --data-dir NEW {tmp_path}/{name}.etcd" in text
+    state.mkdir()
+    (state / "identity").write_bytes(b"netstore data folder\n")
+    check("--etcd-compat")  # it was begun before

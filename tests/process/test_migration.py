@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -274,6 +275,41 @@ def test_what_a_killed_etcd_has_acknowledged_is_not_lost(
         found = V3Client(daemon.url).kv.Range(RangeRequest(key=b"k", range_end=b"l"))
         assert len(found.kvs) == 20
         assert v2(daemon.url, "/k")[0]["node"]["value"] == "v"
+
+
+def send(url: str, method: str, body: Any, password: str = "") -> int:
+    """The status of a request with a JSON body."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), method=method)  # noqa: S310 - our store
+    request.add_header("Content-Type", "application/json")
+    if password:
+        request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
+    with urllib.request.urlopen(request, timeout=seconds(LIMIT)) as answer:  # noqa: S310 - our store
+        return int(answer.status)
+
+
+def test_an_etcd_whose_v2_api_asks_for_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused, and with --without-auth each index goes on where it was."""
+    with start_etcd(tmp_path) as etcd:
+        v2(etcd.url, "/before", "PUT", value="1")
+        members = urllib.request.urlopen(f"{etcd.url}/v2/members", timeout=seconds(LIMIT))  # noqa: S310 - our store
+        own = json.load(members)["members"][0]
+        send(f"{etcd.url}/v2/members/{own['id']}", "PUT", {"peerURLs": own["peerURLs"]})
+        for user in ("root", "other"):
+            send(f"{etcd.url}/v2/auth/users/{user}", "PUT", {"user": user, "password": "pw"})
+        send(f"{etcd.url}/v2/auth/enable", "PUT", {})
+        send(f"{etcd.url}/v2/auth/users/other", "DELETE", None, "root:pw")
+        answer, index = v2(etcd.url, "/after", "PUT", value="2")
+        assert answer["node"]["modifiedIndex"] == index
+        assert ctl("import", etcd.url, "--data-dir", tmp_path / "new") == 1
+        assert "this etcd asks for passwords (in its v2 API)" in capsys.readouterr().err
+        assert ctl("import", etcd.url, "--data-dir", tmp_path / "live", "--without-auth") == 0
+        folder = etcd.data_dir
+        etcd.stop()
+    assert ctl("import", folder, "--data-dir", tmp_path / "new") == 1
+    assert "this etcd asks for passwords (in its v2 API: 1 users, 1 roles)" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert ctl("import", folder, "--data-dir", tmp_path / "new", "--without-auth", "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out)["v2Index"] == index
 
 
 def test_netstored_on_a_folder_of_an_etcd_says_how_to_import(tmp_path: Path, stopped: dict[str, Any]) -> None:

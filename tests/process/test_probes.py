@@ -110,6 +110,7 @@ def test_a_new_member_without_a_majority_is_alive_and_not_ready(tmp_path: Path, 
     command = netstored_command(
         tmp_path / "data",
         f"--listen-metrics-urls={probed}",
+        "--quota-backend-bytes=-1",
         "--name=m0",
         f"--listen-peer-urls={peers[0]}",
         f"--initial-advertise-peer-urls={peers[0]}",
@@ -120,7 +121,9 @@ def test_a_new_member_without_a_majority_is_alive_and_not_ready(tmp_path: Path, 
         assert get(probed, "/livez") == (200, "ok\n")
         status, lines = get(probed, "/readyz")
         assert (status, "[-]linearizable_read failed" in lines) == (503, True)
-        assert "etcd_server_has_leader 0" in get(probed, "/metrics")[1]
+        metrics = get(probed, "/metrics")[1].splitlines()
+        assert "etcd_server_has_leader 0.0" in metrics
+        assert "etcd_server_quota_backend_bytes -1.0" in metrics
         assert "serving_clients" not in daemon.log
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from netstore.admission import Admission
 from netstore.api.http.responses import JSON, method_allowed
 from netstore.api.metrics import etcd, grpcfamilies, own
 from netstore.exposition import CONTENT_TYPE, text
@@ -29,7 +30,9 @@ SAMPLES_AT_ONCE: Final = 150
 """Samples that are written in one step, give or take a family: a millisecond."""
 
 MOST_WAITING: Final = 64
-"""Requests that may wait for one answer."""
+"""Requests that may wait for one answer; one household has at most half of them (`admission`)."""
+
+_METHODS: Final = b"GET,HEAD"
 
 _HEADER: Final = f"Content-Type: {CONTENT_TYPE}\r\n".encode()
 
@@ -51,22 +54,24 @@ class Metrics:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._scrape: _Scrape | None = None
+        self._places = Admission(MOST_WAITING)
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
-        if not method_allowed(exchange, b"GET"):
+        if not method_allowed(exchange, _METHODS):
+            return
+        if not self._places.enter(exchange.principal):
+            _unavailable(exchange, b"too many requests for the metrics wait")
             return
         scrape = self._scrape
         if scrape is None:
-            scrape = _Scrape(self.families(), self._over)
+            scrape = _Scrape(self.families(), self._over, self._places)
             fault = self._sources.host.jobs.start(exchange.principal, scrape)
             if fault is not None:
+                self._places.leave(exchange.principal)
                 _unavailable(exchange, fault.cause)
                 return
             self._scrape = scrape
-        if len(scrape.waiting) >= MOST_WAITING:
-            _unavailable(exchange, b"too many requests for the metrics wait")
-            return
         scrape.waiting[id(exchange)] = exchange
         exchange.defer(partial(scrape.forget, exchange))
 
@@ -84,16 +89,19 @@ class Metrics:
 class _Scrape:
     """One answer in the making. Implements `node.jobs.Job`."""
 
-    def __init__(self, families: Iterator[Metric], over: Callable[[], None]) -> None:
+    def __init__(self, families: Iterator[Metric], over: Callable[[], None], places: Admission) -> None:
+        """Who waits has one of `places`, which is given back."""
         self._families = families
         self._over = over
+        self._places = places
         self._parts: list[bytes] = []
         self.waiting: dict[int, Exchange] = {}
         """Those that get it."""
 
     def forget(self, exchange: Exchange) -> None:
         """The client has gone."""
-        self.waiting.pop(id(exchange), None)
+        if self.waiting.pop(id(exchange), None) is not None:
+            self._places.leave(exchange.principal)
 
     def step(self) -> bool:
         """See `node.jobs.Job`."""
@@ -117,6 +125,7 @@ class _Scrape:
     def _answer(self, status: int, fields: bytes, body: bytes) -> None:
         waiting, self.waiting = self.waiting, {}
         for exchange in waiting.values():
+            self._places.leave(exchange.principal)
             exchange.respond(status, fields, body)
 
 
@@ -132,7 +141,7 @@ class Variables:
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
-        if method_allowed(exchange, b"GET"):
+        if method_allowed(exchange, _METHODS):
             exchange.respond(200, JSON, msgspec.json.format(msgspec.json.encode(self.document())) + b"\n")
 
     def document(self) -> dict[str, object]:

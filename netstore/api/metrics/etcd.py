@@ -1,7 +1,8 @@
 """The metrics that have etcd's names, labels and buckets, for what is the same here.
 
-What etcd counts and netstored does not have (pages of its database file, its v2 proxies) is left out. Where
-the meaning differs a little, the text of the family says so.
+What etcd counts and netstored does not have (pages of its database file, its v2 proxies) is left out, and so
+are the times of writes to the log without their syncs: measuring these would cost each write of a member that
+is alone. Where the meaning differs a little, the text of the family says so.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ def _server(sources: Sources, calls: Calls) -> Iterator[Metric]:
     yield gauge("etcd_server_has_leader", "1 if this member knows a leader.", bool(host.leader))
     yield gauge("etcd_server_is_leader", "1 if this member leads.", host.leader == host.id)
     yield gauge("etcd_server_is_learner", "1 if this member is a learner.", own is not None and own.learner)
+    yield counting(
+        "etcd_server_learner_promote_successes",
+        "Learners that were given their vote, as each member counts them.",
+        machine.roster.promoted,
+    )
     yield counter(
         "etcd_server_leader_changes_seen_total",
         "How often this member came to know another leader.",
@@ -122,7 +128,9 @@ def _server(sources: Sources, calls: Calls) -> Iterator[Metric]:
         sum(peer.counts.dropped for peer in sources.peers.known().values()),
     )
     yield gauge(
-        "etcd_server_quota_backend_bytes", "The largest v3 state; 0 without a limit.", sources.quota_bytes
+        "etcd_server_quota_backend_bytes",
+        "The largest v3 state, in bytes; less than 0, as configured, without a limit.",
+        sources.quota_bytes,
     )
     yield counting("etcd_server_health_success", "Checks of /health that found it well.", sources.health.well)
     yield counting(
@@ -180,10 +188,10 @@ def _disk(sources: Sources, calls: Calls) -> Iterator[Metric]:
     defragmented.counts[0] = calls.defragmentations
     yield histogram(
         "etcd_disk_backend_defrag_duration_seconds",
-        "Defragment calls: there is nothing to do, free pages are reused.",
+        "Defragment calls, which do nothing: free pages are reused, and given back at a start.",
         defragmented,
     )
-    yield gauge("etcd_disk_defrag_inflight", "Always 0: there is nothing to defragment.", 0)
+    yield gauge("etcd_disk_defrag_inflight", "Always 0: Defragment does nothing.", 0)
 
 
 def _network(sources: Sources) -> Iterator[Metric]:
@@ -274,9 +282,8 @@ def _mvcc(sources: Sources, calls: Calls) -> Iterator[Metric]:
     size, in_use = sources.engine.sizes()
     yield gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the file of the state.", size)
     yield gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of its pages that are in use.", in_use)
-    yield counter(
-        "etcd_mvcc_range_total", "Ranges: calls, and operations of transactions.", calls.ranges + mvcc.ranges
-    )
+    for name in ("etcd_mvcc_range_total", "etcd_debugging_mvcc_range_total"):
+        yield counter(name, "Ranges: calls, and operations of transactions.", calls.ranges + mvcc.ranges)
     yield counter("etcd_mvcc_put_total", "Puts that were applied.", max(0, mvcc.changed - mvcc.deleted))
     yield counter("etcd_mvcc_delete_total", "Keys that were deleted.", mvcc.deleted)
     yield counter("etcd_mvcc_txn_total", "Transactions, also those that only read.", v3.txns)
@@ -299,6 +306,11 @@ def _mvcc(sources: Sources, calls: Calls) -> Iterator[Metric]:
         "etcd_debugging_mvcc_compact_revision",
         "The revision up to which history is compacted.",
         mvcc.compacted,
+    )
+    yield counter(
+        "etcd_debugging_mvcc_db_compaction_keys_total",
+        "Records that were erased after compactions.",
+        mvcc.erased,
     )
     yield gauge(
         "etcd_debugging_mvcc_total_put_size_in_bytes", "Bytes of all records that are stored.", mvcc.size

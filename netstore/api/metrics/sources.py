@@ -41,7 +41,7 @@ class Sources:
     shares: Shares
     tracer: Tracer
     quota_bytes: int
-    """The largest v3 state; 0 without a limit."""
+    """The largest v3 state; less than 0 without a limit."""
     scheduled: BackupState | None = None
     """Scheduled backups; None without."""
     archiver: Archiver | None = None

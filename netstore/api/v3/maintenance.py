@@ -188,7 +188,7 @@ class MaintenanceService:
     # --- storage
 
     def _defragment(self, call: Call, _: pb.DefragmentRequest) -> None:
-        """Nothing to do: the storage reuses free space by itself."""
+        """Nothing to do: writes use free pages again, and a start gives them back (`disk.compacting`)."""
         call.reply(b"")
 
     def _hash(self, call: Call, _: pb.HashRequest) -> None:

@@ -11,6 +11,7 @@ from netstore.agent.localnode import find_interface
 from netstore.agent.netlink import Netlink
 from netstore.cli.checks.finding import absent, ok, unknown, wrong
 from netstore.errors import NetstoreError
+from netstore.inputfile import open_regular
 from netstore.network.addresses import Subnet, parse_ip, show_ip
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _next_hops(node: Node, known: Known) -> Finding:
 
 def _mtu(config: AgentConfig) -> int | None:
     try:
-        with config.subnet_file.open("rb") as file:
+        with open_regular(config.subnet_file) as file:
             text = file.read(envfile.MAX_FILE_BYTES).decode("utf-8", "replace")
     except OSError:
         return None

@@ -15,6 +15,7 @@ from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, memb
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import PATH, Command, flags_given, pass_settings
 from netstore.cli.output import Form, Table
+from netstore.outputfile import check_target
 
 if TYPE_CHECKING:
     from netstore.disk.statefile import StateFile
@@ -65,6 +66,8 @@ def export(
     with ExitStack() as parts, in_words(source):
         if source_wal_dir is not None and not source.is_dir():
             usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
+        if snapshot is not None:
+            check_target(snapshot)
         from netstore.node import etcdexport  # noqa: PLC0415 - help need not wait for the store's modules
         from netstore.node.seeding import founders  # noqa: PLC0415 - same
 

@@ -6,6 +6,8 @@ import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from netstore.inputfile import open_regular
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -51,9 +53,8 @@ def _newest_backup(folder: Path) -> Path | None:
 
     newest: Path | None = None
     for file in sorted(folder.iterdir()):
-        with suppress(OSError):  # a file that cannot be read is not the one to name
-            if file.is_file():
-                with file.open("rb") as opened:
-                    if is_backup(opened.read(len(MAGIC))) or is_database(opened):
-                        newest = file
+        # A file that cannot be read, or is none, is not the one to name.
+        with suppress(OSError), open_regular(file) as opened:
+            if is_backup(opened.read(len(MAGIC))) or is_database(opened):
+                newest = file
     return newest

@@ -41,6 +41,7 @@ DONE: Final = "done"
 WOULD: Final = "would be done"
 CHANGED: Final = "left alone: it was changed meanwhile"
 LEASE_ENDED: Final = "left alone: its lease has ended"
+REFUSED: Final = "left alone: the store refuses it"
 
 start_argument = click.argument("start", metavar="PREFIX", type=os.fsencode)
 
@@ -315,16 +316,19 @@ class _Undo:
             for step in batch:
                 self._tell(step, WOULD)
             return
-        outcome = await store.keys.write(batch)
-        self.written = outcome.revision or self.written
-        for step in batch:
-            self._tell(step, CHANGED if step.key in outcome.changed else DONE)
+        async for outcome in store.keys.write(batch):
+            self.written = outcome.revision or self.written
+            for step in outcome.steps:
+                if outcome.refusal:
+                    self._tell(step, REFUSED, f": {outcome.refusal}")
+                else:
+                    self._tell(step, CHANGED if step.key in outcome.changed else DONE)
 
-    def _tell(self, step: Step, result: str) -> None:
+    def _tell(self, step: Step, result: str, reason: str = "") -> None:
         self.counts[result] = self.counts.get(result, 0) + 1
         if len(self.rows) < MOST_ROWS:
             change = "delete" if step.wanted is None else "put" if step.found else "create"
-            self.rows.append((step.key, change, step.found or None, _mod(step.wanted), result))
+            self.rows.append((step.key, change, step.found or None, _mod(step.wanted), result + reason))
 
 
 def _is_as_wanted(now: KeyValue, value: bytes, lease: int) -> bool:

@@ -62,6 +62,14 @@ _ADDRESS: Final = re.compile(r"https?://.*|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)
     "--initial-cluster-token", metavar="TEXT", help="Secret of the new cluster; needed if it has several."
 )
 @click.option("--without-auth", is_flag=True, help="Import although the etcd asks for passwords.")
+@click.option(
+    "--without-damaged-end",
+    is_flag=True,
+    help="Import what the etcd's log has before the place at which its end is damaged.",
+)
+@click.option(
+    "--skip-hash-check", is_flag=True, help="Of a snapshot file: do not verify the digest at its end."
+)
 @pass_settings
 def import_(
     settings: Settings,
@@ -75,6 +83,8 @@ def import_(
     initial_cluster: str | None,
     initial_cluster_token: str | None,
     without_auth: bool,
+    without_damaged_end: bool,
+    skip_hash_check: bool,
 ) -> None:
     """Make the data folder of a new netstore from an etcd.
 
@@ -83,10 +93,17 @@ def import_(
     Nothing in SOURCE is changed. To copy into a netstore that runs, see netstorectl mirror.
     """
     is_live = _is_live(source)
-    if source_wal_dir is not None and (is_live or not Path(source).is_dir()):
-        usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
+    is_folder = not is_live and Path(source).is_dir()
+    for option, given in (
+        ("--source-wal-dir", source_wal_dir is not None),
+        ("--without-damaged-end", without_damaged_end),
+    ):
+        if given and not is_folder:
+            usage(f"{option}: is for a data folder, and SOURCE is none; leave it out")
     if is_live and "--endpoints" in settings.flags:
         usage("--endpoints: SOURCE is the URL that is asked; leave the option out")
+    if skip_hash_check and (is_live or is_folder):
+        usage("--skip-hash-check: is for a snapshot file, and SOURCE is none; leave it out")
     members = members_of(name, peer_urls, initial_cluster)
     check_token(initial_cluster_token)
     if len(members) > 1 and is_live:
@@ -105,9 +122,16 @@ def import_(
             settings.endpoints = source
             settings.names = {"--endpoints": "SOURCE"}
             with _of_source(source):
-                opened = _fetched(settings, data_dir, parts)
+                opened = _fetched(settings, data_dir, parts, without_auth=without_auth)
         else:
-            opened = _opened(source, targets, source_wal_dir, parts)
+            opened = _opened(
+                source,
+                targets,
+                source_wal_dir,
+                parts,
+                without_damaged_end=without_damaged_end,
+                skip_digest=skip_hash_check,
+            )
         _check(opened, without_auth=without_auth)
         # Members that begin with different data get different ids, so they do not take each other for one.
         origin = opened.digest() if initial_cluster_token else secrets.token_hex(16)
@@ -185,6 +209,9 @@ def _opened(
     targets: tuple[Path, Path | None],
     source_wal_dir: Path | None,
     parts: ExitStack,
+    *,
+    without_damaged_end: bool,
+    skip_digest: bool,
 ) -> EtcdSource:
     """What a file or folder has."""
     from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
@@ -205,8 +232,11 @@ def _opened(
     check_apart((path, source_wal_dir), targets)
     with _progress("reading") as told:
         if path.is_dir():
-            return open_folder(path, source_wal_dir, Nanos(time.time_ns()), parts, told)
-        opened = open_file(path, parts, told)
+            now = Nanos(time.time_ns())
+            return open_folder(
+                path, source_wal_dir, now, parts, told, without_damaged_end=without_damaged_end
+            )
+        opened = open_file(path, parts, told, skip_digest=skip_digest)
     warn(
         f"{path}: has the v3 keys only; an etcd keeps its v2 tree outside of this file: to import both, give"
         " as SOURCE the data folder of the etcd when it is stopped, or its URL while it serves"
@@ -214,13 +244,14 @@ def _opened(
     return opened
 
 
-def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource:
+def _fetched(settings: Settings, data_dir: Path, parts: ExitStack, *, without_auth: bool) -> EtcdSource:
     """What a running etcd has: a snapshot, taken into a file beside the folder for as long as it is needed,
-    and its v2 tree.
+    and its v2 tree. NetstoreError as of `EtcdSource.check_open`.
     """
     import tempfile  # noqa: PLC0415 - only here
 
-    from netstore.node.etcdsource import open_file  # noqa: PLC0415 - see above
+    from netstore.node.etcdimport import V2Auth  # noqa: PLC0415 - see above
+    from netstore.node.etcdsource import open_file  # noqa: PLC0415 - same
     from netstore.types import EtcdIndex, Nanos  # noqa: PLC0415 - same
 
     data_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -232,6 +263,8 @@ def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource
     settings.run(lambda: _save_snapshot(settings, cast("BinaryIO", file)))
     file.flush()
     opened = open_file(Path(file.name), parts)
+    opened.v2_auth = V2Auth(enabled=settings.ask(_asks_for_passwords))
+    opened.check_open(without_auth=without_auth)
     now = Nanos(time.time_ns())
     listed = settings.ask(_list)
     if listed is None:
@@ -239,6 +272,10 @@ def _fetched(settings: Settings, data_dir: Path, parts: ExitStack) -> EtcdSource
         return opened
     opened.add_listing(listed.node, EtcdIndex(listed.etcd_index), now)
     return opened
+
+
+async def _asks_for_passwords(client: V2Client) -> bool:
+    return await client.asks_for_passwords()
 
 
 async def _list(client: V2Client) -> Answer | None:
@@ -303,6 +340,11 @@ def _tell(
         warn(f"the last {opened.uncommitted} entries of its log were taken as if all members had them")
     if opened.torn:
         warn(f"{opened.torn}: the last write was not finished, and was not acknowledged either: left out")
+    if opened.lost is not None:
+        warn(
+            f"{opened.lost.place}: the log is damaged there: the {opened.lost.size} bytes from there on were"
+            " left out, with writes that this etcd may have acknowledged"
+        )
     if opened.has_hidden:
         warn(
             "a running etcd does not list the hidden keys of its v2 API (names that begin with _): to import"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec.json import decode
 
+from netstore.cli.commands.failures import refused
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.ipv6 import show_ip6
 from netstore.network.lease import SubnetLease, parse_lease
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from netstore.client.subnetstore import Entry
     from netstore.network.config import Network
+
+NAMED: Final = 3
+"""Most records that an error text names."""
 
 HEADINGS = ("SUBNET", "PUBLIC IP", "BACKEND", "TTL", "EXPIRES", "RESERVED", "PROBLEM")
 
@@ -168,6 +172,15 @@ def survey(entries: Iterable[Entry], network: Network | None, folder: str) -> li
             problems.append("overdue")
         records.append(Record(folder, entry, lease, tuple(problems)))
     return records + others
+
+
+def require_leases(records: Iterable[Record]) -> None:
+    """`Failure` if a record cannot be read as a lease, for the end of a command that has shown what can."""
+    unread = [record for record in records if record.lease is None]
+    if unread:
+        named = "; ".join(f"{record.key}: {', '.join(record.problems)}" for record in unread[:NAMED])
+        more = f"; and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
+        raise refused(f"{named}{more}; correct it, or remove it with subnet release")
 
 
 def _misfits(lease: SubnetLease, network: Network) -> list[str]:

@@ -31,9 +31,10 @@ OF_ETCDCTL: Final = frozenset(
 
 OTHERS: Final = {
     "backup": "it copied a stopped etcd's folder; here 'snapshot save FILE' saves everything, keys of the v2"
-    " API too, while the store runs, and 'snapshot restore FILE' makes a data folder of it"
+    " API too, while the store runs, and 'snapshot restore FILE' makes a data folder of it",
+    "snapshot backup": "'snapshot save FILE' makes a backup",
 }
-"""Commands of etcdctl for the v2 API that are another one here, and which."""
+"""Commands below the program that are another one here, and which: of etcdctl's v2 API, or guessed."""
 
 
 PATH: Final = click.Path(path_type=Path, readable=False)
@@ -218,8 +219,9 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Refer to etcdctl for its commands, and to the own ones that do the same."""
-        if ctx.parent is None and args[0] in OTHERS:
-            raise click.UsageError(f"No such command '{args[0]}': {OTHERS[args[0]]}.", ctx)
+        words = args[0] if ctx.parent is None else f"{ctx.info_name} {args[0]}"
+        if words in OTHERS:
+            raise click.UsageError(f"No such command '{args[0]}': {OTHERS[words]}.", ctx)
         if ctx.parent is None and args[0] in OF_ETCDCTL and args[0] not in self.commands:
             text = f"No such command '{args[0]}'; etcdctl has it: ETCDCTL_API=3 etcdctl {args[0]}"
             raise click.UsageError(text, ctx)

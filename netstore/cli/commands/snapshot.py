@@ -185,7 +185,7 @@ def verify(settings: Settings, file: Path) -> None:
 
     with in_words(file):
         if _kind(file) == V3:
-            content = _v3_content(file) | {"verified": fullbackup.READ_THROUGH}
+            content = _v3_content(file, without_digest=False) | {"verified": fullbackup.READ_THROUGH}
         else:
             found = fullbackup.verify(file, usable_memory() // 2)
             content = _full_content(found) | {"verified": found.how}
@@ -207,7 +207,11 @@ def _content(file: Path) -> dict[str, object]:
     """What is in a file, all of which is read."""
     from netstore.node import fullbackup  # noqa: PLC0415 - few commands need it
 
-    return _v3_content(file) if _kind(file) == V3 else _full_content(fullbackup.verify(file, 0))
+    return (
+        _v3_content(file, without_digest=True)
+        if _kind(file) == V3
+        else _full_content(fullbackup.verify(file, 0))
+    )
 
 
 def _full_content(found: Found) -> dict[str, object]:
@@ -235,13 +239,13 @@ def _full_content(found: Found) -> dict[str, object]:
     }
 
 
-def _v3_content(file: Path) -> dict[str, object]:
+def _v3_content(file: Path, *, without_digest: bool) -> dict[str, object]:
     """What is in a snapshot in etcd's format, with the hash that `etcdctl snapshot status` shows."""
     from netstore.codec import crc32c  # noqa: PLC0415 - few commands need them
     from netstore.etcdfile.boltreader import Database, database_size  # noqa: PLC0415 - same
 
     with open_input(file, NAME_BACKUP) as opened:
-        size = database_size(opened, str(file))
+        size = database_size(opened, str(file), without_digest=without_digest)
         opened.seek(size)
         digest = opened.read()
         database = Database(opened, str(file), size)

@@ -12,7 +12,7 @@ import click
 
 from netstore.cli.commands.failures import Exit, Failure, failure_of, refused
 from netstore.cli.commands.invocation import Settings, columns
-from netstore.cli.commands.leases import survey
+from netstore.cli.commands.leases import require_leases, survey
 from netstore.cli.commands.network import checked
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.output import Form, Table, document, emit, plain, table
@@ -20,6 +20,7 @@ from netstore.cli.output import Form, Table, document, emit, plain, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from netstore.cli.commands.leases import Record
     from netstore.client.subnetstore import Entry, SubnetStore
     from netstore.client.v2 import ClusterMember, V2Client
 
@@ -63,6 +64,7 @@ class NetworkState:
     problems: tuple[str, ...] = ()
     failure: Failure | None = None
     """Why it could not be read."""
+    records: Sequence[Record] = ()
 
 
 @click.command(cls=Command)
@@ -71,7 +73,7 @@ def status(settings: Settings) -> None:
     """Show health, version and latency of each endpoint, and the state of the network.
 
     Exit status 4 if an endpoint is not healthy or the network could not be read, 1 if its config cannot be
-    used.
+    used or a record of its subnets is no lease.
     """
     endpoints = settings.run(partial(_look_at_all, settings))
     if not any(seen.reached for seen in endpoints):
@@ -86,6 +88,7 @@ def status(settings: Settings) -> None:
         raise network.failure
     if network.config == "invalid":
         raise refused(f"{settings.key('config')}: {_joined(network)}")
+    require_leases(network.records)
 
 
 async def _look_at_all(settings: Settings) -> list[Endpoint]:
@@ -163,7 +166,7 @@ def _network(settings: Settings) -> NetworkState:
         state.config = "invalid" if network is None else "valid"
     if network is not None:
         state.network, state.backend = str(network.network), network.backend_type
-    records = survey(entries, network, settings.key("subnets"))
+    state.records = records = survey(entries, network, settings.key("subnets"))
     state.leases = sum(record.lease is not None and not record.reserved for record in records)
     state.reservations = sum(record.reserved for record in records)
     state.bad_leases = sum(bool(record.problems) for record in records)
@@ -175,7 +178,7 @@ def _content(seen: Endpoint | NetworkState) -> dict[str, object]:
     return {
         re.sub("_([a-z])", lambda letter: letter[1].upper(), name): getattr(seen, name)
         for name in (each.name for each in fields(seen))
-        if name not in ("reached", "failure")
+        if name not in ("reached", "failure", "records")
     }
 
 

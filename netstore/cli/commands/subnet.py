@@ -7,14 +7,14 @@ changed meanwhile is not overwritten.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
 from netstore.cli.commands import completion
 from netstore.cli.commands.failures import Exit, Failure, refused, usage
 from netstore.cli.commands.invocation import MAX_TTL, Settings, agreed, index_of
-from netstore.cli.commands.leases import HEADINGS, Record, survey
+from netstore.cli.commands.leases import HEADINGS, Record, require_leases, survey
 from netstore.cli.commands.network import checked
 from netstore.cli.commands.options import Group, pass_settings, whole
 from netstore.cli.output import Table
@@ -42,6 +42,7 @@ def subnet() -> None:
 @pass_settings
 def ls(settings: Settings, *, watch: bool) -> None:
     """List all subnets; records that are no lease, or that daemons stumble over, with what is wrong.
+    Exit status 1 if one is no lease, or the network config cannot be used.
 
     With --watch a terminal shows a table that is kept up to date; elsewhere each subnet that is there and
     each change is a line, which begins with listed, added, changed or removed.
@@ -51,18 +52,23 @@ def ls(settings: Settings, *, watch: bool) -> None:
 
         settings.ask_network(partial(follow, settings))
         return
-    records, _ = surveyed(settings, timed=EVERY)
+    records, _, problem = surveyed(settings, timed=EVERY)
     settings.show(
         {"subnets": [record.content() for record in records]},
         Table(HEADINGS, [record.row() for record in records]),
     )
+    require_leases(records)
+    if problem is not None:
+        raise refused(f"{settings.key('config')}: {problem}; no lease was compared with it")
 
 
 @subnet.command()
 @subnet_argument
 @pass_settings
 def show(settings: Settings, subnet: str) -> None:
-    """Show one subnet in full. SUBNET is 10.1.5.0/24, or the last part of the record's key."""
+    """Show one subnet in full. SUBNET is 10.1.5.0/24, or the last part of the record's key. Exit status 1 if
+    the record is no lease.
+    """
     record = _record(settings, subnet)
     lease = record.lease
     data = None if lease is None or lease.backend_data is None else lease.backend_data.decode()
@@ -90,6 +96,7 @@ def show(settings: Settings, subnet: str) -> None:
             ],
         ),
     )
+    require_leases([record])
 
 
 @subnet.command()
@@ -108,7 +115,7 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str, ipv6: str | None
     """
     wanted, address = canonical(subnet), _host(public_ip)
     wanted6 = None if ipv6 is None else _canonical6(ipv6)
-    records, found = surveyed(settings)
+    records, found, _ = surveyed(settings)
     if found is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
     objection = objection_to(wanted, address, found, records) or objection_to6(
@@ -292,15 +299,25 @@ EVERY: Final = ""
 """For `surveyed`: the time of every record is wanted."""
 
 
-def surveyed(settings: Settings, timed: str | None = None) -> tuple[list[Record], Network | None]:
+class Surveyed(NamedTuple):
+    """What the store has of a network."""
+
+    records: list[Record]
+    network: Network | None
+    """None if there is no config, or none that can be used."""
+    problem: str | None
+    """Why the config cannot be used."""
+
+
+def surveyed(settings: Settings, timed: str | None = None) -> Surveyed:
     """All records, checked against the network config if that is valid. In v3 the remaining time is known
     only of those whose name or subnet is `timed`, or of all with `EVERY`: it takes a call for each.
     """
 
-    async def reading(store: SubnetStore) -> tuple[list[Record], Network | None]:
+    async def reading(store: SubnetStore) -> Surveyed:
         config = await store.config()
         value = None if config is None else config.value
-        network = None if value is None else checked(value.encode())[0]
+        network, problem = (None, None) if value is None else checked(value.encode())
         entries = (await store.entries()).entries
         asked = [
             entry
@@ -309,7 +326,7 @@ def surveyed(settings: Settings, timed: str | None = None) -> tuple[list[Record]
         ]
         known = {entry.name: entry for entry in await store.timed(asked)}
         found = [known.get(entry.name, entry) for entry in entries]
-        return survey(found, network, settings.key("subnets")), network
+        return Surveyed(survey(found, network, settings.key("subnets")), network, problem)
 
     return settings.ask_network(reading)
 
@@ -317,7 +334,7 @@ def surveyed(settings: Settings, timed: str | None = None) -> tuple[list[Record]
 def _record(settings: Settings, text: str) -> Record:
     """The record of an argument as it is now; `Failure` if there is none."""
     name = record_name(text)
-    named = [record for record in surveyed(settings, name)[0] if record.is_named(name)]
+    named = [record for record in surveyed(settings, name).records if record.is_named(name)]
     for record in sorted(named, key=lambda record: record.name != name):
         return record
     raise Failure(Exit.NOT_FOUND, f"{settings.key('subnets', name)}: not found; see subnet ls")

@@ -92,7 +92,7 @@ def move(settings: Settings, holder: str, new_subnet: str, *, wait: float, relea
     if release and not wait:
         usage("--release: is done when the agent has moved, which --wait 0 does not wait for")
     wanted = canonical(new_subnet)
-    records, network = surveyed(settings)
+    records, network, _ = surveyed(settings)
     if network is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
     former = _held(records, holder, settings)
@@ -118,7 +118,7 @@ def move(settings: Settings, holder: str, new_subnet: str, *, wait: float, relea
 
         if not settings.ask_network(releasing):
             raise refused(f"{former.subnet}: was changed meanwhile and is not removed; see subnet ls")
-    after = [record for record in surveyed(settings)[0] if record.public_ip == former.public_ip]
+    after = [record for record in surveyed(settings).records if record.public_ip == former.public_ip]
     settings.show(
         {"action": "moved" if taken else "reserved", "subnets": [record.content() for record in after]},
         _table(after),
@@ -224,7 +224,9 @@ def drain(settings: Settings, node: str, *, wait: float, yes: bool) -> None:
     again, as a running flanneld does at once, which is told and is exit status 1.
     """
     of = _found(settings, node)
-    mine = [record for record in surveyed(settings)[0] if record.lease is not None and of.has(record.lease)]
+    mine = [
+        record for record in surveyed(settings).records if record.lease is not None and of.has(record.lease)
+    ]
     if not mine:
         raise Failure(Exit.NOT_FOUND, f"{node}: holds no subnet; see subnet ls")
     named = " and ".join(record.subnet for record in mine)
@@ -345,7 +347,7 @@ def _address(word: str) -> int | None:
 def _found(settings: Settings, word: str) -> _Node:
     """The node with this address or name. `Failure` if several have it."""
     address = _address(word)
-    leases = [record.lease for record in surveyed(settings)[0] if record.lease is not None]
+    leases = [record.lease for record in surveyed(settings).records if record.lease is not None]
     if address is None and not any(lease.node_name == word for lease in leases):
         address = _reported(settings, word)
     elif address is not None:

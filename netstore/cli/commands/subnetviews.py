@@ -11,7 +11,7 @@ import click
 from netstore.cli.commands import completion
 from netstore.cli.commands.failures import Exit, Failure, in_words
 from netstore.cli.commands.invocation import Settings, columns, say
-from netstore.cli.commands.leases import both
+from netstore.cli.commands.leases import both, require_leases
 from netstore.cli.commands.netmap import FREE, drawing, mapped, picture, summary
 from netstore.cli.commands.options import NAME, Command, pass_settings
 from netstore.cli.commands.past import HEADINGS, concerns, spans
@@ -43,14 +43,20 @@ def map_(settings: Settings, *, svg: str | None) -> None:
     """Show which subnets of the network are free, held and reserved, and by whom.
 
     A table has one sign for each subnet, or for several of a large network, and the list below it if that is
-    short; plain lines and JSON have the list, with free subnets in a row as one entry.
+    short; plain lines and JSON have the list, with free subnets in a row as one entry. Exit status 1 if a
+    record is no lease.
     """
-    records, network = surveyed(settings)
+    records, network, _ = surveyed(settings)
     if network is None:
         raise Failure(
             Exit.NOT_FOUND, f"{settings.key('config')}: no config that daemons can use; see network check"
         )
     found = mapped(network, records)
+    _put(settings, found, svg)
+    require_leases(records)
+
+
+def _put(settings: Settings, found: Map, svg: str | None) -> None:
     if svg == "-":
         emit(picture(found))
         return

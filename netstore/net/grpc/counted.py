@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from netstore.codes import OK
 from netstore.histogram import Histogram
 
 if TYPE_CHECKING:
@@ -66,13 +67,13 @@ class Counted:
         """Calls that were begun, as far as they are known."""
         return self.started or self.answered + sum(self.failed.values())
 
-    def took(self, call: GrpcCall, seconds: float) -> None:
+    def took(self, call: GrpcCall, seconds: float, status: int = OK) -> None:
         """A unary call ended that was longer than the first bound."""
         self.handling.observe(seconds)
         if seconds > SLOW_SECONDS:
             slow = self._server.slow
             if slow is not None:
-                slow(call, seconds)
+                slow(call, seconds, status)
 
     def ended(self, call: GrpcCall, status: int) -> None:
         """A call ended, in another way than by `reply` in one piece."""
@@ -84,6 +85,6 @@ class Counted:
         if not call.is_unary:
             return
         if seconds > SHORTEST_BOUND:
-            self.took(call, seconds)
+            self.took(call, seconds, status)
         else:
             self.short += seconds

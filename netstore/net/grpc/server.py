@@ -132,8 +132,10 @@ class GrpcServer:
         self._routes: dict[tuple[bytes, str], _Unary | _Streaming] = {}
         self._versions: set[str] = set()
         self.rounds: Rounds = rounds or Still()
-        self.slow: Callable[[GrpcCall, float], object] | None = None
-        """Called with a unary call that took longer than `counted.SLOW_SECONDS`, and its seconds."""
+        self.slow: Callable[[GrpcCall, float, int], object] | None = None
+        """Called with a unary call that took longer than `counted.SLOW_SECONDS`, its seconds and
+        its status.
+        """
         self.clock = clock
         self.log = log
         self.message_limit = message_limit

@@ -67,13 +67,17 @@ class Sweep:
         self.target = revision
         self._at = self._index.log.first
 
-    def step(self, most: int = SWEEP_STEP, size: int = SWEEP_BYTES) -> None:
-        """Look at so many changes, and erase at most as many records and one, or about so many bytes."""
+    def step(self, most: int = SWEEP_STEP, size: int = SWEEP_BYTES) -> int:
+        """Look at so many changes, and erase at most as many records and one, or about so many bytes; how
+        many records were erased.
+        """
+        count = 0
         log = self._index.log
         end = log.find(self.target + 1)
         stop = min(self._at + most, end)
         while self._at < stop and most > 0 and size > 0:
             erased, erased_bytes, is_done = self._sweep_key(log.key(self._at), most, size)
+            count += erased
             most -= erased
             size -= erased_bytes
             self._at += is_done
@@ -81,6 +85,7 @@ class Sweep:
             self.swept = self.target
         # Changes at the compacted revision itself stay: a watch may start there.
         log.forget(min(self._at, log.find(self.target)))
+        return count
 
     def _sweep_key(self, key: bytes, most: int, size: int) -> tuple[int, int, bool]:
         """Erase the records of a key that cannot be read any more. Returns the number of records erased,
@@ -113,4 +118,5 @@ class Sweep:
             erase(kept.to_bytes(PLACE_BYTES, "big"))
             index.dead.remove(key)
             del index.items[key]
+            count += 1
         return count, erased, True

@@ -112,6 +112,8 @@ class Mvcc:
         """Puts and deletions of single keys that were taken by `take_changes`, since the start."""
         self.deleted = 0
         """Deletions of single keys since the start."""
+        self.erased = 0
+        """Records that were erased after compactions since the start."""
         self.ranges = 0
         """Ranges of transactions and of the log since the start."""
         self.is_from_saved = False
@@ -539,7 +541,7 @@ class Mvcc:
         allowed = self._pins.allow(self.compacted)
         if self._sweep.target < allowed:
             self._sweep.begin(allowed)
-        self._sweep.step(steps)
+        self.erased += self._sweep.step(steps)
         if self.swept == self._sweep.target:
             self.origins.erase_before(self.swept)
 

@@ -8,14 +8,15 @@ import subprocess
 import pytest
 
 from netstore.api.metrics.endpoint import MOST_WAITING, Variables
+from netstore.errors import too_many
 from netstore.net.exchange import Request
 from tests.support.local_member import RecordedExchange
 from tests.support.metered import Metered, values, watched
 from tests.support.profiled import profiled
 
 
-def asked(metered: Metered, method: bytes = b"GET") -> RecordedExchange:
-    exchange = RecordedExchange(Request(method, b"/metrics"))
+def asked(metered: Metered, method: bytes = b"GET", principal: str = "10.0.0.9") -> RecordedExchange:
+    exchange = RecordedExchange(Request(method, b"/metrics"), principal=principal)
     metered.metrics(exchange)
     return exchange
 
@@ -47,13 +48,46 @@ def test_who_goes_away_is_not_answered_and_others_are() -> None:
     assert (gone.status, stays.status) == (0, 200)
 
 
+def test_one_client_leaves_room_for_others() -> None:
+    metered = Metered()
+    jobs = metered.solo.host.jobs
+    flood = [asked(metered, principal="10.0.0.8") for _ in range(MOST_WAITING)]
+    refused = [each for each in flood if each.status == 503]
+    assert len(refused) == MOST_WAITING // 2
+    scraper = asked(metered, principal="10.0.0.9")
+    gone = next(each for each in flood if not each.status)
+    gone.hang_up()
+    while len(jobs):
+        jobs.run(1)
+    assert scraper.status == 200
+    assert sum(each.status == 200 for each in flood) == MOST_WAITING // 2 - 1
+    again = [asked(metered, principal="10.0.0.8") for _ in range(MOST_WAITING // 2)]
+    assert not any(each.status for each in again), "all places were given back"
+
+
 def test_more_than_may_wait_are_refused() -> None:
     metered = Metered()
-    waiting = [asked(metered) for _ in range(MOST_WAITING)]
-    assert asked(metered).status == 503
+    waiting = [asked(metered, principal=f"10.0.0.{number}") for number in range(MOST_WAITING)]
+    assert asked(metered, principal="10.0.1.1").status == 503
     while len(metered.solo.host.jobs):
         metered.solo.host.jobs.run(1)
     assert {each.status for each in waiting} == {200}
+
+
+def test_a_refused_job_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    metered = Metered()
+    with monkeypatch.context() as patch:
+        patch.setattr(metered.solo.host.jobs, "start", lambda *_: too_many())
+        assert {asked(metered).status for _ in range(2 * MOST_WAITING)} == {503}
+    assert not asked(metered).status
+
+
+def test_the_head_alone_may_be_asked_for() -> None:
+    metered = Metered()
+    exchange = asked(metered, b"HEAD")
+    while len(metered.solo.host.jobs):
+        metered.solo.host.jobs.run(1)
+    assert exchange.status == 200
 
 
 def test_other_methods_are_refused() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from netstore.api.metrics.etcd import SLOW_APPLY_SECONDS
-from netstore.state.commands import encode
+from netstore.state.commands import AddMember, PromoteMember, encode
 from netstore.state.v3.commands import (
+    Compact,
     DeleteRange,
     LeaseGrant,
     LeaseRenew,
@@ -13,8 +16,12 @@ from netstore.state.v3.commands import (
     Range,
     Txn,
 )
+from netstore.types import NodeId
 from netstore.watch.streams import Selection
 from tests.support.metered import OTHER, Metered, NoSink
+
+if TYPE_CHECKING:
+    from netstore.state.commands import Command
 
 
 def test_requests_are_counted_where_they_are_applied() -> None:
@@ -38,7 +45,7 @@ def test_requests_are_counted_where_they_are_applied() -> None:
     assert told["etcd_mvcc_put_total"] == 4
     assert told["etcd_mvcc_delete_total"] == 1
     assert told["etcd_mvcc_txn_total"] == 1
-    assert told["etcd_mvcc_range_total"] == 1
+    assert told["etcd_mvcc_range_total"] == told["etcd_debugging_mvcc_range_total"] == 1
     assert told["etcd_debugging_mvcc_keys_total"] == 2
     assert told["etcd_debugging_mvcc_events_total"] == 5
     assert told["etcd_debugging_mvcc_watcher_total"] == 1
@@ -55,6 +62,28 @@ def test_requests_are_counted_where_they_are_applied() -> None:
     assert told["etcd_server_leader_changes_seen_total"] == 1
     assert told["etcd_server_is_leader"] == told["etcd_server_has_leader"] == 1
     assert told["etcd_server_apply_duration_seconds_count{op=turn,success=true,version=v3}"] >= len(commands)
+
+
+def test_what_a_compaction_erases_is_counted() -> None:
+    metered = Metered()
+    host = metered.solo.host
+    puts = tuple(Put(b"/a", b"%d" % number) for number in range(3))
+    commands: tuple[Command, ...] = (*puts, Put(b"/b"), DeleteRange(b"/b"), Put(b"/c"), Compact(7))
+    for command in commands:
+        host.propose(encode(command), lambda _: None, b"10.0.0.9")
+        metered.solo.settle()
+    host.machine.mvcc.sweep()
+    assert metered.values()["etcd_debugging_mvcc_db_compaction_keys_total"] == 4
+
+
+def test_learners_that_get_their_vote_are_counted() -> None:
+    metered = Metered()
+    roster = metered.solo.host.machine.roster
+    roster.add_member(AddMember(OTHER, ("http://other:2380",), learner=True))
+    assert metered.values()["etcd_server_learner_promote_successes"] == 0
+    assert roster.promote_member(PromoteMember(OTHER)) is None
+    assert roster.promote_member(PromoteMember(NodeId(99))) is not None
+    assert metered.values()["etcd_server_learner_promote_successes"] == 1
 
 
 def test_applying_for_too_long_is_slow() -> None:
@@ -107,4 +136,5 @@ def test_sizes_health_and_the_process() -> None:
     assert told["os_fd_used"] == told["process_open_fds"] > 2
     assert told["os_fd_limit"] == told["process_max_fds"] > told["os_fd_used"]
     assert told["process_resident_memory_bytes"] > 1_000_000
+    assert told["process_virtual_memory_max_bytes"] > told["process_resident_memory_bytes"]
     assert told["process_cpu_seconds_total"] > 0

@@ -76,13 +76,13 @@ def test_durations_are_those_by_the_rounds_of_the_loop() -> None:
 
 def test_slow_calls_are_told_and_others_are_not() -> None:
     metered = Metered()
-    slow: list[float] = []
-    metered.grpc.slow = lambda _, seconds: slow.append(seconds)
+    slow: list[tuple[float, int]] = []
+    metered.grpc.slow = lambda _, seconds, status: slow.append((round(seconds, 3), status))
     counted = route(metered, b"/etcdserverpb.KV/Put")
     metered.reactor.now = 10.0
     for opened_at in (10.0, 10.0 - SLOW_SECONDS / 2, 10.0 - SLOW_SECONDS * 2):
-        counted.ended(Call(opened_at), OK)  # type: ignore[arg-type]  # it looks at no more
-    assert [round(seconds, 3) for seconds in slow] == [2 * SLOW_SECONDS]
+        counted.ended(Call(opened_at), UNAVAILABLE)  # type: ignore[arg-type]  # it looks at no more
+    assert slow == [(2 * SLOW_SECONDS, UNAVAILABLE)]
 
 
 @pytest.mark.parametrize(

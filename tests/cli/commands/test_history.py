@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import random
 import re
@@ -18,15 +19,19 @@ from netstore.cli.commands import history
 from netstore.client import keyspace, origins
 from netstore.client.keyspace import KeySpace
 from netstore.proto import rpc_pb2 as pb
+from tests.support.daemon import start_netstored
 from tests.support.patience import seconds
+from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client, prefix_end
 from tests.support.v3kubernetes import Api, Informer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from pathlib import Path
 
     from netstore.client.keyspace import Outcome, Step
     from tests.cli.commands.conftest import Run
+    from tests.support.daemon import Daemon
 
 
 class V3:
@@ -184,10 +189,11 @@ def test_a_key_that_is_changed_meanwhile_is_left_alone(
     real = KeySpace.write
     todo = [lambda: v3.put(keys[0], "mine"), lambda: v3.delete(keys[1]), lambda: v3.put(keys[3], "mine")]
 
-    async def disturbed(self: KeySpace, batch: Sequence[Step]) -> Outcome:
+    async def disturbed(self: KeySpace, batch: Sequence[Step]) -> AsyncIterator[Outcome]:
         while todo:
             todo.pop()()
-        return await real(self, batch)
+        async for outcome in real(self, batch):
+            yield outcome
 
     monkeypatch.setattr(KeySpace, "write", disturbed)
     told = ctl("undo", "--to-revision", str(target), f"{prefix}/")
@@ -216,6 +222,66 @@ def test_batches_are_bounded(ctl: Run, v3: V3, prefix: str, monkeypatch: pytest.
     assert document["counts"] == {"done": 40}
     assert document["lastRevision"] - document["fromRevision"] == 15, "5 keys, the long one, 34 keys"
     assert v3.under(prefix) == before
+
+
+@pytest.mark.parametrize("start", [pytest.param(start_etcd, marks=pytest.mark.peer("etcd")), start_netstored])
+def test_what_a_store_takes_in_no_transaction_keeps_no_other_key_back(
+    run: Run, tmp_path: Path, start: Callable[..., Daemon]
+) -> None:
+    most, long = 20 * 1024, "l" * 900
+    with start(tmp_path, "--max-txn-ops", "10", "--max-request-bytes", str(most)) as daemon:
+        v3 = V3(daemon.url)
+        for number in range(30):
+            v3.put(f"/a/{number:02}", "x")
+        # Two writes fit one plain put each. The first also fits a transaction that names its key twice.
+        v3.put(f"/b/{long}", "x" * (most - 2 * len(long) - 100))
+        v3.put(f"/c/{long}", "x" * (most - len(long) - 100))
+        lease = v3.lease()
+        v3.put("/d", "leased", lease)
+        target = v3.put("/z", "x")
+        before = v3.under("/")
+        for first, end in (("/", "/d"), ("/e", "0")):
+            v3.client.kv.DeleteRange(pb.DeleteRangeRequest(key=first.encode(), range_end=end.encode()))
+        v3.put("/d", "changed", lease)
+        told = run("--endpoints", daemon.url, "undo", "--to-revision", str(target), "/", "-o", "json")
+        document = json.loads(told.out)
+        assert document["counts"] == {"done": 33, "left alone: the store refuses it": 1}, told.err
+        [left] = [each for each in document["keys"] if each["result"] != "done"]
+        assert left["key"] == f"/c/{long}"
+        assert left["result"].startswith(
+            "left alone: the store refuses it: etcdserver: request is too large: a write of "
+        )
+        assert left["result"].endswith(" bytes; start its members with --max-request-bytes 22528 or more")
+        assert (told.status, "1 of 34 keys were left alone; look at them with" in told.err) == (1, True)
+        del before[f"/c/{long}"]
+        assert v3.under("/") == before
+        v3.client.close()
+
+
+def test_a_lease_that_ends_while_keys_come_back_keeps_no_other_key_back(
+    ctl: Run, v3: V3, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = v3.lease()
+    v3.put(f"{prefix}/a", "1")
+    v3.put(f"{prefix}/b", "1", lease)
+    target = v3.put(f"{prefix}/c", "1")
+    for name in "abc":
+        v3.put(f"{prefix}/{name}", "2")
+    real = KeySpace.is_alive
+
+    async def ending(self: KeySpace, asked: int) -> bool:
+        is_alive = await real(self, asked)
+        v3.client.lease.LeaseRevoke(pb.LeaseRevokeRequest(ID=lease))
+        return is_alive
+
+    monkeypatch.setattr(KeySpace, "is_alive", ending)
+    told = ctl("undo", "--to-revision", str(target), f"{prefix}/")
+    assert [(row[0], row[4]) for row in told.rows] == [
+        (f"{prefix}/a", "done"),
+        (f"{prefix}/b", "left alone: the store refuses it: etcdserver: requested lease not found"),
+        (f"{prefix}/c", "done"),
+    ]
+    assert told.status == 1
 
 
 def test_leases_of_keys_that_come_back(ctl: Run, v3: V3, prefix: str) -> None:

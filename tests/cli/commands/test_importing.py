@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 
 def snapshot(path: Path, **buckets: dict[bytes, bytes]) -> Path:
-    """A database as an etcd has it, with these buckets beside two keys."""
+    """A snapshot as an etcd writes it, with these buckets beside two keys."""
     file = path / "s.db"
     content = {b"key": [put(2, b"a"), put(3, b"b", lease=7)]}
     given = {name.encode(): sorted(pairs.items()) for name, pairs in buckets.items()}
     with file.open("wb") as opened:
         boltwriter.write(opened, content | given)
+    file.write_bytes((data := file.read_bytes()) + sha256(data).digest())
     return file
 
 
@@ -143,6 +145,39 @@ def test_an_etcd_that_asks_for_passwords(run: Run, tmp_path: Path) -> None:
     assert "--without-auth" in told.err
     assert not (tmp_path / "new").exists()
     assert run("import", str(source), "--data-dir", str(tmp_path / "new"), "--without-auth").status == 0
+
+
+def test_a_snapshot_without_its_digest(run: Run, tmp_path: Path) -> None:
+    """It was cut, so that nothing tells whether it was changed, too."""
+    file = snapshot(tmp_path)
+    whole = file.read_bytes()
+    target = ("--data-dir", str(tmp_path / "new"))
+    for cut in (1, 31, 32):
+        file.write_bytes(whole[:-cut])
+        for words in (("import", str(file), *target), ("snapshot", "restore", str(file), *target)):
+            told = run(*words)
+            assert told.status == 1
+            assert f"offset {len(whole) - cut}: the digest (SHA-256) is missing" in told.err
+            assert "go on with --skip-hash-check" in told.err
+        told = run("snapshot", "verify", str(file))
+        assert told.status == 1
+        assert "the digest (SHA-256) is missing" in told.err
+    assert not (tmp_path / "new").exists()
+    assert run("import", str(file), *target, "--skip-hash-check").status == 0
+    told = run("import", str(tmp_path), "--data-dir", str(tmp_path / "other"), "--skip-hash-check")
+    assert told.status == 2
+    assert "--skip-hash-check: is for a snapshot file" in told.err
+
+
+def test_the_database_of_a_data_folder_has_no_digest(run: Run, tmp_path: Path) -> None:
+    database = snapshot(tmp_path).rename(tmp_path / "db")
+    whole = database.read_bytes()
+    database.write_bytes(whole[:-32])
+    assert run("import", str(database), "--data-dir", str(tmp_path / "new")).status == 0
+    database.write_bytes(whole[:-33])
+    told = run("import", str(database), "--data-dir", str(tmp_path / "other"))
+    assert told.status == 1
+    assert "is missing" in told.err
 
 
 def test_users_that_are_not_asked_for_are_told(run: Run, tmp_path: Path) -> None:
@@ -283,6 +318,9 @@ def test_what_the_source_does_not_need_is_refused(run: Run, tmp_path: Path) -> N
         told = run("import", source, *target, "--source-wal-dir", str(tmp_path / "log"))
         assert told.status == 2
         assert "--source-wal-dir: is for a data folder" in told.err
+        told = run("import", source, *target, "--without-damaged-end")
+        assert told.status == 2
+        assert "--without-damaged-end: is for a data folder" in told.err
     told = run("--endpoints", "http://127.0.0.1:2", "import", "http://127.0.0.1:1", *target)
     assert told.status == 2
     assert "--endpoints: SOURCE is the URL that is asked" in told.err

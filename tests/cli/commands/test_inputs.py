@@ -150,7 +150,7 @@ def test_a_name_that_the_system_refuses_is_told_as_that(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("netstore.cli.commands.snapshot._is_netstore", lambda _: True)
-    monkeypatch.setattr("netstore.cli.commands.subnetviews.surveyed", lambda _: ([], object()))
+    monkeypatch.setattr("netstore.cli.commands.subnetviews.surveyed", lambda _: ([], object(), None))
     monkeypatch.setattr("netstore.cli.commands.subnetviews.mapped", lambda *_: None)
     monkeypatch.setattr("netstore.cli.commands.subnetviews.picture", lambda _: "")
     told = run("--endpoints", DEAD, *(word.replace("{}", "n" * 300) for word in words))

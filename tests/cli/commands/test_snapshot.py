@@ -144,7 +144,7 @@ def test_a_snapshot_of_a_store_that_asks_for_passwords(run: Run, tmp_path: Path)
     ("words", "status", "error"),
     [
         (("save", "."), 1, ".: is a folder, not a file; name a regular file"),
-        (("save", "none/file"), 1, "none: No such file or directory; name one that is there"),
+        (("save", "none/file"), 1, "none/file: No such file or directory; name one that is there"),
         (("save", "x", "--rate", "fast"), 2, "'fast' is no rate; write bytes a second as 500K"),
         (("save", "x", "--rate", "0"), 2, "'0' is no rate"),
         (("status", "none"), 1, "none: No such file or directory"),
@@ -305,6 +305,8 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_backup_of_etcdctl_is_named(run: Run) -> None:
+    told = run("snapshot", "backup", "x")
+    assert (told.status, "'backup': 'snapshot save FILE' makes a backup." in told.err) == (2, True)
     told = run("backup", "--data-dir", "/var/lib/etcd", "--backup-dir", "x")
     assert told.status == 2
     assert "here 'snapshot save FILE' saves everything" in told.err

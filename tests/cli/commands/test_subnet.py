@@ -111,7 +111,12 @@ def test_ls_hides_no_bad_record(subnet: Network) -> None:
     if subnet.api == "v2":
         subnet.ctl("key", "mkdir", f"{subnet.folder}/172.30.8.0-24")
         folders = {"172.30.8.0-24"}
-    rows = subnet("ls").rows
+    told = subnet("ls")
+    rows = told.rows
+    assert told.status == 1
+    assert told.err.startswith(f"netstorectl: {subnet.folder}/172.30.1.0-24: ")
+    more = len(bad) + len(folders) - 3
+    assert told.err.endswith(f"and {more} more; correct it, or remove it with subnet release\n")
     assert {row[0] for row in rows} == {*bad, *folders} - {"tab\there"} | {"tab\\there"}
     assert all(row[-1] for row in rows)
     listed = subnet("ls", "-o", "json").document["subnets"]
@@ -123,7 +128,11 @@ def test_one_record_that_nobody_can_read_hides_no_other(subnet: Network) -> None
     subnet.put("172.30.1.0-24", '{"PublicIP":"192.168.77.1","BackendData":' + "[" * 5000 + "]" * 5000 + "}")
     subnet.put(NAME)
     told = subnet("ls")
-    assert (told.status, [row[0] for row in told.rows]) == (0, [SUBNET, "172.30.1.0-24"])
+    assert (told.status, [row[0] for row in told.rows]) == (1, [SUBNET, "172.30.1.0-24"])
+    shown = subnet("show", "172.30.1.0-24")
+    assert (shown.status, dict(shown.rows)["Subnet"]) == (1, "172.30.1.0-24")
+    assert shown.err.startswith(f"netstorectl: {subnet.folder}/172.30.1.0-24: ")
+    assert subnet("show", SUBNET).status == 0
 
 
 def test_ls_says_what_daemons_stumble_over(subnet: Network) -> None:
@@ -156,6 +165,14 @@ def test_ls_works_without_a_config(ctl: Run, prefix: str, keys: Keys) -> None:
     keys.put(f"{prefix}/subnets/{NAME}", HOLDER)
     told = ctl("subnet", "ls")
     assert (told.status, len(told.rows)) == (0, 1)
+
+
+def test_ls_that_cannot_compare_with_the_config_is_refused(ctl: Run, prefix: str, keys: Keys) -> None:
+    keys.put(f"{prefix}/subnets/{NAME}", HOLDER)
+    keys.put(f"{prefix}/config", '{"Network":"x"}')
+    told = ctl("subnet", "ls")
+    assert (told.status, len(told.rows)) == (1, 1)
+    assert told.err.startswith(f"netstorectl: {prefix}/config: Network: ")
 
 
 def test_a_file_in_place_of_the_folder_is_named(ctl: Run, prefix: str) -> None:
