@@ -12,7 +12,7 @@ from netstore.network.addresses import Subnet, parse_cidr, show_ip
 from netstore.network.ipv6 import Subnet6, parse_cidr6, show_ip6
 from netstore.network.lease import NodeSubnets
 
-_RESERVATION: Final = "NETSTORE_RESERVATION=true"
+_RESERVATION: Final = "NETSTORE_RESERVATION"
 
 
 class SubnetEnv(NamedTuple):
@@ -55,7 +55,7 @@ def encode_subnet_env(
         ]
     lines += [f"FLANNEL_MTU={mtu}", f"FLANNEL_IPMASQ={'true' if ip_masq else 'false'}"]
     if is_reservation:
-        lines.append(_RESERVATION)
+        lines.append(f"{_RESERVATION}=true")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -67,7 +67,7 @@ def parse_subnet_env(text: str) -> SubnetEnv:
         _subnet(values.get("FLANNEL_SUBNET")),
         _subnet6(values.get("FLANNEL_IPV6_NETWORK")),
         _subnet6(values.get("FLANNEL_IPV6_SUBNET")),
-        is_reservation=_RESERVATION in map(str.strip, text.splitlines()),
+        is_reservation=_bare(values.get(_RESERVATION, "")) == "true",
     )
 
 

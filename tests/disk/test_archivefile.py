@@ -229,6 +229,19 @@ def test_damage_is_told(tmp_path: Path) -> None:
         list(read_entries(part.path))
 
 
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / f"{1:016x}-{5:016x}.entries"
+    os.mkfifo(file)
+    for reading in (read_head, lambda path: list(read_entries(path))):
+        with pytest.raises(NetstoreError) as told:
+            reading(file)
+        assert str(told.value) == f"{file}: cannot be read: is a pipe, not a regular file; move it away"
+    file.unlink()
+    os.mkfifo(tmp_path / "identity")
+    with pytest.raises(NetstoreError, match="identity: cannot be read: is a pipe"):
+        ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+
+
 def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-3] ^= 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import given
@@ -15,10 +16,15 @@ from hypothesis import strategies as st
 
 from netstore.codec import crc32c
 from netstore.disk import datadir
-from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity, keep_token, read_token
+from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity, is_data_folder, keep_token, read_token
+from netstore.disk.skipped import read_skipped
 from netstore.errors import CorruptData, NetstoreError
+from netstore.inputfile import NotRegular
 from netstore.types import ClusterId, NodeId
 from tests.support.folders import adopted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ME = MemberIdentity(ClusterId(0xC1), NodeId(0xA1), "node one")
@@ -698,6 +704,73 @@ def test_what_was_killed_can_be_run_again(
     assert opened.identity == OTHER
     opened.close()
     assert not list(tmp_path.rglob("unfinished"))
+
+
+@pytest.mark.parametrize("log", [None, "log"])
+def test_what_was_killed_as_it_began_can_be_run_again(
+    tmp_path: Path, log: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = 0  # until the step at which it is killed
+    began: set[str] = set()
+    while True:
+        place = tmp_path / str(ran)
+        path, wal = place / "new", None if log is None else place / log
+        left = [ran]
+
+        def step(call: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
+            def stepping(*words: object) -> object:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                return call(*words)
+
+            return stepping
+
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            patched.setattr(os, "fsync", step(os.fsync))
+            patched.setattr(Path, "rename", step(Path.rename))
+            DataDir.make(path, wal).close()
+        if left[0] > 0:
+            break
+        found = {each.name for each in place.rglob("unfinished*")}
+        began |= found
+        if found:
+            assert "did not come to its end; nothing was changed: run it again" in refused(path, wal)
+        again = DataDir.make(path, wal)
+        again.adopt(ME)
+        again.close()
+        DataDir.lock(path, wal).close()
+        assert not list(place.rglob("unfinished*"))
+        ran += 1
+    assert began == {"unfinished", "unfinished.new"}
+
+
+@pytest.mark.parametrize("name", ["identity", "instance", "archive-place", "token", "skipped", "lock"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(folder: Path, name: str) -> None:
+    reads: dict[str, Callable[[], object]] = {
+        "identity": lambda: DataDir.glance(folder),
+        "instance": lambda: DataDir.glance(folder).known_instance(),
+        "archive-place": lambda: DataDir.glance(folder).archive_folder(),
+        "token": lambda: read_token(folder),
+        "skipped": lambda: read_skipped(folder),
+        "lock": lambda: DataDir.lock(folder),
+    }
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(NetstoreError) as told:
+        reads[name]()
+    wanted = f"{folder / name}: is a pipe, not a regular file; nothing was changed: move it away"
+    assert str(told.value).startswith(wanted)
+    if name == "lock":
+        with pytest.raises(NetstoreError, match="is a pipe"):
+            DataDir.read(folder)
+    if name == "identity":
+        with pytest.raises(NotRegular):
+            is_data_folder(folder)
+        os.mkfifo(folder / "unfinished")
+        (folder / name).unlink()
+        with pytest.raises(NetstoreError, match="unfinished: is a pipe"):
+            DataDir.make(folder)
 
 
 def test_a_log_folder_belongs_to_one_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

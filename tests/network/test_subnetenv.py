@@ -62,6 +62,9 @@ def test_a_reservation_is_told_in_a_line_of_its_own_after_flannels() -> None:
     assert text == f"{plain}NETSTORE_RESERVATION=true\n"
     assert parse_subnet_env(text) == SubnetEnv(NETWORK, SUBNET, is_reservation=True)
     assert not parse_subnet_env(text.replace("true", "false")).is_reservation
+    assert not parse_subnet_env(f"{text}NETSTORE_RESERVATION=false\n").is_reservation
+    assert parse_subnet_env(f"NETSTORE_RESERVATION=false\n{text}").is_reservation
+    assert parse_subnet_env(plain + 'NETSTORE_RESERVATION="true"\n').is_reservation
 
 
 @given(
