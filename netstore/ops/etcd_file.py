@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.errors import NetstoreError, parse_problem
-from netstore.ops.layers import read_configuration
+from netstore.ops.layers import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,26 +62,29 @@ _KINDS: Final = {
 """What a value may be that is refused."""
 
 
-def read_etcd_file(name: str) -> list[tuple[str, str]] | None:
-    """The flags in a file, with their values as a command line would have them; None if it is no file of
-    etcd. What is null is left out. Raises NetstoreError if it cannot be read, or is not YAML.
+def read_etcd_file(name: str, data: bytes) -> list[tuple[str, str]] | None:
+    """The flags in a file with this content, with their values as a command line would have them; None if it
+    is no file of etcd. What is null is left out. Raises NetstoreError if it is too long, or is not YAML.
     """
     path = Path(name)
     if path.suffix in _OWN_ENDS:
         return None
+    is_etcds = path.suffix in _ENDS  # otherwise the reader of TOML tells what is wrong
+    if len(data) > MAX_FILE_BYTES:
+        if is_etcds:
+            raise unreadable(name, f"is longer than {MAX_FILE_BYTES} bytes")
+        return None
     try:
-        text = read_configuration(name, MAX_FILE_BYTES).decode()
-    except (NetstoreError, UnicodeDecodeError) as error:
-        if path.suffix not in _ENDS:
-            return None  # the reader of TOML tells it
-        if isinstance(error, NetstoreError):
-            raise
-        raise NetstoreError(f"cannot read the configuration file {name!r} as UTF-8 text") from None
-    if path.suffix not in _ENDS and _is_toml(text):
+        text = data.decode()
+    except UnicodeDecodeError:
+        if is_etcds:
+            raise NetstoreError(f"cannot read the configuration file {name!r} as UTF-8 text") from None
+        return None
+    if not is_etcds and _is_toml(text):
         return None
     document = _parse(name, text)
     if not isinstance(document, dict):
-        if path.suffix not in _ENDS:
+        if not is_etcds:
             return None
         raise NetstoreError(f"{name!r} has no keys: write lines as name: infra0")
     return list(_flags(name, document))

@@ -27,7 +27,7 @@ from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, FilePath, Several, 
 from netstore.ops.settings import BadSetting, Setting, default_words, without_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from _typeshed import DataclassInstance
@@ -171,9 +171,9 @@ class Layered(Generic[C]):
     """Words that people use for a flag, without dashes, and the flag that is meant, with them."""
     original_flags: frozenset[str] = frozenset()
     """All flags of that program."""
-    read_original: Callable[[str], Sequence[tuple[str, str]] | None] | None = None
-    """Reads a configuration file of that program: its flags, with their values, or None if the file is none
-    of its. Raises NetstoreError.
+    read_original: Callable[[str, bytes], Sequence[tuple[str, str]] | None] | None = None
+    """Reads a configuration file of that program, given its name and content: its flags, with their values,
+    or None if the file is none of its. Raises NetstoreError.
     """
     manners: str = ""
     """The switch for doing as that program does; on by itself when the program is asked in its words."""
@@ -223,14 +223,19 @@ class Layered(Generic[C]):
         values: dict[str, object] = {}
         sources: dict[str, str] = {}
         notices: list[str] = []
-        named = words.file or environ.get(self.file_variable) or environ.get(self.original_variable) or None
-        original = None if named is None or self.read_original is None else self.read_original(named)
-        if named is not None and original is not None:
-            words, environ, alone = self._without_original(words, environ)
-            notices += [f"{each} has no effect beside the configuration file {named}" for each in alone]
-            layer = self._from_original(named, original, notices)
-        else:
-            layer = self._from_file(named)
+        named = words.file or environ.get(self.file_variable) or environ.get(self.original_variable)
+        if not named and self.default_file.exists():
+            named = str(self.default_file)
+        layer: Iterable[tuple[str, object, str]] = ()
+        if named:
+            data = read_configuration(named)
+            original = None if self.read_original is None else self.read_original(named, data)
+            if original is None:
+                layer = self._from_document(named, read_document(named, data))
+            else:
+                words, environ, alone = self._without_original(words, environ)
+                notices += [f"{each} has no effect beside the configuration file {named}" for each in alone]
+                layer = self._from_original(named, original, notices)
         for key, value, source in (*layer, *self._from_environment(environ, notices)):
             values[key], sources[key] = value, source
         by_key = {each.key: each for each in self.settings()}
@@ -368,12 +373,7 @@ class Layered(Generic[C]):
             )
         return CommandLine(words.values, words.foreign, file, task, as_json)
 
-    def _from_file(self, named: str | None) -> Iterator[tuple[str, object, str]]:
-        if named is None:
-            if not self.default_file.exists():
-                return
-            named = str(self.default_file)
-        document = read_document(named)
+    def _from_document(self, named: str, document: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
         for table, content in document.items():
             if table not in self.tables:
                 raise NetstoreError(f"{named}: unknown table {quoted(table)}: {nearest(table, self.tables)}")
@@ -491,9 +491,10 @@ def _shown(each: Setting, config: object) -> str:
     return f"{each.name} = {each.kind.show(value)}"
 
 
-def read_document(name: str) -> dict[str, Any]:
-    """The TOML document in a file. Raises NetstoreError that names the file, and the place if it is known."""
-    data = read_configuration(name, MAX_FILE_BYTES)
+def read_document(name: str, data: bytes) -> dict[str, Any]:
+    """The TOML document in a file with this content. Raises NetstoreError that names the file, and the place
+    if it is known.
+    """
     try:
         return tomli.loads(data.decode())
     except UnicodeDecodeError as error:
@@ -502,13 +503,23 @@ def read_document(name: str) -> dict[str, Any]:
         raise NetstoreError(f"{name!r} is not TOML: {parse_problem(error)}") from None
 
 
-def read_configuration(name: str, most: int) -> bytes:
-    """The bytes of a configuration file, of at most `most`. NetstoreError names the file and the problem."""
+def read_configuration(name: str) -> bytes:
+    """The bytes of a configuration file, or of a pipe, as `<(command)` gives one, which is read once and must
+    not be empty: its writer may have failed. NetstoreError names the file and the problem.
+    """
     try:
-        return read_input(name, most, "")
+        data = read_input(name, MAX_FILE_BYTES, "", stream=True)
     except UnusableFile as error:
-        what = f"cannot read the configuration file {shortened(name)!r}"
-        raise NetstoreError(f"{what}: {error.problem}; name a file of settings") from None
+        raise unreadable(name, error.problem) from None
+    if not data and not Path(name).is_file():
+        raise unreadable(name, "is empty, as of a command that failed")
+    return data
+
+
+def unreadable(name: str, problem: str) -> NetstoreError:
+    """The exception for a configuration file that cannot be read."""
+    what = f"cannot read the configuration file {shortened(name)!r}"
+    return NetstoreError(f"{what}: {problem}; name a file of settings")
 
 
 def _value(flag: str, attached: str | None, rest: Iterator[str], *, switch: bool) -> str:

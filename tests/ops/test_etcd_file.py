@@ -101,7 +101,10 @@ def test_what_a_file_of_etcd_says_is_set(file: Path) -> None:
 def test_keys_may_be_in_capitals(tmp_path: Path) -> None:
     path = tmp_path / "etcd.yaml"
     path.write_text("DATA-DIR: /d\nPeer-Transport-Security:\n  Allowed-CN: Peers\nName:\n")
-    assert read_etcd_file(str(path)) == [("data-dir", "/d"), ("peer-cert-allowed-cn", "Peers")]
+    assert read_etcd_file(str(path), path.read_bytes()) == [
+        ("data-dir", "/d"),
+        ("peer-cert-allowed-cn", "Peers"),
+    ]
 
 
 def test_the_same_in_json(tmp_path: Path) -> None:
@@ -151,9 +154,9 @@ def test_which_files_are_etcds(tmp_path: Path) -> None:
         path.write_text(text)
         if is_etcds is None:
             with pytest.raises(NetstoreError):
-                read_etcd_file(str(path))
+                read_etcd_file(str(path), path.read_bytes())
         else:
-            assert (read_etcd_file(str(path)) is not None) is is_etcds, (name, text)
+            assert (read_etcd_file(str(path), path.read_bytes()) is not None) is is_etcds, (name, text)
 
 
 BOMB = "cors: [&a0 [x]" + "".join(f", &a{n} [" + f"*a{n - 1}, " * 9 + "]" for n in range(1, 30)) + "]"
@@ -163,7 +166,7 @@ BOMB = "cors: [&a0 [x]" + "".join(f", &a{n} [" + f"*a{n - 1}, " * 9 + "]" for n 
 def test_what_is_in_a_list_is_written_as_outside(tmp_path: Path) -> None:
     path = tmp_path / "etcd.yaml"
     path.write_text("log-outputs: [true, stderr, 1e3, 0x10]\n")
-    assert read_etcd_file(str(path)) == [("log-outputs", "true,stderr,1e3,16")]
+    assert read_etcd_file(str(path), path.read_bytes()) == [("log-outputs", "true,stderr,1e3,16")]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import string
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from netstore.errors import NetstoreError
 from netstore.ops.agent import AGENT
 from netstore.ops.foreign import ForeignFlag
 from netstore.ops.kinds import BadValue, Choice, FilePath, Several, Switch, Text, WholeNumber
-from netstore.ops.layers import MAX_FILE_BYTES, Layered, Task, read_document
+from netstore.ops.layers import MAX_FILE_BYTES, Layered, Task, read_configuration, read_document
 from netstore.ops.settings import BadSetting, check_settings, setting
 from netstore.ops.store import STORE
 
@@ -389,12 +390,35 @@ class TestFile:
     def test_not_utf8_names_the_byte(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_bytes(b"[kettle]\n#\xff")
         with pytest.raises(NetstoreError, match="is not UTF-8 text at byte 10"):
-            read_document(str(tmp_path / "f"))
+            read_document("f", (tmp_path / "f").read_bytes())
 
     def test_too_long(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
         with pytest.raises(NetstoreError, match=f"is longer than {MAX_FILE_BYTES} bytes"):
-            read_document(str(tmp_path / "f"))
+            read_configuration(str(tmp_path / "f"))
+
+    @pytest.mark.parametrize("name", ["/dev/fd/{}", "/proc/self/fd/{}"])
+    def test_a_pipe_is_read_once(self, name: str) -> None:
+        reading, writing = os.pipe()
+        os.write(writing, b"[kettle]\nlabel = 'piped'\n")
+        os.close(writing)
+        try:
+            named = name.format(reading)
+            loaded = kettle().load([f"--config-file={named}"], {})
+            assert (loaded.config.label, loaded.sources["label"]) == ("piped", f"file {named}")
+            with pytest.raises(NetstoreError, match="is empty, as of a command that failed; name a file"):
+                kettle().load([f"--config-file={named}"], {})
+        finally:
+            os.close(reading)
+
+    def test_a_pipe_of_another_process_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "f")
+        with pytest.raises(NetstoreError, match="is a pipe, not a regular file; name a file of settings"):
+            read_configuration(str(tmp_path / "f"))
+
+    def test_an_empty_file_has_no_settings(self, tmp_path: Path) -> None:
+        (tmp_path / "f").touch()
+        assert kettle().load([f"--config-file={tmp_path / 'f'}"], {}).config == Kettle()
 
 
 class TestWords:
