@@ -13,7 +13,7 @@ from tests.support.daemon import ROOT
 from tests.support.patience import seconds
 
 INTERRUPTED_WHILE_LOADING: Final = """
-import os, signal, sys
+import os, runpy, signal, sys
 from netstore.cli import entry
 class Finder:
     def find_spec(self, name, path=None, target=None):
@@ -23,14 +23,17 @@ sys.meta_path.insert(0, Finder())
 if {ignored}:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 sys.argv = ["netstorectl", "--version"]
-entry.main()
+{start}
 """
 
 
+@pytest.mark.parametrize(
+    "start", ["entry.main()", "runpy.run_module('netstore.cli.netstorectl', None, '__main__')"]
+)
 @pytest.mark.parametrize(("ignored", "status"), [(False, -signal.SIGINT), (True, 0)])
-def test_an_interrupt_while_the_command_is_loaded(ignored: bool, status: int) -> None:
+def test_an_interrupt_while_the_command_is_loaded(ignored: bool, status: int, start: str) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_WHILE_LOADING.format(ignored=ignored)],
+        [sys.executable, "-c", INTERRUPTED_WHILE_LOADING.format(ignored=ignored, start=start)],
         capture_output=True,
         text=True,
         cwd=ROOT,
