@@ -12,12 +12,13 @@ import os
 import re
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, overload
 
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import BufferedReader, FileIO
     from pathlib import Path
 
 SHOWN_CHARACTERS: Final = 200
@@ -45,6 +46,14 @@ class UnusableFile(NetstoreError):  # noqa: N818 - named for what was found
 
 class NotRegular(OSError):  # noqa: N818 - named for what was found
     """What has the name of a file is none, as a pipe; `strerror` says what it is."""
+
+
+@overload
+def open_regular(path: Path | str) -> BufferedReader: ...
+
+
+@overload
+def open_regular(path: Path | str, buffering: Literal[0]) -> FileIO: ...
 
 
 def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:

@@ -6,11 +6,6 @@ a traceback is never shown.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # here, as what is imported below takes a while
-    from netstore.cli import entry
-
-    entry.main()
-
 import os
 import sys
 import traceback
@@ -165,3 +160,7 @@ def _close_standard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main()

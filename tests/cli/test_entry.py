@@ -14,7 +14,6 @@ from tests.support.patience import seconds
 
 INTERRUPTED_WHILE_LOADING: Final = """
 import os, runpy, signal, sys
-from netstore.cli import entry
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "netstore.cli.commands.doctor":
@@ -28,7 +27,11 @@ sys.argv = ["netstorectl", "--version"]
 
 
 @pytest.mark.parametrize(
-    "start", ["entry.main()", "runpy.run_module('netstore.cli.netstorectl', None, '__main__')"]
+    "start",
+    [
+        "from netstore.cli import entry; entry.main()",
+        "runpy.run_module('netstore.cli.entry', None, '__main__')",
+    ],
 )
 @pytest.mark.parametrize(("ignored", "status"), [(False, -signal.SIGINT), (True, 0)])
 def test_an_interrupt_while_the_command_is_loaded(ignored: bool, status: int, start: str) -> None:
