@@ -155,11 +155,10 @@ async def test_tls_with_certificates_of_both_sides(
     files = Certificates(tmp_path / "tls")
     port, tls_port = free_port(), free_port()
     flags = (
-        *("--listen-client-urls", f"https://127.0.0.1:{tls_port}"),
         *("--cert-file", str(files.certificate), "--key-file", str(files.key)),
         *("--trusted-ca-file", str(files.ca), "--client-cert-auth"),
     )
-    command = netstored_command(tmp_path / "data", *flags, port=port)
+    command = netstored_command(tmp_path / "data", *flags, port=port, also=f"https://127.0.0.1:{tls_port}")
     url = f"https://127.0.0.1:{tls_port}"
     with launch(command, f"http://127.0.0.1:{port}", tmp_path / "data", tmp_path / "log") as daemon:
         await write(daemon, api, "/net")

@@ -144,11 +144,10 @@ def secured(files: Certificates, tmp_path_factory: pytest.TempPathFactory) -> It
     """A member that serves both schemes, and its https address."""
     url = f"https://127.0.0.1:{free_port()}"
     flags = (
-        *("--listen-client-urls", url),
         *("--cert-file", str(files.certificate), "--key-file", str(files.key)),
         *("--trusted-ca-file", str(files.ca), "--client-cert-auth"),
     )
-    with start_netstored(tmp_path_factory.mktemp("secured"), *flags) as daemon:
+    with start_netstored(tmp_path_factory.mktemp("secured"), *flags, also=url) as daemon:
         yield daemon, url
 
 

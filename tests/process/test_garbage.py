@@ -142,12 +142,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     files = Certificates(folder / "tls")
     port, tls_port = free_port(), free_port()
     flags = (
-        *("--listen-client-urls", f"https://127.0.0.1:{tls_port}"),
         *("--cert-file", str(files.certificate), "--key-file", str(files.key)),
         *("--trusted-ca-file", str(files.ca), "--client-cert-auth"),
         *("--experimental-watch-progress-notify-interval", "100ms"),
     )
-    command = watched(netstored_command(folder / "data", *flags, port=port))
+    command = watched(
+        netstored_command(folder / "data", *flags, port=port, also=f"https://127.0.0.1:{tls_port}")
+    )
     surroundings = {TOLD_IN: str(folder / "told")}
     with launch(
         command, f"http://127.0.0.1:{port}", folder / "data", folder / "log", environment=surroundings

@@ -93,11 +93,10 @@ def guarded(folder: Path) -> Iterator[tuple[Daemon, str, Certificates]]:
     files = Certificates(folder / "tls")
     port, tls_port = free_port(), free_port()
     flags = (
-        *("--listen-client-urls", f"https://127.0.0.1:{tls_port}"),
         *("--cert-file", str(files.certificate), "--key-file", str(files.key)),
         *("--trusted-ca-file", str(files.ca), "--client-cert-auth"),
     )
-    command = netstored_command(folder / "data", *flags, port=port)
+    command = netstored_command(folder / "data", *flags, port=port, also=f"https://127.0.0.1:{tls_port}")
     with launch(command, f"http://127.0.0.1:{port}", folder / "data", folder / "log") as daemon:
         yield daemon, f"https://127.0.0.1:{tls_port}", files
 

@@ -153,15 +153,17 @@ class Daemon:
 
 
 def netstored_command(
-    data_dir: Path, *flags: str, host: str = "127.0.0.1", port: int = 0, peer_port: int = 0
+    data_dir: Path, *flags: str, host: str = "127.0.0.1", port: int = 0, peer_port: int = 0, also: str = ""
 ) -> tuple[str, ...]:
-    """The words that start a one-member store; ports left at 0 are picked free. Later `flags` win."""
+    """The words that start a one-member store; ports left at 0 are picked free. Later `flags` win. It serves
+    clients at the URL `also`, too.
+    """
     client = f"http://{host}:{port or free_port()}"
     peer = f"http://{host}:{peer_port or free_port()}"
     return (
         *(sys.executable, "-m", "netstore.cli.netstored"),
         *("--data-dir", str(data_dir)),
-        *("--listen-client-urls", client),
+        *("--listen-client-urls", f"{client},{also}" if also else client),
         *("--advertise-client-urls", client),
         *("--listen-peer-urls", peer),
         *flags,
@@ -177,6 +179,7 @@ def start_netstored(
     peer_port: int = 0,
     netns: str | None = None,
     environment: Mapping[str, str] | None = None,
+    also: str = "",
     limit: float = START_SECONDS,
 ) -> Daemon:
     """Start netstored and return when it serves.
@@ -186,7 +189,7 @@ def start_netstored(
     """
     folder = data_dir or tmp_path / "netstored.data"
     port = port or free_port()
-    command = netstored_command(folder, *flags, host=host, port=port, peer_port=peer_port)
+    command = netstored_command(folder, *flags, host=host, port=port, peer_port=peer_port, also=also)
     url = f"http://{host}:{port}"
     return launch(
         command, url, folder, tmp_path / "netstored.log", netns=netns, environment=environment, limit=limit
