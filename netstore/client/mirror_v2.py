@@ -333,7 +333,8 @@ class Mirror(OneWay):
             await self._remove(proof, path)
             return []
         for node in (ours, *ours.nodes):
-            self._note(_listed_witness(node))
+            if node.key != "/":  # which has no index
+                self._note(_listed_witness(node))
         await self._ensure(proof, path, wanted_of(ours), theirs)
         if not ours.dir:
             return []
@@ -526,7 +527,8 @@ class Mirror(OneWay):
         if node is None or node.expiration is None:
             self._timed.discard(path)  # there is an event of it
             return True
-        proof.check()
+        if not proof.holds:
+            await self._ask(proof)
         await self._ensure(proof, path, wanted_of(node), await self._target.at(path))
         return True
 

@@ -698,9 +698,7 @@ def test_a_source_that_was_begun_anew_is_told_from_the_one_before(twins: Twins) 
     async def refused() -> None:
         async with open_clients(source, twins.target) as (one, other):
             for work in (mirrored(one, other, Log()).copy, mirrored(one, other, Log()).follow):
-                with pytest.raises(
-                    NotMirrored, match=r"another history|does not show the last"
-                ):
+                with pytest.raises(NotMirrored, match=r"another history|does not show the last"):
                     await work()
             assert set(await content(other)) == files("first", 5)
             log = Log()
@@ -769,11 +767,11 @@ def test_a_source_that_was_put_back_to_a_copy_is_told_from_the_one_before(twins:
 def test_a_source_and_a_target_that_are_always_late_are_followed(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each new connection is a break, and the source has forgotten what follows the newest file."""
+    """Each poll is cut, and the source has forgotten what follows the newest file."""
     monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
     monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 0.1)
     monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
-    calls = counted(monkeypatch, Mirror, "_compare", "_prove")
+    calls = counted(monkeypatch, Mirror, "_compare", "_ask")
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -787,14 +785,65 @@ def test_a_source_and_a_target_that_are_always_late_are_followed(
                 await log.reached((await one.delete("/new")).etcd_index)
                 calls.clear()
                 deadline = Deadline(LIMIT)
-                while calls.count("_prove") <= 5:
-                    assert not deadline.passed(), "it proves after each poll that nothing came of"
+                while calls.count("_ask") <= 10:
+                    assert not deadline.passed(), "it asks before each cut, and over the next connection"
                     await trio.sleep(0.05)  # fixed: between two looks
                 await log.reached((await one.set("/last", "1")).etcd_index)
                 nursery.cancel_scope.cancel()
             assert await content(other) == await content(one)
             assert "_compare" not in calls
             assert log.troubles == []
+
+    run(work)
+
+
+def test_a_new_connection_during_a_comparison_is_a_break_however_soon(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, Mirror, "_prove", "_compare")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a/x", "1")
+            await one.set("/b/x", "1")
+            log = Log()
+            copying = mirrored(one, other, log)
+            compare_node, nodes = copying._compare_node, list[str]()
+
+            async def node(proof: Proof, path: str) -> list[str]:
+                nodes.append(path)
+                if len(nodes) == 2:
+                    await one.reader.transport.__aexit__(None, None, None)  # the connections are closed
+                    await one.reader.transport.__aenter__()
+                return await compare_node(proof, path)
+
+            monkeypatch.setattr(copying, "_compare_node", node)
+            await copying.copy()
+            assert calls == ["_prove", "_compare", "_prove", "_compare"]
+            assert "the connection to SOURCE was made anew" in log.troubles[0]
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_new_connection_beside_a_poll_shows_the_witness(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            following = mirrored(one, other, Log())
+            await following._begin()
+            await compare(following)
+            proof = Proof(following._breaks)
+            one.reader.transport.connections += 1
+            assert await following._ask(proof)
+            assert proof.holds
+            following._witness = mirror.Witness(b"/a".hex(), 1, 1, quiet=True)
+            assert not await following._ask(proof), "over the same connection nothing has to be shown"
+            assert proof.holds
+            one.reader.transport.connections += 1
+            with pytest.raises(mirror.Reconnected):
+                await following._ask(proof)
+            assert not proof.holds
 
     run(work)
 
@@ -877,9 +926,7 @@ def test_a_checkpoint_in_the_folder_of_the_target_is_refused(stores: tuple[Daemo
     async def work() -> None:
         async with clients(stores) as (one, other):
             await one.set("/mirrored/x", "1")
-            with pytest.raises(
-                NotMirrored, match="checkpoint /_in/mirrored: is in the folder /_in"
-            ):
+            with pytest.raises(NotMirrored, match="checkpoint /_in/mirrored: is in the folder /_in"):
                 await mirrored(one, other, Log(), scope, overwrite=True).copy()
             with pytest.raises(V2Error, match="100"):
                 await other.get("/_in")
