@@ -203,8 +203,8 @@ def no_proof(what: str, witness: Witness | None) -> Another:
         key = shown(bytes.fromhex(witness.key))
         found = (
             f"SOURCE does not show the last change that was copied, of the key {key} at {what}"
-            f" {witness.revision}: it has compacted or forgotten it, or never had it, and the key is not as it"
-            " was"
+            f" {witness.revision}: it has compacted or forgotten it, or never had it, and the key is not as"
+            " it was"
         )
     return Another(found, is_certain=False)
 
