@@ -2,11 +2,11 @@
 a source is still the store that was copied, and repeated calls.
 
 A store that was put back to an earlier state, or lost its disk and was begun anew with the same flags, has
-the ids that it had, and may have passed the revision, or v2 index, of the checkpoint. So the checkpoint has a
-witness: the last change that was copied. A source that shows the same change has the same history up to it.
-Where the source does not have that change any more, because it was compacted or forgotten, its keys are held
-against the target: each that was not changed since the checkpoint must be there as it is, and one such key at
-least.
+the ids that it had. Two things in the checkpoint tell it from the store that was copied. `seen` is the
+highest revision, or v2 index, that the source is known to have had; it is in the target before anything that
+is as new, so a source that is at a lower one went back. The witness is the last change that was copied, or
+that was seen by a comparison which is not complete: a source that shows the same change has the same history
+up to it. A source that cannot show it is refused, whatever else it has in common with the target.
 
 A proof holds for the answers that came over the connections there were, and each write into the target takes
 one: so nothing is written, or deleted, that a source said which was put in the place of the first one.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple, TypeVar
 
@@ -26,7 +25,7 @@ import trio
 from netstore.client.faults import BadAnswer, ClientError, Unreachable
 from netstore.client.grpc import DEADLINE_EXCEEDED, UNAVAILABLE, Status
 from netstore.client.v2 import RAFT_ERROR, WATCHER_CLEARED, V2Error
-from netstore.errors import NetstoreError
+from netstore.errors import NetstoreError, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
 
 RETRY_DELAYS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds to wait after the first, second, ... failure in a row; the last one repeats."""
-
-
-MOST_UNPROVEN: Final = 2
-"""Comparisons because the source could not show the last change, until that is told."""
 
 
 class NotMirrored(NetstoreError):  # noqa: N818 - named for what did not happen
@@ -82,9 +77,7 @@ class Proof:
     """That the source is the store that was copied: for all that it has answered while it holds."""
 
     def __init__(self, breaks: Callable[[], int]) -> None:
-        """`breaks` counts the connections, or those of them that may lead to another store. It is to be made
-        before the answer that proves.
-        """
+        """`breaks` counts the connections. It is to be made before the answer that proves."""
         self._breaks = breaks
         self._number = breaks()
 
@@ -92,6 +85,10 @@ class Proof:
     def holds(self) -> bool:
         """Whether no answer came over another connection."""
         return self._breaks() == self._number
+
+    def renew(self, later: Proof) -> None:
+        """Let it hold for what a later one holds for."""
+        self._number = later._number
 
     def check(self) -> None:
         """Reconnected if it does not hold. To be called before what the source said is written."""
@@ -118,6 +115,10 @@ class Witness(msgspec.Struct, frozen=True):
     """The version of that key; 0 in v2, which has none."""
     digest: str = ""
     """Of the value; empty if the change removed the key."""
+    quiet: bool = False
+    """Of a v2 node that was listed, with a TTL or a folder: there may be no event of its index, so only the
+    node shows it, while it is as it was.
+    """
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -138,6 +139,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """Whether v2 nodes with a TTL are there: their refreshes are no events, so a later run compares."""
     witness: Witness | None = None
     """None if no change is known, as of a range without keys; and from a netstorectl that wrote none."""
+    seen: Count = 0
+    """The highest revision, or v2 index, that the source is known to have had: nothing in the target is
+    newer.
+    """
 
 
 class Told(NamedTuple):
@@ -190,22 +195,25 @@ def went_back(what: str, before: int, now: int) -> NotMirrored:
     )
 
 
-def unlike(key: str, what: str, changed: int, copied: int) -> Another:
-    """The target has not what was copied."""
-    return Another(
-        f"the key {key} of SOURCE is of {what} {changed}, all was copied up to {copied}, and TARGET does not"
-        " have it so, as if something else had written it there",
-        is_certain=False,
-    )
+def no_proof(what: str, witness: Witness | None) -> Another:
+    """The source cannot show the witness."""
+    if witness is None:
+        found = "TARGET has keys, and it is not known which change of SOURCE was copied last"
+    else:
+        key = shown(bytes.fromhex(witness.key))
+        found = (
+            f"SOURCE does not show the last change that was copied, of the key {key} at {what}"
+            f" {witness.revision}: it has compacted or forgotten it, or never had it, and the key is not as"
+            " it was"
+        )
+    return Another(found, is_certain=False)
 
 
-def no_proof(what: str, copied: int) -> Another:
-    """No key of the source is as old as the checkpoint."""
-    return Another(
-        f"SOURCE does not have the changes before {what} {copied} any more, up to which all was copied, and"
-        " no key of it is as old",
-        is_certain=False,
-    )
+def later(one: Witness | None, other: Witness | None) -> Witness | None:
+    """The later one of two changes; one that only a node shows counts where there is no other."""
+    if one is None or other is None:
+        return one or other
+    return max(one, other, key=lambda each: (not each.quiet, each.revision))
 
 
 async def together(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -295,13 +303,17 @@ class OneWay(ABC):
         self._sequence = 0
         self._modified = 0
         """The revision, or v2 index, of the checkpoint in the target."""
+        self._seen = 0
+        """See `Checkpoint.seen`."""
         self._witness: Witness | None = None
         self._listed: Witness | None = None
-        """The last change that a comparison has seen which is not complete."""
+        """The last change that was seen by comparisons which are not complete."""
+        self._fresh: Witness | None = None
+        """The last change that this comparison has seen."""
         self._is_behind = False
         """What the source has changed since the checkpoint is not all known by its events."""
-        self._unproven = 0
-        """How often the source could not show the last change."""
+        self._proof: Proof | None = None
+        """The last one of a run that follows."""
         self.copied = 0
         """See `Checkpoint.revision`."""
 
@@ -313,8 +325,7 @@ class OneWay(ABC):
         await self._begin()
         while True:
             try:
-                proof, _ = await self._prove()
-                await self._compare(proof)
+                await self._compare(await self._prove())
             except Reconnected as error:
                 self._patience.failed(error)
                 await trio.sleep(RETRY_DELAYS[0])
@@ -332,81 +343,80 @@ class OneWay(ABC):
             await self._patience.persist(self._follow)
 
     async def _follow(self) -> None:
-        """Prove, compare all if needed, and carry out what changes, until that is to be begun anew."""
-        proof, must_compare = await self._prove()
-        if must_compare:
-            self._is_behind = True  # until it is complete
-            await self._compare(proof)
-        with suppress(Reconnected):
-            await self._go_on(proof, is_compared=must_compare)
+        """Prove, unless that was done and holds; compare all if needed; and carry out what changes, until
+        that is to be begun anew.
+        """
+        if self._proof is None or not self._proof.holds:
+            self._proof = await self._prove()
+        is_compared = self._is_behind
+        if is_compared:
+            await self._compare(self._proof)
+        await self._go_on(self._proof, is_compared=is_compared)
 
-    async def _prove(self) -> tuple[Proof, bool]:
-        """A proof, and whether the changes after the checkpoint are not enough, so that all is to be
-        compared. NotMirrored if the source went back, is another or cannot show that it is not, and the
-        target may not become equal to it. Reconnected if it was not one store that has answered.
+    async def _prove(self) -> Proof:
+        """A proof; `_is_behind` tells whether all is to be compared. NotMirrored if the source went back, is
+        another or cannot show that it is not, and the target may not become equal to it. Reconnected if it
+        was not one store that has answered.
         """
         newest = await self._newest()
         proof = Proof(self._breaks)
-        must_compare = await self._must_compare(newest)
+        await self._check_source(newest)
         proof.check()
-        return proof, must_compare
+        return proof
 
-    async def _must_compare(self, newest: int) -> bool:
-        if newest < self.copied:
-            found = f"SOURCE is at {self.mark} {newest}, and was at {self.copied} before"
-        elif not self.copied and self._witness is None and self._listed is None:
-            return True  # nothing was copied
+    async def _check_source(self, newest: int) -> None:
+        if newest < self._seen:
+            found = f"SOURCE is at {self.mark} {newest}, and was at {self._seen} before"
+        elif not self.copied and self._newest_witness() is None:
+            self._is_behind = True  # nothing was copied
+            return
         else:
             try:
                 if await self._shows_last():
-                    return self._is_behind or not self.copied
-                if not self._overwrite:
-                    await self._show_older()
-                    self._tell_unproven()
-                    return True
-                found = "SOURCE does not show the last change that was copied, or none is known"
+                    self._is_behind = self._is_behind or not self.copied
+                    return
+                if await self._is_bare():
+                    self._is_behind = True
+                    return
+                raise no_proof(self.mark, self._newest_witness())
             except Another as error:
                 if not self._overwrite:
                     raise
                 found = error.found
         self._notice(f"{found}: TARGET is made equal to it all the same")
-        self.copied, self._witness, self._listed = 0, None, None  # of this source nothing was copied
-        return True
+        # Of this source nothing was copied, and before anything is written the checkpoint says so.
+        self.copied, self._witness, self._listed, self._seen = 0, None, None, newest
+        self._is_behind = True
+        await self._save()
+
+    def _check_forward(self, newest: int) -> None:
+        """NotMirrored if the source was at a later revision, or index, than this, and the target may not go
+        back too.
+        """
+        if newest < self._seen and not self._overwrite:
+            raise went_back(self.mark, self._seen, newest)
+        self._seen = max(self._seen, newest)
+
+    def _resume(self, found: Checkpoint) -> None:
+        """Go on where the run was that has written this checkpoint."""
+        self.copied, self._witness = found.revision, found.witness
+        self._seen = max(found.seen, found.revision, found.witness.revision if found.witness else 0)
 
     async def _shows_last(self) -> bool:
         """Whether the source shows the last change that was copied, or that was seen by a comparison that
         was interrupted. Another if it shows something else.
         """
         newest = self._newest_witness()
-        if newest is None:
-            return False
-        return await self._is_proven(newest) or (
-            newest is not self._witness and self._witness is not None and await self._is_proven(self._witness)
-        )
+        return newest is not None and await self._is_proven(newest)
 
     def _newest_witness(self) -> Witness | None:
         """The last change that was copied, or a later one that a comparison has seen."""
-        known = [each for each in (self._witness, self._listed) if each is not None]
-        return max(known, key=lambda each: each.revision, default=None)
+        return later(self._witness, self._listed)
 
-    async def _show_older(self) -> None:
-        """Another unless the keys that the source has not changed since the checkpoint show that it is the
-        same.
-        """
-        if not self.copied:
-            raise Another(
-                "the first copy was interrupted, and SOURCE does not show the last change that it had seen",
-                is_certain=False,
-            )
-        await self._check_copied()
-
-    def _tell_unproven(self) -> None:
-        self._unproven += 1
-        if self._unproven == MOST_UNPROVEN:
-            self._notice(
-                "SOURCE does not have the last change any more that was copied, or none is known: until there"
-                " is another one, all is compared after each break of its connection"
-            )
+    def _note(self, witness: Witness) -> None:
+        """A comparison has seen this change."""
+        self._fresh = later(self._fresh, witness)
+        self._listed = later(self._listed, witness)
 
     @abstractmethod
     async def _begin(self) -> None:
@@ -424,15 +434,18 @@ class OneWay(ABC):
 
     @abstractmethod
     async def _is_proven(self, witness: Witness) -> bool:
-        """Whether the source shows this change. False if that cannot be told: it is compacted, or forgotten,
-        and its key was changed since. Another if it shows something else.
+        """Whether the source shows this change: by its history, or where that is compacted, or forgotten, by
+        the key being as it was. False if that cannot be told, as the key was changed since. Another if it
+        shows something else.
         """
 
     @abstractmethod
-    async def _check_copied(self) -> None:
-        """Another unless all keys that the source has not changed since the checkpoint are in the target as
-        they are, and one such key at least.
-        """
+    async def _is_bare(self) -> bool:
+        """Whether the target has nothing that could be lost."""
+
+    @abstractmethod
+    async def _save(self) -> None:
+        """Write the checkpoint."""
 
     @abstractmethod
     async def _compare(self, proof: Proof) -> None:
@@ -448,7 +461,7 @@ class OneWay(ABC):
 def _may_pass(error: ClientError) -> bool:
     """Whether the same call may succeed later, with nothing changed by somebody."""
     if isinstance(error, Status):
-        return error.code in {UNAVAILABLE, DEADLINE_EXCEEDED}
+        return error.code in {UNAVAILABLE, DEADLINE_EXCEEDED} or Reason.TOO_MANY.text in error.message
     if isinstance(error, V2Error):
         return error.code in {RAFT_ERROR, WATCHER_CLEARED}
     if isinstance(error, Unreachable):

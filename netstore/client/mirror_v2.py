@@ -4,17 +4,20 @@ The listing of the source is compared folder by folder, from an index that is re
 after that index are carried out in their order: so the target is equal to the source at the index of the last
 event, though folders were read at different moments. The checkpoint, a hidden key of the target, has the
 index up to which that was done. It is written from time to time: events after it are carried out once more by
-the next run, which ends in the same state. Only the run that has written it last may write it again, so two
-mirrors do not write into each other for long.
+the next run, which ends in the same state; and before a write of what is newer than the source was known to
+be. Only the run that has begun last may write it. The others look at it before they write, a second after
+they did so last at most, and end; a run that begins where another one was waits as long.
 
 Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write
 that a store carries out late does not undo a later one. A refresh of a TTL is no event: the source is asked
 again for a node with a TTL when half of its time is over, while the next event is waited for.
 
-After each break, and before a comparison, the source shows that it is the store that was copied
-(`client.mirror`): by the node that was changed last, or by the event of that change. No events are kept while
-all is compared: where the source has forgotten some by then, which a store does after 1,000, all is compared
-again.
+After each new connection, and before a comparison, the source shows that it is the store that was copied
+(`client.mirror`): by the node that was changed last, or by the event of that change. A run that follows has
+two connections: one for the long poll, and one that the source is asked over meanwhile. A poll is cut from
+time to time, and its connection with it: only where the source has just shown the witness over the other one,
+which the next poll uses. No events are kept while all is compared: where the source has forgotten some by
+then, which a store does after 1,000, all is compared again.
 """
 
 from __future__ import annotations
@@ -24,23 +27,23 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from netstore.client.mirror import (
     Another,
     Checkpoint,
     NotMirrored,
     OneWay,
+    Proof,
+    Reconnected,
     Told,
     Witness,
     digest,
-    no_proof,
     parse_checkpoint,
     shown,
     together,
-    unlike,
 )
 from netstore.client.mirror_v2_nodes import (
-    BREAK_SECONDS,
     CHANGED,
     Scope,
     Source,
@@ -58,7 +61,6 @@ from netstore.client.v2 import INDEX_CLEARED, NOT_A_FILE, NOT_A_FOLDER, V2Error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.client.mirror import Proof
     from netstore.client.v2 import Answer, Node, Poll, V2Client
 
 POLL_SECONDS: Final = 5.0
@@ -67,10 +69,16 @@ forgets its events after the next 1,000, of whatever keys.
 """
 
 SURE_SECONDS: Final = 2.0
-"""A poll that was shorter does not tell that the past has no event: it may have been on its way."""
+"""How long to wait for an event of the past: it may be on its way."""
 
 SAVE_SECONDS: Final = 1.0
-"""The checkpoint is written at most this long after an event."""
+"""The checkpoint is written at most this long after an event, and read at most this long before a write."""
+
+HOLD_SECONDS: Final = 20.0
+"""The source is asked after so long, while the target is written: idle connections end, here or there."""
+
+ENDED_SECONDS: Final = 0.1
+"""How long to wait after a poll that the source has ended."""
 
 SHORTEST_LOOK: Final = 0.5
 """Seconds between two looks at the source for one node with a TTL, at least."""
@@ -103,10 +111,16 @@ class Mirror(OneWay):
         """See `client.mirror.OneWay`."""
         super().__init__(told, trouble, notice=notice, overwrite=overwrite)
         self._source = Source(source, may_go_back=overwrite)
-        self._target = Target(target, scope, self._patience, notice)
+        self._target = Target(target, scope, self._patience, self._claim, notice)
         self._scope = scope
         self._save_at = float("inf")
         """When to write the checkpoint."""
+        self._claimed = float("-inf")
+        """When the checkpoint was written, or read, last."""
+        self._saved: tuple[int, Witness | None] = (0, None)
+        """What it says that was seen, and that was listed."""
+        self._is_alone = True
+        """There may be no other connection to the source than that of the poll."""
         self._silent = 0
         """Up to which index the last poll has found no event. If the next one, by a member that has come as
         far, finds none either, none was.
@@ -124,6 +138,11 @@ class Mirror(OneWay):
     async def _begin(self) -> None:
         """Read the checkpoint, or write the first one."""
         scope = self._scope
+        if scope.target != "/" and is_within(scope.checkpoint, scope.target):
+            raise NotMirrored(
+                f"checkpoint {scope.checkpoint}: is in the folder {scope.target} of TARGET, which becomes"
+                " equal to one of SOURCE: name another key by --checkpoint"
+            )
         newest = await self._source.newest(scope.source)
         found = await self._target.node(scope.checkpoint, quorum=True)
         if self._source.cluster == self._target.cluster and (
@@ -140,9 +159,11 @@ class Mirror(OneWay):
             checkpoint = parse_checkpoint(
                 (found.value or "").encode(), scope.checkpoint, self._source.cluster, scope.source.encode()
             )
-            self._source.check_forward(newest, checkpoint.revision)
             self._modified, self._is_behind = found.modified_index, checkpoint.timed
-            self.copied, self._witness = checkpoint.revision, checkpoint.witness
+            self._resume(checkpoint)
+            self._check_forward(newest)
+            await self._save_silently()
+            await trio.sleep(SAVE_SECONDS)  # until the run before has seen that, or has ended
             return
         if there is not None and not self._overwrite and (there.nodes or not there.dir):
             some = there.nodes[0].key if there.nodes else there.key
@@ -150,7 +171,24 @@ class Mirror(OneWay):
                 f"TARGET has v2 keys already, such as {shown(some.encode())}: name another folder there by"
                 " --target-prefix, or let them be replaced and deleted by --overwrite"
             )
+        self._check_forward(newest)
         await self._save()
+
+    async def _claim(self, is_again: bool) -> None:
+        """Before a write: the checkpoint says how new it may be, and is this run's. NotMirrored if it is
+        another's.
+        """
+        now = trio.current_time()
+        if now > self._source.heard + HOLD_SECONDS:
+            await self._newest()
+        self._seen = max(self._seen, self._source.index)
+        if self._saved != (self._seen, self._listed):
+            await self._save_silently()
+        elif is_again or now > self._claimed + SAVE_SECONDS:
+            found = await self._target.node(self._scope.checkpoint, quorum=True)
+            if found is None or found.modified_index != self._modified:
+                raise self._another_run()
+            self._claimed = now
 
     async def _save(self) -> None:
         """Write the checkpoint, and tell so."""
@@ -159,6 +197,8 @@ class Mirror(OneWay):
 
     async def _save_silently(self) -> None:
         self._sequence += 1
+        now = trio.current_time()
+        saved = self._seen, self._listed
         state = Checkpoint(
             self._source.cluster,
             self._scope.source.encode().hex(),
@@ -167,9 +207,11 @@ class Mirror(OneWay):
             self._sequence,
             timed=bool(self._timed),
             witness=self._newest_witness(),
+            seen=self._seen,
         )
         value = msgspec.json.encode(state).decode()
         self._modified = await self._patience.persist(lambda: self._commit(value))
+        self._claimed, self._saved = now, saved
         self._save_at = float("inf")
 
     def _tell(self) -> None:
@@ -195,28 +237,36 @@ class Mirror(OneWay):
         found = await self._target.node(key, quorum=True)
         if found is not None and found.value == value:
             return found.modified_index
-        raise NotMirrored(
-            f"checkpoint {key}: another mirror writes into TARGET by it, or the key was removed; stop one of"
-            " them, or name another key by --checkpoint"
+        raise self._another_run()
+
+    def _another_run(self) -> NotMirrored:
+        return NotMirrored(
+            f"checkpoint {self._scope.checkpoint}: another mirror writes into TARGET by it, or the key was"
+            " removed; stop one of them, or name another key by --checkpoint"
         )
 
     # --- is it the store that was copied?
 
     def _breaks(self) -> int:
-        return self._source.breaks
+        return self._source.client.transport.connections
 
     async def _newest(self) -> int:
-        return await self._source.newest(self._scope.source, self.copied)
+        self._seen = max(self._seen, self._source.index)
+        newest = await self._source.newest(self._scope.source)
+        self._check_forward(newest)
+        return newest
 
     async def _is_proven(self, witness: Witness) -> bool:
         source = self._source
         key = bytes.fromhex(witness.key).decode(errors="replace")
         node = await source.node(key, quorum=True)
+        if witness.quiet:
+            return node is not None and _listed_witness(node) == witness
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
             try:
                 async with source.poll(key, witness.revision - 1) as poll:
-                    answer = await source.event(poll, SURE_SECONDS)
+                    answer = await poll.event(SURE_SECONDS)
             except V2Error as error:
                 if error.code != INDEX_CLEARED:
                     raise
@@ -232,36 +282,32 @@ class Mirror(OneWay):
             )
         return True
 
-    async def _check_copied(self) -> None:
-        """See `OneWay`. Of files; one with a TTL may have ended in the target before."""
-        is_empty, is_shown = True, False
-        waiting = [""]
-        while waiting:
-            path = waiting.pop()
-            ours, theirs = await self._both(path)
-            wanted, present = (
-                {"": node} if node is not None and not node.dir else children(node) for node in (ours, theirs)
-            )
-            if any(not node.dir or name not in wanted for name, node in present.items()):
-                is_empty = False
-            for name, node in wanted.items():
-                there = present.get(name)
-                if node.dir:
-                    waiting.append(f"{path}/{name}")
-                elif there is not None and there.value == node.value and node.created_index <= self.copied:
-                    is_shown = True
-                elif node.modified_index <= self.copied and (node.expiration is None or there is not None):
-                    raise unlike(shown(node.key.encode()), "index", node.modified_index, self.copied)
-        if not is_empty and not is_shown:
-            raise no_proof("index", self.copied)
+    async def _is_bare(self) -> bool:
+        node = await self._target.at("")
+        return node is None or (node.dir and not node.nodes)
 
-    async def _both(self, path: str, proof: Proof | None = None) -> tuple[Node | None, Node | None]:
+    async def _ask(self, proof: Proof) -> bool:
+        """Ask the source over the connection that no poll uses. Whether it still shows the witness; over a
+        new connection it has to. Reconnected if it does not.
+        """
+        if self._newest_witness() is None:
+            return False
+        await self._newest()
+        later = Proof(self._breaks)
+        is_shown = await self._shows_last()
+        later.check()
+        if not proof.holds:
+            if not is_shown:
+                raise Reconnected
+            proof.renew(later)
+        return is_shown
+
+    async def _both(self, path: str, proof: Proof) -> tuple[Node | None, Node | None]:
         """What the source and the target have of a path, which is relative to the folder that is copied.
         Reconnected if the proof does not hold for that.
         """
         ours = await self._source.node(join(self._scope.source, path))
-        if proof is not None:
-            proof.check()
+        proof.check()
         theirs = await self._target.at(path)
         self._patience.recovered()
         return ours, theirs
@@ -272,11 +318,11 @@ class Mirror(OneWay):
         index = await self._newest()
         proof.check()
         self._timed.clear()
-        self._listed, self._silent = None, 0
+        self._fresh, self._silent = None, 0
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(proof, waiting.pop()))
-        self.copied, self._witness, self._is_behind = index, self._listed, False
+        self.copied, self._witness, self._is_behind = index, self._fresh, False
         self._listed = None
         await self._save()
 
@@ -286,35 +332,25 @@ class Mirror(OneWay):
         if ours is None:
             await self._remove(proof, path)
             return []
+        for node in (ours, *ours.nodes):
+            if node.key != "/":  # which has no index
+                self._note(_listed_witness(node))
         await self._ensure(proof, path, wanted_of(ours), theirs)
         if not ours.dir:
             return []
         present = children(theirs)
         folders = []
-        for node in sorted(ours.nodes, key=name_of):
+        for node in ours.nodes:
             name = name_of(node)
             below = f"{path}/{name}"
             there = present.pop(name, None)
             if node.dir:
                 folders.append(below)
             else:
-                await self._list(node)
                 await self._ensure(proof, below, wanted_of(node), there)
         for name in present:
             await self._remove(proof, f"{path}/{name}")
         return folders
-
-    async def _list(self, node: Node) -> None:
-        """A file of the source was seen. With a TTL it is no witness: perhaps it was refreshed, and there is
-        no event of that. A first copy keeps the first one, in case that it is interrupted.
-        """
-        if node.expiration is not None:
-            return
-        is_first = self._listed is None and self._witness is None
-        if self._listed is None or node.modified_index > self._listed.revision:
-            self._listed = _witness(node)
-        if is_first:
-            await self._save_silently()
 
     # --- following
 
@@ -329,14 +365,11 @@ class Mirror(OneWay):
         after = self.copied if self._witness is None else min(self._witness.revision, self.copied)
         listed = self.copied if is_compared else 0
         while True:
-            if trio.current_time() >= self._save_at:
-                await self._save()
             try:
                 async with self._source.poll(self._scope.source, after, recursive=True) as poll:
                     self._patience.recovered()
                     proof.check()
-                    limit = self._limit()
-                    answer = await self._event(proof, poll, limit)
+                    answer, is_cut = await self._event(proof, poll)
             except V2Error as error:
                 if error.code != INDEX_CLEARED:
                     raise
@@ -349,6 +382,7 @@ class Mirror(OneWay):
             if answer is not None:
                 self._silent = self._ended = 0
                 after = answer.node.modified_index
+                self._source.saw(after)
                 if after > self.copied or (after > listed and self._path_of(answer.node) is None):
                     await self._carry_out(proof, answer, is_past=after <= poll.etcd_index)
                     self._reach(after)
@@ -359,23 +393,25 @@ class Mirror(OneWay):
                 elif is_within(answer.node.key, self._scope.source):
                     self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
                     self._save_soon()
-            elif not poll.timed_out:
+                continue
+            self._is_alone = True
+            if not is_cut:
                 await self._wait_for_poll()
-            elif limit >= SURE_SECONDS and poll.etcd_index >= self._silent:  # else by one that lags behind
+            elif poll.etcd_index >= self._silent:  # else by one that lags behind
                 self._ended = 0
                 self._reach(self._silent)
                 after = max(after, self.copied)
                 self._silent = poll.etcd_index
 
     async def _wait_for_poll(self) -> None:
-        """The source has ended a poll: wait a little, but not so long that the next one is after a break."""
+        """The source has ended a poll: wait a little."""
         self._ended += 1
         if self._ended == MOST_ENDED:
             self._notice(
                 f"SOURCE has ended {MOST_ENDED} polls in a row without an event, as a proxy does that allows"
                 " none so long: it is asked again and again; name the members themselves"
             )
-        await trio.sleep(BREAK_SECONDS / 2)
+        await trio.sleep(ENDED_SECONDS)
 
     def _tell_outrun(self, *, is_outrun: bool) -> None:
         if is_outrun and not self._is_outrun:
@@ -393,10 +429,6 @@ class Mirror(OneWay):
     def _save_soon(self) -> None:
         self._save_at = min(self._save_at, trio.current_time() + SAVE_SECONDS)
 
-    def _limit(self) -> float:
-        """How long to wait for the next event."""
-        return max(min(POLL_SECONDS, self._save_at - trio.current_time()), 0.0)
-
     async def _carry_out(self, proof: Proof, event: Answer, *, is_past: bool) -> None:
         """Do in the target what was done in the source."""
         node, removed = event.node, event.action in _REMOVALS
@@ -410,7 +442,7 @@ class Mirror(OneWay):
             await self._remove(proof, path)
         elif path is not None:
             await self._ensure(proof, path, wanted_of(node), await self._target.at(path), is_event=True)
-            if is_past and node.expiration is not None and not self._target.is_checkpoint(path):
+            if is_past and node.expiration is not None:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
         self._witness = _witness(node, is_removal=removed)
 
@@ -425,8 +457,6 @@ class Mirror(OneWay):
         self, proof: Proof, path: str, wanted: Wanted, there: Node | None, *, is_event: bool = False
     ) -> None:
         """See `Target.ensure`. A node with a TTL is to be looked at again."""
-        if self._target.is_checkpoint(path):
-            return
         await self._target.ensure(proof, path, wanted, there, is_event=is_event)
         if wanted.ttl is None:
             self._timed.discard(path)
@@ -439,28 +469,47 @@ class Mirror(OneWay):
 
     # --- nodes with a TTL
 
-    async def _event(self, proof: Proof, poll: Poll, limit: float) -> Answer | None:
-        """What `Poll.event` has. Nodes with a TTL are looked at meanwhile: one that is due in any case, and
-        no more once the event is there. So however many events or nodes there are, both go on.
+    async def _event(self, proof: Proof, poll: Poll) -> tuple[Answer | None, bool]:
+        """What `Poll.event` has, and whether the poll was cut. Meanwhile the source is asked for nodes with a
+        TTL: for one that is due in any case, and for no more once the event is there. So however many events
+        or nodes there are, both go on.
         """
         answers: list[Answer | None] = []
-        ended = trio.Event()
+        ended, waiting = trio.Event(), trio.CancelScope()
 
         async def wait() -> None:
-            answers.append(await self._source.event(poll, limit))
+            with waiting:
+                answers.append(await poll.event(float("inf")))
             ended.set()
 
-        await together((partial(self._look_until, proof, ended), wait))
-        return answers[0]
+        await together((partial(self._work, proof, poll, ended, waiting), wait))
+        return (answers[0], False) if answers else (None, True)
 
-    async def _look_until(self, proof: Proof, ended: trio.Event) -> None:
-        is_due = await self._look(proof)
-        while not ended.is_set():
+    async def _work(self, proof: Proof, poll: Poll, ended: trio.Event, waiting: trio.CancelScope) -> None:
+        """What is to be done while an event is waited for. The wait is cut when it was long, and the source
+        still shows the witness.
+        """
+        cut_at = trio.current_time() + POLL_SECONDS
+        if self._is_alone or poll.etcd_index < self._source.index:
+            await self._ask(proof)
+            self._is_alone = False
+        self._source.saw(poll.etcd_index)
+        while True:
+            is_due = await self._look(proof)
+            now = trio.current_time()
+            if now >= self._save_at:
+                await self._save()
+            if ended.is_set():
+                return
+            if now >= cut_at:
+                if await self._ask(proof):
+                    waiting.cancel()
+                    return
+                cut_at = now + POLL_SECONDS
             if not is_due:
-                with trio.move_on_at(self._timed.next()):
+                with trio.move_on_at(min(self._timed.next(), self._save_at, cut_at)):
                     await ended.wait()
                     return
-            is_due = await self._look(proof)
 
     async def _look(self, proof: Proof) -> bool:
         """Ask the source again for a node with a TTL, half of whose time is over. False if there is none."""
@@ -478,7 +527,8 @@ class Mirror(OneWay):
         if node is None or node.expiration is None:
             self._timed.discard(path)  # there is an event of it
             return True
-        proof.check()
+        if not proof.holds:
+            await self._ask(proof)
         await self._ensure(proof, path, wanted_of(node), await self._target.at(path))
         return True
 
@@ -486,6 +536,11 @@ class Mirror(OneWay):
 def _next_look(now: float, ttl: int) -> float:
     """When half of what is left of a TTL is over."""
     return now + max(SHORTEST_LOOK, ttl / 2)
+
+
+def _listed_witness(node: Node) -> Witness:
+    """Of a node that was listed. Of a refresh, and of an update of a folder, there is no event."""
+    return replace(_witness(node), quiet=node.dir or node.expiration is not None)
 
 
 def _witness(node: Node, *, is_removal: bool = False) -> Witness:

@@ -24,15 +24,10 @@ from netstore.client.v2 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from netstore.client.mirror import Patience, Proof
-    from netstore.client.v2 import Answer, Node, Poll, V2Client
-
-BREAK_SECONDS: Final = 0.2
-"""A source that answers over a new connection so soon after it was heard last is still the same: a store that
-is begun anew takes longer to start.
-"""
+    from netstore.client.v2 import Node, Poll, V2Client
 
 TTL_SLACK: Final = 2
 """Seconds by which TTLs may differ before one is written again, but for short ones: both are rounded, at
@@ -74,41 +69,41 @@ class Side:
     def __init__(self, client: V2Client, *, may_go_back: bool) -> None:
         self.client = client
         self.cluster = ""
+        self.index = 0
+        """The highest one that the store is known to have come to."""
+        self.heard = float("-inf")
+        """When it has answered last."""
         self._may_go_back = may_go_back
-        self._floor = 0
 
     def saw(self, index: int) -> None:
         """The store has come to this index."""
-        self._floor = max(self._floor, index)
+        self.index = max(self.index, index)
 
     def check(self, cluster: str) -> None:
         """An answer of this cluster has come. NotMirrored if it is another one."""
+        self.heard = trio.current_time()
         self.cluster = self.cluster or cluster
         if cluster and cluster != self.cluster:
             raise NotMirrored("another cluster answers at the address of a store; check it")
 
-    def check_forward(self, newest: int, before: int) -> None:
-        """NotMirrored if the store is at `newest` and was at a later index before, and may not go back."""
-        if newest < before and not self._may_go_back:
-            raise went_back("index", before, newest)
-
     async def node(self, key: str, *, quorum: bool = False) -> Node | None:
-        """The node, with its children if it is a folder; None if there is none."""
+        """The node, with its children if it is a folder; None if there is none. NotMirrored if the store went
+        back, and may not.
+        """
         node, index = await self._read(key, quorum=quorum)
-        if index < self._floor and not quorum:  # from a member that lags behind
+        if index < self.index and not quorum:  # from a member that lags behind
             node, index = await self._read(key, quorum=True)
-            self.check_forward(index, self._floor)
+        if index < self.index and not self._may_go_back:
+            raise went_back("index", self.index, index)
         self.saw(index)
         return node
 
-    async def newest(self, folder: str, before: int = 0) -> int:
-        """The index of the store, which was at `before`, by a linearizable read of a key in this folder that
-        is not likely to be there.
+    async def newest(self, folder: str) -> int:
+        """The index of the store, by a linearizable read of a key in this folder that is not likely to be
+        there.
         """
-        newest = (await self._read(join(folder, "/_"), quorum=True))[1]
-        self.check_forward(newest, max(before, self._floor))
-        self._floor = newest
-        return newest
+        self.index = (await self._read(join(folder, "/_"), quorum=True))[1]
+        return self.index
 
     async def _read(self, key: str, *, quorum: bool) -> tuple[Node | None, int]:
         try:
@@ -123,24 +118,7 @@ class Side:
 
 
 class Source(Side):
-    """The store that is copied. It notices new connections: a poll that nothing came of is cut, so the next
-    one needs another, which is no break if the store was heard just before.
-    """
-
-    def __init__(self, client: V2Client, *, may_go_back: bool) -> None:
-        super().__init__(client, may_go_back=may_go_back)
-        self.breaks = 0
-        """How often it has answered over a connection that may lead to another store."""
-        self._connections = 0
-        self._heard = float("-inf")
-        """When it has answered last, or a poll was still open."""
-        self._is_waiting = False
-        """A poll is open, so its store is there."""
-
-    def check(self, cluster: str) -> None:
-        """See `Side.check`."""
-        self._hear()
-        super().check(cluster)
+    """The store that is copied."""
 
     @asynccontextmanager
     async def poll(self, key: str, after: int, *, recursive: bool = False) -> AsyncIterator[Poll]:
@@ -155,33 +133,27 @@ class Source(Side):
             self.check(poll.cluster_id)
             yield poll
 
-    async def event(self, poll: Poll, limit: float) -> Answer | None:
-        """What `Poll.event` has."""
-        self._is_waiting = True
-        try:
-            return await poll.event(limit)
-        finally:
-            self._is_waiting, self._heard = False, trio.current_time()
-
-    def _hear(self) -> None:
-        now, connections = trio.current_time(), self.client.transport.connections
-        is_soon = self._is_waiting or now <= self._heard + BREAK_SECONDS
-        if connections != self._connections and not is_soon:
-            self.breaks += 1
-        self._connections, self._heard = connections, now
-
 
 class Target(Side):
     """The store that is to become equal."""
 
     def __init__(
-        self, client: V2Client, scope: Scope, patience: Patience, notice: Callable[[str], object]
+        self,
+        client: V2Client,
+        scope: Scope,
+        patience: Patience,
+        claim: Callable[[bool], Awaitable[None]],
+        notice: Callable[[str], object],
     ) -> None:
+        """`claim` is called before each write, after what it replaces was read; with True if it was refused
+        because somebody else has changed that meanwhile.
+        """
         super().__init__(client, may_go_back=True)
         self.written = self.deleted = 0
         """How many nodes were; of a folder that is deleted with what is in it, one."""
         self._scope = scope
         self._patience = patience
+        self._claim = claim
         self._notice = notice
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
@@ -190,10 +162,6 @@ class Target(Side):
         """The node of a path, which is relative to the folder that is copied."""
         key = join(self._scope.target, path)
         return await self._patience.persist(lambda: self.node(key))
-
-    def is_checkpoint(self, path: str) -> bool:
-        """Whether the checkpoint is in the place of this path."""
-        return join(self._scope.target, path) == self._scope.checkpoint
 
     async def ensure(
         self, proof: Proof, path: str, wanted: Wanted, there: Node | None, *, is_event: bool = False
@@ -207,9 +175,12 @@ class Target(Side):
         found = [there]
 
         async def attempt() -> None:
-            for _ in range(MOST_ATTEMPTS):
+            for number in range(MOST_ATTEMPTS):
                 try:
-                    self.written += await self._write(key, wanted, found[0], is_event=is_event)
+                    if self._is_wanted(key, wanted, found[0], is_event=is_event):
+                        return
+                    await self._may_write(proof, is_again=number > 0)
+                    await self._write(key, wanted, found[0], is_event=is_event)
                 except V2Error as error:
                     if error.code not in CHANGED:
                         raise
@@ -222,8 +193,19 @@ class Target(Side):
 
         await self._patience.persist(attempt)
 
-    async def _write(self, key: str, wanted: Wanted, there: Node | None, *, is_event: bool) -> int:
-        """Write a node, if it has to be; how many were. V2Error if it is not as it was found."""
+    def _is_wanted(self, key: str, wanted: Wanted, there: Node | None, *, is_event: bool) -> bool:
+        """Whether there is nothing to write."""
+        if there is None or there.dir != (wanted.value is None):
+            return False
+        is_equal = there.value == wanted.value and _is_near(ttl_of(there), wanted.ttl)
+        return key == "/" or (is_equal and not is_event)
+
+    async def _may_write(self, proof: Proof, *, is_again: bool) -> None:
+        await self._claim(is_again)
+        proof.check()
+
+    async def _write(self, key: str, wanted: Wanted, there: Node | None, *, is_event: bool) -> None:
+        """Write a node. V2Error if it is not as it was found."""
         client, value, ttl = self.client, wanted.value, wanted.ttl
         if there is not None and there.dir != (value is None):
             if key == "/":
@@ -240,8 +222,6 @@ class Target(Side):
                 answer = await client.mkdir(key, ttl=ttl)
             else:
                 answer = await client.create(key, value, ttl=ttl)
-        elif key == "/" or (not is_event and there.value == value and _is_near(ttl_of(there), ttl)):
-            return 0
         elif not is_event and there.value == value and ttl is not None:
             answer = await client.refresh(key, ttl)
         elif value is None:
@@ -249,7 +229,7 @@ class Target(Side):
         else:
             answer = await client.compare_and_swap(key, value, prev_index=there.modified_index, ttl=ttl)
         self.saw(answer.etcd_index)
-        return 1
+        self.written += 1
 
     async def make_way(self, key: str) -> None:
         """Remove a file where `key` needs a folder. NotMirrored if it is outside of the folder that is the
@@ -273,15 +253,13 @@ class Target(Side):
         """Remove a node, with everything below it. Reconnected if the proof does not hold any more."""
         proof.check()
         key = join(self._scope.target, path)
-        if key == self._scope.checkpoint:
-            return
 
         async def attempt() -> None:
-            quorum = False
-            for _ in range(MOST_ATTEMPTS):
-                there = await self.node(key, quorum=quorum)
+            for number in range(MOST_ATTEMPTS):
+                there = await self.node(key, quorum=number > 0)
                 if there is None:
                     return
+                await self._may_write(proof, is_again=number > 0)
                 try:
                     if key == "/":
                         for node in there.nodes:
@@ -291,7 +269,6 @@ class Target(Side):
                 except V2Error as error:
                     if error.code not in CHANGED:
                         raise
-                    quorum = True
                 else:
                     return
             raise NotMirrored(f"{key}: somebody else changes it in TARGET all the time; find out who")

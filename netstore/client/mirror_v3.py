@@ -8,10 +8,10 @@ neither lost nor done twice, and two mirrors do not write into each other.
 Values are kept, revisions are not: the target counts its own. Of several changes of a key that arrive
 together the last one is written. Leases are not copied: that a key expired arrives as its deletion.
 
-Whenever the source is asked anew, it first shows that it is the store that was copied (`client.mirror`): at
-the revision of the witness, or still, its key is what was copied. A watch goes on after the witness, not
-after the checkpoint, so what a source put back to a state between them has written since is not missed; only
-where all keys were just compared it goes on from there.
+After each new connection the source first shows that it is the store that was copied (`client.mirror`): at
+the revision of the witness, or where that is compacted still, its key is what was copied. A watch goes on
+after the witness, not after the checkpoint, so what a source put back to a state between them has written
+since is not missed; only where all keys were just compared it goes on from there.
 """
 
 from __future__ import annotations
@@ -35,11 +35,8 @@ from netstore.client.mirror import (
     Told,
     Witness,
     digest,
-    no_proof,
     parse_checkpoint,
     shown,
-    unlike,
-    went_back,
 )
 from netstore.client.v3 import has_many, has_much, least_request_bytes
 from netstore.proto import rpc_pb2 as pb
@@ -99,8 +96,6 @@ class Mirror(OneWay):
         self._target = target
         self._scope = scope
         self._cluster = ""
-        self._seen = 0
-        """The highest revision that the source is known to have had."""
         self._page = FIRST_PAGE
         self._most_operations = MOST_OPERATIONS
         self._most_bytes = MOST_BYTES
@@ -110,7 +105,7 @@ class Mirror(OneWay):
         """Read the checkpoint, or write the first one."""
         scope = self._scope
         answer = await self._source.range(pb.RangeRequest(key=scope.keys or b"\0", count_only=True))
-        self._cluster, self._seen = f"{answer.header.cluster_id:x}", answer.header.revision
+        self._cluster = f"{answer.header.cluster_id:x}"
         target = await self._target.range(pb.RangeRequest(key=scope.checkpoint))
         if target.header.cluster_id == answer.header.cluster_id and self._overlaps():
             raise NotMirrored(
@@ -120,8 +115,8 @@ class Mirror(OneWay):
             )
         if target.kvs:
             found = parse_checkpoint(target.kvs[0].value, shown(scope.checkpoint), self._cluster, scope.keys)
-            self._modified, self.copied = target.kvs[0].mod_revision, found.revision
-            self._witness = found.witness
+            self._modified = target.kvs[0].mod_revision
+            self._resume(found)
             self._check_forward(answer.header.revision)
             return
         if not self._overwrite:
@@ -131,7 +126,11 @@ class Mirror(OneWay):
                     f"TARGET has keys already, such as {shown(some.kvs[0].key)}: name another place there by"
                     " --target-prefix, or let them be replaced and deleted by --overwrite"
                 )
-        await self._write(Proof(self._breaks), [], 0, None)
+        self._check_forward(answer.header.revision)
+        await self._save()
+
+    async def _save(self) -> None:
+        await self._write(Proof(self._breaks), [], self.copied, self._newest_witness())
 
     def _overlaps(self) -> bool:
         """Whether what is written, the checkpoint too, would be copied again if both are the same store."""
@@ -170,21 +169,9 @@ class Mirror(OneWay):
         self._check_cluster(answer.header)
         return answer.kvs[0] if answer.kvs else None
 
-    async def _check_copied(self) -> None:
-        async def check(revision: int) -> None:
-            is_empty, is_shown = True, False
-            async with aclosing(self._pairs(revision)) as pairs:
-                async for _, ours, theirs in pairs:
-                    is_empty = is_empty and theirs is None
-                    if ours is None or ours.mod_revision > self.copied:
-                        continue
-                    if theirs != ours.value:
-                        raise unlike(shown(ours.key), "revision", ours.mod_revision, self.copied)
-                    is_shown = True
-            if not is_empty and not is_shown:
-                raise no_proof("revision", self.copied)
-
-        await self._at_newest(check)
+    async def _is_bare(self) -> bool:
+        some = await self._of_target(_range(self._scope.target, limit=2))
+        return all(pair.key == self._scope.checkpoint for pair in some.kvs)
 
     async def _at_newest(self, work: Callable[[int], Awaitable[None]]) -> None:
         """List as of the newest revision. Begun anew while the source compacts what is read."""
@@ -207,27 +194,25 @@ class Mirror(OneWay):
 
         async def compare(revision: int) -> None:
             batch = _Batch()
-            self._listed = None
+            self._fresh = None
             async with aclosing(self._pairs(revision, proof)) as pairs:
                 async for key, ours, theirs in pairs:
                     if ours is None:
                         await self._add(proof, batch, key, None)
                         continue
-                    if self._listed is None or ours.mod_revision > self._listed.revision:
-                        self._listed = _witness(ours)
+                    self._note(_witness(ours))
                     if ours.value != theirs:
                         await self._add(proof, batch, key, ours.value)
-            await self._write(proof, batch.take(), revision, self._listed)
+            await self._write(proof, batch.take(), revision, self._fresh)
             self._is_behind, self._listed = False, None
 
         await self._at_newest(compare)
 
     async def _pairs(
-        self, revision: int, proof: Proof | None = None
+        self, revision: int, proof: Proof
     ) -> AsyncGenerator[tuple[bytes, KeyValue | None, bytes | None]]:
         """All keys of both, without their prefix, in order: what the source has at a revision, and the value
-        that the target has; None for the one that has it not. Reconnected if the proof does not hold for what
-        the source has.
+        that the target has; None for the one that has it not. Reconnected if the proof does not hold.
         """
         async with (
             aclosing(self._list(self._of_target, self._scope.target, 0)) as present,
@@ -256,21 +241,13 @@ class Mirror(OneWay):
         self._check_forward(answer.header.revision)
         return answer.header.revision
 
-    def _check_forward(self, newest: int) -> None:
-        """NotMirrored if the source was at a later revision than this, and the target may not go back too."""
-        before = max(self._seen, self.copied)
-        if newest < before and not self._overwrite:
-            raise went_back("revision", before, newest)
-        self._seen = newest
-
     def _check_cluster(self, header: pb.ResponseHeader) -> None:
         if header.cluster_id and f"{header.cluster_id:x}" != self._cluster:
             raise NotMirrored("another cluster answers at the address of the source; check it")
 
-    async def _of_source(self, proof: Proof | None, request: pb.RangeRequest) -> pb.RangeResponse:
+    async def _of_source(self, proof: Proof, request: pb.RangeRequest) -> pb.RangeResponse:
         answer = await self._source.range(request)
-        if proof is not None:
-            proof.check()
+        proof.check()
         return answer
 
     async def _of_target(self, request: pb.RangeRequest) -> pb.RangeResponse:
@@ -325,7 +302,11 @@ class Mirror(OneWay):
             after = min(self._witness.revision, after)
         wanted = _range(self._scope.keys)
         request = pb.WatchCreateRequest(
-            key=wanted.key, range_end=wanted.range_end, start_revision=after + 1, progress_notify=True
+            key=wanted.key,
+            range_end=wanted.range_end,
+            start_revision=after + 1,
+            progress_notify=True,
+            fragment=True,
         )
         async with self._source.watch(request) as watch:
             while True:
@@ -344,21 +325,26 @@ class Mirror(OneWay):
                     await self._take(proof, answer)
 
     async def _take(self, proof: Proof, answer: pb.WatchResponse) -> None:
-        """Carry out the changes of an answer. They may be some that a comparison has seen already."""
+        """Carry out the changes of an answer. They may be some that a comparison has seen already. Of an
+        answer in fragments the last one only tells that all up to its revision was there.
+        """
         skip = len(self._scope.keys)
         last: dict[bytes, bytes | None] = {}
         for event in answer.events:
             key = event.kv.key[skip:]
             last.pop(key, None)
             last[key] = None if event.type else event.kv.value
-        revision = max(answer.events[-1].kv.mod_revision if answer.events else 0, self.copied)
-        witness = await self._witness_of(answer) if answer.events else self._witness
+        newest = answer.events[-1].kv.mod_revision if answer.events else answer.header.revision
+        self._seen = max(self._seen, newest)
+        revision, witness = self.copied, self._witness
+        if not answer.fragment:
+            revision = max(newest, revision)
+            if answer.events:
+                witness = await self._witness_of(answer) or witness
         batch = _Batch()
         for key, value in last.items():
             if not self._is_checkpoint(key):
                 await self._add(proof, batch, key, value)
-        if not answer.events:
-            revision = max(answer.header.revision, revision)
         changes = batch.take()
         if changes or revision > self.copied or witness != self._witness:
             await self._write(proof, changes, revision, witness)
@@ -393,8 +379,15 @@ class Mirror(OneWay):
         proof.check()
         scope = self._scope
         self._sequence += 1
+        self._seen = max(self._seen, revision)
         state = Checkpoint(
-            self._cluster, scope.keys.hex(), revision, self._writer, self._sequence, witness=witness
+            self._cluster,
+            scope.keys.hex(),
+            revision,
+            self._writer,
+            self._sequence,
+            witness=witness,
+            seen=self._seen,
         )
         value = msgspec.json.encode(state)
         compare = pb.Compare(key=scope.checkpoint, target=pb.Compare.MOD, mod_revision=self._modified)
@@ -414,7 +407,7 @@ class Mirror(OneWay):
             if not self._is_reduced(error, changes, request.ByteSize()):
                 raise
             half = len(changes) // 2
-            await self._write(proof, changes[:half], self.copied, self._witness)
+            await self._write(proof, changes[:half], self.copied, self._newest_witness())
             await self._write(proof, changes[half:], revision, witness)
             return
         self.copied, self._witness = revision, witness

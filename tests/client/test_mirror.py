@@ -12,6 +12,7 @@ import trio
 
 from netstore.client import mirror, mirror_v2, mirror_v3
 from netstore.client.faults import CertificateRefused, Unreachable
+from netstore.client.grpc import RESOURCE_EXHAUSTED, Status
 from netstore.client.mirror import NotMirrored, OneWay, Patience, Proof, Reconnected
 from netstore.client.mirror_v2_nodes import Scope
 from netstore.client.v2 import WATCHER_CLEARED, V2Error
@@ -288,6 +289,8 @@ REFUSED = CertificateRefused("TLS: not trusted")
         (Unreachable([("a", REFUSED), ("b", "refused")], outcome_known=True), True),
         (Unreachable([("a", REFUSED), ("b", REFUSED)], outcome_known=True), False),
         (Reconnected(), True),
+        (Status("a", RESOURCE_EXHAUSTED, "etcdserver: too many requests", write=True), True),
+        (Status("a", RESOURCE_EXHAUSTED, "grpc: received message larger than max", write=True), False),
         (V2Error(WATCHER_CLEARED, "watcher is cleared"), True),
         (V2Error(110, "not authorized"), False),
     ],
