@@ -33,7 +33,8 @@ _ENTRY: Final = layout("QQBQ")
 class Piece(NamedTuple):
     """What the digest has of one entry."""
 
-    index: int
+    at: int
+    """Its index."""
     is_timed: bool
     """Whether the entry has a time."""
     data: bytes
@@ -73,4 +74,4 @@ def joined(pieces: Sequence[Piece]) -> LogPart:
     digest = blake2b(digest_size=16)
     for piece in pieces:
         digest.update(piece.data)
-    return LogPart(first=pieces[0].index, last=pieces[-1].index, digest=digest.hexdigest())
+    return LogPart(first=pieces[0].at, last=pieces[-1].at, digest=digest.hexdigest())

@@ -49,4 +49,4 @@ def test_no_more_pieces_are_taken_than_to_one_with_a_time() -> None:
     entries = [entry(3, wall=6), entry(2, wall=5)]
     rest = map(piece_of, entries)
     assert last_of(rest) == part_of(entries[:1])
-    assert next(rest).index == 2
+    assert next(rest).at == 2

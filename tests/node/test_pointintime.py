@@ -393,11 +393,10 @@ def test_for_the_header_no_more_files_are_read_than_back_to_an_entry_with_a_time
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    real = pointintime.read_entries
 
     def noted(path: Path, cluster: int | None = None) -> Iterator[Archived]:
         read.append(path.name)
-        return real(path, cluster)
+        return read_entries(path, cluster)
 
     monkeypatch.setattr(pointintime, "read_entries", noted)
     extract(archive, Goal(applied=100), tmp_path / "made", tmp_path / "work")
