@@ -529,20 +529,25 @@ class LeaseHolder:
 
     async def _keep_former(self) -> bool:
         """Write this node's leases of the former network config once, with the full TTL, when a subnet of the
-        present one is held. One that an earlier run wrote since it created the present lease has had its
-        time. Reservations have no TTL and stay as they are. What an older lease overlaps is not served, and
-        is removed. False if that is not done yet.
+        present one is held. One that an earlier run wrote since it took the present lease has had its time:
+        since it created that, or, where that is a reservation, which may be older, wrote it. Reservations
+        have no TTL and stay as they are. What an older lease overlaps is not served, and is removed. False if
+        that is not done yet.
         """
         state, former, value = self.state, self._former, self.state.value
         if former is None or self._is_former_kept or not state.held or self._must_leave:
             return True
+        since = state.index if state.permanent else state.created
         for stored in list(self._stored()):
             lease, name = stored.lease, stored.lease.subnets.lease_name
             is_former = former.fits(lease.subnet) and not self._network.fits(lease.subnet)
             if stored.permanent or not is_former or not is_of(lease, state.own_ips, state.own_name):
                 continue
+            entry = self._watcher.entries.get(name)
+            if entry is None:
+                continue  # it went away while another one was written
             older = self._older_claim(lease.subnets, stored.created)
-            is_written = self._watcher.entries[name].value == value and stored.index > state.created
+            is_written = entry.value == value and stored.index > since
             if older is None and is_written and not self._has_left:
                 continue
             try:
@@ -618,7 +623,13 @@ class LeaseHolder:
             return RETRY_DELAY
         if isinstance(action, Discard):
             self._log.warning("lease_discarded", subnet=str(action.subnets), reason=action.reason)
-        if isinstance(action, Overwrite) and await self._hold_as_it_is(action):
+        # A reservation of the present network config that is taken now is written, for `_keep_former`.
+        is_moved = self._former is not None and action.subnets != remembered
+        if (
+            isinstance(action, Overwrite)
+            and not (action.permanent and is_moved)
+            and await self._hold_as_it_is(action)
+        ):
             return 0.0
         if not await self._write(action):
             return RETRY_DELAY

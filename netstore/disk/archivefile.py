@@ -202,6 +202,10 @@ class Listing:
             )
         return found
 
+    def having(self, index: int) -> Part | None:
+        """The newest file that has an entry; None if none has."""
+        return next((part for part in reversed(self.parts) if part.first <= index <= part.last), None)
+
     @property
     def is_from_start(self) -> bool:
         """Whether it has entry 1. A store that began with data, restored or imported, has none: its log

@@ -9,14 +9,14 @@ entry of one term at an index, they have the same ones before it (Raft, section 
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.codec import layout
 from netstore.disk.archivefile import wall_of
 from netstore.disk.backupfile import LogPart
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from netstore.raft.entry import Entry
 
@@ -30,20 +30,48 @@ _ENTRY: Final = layout("QQBQ")
 """Index, term, kind, bytes of data."""
 
 
+class Piece(NamedTuple):
+    """What the digest has of one entry."""
+
+    at: int
+    """Its index."""
+    is_timed: bool
+    """Whether the entry has a time."""
+    data: bytes
+    """DATA_BYTES of its data at most, after what else is known of it."""
+
+
+def piece_of(entry: Entry) -> Piece:
+    """That of an entry."""
+    head = _ENTRY.pack(entry.index, entry.term, entry.kind, len(entry.data))
+    return Piece(entry.index, wall_of(entry) != 0, head + entry.data[:DATA_BYTES])
+
+
 def last_part(entries: Sequence[Entry]) -> LogPart | None:
     """That of the last of these consecutive entries: from the newest one that has a time on, or all of them
     if none has. None without entries.
     """
-    for at in reversed(range(len(entries))):
-        if wall_of(entries[at]) or at == 0:
-            return part_of(entries[at:])
-    return None
+    return last_of(piece_of(entry) for entry in reversed(entries))
+
+
+def last_of(newest_first: Iterable[Piece]) -> LogPart | None:
+    """As `last_part`, of the pieces of the entries from the last one back; no more are taken than needed."""
+    found: list[Piece] = []
+    for piece in newest_first:
+        found.append(piece)
+        if piece.is_timed:
+            break
+    return joined(found[::-1]) if found else None
 
 
 def part_of(entries: Sequence[Entry]) -> LogPart:
     """That of all of these consecutive entries, at least one."""
+    return joined([piece_of(entry) for entry in entries])
+
+
+def joined(pieces: Sequence[Piece]) -> LogPart:
+    """That of all entries of which these are the pieces, at least one."""
     digest = blake2b(digest_size=16)
-    for entry in entries:
-        digest.update(_ENTRY.pack(entry.index, entry.term, entry.kind, len(entry.data)))
-        digest.update(entry.data[:DATA_BYTES])
-    return LogPart(first=entries[0].index, last=entries[-1].index, digest=digest.hexdigest())
+    for piece in pieces:
+        digest.update(piece.data)
+    return LogPart(first=pieces[0].at, last=pieces[-1].at, digest=digest.hexdigest())

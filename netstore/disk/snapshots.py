@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 INCOMING: Final = "incoming.part"
 
 _SNAPSHOT: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{64})\.image")
-_UNFINISHED: Final = re.compile(r"incoming\.part|compacted\.part|outgoing-[0-9a-f]{1,16}\.part")
+_UNFINISHED: Final = re.compile(r"incoming\.part|outgoing-[0-9a-f]{1,16}\.part")
 _READ_BYTES: Final = 1024 * 1024
 
 

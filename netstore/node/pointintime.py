@@ -9,6 +9,7 @@ import queue
 import shutil
 from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -26,7 +27,7 @@ from netstore.disk.archivefile import (
 )
 from netstore.disk.backupfile import BackupReader, Header, LogPart
 from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, LmdbEngine
-from netstore.disk.logpart import MOST_ENTRIES, last_part, part_of
+from netstore.disk.logpart import MOST_ENTRIES, joined, last_of, piece_of
 from netstore.disk.skipped import SKIPPED, read_archived_skips
 from netstore.disk.statefile import StateFile
 from netstore.disk.verification import verify
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.disk.archivefile import Part
+    from netstore.disk.logpart import Piece
     from netstore.node.replay import Replayed
     from netstore.raft.entry import Entry
+    from netstore.state.v3.store import V3Scalars
 
 WAIT_SECONDS: Final = 600.0
 """How long a commit may take before the disk is given up."""
@@ -543,16 +546,16 @@ def _readable(base: Base, copy: Path) -> Iterator[None]:
 
 def _base_for(found: Listing, goal: Goal) -> Base | None:
     """The newest state that is not after the goal; None for the empty one of a new store, if the archive has
-    its log from the start. NetstoreError if there is none. One that has the wanted revision may be after the
-    entry with which it was reached, so it is taken only where nothing before it is there.
+    its log from the start. NetstoreError if there is none; `_BadState` if one that has to be looked at is
+    damaged. One that has the wanted revision may be after the entry with which it was reached, so it is taken
+    only where nothing before it is there.
     """
     reached: Base | None = None
     for base in sorted(found.bases, reverse=True):
         if goal.applied is not None and base.applied > goal.applied:
             continue
         if goal.revision is not None:
-            with _readable(base, base.path), StateFile(base.path) as state:
-                _, scalars = fullbackup.scalars_of(state.scan)
+            scalars = _v3_scalars(base)
             if scalars.revision == goal.revision:
                 reached = base
             if scalars.revision >= goal.revision:
@@ -573,23 +576,44 @@ def _base_for(found: Listing, goal: Goal) -> Base | None:
     )
 
 
+def _v3_scalars(base: Base) -> V3Scalars:
+    """Those of a state of an archive, which is verified first: reading damaged pages may end the process."""
+    with _readable(base, base.path):
+        base.path.stat()  # one that is gone is not damaged
+        verify(base.path)
+        with StateFile(base.path) as state:
+            return fullbackup.scalars_of(state.scan)[1]
+
+
 def _check_same_log(found: Listing, path: Path, header: Header, machine: Machine) -> None:
     """NetstoreError unless entries of an archive show that a full backup is of its log: those that the header
-    tells of (`disk.logpart`), or, in backups of earlier releases, the one that wrote the last of its v3 keys.
+    tells of (`disk.logpart`), or, in backups of earlier releases, the last one, by what it wrote.
     """
     log = header.log
     if isinstance(log, LogPart):
-        entries = _entries_between(found, log.first, log.last)
-        if len(entries) == log.last - log.first + 1:
-            if part_of(entries) == log:
+        wanted = log.last - log.first + 1
+        if not 0 < wanted <= MOST_ENTRIES:
+            raise CorruptData(
+                f"{path}: its header has the field log with entries {log.first} to {log.last}, not 1 to"
+                f" {MOST_ENTRIES} of them: name another backup"
+            )
+        pieces = list(islice(_pieces(found, log.last), wanted))
+        if len(pieces) == wanted:
+            if joined(pieces[::-1]) == log:
                 return
             raise NetstoreError(
                 f"{path}: is of another log than the archive: their entries up to {log.last} are not the"
                 " same, because the store was begun anew or forced to go on without its peers; name a"
                 " backup of this log"
             )
-    elif _has_last_write(found, header, machine):
+    elif _ends_with_last_write(found, header, machine):
         return
+    else:
+        raise NetstoreError(
+            f"{path}: does not say of which log it is, as backups of earlier releases do not, and the archive"
+            f" has no entry {header.index} that wrote the last v3 key of it, which would show that: make a"
+            " new backup, or begin with a state of the archive: leave the backup out"
+        )
     raise NetstoreError(
         f"{path}: the archive has no entry that shows that this backup of entries up to {header.index} is of"
         " its log: name a backup that was made by this release while the archive was written, or begin with"
@@ -597,51 +621,45 @@ def _check_same_log(found: Listing, path: Path, header: Header, machine: Machine
     )
 
 
-def _has_last_write(found: Listing, header: Header, machine: Machine) -> bool:
-    """Whether an archive has the entry that wrote the last revision of a backup, by its time and author."""
+def _ends_with_last_write(found: Listing, header: Header, machine: Machine) -> bool:
+    """Whether the entry up to which a backup goes is in the archive the one that wrote the last revision of
+    the backup, by its time and author. An earlier one would not do: of what follows it in the backup, v2
+    writes or leases, nothing tells the entry.
+    """
     origins, _ = machine.mvcc.origins.since(machine.mvcc.revision)
     wall, principal = (origins[-1].wall, origins[-1].principal) if origins else (0, b"")
-    if not wall:
-        return False
-    while True:
+    while wall:
+        part = found.having(header.index)
+        if part is None:
+            break
         try:
-            for part in reversed(found.parts):
-                head = read_head(part.path)
-                if part.first > header.index or not head.earliest <= wall <= head.latest:
-                    continue
-                for entry, time in read_entries(part.path):
-                    if time == wall and entry.index <= header.index:
-                        return read(payload_of(entry)).principal == principal
+            for entry, time in read_entries(part.path):
+                if entry.index == header.index:
+                    return time == wall and read(payload_of(entry)).principal == principal
         except FileGone as gone:
             found = _relisted(found, gone)
-        else:
-            return False
+    return False
 
 
 def _log_part(found: Listing, applied: int) -> LogPart | msgspec.UnsetType:
     """What tells of which log a state is that has applied this entry, as far as an archive has it."""
-    entries = _entries_between(found, max(1, applied - MOST_ENTRIES + 1), applied)
-    return last_part(entries) or msgspec.UNSET
+    return last_of(islice(_pieces(found, applied), MOST_ENTRIES)) or msgspec.UNSET
 
 
-def _entries_between(found: Listing, first: int, last: int) -> list[Entry]:
-    """The last ones of these entries that an archive has without a gap; none if it has not the last one."""
-    while True:
-        entries: list[Entry] = []
+def _pieces(found: Listing, last: int) -> Iterator[Piece]:
+    """What a log part has of the entries of an archive from this one back, to a gap. One file is in memory,
+    and MOST_ENTRIES pieces.
+    """
+    while part := found.having(last):
+        first = max(part.first, last - MOST_ENTRIES + 1)
         try:
-            for part in found.parts:
-                if part.last >= first and part.first <= last:
-                    entries += [
-                        each.entry for each in read_entries(part.path) if first <= each.entry.index <= last
-                    ]
+            entries = (each.entry for each in read_entries(part.path))
+            pieces = [piece_of(entry) for entry in entries if first <= entry.index <= last]
         except FileGone as gone:
             found = _relisted(found, gone)
             continue
-        wanted = {entry.index: entry for entry in entries}
-        at = last
-        while at >= first and at in wanted:
-            at -= 1
-        return [wanted[Index(index)] for index in range(at + 1, last + 1)]
+        yield from reversed(pieces)
+        last = first - 1
 
 
 def _leads(found: Listing, applied: int, to: Base) -> bool:

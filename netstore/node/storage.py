@@ -199,11 +199,9 @@ class Storage:
             fix="let this user start one more process; until then each record is verified when it is read",
         )
 
-    def _not_compacted(self, why: str) -> None:
+    def _not_compacted(self, why: str, fix: str) -> None:
         self._log.warning(
-            "state_not_compacted",
-            reason=why,
-            fix="make room on its disk before the next start; until then its free pages are used by writes",
+            "state_not_compacted", reason=why, fix=f"{fix}; until then its free pages are used by writes"
         )
 
     def _engine_failed(self, failure: OSError) -> None:

@@ -693,6 +693,64 @@ async def test_the_former_lease_has_its_whole_time_after_a_restart(
 
 
 @pytest.mark.trio
+async def test_the_former_lease_has_its_whole_time_beside_an_old_reservation(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Renumbering(tmp_path, "v2", NETWORK, HALVES)
+    async with node.running():
+        [old] = node.own
+        former = f"{PREFIX}/subnets/{old}"
+        node.store.put(f"{PREFIX}/subnets/10.23.77.0-25", node.store.files[former].value)
+        reserved = node.store.index
+        node.plan(Phase.PREPARE)
+        node.peer()
+        await node.later(84_000)
+        assert node.store.files[former].modified > reserved, "it was renewed after the reservation was made"
+        node.peer(receives=node.store.index)
+    await trio.sleep(40_000)  # fixed: by the clock of the test
+    node.plan(Phase.SEND)
+    node.agent = node.make()
+    async with node.running():
+        await node.later(60)
+        kept = node.store.files[former]
+        assert kept.expires is not None
+        assert kept.expires > trio.current_time() + 86_000
+        assert "FLANNEL_SUBNET=10.23.77.1/25" in node.env.read_text()
+    written = node.store.index
+    node.agent = node.make()
+    async with node.running():
+        await node.later(60)
+        assert node.store.index == written, "once"
+
+
+@pytest.mark.trio
+async def test_a_former_lease_that_goes_while_another_is_written_ends_nothing(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Renumbering(tmp_path, "v2", NETWORK, HALVES)
+    async with node.running():
+        await sending(node)
+        await node.later(5)
+    former = [f"{PREFIX}/subnets/{name}" for name in node.own if name.endswith("-24")]
+    node.store.lease("10.23.66.0-24", ME)
+    former.append(f"{PREFIX}/subnets/10.23.66.0-24")
+    for key in former:
+        node.store.put(key, node.store.files[key].value.replace("}", ',"Other":1}'), 86_400)
+    before = {key: node.store.files[key].modified for key in former}
+    node.agent = node.make()
+    node.store.answer_delay = 2.0
+    async with node.running():
+        while not (written := [key for key in former if node.store.files[key].modified != before[key]]):
+            await node.later(0.1)
+        assert len(written) == 1
+        [other] = set(former) - set(written)
+        node.store.remove(other)
+        await node.later(10)
+        assert node.agent.not_ready() is None
+        assert written[0] in node.store.files
+
+
+@pytest.mark.trio
 async def test_a_full_network_is_searched_again_when_a_lease_goes_or_after_some_time(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

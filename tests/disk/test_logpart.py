@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netstore.disk.logpart import DATA_BYTES, last_part, part_of
+from netstore.disk.logpart import DATA_BYTES, last_of, last_part, part_of, piece_of
 from netstore.raft.entry import Entry, EntryKind
 from netstore.state.envelope import seal
 from netstore.types import Index, Term
@@ -42,3 +42,11 @@ def test_of_a_large_entry_the_begin_and_the_size() -> None:
     data = bytes(2 * DATA_BYTES)
     assert part_of([entry(1, data=data)]) == part_of([entry(1, data=data[:-1] + b"x")])
     assert part_of([entry(1, data=data)]) != part_of([entry(1, data=data + b"x")])
+    assert len(piece_of(entry(1, data=data)).data) < DATA_BYTES + 64
+
+
+def test_no_more_pieces_are_taken_than_to_one_with_a_time() -> None:
+    entries = [entry(3, wall=6), entry(2, wall=5)]
+    rest = map(piece_of, entries)
+    assert last_of(rest) == part_of(entries[:1])
+    assert next(rest).at == 2

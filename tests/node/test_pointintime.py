@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import shutil
 from functools import partial
@@ -23,9 +24,9 @@ from netstore.disk.archivefile import (
     wall_of,
 )
 from netstore.disk.archiveretention import Retention
-from netstore.disk.backupfile import BackupReader
+from netstore.disk.backupfile import BackupReader, LogPart
 from netstore.disk.engine import LmdbEngine
-from netstore.disk.logpart import last_part
+from netstore.disk.logpart import MOST_ENTRIES, last_part
 from netstore.disk.skipped import write_skipped
 from netstore.errors import CorruptData, NetstoreError
 from netstore.node import pointintime
@@ -37,7 +38,7 @@ from netstore.state.commands import encode as encode_command
 from netstore.state.display import payload_hash
 from netstore.state.envelope import read, seal
 from netstore.state.machine import Machine
-from netstore.state.tables import TABLES
+from netstore.state.tables import TABLES, V3_STATE
 from netstore.state.v3 import keyvalue
 from netstore.state.v3.commands import Put
 from netstore.types import ClusterId, Index, Nanos, NodeId, Term
@@ -46,9 +47,9 @@ from tests.state.machines import machine_on
 from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from netstore.disk.archivefile import Head
+    from netstore.disk.archivefile import Archived, Head
     from netstore.node.replay import Replayed
     from tests.node.test_replay import Recorded
 
@@ -354,14 +355,54 @@ def test_a_full_backup_of_another_store_is_refused(
     archive: Path, record: dict[int, Recorded], tmp_path: Path, is_old: bool
 ) -> None:
     """Although it is of a cluster with the same id."""
-    own = backup_of(tmp_path / "own", ENTRIES[:180], is_old=is_old)
+    index = max(at for at in range(150, 181) if record[at].revision > record[at - 1].revision)
+    own = backup_of(tmp_path / "own", ENTRIES[:index], is_old=is_old)
     reached = extract(archive, Goal(applied=200), tmp_path / "made", tmp_path / "work", base_file=own)
-    assert (reached.base, loaded(tmp_path / "made")) == (180, record[200])
-    other = backup_of(tmp_path / "other", of_another_store(ENTRIES[:180]), is_old=is_old)
-    why = "the archive has no entry that shows" if is_old else "is of another log than the archive"
+    assert (reached.base, loaded(tmp_path / "made")) == (index, record[200])
+    other = backup_of(tmp_path / "other", of_another_store(ENTRIES[:index]), is_old=is_old)
+    why = "does not say of which log it is" if is_old else "is of another log than the archive"
     with pytest.raises(NetstoreError, match=f"other: {why}"):
         extract(archive, Goal(applied=200), tmp_path / "x", tmp_path / "work", base_file=other)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_full_backup_of_an_earlier_release_that_goes_on_after_its_last_v3_write_is_refused(
+    archive: Path, record: dict[int, Recorded], tmp_path: Path
+) -> None:
+    """What follows that write in the backup, such as v2 writes, may be of another log."""
+    last = next(at for at in range(150, 250) if record[at].revision == record[at - 1].revision)
+    old = backup_of(tmp_path / "old", ENTRIES[:last], is_old=True)
+    with pytest.raises(
+        NetstoreError, match=rf"old: does not say .* has no entry {last} that wrote .*: make a new backup, or"
+    ):
+        extract(archive, Goal(applied=250), tmp_path / "x", tmp_path / "work", base_file=old)
+
+
+@pytest.mark.parametrize("first", [121, 120 - MOST_ENTRIES, -(2**62)])
+def test_a_full_backup_whose_header_tells_of_too_few_or_too_many_entries_is_refused(
+    archive: Path, tmp_path: Path, first: int
+) -> None:
+    made = state_file(tmp_path / "state", ENTRIES[:120])
+    header = begun_header(CLUSTER, NodeId(7), "seven", Nanos(1), "1")
+    write(made, tmp_path / "bad", replace(header, log=LogPart(first=first, last=120, digest="00" * 16)))
+    with pytest.raises(CorruptData, match=f"bad: its header has the field log with entries {first} to 120,"):
+        extract(archive, Goal(applied=200), tmp_path / "x", tmp_path / "w", base_file=tmp_path / "bad")
+
+
+def test_for_the_header_no_more_files_are_read_than_back_to_an_entry_with_a_time(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def noted(path: Path, cluster: int | None = None) -> Iterator[Archived]:
+        read.append(path.name)
+        return read_entries(path, cluster)
+
+    monkeypatch.setattr(pointintime, "read_entries", noted)
+    extract(archive, Goal(applied=100), tmp_path / "made", tmp_path / "work")
+    assert read == [listing(archive).parts[1].path.name]
+    header = BackupReader(io.BytesIO((tmp_path / "made").read_bytes()), "made").header
+    assert header.log == last_part(ENTRIES[60:100])
 
 
 def test_a_full_backup_of_a_member_that_was_left_behind_is_refused(archive: Path, tmp_path: Path) -> None:
@@ -378,7 +419,10 @@ def test_a_full_backup_of_which_the_archive_has_no_entry_is_refused(tmp_path: Pa
     writer.add(ENTRIES[100:200])
     writer.close()
     before = backup_of(tmp_path / "before", ENTRIES[:100], is_old=is_old)
-    with pytest.raises(NetstoreError, match=r"no entry that shows .* up to 100 is of its log: name a backup"):
+    why = (
+        "has no entry 100 that wrote" if is_old else "no entry that shows .* up to 100 is of its log: name a"
+    )
+    with pytest.raises(NetstoreError, match=why):
         extract(tmp_path / "archive", Goal(applied=150), tmp_path / "x", tmp_path / "w", base_file=before)
 
 
@@ -455,6 +499,35 @@ def test_a_damaged_state_is_passed_over_where_an_older_one_leads_to_the_point(
         (text,) = told
         assert text.startswith(f"{damaged}: the state is damaged: cut short: ")
         assert text.endswith(" bytes are gone; an older state is taken, if there is one")
+
+
+def spoil_root(path: Path, table: str) -> None:
+    """Make the root page of a table one that LMDB ends the process for: it is no leaf any more."""
+    data = bytearray(path.read_bytes())
+    name, at, spoiled = table.encode(), 0, 0
+    while (at := data.find(name, at) + 1) > 0:
+        # After the name of a table are 48 bytes of what LMDB knows of it; the last 8 are its root page.
+        end = at - 1 + len(name) + 48
+        page = int.from_bytes(data[end - 8 : end], "little") * 4096
+        if data[at - 2 : at - 1] != b":" and 0 < page < len(data):
+            data[page + 10 : page + 12] = b"\1\0"
+            spoiled += 1
+    assert spoiled
+    path.write_bytes(data)
+
+
+def test_damage_that_would_end_the_command_is_passed_over(
+    archive: Path, record: dict[int, Recorded], tmp_path: Path
+) -> None:
+    folder = tmp_path / "archive"
+    shutil.copytree(archive, folder)
+    damaged = listing(folder).bases[1].path
+    spoil_root(damaged, V3_STATE)
+    told: list[str] = []
+    goal = Goal(revision=record[150].revision)
+    reached = extract(folder, goal, tmp_path / "made", tmp_path / "work", warn=told.append)
+    assert (reached.base, loaded(tmp_path / "made")) == (0, record[reached.applied])
+    assert told[0].startswith(f"{damaged}: the state is damaged: its pages are damaged: ")
 
 
 def test_a_damaged_state_to_which_no_older_one_leads(archive: Path, tmp_path: Path) -> None:
