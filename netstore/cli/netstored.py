@@ -67,7 +67,7 @@ def _check(config: StoreConfig) -> Iterator[str]:
 
 
 def _check_data(config: StoreConfig) -> Iterator[str]:
-    """That this user may not look into the data folder. NetstoreError where a member would not start on it."""
+    """Whether this user may look into the data folder. NetstoreError where a member would not start on it."""
     from netstore.disk.datadir import DataDir  # noqa: PLC0415 - as in `_serve`
 
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands.failures import Exit, Failure, refused, system_problem
+from netstore.cli.commands.folders import require_archive
 from netstore.cli.commands.invocation import say, warn
 from netstore.cli.commands.options import PATH, Command, pass_settings, whole
 from netstore.cli.commands.points import Point, Store, ask_keys, instant, point, revision, shown_instant
@@ -91,6 +92,7 @@ def _archived(folder: Path, key: bytes, limit: int) -> tuple[Past, Mapping[int, 
     from netstore.node.pointintime import key_states  # noqa: PLC0415 - same
     from netstore.proto.kv_pb2 import KeyValue  # noqa: PLC0415 - same
 
+    require_archive(folder)
     states: deque[KeyValue] = deque(maxlen=limit)
     origins: dict[int, Origin] = {}
     count = last = 0
