@@ -91,7 +91,9 @@ IN_ITS_PLACE: Final = (
 
 
 def is_archive(folder: Path) -> bool:
-    """Whether a folder has files of an archive, or one was begun in it. Blocks. OSError if it cannot be read."""
+    """Whether a folder has files of an archive, or one was begun in it. Blocks. OSError if it cannot be
+    read.
+    """
     if any(_ENTRIES.fullmatch(each.name) or _STATE.fullmatch(each.name) for each in folder.iterdir()):
         return True
     try:
