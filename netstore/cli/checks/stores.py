@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-from netstore.cli.checks.finding import ok, unknown, warning, wrong
+from netstore.cli.checks.finding import absent, ok, unknown, warning, wrong
 from netstore.cli.commands.failures import Exit, failure_of
 from netstore.cli.commands.leases import survey
 from netstore.cli.commands.points import shown_instant
@@ -45,8 +45,10 @@ class Known:
     """None if they could not be read."""
 
 
-async def look(settings: Settings) -> Known:
-    """Ask every endpoint, then the store for the network."""
+async def look(settings: Settings, *, has_agent: bool) -> Known:
+    """Ask every endpoint, then the store for the network. `has_agent`: this machine has an agent, which needs
+    one.
+    """
     known = Known()
     for endpoint in settings.addresses():
         known.findings += await _endpoint(settings, endpoint)
@@ -55,7 +57,7 @@ async def look(settings: Settings) -> Known:
         access = settings.access()
         async with access:
             try:
-                await _network(settings, access, known)
+                await _network(settings, access, known, has_agent=has_agent)
             except NetstoreError as error:
                 advice = _advice([error], "check --endpoints and --store-api")
                 known.findings.append(unknown("network", str(error), advice))
@@ -203,12 +205,16 @@ def clock(endpoint: str, date: str, began: float, ended: float) -> Finding:
     return ok(subject, f"within {DRIFT_SECONDS:g} s of {endpoint}")
 
 
-async def _network(settings: Settings, access: StoreAccess, known: Known) -> None:
+async def _network(settings: Settings, access: StoreAccess, known: Known, *, has_agent: bool) -> None:
     store = await access.choose_or_begin()
     entry = await store.config()
     key = settings.key("config")
     if entry is None or entry.value is None:
-        known.findings.append(wrong("network", f"{key}: there is none", "write one with network set"))
+        told, advice = f"{key}: there is none", "write one with network set"
+        if has_agent or (await store.entries()).entries:
+            known.findings.append(wrong("network", told, advice))
+        else:  # a store of Kubernetes alone needs none
+            known.findings.append(absent("network", f"{told}; if nodes are to have subnets, {advice}"))
         return
     try:
         known.network = parse_network(entry.value.encode())

@@ -144,6 +144,6 @@ async def test_the_advice_goes_by_the_reason(
     monkeypatch.setattr("netstore.client.subnets_v2.V2Subnets.config", config)
     monkeypatch.setattr("netstore.client.subnets_v3.V3Subnets.config", config)
     with answering(lambda _: http("404 Not Found", "{}")) as url:
-        known = await look(Settings(endpoints=url))
+        known = await look(Settings(endpoints=url), has_agent=True)
     (found,) = [each for each in known.findings if each.subject == f"store {url}"]
     assert (found.state, found.advice) == (State.WRONG, advice)
