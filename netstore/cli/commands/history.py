@@ -190,9 +190,7 @@ def diff(settings: Settings, start: bytes, *, points: tuple[Point, ...]) -> None
     rows = []
     for change, kind in found:
         after = _mod(change.after)
-        rows.append(
-            (_text(change.key), kind, _mod(change.before), after, *_origin(origins.get(after or 0)))
-        )
+        rows.append((_text(change.key), kind, _mod(change.before), after, *_origin(origins.get(after or 0))))
     fields = ("change", "before", "after", "time", "author")
     settings.show(
         {
