@@ -54,15 +54,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(config: StoreConfig) -> Iterator[str]:
-    """What a start would warn of: settings that are lowered, and what is wrong with folders. NoRestart where
-    a member would not start.
+    """What a start would warn of: settings that are lowered, and what is wrong with folders. NetstoreError
+    where a member would not start.
     """
     from netstore.ops import tracing  # noqa: PLC0415 - as in `_serve`
     from netstore.ops.lowered import Bounded  # noqa: PLC0415 - as in `_serve`
 
     tracing.check(os.environ)
     yield from map(str, Bounded(config).lowered)
+    yield from _check_data(config)
     yield from _check_folders(config)
+
+
+def _check_data(config: StoreConfig) -> Iterator[str]:
+    """Whether this user may look into the data folder. NetstoreError where a member would not start on it."""
+    from netstore.disk.datadir import DataDir  # noqa: PLC0415 - as in `_serve`
+
+    try:
+        DataDir.check(config.data_dir, config.wal_dir)
+    except NetstoreError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        yield f"data_dir: {error}"
 
 
 def _check_folders(config: StoreConfig) -> Iterator[str]:

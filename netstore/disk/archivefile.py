@@ -98,8 +98,16 @@ IN_ITS_PLACE: Final = (
 
 
 def is_archive(folder: Path) -> bool:
-    """Whether a folder has files of an archive. Blocks. OSError if it cannot be read."""
-    return any(_ENTRIES.fullmatch(each.name) or _STATE.fullmatch(each.name) for each in folder.iterdir())
+    """Whether a folder has files of an archive, or one was begun in it. Blocks. OSError if it cannot be
+    read.
+    """
+    if any(_ENTRIES.fullmatch(each.name) or _STATE.fullmatch(each.name) for each in folder.iterdir()):
+        return True
+    try:
+        with (folder / _IDENTITY).open("rb") as file:
+            return file.read(len(_TITLE)) == _TITLE.encode()
+    except FileNotFoundError:
+        return False
 
 
 class NoSuchPoint(NetstoreError):  # noqa: N818 - named for what was found

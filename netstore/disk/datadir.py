@@ -203,6 +203,24 @@ class DataDir:
         """
         return cls(path, path / "wal", _read_identity(path))
 
+    @staticmethod
+    def check(path: Path, wal_dir: Path | None = None) -> None:
+        """Whether a member may start on a folder, as far as that is seen without a change to it; a member may
+        run on it, or nothing be there. Blocks.
+
+        NetstoreError as from `lock`, but not for a folder in use or files of other users in it.
+        """
+        wal = path / "wal" if wal_dir is None else wal_dir
+        _check_no_etcd(path)
+        begun = _check_private(path)
+        if begun:
+            _check_no_foreign(path)
+        _check_no_etcd_log(wal)
+        _check_private(wal, own=wal_dir is None)
+        if begun and _read_identity(path, _REPLACING) is None:
+            _check_private(path / "state", own=True)
+            _read_both(path, wal)
+
     @classmethod
     def make(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
         """Lock a folder to fill it with the data of a member that never ran: a new or empty folder, or one
@@ -359,21 +377,36 @@ def explain_errors(path: Path) -> Iterator[None]:
 def _make_folder(path: Path, *, own: bool = False) -> None:
     """Create a folder if necessary, and check that it is private. `own`: it is inside a member's folder.
 
-    An empty folder of this user is made private, such as a volume of a container: it has nothing that another
-    may have read. One that others may write to is not, since it can be a folder of the system, as /tmp.
+    An empty folder of this user is made private, as `_check_private` lets it pass.
     """
     with explain_errors(path):
         if not path.exists():
             path.mkdir(mode=0o700, parents=True)
             sync_folder(path.parent)
+    _check_private(path, own=own)
+    with explain_errors(path):
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o700)
+
+
+def _check_private(path: Path, *, own: bool = False) -> bool:
+    """Refuse a folder that is not private, or no folder. Returns whether it is there. `own`: it is inside a
+    member's folder.
+
+    An empty folder of this user may be closed by `_make_folder`, such as a volume of a container: it has
+    nothing that another may have read. One that others may write to may not, since it can be a folder of the
+    system, as /tmp.
+    """
+    with explain_errors(path):
+        if not path.exists():
+            return False
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError
         names = set(os.listdir(path))  # noqa: PTH208 - may fail, as may all here
         mode = status.st_mode & 0o777
-        if not own and names <= {"lost+found"} and status.st_uid == os.geteuid() and not mode & 0o022:
-            path.chmod(0o700)
-        elif mode & 0o077:
+        empty = not own and names <= {"lost+found"} and status.st_uid == os.geteuid() and not mode & 0o022
+        if mode & 0o077 and not empty:
             # Nobody is told to close a folder of the system, as /etc, because its name was given by mistake.
             if not (own or _IDENTITY in names or names <= _OWN_NAMES):
                 raise NetstoreError(
@@ -381,6 +414,7 @@ def _make_folder(path: Path, *, own: bool = False) -> None:
                     " choose another folder"
                 )
             raise NetstoreError(f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}")
+    return True
 
 
 def _check_no_etcd(path: Path) -> None:

@@ -68,6 +68,11 @@ GATES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The feature gates of etcd 3.6 and 3.7: why each is accepted, on or off."""
 
+_WHY_NO_GATE: Final = {
+    **GATES,
+    **dict.fromkeys(("AllAlpha", "AllBeta"), "no feature waits to be switched on"),
+}
+
 _WORDS: Final = "1|0|t|f|T|F|true|false|TRUE|FALSE|True|False"
 """How Go writes true and false."""
 
@@ -175,7 +180,9 @@ FLAGS: Final[Mapping[str, EtcdFlag]] = MappingProxyType(
         "experimental-warning-apply-duration": _harmless("3.4.16 to 3.6", _SLOW),
         "experimental-warning-unary-request-duration": _harmless("3.6", _SLOW),
         "experimental-watch-progress-notify-interval": _served("3.4.11 to 3.6"),
-        "feature-gates": EtcdFlag("3.6 to 3.7", ForeignFlag(_GATES, ("",), pattern=_GATE_LIST)),
+        "feature-gates": EtcdFlag(
+            "3.6 to 3.7", ForeignFlag(_GATES, ("",), pattern=_GATE_LIST, parts=_WHY_NO_GATE)
+        ),
         "force-new-cluster": _served("3.4 to 3.7"),
         "grpc-keepalive-interval": _harmless("3.4 to 3.7", _OWN_BOUNDS),
         "grpc-keepalive-min-time": _harmless("3.4 to 3.7", _OWN_BOUNDS),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,14 @@ class ForeignFlag:
     """It takes a value only after `=`."""
     pattern: str = ""
     """Values that match this as a whole are harmless, too; empty: none besides `harmless`."""
+
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Names that a value may switch as `NAME=VALUE,...`: why each has no effect here."""
+
+    def why(self, value: str) -> str:
+        """Why a value that is accepted has no effect."""
+        named = re.findall(r"(\w+) *=", value)
+        return "; ".join(f"{name}: {self.parts[name]}" for name in named if name in self.parts) or self.reason
 
     def takes(self, value: str) -> bool:
         """Whether the value is accepted."""

@@ -441,7 +441,7 @@ class Layered(Generic[C]):
         if foreign.switch and value in TRUE | FALSE:
             value = "true" if value in TRUE else "false"
         if foreign.takes(value):
-            return f"{name} has no effect: {foreign.reason}"
+            return f"{name} has no effect: {foreign.why(value)}"
         raise NetstoreError(
             f"{name} is of {self.original} and not supported by {self.program}: {foreign.reason}"
         )

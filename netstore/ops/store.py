@@ -889,10 +889,10 @@ COMMAND_VARIABLES: Final = (
 
 
 def _check_place(config: StoreConfig, given: AbstractSet[str]) -> None:
-    """BadSetting if a store in etcd's manners, without a data folder that was set, would begin empty beside
-    the one of an etcd that was started so: `NAME.etcd` in the working folder (etcd's --data-dir).
+    """BadSetting if a store without a data folder that was set would begin empty beside the one of an etcd
+    that was started so: `NAME.etcd` in the working folder (etcd's --data-dir).
     """
-    if not config.etcd_compat or "data_dir" in given:
+    if "data_dir" in given:
         return
     folder = Path(f"{config.name}.etcd").absolute()
     if not os.path.isdir(folder / "member"):  # noqa: PTH112 - says no where it may not look

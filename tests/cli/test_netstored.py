@@ -321,3 +321,45 @@ def test_check_config_tells_what_is_wrong_with_the_folders_of_archive_and_backup
     backups.rmdir()
     assert told().startswith("# backup_folder: ")
     data.close()
+
+
+@pytest.mark.parametrize(
+    ("made", "mode", "words"),
+    [
+        ("member/wal", 0o700, "has the data of an etcd (the folder member); nothing was changed"),
+        ("photos", 0o700, "no member's folder, but it has 'photos'"),
+        ("wal", 0o755, "mode 0755 lets other users in"),
+    ],
+)
+def test_check_config_refuses_a_data_folder_that_a_start_refuses(
+    made: str, mode: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    (data / made).mkdir(parents=True)
+    data.chmod(mode)
+    with pytest.raises(NetstoreError) as refused:
+        DataDir.lock(data)
+    assert main([f"--data-dir={data}", "--check-config"]) == 1
+    told = capsys.readouterr()
+    assert not told.out
+    assert told.err == f"netstored: {refused.value}\n"
+    assert words in told.err
+
+
+def test_check_config_changes_no_data_folder_and_takes_one_in_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    check = [f"--data-dir={data}", "--check-config"]
+    assert main(check) == 0
+    assert not data.exists()
+    data.mkdir(mode=0o755)
+    assert main(check) == 0
+    assert data.stat().st_mode & 0o777 == 0o755
+    locked = DataDir.lock(data)
+    locked.adopt(MemberIdentity(ClusterId(0xC1), NodeId(1), "one"))
+    assert main(check) == 0
+    locked.close()
+    (data / "wal" / "identity").unlink()
+    assert main(check) == 1
+    assert "not the log folder of member 1" in capsys.readouterr().err

@@ -111,6 +111,11 @@ def test_feature_gates() -> None:
     others = ("AllAlpha=true,AllBeta=false", "InitialCorruptCheck=True, LeaseCheckpoint = 1 ", "AllBeta=F")
     for value in (every, "InitialCorruptCheck=false", "InitialCorruptCheck=true,", "", *others):
         assert len(STORE.load([f"--feature-gates={value}"], {}).notices) == 1
+    (told,) = STORE.load(["--feature-gates=InitialCorruptCheck=true , AllBeta=false"], {}).notices
+    assert told.endswith(
+        "feature-gates has no effect: InitialCorruptCheck: members always compare their states; AllBeta: no"
+        " feature waits to be switched on"
+    )
     for value in ("InitialCorruptCheck", "Unknown=true", "InitialCorruptCheck=yes", ",", "a=true,b"):
         with pytest.raises(NetstoreError, match="known gates are CompactHashCheck, "):
             STORE.load([f"--feature-gates={value}"], {})

@@ -411,13 +411,14 @@ def test_an_empty_store_does_not_begin_beside_the_default_folder_of_an_etcd(
     def check(*words: str, **environ: str) -> None:
         STORE.check_files(STORE.load(["--name", name, *words], environ))
 
-    check("--etcd-compat")  # it is no etcd's
+    check()  # it is no etcd's
     (tmp_path / f"{name}.etcd" / "member").mkdir()
-    check()
+    check("--data-dir", str(state))
     check("--etcd-compat", "--data-dir", str(state))
     check(ETCD_DATA_DIR=str(state))
     check("--etcd-compat", "--name", "other")
-    for words, environ in ((("--etcd-compat",), {}), ((), {"ETCD_LISTEN_CLIENT_URLS": "http://127.0.0.1:1"})):
+    flags = ("--listen-client-urls=http://127.0.0.1:1",)
+    for words, environ in ((flags, {}), ((), {"ETCD_LISTEN_CLIENT_URLS": "http://127.0.0.1:1"})):
         with pytest.raises(BadSetting) as caught:
             check(*words, **environ)
         text = str(caught.value)
@@ -425,4 +426,4 @@ def test_an_empty_store_does_not_begin_beside_the_default_folder_of_an_etcd(
         assert f"netstorectl import --data-dir NEW {tmp_path}/{name}.etcd" in text
     state.mkdir()
     (state / "identity").write_bytes(b"netstore data folder\n")
-    check("--etcd-compat")  # it was begun before
+    check()  # it was begun before

@@ -7,22 +7,23 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-from netstore.cli.checks.finding import ok, unknown, warning, wrong
+from netstore.cli.checks.finding import absent, ok, unknown, warning, wrong
+from netstore.cli.commands.failures import Exit, failure_of
 from netstore.cli.commands.leases import survey
 from netstore.cli.commands.points import shown_instant
 from netstore.client.cluster import ClusterClient
-from netstore.client.faults import ClientError
+from netstore.client.faults import BadAnswer, ClientError
 from netstore.client.storeapi import V2, V3, StoreAccess
 from netstore.errors import NetstoreError
 from netstore.network.config import parse_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from netstore.cli.checks.finding import Finding
     from netstore.cli.commands.invocation import Settings
     from netstore.cli.commands.leases import Record
-    from netstore.client.cluster import MemberStatus
+    from netstore.client.cluster import MemberRecord, MemberStatus
     from netstore.client.subnetstore import SubnetStore
     from netstore.network.config import Network
 
@@ -44,18 +45,22 @@ class Known:
     """None if they could not be read."""
 
 
-async def look(settings: Settings) -> Known:
-    """Ask every endpoint, then the store for the network."""
+async def look(settings: Settings, *, has_agent: bool) -> Known:
+    """Ask every endpoint, then the store for the network. `has_agent`: this machine has an agent, which needs
+    one.
+    """
     known = Known()
     for endpoint in settings.addresses():
         known.findings += await _endpoint(settings, endpoint)
+    known.findings += await _members(settings)
     try:
         access = settings.access()
         async with access:
             try:
-                await _network(settings, access, known)
+                await _network(settings, access, known, has_agent=has_agent)
             except NetstoreError as error:
-                known.findings.append(unknown("network", str(error), "check --endpoints and --store-api"))
+                advice = _advice([error], "check --endpoints and --store-api")
+                known.findings.append(unknown("network", str(error), advice))
     except OSError as error:
         known.findings.append(unknown("network", error.strerror or str(error), "check --endpoints"))
     return known
@@ -73,24 +78,68 @@ async def _endpoint(settings: Settings, endpoint: str) -> list[Finding]:
         except ClientError as error:
             return [wrong(subject, str(error), "check --endpoints, certificates, and that the store runs")]
     findings.append(clock(endpoint, date, began, ended))
-    served = {}
+    failed: dict[str, NetstoreError] = {}
     for api in (V2, V3):
         access = StoreAccess(settings.connection((endpoint,)), settings.key(), api)
         async with access:
             try:
                 await (await access.store(api)).config()
-                served[api] = ""
             except NetstoreError as error:
-                served[api] = str(error)
-    lost = [api for api, why in served.items() if why]
-    if len(lost) == len(served):
-        told = "; ".join(f"{api}: {why}" for api, why in served.items())
-        findings.append(wrong(subject, told, "check --username, and whether it is a store"))
-    elif lost:
-        findings.append(ok(subject, f"serves {V3 if lost == [V2] else V2}, not {lost[0]}"))
+                failed[api] = error
+    if len(failed) == len((V2, V3)):
+        told = "; ".join(f"{api}: {error}" for api, error in failed.items())
+        advice = _advice(failed.values(), "check --endpoints, and whether it is a store")
+        findings.append(wrong(subject, told, advice))
+    elif failed:
+        served, lost = (V3, V2) if V2 in failed else (V2, V3)
+        findings.append(ok(subject, f"serves {served}, not {lost}"))
     else:
         findings.append(ok(subject, f"serves {V2} and {V3}"))
     return findings + await _standing(settings, endpoint)
+
+
+def _advice(errors: Iterable[NetstoreError], otherwise: str) -> str:
+    """What to do about calls that failed at a store; `otherwise` if none of them says why."""
+    failed = [error for error in errors if isinstance(error, ClientError)]
+    if any(failure_of(error).status is Exit.REFUSED for error in failed):
+        return "check --username and its password"
+    if any(not isinstance(error, BadAnswer) for error in failed):
+        return "does a majority of the voters run? start the other members"
+    return otherwise
+
+
+async def _members(settings: Settings) -> list[Finding]:
+    """What the leader knows of the voters; nothing if it cannot be asked."""
+    try:
+        async with settings.client() as client:
+            members = await ClusterClient(client.transport).members()
+        leader = next((each for each in members if each.role == "leader" and each.client_urls), None)
+        if leader is not None and all(each.active is None for each in members):
+            async with settings.client(leader.client_urls[0]) as client:
+                members = await ClusterClient(client.transport).members()
+    except ClientError:
+        return []  # what an endpoint does not answer is a finding of its own
+    return list(voters(members))
+
+
+def voters(members: Sequence[MemberRecord]) -> Iterator[Finding]:
+    """Voters that do not answer, or have no whole state yet; nothing where the answer does not tell."""
+    voting = [each for each in members if each.role != "learner"]
+    silent = [each.name or each.id for each in voting if each.active is False]
+    copying = [
+        each.name or each.id
+        for each in voting
+        if each.active is not False and each.behind is not None and each.behind.sent_bytes is not None
+    ]
+    if silent:
+        told = f"voters that do not answer: {', '.join(silent)} (of {len(voting)})"
+        advice = "start them; one that is lost is replaced with member rm, and a new member with --join"
+        yield warning("members", told, advice)
+    if copying:
+        told = f"voters that are being sent the state: {', '.join(copying)} (of {len(voting)})"
+        yield warning("members", told, "wait for them before another member is stopped")
+    if not silent and not copying and any(each.active for each in voting):
+        yield ok("members", f"{len(voting)} voters answer")
 
 
 async def _standing(settings: Settings, endpoint: str) -> list[Finding]:
@@ -156,12 +205,16 @@ def clock(endpoint: str, date: str, began: float, ended: float) -> Finding:
     return ok(subject, f"within {DRIFT_SECONDS:g} s of {endpoint}")
 
 
-async def _network(settings: Settings, access: StoreAccess, known: Known) -> None:
+async def _network(settings: Settings, access: StoreAccess, known: Known, *, has_agent: bool) -> None:
     store = await access.choose_or_begin()
     entry = await store.config()
     key = settings.key("config")
     if entry is None or entry.value is None:
-        known.findings.append(wrong("network", f"{key}: there is none", "write one with network set"))
+        told, advice = f"{key}: there is none", "write one with network set"
+        if has_agent or (await store.entries()).entries:
+            known.findings.append(wrong("network", told, advice))
+        else:  # a store of Kubernetes alone needs none
+            known.findings.append(absent("network", f"{told}; if nodes are to have subnets, {advice}"))
         return
     try:
         known.network = parse_network(entry.value.encode())

@@ -13,6 +13,7 @@ import click
 
 from netstore import __version__
 from netstore.cli.commands.failures import Exit, Failure, in_words, refused, system_problem
+from netstore.cli.commands.folders import require_archive
 from netstore.cli.commands.invocation import warn
 from netstore.cli.commands.options import PATH, Group, pass_settings, whole
 from netstore.cli.commands.points import MAX_REVISION, Point, instant, revision, shown_instant
@@ -64,6 +65,7 @@ def extracted(  # noqa: PLR0917 - the point, in one of three ways
         raise click.UsageError(
             "give one of --to-revision, --to-index and --to-time", click.get_current_context()
         )
+    require_archive(folder)
     goal = Goal(to_index, to_revision, None if to_time is None else to_time.instant)
     work = _folder_beside(beside)
     try:
@@ -116,6 +118,7 @@ def ls(settings: Settings, folder: Path) -> None:
     """Show the stretches of entries that an archive holds, the gaps between them, and its states."""
     from netstore.disk.archivefile import listing, read_head  # noqa: PLC0415 - few commands need it
 
+    require_archive(folder)
     rows: list[tuple[str | int | None, ...]] = []
     with in_words(folder):
         found = listing(folder)

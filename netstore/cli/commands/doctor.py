@@ -82,8 +82,9 @@ async def _examine(settings: Settings, config_file: str | None, data_dir: str | 
     findings.append(found)
     store, found = _loaded(STORE, config_file)
     findings.append(found)
-    known = await stores.look(settings)
     here = await node.look(agent)
+    has_agent = agent != AGENT.form() or here.subnet is not None
+    known = await stores.look(settings, has_agent=has_agent)
     interface = None if here.choice is None else here.choice.link.name
     backend = None if known.network is None else known.network.backend_type
     findings += kernel.check_kernel(Path("/"), interface, backend)

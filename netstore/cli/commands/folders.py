@@ -6,6 +6,7 @@ import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from netstore.cli.commands.failures import refused
 from netstore.inputfile import open_regular
 
 if TYPE_CHECKING:
@@ -44,6 +45,22 @@ def advice(path: Path, wanted: str) -> str | None:
         )
     newest = _newest_backup(path)
     return None if newest is None else f"is a folder with backups; name one of its files, such as {newest}"
+
+
+def require_archive(folder: Path) -> None:
+    """`Failure` if a folder is no archive of the log, with the command for what it is. Blocks."""
+    from netstore.disk.archivefile import is_archive  # noqa: PLC0415 - few commands need it
+
+    try:
+        if is_archive(folder):
+            return
+        told = advice(folder, "an archive") or (
+            "has no file of an archive: name the archive_folder of a member; if it is on another disk,"
+            " mount that first"
+        )
+    except OSError as error:
+        told = f"{error.strerror}: name the folder of an archive"
+    raise refused(f"{folder}: {told}")
 
 
 def _newest_backup(folder: Path) -> Path | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from netstore.cli.commands.failures import Exit, Failure, refused, system_problem
+from netstore.cli.commands.folders import require_archive
 from netstore.cli.commands.invocation import say, warn
 from netstore.cli.commands.options import PATH, Command, pass_settings, whole
 from netstore.cli.commands.points import Point, Store, ask_keys, instant, point, revision, shown_instant
@@ -91,6 +92,7 @@ def _archived(folder: Path, key: bytes, limit: int) -> tuple[Past, Mapping[int, 
     from netstore.node.pointintime import key_states  # noqa: PLC0415 - same
     from netstore.proto.kv_pb2 import KeyValue  # noqa: PLC0415 - same
 
+    require_archive(folder)
     states: deque[KeyValue] = deque(maxlen=limit)
     origins: dict[int, Origin] = {}
     count = last = 0
@@ -157,36 +159,38 @@ def show_states(
 @start_argument
 @pass_settings
 def diff(settings: Settings, start: bytes, *, points: tuple[Point, ...]) -> None:
-    """Show which v3 keys that begin with PREFIX differ between two points of the history.
+    """Show which v3 keys that begin with PREFIX were written or deleted between two points of the history.
 
+    A key that has the same value and lease at both is rewritten, as undo leaves it.
     A point is a revision, a time such as 2026-11-30T14:05:00Z, or how long ago: 90s, 15m, 2h, 3d.
     """
     if not 0 < len(points) < 3:
         raise click.UsageError("--at: give it once or twice", click.get_current_context())
 
-    async def comparing(store: Store) -> tuple[list[int], list[Change], int, Mapping[int, Origin]]:
+    async def comparing(
+        store: Store,
+    ) -> tuple[list[int], list[tuple[Change, str]], int, Mapping[int, Origin]]:
         ends = [await store.resolve(each) for each in points]
         if len(ends) == 1:
             ends.append(await store.keys.revision(start))
-        found: list[Change] = []
+        found: list[tuple[Change, str]] = []
         count = 0
         async for change in store.keys.compare(start, *ends):
             if count < MOST_ROWS:
+                kind = _kind(change)
                 for state in (change.before, change.after):
                     if state is not None:
-                        state.ClearField("value")  # only where it differs is shown
-                found.append(change)
+                        state.ClearField("value")  # what it is is not shown
+                found.append((change, kind))
             count += 1
-        origins = await store.origins(each.after.mod_revision for each in found if each.after is not None)
+        origins = await store.origins(each.after.mod_revision for each, _ in found if each.after is not None)
         return ends, found, count, origins
 
     ends, found, count, origins = ask_keys(settings, comparing)
     rows = []
-    for change in found:
+    for change, kind in found:
         after = _mod(change.after)
-        rows.append(
-            (_text(change.key), _kind(change), _mod(change.before), after, *_origin(origins.get(after or 0)))
-        )
+        rows.append((_text(change.key), kind, _mod(change.before), after, *_origin(origins.get(after or 0))))
     fields = ("change", "before", "after", "time", "author")
     settings.show(
         {
@@ -195,7 +199,7 @@ def diff(settings: Settings, start: bytes, *, points: tuple[Point, ...]) -> None
             "count": count,
             "keys": [
                 _named(change.key) | dict(zip(fields, row[1:], strict=True))
-                for change, row in zip(found, rows, strict=True)
+                for (change, _), row in zip(found, rows, strict=True)
             ],
         },
         Table(DIFF_HEADINGS, rows),
@@ -338,7 +342,10 @@ def _is_as_wanted(now: KeyValue, value: bytes, lease: int) -> bool:
 def _kind(change: Change) -> str:
     if change.before is None:
         return "added"
-    return "removed" if change.after is None else "changed"
+    if change.after is None:
+        return "removed"
+    same = _is_as_wanted(change.after, change.before.value, change.before.lease)
+    return "rewritten" if same else "changed"
 
 
 def _mod(state: KeyValue | None) -> int | None:

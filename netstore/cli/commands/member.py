@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 HEADINGS: Final = ("ID", "NAME", "ROLE", "STATE", "PEERS", "CLIENTS")
 
+_LATE: Final = "leader transfer took too long"
+"""In a refusal to hand over, after which the store is as before."""
+
 FIXES: Final = (
     ("not enough started members", "start members that have not started, or add and start others, first"),
     ("unhealthy cluster", "too few voters would answer: bring back the silent ones first, see member ls"),
@@ -36,6 +39,7 @@ FIXES: Final = (
     ("peerURL exists", "it is a member already, see member ls"),
     ("Peer URLs already exists", "it is a member already, see member ls"),
     ("ID already exist", "it is a member already, see member ls"),
+    (_LATE, "is the member well? see member ls and endpoint status; the leader is as before, or another"),
     ("not leader", "another member leads by now; repeat it"),
 )
 """Part of a refusal -> what to do about it."""
@@ -61,6 +65,8 @@ def ask_cluster(settings: Settings, action: Callable[[ClusterClient], Awaitable[
 
 def _refusal(error: Refused) -> Failure:
     text = with_fix(error.message, (*FIXES, *OF_USERS))
+    if _LATE in error.message:
+        return Failure(Exit.UNAVAILABLE, text)
     return Failure(Exit.NOT_FOUND if error.status in (404, 410) else Exit.REFUSED, text)
 
 
@@ -211,12 +217,21 @@ def token(settings: Settings, data_dir: Path | None) -> None:
 @click.argument("who", metavar="ID|NAME", shell_complete=completion.members)
 @pass_settings
 def move_leader(settings: Settings, who: str) -> None:
-    """Let another voter lead."""
+    """Let another voter lead. One that does not answer is not asked to."""
 
     async def finding(cluster: ClusterClient) -> tuple[MemberRecord, MemberRecord | None]:
         members = await cluster.members()
         leaders = [each for each in members if each.role == "leader"]
         return found_in(members, who), leaders[0] if leaders else None
+
+    async def handing(cluster: ClusterClient) -> None:
+        # Only the leader knows who answers.
+        if any(each.id == to.id and each.active is False for each in await cluster.members()):
+            raise Failure(
+                Exit.UNAVAILABLE,
+                f"{to.name or to.id}: does not answer, so it cannot lead; start it, or name another voter",
+            )
+        await cluster.transfer(to.id)
 
     to, leader = ask_cluster(settings, finding)
     if leader is None:
@@ -224,7 +239,7 @@ def move_leader(settings: Settings, who: str) -> None:
     if to.id != leader.id:
         if to.role == "learner":
             raise refused(f"{to.name or to.id}: is a learner, and only a member that votes can lead")
-        _at(settings, leader, lambda cluster: cluster.transfer(to.id))
+        _at(settings, leader, handing)
     settings.show(
         {"from": leader.id, "to": to.id},
         Table(("FROM", "TO"), [(leader.name or leader.id, to.name or to.id)]),

@@ -129,7 +129,8 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             if member is not None:
                 seen.member = member.name or member.id
         with suppress(ClientError):
-            standing = await ClusterClient(client.transport).status()
+            cluster = ClusterClient(client.transport)
+            standing = await cluster.status()
             seen.version, seen.role, seen.leader = standing.version, standing.role, standing.leader or None
             seen.member = standing.name or seen.member or standing.id
             told_of = standing.problems
@@ -140,6 +141,12 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
                 told_of += standing.backup.warnings  # earlier releases tell them here only
             known = "; ".join(seen.problems).lower()
             seen.problems += tuple(each for each in dict.fromkeys(told_of) if each.lower() not in known)
+            if seen.role == "leader":  # the only one that knows
+                seen.problems += tuple(
+                    f"voter {each.name or each.id} does not answer"
+                    for each in await cluster.members()
+                    if each.role != "learner" and each.active is False
+                )
 
 
 def _member_at(members: Sequence[ClusterMember], address: str) -> ClusterMember | None:

@@ -8,10 +8,16 @@ import pytest
 from msgspec.structs import replace
 
 from netstore.cli.checks.finding import State
-from netstore.cli.checks.stores import clock, standing
-from netstore.client.cluster import ArchiveStatus, BackupStatus, MemberStatus
+from netstore.cli.checks.stores import clock, look, standing, voters
+from netstore.cli.commands.invocation import Settings
+from netstore.client.cluster import ArchiveStatus, BackupStatus, BehindStatus, MemberRecord, MemberStatus
+from netstore.client.faults import BadAnswer, ClientError, Unreachable
+from netstore.client.grpc import DEADLINE_EXCEEDED, PERMISSION_DENIED, Status
+from netstore.client.v2 import V2Error
+from tests.cli.commands.conftest import answering, http
 
 NOW = 1_700_000_000.0
+MAJORITY = "does a majority of the voters run? start the other members"
 
 
 @pytest.mark.parametrize(
@@ -98,3 +104,46 @@ def test_a_member_that_does_not(*, stopped: bool, state: State) -> None:
         ("backup http://s", State.WRONG, "backup: no room", "a larger disk"),
         ("backup http://s", State.WRONG, "backup_hook: ended with status 1", see),
     ]
+
+
+def test_voters_that_do_not_answer_or_have_no_whole_state() -> None:
+    lead = MemberRecord("a", "one", (), (), "leader")
+    two, three = (MemberRecord(each, each, (), (), "voter", active=True) for each in ("two", "three"))
+    learner = MemberRecord("d", "four", (), (), "learner", active=False)
+    (well,) = voters([lead, two, three, learner])
+    assert (well.state, well.told) == (State.OK, "3 voters answer")
+    assert list(voters([lead])) == []
+    assert list(voters([replace(each, active=None) for each in (lead, two, three)])) == [], "an etcd"
+    behind = BehindStatus("two", "copying", 9, waited_for=True, sent_bytes=1, total_bytes=2)
+    silent, copying = voters([lead, replace(two, behind=behind), replace(three, active=False)])
+    assert (silent.state, silent.told) == (State.WARNING, "voters that do not answer: three (of 3)")
+    assert "member rm, and a new member with --join" in silent.advice
+    assert (copying.state, copying.told) == (
+        State.WARNING,
+        "voters that are being sent the state: two (of 3)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (V2Error(300, "Raft Internal Error", "etcdserver: request timed out"), MAJORITY),
+        (Status("http://s", DEADLINE_EXCEEDED, "etcdserver: request timed out"), MAJORITY),
+        (Unreachable([("http://s", "timed out")], outcome_known=True), MAJORITY),
+        (V2Error(110, "The request requires user authentication"), "check --username and its password"),
+        (Status("http://s", PERMISSION_DENIED, "no"), "check --username and its password"),
+        (BadAnswer("http://s", "answered 404: <html>"), "check --endpoints, and whether it is a store"),
+    ],
+)
+async def test_the_advice_goes_by_the_reason(
+    error: ClientError, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def config(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("netstore.client.subnets_v2.V2Subnets.config", config)
+    monkeypatch.setattr("netstore.client.subnets_v3.V3Subnets.config", config)
+    with answering(lambda _: http("404 Not Found", "{}")) as url:
+        known = await look(Settings(endpoints=url), has_agent=True)
+    (found,) = [each for each in known.findings if each.subject == f"store {url}"]
+    assert (found.state, found.advice) == (State.WRONG, advice)

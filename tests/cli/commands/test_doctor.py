@@ -84,3 +84,21 @@ def test_a_store_that_does_not_answer_and_a_config_that_cannot_be_used(run: Run,
     assert found["config netstore-agent"]["state"] == "wrong"
     assert "lease_ttl" in found["config netstore-agent"]["found"]
     assert found["config netstored"]["state"] == "ok"
+
+
+def test_a_store_without_a_network_is_well_where_nothing_needs_one(
+    ctl: Run, prefix: str, keys: Keys, tmp_path: Path
+) -> None:
+    file = tmp_path / "netstore.toml"
+
+    def network(config: str) -> tuple[str, str]:
+        file.write_text(config)
+        findings = ctl("doctor", "--config-file", str(file), "-o", "json").document["findings"]
+        (found,) = [each for each in findings if each["check"] == "network"]
+        return found["state"], found["found"]
+
+    assert network("[agent]\nip_masq = true\n")[0] == "wrong", "an agent is configured"
+    wanted = f"{prefix}/config: there is none; if nodes are to have subnets, write one with network set"
+    assert network("") == ("absent", wanted)
+    keys.put(f"{prefix}/subnets/10.23.5.0-24", '{"PublicIP":"192.0.2.77","BackendType":"vxlan"}', 100)
+    assert network("")[0] == "wrong", "a node holds a subnet"

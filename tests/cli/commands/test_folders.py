@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.cli.commands.folders import advice
+from netstore.disk.archivefile import ArchiveWriter
 from netstore.disk.backupfile import MAGIC
+from netstore.types import ClusterId
 from tests.support.daemon import start_netstored
 
 if TYPE_CHECKING:
@@ -62,3 +64,35 @@ def test_an_etcd_is_not_exported(run: Run, tmp_path: Path) -> None:
     assert (
         "is the data folder of an etcd, not the data folder of a netstore: use netstorectl import" in told.err
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("default/member/snap/db", "is the data folder of an etcd, not an archive: use netstorectl import"),
+        ("backups/b", "is a folder with backups; name one of its files"),
+        ("photos/a.jpg", "has no file of an archive: name the archive_folder of a member"),
+    ],
+)
+def test_no_archive_is_no_empty_archive(run: Run, tmp_path: Path, file: str, words: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(MAGIC if path.name == "b" else b"")
+    folder = str(tmp_path / file.partition("/")[0])
+    new = str(tmp_path / "new")
+    for command in (
+        ("archive", "ls", folder),
+        ("archive", "extract", folder, new, "--to-index", "5"),
+        ("history", "--archive", folder, "k"),
+        ("snapshot", "restore", "--archive", folder, "--to-index", "5", "--data-dir", new),
+    ):
+        told = run(*command)
+        assert told.status == 1
+        assert not told.out
+        assert f"{folder}: {words}" in told.err
+
+
+def test_an_archive_that_was_begun_is_listed(run: Run, tmp_path: Path) -> None:
+    ArchiveWriter.open(tmp_path, ClusterId(1), "5a").close()
+    told = run("archive", "ls", str(tmp_path), "-o", "json")
+    assert (told.status, told.document["parts"]) == (0, [])

@@ -122,6 +122,11 @@ def test_what_differs_between_two_points(ctl: Run, v3: V3, prefix: str) -> None:
     assert [each["change"] for each in document["keys"]] == ["changed", "added", "removed"]
     assert (document["count"], kept < before) == (3, True)
     assert ctl("diff", "--at", str(added), "--at", str(added), f"{prefix}/").out == ""
+    assert ctl("undo", "--to-revision", str(before), f"{prefix}/").status == 0
+    left = ctl("diff", "--at", str(before), f"{prefix}/").rows
+    assert [row[:2] for row in left] == [[f"{prefix}/{each}", "rewritten"] for each in "bc"]
+    leased = v3.put(f"{prefix}/a", "1", v3.lease())
+    assert ctl("diff", "--at", str(leased - 1), f"{prefix}/a").rows[0][1] == "changed", "it has a lease now"
     for words in ((), ("--at", "1") * 3):
         assert "give it once or twice" in ctl("diff", *words, prefix).err
     told = ctl("diff", "--at", str(added + 1000), prefix)

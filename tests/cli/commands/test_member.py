@@ -352,6 +352,24 @@ def test_without_a_leader_nobody_hands_over(run: Run) -> None:
     assert twice.err == "netstorectl: one: 2 members have this name; give an id: a, b\n"
 
 
+def test_a_leader_that_did_not_get_rid_of_its_office_says_what_to_look_at(run: Run) -> None:
+    def session(head: bytes) -> bytes:
+        if head.startswith(b"POST"):
+            message = "etcdserver: request timed out, leader transfer took too long"
+            return http("409 Conflict", json.dumps({"message": message}))
+        shown = {"peerURLs": [], "clientURLs": [url], "promote": False}
+        members = [
+            {"id": each, "name": each, "role": role, **shown}
+            for each, role in (("a", "leader"), ("b", "voter"))
+        ]
+        return http("200 OK", json.dumps({"members": members}))
+
+    with answering(session) as url:
+        told = run("--endpoints", url, "move-leader", "b")
+    assert (told.status, told.out) == (4, "")
+    assert "took too long; is the member well? see member ls" in told.err
+
+
 def test_a_change_without_an_answer_is_unknown(run: Run) -> None:
     def session(head: bytes) -> bytes:
         if head.startswith(b"GET /netstore/status "):
@@ -457,6 +475,14 @@ def test_a_member_that_does_not_answer_is_seen(at: Run, three: Members) -> None:
         refused = at("member", "rm", "--yes", other)
         assert refused.status == 1
         assert "unhealthy cluster; " in refused.err
+        late = at("move-leader", silent)
+        assert (late.status, late.out) == (4, "")
+        assert late.err.startswith(f"netstorectl: {silent}: does not answer, so it cannot lead; start it")
+        followed = ("--endpoints", three[other].url, "doctor", "-o", "json")
+        (found,) = [each for each in at(*followed).document["findings"] if each["check"] == "members"]
+        assert (found["state"], found["found"]) == ("warning", f"voters that do not answer: {silent} (of 3)")
+        (shown,) = at("--endpoints", three[leader].url, "status", "-o", "json").document["endpoints"]
+        assert (shown["healthy"], shown["problems"]) == (True, [f"voter {silent} does not answer"])
     finally:
         three[silent].start_again()
 
