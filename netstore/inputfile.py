@@ -10,16 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import stat
 from contextlib import contextmanager
+from io import BufferedReader, FileIO
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal, overload
 
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import BufferedReader, FileIO
     from pathlib import Path
+
+    from _typeshed import WriteableBuffer
 
 SHOWN_CHARACTERS: Final = 200
 """How much of a name is told: a text that was meant to be the content may stand in its place."""
@@ -141,10 +144,25 @@ def _too_long(path: Path | str, most: int) -> OSError:
 def _opened_again(descriptor: int) -> BinaryIO:
     copy = os.dup(descriptor)
     try:
-        return os.fdopen(copy, "rb")
+        return BufferedReader(_Waiting(copy))
     except BaseException:
         os.close(copy)
         raise
+
+
+class _Waiting(FileIO):
+    """Reads to the end, though the descriptor may be one that does not wait: whoever else has it open, as the
+    parent, may have asked for that, and may rely on it.
+    """
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        while True:
+            count: int | None = super().readinto(buffer)
+            if count is not None:
+                return count
+            ready = select.poll()
+            ready.register(self, select.POLLIN)
+            ready.poll()
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +21,14 @@ from netstore.inputfile import (
     read_input,
     read_regular,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _sockets() -> tuple[int, int]:
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
 
 
 def test_a_file_is_read_to_its_bound(tmp_path: Path) -> None:
@@ -85,6 +96,42 @@ def test_a_pipe_that_the_caller_has_opened_is_a_stream() -> None:
         os.close(reading)
     with pytest.raises(UnusableFile, match="No such file"):
         open_input(f"/dev/fd/{reading}", "fix", stream=True)
+
+
+@pytest.mark.parametrize("make", [os.pipe, _sockets])
+def test_a_stream_that_does_not_wait_is_read_to_its_end(make: Callable[[], tuple[int, int]]) -> None:
+    reading, writing = make()
+    os.set_blocking(reading, False)
+
+    def write() -> None:
+        try:
+            for part in (b"12", b"34", b"5"):
+                while os.read(watching, 1) != b"r":
+                    pass
+                os.write(writing, part)
+        finally:
+            os.close(writing)
+
+    watching, asking = os.pipe()
+    real = select.poll
+
+    def poll() -> select.poll:
+        """Each part is written when the reader waits for it."""
+        os.write(asking, b"r")
+        return real()
+
+    writer = threading.Thread(target=write)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(select, "poll", poll)
+            writer.start()
+            assert read_input(f"/dev/fd/{reading}", 5, "fix", stream=True) == b"12345"
+            assert not os.get_blocking(reading), "it is as whoever shares it has set it"
+    finally:
+        os.write(asking, b"rrr")
+        writer.join()
+        for each in (reading, watching, asking):
+            os.close(each)
 
 
 def test_a_stream_has_a_bound(tmp_path: Path) -> None:

@@ -87,8 +87,12 @@ class BadAnswer(ClientError):  # noqa: N818 - named for what was found
     it sent.
     """
 
-    def __init__(self, endpoint: str, problem: str, *, status: int = 0, outcome_known: bool = True) -> None:
+    def __init__(
+        self, endpoint: str, problem: str, *, status: int = 0, outcome_known: bool = True, fix: str = ""
+    ) -> None:
+        """`fix` says what to do if it is not the endpoint that is wrong."""
         super().__init__(endpoint, problem)
+        self.fix = fix
         self.endpoint = endpoint
         self.problem = problem
         self.status = status

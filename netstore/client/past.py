@@ -9,7 +9,10 @@ ends the past. Where there is none, the store is asked:
   rounds, each with all watches that are behind (512 at most), and a stream keeps its order. So other watches
   on the same stream, of a change that is known to be there, each made when the one before was answered, are
   answered in different rounds: when two that were made after the last event of the first watch are, that has
-  been in a round that had nothing for it.
+  been in a round that had nothing for it. Each must be made when the store had the wanted revision.
+
+etcd's grpc-proxy passes on the version of the store behind it, but no request for progress. So where none is
+answered for a while, the second way is taken.
 """
 
 from __future__ import annotations
@@ -26,12 +29,15 @@ from netstore.client.v3 import PAST_SECONDS
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from netstore.client.v3 import V3Client, WatchCall
 
 _ASK_SECONDS: Final = 0.2
 """Pause between two requests for progress. The Kubernetes API server asks each 0.1 s."""
+
+_PATIENCE: Final = 2.0
+"""Seconds without events and without an answer after which requests for progress are given up."""
 
 _FENCES: Final = 2
 
@@ -44,7 +50,7 @@ async def told(
     """The answers of a watch of the past, with events or, as the only one, a `compact_revision`; until all
     events up to revision `last` have been told, and perhaps later ones.
 
-    BadAnswer if that takes more than `PAST_SECONDS`, or the store cannot prove it.
+    BadAnswer if the store tells nothing more for `PAST_SECONDS`, or cannot prove it.
     """
     seen = max(request.start_revision - 1, 1)  # nothing is written at revision 1
     if seen >= last:
@@ -54,12 +60,16 @@ async def told(
     async with client.watch(request) as watch:
         created = await _answer(watch, deadline, deadline)
         _check(created)
+        reached = last if created is None else min(created.header.revision, last)
         while created is not None and seen < last:
             if trio.current_time() >= proof.due:
-                await proof.ask(watch)
+                proof = await proof.ask(watch)
             answer = await _answer(watch, min(proof.due, deadline), deadline)
             if answer is None:
                 continue
+            if (revision := min(answer.header.revision, last)) > reached:
+                reached = revision
+                deadline = trio.current_time() + PAST_SECONDS
             if answer.watch_id != created.watch_id:
                 if await proof.ends(watch, answer):
                     return
@@ -67,7 +77,10 @@ async def told(
             if not answer.compact_revision:
                 _check(answer)
             if answer.events:
-                seen = answer.events[-1].kv.mod_revision
+                revision = answer.events[-1].kv.mod_revision
+                if revision > seen:
+                    deadline = trio.current_time() + PAST_SECONDS
+                seen = revision
                 proof.void(answer)
             if answer.events or answer.compact_revision:
                 yield answer
@@ -80,7 +93,11 @@ async def _answer(watch: WatchCall, until: float, deadline: float) -> pb.WatchRe
     with trio.move_on_at(until):
         return await watch.answer()
     if until >= deadline:
-        raise BadAnswer("the store", f"has not told its history within {PAST_SECONDS:g} s")
+        raise BadAnswer(
+            "the store",
+            f"has told nothing more of its history for {PAST_SECONDS:g} s, and not that it ends",
+            fix="repeat this later, or at another member",
+        )
     return None
 
 
@@ -95,8 +112,8 @@ class _Proof(Protocol):
     due: float
     """When to ask next."""
 
-    async def ask(self, watch: WatchCall) -> None:
-        """Ask on the stream of the watch."""
+    async def ask(self, watch: WatchCall) -> _Proof:
+        """Ask on the stream of the watch; how to go on."""
 
     def void(self, answer: pb.WatchResponse) -> None:
         """The watch told these events."""
@@ -108,27 +125,46 @@ class _Proof(Protocol):
 class _Progress:
     """See the module: requests for progress."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, otherwise: Callable[[], Awaitable[_Fences]]) -> None:
+        """`otherwise` makes what is asked instead if there is no answer."""
         self.due = -math.inf
         self._last = last
+        self._otherwise = otherwise
+        self._first: pb.WatchResponse | None = None
+        """The first events of the watch."""
+        self._told = math.inf
+        """When the last answer came, or the first request was sent."""
 
-    async def ask(self, watch: WatchCall) -> None:
+    async def ask(self, watch: WatchCall) -> _Proof:
+        now = trio.current_time()
+        if now >= self._told + _PATIENCE:
+            fences = await self._otherwise()
+            if self._first is not None:
+                fences.void(self._first)
+            return await fences.ask(watch)
+        self._told = min(self._told, now)
         await watch.send(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
         self.due = trio.current_time() + _ASK_SECONDS
+        return self
 
-    def void(self, _answer: pb.WatchResponse) -> None:
+    def void(self, answer: pb.WatchResponse) -> None:
         """What was answered stays true."""
+        self._first = self._first or answer
+        self._told = trio.current_time()
 
     async def ends(self, _watch: WatchCall, answer: pb.WatchResponse) -> bool:
         is_progress = not (answer.created or answer.canceled or answer.events)
+        if is_progress:
+            self._told = trio.current_time()
         return is_progress and answer.header.revision >= self._last
 
 
 class _Fences:
     """See the module: watches of a known change, one after the other."""
 
-    def __init__(self, known: pb.WatchCreateRequest | None, version: str) -> None:
+    def __init__(self, last: int, known: pb.WatchCreateRequest | None, version: str) -> None:
         self.due = -math.inf
+        self._last = last
         self._known = known
         """None: there is none yet; the first event of the watch will be."""
         self._version = version
@@ -136,10 +172,12 @@ class _Fences:
         self._id = -1
         """Of the one that is not answered yet."""
         self._is_void = False
-        """It was made before the last event."""
+        """It was made before the last event, or before the store had the wanted revision."""
+        self._is_behind = False
+        """The store had not the wanted revision."""
         self._passed = 0
 
-    async def ask(self, watch: WatchCall) -> None:
+    async def ask(self, watch: WatchCall) -> _Proof:
         if self._known is not None:
             await watch.send(pb.WatchRequest(create_request=self._known))
             self._is_void = False
@@ -147,12 +185,15 @@ class _Fences:
         elif self._is_waited_for:
             raise BadAnswer(
                 "the store",
-                f"does not tell where its history ends: it is etcd {self._version or 'of unknown version'},"
-                " and has no key that this user may read; etcd does from 3.4.31 and 3.5.13 on",
+                "has told nothing of what was asked for, and cannot prove that there is nothing:"
+                f" it is etcd {self._version or 'of unknown version'}, and etcd proves it from 3.4.31 and"
+                " 3.5.13 on, and not through a proxy",
+                fix="repeat this as a user who may read some key that exists",
             )
         else:
             self._is_waited_for = True
             self.due = trio.current_time() + TIMEOUT
+        return self
 
     def void(self, answer: pb.WatchResponse) -> None:
         self._passed = 0
@@ -166,13 +207,15 @@ class _Fences:
         if answer.created:
             _check(answer)
             self._id = answer.watch_id
+            self._is_behind = answer.header.revision < self._last
+            self._is_void |= self._is_behind
         elif answer.watch_id == self._id and (answer.events or answer.compact_revision):
             if answer.events:
                 cancel = pb.WatchCancelRequest(watch_id=self._id)
                 await watch.send(pb.WatchRequest(cancel_request=cancel))
             self._id = -1
             self._passed += not self._is_void
-            self.due = -math.inf
+            self.due = trio.current_time() + _ASK_SECONDS if self._is_behind else -math.inf
         return self._passed == _FENCES
 
 
@@ -184,9 +227,11 @@ async def _proof(client: V3Client, request: pb.WatchCreateRequest, last: int) ->
         if status.code not in (UNIMPLEMENTED, PERMISSION_DENIED):
             raise
         version = ""
-    if _tells_progress(version):
-        return _Progress(last)
-    return _Fences(await _known_change(client, request), version)
+
+    async def fences() -> _Fences:
+        return _Fences(last, await _known_change(client, request), version)
+
+    return _Progress(last, fences) if _tells_progress(version) else await fences()
 
 
 async def _known_change(client: V3Client, request: pb.WatchCreateRequest) -> pb.WatchCreateRequest | None:

@@ -179,8 +179,8 @@ class RaftLog:
         self.lost = LeftOut(place, _last_byte(file, offset, size) - offset)
         if not self._without_damaged_end:
             raise DamagedEnd(
-                f"{found}, and this is no write that a crash left unfinished: {self.lost.size} bytes of the"
-                f" log from there on would be lost; {advice}"
+                f"{found}, and {self.lost.size} bytes of the log from there on, which may have been"
+                f" acknowledged, would be lost; {advice}"
             )
 
     @staticmethod

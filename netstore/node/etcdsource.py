@@ -21,7 +21,7 @@ from netstore.node.etcdimport import Report, V2Auth, V2State, v3_records
 from netstore.types import EtcdIndex, Index, Nanos
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -180,17 +180,36 @@ def open_folder(
     try:
         log = RaftLog(files, without_damaged_end=without_damaged_end)
     except DamagedEnd as error:
+        log = RaftLog(files, without_damaged_end=True)
+        try:
+            _with_log(path, log, files, now, parts, told=told)
+        except NetstoreError:  # what is before the damage is not enough
+            raise CorruptData(str(error)) from None
         raise CorruptData(f"{error}, or go on without them by --without-damaged-end") from None
+    return _with_log(path, log, files, now, parts, told=told)
+
+
+def _with_log(
+    path: Path,
+    log: RaftLog,
+    files: Sequence[tuple[str, BinaryIO]],
+    now: Nanos,
+    parts: ExitStack,
+    *,
+    told: Callable[[int], object],
+) -> EtcdSource:
+    """What a data folder has, with its log, which is in these files; see `open_folder`."""
+    snap = path / "member" / "snap"
     snapshot = _newest_snapshot(snap, log)
     index = 0 if snapshot is None else snapshot.index
     if log.first > index + 1 and log.last >= log.first:
         raise CorruptData(
-            f"{wal / names[0]}: offset 0: the log begins with entry {log.first}, and the newest v2 snapshot"
+            f"{files[0][0]}: offset 0: the log begins with entry {log.first}, and the newest v2 snapshot"
             f" is of entry {index}: files are missing"
         )
     if log.commit > max(log.last, index):
         raise CorruptData(
-            f"{wal / names[-1]}: offset 0: the log ends with entry {log.last}, and entry {log.commit} was"
+            f"{files[-1][0]}: offset 0: the log ends with entry {log.last}, and entry {log.commit} was"
             " committed: its end is missing; take the folder of another member"
         )
     state = V2State(_last_sync(log) or now)

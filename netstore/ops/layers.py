@@ -100,6 +100,8 @@ class Loaded(Generic[C]):
     task: Task
     json: bool = False
     """The version is to be printed as JSON."""
+    given: frozenset[str] = frozenset()
+    """Keys of the settings that have a value from any layer but the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ class Layered(Generic[C]):
                     default=each.default,
                     secret=notes["secret"],
                     needs=notes["needs"],
+                    is_place=notes["is_place"],
                     table=notes["table"] or self.table,
                     name=each.name.removeprefix(f"{notes['table']}_") if notes["table"] else each.name,
                 )
@@ -242,6 +245,14 @@ class Layered(Generic[C]):
         for key, flags in words.values.items():
             flag, text = flags[-1]
             if _is_unset(by_key[key], text):
+                if by_key[key].is_place and key in values:
+                    raise BadSetting(
+                        key,
+                        f"is empty, which takes back {quoted(str(values[key]))} ({sources[key]}), and what is"
+                        " there would be passed over",
+                        "name that folder, or leave the flag out, or take the setting out of its source",
+                        f"flag --{flag}",
+                    )
                 values.pop(key, None)
                 sources[key] = f"default, as flag --{flag} is empty"
                 continue
@@ -262,7 +273,7 @@ class Layered(Generic[C]):
             )
         notices += _idle(by_key, config, sources)
         notices += self.cautions(config)
-        return Loaded(config, MappingProxyType(sources), tuple(notices), words.task)
+        return Loaded(config, MappingProxyType(sources), tuple(notices), words.task, given=frozenset(values))
 
     @property
     def original_variable(self) -> str:
@@ -321,10 +332,7 @@ class Layered(Generic[C]):
             problem = each.kind.problem(path)
             if problem is not None:
                 raise BadSetting(each.key, problem, each.kind.fix, loaded.sources[each.key])
-        is_default = re.compile(r"default(: .*)?", re.DOTALL).fullmatch
-        self.check_place(
-            loaded.config, {key for key, source in loaded.sources.items() if not is_default(source)}
-        )
+        self.check_place(loaded.config, loaded.given)
 
     def _build(self, values: Mapping[str, object]) -> C:
         return cast("Callable[..., C]", self.form)(**values)

@@ -52,6 +52,8 @@ class Setting:
     """The value is never shown, neither by `--check-config` nor in an error text."""
     needs: tuple[str, ...]
     """Keys of settings, without one of which this one has no effect."""
+    is_place: bool
+    """It says where data is: an empty flag does not take back an earlier value."""
     table: str
     """Its table in the TOML file."""
     name: str
@@ -71,6 +73,8 @@ class Names(TypedDict, total=False):
     """The value is never shown, neither by `--check-config` nor in an error text."""
     needs: tuple[str, ...]
     """Keys of settings, without one of which this one has no effect: then it is told, if it was given."""
+    is_place: bool
+    """It says where data is: an empty flag does not take back an earlier value."""
     table: str
     """Its table in the TOML file, if that is not the program's; the key there is without the table's name."""
 
@@ -91,6 +95,7 @@ def setting(kind: Kind[T], default: object, about: str, **names: Unpack[Names]) 
         "default_words": "",
         "secret": False,
         "needs": (),
+        "is_place": False,
         "table": "",
     }
     notes |= names

@@ -140,6 +140,7 @@ class StoreConfig:
         "Folder for everything this member keeps; made with mode 0700 when it is missing.",
         variables=("ETCD_DATA_DIR",),
         default_words="$STATE_DIRECTORY, else /var/lib/netstore for root, else ~/.local/share/netstore",
+        is_place=True,
     )
     wal_dir: Path | None = setting(
         FilePath(),
@@ -147,6 +148,7 @@ class StoreConfig:
         "Folder for the write-ahead log alone, for a disk of its own.",
         variables=("ETCD_WAL_DIR",),
         default_words="inside data_dir",
+        is_place=True,
     )
     listen_client_urls: tuple[Url, ...] = setting(
         LISTENERS,
@@ -532,6 +534,7 @@ class StoreConfig:
         None,
         "Folder to which the log is archived, for restoring to any point of it; only this member may use it.",
         table="archive",
+        is_place=True,
     )
     archive_lag_seconds: int = setting(
         WholeNumber(1, 3600, "seconds"),
@@ -554,6 +557,7 @@ class StoreConfig:
         "Existing folder for scheduled backups of everything, best on another disk.",
         table="backup",
         default_words="not set: no scheduled backups",
+        is_place=True,
     )
     backup_every: str = setting(
         Duration("give a time as 6h or 30m, at least 1s"),

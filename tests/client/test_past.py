@@ -18,7 +18,7 @@ from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from trio.testing import MockClock
 
@@ -46,6 +46,10 @@ class Store:
         """Revisions that a round tells a watch."""
         self.compacted_to = 0
         self.is_silent = False
+        self.is_proxied = False
+        """A request for progress is not answered."""
+        self.revision = LAST
+        """That it is at."""
         self.refuses = ""
         self.asked = 0
         """Requests for progress."""
@@ -87,12 +91,15 @@ class Store:
             create = request.create_request
             id_, self._ids = self._ids, self._ids + 1
             refusal = self.refuses
-            answer = pb.WatchResponse(header=header(), watch_id=id_, created=True, canceled=bool(refusal))
+            head = pb.ResponseHeader(revision=self.revision)
+            answer = pb.WatchResponse(header=head, watch_id=id_, created=True, canceled=bool(refusal))
             answer.cancel_reason = refusal
             self._send(answer)
             self._behind[id_] = create.key, create.start_revision
         elif request.HasField("progress_request"):
             self.asked += 1
+            if self.is_proxied:
+                return
             if self.is_early:
                 self._out.appendleft((0.0, pb.WatchResponse(header=header(), watch_id=-1)))
             elif not self._behind:
@@ -196,7 +203,46 @@ async def test_a_store_that_is_not_as_far_is_asked_again(
 async def test_a_past_without_an_end_fails_in_words(version: str, autojump_clock: MockClock) -> None:
     store = Store([5], version=version)
     store.is_silent = True
-    with pytest.raises(BadAnswer, match="the store has not told its history within 60 s"):
+    with pytest.raises(BadAnswer, match="the store has told nothing more of its history for 60 s") as caught:
+        await revisions(store)
+    assert caught.value.fix == "repeat this later, or at another member"
+
+
+async def test_a_store_behind_a_proxy_that_drops_requests_for_progress(autojump_clock: MockClock) -> None:
+    for seed in range(20):
+        wanted = sorted(random.Random(seed).sample(range(2, LAST - 1), seed % 8))  # noqa: S311 - repeatable
+        for known in {7, 7 * (not wanted)}:
+            store = Store(wanted, version="3.5.30", seed=seed, known=known)
+            store.is_proxied = True
+            begun = trio.current_time()
+            assert await revisions(store) == wanted
+            assert trio.current_time() - begun < 10
+
+
+async def test_a_long_past_that_still_arrives_is_not_cut(autojump_clock: MockClock) -> None:
+    for version in ("3.4.23", "3.5.30"):
+        store = Store(range(2, LAST - 1), version=version)
+        store.most = 1
+        real = store._round
+
+        async def slow(real: Callable[[], None] = real, store: Store = store) -> pb.WatchResponse:
+            while not store._out:
+                await trio.sleep(3)  # fixed: by the clock of the test
+                real()
+            return store._out.popleft()[1]
+
+        store.answer = slow  # type: ignore[method-assign]  # slowed down
+        begun = trio.current_time()
+        assert await revisions(store) == list(range(2, LAST - 1))
+        assert trio.current_time() - begun > 200
+
+
+async def test_watches_made_before_the_store_has_the_revision_prove_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    store = Store([5], version="3.4.23")
+    store.revision = LAST - 1
+    with pytest.raises(BadAnswer, match="nothing more of its history for 60 s"):
         await revisions(store)
 
 
@@ -205,8 +251,9 @@ async def test_an_etcd_that_cannot_prove_it_is_told(
 ) -> None:
     store = Store([], version="3.4.23", known=0)
     monkeypatch.setattr(Store, "answer", _created_only)
-    with pytest.raises(BadAnswer, match=r"not tell where its history ends: it is etcd 3\.4\.23, and has no"):
+    with pytest.raises(BadAnswer, match=r"cannot prove that there is nothing: it is etcd 3\.4\.23") as caught:
         await revisions(store)
+    assert "a user who may read some key" in caught.value.fix
 
 
 async def _created_only(self: Store) -> pb.WatchResponse:

@@ -41,6 +41,7 @@ class Kettle:
     whistle: bool = setting(Switch(), True, "Sound.")
     shape: str = setting(Choice(("round", "tall")), "round", "Shape.")
     stand: Path | None = setting(FilePath(), None, "Where it stands.")
+    cellar: Path | None = setting(FilePath(), None, "Where the tea is.", is_place=True)
     cups: tuple[int, ...] = setting(Several(_digits, "give digits", high=4), (), "Cups.")
     patterns: tuple[str, ...] = setting(
         Several(str, "give patterns", whole=True, joined=True), (), "Patterns."
@@ -112,6 +113,7 @@ class TestLayers:
             "whistle": "default",
             "shape": f"file {file}",
             "stand": "default",
+            "cellar": "default",
             "cups": f"file {file}",
             "patterns": "default",
             "spoons": "default",
@@ -207,6 +209,20 @@ class TestFlags:
         loaded = kettle().load(["--stand=/x", "--stand=", "--label=", "--cups="], environ)
         assert loaded.config == Kettle()
         assert loaded.sources["stand"] == "default, as flag --stand is empty"
+
+    def test_an_empty_flag_does_not_take_back_where_data_is(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_text('[kettle]\ncellar = "/tea"\n')
+        with pytest.raises(
+            BadSetting, match=r"is empty, which takes back '/tea' \(file .*/f\).*leave the flag"
+        ):
+            kettle().load([f"--config-file={tmp_path / 'f'}", "--cellar="], {})
+        with pytest.raises(BadSetting, match=r"takes back '/tea' \(environment NETSTORE_CELLAR\)"):
+            kettle().load(["--cellar="], {"NETSTORE_CELLAR": "/tea"})
+        assert kettle().load(["--cellar="], {}).config == Kettle()
+
+    def test_what_is_given_is_what_has_a_value(self) -> None:
+        loaded = kettle().load(["--stand=", "--label=x"], {"NETSTORE_DEGREES": "95"})
+        assert loaded.given == {"label", "degrees"}
 
     def test_value_may_hold_equals_signs_and_begin_with_one_dash(self) -> None:
         loaded = kettle().load(["--stand=a=b", "--patterns", "-x"], {})

@@ -417,13 +417,21 @@ def test_an_empty_store_does_not_begin_beside_the_default_folder_of_an_etcd(
     check("--etcd-compat", "--data-dir", str(state))
     check(ETCD_DATA_DIR=str(state))
     check("--etcd-compat", "--name", "other")
-    flags = ("--listen-client-urls=http://127.0.0.1:1",)
-    for words, environ in ((flags, {}), ((), {"ETCD_LISTEN_CLIENT_URLS": "http://127.0.0.1:1"})):
+    listens = "http://127.0.0.1:1"
+    cases: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
+        ((f"--listen-client-urls={listens}",), {}),
+        (("--etcd-compat", "--data-dir="), {}),
+        ((), {"ETCD_LISTEN_CLIENT_URLS": listens}),
+    )
+    for words, environ in cases:
         with pytest.raises(BadSetting) as caught:
             check(*words, **environ)
         text = str(caught.value)
         assert f"is not set, and an etcd that was started so has its data in {tmp_path}/{name}.etcd" in text
         assert f"netstorectl import --data-dir NEW {tmp_path}/{name}.etcd" in text
+    for key in ("data_dir", "wal_dir", "archive_folder", "backup_folder"):
+        with pytest.raises(BadSetting, match=rf"{key} .*is empty, which takes back '/mine'"):
+            check(f"--{key.replace('_', '-')}=", **{f"NETSTORE_{key.upper()}": "/mine"})
     state.mkdir()
     (state / "identity").write_bytes(b"netstore data folder\n")
     check()  # it was begun before

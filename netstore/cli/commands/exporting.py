@@ -15,6 +15,7 @@ from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, memb
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import PATH, Command, flags_given, pass_settings
 from netstore.cli.output import Form, Table
+from netstore.inputfile import open_input
 from netstore.outputfile import check_target
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ CLUSTER_NAME: Final = "etcd-cluster"
     show_default=True,
     help="Where the etcd is reached by others.",
 )
+@click.option(
+    "--skip-hash-check", is_flag=True, help="Of a v3 snapshot: do not verify the digest at its end."
+)
 @click.option("--without-auth", is_flag=True, help="Export although the etcd it is of asks for passwords.")
 @pass_settings
 def export(
@@ -49,6 +53,7 @@ def export(
     snapshot: Path | None,
     name: str,
     peer_urls: str,
+    skip_hash_check: bool,
     without_auth: bool,
 ) -> None:
     """Write what a netstore has as files of an etcd.
@@ -66,13 +71,22 @@ def export(
     with ExitStack() as parts, in_words(source):
         if source_wal_dir is not None and not source.is_dir():
             usage("--source-wal-dir: is for a data folder, and SOURCE is none; leave it out")
+        if skip_hash_check and source.is_dir():
+            usage("--skip-hash-check: is for a snapshot file, and SOURCE is none; leave it out")
         if snapshot is not None:
             check_target(snapshot)
         from netstore.node import etcdexport  # noqa: PLC0415 - help need not wait for the store's modules
         from netstore.node.seeding import founders  # noqa: PLC0415 - same
 
         own = founders(members_of(name, peer_urls, None), name, CLUSTER_NAME, secrets.token_hex(16))
-        state = _state(source, source_wal_dir, target.parent, parts, without_auth=without_auth)
+        state = _state(
+            source,
+            source_wal_dir,
+            target.parent,
+            parts,
+            skip_digest=skip_hash_check,
+            without_auth=without_auth,
+        )
         check_apart((source, source_wal_dir), (target,))
         fields: tuple[tuple[str, str | int], ...]
         if snapshot is not None:
@@ -91,13 +105,20 @@ def export(
 
 
 def _state(
-    source: Path, wal_dir: Path | None, place: Path, parts: ExitStack, *, without_auth: bool
+    source: Path,
+    wal_dir: Path | None,
+    place: Path,
+    parts: ExitStack,
+    *,
+    skip_digest: bool,
+    without_auth: bool,
 ) -> StateFile:
     """The state in a stopped member's folder, or in a backup, which is restored into a folder in `place` for
     as long as it is read.
     """
     import tempfile  # noqa: PLC0415 - only here
 
+    from netstore.disk.backupfile import MAGIC, is_backup  # noqa: PLC0415 - help need not wait for them
     from netstore.disk.datadir import is_data_folder  # noqa: PLC0415 - help need not wait for them
     from netstore.node.etcdexport import open_state  # noqa: PLC0415 - help need not wait for them
     from netstore.node.restore import Wish, restore  # noqa: PLC0415 - same
@@ -109,11 +130,15 @@ def _state(
         return open_state(source, parts, wal_dir)
     if not source.exists():
         raise refused(f"{source}: is not there: name a data folder, or a file of netstorectl snapshot save")
+    if skip_digest:
+        with open_input(source, "name a file of netstorectl snapshot save") as opened:
+            if is_backup(opened.read(len(MAGIC))):
+                usage("--skip-hash-check: is for v3 snapshots: a full backup is always verified")
     place.mkdir(parents=True, exist_ok=True)
     home = Path(parts.enter_context(tempfile.TemporaryDirectory(dir=place, prefix=".export-")))
     members = {DEFAULT_NAME: (DEFAULT_PEER_URL,)}
     secret = secrets.token_hex(16)
-    wish = Wish(DEFAULT_NAME, members, secret, secret, without_auth=without_auth)
+    wish = Wish(DEFAULT_NAME, members, secret, secret, skip_digest=skip_digest, without_auth=without_auth)
     for each in restore(source, home / "data", wish).left_out:
         warn(each)
     return open_state(home / "data", parts)

@@ -156,7 +156,10 @@ def failure_of(error: ClientError, *, named: bool = False) -> Failure:
     if isinstance(error, Status):
         return _refused_call(error)
     if isinstance(error, BadAnswer):
-        fix = "is the v2 API on there (etcd: --enable-v2)?" if error.status == 404 else "check --endpoints"
+        is_v2_off = error.status == 404
+        fix = error.fix or (
+            "is the v2 API on there (etcd: --enable-v2)?" if is_v2_off else "check --endpoints"
+        )
         return Failure(Exit.UNAVAILABLE, f"{reason}; {fix}")
     if not isinstance(error, Unreachable):
         return refused(with_fix(reason, OF_USERS))

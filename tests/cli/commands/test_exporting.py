@@ -38,6 +38,8 @@ def test_a_full_backup(run: Run, tmp_path: Path) -> None:
     told = run("export", str(tmp_path / "full"), "--data-dir", str(tmp_path / "etcd"), "-o", "json")
     assert told.status == 0, told.err
     assert told.document["v2Nodes"] == 1
+    refused = run("export", str(tmp_path / "full"), "--snapshot", str(tmp_path / "o"), "--skip-hash-check")
+    assert (refused.status, "a full backup is always verified" in refused.err) == (2, True)
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "etcd"]), "nothing else is left"
     again = run("import", str(tmp_path / "etcd"), "--data-dir", str(tmp_path / "again"), "-o", "json")
     assert (again.document["v2Nodes"], again.document["revision"]) == (1, 3)
@@ -46,6 +48,19 @@ def test_a_full_backup(run: Run, tmp_path: Path) -> None:
     assert told.status == 1
     assert "offset" in told.err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_snapshot_without_its_digest(run: Run, tmp_path: Path) -> None:
+    file = snapshot(tmp_path)
+    file.write_bytes(file.read_bytes()[:-32])
+    words = ("export", str(file), "--data-dir", str(tmp_path / "etcd"))
+    told = run(*words)
+    assert (told.status, "go on with --skip-hash-check" in told.err) == (1, True)
+    assert run(*words, "--skip-hash-check").status == 0
+    again = run("import", str(tmp_path / "etcd"), "--data-dir", str(tmp_path / "again"), "-o", "json")
+    assert again.document["revision"] == 3
+    told = run("export", str(tmp_path), "--snapshot", str(tmp_path / "out.db"), "--skip-hash-check")
+    assert (told.status, "--skip-hash-check: is for a snapshot file" in told.err) == (2, True)
 
 
 def test_a_command_line_that_is_wrong(run: Run, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.cli.commands.failures import Exit
+from netstore.cli.commands.failures import Exit, failure_of
+from netstore.client.faults import BadAnswer
 from tests.cli.commands.conftest import DEAD, FILE, answering, error, http, served
 from tests.support.patience import seconds
 from tests.support.peers import start_etcd
@@ -253,3 +254,8 @@ def test_an_etcd_with_users_serves_who_may(run: Run, etcd_with_users: str, tmp_p
     for words in (("member", "ls"), ("endpoint", "status"), ("snapshot", "save", str(tmp_path / "saved"))):
         told = run("--endpoints", etcd_with_users, "--username", "root:pw", *words)
         assert told.status == Exit.OK, told.err
+
+
+def test_an_answer_may_say_itself_what_to_do() -> None:
+    told = failure_of(BadAnswer("the store", "has told nothing", fix="repeat this later"))
+    assert (told.status, told.text) == (Exit.UNAVAILABLE, "the store has told nothing; repeat this later")
