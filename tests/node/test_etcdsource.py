@@ -186,23 +186,15 @@ def test_a_damaged_end_that_the_rest_cannot_do_without_is_not_left_out(
 ) -> None:
     log = folder.wal / raftlogwriter.LOG_FILE
     for is_committed in (True, False):
-        folder.write_log(
-            [
-                mark(0, 0),
-                mark(10),
-                v3_put(11),
-                state(12 if is_committed else 11),
-                v2_put(12, "/1/a"),
-                v3_put(13),
-            ]
-        )
+        commit = state(12 if is_committed else 11)
+        folder.write_log([mark(0, 0), mark(10), v3_put(11), commit, v2_put(12, "/1/a"), v3_put(13)])
         whole = log.read_bytes()
         at = whole.index(b"/1/a")
         log.write_bytes(whole[:at] + b"?" + whole[at + 1 :])
         write_database(folder.snap / "db", 12, members={b"8e9e05c52164694d": b"{}"})
         with pytest.raises(CorruptData, match=r"offset [0-9]+: .*take the folder of another member$"):
             opened(folder, parts)
-        with pytest.raises(CorruptData, match="the log ends with entry 11|its log ends with entry 11"):
+        with pytest.raises(CorruptData, match="log ends with entry 11"):
             open_folder(folder.path, None, Nanos(0), parts, without_damaged_end=True)
 
 
