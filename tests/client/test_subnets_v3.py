@@ -138,5 +138,5 @@ async def test_a_past_that_is_not_told_whole_is_no_past(
         await trio.sleep_forever()
 
     monkeypatch.setattr(FakeWatch, "answer", silent)
-    with pytest.raises(BadAnswer, match="has not told its history within"):
+    with pytest.raises(BadAnswer, match="has told nothing more of its history for"):
         await kept.history(lambda _: True, 100)
