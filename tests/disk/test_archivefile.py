@@ -405,8 +405,8 @@ def test_an_archive_that_was_emptied_is_gone_unless_nothing_was_there_yet(tmp_pa
     writer.listing.parts[0].path.unlink()
     with pytest.raises(
         NetstoreError,
-        match=r"no file of the archive that this member began there: .* if none was ever written, as where the"
-        r" disk was full, or to begin a new one, make an empty file new in this folder",
+        match=r"no file of the archive that this member began there: .* if none was ever written, as where"
+        r" the disk was full, or to begin a new one, make an empty file new in this folder",
     ):
         begun()
     (folder / "identity").rename(tmp_path / "identity")
