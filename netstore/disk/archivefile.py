@@ -780,6 +780,13 @@ def _check_not_away(folder: Path) -> None:
     found = listing(folder) if folder.exists() else Listing(folder)
     if found.parts or found.bases or (folder / _NEW).exists():
         return
+    if (folder / _IDENTITY).exists():
+        # An earlier release made no file `new`, so that these two cases look the same.
+        raise NetstoreError(
+            f"{folder}: has no file of the archive that this member began there: if there were any, move them"
+            f" back; if none was ever written, as where the disk was full, or to begin a new one,"
+            f" {_how_to_ask_for_new(folder)}, or name another folder"
+        )
     raise NetstoreError(
         f"{folder}: the archive that this member wrote there is gone: mount or move it back; to begin a new"
         f" one {_how_to_ask_for_new(folder)}, or name another folder"

@@ -417,9 +417,17 @@ def test_an_archive_that_was_emptied_is_gone_unless_nothing_was_there_yet(tmp_pa
     assert {path.suffix or path.name for path in folder.iterdir()} == {".entries", "identity", "lock"}
     writer.listing.parts[0].path.unlink()
     with pytest.raises(
+        NetstoreError,
+        match=r"no file of the archive that this member began there: .* if none was ever written, as where"
+        r" the disk was full, or to begin a new one, make an empty file new in this folder",
+    ):
+        begun()
+    (folder / "identity").rename(tmp_path / "identity")
+    with pytest.raises(
         NetstoreError, match="is gone: mount or move it back; to begin a new one make an empty"
     ):
         begun()
+    (tmp_path / "identity").rename(folder / "identity")
     (folder / "new").touch()
     writer = begun()
     base = writer.add_base(state(b"one", 3))

@@ -777,7 +777,7 @@ def test_a_member_restarted_while_its_archive_is_away_begins_no_new_one(
     for path in (*member.folder.glob("*.entries"), *member.folder.glob("*.state")):
         path.unlink()
     (problem,) = restarted().archiver.problems()
-    assert "the archive that this member wrote there is gone" in problem, "its identity is left"
+    assert "has no file of the archive that this member began there" in problem, "its identity is left"
 
 
 @pytest.mark.parametrize("is_old", [False, True])
