@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 RETRY_DELAYS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds to wait after the first, second, ... failure in a row; the last one repeats."""
 
+STEADY_SECONDS: Final = 5.0
+"""How long the source must answer over one connection so that breaks before it count no more."""
+
+MOST_BREAKS: Final = 10
+"""New connections in a row to the source after which one copy gives up: something closes each."""
+
 
 class NotMirrored(NetstoreError):  # noqa: N818 - named for what did not happen
     """The target cannot be a mirror of the source; the text says why, and what to do."""
@@ -143,6 +149,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """The highest revision, or v2 index, that the source is known to have had: nothing in the target is
     newer.
     """
+    overwriting: bool = False
+    """Nothing of this source was copied completely; keys that only the target has go for `--overwrite`."""
 
 
 class Told(NamedTuple):
@@ -276,6 +284,25 @@ class Patience:
             self._trouble("")
 
 
+class _Breaks:
+    """How often a proof has ended one after the other."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._at = trio.current_time()
+
+    def next(self) -> int:
+        """One more; how many there were since one has held for `STEADY_SECONDS`."""
+        now = trio.current_time()
+        self._count = self._count + 1 if now < self._at + STEADY_SECONDS else 1
+        return self._count
+
+    async def wait(self) -> None:
+        """Before the source is asked again: longer each time."""
+        await trio.sleep(RETRY_DELAYS[min(self._count, len(RETRY_DELAYS)) - 1])
+        self._at = trio.current_time()
+
+
 class OneWay(ABC):
     """The steps of a mirror, of either API."""
 
@@ -314,6 +341,8 @@ class OneWay(ABC):
         """What the source has changed since the checkpoint is not all known by its events."""
         self._proof: Proof | None = None
         """The last one of a run that follows."""
+        self._overwriting = False
+        """See `Checkpoint.overwriting`; it counts while nothing is copied."""
         self.copied = 0
         """See `Checkpoint.revision`."""
 
@@ -323,12 +352,15 @@ class OneWay(ABC):
         NotMirrored if it cannot be; ClientError if a store cannot be asked.
         """
         await self._begin()
+        breaks = _Breaks()
         while True:
             try:
                 await self._compare(await self._prove())
             except Reconnected as error:
                 self._patience.failed(error)
-                await trio.sleep(RETRY_DELAYS[0])
+                if breaks.next() >= MOST_BREAKS:
+                    raise
+                await breaks.wait()
             else:
                 self._patience.recovered()
                 return
@@ -339,8 +371,14 @@ class OneWay(ABC):
         """
         self._patience.is_endless = True
         await self._patience.persist(self._begin)
+        breaks = _Breaks()
         while True:
-            await self._patience.persist(self._follow)
+            try:
+                await self._patience.persist(self._follow)
+            except Reconnected as error:
+                self._patience.failed(error)
+                breaks.next()
+                await breaks.wait()
 
     async def _follow(self) -> None:
         """Prove, unless that was done and holds; compare all if needed; and carry out what changes, until
@@ -365,6 +403,11 @@ class OneWay(ABC):
         return proof
 
     async def _check_source(self, newest: int) -> None:
+        if self._overwriting and not (self.copied or self._overwrite or await self._is_bare()):
+            raise NotMirrored(
+                "a run with --overwrite was interrupted before TARGET was equal to SOURCE: keys that only"
+                " TARGET has would be deleted; run it again with --overwrite to go on with that"
+            )
         if newest < self._seen:
             found = f"SOURCE is at {self.mark} {newest}, and was at {self._seen} before"
         elif not self.copied and self._newest_witness() is None:
@@ -386,7 +429,7 @@ class OneWay(ABC):
         self._notice(f"{found}: TARGET is made equal to it all the same")
         # Of this source nothing was copied, and before anything is written the checkpoint says so.
         self.copied, self._witness, self._listed, self._seen = 0, None, None, newest
-        self._is_behind = True
+        self._is_behind = self._overwriting = True
         await self._save()
 
     def _check_forward(self, newest: int) -> None:
@@ -399,7 +442,7 @@ class OneWay(ABC):
 
     def _resume(self, found: Checkpoint) -> None:
         """Go on where the run was that has written this checkpoint."""
-        self.copied, self._witness = found.revision, found.witness
+        self.copied, self._witness, self._overwriting = found.revision, found.witness, found.overwriting
         self._seen = max(found.seen, found.revision, found.witness.revision if found.witness else 0)
 
     async def _shows_last(self) -> bool:
@@ -466,4 +509,4 @@ def _may_pass(error: ClientError) -> bool:
         return error.code in {RAFT_ERROR, WATCHER_CLEARED}
     if isinstance(error, Unreachable):
         return not error.is_refused
-    return isinstance(error, Reconnected) or (isinstance(error, BadAnswer) and error.status >= 500)
+    return isinstance(error, BadAnswer) and error.status >= 500

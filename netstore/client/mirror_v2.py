@@ -128,6 +128,8 @@ class Mirror(OneWay):
         self._ended = 0
         """How many polls in a row the source has ended."""
         self._timed = Timed(notice)
+        self._was_timed = False
+        """The target may have nodes with a TTL that are not among these: not all was compared since."""
         self._is_late = False
         """It was told that looks are late."""
         self._is_outrun = False
@@ -143,8 +145,8 @@ class Mirror(OneWay):
                 f"checkpoint {scope.checkpoint}: is in the folder {scope.target} of TARGET, which becomes"
                 " equal to one of SOURCE: name another key by --checkpoint"
             )
-        newest = await self._source.newest(scope.source)
         found = await self._target.node(scope.checkpoint, quorum=True)
+        newest = await self._source.newest(scope.source)  # another run may have raised what was seen before
         if self._source.cluster == self._target.cluster and (
             is_within(scope.source, scope.target) or is_within(scope.target, scope.source)
         ):
@@ -159,7 +161,8 @@ class Mirror(OneWay):
             checkpoint = parse_checkpoint(
                 (found.value or "").encode(), scope.checkpoint, self._source.cluster, scope.source.encode()
             )
-            self._modified, self._is_behind = found.modified_index, checkpoint.timed
+            self._modified = found.modified_index
+            self._is_behind = self._was_timed = checkpoint.timed
             self._resume(checkpoint)
             self._check_forward(newest)
             await self._save_silently()
@@ -172,6 +175,7 @@ class Mirror(OneWay):
                 " --target-prefix, or let them be replaced and deleted by --overwrite"
             )
         self._check_forward(newest)
+        self._overwriting = there is not None and bool(there.nodes or not there.dir)
         await self._save()
 
     async def _claim(self, is_again: bool) -> None:
@@ -205,9 +209,10 @@ class Mirror(OneWay):
             self.copied,
             self._writer,
             self._sequence,
-            timed=bool(self._timed),
+            timed=self._was_timed or bool(self._timed),
             witness=self._newest_witness(),
             seen=self._seen,
+            overwriting=self._overwriting and not self.copied,
         )
         value = msgspec.json.encode(state).decode()
         self._modified = await self._patience.persist(lambda: self._commit(value))
@@ -317,13 +322,14 @@ class Mirror(OneWay):
     async def _compare(self, proof: Proof) -> None:
         index = await self._newest()
         proof.check()
+        self._was_timed = self._was_timed or bool(self._timed)
         self._timed.clear()
         self._fresh, self._silent = None, 0
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(proof, waiting.pop()))
         self.copied, self._witness, self._is_behind = index, self._fresh, False
-        self._listed = None
+        self._listed, self._was_timed = None, False
         await self._save()
 
     async def _compare_node(self, proof: Proof, path: str) -> list[str]:

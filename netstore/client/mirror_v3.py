@@ -104,9 +104,10 @@ class Mirror(OneWay):
     async def _begin(self) -> None:
         """Read the checkpoint, or write the first one."""
         scope = self._scope
+        target = await self._target.range(pb.RangeRequest(key=scope.checkpoint))
+        # Afterwards, as another run may have raised what was seen before.
         answer = await self._source.range(pb.RangeRequest(key=scope.keys or b"\0", count_only=True))
         self._cluster = f"{answer.header.cluster_id:x}"
-        target = await self._target.range(pb.RangeRequest(key=scope.checkpoint))
         if target.header.cluster_id == answer.header.cluster_id and self._overlaps():
             raise NotMirrored(
                 "SOURCE and TARGET are the same store, and the keys would be copied to themselves: name"
@@ -127,6 +128,7 @@ class Mirror(OneWay):
                     " --target-prefix, or let them be replaced and deleted by --overwrite"
                 )
         self._check_forward(answer.header.revision)
+        self._overwriting = not await self._is_bare()
         await self._save()
 
     async def _save(self) -> None:
@@ -388,6 +390,7 @@ class Mirror(OneWay):
             self._sequence,
             witness=witness,
             seen=self._seen,
+            overwriting=self._overwriting and not revision,
         )
         value = msgspec.json.encode(state)
         compare = pb.Compare(key=scope.checkpoint, target=pb.Compare.MOD, mod_revision=self._modified)

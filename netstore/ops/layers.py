@@ -12,6 +12,7 @@ command line library is used, because importing one would delay each start.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -513,8 +514,11 @@ def read_document(name: str, data: bytes) -> dict[str, Any]:
 
 def read_configuration(name: str) -> bytes:
     """The bytes of a configuration file, or of a pipe, as `<(command)` gives one, which is read once and must
-    not be empty: its writer may have failed. NetstoreError names the file and the problem.
+    not be empty: its writer may have failed. /dev/null stands for no settings. NetstoreError names the file
+    and the problem.
     """
+    if name == os.devnull:
+        return b""
     try:
         data = read_input(name, MAX_FILE_BYTES, "", stream=True)
     except UnusableFile as error:

@@ -224,7 +224,7 @@ def test_a_first_copy_that_was_interrupted_is_not_overwritten_by_another_source(
     v2.run(work)
 
 
-def test_an_overwrite_that_was_interrupted_is_compared_again(
+def test_an_overwrite_that_was_interrupted_goes_on_with_overwrite_only(
     api: Api, twins: Twins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.write(source := twins.begin(), "a", 4)
@@ -238,8 +238,14 @@ def test_an_overwrite_that_was_interrupted_is_compared_again(
             with monkeypatch.context() as patched, trio.CancelScope() as scope:
                 after_step(api, patched, 2, scope.cancel)
                 await api.mirrored(one, other, Log(), overwrite=True).copy()
-            await api.mirrored(one, other, Log()).copy()  # it was begun with leave to replace all
+            there = await api.keys(other)
+            for way in ("copy", "follow"):
+                with pytest.raises(NotMirrored, match="a run with --overwrite was interrupted"):
+                    await getattr(api.mirrored(one, other, Log()), way)()
+            assert await api.keys(other) == there
+            await api.mirrored(one, other, Log(), overwrite=True).copy()
             assert await api.keys(other) == names("b", 60)
+            await api.mirrored(one, other, Log()).copy()
 
     v2.run(work)
 
@@ -269,6 +275,30 @@ def test_what_is_forgotten_after_the_newest_key_is_compared_once(
     v2.run(work)
 
 
+def test_one_copy_ends_where_each_connection_is_closed(
+    api: Api, twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "RETRY_DELAYS", (0.0,))
+    api.write(source := twins.begin(), "a", 4)
+
+    async def work() -> None:
+        async with api.open_clients(source, twins.target) as (one, other):
+            copying = api.mirrored(one, other, log := Log())
+            tries = []
+
+            async def broken(proof: Proof) -> None:
+                tries.append(proof)
+                raise Reconnected
+
+            monkeypatch.setattr(copying, "_compare", broken)
+            with pytest.raises(Reconnected):
+                await copying.copy()
+            assert (len(tries), len(log.troubles)) == (mirror.MOST_BREAKS, 1)
+            assert await api.keys(other) == set()
+
+    v2.run(work)
+
+
 def test_a_proof_ends_with_a_new_connection() -> None:
     breaks = [3]
     proof = Proof(lambda: breaks[0])
@@ -288,7 +318,7 @@ REFUSED = CertificateRefused("TLS: not trusted")
         (Unreachable([("a", "refused")], outcome_known=True), True),
         (Unreachable([("a", REFUSED), ("b", "refused")], outcome_known=True), True),
         (Unreachable([("a", REFUSED), ("b", REFUSED)], outcome_known=True), False),
-        (Reconnected(), True),
+        (Reconnected(), False),
         (Status("a", RESOURCE_EXHAUSTED, "etcdserver: too many requests", write=True), True),
         (Status("a", RESOURCE_EXHAUSTED, "grpc: received message larger than max", write=True), False),
         (V2Error(WATCHER_CLEARED, "watcher is cleared"), True),

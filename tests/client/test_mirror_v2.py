@@ -826,6 +826,57 @@ def test_a_new_connection_during_a_comparison_is_a_break_however_soon(
     run(work)
 
 
+def test_a_new_connection_within_a_write_lets_a_run_go_on(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "RETRY_DELAYS", (0.01,))
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            following = mirrored(one, other, Log())
+            claim, claims = following._target._claim, []
+
+            async def reconnected(is_again: bool) -> None:
+                claims.append(is_again)
+                if len(claims) == 3:
+                    one.reader.transport.connections += 1
+                await claim(is_again)
+
+            following._target._claim = reconnected
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(following.follow)
+                for number in range(5):
+                    await one.set("/b", str(number))
+                    await until_equal(one, other)
+                nursery.cancel_scope.cancel()
+            assert len(claims) > 3
+
+    run(work)
+
+
+def test_that_there_were_ttls_is_known_until_all_was_compared_again(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/lease", "1", ttl=1000)
+            await one.set("/file", "1")
+            await mirrored(one, other, Log()).copy()
+            for _ in range(2):
+                again = mirrored(one, other, Log())
+                await again._begin()  # and no more: it is stopped
+                assert again._is_behind
+            await compare(again)
+            await one.delete("/lease")
+            await compare(again)
+            last = mirrored(one, other, Log())
+            await last._begin()
+            assert not last._is_behind
+
+    run(work)
+
+
 def test_a_new_connection_beside_a_poll_shows_the_witness(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):

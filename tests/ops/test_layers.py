@@ -427,6 +427,10 @@ class TestFile:
         finally:
             os.close(reading)
 
+    def test_the_null_device_stands_for_no_settings(self) -> None:
+        loaded = kettle().load([f"--config-file={os.devnull}"], {})
+        assert loaded.sources["label"] == "default"
+
     def test_a_pipe_of_another_process_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "f")
         with pytest.raises(NetstoreError, match="is a pipe, not a regular file; name a file of settings"):
