@@ -1139,8 +1139,10 @@ def test_an_overwrite_that_was_interrupted_does_not_take_the_source_before_as_co
     async def again() -> None:
         async with open_clients(source, twins.target) as (one, other):
             log = Log()
+            with pytest.raises(NotMirrored, match="a run with --overwrite was interrupted"):
+                await mirrored(one, other, log).follow()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log).follow)
+                nursery.start_soon(mirrored(one, other, log, overwrite=True).follow)
                 await log.reached((await one.set("/last", "1")).etcd_index)
                 nursery.cancel_scope.cancel()
             assert await content(other) == await content(one)
