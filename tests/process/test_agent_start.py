@@ -65,7 +65,7 @@ def test_a_store_that_is_not_there_yet_is_waited_for(scene: Stage) -> None:
 def test_one_dead_endpoint_of_two_does_not_matter(scene: Stage) -> None:
     scene.keys.set_config(NETWORK)
     for _ in range(3):
-        agent = scene.agent(0, "--endpoints", "http://192.168.77.1:9")
+        agent = scene.agent(0, "--endpoints", f"http://192.168.77.1:9,{scene.store.url}")
         agent.subnet()
         agent.stop()
         agent.log_path.unlink()
