@@ -229,7 +229,7 @@ def test_a_save_that_is_killed_leaves_what_was_there(tmp_path: Path) -> None:
         # At this rate it takes minutes: it is killed long before it ends, however slow this machine is.
         words = ("snapshot", "save", str(target), "--rate", "10K")
         command = (sys.executable, "-m", "netstore.cli.netstorectl", "--endpoints", daemon.url, *words)
-        part = tmp_path / "all.backup.part"
+        part = tmp_path / ".all.backup.part"
         with subprocess.Popen(command, env=clean_environment(), stdin=subprocess.DEVNULL) as process:
             until(lambda: part.exists() and part.stat().st_size > 0, "some of it has come")
             process.send_signal(signal.SIGKILL)
