@@ -10,6 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from netstore.agent.backend import Refused
+from netstore.outputfile import sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,11 +62,7 @@ def write(path: Path, content: bytes) -> None:
         finally:
             os.close(file)
         draft.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)

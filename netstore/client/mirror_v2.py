@@ -5,7 +5,7 @@ after that index are carried out in their order: so the target is equal to the s
 event, though folders were read at different moments. The checkpoint, a hidden key of the target, has the
 index up to which that was done. It is written from time to time: events after it are carried out once more by
 the next run, which ends in the same state; and before a write of what is newer than the source was known to
-be. Only the run that has begun last may write it. The others look at it before they write, a second after
+be. Only the run that has written it last may write it. Others look at it before they write, a second after
 they did so last at most, and end; a run that begins where another one was waits as long.
 
 Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Answer = TypeVar("Answer", bound=Message)
 
 PAST_SECONDS: Final = 60.0
-"""How long a watch may take to tell the past."""
+"""How long a watch of the past may tell nothing more of it."""
 
 _SERVICE: Final = "/etcdserverpb."
 

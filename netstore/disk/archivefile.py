@@ -35,12 +35,12 @@ from netstore.disk.datadir import (
     MAX_NOTE_BYTES,
     add_checksum_line,
     split_checksum_line,
-    sync_folder,
     write_atomically,
 )
 from netstore.disk.skipped import read_archived_skips, write_skipped
 from netstore.errors import CorruptData, NetstoreError
 from netstore.inputfile import NotRegular, open_regular, read_regular
+from netstore.outputfile import sync_folder
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
 from netstore.state.envelope import HEAD_BYTES, read
@@ -104,7 +104,7 @@ def is_archive(folder: Path) -> bool:
     if any(_ENTRIES.fullmatch(each.name) or _STATE.fullmatch(each.name) for each in folder.iterdir()):
         return True
     try:
-        with (folder / _IDENTITY).open("rb") as file:
+        with open_regular(folder / _IDENTITY) as file:
             return file.read(len(_TITLE)) == _TITLE.encode()
     except FileNotFoundError:
         return False

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 import lmdb
 
-from netstore.disk.datadir import sync_folder
 from netstore.disk.tables import Tables
 from netstore.disk.threads import start_thread
 from netstore.disk.verification import NotVerified, OpenMarker, verify
 from netstore.errors import NetstoreError, StateDamaged
+from netstore.outputfile import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Final
 from netstore.codec import crc32c
 from netstore.errors import CorruptData, NetstoreError
 from netstore.inputfile import NotRegular, check_regular, open_regular, read_regular
+from netstore.outputfile import sync_folder
 from netstore.types import ClusterId, NodeId
 
 if TYPE_CHECKING:
@@ -776,12 +777,3 @@ def _check_no_log(path: Path, wal: Path) -> None:
         raise NetstoreError(
             f"{path}: no identity, but {state} is there: restore the whole folder, or remove the state"
         )
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable. Blocks. OSError when that fails."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

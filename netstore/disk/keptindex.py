@@ -30,8 +30,8 @@ from netstore.codec import (
     u64,
     varint,
 )
-from netstore.disk.datadir import sync_folder
 from netstore.inputfile import open_regular
+from netstore.outputfile import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -64,11 +64,6 @@ def last_of(newest_first: Iterable[Piece]) -> LogPart | None:
     return joined(found[::-1]) if found else None
 
 
-def part_of(entries: Sequence[Entry]) -> LogPart:
-    """That of all of these consecutive entries, at least one."""
-    return joined([piece_of(entry) for entry in entries])
-
-
 def joined(pieces: Sequence[Piece]) -> LogPart:
     """That of all entries of which these are the pieces, at least one."""
     digest = blake2b(digest_size=16)

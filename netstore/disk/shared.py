@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import lmdb
 
-from netstore.disk.datadir import sync_folder
 from netstore.disk.lmdbfile import HEADROOM_BYTES, has_address_space
 from netstore.disk.tables import Tables
 from netstore.errors import CorruptData
+from netstore.outputfile import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,9 +18,9 @@ import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from netstore.disk.datadir import sync_folder
 from netstore.errors import CorruptData
 from netstore.inputfile import open_regular
+from netstore.outputfile import sync_folder
 from netstore.types import Index
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from netstore.disk.datadir import sync_folder
 from netstore.disk.lmdbfile import damaged, extend_to_length, missing_bytes
 from netstore.disk.summary import EMPTY_SUMMARY, Summary
 from netstore.disk.tables import Tables, read_summary
 from netstore.errors import CorruptData, NetstoreError, StateDamaged
+from netstore.outputfile import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.disk.datadir import sync_folder
 from netstore.errors import CorruptData, Fault, MustStop, NetstoreError
 from netstore.node import fullbackup
 from netstore.node.causes import without_figures
+from netstore.outputfile import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

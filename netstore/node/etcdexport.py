@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from netstore.disk.datadir import STATE_FILE, DataDir, explain_errors, sync_folder
+from netstore.disk.datadir import STATE_FILE, DataDir, explain_errors
 from netstore.disk.frame import Identity
 from netstore.disk.readonly import ReadOnlyDevice
 from netstore.disk.statefile import StateFile
@@ -27,7 +27,7 @@ from netstore.errors import NetstoreError
 from netstore.etcdfile import boltwriter, raftlogwriter
 from netstore.node.backup import buckets
 from netstore.node.etcdimport import MOST_TOLD
-from netstore.outputfile import open_output
+from netstore.outputfile import open_output, sync_folder
 from netstore.state import tables
 from netstore.state.v2.history import CAPACITY
 from netstore.state.v2.records import unpack_event, unpack_node

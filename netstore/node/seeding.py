@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, keep_token, sync_folder
+from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, keep_token
 from netstore.disk.engine import COMMIT_BYTES, COMMIT_CHANGES, MAP_BYTES, MAP_LIMIT_BYTES
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
@@ -23,6 +23,7 @@ from netstore.disk.verification import verify
 from netstore.disk.wal import Wal
 from netstore.errors import NetstoreError
 from netstore.node import bootstrap
+from netstore.outputfile import sync_folder
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
 from netstore.state import tables
 from netstore.state.members import MemberInfo, member_key

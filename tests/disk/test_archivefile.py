@@ -18,6 +18,7 @@ from netstore.disk.archivefile import (
     ArchiveWriter,
     Base,
     encode,
+    is_archive,
     listing,
     read_entries,
     read_head,
@@ -26,6 +27,7 @@ from netstore.disk.archivefile import (
 from netstore.disk.archiveretention import Retention
 from netstore.disk.skipped import read_archived_skips
 from netstore.errors import CorruptData, NetstoreError
+from netstore.inputfile import NotRegular
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind
 from netstore.state.envelope import seal
@@ -59,6 +61,12 @@ def state(data: bytes, applied: int) -> Callable[[int], Index]:
 
 def stored(folder: Path) -> list[Entry]:
     return [each.entry for part in listing(folder).parts for each in read_entries(part.path, CLUSTER)]
+
+
+def test_a_pipe_in_the_place_of_the_identity_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "identity")
+    with pytest.raises(NotRegular, match="is a pipe"):
+        is_archive(tmp_path)
 
 
 def test_what_is_archived_is_read_again(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity, is_data_fold
 from netstore.disk.skipped import read_skipped
 from netstore.errors import CorruptData, NetstoreError
 from netstore.inputfile import NotRegular
+from netstore.outputfile import sync_folder
 from netstore.types import ClusterId, NodeId
 from tests.support.folders import adopted
 
@@ -425,14 +426,14 @@ def test_only_the_files_of_the_last_damaged_member_are_kept(folder: Path) -> Non
 def test_a_replacement_is_finished_wherever_it_was_interrupted(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sync, syncs = datadir.sync_folder, 0
+    syncs = 0
 
     def fail_at(path: Path) -> None:
         nonlocal syncs
         syncs += 1
         if syncs == last:
             raise KeyboardInterrupt
-        sync(path)
+        sync_folder(path)
 
     monkeypatch.setattr(datadir, "sync_folder", fail_at)
     for last in range(2, 20):

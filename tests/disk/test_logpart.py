@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from netstore.disk.logpart import DATA_BYTES, last_of, last_part, part_of, piece_of
+from netstore.disk.logpart import DATA_BYTES, joined, last_of, last_part, piece_of
 from netstore.raft.entry import Entry, EntryKind
 from netstore.state.envelope import seal
 from netstore.types import Index, Term
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from netstore.disk.backupfile import LogPart
 
 
 def entry(index: int, term: int = 1, *, wall: int = 0, data: bytes = b"") -> Entry:
     payload = seal(data, wall=wall) if wall else data
     return Entry(Index(index), Term(term), EntryKind.NORMAL, payload)
+
+
+def part_of(entries: Sequence[Entry]) -> LogPart:
+    """That of all of these entries."""
+    return joined([piece_of(each) for each in entries])
 
 
 def test_the_newest_entry_with_a_time_and_those_after_it() -> None:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from netstore.disk.backupfile import LogPart
-from netstore.disk.logpart import MOST_ENTRIES, part_of
+from netstore.disk.logpart import MOST_ENTRIES, joined, piece_of
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, Reason
 from netstore.etcdfile.boltreader import Database
@@ -212,9 +212,9 @@ def test_the_part_of_a_log_that_tells_of_a_state() -> None:
     log = RaftLog(Index(100), Term(1), entries)
     assert log_part(log, Index(100)) is None
     assert log_part(log, Index(301)) is None
-    assert log_part(log, Index(101)) == part_of(entries[:1])
-    assert log_part(log, Index(210)) == part_of(entries[98:110])
-    assert log_part(log, Index(300)) == part_of(entries[-MOST_ENTRIES:])
+    assert log_part(log, Index(101)) == joined([piece_of(entries[0])])
+    assert log_part(log, Index(210)) == joined([piece_of(each) for each in entries[98:110]])
+    assert log_part(log, Index(300)) == joined([piece_of(each) for each in entries[-MOST_ENTRIES:]])
 
 
 def test_what_others_write_to_the_same_folder_is_left_alone(place: Place) -> None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, read_token, sync_folder
+from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity, read_token
 from netstore.errors import NetstoreError
 from netstore.limits import SMALLEST, Shares
 from netstore.node import seeding
 from netstore.node.seeding import Founders, founders, seed
 from netstore.node.storage import Storage
+from netstore.outputfile import sync_folder
 from netstore.raft.entry import ConfState, HardState
 from netstore.state import tables
 from netstore.state.v3 import keyvalue
