@@ -163,6 +163,10 @@ class FakeStore:
         self.files[key] = Kept(value, self.index, expires, created)
         return self._happened(action, self._node(key))
 
+    def time(self, key: str, expires: float) -> None:
+        """Let a file have its end at this time, as if it had been written so."""
+        self.files[key].expires = expires
+
     def lease(self, name: str, address: str, ttl: int | None = 86_400) -> Answer:
         """Write a usable lease."""
         value = f'{{"PublicIP":"{address}","BackendType":"host-gw"}}'

@@ -180,6 +180,12 @@ class FakeV3Store(FakeStore):
             self.attached[key] = self.last_lease
         return super().put(key, value, ttl, action)
 
+    def time(self, key: str, expires: float) -> None:
+        super().time(key, expires)
+        self.last_lease += 1
+        self.granted[self.last_lease] = int(expires)
+        self.attached[key] = self.last_lease
+
     def remove(self, key: str, action: str = "delete") -> Answer:
         """Remove a key, or all keys in a folder by one change."""
         names = [name for name in self.files if name == key or name.startswith(f"{key}/")]

@@ -16,7 +16,7 @@ from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
-from netstore.errors import CannotApply, NoRestart
+from netstore.errors import CannotApply, NetstoreError, NoRestart
 from netstore.node import bootstrap, fullbackup
 from netstore.node.pointintime import Goal, extract
 from netstore.node.restore import Wish, restore
@@ -230,14 +230,13 @@ def test_every_point_of_the_archive_can_be_restored(left: Path, tmp_path: Path, 
     assert of_the_cluster(restored(target, tmp_path / "new")) == of_the_cluster(told)
 
 
-def test_a_point_is_reached_from_the_backup_too(left: Path, tmp_path: Path) -> None:
-    told = recorded(left)["end"]
+def test_a_backup_that_tells_nothing_of_its_log_is_not_taken(left: Path, tmp_path: Path) -> None:
+    """Its last entry wrote no v3 key, by which it could be known in the archive."""
     archive, target, work = left / everything.LOG_ARCHIVE, tmp_path / "point", tmp_path / "work"
-    (archive / "000000000000000b.state").unlink()
-    goal = Goal(revision=told["v3"]["revision"])
-    reached = extract(archive, goal, target, work, base_file=left / everything.BACKUP)
-    assert reached.base == recorded(left)["backup"]["applied"]
-    assert of_the_cluster(restored(target, tmp_path / "new")) == of_the_cluster(told)
+    goal = Goal(revision=recorded(left)["end"]["v3"]["revision"])
+    with pytest.raises(NetstoreError, match="does not say of which log it is, as backups of earlier"):
+        extract(archive, goal, target, work, base_file=left / everything.BACKUP)
+    assert not target.exists()
 
 
 def test_this_release_reads_of_its_own_what_it_reads_of_the_kept(left: Path, tmp_path: Path) -> None:

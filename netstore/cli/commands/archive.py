@@ -103,7 +103,8 @@ def _folder_beside(path: Path) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
     except OSError as error:
-        raise refused(system_problem(error, path.absolute().parent)) from None
+        error.filename = str(path)  # the name of the folder is not the user's
+        raise refused(system_problem(error)) from None
 
 
 @click.group(cls=Group)

@@ -153,6 +153,8 @@ def test_a_name_that_the_system_refuses_is_told_as_that(
     monkeypatch.setattr("netstore.cli.commands.subnetviews.surveyed", lambda _: ([], object(), None))
     monkeypatch.setattr("netstore.cli.commands.subnetviews.mapped", lambda *_: None)
     monkeypatch.setattr("netstore.cli.commands.subnetviews.picture", lambda _: "")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "0000000000000001.state").touch()
     told = run("--endpoints", DEAD, *(word.replace("{}", "n" * 300) for word in words))
     assert (told.status, "File name too long" in told.err) == (1, True), told.err
     assert told.err.startswith(f"netstorectl: {'n' * 200}"), told.err
