@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from netstore.disk.backupfile import BackupReader, LogPart
+from tests.support import control
 from tests.support.archives import wait_until_archived
 from tests.support.cluster import put
 from tests.support.daemon import free_port, start_netstored
-from tests.support.patience import seconds
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from tests.support.daemon import Daemon
-
-
-def ctl(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "netstore.cli.netstorectl", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=seconds(60), check=False, stdin=subprocess.DEVNULL
-    )
 
 
 def filled(daemon: Daemon, backup: Path) -> int:
     """Write, save a backup, and write more; the index of the backup."""
     for value in "1234":
         assert put(daemon, "a", value).status in {200, 201}
-    done = ctl("--endpoints", daemon.url, "snapshot", "save", str(backup))
+    done = control.run("--endpoints", daemon.url, "snapshot", "save", str(backup))
     assert done.returncode == 0, done.stderr
     for value in "5678":
         assert put(daemon, "a", value).status in {200, 201}
@@ -57,7 +49,7 @@ def test_a_backup_of_a_store_in_whose_place_another_one_was_begun_is_refused(tmp
     def extract(backup: Path, archive: Path, to: int) -> subprocess.CompletedProcess[str]:
         made = str(tmp_path / f"{backup.name}-{archive.name}")
         base = ("--base", str(backup), "--to-index", str(to))
-        return ctl("archive", "extract", str(archive), made, *base)
+        return control.run("archive", "extract", str(archive), made, *base)
 
     for backup, archive, end in zip(backups, archives, ends, strict=True):
         done = extract(backup, archive, end)

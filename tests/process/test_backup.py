@@ -14,6 +14,7 @@ import pytest
 
 from netstore.node import fullbackup
 from netstore.proto import rpc_pb2 as pb
+from tests.support import control
 from tests.support.cluster import Members, converged, get, listed, put, request, write
 from tests.support.daemon import Daemon, clean_environment, launch, start_netstored
 from tests.support.patience import seconds, until
@@ -26,21 +27,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(600)
 
 V3 = {"ETCDCTL_API": "3"}
-
-
-def ctl(*words: str, url: str = "http://127.0.0.1:1") -> Any:
-    """What netstorectl answers."""
-    done = subprocess.run(
-        (sys.executable, "-m", "netstore.cli.netstorectl", "--endpoints", url, *words, "-o", "json"),
-        env=clean_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=seconds(60),
-        check=False,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def shown(daemon: Daemon) -> tuple[Any, Any]:
@@ -75,14 +61,14 @@ def test_three_members_come_back_from_one_file(tmp_path: Path) -> None:
         converged(old, "last", "written")
         before = shown(old["a"])
         follower = old[old.followers()[0]]
-        saved = ctl("snapshot", "save", str(file), url=follower.url)
+        saved = control.answer("snapshot", "save", str(file), url=follower.url)
         assert saved["members"] == 3
         write(old["a"], "last", "not in the backup")
-        clusters = {ctl("endpoint", "status", url=old["a"].url)["endpoints"][0]["id"]}
+        clusters = {control.answer("endpoint", "status", url=old["a"].url)["endpoints"][0]["id"]}
     new = Members(tmp_path / "new", 3)
     _, named = new.beginning()
     restored = [
-        ctl(
+        control.answer(
             *("snapshot", "restore", str(file), "--data-dir", str(tmp_path / "new" / f"{name}.data")),
             *("--name", name, "--initial-cluster", named, "--initial-cluster-token", "a secret of ours"),
         )
@@ -165,13 +151,13 @@ def test_what_etcdctl_saves_is_restored_as_etcdctl_restores_it(tmp_path: Path) -
             client.kv.DeleteRange(pb.DeleteRangeRequest(key=b"k2"))
             client.kv.Compact(pb.CompactionRequest(revision=20, physical=True))
         assert etcdctl(etcd.url, "snapshot", "save", str(file), environment=V3).returncode == 0
-        ours = ctl("snapshot", "save", str(tmp_path / "ours.db"), url=etcd.url)
+        ours = control.answer("snapshot", "save", str(tmp_path / "ours.db"), url=etcd.url)
         told = etcdctl(etcd.url, "snapshot", "status", str(file), "-w", "json", environment=V3)
-    theirs = ctl("snapshot", "status", str(file))
+    theirs = control.answer("snapshot", "status", str(file))
     judged = json.loads(told.stdout)
     for found in (ours, theirs):
         assert (int(found["hash"], 16), found["revision"]) == (judged["hash"], judged["revision"])
-    ctl("snapshot", "restore", str(file), "--data-dir", str(tmp_path / "netstored.data"))
+    control.answer("snapshot", "restore", str(file), "--data-dir", str(tmp_path / "netstored.data"))
     command = etcd_command(tmp_path / "restored", port=0)
     words = ["snapshot", "restore", str(file), "--data-dir", str(tmp_path / "restored"), "--name", "default"]
     cluster = command[command.index("--initial-cluster") + 1]
@@ -199,11 +185,11 @@ def test_what_etcdctl_saves_is_restored_as_etcdctl_restores_it(tmp_path: Path) -
 def test_etcdctl_restores_the_v3_keys_that_a_netstored_has(tmp_path: Path) -> None:
     with start_netstored(tmp_path) as daemon:
         fill(daemon)
-        saved = ctl("snapshot", "save", "--v3", str(tmp_path / "keys.db"), url=daemon.url)
+        saved = control.answer("snapshot", "save", "--v3", str(tmp_path / "keys.db"), url=daemon.url)
         again = etcdctl(daemon.url, "snapshot", "save", str(tmp_path / "theirs.db"), environment=V3)
         assert again.returncode == 0, again.stderr
         before = shown(daemon)[1]
-    assert ctl("snapshot", "status", str(tmp_path / "theirs.db"))["hash"] == saved["hash"]
+    assert control.answer("snapshot", "status", str(tmp_path / "theirs.db"))["hash"] == saved["hash"]
     command = etcd_command(tmp_path / "restored")
     cluster = command[command.index("--initial-cluster") + 1]
     words = ["snapshot", "restore", str(tmp_path / "keys.db"), "--data-dir", str(tmp_path / "restored")]
@@ -224,7 +210,7 @@ def test_a_save_that_is_killed_leaves_what_was_there(tmp_path: Path) -> None:
     with start_netstored(tmp_path) as daemon:
         for number in range(4):
             assert put(daemon, f"large/{number}", "x" * 400_000).status == 201
-        saved = ctl("snapshot", "save", str(target), url=daemon.url)
+        saved = control.answer("snapshot", "save", str(target), url=daemon.url)
         before = target.read_bytes()
         # At this rate it takes minutes: it is killed long before it ends, however slow this machine is.
         words = ("snapshot", "save", str(target), "--rate", "10K")
@@ -237,7 +223,7 @@ def test_a_save_that_is_killed_leaves_what_was_there(tmp_path: Path) -> None:
         assert target.read_bytes() == before
         assert 0 < part.stat().st_size < saved["size"]
         until(lambda: not _is_being_sent(daemon), "the member has noticed")
-        assert ctl("snapshot", "save", str(target), url=daemon.url)["records"] == saved["records"]
+        assert control.answer("snapshot", "save", str(target), url=daemon.url)["records"] == saved["records"]
         assert not part.exists()
         assert get(daemon, "large/0") == "x" * 400_000
 
@@ -282,7 +268,7 @@ def test_a_member_killed_while_it_makes_a_backup_leaves_only_good_ones(tmp_path:
             return bool(status["succeeded"] >= 1 and status["failed"] == 0)
 
         until(another, "one is made after the restart", 60)
-        status = ctl("status", url=daemon.url)["endpoints"][0]["backup"]
+        status = control.answer("status", url=daemon.url)["endpoints"][0]["backup"]
         assert status["verified"] == fullbackup.RESTORED
         # While it runs, old ones are removed, a moment after a new one has its name.
         daemon.stop()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.request
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -13,10 +11,10 @@ import pytest
 
 from netstore.disk.archivefile import listing
 from netstore.proto import rpc_pb2 as pb
-from tests.support import everything, kept
+from tests.support import control, everything, kept
 from tests.support.archives import shown, wait_until_archived
 from tests.support.cluster import request, write
-from tests.support.daemon import Daemon, clean_environment, start_netstored
+from tests.support.daemon import Daemon, start_netstored
 from tests.support.patience import seconds, until
 from tests.support.v3client import Refused, V3Client
 
@@ -52,21 +50,6 @@ def recorded(left: Path, name: str) -> dict[str, Any]:
     """What was readable at a place of the log."""
     found: dict[str, Any] = json.loads((left / everything.READABLE).read_text())[name]
     return found
-
-
-def ctl(*words: str, url: str = "http://127.0.0.1:1") -> Any:
-    """What netstorectl answers."""
-    done = subprocess.run(
-        (sys.executable, "-m", "netstore.cli.netstorectl", "--endpoints", url, *words, "-o", "json"),
-        env=clean_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=seconds(60),
-        check=False,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def text(data: bytes) -> str:
@@ -117,9 +100,9 @@ def compared(daemon: Daemon, told: dict[str, Any]) -> None:
             lease = client.lease.LeaseTimeToLive(pb.LeaseTimeToLiveRequest(ID=id_, keys=True))
             assert (lease.grantedTTL, sorted(map(text, lease.keys))) == (ttl, keys)
             assert 0 < lease.TTL <= ttl
-    admitted = {each["name"] for each in ctl("plugin", "ls", url=daemon.url)["plugins"]}
+    admitted = {each["name"] for each in control.answer("plugin", "ls", url=daemon.url)["plugins"]}
     assert {name for (name, *_), _ in told["plugins"]} <= admitted
-    assert ctl("network", "get", url=daemon.url)["config"] == json.loads(everything.CONFIG)
+    assert control.answer("network", "get", url=daemon.url)["config"] == json.loads(everything.CONFIG)
 
 
 def writes_on(daemon: Daemon, told: dict[str, Any]) -> None:
@@ -140,13 +123,14 @@ def test_all_that_a_member_left_is_served_and_goes_on(left: Path, tmp_path: Path
     with start_netstored(tmp_path, *flags, data_dir=left / everything.DATA) as daemon:
         assert "saved_keys_used" in daemon.log
         compared(daemon, told)
-        listed = ctl("member", "ls", url=daemon.url)["members"]
+        listed = control.answer("member", "ls", url=daemon.url)["members"]
         members = {int(each["id"], 16): each["name"] for each in listed}
         assert members == {each[0]: each[1] for each in told["members"]}
         drained = request(daemon, "GET", f"/v2/keys{everything.PREFIX}/drained/{everything.DRAINED_NODE}")
         assert "since" in json.loads(drained.body["node"]["value"])
         authors = {first: author for first, _, _, author in told["v3"]["origins"]}
-        states = {each["revision"]: each["author"] for each in ctl("history", "a", url=daemon.url)["states"]}
+        rows = control.answer("history", "a", url=daemon.url)["states"]
+        states = {each["revision"]: each["author"] for each in rows}
         changes = [pair[2] for pair, _ in told["v3"]["changes"] if pair[0] == "a"]
         assert {each: states[each] for each in changes} == {each: authors[each] for each in changes}
         writes_on(daemon, told)
@@ -162,7 +146,9 @@ def test_all_that_a_member_left_is_served_and_goes_on(left: Path, tmp_path: Path
 def test_the_backup_is_restored_and_served(left: Path, tmp_path: Path) -> None:
     told = recorded(left, "backup")
     new = tmp_path / "new"
-    done = ctl("snapshot", "restore", str(left / everything.BACKUP), "--data-dir", str(new), "--name", "new")
+    done = control.answer(
+        "snapshot", "restore", str(left / everything.BACKUP), "--data-dir", str(new), "--name", "new"
+    )
     assert (done["revision"], done["v2Index"]) == (told["v3"]["revision"], told["v2"]["index"])
     with start_netstored(tmp_path, "--name", "new", data_dir=new) as daemon:
         compared(daemon, told)
@@ -173,7 +159,7 @@ def test_the_backup_is_restored_and_served(left: Path, tmp_path: Path) -> None:
 def test_a_point_of_the_archive_is_restored_and_served(left: Path, tmp_path: Path) -> None:
     told = recorded(left, "point")
     new = tmp_path / "new"
-    done = ctl(
+    done = control.answer(
         *("snapshot", "restore", "--archive", str(left / everything.LOG_ARCHIVE)),
         *("--to-time", shown(everything.instant(told["applied"]))),
         *("--data-dir", str(new), "--name", "new"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from netstore.state.display import payload_hash
 from netstore.state.envelope import seal
+from tests.support import control
 from tests.support.archives import wait_until_archived
 from tests.support.cluster import get, put
 from tests.support.daemon import start_netstored
@@ -64,15 +65,7 @@ def test_an_archive_leads_to_points_after_an_entry_that_was_passed_over(tmp_path
     def extract(index: int) -> subprocess.CompletedProcess[str]:
         target = tmp_path / f"backup{index}"
         words = ("archive", "extract", str(archive), str(target), "--to-index", str(index))
-        command = [sys.executable, "-m", "netstore.cli.netstorectl", *words]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=seconds(60),
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        return control.run(*words)
 
     with start_netstored(tmp_path, *flags) as daemon:
         assert put(daemon, "a", "1").status in {200, 201}

@@ -5,13 +5,12 @@ them anew, the third one left of the first cluster.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import control
 from tests.support.cluster import (
     PACE,
     START_SECONDS,
@@ -24,8 +23,8 @@ from tests.support.cluster import (
     request,
     write,
 )
-from tests.support.daemon import clean_environment, start_netstored
-from tests.support.patience import seconds, until
+from tests.support.daemon import start_netstored
+from tests.support.patience import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +45,8 @@ class Restored(Members):
         for name in names:
             self.wipe_if_there(name)
             flags = ("--data-dir", str(self.folder / f"{name}.data"), "--name", name, *self.beginning())
-            ctl("snapshot", "restore", str(self.folder / "backup"), *flags, "--initial-cluster-token", "one")
+            words = ("snapshot", "restore", str(self.folder / "backup"), "--initial-cluster-token", "one")
+            control.answer(*words, *flags)
 
     def start(self, names: str) -> None:
         """Start them, and wait until they serve."""
@@ -68,19 +68,6 @@ class Restored(Members):
         until(leads, f"{other} leads")
 
 
-def ctl(*words: str) -> None:
-    done = subprocess.run(
-        (sys.executable, "-m", "netstore.cli.netstorectl", *words),
-        env=clean_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=seconds(60),
-        check=False,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def leader_among(members: Restored) -> str:
     """Which new one says that it leads; empty if none does."""
     for name in NEW:
@@ -95,7 +82,7 @@ def members(tmp_path: Path) -> Iterator[Restored]:
     """Restored, not started."""
     with start_netstored(tmp_path) as source:
         write(source, "base", "1")
-        ctl("--endpoints", source.url, "snapshot", "save", str(tmp_path / "backup"))
+        control.answer("snapshot", "save", str(tmp_path / "backup"), url=source.url)
     restored = Restored(tmp_path, flags=PACE)
     try:
         restored.restore(NEW + LEFT)

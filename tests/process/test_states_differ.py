@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from netstore.node.member import DIFFERING_FIX
+from tests.support import control
 from tests.support.cluster import PACE, Members, converged, exchange, get, request, write
-from tests.support.daemon import clean_environment
 from tests.support.patience import seconds, until
 from tests.support.stopped import rewrite
 
@@ -42,21 +40,6 @@ def differ_metric(daemon: Daemon) -> float:
     return next(
         float(line.split()[1]) for line in shown.splitlines() if line.startswith("netstore_states_differ ")
     )
-
-
-def ctl(daemon: Daemon, word: str) -> Any:
-    """What this command of netstorectl answers; it may say by its exit status that something is wrong."""
-    done = subprocess.run(
-        (sys.executable, "-m", "netstore.cli.netstorectl", "--endpoints", daemon.url, word, "-o", "json"),
-        env=clean_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=seconds(60),
-        check=False,
-        text=True,
-    )
-    assert done.stdout, done.stderr
-    return json.loads(done.stdout)
 
 
 def hand_over(members: Members) -> None:
@@ -112,10 +95,11 @@ def told(daemon: Daemon) -> None:
 
 def shown(daemon: Daemon) -> None:
     """The commands show it, with the fix."""
-    (endpoint,) = ctl(daemon, "status")["endpoints"]
+    (endpoint,) = control.answer("status", url=daemon.url)["endpoints"]
     (problem,) = (each for each in endpoint["problems"] if " differ after entry " in each)
     assert problem.endswith(f" the voters agree on one: {DIFFERING_FIX}")
-    found = [each for each in ctl(daemon, "doctor")["findings"] if " differ after entry " in each["found"]]
+    findings = control.answer("doctor", url=daemon.url, status=1)["findings"]
+    found = [each for each in findings if " differ after entry " in each["found"]]
     assert [(each["check"], each["state"], each["advice"]) for each in found] == [
         (f"store {daemon.url}", "wrong", DIFFERING_FIX)
     ]
