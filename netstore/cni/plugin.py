@@ -14,6 +14,11 @@ With an argument it is run by a person: `--version`, or `--version --json`.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # ahead of the imports below, which take a while
+    from netstore import entry
+
+    entry.netstore_cni()
+
 import json
 import os
 import stat
@@ -355,7 +360,3 @@ def _find(kind: str) -> str:
         "install it (Debian: containernetworking-plugins); CNI_PATH has"
         f" {', '.join(folders)[:400] or 'nothing'}",
     )
-
-
-if __name__ == "__main__":
-    main()
