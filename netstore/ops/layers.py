@@ -103,6 +103,8 @@ class Loaded(Generic[C]):
     """The version is to be printed as JSON."""
     given: frozenset[str] = frozenset()
     """Keys of the settings that have a value from any layer but the defaults."""
+    file: str | None = None
+    """The configuration file that was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +276,14 @@ class Layered(Generic[C]):
             )
         notices += _idle(by_key, config, sources)
         notices += self.cautions(config)
-        return Loaded(config, MappingProxyType(sources), tuple(notices), words.task, given=frozenset(values))
+        return Loaded(
+            config,
+            MappingProxyType(sources),
+            tuple(notices),
+            words.task,
+            given=frozenset(values),
+            file=named or None,
+        )
 
     @property
     def original_variable(self) -> str:

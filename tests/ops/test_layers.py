@@ -25,7 +25,7 @@ from netstore.ops.store import STORE
 
 
 def _digits(text: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise BadValue(f"{text!r} is no digit")
     return int(text)
 
