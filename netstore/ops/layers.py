@@ -248,6 +248,9 @@ class Layered(Generic[C]):
         for key, flags in words.values.items():
             flag, text = flags[-1]
             if _is_unset(by_key[key], text):
+                before = next(((word, given) for word, given in reversed(flags) if given), None)
+                if before is not None:
+                    values[key], sources[key] = before[1], f"flag --{before[0]}"
                 if by_key[key].is_place and key in values:
                     raise BadSetting(
                         key,
