@@ -64,7 +64,8 @@ def test_every_family_of_etcd_is_here_or_known_to_be_absent(tmp_path: Path) -> N
         theirs, ours = families(etcd.url), families(own.url)
     assert len(theirs) > 40
     assert "etcd_disk_wal_fsync_duration_seconds" in theirs & ours
-    assert theirs - ours - ABSENT == set()
+    lost = theirs - ours - ABSENT
+    assert {each for each in lost if each.replace("_debugging", "") not in ours} == set(), "as 3.5 calls it"
     assert ours & ABSENT == set()
 
 
