@@ -198,7 +198,7 @@ class Playground:
     def _control(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = self._inside(
             self.switch,
-            *(sys.executable, "-m", "netstore.cli.entry"),
+            *(sys.executable, "-m", "netstore.cli.netstorectl"),
             *("--endpoints", STORE_URL, "--prefix", PREFIX, "--output", "table", *words),
         )
         return subprocess.run(

@@ -8,8 +8,10 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from netstore.inputfile import open_regular
+from netstore.errors import NetstoreError
+from netstore.inputfile import NotRegular, open_regular
 from netstore.network.subnetenv import SubnetEnv, parse_subnet_env
+from netstore.outputfile import check_target, open_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +26,8 @@ TOPIC: Final = "subnet_file"
 
 class SubnetFile:
     """The subnet.env of this node. `text` is what it must say, empty until `put` was called and after
-    `withdraw`. A `withdraw` that fails is tried again by `check`.
+    `withdraw`. A `withdraw` that fails is tried again by `check`. What is no regular file, as a link, is
+    neither replaced nor taken away.
 
     Reading and writing a few bytes of a memory file system takes less time than handing it to a thread.
     """
@@ -33,6 +36,8 @@ class SubnetFile:
         self.text = ""
         self._must_withdraw = False
         """It could not be withdrawn."""
+        self._unwritten = ""
+        """Why it could not be written when that was last tried."""
         self._path = path
         self._log = log
 
@@ -41,10 +46,10 @@ class SubnetFile:
         try:
             write(self._path, text)
         except OSError as error:
-            reason = error.strerror or str(error)
-            self._log.report(TOPIC, "subnet_file_not_written", path=str(self._path), reason=reason)
+            self._unwritten = _reason(error)
+            self._log.report(TOPIC, "subnet_file_not_written", path=str(self._path), reason=self._unwritten)
             return False
-        self.text, self._must_withdraw = text, False
+        self.text, self._must_withdraw, self._unwritten = text, False, ""
         with contextlib.suppress(OSError):  # it is read only where the file is not there
             _withdrawn(self._path).unlink(missing_ok=True)
         return True
@@ -53,30 +58,38 @@ class SubnetFile:
         """Take the file away, so that no pod gets an address; `read` still finds what it said. False if that
         fails, which is logged.
         """
-        self.text, self._must_withdraw = "", False
+        self.text, self._must_withdraw, self._unwritten = "", False, ""
         try:
+            for each in (self._path, _withdrawn(self._path)):
+                check_target(each)
             self._path.replace(_withdrawn(self._path))
         except FileNotFoundError:
             return True
         except OSError as error:
             self._must_withdraw = True
-            reason = error.strerror or str(error)
-            self._log.report(TOPIC, "subnet_file_not_withdrawn", path=str(self._path), reason=reason)
+            self._log.report(TOPIC, "subnet_file_not_withdrawn", path=str(self._path), reason=_reason(error))
             return False
         return True
 
     def remove(self) -> None:
-        """Remove the file if it was written by this run, also if it is withdrawn."""
-        if self.text or self._must_withdraw:
-            self._path.unlink(missing_ok=True)
-        _withdrawn(self._path).unlink(missing_ok=True)
+        """Remove the file if it was written by this run, also if it is withdrawn. NetstoreError if that
+        fails.
+        """
+        try:
+            for each in (self._path,) if self.text or self._must_withdraw else ():
+                check_target(each)
+                each.unlink(missing_ok=True)
+            _withdrawn(self._path).unlink(missing_ok=True)
+        except OSError as error:
+            raise NetstoreError(f"{self._path}: {_reason(error)}") from None
 
     def problem(self) -> str | None:
         """Why the file is not as it must be, or None."""
         if self._must_withdraw:
             return f"{self._path} could not be withdrawn: no subnet is held"
         if not self.text:
-            return f"{self._path} is not there: no subnet is held"
+            why = f"could not be written: {self._unwritten}" if self._unwritten else "is not there"
+            return f"{self._path} {why}: no subnet is held"
         try:
             found = _read(self._path)
         except FileNotFoundError:
@@ -101,18 +114,13 @@ class SubnetFile:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace the file (mode 0644); creates its folder (0755) if there is none. OSError if that fails."""
+    """Replace the file (mode 0644); creates its folder (0755) if there is none. OSError if that fails:
+    NotRegular if something else has its name.
+    """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="ascii") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
-        draft.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
+    with open_output(path, private=False) as output:
+        os.fchmod(output.file.fileno(), 0o644)
+        output.file.write(text.encode("ascii"))
 
 
 def read(path: Path) -> SubnetEnv:
@@ -121,6 +129,12 @@ def read(path: Path) -> SubnetEnv:
         with contextlib.suppress(OSError):
             return parse_subnet_env(_read(each).decode("utf-8", "replace"))
     return SubnetEnv()
+
+
+def _reason(error: OSError) -> str:
+    """What is wrong with the file, and for what is no regular file the setting to correct."""
+    reason = error.strerror or str(error)
+    return f"{reason}; remove it, or correct subnet_file" if isinstance(error, NotRegular) else reason
 
 
 def _withdrawn(path: Path) -> Path:

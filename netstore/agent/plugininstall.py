@@ -245,7 +245,7 @@ class PluginInstaller:
                 raise
         except OSError as error:
             raise NotInstalled(
-                f"{target}: cannot be written ({error.strerror}); correct plugins.folder"
+                f"{target}: cannot be written ({error.strerror or error}); correct plugins.folder"
             ) from None
 
 

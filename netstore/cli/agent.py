@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # ahead of the imports below, which take a while
+    from netstore import entry
+
+    entry.netstore_agent()
+
 import gc
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from netstore import __version__, collector
@@ -52,7 +56,3 @@ def _run(config: AgentConfig, notices: Sequence[str]) -> None:
             ).run()
 
     trio.run(agent)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,6 +6,11 @@ a traceback is never shown.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # ahead of the imports below, which take a while
+    from netstore import entry
+
+    entry.netstorectl()
+
 import os
 import sys
 import traceback
@@ -160,7 +165,3 @@ def _close_standard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,6 +4,11 @@ member that does not run. Exit codes: `cli.program`.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # ahead of the imports below, which take a while
+    from netstore import entry
+
+    entry.netstored()
+
 import os
 import re
 import sys
@@ -203,7 +208,3 @@ def _skip(inspection: Inspection, index: int, confirm: str | None) -> None:
             "Members compare their states when they run again; one that differs from the others stops.",
         ]
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -53,6 +53,8 @@ def main(
     except NetstoreError as error:
         tell(name, error)
         return NO_RESTART
+    except KeyboardInterrupt:
+        return FAILED
     match loaded.task:
         case Task.HELP:
             return _run(name, lambda: write([layered.usage()]))

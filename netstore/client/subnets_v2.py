@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from netstore.client.faults import BadAnswer
 from netstore.client.subnetstore import (
     Differs,
     Entry,
@@ -24,7 +25,14 @@ from netstore.client.subnetstore import (
     RemovedTogether,
     Written,
 )
-from netstore.client.v2 import COMPARE_FAILED, INDEX_CLEARED, KEY_EXISTS, KEY_NOT_FOUND, V2Error
+from netstore.client.v2 import (
+    COMPARE_FAILED,
+    INDEX_CLEARED,
+    KEY_EXISTS,
+    KEY_NOT_FOUND,
+    NOT_AUTHORIZED,
+    V2Error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,8 +42,11 @@ if TYPE_CHECKING:
 WINDOW: Final = 1000
 """Events that an etcd remembers."""
 
+SOON_SECONDS: Final = 0.1
+"""How long an event of the past is waited for before the store is asked whether there is none."""
+
 PAST_SECONDS: Final = 2.0
-"""How long an event of the past may take to arrive before there is none; a store has it at hand."""
+"""Silence after which an event of the past is taken for absent where the store cannot prove it."""
 
 MAX_RESTARTS: Final = 3
 """How often reading the past begins again because the store forgot what was to be read."""
@@ -140,10 +151,10 @@ class V2Subnets:
         before = {entry.name: entry for entry in listing.entries if entry.modified < first}
         seen: set[str] = set()
         changes: deque[Past] = deque(maxlen=limit)
-        while index <= listing.index:
+        proven = index - 1
+        while proven < listing.index:
             try:
-                async with self._client.poll(self._folder, index=index, recursive=True) as poll:
-                    answer = await poll.event(PAST_SECONDS)
+                answer, proven = await self._next(index, listing.index)
             except V2Error as error:
                 if error.code == INDEX_CLEARED:
                     raise HistoryLost(str(error)) from None
@@ -160,7 +171,55 @@ class V2Subnets:
             if len(changes) == limit:
                 first = changes[1].index if limit > 1 else change.index
             changes.append(change)
-        return History(first, max(listing.index, index - 1), list(before.values()), list(changes))
+        last = max(listing.index, index - 1)
+        return History(first, last, list(before.values()), list(changes), min(proven, last))
+
+    async def _next(self, index: int, last: int) -> tuple[Answer | None, int]:
+        """The first event from `index` on; None if there is none up to `last`. With it the index up to which
+        it is proven that there is no other.
+
+        A long poll answers with the first event of its folder in the window, and says nothing where there is
+        none. One of the whole store answers then with the first event of all: none of the folder comes before
+        it. No poll tells a refresh or a change of the store's own data, so what follows the last other event
+        is not proven.
+        """
+        async with self._client.poll(self._folder, index=index, recursive=True) as poll:
+            answer = await poll.event(SOON_SECONDS)
+        if answer is None:
+            answer, proven = await self._next_of_all(index, last)
+            if answer is None and proven < last:
+                async with self._client.poll(self._folder, index=proven + 1, recursive=True) as poll:
+                    answer = await poll.event(PAST_SECONDS)
+            if answer is None:
+                return None, proven
+        return answer, answer.node.modified_index
+
+    async def _next_of_all(self, index: int, last: int) -> tuple[Answer | None, int]:
+        """As `_next`, from the events of the whole store, as far as they are told to this user."""
+        proven = index - 1
+        try:
+            while proven < last:
+                async with self._client.poll("/", index=proven + 1, recursive=True) as poll:
+                    answer = await poll.event(PAST_SECONDS)
+                if answer is None:
+                    break
+                proven = answer.node.modified_index
+                if self._concerns(answer):
+                    return answer, proven
+        except V2Error as error:
+            if error.code not in (INDEX_CLEARED, NOT_AUTHORIZED):
+                raise
+        except BadAnswer as error:
+            if error.status not in (401, 403):
+                raise
+        return None, proven
+
+    def _concerns(self, answer: Answer) -> bool:
+        """Whether a poll of the folder tells this event: of what is in it, or the removal of it all."""
+        key = answer.node.key
+        return f"{key}/".startswith(f"{self._folder}/") or (
+            answer.action in _REMOVALS and self._folder.startswith(f"{key}/")
+        )
 
     async def _oldest(self) -> int:
         """The first index of which the store has the events."""
@@ -176,6 +235,8 @@ class V2Subnets:
     def _past(self, answer: Answer) -> Past | None:
         """A change of an entry, or of all; None for others."""
         node, previous = answer.node, answer.prev_node
+        if not self._concerns(answer):  # the removal of a folder whose name begins that of a folder above
+            return None
         removed = answer.action in _REMOVALS
         name = node.key[len(self._folder) + 1 :] if node.key.startswith(f"{self._folder}/") else ""
         if "/" in name or not (name or removed):

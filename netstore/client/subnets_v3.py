@@ -194,7 +194,7 @@ class V3Subnets:
                     if len(changes) == limit:
                         first = changes[1].index if limit > 1 else change.index
                     changes.append(change)
-        return History(first, seen, before, list(changes))
+        return History(first, seen, before, list(changes), seen)
 
     async def _compacted(self) -> int:
         """The revision up to which the history was compacted; 0 if none was."""

@@ -120,13 +120,14 @@ class Past(msgspec.Struct, frozen=True, gc=False):
 
 class History(msgspec.Struct, frozen=True):
     """The past that a store still has: all changes from index `first` to index `last`, and the entries as
-    they were before.
+    they were before. That the store told all of them is proven up to index `proven`.
     """
 
     first: int
     last: int
     before: Sequence[Entry]
     changes: Sequence[Past]
+    proven: int
 
 
 class HistoryLost(ClientError):  # noqa: N818 - named for what happened

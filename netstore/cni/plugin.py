@@ -14,6 +14,11 @@ With an argument it is run by a person: `--version`, or `--version --json`.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # ahead of the imports below, which take a while
+    from netstore import entry
+
+    entry.netstore_cni()
+
 import json
 import os
 import stat
@@ -236,14 +241,18 @@ def _read_file(path: str, most: int) -> bytes:
     """The first bytes of a file. OSError, or CniError for what is no file: a pipe would be waited for."""
     opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise CniError(IO_FAILURE, f"{path}: is no regular file", "remove what is there")
+        _check_regular(path, os.fstat(opened))
         data = b""
         while len(data) < most and (piece := os.read(opened, most - len(data))):
             data += piece
         return data
     finally:
         os.close(opened)
+
+
+def _check_regular(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise CniError(IO_FAILURE, f"{path}: is no regular file", "remove what is there")
 
 
 def _kept_file(config: Fields) -> str:
@@ -274,12 +283,17 @@ def _kept_name(container: str, interface: str) -> str:
 
 
 def _keep(path: str, delegate: Fields) -> None:
-    """Write the configuration so that a crash leaves all of it or nothing. OSError if that fails."""
+    """Write the configuration so that a crash leaves all of it or nothing. OSError if that fails, CniError
+    if a link or what else is no file has its name: it is not replaced.
+    """
     folder, _, name = path.rpartition("/")
     os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - as above
+    if os.path.lexists(path):
+        _check_regular(path, os.lstat(path))
     aside = f"{folder}/@{name}"  # the name of no attachment
     file = os.open(aside, _ASIDE, 0o600)
     try:
+        _check_regular(aside, os.fstat(file))
         rest = memoryview(json.dumps(delegate).encode())
         while rest:
             rest = rest[os.write(file, rest) :]
@@ -346,7 +360,3 @@ def _find(kind: str) -> str:
         "install it (Debian: containernetworking-plugins); CNI_PATH has"
         f" {', '.join(folders)[:400] or 'nothing'}",
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -59,7 +59,7 @@ def compact(
 ) -> int:
     """Replace a state that nobody has open by a copy without free pages, if these are at least half of it and
     `LEAST_FREE_BYTES`; how many bytes the file got smaller, 0 if it stays. Blocks: O(pages in use), and a
-    verification of the copy.
+    verification of the copy. Not for a state that had to be verified and could not be (`OpenMarker.check`).
 
     `copying` is called about once a second with the bytes that are copied, and `verifying` with the size of
     the copy. `failed` is called with the reason if there could be no copy, and with what can be done about

@@ -120,6 +120,8 @@ class PosixDevice:
         self.quick_syncs = 0
         self.syncs = Histogram(SYNC_BOUNDS)
         """Seconds of each fdatasync(2)."""
+        self.writes = Histogram(SYNC_BOUNDS)
+        """Seconds that it took to give the kernel what each of them syncs."""
         self.recent: deque[tuple[float, float]] = deque(maxlen=RECENT_SYNCS)
         """When the last writes began, and when they were synced, in monotonic seconds."""
         self.written = 0
@@ -286,6 +288,7 @@ class PosixDevice:
         except OSError as error:
             return self._die(error)
         synced = monotonic()
+        self.writes.observe(written - began)
         self.syncs.observe(synced - written)
         self.recent.append((began, synced))
         self.written += end - first.offset

@@ -90,7 +90,10 @@ class Storage:
         identity = folder.identity
         with ExitStack() as parts:
             path = folder.state_dir / STATE_FILE
-            summary = summary_of_state(path, self._not_verified, progress.verifying)
+            unverified: list[str] = []
+            summary = summary_of_state(path, unverified.append, progress.verifying)
+            for why in unverified:
+                self._not_verified(why)
             self.device = device = PosixDevice(folder.wal_dir, call_soon)
             parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
@@ -111,14 +114,15 @@ class Storage:
             )
             if installed is not None:
                 log.info("state_copy_installed", index=installed)
-            smaller = compact(
-                path,
-                partial(progress.moved, "copying the state without its free pages"),
-                progress.verifying,
-                self._not_compacted,
-            )
-            if smaller:
-                log.info("state_compacted", bytes=smaller)
+            if not unverified or installed is not None:  # to copy what may be damaged can end the process
+                smaller = compact(
+                    path,
+                    partial(progress.moved, "copying the state without its free pages"),
+                    progress.verifying,
+                    self._not_compacted,
+                )
+                if smaller:
+                    log.info("state_compacted", bytes=smaller)
             self.engine = LmdbEngine(
                 path,
                 call_soon,
@@ -196,7 +200,8 @@ class Storage:
         self._log.warning(
             "state_not_verified",
             reason=why,
-            fix="let this user start one more process; until then each record is verified when it is read",
+            fix="let this user start one more process; until then each record is verified when it is read,"
+            " and the state keeps its free pages",
         )
 
     def _not_compacted(self, why: str, fix: str) -> None:

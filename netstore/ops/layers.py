@@ -103,6 +103,8 @@ class Loaded(Generic[C]):
     """The version is to be printed as JSON."""
     given: frozenset[str] = frozenset()
     """Keys of the settings that have a value from any layer but the defaults."""
+    file: str | None = None
+    """The configuration file that was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,9 @@ class Layered(Generic[C]):
         for key, flags in words.values.items():
             flag, text = flags[-1]
             if _is_unset(by_key[key], text):
+                before = next(((word, given) for word, given in reversed(flags) if given), None)
+                if before is not None:
+                    values[key], sources[key] = before[1], f"flag --{before[0]}"
                 if by_key[key].is_place and key in values:
                     raise BadSetting(
                         key,
@@ -274,7 +279,14 @@ class Layered(Generic[C]):
             )
         notices += _idle(by_key, config, sources)
         notices += self.cautions(config)
-        return Loaded(config, MappingProxyType(sources), tuple(notices), words.task, given=frozenset(values))
+        return Loaded(
+            config,
+            MappingProxyType(sources),
+            tuple(notices),
+            words.task,
+            given=frozenset(values),
+            file=named or None,
+        )
 
     @property
     def original_variable(self) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from netstore.disk.datadir import OWN_CERTIFICATES, explain_errors
+from netstore.inputfile import read_regular
+from netstore.outputfile import open_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 _ORGANIZATION: Final = "netstore"
 _YEAR: Final = timedelta(days=365)
 
+_MAX_BYTES: Final = 1 << 20
+"""Of a certificate in PEM. One has 1 KB for 20 hosts."""
+
 
 def own_certificate(data_dir: Path, side: str, urls: Iterable[Url], years: int) -> tuple[Path, Path]:
     """The files of the certificate and the key of one side, made unless they are there and the certificate
@@ -27,11 +31,12 @@ def own_certificate(data_dir: Path, side: str, urls: Iterable[Url], years: int) 
     folder = data_dir / OWN_CERTIFICATES / side
     certificate, key = folder / "cert.pem", folder / "key.pem"
     with explain_errors(folder):
-        if not (key.exists() and certificate.exists() and _is_valid(certificate.read_bytes())):
+        if not (key.exists() and certificate.exists() and _is_valid(read_regular(certificate, _MAX_BYTES))):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             made = _make(sorted({url.host for url in urls}), years)
             for path, data in ((key, made[1]), (certificate, made[0])):
-                _write(path, data)
+                with open_output(path) as output:
+                    output.file.write(data)
     return certificate, key
 
 
@@ -82,14 +87,3 @@ def _make(hosts: Iterable[str], years: int) -> tuple[bytes, bytes]:
             serialization.NoEncryption(),
         ),
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 whole or not at all."""
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)

@@ -10,12 +10,14 @@ import pytest
 from netstore.agent import envfile
 from netstore.agent.envfile import SubnetFile
 from netstore.agent.problems import ProblemLog
+from netstore.errors import NetstoreError
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.network.ipv6 import Subnet6, parse_ip6
 from netstore.network.subnetenv import SubnetEnv, encode_subnet_env
 from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 NETWORK, SUBNET = Subnet(parse_ip("10.23.0.0"), 16), Subnet(parse_ip("10.23.42.0"), 24)
@@ -107,9 +109,51 @@ def test_a_pipe_at_its_place_does_not_hold_the_agent(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
     os.mkfifo(path)
     assert envfile.read(path) == SubnetEnv()
-    file = SubnetFile(path, ProblemLog(KeptLog()))
+    assert not SubnetFile(path, ProblemLog(KeptLog())).put("text")
+
+
+NO_FILES = pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is a pipe"),
+        (lambda path: path.symlink_to(path.with_name("elsewhere")), "is a symbolic link"),
+    ],
+)
+
+
+@NO_FILES
+def test_what_is_no_file_is_not_replaced(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    log, path = KeptLog(), tmp_path / "subnet.env"
+    make(path)
+    before = path.lstat()
+    file = SubnetFile(path, ProblemLog(log))
+    assert not file.put("text")
+    assert os.path.samestat(path.lstat(), before)
+    assert [each.name for each in tmp_path.iterdir()] == ["subnet.env"]
+    [told] = log.told("subnet_file_not_written")
+    assert told["reason"].startswith(words)
+    assert told["reason"].endswith("correct subnet_file")
+    assert f"could not be written: {words}" in str(file.problem())
+    path.unlink()
     assert file.put("text")
-    assert path.is_file()
+    assert file.problem() is None
+
+
+@NO_FILES
+def test_what_is_no_file_is_not_taken_away(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    log, path = KeptLog(), tmp_path / "subnet.env"
+    file = SubnetFile(path, ProblemLog(log))
+    assert file.put("text")
+    path.unlink()
+    make(path)
+    before = path.lstat()
+    with pytest.raises(NetstoreError, match=f"{words}.*; remove it, or correct subnet_file"):
+        file.remove()
+    assert not file.withdraw()
+    assert os.path.samestat(path.lstat(), before)
+    assert [each.name for each in tmp_path.iterdir()] == ["subnet.env"]
+    [told] = log.told("subnet_file_not_withdrawn")
+    assert told["reason"].startswith(words)
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:

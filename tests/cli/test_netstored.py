@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import structlog
@@ -24,7 +24,7 @@ from tests.support.daemon import start_netstored
 from tests.support.patience import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from netstore.ops.store import StoreConfig
 
@@ -213,6 +213,17 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
 def test_an_interrupt_ends_with_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
     serving(monkeypatch, KeyboardInterrupt())
     assert main(["--log-level=fatal"]) == 1
+
+
+@pytest.mark.parametrize("start", [main, agent])
+def test_an_interrupt_while_settings_are_read_ends_with_exit_1(
+    monkeypatch: pytest.MonkeyPatch, start: Callable[[Sequence[str]], int]
+) -> None:
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("netstore.ops.layers.Layered.load", interrupted)
+    assert start(["--check-config"]) == 1
 
 
 @pytest.mark.parametrize("program", ["netstored", "agent"])

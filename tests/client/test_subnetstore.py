@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from netstore.client import subnets_v2
 from netstore.client.grpc import Channel
 from netstore.client.subnets_v2 import V2Subnets
 from netstore.client.subnets_v3 import V3Subnets
@@ -24,7 +25,7 @@ from netstore.client.subnetstore import (
     Written,
 )
 from netstore.client.transport import Transport
-from netstore.client.v2 import V2Client
+from netstore.client.v2 import Poll, V2Client
 from netstore.client.v3 import V3Client
 from netstore.proto import rpc_pb2 as pb
 from tests.support.daemon import start_netstored
@@ -360,6 +361,60 @@ async def test_a_window_that_went_on_begins_with_who_held_it_then(daemon: Daemon
         assert [(change.name, change.value, change.previous) for change in past.changes] == [
             (A, "two", "one")
         ]
+
+
+class SlowFolder(V2Client):
+    """The event of a long poll comes too late, unless that is one of the whole store."""
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            yield poll if key == "/" else Silent(poll)
+
+
+class Silent(Poll):
+    def __init__(self, poll: Poll) -> None:
+        self.etcd_index = poll.etcd_index
+
+    async def event(self, limit: float = 0.0) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_the_past_ends_on_proof_and_not_on_silence(daemon: Daemon) -> None:
+    async with SlowFolder(Transport(daemon.url)) as client:
+        store = V2Subnets(client, f"/net{next(_prefixes)}")
+        await store.create(A, "one", 1000)
+        await client.set("/noise", "x")
+        await store.create(B, "other", None)
+        await client.set("/noise", "x")
+        past = await store.history(lambda _: True, 100)
+    assert [(change.name, change.value) for change in past.changes] == [(A, "one"), (B, "other")]
+    assert past.proven == past.last
+
+
+async def test_what_no_event_proves_is_told(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subnets_v2, "PAST_SECONDS", 0.5)
+    async with V2Client(Transport(daemon.url)) as client:
+        store = V2Subnets(client, f"/net{next(_prefixes)}")
+        await store.create(A, "one", 1000)
+        noise = await client.set("/noise", "x", ttl=1000)
+        await client.refresh("/noise", 1000)
+        past = await store.history(lambda _: True, 100)
+    assert [change.value for change in past.changes] == ["one"]
+    assert (past.proven, past.last) == (noise.node.modified_index, noise.node.modified_index + 1)
+
+
+async def test_the_removal_of_a_folder_with_a_shorter_name_is_of_no_lease(daemon: Daemon) -> None:
+    async with V2Client(Transport(daemon.url)) as client:
+        prefix = f"/net{next(_prefixes)}"
+        store = V2Subnets(client, f"{prefix}work")
+        await client.mkdir(prefix)
+        await store.create(A, "one", 1000)
+        await client.delete(prefix, recursive=True)
+        past = await store.history(lambda _: True, 100)
+    assert [(change.name, change.value) for change in past.changes] == [(A, "one")]
 
 
 async def test_a_file_where_the_leases_should_be_is_no_empty_listing(daemon: Daemon) -> None:

@@ -334,6 +334,20 @@ def test_a_pipe_where_a_file_should_be_is_told_and_not_waited_for(runtime: Runti
             path.write_text(ENV)
 
 
+def test_what_is_no_file_is_not_replaced_by_a_kept_configuration(runtime: Runtime) -> None:
+    runtime.run("ADD")
+    path, elsewhere = runtime.kept / "c1", runtime.kept / "elsewhere"
+    for make in (os.mkfifo, lambda path: path.symlink_to(elsewhere)):
+        path.unlink()
+        make(path)
+        before = path.lstat()
+        status, error = runtime.run("ADD")
+        assert (status, error["code"]) == (1, IO_FAILURE)
+        assert error["msg"].endswith(f"{path}: is no regular file")
+        assert os.path.samestat(path.lstat(), before)
+        assert not elsewhere.exists()
+
+
 def called(*arguments: str, verb: str = "VERSION") -> tuple[int, str, str]:
     """Status and both outputs of a call with arguments, as a person makes it."""
     done = subprocess.run(

@@ -589,3 +589,27 @@ def test_a_report_is_retried_when_there_was_no_memory_for_it(
     disk.write("a", b"x")
     assert disk.settle() == [None]
     assert tries == 3
+
+
+def test_the_times_of_writes_and_of_their_syncs_are_counted_apart(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = Slept(monkeypatch, 0.25)
+    real_write = os.pwrite
+
+    def write(file: int, data: bytes, offset: int) -> int:
+        slept.now += 0.5 * (threading.current_thread().name == "disk-writer")
+        return real_write(file, data, offset)
+
+    disk.write("a", b"first")
+    disk.settle()
+    monkeypatch.setattr(os, "pwrite", write)
+    device = disk.device
+    before = device.writes.count, device.writes.sum, device.syncs.sum
+    disk.write("a", b"second")
+    assert disk.settle() == [None] * 2
+    assert (device.writes.count, device.writes.sum, device.syncs.sum) == (
+        before[0] + 1,
+        before[1] + 0.5,
+        before[2] + 0.25,
+    )

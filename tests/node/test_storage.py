@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from netstore.disk import compacting
+from netstore.disk import compacting, verification
 from netstore.disk.datadir import STATE_FILE, DataDir, MemberIdentity
 from netstore.disk.keptindex import KEPT_FILE
 from netstore.disk.tables import Tables
+from netstore.disk.verification import NotVerified, OpenMarker
 from netstore.errors import NetstoreError, StateDamaged
 from netstore.limits import SMALLEST, Shares
 from netstore.node.storage import Storage, readable_members
@@ -275,21 +276,51 @@ def test_before_there_is_a_member_a_failure_ends_the_start(tmp_path: Path) -> No
         storage.damaged(StateDamaged("the read raises this, too"))
 
 
-def test_a_state_that_was_emptied_is_made_smaller_at_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compacting, "LEAST_FREE_BYTES", 1 << 20)
-    log, path = Quiet(), tmp_path / "data"
+def empty_some(path: Path, log: Quiet) -> Index:
+    """Have a state with a few keys and 5 MB of free pages in this folder; what it has applied."""
     with opened(path, log) as storage:
         put_some(storage)
     tables = Tables.open(path / "state" / STATE_FILE, (), 1 << 24)
     for value in bytes(5_000_000), None:
         tables.write(tables.summary.applied, tables.summary.log, {(RECORDS, b"large"): value})
-    before = tables.summary.applied
     tables.close()
+    return tables.summary.applied
+
+
+def test_a_state_that_was_emptied_is_made_smaller_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compacting, "LEAST_FREE_BYTES", 1 << 20)
+    log, path = Quiet(), tmp_path / "data"
+    before = empty_some(path, log)
     assert log.events("state_compacted") == []
     with opened(path, log) as storage:
         assert storage.engine.sizes()[0] < 1_000_000
         assert (storage.machine.applied, storage.machine.mvcc.count(b"\0", b"\0")) == (before, 5)
     [line] = log.events("state_compacted")
     assert "'bytes': 5" in line
+
+
+@pytest.mark.parametrize("reason", ["no process could be started", "ended with -9"])
+def test_a_state_that_cannot_be_verified_is_not_rewritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    monkeypatch.setattr(compacting, "LEAST_FREE_BYTES", 1 << 20)
+    log, path = Quiet(), tmp_path / "data"
+    before = empty_some(path, log)
+    state = path / "state" / STATE_FILE
+    OpenMarker(state).set()
+    number = state.stat().st_ino
+
+    def cannot(file: Path) -> None:
+        raise NotVerified(f"{file}: not verified: {reason}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verification, "verify", cannot)
+        with opened(path, log) as storage:
+            assert storage.machine.applied == before
+    assert (state.stat().st_ino, log.events("state_compacted")) == (number, [])
+    [line] = log.events("state_not_verified")
+    assert reason in line
+    with opened(path, log):
+        assert len(log.events("state_compacted")) == 1

@@ -25,7 +25,7 @@ from netstore.ops.store import STORE
 
 
 def _digits(text: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise BadValue(f"{text!r} is no digit")
     return int(text)
 
@@ -218,7 +218,10 @@ class TestFlags:
             kettle().load([f"--config-file={tmp_path / 'f'}", "--cellar="], {})
         with pytest.raises(BadSetting, match=r"takes back '/tea' \(environment NETSTORE_CELLAR\)"):
             kettle().load(["--cellar="], {"NETSTORE_CELLAR": "/tea"})
+        with pytest.raises(BadSetting, match=r"takes back '/tea' \(flag --cellar\)"):
+            kettle().load(["--cellar=/old", "--cellar=/tea", "--cellar="], {"NETSTORE_CELLAR": "/other"})
         assert kettle().load(["--cellar="], {}).config == Kettle()
+        assert kettle().load(["--cellar=", "--cellar=/tea"], {}).config == Kettle(cellar=Path("/tea"))
 
     def test_what_is_given_is_what_has_a_value(self) -> None:
         loaded = kettle().load(["--stand=", "--label=x"], {"NETSTORE_DEGREES": "95"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,6 +109,21 @@ def test_certificates_are_made_once_and_again_when_they_ended(tmp_path: Path) ->
     own_certificate(tmp_path, "client", (Url("https", "a.example", 1),), 2)
     later = x509.load_pem_x509_certificate(made.read_bytes())
     assert later.not_valid_after_utc.year - later.not_valid_before_utc.year == 2
+
+
+def test_a_pipe_or_link_is_neither_waited_for_nor_replaced_by_a_certificate(tmp_path: Path) -> None:
+    made, key = own_certificate(tmp_path, "client", (ANY_TLS,), 1)
+    for path, make, words in (
+        (made, os.mkfifo, "is a pipe"),
+        (key, lambda path: path.symlink_to(tmp_path / "elsewhere"), "is a symbolic link"),
+    ):
+        path.unlink()
+        make(path)
+        with pytest.raises(NetstoreError, match=f"{path}: {words}"):
+            own_certificate(tmp_path, "client", (ANY_TLS,), 1)
+        assert not path.is_file()
+        path.unlink()
+        own_certificate(tmp_path, "client", (ANY_TLS,), 1)
 
 
 def test_a_port_in_use_is_named_and_the_others_are_closed() -> None:

@@ -56,10 +56,12 @@ class Metered:
         )
         self.tracer = Tracer(host.slowness, self.solo.clock, self.lines, lambda size: bytes([7] * size))
         counted = Histogram(doubling(0.001, 14))
+        writes = Histogram(doubling(0.001, 14))
+        writes.observe(0.0015)
         more: Any = {
             "peers": SimpleNamespace(known=lambda: {OTHER: self.peer}),
             "http2": Http2Server(self.grpc, self.solo.clock.monotonic),
-            "device": SimpleNamespace(syncs=counted, written=77),
+            "device": SimpleNamespace(syncs=counted, writes=writes, written=77),
             "engine": SimpleNamespace(commits=counted, sizes=lambda: (4096, 1024)),
             "backups": SimpleNamespace(made=counted),
             "scrubber": SimpleNamespace(rounds=2, verified_bytes=5),

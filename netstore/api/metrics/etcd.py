@@ -1,8 +1,7 @@
 """The metrics that have etcd's names, labels and buckets, for what is the same here.
 
-What etcd counts and netstored does not have (pages of its database file, its v2 proxies) is left out, and so
-are the times of writes to the log without their syncs: measuring these would cost each write of a member that
-is alone. Where the meaning differs a little, the text of the family says so.
+What etcd counts and netstored does not have (pages of its database file, its v2 proxies) is left out; the
+list is in contrib/doc/observability.md. Where the meaning differs a little, the text of the family says so.
 """
 
 from __future__ import annotations
@@ -172,6 +171,11 @@ def _above(observed: Histogram, least: float) -> int:
 def _disk(sources: Sources, calls: Calls) -> Iterator[Metric]:
     yield histogram(
         "etcd_disk_wal_fsync_duration_seconds", "Seconds of each fdatasync of the log.", sources.device.syncs
+    )
+    yield histogram(
+        "etcd_disk_wal_write_duration_seconds",
+        "Seconds of each write to the log ahead of its fdatasync, of all records that waited.",
+        sources.device.writes,
     )
     yield gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the log.", sources.device.written)
     yield histogram(

@@ -100,21 +100,22 @@ def _log_folder(store: StoreConfig) -> Path:
 
 
 def _loaded(layered: Layered[Any], config_file: str | None) -> tuple[Any, Finding]:
-    """A daemon's configuration, or its defaults if that cannot be used; and which it was."""
+    """A daemon's configuration, as its `--check-config` would find it here, or its defaults if that cannot be
+    used; and which it was.
+    """
     from netstore.cli.checks.finding import ok, wrong  # noqa: PLC0415 - as in `_examine`
     from netstore.errors import NetstoreError  # noqa: PLC0415 - same
-    from netstore.ops.layers import CONFIG_FILE  # noqa: PLC0415 - same
 
-    variable = layered.file_variable
-    name = config_file or os.environ.get(variable)
     subject = f"config {layered.program}"
     try:
-        loaded = layered.load(() if name is None else ("--config-file", name), {})
+        loaded = layered.load(() if config_file is None else ("--config-file", config_file), os.environ)
         layered.check_files(loaded)
     except NetstoreError as error:
         advice = f"see {layered.program} --check-config"
         return layered.form(), wrong(subject, " ".join(str(error).split()), advice)
-    file = name or (CONFIG_FILE if CONFIG_FILE.exists() else None)
+    told = "the defaults: there is no file" if loaded.file is None else f"{loaded.file} is valid"
+    mark = "environment "
+    variables = sorted(each.removeprefix(mark) for each in loaded.sources.values() if each.startswith(mark))
     return loaded.config, ok(
-        subject, "the defaults: there is no file" if file is None else f"{file} is valid"
+        subject, f"{told}; {', '.join(variables)} of this environment" if variables else told
     )

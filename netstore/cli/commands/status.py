@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from netstore.cli.commands.leases import Record
+    from netstore.client.cluster import MemberRecord
     from netstore.client.subnetstore import Entry, SubnetStore
     from netstore.client.v2 import ClusterMember, V2Client
 
@@ -46,6 +47,9 @@ class Endpoint:
     """Scheduled backups, as the member tells them; None: there are none."""
     archive: dict[str, object] | None = None
     """The archive of its log, as the member tells it; None: there is none."""
+    id: str | None = None
+    members: Sequence[MemberRecord] = ()
+    """All members of its cluster, as it knows them."""
 
 
 @dataclass(slots=True)
@@ -99,13 +103,73 @@ async def _look_at_all(settings: Settings) -> list[Endpoint]:
     async with trio.open_nursery() as nursery:
         for client, seen in zip(clients, endpoints, strict=True):
             nursery.start_soon(_look_at, client, seen)
+    await _look_for_silent(settings, endpoints)
     return endpoints
+
+
+async def _look_for_silent(settings: Settings, endpoints: Sequence[Endpoint]) -> None:
+    """Add which voters do not answer: what the leader knows of that, or while there is none, which members
+    cannot be reached from here. It is told with the leader, or with the first endpoint that names the others.
+    """
+    import trio  # noqa: PLC0415 - see Settings.run
+
+    from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - same
+    from netstore.client.faults import ClientError  # noqa: PLC0415 - same
+
+    telling = next((seen for seen in endpoints if seen.role == "leader" and seen.members), None)
+    if telling is None:
+        telling = next((seen for seen in endpoints if seen.members), None)
+        if telling is None:
+            return
+        if not any(seen.leader for seen in endpoints):
+            reached = {seen.id for seen in endpoints if seen.reached}
+            lost: dict[str, str] = {}
+            async with trio.open_nursery() as nursery:
+                for each in telling.members:
+                    if each.role != "learner" and each.id not in reached:
+                        nursery.start_soon(_reach, settings, each, lost)
+            telling.problems += tuple(lost[each.id] for each in telling.members if each.id in lost)
+            return
+        leader = next((each for each in telling.members if each.role == "leader" and each.client_urls), None)
+        if leader is None:
+            return
+        try:
+            async with settings.client(leader.client_urls[0]) as client:
+                telling.members = await ClusterClient(client.transport).members()
+        except ClientError:
+            return  # it leads, and may be reached by its members only
+    telling.problems += tuple(
+        f"voter {each.name or each.id} does not answer"
+        for each in telling.members
+        if each.role != "learner" and each.active is False
+    )
+
+
+async def _reach(settings: Settings, member: MemberRecord, lost: dict[str, str]) -> None:
+    """Put into `lost` that a member does not answer at its client URLs, if so."""
+    from netstore.client.faults import ClientError, Unreachable  # noqa: PLC0415 - see Settings.run
+
+    what = f"{'voter' if member.role == 'voter' else 'member'} {member.name or member.id}"
+    if not member.client_urls:
+        lost[member.id] = f"{what} has told no address, and may not run"
+    for url in member.client_urls:
+        try:
+            async with settings.client(url) as client:
+                await client.version()
+        except Unreachable:
+            lost[member.id] = f"{what} is not reached from here at {', '.join(member.client_urls)}"
+        except ClientError:
+            lost.pop(member.id, None)
+            return  # there is something that answers
+        else:
+            lost.pop(member.id, None)
+            return
 
 
 async def _look_at(client: V2Client, seen: Endpoint) -> None:
     import trio  # noqa: PLC0415 - see Settings.run
 
-    from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - same
+    from netstore.client.cluster import ClusterClient, MemberRecord  # noqa: PLC0415 - same
     from netstore.client.faults import ClientError  # noqa: PLC0415 - same
 
     async with client:
@@ -125,14 +189,19 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             seen.problems = (told.get("reason") or "says that it is not healthy",)
         # What fails from here on is not reported: an etcd may have no members API, or none of v3.
         with suppress(ClientError):
-            member = _member_at(await client.members(), seen.endpoint)
+            listed = await client.members()
+            seen.members = [
+                MemberRecord(each.id, each.name, each.peer_urls, each.client_urls, "") for each in listed
+            ]
+            member = _member_at(listed, seen.endpoint)
             if member is not None:
-                seen.member = member.name or member.id
+                seen.id, seen.member = member.id, member.name or member.id
         with suppress(ClientError):
             cluster = ClusterClient(client.transport)
             standing = await cluster.status()
             seen.version, seen.role, seen.leader = standing.version, standing.role, standing.leader or None
             seen.member = standing.name or seen.member or standing.id
+            seen.id = standing.id
             told_of = standing.problems
             if standing.archive is not None:
                 seen.archive = standing.archive.content
@@ -141,12 +210,7 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
                 told_of += standing.backup.warnings  # earlier releases tell them here only
             known = "; ".join(seen.problems).lower()
             seen.problems += tuple(each for each in dict.fromkeys(told_of) if each.lower() not in known)
-            if seen.role == "leader":  # the only one that knows
-                seen.problems += tuple(
-                    f"voter {each.name or each.id} does not answer"
-                    for each in await cluster.members()
-                    if each.role != "learner" and each.active is False
-                )
+            seen.members = await cluster.members()
 
 
 def _member_at(members: Sequence[ClusterMember], address: str) -> ClusterMember | None:
@@ -185,7 +249,7 @@ def _content(seen: Endpoint | NetworkState) -> dict[str, object]:
     return {
         re.sub("_([a-z])", lambda letter: letter[1].upper(), name): getattr(seen, name)
         for name in (each.name for each in fields(seen))
-        if name not in ("reached", "failure", "records")
+        if name not in ("reached", "failure", "records", "id", "members")
     }
 
 

@@ -170,6 +170,8 @@ def history(settings: Settings, subject: str) -> None:
     ]
     until = f"to {past.last}" if past.last >= past.first else "on: none"
     reach = f"the store remembers the changes from index {past.first} {until}"
+    if past.proven < past.last:
+        reach += f", and has not proven that it told all of them from {past.proven + 1} on"
     if not found:
         raise Failure(Exit.NOT_FOUND, f"{subject}: nothing is known of it; {reach}")
     rows: Sequence[tuple[str | int | None, ...]] = [span.row() for span in found]
@@ -178,9 +180,10 @@ def history(settings: Settings, subject: str) -> None:
             "api": api,
             "firstIndex": past.first,
             "lastIndex": past.last,
+            "provenIndex": past.proven,
             "spans": [span.content() for span in found],
         },
         Table(HEADINGS, rows),
     )
-    if settings.form is Form.TABLE:
+    if settings.form is Form.TABLE or past.proven < past.last:
         say(f"{reach}; what was before is not known")

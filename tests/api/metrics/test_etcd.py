@@ -131,6 +131,8 @@ def test_sizes_health_and_the_process() -> None:
     assert told["etcd_mvcc_db_total_size_in_use_in_bytes"] == 1024
     assert told["etcd_server_quota_backend_bytes"] == 2 << 30
     assert told["etcd_disk_wal_write_bytes_total"] == 77
+    assert told["etcd_disk_wal_write_duration_seconds_bucket{le=0.002}"] == 1
+    assert told["etcd_disk_wal_write_duration_seconds_bucket{le=0.001}"] == 0
     assert told["etcd_server_health_success"] == 5
     assert told["etcd_server_health_failures"] == 1
     assert told["os_fd_used"] == told["process_open_fds"] > 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from netstore.cli.checks.stores import leases
 from netstore.cli.commands import doctor
 from netstore.cli.commands.leases import survey
 from netstore.client.subnetstore import Entry
+from netstore.ops.store import STORE
 from tests.cli.commands.conftest import DEAD
 
 if TYPE_CHECKING:
@@ -84,6 +86,37 @@ def test_a_store_that_does_not_answer_and_a_config_that_cannot_be_used(run: Run,
     assert found["config netstore-agent"]["state"] == "wrong"
     assert "lease_ttl" in found["config netstore-agent"]["found"]
     assert found["config netstored"]["state"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "content"),
+    [
+        ("ETCD_CONFIG_FILE", "etcd.yml", "name: one\ndata-dir: {folder}\n"),
+        ("NETSTORE_CONFIG_FILE", "netstore.toml", "[store]\ndata_dir = '{folder}'\n"),
+    ],
+)
+def test_the_configuration_is_the_one_that_the_daemon_would_find(  # noqa: PLR0917 - fixtures and cases
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, name: str, content: str
+) -> None:
+    file, folder = tmp_path / name, tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    file.write_text(content.format(folder=folder))
+    monkeypatch.setenv(variable, str(file))
+    loaded = STORE.load((), os.environ)
+    assert (loaded.config.data_dir, loaded.file) == (folder, str(file))
+    told = run("--endpoints", DEAD, "doctor", "-o", "json")
+    found = {each["check"]: each for each in told.document["findings"]}
+    assert found["config netstored"]["found"] == f"{file} is valid"
+    assert found["sync"]["state"] != "absent"
+    monkeypatch.setenv("NETSTORE_QUOTA_BACKEND_BYTES", "x")
+    told = run("--endpoints", DEAD, "doctor", "-o", "json")
+    found = {each["check"]: each for each in told.document["findings"]}
+    assert found["config netstored"]["state"] == "wrong"
+    monkeypatch.delenv("NETSTORE_QUOTA_BACKEND_BYTES")
+    monkeypatch.setenv("NETSTORE_LOG_LEVEL", "debug")
+    told = run("--endpoints", DEAD, "doctor", "-o", "json")
+    found = {each["check"]: each for each in told.document["findings"]}
+    assert found["config netstored"]["found"] == f"{file} is valid; NETSTORE_LOG_LEVEL of this environment"
 
 
 def test_a_store_without_a_network_is_well_where_nothing_needs_one(

@@ -13,7 +13,7 @@ def lease(ip: int) -> str:
 
 
 def told(*changes: Past, before: tuple[Entry, ...] = ()) -> list[tuple[str, str | None, int, int, int, str]]:
-    found = spans(History(1, 100, before, changes))
+    found = spans(History(1, 100, before, changes, 100))
     return [(each.subnet, each.public_ip, each.first, each.last, each.writes, each.end) for each in found]
 
 
@@ -43,7 +43,7 @@ def test_a_span_ends_with_its_removal_its_end_or_another_holder() -> None:
 
 
 def test_who_held_it_before_the_store_remembers_is_marked() -> None:
-    [span] = spans(History(50, 100, (Entry(A, lease(1), 7, 100),), ()))
+    [span] = spans(History(50, 100, (Entry(A, lease(1), 7, 100),), (), 100))
     assert (span.known_start, span.row()[3]) == (False, "<=7")
     assert span.content()["fromIsKnown"] is False
 
@@ -59,7 +59,7 @@ def test_all_are_removed_together() -> None:
 
 def test_times_are_told_where_the_store_keeps_them() -> None:
     [span] = spans(
-        History(1, 9, (), (Past(A, 1, lease(1), time=0.0), Past(A, 2, None, expired=True, time=86_400.0)))
+        History(1, 9, (), (Past(A, 1, lease(1), time=0.0), Past(A, 2, None, expired=True, time=86_400.0)), 9)
     )
     assert (span.content()["since"], span.content()["until"]) == (
         "1970-01-01T00:00:00Z",
@@ -68,7 +68,7 @@ def test_times_are_told_where_the_store_keeps_them() -> None:
 
 
 def test_a_record_that_is_no_lease_is_a_span_with_the_reason() -> None:
-    [span] = spans(History(1, 9, (), (Past(A, 1, "rubbish"),)))
+    [span] = spans(History(1, 9, (), (Past(A, 1, "rubbish"),), 9))
     assert span.public_ip is None
     assert "is not a lease" in str(span.row()[1])
 
@@ -96,7 +96,7 @@ def test_a_lease_of_both_families_is_found_by_either() -> None:
         assert concerns(change, name=known, address=None)
     assert concerns(change, name=None, address="fd77::1")
     assert not concerns(change, name=None, address="fd77::2")
-    [span] = spans(History(1, 9, (), (change,)))
+    [span] = spans(History(1, 9, (), (change,), 9))
     assert span.row()[:2] == ("10.1.5.0/24, fd23:0:0:2::/64", "192.168.77.1, fd77::1")
     assert span.content()["ipv6Subnet"] == "fd23:0:0:2::/64"
     assert span.content()["publicIPv6"] == "fd77::1"

@@ -10,6 +10,8 @@ import pytest
 from tests.cli.commands.conftest import answering, http
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from tests.cli.commands.conftest import Run
 
 GOOD = '{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
@@ -165,6 +167,56 @@ def test_what_is_not_saved_is_told_of_a_healthy_member(run: Run) -> None:
     assert endpoint["archive"] | archive == endpoint["archive"]
     assert endpoint["archive"]["keepSeconds"] is None, "an earlier release does not tell it"
     assert line[-1] == f"backup: no room; {refused}"
+
+
+def member(standing: dict[str, object], members: Sequence[dict[str, object]]) -> Callable[[bytes], bytes]:
+    """Answers of a member with this status and this list of members."""
+    indexes = {"version": "1.0", "term": 2, "commitIndex": 9, "appliedIndex": 8}
+
+    def answer(head: bytes) -> bytes:
+        if head.startswith(b"GET /version "):
+            return http("200 OK", '{"etcdserver":"3.5.13","etcdcluster":"3.5.0"}')
+        if head.startswith(b"GET /health "):
+            return http("200 OK", json.dumps({"health": "true" if standing["leader"] else "false"}))
+        if head.startswith(b"GET /netstore/status "):
+            return http("200 OK", json.dumps(standing | indexes))
+        if head.startswith(b"GET /netstore/members "):
+            return http("200 OK", json.dumps({"members": members}))
+        return http("404 Not Found", "404 page not found\n")
+
+    return answer
+
+
+def listed(name: str, role: str, *urls: str, **more: object) -> dict[str, object]:
+    return {"id": name, "name": name, "peerURLs": [], "clientURLs": urls, "role": role} | more
+
+
+def test_without_a_leader_the_members_that_are_not_reached_are_named(run: Run) -> None:
+    members = [listed("a", "voter", DEAD), listed("c", "voter", "http://127.0.0.1:2", DEAD)]
+    members += [listed("d", "voter"), listed("e", "learner", DEAD)]
+    standing: dict[str, object] = {"id": "a", "name": "a", "role": "candidate", "leader": ""}
+    with answering(lambda _head: http("404 Not Found", "")) as other:
+        members.append(listed("b", "voter", DEAD, other))
+        with answering(member(standing, members)) as url:
+            told = run("--endpoints", url, "status", "-o", "json")
+    assert told.status == 4
+    (endpoint,) = told.document["endpoints"]
+    assert endpoint["problems"] == [
+        "says that it is not healthy",
+        f"voter c is not reached from here at http://127.0.0.1:2, {DEAD}",
+        "voter d has told no address, and may not run",
+    ]
+
+
+def test_a_leader_that_is_none_of_the_endpoints_is_asked_for_silent_voters(run: Run) -> None:
+    known = [listed("a", "voter"), listed("b", "leader", active=True), listed("c", "voter", active=False)]
+    with answering(member({"id": "b", "name": "b", "role": "leader", "leader": "b"}, known)) as leader:
+        members = [listed("a", "voter"), listed("b", "leader", leader), listed("c", "voter")]
+        standing: dict[str, object] = {"id": "a", "name": "a", "role": "follower", "leader": "b"}
+        with answering(member(standing, members)) as url:
+            told = run("--endpoints", url, "status", "-o", "json")
+    (endpoint,) = told.document["endpoints"]
+    assert (endpoint["healthy"], endpoint["problems"]) == (True, ["voter c does not answer"])
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", http("200 OK", "<html>")])

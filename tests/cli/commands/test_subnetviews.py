@@ -7,6 +7,12 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+import trio
+
+from netstore.client import subnets_v2
+from netstore.client.subnets_v2 import V2Subnets
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -62,6 +68,27 @@ def test_the_map_in_all_its_forms(ctl: Run, prefix: str, keys: Keys, tmp_path: P
     assert (told.status, "is a pipe, not a regular file; name a regular file" in told.err) == (1, True)
 
 
+def test_what_the_store_does_not_prove_is_told(
+    ctl: Run, prefix: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if keys.api != "v2":
+        pytest.skip("v3 proves all")
+    monkeypatch.setattr(subnets_v2, "PAST_SECONDS", 0.5)
+
+    async def unknown(_: V2Subnets, index: int, _last: int) -> tuple[None, int]:
+        await trio.lowlevel.checkpoint()
+        return None, index - 1
+
+    monkeypatch.setattr(V2Subnets, "_next_of_all", unknown)
+    keys.put(f"{prefix}/subnets/172.30.0.32-28", holder(1), 1000)
+    keys.put(f"{prefix}/noise", "x")
+    for form in ("table", "json"):
+        told = ctl("subnet", "history", "172.30.0.32/28", "-o", form)
+        assert told.status == 0
+        assert "has not proven that it told all of them from" in told.err
+    assert told.document["provenIndex"] == told.document["lastIndex"] - 1
+
+
 def test_the_history_of_a_subnet_and_of_a_node(ctl: Run, prefix: str, keys: Keys) -> None:
     first, second = (f"{prefix}/subnets/172.30.0.{base}-28" for base in (32, 64))
     keys.put(first, holder(1), 1000)
@@ -79,10 +106,12 @@ def test_the_history_of_a_subnet_and_of_a_node(ctl: Run, prefix: str, keys: Keys
     document = ctl("subnet", "history", "192.168.77.1", "-o", "json").document
     assert document["api"] == keys.api
     assert document["firstIndex"] <= document["spans"][0]["fromIndex"]
+    assert document["provenIndex"] == document["lastIndex"]
     assert [(span["subnet"], span["end"]) for span in document["spans"]] == [
         ("172.30.0.32/28", "taken by 192.168.77.2"),
         ("172.30.0.64/28", "removed" if keys.api == "v2" else "removed or expired"),
     ]
     told = ctl("subnet", "history", "172.30.0.96/28")
     assert told.status == 3
+    assert "not proven" not in told.err
     assert "nothing is known of it; the store remembers the changes from index" in told.err
