@@ -63,6 +63,11 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 """Keys of a page of a list: fewer when the page before was longer than this."""
 
 
+STANDBY_SECONDS: Final = 1.0
+"""How long after the newest key was removed, and none was written, the newest one that is left is looked for.
+"""
+
+
 class Scope(NamedTuple):
     """Which keys are copied where to."""
 
@@ -132,7 +137,7 @@ class Mirror(OneWay):
         await self._save()
 
     async def _save(self) -> None:
-        await self._write(Proof(self._breaks), [], self.copied, self._newest_witness())
+        await self._write(Proof(self._breaks), [], self.copied, self._witness)
 
     def _overlaps(self) -> bool:
         """Whether what is written, the checkpoint too, would be copied again if both are the same store."""
@@ -205,8 +210,9 @@ class Mirror(OneWay):
                     self._note(_witness(ours))
                     if ours.value != theirs:
                         await self._add(proof, batch, key, ours.value)
+            self._standby = self._fresh
             await self._write(proof, batch.take(), revision, self._fresh)
-            self._is_behind, self._listed = False, None
+            self._is_behind = False
 
         await self._at_newest(compare)
 
@@ -290,7 +296,7 @@ class Mirror(OneWay):
         the witness.
         """
         if batch.is_full(key, value, self._most_operations, self._most_bytes):
-            await self._write(proof, batch.take(), self.copied, self._newest_witness())
+            await self._write(proof, batch.take(), self.copied, self._witness)
         batch.add(key, value)
 
     # --- following
@@ -310,21 +316,58 @@ class Mirror(OneWay):
             progress_notify=True,
             fragment=True,
         )
+        is_quiet = False
         async with self._source.watch(request) as watch:
-            while True:
-                answer = await watch.answer()
+            look_at = trio.current_time()
+            while not is_quiet:
+                answer = None
+                with trio.move_on_at(float("inf") if self._standby else look_at):
+                    answer = await watch.answer()
+                if answer is None:
+                    look_at = await self._look_for_standby(proof)
+                    continue
                 self._patience.recovered()
                 self._check_cluster(answer.header)
                 proof.check()
                 if answer.compact_revision:
-                    self._is_behind = True
-                    return
+                    is_quiet = after < self.copied  # perhaps nothing was changed between the two
+                    self._is_behind = not is_quiet
+                    if self._is_behind:
+                        return
+                    continue
                 if answer.canceled:
                     raise Unreachable(
                         [("the source", answer.cancel_reason or "it ended the watch")], outcome_known=True
                     )
                 if not answer.created:
+                    had = self._standby
                     await self._take(proof, answer)
+                    if had:
+                        look_at = trio.current_time() + STANDBY_SECONDS
+        await self._go_on(proof, is_compared=True)
+
+    async def _look_for_standby(self, proof: Proof) -> float:
+        """Find the newest key that is there, by a list without values; when to look again, if there is none.
+        Reconnected if the proof does not hold any more.
+        """
+        page, newest = self._page, None
+
+        async def read(request: pb.RangeRequest) -> pb.RangeResponse:
+            request.limit, request.keys_only = min(request.limit, page), True  # the source reads the values
+            return await self._of_source(proof, request)
+
+        async with aclosing(self._list(read, self._scope.keys, 0)) as pairs:
+            async for _, pair in pairs:
+                if newest is None or pair.mod_revision > newest.mod_revision:
+                    newest = pair
+        self._page = page
+        if newest is None:
+            return float("inf")
+        now = await self._state(newest.key, 0)
+        if now is not None and now.mod_revision == newest.mod_revision:  # else there is an event of it
+            self._standby = _witness(now)
+            await self._write(proof, [], self.copied, self._witness)
+        return trio.current_time() + STANDBY_SECONDS
 
     async def _take(self, proof: Proof, answer: pb.WatchResponse) -> None:
         """Carry out the changes of an answer. They may be some that a comparison has seen already. Of an
@@ -343,6 +386,10 @@ class Mirror(OneWay):
             revision = max(newest, revision)
             if answer.events:
                 witness = await self._witness_of(answer) or witness
+        for event in answer.events:
+            was_standby = self._standby is not None and self._standby.key == event.kv.key.hex()
+            now = None if event.type else _witness(event.kv)
+            self._changed(event.kv.mod_revision, now, was_standby=was_standby)
         batch = _Batch()
         for key, value in last.items():
             if not self._is_checkpoint(key):
@@ -389,6 +436,7 @@ class Mirror(OneWay):
             self._writer,
             self._sequence,
             witness=witness,
+            standby=self._standby,
             seen=self._seen,
             overwriting=self._overwriting and not revision,
         )
@@ -410,7 +458,7 @@ class Mirror(OneWay):
             if not self._is_reduced(error, changes, request.ByteSize()):
                 raise
             half = len(changes) // 2
-            await self._write(proof, changes[:half], self.copied, self._newest_witness())
+            await self._write(proof, changes[:half], self.copied, self._witness)
             await self._write(proof, changes[half:], revision, witness)
             return
         self.copied, self._witness = revision, witness

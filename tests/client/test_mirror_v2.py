@@ -743,6 +743,60 @@ def test_a_source_that_is_replaced_while_it_is_followed_ends_the_mirror(
     run(work)
 
 
+def test_the_leases_of_a_source_begun_anew_with_the_same_first_file_are_kept(twins: Twins) -> None:
+    subnets = "/coreos.com/network/subnets"
+
+    async def copy() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            await one.set("/coreos.com/network/config", '{"Network":"10.5.0.0/16"}')
+            for number in range(5):
+                await one.set(f"{subnets}/10.5.{number}.0-24", str(number), ttl=900)
+            await mirrored(one, other, Log()).copy()
+            await one.refresh(f"{subnets}/10.5.4.0-24", 900)
+            await mirrored(one, other, Log()).copy()
+
+    async def refused() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            await one.set("/coreos.com/network/config", '{"Network":"10.5.0.0/16"}')
+            for number in range(60):
+                await one.set(f"{subnets}/10.5.99.0-24", str(number), ttl=900)
+            before = await content(other)
+            for way in ("copy", "follow"):
+                with pytest.raises(NotMirrored, match=r"10\.5\.4\.0-24' at index .*cannot be shown"):
+                    await getattr(mirrored(one, other, Log()), way)()
+            assert await content(other) == before
+
+    source = twins.begin()
+    run(copy)
+    source = twins.begin()
+    run(refused)
+
+
+def test_a_lease_is_shown_by_when_it_was_created(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/a", "1", ttl=900)
+            following = mirrored(one, other, Log())
+            await following._begin()
+            await compare(following)
+            created = (await one.get("/f/a")).node.created_index
+            witness = following._witness
+            assert witness is not None
+            assert (witness.revision, witness.quiet) == (created, True)
+            await one.refresh("/f/a", 800)
+            assert await following._shows_last(), "by the node, whatever was refreshed"
+            await one.delete("/f/a")
+            assert await following._shows_last(), "by the event"
+            following._witness, following._standby = msgspec.structs.replace(witness, digest="x"), None
+            assert not await following._shows_last(), "by another value"
+            following._witness = witness
+            for number in range(1001):
+                await one.set("/other", str(number))
+            assert not await following._shows_last(), "it is forgotten"
+
+    run(work)
+
+
 def test_a_source_that_was_put_back_to_a_copy_is_told_from_the_one_before(twins: Twins) -> None:
     write_nodes(twins.begin(), "shared", 3)
     before = twins.copy("before")
@@ -1019,6 +1073,9 @@ def test_the_event_of_the_last_change_is_a_witness(stores: tuple[Daemon, Daemon]
                 await one.set("/f/other", str(number))
             assert await following._shows_last(), "by the node, though its event is forgotten"
             following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
+            assert await following._shows_last(), "by the newest file, so that all is to be compared"
+            assert following._is_behind
+            following._standby = None
             assert not await following._shows_last()
             following._witness = mirror.Witness(b"/f/a".hex(), index + 1, created)
             with pytest.raises(mirror.Another, match="in SOURCE it has another history"):
@@ -1056,7 +1113,7 @@ def test_a_checkpoint_without_a_witness_is_refused_where_there_is_something_to_l
             found = await other.get("/_mirrored")
             state = msgspec.json.decode(found.node.value or "", type=mirror.Checkpoint)
             assert state.witness is not None
-            old = msgspec.json.encode(msgspec.structs.replace(state, witness=None)).decode()
+            old = msgspec.json.encode(msgspec.structs.replace(state, witness=None, standby=None)).decode()
             await other.set("/_mirrored", old)
             with pytest.raises(mirror.Another, match="not known which change of SOURCE was copied last"):
                 await mirrored(one, other, Log()).copy()

@@ -517,10 +517,12 @@ def test_a_deletion_that_was_copied_last_is_a_witness(stores: tuple[Daemon, Daem
             created = await put(one, (b"a", b"1"), (b"b", b"1"))
             log = Log()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log).follow)
+                first = mirrored(one, other, log)
+                nursery.start_soon(first.follow)
                 await log.reached(created)
                 revision = await put(one, (b"a", None))
                 await log.reached(revision)
+                await log.until(lambda: first._standby is not None)
                 nursery.cancel_scope.cancel()
             following = mirrored(one, other, Log())
             await following._begin()
@@ -537,6 +539,11 @@ def test_a_deletion_that_was_copied_last_is_a_witness(stores: tuple[Daemon, Daem
                     await following._shows_last()
             following._witness = witness
             await compact(one, await put(one, (b"c", b"1")))
+            assert following._standby is not None
+            assert bytes.fromhex(following._standby.key) == b"b"
+            assert await following._shows_last(), "by the newest key, so that all is to be compared"
+            assert following._is_behind
+            following._standby = None
             assert not await following._shows_last(), "it is compacted, and the key is not there"
             following._witness = msgspec.structs.replace(witness, key=b"b".hex())
             with pytest.raises(mirror.Another, match="SOURCE it was still there"):
@@ -640,7 +647,7 @@ def test_a_checkpoint_without_a_witness_is_refused_where_there_is_something_to_l
         async with clients(stores) as (one, other):
             await put(one, (b"a", b"1"))
             await mirrored(one, other, Log()).copy()
-            await rewrite(other, witness=None)
+            await rewrite(other, witness=None, standby=None)
             for way in ("copy", "follow"):
                 with pytest.raises(mirror.Another, match="not known which change of SOURCE was copied last"):
                     await getattr(mirrored(one, other, Log()), way)()
