@@ -17,7 +17,9 @@ one: so nothing is written, or deleted, that a source said which was put in the 
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
 from abc import ABC, abstractmethod
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple, TypeVar
@@ -41,12 +43,34 @@ RETRY_DELAYS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS: Final = 5.0
 """How long the source must answer over one connection so that breaks before it count no more."""
 
+MOST_CLAIMS: Final = 1000
+"""How often a run that begins tries to write the checkpoint, while the one before does so too."""
+
 MOST_BREAKS: Final = 10
 """New connections in a row to the source after which one copy gives up: something closes each."""
 
 
 class NotMirrored(NetstoreError):  # noqa: N818 - named for what did not happen
     """The target cannot be a mirror of the source; the text says why, and what to do."""
+
+
+class TakenOver(NotMirrored):
+    """The checkpoint is not as this run has written it."""
+
+    def __init__(self, key: str, value: bytes | None) -> None:
+        """What is there now; None if nothing is."""
+        try:
+            writer = msgspec.json.decode(value or b"", type=Checkpoint).writer
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            super().__init__(
+                f"checkpoint {key}: was removed, or something else was written into it: find out who does"
+                " that, or name another key by --checkpoint"
+            )
+        else:
+            super().__init__(
+                f"checkpoint {key}: another mirror writes into TARGET by it and has begun later, {writer}: so"
+                " this one ends; if both are wanted, name another key by --checkpoint"
+            )
 
 
 class Another(NotMirrored):
@@ -330,7 +354,7 @@ class OneWay(ABC):
         self._patience = Patience(trouble)
         self._notice = notice
         self._overwrite = overwrite
-        self._writer = secrets.token_hex(8)
+        self._writer = f"{socket.gethostname()} process {os.getpid()} run {secrets.token_hex(4)}"
         self._sequence = 0
         self._modified = 0
         """The revision, or v2 index, of the checkpoint in the target."""
@@ -443,7 +467,18 @@ class OneWay(ABC):
         """
         if newest < self._seen and not self._overwrite:
             raise went_back(self.mark, self._seen, newest)
-        self._seen = max(self._seen, newest)
+
+    async def _begin(self) -> None:
+        """Read the checkpoint, or write the first one, so that it is this run's: one that has begun earlier
+        ends when it is to write again.
+        """
+        for _ in range(MOST_CLAIMS - 1):
+            try:
+                await self._claim_target()
+            except TakenOver:
+                continue  # by the run before, which does not know yet, or by one that begins as well
+            return
+        await self._claim_target()
 
     def _resume(self, found: Checkpoint) -> None:
         """Go on where the run was that has written this checkpoint."""
@@ -481,8 +516,8 @@ class OneWay(ABC):
             self._standby = now if is_newest else None
 
     @abstractmethod
-    async def _begin(self) -> None:
-        """Read the checkpoint, or write the first one."""
+    async def _claim_target(self) -> None:
+        """Read the checkpoint, and write it, or the first one. TakenOver if somebody else has meanwhile."""
 
     @abstractmethod
     def _breaks(self) -> int:

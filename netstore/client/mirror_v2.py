@@ -22,6 +22,7 @@ then, which a store does after 1,000, all is compared again.
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,7 @@ from netstore.client.mirror import (
     OneWay,
     Proof,
     Reconnected,
+    TakenOver,
     Told,
     Witness,
     digest,
@@ -77,7 +79,10 @@ HOLD_SECONDS: Final = 20.0
 """The source is asked after so long, while the target is written: idle connections end, here or there."""
 
 ENDED_SECONDS: Final = 0.1
-"""How long to wait after a poll that the source has ended."""
+"""How long to wait after a poll that the source has ended; twice as long after each more in a row."""
+
+MOST_ENDED_DELAY: Final = 20
+"""How many times as long at most."""
 
 SHORTEST_LOOK: Final = 0.5
 """Seconds between two looks at the source for one node with a TTL, at least."""
@@ -88,7 +93,7 @@ LATE_SECONDS: Final = 5.0
 MOST_ENDED: Final = 10
 """Polls in a row that the source ends without an event, until that is told."""
 
-STANDBY_EVENTS: Final = 500
+STANDBY_EVENTS: Final = 200
 """Of the 1,000 that a store keeps: after so many more another standby is looked for, if there is none."""
 
 _REMOVALS: Final = ("delete", "compareAndDelete", "expire")
@@ -118,7 +123,7 @@ class Mirror(OneWay):
         self._save_at = float("inf")
         """When to write the checkpoint."""
         self._claimed = float("-inf")
-        """When the checkpoint was written, or read, last."""
+        """When the checkpoint was written, or read, last, by the clock of this host since its start."""
         self._saved: tuple[int, Witness | None] = (0, None)
         """What it says that was seen, and that was listed."""
         self._is_alone = True
@@ -139,8 +144,7 @@ class Mirror(OneWay):
 
     # --- the checkpoint
 
-    async def _begin(self) -> None:
-        """Read the checkpoint, or write the first one."""
+    async def _claim_target(self) -> None:
         scope = self._scope
         if scope.target != "/" and is_within(scope.checkpoint, scope.target):
             raise NotMirrored(
@@ -176,7 +180,7 @@ class Mirror(OneWay):
                 f"TARGET has v2 keys already, such as {shown(some.encode())}: name another folder there by"
                 " --target-prefix, or let them be replaced and deleted by --overwrite"
             )
-        self._check_forward(newest)
+        self._modified, self._seen = 0, newest
         self._overwriting = there is not None and bool(there.nodes or not there.dir)
         await self._save()
 
@@ -184,8 +188,8 @@ class Mirror(OneWay):
         """Before a write: the checkpoint says how new it may be, and is this run's. NotMirrored if it is
         another's.
         """
-        now = trio.current_time()
-        if now > self._source.heard + HOLD_SECONDS:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)  # which goes on while the host is suspended
+        if trio.current_time() > self._source.heard + HOLD_SECONDS:
             await self._newest()
         self._seen = max(self._seen, self._source.index)
         if self._saved != (self._seen, self._fresh):
@@ -193,7 +197,7 @@ class Mirror(OneWay):
         elif is_again or now > self._claimed + SAVE_SECONDS:
             found = await self._target.node(self._scope.checkpoint, quorum=True)
             if found is None or found.modified_index != self._modified:
-                raise self._another_run()
+                raise self._taken_over(found)
             self._claimed = now
 
     async def _save(self) -> None:
@@ -203,7 +207,7 @@ class Mirror(OneWay):
 
     async def _save_silently(self) -> None:
         self._sequence += 1
-        now = trio.current_time()
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
         saved = self._seen, self._fresh
         state = Checkpoint(
             self._source.cluster,
@@ -245,13 +249,10 @@ class Mirror(OneWay):
         found = await self._target.node(key, quorum=True)
         if found is not None and found.value == value:
             return found.modified_index
-        raise self._another_run()
+        raise self._taken_over(found)
 
-    def _another_run(self) -> NotMirrored:
-        return NotMirrored(
-            f"checkpoint {self._scope.checkpoint}: another mirror writes into TARGET by it, or the key was"
-            " removed; stop one of them, or name another key by --checkpoint"
-        )
+    def _taken_over(self, found: Node | None) -> TakenOver:
+        return TakenOver(self._scope.checkpoint, None if found is None else (found.value or "").encode())
 
     # --- is it the store that was copied?
 
@@ -262,6 +263,7 @@ class Mirror(OneWay):
         self._seen = max(self._seen, self._source.index)
         newest = await self._source.newest(self._scope.source)
         self._check_forward(newest)
+        self._seen = max(self._seen, newest)
         return newest
 
     async def _is_proven(self, witness: Witness) -> bool:
@@ -424,7 +426,7 @@ class Mirror(OneWay):
                 f"SOURCE has ended {MOST_ENDED} polls in a row without an event, as a proxy does that allows"
                 " none so long: it is asked again and again; name the members themselves"
             )
-        await trio.sleep(ENDED_SECONDS)
+        await trio.sleep(ENDED_SECONDS * min(2 ** min(self._ended - 1, 10), MOST_ENDED_DELAY))
 
     def _tell_outrun(self, *, is_outrun: bool) -> None:
         if is_outrun and not self._is_outrun:
@@ -520,7 +522,7 @@ class Mirror(OneWay):
                 return
             if now >= cut_at:
                 is_shown = await self._ask(proof)
-                self._is_behind = not is_shown and self._is_forgotten_soon()
+                self._is_behind = self._is_forgotten_soon()
                 if is_shown or self._is_behind:
                     waiting.cancel()
                     return
@@ -551,11 +553,13 @@ class Mirror(OneWay):
             )
         path = self._timed.first()
         node = await self._source.node(join(self._scope.source, path))
+        if not proof.holds:  # the node was read before the source has shown the witness
+            if not await self._ask(proof):
+                raise Reconnected
+            return True
         if node is None or node.expiration is None:
             self._timed.discard(path)  # there is an event of it
             return True
-        if not proof.holds:
-            await self._ask(proof)
         await self._ensure(proof, path, wanted_of(node), await self._target.at(path))
         return True
 

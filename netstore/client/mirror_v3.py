@@ -3,7 +3,8 @@
 The target keeps in a key of its own, the checkpoint, up to which revision of the source it has everything.
 Each write is a transaction that changes the checkpoint together with the keys, and only while nobody else has
 changed it: so a mirror that was interrupted goes on where it was, a write whose outcome was not told is
-neither lost nor done twice, and two mirrors do not write into each other.
+neither lost nor done twice, and two mirrors do not write into each other. A run that begins writes it first,
+so the one that has begun last goes on.
 
 Values are kept, revisions are not: the target counts its own. Of several changes of a key that arrive
 together the last one is written. Leases are not copied: that a key expired arrives as its deletion.
@@ -32,6 +33,7 @@ from netstore.client.mirror import (
     NotMirrored,
     OneWay,
     Proof,
+    TakenOver,
     Told,
     Witness,
     digest,
@@ -106,8 +108,7 @@ class Mirror(OneWay):
         self._most_bytes = MOST_BYTES
         self._written = self._deleted = 0
 
-    async def _begin(self) -> None:
-        """Read the checkpoint, or write the first one."""
+    async def _claim_target(self) -> None:
         scope = self._scope
         target = await self._target.range(pb.RangeRequest(key=scope.checkpoint))
         # Afterwards, as another run may have raised what was seen before.
@@ -124,6 +125,7 @@ class Mirror(OneWay):
             self._modified = target.kvs[0].mod_revision
             self._resume(found)
             self._check_forward(answer.header.revision)
+            await self._save()
             return
         if not self._overwrite:
             some = await self._target.range(_range(scope.target, limit=1))
@@ -132,7 +134,7 @@ class Mirror(OneWay):
                     f"TARGET has keys already, such as {shown(some.kvs[0].key)}: name another place there by"
                     " --target-prefix, or let them be replaced and deleted by --overwrite"
                 )
-        self._check_forward(answer.header.revision)
+        self._modified, self._seen = 0, answer.header.revision
         self._overwriting = not await self._is_bare()
         await self._save()
 
@@ -247,6 +249,7 @@ class Mirror(OneWay):
         answer = await self._source.range(pb.RangeRequest(key=self._scope.keys or b"\0", count_only=True))
         self._check_cluster(answer.header)
         self._check_forward(answer.header.revision)
+        self._seen = max(self._seen, answer.header.revision)
         return answer.header.revision
 
     def _check_cluster(self, header: pb.ResponseHeader) -> None:
@@ -494,10 +497,7 @@ class Mirror(OneWay):
         found = await self._target.range(pb.RangeRequest(key=self._scope.checkpoint))
         if found.kvs and found.kvs[0].value == value:
             return found.kvs[0].mod_revision
-        raise NotMirrored(
-            f"checkpoint {shown(self._scope.checkpoint)}: another mirror writes into TARGET by it, or the key"
-            " was removed; stop one of them, or name another key by --checkpoint"
-        )
+        raise TakenOver(shown(self._scope.checkpoint), found.kvs[0].value if found.kvs else None)
 
 
 class _Batch:

@@ -4,6 +4,9 @@ compared when.
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -346,26 +349,61 @@ def test_what_a_standby_does_not_show_is_compared(
 
 
 def test_the_newest_key_is_known_until_it_is_changed_to_an_older_one(api: Api) -> None:
-    def witness(key: str, revision: int, **more: bool) -> mirror.Witness:
-        return mirror.Witness(key.encode().hex(), revision, revision, **more)
+    def witness(key: str, revision: int, *, quiet: bool = False) -> mirror.Witness:
+        return mirror.Witness(key.encode().hex(), revision, revision, quiet=quiet)
 
     kept = api.mirrored(object(), object(), Log())  # neither is asked
+
+    def standby() -> mirror.Witness | None:
+        return kept._standby
+
     kept._changed(5, witness("a", 5), was_standby=False)
     kept._changed(6, None, was_standby=False)
     kept._changed(7, witness("b", 3, quiet=True), was_standby=False)  # of a node that is older
-    assert kept._standby == witness("a", 5)
+    assert standby() == witness("a", 5)
     kept._changed(4, witness("c", 4), was_standby=False)  # an event of the past
-    assert kept._standby == witness("a", 5)
+    assert standby() == witness("a", 5)
     kept._changed(8, witness("c", 8, quiet=True), was_standby=False)
     kept._changed(9, witness("c", 8, quiet=True), was_standby=True)
-    assert kept._standby == witness("c", 8, quiet=True)
+    assert standby() == witness("c", 8, quiet=True)
     kept._changed(10, witness("c", 7, quiet=True), was_standby=True)
-    assert kept._standby is None
+    assert standby() is None
     kept._changed(11, witness("b", 3, quiet=True), was_standby=False)
-    assert kept._standby is None, "it is not known which one is the newest"
+    assert standby() is None, "it is not known which one is the newest"
     kept._changed(12, witness("d", 12), was_standby=False)
     kept._changed(13, None, was_standby=True)
-    assert kept._standby is None
+    assert standby() is None
+
+
+def test_the_run_that_has_begun_last_goes_on(api: Api, twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.write(source := twins.begin(), "a", 2)
+    checkpoint = "/_mirrored" if api.kind is mirror_v2.Mirror else "mirrored"
+
+    async def work() -> None:
+        async with api.open_clients(source, twins.target) as (one, other):
+            first, second = api.mirrored(one, other, Log()), api.mirrored(one, other, Log())
+            await first.copy()
+            commit: Any = getattr(second, "_commit")  # noqa: B009 - of both
+            commits: list[Any] = []
+
+            async def after_the_first(*more: Any) -> Any:
+                commits.append(more)
+                if len(commits) <= 3:
+                    await first._save()
+                return await commit(*more)
+
+            monkeypatch.setattr(second, "_commit", after_the_first)
+            await second.copy()
+            assert len(commits) > 4
+            name = re.escape(socket.gethostname())
+            with pytest.raises(NotMirrored, match=f"has begun later, {name} process {os.getpid()} run"):
+                await first._save()
+            await second._save()
+            await api.remove(other, checkpoint)
+            with pytest.raises(NotMirrored, match="was removed, or something else was written into it"):
+                await second._save()
+
+    v2.run(work)
 
 
 def test_one_copy_ends_where_each_connection_is_closed(

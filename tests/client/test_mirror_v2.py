@@ -953,6 +953,80 @@ def test_a_new_connection_beside_a_poll_shows_the_witness(stores: tuple[Daemon, 
     run(work)
 
 
+def test_a_node_that_was_read_before_the_witness_was_shown_is_read_again(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/lease", "1", ttl=900)
+            following = mirrored(one, other, Log())
+            await following._begin()
+            await compare(following)
+            proof = Proof(following._breaks)
+            read, reads = following._source.node, list[str]()
+
+            async def reconnected(key: str, *, quorum: bool = False) -> Node | None:
+                node = await read(key, quorum=quorum)
+                reads.append(key)
+                if len(reads) > 1 or node is None:
+                    return node
+                one.reader.transport.connections += 1
+                return msgspec.structs.replace(node, value="of another store")
+
+            monkeypatch.setattr(following._source, "node", reconnected)
+            following._timed.put("/lease", 0.0)
+            written = following._target.written
+            assert await following._look(proof)
+            assert proof.holds, "the witness was shown"
+            assert following._target.written == written
+            assert (await other.get("/lease")).node.value == "1"
+
+    run(work)
+
+
+def test_a_run_that_was_taken_over_looks_before_it_deletes_a_folder_and_after_a_suspend(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/a", "1")
+            first = mirrored(one, other, Log())
+            await first.copy()
+            proof = Proof(first._breaks)
+            monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.0)
+            await mirrored(one, other, Log()).copy()
+            monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 1000.0)
+            with pytest.raises(NotMirrored, match="has begun later"):
+                await first._target.remove(proof, "/f")
+            clock = mirror_v2.time.clock_gettime
+            monkeypatch.setattr(mirror_v2.time, "clock_gettime", lambda number: clock(number) + 2000.0)
+            with pytest.raises(NotMirrored, match="has begun later"):
+                await first._target.remove(proof, "/f/a")
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_polls_that_the_source_ends_are_sent_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(delay: float) -> None:
+        slept.append(delay)
+
+    following = Mirror(
+        V2Client(Transport("http://a")), V2Client(Transport("http://b")), ALL, Log(), print, notice=print
+    )
+
+    async def work() -> None:
+        monkeypatch.setattr(trio, "sleep", sleep)
+        for _ in range(30):
+            await following._wait_for_poll()
+
+    trio.run(work)
+    assert slept[:3] == [0.1, 0.2, 0.4]
+    assert slept[-1] == max(slept) == mirror_v2.ENDED_SECONDS * mirror_v2.MOST_ENDED_DELAY
+
+
 class Cut(V2Client):
     """A source whose polls end at once, as behind a proxy."""
 

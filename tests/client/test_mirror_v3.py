@@ -775,6 +775,30 @@ def test_a_change_that_is_replayed_without_a_witness_is_written(stores: tuple[Da
     run(work)
 
 
+def test_a_prefix_without_changes_is_followed_from_the_checkpoint(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, Mirror, "_compare")
+    scope = Scope(b"a/", b"a/", b"mirrored")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a/quiet", b"1"))
+            newest = await put(one, (b"b", b"1"))
+            await mirrored(one, other, Log(), scope).copy()
+            await compact(one, newest)
+            calls.clear()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, scope).follow)
+                await log.reached(await put(one, (b"a/new", b"1")))
+                nursery.cancel_scope.cancel()
+            assert calls == [], "the witness is compacted, and the checkpoint is not"
+            assert await content(other) == {b"a/quiet": b"1", b"a/new": b"1"}
+
+    run(work)
+
+
 def test_a_range_without_keys_is_followed(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
