@@ -180,7 +180,8 @@ class Mirror(OneWay):
                 f"TARGET has v2 keys already, such as {shown(some.encode())}: name another folder there by"
                 " --target-prefix, or let them be replaced and deleted by --overwrite"
             )
-        self._modified, self._seen = 0, newest
+        self._modified = 0
+        self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
         self._overwriting = there is not None and bool(there.nodes or not there.dir)
         await self._save()
 

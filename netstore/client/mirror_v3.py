@@ -66,8 +66,10 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 
 
 STANDBY_SECONDS: Final = 1.0
-"""How long after the newest key was removed, and none was written, the newest one that is left is looked for.
-"""
+"""How long after the newest key was removed, and none was written, the newest of the others is looked for."""
+
+LOOK_SHARE: Final = 20
+"""That is done again after so many times as long as it took, at least."""
 
 
 class Scope(NamedTuple):
@@ -106,6 +108,7 @@ class Mirror(OneWay):
         self._page = FIRST_PAGE
         self._most_operations = MOST_OPERATIONS
         self._most_bytes = MOST_BYTES
+        self._look_pause = STANDBY_SECONDS
         self._written = self._deleted = 0
 
     async def _claim_target(self) -> None:
@@ -134,7 +137,8 @@ class Mirror(OneWay):
                     f"TARGET has keys already, such as {shown(some.kvs[0].key)}: name another place there by"
                     " --target-prefix, or let them be replaced and deleted by --overwrite"
                 )
-        self._modified, self._seen = 0, answer.header.revision
+        self._modified = 0
+        self._resume(Checkpoint(self._cluster, "", 0, self._writer, 0, seen=answer.header.revision))
         self._overwriting = not await self._is_bare()
         await self._save()
 
@@ -346,14 +350,14 @@ class Mirror(OneWay):
                     had = self._standby
                     await self._take(proof, answer)
                     if had:
-                        look_at = trio.current_time() + STANDBY_SECONDS
+                        look_at = trio.current_time() + self._look_pause
         await self._go_on(proof, is_compared=True)
 
     async def _look_for_standby(self, proof: Proof) -> float:
         """Find the newest key that is there, by a list without values; when to look again, if there is none.
         Reconnected if the proof does not hold any more.
         """
-        page, newest = self._page, None
+        page, newest, began = self._page, None, trio.current_time()
 
         async def read(request: pb.RangeRequest) -> pb.RangeResponse:
             request.limit, request.keys_only = min(request.limit, page), True  # the source reads the values
@@ -364,13 +368,14 @@ class Mirror(OneWay):
                 if newest is None or pair.mod_revision > newest.mod_revision:
                     newest = pair
         self._page = page
+        self._look_pause = max(STANDBY_SECONDS, LOOK_SHARE * (trio.current_time() - began))
         if newest is None:
             return float("inf")
         now = await self._state(newest.key, 0)
         if now is not None and now.mod_revision == newest.mod_revision:  # else there is an event of it
             self._standby = _witness(now)
             await self._write(proof, [], self.copied, self._witness)
-        return trio.current_time() + STANDBY_SECONDS
+        return trio.current_time() + self._look_pause
 
     async def _take(self, proof: Proof, answer: pb.WatchResponse) -> None:
         """Carry out the changes of an answer. They may be some that a comparison has seen already. Of an

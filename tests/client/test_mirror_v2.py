@@ -5,6 +5,7 @@ sides.
 from __future__ import annotations
 
 import random
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -998,8 +999,8 @@ def test_a_run_that_was_taken_over_looks_before_it_deletes_a_folder_and_after_a_
             monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 1000.0)
             with pytest.raises(NotMirrored, match="has begun later"):
                 await first._target.remove(proof, "/f")
-            clock = mirror_v2.time.clock_gettime
-            monkeypatch.setattr(mirror_v2.time, "clock_gettime", lambda number: clock(number) + 2000.0)
+            clock = time.clock_gettime
+            monkeypatch.setattr(time, "clock_gettime", lambda number: clock(number) + 2000.0)
             with pytest.raises(NotMirrored, match="has begun later"):
                 await first._target.remove(proof, "/f/a")
             assert await content(other) == await content(one)
