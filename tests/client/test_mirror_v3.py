@@ -785,7 +785,8 @@ def test_a_prefix_without_changes_is_followed_from_the_checkpoint(
     async def work() -> None:
         async with clients(stores) as (one, other):
             await put(one, (b"a/quiet", b"1"))
-            newest = await put(one, (b"b", b"1"))
+            await put(one, (b"b", b"1"))
+            newest = await put(one, (b"b", b"2"))
             await mirrored(one, other, Log(), scope).copy()
             await compact(one, newest)
             calls.clear()
