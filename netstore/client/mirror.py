@@ -6,7 +6,10 @@ the ids that it had. Two things in the checkpoint tell it from the store that wa
 highest revision, or v2 index, that the source is known to have had; it is in the target before anything that
 is as new, so a source that is at a lower one went back. The witness is the last change that was copied, or
 that was seen by a comparison which is not complete: a source that shows the same change has the same history
-up to it. A source that cannot show it is refused, whatever else it has in common with the target.
+up to it. Where it has forgotten that change, as of a deletion, it may show the standby: the newest key that
+is there, so that nothing it has lost would be deleted in the target; then all is compared. A source that can
+show neither is refused, whatever else it has in common with the target. So a run that follows looks for
+another standby once that key is changed or removed, while the proof holds.
 
 A proof holds for the answers that came over the connections there were, and each write into the target takes
 one: so nothing is written, or deleted, that a source said which was put in the place of the first one.
@@ -14,7 +17,9 @@ one: so nothing is written, or deleted, that a source said which was put in the 
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
 from abc import ABC, abstractmethod
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, NamedTuple, TypeVar
@@ -38,12 +43,34 @@ RETRY_DELAYS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS: Final = 5.0
 """How long the source must answer over one connection so that breaks before it count no more."""
 
+MOST_CLAIMS: Final = 1000
+"""How often a run that begins tries to write the checkpoint, while the one before does so too."""
+
 MOST_BREAKS: Final = 10
 """New connections in a row to the source after which one copy gives up: something closes each."""
 
 
 class NotMirrored(NetstoreError):  # noqa: N818 - named for what did not happen
     """The target cannot be a mirror of the source; the text says why, and what to do."""
+
+
+class TakenOver(NotMirrored):
+    """The checkpoint is not as this run has written it."""
+
+    def __init__(self, key: str, value: bytes | None) -> None:
+        """What is there now; None if nothing is."""
+        try:
+            writer = msgspec.json.decode(value or b"", type=Checkpoint).writer
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            super().__init__(
+                f"checkpoint {key}: was removed, or something else was written into it: find out who does"
+                " that, or name another key by --checkpoint"
+            )
+        else:
+            super().__init__(
+                f"checkpoint {key}: another mirror writes into TARGET by it and has begun later, {writer}: so"
+                " this one ends; if both are wanted, name another key by --checkpoint"
+            )
 
 
 class Another(NotMirrored):
@@ -109,7 +136,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Witness(msgspec.Struct, frozen=True):
-    """The last change of a key that was copied."""
+    """A change of a key that was copied."""
 
     key: Bytes
     """The key in the source."""
@@ -120,11 +147,9 @@ class Witness(msgspec.Struct, frozen=True):
     version: Count = 0
     """The version of that key; 0 in v2, which has none."""
     digest: str = ""
-    """Of the value; empty if the change removed the key."""
+    """Of the value; empty if the change removed the key, or the value is not known."""
     quiet: bool = False
-    """Of a v2 node that was listed, with a TTL or a folder: there may be no event of its index, so only the
-    node shows it, while it is as it was.
-    """
+    """That a v2 node with a TTL, or a folder, was created: of its later index there may be no event."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -144,7 +169,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
     timed: bool = False
     """Whether v2 nodes with a TTL are there: their refreshes are no events, so a later run compares."""
     witness: Witness | None = None
-    """None if no change is known, as of a range without keys; and from a netstorectl that wrote none."""
+    """The last change; None if none is known, as of a range without keys."""
+    standby: Witness | None = None
+    """The last change of the newest key that is there; None if that is not known."""
     seen: Count = 0
     """The highest revision, or v2 index, that the source is known to have had: nothing in the target is
     newer.
@@ -167,8 +194,9 @@ def parse_checkpoint(value: bytes, key: str, source: str, keys: bytes) -> Checkp
     """
     try:
         found = msgspec.json.decode(value, type=Checkpoint)
-        if found.witness is not None and not found.witness.key.startswith(found.keys):
-            raise msgspec.ValidationError("the witness is not one of the keys")
+        for witness in (found.witness, found.standby):
+            if witness is not None and not witness.key.startswith(found.keys):
+                raise msgspec.ValidationError("a witness is not one of the keys")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise NotMirrored(
             f"checkpoint {key}: TARGET has something else in that key, or one that is damaged: name another"
@@ -218,10 +246,10 @@ def no_proof(what: str, witness: Witness | None) -> Another:
 
 
 def later(one: Witness | None, other: Witness | None) -> Witness | None:
-    """The later one of two changes; one that only a node shows counts where there is no other."""
+    """The later one of two changes; of two at once, as of a node and its folder, what tells more."""
     if one is None or other is None:
         return one or other
-    return max(one, other, key=lambda each: (not each.quiet, each.revision))
+    return max(one, other, key=lambda each: (each.revision, not each.quiet, bool(each.digest)))
 
 
 async def together(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -326,15 +354,16 @@ class OneWay(ABC):
         self._patience = Patience(trouble)
         self._notice = notice
         self._overwrite = overwrite
-        self._writer = secrets.token_hex(8)
+        self._writer = f"{socket.gethostname()} process {os.getpid()} run {secrets.token_hex(4)}"
         self._sequence = 0
         self._modified = 0
         """The revision, or v2 index, of the checkpoint in the target."""
         self._seen = 0
         """See `Checkpoint.seen`."""
         self._witness: Witness | None = None
-        self._listed: Witness | None = None
-        """The last change that was seen by comparisons which are not complete."""
+        """The last change that was copied, or that was seen by a comparison which is not complete."""
+        self._standby: Witness | None = None
+        """See `Checkpoint.standby`."""
         self._fresh: Witness | None = None
         """The last change that this comparison has seen."""
         self._is_behind = False
@@ -410,7 +439,7 @@ class OneWay(ABC):
             )
         if newest < self._seen:
             found = f"SOURCE is at {self.mark} {newest}, and was at {self._seen} before"
-        elif not self.copied and self._newest_witness() is None:
+        elif not self.copied and self._witness is None:
             self._is_behind = True  # nothing was copied
             return
         else:
@@ -421,14 +450,14 @@ class OneWay(ABC):
                 if await self._is_bare():
                     self._is_behind = True
                     return
-                raise no_proof(self.mark, self._newest_witness())
+                raise no_proof(self.mark, self._witness)
             except Another as error:
                 if not self._overwrite:
                     raise
                 found = error.found
         self._notice(f"{found}: TARGET is made equal to it all the same")
         # Of this source nothing was copied, and before anything is written the checkpoint says so.
-        self.copied, self._witness, self._listed, self._seen = 0, None, None, newest
+        self.copied, self._witness, self._standby, self._seen = 0, None, None, newest
         self._is_behind = self._overwriting = True
         await self._save()
 
@@ -438,32 +467,57 @@ class OneWay(ABC):
         """
         if newest < self._seen and not self._overwrite:
             raise went_back(self.mark, self._seen, newest)
-        self._seen = max(self._seen, newest)
+
+    async def _begin(self) -> None:
+        """Read the checkpoint, or write the first one, so that it is this run's: one that has begun earlier
+        ends when it is to write again.
+        """
+        for _ in range(MOST_CLAIMS - 1):
+            try:
+                await self._claim_target()
+            except TakenOver:
+                continue  # by the run before, which does not know yet, or by one that begins as well
+            return
+        await self._claim_target()
 
     def _resume(self, found: Checkpoint) -> None:
         """Go on where the run was that has written this checkpoint."""
-        self.copied, self._witness, self._overwriting = found.revision, found.witness, found.overwriting
+        self.copied, self._overwriting = found.revision, found.overwriting
+        self._witness, self._standby = found.witness, found.standby
         self._seen = max(found.seen, found.revision, found.witness.revision if found.witness else 0)
 
     async def _shows_last(self) -> bool:
-        """Whether the source shows the last change that was copied, or that was seen by a comparison that
-        was interrupted. Another if it shows something else.
+        """Whether the source shows the witness, or the standby: then all is to be compared, as what was
+        removed after it is not shown. Another if it shows something else.
         """
-        newest = self._newest_witness()
-        return newest is not None and await self._is_proven(newest)
-
-    def _newest_witness(self) -> Witness | None:
-        """The last change that was copied, or a later one that a comparison has seen."""
-        return later(self._witness, self._listed)
+        if self._witness is not None and await self._is_proven(self._witness):
+            return True
+        if self._standby in {None, self._witness} or not await self._is_proven(self._standby):
+            return False
+        self._is_behind = True
+        return True
 
     def _note(self, witness: Witness) -> None:
         """A comparison has seen this change."""
         self._fresh = later(self._fresh, witness)
-        self._listed = later(self._listed, witness)
+        if self._witness != (newest := later(self._witness, witness)):
+            self._witness, self._standby = newest, None
+
+    def _changed(self, revision: int, now: Witness | None, *, was_standby: bool) -> None:
+        """A change of this revision, or index, was carried out, after which the key shows `now`, None if it
+        was removed. Keep the standby, or forget it: the newest key may be another one then.
+        """
+        if now is not None and now.revision == revision:
+            self._standby = later(now, self._standby)
+        elif was_standby:
+            is_newest = (
+                now is not None and self._standby is not None and now.revision >= self._standby.revision
+            )
+            self._standby = now if is_newest else None
 
     @abstractmethod
-    async def _begin(self) -> None:
-        """Read the checkpoint, or write the first one."""
+    async def _claim_target(self) -> None:
+        """Read the checkpoint, and write it, or the first one. TakenOver if somebody else has meanwhile."""
 
     @abstractmethod
     def _breaks(self) -> int:

@@ -22,12 +22,12 @@ then, which a store does after 1,000, all is compared again.
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
-from msgspec.structs import replace
 
 from netstore.client.mirror import (
     Another,
@@ -36,6 +36,7 @@ from netstore.client.mirror import (
     OneWay,
     Proof,
     Reconnected,
+    TakenOver,
     Told,
     Witness,
     digest,
@@ -78,7 +79,10 @@ HOLD_SECONDS: Final = 20.0
 """The source is asked after so long, while the target is written: idle connections end, here or there."""
 
 ENDED_SECONDS: Final = 0.1
-"""How long to wait after a poll that the source has ended."""
+"""How long to wait after a poll that the source has ended; twice as long after each more in a row."""
+
+MOST_ENDED_DELAY: Final = 20
+"""How many times as long at most."""
 
 SHORTEST_LOOK: Final = 0.5
 """Seconds between two looks at the source for one node with a TTL, at least."""
@@ -88,6 +92,9 @@ LATE_SECONDS: Final = 5.0
 
 MOST_ENDED: Final = 10
 """Polls in a row that the source ends without an event, until that is told."""
+
+STANDBY_EVENTS: Final = 200
+"""Of the 1,000 that a store keeps: after so many more another standby is looked for, if there is none."""
 
 _REMOVALS: Final = ("delete", "compareAndDelete", "expire")
 
@@ -116,7 +123,7 @@ class Mirror(OneWay):
         self._save_at = float("inf")
         """When to write the checkpoint."""
         self._claimed = float("-inf")
-        """When the checkpoint was written, or read, last."""
+        """When the checkpoint was written, or read, last, by the clock of this host since its start."""
         self._saved: tuple[int, Witness | None] = (0, None)
         """What it says that was seen, and that was listed."""
         self._is_alone = True
@@ -137,8 +144,7 @@ class Mirror(OneWay):
 
     # --- the checkpoint
 
-    async def _begin(self) -> None:
-        """Read the checkpoint, or write the first one."""
+    async def _claim_target(self) -> None:
         scope = self._scope
         if scope.target != "/" and is_within(scope.checkpoint, scope.target):
             raise NotMirrored(
@@ -174,7 +180,8 @@ class Mirror(OneWay):
                 f"TARGET has v2 keys already, such as {shown(some.encode())}: name another folder there by"
                 " --target-prefix, or let them be replaced and deleted by --overwrite"
             )
-        self._check_forward(newest)
+        self._modified = 0
+        self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
         self._overwriting = there is not None and bool(there.nodes or not there.dir)
         await self._save()
 
@@ -182,16 +189,16 @@ class Mirror(OneWay):
         """Before a write: the checkpoint says how new it may be, and is this run's. NotMirrored if it is
         another's.
         """
-        now = trio.current_time()
-        if now > self._source.heard + HOLD_SECONDS:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)  # which goes on while the host is suspended
+        if trio.current_time() > self._source.heard + HOLD_SECONDS:
             await self._newest()
         self._seen = max(self._seen, self._source.index)
-        if self._saved != (self._seen, self._listed):
+        if self._saved != (self._seen, self._fresh):
             await self._save_silently()
         elif is_again or now > self._claimed + SAVE_SECONDS:
             found = await self._target.node(self._scope.checkpoint, quorum=True)
             if found is None or found.modified_index != self._modified:
-                raise self._another_run()
+                raise self._taken_over(found)
             self._claimed = now
 
     async def _save(self) -> None:
@@ -201,8 +208,8 @@ class Mirror(OneWay):
 
     async def _save_silently(self) -> None:
         self._sequence += 1
-        now = trio.current_time()
-        saved = self._seen, self._listed
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        saved = self._seen, self._fresh
         state = Checkpoint(
             self._source.cluster,
             self._scope.source.encode().hex(),
@@ -210,7 +217,8 @@ class Mirror(OneWay):
             self._writer,
             self._sequence,
             timed=self._was_timed or bool(self._timed),
-            witness=self._newest_witness(),
+            witness=self._witness,
+            standby=self._standby,
             seen=self._seen,
             overwriting=self._overwriting and not self.copied,
         )
@@ -242,13 +250,10 @@ class Mirror(OneWay):
         found = await self._target.node(key, quorum=True)
         if found is not None and found.value == value:
             return found.modified_index
-        raise self._another_run()
+        raise self._taken_over(found)
 
-    def _another_run(self) -> NotMirrored:
-        return NotMirrored(
-            f"checkpoint {self._scope.checkpoint}: another mirror writes into TARGET by it, or the key was"
-            " removed; stop one of them, or name another key by --checkpoint"
-        )
+    def _taken_over(self, found: Node | None) -> TakenOver:
+        return TakenOver(self._scope.checkpoint, None if found is None else (found.value or "").encode())
 
     # --- is it the store that was copied?
 
@@ -259,14 +264,15 @@ class Mirror(OneWay):
         self._seen = max(self._seen, self._source.index)
         newest = await self._source.newest(self._scope.source)
         self._check_forward(newest)
+        self._seen = max(self._seen, newest)
         return newest
 
     async def _is_proven(self, witness: Witness) -> bool:
         source = self._source
         key = bytes.fromhex(witness.key).decode(errors="replace")
         node = await source.node(key, quorum=True)
-        if witness.quiet:
-            return node is not None and _listed_witness(node) == witness
+        if witness.quiet and node is not None and _is_shown(witness, node, node.created_index):
+            return True
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
             try:
@@ -278,6 +284,8 @@ class Mirror(OneWay):
                 return False
             if answer is None:
                 return False  # perhaps it is on its way
+            if witness.quiet:
+                return _is_shown(witness, answer.node, answer.node.modified_index)
             found = _witness(answer.node, is_removal=answer.action in _REMOVALS)
         if found != witness:
             was = "changed" if witness.digest else "removed"
@@ -295,11 +303,11 @@ class Mirror(OneWay):
         """Ask the source over the connection that no poll uses. Whether it still shows the witness; over a
         new connection it has to. Reconnected if it does not.
         """
-        if self._newest_witness() is None:
+        if self._witness is None:
             return False
         await self._newest()
         later = Proof(self._breaks)
-        is_shown = await self._shows_last()
+        is_shown = await self._is_proven(self._witness)
         later.check()
         if not proof.holds:
             if not is_shown:
@@ -328,8 +336,8 @@ class Mirror(OneWay):
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(proof, waiting.pop()))
-        self.copied, self._witness, self._is_behind = index, self._fresh, False
-        self._listed, self._was_timed = None, False
+        self.copied, self._is_behind, self._was_timed = index, False, False
+        self._witness = self._standby = self._fresh
         await self._save()
 
     async def _compare_node(self, proof: Proof, path: str) -> list[str]:
@@ -400,6 +408,8 @@ class Mirror(OneWay):
                     self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
                     self._save_soon()
                 continue
+            if self._is_behind:
+                return
             self._is_alone = True
             if not is_cut:
                 await self._wait_for_poll()
@@ -417,7 +427,7 @@ class Mirror(OneWay):
                 f"SOURCE has ended {MOST_ENDED} polls in a row without an event, as a proxy does that allows"
                 " none so long: it is asked again and again; name the members themselves"
             )
-        await trio.sleep(ENDED_SECONDS)
+        await trio.sleep(ENDED_SECONDS * min(2 ** min(self._ended - 1, 10), MOST_ENDED_DELAY))
 
     def _tell_outrun(self, *, is_outrun: bool) -> None:
         if is_outrun and not self._is_outrun:
@@ -451,6 +461,10 @@ class Mirror(OneWay):
             if is_past and node.expiration is not None:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
         self._witness = _witness(node, is_removal=removed)
+        key = "" if self._standby is None else bytes.fromhex(self._standby.key).decode(errors="replace")
+        was_standby = is_within(key, node.key) if removed else key == node.key
+        now = None if removed else _listed_witness(node)
+        self._changed(node.modified_index, now, was_standby=was_standby)
 
     def _path_of(self, node: Node) -> str | None:
         """The path of a node in the folder that is copied. None if it is hidden: a listing does not have it
@@ -508,7 +522,9 @@ class Mirror(OneWay):
             if ended.is_set():
                 return
             if now >= cut_at:
-                if await self._ask(proof):
+                is_shown = await self._ask(proof)
+                self._is_behind = self._is_forgotten_soon()
+                if is_shown or self._is_behind:
                     waiting.cancel()
                     return
                 cut_at = now + POLL_SECONDS
@@ -516,6 +532,14 @@ class Mirror(OneWay):
                 with trio.move_on_at(min(self._timed.next(), self._save_at, cut_at)):
                     await ended.wait()
                     return
+
+    def _is_forgotten_soon(self) -> bool:
+        """Whether the source may not show the witness much longer, and there is no standby: a comparison
+        finds one.
+        """
+        if self._witness is None or self._standby is not None:
+            return False
+        return self._source.index > self._witness.revision + STANDBY_EVENTS
 
     async def _look(self, proof: Proof) -> bool:
         """Ask the source again for a node with a TTL, half of whose time is over. False if there is none."""
@@ -530,11 +554,13 @@ class Mirror(OneWay):
             )
         path = self._timed.first()
         node = await self._source.node(join(self._scope.source, path))
+        if not proof.holds:  # the node was read before the source has shown the witness
+            if not await self._ask(proof):
+                raise Reconnected
+            return True
         if node is None or node.expiration is None:
             self._timed.discard(path)  # there is an event of it
             return True
-        if not proof.holds:
-            await self._ask(proof)
         await self._ensure(proof, path, wanted_of(node), await self._target.at(path))
         return True
 
@@ -545,11 +571,24 @@ def _next_look(now: float, ttl: int) -> float:
 
 
 def _listed_witness(node: Node) -> Witness:
-    """Of a node that was listed. Of a refresh, and of an update of a folder, there is no event."""
-    return replace(_witness(node), quiet=node.dir or node.expiration is not None)
+    """Of a node that is there. Of a refresh, and of an update of a folder, there is no event."""
+    if not node.dir and node.expiration is None:
+        return _witness(node)
+    created = node.created_index
+    value = _digest(node) if node.modified_index == created and not node.dir else ""
+    return Witness(node.key.encode().hex(), created, created, digest=value, quiet=True)
+
+
+def _is_shown(witness: Witness, node: Node, index: int) -> bool:
+    """Whether a node, or what an event tells of one, shows a quiet witness by this index."""
+    return index == witness.revision and witness.digest in {"", _digest(node)}
 
 
 def _witness(node: Node, *, is_removal: bool = False) -> Witness:
     """Of the change that a node has its index of."""
-    value = "" if is_removal else digest(repr((node.dir, node.value)).encode())
+    value = "" if is_removal else _digest(node)
     return Witness(node.key.encode().hex(), node.modified_index, node.created_index, digest=value)
+
+
+def _digest(node: Node) -> str:
+    return digest(repr((node.dir, node.value)).encode())

@@ -259,7 +259,8 @@ class Target(Side):
                 there = await self.node(key, quorum=number > 0)
                 if there is None:
                     return
-                await self._may_write(proof, is_again=number > 0)
+                # A folder has no index to compare: a run that was taken over must not delete what is new.
+                await self._may_write(proof, is_again=number > 0 or there.dir)
                 try:
                     if key == "/":
                         for node in there.nodes:

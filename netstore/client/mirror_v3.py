@@ -3,7 +3,8 @@
 The target keeps in a key of its own, the checkpoint, up to which revision of the source it has everything.
 Each write is a transaction that changes the checkpoint together with the keys, and only while nobody else has
 changed it: so a mirror that was interrupted goes on where it was, a write whose outcome was not told is
-neither lost nor done twice, and two mirrors do not write into each other.
+neither lost nor done twice, and two mirrors do not write into each other. A run that begins writes it first,
+so the one that has begun last goes on.
 
 Values are kept, revisions are not: the target counts its own. Of several changes of a key that arrive
 together the last one is written. Leases are not copied: that a key expired arrives as its deletion.
@@ -32,6 +33,7 @@ from netstore.client.mirror import (
     NotMirrored,
     OneWay,
     Proof,
+    TakenOver,
     Told,
     Witness,
     digest,
@@ -61,6 +63,13 @@ LARGEST_PAGE: Final = 2_000
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """Keys of a page of a list: fewer when the page before was longer than this."""
+
+
+STANDBY_SECONDS: Final = 1.0
+"""How long after the newest key was removed, and none was written, the newest of the others is looked for."""
+
+LOOK_SHARE: Final = 20
+"""That is done again after so many times as long as it took, at least."""
 
 
 class Scope(NamedTuple):
@@ -99,10 +108,10 @@ class Mirror(OneWay):
         self._page = FIRST_PAGE
         self._most_operations = MOST_OPERATIONS
         self._most_bytes = MOST_BYTES
+        self._look_pause = STANDBY_SECONDS
         self._written = self._deleted = 0
 
-    async def _begin(self) -> None:
-        """Read the checkpoint, or write the first one."""
+    async def _claim_target(self) -> None:
         scope = self._scope
         target = await self._target.range(pb.RangeRequest(key=scope.checkpoint))
         # Afterwards, as another run may have raised what was seen before.
@@ -119,6 +128,7 @@ class Mirror(OneWay):
             self._modified = target.kvs[0].mod_revision
             self._resume(found)
             self._check_forward(answer.header.revision)
+            await self._save()
             return
         if not self._overwrite:
             some = await self._target.range(_range(scope.target, limit=1))
@@ -127,12 +137,13 @@ class Mirror(OneWay):
                     f"TARGET has keys already, such as {shown(some.kvs[0].key)}: name another place there by"
                     " --target-prefix, or let them be replaced and deleted by --overwrite"
                 )
-        self._check_forward(answer.header.revision)
+        self._modified = 0
+        self._resume(Checkpoint(self._cluster, "", 0, self._writer, 0, seen=answer.header.revision))
         self._overwriting = not await self._is_bare()
         await self._save()
 
     async def _save(self) -> None:
-        await self._write(Proof(self._breaks), [], self.copied, self._newest_witness())
+        await self._write(Proof(self._breaks), [], self.copied, self._witness)
 
     def _overlaps(self) -> bool:
         """Whether what is written, the checkpoint too, would be copied again if both are the same store."""
@@ -205,8 +216,9 @@ class Mirror(OneWay):
                     self._note(_witness(ours))
                     if ours.value != theirs:
                         await self._add(proof, batch, key, ours.value)
+            self._standby = self._fresh
             await self._write(proof, batch.take(), revision, self._fresh)
-            self._is_behind, self._listed = False, None
+            self._is_behind = False
 
         await self._at_newest(compare)
 
@@ -241,6 +253,7 @@ class Mirror(OneWay):
         answer = await self._source.range(pb.RangeRequest(key=self._scope.keys or b"\0", count_only=True))
         self._check_cluster(answer.header)
         self._check_forward(answer.header.revision)
+        self._seen = max(self._seen, answer.header.revision)
         return answer.header.revision
 
     def _check_cluster(self, header: pb.ResponseHeader) -> None:
@@ -290,7 +303,7 @@ class Mirror(OneWay):
         the witness.
         """
         if batch.is_full(key, value, self._most_operations, self._most_bytes):
-            await self._write(proof, batch.take(), self.copied, self._newest_witness())
+            await self._write(proof, batch.take(), self.copied, self._witness)
         batch.add(key, value)
 
     # --- following
@@ -310,21 +323,59 @@ class Mirror(OneWay):
             progress_notify=True,
             fragment=True,
         )
+        is_quiet = False
         async with self._source.watch(request) as watch:
-            while True:
-                answer = await watch.answer()
+            look_at = trio.current_time()
+            while not is_quiet:
+                answer = None
+                with trio.move_on_at(float("inf") if self._standby else look_at):
+                    answer = await watch.answer()
+                if answer is None:
+                    look_at = await self._look_for_standby(proof)
+                    continue
                 self._patience.recovered()
                 self._check_cluster(answer.header)
                 proof.check()
                 if answer.compact_revision:
-                    self._is_behind = True
-                    return
+                    is_quiet = after < self.copied  # perhaps nothing was changed between the two
+                    self._is_behind = not is_quiet
+                    if self._is_behind:
+                        return
+                    continue
                 if answer.canceled:
                     raise Unreachable(
                         [("the source", answer.cancel_reason or "it ended the watch")], outcome_known=True
                     )
                 if not answer.created:
+                    had = self._standby
                     await self._take(proof, answer)
+                    if had:
+                        look_at = trio.current_time() + self._look_pause
+        await self._go_on(proof, is_compared=True)
+
+    async def _look_for_standby(self, proof: Proof) -> float:
+        """Find the newest key that is there, by a list without values; when to look again, if there is none.
+        Reconnected if the proof does not hold any more.
+        """
+        page, newest, began = self._page, None, trio.current_time()
+
+        async def read(request: pb.RangeRequest) -> pb.RangeResponse:
+            request.limit, request.keys_only = min(request.limit, page), True  # the source reads the values
+            return await self._of_source(proof, request)
+
+        async with aclosing(self._list(read, self._scope.keys, 0)) as pairs:
+            async for _, pair in pairs:
+                if newest is None or pair.mod_revision > newest.mod_revision:
+                    newest = pair
+        self._page = page
+        self._look_pause = max(STANDBY_SECONDS, LOOK_SHARE * (trio.current_time() - began))
+        if newest is None:
+            return float("inf")
+        now = await self._state(newest.key, 0)
+        if now is not None and now.mod_revision == newest.mod_revision:  # else there is an event of it
+            self._standby = _witness(now)
+            await self._write(proof, [], self.copied, self._witness)
+        return trio.current_time() + self._look_pause
 
     async def _take(self, proof: Proof, answer: pb.WatchResponse) -> None:
         """Carry out the changes of an answer. They may be some that a comparison has seen already. Of an
@@ -343,6 +394,10 @@ class Mirror(OneWay):
             revision = max(newest, revision)
             if answer.events:
                 witness = await self._witness_of(answer) or witness
+        for event in answer.events:
+            was_standby = self._standby is not None and self._standby.key == event.kv.key.hex()
+            now = None if event.type else _witness(event.kv)
+            self._changed(event.kv.mod_revision, now, was_standby=was_standby)
         batch = _Batch()
         for key, value in last.items():
             if not self._is_checkpoint(key):
@@ -389,6 +444,7 @@ class Mirror(OneWay):
             self._writer,
             self._sequence,
             witness=witness,
+            standby=self._standby,
             seen=self._seen,
             overwriting=self._overwriting and not revision,
         )
@@ -410,7 +466,7 @@ class Mirror(OneWay):
             if not self._is_reduced(error, changes, request.ByteSize()):
                 raise
             half = len(changes) // 2
-            await self._write(proof, changes[:half], self.copied, self._newest_witness())
+            await self._write(proof, changes[:half], self.copied, self._witness)
             await self._write(proof, changes[half:], revision, witness)
             return
         self.copied, self._witness = revision, witness
@@ -446,10 +502,7 @@ class Mirror(OneWay):
         found = await self._target.range(pb.RangeRequest(key=self._scope.checkpoint))
         if found.kvs and found.kvs[0].value == value:
             return found.kvs[0].mod_revision
-        raise NotMirrored(
-            f"checkpoint {shown(self._scope.checkpoint)}: another mirror writes into TARGET by it, or the key"
-            " was removed; stop one of them, or name another key by --checkpoint"
-        )
+        raise TakenOver(shown(self._scope.checkpoint), found.kvs[0].value if found.kvs else None)
 
 
 class _Batch:

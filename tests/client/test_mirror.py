@@ -4,6 +4,9 @@ compared when.
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +45,8 @@ class Api(NamedTuple):
     """Write a key, with the client of the source; its index, or revision."""
     forget: Callable[[Any, str], Awaitable[int]]
     """Change a key, and delete it last, so that the source forgets all that was before."""
+    remove: Callable[[Any, str], Awaitable[int]]
+    """Delete a key; the index, or revision, of that."""
     scope: Any
     """The keys that begin with `a/`."""
     kind: type[OneWay]
@@ -77,6 +82,14 @@ async def _put_v3(client: Any, key: str) -> int:
     return await v3.put(client, (key.encode(), str(next(_values)).encode()))
 
 
+async def _remove_v2(client: Any, key: str) -> int:
+    return int((await client.delete(key)).etcd_index)
+
+
+async def _remove_v3(client: Any, key: str) -> int:
+    return await v3.put(client, (key.encode(), None))
+
+
 async def _forget_v2(client: Any, key: str) -> int:
     for _ in range(1005):
         await _put_v2(client, key)
@@ -98,6 +111,7 @@ APIS = {
         _keys_v2,
         _put_v2,
         _forget_v2,
+        _remove_v2,
         Scope("/a", "/a", "/_mirrored"),
         mirror_v2.Mirror,
         "_compare_node",
@@ -109,6 +123,7 @@ APIS = {
         _keys_v3,
         _put_v3,
         _forget_v3,
+        _remove_v3,
         mirror_v3.Scope(b"a/", b"a/", b"mirrored"),
         mirror_v3.Mirror,
         "_write",
@@ -271,6 +286,122 @@ def test_what_is_forgotten_after_the_newest_key_is_compared_once(
                 nursery.cancel_scope.cancel()
             assert calls == ["_compare"]
             assert await api.keys(other) == (names("a", 2) | {"/a/z"}) - {f"/{changed}"}
+
+    v2.run(work)
+
+
+def test_a_run_goes_on_after_a_break_though_its_last_change_is_forgotten(
+    api: Api, twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(mirror_v3, "STANDBY_SECONDS", 0.05)
+    api.write(source := twins.begin(), "a", 2)
+    calls = v3.counted(monkeypatch, api.kind, "_prove")
+
+    async def work() -> None:
+        async with api.open_clients(source, twins.target) as (one, other):
+            log = Log()
+            following = api.mirrored(one, other, log, api.scope)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(following.follow)
+                await log.reached(await api.put(one, "a/1"))
+                await log.reached(await api.remove(one, "a/1"))
+                assert following._standby is None, "the newest key has gone"
+                await api.forget(one, "b/other")
+                await log.until(lambda: following._standby is not None)
+                calls.clear()
+                await trio.to_thread.run_sync(lambda: twins.begin(of=twins.copy("same")))
+                async with api.open_clients(source, twins.target) as (again, _):
+                    await log.reached(await api.put(again, "a/z"))
+                nursery.cancel_scope.cancel()
+            assert calls, "the connection was made anew"
+            assert await api.keys(other) == {"/a/0", "/a/z"}
+
+    v2.run(work)
+
+
+def test_what_a_standby_does_not_show_is_compared(
+    api: Api, twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.write(source := twins.begin(), "a", 2)
+    calls = v3.counted(monkeypatch, api.kind, "_compare")
+
+    async def work() -> None:
+        async with api.open_clients(source, twins.target) as (one, other):
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(api.mirrored(one, other, log, api.scope).follow)
+                await log.reached(await api.put(one, "a/1"))
+                await log.reached(await api.remove(one, "a/0"))
+                nursery.cancel_scope.cancel()
+            await api.put(other, "a/0")  # as if the source had been put back to before the deletion
+            await api.forget(one, "b/other")
+            calls.clear()
+            await api.mirrored(one, other, Log(), api.scope).copy()
+            assert await api.keys(other) == {"/a/1"}
+            await api.put(one, "a/1")
+            await api.forget(one, "b/other")
+            with pytest.raises(mirror.Another, match="cannot be shown"):
+                await api.mirrored(one, other, Log(), api.scope).copy()
+            assert calls == ["_compare"]
+
+    v2.run(work)
+
+
+def test_the_newest_key_is_known_until_it_is_changed_to_an_older_one(api: Api) -> None:
+    def witness(key: str, revision: int, *, quiet: bool = False) -> mirror.Witness:
+        return mirror.Witness(key.encode().hex(), revision, revision, quiet=quiet)
+
+    kept = api.mirrored(object(), object(), Log())  # neither is asked
+
+    def standby() -> mirror.Witness | None:
+        return kept._standby
+
+    kept._changed(5, witness("a", 5), was_standby=False)
+    kept._changed(6, None, was_standby=False)
+    kept._changed(7, witness("b", 3, quiet=True), was_standby=False)  # of a node that is older
+    assert standby() == witness("a", 5)
+    kept._changed(4, witness("c", 4), was_standby=False)  # an event of the past
+    assert standby() == witness("a", 5)
+    kept._changed(8, witness("c", 8, quiet=True), was_standby=False)
+    kept._changed(9, witness("c", 8, quiet=True), was_standby=True)
+    assert standby() == witness("c", 8, quiet=True)
+    kept._changed(10, witness("c", 7, quiet=True), was_standby=True)
+    assert standby() is None
+    kept._changed(11, witness("b", 3, quiet=True), was_standby=False)
+    assert standby() is None, "it is not known which one is the newest"
+    kept._changed(12, witness("d", 12), was_standby=False)
+    kept._changed(13, None, was_standby=True)
+    assert standby() is None
+
+
+def test_the_run_that_has_begun_last_goes_on(api: Api, twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.write(source := twins.begin(), "a", 2)
+    checkpoint = "/_mirrored" if api.kind is mirror_v2.Mirror else "mirrored"
+
+    async def work() -> None:
+        async with api.open_clients(source, twins.target) as (one, other):
+            first, second = api.mirrored(one, other, Log()), api.mirrored(one, other, Log())
+            await first.copy()
+            commit: Any = getattr(second, "_commit")  # noqa: B009 - of both
+            commits: list[Any] = []
+
+            async def after_the_first(*more: Any) -> Any:
+                commits.append(more)
+                if len(commits) <= 3:
+                    await first._save()
+                return await commit(*more)
+
+            monkeypatch.setattr(second, "_commit", after_the_first)
+            await second.copy()
+            assert len(commits) > 4
+            name = re.escape(socket.gethostname())
+            with pytest.raises(NotMirrored, match=f"has begun later, {name} process {os.getpid()} run"):
+                await first._save()
+            await second._save()
+            await api.remove(other, checkpoint)
+            with pytest.raises(NotMirrored, match="was removed, or something else was written into it"):
+                await second._save()
 
     v2.run(work)
 

@@ -5,6 +5,7 @@ sides.
 from __future__ import annotations
 
 import random
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -743,6 +744,60 @@ def test_a_source_that_is_replaced_while_it_is_followed_ends_the_mirror(
     run(work)
 
 
+def test_the_leases_of_a_source_begun_anew_with_the_same_first_file_are_kept(twins: Twins) -> None:
+    subnets = "/coreos.com/network/subnets"
+
+    async def copy() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            await one.set("/coreos.com/network/config", '{"Network":"10.5.0.0/16"}')
+            for number in range(5):
+                await one.set(f"{subnets}/10.5.{number}.0-24", str(number), ttl=900)
+            await mirrored(one, other, Log()).copy()
+            await one.refresh(f"{subnets}/10.5.4.0-24", 900)
+            await mirrored(one, other, Log()).copy()
+
+    async def refused() -> None:
+        async with open_clients(source, twins.target) as (one, other):
+            await one.set("/coreos.com/network/config", '{"Network":"10.5.0.0/16"}')
+            for number in range(60):
+                await one.set(f"{subnets}/10.5.99.0-24", str(number), ttl=900)
+            before = await content(other)
+            for way in ("copy", "follow"):
+                with pytest.raises(NotMirrored, match=r"10\.5\.4\.0-24' at index .*cannot be shown"):
+                    await getattr(mirrored(one, other, Log()), way)()
+            assert await content(other) == before
+
+    source = twins.begin()
+    run(copy)
+    source = twins.begin()
+    run(refused)
+
+
+def test_a_lease_is_shown_by_when_it_was_created(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/a", "1", ttl=900)
+            following = mirrored(one, other, Log())
+            await following._begin()
+            await compare(following)
+            created = (await one.get("/f/a")).node.created_index
+            witness = following._witness
+            assert witness is not None
+            assert (witness.revision, witness.quiet) == (created, True)
+            await one.refresh("/f/a", 800)
+            assert await following._shows_last(), "by the node, whatever was refreshed"
+            await one.delete("/f/a")
+            assert await following._shows_last(), "by the event"
+            following._witness, following._standby = msgspec.structs.replace(witness, digest="x"), None
+            assert not await following._shows_last(), "by another value"
+            following._witness = witness
+            for number in range(1001):
+                await one.set("/other", str(number))
+            assert not await following._shows_last(), "it is forgotten"
+
+    run(work)
+
+
 def test_a_source_that_was_put_back_to_a_copy_is_told_from_the_one_before(twins: Twins) -> None:
     write_nodes(twins.begin(), "shared", 3)
     before = twins.copy("before")
@@ -899,6 +954,80 @@ def test_a_new_connection_beside_a_poll_shows_the_witness(stores: tuple[Daemon, 
     run(work)
 
 
+def test_a_node_that_was_read_before_the_witness_was_shown_is_read_again(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/lease", "1", ttl=900)
+            following = mirrored(one, other, Log())
+            await following._begin()
+            await compare(following)
+            proof = Proof(following._breaks)
+            read, reads = following._source.node, list[str]()
+
+            async def reconnected(key: str, *, quorum: bool = False) -> Node | None:
+                node = await read(key, quorum=quorum)
+                reads.append(key)
+                if len(reads) > 1 or node is None:
+                    return node
+                one.reader.transport.connections += 1
+                return msgspec.structs.replace(node, value="of another store")
+
+            monkeypatch.setattr(following._source, "node", reconnected)
+            following._timed.put("/lease", 0.0)
+            written = following._target.written
+            assert await following._look(proof)
+            assert proof.holds, "the witness was shown"
+            assert following._target.written == written
+            assert (await other.get("/lease")).node.value == "1"
+
+    run(work)
+
+
+def test_a_run_that_was_taken_over_looks_before_it_deletes_a_folder_and_after_a_suspend(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/a", "1")
+            first = mirrored(one, other, Log())
+            await first.copy()
+            proof = Proof(first._breaks)
+            monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.0)
+            await mirrored(one, other, Log()).copy()
+            monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 1000.0)
+            with pytest.raises(NotMirrored, match="has begun later"):
+                await first._target.remove(proof, "/f")
+            clock = time.clock_gettime
+            monkeypatch.setattr(time, "clock_gettime", lambda number: clock(number) + 2000.0)
+            with pytest.raises(NotMirrored, match="has begun later"):
+                await first._target.remove(proof, "/f/a")
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_polls_that_the_source_ends_are_sent_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(delay: float) -> None:
+        slept.append(delay)
+
+    following = Mirror(
+        V2Client(Transport("http://a")), V2Client(Transport("http://b")), ALL, Log(), print, notice=print
+    )
+
+    async def work() -> None:
+        monkeypatch.setattr(trio, "sleep", sleep)
+        for _ in range(30):
+            await following._wait_for_poll()
+
+    trio.run(work)
+    assert slept[:3] == [0.1, 0.2, 0.4]
+    assert slept[-1] == max(slept) == mirror_v2.ENDED_SECONDS * mirror_v2.MOST_ENDED_DELAY
+
+
 class Cut(V2Client):
     """A source whose polls end at once, as behind a proxy."""
 
@@ -1019,6 +1148,9 @@ def test_the_event_of_the_last_change_is_a_witness(stores: tuple[Daemon, Daemon]
                 await one.set("/f/other", str(number))
             assert await following._shows_last(), "by the node, though its event is forgotten"
             following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
+            assert await following._shows_last(), "by the newest file, so that all is to be compared"
+            assert following._is_behind
+            following._standby = None
             assert not await following._shows_last()
             following._witness = mirror.Witness(b"/f/a".hex(), index + 1, created)
             with pytest.raises(mirror.Another, match="in SOURCE it has another history"):
@@ -1056,7 +1188,7 @@ def test_a_checkpoint_without_a_witness_is_refused_where_there_is_something_to_l
             found = await other.get("/_mirrored")
             state = msgspec.json.decode(found.node.value or "", type=mirror.Checkpoint)
             assert state.witness is not None
-            old = msgspec.json.encode(msgspec.structs.replace(state, witness=None)).decode()
+            old = msgspec.json.encode(msgspec.structs.replace(state, witness=None, standby=None)).decode()
             await other.set("/_mirrored", old)
             with pytest.raises(mirror.Another, match="not known which change of SOURCE was copied last"):
                 await mirrored(one, other, Log()).copy()

@@ -517,10 +517,12 @@ def test_a_deletion_that_was_copied_last_is_a_witness(stores: tuple[Daemon, Daem
             created = await put(one, (b"a", b"1"), (b"b", b"1"))
             log = Log()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(mirrored(one, other, log).follow)
+                first = mirrored(one, other, log)
+                nursery.start_soon(first.follow)
                 await log.reached(created)
                 revision = await put(one, (b"a", None))
                 await log.reached(revision)
+                await log.until(lambda: first._standby is not None)
                 nursery.cancel_scope.cancel()
             following = mirrored(one, other, Log())
             await following._begin()
@@ -537,6 +539,11 @@ def test_a_deletion_that_was_copied_last_is_a_witness(stores: tuple[Daemon, Daem
                     await following._shows_last()
             following._witness = witness
             await compact(one, await put(one, (b"c", b"1")))
+            assert following._standby is not None
+            assert bytes.fromhex(following._standby.key) == b"b"
+            assert await following._shows_last(), "by the newest key, so that all is to be compared"
+            assert following._is_behind
+            following._standby = None
             assert not await following._shows_last(), "it is compacted, and the key is not there"
             following._witness = msgspec.structs.replace(witness, key=b"b".hex())
             with pytest.raises(mirror.Another, match="SOURCE it was still there"):
@@ -606,9 +613,10 @@ def test_a_source_put_back_after_a_comparison_that_was_interrupted_is_refused(
             work = mirrored(one, other, Log())
             write = work._write
 
-            async def write_once(*more: Any) -> None:
-                await write(*more)
-                raise KeyboardInterrupt
+            async def write_once(proof: Proof, changes: Any, *more: Any) -> None:
+                await write(proof, changes, *more)
+                if changes:
+                    raise KeyboardInterrupt
 
             monkeypatch.setattr(work, "_write", write_once)
             with pytest.raises(KeyboardInterrupt):
@@ -640,7 +648,7 @@ def test_a_checkpoint_without_a_witness_is_refused_where_there_is_something_to_l
         async with clients(stores) as (one, other):
             await put(one, (b"a", b"1"))
             await mirrored(one, other, Log()).copy()
-            await rewrite(other, witness=None)
+            await rewrite(other, witness=None, standby=None)
             for way in ("copy", "follow"):
                 with pytest.raises(mirror.Another, match="not known which change of SOURCE was copied last"):
                     await getattr(mirrored(one, other, Log()), way)()
@@ -741,7 +749,7 @@ def test_what_was_changed_between_witness_and_checkpoint_is_copied_again(
             log = Log()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mirrored(one, other, log).follow)
-                await log.until(lambda: bool(log.told))
+                await log.until(lambda: bool(log.told) and log.told[-1].written == 1)
                 nursery.cancel_scope.cancel()
             assert await content(other) == await content(one)
 
@@ -764,6 +772,31 @@ def test_a_change_that_is_replayed_without_a_witness_is_written(stores: tuple[Da
             await following._take(Proof(following._breaks), answer)
             assert following._witness is None
             assert await content(other) == {}
+
+    run(work)
+
+
+def test_a_prefix_without_changes_is_followed_from_the_checkpoint(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, Mirror, "_compare")
+    scope = Scope(b"a/", b"a/", b"mirrored")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a/quiet", b"1"))
+            await put(one, (b"b", b"1"))
+            newest = await put(one, (b"b", b"2"))
+            await mirrored(one, other, Log(), scope).copy()
+            await compact(one, newest)
+            calls.clear()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log, scope).follow)
+                await log.reached(await put(one, (b"a/new", b"1")))
+                nursery.cancel_scope.cancel()
+            assert calls == [], "the witness is compacted, and the checkpoint is not"
+            assert await content(other) == {b"a/quiet": b"1", b"a/new": b"1"}
 
     run(work)
 

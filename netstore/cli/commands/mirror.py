@@ -10,7 +10,7 @@ import click
 
 from netstore.cli.commands.failures import Failure, failure_of, refused, usage
 from netstore.cli.commands.invocation import TLS_OPTIONS, Settings, check_used, clean, say, warn
-from netstore.cli.commands.options import Command, pass_settings
+from netstore.cli.commands.options import NAME, Command, pass_settings
 from netstore.cli.commands.v3calls import v3_client
 from netstore.cli.output import Table
 
@@ -42,9 +42,9 @@ _NOT_FOUND: Final = 404
     is_flag=True,
     help="Delete what TARGET has there, also when SOURCE went back or is another.",
 )
-@click.option("--target-ca-file", type=click.Path(), help="As --ca-file, for TARGET.")
-@click.option("--target-cert-file", type=click.Path(), help="As --cert-file, for TARGET.")
-@click.option("--target-key-file", type=click.Path(), help="As --key-file, for TARGET.")
+@click.option("--target-ca-file", type=NAME, help="As --ca-file, for TARGET.")
+@click.option("--target-cert-file", type=NAME, help="As --cert-file, for TARGET.")
+@click.option("--target-key-file", type=NAME, help="As --key-file, for TARGET.")
 @click.option("--target-username", metavar="NAME[:PASSWORD]", help="As --username, for TARGET.  [none]")
 @pass_settings
 def mirror(

@@ -14,6 +14,7 @@ import pytest
 
 from netstore.cli.commands import mirror
 from netstore.cli.commands.failures import refused
+from netstore.cli.commands.options import NAME
 from netstore.client.grpc import RESOURCE_EXHAUSTED, UNAUTHENTICATED, Status
 from netstore.client.v2 import V2Error
 from netstore.proto.rpc_pb2 import PutRequest, RangeRequest
@@ -187,6 +188,16 @@ def test_an_option_that_has_no_effect_or_cannot_be_used_is_named_as_it_was_given
     told = run("mirror", *words.split())
     assert told.status == 2, told.err
     assert text in told.err
+
+
+def test_files_that_cannot_be_read_are_told_as_those_of_other_commands() -> None:
+    files = {
+        each.name: each.type
+        for each in mirror.mirror.params
+        if each.name and each.name.startswith("target_") and each.name.endswith("_file")
+    }
+    assert len(files) == 3
+    assert set(files.values()) == {NAME}
 
 
 def test_the_password_of_the_source_is_not_shown_to_the_target(
