@@ -45,6 +45,7 @@ from netstore.client.faults import (
     rejects_certificate,
     tls_context,
 )
+from netstore.client.longpoll import LongPolls
 
 # Where they are installed, httpx imports a command line of its own with rich and pygments, and its httpcore
 # imports anyio and h2, which are not used here: together twice as much as all the rest. None in the place of
@@ -61,11 +62,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from types import TracebackType
 
+    from netstore.client.longpoll import PollAnswer
+
 _log = logging.getLogger("netstore.client")
 """Each request that was answered, at level INFO, without its headers, which may have secrets."""
 
 MAX_CONNECTIONS: Final = 16
-"""Connections of one client: one for calls, one for each watch, some to spare."""
+"""Connections of one client, beside those of its long polls."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -111,13 +114,6 @@ class Response:
                 why = _reason(error)
         self._endpoints.avoid(self.endpoint)
         raise Unreachable([(self.endpoint, why)], outcome_known=not self.write)
-
-    async def body_of_watch(self) -> bytes | None:
-        """The whole body, however long it takes; None if the connection was cut before its end."""
-        try:
-            return await self.body_without_limit()
-        except httpx.TransportError:
-            return None
 
     async def body_without_limit(self) -> bytes:
         """The whole body, however long it takes. BadAnswer if it is longer than `MAX_ANSWER_BYTES`, with an
@@ -194,6 +190,7 @@ class Transport:
         else:
             # Not used. Loading the system's certificates would take longer than everything else here.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(["http/1.1"])
         limits = httpx.Limits(
             max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS, keepalive_expiry=60.0
         )
@@ -213,6 +210,16 @@ class Transport:
         if self.credentials is not None:
             pair = ":".join(self.credentials).encode()
             self._authorization = f"Basic {b64encode(pair).decode()}"
+        fields = self._headers | ({"Authorization": self._authorization} if self._authorization else {})
+        self._polls = LongPolls(
+            self.endpoints,
+            fields,
+            context,
+            self._files,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            first_answer=self._count_connection,
+        )
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -221,6 +228,7 @@ class Transport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._polls.close()
         await self._http.__aexit__(kind, error, trace)
 
     @asynccontextmanager
@@ -249,6 +257,12 @@ class Transport:
             yield response
         finally:
             await response.close()
+
+    async def poll(
+        self, path: str, query: dict[str, str], refusal: Callable[[PollAnswer, bytes], ClientError]
+    ) -> PollAnswer:
+        """Send a long poll (`longpoll`), and return when the head of the answer has come. To be closed."""
+        return await self._polls.open(f"{path}?{urlencode(query)}", refusal)
 
     async def call(
         self, method: str, path: str, document: object = None, *, write: bool, token: str | None = None
@@ -330,7 +344,10 @@ class Transport:
         stream = head.extensions.get("network_stream")
         if stream is not None and stream not in self._seen:
             self._seen.add(stream)
-            self.connections += 1
+            self._count_connection()
+
+    def _count_connection(self) -> None:
+        self.connections += 1
 
 
 def _reason(error: Exception, files: TlsFiles | None = None, *, in_handshake: bool = False) -> str:

@@ -8,7 +8,7 @@ happened: for V2Error it is False with code 300, where it may still be applied (
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
-    from netstore.client.transport import Response, Transport
+    from netstore.client.longpoll import PollAnswer
+    from netstore.client.transport import Transport
 
 T = TypeVar("T")
 
@@ -139,15 +140,26 @@ _decode_auth = msgspec.json.Decoder(_Auth).decode
 _decode_words = msgspec.json.Decoder(dict[str, str]).decode
 
 
+class _Head(Protocol):
+    """What an answer says of itself; `write` tells whether its request may have changed anything."""
+
+    endpoint: str
+    status: int
+    write: bool
+
+    def header(self, name: str) -> str:
+        """The value of a header field; empty if it was not sent."""
+
+
 class Poll:
     """A long poll whose head has arrived. `etcd_index` and `cluster_id` are those when the watch began."""
 
-    def __init__(self, response: Response, etcd_index: int) -> None:
+    def __init__(self, answer: PollAnswer, etcd_index: int) -> None:
         self.etcd_index = etcd_index
-        self.cluster_id = response.header("x-etcd-cluster-id")
+        self.cluster_id = answer.header("x-etcd-cluster-id")
         self.timed_out = False
         """Whether `event` waited for its whole time while the store kept the watch open."""
-        self._response = response
+        self._response = answer
 
     async def event(self, limit: float = POLL_LIMIT) -> Answer | None:
         """The event, or None if `limit` seconds passed or the store ended the watch: poll again with the same
@@ -204,12 +216,13 @@ class V2Client:
         query = {"recursive": _word(recursive), "wait": "true"}
         if index:
             query["waitIndex"] = str(index)
-        async with self.transport.request(
-            "GET", _path(key), query, write=False, refusal=_refusal
-        ) as response:
-            if response.status != 200:
-                raise _refusal(response, await response.body())
-            yield Poll(response, _index(response))
+        answer = await self.transport.poll(_path(key), query, _refusal)
+        try:
+            if answer.status != 200:
+                raise _refusal(answer, await answer.body())
+            yield Poll(answer, _index(answer))
+        finally:
+            await answer.close()
 
     async def watch(
         self, key: str, *, index: int | None = None, recursive: bool = False
@@ -335,7 +348,7 @@ class V2Client:
             return _decoded(response, body, decode)
 
 
-def _answer(response: Response, body: bytes) -> Answer:
+def _answer(response: _Head, body: bytes) -> Answer:
     try:
         event = _decode_event(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -358,7 +371,7 @@ def _answer(response: Response, body: bytes) -> Answer:
     )
 
 
-def _refusal(response: Response, body: bytes) -> ClientError:
+def _refusal(response: _Head, body: bytes) -> ClientError:
     status = response.status
     try:
         error = _decode_error(body)
@@ -383,14 +396,14 @@ def _refusal(response: Response, body: bytes) -> ClientError:
     )
 
 
-def _decoded(response: Response, body: bytes, decode: Callable[[bytes], T]) -> T:
+def _decoded(response: _Head, body: bytes, decode: Callable[[bytes], T]) -> T:
     try:
         return decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadAnswer(response.endpoint, f"sent what this API does not: {parse_problem(error)}") from None
 
 
-def _index(response: Response) -> int:
+def _index(response: _Head) -> int:
     text = response.header("x-etcd-index")
     if text.isascii() and text.isdigit():
         return int(text)
