@@ -73,7 +73,6 @@ class _Connection:
         self, endpoint: str, stream: trio.abc.Stream, tcp: trio.SocketStream, files: TlsFiles
     ) -> None:
         self.endpoint = endpoint
-        self.has_answered = False
         self.received = b""
         """What came and was not taken."""
         self._stream = stream
@@ -202,8 +201,7 @@ class PollAnswer:
 
 class LongPolls:
     """Sends polls to the first endpoint that answers; tasks may share it. `fields` are sent with each poll;
-    `timeout` bounds the time until the head of an answer, at one endpoint. `first_answer` is called when a
-    connection has brought one for the first time.
+    `timeout` bounds the time until the head of an answer, at one endpoint.
     """
 
     def __init__(
@@ -215,14 +213,12 @@ class LongPolls:
         *,
         timeout: float,
         connect_timeout: float,
-        first_answer: Callable[[], None],
     ) -> None:
         self.endpoints = endpoints
         self.timeout = timeout
         self._tls = tls
         self._files = files
         self._connect_timeout = connect_timeout
-        self._first_answer = first_answer
         self._lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self._idle: list[_Connection] = []
 
@@ -276,9 +272,6 @@ class LongPolls:
         except BaseException:
             await connection.close()
             raise
-        if not connection.has_answered:
-            connection.has_answered = True
-            self._first_answer()
         if _log.isEnabledFor(logging.INFO):
             _log.info("HTTP Request: GET %s %d", endpoint + target, answer.status)
         return answer

@@ -115,6 +115,13 @@ class Response:
         self._endpoints.avoid(self.endpoint)
         raise Unreachable([(self.endpoint, why)], outcome_known=not self.write)
 
+    async def body_of_watch(self) -> bytes | None:
+        """The whole body, however long it takes; None if the connection was cut before its end."""
+        try:
+            return await self.body_without_limit()
+        except httpx.TransportError:
+            return None
+
     async def body_without_limit(self) -> bytes:
         """The whole body, however long it takes. BadAnswer if it is longer than `MAX_ANSWER_BYTES`, with an
         unknown outcome if the request is a write. May raise httpx.TransportError.
@@ -202,7 +209,7 @@ class Transport:
             verify=context, limits=limits, trust_env=False, socket_options=SOCKET_OPTIONS
         )
         self.connections = 0
-        """How many have brought an answer."""
+        """How many have brought an answer, without those of `poll`."""
         self._seen: weakref.WeakSet[object] = weakref.WeakSet()
         """The streams of those that are still there."""
         self._headers = {"User-Agent": f"netstore/{__version__}", "Accept-Encoding": "identity"}
@@ -218,7 +225,6 @@ class Transport:
             self._files,
             timeout=timeout,
             connect_timeout=connect_timeout,
-            first_answer=self._count_connection,
         )
 
     async def __aenter__(self) -> Self:
@@ -261,7 +267,9 @@ class Transport:
     async def poll(
         self, path: str, query: dict[str, str], refusal: Callable[[PollAnswer, bytes], ClientError]
     ) -> PollAnswer:
-        """Send a long poll (`longpoll`), and return when the head of the answer has come. To be closed."""
+        """Send a long poll over a connection of its own (`longpoll`), and return when the head of the answer
+        has come. To be closed.
+        """
         return await self._polls.open(f"{path}?{urlencode(query)}", refusal)
 
     async def call(
@@ -344,10 +352,7 @@ class Transport:
         stream = head.extensions.get("network_stream")
         if stream is not None and stream not in self._seen:
             self._seen.add(stream)
-            self._count_connection()
-
-    def _count_connection(self) -> None:
-        self.connections += 1
+            self.connections += 1
 
 
 def _reason(error: Exception, files: TlsFiles | None = None, *, in_handshake: bool = False) -> str:

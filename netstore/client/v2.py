@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from netstore.client.longpoll import PollAnswer
-    from netstore.client.transport import Transport
+    from netstore.client.transport import Response, Transport
 
 T = TypeVar("T")
 
@@ -154,12 +154,12 @@ class _Head(Protocol):
 class Poll:
     """A long poll whose head has arrived. `etcd_index` and `cluster_id` are those when the watch began."""
 
-    def __init__(self, answer: PollAnswer, etcd_index: int) -> None:
+    def __init__(self, response: Response | PollAnswer, etcd_index: int) -> None:
         self.etcd_index = etcd_index
-        self.cluster_id = answer.header("x-etcd-cluster-id")
+        self.cluster_id = response.header("x-etcd-cluster-id")
         self.timed_out = False
         """Whether `event` waited for its whole time while the store kept the watch open."""
-        self._response = answer
+        self._response = response
 
     async def event(self, limit: float = POLL_LIMIT) -> Answer | None:
         """The event, or None if `limit` seconds passed or the store ended the watch: poll again with the same
@@ -213,10 +213,21 @@ class V2Client:
         """A long poll from `index` on (None: from now on), entered once the store has sent the head of its
         answer.
         """
-        query = {"recursive": _word(recursive), "wait": "true"}
-        if index:
-            query["waitIndex"] = str(index)
-        answer = await self.transport.poll(_path(key), query, _refusal)
+        async with self.transport.request(
+            "GET", _path(key), _waiting(index, recursive=recursive), write=False, refusal=_refusal
+        ) as response:
+            if response.status != 200:
+                raise _refusal(response, await response.body())
+            yield Poll(response, _index(response))
+
+    @asynccontextmanager
+    async def poll_for_each(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        """The same for who polls again for each of many events: over connections that only do that
+        (`longpoll`) and cost less. `Transport.connections` does not count them.
+        """
+        answer = await self.transport.poll(_path(key), _waiting(index, recursive=recursive), _refusal)
         try:
             if answer.status != 200:
                 raise _refusal(answer, await answer.body())
@@ -413,6 +424,13 @@ def _index(response: _Head) -> int:
         status=response.status,
         outcome_known=not response.write,
     )
+
+
+def _waiting(index: int | None, *, recursive: bool) -> dict[str, str]:
+    query = {"recursive": _word(recursive), "wait": "true"}
+    if index:
+        query["waitIndex"] = str(index)
+    return query
 
 
 def _path(key: str) -> str:
