@@ -18,11 +18,12 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import trio
 
 from netstore import __version__
+from netstore.client.dialing import open_stream
 from netstore.client.endpoints import Endpoints
 from netstore.client.faults import (
     CLOSED_EARLY,
@@ -30,7 +31,6 @@ from netstore.client.faults import (
     CONNECT_TIMEOUT,
     MAX_ANSWER_BYTES,
     SETTINGS,
-    SOCKET_OPTIONS,
     TIMEOUT,
     BadAnswer,
     ClientError,
@@ -515,7 +515,7 @@ class Channel:
             why = CONNECT_TIMED_OUT
             with trio.move_on_after(self._connect_timeout):
                 try:
-                    stream = await self._open_stream(endpoint)
+                    stream, _ = await open_stream(endpoint, self._tls)
                 except (OSError, trio.BrokenResourceError, ExceptionGroup) as error:
                     why = reason(error, self._files, in_handshake=True)
                 else:
@@ -528,20 +528,3 @@ class Channel:
             self.avoid(endpoint)
             tried.append((endpoint, why))
             return None
-
-    async def _open_stream(self, endpoint: str) -> trio.abc.Stream:
-        parts = urlsplit(endpoint)
-        host = parts.hostname or ""
-        tcp = await trio.open_tcp_stream(host, parts.port or 2379)
-        for option in SOCKET_OPTIONS:
-            tcp.setsockopt(*option)
-        if parts.scheme != "https":
-            return tcp
-        assert self._tls is not None  # noqa: S101 - made because an endpoint is https
-        tls = trio.SSLStream(tcp, self._tls, server_hostname=host, https_compatible=True)
-        try:
-            await tls.do_handshake()
-        except BaseException:
-            await trio.aclose_forcefully(tls)
-            raise
-        return tls

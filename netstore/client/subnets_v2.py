@@ -279,7 +279,8 @@ class V2Feed:
 
     async def news(self, limit: float) -> News:
         try:
-            async with self._client.poll(self._folder, index=self._index + 1, recursive=True) as poll:
+            polls = self._client.poll_for_each(self._folder, index=self._index + 1, recursive=True)
+            async with polls as poll:
                 if poll.etcd_index < self._index or poll.cluster_id != self._store_id:
                     raise HistoryLost("the store was replaced, or restored to an earlier state")
                 answer = await poll.event(limit)

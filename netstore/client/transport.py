@@ -45,6 +45,7 @@ from netstore.client.faults import (
     rejects_certificate,
     tls_context,
 )
+from netstore.client.longpoll import LongPolls
 
 # Where they are installed, httpx imports a command line of its own with rich and pygments, and its httpcore
 # imports anyio and h2, which are not used here: together twice as much as all the rest. None in the place of
@@ -61,11 +62,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from types import TracebackType
 
+    from netstore.client.longpoll import PollAnswer
+
 _log = logging.getLogger("netstore.client")
 """Each request that was answered, at level INFO, without its headers, which may have secrets."""
 
 MAX_CONNECTIONS: Final = 16
-"""Connections of one client: one for calls, one for each watch, some to spare."""
+"""Connections of one client, beside those of its long polls."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -194,6 +197,7 @@ class Transport:
         else:
             # Not used. Loading the system's certificates would take longer than everything else here.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(["http/1.1"])
         limits = httpx.Limits(
             max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS, keepalive_expiry=60.0
         )
@@ -205,7 +209,7 @@ class Transport:
             verify=context, limits=limits, trust_env=False, socket_options=SOCKET_OPTIONS
         )
         self.connections = 0
-        """How many have brought an answer."""
+        """How many have brought an answer, without those of `poll`."""
         self._seen: weakref.WeakSet[object] = weakref.WeakSet()
         """The streams of those that are still there."""
         self._headers = {"User-Agent": f"netstore/{__version__}", "Accept-Encoding": "identity"}
@@ -213,6 +217,15 @@ class Transport:
         if self.credentials is not None:
             pair = ":".join(self.credentials).encode()
             self._authorization = f"Basic {b64encode(pair).decode()}"
+        fields = self._headers | ({"Authorization": self._authorization} if self._authorization else {})
+        self._polls = LongPolls(
+            self.endpoints,
+            fields,
+            context,
+            self._files,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+        )
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -221,6 +234,7 @@ class Transport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._polls.close()
         await self._http.__aexit__(kind, error, trace)
 
     @asynccontextmanager
@@ -249,6 +263,14 @@ class Transport:
             yield response
         finally:
             await response.close()
+
+    async def poll(
+        self, path: str, query: dict[str, str], refusal: Callable[[PollAnswer, bytes], ClientError]
+    ) -> PollAnswer:
+        """Send a long poll over a connection of its own (`longpoll`), and return when the head of the answer
+        has come. To be closed.
+        """
+        return await self._polls.open(f"{path}?{urlencode(query)}", refusal)
 
     async def call(
         self, method: str, path: str, document: object = None, *, write: bool, token: str | None = None

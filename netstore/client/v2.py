@@ -8,7 +8,7 @@ happened: for V2Error it is False with code 300, where it may still be applied (
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
+    from netstore.client.longpoll import PollAnswer
     from netstore.client.transport import Response, Transport
 
 T = TypeVar("T")
@@ -139,10 +140,21 @@ _decode_auth = msgspec.json.Decoder(_Auth).decode
 _decode_words = msgspec.json.Decoder(dict[str, str]).decode
 
 
+class _Head(Protocol):
+    """What an answer says of itself; `write` tells whether its request may have changed anything."""
+
+    endpoint: str
+    status: int
+    write: bool
+
+    def header(self, name: str) -> str:
+        """The value of a header field; empty if it was not sent."""
+
+
 class Poll:
     """A long poll whose head has arrived. `etcd_index` and `cluster_id` are those when the watch began."""
 
-    def __init__(self, response: Response, etcd_index: int) -> None:
+    def __init__(self, response: Response | PollAnswer, etcd_index: int) -> None:
         self.etcd_index = etcd_index
         self.cluster_id = response.header("x-etcd-cluster-id")
         self.timed_out = False
@@ -201,15 +213,27 @@ class V2Client:
         """A long poll from `index` on (None: from now on), entered once the store has sent the head of its
         answer.
         """
-        query = {"recursive": _word(recursive), "wait": "true"}
-        if index:
-            query["waitIndex"] = str(index)
         async with self.transport.request(
-            "GET", _path(key), query, write=False, refusal=_refusal
+            "GET", _path(key), _waiting(index, recursive=recursive), write=False, refusal=_refusal
         ) as response:
             if response.status != 200:
                 raise _refusal(response, await response.body())
             yield Poll(response, _index(response))
+
+    @asynccontextmanager
+    async def poll_for_each(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        """The same for who polls again for each of many events: over connections that only do that
+        (`longpoll`) and cost less. `Transport.connections` does not count them.
+        """
+        answer = await self.transport.poll(_path(key), _waiting(index, recursive=recursive), _refusal)
+        try:
+            if answer.status != 200:
+                raise _refusal(answer, await answer.body())
+            yield Poll(answer, _index(answer))
+        finally:
+            await answer.close()
 
     async def watch(
         self, key: str, *, index: int | None = None, recursive: bool = False
@@ -335,7 +359,7 @@ class V2Client:
             return _decoded(response, body, decode)
 
 
-def _answer(response: Response, body: bytes) -> Answer:
+def _answer(response: _Head, body: bytes) -> Answer:
     try:
         event = _decode_event(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -358,7 +382,7 @@ def _answer(response: Response, body: bytes) -> Answer:
     )
 
 
-def _refusal(response: Response, body: bytes) -> ClientError:
+def _refusal(response: _Head, body: bytes) -> ClientError:
     status = response.status
     try:
         error = _decode_error(body)
@@ -383,14 +407,14 @@ def _refusal(response: Response, body: bytes) -> ClientError:
     )
 
 
-def _decoded(response: Response, body: bytes, decode: Callable[[bytes], T]) -> T:
+def _decoded(response: _Head, body: bytes, decode: Callable[[bytes], T]) -> T:
     try:
         return decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadAnswer(response.endpoint, f"sent what this API does not: {parse_problem(error)}") from None
 
 
-def _index(response: Response) -> int:
+def _index(response: _Head) -> int:
     text = response.header("x-etcd-index")
     if text.isascii() and text.isdigit():
         return int(text)
@@ -400,6 +424,13 @@ def _index(response: Response) -> int:
         status=response.status,
         outcome_known=not response.write,
     )
+
+
+def _waiting(index: int | None, *, recursive: bool) -> dict[str, str]:
+    query = {"recursive": _word(recursive), "wait": "true"}
+    if index:
+        query["waitIndex"] = str(index)
+    return query
 
 
 def _path(key: str) -> str:

@@ -133,7 +133,7 @@ class FakeStore:
         return await self._written(self.remove(key, "compareAndDelete"))
 
     @asynccontextmanager
-    async def poll(
+    async def poll_for_each(
         self, key: str, *, index: int | None = None, recursive: bool = False
     ) -> AsyncIterator[FakePoll]:
         await self._arrive()

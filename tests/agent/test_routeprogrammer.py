@@ -253,7 +253,7 @@ async def test_the_route_of_a_change_is_made_before_the_next_poll_is_sent(
 ) -> None:
     node = made(tmp_path, "host-gw", 50)
     done: list[str] = []
-    poll, carry_out = node.store.poll, node.kernel.apply
+    poll, carry_out = node.store.poll_for_each, node.kernel.apply
 
     def noted_poll(key: str, **options: Any) -> Any:
         if key.endswith("/subnets"):
@@ -265,7 +265,7 @@ async def test_the_route_of_a_change_is_made_before_the_next_poll_is_sent(
         return await carry_out(steps)
 
     async with node.running():
-        monkeypatch.setattr(node.store, "poll", noted_poll)
+        monkeypatch.setattr(node.store, "poll_for_each", noted_poll)
         monkeypatch.setattr(node.kernel, "apply", noted_apply)
         for turn in range(20):
             write(node, "host-gw", 1 + turn, MOVED)
