@@ -276,7 +276,8 @@ class Mirror(OneWay):
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
             try:
-                async with source.poll(key, witness.revision - 1) as poll:
+                # A folder that was made for a key below it has no event but that of the key.
+                async with source.poll(key, witness.revision - 1, recursive=witness.quiet) as poll:
                     answer = await poll.event(SURE_SECONDS)
             except V2Error as error:
                 if error.code != INDEX_CLEARED:

@@ -211,6 +211,22 @@ async def until_equal(one: V2Client, other: V2Client) -> None:
         await trio.sleep(0.1)  # fixed: between two looks
 
 
+def test_a_folder_that_was_made_for_a_key_below_it_is_shown_by_the_event_of_that(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/before", "1")
+            await one.set("/folder/below/key", "1")
+            await one.delete("/folder/below/key")
+            await mirrored(one, other, Log()).copy()
+            await one.delete("/folder", recursive=True)
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
 def test_it_goes_on_from_the_stored_index(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
