@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
 
+from netstore.node import pointintime
 from netstore.proto import rpc_pb2 as pb
 from tests.support.archives import shown, wait_until_archived
 from tests.support.daemon import start_netstored
@@ -18,6 +19,7 @@ from tests.support.v3client import V3Client
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from netstore.node.pointintime import Reached
     from tests.cli.commands.conftest import Run
 
 NUMBER = 30
@@ -175,6 +177,24 @@ def test_a_backup_of_a_point(run: Run, kept: Kept, tmp_path: Path) -> None:
     words = ("archive", "extract", str(kept.folder), str(tmp_path / "later"), "--base", str(file))
     document = run(*words, "--to-revision", str(later), "-o", "json").document
     assert (document["revision"], document["base"]) == (later, status["index"])
+
+
+def test_a_file_that_appears_while_a_backup_of_a_point_is_made_stays(
+    run: Run, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "backup"
+    making = pointintime.extract
+
+    def slow(*words: Any, **more: Any) -> Reached:
+        file.write_bytes(b"of another command")
+        return making(*words, **more)
+
+    monkeypatch.setattr(pointintime, "extract", slow)
+    told = run("archive", "extract", str(kept.folder), str(file), "--to-revision", str(list(kept.record)[8]))
+    assert (told.status, told.out) == (1, "")
+    assert told.err.endswith(f"{file}: File exists; name a new one\n")
+    assert file.read_bytes() == b"of another command"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_the_history_of_a_key_beyond_compaction(run: Run, kept: Kept) -> None:
