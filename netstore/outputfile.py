@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 _NAME_BYTES: Final = 200
 """How much of its target's name is in that of an unfinished file: the file system has a limit of 255."""
 
-_OPENED: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_LEFT: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""How a file system refuses a second name of a file, if it has none (link(2))."""
 
 
 class Output(NamedTuple):
@@ -36,36 +40,52 @@ class Output(NamedTuple):
 @contextmanager
 def open_output(target: Path, *, private: bool = True) -> Iterator[Output]:
     """A new file beside `target`, to be written and read, which takes its name, on stable storage, when the
-    block ends; removed if that fails. What a process that was killed has left of it is replaced. Blocks.
+    block ends; removed if that fails. What a process of this user that was killed has left of it is replaced.
+    Blocks.
 
-    Its mode is 0600 if it is `private`, else 0666 without the umask. OSError with the name of `target` if
-    that is no regular file (NotRegular), is being written by another process (BlockingIOError), or cannot be
-    written.
+    Its mode is 0600 if it is `private`, else 0666 without the umask. It is opened by nobody before, who could
+    read and change it later. OSError with the name of `target` if that is no regular file (NotRegular), is
+    being written by another process (BlockingIOError), has the unfinished file of another user beside it, or
+    cannot be written.
     """
     check_target(target)
     name = os.fsdecode(os.fsencode(target.name)[:_NAME_BYTES])
     part = target.with_name(f".{name}.part")
     with _naming(target):
-        opened = _locked(part, 0o600 if private else 0o666)
+        opened = _new_part(part, 0o600 if private else 0o666)
     with os.fdopen(opened, "w+b") as file:
         try:
-            if private:
-                os.fchmod(opened, 0o600)
-            file.truncate()
             yield Output(file, part)
             file.flush()
             os.fsync(opened)
-            put_in_place(part, target)
+            check_target(target)
+            with _naming(target):
+                _rename(opened, part, target)
         except BaseException:
-            part.unlink(missing_ok=True)
+            if _has_name(opened, part):  # after the renaming another process may have made its own
+                part.unlink(missing_ok=True)
             raise
 
 
-def put_in_place(part: Path, target: Path) -> None:
-    """Give a complete file, which is synced, its name, on stable storage. Blocks. See `check_target`."""
-    check_target(target)
+def put_new(part: Path, target: Path) -> None:
+    """Give a complete file, which is synced, the name `target`, on stable storage, and no longer its own.
+    Blocks. FileExistsError if there is something of this name, which stays; OSError with the name of `target`
+    if it cannot be done.
+
+    A file system that has no second names of files, such as FAT, is only asked before whether the name is
+    free.
+    """
     with _naming(target):
-        part.rename(target)
+        try:
+            os.link(part, target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            part.rename(target)
+        else:
+            part.unlink()
         sync_folder(target.parent)
 
 
@@ -91,11 +111,14 @@ def check_target(target: Path) -> None:
     check_regular(target, status)
 
 
-def _locked(part: Path, mode: int) -> int:
-    """Open and lock an unfinished file."""
-    opened = os.open(part, _OPENED, mode)
+def _new_part(part: Path, mode: int) -> int:
+    """Make, open and lock an unfinished file."""
+    _remove_left(part)
     try:
-        check_regular(part, os.fstat(opened))
+        opened = os.open(part, _NEW, mode)
+    except FileExistsError:
+        raise _taken() from None
+    try:
         _lock(opened, part)
     except BaseException:
         os.close(opened)
@@ -103,15 +126,57 @@ def _locked(part: Path, mode: int) -> int:
     return opened
 
 
+def _remove_left(part: Path) -> None:
+    """Remove what a process of this user that ended has left. What another user has there stays, as it may be
+    in use. OSError then.
+    """
+    try:
+        status = part.lstat()
+        check_regular(part, status)
+        if status.st_uid != os.geteuid():
+            raise OSError(
+                errno.EBUSY,
+                f"{part.name} beside it, where it would be written, is of another user (uid {status.st_uid}):"
+                " remove that, or name a file in a folder in which others may not write",
+            )
+        left = os.open(part, _LEFT)
+    except FileNotFoundError:
+        return
+    try:
+        _lock(left, part)
+        part.unlink(missing_ok=True)
+    finally:
+        os.close(left)
+
+
+def _rename(opened: int, part: Path, target: Path) -> None:
+    """Give an unfinished file that is open its name, on stable storage."""
+    if not _has_name(opened, part):
+        raise OSError(errno.EBUSY, f"{part.name} beside it was replaced meanwhile: try it again")
+    part.rename(target)
+    sync_folder(target.parent)
+
+
 def _lock(opened: int, part: Path) -> None:
     """Lock an unfinished file. It may be that of another process, and may have been renamed by it."""
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = os.path.samestat(os.fstat(opened), part.lstat())
-    except (BlockingIOError, FileNotFoundError):
-        is_ours = False
-    if not is_ours:
-        raise BlockingIOError(errno.EAGAIN, "is being written by another command")
+    except BlockingIOError:
+        raise _taken() from None
+    if not _has_name(opened, part):
+        raise _taken()
+
+
+def _taken() -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, "is being written by another command")
+
+
+def _has_name(opened: int, path: Path) -> bool:
+    """Whether an open file still is the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(opened), path.lstat())
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore import outputfile
 from netstore.inputfile import NotRegular
-from netstore.outputfile import check_target, open_output, put_in_place
+from netstore.outputfile import check_target, open_output, put_new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,16 +130,95 @@ def test_a_file_is_written_by_one_process(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "f").read_bytes() == b"complete"
 
 
+def test_a_file_is_not_written_to_one_that_somebody_has_open(tmp_path: Path) -> None:
+    part = tmp_path / ".f.part"
+    part.write_bytes(b"left")
+    part.chmod(0o666)
+    with part.open("rb+") as kept:
+        with open_output(tmp_path / "f") as (file, _):
+            file.write(b"secret")
+        kept.write(b"forged")
+        kept.flush()
+        kept.seek(0)
+        assert kept.read() == b"forged"
+    assert (tmp_path / "f").read_bytes() == b"secret"
+
+
+@pytest.mark.root
+def test_the_unfinished_file_of_another_user_is_left_alone(tmp_path: Path) -> None:
+    part = tmp_path / ".f.part"
+    part.write_bytes(b"theirs")
+    os.chown(part, 65534, 65534)
+    with part.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with (
+            pytest.raises(
+                OSError, match=r"\.f\.part beside it, .*, is of another user \(uid 65534\): remove that"
+            ) as told,
+            open_output(tmp_path / "f"),
+        ):
+            pass
+    assert told.value.filename == str(tmp_path / "f")
+    assert part.read_bytes() == b"theirs"
+    assert list(tmp_path.iterdir()) == [part]
+
+
+def test_what_has_the_name_of_the_unfinished_file_meanwhile_is_neither_used_nor_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / ".f.part"
+
+    def forge(_: object = None) -> None:
+        part.unlink(missing_ok=True)
+        part.write_bytes(b"of another")
+
+    with pytest.raises(OSError, match="replaced meanwhile"), open_output(tmp_path / "f"):
+        forge()
+    assert (part.read_bytes(), list(tmp_path.iterdir())) == (b"of another", [part])
+
+    def failing(_: Path) -> None:
+        forge()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    part.unlink()
+    monkeypatch.setattr(outputfile, "sync_folder", failing)
+    with pytest.raises(OSError, match="Input/output error"), open_output(tmp_path / "f") as (file, _):
+        file.write(b"complete")
+    assert (part.read_bytes(), (tmp_path / "f").read_bytes()) == (b"of another", b"complete")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_file_takes_no_name_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool
+) -> None:
+    def without(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", without)
+    (tmp_path / "part").write_bytes(b"complete")
+    put_new(tmp_path / "part", tmp_path / "f")
+    assert ((tmp_path / "f").read_bytes(), list(tmp_path.iterdir())) == (b"complete", [tmp_path / "f"])
+    (tmp_path / "part").write_bytes(b"another")
+    (tmp_path / "dangling").symlink_to("none")
+    for name in ("f", "dangling"):
+        with pytest.raises(FileExistsError) as told:
+            put_new(tmp_path / "part", tmp_path / name)
+        assert told.value.filename == str(tmp_path / name)
+    assert ((tmp_path / "f").read_bytes(), (tmp_path / "part").read_bytes()) == (b"complete", b"another")
+    assert (tmp_path / "dangling").is_symlink()
+
+
 def test_errors_name_the_file_that_is_to_be_written(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as told, open_output(tmp_path / "none" / "f"):
         pass
     assert told.value.filename == str(tmp_path / "none" / "f")
     (tmp_path / "part").touch()
     with pytest.raises(FileNotFoundError) as told:
-        put_in_place(tmp_path / "part", tmp_path / "none" / "f")
+        put_new(tmp_path / "part", tmp_path / "none" / "f")
     assert told.value.filename == str(tmp_path / "none" / "f")
     with pytest.raises(NotADirectoryError) as refused:
-        put_in_place(tmp_path / "part", tmp_path / "part" / "f")
+        put_new(tmp_path / "part", tmp_path / "part" / "f")
     assert refused.value.filename == str(tmp_path / "part" / "f")
     with open_output(tmp_path / ("\u00e9" * 120)):  # 240 bytes
         pass

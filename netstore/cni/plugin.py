@@ -57,7 +57,7 @@ STANDARD_ERROR: Final = 2
 WRONG_USAGE: Final = 2
 """Exit status for arguments that are not known."""
 
-_ASIDE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ASIDE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 _FIRST: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _FURTHER: Final = _FIRST | frozenset("_.-")
@@ -284,16 +284,18 @@ def _kept_name(container: str, interface: str) -> str:
 
 def _keep(path: str, delegate: Fields) -> None:
     """Write the configuration so that a crash leaves all of it or nothing. OSError if that fails, CniError
-    if a link or what else is no file has its name: it is not replaced.
+    if a link or what else is no file has its name: it is not replaced. The file is new, so that nobody has it
+    open to write: a later DEL runs the program that it names.
     """
     folder, _, name = path.rpartition("/")
     os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - as above
-    if os.path.lexists(path):
-        _check_regular(path, os.lstat(path))
     aside = f"{folder}/@{name}"  # the name of no attachment
+    for each in (path, aside):
+        if os.path.lexists(each):
+            _check_regular(each, os.lstat(each))
+    _remove(aside)  # what a killed ADD has left
     file = os.open(aside, _ASIDE, 0o600)
     try:
-        _check_regular(aside, os.fstat(file))
         rest = memoryview(json.dumps(delegate).encode())
         while rest:
             rest = rest[os.write(file, rest) :]

@@ -7,9 +7,12 @@ note.
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from netstore.inputfile import check_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NOTES: Final = "synced"
 """Name of the file."""
@@ -28,9 +31,10 @@ def decode_notes(data: bytes) -> list[bytes]:
 class Notes:
     """The file in one folder, opened by the first `write`."""
 
-    def __init__(self, folder: int) -> None:
-        """`folder` is a descriptor."""
+    def __init__(self, folder: int, path: Path) -> None:
+        """`folder` is a descriptor, `path` its name."""
         self._folder = folder
+        self._path = path / NOTES
         self._file = -1
         self._written = 0
 
@@ -41,7 +45,7 @@ class Notes:
         except FileNotFoundError:
             return []
         try:
-            check_regular(NOTES, os.fstat(file))
+            check_regular(self._path, os.fstat(file))
             data = os.pread(file, NOTES_BYTES, 0)
         finally:
             os.close(file)

@@ -23,6 +23,7 @@ from netstore.disk.notes import NOTES, Notes
 from netstore.disk.spare import SPARE, Spare, no_memory, write_zeros
 from netstore.disk.threads import report
 from netstore.histogram import Histogram, doubling
+from netstore.inputfile import check_regular
 from netstore.runqueue import RunQueue
 from netstore.seams import NO_ROOM, SyncFailed
 
@@ -95,6 +96,7 @@ class PosixDevice:
         """Opens the folder, which must exist, and starts the writer. OSError when it cannot be opened."""
         self._call_soon = call_soon
         self._file_bytes = file_bytes
+        self._path = folder
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         self._closed = False
         # Of the loop: bytes and number of writes that are not answered, and how many failures were reported.
@@ -127,7 +129,7 @@ class PosixDevice:
         self.written = 0
         """Bytes written so far."""
         self._spare = Spare(self._folder, file_bytes)
-        self._notes = Notes(self._folder)
+        self._notes = Notes(self._folder, folder)
         self._inbox = Inbox()
         self._writer = threading.Thread(target=self._run, name="disk-writer", daemon=True)
         self._writer.start()
@@ -142,8 +144,9 @@ class PosixDevice:
     def read(self, name: str) -> bytes:
         # What an earlier process wrote may be in the page cache only or, after a failed sync, marked clean
         # without being on the disk. So: sync, drop the cached pages, read what the disk has.
-        file = os.open(name, os.O_RDWR, dir_fd=self._folder)
+        file = os.open(name, os.O_RDWR | os.O_NONBLOCK, dir_fd=self._folder)
         try:
+            check_regular(self._path / name, os.fstat(file))
             os.fdatasync(file)
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             with open(file, "rb", buffering=0, closefd=False) as stream:

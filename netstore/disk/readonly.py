@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from netstore.disk.notes import NOTES, NOTES_BYTES, decode_notes
+from netstore.disk.spare import SPARE
 from netstore.inputfile import open_regular
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class ReadOnlyDevice:
         self._folder = folder
 
     def names(self) -> list[str]:
-        return sorted(path.name for path in self._folder.iterdir() if path.is_file())
+        return sorted(path.name for path in self._folder.iterdir() if path.name not in (SPARE, NOTES))
 
     def read(self, name: str) -> bytes:
         with open_regular(self._folder / name) as file:

@@ -92,7 +92,8 @@ class Spare:
 
     def _fill(self) -> None:
         try:
-            file = os.open(SPARE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._folder)
+            self._remove()  # what was left; a pipe would be waited for
+            file = os.open(SPARE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._folder)
             try:
                 for _ in write_zeros(file, 0, self._size):
                     if self._stop:
@@ -109,7 +110,7 @@ class Spare:
             self._remove()
 
     def _remove(self) -> None:
-        """Free the room that an unfinished file takes: the state may need it."""
+        """Free the room that an earlier or unfinished file takes: the state may need it."""
         try:
             os.unlink(SPARE, dir_fd=self._folder)
         except OSError:

@@ -67,7 +67,8 @@ def open_state(folder: Path, parts: ExitStack, wal: Path | None = None) -> State
     parts.callback(locked.close)
     own = locked.identity
     state = parts.enter_context(StateFile(locked.state_dir / STATE_FILE))
-    _, replay = Wal.open(ReadOnlyDevice(locked.wal_dir), Identity(own.cluster_id, own.member_id))
+    with explain_errors(locked.wal_dir):
+        _, replay = Wal.open(ReadOnlyDevice(locked.wal_dir), Identity(own.cluster_id, own.member_id))
     if replay.last > state.applied:
         raise NetstoreError(
             f"{folder}: this member was not stopped properly: its log ends with entry {replay.last}, and its"

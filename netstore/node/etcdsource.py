@@ -1,12 +1,16 @@
-"""What an etcd left on disk, opened to be imported: a snapshot file, or the data folder of a stopped member,
-or one that `etcdctl backup` made. Blocks. Nothing in it is changed.
+"""What an etcd left on disk, opened to be imported or restored: a snapshot file, or the data folder of a
+stopped member, or one that `etcdctl backup` made. Blocks. Nothing in it is changed, and nothing is read that
+an etcd uses: it writes to pages again that the reader has still to read.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shlex
+from contextlib import ExitStack
 from hashlib import sha256
+from io import SEEK_END
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -22,7 +26,6 @@ from netstore.types import EtcdIndex, Index, Nanos
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import ExitStack
     from pathlib import Path
 
     from netstore.etcdfile.raftlog import LeftOut, Snapshot
@@ -31,6 +34,15 @@ if TYPE_CHECKING:
 
 _CORRUPT: Final = 2
 """The kind of alarm."""
+
+_FROM_URL: Final = "import from its URL while it serves"
+_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""How a file system says that it has no locks. An etcd cannot use a file there."""
+
+_NAME_SOURCE: Final = "name a file or folder that can be read"
+
+_DATABASE: Final = "db"
+"""Name of the database in a data folder. Only there it has no digest at its end."""
 
 _NO_FACTS: Final = v3content.Facts(0, 0, 0, auth_enabled=False, users=0, roles=0, members=0, alarms=())
 
@@ -61,6 +73,8 @@ class EtcdSource:
         """Entries at the end of the log that were taken over, and of which the member did not know whether a
         majority had them.
         """
+        self.may_lack = False
+        """The database is one of a data folder, whose log, which has the newest writes, is not there."""
 
     @property
     def has_corrupt_alarm(self) -> bool:
@@ -100,6 +114,12 @@ class EtcdSource:
             told.append(
                 f"{report.unleased_count} keys have a lease that does not exist, and stay for ever: {names}"
             )
+        if self.may_lack:
+            told.append(
+                "the file has no digest, as the database of a data folder has none, and no log beside it: an"
+                " etcd acknowledges writes before they are in its database, so the last ones may be missing;"
+                " a file of etcdctl snapshot save, or the whole data folder of the stopped etcd, has them"
+            )
         return told
 
     def add_listing(self, root: Listed, index: EtcdIndex, now: Nanos) -> None:
@@ -136,13 +156,65 @@ def _counted(auth: V2Auth) -> str:
 def open_file(
     path: Path, parts: ExitStack, told: Callable[[int], object] = _ignore, *, skip_digest: bool = False
 ) -> EtcdSource:
-    """A file that `etcdctl snapshot save` wrote, or the file `db` of a data folder. `told` is called with how
-    many bytes were verified so far. Closed with `parts`. NetstoreError, with the fix, of a full backup;
-    CorruptData as of `database_in`.
+    """A file as of `source_in`, by its name. Closed with `parts`."""
+    file = parts.enter_context(open_input(path, _NAME_SOURCE))
+    return source_in(file, path, told, skip_digest=skip_digest)
+
+
+def source_in(
+    file: BinaryIO,
+    path: Path,
+    told: Callable[[int], object] = _ignore,
+    *,
+    skip_digest: bool = False,
+    instead: str = _FROM_URL,
+) -> EtcdSource:
+    """An opened file that `etcdctl snapshot save` wrote, or the file `db` of a data folder. `told` is called
+    with how many bytes were verified so far; the digest is not verified with `skip_digest`. No etcd can use
+    the file before it is closed. Blocks.
+
+    NetstoreError if an etcd uses it (see `lock`), of a full backup, and for a `db` that may lack what the log
+    has that lies beside it in the data folder; CorruptData, with what to do, if it is damaged.
     """
-    database = _open_database(path, parts, told, skip_digest=skip_digest)
+    database = _database_in(file, path, told, skip_digest=skip_digest, instead=instead)
     index = v3content.facts(database).consistent_index
-    return EtcdSource(database, None, Index(max(1, index)))
+    source = EtcdSource(database, None, Index(max(1, index)))
+    has_digest = file.seek(0, SEEK_END) > unverified_size(file)
+    source.may_lack = not has_digest and not _is_shown_by_log(path)
+    return source
+
+
+def lock(file: BinaryIO, path: Path, instead: str) -> None:
+    """Keep each etcd from using this file until it is closed, by the lock that etcd itself takes (flock(2)).
+    NetstoreError if one uses it; `instead` says what to do but to stop it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise NetstoreError(f"{path}: in use by an etcd that runs: stop it, or {instead}") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _is_shown_by_log(path: Path) -> bool:
+    """Whether the log of the data folder that a database lies in shows that the database lacks nothing; False
+    if there is none beside it. NetstoreError if the log has more, or does not tell, as it is damaged.
+    """
+    snap = path.resolve().parent
+    wal = snap.parent / "wal"
+    if (path.resolve().name, snap.name) != (_DATABASE, "snap") or not wal.is_dir() or not _log_names(wal):
+        return False
+    with ExitStack() as parts:
+        files = _log_files(wal, parts)
+        try:
+            _with_log(snap.parent.parent, snap, RaftLog(files), files, parts, now=Nanos(0), told=_ignore)
+        except NetstoreError as error:
+            raise NetstoreError(
+                f"{error}; without its log {path} may lack writes that were acknowledged: to take it all the"
+                " same, copy it to another folder"
+            ) from None
+    return True
 
 
 def open_folder(
@@ -170,36 +242,44 @@ def open_folder(
             " folder that etcd was given as --data-dir (and with --source-wal-dir its --wal-dir), or a"
             " snapshot file"
         )
-    names = sorted(each.name for each in wal.iterdir() if LOG_NAME.fullmatch(each.name))
-    if not names:
+    if not _log_names(wal):
         raise NetstoreError(
             f"{wal}: has no log of an etcd: name with --source-wal-dir the folder that etcd was given as"
             " --wal-dir"
         )
-    files = [(str(wal / name), _opened(wal / name, parts)) for name in names]
+    files = _log_files(wal, parts)
     try:
         log = RaftLog(files, without_damaged_end=without_damaged_end)
     except DamagedEnd as error:
         log = RaftLog(files, without_damaged_end=True)
         try:
-            _with_log(path, log, files, now, parts, told=told)
+            _with_log(path, snap, log, files, parts, now=now, told=told)
         except NetstoreError:  # what is before the damage is not enough
             raise CorruptData(str(error)) from None
         raise CorruptData(f"{error}, or go on without them by --without-damaged-end") from None
-    return _with_log(path, log, files, now, parts, told=told)
+    return _with_log(path, snap, log, files, parts, now=now, told=told)
+
+
+def _log_names(wal: Path) -> list[str]:
+    return sorted(each.name for each in wal.iterdir() if LOG_NAME.fullmatch(each.name))
+
+
+def _log_files(wal: Path, parts: ExitStack) -> list[tuple[str, BinaryIO]]:
+    """The files of a log with their names, opened and locked."""
+    return [(str(wal / name), _opened(wal / name, parts)) for name in _log_names(wal)]
 
 
 def _with_log(
     path: Path,
+    snap: Path,
     log: RaftLog,
     files: Sequence[tuple[str, BinaryIO]],
-    now: Nanos,
     parts: ExitStack,
     *,
+    now: Nanos,
     told: Callable[[int], object],
 ) -> EtcdSource:
-    """What a data folder has, with its log, which is in these files; see `open_folder`."""
-    snap = path / "member" / "snap"
+    """What a data folder has in `snap`, with its log, which is in these files; see `open_folder`."""
     snapshot = _newest_snapshot(snap, log)
     index = 0 if snapshot is None else snapshot.index
     if log.first > index + 1 and log.last >= log.first:
@@ -220,8 +300,8 @@ def _with_log(
         except ValueError as error:
             raise CorruptData(f"{snap}: offset 0: the v2 snapshot of entry {index}: {error}") from None
     others = state.apply(log.entries(index), told)
-    db = snap / "db"
-    database = _open_database(db, parts, _ignore) if db.exists() else None
+    db = snap / _DATABASE
+    database = _database_in(_opened(db, parts), db) if db.exists() else None
     source = EtcdSource(database, state, Index(max(1, index, log.last)))
     _check_together(path, database, source.facts, index, log)
     missing = [each for each in others if each > source.facts.consistent_index]
@@ -287,40 +367,33 @@ def _newest_snapshot(folder: Path, log: RaftLog) -> Snapshot | None:
     return None
 
 
-def database_in(
-    file: BinaryIO, path: Path, told: Callable[[int], object] = _ignore, *, skip_digest: bool = False
+def _database_in(
+    file: BinaryIO,
+    path: Path,
+    told: Callable[[int], object] = _ignore,
+    *,
+    skip_digest: bool = False,
+    instead: str = _FROM_URL,
 ) -> Database:
-    """The database in an opened file. Its digest is verified unless `skip_digest`, and only one of the name
-    that it has in a data folder, `db`, needs none. Blocks. CorruptData, with what to do, if it is damaged.
-    """
-    if skip_digest:
-        return Database(file, str(path), unverified_size(file))
-    try:
-        size = database_size(file, str(path), told, without_digest=path.name == "db")
-    except NoDigest as error:
-        raise CorruptData(f"{error}; take another copy, or go on with --skip-hash-check") from None
-    return Database(file, str(path), size)
-
-
-def _open_database(
-    path: Path, parts: ExitStack, told: Callable[[int], object], *, skip_digest: bool = False
-) -> Database:
-    file = _opened(path, parts)
+    """The database in an opened file; see `source_in`."""
+    lock(file, path, instead)
+    file.seek(0)
     if is_backup(file.read(len(MAGIC))):
         raise NetstoreError(
             f"{path}: is a full backup of a netstore, not a file of an etcd: restore it with"
             f" netstorectl snapshot restore {shlex.quote(str(path))} --data-dir FOLDER"
         )
-    return database_in(file, path, told, skip_digest=skip_digest)
+    if skip_digest:
+        return Database(file, str(path), unverified_size(file))
+    try:
+        size = database_size(file, str(path), told, without_digest=path.name == _DATABASE)
+    except NoDigest as error:
+        raise CorruptData(f"{error}; take another copy, or go on with --skip-hash-check") from None
+    return Database(file, str(path), size)
 
 
 def _opened(path: Path, parts: ExitStack) -> BinaryIO:
-    """The file, which no etcd uses, and which none can open to write meanwhile."""
-    try:
-        file = parts.enter_context(open_input(path, "name a file or folder that can be read"))
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise NetstoreError(
-            f"{path}: in use by an etcd that runs: stop it, or import from its URL while it serves"
-        ) from None
+    """A file of a data folder, which no etcd uses, and which none can open to write meanwhile."""
+    file = parts.enter_context(open_input(path, _NAME_SOURCE))
+    lock(file, path, _FROM_URL)
     return file

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from netstore.disk.datadir import STATE_FILE, DataDir
+from netstore.disk.datadir import STATE_FILE, DataDir, explain_errors
 from netstore.disk.frame import Identity
 from netstore.disk.readonly import ReadOnlyDevice
 from netstore.disk.skipped import MAX_SKIPPED, read_skipped, read_stopped, write_skipped
@@ -49,7 +49,8 @@ class Inspection:
             identity = self._folder.identity
             self.identity: MemberIdentity = identity
             files = ReadOnlyDevice(self._folder.wal_dir)
-            _, self.replay = Wal.open(files, Identity(identity.cluster_id, identity.member_id))
+            with explain_errors(self._folder.wal_dir):
+                _, self.replay = Wal.open(files, Identity(identity.cluster_id, identity.member_id))
             self._skips = read_skipped(path)
             self._stop = read_stopped(path)
             self.applied = self._applied()

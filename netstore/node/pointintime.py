@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import shutil
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -238,12 +239,25 @@ class KeyState(NamedTuple):
     author: bytes
 
 
+@dataclass(slots=True)
+class Reach:
+    """What `key_states` has told, complete when it has told all."""
+
+    since: int = 0
+    """All changes after this revision are among the states, up to `last`. Those of it and before may be
+    compacted in the state that the archive, or what follows a gap, begins with. 0: all there were.
+    """
+    last: int = 0
+    """The revision that the archive leads to."""
+
+
 def key_states(
-    folder: Path, key: bytes, work: Path, warn: Callable[[str], object] = _ignore
+    folder: Path, key: bytes, work: Path, reach: Reach, warn: Callable[[str], object] = _ignore
 ) -> Iterator[KeyState]:
     """All states of a v3 key in an archive, oldest first; `work` as for `extract`. Each stretch without a gap
-    is replayed from its oldest state; one that is damaged is told to `warn`, and the next one is taken.
-    NetstoreError if there is none.
+    is replayed from its oldest state, which may be all that there is of it; one that is damaged is told to
+    `warn`, and the next one is taken. Entries that no state leads to are told to it, too. NetstoreError if
+    there is no state.
     """
     found = listing(folder)
     work.mkdir(mode=0o700)
@@ -251,15 +265,15 @@ def key_states(
         last = 0
         is_usable = False
         damage: _BadState | None = None
-        for first, end in found.stretches or [(1, 0)]:
-            bases: list[Base | None] = [
-                base for base in found.bases if first - 1 <= base.applied <= max(end, first - 1)
-            ]
+        for first, end in _stretches(found):
+            bases: list[Base | None] = [base for base in found.bases if first - 1 <= base.applied <= end]
             if found.is_from_start and first == 1:
                 bases = [None]
+            elif not bases:
+                warn(f"no state of the archive leads to its entries {first} to {end}: they are not looked at")
             for base in bases:
                 try:
-                    for state in _states_from(base, found, key, work / _STATE):
+                    for state in _states_from(base, found, key, work / _STATE, reach):
                         if state.revision > last:
                             last = state.revision
                             yield state
@@ -275,17 +289,36 @@ def key_states(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _states_from(base: Base | None, found: Listing, key: bytes, path: Path) -> Iterator[KeyState]:
+def _stretches(found: Listing) -> list[tuple[int, int]]:
+    """First and last entry of each stretch without a gap, in order. That of a state which no entry of the
+    archive comes before or after has none: it ends before it begins.
+    """
+    stretches = found.stretches
+    alone = (
+        (base.applied + 1, base.applied)
+        for base in found.bases
+        if not any(first - 1 <= base.applied <= last for first, last in stretches)
+    )
+    return sorted([*stretches, *alone])
+
+
+def _states_from(
+    base: Base | None, found: Listing, key: bytes, path: Path, reach: Reach
+) -> Iterator[KeyState]:
     with ExitStack() as parts:
         replayer = _Replayer(path, _ignore)
         parts.callback(replayer.close)
         replayer.begin_at(found, base)
+        mvcc = replayer.machine.mvcc
+        if mvcc.compacted > reach.last:
+            reach.since = mvcc.compacted
         yield from _held(replayer.machine, key)
         for entry, changes in replayer.run(found, Goal()):
             for change in changes:
                 if change.key == key:
                     head = read(payload_of(entry))
                     yield KeyState(change.revision, change.pair, change.deleted, head.wall, head.principal)
+        reach.last = max(reach.last, mvcc.revision)
 
 
 def _held(machine: Machine, key: bytes) -> Iterator[KeyState]:

@@ -15,10 +15,9 @@ import msgspec
 
 from netstore.disk.backupfile import MAGIC, BackupReader, is_backup
 from netstore.errors import CorruptData
-from netstore.etcdfile.v3content import facts
 from netstore.inputfile import open_input, open_regular
 from netstore.node.etcdimport import Report
-from netstore.node.etcdsource import EtcdSource, database_in
+from netstore.node.etcdsource import source_in
 from netstore.node.fullbackup import check_level
 from netstore.node.seeding import founders, seed
 from netstore.state import tables
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
 BUMPED: Final = b"/restored"
 """Path of the event at which the window of a tree begins whose index was bumped; it is shown to nobody."""
+
+SAVE_FIRST: Final = "name a snapshot that is made of it while it serves (etcdctl snapshot save)"
 
 
 class Wish(NamedTuple):
@@ -76,7 +77,8 @@ def restore(file: Path, folder: Path, wish: Wish) -> Restored:
     """Write the data folder of one member from a backup, full or in etcd's format. Blocks.
 
     Nothing is written before all of the file was read once and verified. NetstoreError, with the fix, if the
-    file or the folder cannot be used; CorruptData, with the offset, if the file is damaged.
+    file or the folder cannot be used, as the database of an etcd that runs; CorruptData, with the offset, if
+    the file is damaged.
     """
     with ExitStack() as parts:
         opened = parts.enter_context(open_input(file, "name a file that netstorectl snapshot save wrote"))
@@ -110,8 +112,7 @@ def _reader(opened: BinaryIO, file: Path) -> BackupReader:
 
 
 def _restore_v3(opened: BinaryIO, file: Path, folder: Path, wish: Wish) -> Restored:
-    database = database_in(opened, file, skip_digest=wish.skip_digest)
-    source = EtcdSource(database, None, Index(max(1, facts(database).consistent_index)))
+    source = source_in(opened, file, skip_digest=wish.skip_digest, instead=SAVE_FIRST)
     source.check_open(without_auth=wish.without_auth)
     report = Report()
     for _ in source.records(report):

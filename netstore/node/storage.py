@@ -19,7 +19,7 @@ import trio
 from netstore.codec import Malformed
 from netstore.disk import keptindex, snapshots
 from netstore.disk.compacting import compact
-from netstore.disk.datadir import STATE_FILE
+from netstore.disk.datadir import STATE_FILE, explain_errors
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
@@ -77,7 +77,8 @@ class Storage:
 
         `call_soon` runs a call on the loop; the threads of log and engine use it. `shares` bounds the
         uncommitted changes of the state and the reads that are done in steps. CorruptData when bytes that
-        were synced once cannot be read; nothing is changed then.
+        were synced once cannot be read, NetstoreError when a file of the log cannot be; nothing is changed
+        then.
         """
         self.failed: Callable[[OSError], None] = _raise_not_written
         """Called if the state cannot be committed."""
@@ -94,12 +95,13 @@ class Storage:
             summary = summary_of_state(path, unverified.append, progress.verifying)
             for why in unverified:
                 self._not_verified(why)
-            self.device = device = PosixDevice(folder.wal_dir, call_soon)
-            parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
-            self.wal, self.replay = Wal.open(
-                device, owner, position=summary.log, progress=partial(progress.moved, "reading the log")
-            )
+            with explain_errors(folder.wal_dir):
+                self.device = device = PosixDevice(folder.wal_dir, call_soon)
+                parts.callback(device.close)
+                self.wal, self.replay = Wal.open(
+                    device, owner, position=summary.log, progress=partial(progress.moved, "reading the log")
+                )
             parts.callback(self.wal.close)
             if self.replay.cut is not None:
                 log.warning("log_tail_cut", file=self.replay.cut.name, offset=self.replay.cut.offset)

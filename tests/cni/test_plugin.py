@@ -348,6 +348,18 @@ def test_what_is_no_file_is_not_replaced_by_a_kept_configuration(runtime: Runtim
         assert not elsewhere.exists()
 
 
+def test_a_configuration_is_kept_in_no_file_that_somebody_has_open(runtime: Runtime) -> None:
+    runtime.kept.mkdir(parents=True)
+    aside = runtime.kept / "@c1"
+    aside.touch()
+    aside.chmod(0o666)
+    with aside.open("rb+") as held:
+        assert runtime.run("ADD")[0] == 0
+        assert held.read() == b""
+        assert not os.path.samestat(os.fstat(held.fileno()), (runtime.kept / "c1").stat())
+    assert not aside.exists()
+
+
 def called(*arguments: str, verb: str = "VERSION") -> tuple[int, str, str]:
     """Status and both outputs of a call with arguments, as a person makes it."""
     done = subprocess.run(

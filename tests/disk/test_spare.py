@@ -36,6 +36,13 @@ def test_the_next_file_is_prepared_when_half_of_this_one_is_used(disk: Disk) -> 
     assert (disk.folder / "b").stat().st_size == BLOCK
 
 
+def test_what_was_left_of_the_next_file_is_replaced_and_not_waited_for(disk: Disk) -> None:
+    os.mkfifo(disk.folder / "spare")
+    disk.write("a", b"x")
+    assert disk.settle() == [None]
+    assert (disk.folder / "a").stat().st_size == BLOCK
+
+
 @pytest.mark.parametrize(
     ("call", "code", "thread"),
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 from contextlib import ExitStack
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -227,6 +229,58 @@ def test_what_an_etcd_uses_is_refused(folder: Folder, parts: ExitStack) -> None:
             NetstoreError, match="db: in use by an etcd that runs: stop it, or import from its URL"
         ):
             opened(folder, parts)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO])
+def test_a_file_system_that_has_no_locks_has_no_etcd_either(
+    folder: Folder, parts: ExitStack, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", failing)
+    if number == errno.ENOLCK:
+        assert opened(folder, parts).applied == 12
+    else:
+        with pytest.raises(OSError, match="Input/output error"):
+            opened(folder, parts)
+
+
+def test_a_database_is_taken_from_its_folder_if_the_log_has_no_more(folder: Folder, parts: ExitStack) -> None:
+    database = folder.snap / "db"
+    assert not open_file(database, parts).may_lack
+    write_database(database, 11)
+    with pytest.raises(
+        NetstoreError,
+        match=rf"has 1 requests of the v3 API from entry 12 on .*; without its log {database} may lack",
+    ):
+        open_file(database, parts)
+    link = folder.path.parent / "db"
+    link.symlink_to(database)
+    with pytest.raises(NetstoreError, match="has 1 requests of the v3 API"):
+        open_file(link, parts)
+    with pytest.raises(NetstoreError, match="has 1 requests of the v3 API"):
+        open_file(database, parts, skip_digest=True)
+    file = folder.wal / raftlogwriter.LOG_FILE
+    data = bytearray(file.read_bytes())
+    data[60] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(NetstoreError, match="may lack writes that were acknowledged"):
+        open_file(database, parts)
+
+
+def test_a_database_without_its_log_may_lack_writes(folder: Folder, parts: ExitStack, tmp_path: Path) -> None:
+    copy = tmp_path / "db"
+    copy.write_bytes((folder.snap / "db").read_bytes())
+    source = open_file(copy, parts)
+    assert "so the last ones may be missing" in source.left_out(Report())[-1]
+    data = copy.read_bytes()
+    copy.write_bytes(data + sha256(data).digest())
+    source = open_file(copy, parts)
+    assert not source.may_lack
+    assert not source.left_out(Report())
+    (folder.wal / raftlogwriter.LOG_FILE).unlink()
+    assert open_file(folder.snap / "db", parts).may_lack
 
 
 def test_a_snapshot_file(tmp_path: Path, parts: ExitStack) -> None:

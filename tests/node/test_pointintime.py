@@ -31,7 +31,7 @@ from netstore.disk.skipped import write_skipped
 from netstore.errors import CorruptData, NetstoreError
 from netstore.node import pointintime
 from netstore.node.fullbackup import begun_header, write
-from netstore.node.pointintime import Goal, Place, extract, key_states, place_of
+from netstore.node.pointintime import Goal, Place, Reach, extract, key_states, place_of
 from netstore.node.replay import replay
 from netstore.raft.entry import Entry, EntryKind
 from netstore.state.commands import encode as encode_command
@@ -307,7 +307,7 @@ def test_a_state_that_is_removed_meanwhile(archive: Path, tmp_path: Path, goal: 
             extract(archive, goal, tmp_path / "made", tmp_path / "work")
         shown = Listing(archive, found.parts[1:], [gone])
         with pytest.raises(NetstoreError, match=r"the state gone.state of the archive was removed meanwhile"):
-            list(key_states(archive, b"/3", tmp_path / "work"))
+            list(key_states(archive, b"/3", tmp_path / "work", Reach()))
 
 
 def test_a_full_backup_to_begin_with(archive: Path, record: dict[int, Recorded], tmp_path: Path) -> None:
@@ -448,7 +448,7 @@ def test_entries_that_were_passed_over_are_passed_over_again(
     own = backup_of(tmp_path / "own", ENTRIES[:50])
     extract(folder, Goal(applied=61), tmp_path / "from", tmp_path / "work", base_file=own)
     assert loaded(tmp_path / "from").pairs == record[60].pairs
-    last = max(each.revision for each in key_states(folder, b"/3", tmp_path / "work"))
+    last = max(each.revision for each in key_states(folder, b"/3", tmp_path / "work", Reach()))
     assert last > record[100].revision
 
 
@@ -464,7 +464,7 @@ def test_an_archive_that_does_not_tell_what_was_passed_over(
     with pytest.raises(NetstoreError, match=way_out):
         extract(folder, Goal(applied=101), tmp_path / "made", tmp_path / "work")
     with pytest.raises(NetstoreError, match=way_out):
-        list(key_states(folder, b"/3", tmp_path / "work"))
+        list(key_states(folder, b"/3", tmp_path / "work", Reach()))
     extract(folder, Goal(applied=50), tmp_path / "before", tmp_path / "work")
     write_skipped(folder, {Index(51): payload_hash(POISON)})
     extract(folder, Goal(applied=101), tmp_path / "made", tmp_path / "work")
@@ -543,7 +543,7 @@ def test_a_damaged_state_to_which_no_older_one_leads(archive: Path, tmp_path: Pa
     ):
         extract(folder, Goal(applied=150), tmp_path / "x", tmp_path / "work")
     told: list[str] = []
-    states = list(key_states(folder, b"/3", tmp_path / "work", told.append))
+    states = list(key_states(folder, b"/3", tmp_path / "work", Reach(), told.append))
     assert [each.revision for each in states] == sorted(each.revision for each in states)
     assert told[0].startswith(f"{found.bases[1].path}: the state is damaged: ")
 
@@ -572,7 +572,7 @@ def test_a_point_before_the_oldest_state(record: dict[int, Recorded], tmp_path: 
         for each in changes
         if each.key == b"/3"
     ]
-    assert [each.revision for each in key_states(folder, b"/3", work)] == states
+    assert [each.revision for each in key_states(folder, b"/3", work, Reach())] == states
 
 
 def test_points_within_the_time_that_is_kept(record: dict[int, Recorded], tmp_path: Path) -> None:
@@ -602,7 +602,7 @@ def test_points_within_the_time_that_is_kept(record: dict[int, Recorded], tmp_pa
     last = max(each.revision for each in record.values())
     reached = extract(folder, Goal(revision=last), tmp_path / "last", tmp_path / "work")
     assert loaded(tmp_path / "last") == record[reached.applied]
-    assert next(iter(key_states(folder, b"/3", tmp_path / "work"))).revision > 0
+    assert next(iter(key_states(folder, b"/3", tmp_path / "work", Reach()))).revision > 0
     writer.close()
 
 
@@ -637,6 +637,73 @@ def test_what_the_archive_does_not_lead_to(archive: Path, tmp_path: Path) -> Non
         extract(damaged, Goal(applied=150), tmp_path / "y", tmp_path / "work")
 
 
+def compacting(path: Path, entries: Sequence[Entry]) -> tuple[Path, int, int]:
+    """A state that has applied these entries and a compaction of all that came before: what it has compacted,
+    and its revision.
+    """
+    calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+    engine = LmdbEngine(path, calls.put, TABLES, lambda _: None)
+    machine = Machine(engine)
+    machine.load()
+    for _ in replay(machine, entries):
+        pass
+    machine.mvcc.compact(machine.mvcc.revision)
+    while machine.sweeping:
+        machine.sweep()
+    machine.save()
+    found = machine.mvcc.compacted, machine.mvcc.revision
+    engine.close()
+    return path, *found
+
+
+def told_states(folder: Path, work: Path) -> tuple[list[int], Reach, list[str]]:
+    """The revisions of the states of a key, and what is told of them."""
+    reach, told = Reach(), list[str]()
+    states = [each.revision for each in key_states(folder, b"/3", work, reach, told.append)]
+    return states, reach, told
+
+
+def test_what_an_archive_does_not_know_of_a_key_is_told(
+    archive: Path, record: dict[int, Recorded], tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole"
+    writer = ArchiveWriter.open(whole, CLUSTER, STORE)
+    writer.add(ENTRIES)
+    writer.close()
+    wanted, reach, told = told_states(whole, tmp_path / "work")
+    assert (reach, told) == (Reach(0, record[400].revision), [])
+    made, compacted, _ = compacting(tmp_path / "made", ENTRIES[:200])
+
+    late = tmp_path / "late"
+    writer = ArchiveWriter.open(late, CLUSTER, STORE)
+    writer.add_base(partial(copied, made, 200))
+    states, reach, _ = told_states(late, tmp_path / "work")
+    assert reach == Reach(compacted, record[200].revision), "a state alone"
+    assert states == [each for each in wanted if each <= compacted][-1:]
+    writer.add(ENTRIES[200:])
+    writer.close()
+    states, reach, _ = told_states(late, tmp_path / "work")
+    assert reach == Reach(compacted, record[400].revision)
+    assert states == wanted[-len(states) :]
+    assert states[1] > compacted
+
+    gap = tmp_path / "gap"
+    writer = ArchiveWriter.open(gap, CLUSTER, STORE)
+    writer.add(ENTRIES[:100])
+    writer.add(ENTRIES[250:300])
+    writer.close()
+    states, reach, told = told_states(gap, tmp_path / "work")
+    assert reach == Reach(0, record[100].revision)
+    assert told == ["no state of the archive leads to its entries 251 to 300: they are not looked at"]
+    writer = ArchiveWriter.open(gap, CLUSTER, STORE)
+    writer.add_base(partial(copied, made, 200))
+    writer.close()
+    _, reach, _ = told_states(gap, tmp_path / "work")
+    assert reach == Reach(compacted, record[200].revision), "changes in the gap were compacted"
+    _, reach, told = told_states(archive, tmp_path / "work")
+    assert (reach.last, told) == (record[400].revision, [])
+
+
 def test_all_states_of_a_key(archive: Path, tmp_path: Path) -> None:
     key = b"/3"
     machine = machine_on(memory_engine())
@@ -645,7 +712,7 @@ def test_all_states_of_a_key(archive: Path, tmp_path: Path) -> None:
         wanted += [
             (each.revision, each.deleted, entry.index * 1000, b"p") for each in changes if each.key == key
         ]
-    found = list(key_states(archive, key, tmp_path / "work"))
+    found = list(key_states(archive, key, tmp_path / "work", Reach()))
     told = [(each.revision, each.deleted, each.wall, each.author) for each in found]
     # The state at 270 has the past of the gap as well, as far as it was not compacted.
     replayed = {each for each in wanted if not 250_000 < each[2] <= 270_000}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from netstore.state.v2.commands import Set
 from netstore.state.v3 import commands as v3
 from netstore.types import Index, LeaseId
 from tests.node.test_etcdimport import put
-from tests.node.test_etcdsource import write_database
+from tests.node.test_etcdsource import Folder, write_database
 from tests.support.backups import LONG_KEY, Place
 
 if TYPE_CHECKING:
@@ -179,6 +180,29 @@ def test_the_digest_of_a_v3_snapshot_is_verified_unless_that_is_not_wanted(
         restore(bolt, tmp_path / "a", Wish("a", MEMBERS, "t", "t"))
     assert not (tmp_path / "a").exists()
     restore(bolt, tmp_path / "a", Wish("a", MEMBERS, "t", "t", skip_digest=True))
+
+
+def test_the_database_of_an_etcd_that_runs_is_not_read(bolt: Path, tmp_path: Path) -> None:
+    wish = Wish("a", MEMBERS, "t", "t")
+    with bolt.open("rb+") as used:
+        fcntl.flock(used, fcntl.LOCK_EX)
+        with pytest.raises(NetstoreError, match=r"in use by an etcd that runs: .* \(etcdctl snapshot"):
+            restore(bolt, tmp_path / "a", wish)
+    assert not (tmp_path / "a").exists()
+    restore(bolt, tmp_path / "a", wish)
+
+
+def test_a_database_that_lacks_what_its_log_has_is_not_restored(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "etcd")
+    wish = Wish("a", MEMBERS, "t", "t")
+    assert not restore(folder.snap / "db", tmp_path / "a", wish).left_out
+    write_database(folder.snap / "db", 11)
+    with pytest.raises(NetstoreError, match="its log has 1 requests of the v3 API from entry 12 on"):
+        restore(folder.snap / "db", tmp_path / "b", wish)
+    assert not (tmp_path / "b").exists()
+    copy = (folder.snap / "db").rename(tmp_path / "db")
+    told = restore(copy, tmp_path / "b", wish).left_out
+    assert "so the last ones may be missing" in told[0]
 
 
 def test_a_bumped_revision_hides_what_came_before(full: Path, place: Place, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+import re
+from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from netstore.disk.tables import Tables
 from netstore.disk.verification import NotVerified, OpenMarker
 from netstore.errors import NetstoreError, StateDamaged
 from netstore.limits import SMALLEST, Shares
+from netstore.node.etcdexport import open_state
+from netstore.node.inspection import Inspection
 from netstore.node.storage import Storage, readable_members
 from netstore.raft.entry import ConfState
 from netstore.state.commands import encode
@@ -137,6 +141,30 @@ def test_a_log_that_was_not_finished_is_cut_and_told(tmp_path: Path) -> None:
     with opened(tmp_path / "data", lines) as storage:
         assert len(storage.boot({}).entries) == 2
     assert len(lines.events("log_tail_cut")) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("synced", "{file}: is a pipe, not a regular file; nothing was changed: move it away, or choose"),
+        ("*.wal", "write-ahead log: {file.name} cannot be read: is a pipe, not a regular file"),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_of_the_log_is_told(tmp_path: Path, pattern: str, words: str) -> None:
+    folder = tmp_path / "data"
+    with opened(folder) as storage:
+        storage.boot(MEMBERS)
+    (file,) = (folder / "wal").glob(pattern)
+    file.unlink()
+    os.mkfifo(file)
+    words = re.escape(words.format(file=file))
+    with pytest.raises(NetstoreError, match=words), opened(folder):
+        pass
+    with pytest.raises(NetstoreError, match=words):
+        Inspection(folder, None)
+    with pytest.raises(NetstoreError, match=words), ExitStack() as parts:
+        open_state(folder, parts)
+    assert file.is_fifo()
 
 
 def test_a_damaged_state_is_not_opened_and_still_names_the_members(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ DECODING: Final = {
     ): "copies the state to a folder of its own, in a thread; damage shows when a copy is used",
     ("netstore/node/backup.py", "_run"): "damage that it finds is handed to the loop",
     ("netstore/node/etcdsource.py", "open_folder"): "reads an etcd's folder for a command; no member runs",
+    ("netstore/node/etcdsource.py", "_is_shown_by_log"): "reads what an etcd left, in a command",
     ("netstore/node/fullbackup.py", "_restored"): "runs in a process of its own, or in a command's",
     ("netstore/node/fullbackup.py", "main"): "is a process of its own",
     ("netstore/node/membership.py", "_asked"): "reads a command's bytes",

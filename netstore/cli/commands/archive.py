@@ -19,7 +19,7 @@ from netstore.cli.commands.options import PATH, Group, pass_settings, whole
 from netstore.cli.commands.points import MAX_REVISION, Point, instant, revision, shown_instant
 from netstore.cli.output import Table
 from netstore.errors import NetstoreError
-from netstore.outputfile import put_in_place
+from netstore.outputfile import put_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -173,7 +173,7 @@ def extract(
         if os.path.lexists(file):
             raise refused(f"{file}: exists; name a new file")
         with extracted(folder, file, base, to_revision, to_index, to_time) as (made, reached):
-            put_in_place(made, file)
+            put_new(made, file)
     row = (
         str(file),
         reached.applied,

@@ -41,6 +41,7 @@ NAME_A_FILE: Final = "name a regular file"
 _SYSTEM_FIXES: Final = {
     errno.EACCES: "run this as a user who may, or have its owner permit it",
     errno.EPERM: "run this as a user who may, or have its owner permit it",
+    errno.EEXIST: "name a new one",
     errno.ENOENT: "name one that is there, or a new one in a folder that is",
     errno.ENOTDIR: "name one whose parents are folders",
     errno.EISDIR: NAME_A_FILE,

@@ -73,44 +73,49 @@ def history(settings: Settings, key: bytes, *, limit: int, values: bool, archive
     if archive is None:
         past, origins = ask_keys(settings, reading)
         reach = f"the store remembers changes after revision {past.since}"
+        rest = "what was before is not known"
     else:
         past, origins = _archived(archive, key, limit)
         reach = "the archive goes back no further"
+        if past.since:
+            reach = f"the archive has all changes after revision {past.since}"
+        rest = "what is not shown of before is not known"
     if not past.states:
         raise Failure(Exit.NOT_FOUND, f"{_text(key)}: nothing is known of it; {reach}")
     show_states(settings, key, past, origins, values=values)
     if past.missed:
         say(f"{past.missed} older states are not shown; see --limit")
-    elif settings.form is Form.TABLE and past.since:
-        say(f"{reach}; what was before is not known")
+    oldest = past.states[0].mod_revision
+    if settings.form is Form.TABLE and past.since and (not past.missed or oldest <= past.since):
+        say(f"{reach}; {rest}")
 
 
 def _archived(folder: Path, key: bytes, limit: int) -> tuple[Past, Mapping[int, Origin]]:
     """The past of a key in an archive."""
     from netstore.client.keyspace import Past  # noqa: PLC0415 - see Settings.run
     from netstore.client.origins import Origin  # noqa: PLC0415 - same
-    from netstore.node.pointintime import key_states  # noqa: PLC0415 - same
+    from netstore.node.pointintime import Reach, key_states  # noqa: PLC0415 - same
     from netstore.proto.kv_pb2 import KeyValue  # noqa: PLC0415 - same
 
     require_archive(folder)
     states: deque[KeyValue] = deque(maxlen=limit)
     origins: dict[int, Origin] = {}
-    count = last = 0
+    reach = Reach()
+    count = 0
     with tempfile.TemporaryDirectory(prefix="netstorectl-") as work:
         try:
-            for each in key_states(folder, key, Path(work) / "state", warn):
+            for each in key_states(folder, key, Path(work) / "state", reach, warn):
                 count += 1
-                last = each.revision
                 if len(states) == limit:
                     origins.pop(states[0].mod_revision, None)
                 states.append(KeyValue.FromString(each.pair))
                 author = each.author.decode("utf-8", "backslashreplace")
-                origins[last] = Origin(last, last, each.wall, author)
+                origins[each.revision] = Origin(each.revision, each.revision, each.wall, author)
         except NetstoreError as error:
             raise refused(str(error)) from None
         except OSError as error:
             raise refused(system_problem(error, folder)) from None
-    return Past(states, count - len(states), 0, last), origins
+    return Past(states, count - len(states), reach.since, reach.last), origins
 
 
 def show_states(

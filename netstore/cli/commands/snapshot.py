@@ -108,7 +108,7 @@ def save(settings: Settings, file: Path, *, only_v3: bool, rate: float) -> None:
     with in_words(file), open_output(file) as part:
         _fetch(settings, part.file, rate, only_v3=only_v3)
         part.file.flush()
-        content = _content(part.path)
+        content = _content(part.path, is_own=True)
     _show(settings, {"file": str(file)} | content)
 
 
@@ -203,12 +203,12 @@ def _kind(file: Path) -> str:
         return FULL if is_backup(opened.read(len(MAGIC))) else V3
 
 
-def _content(file: Path) -> dict[str, object]:
-    """What is in a file, all of which is read."""
+def _content(file: Path, *, is_own: bool = False) -> dict[str, object]:
+    """What is in a file, all of which is read. `is_own`: it is one that this command writes."""
     from netstore.node import fullbackup  # noqa: PLC0415 - few commands need it
 
     return (
-        _v3_content(file, without_digest=True)
+        _v3_content(file, without_digest=True, is_own=is_own)
         if _kind(file) == V3
         else _full_content(fullbackup.verify(file, 0))
     )
@@ -239,12 +239,16 @@ def _full_content(found: Found) -> dict[str, object]:
     }
 
 
-def _v3_content(file: Path, *, without_digest: bool) -> dict[str, object]:
+def _v3_content(file: Path, *, without_digest: bool, is_own: bool = False) -> dict[str, object]:
     """What is in a snapshot in etcd's format, with the hash that `etcdctl snapshot status` shows."""
     from netstore.codec import crc32c  # noqa: PLC0415 - few commands need them
     from netstore.etcdfile.boltreader import Database, database_size  # noqa: PLC0415 - same
+    from netstore.node.etcdsource import lock  # noqa: PLC0415 - same
+    from netstore.node.restore import SAVE_FIRST  # noqa: PLC0415 - same
 
     with open_input(file, NAME_BACKUP) as opened:
+        if not is_own:
+            lock(opened, file, SAVE_FIRST)
         size = database_size(opened, str(file), without_digest=without_digest)
         opened.seek(size)
         digest = opened.read()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
 
+from netstore.disk.archivefile import ArchiveWriter
+from netstore.node import pointintime
 from netstore.proto import rpc_pb2 as pb
+from tests.node.test_pointintime import CLUSTER, ENTRIES, STORE, compacting, copied
 from tests.support.archives import shown, wait_until_archived
 from tests.support.daemon import start_netstored
 from tests.support.patience import seconds
@@ -18,6 +22,7 @@ from tests.support.v3client import V3Client
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from netstore.node.pointintime import Reached
     from tests.cli.commands.conftest import Run
 
 NUMBER = 30
@@ -177,6 +182,24 @@ def test_a_backup_of_a_point(run: Run, kept: Kept, tmp_path: Path) -> None:
     assert (document["revision"], document["base"]) == (later, status["index"])
 
 
+def test_a_file_that_appears_while_a_backup_of_a_point_is_made_stays(
+    run: Run, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "backup"
+    making = pointintime.extract
+
+    def slow(*words: Any, **more: Any) -> Reached:
+        file.write_bytes(b"of another command")
+        return making(*words, **more)
+
+    monkeypatch.setattr(pointintime, "extract", slow)
+    told = run("archive", "extract", str(kept.folder), str(file), "--to-revision", str(list(kept.record)[8]))
+    assert (told.status, told.out) == (1, "")
+    assert told.err.endswith(f"{file}: File exists; name a new one\n")
+    assert file.read_bytes() == b"of another command"
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_the_history_of_a_key_beyond_compaction(run: Run, kept: Kept) -> None:
     told = run("history", "/k/1", "--archive", str(kept.folder), "--values", "-o", "json")
     assert told.status == 0, told.err
@@ -187,6 +210,28 @@ def test_the_history_of_a_key_beyond_compaction(run: Run, kept: Kept) -> None:
     assert all(each["time"] for each in states)
     told = run("history", "/none", "--archive", str(kept.folder))
     assert (told.status, "the archive goes back no further" in told.err) == (3, True)
+
+
+def test_a_history_from_an_archive_that_was_begun_later_says_from_when_on_it_is_whole(
+    run: Run, tmp_path: Path
+) -> None:
+    made, compacted, last = compacting(tmp_path / "made", ENTRIES[:200])
+    words = ("history", "/3", "--archive", str(tmp_path / "archive"))
+    writer = ArchiveWriter.open(tmp_path / "archive", CLUSTER, STORE)
+    writer.add_base(partial(copied, made, 200))
+    told = run(*words, "-o", "json")
+    assert (told.document["since"], told.document["to"]) == (compacted, last), "before its first entries"
+    writer.add(ENTRIES[200:])
+    writer.close()
+    told = run(*words, "-o", "json")
+    assert (told.document["since"], told.document["to"] > last) == (compacted, True)
+    reach = f"the archive has all changes after revision {compacted}"
+    told = run(*words, "-o", "table")
+    assert (told.status, f"{reach}; what is not shown of before is not known" in told.err) == (0, True)
+    told = run(*words, "-o", "table", "--limit", "1")
+    assert (told.status, "older states are not shown" in told.err, reach in told.err) == (0, True, False)
+    told = run("history", "/none", "--archive", str(tmp_path / "archive"))
+    assert (told.status, f"/none: nothing is known of it; {reach}" in told.err) == (3, True)
 
 
 def test_usage(run: Run, kept: Kept, tmp_path: Path) -> None:

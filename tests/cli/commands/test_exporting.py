@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,28 @@ def test_a_snapshot_without_its_digest(run: Run, tmp_path: Path) -> None:
     assert again.document["revision"] == 3
     told = run("export", str(tmp_path), "--snapshot", str(tmp_path / "out.db"), "--skip-hash-check")
     assert (told.status, "--skip-hash-check: is for a snapshot file" in told.err) == (2, True)
+
+
+def test_the_database_of_an_etcd_that_runs_is_not_read(run: Run, tmp_path: Path) -> None:
+    file, folder = str(snapshot(tmp_path)), str(tmp_path / "new")
+    commands = (
+        ("export", file, "--data-dir", folder),
+        ("export", file, "--snapshot", folder, "--skip-hash-check"),
+        ("snapshot", "restore", file, "--data-dir", folder),
+        ("snapshot", "status", file),
+        ("snapshot", "verify", file),
+        ("import", file, "--data-dir", folder),
+    )
+    with Path(file).open("rb+") as used:
+        fcntl.flock(used, fcntl.LOCK_EX)
+        for words in commands:
+            told = run(*words)
+            assert (told.status, told.out) == (1, "")
+            assert f"{file}: in use by an etcd that runs: stop it, or " in told.err
+        assert list(tmp_path.iterdir()) == [Path(file)]
+        fcntl.flock(used, fcntl.LOCK_UN)
+    for words in commands[3:]:
+        assert run(*words).status == 0
 
 
 def test_a_command_line_that_is_wrong(run: Run, tmp_path: Path) -> None:
