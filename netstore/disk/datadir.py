@@ -695,6 +695,29 @@ def is_data_folder(folder: Path) -> bool:
         return False
 
 
+def check_no_store(folder: Path) -> None:
+    """NetstoreError if a folder that is named for an archive or for backups has the data or the log of a
+    member, or of an etcd. Nothing need be there. Blocks. OSError if it cannot be read.
+    """
+    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names alone
+    what = ""
+    with contextlib.suppress(NotRegular):
+        if _IDENTITY in names and is_data_folder(folder):
+            what = "the data of a netstored"
+    if any((folder / "member" / each).is_dir() for each in ("snap", "wal")):
+        what = "the data of an etcd (the folder member)"
+    elif any(map(_ETCD_LOG.fullmatch, names)):
+        what = "the log of an etcd"
+    elif any(each.endswith(".wal") for each in names):
+        what = "the log of a netstored"
+    elif STATE_FILE in names or (folder / "state" / STATE_FILE).exists():
+        what = "the data of a netstored"
+    if what:
+        raise NetstoreError(
+            f"{folder}: has {what}; nothing was changed: leave it as it is, and name a folder of its own"
+        )
+
+
 def split_checksum_line(data: bytes) -> bytes | None:
     """The text before the last line; None when the checksum in that does not fit."""
     text = data.rpartition(b"check ")[0]
@@ -767,13 +790,13 @@ def _check_no_log(path: Path, wal: Path) -> None:
             " its end; nothing was changed: run it again, or empty the folder"
         )
     _check_no_etcd_log(wal)
-    found = next(iter(sorted(wal.glob("*.wal"))), None)
-    if found is not None:
-        raise NetstoreError(
-            f"{path}: no identity, but {found} is there: restore the whole folder, or remove the log"
-        )
     state = path / "state" / STATE_FILE
-    if state.exists():
-        raise NetstoreError(
-            f"{path}: no identity, but {state} is there: restore the whole folder, or remove the state"
-        )
+    found = next(iter(sorted(wal.glob("*.wal"))), state if state.exists() else None)
+    if found is None:
+        return
+    places = str(path) if _is_same(wal, path / "wal") else f"{path} and {wal}"
+    raise NetstoreError(
+        f"{path}: no identity, but {found} is there, the data of a member; nothing was changed: put the file"
+        f" {_IDENTITY} back, or the whole folder from a copy of it. Only if other members or a backup have"
+        f" all of the data, move {places} away: this member then begins empty, without anything that it had"
+    )

@@ -151,13 +151,13 @@ def members_of(name: str, peer_urls: str | None, initial_cluster: str | None) ->
         MEMBER_NAME.check(name)
         option = "--initial-advertise-peer-urls"
         urls = None if peer_urls is None else tuple(map(str, TARGETS.read_words([peer_urls])))
-        if urls == ():
-            raise BadValue("names no URL; give http://ADDRESS:PORT")
         option = "--initial-cluster"
         own = ",".join(f"{name}={url}" for url in urls or (DEFAULT_PEER_URL,))
         listed = Members().read_words([initial_cluster or own])
     except BadValue as bad:
         usage(f"{option}: {bad}")
+    if urls == ():
+        usage("--initial-advertise-peer-urls: names no URL; give http://ADDRESS:PORT")
     found = {each.name: tuple(map(str, each.peer_urls)) for each in listed}
     if name not in found:
         usage(f"--initial-cluster: names {', '.join(found)}, and not {name}; add it")
