@@ -187,6 +187,7 @@ class DataDir:
         or has the log of another member.
         """
         wal = path / "wal" if wal_dir is None else wal_dir
+        check_not_both(path)
         lock = _lock_shared(path)
         try:
             found = _read_settled(path, wal)
@@ -420,24 +421,36 @@ def _check_private(path: Path, *, own: bool = False) -> bool:
 
 def _check_no_etcd(path: Path) -> None:
     """Refuse the folder of an etcd, whatever its mode, and say how its data is taken over; and that of a
-    member in which an etcd was run, whose writes this member does not have.
+    member in which an etcd was run.
+    """
+    check_not_both(path)
+    with explain_errors(path):
+        is_etcd = _has_etcd(path)
+    if is_etcd:
+        raise NetstoreError(
+            f"{path}: has the data of an etcd (the folder member); nothing was changed: stop that etcd, run"
+            f" netstorectl import --data-dir NEW {path}, and start netstored with --data-dir NEW"
+        )
+
+
+def check_not_both(path: Path) -> None:
+    """NetstoreError for the folder of a member in which an etcd was run: neither has the writes of the other.
+    Blocks.
     """
     member = path / "member"
     with explain_errors(path):
-        is_etcd = any((member / each).exists() for each in ("snap", "wal"))
-        is_ours = is_etcd and (path / _IDENTITY).exists()
-    if is_ours:
+        is_both = _has_etcd(path) and (path / _IDENTITY).exists()
+    if is_both:
         raise NetstoreError(
             f"{path}: has the data of this member, and of an etcd that was run in the same folder ({member});"
             " nothing was changed: stop that etcd, and move the folder member into an empty folder, OTHER. If"
             " its writes count, run netstorectl import --data-dir NEW OTHER, and start netstored with"
             " --data-dir NEW; if this member's do, start it as before"
         )
-    if is_etcd:
-        raise NetstoreError(
-            f"{path}: has the data of an etcd (the folder member); nothing was changed: stop that etcd, run"
-            f" netstorectl import --data-dir NEW {path}, and start netstored with --data-dir NEW"
-        )
+
+
+def _has_etcd(path: Path) -> bool:
+    return any((path / "member" / each).exists() for each in ("snap", "wal"))
 
 
 def _check_no_etcd_log(wal: Path) -> None:

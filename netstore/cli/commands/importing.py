@@ -211,7 +211,8 @@ def _opened(
     skip_digest: bool,
 ) -> EtcdSource:
     """What a file or folder has."""
-    from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
+    from netstore.disk.datadir import check_not_both  # noqa: PLC0415 - see above
+    from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - same
     from netstore.types import Nanos  # noqa: PLC0415 - same
 
     path = Path(source)
@@ -222,6 +223,7 @@ def _opened(
             f"{shortened(source)}: {error.strerror}, and not the address of an etcd either, which is written"
             " http://HOST:PORT; name a file or folder that is there, or an address"
         ) from None
+    check_not_both(path if path.is_dir() else path.absolute().parent.parent.parent)  # FOLDER/member/snap/db
     if path.is_dir() and not is_of_etcd(path):
         told_of_folder = advice(path, "the data folder of an etcd")
         if told_of_folder is not None:

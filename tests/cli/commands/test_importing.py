@@ -90,6 +90,24 @@ def test_an_etcd_whose_log_is_elsewhere(run: Run, tmp_path: Path) -> None:
     assert "log: has no log of an etcd: name with --source-wal-dir the folder" in told.err
 
 
+def test_a_folder_that_a_netstored_and_an_etcd_have_used(run: Run, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    assert run("import", str(snapshot(tmp_path)), "--data-dir", str(both)).status == 0
+    (both / "member" / "snap").mkdir(parents=True)
+    database = both / "member" / "snap" / "db"
+    database.write_bytes((tmp_path / "s.db").read_bytes())
+    new = ("--data-dir", str(tmp_path / "new"))
+    for words in (("import", str(both)), ("import", str(database)), ("export", str(both))):
+        told = run(*words, *new)
+        assert told.status == 1, words
+        assert (
+            f"{both}: has the data of this member, and of an etcd that was run in the same folder" in told.err
+        )
+        assert not (tmp_path / "new").exists()
+    (both / "member").rename(tmp_path / "member")
+    assert run("export", str(both), *new).status == 0
+
+
 def test_two_imports_are_two_clusters(run: Run, tmp_path: Path) -> None:
     source = str(snapshot(tmp_path))
     one, other = (
