@@ -126,6 +126,7 @@ class Host:
         engine.pull = machine.save
         self._driver = driver
         self._raft = raft = driver.raft
+        self.slowness.is_alone = lambda: raft.is_only_voter
         self._engine = engine
         self._send = send
         self._flush = flush

@@ -209,6 +209,7 @@ def test_a_write_that_is_given_up_is_told_with_what_it_lacked(is_handed_over: bo
 
 def test_a_call_that_fails_is_told_with_its_status() -> None:
     traced = Traced()
+    traced.solo.host.slowness.is_alone = lambda: False
     call: Any = Call()
     for status, is_server_error in ((codes.UNAVAILABLE, True), (codes.FAILED_PRECONDITION, False)):
         traced.tracer.call_ended(call, 0.2, status)
@@ -228,6 +229,7 @@ def test_a_refusal_of_the_store_is_no_error_of_the_server() -> None:
 def test_a_read_whose_index_is_not_confirmed_waited_for_the_quorum() -> None:
     traced = Traced()
     solo, host = traced.solo, traced.solo.host
+    host.slowness.is_alone = lambda: False
     found: list[Spent | None] = []
     number = host.reads.ask(lambda _: found.append(host.slowness.spent), "10.0.0.9", host.proposals.now)
     assert number is not None

@@ -175,7 +175,7 @@ def test_a_run_that_was_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert main(["--name=a", "--log-format=json", "--pre-vote"]) == 0
     assert [config.name for config in seen] == ["a"]
     err = capsys.readouterr().err
-    assert '"event": "setting_without_effect"' in err
+    assert '"event": "setting_warning"' in err
     assert '"event": "member_starting"' in err
     assert str(seen[0].data_dir) in err
 
