@@ -185,6 +185,7 @@ def test_a_write_that_is_given_up_is_told_with_what_it_lacked(is_handed_over: bo
     """Nothing is ever applied: no majority takes it, or there is no leader to hand it to."""
     traced = Traced(Solo().lead() if is_handed_over else Solo())
     solo, host = traced.solo, traced.solo.host
+    host.slowness.is_alone = lambda: False
     outcomes: list[object] = []
     host.propose(encode(Put(b"/a", b"1")), outcomes.append, b"10.0.0.9")
     solo.turn()
@@ -209,7 +210,6 @@ def test_a_write_that_is_given_up_is_told_with_what_it_lacked(is_handed_over: bo
 
 def test_a_call_that_fails_is_told_with_its_status() -> None:
     traced = Traced()
-    traced.solo.host.slowness.is_alone = lambda: False
     call: Any = Call()
     for status, is_server_error in ((codes.UNAVAILABLE, True), (codes.FAILED_PRECONDITION, False)):
         traced.tracer.call_ended(call, 0.2, status)
