@@ -63,7 +63,7 @@ an empty store, or lose one.
 """
 
 NEXT: Final = re.compile(
-    r"^(netstored|etcd)\b(?!.* --(check-config|inspect-log))|/etc/kubernetes/manifests/"
+    r"^(\{ )?(netstored|etcd)\b(?!.* --(check-config|inspect-log))|/etc/kubernetes/manifests/"
     r"|^(netstorectl|.*\betcd(ctl|utl)) .*?\b(snapshot (restore|verify)|export)\b|^(rm|mv|cp) |\bsystemctl\b"
 )
 """What must not follow a step that failed."""
