@@ -708,9 +708,10 @@ def is_data_folder(folder: Path) -> bool:
         return False
 
 
-def check_no_store(folder: Path) -> None:
+def check_no_store(folder: Path, named: str = "") -> None:
     """NetstoreError if a folder that is named for an archive or for backups has the data or the log of a
-    member, or of an etcd. Nothing need be there. Blocks. OSError if it cannot be read.
+    member, or of an etcd. Nothing need be there. `named` goes before its text. Blocks.
+    OSError if it cannot be read.
     """
     names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names alone
     what = ""
@@ -727,7 +728,8 @@ def check_no_store(folder: Path) -> None:
         what = "the data of a netstored"
     if what:
         raise NetstoreError(
-            f"{folder}: has {what}; nothing was changed: leave it as it is, and name a folder of its own"
+            f"{named}{folder}: has {what}; nothing was changed: leave it as it is, and name a folder of its"
+            " own"
         )
 
 

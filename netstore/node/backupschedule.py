@@ -412,10 +412,7 @@ def check_folder(folder: Path) -> None:
     """NetstoreError if backups cannot be put there."""
     if not folder.is_dir():
         raise NetstoreError(f"backup_folder: {folder} is no folder: make it, or mount the disk that has it")
-    try:
-        check_no_store(folder)
-    except NetstoreError as error:
-        raise NetstoreError(f"backup_folder: {error}") from None
+    check_no_store(folder, "backup_folder: ")
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise NetstoreError(
             f"backup_folder: {folder} is read-only here: mount its disk for writing; under systemd name it in"
