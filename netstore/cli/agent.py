@@ -40,7 +40,7 @@ def _run(config: AgentConfig, notices: Sequence[str]) -> None:
     logging.configure(config.log_level, config.log_format)
     log = logging.get_logger("agent")
     for notice in notices:
-        log.warning("setting_without_effect", notice=notice)
+        log.warning("setting_warning", notice=notice)
     log.info("agent_starting", version=__version__, prefix=config.prefix)
 
     async def agent() -> None:

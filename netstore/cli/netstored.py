@@ -117,7 +117,7 @@ def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
     logging.configure(config.log_level, config.log_format, *streams)
     log = logging.get_logger("netstored")
     for notice in notices:
-        log.warning("setting_without_effect", notice=notice)
+        log.warning("setting_warning", notice=notice)
     log.info("member_starting", version=__version__, name=config.name, data_dir=config.data_dir)
     trio.run(serve, config)
 

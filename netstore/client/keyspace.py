@@ -24,7 +24,7 @@ from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from netstore.client.v3 import V3Client
 
@@ -155,6 +155,29 @@ class KeySpace:
                 if before.mod_revision != after.mod_revision:
                     yield Change(before.key, before, after)
                 before, after = await anext(befores, None), await anext(afters, None)
+
+    async def deletions(
+        self, prefix: bytes, keys: Collection[bytes], first: int, second: int
+    ) -> dict[bytes, int]:
+        """The revision at which each of these keys, which begin with `prefix`, was last deleted after `first`
+        and up to `second`, as far as there is one. BadAnswer if the store does not tell all of them
+        (`client.past`).
+        """
+        found: dict[bytes, int] = {}
+        create = pb.WatchCreateRequest(
+            key=prefix or b"\0",
+            range_end=prefix_end(prefix),
+            start_revision=first + 1,
+            filters=[pb.WatchCreateRequest.NOPUT],
+        )
+        async with aclosing(told(self._client, create, second)) as answers:
+            async for part in answers:
+                if part.compact_revision:
+                    raise Compacted(f"the store has compacted its history up to {part.compact_revision}")
+                for event in part.events:
+                    if event.kv.mod_revision <= second and event.kv.key in keys:
+                        found[event.kv.key] = event.kv.mod_revision
+        return found
 
     async def past(self, key: bytes, most: int) -> Past:
         """The newest `most` states of a key that can be read. BadAnswer if the store does not tell all of

@@ -34,6 +34,7 @@ from netstore.codec import crc32c, layout
 from netstore.disk.datadir import (
     MAX_NOTE_BYTES,
     add_checksum_line,
+    check_no_store,
     split_checksum_line,
     write_atomically,
 )
@@ -444,6 +445,7 @@ class ArchiveWriter:
         store. `skipped` are the entries that this member does not apply, index -> hash: the archive has them
         before it has the entries.
         """
+        check_no_store(folder)
         writer = cls(folder, cluster, store, claimed, skipped)
         if is_begun:
             _check_not_away(folder)
@@ -724,6 +726,7 @@ def check_own(folder: Path, data: DataDir) -> None:
     """NetstoreError if it is seen without the log of a member that it would not archive in this folder: its
     archive is not there, or another one is. Nothing is written; an archive without an identity is passed.
     """
+    check_no_store(folder)
     if data.archive_folder() == str(folder.absolute()):
         _check_not_away(folder)
     owner = _owner(folder)
@@ -750,15 +753,21 @@ class _Owner(NamedTuple):
 
 def _owner(folder: Path) -> _Owner | None:
     """None if no identity is there, as in archives of earlier releases; CorruptData if it is damaged,
-    NetstoreError if it cannot be read.
+    NetstoreError if it cannot be read, or is not that of an archive.
     """
     path = folder / _IDENTITY
     try:
-        text = split_checksum_line(read_regular(path, MAX_NOTE_BYTES))
+        data = read_regular(path, MAX_NOTE_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unreadable(path, error) from None
+    if data and not data.startswith(_TITLE.encode()):
+        raise NetstoreError(
+            f"{folder}: is no archive: its file {_IDENTITY} is of something else, or damaged from its"
+            " beginning; leave it as it is, and name another folder"
+        )
+    text = split_checksum_line(data)
     title, *lines = (text or b"").decode(errors="replace").splitlines() or [""]
     words = dict(line.partition(" ")[::2] for line in lines)
     if title != _TITLE or not {"cluster", "store"} <= words.keys():

@@ -187,6 +187,7 @@ class DataDir:
         or has the log of another member.
         """
         wal = path / "wal" if wal_dir is None else wal_dir
+        check_not_both(path)
         lock = _lock_shared(path)
         try:
             found = _read_settled(path, wal)
@@ -420,24 +421,36 @@ def _check_private(path: Path, *, own: bool = False) -> bool:
 
 def _check_no_etcd(path: Path) -> None:
     """Refuse the folder of an etcd, whatever its mode, and say how its data is taken over; and that of a
-    member in which an etcd was run, whose writes this member does not have.
+    member in which an etcd was run.
+    """
+    check_not_both(path)
+    with explain_errors(path):
+        is_etcd = _has_etcd(path)
+    if is_etcd:
+        raise NetstoreError(
+            f"{path}: has the data of an etcd (the folder member); nothing was changed: stop that etcd, run"
+            f" netstorectl import --data-dir NEW {path}, and start netstored with --data-dir NEW"
+        )
+
+
+def check_not_both(path: Path) -> None:
+    """NetstoreError for the folder of a member in which an etcd was run: neither has the writes of the other.
+    Blocks.
     """
     member = path / "member"
     with explain_errors(path):
-        is_etcd = any((member / each).exists() for each in ("snap", "wal"))
-        is_ours = is_etcd and (path / _IDENTITY).exists()
-    if is_ours:
+        is_both = _has_etcd(path) and (path / _IDENTITY).exists()
+    if is_both:
         raise NetstoreError(
             f"{path}: has the data of this member, and of an etcd that was run in the same folder ({member});"
             " nothing was changed: stop that etcd, and move the folder member into an empty folder, OTHER. If"
             " its writes count, run netstorectl import --data-dir NEW OTHER, and start netstored with"
             " --data-dir NEW; if this member's do, start it as before"
         )
-    if is_etcd:
-        raise NetstoreError(
-            f"{path}: has the data of an etcd (the folder member); nothing was changed: stop that etcd, run"
-            f" netstorectl import --data-dir NEW {path}, and start netstored with --data-dir NEW"
-        )
+
+
+def _has_etcd(path: Path) -> bool:
+    return any((path / "member" / each).exists() for each in ("snap", "wal"))
 
 
 def _check_no_etcd_log(wal: Path) -> None:
@@ -695,6 +708,31 @@ def is_data_folder(folder: Path) -> bool:
         return False
 
 
+def check_no_store(folder: Path, named: str = "") -> None:
+    """NetstoreError if a folder that is named for an archive or for backups has the data or the log of a
+    member, or of an etcd. Nothing need be there. `named` goes before its text. Blocks.
+    OSError if it cannot be read.
+    """
+    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names alone
+    what = ""
+    with contextlib.suppress(NotRegular):
+        if _IDENTITY in names and is_data_folder(folder):
+            what = "the data of a netstored"
+    if any((folder / "member" / each).is_dir() for each in ("snap", "wal")):
+        what = "the data of an etcd (the folder member)"
+    elif any(map(_ETCD_LOG.fullmatch, names)):
+        what = "the log of an etcd"
+    elif any(each.endswith(".wal") for each in names):
+        what = "the log of a netstored"
+    elif STATE_FILE in names or (folder / "state" / STATE_FILE).exists():
+        what = "the data of a netstored"
+    if what:
+        raise NetstoreError(
+            f"{named}{folder}: has {what}; nothing was changed: leave it as it is, and name a folder of its"
+            " own"
+        )
+
+
 def split_checksum_line(data: bytes) -> bytes | None:
     """The text before the last line; None when the checksum in that does not fit."""
     text = data.rpartition(b"check ")[0]
@@ -767,13 +805,13 @@ def _check_no_log(path: Path, wal: Path) -> None:
             " its end; nothing was changed: run it again, or empty the folder"
         )
     _check_no_etcd_log(wal)
-    found = next(iter(sorted(wal.glob("*.wal"))), None)
-    if found is not None:
-        raise NetstoreError(
-            f"{path}: no identity, but {found} is there: restore the whole folder, or remove the log"
-        )
     state = path / "state" / STATE_FILE
-    if state.exists():
-        raise NetstoreError(
-            f"{path}: no identity, but {state} is there: restore the whole folder, or remove the state"
-        )
+    found = next(iter(sorted(wal.glob("*.wal"))), state if state.exists() else None)
+    if found is None:
+        return
+    places = str(path) if _is_same(wal, path / "wal") else f"{path} and {wal}"
+    raise NetstoreError(
+        f"{path}: no identity, but {found} is there, the data of a member; nothing was changed: put the file"
+        f" {_IDENTITY} back, or the whole folder from a copy of it. Only if other members or a backup have"
+        f" all of the data, move {places} away: this member then begins empty, without anything that it had"
+    )

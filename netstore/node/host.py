@@ -126,11 +126,14 @@ class Host:
         engine.pull = machine.save
         self._driver = driver
         self._raft = raft = driver.raft
+        self.slowness.is_alone = lambda: raft.is_only_voter
         self._engine = engine
         self._send = send
         self._flush = flush
         self._wake = wake
         self._log = log
+        self.estranged: Callable[[], str] = lambda: ""
+        """Which other member says that this one is of another cluster, and in which words (`peer.peers`)."""
         self.differing = ""
         """See `Member.differing`; set by `node.consistency`."""
         self.contradicted: Contradicted | None = None
@@ -279,7 +282,13 @@ class Host:
 
     def problems(self) -> dict[str, str]:
         """See `Member.problems`."""
-        return self.space.problems()
+        found = self.space.problems()
+        if not self.leader and (told := self.estranged()):
+            found[f"knows no leader, and member {told}"] = (
+                "restore or import all members from the same file with the same --initial-cluster and"
+                " --initial-cluster-token, each into a new folder"
+            )
+        return found
 
     def behind(self) -> list[Behind]:
         """See `Member.behind`."""

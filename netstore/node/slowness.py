@@ -28,7 +28,9 @@ class Spent(NamedTuple):
     """Seconds that a request waited, in the order of its way. What is not known is part of the one before."""
 
     queue: float = 0.0
-    """Until it was handed to the log, or forwarded to the leader."""
+    """Until it was handed to the log, or forwarded to the leader; and, of a member that votes alone, what it
+    waited for the event loop afterwards.
+    """
     disk: float = 0.0
     """While this member's log was written and synced."""
     quorum: float = 0.0
@@ -48,6 +50,8 @@ class Slowness:
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` gives monotonic seconds."""
         self._clock = clock
+        self.is_alone: Callable[[], bool] = lambda: False
+        """Whether this member votes alone, so that nothing waits for others."""
         self.syncs: Iterable[tuple[float, float]] = ()
         """When the last writes of the log began and were synced, the oldest first (`disk.posix`)."""
         self._commits: deque[tuple[Index, float]] = deque(maxlen=COMMITS_KEPT)
@@ -85,7 +89,13 @@ class Slowness:
         if self._last[:2] != (sent, committed):
             self._last = sent, committed, self._disk(sent, committed)
         disk = self._last[2]
-        return Spent(sent - opened, disk, max(0.0, committed - sent - disk), now - committed)
+        return self._spent(sent - opened, disk, max(0.0, committed - sent - disk), now - committed)
+
+    def _spent(self, queue: float, disk: float, rest: float, apply: float) -> Spent:
+        """`rest`: until it was committed or confirmed."""
+        if self.is_alone():
+            return Spent(queue + rest, disk, 0.0, apply)
+        return Spent(queue, disk, rest, apply)
 
     def _disk(self, since: float, until: float) -> float:
         """Seconds between these times in which the log was written and synced."""
@@ -93,4 +103,4 @@ class Slowness:
 
     def of_read(self, asked: float) -> Spent:
         """Of a read that was asked for at this time, and is being answered."""
-        return Spent(quorum=max(0.0, self._clock() - asked))
+        return self._spent(0.0, 0.0, max(0.0, self._clock() - asked), 0.0)

@@ -334,7 +334,8 @@ class Layered(Generic[C]):
             elif flag in self.foreign:
                 notices.append(self._judge_foreign(f"{name}: {flag}", self.foreign[flag], text))
             else:
-                notices.append(f"{name}: {flag} is not known and has no effect")
+                meant = nearest(flag, (*by_flag, *self.foreign))
+                notices.append(f"{name}: {flag} is not known and has no effect: {meant}")
 
     def check_files(self, loaded: Loaded[C]) -> None:
         """Raise `BadSetting` if a file that is needed at the start cannot be read."""

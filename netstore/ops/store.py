@@ -603,6 +603,7 @@ class StoreConfig:
         self._check_certificates("", self._served)
         self._check_certificates("peer_", self._peers)
         self._check_backup()
+        self._check_places()
         if 0 < self.archive_keep_seconds < SHORTEST_ARCHIVE:
             raise BadSetting(
                 "archive_keep_seconds",
@@ -680,6 +681,26 @@ class StoreConfig:
             ) from None
         if not words:
             raise BadSetting("backup_hook", "names no program", "give a program with its arguments")
+
+    def _check_places(self) -> None:
+        """Folders whose files would be taken for each other's. Links are followed."""
+        data = Path(os.path.realpath(self.data_dir))
+        places = {
+            "data_dir": data,
+            "the folder of the state": data / "state",
+            "wal_dir": Path(os.path.realpath(self.wal_dir or data / "wal")),
+        }
+        for key in ("wal_dir", "archive_folder", "backup_folder"):
+            given = getattr(self, key)
+            if given is None:
+                continue
+            found = Path(os.path.realpath(given))
+            for other, place in places.items():
+                is_inside = place in found.parents and other in {"the folder of the state", "wal_dir"}
+                if other != key and (found == place or is_inside):
+                    how = "lies inside" if is_inside else "is the same folder as"
+                    raise BadSetting(key, f"{given} {how} {other}", "name a folder of its own")
+            places[key] = found
 
     @property
     def backup_seconds(self) -> float:

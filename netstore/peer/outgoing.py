@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from netstore.seams import Clock, Log
     from netstore.types import NodeId
 
+_ESTRANGED: Final = (Verdict.OTHER_CLUSTER, Verdict.OTHER_MEMBER, Verdict.NOT_PROVED)
+
 OUTBOX_BYTES: Final = 64 * 1024 * 1024
 """Unsent bytes for one member beyond which messages to it are dropped; Raft's own window is a quarter of it.
 """
@@ -102,6 +104,8 @@ class PeerConnection:
         self._account = dialer.budget.account()
         self.round_trip = RoundTrip()
         self.counts = PeerCounts()
+        self.estranged = ""
+        """Why the two are not of one cluster, as the last attempt found; empty if that is not so."""
         self._heard = 0.0
         """When something was received, or accepted from the queue, last."""
         self._pinged = 0.0
@@ -173,6 +177,7 @@ class PeerConnection:
                         self._pause = FIRST_PAUSE_SECONDS
                 except StreamFailed as fault:
                     self.round_trip.failures += 1
+                    self.estranged = str(fault) if fault.verdict in _ESTRANGED else ""
                     self._dialer.log_change(
                         self._id, "peer_not_reached", peer=f"{self._id:x}", url=self._url, reason=str(fault)
                     )
@@ -204,6 +209,7 @@ class PeerConnection:
         try:
             self._heard = opened = dialer.clock.monotonic()
             self._stream = stream
+            self.estranged = ""
             is_logged, self._is_steady = self._is_steady, False
             if is_logged:
                 self._log_connected()

@@ -168,6 +168,13 @@ class Peers:
         """The other members, with what is counted of each."""
         return self._peers
 
+    def estranged(self) -> str:
+        """Which member says that this one is of another cluster, and in which words: the first of them; empty
+        if none does.
+        """
+        told = (f"{id_:x} says: {each.estranged}" for id_, each in self._peers.items() if each.estranged)
+        return next(told, "")
+
     def copy_ended(self, peer: NodeId, *, ok: bool) -> None:
         """A copy of the state was sent to a member, or was not."""
         known = self._peers.get(peer)

@@ -213,6 +213,7 @@ class RunningMember:
             catch_up_entries=min(CATCH_UP_ENTRIES, config.entries_per_snapshot),
             log_budget=base.shares.log,
         )
+        host.estranged = self.peers.estranged
         host.space.next_segment = store.device
         host.slowness.syncs = store.device.recent
         host.read_clock = base.reactor.read_clock

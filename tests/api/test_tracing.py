@@ -185,6 +185,7 @@ def test_a_write_that_is_given_up_is_told_with_what_it_lacked(is_handed_over: bo
     """Nothing is ever applied: no majority takes it, or there is no leader to hand it to."""
     traced = Traced(Solo().lead() if is_handed_over else Solo())
     solo, host = traced.solo, traced.solo.host
+    host.slowness.is_alone = lambda: False
     outcomes: list[object] = []
     host.propose(encode(Put(b"/a", b"1")), outcomes.append, b"10.0.0.9")
     solo.turn()
@@ -228,6 +229,7 @@ def test_a_refusal_of_the_store_is_no_error_of_the_server() -> None:
 def test_a_read_whose_index_is_not_confirmed_waited_for_the_quorum() -> None:
     traced = Traced()
     solo, host = traced.solo, traced.solo.host
+    host.slowness.is_alone = lambda: False
     found: list[Spent | None] = []
     number = host.reads.ask(lambda _: found.append(host.slowness.spent), "10.0.0.9", host.proposals.now)
     assert number is not None

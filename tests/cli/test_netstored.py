@@ -175,7 +175,7 @@ def test_a_run_that_was_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert main(["--name=a", "--log-format=json", "--pre-vote"]) == 0
     assert [config.name for config in seen] == ["a"]
     err = capsys.readouterr().err
-    assert '"event": "setting_without_effect"' in err
+    assert '"event": "setting_warning"' in err
     assert '"event": "member_starting"' in err
     assert str(seen[0].data_dir) in err
 
@@ -329,6 +329,11 @@ def test_check_config_tells_what_is_wrong_with_the_folders_of_archive_and_backup
     (path / "archive-place").write_bytes(b"?")
     assert f"# archive_folder: {path / 'archive-place'}: damaged" in told()
     (path / "archive-place").unlink()
+    (backups / "member" / "snap").mkdir(parents=True)
+    assert "# backup_folder: " in (found := told())
+    assert "has the data of an etcd (the folder member); nothing was changed" in found
+    (backups / "member" / "snap").rmdir()
+    (backups / "member").rmdir()
     backups.rmdir()
     assert told().startswith("# backup_folder: ")
     data.close()

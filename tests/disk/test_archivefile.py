@@ -17,6 +17,7 @@ from netstore.disk.archivefile import (
     Archived,
     ArchiveWriter,
     Base,
+    check_own,
     encode,
     is_archive,
     listing,
@@ -25,6 +26,7 @@ from netstore.disk.archivefile import (
     wall_of,
 )
 from netstore.disk.archiveretention import Retention
+from netstore.disk.datadir import DataDir
 from netstore.disk.skipped import read_archived_skips
 from netstore.errors import CorruptData, NetstoreError
 from netstore.inputfile import NotRegular
@@ -177,6 +179,39 @@ def test_whose_archive_it_is(tmp_path: Path) -> None:
         file.write_bytes(damaged)
         with pytest.raises(CorruptData, match="identity: damaged: remove it if the archive is of this store"):
             reopened("aa")
+
+
+@pytest.mark.parametrize(
+    ("made", "text", "what"),
+    [
+        ("identity", "netstore data folder\n", "the data of a netstored"),
+        ("state/state.lmdb", "x", "the data of a netstored"),
+        ("state.lmdb", "x", "the data of a netstored"),
+        ("0000000000000000.wal", "x", "the log of a netstored"),
+        ("0000000000000000-0000000000000000.wal", "x", "the log of an etcd"),
+        ("member/snap/db", "x", "the data of an etcd (the folder member)"),
+        ("member/wal/0.wal", "x", "the data of an etcd (the folder member)"),
+    ],
+)
+def test_the_folder_of_a_store_is_no_place_for_an_archive(
+    tmp_path: Path, made: str, text: str, what: str
+) -> None:
+    path = tmp_path / "store" / made
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    told = f"store: has {re.escape(what)}; nothing was changed: leave it as it is"
+    with pytest.raises(NetstoreError, match=told):
+        ArchiveWriter.open(tmp_path / "store", CLUSTER, STORE)
+    with pytest.raises(NetstoreError, match=told):
+        check_own(tmp_path / "store", DataDir.glance(tmp_path / "data"))
+    assert not (tmp_path / "store" / "lock").exists()
+
+
+def test_an_identity_of_something_else_is_not_to_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "identity").write_text("of my bank\n")
+    with pytest.raises(NetstoreError, match="is no archive") as caught:
+        ArchiveWriter.open(tmp_path, CLUSTER, STORE)
+    assert "remove" not in str(caught.value)
 
 
 def test_a_state_of_another_store_that_is_further_than_the_entries_is_put_aside(tmp_path: Path) -> None:

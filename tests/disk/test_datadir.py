@@ -143,7 +143,9 @@ def test_a_log_without_identity_is_not_taken_over(tmp_path: Path) -> None:
     wal = tmp_path / "wal"
     wal.mkdir(0o700)
     (wal / f"{0:016x}.wal").write_bytes(b"x")
-    assert "no identity, but" in refused(tmp_path / "data", wal)
+    told = refused(tmp_path / "data", wal)
+    assert "no identity, but" in told
+    assert f"move {tmp_path / 'data'} and {wal} away: this member then begins empty" in told
 
 
 def test_a_state_without_identity_is_not_taken_over(tmp_path: Path) -> None:
@@ -151,7 +153,11 @@ def test_a_state_without_identity_is_not_taken_over(tmp_path: Path) -> None:
     state.parent.mkdir(0o700, parents=True)
     state.parent.parent.chmod(0o700)
     state.write_bytes(b"x")
-    assert f"no identity, but {state} is there" in refused(tmp_path / "data")
+    told = refused(tmp_path / "data")
+    assert f"no identity, but {state} is there" in told
+    assert "put the file identity back, or the whole folder from a copy of it" in told
+    assert "remove" not in told
+    assert f"move {tmp_path / 'data'} away: this member then begins empty, without anything" in told
 
 
 @pytest.mark.parametrize("part", ["snap", "wal"])

@@ -51,3 +51,13 @@ def test_writes_that_waited_together_look_at_the_disk_once() -> None:
     assert slowness.of_write(1.0, 1.5, Index(501)).disk == 0.5
     assert slowness.of_write(1.0, 1.75, Index(502)).disk == 0.5
     assert later.looks == 2
+
+
+def test_nothing_waits_for_others_at_a_member_that_votes_alone() -> None:
+    slowness = Slowness(lambda: 10.0)
+    slowness.is_alone = lambda: True
+    slowness.syncs = Syncs((2.0, 4.0))
+    slowness.committed(Index(1), 9.0)
+    assert slowness.of_write(1.0, 1.5, Index(1)) == Spent(0.5 + 5.5, 2.0, 0.0, 1.0)
+    assert slowness.of_unfinished(1.0, 1.5, 9.0).quorum == 0.0
+    assert slowness.of_read(7.0) == Spent(queue=3.0)

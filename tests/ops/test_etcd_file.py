@@ -134,10 +134,13 @@ def test_beside_the_file_nothing_of_etcds_counts_and_all_of_netstores_does(file:
 
 def test_a_name_that_is_not_known_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text("nam: x\nexperimental-snapshot-catch-up-entries: 7\n")
+    path.write_text("nam: x\nquota-backend-byte: 7\nexperimental-snapshot-catch-up-entries: 7\n")
     notices = STORE.load(["--config-file", str(path)], {}).notices
-    assert notices[0] == f"{path}: nam is not known and has no effect"
-    assert "experimental-snapshot-catchup-entries has no effect" in notices[1]
+    assert notices[0] == f"{path}: nam is not known and has no effect: did you mean name?"
+    assert notices[1].endswith(
+        "quota-backend-byte is not known and has no effect: did you mean quota-backend-bytes?"
+    )
+    assert "experimental-snapshot-catchup-entries has no effect" in notices[2]
 
 
 def test_which_files_are_etcds(tmp_path: Path) -> None:

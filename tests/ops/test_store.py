@@ -219,6 +219,38 @@ class TestStoreChecks:
         assert config.history_seconds == pytest.approx(seconds)
         assert config.history_revisions == revisions
 
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            ("--archive-folder=D", "D is the same folder as data_dir"),
+            ("--archive-folder=D/wal", "D/wal is the same folder as wal_dir"),
+            ("--archive-folder=D/wal/a", "D/wal/a lies inside wal_dir"),
+            ("--archive-folder=L", "L is the same folder as data_dir"),
+            (
+                "--backup-folder=D/state",
+                "D/state is the same folder as the folder of the state",
+            ),
+            ("--backup-folder=D/state/b", "D/state/b lies inside the folder of the state"),
+            ("--wal-dir=D", "D is the same folder as data_dir"),
+            ("--wal-dir=W --backup-folder=W", "W is the same folder as wal_dir"),
+            ("--archive-folder=A --backup-folder=A", "A is the same folder as archive_folder"),
+        ],
+    )
+    def test_folders_that_would_have_each_others_files(self, tmp_path: Path, flags: str, told: str) -> None:
+        (tmp_path / "D").mkdir()
+        (tmp_path / "L").symlink_to("D")
+        words = [each.replace("=", f"={tmp_path}/") for each in flags.split()]
+        found = refusal(STORE, f"--data-dir={tmp_path}/D", *words)
+        assert told in found.replace(f"{tmp_path}/", "")
+        assert words[-1].partition("=")[0] in found
+        assert "name a folder of its own" in found
+
+    def test_folders_that_may_be_in_each_other(self, tmp_path: Path) -> None:
+        given = (f"--{name}={tmp_path}/d/{name}" for name in ("wal-dir", "archive-folder", "backup-folder"))
+        store(f"--data-dir={tmp_path}/d", *given)
+        store(f"--data-dir={tmp_path}/d", f"--wal-dir={tmp_path}/d/wal")
+        store(f"--archive-folder={tmp_path}/b/log", f"--backup-folder={tmp_path}/b")
+
     def test_how_long_an_archive_is_kept(self) -> None:
         assert store().archive_keep_seconds == 0
         assert store("--archive-keep-seconds=604800").archive_keep_seconds == 604_800

@@ -86,6 +86,8 @@ async def test_a_member_of_another_cluster_is_refused_and_logged_once(
         assert one.connections == 0
         [told] = one.log.events("peer_not_reached")
         assert "belongs to cluster c1, this member to c2" in told
+        wanted = f"{B:x} says: refused: belongs to cluster c1, this member to c2"
+        await eventually(lambda: one.peers.estranged() == wanted, "it is kept for the status")
         [refused] = two.log.events("peer_refused")
         assert "belongs to cluster c1" in refused
 

@@ -314,7 +314,7 @@ def test_a_unit_of_flannel_starts_as_it_is(scene: Stage, monkeypatch: pytest.Mon
     agent = scene.agent(0, *options.split())
     agent.subnet()
     assert agent.told("rules_in_place")["masquerade"] is True
-    assert not [line for line in agent.events("setting_without_effect") if "OPTIONS" in line["notice"]]
+    assert not [line for line in agent.events("setting_warning") if "OPTIONS" in line["notice"]]
 
 
 def test_without_permission_the_reason_is_told(scene: Stage) -> None:

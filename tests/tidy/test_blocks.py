@@ -54,6 +54,66 @@ def test_every_block_is_run_or_says_why_not() -> None:
     assert found == []
 
 
+STEP: Final = re.compile(
+    r"\bnetstorectl .*?\b(import|export|snapshot (restore|verify|save|status)|archive ls|member rm)\b"
+    r"|\betcd(ctl|utl) .*?\bsnapshot (save|restore)\b|\b(mv|cp)\b|\bnetstored\b.* --check-config\b"
+)
+"""What makes a store's folder or file, proves it, or moves it away: when it fails, the next step would begin
+an empty store, or lose one.
+"""
+
+NEXT: Final = re.compile(
+    r"^(\{ )?(netstored|etcd)\b(?!.* --(check-config|inspect-log))|/etc/kubernetes/manifests/"
+    r"|^(netstorectl|.*\betcd(ctl|utl)) .*?\b(snapshot (restore|verify)|export)\b|^(rm|mv|cp) |\bsystemctl\b"
+)
+"""What must not follow a step that failed."""
+
+APART: Final = re.compile(r'cp "?\$NEW_')
+"""Steps that are right each by itself: a key and a certificate, which are read when both are there."""
+
+
+def unlinked(text: str) -> str:
+    """The first command of a block that follows a failed step; empty if all are linked by &&."""
+    lists = re.sub(r"(\\|&&|\|\||\|)[ ]*\n\s*", r"\1 ", text).replace("\\ ", "").splitlines()
+    seen = False
+    for each in map(str.strip, lists):
+        if seen and NEXT.search(each) and not APART.match(each):
+            return each
+        seen = seen or STEP.search(each) is not None
+    return ""
+
+
+def test_no_store_is_started_after_a_step_that_failed() -> None:
+    shell = [each for name, text in documents().items() for each in blocks(name, text)]
+    found = [f"{each}: link it by &&: {told}" for each in shell if (told := unlinked(each.text))]
+    assert found == []
+    pages = {path.name: path.read_text() for path in (ROOT / "man").iterdir()}
+    examples = [
+        (name, re.sub(r"^[#$] ", "", each, flags=re.MULTILINE).replace("\\e\n", "\\\n"))
+        for name, text in pages.items()
+        for each in re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", text, re.MULTILINE | re.DOTALL)
+    ]
+    assert len(examples) > 10
+    unlinked_in = [name for name, text in examples if unlinked(text)]
+    assert unlinked_in == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("netstorectl import e --data-dir n\nnetstored --data-dir n\n", "netstored --data-dir n"),
+        ("netstorectl import e \\\n    --data-dir n &&\n    netstored --data-dir n\n", ""),
+        ("mv a b\ncp etcd.yaml /etc/kubernetes/manifests/\n", "cp etcd.yaml /etc/kubernetes/manifests/"),
+        ("netstorectl snapshot save f\nnetstorectl snapshot verify f\n", "netstorectl snapshot verify f"),
+        ("netstorectl export n --snapshot f &&\n    ETCDCTL_API=3 etcdctl snapshot restore f\n", ""),
+        ("netstorectl export n --snapshot f\netcdutl snapshot restore f\n", "etcdutl snapshot restore f"),
+        ("netstored --check-config\nsystemctl restart netstored\n", "systemctl restart netstored"),
+    ],
+)
+def test_a_step_that_is_not_linked_is_seen(text: str, told: str) -> None:
+    assert unlinked(text) == told
+
+
 def test_documents_for_data_can_be_read() -> None:
     for name, text in documents().items():
         for each in blocks(name, text):

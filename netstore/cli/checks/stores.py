@@ -43,6 +43,8 @@ class Known:
     network: Network | None = None
     records: list[Record] | None = None
     """None if they could not be read."""
+    is_unneeded: bool = False
+    """There is no network, and nothing here or in the store needs one."""
 
 
 async def look(settings: Settings, *, has_agent: bool) -> Known:
@@ -214,6 +216,7 @@ async def _network(settings: Settings, access: StoreAccess, known: Known, *, has
         if has_agent or (await store.entries()).entries:
             known.findings.append(wrong("network", told, advice))
         else:  # a store of Kubernetes alone needs none
+            known.is_unneeded = True
             known.findings.append(absent("network", f"{told}; if nodes are to have subnets, {advice}"))
         return
     try:

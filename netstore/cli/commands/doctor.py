@@ -74,6 +74,7 @@ def _end(findings: Sequence[Finding]) -> None:
 async def _examine(settings: Settings, config_file: str | None, data_dir: str | None) -> list[Finding]:
     # Imported here: the agent's rooms and msgspec take longer to load than most commands run.
     from netstore.cli.checks import disk, kernel, node, stores  # noqa: PLC0415
+    from netstore.cli.checks.finding import absent  # noqa: PLC0415
     from netstore.ops.agent import AGENT  # noqa: PLC0415
     from netstore.ops.store import STORE, StoreConfig  # noqa: PLC0415
 
@@ -87,8 +88,10 @@ async def _examine(settings: Settings, config_file: str | None, data_dir: str | 
     known = await stores.look(settings, has_agent=has_agent)
     interface = None if here.choice is None else here.choice.link.name
     backend = None if known.network is None else known.network.backend_type
-    findings += kernel.check_kernel(Path("/"), interface, backend)
-    findings += node.judge(agent, here, known)
+    of_node = [*kernel.check_kernel(Path("/"), interface, backend), *node.judge(agent, here, known)]
+    if known.is_unneeded:
+        of_node = [absent(each.subject, "there is no network, and no agent here") for each in of_node]
+    findings += of_node
     folder = Path(data_dir) if data_dir is not None else _log_folder(store)
     is_named = data_dir is not None or store.data_dir != StoreConfig().data_dir
     findings += disk.check_disk(folder, is_named=is_named)

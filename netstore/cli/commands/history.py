@@ -174,7 +174,7 @@ def diff(settings: Settings, start: bytes, *, points: tuple[Point, ...]) -> None
 
     async def comparing(
         store: Store,
-    ) -> tuple[list[int], list[tuple[Change, str]], int, Mapping[int, Origin]]:
+    ) -> tuple[list[int], list[tuple[Change, str]], int, Mapping[bytes, int], Mapping[int, Origin]]:
         ends = [await store.resolve(each) for each in points]
         if len(ends) == 1:
             ends.append(await store.keys.revision(start))
@@ -188,14 +188,21 @@ def diff(settings: Settings, start: bytes, *, points: tuple[Point, ...]) -> None
                         state.ClearField("value")  # what it is is not shown
                 found.append((change, kind))
             count += 1
-        origins = await store.origins(each.after.mod_revision for each, _ in found if each.after is not None)
-        return ends, found, count, origins
+        removed = {each.key for each, _ in found if each.after is None}
+        written = [each.after.mod_revision for each, _ in found if each.after is not None]
+        origins = await store.origins([*written, ends[1]])
+        gone: dict[bytes, int] = {}
+        if removed and ends[0] < ends[1] and ends[1] in origins:  # etcd keeps none
+            gone = await store.keys.deletions(start, removed, *ends)
+            origins |= await store.origins(gone.values())
+        return ends, found, count, gone, origins
 
-    ends, found, count, origins = ask_keys(settings, comparing)
+    ends, found, count, gone, origins = ask_keys(settings, comparing)
     rows = []
     for change, kind in found:
         after = _mod(change.after)
-        rows.append((_text(change.key), kind, _mod(change.before), after, *_origin(origins.get(after or 0))))
+        origin = origins.get(after or gone.get(change.key, 0))
+        rows.append((_text(change.key), kind, _mod(change.before), after, *_origin(origin)))
     fields = ("change", "before", "after", "time", "author")
     settings.show(
         {

@@ -21,7 +21,6 @@ from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import PATH, Command, pass_settings
 from netstore.cli.commands.v3calls import v3_client
 from netstore.cli.output import Form, Table
-from netstore.errors import NetstoreError
 from netstore.inputfile import shortened
 
 if TYPE_CHECKING:
@@ -140,36 +139,34 @@ def import_(
     _tell(settings, opened, report, targets, own)
 
 
-def members_of(name: str, peer_urls: str | None, initial_cluster: str | None) -> dict[str, list[str]]:
-    """The peer URLs of all members by name."""
-    from netstore.client.endpoints import parse_endpoints  # noqa: PLC0415 - see Settings.run
-    from netstore.ops.addresses import MEMBER_NAME  # noqa: PLC0415 - few commands need them
+def members_of(name: str, peer_urls: str | None, initial_cluster: str | None) -> dict[str, tuple[str, ...]]:
+    """The peer URLs of all members by name; a usage error if these options cannot be used, or do not fit each
+    other.
+    """
+    from netstore.ops.addresses import MEMBER_NAME, TARGETS, Members  # noqa: PLC0415 - few commands need them
     from netstore.ops.kinds import BadValue  # noqa: PLC0415 - same
 
-    members: dict[str, list[str]] = {}
-    for word in filter(None, (initial_cluster or "").split(",")):
-        each, equals, url = word.strip().partition("=")
-        if not equals or not each:
-            usage(f"--initial-cluster: {word!r} is not NAME=URL")
-        members.setdefault(each, []).append(url)
-    if peer_urls is not None:
-        own = [url.strip() for url in peer_urls.split(",") if url.strip()]
-        if members and sorted(members.get(name, ())) != sorted(own):
-            usage(f"--initial-advertise-peer-urls: not what --initial-cluster says of {name}")
-        members[name] = own
-    if not members:
-        members[name] = [DEFAULT_PEER_URL]
-    if name not in members:
-        usage(f"--name: {name} is not in --initial-cluster")
-    for each in members:
-        try:
-            MEMBER_NAME.check(each)
-        except BadValue as bad:
-            usage(f"{'--name' if each == name else '--initial-cluster'}: {bad}")
+    option = "--name"
     try:
-        return {each: list(parse_endpoints(urls)) for each, urls in members.items()}
-    except NetstoreError as error:
-        usage(f"--initial-cluster: {error}")
+        MEMBER_NAME.check(name)
+        option = "--initial-advertise-peer-urls"
+        urls = None if peer_urls is None else tuple(map(str, TARGETS.read_words([peer_urls])))
+        option = "--initial-cluster"
+        own = ",".join(f"{name}={url}" for url in urls or (DEFAULT_PEER_URL,))
+        listed = Members().read_words([initial_cluster or own])
+    except BadValue as bad:
+        usage(f"{option}: {bad}")
+    if urls == ():
+        usage("--initial-advertise-peer-urls: names no URL; give http://ADDRESS:PORT")
+    found = {each.name: tuple(map(str, each.peer_urls)) for each in listed}
+    if name not in found:
+        usage(f"--initial-cluster: names {', '.join(found)}, and not {name}; add it")
+    if urls is not None and set(urls) != set(found[name]):
+        usage(
+            f"--initial-cluster: gives {name} the URLs {','.join(found[name])}, and"
+            f" --initial-advertise-peer-urls {','.join(urls)}; make them agree"
+        )
+    return found
 
 
 def check_token(token: str | None) -> None:
@@ -214,7 +211,8 @@ def _opened(
     skip_digest: bool,
 ) -> EtcdSource:
     """What a file or folder has."""
-    from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - see above
+    from netstore.disk.datadir import check_not_both  # noqa: PLC0415 - see above
+    from netstore.node.etcdsource import open_file, open_folder  # noqa: PLC0415 - same
     from netstore.types import Nanos  # noqa: PLC0415 - same
 
     path = Path(source)
@@ -225,6 +223,7 @@ def _opened(
             f"{shortened(source)}: {error.strerror}, and not the address of an etcd either, which is written"
             " http://HOST:PORT; name a file or folder that is there, or an address"
         ) from None
+    check_not_both(path if path.is_dir() else path.absolute().parent.parent.parent)  # FOLDER/member/snap/db
     if path.is_dir() and not is_of_etcd(path):
         told_of_folder = advice(path, "the data folder of an etcd")
         if told_of_folder is not None:

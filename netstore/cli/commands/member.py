@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -79,7 +80,19 @@ def member() -> None:
 @pass_settings
 def ls(settings: Settings) -> None:
     """List the members, with the role of each and where it is reached."""
-    show(settings, ask_cluster(settings, lambda cluster: cluster.members()))
+
+    async def asking(cluster: ClusterClient) -> tuple[tuple[MemberRecord, ...], bool]:
+        return await cluster.members(), await cluster.is_netstore()
+
+    members, is_netstore = ask_cluster(settings, asking)
+    is_known = not is_netstore or _tells_who_answers(members)
+    leader = next((each for each in members if each.role == "leader" and each.client_urls), None)
+    if not is_known and leader is not None:
+        # Only the leader knows who answers.
+        with suppress(Failure):
+            members = _at(settings, leader, lambda cluster: cluster.members())
+            is_known = _tells_who_answers(members)
+    show(settings, members, is_known=is_known)
 
 
 @member.command("add")
@@ -271,15 +284,17 @@ def found_in(members: Sequence[MemberRecord], who: str) -> MemberRecord:
     return found[0]
 
 
-def show(settings: Settings, members: Sequence[MemberRecord], *, single: bool = False) -> None:
-    """Print members, or the one that was changed."""
-    documents = [_content(each) for each in members]
+def show(
+    settings: Settings, members: Sequence[MemberRecord], *, single: bool = False, is_known: bool = True
+) -> None:
+    """Print members, or the one that was changed. `is_known`: it was asked who answers the leader."""
+    documents = [_content(each, is_known=is_known) for each in members]
     rows = [
         (
             each.id,
             each.name or None,
             each.role,
-            _state(each),
+            _state(each, is_known=is_known),
             ",".join(each.peer_urls),
             ",".join(each.client_urls) or None,
         )
@@ -288,22 +303,31 @@ def show(settings: Settings, members: Sequence[MemberRecord], *, single: bool = 
     settings.show(documents[0] if single else {"members": documents}, Table(HEADINGS, rows))
 
 
-def _state(record: MemberRecord) -> str:
+def _tells_who_answers(members: Sequence[MemberRecord]) -> bool:
+    """Whether the leader listed them: a list from another member has `active` of none."""
+    return any(each.active is not None for each in members if each.role != "leader") or (
+        [each.role for each in members] == ["leader"]
+    )
+
+
+def _state(record: MemberRecord, *, is_known: bool) -> str:
     if record.behind is not None and record.active is not False:
         return record.behind.words  # a new member publishes its name when it has the state
     if not record.started:
         return "unstarted"
     if record.active is False:
         return "silent"
+    if not is_known:
+        return "unknown"
     return "catching up" if record.promote else "started"
 
 
-def _content(record: MemberRecord) -> dict[str, object]:
+def _content(record: MemberRecord, *, is_known: bool) -> dict[str, object]:
     return {
         "id": record.id,
         "name": record.name,
         "role": record.role,
-        "state": _state(record),
+        "state": _state(record, is_known=is_known),
         "started": record.started,
         "promote": record.promote,
         "active": record.active,

@@ -18,7 +18,7 @@ import click
 from netstore.cli.commands.archive import extracted, point_options
 from netstore.cli.commands.failures import in_words, refused
 from netstore.cli.commands.folders import NAME_BACKUP, advice
-from netstore.cli.commands.importing import DEFAULT_NAME, DEFAULT_PEER_URL, check_token
+from netstore.cli.commands.importing import DEFAULT_NAME, check_token, members_of
 from netstore.cli.commands.invocation import Settings, say, warn
 from netstore.cli.commands.options import PATH, Group, pass_settings
 from netstore.cli.commands.points import shown_instant
@@ -27,7 +27,7 @@ from netstore.inputfile import open_input
 from netstore.outputfile import open_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from netstore.cli.commands.points import Point
@@ -339,7 +339,7 @@ def restore(
         raise click.UsageError("--bump-revision needs --mark-compacted: revisions between would be empty")
     if mark_compacted and not bump_revision:
         raise click.UsageError("--mark-compacted needs --bump-revision")
-    members = _members(name, initial_cluster, initial_advertise_peer_urls)
+    members = members_of(name, initial_advertise_peer_urls, initial_cluster)
     check_token(initial_cluster_token)
     reached: Reached | None = None
     with ExitStack() as parts:
@@ -397,32 +397,3 @@ def restore(
     settings.show(content, Table(tuple(headings), [tuple(content.values())]))
     if len(members) > 1:
         say("restore the same file for each other member, before any of them is started")
-
-
-def _members(name: str, cluster: str | None, own: str | None) -> dict[str, tuple[str, ...]]:
-    """Peer URLs by name; `UsageError` if these options do not fit each other."""
-    from netstore.ops.addresses import MEMBER_NAME, TARGETS, Members  # noqa: PLC0415 - one command needs them
-    from netstore.ops.kinds import BadValue  # noqa: PLC0415 - same
-
-    option = "--name"
-    try:
-        MEMBER_NAME.check(name)
-        option = "--initial-advertise-peer-urls"
-        urls = None if own is None else tuple(map(str, TARGETS.read_words([own])))
-        option = "--initial-cluster"
-        listed = Members().read_words([cluster or _pairs(name, urls)])
-    except BadValue as bad:
-        raise click.UsageError(f"{option}: {bad}") from None
-    found = {each.name: tuple(map(str, each.peer_urls)) for each in listed}
-    if name not in found:
-        raise click.UsageError(f"--initial-cluster: names {', '.join(found)}, and not {name}; add it")
-    if urls is not None and set(urls) != set(found[name]):
-        raise click.UsageError(
-            f"--initial-cluster gives {name} the URLs {','.join(found[name])}, and"
-            f" --initial-advertise-peer-urls {','.join(urls)}; make them agree"
-        )
-    return found
-
-
-def _pairs(name: str, urls: Iterable[str] | None) -> str:
-    return ",".join(f"{name}={url}" for url in urls or (DEFAULT_PEER_URL,))

@@ -133,5 +133,17 @@ def test_a_store_without_a_network_is_well_where_nothing_needs_one(
     assert network("[agent]\nip_masq = true\n")[0] == "wrong", "an agent is configured"
     wanted = f"{prefix}/config: there is none; if nodes are to have subnets, write one with network set"
     assert network("") == ("absent", wanted)
+    findings = ctl("doctor", "--config-file", str(file), "-o", "json").document["findings"]
+    of_node = {
+        "ip_forward",
+        "rp_filter",
+        "bridge-nf-call",
+        "module",
+        "interface",
+        "lease",
+        "mtu",
+        "next hops",
+    }
+    assert {each["check"] for each in findings if each["state"] == "absent"} >= {"network", *of_node}
     keys.put(f"{prefix}/subnets/10.23.5.0-24", '{"PublicIP":"192.0.2.77","BackendType":"vxlan"}', 100)
     assert network("")[0] == "wrong", "a node holds a subnet"

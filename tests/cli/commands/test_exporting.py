@@ -109,6 +109,14 @@ def test_what_source_and_target_do_not_need_is_refused(run: Run, tmp_path: Path)
     assert not (tmp_path / "out.db").exists()
 
 
+def test_a_peer_url_that_is_none(run: Run, tmp_path: Path) -> None:
+    words = ("export", str(member(run, tmp_path)), "--data-dir", str(tmp_path / "etcd"))
+    told = run(*words, "--initial-advertise-peer-urls", "foo")
+    assert told.status == 2
+    assert "--initial-advertise-peer-urls: 'foo' is not a URL" in told.err
+    assert not (tmp_path / "etcd").exists()
+
+
 def test_what_is_no_source(run: Run, tmp_path: Path) -> None:
     told = run("export", str(tmp_path / "gone"), "--data-dir", str(tmp_path / "etcd"))
     assert told.status == 1

@@ -107,17 +107,30 @@ def test_what_differs_between_two_points(ctl: Run, v3: V3, prefix: str) -> None:
     before = v3.put(f"{prefix}/c", "1")
     later = v3.put(f"{prefix}/b", "2")
     v3.delete(f"{prefix}/c")
+    v3.put(f"{prefix}/c", "2")
+    deleted = v3.delete(f"{prefix}/c")
     added = v3.put(f"{prefix}/d", "1")
     who = "" if v3.is_etcd else "127.0.0.1"
     wanted = [
         [f"{prefix}/b", "changed", str(changed), str(later), who],
-        [f"{prefix}/c", "removed", str(before), "", ""],
+        [f"{prefix}/c", "removed", str(before), "", who],
         [f"{prefix}/d", "added", "", str(added), who],
     ]
     for points in ((before,), (before, added)):
         told = ctl("diff", *(word for each in points for word in ("--at", str(each))), f"{prefix}/")
         assert told.status == 0, told.err
         assert [[*row[:4], row[5]] for row in told.rows] == wanted
+        assert all(bool(row[4]) is not v3.is_etcd for row in told.rows), "also of the deletion"
+    if not v3.is_etcd:
+        (past,) = (
+            each["time"]
+            for each in ctl("history", f"{prefix}/c", "-o", "json").document["states"]
+            if each["revision"] == deleted
+        )
+        assert ctl("diff", "--at", str(before), f"{prefix}/c").rows[0][4] == past, "the last deletion"
+        assert (
+            ctl("diff", "--at", str(before), "--at", str(deleted - 1), f"{prefix}/c").rows[0][1] == "changed"
+        )
     document = ctl("diff", "--at", str(added), "--at", str(before), f"{prefix}/", "-o", "json").document
     assert [each["change"] for each in document["keys"]] == ["changed", "added", "removed"]
     assert (document["count"], kept < before) == (3, True)

@@ -90,6 +90,24 @@ def test_an_etcd_whose_log_is_elsewhere(run: Run, tmp_path: Path) -> None:
     assert "log: has no log of an etcd: name with --source-wal-dir the folder" in told.err
 
 
+def test_a_folder_that_a_netstored_and_an_etcd_have_used(run: Run, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    assert run("import", str(snapshot(tmp_path)), "--data-dir", str(both)).status == 0
+    (both / "member" / "snap").mkdir(parents=True)
+    database = both / "member" / "snap" / "db"
+    database.write_bytes((tmp_path / "s.db").read_bytes())
+    new = ("--data-dir", str(tmp_path / "new"))
+    for words in (("import", str(both)), ("import", str(database)), ("export", str(both))):
+        told = run(*words, *new)
+        assert told.status == 1, words
+        assert (
+            f"{both}: has the data of this member, and of an etcd that was run in the same folder" in told.err
+        )
+        assert not (tmp_path / "new").exists()
+    (both / "member").rename(tmp_path / "member")
+    assert run("export", str(both), *new).status == 0
+
+
 def test_two_imports_are_two_clusters(run: Run, tmp_path: Path) -> None:
     source = str(snapshot(tmp_path))
     one, other = (
@@ -200,18 +218,30 @@ def test_members_and_alarms_of_the_etcd(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--initial-cluster", "a=http://a:1"), "--name: default is not in --initial-cluster"),
+        (("--initial-cluster", "a=http://a:1"), "--initial-cluster: names a, and not default; add it"),
         (("--initial-cluster", "http://a:1"), "--initial-cluster: 'http://a:1' is not NAME=URL"),
         (("--name", "n" * 256), "--name: "),
         (("--initial-cluster-token", "t" * 257), "--initial-cluster-token: give at most 256 printable"),
-        (("--initial-cluster", "default=ftp://a:1"), "--initial-cluster: endpoint 'ftp://a:1'"),
+        (("--initial-cluster", "default=ftp://a:1"), "--initial-cluster: 'ftp://a:1' has a scheme other"),
+        (("--initial-cluster", "default=foo"), "--initial-cluster: 'foo' is not a URL"),
+        (("--initial-cluster", "default=http://a:1,b=http://a:1"), "gives 'http://a:1' to two members"),
+        (("--initial-advertise-peer-urls", "foo"), "--initial-advertise-peer-urls: 'foo' is not a URL"),
+        (
+            ("--initial-advertise-peer-urls", "http://a"),
+            "--initial-advertise-peer-urls: 'http://a' has no port",
+        ),
+        (
+            ("--initial-advertise-peer-urls", "http://a:0"),
+            "--initial-advertise-peer-urls: 'http://a:0' has port",
+        ),
+        (("--initial-advertise-peer-urls", ""), "--initial-advertise-peer-urls: "),
         (
             ("--initial-cluster", "default=http://a:1,b=http://b:1"),
             "--initial-cluster-token: is needed where several members begin",
         ),
         (
             ("--initial-cluster", "default=http://a:1", "--initial-advertise-peer-urls", "http://b:1"),
-            "--initial-advertise-peer-urls: not what --initial-cluster says of default",
+            "--initial-cluster: gives default the URLs http://a:1, and --initial-advertise-peer-urls http://b:1",
         ),
     ],
 )

@@ -508,3 +508,20 @@ def test_without_a_quorum_a_change_is_unknown_and_status_still_shows(at: Run, th
         for name in (first, second):
             three[name].wait_until_healthy()
     assert set(roles(at)) == {"a", "b", "c"}
+
+
+def test_the_leader_is_asked_who_answers_where_the_endpoint_is_a_follower(run: Run) -> None:
+    shown: dict[str, Any] = {"peerURLs": [], "clientURLs": [], "role": "voter"}
+    two = [{"id": "b", "name": "two", **shown}, {"id": "c", "name": "three", **shown}]
+
+    def told(leader: str) -> list[str]:
+        one = {"id": "a", "name": "one", **shown, "role": "leader", "clientURLs": [leader]}
+        body = json.dumps({"members": [one, *two]})
+        with answering(lambda _: http("200 OK", body)) as follower:
+            return [row[3] for row in run("--endpoints", follower, "member", "ls").rows]
+
+    active = [{**each, "active": each["id"] == "b"} for each in two]
+    body = json.dumps({"members": [{"id": "a", "name": "one", **shown, "active": True}, *active]})
+    with answering(lambda _: http("200 OK", body)) as leader:
+        assert told(leader) == ["started", "started", "silent"]
+    assert told("http://127.0.0.1:1") == ["unknown"] * 3, "nobody knows"

@@ -175,7 +175,7 @@ def test_a_snapshot_of_a_store_that_asks_for_passwords(run: Run, tmp_path: Path)
                 *("--initial-advertise-peer-urls", "http://h:2"),
             ),
             2,
-            "--initial-cluster gives default the URLs http://h:1, and --initial-advertise-peer-urls http://h:2",
+            "--initial-cluster: gives default the URLs http://h:1, and --initial-advertise-peer-urls http://h:2",
         ),
     ],
 )
