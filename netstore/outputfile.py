@@ -121,6 +121,8 @@ def _new_part(part: Path, mode: int) -> int:
     try:
         _lock(opened, part)
     except BaseException:
+        if _has_name(opened, part):
+            part.unlink(missing_ok=True)
         os.close(opened)
         raise
     return opened

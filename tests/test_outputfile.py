@@ -105,6 +105,16 @@ def test_what_has_the_name_of_the_unfinished_file_stays_there_if_it_is_none(tmp_
     assert (tmp_path / ".f.part").is_fifo()
 
 
+def test_where_a_file_cannot_be_locked_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="No locks available"), open_output(tmp_path / "made"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_is_written_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_output(tmp_path / "f") as (file, _):
         file.write(b"first")

@@ -51,7 +51,7 @@ PAST_SECONDS: Final = 2.0
 MAX_RESTARTS: Final = 3
 """How often reading the past begins again because the store forgot what was to be read."""
 
-_CLEARED: Final = re.compile(r"\[(\d+)/\d+\]")
+_CLEARED: Final = re.compile(r"\[([0-9]{1,19})/[0-9]+\]")
 """In the cause of error 401: the first index that is left, and the one that was asked for."""
 
 _REMOVALS: Final = frozenset({"delete", "expire", "compareAndDelete"})
@@ -161,6 +161,8 @@ class V2Subnets:
                 raise
             if answer is None:
                 break
+            if answer.node.modified_index < index:
+                raise BadAnswer("the store", f"told an event of before the index {index} that was asked for")
             index = answer.node.modified_index + 1
             change = self._past(answer)
             if change is None or not wanted(change):
@@ -202,6 +204,8 @@ class V2Subnets:
                 async with self._client.poll("/", index=proven + 1, recursive=True) as poll:
                     answer = await poll.event(PAST_SECONDS)
                 if answer is None:
+                    break
+                if answer.node.modified_index <= proven:
                     break
                 proven = answer.node.modified_index
                 if self._concerns(answer):

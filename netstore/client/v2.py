@@ -36,6 +36,9 @@ WATCHER_CLEARED: Final = 400
 INDEX_CLEARED: Final = 401
 NOT_AUTHORIZED: Final = 110
 
+MOST_INDEX_DIGITS: Final = 19
+"""Of an X-Etcd-Index: an int64 has no more."""
+
 POLL_LIMIT: Final = 60.0
 """Seconds after which a long poll is sent again: a lost network path is found out within a minute."""
 
@@ -416,7 +419,7 @@ def _decoded(response: _Head, body: bytes, decode: Callable[[bytes], T]) -> T:
 
 def _index(response: _Head) -> int:
     text = response.header("x-etcd-index")
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) <= MOST_INDEX_DIGITS:
         return int(text)
     raise BadAnswer(
         response.endpoint,

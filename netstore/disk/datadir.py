@@ -82,6 +82,7 @@ _OWN_NAMES: Final = frozenset(
 """What a folder has before it has an identity, at most; also the root of a disk of its own."""
 
 _ETCD_LOG: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.wal")
+_OWN_LOG: Final = re.compile(r"[0-9a-f]{16}\.wal")
 """Names of the files of an etcd's log."""
 
 _TITLE: Final = "netstore data folder"
@@ -708,10 +709,9 @@ def is_data_folder(folder: Path) -> bool:
         return False
 
 
-def check_no_store(folder: Path, named: str = "") -> None:
-    """NetstoreError if a folder that is named for an archive or for backups has the data or the log of a
-    member, or of an etcd. Nothing need be there. `named` goes before its text. Blocks.
-    OSError if it cannot be read.
+def check_no_store(folder: Path) -> None:
+    """NetstoreError if a folder that is named for an archive has the data or the log of a member, or of an
+    etcd. Nothing need be there. Blocks. OSError if it cannot be read.
     """
     names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names alone
     what = ""
@@ -722,14 +722,13 @@ def check_no_store(folder: Path, named: str = "") -> None:
         what = "the data of an etcd (the folder member)"
     elif any(map(_ETCD_LOG.fullmatch, names)):
         what = "the log of an etcd"
-    elif any(each.endswith(".wal") for each in names):
+    elif any(map(_OWN_LOG.fullmatch, names)):
         what = "the log of a netstored"
     elif STATE_FILE in names or (folder / "state" / STATE_FILE).exists():
         what = "the data of a netstored"
     if what:
         raise NetstoreError(
-            f"{named}{folder}: has {what}; nothing was changed: leave it as it is, and name a folder of its"
-            " own"
+            f"{folder}: has {what}; nothing was changed: leave it as it is, and name a folder of its own"
         )
 
 

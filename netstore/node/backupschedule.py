@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.disk.datadir import check_no_store
 from netstore.errors import CorruptData, Fault, MustStop, NetstoreError
 from netstore.node import fullbackup
 from netstore.node.causes import without_figures
@@ -412,7 +411,6 @@ def check_folder(folder: Path) -> None:
     """NetstoreError if backups cannot be put there."""
     if not folder.is_dir():
         raise NetstoreError(f"backup_folder: {folder} is no folder: make it, or mount the disk that has it")
-    check_no_store(folder, "backup_folder: ")
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise NetstoreError(
             f"backup_folder: {folder} is read-only here: mount its disk for writing; under systemd name it in"

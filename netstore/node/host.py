@@ -132,8 +132,8 @@ class Host:
         self._flush = flush
         self._wake = wake
         self._log = log
-        self.estranged: Callable[[], str] = lambda: ""
-        """Which other member says that this one is of another cluster, and in which words (`peer.peers`)."""
+        self.estranged: Callable[[], tuple[str, str] | None] = lambda: None
+        """See `peer.peers.Peers.estranged`."""
         self.differing = ""
         """See `Member.differing`; set by `node.consistency`."""
         self.contradicted: Contradicted | None = None
@@ -283,11 +283,9 @@ class Host:
     def problems(self) -> dict[str, str]:
         """See `Member.problems`."""
         found = self.space.problems()
-        if not self.leader and (told := self.estranged()):
-            found[f"knows no leader, and member {told}"] = (
-                "restore or import all members from the same file with the same --initial-cluster and"
-                " --initial-cluster-token, each into a new folder"
-            )
+        if not self.leader and (estranged := self.estranged()) is not None:
+            told, fix = estranged
+            found[f"knows no leader, and member {told}"] = fix
         return found
 
     def behind(self) -> list[Behind]:

@@ -683,24 +683,24 @@ class StoreConfig:
             raise BadSetting("backup_hook", "names no program", "give a program with its arguments")
 
     def _check_places(self) -> None:
-        """Folders whose files would be taken for each other's. Links are followed."""
+        """Folders whose files would be taken for each other's. Links are followed. Files of backups are not:
+        they have names of their own.
+        """
         data = Path(os.path.realpath(self.data_dir))
-        places = {
-            "data_dir": data,
-            "the folder of the state": data / "state",
-            "wal_dir": Path(os.path.realpath(self.wal_dir or data / "wal")),
-        }
-        for key in ("wal_dir", "archive_folder", "backup_folder"):
+        state, log = data / "state", Path(os.path.realpath(self.wal_dir or data / "wal"))
+        members = {"the folder of the state": state, "wal_dir": log}
+        for key, places in (
+            ("wal_dir", {"the folder of the state": state}),
+            ("archive_folder", {"data_dir": data, **members}),
+            ("backup_folder", members),
+        ):
             given = getattr(self, key)
-            if given is None:
-                continue
-            found = Path(os.path.realpath(given))
+            found = Path(os.path.realpath(given or "/"))
             for other, place in places.items():
-                is_inside = place in found.parents and other in {"the folder of the state", "wal_dir"}
-                if other != key and (found == place or is_inside):
+                is_inside = place in found.parents and place != data
+                if given is not None and (found == place or is_inside):
                     how = "lies inside" if is_inside else "is the same folder as"
                     raise BadSetting(key, f"{given} {how} {other}", "name a folder of its own")
-            places[key] = found
 
     @property
     def backup_seconds(self) -> float:

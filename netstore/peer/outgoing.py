@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from netstore.seams import Clock, Log
     from netstore.types import NodeId
 
-_ESTRANGED: Final = (Verdict.OTHER_CLUSTER, Verdict.OTHER_MEMBER, Verdict.NOT_PROVED)
+_FIXES: Final[dict[int, str]] = {
+    Verdict.OTHER_CLUSTER: "restore or import all members from the same file with the same --initial-cluster"
+    " and --initial-cluster-token, each into a new folder",
+    Verdict.OTHER_MEMBER: "the data of the members is whole: correct the peer URLs that they listen on, or"
+    " what the host names in them resolve to",
+    Verdict.NOT_PROVED: "the data of the members is whole: give all of them the same --join-token, or"
+    " --initial-cluster-token; netstorectl member token shows that of a folder",
+}
+"""Refusals that do not end by themselves, with what to do."""
 
 OUTBOX_BYTES: Final = 64 * 1024 * 1024
 """Unsent bytes for one member beyond which messages to it are dropped; Raft's own window is a quarter of it.
@@ -104,8 +112,10 @@ class PeerConnection:
         self._account = dialer.budget.account()
         self.round_trip = RoundTrip()
         self.counts = PeerCounts()
-        self.estranged = ""
-        """Why the two are not of one cluster, as the last attempt found; empty if that is not so."""
+        self.estranged: tuple[str, str] | None = None
+        """Where and why the last attempt found that this is not a member of the same cluster, or not the one
+        that was meant, and the fix; None if that is not so.
+        """
         self._heard = 0.0
         """When something was received, or accepted from the queue, last."""
         self._pinged = 0.0
@@ -177,7 +187,8 @@ class PeerConnection:
                         self._pause = FIRST_PAUSE_SECONDS
                 except StreamFailed as fault:
                     self.round_trip.failures += 1
-                    self.estranged = str(fault) if fault.verdict in _ESTRANGED else ""
+                    fix = None if fault.verdict is None else _FIXES.get(fault.verdict)
+                    self.estranged = None if fix is None else (f"at {self._url} says: {fault}", fix)
                     self._dialer.log_change(
                         self._id, "peer_not_reached", peer=f"{self._id:x}", url=self._url, reason=str(fault)
                     )
@@ -209,7 +220,7 @@ class PeerConnection:
         try:
             self._heard = opened = dialer.clock.monotonic()
             self._stream = stream
-            self.estranged = ""
+            self.estranged = None
             is_logged, self._is_steady = self._is_steady, False
             if is_logged:
                 self._log_connected()

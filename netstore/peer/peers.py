@@ -168,12 +168,15 @@ class Peers:
         """The other members, with what is counted of each."""
         return self._peers
 
-    def estranged(self) -> str:
-        """Which member says that this one is of another cluster, and in which words: the first of them; empty
-        if none does.
+    def estranged(self) -> tuple[str, str] | None:
+        """Which member says that this one is not of its cluster, where, in which words, and the fix: the
+        first of them; None if none does.
         """
-        told = (f"{id_:x} says: {each.estranged}" for id_, each in self._peers.items() if each.estranged)
-        return next(told, "")
+        for id_, each in self._peers.items():
+            if each.estranged is not None:
+                told, fix = each.estranged
+                return f"{id_:x} {told}", fix
+        return None
 
     def copy_ended(self, peer: NodeId, *, ok: bool) -> None:
         """A copy of the state was sent to a member, or was not."""

@@ -231,9 +231,8 @@ class TestStoreChecks:
                 "D/state is the same folder as the folder of the state",
             ),
             ("--backup-folder=D/state/b", "D/state/b lies inside the folder of the state"),
-            ("--wal-dir=D", "D is the same folder as data_dir"),
+            ("--wal-dir=D/state", "D/state is the same folder as the folder of the state"),
             ("--wal-dir=W --backup-folder=W", "W is the same folder as wal_dir"),
-            ("--archive-folder=A --backup-folder=A", "A is the same folder as archive_folder"),
         ],
     )
     def test_folders_that_would_have_each_others_files(self, tmp_path: Path, flags: str, told: str) -> None:
@@ -244,6 +243,14 @@ class TestStoreChecks:
         assert told in found.replace(f"{tmp_path}/", "")
         assert words[-1].partition("=")[0] in found
         assert "name a folder of its own" in found
+
+    @pytest.mark.parametrize(
+        "flags",
+        ["--wal-dir=D", "--backup-folder=D", "--archive-folder=A --backup-folder=A", "--archive-folder=D/a"],
+    )
+    def test_folders_whose_files_have_other_names(self, tmp_path: Path, flags: str) -> None:
+        words = [each.replace("=", f"={tmp_path}/") for each in flags.split()]
+        store(f"--data-dir={tmp_path}/D", *words)
 
     def test_folders_that_may_be_in_each_other(self, tmp_path: Path) -> None:
         given = (f"--{name}={tmp_path}/d/{name}" for name in ("wal-dir", "archive-folder", "backup-folder"))
