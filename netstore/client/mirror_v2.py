@@ -301,20 +301,26 @@ class Mirror(OneWay):
         return node is None or (node.dir and not node.nodes)
 
     async def _ask(self, proof: Proof) -> bool:
-        """Ask the source over the connection that no poll uses. Whether it still shows the witness; over a
-        new connection it has to. Reconnected if it does not.
+        """Ask the source over the connection that no poll uses. Whether it still shows the witness, or where
+        none is known, that there is nothing; over a new connection it has to. Reconnected if it does not.
         """
-        if self._witness is None:
-            return False
         await self._newest()
         later = Proof(self._breaks)
-        is_shown = await self._is_proven(self._witness)
+        if self._witness is None:
+            is_shown = await self._is_still_empty()
+        else:
+            is_shown = await self._is_proven(self._witness)
         later.check()
         if not proof.holds:
             if not is_shown:
                 raise Reconnected
             proof.renew(later)
         return is_shown
+
+    async def _is_still_empty(self) -> bool:
+        """Whether the source has nothing to copy, as when it was compared, so that no witness was found."""
+        node = await self._source.node(self._scope.source, quorum=True)
+        return node is None or (node.key == "/" and not node.nodes)
 
     async def _both(self, path: str, proof: Proof) -> tuple[Node | None, Node | None]:
         """What the source and the target have of a path, which is relative to the folder that is copied.
@@ -524,7 +530,7 @@ class Mirror(OneWay):
                 return
             if now >= cut_at:
                 is_shown = await self._ask(proof)
-                self._is_behind = self._is_forgotten_soon()
+                self._is_behind = self._is_lost_soon(is_shown=is_shown)
                 if is_shown or self._is_behind:
                     waiting.cancel()
                     return
@@ -534,12 +540,12 @@ class Mirror(OneWay):
                     await ended.wait()
                     return
 
-    def _is_forgotten_soon(self) -> bool:
-        """Whether the source may not show the witness much longer, and there is no standby: a comparison
-        finds one.
+    def _is_lost_soon(self, *, is_shown: bool) -> bool:
+        """Whether a comparison is to find another witness while the proof holds: the source does not show
+        this one, or may not much longer, and there is no standby.
         """
         if self._witness is None or self._standby is not None:
-            return False
+            return not is_shown
         return self._source.index > self._witness.revision + STANDBY_EVENTS
 
     async def _look(self, proof: Proof) -> bool:

@@ -459,6 +459,73 @@ def test_a_poll_by_a_member_that_lags_behind_does_not_move_the_checkpoint(
     run(work)
 
 
+class Frozen(V2Client):
+    """A source whose member that answers the first poll stops then: no event comes, and no end."""
+
+    polls = 0
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        self.polls += 1
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            if self.polls == 1:
+                poll.event = _never  # type: ignore[method-assign] # of this poll only
+            yield poll
+
+
+async def _never(limit: float = 1.0) -> Answer | None:  # noqa: ARG001 - as the method that it replaces
+    await trio.sleep_forever()
+
+
+def test_what_a_frozen_member_does_not_send_is_seen_though_nothing_was_there(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            log, source = Log(), Frozen(one.reader.transport)
+            scope = Scope("/mine", "/mine", "/_mirrored")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(source, other, log, scope).follow)
+                await log.until(lambda: bool(log.told))
+                await log.reached((await one.set("/mine/a", "1")).etcd_index)
+                assert await content(other) == await content(one)
+                nursery.cancel_scope.cancel()
+            assert log.troubles == []
+
+    run(work)
+
+
+def test_a_folder_that_stays_empty_is_followed_without_comparisons(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+    calls = counted(monkeypatch, Mirror, "_compare")
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for scope in (ALL, Scope("/mine", "/mine", "/_mirrored")):
+                await _delete(other, "/_mirrored")
+                log, index = Log(), 0
+                calls.clear()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(mirrored(one, other, log, scope).follow)
+                    await log.until(lambda: bool(log.told))
+                    for number in range(3):
+                        index = (await one.set("/_others/a", str(number))).etcd_index
+                        await log.reached(index)
+                    nursery.cancel_scope.cancel()
+                assert log.troubles == []
+                assert calls == ["_compare"]
+            await _delete(one, "/_others")
+
+    run(work)
+
+
 @pytest.mark.parametrize(
     ("ttl", "when"), [(1, 2.5), (4, 4.0), (9, 6.5), (10, 7.0), (11, 7.5), (1000, 502.0), (86400, 43202.0)]
 )
