@@ -246,10 +246,12 @@ def no_proof(what: str, witness: Witness | None) -> Another:
 
 
 def later(one: Witness | None, other: Witness | None) -> Witness | None:
-    """The later one of two changes; of two at once, as of a node and its folder, what tells more."""
+    """The later one of two changes; of two at once, as of a node and the folder that was made for it, what
+    tells more: the node, as a folder is shown by less.
+    """
     if one is None or other is None:
         return one or other
-    return max(one, other, key=lambda each: (each.revision, not each.quiet, bool(each.digest)))
+    return max(one, other, key=lambda each: (each.revision, not each.quiet, bool(each.digest), each.key))
 
 
 async def together(works: Sequence[Callable[[], Awaitable[None]]]) -> None:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from netstore.client.faults import Unreachable
 from netstore.client.mirror import (
     Another,
     Checkpoint,
@@ -70,7 +71,10 @@ forgets its events after the next 1,000, of whatever keys.
 """
 
 SURE_SECONDS: Final = 2.0
-"""How long to wait for an event of the past: it may be on its way."""
+"""How long to wait for an event of the past: it may be on its way. Then it is asked for again."""
+
+SHOW_SECONDS: Final = 20.0
+"""For how long: a member may lag behind, or be busy."""
 
 SAVE_SECONDS: Final = 1.0
 """The checkpoint is written at most this long after an event, and read at most this long before a write."""
@@ -271,22 +275,16 @@ class Mirror(OneWay):
         source = self._source
         key = bytes.fromhex(witness.key).decode(errors="replace")
         node = await source.node(key, quorum=True)
-        if witness.quiet and node is not None and _is_shown(witness, node, node.created_index):
+        if witness.quiet and node is not None and _is_shown(witness, node):
             return True
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
-            try:
-                # A folder that was made for a key below it has no event but that of the key.
-                async with source.poll(key, witness.revision - 1, recursive=witness.quiet) as poll:
-                    answer = await poll.event(SURE_SECONDS)
-            except V2Error as error:
-                if error.code != INDEX_CLEARED:
-                    raise
-                return False
+            # A folder that was made for a key below it has no event but that of the key.
+            answer = await self._past_event(key, witness.revision, recursive=witness.quiet)
             if answer is None:
-                return False  # perhaps it is on its way
+                return False
             if witness.quiet:
-                return _is_shown(witness, answer.node, answer.node.modified_index)
+                return is_within(answer.node.key, key) and _is_created(witness, answer)
             found = _witness(answer.node, is_removal=answer.action in _REMOVALS)
         if found != witness:
             was = "changed" if witness.digest else "removed"
@@ -295,6 +293,26 @@ class Mirror(OneWay):
                 f" SOURCE it has another history: index {found.revision}, created at {found.created}"
             )
         return True
+
+    async def _past_event(self, key: str, index: int, *, recursive: bool) -> Answer | None:
+        """The first event of a key from this index on, which the source has come to. None if it has forgotten
+        that, or has none. Unreachable if the connection is cut before that is known.
+        """
+        give_up_at = trio.current_time() + SHOW_SECONDS
+        while True:
+            try:
+                async with self._source.poll(key, index - 1, recursive=recursive) as poll:
+                    answer = await poll.event(SURE_SECONDS)
+            except V2Error as error:
+                if error.code != INDEX_CLEARED:
+                    raise
+                return None
+            if answer is None and not poll.timed_out:
+                raise Unreachable(
+                    [("the source", "it has ended a poll for an event that it has")], outcome_known=True
+                )
+            if answer is not None or trio.current_time() > give_up_at:
+                return answer
 
     async def _is_bare(self) -> bool:
         node = await self._target.at("")
@@ -460,6 +478,11 @@ class Mirror(OneWay):
             if removed and is_within(self._scope.source, node.key):
                 await self._remove(proof, "")
             return
+        key = "" if self._standby is None else bytes.fromhex(self._standby.key).decode(errors="replace")
+        was_standby = is_within(key, node.key) if removed else key == node.key
+        now = None if removed else _listed_witness(node)
+        # Before it is written: the checkpoint that is written first is to have a change that can be shown.
+        self._changed(node.modified_index, now, was_standby=was_standby)
         path = self._path_of(node)
         if path is not None and removed:
             await self._remove(proof, path)
@@ -468,10 +491,6 @@ class Mirror(OneWay):
             if is_past and node.expiration is not None:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
         self._witness = _witness(node, is_removal=removed)
-        key = "" if self._standby is None else bytes.fromhex(self._standby.key).decode(errors="replace")
-        was_standby = is_within(key, node.key) if removed else key == node.key
-        now = None if removed else _listed_witness(node)
-        self._changed(node.modified_index, now, was_standby=was_standby)
 
     def _path_of(self, node: Node) -> str | None:
         """The path of a node in the folder that is copied. None if it is hidden: a listing does not have it
@@ -586,9 +605,15 @@ def _listed_witness(node: Node) -> Witness:
     return Witness(node.key.encode().hex(), created, created, digest=value, quiet=True)
 
 
-def _is_shown(witness: Witness, node: Node, index: int) -> bool:
-    """Whether a node, or what an event tells of one, shows a quiet witness by this index."""
-    return index == witness.revision and witness.digest in {"", _digest(node)}
+def _is_shown(witness: Witness, node: Node) -> bool:
+    """Whether a node shows a quiet witness by the index at which it was created."""
+    return node.created_index == witness.revision and witness.digest in {"", _digest(node)}
+
+
+def _is_created(witness: Witness, event: Answer) -> bool:
+    """Whether an event, of the key of a quiet witness or of one below it, shows that this was created."""
+    is_first = event.node.modified_index == event.node.created_index and event.action not in _REMOVALS
+    return is_first and _is_shown(witness, event.node)
 
 
 def _witness(node: Node, *, is_removal: bool = False) -> Witness:

@@ -39,6 +39,12 @@ LIMIT = 30.0
 STARTS: dict[str, Callable[[Path], Daemon]] = {"etcd": start_etcd, "netstored": start_netstored}
 
 
+@pytest.fixture(autouse=True)
+def _asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event of the past that does not come is not asked for again, but where that is what is tested."""
+    monkeypatch.setattr(mirror_v2, "SHOW_SECONDS", 0.0)
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -222,6 +228,114 @@ def test_a_folder_that_was_made_for_a_key_below_it_is_shown_by_the_event_of_that
             await mirrored(one, other, Log()).copy()
             await one.delete("/folder", recursive=True)
             await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_of_a_refreshed_file_and_the_folder_that_was_made_for_it_the_file_is_the_witness(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/svc/a", "1", ttl=900)
+            await one.refresh("/svc/a", 800)
+            first = mirrored(one, other, Log())
+            await first.copy()
+            assert first._witness is not None
+            assert bytes.fromhex(first._witness.key) == b"/svc/a"
+            await one.delete("/svc", recursive=True)
+            await one.set("/svc/a", "1", ttl=900)
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_folder_is_not_shown_by_the_change_of_a_key_that_was_there_before(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            created = (await one.set("/folder/key", "1")).node.created_index
+            changed = await one.compare_and_swap("/folder/key", "2", prev_value="1")
+            await one.delete("/folder", recursive=True)
+            asked = mirrored(one, other, Log())
+            await asked._begin()
+            for index, is_shown in ((created, True), (changed.node.modified_index, False)):
+                asked._witness = mirror.Witness(b"/folder".hex(), index, index, quiet=True)
+                assert await asked._shows_last() == is_shown
+
+    run(work)
+
+
+class Stalled(V2Client):
+    """A source whose first event of the past does not come in time, or is cut off."""
+
+    is_cut = False
+    polls = 0
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        self.polls += 1
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            if self.polls == 1:
+
+                async def nothing(limit: float = 1.0) -> None:  # noqa: ARG001 - as what it replaces
+                    poll.timed_out = not self.is_cut
+
+                poll.event = nothing  # type: ignore[method-assign] # of this poll only
+            yield poll
+
+
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "late"])
+def test_an_event_of_the_past_that_does_not_come_is_asked_for_again(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_cut: bool
+) -> None:
+    monkeypatch.setattr(mirror_v2, "SHOW_SECONDS", LIMIT)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/k", "1")
+            await mirrored(one, other, Log()).copy()
+            index = (await one.set("/f/k", "2")).etcd_index
+            log, source = Log(), Stalled(one.reader.transport)
+            source.is_cut = is_cut
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(source, other, log).follow)
+                await log.reached(index)
+                nursery.cancel_scope.cancel()
+            assert source.polls > 2
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_run_that_is_killed_after_its_first_write_is_gone_on_with(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            scope = Scope("/mine", "/mine", "/_mirrored")
+            killed = mirrored(one, other, Log(), scope)
+            await killed._begin()
+            await compare(killed)
+            event = await one.set("/mine/a", "1")
+            killed._source.saw(event.etcd_index)
+            write = killed._target._write
+
+            async def write_and_end(*more: Any, **others: Any) -> None:
+                await write(*more, **others)
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(killed._target, "_write", write_and_end)
+            with pytest.raises(KeyboardInterrupt):
+                await killed._carry_out(Proof(killed._breaks), event, is_past=False)
+            assert await content(other) == await content(one)
+            await one.set("/mine/b", "1")
+            await mirrored(one, other, Log(), scope).copy()
             assert await content(other) == await content(one)
 
     run(work)
