@@ -157,13 +157,6 @@ class Mirror(OneWay):
             )
         found = await self._target.node(scope.checkpoint, quorum=True)
         newest = await self._source.newest(scope.source)  # another run may have raised what was seen before
-        if self._source.cluster == self._target.cluster and (
-            is_within(scope.source, scope.target) or is_within(scope.target, scope.source)
-        ):
-            raise NotMirrored(
-                "SOURCE and TARGET are the same store, and the v2 keys would be copied to themselves: name"
-                " folders of which none is in the other by --keys and --target-prefix"
-            )
         there = await self._target.node(scope.target, quorum=True)
         if there is None:
             await self._target.make_way(scope.target)
@@ -174,6 +167,15 @@ class Mirror(OneWay):
             self._modified = found.modified_index
             self._is_behind = self._was_timed = checkpoint.timed
             self._resume(checkpoint)
+        else:
+            self._modified = 0
+            self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
+            self._overwriting = there is not None and bool(there.nodes or not there.dir)
+        if self._source.cluster == self._target.cluster and (
+            is_within(scope.source, scope.target) or is_within(scope.target, scope.source)
+        ):
+            await self._check_not_itself(found)
+        if found is not None:
             self._check_forward(newest)
             await self._save_silently()
             await trio.sleep(SAVE_SECONDS)  # until the run before has seen that, or has ended
@@ -184,10 +186,32 @@ class Mirror(OneWay):
                 f"TARGET has v2 keys already, such as {shown(some.encode())}: name another folder there by"
                 " --target-prefix, or let them be replaced and deleted by --overwrite"
             )
-        self._modified = 0
-        self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
-        self._overwriting = there is not None and bool(there.nodes or not there.dir)
         await self._save()
+
+    async def _check_not_itself(self, before: Node | None) -> None:
+        """Both have the same cluster id, as two that were begun with the same flags have too. NotMirrored if
+        they are one store: the checkpoint is in the source when it was written into the target. Then it is
+        put back as it was. TakenOver if somebody else has changed it meanwhile.
+        """
+        key, client = self._scope.checkpoint, self._target.client
+        await self._save_silently()
+        found = await self._source.node(key, quorum=True)
+        try:
+            if before is None:
+                await client.compare_and_delete(key, prev_index=self._modified)
+                self._modified = 0
+            else:
+                answer = await client.compare_and_swap(key, before.value or "", prev_index=self._modified)
+                self._modified = answer.node.modified_index
+        except V2Error as error:
+            if error.code not in CHANGED:
+                raise
+            raise self._taken_over(None) from None
+        if found is not None and self._has_written((found.value or "").encode()):
+            raise NotMirrored(
+                "SOURCE and TARGET are the same store, and the v2 keys would be copied to themselves: name"
+                " folders of which none is in the other by --keys and --target-prefix"
+            )
 
     async def _claim(self, is_again: bool) -> None:
         """Before a write: the checkpoint says how new it may be, and is this run's. NotMirrored if it is

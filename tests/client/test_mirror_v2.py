@@ -283,7 +283,7 @@ class Stalled(V2Client):
         async with super().poll(key, index=index, recursive=recursive) as poll:
             if self.polls == 1:
 
-                async def nothing(limit: float = 1.0) -> None:  # noqa: ARG001 - as what it replaces
+                async def nothing(limit: float = 1.0) -> None:
                     poll.timed_out = not self.is_cut
 
                 poll.event = nothing  # type: ignore[method-assign] # of this poll only
@@ -589,7 +589,7 @@ class Frozen(V2Client):
             yield poll
 
 
-async def _never(limit: float = 1.0) -> Answer | None:  # noqa: ARG001 - as the method that it replaces
+async def _never(limit: float = 1.0) -> Answer | None:
     await trio.sleep_forever()
 
 
@@ -620,20 +620,22 @@ def test_a_folder_that_stays_empty_is_followed_without_comparisons(
     monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
     calls = counted(monkeypatch, Mirror, "_compare")
 
+    async def follow(one: Writer, other: V2Client, scope: Scope) -> None:
+        log = Log()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mirrored(one, other, log, scope).follow)
+            await log.until(lambda: bool(log.told))
+            for number in range(3):
+                await log.reached((await one.set("/_others/a", str(number))).etcd_index)
+            nursery.cancel_scope.cancel()
+        assert log.troubles == []
+
     async def work() -> None:
         async with clients(stores) as (one, other):
             for scope in (ALL, Scope("/mine", "/mine", "/_mirrored")):
                 await _delete(other, "/_mirrored")
-                log, index = Log(), 0
                 calls.clear()
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(mirrored(one, other, log, scope).follow)
-                    await log.until(lambda: bool(log.told))
-                    for number in range(3):
-                        index = (await one.set("/_others/a", str(number))).etcd_index
-                        await log.reached(index)
-                    nursery.cancel_scope.cancel()
-                assert log.troubles == []
+                await follow(one, other, scope)
                 assert calls == ["_compare"]
             await _delete(one, "/_others")
 
@@ -773,9 +775,28 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
             for source, target in (("/", "/"), ("/a", "/a/b"), ("/a/b", "/a"), ("/", "/x")):
                 with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
                     await mirrored(one, one, Log(), Scope(source, target, "/_mirrored")).copy()
+                with pytest.raises(V2Error, match="100"):
+                    await one.get("/_mirrored")
             await one.set("/a/x", "1")
             await mirrored(one, one, Log(), Scope("/a", "/ab", "/_mirrored")).copy()
             assert await content(one, "/ab") == await content(one, "/a")
+
+    run(work)
+
+
+def test_two_stores_that_were_begun_with_the_same_flags_are_two(alike: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with open_clients(*alike) as (one, other):
+            assert (await one.get("/")).cluster_id == (await other.get("/")).cluster_id
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            await one.set("/b", "1")
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+            kept = (await other.get("/_mirrored")).node.value
+            with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
+                await mirrored(other, other, Log()).copy()
+            assert (await other.get("/_mirrored")).node.value == kept
 
     run(work)
 
