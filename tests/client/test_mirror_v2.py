@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from netstore.client import mirror, mirror_v2, mirror_v2_nodes
-from netstore.client.faults import Unreachable
+from netstore.client.faults import TooLong, Unreachable
 from netstore.client.mirror import NotMirrored, Proof
 from netstore.client.mirror_v2 import Mirror
 from netstore.client.mirror_v2_nodes import Scope
@@ -337,6 +337,31 @@ def test_a_run_that_is_killed_after_its_first_write_is_gone_on_with(
             await one.set("/mine/b", "1")
             await mirrored(one, other, Log(), scope).copy()
             assert await content(other) == await content(one)
+
+    run(work)
+
+
+class Long(V2Client):
+    """A source with a folder whose listing is not read to its end."""
+
+    async def get(
+        self, key: str, *, recursive: bool = False, sort: bool = False, quorum: bool = False
+    ) -> Answer:
+        if key == "/deep/big":
+            raise TooLong("http://a", 1, status=200, outcome_known=True)
+        return await super().get(key, recursive=recursive, sort=sort, quorum=quorum)
+
+
+def test_a_folder_whose_listing_is_too_long_is_named(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/deep/big/7", "1")
+            source = Long(one.reader.transport)
+            with pytest.raises(NotMirrored, match=r"^/deep/big: the keys of this folder of SOURCE.*--checkp"):
+                await mirrored(source, other, Log()).copy()
+            scope = Scope("/deep/big/7", "/deep/big/7", "/_in/7")
+            await mirrored(source, other, Log(), scope).copy()
+            assert (await other.get("/deep/big/7")).node.value == "1"
 
     run(work)
 
