@@ -253,7 +253,11 @@ def later(one: Witness | None, other: Witness | None) -> Witness | None:
     """
     if one is None or other is None:
         return one or other
-    return max(one, other, key=lambda each: (each.revision, not each.quiet, bool(each.digest), each.key))
+
+    def order(each: Witness) -> tuple[int, ...]:
+        return each.revision, not each.quiet, bool(each.digest), len(each.key) if each.quiet else 0
+
+    return max(one, other, key=order)
 
 
 async def together(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
