@@ -102,6 +102,13 @@ class BadAnswer(ClientError):  # noqa: N818 - named for what was found
         return f"{self.endpoint} {self.problem}"
 
 
+class TooLong(BadAnswer):
+    """An answer of more bytes than are read."""
+
+    def __init__(self, endpoint: str, most: int, *, status: int, outcome_known: bool) -> None:
+        super().__init__(endpoint, f"sent more than {most} bytes", status=status, outcome_known=outcome_known)
+
+
 def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
     """A client's TLS settings: trusts the system's authorities, or those in `ca_file` alone; with a
     certificate of its own if one is given. `BadFile` names the parameter.

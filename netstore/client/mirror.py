@@ -63,13 +63,15 @@ class TakenOver(NotMirrored):
             writer = msgspec.json.decode(value or b"", type=Checkpoint).writer
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             super().__init__(
-                f"checkpoint {key}: was removed, or something else was written into it: find out who does"
+                f"checkpoint {key}: was removed, or something else was written into it: if TARGET was emptied"
+                " or put back, run this again, and what is missing there is copied; else find out who does"
                 " that, or name another key by --checkpoint"
             )
         else:
             super().__init__(
                 f"checkpoint {key}: another mirror writes into TARGET by it and has begun later, {writer}: so"
-                " this one ends; if both are wanted, name another key by --checkpoint"
+                " this one ends; if both are wanted, name another key by --checkpoint; if that one does not"
+                " run, TARGET was put back to when it did: run this again, and what is missing is copied"
             )
 
 
@@ -246,10 +248,16 @@ def no_proof(what: str, witness: Witness | None) -> Another:
 
 
 def later(one: Witness | None, other: Witness | None) -> Witness | None:
-    """The later one of two changes; of two at once, as of a node and its folder, what tells more."""
+    """The later one of two changes; of two at once, as of a node and the folder that was made for it, what
+    tells more: the node, as a folder is shown by less.
+    """
     if one is None or other is None:
         return one or other
-    return max(one, other, key=lambda each: (each.revision, not each.quiet, bool(each.digest)))
+
+    def order(each: Witness) -> tuple[int, ...]:
+        return each.revision, not each.quiet, bool(each.digest), len(each.key) if each.quiet else 0
+
+    return max(one, other, key=order)
 
 
 async def together(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -485,6 +493,14 @@ class OneWay(ABC):
         self.copied, self._overwriting = found.revision, found.overwriting
         self._witness, self._standby = found.witness, found.standby
         self._seen = max(found.seen, found.revision, found.witness.revision if found.witness else 0)
+
+    def _has_written(self, value: bytes) -> bool:
+        """Whether this is the checkpoint that this run has written last."""
+        try:
+            found = msgspec.json.decode(value, type=Checkpoint)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+        return (found.writer, found.sequence) == (self._writer, self._sequence)
 
     async def _shows_last(self) -> bool:
         """Whether the source shows the witness, or the standby: then all is to be compared, as what was

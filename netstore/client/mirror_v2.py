@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from netstore.client.faults import Unreachable
 from netstore.client.mirror import (
     Another,
     Checkpoint,
@@ -70,7 +71,10 @@ forgets its events after the next 1,000, of whatever keys.
 """
 
 SURE_SECONDS: Final = 2.0
-"""How long to wait for an event of the past: it may be on its way."""
+"""How long to wait for an event of the past: it may be on its way. Then it is asked for again."""
+
+SHOW_SECONDS: Final = 20.0
+"""For how long: a member may lag behind, or be busy."""
 
 SAVE_SECONDS: Final = 1.0
 """The checkpoint is written at most this long after an event, and read at most this long before a write."""
@@ -153,13 +157,6 @@ class Mirror(OneWay):
             )
         found = await self._target.node(scope.checkpoint, quorum=True)
         newest = await self._source.newest(scope.source)  # another run may have raised what was seen before
-        if self._source.cluster == self._target.cluster and (
-            is_within(scope.source, scope.target) or is_within(scope.target, scope.source)
-        ):
-            raise NotMirrored(
-                "SOURCE and TARGET are the same store, and the v2 keys would be copied to themselves: name"
-                " folders of which none is in the other by --keys and --target-prefix"
-            )
         there = await self._target.node(scope.target, quorum=True)
         if there is None:
             await self._target.make_way(scope.target)
@@ -170,6 +167,15 @@ class Mirror(OneWay):
             self._modified = found.modified_index
             self._is_behind = self._was_timed = checkpoint.timed
             self._resume(checkpoint)
+        else:
+            self._modified = 0
+            self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
+            self._overwriting = there is not None and bool(there.nodes or not there.dir)
+        if self._source.cluster == self._target.cluster and (
+            is_within(scope.source, scope.target) or is_within(scope.target, scope.source)
+        ):
+            await self._check_not_itself(found)
+        if found is not None:
             self._check_forward(newest)
             await self._save_silently()
             await trio.sleep(SAVE_SECONDS)  # until the run before has seen that, or has ended
@@ -180,10 +186,32 @@ class Mirror(OneWay):
                 f"TARGET has v2 keys already, such as {shown(some.encode())}: name another folder there by"
                 " --target-prefix, or let them be replaced and deleted by --overwrite"
             )
-        self._modified = 0
-        self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
-        self._overwriting = there is not None and bool(there.nodes or not there.dir)
         await self._save()
+
+    async def _check_not_itself(self, before: Node | None) -> None:
+        """Both have the same cluster id, as two that were begun with the same flags have too. NotMirrored if
+        they are one store: the checkpoint is in the source when it was written into the target. Then it is
+        put back as it was. TakenOver if somebody else has changed it meanwhile.
+        """
+        key, client = self._scope.checkpoint, self._target.client
+        await self._save_silently()
+        found = await self._source.node(key, quorum=True)
+        try:
+            if before is None:
+                await client.compare_and_delete(key, prev_index=self._modified)
+                self._modified = 0
+            else:
+                answer = await client.compare_and_swap(key, before.value or "", prev_index=self._modified)
+                self._modified = answer.node.modified_index
+        except V2Error as error:
+            if error.code not in CHANGED:
+                raise
+            raise self._taken_over(None) from None
+        if found is not None and self._has_written((found.value or "").encode()):
+            raise NotMirrored(
+                "SOURCE and TARGET are the same store, and the v2 keys would be copied to themselves: name"
+                " folders of which none is in the other by --keys and --target-prefix"
+            )
 
     async def _claim(self, is_again: bool) -> None:
         """Before a write: the checkpoint says how new it may be, and is this run's. NotMirrored if it is
@@ -271,22 +299,16 @@ class Mirror(OneWay):
         source = self._source
         key = bytes.fromhex(witness.key).decode(errors="replace")
         node = await source.node(key, quorum=True)
-        if witness.quiet and node is not None and _is_shown(witness, node, node.created_index):
+        if witness.quiet and node is not None and _is_shown(witness, node):
             return True
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
-            try:
-                # A folder that was made for a key below it has no event but that of the key.
-                async with source.poll(key, witness.revision - 1, recursive=witness.quiet) as poll:
-                    answer = await poll.event(SURE_SECONDS)
-            except V2Error as error:
-                if error.code != INDEX_CLEARED:
-                    raise
-                return False
+            # A folder that was made for a key below it has no event but that of the key.
+            answer = await self._past_event(key, witness.revision, recursive=witness.quiet)
             if answer is None:
-                return False  # perhaps it is on its way
+                return False
             if witness.quiet:
-                return _is_shown(witness, answer.node, answer.node.modified_index)
+                return is_within(answer.node.key, key) and _is_created(witness, answer)
             found = _witness(answer.node, is_removal=answer.action in _REMOVALS)
         if found != witness:
             was = "changed" if witness.digest else "removed"
@@ -296,25 +318,51 @@ class Mirror(OneWay):
             )
         return True
 
+    async def _past_event(self, key: str, index: int, *, recursive: bool) -> Answer | None:
+        """The first event of a key from this index on, which the source has come to. None if it has forgotten
+        that, or has none. Unreachable if the connection is cut before that is known.
+        """
+        give_up_at = trio.current_time() + SHOW_SECONDS
+        while True:
+            try:
+                async with self._source.poll(key, index - 1, recursive=recursive) as poll:
+                    answer = await poll.event(SURE_SECONDS)
+            except V2Error as error:
+                if error.code != INDEX_CLEARED:
+                    raise
+                return None
+            if answer is None and not poll.timed_out:
+                raise Unreachable(
+                    [("the source", "it has ended a poll for an event that it has")], outcome_known=True
+                )
+            if answer is not None or trio.current_time() > give_up_at:
+                return answer
+
     async def _is_bare(self) -> bool:
         node = await self._target.at("")
         return node is None or (node.dir and not node.nodes)
 
     async def _ask(self, proof: Proof) -> bool:
-        """Ask the source over the connection that no poll uses. Whether it still shows the witness; over a
-        new connection it has to. Reconnected if it does not.
+        """Ask the source over the connection that no poll uses. Whether it still shows the witness, or where
+        none is known, that there is nothing; over a new connection it has to. Reconnected if it does not.
         """
-        if self._witness is None:
-            return False
         await self._newest()
         later = Proof(self._breaks)
-        is_shown = await self._is_proven(self._witness)
+        if self._witness is None:
+            is_shown = await self._is_still_empty()
+        else:
+            is_shown = await self._is_proven(self._witness)
         later.check()
         if not proof.holds:
             if not is_shown:
                 raise Reconnected
             proof.renew(later)
         return is_shown
+
+    async def _is_still_empty(self) -> bool:
+        """Whether the source has nothing to copy, as when it was compared, so that no witness was found."""
+        node = await self._source.node(self._scope.source, quorum=True)
+        return node is None or (node.key == "/" and not node.nodes)
 
     async def _both(self, path: str, proof: Proof) -> tuple[Node | None, Node | None]:
         """What the source and the target have of a path, which is relative to the folder that is copied.
@@ -454,6 +502,11 @@ class Mirror(OneWay):
             if removed and is_within(self._scope.source, node.key):
                 await self._remove(proof, "")
             return
+        key = "" if self._standby is None else bytes.fromhex(self._standby.key).decode(errors="replace")
+        was_standby = is_within(key, node.key) if removed else key == node.key
+        now = None if removed else _listed_witness(node)
+        # Before it is written: the checkpoint that is written first is to have a change that can be shown.
+        self._changed(node.modified_index, now, was_standby=was_standby)
         path = self._path_of(node)
         if path is not None and removed:
             await self._remove(proof, path)
@@ -462,10 +515,6 @@ class Mirror(OneWay):
             if is_past and node.expiration is not None:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
         self._witness = _witness(node, is_removal=removed)
-        key = "" if self._standby is None else bytes.fromhex(self._standby.key).decode(errors="replace")
-        was_standby = is_within(key, node.key) if removed else key == node.key
-        now = None if removed else _listed_witness(node)
-        self._changed(node.modified_index, now, was_standby=was_standby)
 
     def _path_of(self, node: Node) -> str | None:
         """The path of a node in the folder that is copied. None if it is hidden: a listing does not have it
@@ -524,7 +573,7 @@ class Mirror(OneWay):
                 return
             if now >= cut_at:
                 is_shown = await self._ask(proof)
-                self._is_behind = self._is_forgotten_soon()
+                self._is_behind = self._is_lost_soon(is_shown=is_shown)
                 if is_shown or self._is_behind:
                     waiting.cancel()
                     return
@@ -534,12 +583,12 @@ class Mirror(OneWay):
                     await ended.wait()
                     return
 
-    def _is_forgotten_soon(self) -> bool:
-        """Whether the source may not show the witness much longer, and there is no standby: a comparison
-        finds one.
+    def _is_lost_soon(self, *, is_shown: bool) -> bool:
+        """Whether a comparison is to find another witness while the proof holds: the source does not show
+        this one, or may not much longer, and there is no standby.
         """
         if self._witness is None or self._standby is not None:
-            return False
+            return not is_shown
         return self._source.index > self._witness.revision + STANDBY_EVENTS
 
     async def _look(self, proof: Proof) -> bool:
@@ -580,9 +629,15 @@ def _listed_witness(node: Node) -> Witness:
     return Witness(node.key.encode().hex(), created, created, digest=value, quiet=True)
 
 
-def _is_shown(witness: Witness, node: Node, index: int) -> bool:
-    """Whether a node, or what an event tells of one, shows a quiet witness by this index."""
-    return index == witness.revision and witness.digest in {"", _digest(node)}
+def _is_shown(witness: Witness, node: Node) -> bool:
+    """Whether a node shows a quiet witness by the index at which it was created."""
+    return node.created_index == witness.revision and witness.digest in {"", _digest(node)}
+
+
+def _is_created(witness: Witness, event: Answer) -> bool:
+    """Whether an event, of the key of a quiet witness or of one below it, shows that this was created."""
+    is_first = event.node.modified_index == event.node.created_index and event.action not in _REMOVALS
+    return is_first and _is_shown(witness, event.node)
 
 
 def _witness(node: Node, *, is_removal: bool = False) -> Witness:

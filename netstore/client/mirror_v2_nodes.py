@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import heapq
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import trio
 
+from netstore.client.faults import MAX_ANSWER_BYTES, TooLong
 from netstore.client.mirror import NotMirrored, went_back
 from netstore.client.v2 import (
     COMPARE_FAILED,
@@ -66,6 +67,8 @@ class Wanted(NamedTuple):
 class Side:
     """A store, of which nothing is read that is older than what was read or written before."""
 
+    name: ClassVar[str]
+
     def __init__(self, client: V2Client, *, may_go_back: bool) -> None:
         self.client = client
         self.cluster = ""
@@ -88,7 +91,7 @@ class Side:
 
     async def node(self, key: str, *, quorum: bool = False) -> Node | None:
         """The node, with its children if it is a folder; None if there is none. NotMirrored if the store went
-        back, and may not.
+        back, and may not, or if they are too long to be listed.
         """
         node, index = await self._read(key, quorum=quorum)
         if index < self.index and not quorum:  # from a member that lags behind
@@ -108,6 +111,12 @@ class Side:
     async def _read(self, key: str, *, quorum: bool) -> tuple[Node | None, int]:
         try:
             answer = await self.client.get(key, quorum=quorum)
+        except TooLong:
+            raise NotMirrored(
+                f"{key}: the keys of this folder of {self.name}, with their values, are longer than the"
+                f" {MAX_ANSWER_BYTES // 2**20} MiB that are read at once: copy what is in it by several runs,"
+                " each with --keys of one folder or key of it, and with its own --checkpoint"
+            ) from None
         except V2Error as error:
             if error.code not in {KEY_NOT_FOUND, NOT_A_FOLDER}:
                 raise
@@ -119,6 +128,8 @@ class Side:
 
 class Source(Side):
     """The store that is copied."""
+
+    name = "SOURCE"
 
     @asynccontextmanager
     async def poll(self, key: str, after: int, *, recursive: bool = False) -> AsyncIterator[Poll]:
@@ -136,6 +147,8 @@ class Source(Side):
 
 class Target(Side):
     """The store that is to become equal."""
+
+    name = "TARGET"
 
     def __init__(
         self,

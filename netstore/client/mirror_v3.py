@@ -117,16 +117,17 @@ class Mirror(OneWay):
         # Afterwards, as another run may have raised what was seen before.
         answer = await self._source.range(pb.RangeRequest(key=scope.keys or b"\0", count_only=True))
         self._cluster = f"{answer.header.cluster_id:x}"
+        before = target.kvs[0] if target.kvs else None
+        if before is not None:
+            self._modified = before.mod_revision
+            self._resume(parse_checkpoint(before.value, shown(scope.checkpoint), self._cluster, scope.keys))
+        else:
+            self._modified = 0
+            self._resume(Checkpoint(self._cluster, "", 0, self._writer, 0, seen=answer.header.revision))
+            self._overwriting = not await self._is_bare()
         if target.header.cluster_id == answer.header.cluster_id and self._overlaps():
-            raise NotMirrored(
-                "SOURCE and TARGET are the same store, and the keys would be copied to themselves: name"
-                " prefixes of which none begins with the other by --keys and --target-prefix, and a"
-                " --checkpoint outside of what is copied"
-            )
-        if target.kvs:
-            found = parse_checkpoint(target.kvs[0].value, shown(scope.checkpoint), self._cluster, scope.keys)
-            self._modified = target.kvs[0].mod_revision
-            self._resume(found)
+            await self._check_not_itself(before)
+        if before is not None:
             self._check_forward(answer.header.revision)
             await self._save()
             return
@@ -137,10 +138,33 @@ class Mirror(OneWay):
                     f"TARGET has keys already, such as {shown(some.kvs[0].key)}: name another place there by"
                     " --target-prefix, or let them be replaced and deleted by --overwrite"
                 )
-        self._modified = 0
-        self._resume(Checkpoint(self._cluster, "", 0, self._writer, 0, seen=answer.header.revision))
-        self._overwriting = not await self._is_bare()
         await self._save()
+
+    async def _check_not_itself(self, before: KeyValue | None) -> None:
+        """Both have the same cluster id, as two that were begun with the same flags have too. NotMirrored if
+        they are one store: the checkpoint is in the source when it was written into the target. Then it is
+        put back as it was. TakenOver if somebody else has changed it meanwhile.
+        """
+        await self._save()
+        key = self._scope.checkpoint
+        found = await self._source.range(pb.RangeRequest(key=key))
+        compare = pb.Compare(key=key, target=pb.Compare.MOD, mod_revision=self._modified)
+        request = pb.TxnRequest(compare=[compare])
+        if before is None:
+            request.success.add().request_delete_range.key = key
+        else:
+            put = request.success.add().request_put
+            put.key, put.value = key, before.value
+        answer = await self._target.txn(request)
+        if not answer.succeeded:
+            raise TakenOver(shown(key), None)
+        self._modified = 0 if before is None else answer.header.revision
+        if found.kvs and self._has_written(found.kvs[0].value):
+            raise NotMirrored(
+                "SOURCE and TARGET are the same store, and the keys would be copied to themselves: name"
+                " prefixes of which none begins with the other by --keys and --target-prefix, and a"
+                " --checkpoint outside of what is copied"
+            )
 
     async def _save(self) -> None:
         await self._write(Proof(self._breaks), [], self.copied, self._witness)

@@ -40,6 +40,7 @@ from netstore.client.faults import (
     ClientError,
     TlsFiles,
     TlsNames,
+    TooLong,
     Unreachable,
     reason,
     rejects_certificate,
@@ -123,7 +124,7 @@ class Response:
             return None
 
     async def body_without_limit(self) -> bytes:
-        """The whole body, however long it takes. BadAnswer if it is longer than `MAX_ANSWER_BYTES`, with an
+        """The whole body, however long it takes. TooLong if it is longer than `MAX_ANSWER_BYTES`, with an
         unknown outcome if the request is a write. May raise httpx.TransportError.
         """
         pieces: list[bytes] = []
@@ -131,11 +132,8 @@ class Response:
         async for piece in self._response.aiter_raw():
             size += len(piece)
             if size > MAX_ANSWER_BYTES:
-                raise BadAnswer(
-                    self.endpoint,
-                    f"sent more than {MAX_ANSWER_BYTES} bytes",
-                    status=self.status,
-                    outcome_known=not self.write,
+                raise TooLong(
+                    self.endpoint, MAX_ANSWER_BYTES, status=self.status, outcome_known=not self.write
                 )
             pieces.append(piece)
         return b"".join(pieces)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.daemon import Daemon
+
 
 @pytest.fixture(
     params=[pytest.param("etcd", marks=[pytest.mark.peer("etcd"), pytest.mark.slow]), "netstored"]
@@ -23,3 +25,17 @@ def twins(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Twins]:
         twins = Twins(tmp_path / "source", target, start_etcd if request.param == "etcd" else start_netstored)
         yield twins
         twins.end()
+
+
+@pytest.fixture
+def alike(tmp_path: Path) -> Iterator[tuple[Daemon, Daemon]]:
+    """Two stores that were begun with the same flags, so that they have the same ids."""
+    peer = "http://localhost:2380"  # others are told it; they listen elsewhere
+    flags = ("--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}")
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    with (
+        start_netstored(tmp_path / "one", *flags) as one,
+        start_netstored(tmp_path / "other", *flags) as other,
+    ):
+        yield one, other

@@ -10,6 +10,7 @@ import socket
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import pytest
 import trio
 
@@ -480,3 +481,9 @@ def test_what_only_somebody_can_change_is_not_repeated(
                 await patience.persist(action)
 
     trio.run(work)
+
+
+def test_a_target_that_was_emptied_or_put_back_leads_to_another_run() -> None:
+    checkpoint = msgspec.json.encode(mirror.Checkpoint("a", "", 1, "host process 1 run 2", 3))
+    assert "if TARGET was emptied or put back, run this again" in str(mirror.TakenOver("/k", None))
+    assert "TARGET was put back to when it did: run this again" in str(mirror.TakenOver("/k", checkpoint))

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from netstore.client import mirror, mirror_v2, mirror_v2_nodes
-from netstore.client.faults import Unreachable
+from netstore.client.faults import TooLong, Unreachable
 from netstore.client.mirror import NotMirrored, Proof
 from netstore.client.mirror_v2 import Mirror
 from netstore.client.mirror_v2_nodes import Scope
@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 ALL = Scope("/", "/", "/_mirrored")
 LIMIT = 30.0
 STARTS: dict[str, Callable[[Path], Daemon]] = {"etcd": start_etcd, "netstored": start_netstored}
+
+
+@pytest.fixture(autouse=True)
+def _asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event of the past that does not come is not asked for again, but where that is what is tested."""
+    monkeypatch.setattr(mirror_v2, "SHOW_SECONDS", 0.0)
 
 
 @pytest.fixture(
@@ -223,6 +229,139 @@ def test_a_folder_that_was_made_for_a_key_below_it_is_shown_by_the_event_of_that
             await one.delete("/folder", recursive=True)
             await mirrored(one, other, Log()).copy()
             assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_of_a_refreshed_file_and_the_folder_that_was_made_for_it_the_file_is_the_witness(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/svc/a", "1", ttl=900)
+            await one.refresh("/svc/a", 800)
+            first = mirrored(one, other, Log())
+            await first.copy()
+            assert first._witness is not None
+            assert bytes.fromhex(first._witness.key) == b"/svc/a"
+            await one.delete("/svc", recursive=True)
+            await one.set("/svc/a", "1", ttl=900)
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_folder_is_not_shown_by_the_change_of_a_key_that_was_there_before(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            created = (await one.set("/folder/key", "1")).node.created_index
+            changed = await one.compare_and_swap("/folder/key", "2", prev_value="1")
+            await one.delete("/folder", recursive=True)
+            asked = mirrored(one, other, Log())
+            await asked._begin()
+            for index, is_shown in ((created, True), (changed.node.modified_index, False)):
+                asked._witness = mirror.Witness(b"/folder".hex(), index, index, quiet=True)
+                assert await asked._shows_last() == is_shown
+
+    run(work)
+
+
+class Stalled(V2Client):
+    """A source whose first event of the past does not come in time, or is cut off."""
+
+    is_cut = False
+    polls = 0
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        self.polls += 1
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            if self.polls == 1:
+
+                async def nothing(limit: float = 1.0) -> None:
+                    poll.timed_out = not self.is_cut
+
+                poll.event = nothing  # type: ignore[method-assign] # of this poll only
+            yield poll
+
+
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "late"])
+def test_an_event_of_the_past_that_does_not_come_is_asked_for_again(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_cut: bool
+) -> None:
+    monkeypatch.setattr(mirror_v2, "SHOW_SECONDS", LIMIT)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/k", "1")
+            await mirrored(one, other, Log()).copy()
+            index = (await one.set("/f/k", "2")).etcd_index
+            log, source = Log(), Stalled(one.reader.transport)
+            source.is_cut = is_cut
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(source, other, log).follow)
+                await log.reached(index)
+                nursery.cancel_scope.cancel()
+            assert source.polls > 2
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_run_that_is_killed_after_its_first_write_is_gone_on_with(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            scope = Scope("/mine", "/mine", "/_mirrored")
+            killed = mirrored(one, other, Log(), scope)
+            await killed._begin()
+            await compare(killed)
+            event = await one.set("/mine/a", "1")
+            killed._source.saw(event.etcd_index)
+            write = killed._target._write
+
+            async def write_and_end(*more: Any, **others: Any) -> None:
+                await write(*more, **others)
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(killed._target, "_write", write_and_end)
+            with pytest.raises(KeyboardInterrupt):
+                await killed._carry_out(Proof(killed._breaks), event, is_past=False)
+            assert await content(other) == await content(one)
+            await one.set("/mine/b", "1")
+            await mirrored(one, other, Log(), scope).copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+class Long(V2Client):
+    """A source with a folder whose listing is not read to its end."""
+
+    async def get(
+        self, key: str, *, recursive: bool = False, sort: bool = False, quorum: bool = False
+    ) -> Answer:
+        if key == "/deep/big":
+            raise TooLong("http://a", 1, status=200, outcome_known=True)
+        return await super().get(key, recursive=recursive, sort=sort, quorum=quorum)
+
+
+def test_a_folder_whose_listing_is_too_long_is_named(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/deep/big/7", "1")
+            source = Long(one.reader.transport)
+            with pytest.raises(NotMirrored, match=r"^/deep/big: the keys of this folder of SOURCE.*--checkp"):
+                await mirrored(source, other, Log()).copy()
+            scope = Scope("/deep/big/7", "/deep/big/7", "/_in/7")
+            await mirrored(source, other, Log(), scope).copy()
+            assert (await other.get("/deep/big/7")).node.value == "1"
 
     run(work)
 
@@ -459,6 +598,75 @@ def test_a_poll_by_a_member_that_lags_behind_does_not_move_the_checkpoint(
     run(work)
 
 
+class Frozen(V2Client):
+    """A source whose member that answers the first poll stops then: no event comes, and no end."""
+
+    polls = 0
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[Poll]:
+        self.polls += 1
+        async with super().poll(key, index=index, recursive=recursive) as poll:
+            if self.polls == 1:
+                poll.event = _never  # type: ignore[method-assign] # of this poll only
+            yield poll
+
+
+async def _never(limit: float = 1.0) -> Answer | None:
+    await trio.sleep_forever()
+
+
+def test_what_a_frozen_member_does_not_send_is_seen_though_nothing_was_there(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            log, source = Log(), Frozen(one.reader.transport)
+            scope = Scope("/mine", "/mine", "/_mirrored")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(source, other, log, scope).follow)
+                await log.until(lambda: bool(log.told))
+                await log.reached((await one.set("/mine/a", "1")).etcd_index)
+                assert await content(other) == await content(one)
+                nursery.cancel_scope.cancel()
+            assert log.troubles == []
+
+    run(work)
+
+
+def test_a_folder_that_stays_empty_is_followed_without_comparisons(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(mirror_v2, "SAVE_SECONDS", 0.1)
+    calls = counted(monkeypatch, Mirror, "_compare")
+
+    async def follow(one: Writer, other: V2Client, scope: Scope) -> None:
+        log = Log()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mirrored(one, other, log, scope).follow)
+            await log.until(lambda: bool(log.told))
+            for number in range(3):
+                await log.reached((await one.set("/_others/a", str(number))).etcd_index)
+            nursery.cancel_scope.cancel()
+        assert log.troubles == []
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            for scope in (ALL, Scope("/mine", "/mine", "/_mirrored")):
+                await _delete(other, "/_mirrored")
+                calls.clear()
+                await follow(one, other, scope)
+                assert calls == ["_compare"]
+            await _delete(one, "/_others")
+
+    run(work)
+
+
 @pytest.mark.parametrize(
     ("ttl", "when"), [(1, 2.5), (4, 4.0), (9, 6.5), (10, 7.0), (11, 7.5), (1000, 502.0), (86400, 43202.0)]
 )
@@ -592,9 +800,28 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
             for source, target in (("/", "/"), ("/a", "/a/b"), ("/a/b", "/a"), ("/", "/x")):
                 with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
                     await mirrored(one, one, Log(), Scope(source, target, "/_mirrored")).copy()
+                with pytest.raises(V2Error, match="100"):
+                    await one.get("/_mirrored")
             await one.set("/a/x", "1")
             await mirrored(one, one, Log(), Scope("/a", "/ab", "/_mirrored")).copy()
             assert await content(one, "/ab") == await content(one, "/a")
+
+    run(work)
+
+
+def test_two_stores_that_were_begun_with_the_same_flags_are_two(alike: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with open_clients(*alike) as (one, other):
+            assert (await one.get("/")).cluster_id == (await other.get("/")).cluster_id
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            await one.set("/b", "1")
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+            kept = (await other.get("/_mirrored")).node.value
+            with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
+                await mirrored(other, other, Log()).copy()
+            assert (await other.get("/_mirrored")).node.value == kept
 
     run(work)
 

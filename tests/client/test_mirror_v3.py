@@ -324,9 +324,32 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
                 await mirrored(one, one, Log()).copy()
             with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
                 await mirrored(one, one, Log(), Scope(b"/a/", b"/b/", b"/a/c")).copy()
+            assert await content(one, b"") == {}, "the checkpoint was removed again"
             await put(one, (b"/a/x", b"1"))
             await mirrored(one, one, Log(), Scope(b"/a/", b"/b/", b"c")).copy()
             assert (await content(one, b"c"))[b"/b/x"] == b"1"
+
+    run(work)
+
+
+def test_two_stores_that_were_begun_with_the_same_flags_are_two(
+    alike: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with open_clients(*alike) as (one, other):
+            headers = [
+                (await each.range(pb.RangeRequest(key=b"x"))).header.cluster_id for each in (one, other)
+            ]
+            assert headers[0] == headers[1]
+            await put(one, (b"a", b"1"))
+            await mirrored(one, other, Log()).copy()
+            await put(one, (b"b", b"1"))
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one) == {b"a": b"1", b"b": b"1"}
+            kept = (await other.range(pb.RangeRequest(key=ALL.checkpoint))).kvs[0].value
+            with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
+                await mirrored(other, other, Log()).copy()
+            assert (await other.range(pb.RangeRequest(key=ALL.checkpoint))).kvs[0].value == kept
 
     run(work)
 

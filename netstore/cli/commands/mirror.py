@@ -245,10 +245,13 @@ class _Work:
 
 async def _is_empty(client: V2Client, folder: str) -> bool:
     """Whether a store has no v2 keys there. BadAnswer with status 404 if it does not serve the API."""
-    from netstore.client.v2 import KEY_NOT_FOUND, NOT_A_FOLDER, V2Error  # noqa: PLC0415 - see Settings.run
+    from netstore.client.faults import TooLong  # noqa: PLC0415 - see Settings.run
+    from netstore.client.v2 import KEY_NOT_FOUND, NOT_A_FOLDER, V2Error  # noqa: PLC0415 - same
 
     try:
         node = (await client.get(folder)).node
+    except TooLong:
+        return False
     except V2Error as error:
         if error.code not in {KEY_NOT_FOUND, NOT_A_FOLDER}:
             raise
