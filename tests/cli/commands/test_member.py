@@ -543,6 +543,8 @@ def test_a_leader_that_tells_no_address_that_can_be_asked(run: Run, address: str
     with following(address) as url:
         listed = run("--endpoints", url, "member", "ls")
         moved = run("--endpoints", url, "move-leader", "two")
+        checked = run("--endpoints", url, "doctor", "-o", "json")
+    assert "members" not in [each["check"] for each in checked.document["findings"]]
     assert (listed.status, [row[3] for row in listed.rows]) == (0, ["unknown"] * 2)
     assert (moved.status, moved.out) == (4, "")
     assert moved.err.startswith(f"netstorectl: one: cannot be asked at {address}: ")
@@ -561,6 +563,7 @@ def test_a_leader_at_http_is_sent_no_password_that_was_for_https(
         ours = ("--endpoints", url, "--ca-file", str(certificates.ca), "--username", "root:secret")
         listed = run(*ours, "member", "ls")
         moved = run(*ours, "move-leader", "two")
+        assert run(*ours, "doctor", "-o", "json").document["findings"]
     assert seen == []
     assert (listed.status, [row[3] for row in listed.rows]) == (0, ["unknown"] * 2)
     assert (moved.status, moved.out) == (4, "")
