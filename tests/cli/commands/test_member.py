@@ -532,9 +532,8 @@ def test_the_leader_is_asked_who_answers_where_the_endpoint_is_a_follower(run: R
 
 def following(leader: str, context: ssl.SSLContext | None = None) -> AbstractContextManager[str]:
     """A follower whose leader, `one`, tells this address; https with `context`."""
-    shown = {"peerURLs": [], "clientURLs": [leader]}
-    one = {"id": "a", "name": "one", "role": "leader", **shown}
-    two = {"id": "b", "name": "two", "role": "voter", **shown}
+    one = {"id": "a", "name": "one", "role": "leader", "peerURLs": [], "clientURLs": [leader]}
+    two = {"id": "b", "name": "two", "role": "voter", "peerURLs": [], "clientURLs": []}
     return answering(lambda _: http("200 OK", json.dumps({"members": [one, two]})), context)
 
 
@@ -544,6 +543,10 @@ def test_a_leader_that_tells_no_address_that_can_be_asked(run: Run, address: str
         listed = run("--endpoints", url, "member", "ls")
         moved = run("--endpoints", url, "move-leader", "two")
         checked = run("--endpoints", url, "doctor", "-o", "json")
+        for verb in ("health", "status"):
+            each = run("--endpoints", url, "endpoint", verb, "--cluster")
+            assert (each.status, each.rows[0][0]) == (4, address)
+            assert f"{address}: one: cannot be asked at {address}: " in each.err
     assert "members" not in [each["check"] for each in checked.document["findings"]]
     assert (listed.status, [row[3] for row in listed.rows]) == (0, ["unknown"] * 2)
     assert (moved.status, moved.out) == (4, "")
@@ -564,6 +567,8 @@ def test_a_leader_at_http_is_sent_no_password_that_was_for_https(
         listed = run(*ours, "member", "ls")
         moved = run(*ours, "move-leader", "two")
         assert run(*ours, "doctor", "-o", "json").document["findings"]
+        for verb in ("health", "status"):
+            assert f"{plain}: one: is not asked at {plain}, " in run(*ours, "endpoint", verb, "--cluster").err
     assert seen == []
     assert (listed.status, [row[3] for row in listed.rows]) == (0, ["unknown"] * 2)
     assert (moved.status, moved.out) == (4, "")
