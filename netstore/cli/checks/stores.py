@@ -8,8 +8,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from netstore.cli.checks.finding import absent, ok, unknown, warning, wrong
-from netstore.cli.commands.failures import Exit, failure_of
+from netstore.cli.commands.failures import Exit, Failure, failure_of
 from netstore.cli.commands.leases import survey
+from netstore.cli.commands.member import asked_at
 from netstore.cli.commands.points import shown_instant
 from netstore.client.cluster import ClusterClient
 from netstore.client.faults import BadAnswer, ClientError
@@ -117,9 +118,9 @@ async def _members(settings: Settings) -> list[Finding]:
             members = await ClusterClient(client.transport).members()
         leader = next((each for each in members if each.role == "leader" and each.client_urls), None)
         if leader is not None and all(each.active is None for each in members):
-            async with settings.client(leader.client_urls[0]) as client:
+            async with asked_at(settings, leader).client() as client:
                 members = await ClusterClient(client.transport).members()
-    except ClientError:
+    except (ClientError, Failure):
         return []  # what an endpoint does not answer is a finding of its own
     return list(voters(members))
 

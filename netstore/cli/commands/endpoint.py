@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from netstore.cli.commands.failures import Exit, Failure, failure_of
-from netstore.cli.commands.member import ask_cluster
+from netstore.cli.commands.member import ask_cluster, asked_at
 from netstore.cli.commands.options import Group, pass_settings
 from netstore.cli.output import Table
 
@@ -70,7 +70,8 @@ def health(settings: Settings, *, cluster: bool) -> None:
 
     Exit status 4 if one is not.
     """
-    seen = [Health(address) for address in _addresses(settings, whole=cluster)]
+    addresses = _addresses(settings, whole=cluster)
+    seen = [Health(address, problems=unasked) for address, unasked in addresses.items()]
     settings.run(partial(_at_each, settings, seen, _look_at_health))
     settings.show(
         {"endpoints": [asdict(each) for each in seen]},
@@ -102,7 +103,8 @@ def status(settings: Settings, *, cluster: bool, wide: bool) -> None:
 
     Exit status 4 if one does not answer.
     """
-    seen = [Standing(address) for address in _addresses(settings, whole=cluster)]
+    addresses = _addresses(settings, whole=cluster)
+    seen = [Standing(address, unanswered=unasked) for address, unasked in addresses.items()]
     settings.run(partial(_at_each, settings, seen, _look_at_status))
     view = _wide_table(seen) if wide else _table(seen)
     settings.show({"endpoints": [_content(each) for each in seen]}, view, wide=wide)
@@ -193,12 +195,18 @@ def _content(seen: Standing) -> dict[str, object]:
     }
 
 
-def _addresses(settings: Settings, *, whole: bool) -> tuple[str, ...]:
-    if not whole:
-        return settings.addresses()
-    members = ask_cluster(settings, lambda cluster: cluster.members())
-    urls = tuple(dict.fromkeys(url for member in members for url in member.client_urls))
-    return urls or settings.addresses()
+def _addresses(settings: Settings, *, whole: bool) -> dict[str, tuple[str, ...]]:
+    """Each address to be shown -> why it is not asked, in words; none where it is."""
+    found: dict[str, tuple[str, ...]] = {}
+    if whole:
+        for member in ask_cluster(settings, lambda cluster: cluster.members()):
+            if not member.client_urls:
+                continue
+            try:
+                found |= dict.fromkeys(asked_at(settings, member).addresses(), ())
+            except Failure as failure:
+                found |= dict.fromkeys(member.client_urls, (failure.text,))
+    return found or dict.fromkeys(settings.addresses(), ())
 
 
 async def _at_each(
@@ -206,9 +214,10 @@ async def _at_each(
 ) -> None:
     import trio  # noqa: PLC0415 - see Settings.run
 
-    clients = [settings.client(each.endpoint) for each in seen]  # a `Failure` comes out of no nursery
+    asked = [each for each in seen if not each.problems]
+    clients = [settings.client(each.endpoint) for each in asked]  # a `Failure` comes out of no nursery
     async with trio.open_nursery() as nursery:
-        for client, each in zip(clients, seen, strict=True):
+        for client, each in zip(clients, asked, strict=True):
             nursery.start_soon(look, client, each)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -261,15 +262,45 @@ def move_leader(settings: Settings, who: str) -> None:
 
 def _at(settings: Settings, leader: MemberRecord, action: Callable[[ClusterClient], Awaitable[T]]) -> T:
     """Send the request to the leader, whichever endpoints are given."""
-    if not leader.client_urls:
+    return ask_cluster(asked_at(settings, leader), action)
+
+
+def asked_at(settings: Settings, found: MemberRecord, *, with_user: bool = True) -> Settings:
+    """The settings for requests to a member at the client URLs that it tells.
+
+    With `with_user` they have the name and password of `settings`. Then an http URL is left out where one of
+    the endpoints is https: nobody told by the cluster gets a password in clear. Without, they have none.
+    `Failure` if no URL is left.
+    """
+    from netstore.client.endpoints import MAX_ENDPOINTS, parse_endpoint  # noqa: PLC0415 - see Settings.run
+    from netstore.errors import NetstoreError  # noqa: PLC0415 - same
+
+    who, told = found.name or found.id, ", ".join(found.client_urls)
+    if not told:
+        raise Failure(Exit.UNAVAILABLE, f"{who}: tells no address for clients")
+    urls = []
+    for url in found.client_urls:
+        with suppress(NetstoreError):  # etcd takes others, too, such as unix://
+            urls += [parse_endpoint(url)] if "," not in url else []
+    if not urls:
         raise Failure(
-            Exit.UNAVAILABLE, f"{leader.name or leader.id}: the leader tells no address for clients"
+            Exit.UNAVAILABLE,
+            f"{who}: cannot be asked at {told}: let it tell its clients an address as http://host:2379",
         )
-    before, settings.endpoints = settings.endpoints, ",".join(leader.client_urls)
-    try:
-        return ask_cluster(settings, action)
-    finally:
-        settings.endpoints = before
+    if with_user and settings.username and settings.is_encrypted:
+        urls = [url for url in urls if url.startswith("https:")]
+        if not urls:
+            raise Failure(
+                Exit.UNAVAILABLE,
+                f"{who}: is not asked at {told}, because a password would go there in clear, though an"
+                " endpoint is https: let it tell its clients an https address",
+            )
+    return replace(
+        settings,
+        endpoints=",".join(urls[:MAX_ENDPOINTS]),
+        username=settings.username if with_user else None,
+        flags=set(),  # none of them is for these endpoints
+    )
 
 
 def found_in(members: Sequence[MemberRecord], who: str) -> MemberRecord:

@@ -13,6 +13,7 @@ import click
 from netstore.cli.commands.failures import Exit, Failure, failure_of, refused
 from netstore.cli.commands.invocation import Settings, columns
 from netstore.cli.commands.leases import require_leases, survey
+from netstore.cli.commands.member import asked_at
 from netstore.cli.commands.network import checked
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.output import Form, Table, document, emit, plain, table
@@ -108,21 +109,25 @@ async def _look_at_all(settings: Settings) -> list[Endpoint]:
 
 
 async def _look_for_silent(settings: Settings, endpoints: Sequence[Endpoint]) -> None:
-    """Add which voters do not answer: what the leader knows of that, or while there is none, which members
-    cannot be reached from here. It is told with the leader, or with the first endpoint that names the others.
+    """Add which voters do not answer: what the leader knows of that, or where a member says that there is
+    none, which members cannot be reached from here. It is told with the leader, or with the first endpoint
+    that names the others.
     """
     import trio  # noqa: PLC0415 - see Settings.run
 
     from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - same
     from netstore.client.faults import ClientError  # noqa: PLC0415 - same
 
-    telling = next((seen for seen in endpoints if seen.role == "leader" and seen.members), None)
+    able = [seen for seen in endpoints if seen.role is not None and seen.members]
+    if not able:
+        return  # not even whether there is a leader is known
+    telling = next((seen for seen in able if seen.role == "leader"), None)
     if telling is None:
-        telling = next((seen for seen in endpoints if seen.members), None)
-        if telling is None:
-            return
+        telling = able[0]
         if not any(seen.leader for seen in endpoints):
             reached = {seen.id for seen in endpoints if seen.reached}
+            if None in reached:
+                return  # it may be any of them
             lost: dict[str, str] = {}
             async with trio.open_nursery() as nursery:
                 for each in telling.members:
@@ -130,13 +135,13 @@ async def _look_for_silent(settings: Settings, endpoints: Sequence[Endpoint]) ->
                         nursery.start_soon(_reach, settings, each, lost)
             telling.problems += tuple(lost[each.id] for each in telling.members if each.id in lost)
             return
-        leader = next((each for each in telling.members if each.role == "leader" and each.client_urls), None)
+        leader = next((each for each in telling.members if each.role == "leader"), None)
         if leader is None:
             return
         try:
-            async with settings.client(leader.client_urls[0]) as client:
+            async with asked_at(settings, leader).client() as client:
                 telling.members = await ClusterClient(client.transport).members()
-        except ClientError:
+        except (ClientError, Failure):
             return  # it leads, and may be reached by its members only
     telling.problems += tuple(
         f"voter {each.name or each.id} does not answer"
@@ -150,20 +155,19 @@ async def _reach(settings: Settings, member: MemberRecord, lost: dict[str, str])
     from netstore.client.faults import ClientError, Unreachable  # noqa: PLC0415 - see Settings.run
 
     what = f"{'voter' if member.role == 'voter' else 'member'} {member.name or member.id}"
-    if not member.client_urls:
+    told = ", ".join(member.client_urls)
+    if not told:
         lost[member.id] = f"{what} has told no address, and may not run"
-    for url in member.client_urls:
-        try:
-            async with settings.client(url) as client:
-                await client.version()
-        except Unreachable:
-            lost[member.id] = f"{what} is not reached from here at {', '.join(member.client_urls)}"
-        except ClientError:
-            lost.pop(member.id, None)
-            return  # there is something that answers
-        else:
-            lost.pop(member.id, None)
-            return
+        return
+    try:
+        async with asked_at(settings, member, with_user=False).client() as client:
+            await client.version()
+    except Failure:
+        lost[member.id] = f"{what} cannot be asked from here at {told}"
+    except Unreachable:
+        lost[member.id] = f"{what} is not reached from here at {told}"
+    except ClientError:
+        return  # there is something that answers
 
 
 async def _look_at(client: V2Client, seen: Endpoint) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socketserver
+import ssl
 import sys
 import threading
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import pytest
 
 from netstore.cli import netstorectl
 from netstore.proto import rpc_pb2 as pb
+from tests.support.certificates import Certificates
 from tests.support.daemon import start_netstored
 from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
@@ -170,10 +172,16 @@ def keys_at(run: Run) -> Callable[[str, str], Keys]:
 
 
 @contextmanager
-def answering(answer: Callable[[bytes], bytes]) -> Iterator[str]:
-    """A server that reads one request a connection, sends what `answer` makes of its head, and hangs up."""
+def answering(answer: Callable[[bytes], bytes], context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """A server that reads one request a connection, sends what `answer` makes of its head, and hangs up. It
+    is https with `context`.
+    """
 
     class Session(socketserver.BaseRequestHandler):
+        def setup(self) -> None:
+            if context is not None:
+                self.request = context.wrap_socket(self.request, server_side=True)
+
         def handle(self) -> None:
             head = b""
             while b"\r\n\r\n" not in head:
@@ -183,6 +191,9 @@ def answering(answer: Callable[[bytes], bytes]) -> Iterator[str]:
                 head += piece
             self.request.sendall(answer(head))
 
+        def finish(self) -> None:
+            self.request.close()  # the server closes the socket below TLS alone
+
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address = True
         daemon_threads = True
@@ -191,7 +202,7 @@ def answering(answer: Callable[[bytes], bytes]) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
+            yield f"{'http' if context is None else 'https'}://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()
@@ -211,3 +222,17 @@ def served(body: str = FILE, status: str = "200 OK") -> bytes:
 def error(code: int, cause: str, status: str) -> bytes:
     """A refusal of the v2 API."""
     return served(json.dumps({"errorCode": code, "message": "m", "cause": cause, "index": 0}), status)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of a server on loopback."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def server_context(certificates: Certificates) -> ssl.SSLContext:
+    """For an https server with `certificates`, which asks for none of its clients."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    return context

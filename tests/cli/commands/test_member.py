@@ -14,9 +14,12 @@ from tests.support.cluster import Members
 from tests.support.patience import seconds, until
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from tests.cli.commands.conftest import Run, Told
+    from tests.support.certificates import Certificates
 
 DEAD = "http://127.0.0.1:1"
 NEW = "http://127.0.0.1:9"
@@ -525,3 +528,68 @@ def test_the_leader_is_asked_who_answers_where_the_endpoint_is_a_follower(run: R
     with answering(lambda _: http("200 OK", body)) as leader:
         assert told(leader) == ["started", "started", "silent"]
     assert told("http://127.0.0.1:1") == ["unknown"] * 3, "nobody knows"
+
+
+def following(leader: str, context: ssl.SSLContext | None = None) -> AbstractContextManager[str]:
+    """A follower whose leader, `one`, tells this address; https with `context`."""
+    one = {"id": "a", "name": "one", "role": "leader", "peerURLs": [], "clientURLs": [leader]}
+    two = {"id": "b", "name": "two", "role": "voter", "peerURLs": [], "clientURLs": []}
+    return answering(lambda _: http("200 OK", json.dumps({"members": [one, two]})), context)
+
+
+@pytest.mark.parametrize("address", ["unix://localhost:1", "http://127.0.0.1:1/path", "http://a:1,b:2"])
+def test_a_leader_that_tells_no_address_that_can_be_asked(run: Run, address: str) -> None:
+    with following(address) as url:
+        listed = run("--endpoints", url, "member", "ls")
+        moved = run("--endpoints", url, "move-leader", "two")
+        checked = run("--endpoints", url, "doctor", "-o", "json")
+        for verb in ("health", "status"):
+            each = run("--endpoints", url, "endpoint", verb, "--cluster")
+            assert (each.status, each.rows[0][0]) == (4, address)
+            assert f"{address}: one: cannot be asked at {address}: " in each.err
+    assert "members" not in [each["check"] for each in checked.document["findings"]]
+    assert (listed.status, [row[3] for row in listed.rows]) == (0, ["unknown"] * 2)
+    assert (moved.status, moved.out) == (4, "")
+    assert moved.err.startswith(f"netstorectl: one: cannot be asked at {address}: ")
+
+
+def test_a_leader_at_http_is_sent_no_password_that_was_for_https(
+    run: Run, certificates: Certificates, server_context: ssl.SSLContext
+) -> None:
+    seen: list[bytes] = []
+
+    def leader(head: bytes) -> bytes:
+        seen.append(head)
+        return http("404 Not Found", "")
+
+    with answering(leader) as plain, following(plain, server_context) as url:
+        ours = ("--endpoints", url, "--ca-file", str(certificates.ca), "--username", "root:secret")
+        listed = run(*ours, "member", "ls")
+        moved = run(*ours, "move-leader", "two")
+        assert run(*ours, "doctor", "-o", "json").document["findings"]
+        for verb in ("health", "status"):
+            assert f"{plain}: one: is not asked at {plain}, " in run(*ours, "endpoint", verb, "--cluster").err
+    assert seen == []
+    assert (listed.status, [row[3] for row in listed.rows]) == (0, ["unknown"] * 2)
+    assert (moved.status, moved.out) == (4, "")
+    assert moved.err.startswith(
+        f"netstorectl: one: is not asked at {plain}, because a password would go there"
+    )
+
+
+def test_a_leader_at_https_is_sent_the_password(
+    run: Run, certificates: Certificates, server_context: ssl.SSLContext
+) -> None:
+    seen: list[bytes] = []
+
+    def leader(head: bytes) -> bytes:
+        seen.append(head)
+        shown = {"peerURLs": [], "clientURLs": [], "role": "voter", "active": True}
+        return http("200 OK", json.dumps({"members": [{"id": "b", "name": "two", **shown}]}))
+
+    with answering(leader, server_context) as other, following(other, server_context) as url:
+        ours = ("--endpoints", url, "--ca-file", str(certificates.ca), "--username", "root:secret")
+        listed = run(*ours, "member", "ls")
+    assert (listed.status, [row[3] for row in listed.rows]) == (0, ["started"])
+    assert seen
+    assert all(b"authorization: basic " in head.lower() for head in seen)

@@ -10,9 +10,11 @@ import pytest
 from tests.cli.commands.conftest import answering, http
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Sequence
 
     from tests.cli.commands.conftest import Run
+    from tests.support.certificates import Certificates
 
 GOOD = '{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
 DEAD = "http://127.0.0.1:1"
@@ -217,6 +219,90 @@ def test_a_leader_that_is_none_of_the_endpoints_is_asked_for_silent_voters(run: 
             told = run("--endpoints", url, "status", "-o", "json")
     (endpoint,) = told.document["endpoints"]
     assert (endpoint["healthy"], endpoint["problems"]) == (True, ["voter c does not answer"])
+
+
+UNUSABLE = ["unix://localhost:1", "http://127.0.0.1:1/path", "", "http://127.0.0.1:1,127.0.0.1:2"]
+"""What etcd and others may tell as addresses, and no request can be sent to."""
+
+
+@pytest.mark.parametrize("address", UNUSABLE)
+def test_a_leader_at_an_address_that_cannot_be_asked_is_not_asked(run: Run, address: str) -> None:
+    members = [listed("a", "voter"), listed("b", "leader", address), listed("c", "voter")]
+    standing: dict[str, object] = {"id": "a", "name": "a", "role": "follower", "leader": "b"}
+    with answering(member(standing, members)) as url:
+        told = run("--endpoints", url, "status", "-o", "json")
+    (endpoint,) = told.document["endpoints"]
+    assert (told.status, endpoint["healthy"], endpoint["problems"]) == (4, True, [])
+    assert "defect" not in told.err
+
+
+def test_without_a_leader_an_address_that_cannot_be_asked_is_told(run: Run) -> None:
+    with answering(lambda _head: http("404 Not Found", "")) as other:
+        members = [listed("a", "voter"), listed("b", "voter", UNUSABLE[0], other)]
+        members += [listed(f"c{n}", "voter", url) for n, url in enumerate(UNUSABLE) if url]
+        standing: dict[str, object] = {"id": "a", "name": "a", "role": "candidate", "leader": ""}
+        with answering(member(standing, members)) as url:
+            told = run("--endpoints", url, "status", "-o", "json")
+    (endpoint,) = told.document["endpoints"]
+    assert told.status == 4
+    assert endpoint["problems"][1:] == [
+        f"voter c{n} cannot be asked from here at {url}" for n, url in enumerate(UNUSABLE) if url
+    ]
+
+
+@pytest.mark.parametrize("leader", ["", "b"])
+def test_no_password_goes_in_clear_where_the_endpoint_is_https(
+    run: Run, certificates: Certificates, server_context: ssl.SSLContext, leader: str
+) -> None:
+    seen: list[bytes] = []
+
+    def other(head: bytes) -> bytes:
+        seen.append(head)
+        return http("404 Not Found", "")
+
+    with answering(other) as plain:
+        members = [listed("a", "voter"), listed("b", "leader" if leader else "voter", plain)]
+        standing: dict[str, object] = {"id": "a", "name": "a", "role": "follower", "leader": leader}
+        with answering(member(standing, members), server_context) as url:
+            ours = ("--endpoints", url, "--ca-file", str(certificates.ca), "--username", "root:secret")
+            told = run(*ours, "status", "-o", "json")
+    (endpoint,) = told.document["endpoints"]
+    assert (endpoint["role"], endpoint["leader"]) == ("follower", leader or None)
+    assert len(seen) == (0 if leader else 1), "without a leader it is asked for its version alone"
+    assert not any(b"authorization" in head.lower() for head in seen)
+
+
+def without_gateway(members: Sequence[dict[str, object]]) -> Callable[[bytes], bytes]:
+    """Answers of an etcd whose own status nobody can read."""
+
+    def answer(head: bytes) -> bytes:
+        if head.startswith(b"GET /version "):
+            return http("200 OK", '{"etcdserver":"3.4.23","etcdcluster":"3.4.0"}')
+        if head.startswith(b"GET /health "):
+            return http("200 OK", '{"health":"true"}')
+        if head.startswith(b"GET /v2/members "):
+            return http("200 OK", json.dumps({"members": members}))
+        return http("404 Not Found", "404 page not found\n")
+
+    return answer
+
+
+def test_members_whose_roles_are_unknown_are_not_called_unreachable(run: Run) -> None:
+    members = [listed("a", "", DEAD), listed("b", "", "http://127.0.0.1:2")]
+    with answering(without_gateway(members)) as url:
+        told = run("--endpoints", url, "status", "-o", "json")
+    (endpoint,) = told.document["endpoints"]
+    shown = {name: endpoint[name] for name in ("healthy", "role", "problems")}
+    assert shown == {"healthy": True, "role": None, "problems": []}
+
+
+def test_no_member_is_named_while_one_of_them_answers_without_its_id(run: Run) -> None:
+    members = [listed("a", "voter"), listed("b", "voter", DEAD)]
+    standing: dict[str, object] = {"id": "a", "name": "a", "role": "candidate", "leader": ""}
+    with answering(without_gateway(members)) as other, answering(member(standing, members)) as url:
+        told = run("--endpoints", f"{url},{other}", "status", "-o", "json")
+    first, second = told.document["endpoints"]
+    assert (first["problems"], second["problems"]) == (["says that it is not healthy"], [])
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", http("200 OK", "<html>")])
