@@ -299,8 +299,11 @@ class Mirror(OneWay):
         source = self._source
         key = bytes.fromhex(witness.key).decode(errors="replace")
         node = await source.node(key, quorum=True)
-        if witness.quiet and node is not None and node.created_index <= witness.revision:
-            return _is_shown(witness, node)  # one that is there for longer was not created then
+        if witness.quiet and node is not None:
+            if _is_shown(witness, node):
+                return True
+            if node.created_index < witness.revision:
+                return False  # it is there for longer, and was not created then
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
             # A folder that was made for a key below it has no event but that of the key.

@@ -217,6 +217,21 @@ async def until_equal(one: V2Client, other: V2Client) -> None:
         await trio.sleep(0.1)  # fixed: between two looks
 
 
+def test_a_node_with_a_ttl_that_was_changed_in_place_is_shown_by_its_creation(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/before", "1")
+            index = (await one.set("/timed", "1", ttl=900)).etcd_index
+            await mirrored(one, other, Log()).copy()
+            await one.compare_and_swap("/timed", "2", prev_index=index, ttl=900)
+            await mirrored(one, other, Log()).copy()
+            assert (await other.get("/timed")).node.value == "2"
+
+    run(work)
+
+
 def test_a_folder_that_was_made_for_a_key_below_it_is_shown_by_the_event_of_that(
     stores: tuple[Daemon, Daemon],
 ) -> None:
