@@ -82,8 +82,10 @@ _OWN_NAMES: Final = frozenset(
 """What a folder has before it has an identity, at most; also the root of a disk of its own."""
 
 _ETCD_LOG: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.wal")
-_OWN_LOG: Final = re.compile(r"[0-9a-f]{16}\.wal")
 """Names of the files of an etcd's log."""
+
+_OWN_LOG: Final = re.compile(r"[0-9a-f]{16}\.wal")
+"""Names of the files of a member's log."""
 
 _TITLE: Final = "netstore data folder"
 _JOIN_TITLE: Final = "netstore join token"
@@ -718,7 +720,7 @@ def check_no_store(folder: Path) -> None:
     with contextlib.suppress(NotRegular):
         if _IDENTITY in names and is_data_folder(folder):
             what = "the data of a netstored"
-    if any((folder / "member" / each).is_dir() for each in ("snap", "wal")):
+    if _has_etcd(folder):
         what = "the data of an etcd (the folder member)"
     elif any(map(_ETCD_LOG.fullmatch, names)):
         what = "the log of an etcd"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from netstore.cli.checks.finding import absent, ok, unknown, warning, wrong
 from netstore.cli.commands.failures import Exit, Failure, failure_of
 from netstore.cli.commands.leases import survey
-from netstore.cli.commands.member import asked_at
+from netstore.cli.commands.member import asked_at, leader_of
 from netstore.cli.commands.points import shown_instant
 from netstore.client.cluster import ClusterClient
 from netstore.client.faults import BadAnswer, ClientError
@@ -116,7 +116,7 @@ async def _members(settings: Settings) -> list[Finding]:
     try:
         async with settings.client() as client:
             members = await ClusterClient(client.transport).members()
-        leader = next((each for each in members if each.role == "leader" and each.client_urls), None)
+        leader = leader_of(members)
         if leader is not None and all(each.active is None for each in members):
             async with asked_at(settings, leader).client() as client:
                 members = await ClusterClient(client.transport).members()

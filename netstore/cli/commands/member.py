@@ -87,7 +87,7 @@ def ls(settings: Settings) -> None:
 
     members, is_netstore = ask_cluster(settings, asking)
     is_known = not is_netstore or _tells_who_answers(members)
-    leader = next((each for each in members if each.role == "leader" and each.client_urls), None)
+    leader = leader_of(members)
     if not is_known and leader is not None:
         # Only the leader knows who answers.
         with suppress(Failure):
@@ -332,6 +332,11 @@ def show(
         for each in members
     ]
     settings.show(documents[0] if single else {"members": documents}, Table(HEADINGS, rows))
+
+
+def leader_of(members: Sequence[MemberRecord]) -> MemberRecord | None:
+    """The one that leads and can be asked: only it knows which voters answer."""
+    return next((each for each in members if each.role == "leader" and each.client_urls), None)
 
 
 def _tells_who_answers(members: Sequence[MemberRecord]) -> bool:

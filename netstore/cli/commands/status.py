@@ -13,7 +13,7 @@ import click
 from netstore.cli.commands.failures import Exit, Failure, failure_of, refused
 from netstore.cli.commands.invocation import Settings, columns
 from netstore.cli.commands.leases import require_leases, survey
-from netstore.cli.commands.member import asked_at
+from netstore.cli.commands.member import asked_at, leader_of
 from netstore.cli.commands.network import checked
 from netstore.cli.commands.options import Command, pass_settings
 from netstore.cli.output import Form, Table, document, emit, plain, table
@@ -135,7 +135,7 @@ async def _look_for_silent(settings: Settings, endpoints: Sequence[Endpoint]) ->
                         nursery.start_soon(_reach, settings, each, lost)
             telling.problems += tuple(lost[each.id] for each in telling.members if each.id in lost)
             return
-        leader = next((each for each in telling.members if each.role == "leader"), None)
+        leader = leader_of(telling.members)
         if leader is None:
             return
         try:
