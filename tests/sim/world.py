@@ -15,6 +15,8 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from netstore.node.lessor import AGAIN_SECONDS
+from netstore.node.pacing import LINGER_SECONDS
 from netstore.raft.election import MAX_TERMS_AHEAD
 from netstore.raft.messages import InstallSnapshot
 from netstore.raft.status import Role
@@ -144,6 +146,8 @@ class World:
         step = self.plan.tick
         limit = self.timeline.now + RECOVERY_TIMEOUTS * max(timeout, 0.5) + 20 * self.plan.disk_latency
         limit += JOIN_SECONDS * self.plan.joiners
+        # A node whose TTL is over stays for so long after writes were paced last.
+        limit += LINGER_SECONDS + AGAIN_SECONDS
         if self.plan.lease_clients:
             limit += LONGEST_TTL + RETRY_SECONDS
         asked: list[Operation] = []
