@@ -117,6 +117,7 @@ _CLIENT: Final = "our own client, in Python, takes part of the time"
 _MEANWHILE: Final = (
     "the longest of small puts, one at a time and 10 ms after the one before, while the work goes on"
 )
+_MOST: Final = "at its most, seen after each of these puts"
 _RESIDENT: Final = (
     "with the pages of its files that it has mapped, which the kernel takes back when it needs them"
 )
@@ -130,13 +131,16 @@ MEASURES: Final = (
     Measure("fill", "MiB/s", _CLIENT, more=True),
     Measure("fill: processor time", "s"),
     Measure("fill: longest put meanwhile", "ms", _MEANWHILE),
+    Measure("fill: anonymous memory", "MiB", _MOST),
     Measure("memory after the fill", "MiB", _RESIDENT),
     Measure("memory after the fill, anonymous", "MiB"),
     Measure("disk after the fill", "MiB", "blocks of all files of the data folder, the log's too"),
     Measure(f"page of {PAGE} keys", "ms", _PAGES),
     Measure(f"page of {PAGE} keys: longest put meanwhile", "ms", _MEANWHILE),
+    Measure(f"page of {PAGE} keys: anonymous memory", "MiB", _MOST),
     Measure("all keys without values", "ms", "the first such list; not decoded"),
     Measure("all keys without values: longest put meanwhile", "ms", _MEANWHILE),
+    Measure("all keys without values: anonymous memory", "MiB", _MOST),
     Measure("count of all keys", "ms", "the first"),
     Measure(f"overwrite of one key of {CHANGED}", "MiB/s", _CLIENT, more=True),
     Measure("overwrite: processor time", "s"),
@@ -144,11 +148,13 @@ MEASURES: Final = (
     Measure("compaction", "s", "physical: until the call is answered", digits=2),
     Measure("compaction: processor time", "s", digits=2),
     Measure("compaction: longest put meanwhile", "ms", _MEANWHILE),
+    Measure("compaction: anonymous memory", "MiB", _MOST),
     Measure("snapshot", "s", _CLIENT, digits=2),
     Measure("snapshot: rate", "MiB/s", _CLIENT, more=True),
     Measure("snapshot: size", "MiB"),
     Measure("snapshot: processor time", "s", digits=2),
     Measure("snapshot: longest put meanwhile", "ms", _MEANWHILE),
+    Measure("snapshot: anonymous memory", "MiB", _MOST),
     Measure("memory before the stop", "MiB", _RESIDENT),
     Measure("memory before the stop, anonymous", "MiB"),
     Measure("memory at its most", "MiB", _RESIDENT),
@@ -279,7 +285,11 @@ class _Work:
     def _puts(self) -> None:
         name, daemon = self._name, self._daemon
         running = Running({name: daemon}, {name: self._client}, {name: [daemon]})
-        self._found.puts += h2load.run(running, _PUTS, self._size.rounds, self._size.seconds)[name]
+        try:
+            puts = h2load.run(running, _PUTS, self._size.rounds, self._size.seconds)
+        except RuntimeError as refused:
+            raise GivenUp(f"small puts: {refused}") from None
+        self._found.puts += puts[name]
 
     def _lists(self) -> None:
         self._tell("lists")
@@ -402,9 +412,10 @@ class _Work:
         return revision
 
     def _timed(self, what: str, work: Callable[[], object]) -> float:
-        """Seconds that it takes; its processor time and the longest small put meanwhile become figures."""
+        """Seconds that it takes; its processor time, and the longest small put and the most memory meanwhile,
+        become figures."""
         before = cpu_seconds(self._daemon.pid)
-        longest = 0.0
+        longest = most = 0.0
         began = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             under_way = pool.submit(_seconds, work)
@@ -412,11 +423,13 @@ class _Work:
                 put = time.monotonic()
                 self._client.kv.Put(pb.PutRequest(key=KEY, value=PUT.value), timeout=CALL)
                 longest = max(longest, time.monotonic() - put)
+                most = max(most, memory_mib(self._daemon.pid, "RssAnon"))
                 time.sleep(PAUSE)
         took = under_way.result()
         self._tell(f"{what}: {time.monotonic() - began:.1f} s")
         self._figures[f"{what}: processor time"] = cpu_seconds(self._daemon.pid) - before
         self._figures[f"{what}: longest put meanwhile"] = longest * 1000
+        self._figures[f"{what}: anonymous memory"] = most
         return took
 
     def _memory(self, when: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import Daemon
 
-LITTLE = Size(gib=0.002, rounds=1, seconds=1)
+LITTLE: Final = Size(gib=0.002, rounds=1, seconds=1)
 """32 keys, 2 MiB."""
+
+MORE: Final = LITTLE._replace(gib=0.01)
+"""40 transactions: more than are under way at once, so the last are sent after the first were answered."""
 
 
 @pytest.mark.peer("h2load")
@@ -52,7 +55,7 @@ def test_a_store_that_refuses_data_is_given_up_with_the_reason(tmp_path: Path) -
         return start_netstored(folder, *flags, "--quota-backend-bytes", "200000")
 
     stores = Stores({OURS: refusing, "other": refusing}, {})
-    [table] = large.measure(stores, tmp_path, LITTLE)
+    [table] = large.measure(stores, tmp_path, MORE)
     assert "NETSTORED WAS GIVEN UP: a call was refused: RESOURCE_EXHAUSTED" in table.note
     assert {row.cells for row in table.rows} == {("", "", "")}
 
@@ -61,7 +64,7 @@ def test_a_fill_that_is_too_slow_is_given_up(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(large, "SLOWEST", math.inf)
     monkeypatch.setattr(large, "PATIENCE", 0.0)
     with pytest.raises(GivenUp, match="less than inf MiB/s"):
-        large.of_store(OURS, start_netstored, tmp_path, LITTLE, Found())
+        large.of_store(OURS, start_netstored, tmp_path, MORE, Found())
 
 
 def test_more_is_better_only_of_rates() -> None:
