@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from contrib.bench import cluster, fair, growth, kube, lists, restart, routes, single
+from contrib.bench import cluster, fair, growth, kube, large, lists, restart, routes, single
 from contrib.bench.history import DIRTY
 from contrib.bench.stores import beside
 from tests.support.peers import missing
@@ -33,11 +34,15 @@ PARTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "fair": ("small requests beside large ones", ()),
     "growth": ("what more keys and watchers cost netstored; compared with nobody", ()),
     "routes": ("netstore-agent; needs root", ("ip",)),
+    "large": ("10 GiB of data in one member", ("h2load",)),
 }
 """Part -> what it is, and the programs it needs beside the stores."""
 
 ALONE: Final = {"growth", "routes"}
 """Parts that are not run against another checkout."""
+
+NAMED: Final = {"large"}
+"""Parts that are run only where they are named: they write much."""
 
 
 def _numbers(text: str) -> list[int]:
@@ -51,8 +56,15 @@ def _number(text: str) -> int:
     return number
 
 
+def _gib(text: str) -> float:
+    if not 0 < (gib := float(text)) < math.inf:
+        raise ValueError
+    return gib
+
+
 _numbers.__name__ = "list of numbers"  # what argparse calls it when it refuses a value
 _number.__name__ = "number of 1 or more"
+_gib.__name__ = "number above 0"
 
 
 def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -62,7 +74,7 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         description="Measure netstore side by side with etcd, or with another checkout. All parts take more"
         " than an hour on two cores, `single --only put --rounds 3` a minute.",
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{told}; all by default")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{told}; all but large by default")
     parser.add_argument("--rounds", type=_number, default=5, help="rounds of each load on each store (5)")
     parser.add_argument("--seconds", type=_number, default=3, help="seconds of each round (3)")
     parser.add_argument(
@@ -102,6 +114,7 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument(
         "--watchers", type=_numbers, default="1,100,1000,10000", help="numbers of watchers of `growth`"
     )
+    parser.add_argument("--gib", type=_gib, default=10.0, help="GiB written in `large` (10)")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw what `growth` found into FILE")
     beside_what = parser.add_mutually_exclusive_group()
     beside_what.add_argument("--etcd", default="etcd", metavar="PATH", help="the etcd (that in PATH)")
@@ -141,6 +154,8 @@ def _wrong(arguments: argparse.Namespace, parts: Iterable[str]) -> str | None:
         arguments.folder.is_dir() and os.access(arguments.folder, os.W_OK | os.X_OK)
     ):
         return f"--folder: {arguments.folder} is no folder that can be written to"
+    if "large" in parts and (lack := large.lack_of_space(arguments.gib, arguments.folder)):
+        return f"--gib: {lack}"
     if arguments.only and "single" in parts and not any(arguments.only in name for name in single.names()):
         return f"--only: no load has {arguments.only} in its name; there are {'; '.join(single.names())}"
     for option, file in (("--json", arguments.json), ("--svg", arguments.svg)):
@@ -164,6 +179,7 @@ def _measured(part: str, stores: Stores, arguments: argparse.Namespace) -> Itera
             fair.measure(stores, folder, min(rounds, 3), seconds=10.0, mib=arguments.mib, listers=8)
         ],
         "growth": lambda: growth.measure(arguments.keys, arguments.watchers, folder, arguments.svg),
+        "large": lambda: large.measure(stores, folder, large.Size(arguments.gib, min(rounds, 3), seconds)),
         "routes": lambda: [
             routes.measure(
                 arguments.leases,
@@ -217,7 +233,8 @@ def about(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     """Run the parts asked for, all of them by default; 2 when something they need is missing."""
     parser, arguments = _arguments()
-    parts = arguments.parts or [part for part in PARTS if arguments.against is None or part not in ALONE]
+    left_out = NAMED | (ALONE if arguments.against is not None else set())
+    parts = arguments.parts or [part for part in PARTS if part not in left_out]
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no part named {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if os.sep in arguments.etcd:

@@ -50,7 +50,7 @@ def measure(stores: Stores, folder: Path | None, rounds: int, counts: Sequence[i
                 for number in range(rounds):
                     for name in in_turn(stores.names, number):
                         daemon = running.asked[name]
-                        took[name].append(_again(daemon, kill=how == "SIGKILL"))
+                        took[name].append(again(daemon, kill=how == "SIGKILL"))
                         used[name].append(cpu_seconds(daemon.pid))
                         held[name].append(memory_mib(daemon.pid))
                 title = f"{count:,} keys, after {how}"
@@ -69,8 +69,8 @@ def measure(stores: Stores, folder: Path | None, rounds: int, counts: Sequence[i
     )
 
 
-def _again(daemon: Daemon, *, kill: bool) -> float:
-    """Seconds until it has answered a read."""
+def again(daemon: Daemon, *, kill: bool) -> float:
+    """Seconds from the start until it has answered a linearizable read; TimeoutError past the limit."""
     if kill:
         daemon.kill()
     else:

@@ -30,9 +30,9 @@ PACE: Final = ("--heartbeat-interval", "100", "--election-timeout", "1000")
 
 
 class Start(Protocol):
-    """Starts a store that keeps everything in this folder; returns when it serves."""
+    """Starts a store that keeps everything in this folder, with more flags; returns when it serves."""
 
-    def __call__(self, tmp_path: Path, /) -> Daemon:
+    def __call__(self, tmp_path: Path, /, *flags: str) -> Daemon:
         """Start it."""
 
 

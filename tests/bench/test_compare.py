@@ -158,6 +158,8 @@ def test_help_names_every_part() -> None:
         (("kube", "--etcd", sys.executable), 2, "is no etcd"),
         (("restart", "--restart-keys", "x"), 2, "argument --restart-keys: invalid list of numbers"),
         (("growth", "--keys", "10,0"), 2, "argument --keys: invalid list of numbers"),
+        (("large", "--gib", "0"), 2, "argument --gib: invalid number above 0"),
+        (("large", "--gib", "1e9"), 2, "--gib: 1,000,000,000 GiB of data need 4,000,000,000 GiB free in "),
         (("kube", "--rounds", "0"), 2, "argument --rounds: invalid number of 1 or more"),
         (("growth", "--folder", "/none"), 2, "--folder: /none is no folder"),
         (("growth", "--json", "/none/file"), 2, "--json: "),
