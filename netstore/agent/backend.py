@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping  # noqa: TC003 - msgspec and inspect read types of fields
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import msgspec
 
+from netstore.agent.entrypoints import entry_points
 from netstore.agent.kernel import Address, Link, Tunnel
 from netstore.agent.wanted import (
     Device,
@@ -218,7 +218,7 @@ def find(network: Network) -> Backend:
     """An instance of the backend that the network config names. NetworkConfigError if it is not installed or
     its options are invalid.
     """
-    available = {point.name: point for point in reversed(tuple(entry_points(group=GROUP)))}  # the first wins
+    available = {point.name: point for point in reversed(entry_points(group=GROUP))}  # the first wins
     point = available.get(network.backend_type)
     if point is None:
         known = ", ".join(sorted(available)) or "none"

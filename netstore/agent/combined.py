@@ -14,6 +14,8 @@ A change of one owner costs O(its items), and if others declare one of them too,
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Hashable, Mapping  # noqa: TC003 - msgspec reads the types of the fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -22,7 +24,7 @@ from netstore.agent.wanted import Device, Route, Wanted, Wireguard, WireguardPee
 from netstore.network.addresses import Subnet, show_ip
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from netstore.network.ipv6 import Subnet6
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     Value = Route | Device | WireguardPeer | bytes
 
 MAC_BYTES: Final = 6
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Owner(NamedTuple):
@@ -55,19 +59,30 @@ class Changes(NamedTuple):
     peers: dict[Named, WireguardPeer | None]
 
 
+class _Item(NamedTuple):
+    """What stands for an item, the name of its owner, its device, and what it is."""
+
+    key: Key
+    name: Hashable
+    device: str
+    value: Value
+
+
 class _Declared(msgspec.Struct):
-    """What one owner declared. `lost` are the devices that it gets nothing through, with the reasons."""
+    """What one owner declared. `lost` are the devices that it gets nothing through, with the reasons. There
+    are thousands of owners, most with one item and nothing refused or lost, so no dict is made for these.
+    """
 
     owner: Owner
-    items: dict[Key, tuple[str, Value]]
-    refused: dict[str, str]
-    lost: dict[str, str] = {}
+    items: tuple[_Item, ...] = ()
+    refused: Mapping[str, str] = _NOTHING
+    lost: Mapping[str, str] = _NOTHING
 
 
 class _Shared(msgspec.Struct):
-    """An item that several owners declare, and the node that has it."""
+    """An item that several owners declare, by their names, and the node that has it."""
 
-    names: set[Hashable]
+    items: dict[Hashable, _Item]
     node: int | None = None
 
 
@@ -78,7 +93,7 @@ class Combined:
         self._declared: dict[Hashable, _Declared] = {}
         self._reasons: dict[str, dict[Hashable, str]] = {}
         """Why a subnet is not served, or not wholly, by who says so."""
-        self._sole: dict[Key, Hashable] = {}
+        self._sole: dict[Key, _Item] = {}
         self._shared: dict[Key, _Shared] = {}
         self._touched: set[Key] = set()
         self._kinds: dict[Key, type[Value]] = {}
@@ -91,27 +106,32 @@ class Combined:
 
     def put(self, name: Hashable, owner: Owner, wanted: Wanted) -> None:
         """Take what an owner declares, in the place of what it declared before."""
-        items = dict(_items(wanted))
-        refused = {str(subnet): reason for subnet, reason in wanted.refused.items()}
+        items = {item.key: item for item in _items(name, wanted)}
+        refused: Mapping[str, str] = _NOTHING
+        if wanted.refused:
+            refused = {str(subnet): reason for subnet, reason in wanted.refused.items()}
         former = self._declared.get(name)
-        if former is not None and (former.owner, former.items, former.refused) == (owner, items, refused):
+        if former is not None and (former.owner, former.items, former.refused) == (
+            owner,
+            tuple(items.values()),
+            refused,
+        ):
             return
         if former is None:
-            former = _Declared(owner, {}, {})
+            former = _Declared(owner)
         else:
             self._forget_reasons(name, former)
-        declared = _Declared(owner, items, refused)
-        self._declared[name] = declared
+        declared = self._declared[name] = _Declared(owner, tuple(items.values()), refused)
         concerned = {name}
-        for key, (_, value) in former.items.items():
+        before = {item.key: item for item in former.items}
+        for key, item in before.items():
             if key not in items:
-                self._kinds[key] = type(value)
+                self._kinds[key] = type(item.value)
                 self._touched.add(key)
                 concerned |= self._release(key, name)
         for key, item in items.items():
-            if key not in former.items:
-                concerned |= self._take(key, name)
-            if former.items.get(key) != item:
+            concerned |= self._take(item)
+            if before.get(key) != item:
                 self._touched.add(key)
         self._tell_reasons(name, declared)
         if self._shared or former.lost or len(concerned) > 1:
@@ -151,21 +171,23 @@ class Combined:
 
     def _kind(self, key: Key) -> type[Value]:
         """Of an item that somebody declares."""
-        name = self._sole[key] if key in self._sole else next(iter(self._shared[key].names))
-        return type(self._declared[name].items[key][1])
+        item = self._sole[key] if key in self._sole else next(iter(self._shared[key].items.values()))
+        return type(item.value)
 
     # Items that several owners declare
 
-    def _take(self, key: Key, name: Hashable) -> set[Hashable]:
-        """An owner declares the item. Returns whom that concerns."""
+    def _take(self, item: _Item) -> set[Hashable]:
+        """An owner declares the item, perhaps in the place of its former one. Returns whom that concerns."""
+        key = item.key
         shared = self._shared.get(key)
         if shared is None:
-            other = self._sole.pop(key, None)
-            if other is None:
-                self._sole[key] = name
+            other = self._sole.get(key)
+            if other is None or other.name == item.name:
+                self._sole[key] = item
                 return set()
-            shared = self._shared[key] = _Shared({other})
-        shared.names.add(name)
+            del self._sole[key]
+            shared = self._shared[key] = _Shared({other.name: other})
+        shared.items[item.name] = item
         return self._decide(key)
 
     def _release(self, key: Key, name: Hashable) -> set[Hashable]:
@@ -174,20 +196,20 @@ class Combined:
         if shared is None:
             del self._sole[key]
             return set()
-        shared.names.discard(name)
-        if len(shared.names) > 1:
+        del shared.items[name]
+        if len(shared.items) > 1:
             return self._decide(key)
         del self._shared[key]
-        [self._sole[key]] = shared.names
-        return set(shared.names)
+        [self._sole[key]] = shared.items.values()
+        return set(shared.items)
 
     def _decide(self, key: Key) -> set[Hashable]:
         """Find the node that has the item. Returns whom a change of it concerns."""
         shared = self._shared.get(key)
         if shared is None:
             return set()
-        before, shared.node = shared.node, self._declared[min(shared.names, key=self._age)].owner.node
-        return set(shared.names) if shared.node != before else set()
+        before, shared.node = shared.node, self._declared[min(shared.items, key=self._age)].owner.node
+        return set(shared.items) if shared.node != before else set()
 
     def _age(self, name: Hashable) -> tuple[int, str]:
         owner = self._declared[name].owner
@@ -196,8 +218,8 @@ class Combined:
     def _find_losses(self, name: Hashable) -> None:
         """Which devices an owner gets nothing through, because another node has an item of its."""
         declared = self._declared[name]
-        lost = {}
-        for key, (device, value) in declared.items.items():
+        lost: dict[str, str] = {}
+        for key, _, device, value in declared.items:
             shared = self._shared.get(key)
             if shared is not None and shared.node is not None and shared.node != declared.owner.node:
                 lost[device] = (
@@ -207,22 +229,22 @@ class Combined:
                 )
         if lost != declared.lost:
             self._forget_reasons(name, declared)
-            declared.lost = lost
+            declared.lost = lost or _NOTHING
             self._tell_reasons(name, declared)
-            self._touched.update(declared.items)
+            self._touched.update(item.key for item in declared.items)
 
     def _value(self, key: Key) -> Value | None:
         """What is wanted of an item."""
         shared = self._shared.get(key)
         if shared is None:
-            name = self._sole.get(key)
-            return None if name is None else self._given(name, key)
+            item = self._sole.get(key)
+            return None if item is None else self._given(item)
         names = sorted(
-            (name for name in shared.names if self._declared[name].owner.node == shared.node),
+            (name for name in shared.items if self._declared[name].owner.node == shared.node),
             key=self._age,
             reverse=True,
         )
-        values = [value for name in names if (value := self._given(name, key)) is not None]
+        values = [value for name in names if (value := self._given(shared.items[name])) is not None]
         if not values:
             return None
         youngest = values[0]
@@ -231,11 +253,9 @@ class Combined:
             return msgspec.structs.replace(youngest, allowed=tuple(dict.fromkeys(allowed)))
         return youngest
 
-    def _given(self, name: Hashable, key: Key) -> Value | None:
+    def _given(self, item: _Item) -> Value | None:
         """What an owner declares, None if it gets nothing through that device."""
-        declared = self._declared[name]
-        device, value = declared.items[key]
-        return None if device in declared.lost else value
+        return None if item.device in self._declared[item.name].lost else item.value
 
     def _tell_reasons(self, name: Hashable, declared: _Declared) -> None:
         for reason in declared.lost.values():
@@ -250,27 +270,27 @@ class Combined:
                 del self._reasons[subject]
 
 
-def _items(wanted: Wanted) -> Iterator[tuple[Key, tuple[str, Value]]]:
-    """Each item by what stands for it, with its device."""
+def _items(owner: Hashable, wanted: Wanted) -> Iterator[_Item]:
+    """The items of the owner with this name."""
     for route in wanted.routes:
-        yield route.subnet, (route.device, route)
+        yield _Item(route.subnet, owner, route.device, route)
     for device in wanted.devices:
         kind = device.kind
         if isinstance(kind, Wireguard) and kind.peers:
-            yield from _peers(device.name, kind.peers)
+            yield from _peers(owner, device.name, kind.peers)
             kind = msgspec.structs.replace(kind, peers=())
-        yield device.name, (device.name, msgspec.structs.replace(device, kind=kind))
+        yield _Item(device.name, owner, device.name, msgspec.structs.replace(device, kind=kind))
     for name, address, mac in wanted.neighbours:
-        yield (name, address), (name, mac)
+        yield _Item((name, address), owner, name, mac)
     for name, mac, remote in wanted.forwarding:
-        yield (name, mac), (name, remote)
+        yield _Item((name, mac), owner, name, remote)
     for name, peer in wanted.tunnel_peers:
-        yield (name, peer.public_key), (name, peer)
+        yield _Item((name, peer.public_key), owner, name, peer)
 
 
-def _peers(device: str, peers: Iterable[WireguardPeer]) -> Iterator[tuple[Key, tuple[str, Value]]]:
+def _peers(owner: Hashable, device: str, peers: Iterable[WireguardPeer]) -> Iterator[_Item]:
     for peer in peers:
-        yield (device, peer.public_key), (device, peer)
+        yield _Item((device, peer.public_key), owner, device, peer)
 
 
 def _words(key: Key, value: Value) -> str:

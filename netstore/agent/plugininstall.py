@@ -23,7 +23,6 @@ import shutil
 import stat
 import sys
 import tempfile
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +30,7 @@ import msgspec
 import trio
 
 from netstore.agent.backend import GROUP
+from netstore.agent.entrypoints import entry_points
 from netstore.client.faults import ClientError
 from netstore.client.plugins import Stored
 from netstore.errors import NetstoreError

@@ -7,13 +7,13 @@ problem that is logged once.
 from __future__ import annotations
 
 import socket
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from netstore import __version__
 from netstore.agent.backend import GROUP
+from netstore.agent.entrypoints import entry_points
 from netstore.client.faults import ClientError
 from netstore.client.subnetstore import Entry, Missing
 from netstore.errors import NetstoreError
@@ -62,7 +62,7 @@ def check_version(plugin: Plugin) -> None:
     point = next((each for each in entry_points(group=GROUP) if each.name == plugin.name), None)
     if point is None:
         return
-    version = "" if point.dist is None else point.dist.version
+    version = point.version
     if not is_in_range(version, plugin.versions):
         raise NetstoreError(
             f"{plugin.name}: version {version or 'unknown'} is installed here, and {plugin.versions} is"
@@ -76,8 +76,8 @@ def report_of(node: LocalNode, wheels: Mapping[str, str]) -> Report:
     """
     manifest = node.backend.manifest
     versions = {
-        point.name: point.dist.version if point.dist is not None else ""
-        for point in reversed(tuple(entry_points(group=GROUP)))  # the first one of a name is used
+        point.name: point.version
+        for point in reversed(entry_points(group=GROUP))  # the first one of a name is used
     }
     versions[manifest.name] = manifest.version
     installed = tuple(

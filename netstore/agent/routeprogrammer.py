@@ -340,6 +340,7 @@ class RouteProgrammer:
             taken += 1
             if taken % PART == 0:
                 await trio.lowlevel.checkpoint()
+        self._unjudged.clear()  # a dict that was emptied one by one keeps its room, 50 bytes for each
 
     async def _declare(self, host: Host, wanted: Wanted) -> None:
         """Declare what the node wants, and what the peers want that changed; all of them if what they depend
@@ -363,6 +364,7 @@ class RouteProgrammer:
             taken += 1
             if taken % PART == 0:
                 await trio.lowlevel.checkpoint()
+        self._undeclared.clear()
 
     def _declare_peer(self, name: str, host: Host) -> None:
         """Declare what one lease needs, if it is served."""

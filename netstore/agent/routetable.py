@@ -166,6 +166,7 @@ class RouteTable:
             taken += 1
             if taken % SLICE == 0:
                 yield
+        self._unresolved = set()  # one that was emptied keeps its room, 88 bytes for each route
 
     def retry(self) -> None:
         """The kernel may accept now what it rejected."""

@@ -9,7 +9,16 @@ if __name__ == "__main__":  # ahead of the imports below, which take a while
 
 import gc
 import os
+import sys
 from typing import TYPE_CHECKING
+
+if "typing_extensions" not in sys.modules:
+    # msgspec takes two functions from there that typing has too, and 0.4 MB with them. None in the place of a
+    # module makes its import fail, which msgspec allows for.
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment] # the import system knows None
+    import msgspec  # noqa: F401
+
+    del sys.modules["typing_extensions"]
 
 from netstore import __version__, collector
 from netstore.cli import program

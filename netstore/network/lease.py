@@ -12,6 +12,7 @@ cannot create one lease.
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -212,7 +213,7 @@ def _lease(subnets: NodeSubnets, value: str, created: int) -> SubnetLease:
     return SubnetLease(
         subnets.subnet,
         public_ip,
-        given.backend_type or "",
+        sys.intern(given.backend_type or ""),  # thousands of leases have the same
         _present(given.backend_data),
         subnets.subnet6,
         public_ip6,

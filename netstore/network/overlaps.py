@@ -120,9 +120,11 @@ class Overlaps(Generic[S]):
     def __init__(self, fits: Callable[[S], bool]) -> None:
         self._fits: Callable[[S], bool] = fits
         self._subnets: dict[str, S] = {}
-        self._groups: dict[S, dict[str, Claim]] = {}
+        self._claims: dict[str, Claim] = {}
         self._first: dict[S, _First] = {}
         """The lease that is accepted of each subnet, as far as others of this subnet are concerned."""
+        self._groups: dict[S, set[str]] = {}
+        """The names of the leases of a subnet that has several. Usually none has."""
         self._smaller: dict[S, list[_First]] = {}
         """The accepted leases of the smaller subnets inside of one, oldest first. Both fit; none is empty."""
         self._fitting: SubnetIndex[S] = SubnetIndex()
@@ -135,31 +137,36 @@ class Overlaps(Generic[S]):
     def put(self, name: str, subnet: S, claim: Claim) -> set[str]:
         """Take a lease, in the place of its former one. Returns the names whose `reason` may have changed."""
         former = self._subnets.get(name)
-        if former == subnet and self._groups[subnet][name] == claim:
+        if former == subnet and self._claims[name] == claim:
             return set()
         changed: set[str] = self.remove(name) if former is not None and former != subnet else set()
-        self._subnets[name] = subnet
-        group = self._groups.get(subnet)
-        if group is None:
-            group = self._groups[subnet] = {}
+        self._subnets[name], self._claims[name] = subnet, claim
+        first = self._first.get(subnet)
+        if first is None:
             self._index_of(subnet).add(subnet)
             if self._fits(subnet) and (
                 smaller := sorted(self._first[each] for each in self._fitting.inside(subnet))
             ):
                 self._smaller[subnet] = smaller
-        group[name] = claim
-        return changed | self._decide(subnet)
+            return changed | self._decide(subnet, {name})
+        names = self._names(subnet) | {name}
+        if len(names) > 1:
+            self._groups[subnet] = names
+        return changed | self._decide(subnet, names)
 
     def remove(self, name: str) -> set[str]:
         """Remove a lease, if it is there. Returns the names whose `reason` may have changed."""
         subnet = self._subnets.pop(name, None)
         if subnet is None:
             return set()
-        group = self._groups[subnet]
-        del group[name]
-        changed = self._decide(subnet) | {name}
-        if not group:
-            del self._groups[subnet]
+        del self._claims[name]
+        names = self._names(subnet) - {name}
+        if len(names) > 1:
+            self._groups[subnet] = names
+        else:
+            self._groups.pop(subnet, None)
+        changed = self._decide(subnet, names) | {name}
+        if not names:
             self._index_of(subnet).remove(subnet)
             self._smaller.pop(subnet, None)
         return changed
@@ -192,17 +199,23 @@ class Overlaps(Generic[S]):
         smaller: list[S] = [each for index in indexes for each in islice(index.inside(subnet), 1)]
         return self._first[min(smaller)].name if smaller else None
 
+    def _names(self, subnet: S) -> set[str]:
+        """The names of the leases of a subnet that has some."""
+        return self._groups.get(subnet) or {self._first[subnet].name}
+
     def _index_of(self, subnet: S) -> SubnetIndex[S]:
         return self._fitting if self._fits(subnet) else self._odd
 
-    def _decide(self, subnet: S) -> set[str]:
-        """Choose the accepted lease of a subnet. Returns the names whose reason may have changed."""
-        group = self._groups[subnet]
+    def _decide(self, subnet: S, names: set[str]) -> set[str]:
+        """Choose the accepted lease of a subnet, whose leases have these names. Returns the names whose
+        reason may have changed.
+        """
         before = self._first.pop(subnet, None)
-        if len(group) == 1:  # the usual case, four times as fast
-            [(name, claim)] = group.items()
-            self._first[subnet] = _First(claim.created, name)
-        elif group:
+        if len(names) == 1:  # the usual case, four times as fast
+            [name] = names
+            self._first[subnet] = _First(self._claims[name].created, name)
+        elif names:
+            group = {name: self._claims[name] for name in names}
             since: dict[int, int] = {}
             for claim in group.values():
                 since[claim.node] = min(claim.created, since.get(claim.node, claim.created))
@@ -210,14 +223,14 @@ class Overlaps(Generic[S]):
                 (since[claim.node], claim.is_other_form, claim.created, name) for name, claim in group.items()
             )
             self._first[subnet] = _First(since[group[first].node], first)
-        changed = set(group)
+        changed = set(names)
         now = self._first.get(subnet)
         if now == before:
             return changed
         # Of a larger subnet, and of a smaller one that fits, this may concern only the accepted lease.
         changed.update(self._first[each].name for each in self._odd.covering(subnet))
         for each in self._odd.inside(subnet):
-            changed.update(self._groups[each])
+            changed.update(self._names(each))
         if self._fits(subnet):
             changed.update(self._first[each].name for each in self._fitting.overlapping(subnet))
             for each in self._fitting.covering(subnet):
