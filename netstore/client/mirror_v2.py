@@ -41,6 +41,7 @@ from netstore.client.mirror import (
     Told,
     Witness,
     digest,
+    later,
     parse_checkpoint,
     shown,
     together,
@@ -70,11 +71,8 @@ POLL_SECONDS: Final = 5.0
 forgets its events after the next 1,000, of whatever keys.
 """
 
-SURE_SECONDS: Final = 2.0
-"""How long to wait for an event of the past: it may be on its way. Then it is asked for again."""
-
-SHOW_SECONDS: Final = 20.0
-"""For how long: a member may lag behind, or be busy."""
+SURE_SECONDS: Final = 5.0
+"""How long to wait for an event of the past, which a store sends at once: it may be on its way."""
 
 SAVE_SECONDS: Final = 1.0
 """The checkpoint is written at most this long after an event, and read at most this long before a write."""
@@ -130,6 +128,8 @@ class Mirror(OneWay):
         """When the checkpoint was written, or read, last, by the clock of this host since its start."""
         self._saved: tuple[int, Witness | None] = (0, None)
         """What it says that was seen, and that was listed."""
+        self._lasting: Witness | None = None
+        """As `_fresh`, but for files with a TTL."""
         self._is_alone = True
         """There may be no other connection to the source than that of the poll."""
         self._silent = 0
@@ -307,7 +307,12 @@ class Mirror(OneWay):
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
             # A folder that was made for a key below it has no event but that of the key.
-            answer = await self._past_event(key, witness.revision, recursive=witness.quiet)
+            try:
+                answer = await self._past_event(key, witness.revision, recursive=witness.quiet)
+            except V2Error as error:
+                if error.code != INDEX_CLEARED:
+                    raise
+                return False
             if answer is None:
                 return False
             if witness.quiet:
@@ -322,24 +327,17 @@ class Mirror(OneWay):
         return True
 
     async def _past_event(self, key: str, index: int, *, recursive: bool) -> Answer | None:
-        """The first event of a key from this index on, which the source has come to. None if it has forgotten
-        that, or has none. Unreachable if the connection is cut before that is known.
+        """The first event of a key from this index on, which the source has come to. None if it has none;
+        the connection of the poll is closed then. V2Error 401 if it has forgotten that. Unreachable if the
+        poll is cut before that is known, or the member that answers has not come so far.
         """
-        give_up_at = trio.current_time() + SHOW_SECONDS
-        while True:
-            try:
-                async with self._source.poll(key, index - 1, recursive=recursive) as poll:
-                    answer = await poll.event(SURE_SECONDS)
-            except V2Error as error:
-                if error.code != INDEX_CLEARED:
-                    raise
-                return None
-            if answer is None and not poll.timed_out:
-                raise Unreachable(
-                    [("the source", "it has ended a poll for an event that it has")], outcome_known=True
-                )
-            if answer is not None or trio.current_time() > give_up_at:
-                return answer
+        async with self._source.poll(key, index - 1, recursive=recursive) as poll:
+            answer = await poll.event(SURE_SECONDS)
+        if answer is None and (poll.etcd_index < index or not poll.timed_out):
+            self._source.client.transport.endpoints.avoid(poll.endpoint)
+            why = "it lags behind" if poll.timed_out else "it has ended a poll for an event that it has"
+            raise Unreachable([(poll.endpoint, why)], outcome_known=True)
+        return answer
 
     async def _is_bare(self) -> bool:
         node = await self._target.at("")
@@ -350,16 +348,16 @@ class Mirror(OneWay):
         none is known, that there is nothing; over a new connection it has to. Reconnected if it does not.
         """
         await self._newest()
-        later = Proof(self._breaks)
+        anew = Proof(self._breaks)
         if self._witness is None:
             is_shown = await self._is_still_empty()
         else:
             is_shown = await self._is_proven(self._witness)
-        later.check()
+        anew.check()
         if not proof.holds:
             if not is_shown:
                 raise Reconnected
-            proof.renew(later)
+            proof.renew(anew)
         return is_shown
 
     async def _is_still_empty(self) -> bool:
@@ -384,13 +382,35 @@ class Mirror(OneWay):
         proof.check()
         self._was_timed = self._was_timed or bool(self._timed)
         self._timed.clear()
-        self._fresh, self._silent = None, 0
+        self._fresh, self._lasting, self._silent = None, None, 0
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(proof, waiting.pop()))
+        await self._choose_witness(proof)
         self.copied, self._is_behind, self._was_timed = index, False, False
-        self._witness = self._standby = self._fresh
         await self._save()
+
+    async def _choose_witness(self, proof: Proof) -> None:
+        """After a comparison: the newest node that was listed. If that is a file with a TTL, a refresh may
+        have given it its index, without an event, and the next one gives it another: then the newest of the
+        other nodes, which the source has to show. Reconnected as in `_ask`.
+        """
+        self._witness = self._standby = fresh = self._fresh
+        if fresh in {None, self._lasting} or self._lasting is None or await self._is_shown_created(fresh):
+            return
+        self._witness = self._standby = self._fresh = self._lasting
+        await self._ask(proof)  # the connection of the poll for the event is closed
+
+    async def _is_shown_created(self, witness: Witness) -> bool:
+        """Whether there is the event of the creation of a file with a TTL, or it is forgotten."""
+        key = bytes.fromhex(witness.key).decode(errors="replace")
+        try:
+            event = await self._past_event(key, witness.revision, recursive=False)
+        except V2Error as error:
+            if error.code != INDEX_CLEARED:
+                raise
+            return True
+        return event is not None and _is_created(witness, event)
 
     async def _compare_node(self, proof: Proof, path: str) -> list[str]:
         """Make a node of the target equal, with the files below it; the folders below it are returned."""
@@ -400,7 +420,9 @@ class Mirror(OneWay):
             return []
         for node in (ours, *ours.nodes):
             if node.key != "/":  # which has no index
-                self._note(_listed_witness(node))
+                self._note(witness := _listed_witness(node))
+                if node.dir or node.expiration is None:
+                    self._lasting = later(self._lasting, witness)
         await self._ensure(proof, path, wanted_of(ours), theirs)
         if not ours.dir:
             return []

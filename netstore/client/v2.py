@@ -159,6 +159,7 @@ class Poll:
 
     def __init__(self, response: Response | PollAnswer, etcd_index: int) -> None:
         self.etcd_index = etcd_index
+        self.endpoint = response.endpoint
         self.cluster_id = response.header("x-etcd-cluster-id")
         self.timed_out = False
         """Whether `event` waited for its whole time while the store kept the watch open."""

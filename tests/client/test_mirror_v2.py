@@ -14,13 +14,14 @@ import pytest
 import trio
 
 from netstore.client import mirror, mirror_v2, mirror_v2_nodes
+from netstore.client.endpoints import Endpoints
 from netstore.client.faults import TooLong, Unreachable
 from netstore.client.mirror import NotMirrored, Proof
 from netstore.client.mirror_v2 import Mirror
 from netstore.client.mirror_v2_nodes import Scope
 from netstore.client.transport import Transport
 from netstore.client.v2 import KEY_NOT_FOUND, Poll, V2Client, V2Error
-from tests.client.test_mirror_v3 import Log, compare, counted
+from tests.client.test_mirror_v3 import Log, compare, counted, shows_last
 from tests.support.cluster import put
 from tests.support.daemon import start_netstored
 from tests.support.patience import Deadline, seconds
@@ -40,9 +41,9 @@ STARTS: dict[str, Callable[[Path], Daemon]] = {"etcd": start_etcd, "netstored": 
 
 
 @pytest.fixture(autouse=True)
-def _asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event of the past that does not come is not asked for again, but where that is what is tested."""
-    monkeypatch.setattr(mirror_v2, "SHOW_SECONDS", 0.0)
+def _soon_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event of the past that does not come is waited for shortly."""
+    monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 1.0)
 
 
 @pytest.fixture(
@@ -279,13 +280,15 @@ def test_a_folder_is_not_shown_by_the_change_of_a_key_that_was_there_before(
             await asked._begin()
             for index, is_shown in ((created, True), (changed.node.modified_index, False)):
                 asked._witness = mirror.Witness(b"/folder".hex(), index, index, quiet=True)
-                assert await asked._shows_last() == is_shown
+                assert await shows_last(asked) == is_shown
 
     run(work)
 
 
 class Stalled(V2Client):
-    """A source whose first event of the past does not come in time, or is cut off."""
+    """A source of which a member that lags behind answers the first poll for an event of the past, or that
+    poll is cut off.
+    """
 
     is_cut = False
     polls = 0
@@ -301,15 +304,17 @@ class Stalled(V2Client):
                 async def nothing(limit: float = 1.0) -> None:
                     poll.timed_out = not self.is_cut
 
+                poll.etcd_index = 0
                 poll.event = nothing  # type: ignore[method-assign] # of this poll only
             yield poll
 
 
-@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "late"])
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "behind"])
 def test_an_event_of_the_past_that_does_not_come_is_asked_for_again(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_cut: bool
 ) -> None:
-    monkeypatch.setattr(mirror_v2, "SHOW_SECONDS", LIMIT)
+    avoided: list[str] = []
+    monkeypatch.setattr(Endpoints, "avoid", lambda _, endpoint: avoided.append(endpoint))
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -323,7 +328,77 @@ def test_an_event_of_the_past_that_does_not_come_is_asked_for_again(
                 await log.reached(index)
                 nursery.cancel_scope.cancel()
             assert source.polls > 2
+            assert avoided == list(one.reader.transport.endpoints.order())
             assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_witness_of_which_there_is_no_event_leads_to_the_standby(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            index = (await one.set("/a", "1")).etcd_index
+            await mirrored(one, other, Log()).copy()
+            asked = mirrored(one, other, Log())
+            await asked._begin()
+            asked._witness = mirror.Witness(b"/gone".hex(), index, index)
+            proof = await asked._prove()
+            assert asked._is_behind
+            await asked._compare(proof)
+            asked._witness, asked._standby = mirror.Witness(b"/gone".hex(), index, index), None
+            with pytest.raises(NotMirrored, match="does not show the last change"):
+                await asked._prove()
+
+    run(work)
+
+
+async def refresh_plainly(client: V2Client, key: str) -> int:
+    """Without prevExist: the node gets another index of its creation, and there is no event."""
+    return (await client._event("PUT", key, {"refresh": "true"}, {"ttl": "900"})).etcd_index
+
+
+def test_a_file_that_is_created_again_by_each_refresh_is_not_the_witness(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/a", "1")
+            await one.set("/f/timed", "1", ttl=900)
+            for _ in range(2):
+                await refresh_plainly(one, "/f/timed")
+                await mirrored(one, other, Log()).copy()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(await refresh_plainly(one, "/f/timed"))
+                await refresh_plainly(one, "/f/timed")
+                one.reader.transport.connections += 1
+                await log.reached((await one.set("/f/b", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_source_is_not_refused_by_what_two_connections_have_said(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            asked = mirrored(one, other, Log())
+            await asked._begin()
+
+            async def is_proven(_: mirror.Witness) -> bool:
+                one.reader.transport.connections += 1
+                return False
+
+            monkeypatch.setattr(asked, "_is_proven", is_proven)
+            with pytest.raises(mirror.Reconnected):
+                await asked._prove()
 
     run(work)
 
@@ -1043,15 +1118,15 @@ def test_a_lease_is_shown_by_when_it_was_created(stores: tuple[Daemon, Daemon]) 
             assert witness is not None
             assert (witness.revision, witness.quiet) == (created, True)
             await one.refresh("/f/a", 800)
-            assert await following._shows_last(), "by the node, whatever was refreshed"
+            assert await shows_last(following), "by the node, whatever was refreshed"
             await one.delete("/f/a")
-            assert await following._shows_last(), "by the event"
+            assert await shows_last(following), "by the event"
             following._witness, following._standby = msgspec.structs.replace(witness, digest="x"), None
-            assert not await following._shows_last(), "by another value"
+            assert not await shows_last(following), "by another value"
             following._witness = witness
             for number in range(1001):
                 await one.set("/other", str(number))
-            assert not await following._shows_last(), "it is forgotten"
+            assert not await shows_last(following), "it is forgotten"
 
     run(work)
 
@@ -1383,36 +1458,36 @@ def test_the_event_of_the_last_change_is_a_witness(stores: tuple[Daemon, Daemon]
             proof = Proof(following._breaks)
             copied = following._witness
             assert copied is not None
-            assert await following._shows_last(), "by the node"
+            assert await shows_last(following), "by the node"
             created = (await one.set("/f/a", "2")).node.created_index
-            assert await following._shows_last(), "by the event"
+            assert await shows_last(following), "by the event"
             removed = await one.delete("/f/a")
             await following._carry_out(proof, removed, is_past=False)
             assert following._witness == mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
-            assert await following._shows_last()
+            assert await shows_last(following)
             for changed in ({"created": created + 1}, {"revision": copied.revision}, {"digest": "x"}):
                 following._witness = msgspec.structs.replace(following._witness, **changed)
                 with pytest.raises(mirror.Another, match=r"^/f/a, created at index \d+, was"):
-                    await following._shows_last()
+                    await shows_last(following)
                 following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
             folder = (await one.mkdir("/folder")).node.created_index
             updated = await one.update_folder("/folder", ttl=900)
             await following._carry_out(proof, updated, is_past=False)
             assert following._witness.created == folder
-            assert await following._shows_last(), "a folder does not get the index of its update"
+            assert await shows_last(following), "a folder does not get the index of its update"
             index = (await one.set("/f/a", "2")).etcd_index
             await compare(following)
             for number in range(1001):
                 await one.set("/f/other", str(number))
-            assert await following._shows_last(), "by the node, though its event is forgotten"
+            assert await shows_last(following), "by the node, though its event is forgotten"
             following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
-            assert await following._shows_last(), "by the newest file, so that all is to be compared"
+            assert await shows_last(following), "by the newest file, so that all is to be compared"
             assert following._is_behind
             following._standby = None
-            assert not await following._shows_last()
+            assert not await shows_last(following)
             following._witness = mirror.Witness(b"/f/a".hex(), index + 1, created)
             with pytest.raises(mirror.Another, match="in SOURCE it has another history"):
-                await following._shows_last()
+                await shows_last(following)
 
     run(work)
 
