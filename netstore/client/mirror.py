@@ -46,6 +46,9 @@ STEADY_SECONDS: Final = 5.0
 MOST_CLAIMS: Final = 1000
 """How often a run that begins tries to write the checkpoint, while the one before does so too."""
 
+PROBE_TTL: Final = 60
+"""Seconds after which a key that was to tell whether both stores are one goes by itself."""
+
 MOST_BREAKS: Final = 10
 """New connections in a row to the source after which one copy gives up: something closes each."""
 
@@ -494,14 +497,6 @@ class OneWay(ABC):
         self.copied, self._overwriting = found.revision, found.overwriting
         self._witness, self._standby = found.witness, found.standby
         self._seen = max(found.seen, found.revision, found.witness.revision if found.witness else 0)
-
-    def _has_written(self, value: bytes) -> bool:
-        """Whether this is the checkpoint that this run has written last."""
-        try:
-            found = msgspec.json.decode(value, type=Checkpoint)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return False
-        return (found.writer, found.sequence) == (self._writer, self._sequence)
 
     async def _shows_last(self, proof: Proof) -> bool:
         """Whether the source shows the witness, or the standby: then all is to be compared, as what was

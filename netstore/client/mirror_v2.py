@@ -22,6 +22,7 @@ then, which a store does after 1,000, all is compared again.
 
 from __future__ import annotations
 
+import secrets
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ import trio
 
 from netstore.client.faults import Unreachable
 from netstore.client.mirror import (
+    PROBE_TTL,
     Another,
     Checkpoint,
     NotMirrored,
@@ -59,7 +61,7 @@ from netstore.client.mirror_v2_nodes import (
     name_of,
     wanted_of,
 )
-from netstore.client.v2 import INDEX_CLEARED, NOT_A_FILE, NOT_A_FOLDER, V2Error
+from netstore.client.v2 import INDEX_CLEARED, KEY_NOT_FOUND, NOT_A_FILE, NOT_A_FOLDER, V2Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,7 +176,7 @@ class Mirror(OneWay):
         if self._source.cluster == self._target.cluster and (
             is_within(scope.source, scope.target) or is_within(scope.target, scope.source)
         ):
-            await self._check_not_itself(found)
+            await self._check_not_itself()
         if found is not None:
             self._check_forward(newest)
             await self._save_silently()
@@ -188,26 +190,21 @@ class Mirror(OneWay):
             )
         await self._save()
 
-    async def _check_not_itself(self, before: Node | None) -> None:
+    async def _check_not_itself(self) -> None:
         """Both have the same cluster id, as two that were begun with the same flags have too. NotMirrored if
-        they are one store: the checkpoint is in the source when it was written into the target. Then it is
-        put back as it was. TakenOver if somebody else has changed it meanwhile.
+        they are one store: a hidden key that is written into the target for a moment is in the source.
+        TakenOver if that has gone meanwhile.
         """
-        key, client = self._scope.checkpoint, self._target.client
-        await self._save_silently()
+        key, client = f"/_netstore-mirror-{secrets.token_hex(8)}", self._target.client
+        await client.create(key, "", ttl=PROBE_TTL)
         found = await self._source.node(key, quorum=True)
         try:
-            if before is None:
-                await client.compare_and_delete(key, prev_index=self._modified)
-                self._modified = 0
-            else:
-                answer = await client.compare_and_swap(key, before.value or "", prev_index=self._modified)
-                self._modified = answer.node.modified_index
+            await client.delete(key)
         except V2Error as error:
-            if error.code not in CHANGED:
+            if error.code != KEY_NOT_FOUND:
                 raise
-            raise self._taken_over(None) from None
-        if found is not None and self._has_written((found.value or "").encode()):
+            raise TakenOver(key, None) from None
+        if found is not None:
             raise NotMirrored(
                 "SOURCE and TARGET are the same store, and the v2 keys would be copied to themselves: name"
                 " folders of which none is in the other by --keys and --target-prefix"
