@@ -533,7 +533,7 @@ class Mirror(OneWay):
         if path is not None and removed:
             await self._remove(proof, path)
         elif path is not None:
-            await self._ensure(proof, path, wanted_of(node), await self._target.at(path), is_event=True)
+            await self._ensure(proof, path, wanted_of(node), await self._target.alone(path), is_event=True)
             if is_past and node.expiration is not None:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
         self._witness = _witness(node, is_removal=removed)
@@ -633,7 +633,7 @@ class Mirror(OneWay):
         if node is None or node.expiration is None:
             self._timed.discard(path)  # there is an event of it
             return True
-        await self._ensure(proof, path, wanted_of(node), await self._target.at(path))
+        await self._ensure(proof, path, wanted_of(node), await self._target.alone(path))
         return True
 
 

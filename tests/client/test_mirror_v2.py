@@ -432,7 +432,7 @@ def test_a_run_that_is_killed_after_its_first_write_is_gone_on_with(
 
 
 class Long(V2Client):
-    """A source with a folder whose listing is not read to its end."""
+    """A store with a folder whose listing is not read to its end."""
 
     async def get(
         self, key: str, *, recursive: bool = False, sort: bool = False, quorum: bool = False
@@ -452,6 +452,45 @@ def test_a_folder_whose_listing_is_too_long_is_named(stores: tuple[Daemon, Daemo
             scope = Scope("/deep/big/7", "/deep/big/7", "/_in/7")
             await mirrored(source, other, Log(), scope).copy()
             assert (await other.get("/deep/big/7")).node.value == "1"
+
+    run(work)
+
+
+def test_a_folder_of_the_target_that_is_too_long_to_be_listed_can_be_deleted(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/deep/big/a", "1")
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            target = Long(other.transport)
+            await one.delete("/deep", recursive=True)
+            following = mirrored(one, target, Log())
+            await following._begin()
+            await following._carry_out(Proof(following._breaks), await one.mkdir("/deep/big"), is_past=False)
+            await following._remove(Proof(following._breaks), "/deep/big")
+            assert await content(other) == {"": (None, False), "/deep": (None, False), "/a": ("1", False)}
+
+    run(work)
+
+
+def test_hidden_nodes_of_the_folder_of_the_target_stay(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await other.set("/y/_kept", "1")
+            scope = Scope("/x", "/y", "/_mirrored")
+            await mirrored(one, other, Log(), scope).copy()
+            await one.set("/x/a/b", "1")
+            await mirrored(one, other, Log(), scope).copy()
+            assert await content(other, "/y") == await content(one, "/x")
+            await one.delete("/x", recursive=True)
+            await mirrored(one, other, Log(), scope).copy()
+            assert set(await content(other, "/y")) == {""}
+            await one.set("/x", "1")
+            with pytest.raises(NotMirrored, match="/y: is a folder of TARGET with hidden nodes"):
+                await mirrored(one, other, Log(), scope).copy()
+            assert (await other.get("/y/_kept")).node.value == "1"
 
     run(work)
 
