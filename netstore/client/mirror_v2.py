@@ -128,8 +128,8 @@ class Mirror(OneWay):
         """When to write the checkpoint."""
         self._claimed = float("-inf")
         """When the checkpoint was written, or read, last, by the clock of this host since its start."""
-        self._saved: tuple[int, Witness | None] = (0, None)
-        """What it says that was seen, and that was listed."""
+        self._saved: tuple[int, Witness | None, Witness | None] = (0, None, None)
+        """See `_to_save`, as it was then."""
         self._lasting: Witness | None = None
         """As `_fresh`, but for files with a TTL."""
         self._is_alone = True
@@ -174,7 +174,9 @@ class Mirror(OneWay):
             self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
             self._overwriting = there is not None and bool(there.nodes or not there.dir)
         if self._source.cluster == self._target.cluster and (
-            is_within(scope.source, scope.target) or is_within(scope.target, scope.source)
+            is_within(scope.source, scope.target)
+            or is_within(scope.target, scope.source)
+            or is_within(scope.checkpoint, scope.source)
         ):
             await self._check_not_itself()
         if found is not None:
@@ -207,7 +209,8 @@ class Mirror(OneWay):
         if found is not None:
             raise NotMirrored(
                 "SOURCE and TARGET are the same store, and the v2 keys would be copied to themselves: name"
-                " folders of which none is in the other by --keys and --target-prefix"
+                " folders of which none is in the other by --keys and --target-prefix, and a --checkpoint"
+                " outside of what is copied"
             )
 
     async def _claim(self, is_again: bool) -> None:
@@ -218,7 +221,7 @@ class Mirror(OneWay):
         if trio.current_time() > self._source.heard + HOLD_SECONDS:
             await self._newest()
         self._seen = max(self._seen, self._source.index)
-        if self._saved != (self._seen, self._fresh):
+        if self._saved != self._to_save():
             await self._save_silently()
         elif is_again or now > self._claimed + SAVE_SECONDS:
             found = await self._target.node(self._scope.checkpoint, quorum=True)
@@ -234,7 +237,7 @@ class Mirror(OneWay):
     async def _save_silently(self) -> None:
         self._sequence += 1
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        saved = self._seen, self._fresh
+        saved = self._to_save()
         state = Checkpoint(
             self._source.cluster,
             self._scope.source.encode().hex(),
@@ -251,6 +254,12 @@ class Mirror(OneWay):
         self._modified = await self._patience.persist(lambda: self._commit(value))
         self._claimed, self._saved = now, saved
         self._save_at = float("inf")
+
+    def _to_save(self) -> tuple[int, Witness | None, Witness | None]:
+        """What is in the checkpoint before a write: how new the source is; what was listed last; and where no
+        change was copied yet, the first one.
+        """
+        return self._seen, self._fresh, self._standby if self._witness is None else None
 
     def _tell(self) -> None:
         self._told(Told(self.copied, self._target.written, self._target.deleted))
@@ -416,7 +425,7 @@ class Mirror(OneWay):
             await self._remove(proof, path)
             return []
         for node in (ours, *ours.nodes):
-            if node.key != "/":  # which has no index
+            if _may_show(node):
                 self._note(witness := _listed_witness(node))
                 if node.dir or node.expiration is None:
                     self._lasting = later(self._lasting, witness)
@@ -475,7 +484,7 @@ class Mirror(OneWay):
                 elif after > listed:
                     self._is_behind = True
                     return
-                elif is_within(answer.node.key, self._scope.source):
+                elif is_within(answer.node.key, self._scope.source) and _may_show(answer.node):
                     self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
                     self._save_soon()
                 continue
@@ -526,7 +535,7 @@ class Mirror(OneWay):
             return
         key = "" if self._standby is None else bytes.fromhex(self._standby.key).decode(errors="replace")
         was_standby = is_within(key, node.key) if removed else key == node.key
-        now = None if removed else _listed_witness(node)
+        now = None if removed or not _may_show(node) else _listed_witness(node)
         # Before it is written: the checkpoint that is written first is to have a change that can be shown.
         self._changed(node.modified_index, now, was_standby=was_standby)
         path = self._path_of(node)
@@ -536,7 +545,8 @@ class Mirror(OneWay):
             await self._ensure(proof, path, wanted_of(node), await self._target.alone(path), is_event=True)
             if is_past and node.expiration is not None:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
-        self._witness = _witness(node, is_removal=removed)
+        if _may_show(node):
+            self._witness = _witness(node, is_removal=removed)
 
     def _path_of(self, node: Node) -> str | None:
         """The path of a node in the folder that is copied. None if it is hidden: a listing does not have it
@@ -649,6 +659,13 @@ def _listed_witness(node: Node) -> Witness:
     created = node.created_index
     value = _digest(node) if node.modified_index == created and not node.dir else ""
     return Witness(node.key.encode().hex(), created, created, digest=value, quiet=True)
+
+
+def _may_show(node: Node) -> bool:
+    """Whether a source can be asked for a node again: not for the root, which has no index, nor for one whose
+    name is not UTF-8, as an answer does not tell it.
+    """
+    return node.key != "/" and "\ufffd" not in node.key
 
 
 def _is_shown(witness: Witness, node: Node) -> bool:

@@ -495,6 +495,50 @@ def test_hidden_nodes_of_the_folder_of_the_target_stay(stores: tuple[Daemon, Dae
     run(work)
 
 
+def test_a_run_that_is_killed_at_the_first_event_of_an_empty_folder_is_gone_on_with(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            scope = Scope("/mine", "/mine", "/_mirrored")
+            killed = mirrored(one, other, Log(), scope)
+            await killed._begin()
+            await compare(killed)
+            event = await one.set("/mine/a", "1")
+            killed._source.saw(event.etcd_index)
+            await killed._claim(is_again=False)
+            await killed._carry_out(Proof(killed._breaks), event, is_past=False)
+            await one.set("/mine/b", "1")
+            await mirrored(one, other, Log(), scope).copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_node_whose_name_is_not_utf_8_is_not_the_witness(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/a", "1")
+            await strange(one, "/f/%FF")
+            await mirrored(one, other, Log()).copy()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(await strange(one, "/f/%FE"))
+                nursery.cancel_scope.cancel()
+            await mirrored(one, other, Log()).copy()
+            assert set(await content(other)) == {"", "/f", "/f/a", "/f/\ufffd"}
+
+    run(work)
+
+
+async def strange(client: V2Client, quoted: str) -> int:
+    """Write a file with a name that is given as in a URL."""
+    form = ("application/x-www-form-urlencoded", b"value=1")
+    async with client.transport.request("PUT", f"/v2/keys{quoted}", content=form, write=True) as answer:
+        return int(answer.header("x-etcd-index"))
+
+
 def test_it_goes_on_from_the_stored_index(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -933,6 +977,8 @@ def test_a_store_is_not_copied_into_itself(
                     await mirrored(one, one, Log(), Scope(source, target, "/_mirrored")).copy()
                 with pytest.raises(V2Error, match="100"):
                     await one.get("/_mirrored")
+            with pytest.raises(NotMirrored, match="a --checkpoint outside of what is copied"):
+                await mirrored(one, one, Log(), Scope("/_in", "/x", "/_in/checkpoint")).copy()
             probe = V2Client.delete
 
             async def remove_first(self: V2Client, key: str, **more: Any) -> Any:
