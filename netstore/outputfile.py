@@ -26,6 +26,9 @@ _NAME_BYTES: Final = 200
 _LEFT: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
+NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""How a file system says that it has no locks (flock(2))."""
+
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """How a file system refuses a second name of a file, if it has none (link(2))."""
 
@@ -160,11 +163,16 @@ def _rename(opened: int, part: Path, target: Path) -> None:
 
 
 def _lock(opened: int, part: Path) -> None:
-    """Lock an unfinished file. It may be that of another process, and may have been renamed by it."""
+    """Lock an unfinished file. It may be that of another process, and may have been renamed by it. Where the
+    file system has no locks, of two processes that write one file the first fails when it is to rename it.
+    """
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise _taken() from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     if not _has_name(opened, part):
         raise _taken()
 

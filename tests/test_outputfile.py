@@ -12,7 +12,7 @@ import pytest
 
 from netstore import outputfile
 from netstore.inputfile import NotRegular
-from netstore.outputfile import check_target, open_output, put_new
+from netstore.outputfile import NO_LOCKS, check_target, open_output, put_new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,12 +107,28 @@ def test_what_has_the_name_of_the_unfinished_file_stays_there_if_it_is_none(tmp_
 
 def test_where_a_file_cannot_be_locked_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(OSError, match="No locks available"), open_output(tmp_path / "made"):
+    with pytest.raises(OSError, match="Input/output error"), open_output(tmp_path / "made"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("refusal", NO_LOCKS)
+def test_a_file_system_needs_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with open_output(tmp_path / "f") as (file, _):
+        file.write(b"first")
+        with open_output(tmp_path / "g") as (other, _):
+            other.write(b"other")
+    both = open_output(tmp_path / "f"), open_output(tmp_path / "f")
+    with pytest.raises(OSError, match="was replaced meanwhile"), both[0], both[1] as (file, _):
+        file.write(b"second")
+    assert (tmp_path / "f").read_bytes() == b"second"
 
 
 def test_a_file_is_written_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,8 @@ class LongPolls:
                         return answer
                     try:
                         refused = refusal(answer, await answer.read())
+                    except BadAnswer as error:
+                        refused = error  # its body is too long
                     finally:
                         await answer.close()
                 except _Broken as broken:

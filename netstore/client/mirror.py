@@ -46,6 +46,9 @@ STEADY_SECONDS: Final = 5.0
 MOST_CLAIMS: Final = 1000
 """How often a run that begins tries to write the checkpoint, while the one before does so too."""
 
+PROBE_TTL: Final = 60
+"""Seconds after which a key that was to tell whether both stores are one goes by itself."""
+
 MOST_BREAKS: Final = 10
 """New connections in a row to the source after which one copy gives up: something closes each."""
 
@@ -435,11 +438,11 @@ class OneWay(ABC):
         """
         newest = await self._newest()
         proof = Proof(self._breaks)
-        await self._check_source(newest)
+        await self._check_source(newest, proof)
         proof.check()
         return proof
 
-    async def _check_source(self, newest: int) -> None:
+    async def _check_source(self, newest: int, proof: Proof) -> None:
         if self._overwriting and not (self.copied or self._overwrite or await self._is_bare()):
             raise NotMirrored(
                 "a run with --overwrite was interrupted before TARGET was equal to SOURCE: keys that only"
@@ -452,12 +455,13 @@ class OneWay(ABC):
             return
         else:
             try:
-                if await self._shows_last():
+                if await self._shows_last(proof):
                     self._is_behind = self._is_behind or not self.copied
                     return
                 if await self._is_bare():
                     self._is_behind = True
                     return
+                proof.check()  # else one store has shown a part, and another one the rest
                 raise no_proof(self.mark, self._witness)
             except Another as error:
                 if not self._overwrite:
@@ -494,21 +498,18 @@ class OneWay(ABC):
         self._witness, self._standby = found.witness, found.standby
         self._seen = max(found.seen, found.revision, found.witness.revision if found.witness else 0)
 
-    def _has_written(self, value: bytes) -> bool:
-        """Whether this is the checkpoint that this run has written last."""
-        try:
-            found = msgspec.json.decode(value, type=Checkpoint)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return False
-        return (found.writer, found.sequence) == (self._writer, self._sequence)
-
-    async def _shows_last(self) -> bool:
+    async def _shows_last(self, proof: Proof) -> bool:
         """Whether the source shows the witness, or the standby: then all is to be compared, as what was
-        removed after it is not shown. Another if it shows something else.
+        removed after it is not shown. The proof holds from the last question on: that the witness is not
+        shown may take the connection over which that was asked. Another if it shows something else.
         """
         if self._witness is not None and await self._is_proven(self._witness):
             return True
-        if self._standby in {None, self._witness} or not await self._is_proven(self._standby):
+        if self._standby in {None, self._witness}:
+            return False
+        await self._newest()
+        proof.renew(Proof(self._breaks))
+        if not await self._is_proven(self._standby):
             return False
         self._is_behind = True
         return True

@@ -22,6 +22,7 @@ then, which a store does after 1,000, all is compared again.
 
 from __future__ import annotations
 
+import secrets
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ import trio
 
 from netstore.client.faults import Unreachable
 from netstore.client.mirror import (
+    PROBE_TTL,
     Another,
     Checkpoint,
     NotMirrored,
@@ -41,6 +43,7 @@ from netstore.client.mirror import (
     Told,
     Witness,
     digest,
+    later,
     parse_checkpoint,
     shown,
     together,
@@ -58,7 +61,7 @@ from netstore.client.mirror_v2_nodes import (
     name_of,
     wanted_of,
 )
-from netstore.client.v2 import INDEX_CLEARED, NOT_A_FILE, NOT_A_FOLDER, V2Error
+from netstore.client.v2 import INDEX_CLEARED, KEY_NOT_FOUND, NOT_A_FILE, NOT_A_FOLDER, V2Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,11 +73,8 @@ POLL_SECONDS: Final = 5.0
 forgets its events after the next 1,000, of whatever keys.
 """
 
-SURE_SECONDS: Final = 2.0
-"""How long to wait for an event of the past: it may be on its way. Then it is asked for again."""
-
-SHOW_SECONDS: Final = 20.0
-"""For how long: a member may lag behind, or be busy."""
+SURE_SECONDS: Final = 5.0
+"""How long to wait for an event of the past, which a store sends at once: it may be on its way."""
 
 SAVE_SECONDS: Final = 1.0
 """The checkpoint is written at most this long after an event, and read at most this long before a write."""
@@ -128,8 +128,10 @@ class Mirror(OneWay):
         """When to write the checkpoint."""
         self._claimed = float("-inf")
         """When the checkpoint was written, or read, last, by the clock of this host since its start."""
-        self._saved: tuple[int, Witness | None] = (0, None)
-        """What it says that was seen, and that was listed."""
+        self._saved: tuple[int, Witness | None, Witness | None] = (0, None, None)
+        """See `_to_save`, as it was then."""
+        self._lasting: Witness | None = None
+        """As `_fresh`, but for files with a TTL."""
         self._is_alone = True
         """There may be no other connection to the source than that of the poll."""
         self._silent = 0
@@ -172,9 +174,11 @@ class Mirror(OneWay):
             self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
             self._overwriting = there is not None and bool(there.nodes or not there.dir)
         if self._source.cluster == self._target.cluster and (
-            is_within(scope.source, scope.target) or is_within(scope.target, scope.source)
+            is_within(scope.source, scope.target)
+            or is_within(scope.target, scope.source)
+            or is_within(scope.checkpoint, scope.source)
         ):
-            await self._check_not_itself(found)
+            await self._check_not_itself()
         if found is not None:
             self._check_forward(newest)
             await self._save_silently()
@@ -188,29 +192,25 @@ class Mirror(OneWay):
             )
         await self._save()
 
-    async def _check_not_itself(self, before: Node | None) -> None:
+    async def _check_not_itself(self) -> None:
         """Both have the same cluster id, as two that were begun with the same flags have too. NotMirrored if
-        they are one store: the checkpoint is in the source when it was written into the target. Then it is
-        put back as it was. TakenOver if somebody else has changed it meanwhile.
+        they are one store: a hidden key that is written into the target for a moment is in the source.
+        TakenOver if that has gone meanwhile.
         """
-        key, client = self._scope.checkpoint, self._target.client
-        await self._save_silently()
+        key, client = f"/_netstore-mirror-{secrets.token_hex(8)}", self._target.client
+        await client.create(key, "", ttl=PROBE_TTL)
         found = await self._source.node(key, quorum=True)
         try:
-            if before is None:
-                await client.compare_and_delete(key, prev_index=self._modified)
-                self._modified = 0
-            else:
-                answer = await client.compare_and_swap(key, before.value or "", prev_index=self._modified)
-                self._modified = answer.node.modified_index
+            await client.delete(key)
         except V2Error as error:
-            if error.code not in CHANGED:
+            if error.code != KEY_NOT_FOUND:
                 raise
-            raise self._taken_over(None) from None
-        if found is not None and self._has_written((found.value or "").encode()):
+            raise TakenOver(key, None) from None
+        if found is not None:
             raise NotMirrored(
                 "SOURCE and TARGET are the same store, and the v2 keys would be copied to themselves: name"
-                " folders of which none is in the other by --keys and --target-prefix"
+                " folders of which none is in the other by --keys and --target-prefix, and a --checkpoint"
+                " outside of what is copied"
             )
 
     async def _claim(self, is_again: bool) -> None:
@@ -221,7 +221,7 @@ class Mirror(OneWay):
         if trio.current_time() > self._source.heard + HOLD_SECONDS:
             await self._newest()
         self._seen = max(self._seen, self._source.index)
-        if self._saved != (self._seen, self._fresh):
+        if self._saved != self._to_save():
             await self._save_silently()
         elif is_again or now > self._claimed + SAVE_SECONDS:
             found = await self._target.node(self._scope.checkpoint, quorum=True)
@@ -237,7 +237,7 @@ class Mirror(OneWay):
     async def _save_silently(self) -> None:
         self._sequence += 1
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        saved = self._seen, self._fresh
+        saved = self._to_save()
         state = Checkpoint(
             self._source.cluster,
             self._scope.source.encode().hex(),
@@ -254,6 +254,12 @@ class Mirror(OneWay):
         self._modified = await self._patience.persist(lambda: self._commit(value))
         self._claimed, self._saved = now, saved
         self._save_at = float("inf")
+
+    def _to_save(self) -> tuple[int, Witness | None, Witness | None]:
+        """What is in the checkpoint before a write: how new the source is; what was listed last; and where no
+        change was copied yet, the first one.
+        """
+        return self._seen, self._fresh, self._standby if self._witness is None else None
 
     def _tell(self) -> None:
         self._told(Told(self.copied, self._target.written, self._target.deleted))
@@ -307,7 +313,12 @@ class Mirror(OneWay):
         found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
         if found is None or found.revision > witness.revision:
             # A folder that was made for a key below it has no event but that of the key.
-            answer = await self._past_event(key, witness.revision, recursive=witness.quiet)
+            try:
+                answer = await self._past_event(key, witness.revision, recursive=witness.quiet)
+            except V2Error as error:
+                if error.code != INDEX_CLEARED:
+                    raise
+                return False
             if answer is None:
                 return False
             if witness.quiet:
@@ -322,24 +333,17 @@ class Mirror(OneWay):
         return True
 
     async def _past_event(self, key: str, index: int, *, recursive: bool) -> Answer | None:
-        """The first event of a key from this index on, which the source has come to. None if it has forgotten
-        that, or has none. Unreachable if the connection is cut before that is known.
+        """The first event of a key from this index on, which the source has come to. None if it has none;
+        the connection of the poll is closed then. V2Error 401 if it has forgotten that. Unreachable if the
+        poll is cut before that is known, or the member that answers has not come so far.
         """
-        give_up_at = trio.current_time() + SHOW_SECONDS
-        while True:
-            try:
-                async with self._source.poll(key, index - 1, recursive=recursive) as poll:
-                    answer = await poll.event(SURE_SECONDS)
-            except V2Error as error:
-                if error.code != INDEX_CLEARED:
-                    raise
-                return None
-            if answer is None and not poll.timed_out:
-                raise Unreachable(
-                    [("the source", "it has ended a poll for an event that it has")], outcome_known=True
-                )
-            if answer is not None or trio.current_time() > give_up_at:
-                return answer
+        async with self._source.poll(key, index - 1, recursive=recursive) as poll:
+            answer = await poll.event(SURE_SECONDS)
+        if answer is None and (poll.etcd_index < index or not poll.timed_out):
+            self._source.client.transport.endpoints.avoid(poll.endpoint)
+            why = "it lags behind" if poll.timed_out else "it has ended a poll for an event that it has"
+            raise Unreachable([(poll.endpoint, why)], outcome_known=True)
+        return answer
 
     async def _is_bare(self) -> bool:
         node = await self._target.at("")
@@ -350,16 +354,16 @@ class Mirror(OneWay):
         none is known, that there is nothing; over a new connection it has to. Reconnected if it does not.
         """
         await self._newest()
-        later = Proof(self._breaks)
+        anew = Proof(self._breaks)
         if self._witness is None:
             is_shown = await self._is_still_empty()
         else:
             is_shown = await self._is_proven(self._witness)
-        later.check()
+        anew.check()
         if not proof.holds:
             if not is_shown:
                 raise Reconnected
-            proof.renew(later)
+            proof.renew(anew)
         return is_shown
 
     async def _is_still_empty(self) -> bool:
@@ -384,13 +388,35 @@ class Mirror(OneWay):
         proof.check()
         self._was_timed = self._was_timed or bool(self._timed)
         self._timed.clear()
-        self._fresh, self._silent = None, 0
+        self._fresh, self._lasting, self._silent = None, None, 0
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(proof, waiting.pop()))
+        await self._choose_witness(proof)
         self.copied, self._is_behind, self._was_timed = index, False, False
-        self._witness = self._standby = self._fresh
         await self._save()
+
+    async def _choose_witness(self, proof: Proof) -> None:
+        """After a comparison: the newest node that was listed. If that is a file with a TTL, a refresh may
+        have given it its index, without an event, and the next one gives it another: then the newest of the
+        other nodes, which the source has to show. Reconnected as in `_ask`.
+        """
+        self._witness = self._standby = fresh = self._fresh
+        if fresh in {None, self._lasting} or self._lasting is None or await self._is_shown_created(fresh):
+            return
+        self._witness = self._standby = self._fresh = self._lasting
+        await self._ask(proof)  # the connection of the poll for the event is closed
+
+    async def _is_shown_created(self, witness: Witness) -> bool:
+        """Whether there is the event of the creation of a file with a TTL, or it is forgotten."""
+        key = bytes.fromhex(witness.key).decode(errors="replace")
+        try:
+            event = await self._past_event(key, witness.revision, recursive=False)
+        except V2Error as error:
+            if error.code != INDEX_CLEARED:
+                raise
+            return True
+        return event is not None and _is_created(witness, event)
 
     async def _compare_node(self, proof: Proof, path: str) -> list[str]:
         """Make a node of the target equal, with the files below it; the folders below it are returned."""
@@ -399,8 +425,10 @@ class Mirror(OneWay):
             await self._remove(proof, path)
             return []
         for node in (ours, *ours.nodes):
-            if node.key != "/":  # which has no index
-                self._note(_listed_witness(node))
+            if _may_show(node):
+                self._note(witness := _listed_witness(node))
+                if node.dir or node.expiration is None:
+                    self._lasting = later(self._lasting, witness)
         await self._ensure(proof, path, wanted_of(ours), theirs)
         if not ours.dir:
             return []
@@ -456,7 +484,7 @@ class Mirror(OneWay):
                 elif after > listed:
                     self._is_behind = True
                     return
-                elif is_within(answer.node.key, self._scope.source):
+                elif is_within(answer.node.key, self._scope.source) and _may_show(answer.node):
                     self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
                     self._save_soon()
                 continue
@@ -507,17 +535,18 @@ class Mirror(OneWay):
             return
         key = "" if self._standby is None else bytes.fromhex(self._standby.key).decode(errors="replace")
         was_standby = is_within(key, node.key) if removed else key == node.key
-        now = None if removed else _listed_witness(node)
+        now = None if removed or not _may_show(node) else _listed_witness(node)
         # Before it is written: the checkpoint that is written first is to have a change that can be shown.
         self._changed(node.modified_index, now, was_standby=was_standby)
         path = self._path_of(node)
         if path is not None and removed:
             await self._remove(proof, path)
         elif path is not None:
-            await self._ensure(proof, path, wanted_of(node), await self._target.at(path), is_event=True)
+            await self._ensure(proof, path, wanted_of(node), await self._target.alone(path), is_event=True)
             if is_past and node.expiration is not None:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
-        self._witness = _witness(node, is_removal=removed)
+        if _may_show(node):
+            self._witness = _witness(node, is_removal=removed)
 
     def _path_of(self, node: Node) -> str | None:
         """The path of a node in the folder that is copied. None if it is hidden: a listing does not have it
@@ -614,7 +643,7 @@ class Mirror(OneWay):
         if node is None or node.expiration is None:
             self._timed.discard(path)  # there is an event of it
             return True
-        await self._ensure(proof, path, wanted_of(node), await self._target.at(path))
+        await self._ensure(proof, path, wanted_of(node), await self._target.alone(path))
         return True
 
 
@@ -630,6 +659,13 @@ def _listed_witness(node: Node) -> Witness:
     created = node.created_index
     value = _digest(node) if node.modified_index == created and not node.dir else ""
     return Witness(node.key.encode().hex(), created, created, digest=value, quiet=True)
+
+
+def _may_show(node: Node) -> bool:
+    """Whether a source can be asked for a node again: not for the root, which has no index, nor for one whose
+    name is not UTF-8, as an answer does not tell it.
+    """
+    return node.key != "/" and "\ufffd" not in node.key
 
 
 def _is_shown(witness: Witness, node: Node) -> bool:

@@ -21,6 +21,8 @@ from netstore.client.v2 import (
     KEY_NOT_FOUND,
     NOT_A_FILE,
     NOT_A_FOLDER,
+    NOT_EMPTY,
+    Node,
     V2Error,
 )
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from netstore.client.mirror import Patience, Proof
-    from netstore.client.v2 import Node, Poll, V2Client
+    from netstore.client.v2 import Poll, V2Client
 
 TTL_SLACK: Final = 2
 """Seconds by which TTLs may differ before one is written again, but for short ones: both are rounded, at
@@ -41,7 +43,7 @@ MOST_TIMED: Final = 100_000
 MOST_ATTEMPTS: Final = 10
 """How often a write is tried again whose node was changed by somebody else meanwhile."""
 
-CHANGED: Final = (KEY_NOT_FOUND, COMPARE_FAILED, NOT_A_FILE, NOT_A_FOLDER, KEY_EXISTS)
+CHANGED: Final = (KEY_NOT_FOUND, COMPARE_FAILED, NOT_A_FILE, NOT_A_FOLDER, KEY_EXISTS, NOT_EMPTY)
 """Refusals of a write because the node is another than was found."""
 
 
@@ -62,6 +64,10 @@ class Wanted(NamedTuple):
     value: str | None
     """None: a folder."""
     ttl: int | None
+
+
+class LongFolder(NotMirrored):
+    """The listing of a folder is longer than what is read at once."""
 
 
 class Side:
@@ -91,7 +97,7 @@ class Side:
 
     async def node(self, key: str, *, quorum: bool = False) -> Node | None:
         """The node, with its children if it is a folder; None if there is none. NotMirrored if the store went
-        back, and may not, or if they are too long to be listed.
+        back, and may not; LongFolder if they are too long to be listed.
         """
         node, index = await self._read(key, quorum=quorum)
         if index < self.index and not quorum:  # from a member that lags behind
@@ -112,7 +118,7 @@ class Side:
         try:
             answer = await self.client.get(key, quorum=quorum)
         except TooLong:
-            raise NotMirrored(
+            raise LongFolder(
                 f"{key}: the keys of this folder of {self.name}, with their values, are longer than the"
                 f" {MAX_ANSWER_BYTES // 2**20} MiB that are read at once: copy what is in it by several runs,"
                 " each with --keys of one folder or key of it, and with its own --checkpoint"
@@ -176,6 +182,20 @@ class Target(Side):
         key = join(self._scope.target, path)
         return await self._patience.persist(lambda: self.node(key))
 
+    async def alone(self, path: str) -> Node | None:
+        """The same, but a folder that is too long to be listed is without its children, unless it is the one
+        that is the mirror's: of that only what is listed may go.
+        """
+        return await self._patience.persist(lambda: self._alone(join(self._scope.target, path)))
+
+    async def _alone(self, key: str, *, quorum: bool = False) -> Node | None:
+        try:
+            return await self.node(key, quorum=quorum)
+        except LongFolder:  # a file is not so long
+            if key == self._scope.target:
+                raise
+            return Node(key, dir=True)
+
     async def ensure(
         self, proof: Proof, path: str, wanted: Wanted, there: Node | None, *, is_event: bool = False
     ) -> None:
@@ -197,11 +217,17 @@ class Target(Side):
                 except V2Error as error:
                     if error.code not in CHANGED:
                         raise
-                    if error.code == NOT_A_FOLDER:
-                        await self.make_way(key)
+                    code = error.code
                 else:
                     return
-                found[0] = await self.node(key, quorum=True)
+                if code == NOT_A_FOLDER:
+                    await self.make_way(key)
+                found[0] = await self._alone(key, quorum=True)
+                if code == NOT_EMPTY and found[0] is not None and found[0].dir and not found[0].nodes:
+                    raise NotMirrored(
+                        f"{key}: is a folder of TARGET with hidden nodes, and of SOURCE a file: remove the"
+                        " folder, or name another place by --target-prefix"
+                    )
             raise NotMirrored(f"{key}: somebody else changes it in TARGET all the time; find out who")
 
         await self._patience.persist(attempt)
@@ -268,21 +294,19 @@ class Target(Side):
         key = join(self._scope.target, path)
 
         async def attempt() -> None:
+            is_kept = False  # it has hidden nodes
             for number in range(MOST_ATTEMPTS):
-                there = await self.node(key, quorum=number > 0)
-                if there is None:
+                there = await self._alone(key, quorum=number > 0)
+                if there is None or (is_kept and there.dir and not there.nodes):
                     return
                 # A folder has no index to compare: a run that was taken over must not delete what is new.
                 await self._may_write(proof, is_again=number > 0 or there.dir)
                 try:
-                    if key == "/":
-                        for node in there.nodes:
-                            await self._delete(node.key, node)
-                        return
                     await self._delete(key, there)
                 except V2Error as error:
                     if error.code not in CHANGED:
                         raise
+                    is_kept = error.code == NOT_EMPTY
                 else:
                     return
             raise NotMirrored(f"{key}: somebody else changes it in TARGET all the time; find out who")
@@ -290,10 +314,19 @@ class Target(Side):
         await self._patience.persist(attempt)
 
     async def _delete(self, key: str, there: Node) -> None:
-        if there.dir:
+        """Delete a node. V2Error if it is not as it was found, or is the folder that is the mirror's and has
+        hidden nodes: they are of somebody else, and stay, so what is listed in it goes alone.
+        """
+        if not there.dir:
+            answer = await self.client.compare_and_delete(key, prev_index=there.modified_index)
+        elif key != self._scope.target:
             answer = await self.client.delete(key, recursive=True)
         else:
-            answer = await self.client.compare_and_delete(key, prev_index=there.modified_index)
+            for node in there.nodes:
+                await self._delete(node.key, node)
+            if key == "/":
+                return
+            answer = await self.client.delete(key, dir=True)
         self.saw(answer.etcd_index)
         self.deleted += 1
 

@@ -17,6 +17,7 @@ since is not missed; only where all keys were just compared it goes on from ther
 
 from __future__ import annotations
 
+import secrets
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -27,6 +28,7 @@ import trio
 from netstore.client.faults import BadAnswer, Unreachable
 from netstore.client.grpc import OUT_OF_RANGE, Status
 from netstore.client.mirror import (
+    PROBE_TTL,
     RETRY_DELAYS,
     Another,
     Checkpoint,
@@ -126,7 +128,7 @@ class Mirror(OneWay):
             self._resume(Checkpoint(self._cluster, "", 0, self._writer, 0, seen=answer.header.revision))
             self._overwriting = not await self._is_bare()
         if target.header.cluster_id == answer.header.cluster_id and self._overlaps():
-            await self._check_not_itself(before)
+            await self._check_not_itself()
         if before is not None:
             self._check_forward(answer.header.revision)
             await self._save()
@@ -140,26 +142,24 @@ class Mirror(OneWay):
                 )
         await self._save()
 
-    async def _check_not_itself(self, before: KeyValue | None) -> None:
+    async def _check_not_itself(self) -> None:
         """Both have the same cluster id, as two that were begun with the same flags have too. NotMirrored if
-        they are one store: the checkpoint is in the source when it was written into the target. Then it is
-        put back as it was. TakenOver if somebody else has changed it meanwhile.
+        they are one store: a key that is written into the target for a moment, beside the checkpoint, is in
+        the source. TakenOver if that has gone meanwhile, as by another mirror that compares.
         """
-        await self._save()
-        key = self._scope.checkpoint
+        key = self._scope.checkpoint + f"-{secrets.token_hex(8)}".encode()
+        probe, removal = pb.TxnRequest(), pb.TxnRequest()
+        lease = await self._target.grant(PROBE_TTL)
+        put = probe.success.add().request_put
+        put.key, put.lease = key, lease
+        removal.success.add().request_delete_range.key = key
+        await self._target.txn(probe)
         found = await self._source.range(pb.RangeRequest(key=key))
-        compare = pb.Compare(key=key, target=pb.Compare.MOD, mod_revision=self._modified)
-        request = pb.TxnRequest(compare=[compare])
-        if before is None:
-            request.success.add().request_delete_range.key = key
-        else:
-            put = request.success.add().request_put
-            put.key, put.value = key, before.value
-        answer = await self._target.txn(request)
-        if not answer.succeeded:
+        answer = await self._target.txn(removal)
+        await self._target.revoke(lease)
+        if not answer.responses[0].response_delete_range.deleted:
             raise TakenOver(shown(key), None)
-        self._modified = 0 if before is None else answer.header.revision
-        if found.kvs and self._has_written(found.kvs[0].value):
+        if found.kvs:
             raise NotMirrored(
                 "SOURCE and TARGET are the same store, and the keys would be copied to themselves: name"
                 " prefixes of which none begins with the other by --keys and --target-prefix, and a"

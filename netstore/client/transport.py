@@ -327,15 +327,17 @@ class Transport:
                         self.endpoints.pin(endpoint)
                         return response
                     # A member without a leader, or a proxy without a backend: another endpoint may serve it.
+                    refused: ClientError
                     try:
-                        body = await response.body_without_limit()
+                        refused = refusal(response, await response.body_without_limit())
+                    except TooLong as error:
+                        refused = error
                     except httpx.TransportError as error:
                         self.endpoints.avoid(endpoint)
                         tried.append((endpoint, _reason(error)))
                         continue
                     finally:
                         await response.close()
-                    refused = refusal(response, body)
                     if endpoint == order[-1]:
                         raise refused
                     why = refused.problem if isinstance(refused, BadAnswer) else str(refused)

@@ -31,6 +31,7 @@ NOT_A_FILE: Final = 102
 COMPARE_FAILED: Final = 101
 NOT_A_FOLDER: Final = 104
 KEY_EXISTS: Final = 105
+NOT_EMPTY: Final = 108
 RAFT_ERROR: Final = 300
 WATCHER_CLEARED: Final = 400
 INDEX_CLEARED: Final = 401
@@ -159,6 +160,7 @@ class Poll:
 
     def __init__(self, response: Response | PollAnswer, etcd_index: int) -> None:
         self.etcd_index = etcd_index
+        self.endpoint = response.endpoint
         self.cluster_id = response.header("x-etcd-cluster-id")
         self.timed_out = False
         """Whether `event` waited for its whole time while the store kept the watch open."""

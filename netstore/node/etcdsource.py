@@ -5,7 +5,6 @@ an etcd uses: it writes to pages again that the reader has still to read.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import shlex
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from netstore.etcdfile.boltreader import Database, NoDigest, database_size, unve
 from netstore.etcdfile.raftlog import LOG_NAME, NORMAL, SNAPSHOT_NAME, DamagedEnd, RaftLog, read_snapshot
 from netstore.inputfile import open_input
 from netstore.node.etcdimport import Report, V2Auth, V2State, v3_records
+from netstore.outputfile import NO_LOCKS
 from netstore.types import EtcdIndex, Index, Nanos
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ _CORRUPT: Final = 2
 """The kind of alarm."""
 
 _FROM_URL: Final = "import from its URL while it serves"
-_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""How a file system says that it has no locks. An etcd cannot use a file there."""
-
 _NAME_SOURCE: Final = "name a file or folder that can be read"
 
 _DATABASE: Final = "db"
@@ -186,14 +183,15 @@ def source_in(
 
 def lock(file: BinaryIO, path: Path, instead: str) -> None:
     """Keep each etcd from using this file until it is closed, by the lock that etcd itself takes (flock(2)).
-    NetstoreError if one uses it; `instead` says what to do but to stop it.
+    NetstoreError if one uses it; `instead` says what to do but to stop it. Where the file system has no locks
+    an etcd cannot use it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         raise NetstoreError(f"{path}: in use by an etcd that runs: stop it, or {instead}") from None
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
 
 

@@ -270,6 +270,18 @@ async def test_the_next_endpoint_is_polled_where_one_cannot_serve() -> None:
     assert (len(cut.heads), len(sick.heads), well.connections) == (1, 1, 1)
 
 
+async def test_the_next_endpoint_is_polled_where_a_refusal_is_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netstore.client.longpoll.MAX_ANSWER_BYTES", 9)
+    long = SICK.replace(b" 4", b" 10")
+    async with transport(Server(long), Server(WHOLE)) as at:
+        assert await event(at) == b"first"
+    async with transport(Server(long)) as at:
+        with pytest.raises(BadAnswer, match="sent more than 9 bytes"):
+            await event(at)
+
+
 async def test_the_refusal_of_the_last_endpoint_counts() -> None:
     async with transport(Server(SICK), Server(SICK.replace(b"sick", b"dead"))) as at:
         with pytest.raises(BadAnswer, match="dead") as caught:

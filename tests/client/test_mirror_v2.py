@@ -14,13 +14,14 @@ import pytest
 import trio
 
 from netstore.client import mirror, mirror_v2, mirror_v2_nodes
+from netstore.client.endpoints import Endpoints
 from netstore.client.faults import TooLong, Unreachable
-from netstore.client.mirror import NotMirrored, Proof
+from netstore.client.mirror import NotMirrored, Proof, TakenOver
 from netstore.client.mirror_v2 import Mirror
 from netstore.client.mirror_v2_nodes import Scope
 from netstore.client.transport import Transport
 from netstore.client.v2 import KEY_NOT_FOUND, Poll, V2Client, V2Error
-from tests.client.test_mirror_v3 import Log, compare, counted
+from tests.client.test_mirror_v3 import Log, compare, counted, shows_last
 from tests.support.cluster import put
 from tests.support.daemon import start_netstored
 from tests.support.patience import Deadline, seconds
@@ -40,9 +41,9 @@ STARTS: dict[str, Callable[[Path], Daemon]] = {"etcd": start_etcd, "netstored": 
 
 
 @pytest.fixture(autouse=True)
-def _asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event of the past that does not come is not asked for again, but where that is what is tested."""
-    monkeypatch.setattr(mirror_v2, "SHOW_SECONDS", 0.0)
+def _soon_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event of the past that does not come is waited for shortly."""
+    monkeypatch.setattr(mirror_v2, "SURE_SECONDS", 1.0)
 
 
 @pytest.fixture(
@@ -279,13 +280,15 @@ def test_a_folder_is_not_shown_by_the_change_of_a_key_that_was_there_before(
             await asked._begin()
             for index, is_shown in ((created, True), (changed.node.modified_index, False)):
                 asked._witness = mirror.Witness(b"/folder".hex(), index, index, quiet=True)
-                assert await asked._shows_last() == is_shown
+                assert await shows_last(asked) == is_shown
 
     run(work)
 
 
 class Stalled(V2Client):
-    """A source whose first event of the past does not come in time, or is cut off."""
+    """A source of which a member that lags behind answers the first poll for an event of the past, or that
+    poll is cut off.
+    """
 
     is_cut = False
     polls = 0
@@ -301,15 +304,17 @@ class Stalled(V2Client):
                 async def nothing(limit: float = 1.0) -> None:
                     poll.timed_out = not self.is_cut
 
+                poll.etcd_index = 0
                 poll.event = nothing  # type: ignore[method-assign] # of this poll only
             yield poll
 
 
-@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "late"])
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "behind"])
 def test_an_event_of_the_past_that_does_not_come_is_asked_for_again(
     stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, is_cut: bool
 ) -> None:
-    monkeypatch.setattr(mirror_v2, "SHOW_SECONDS", LIMIT)
+    avoided: list[str] = []
+    monkeypatch.setattr(Endpoints, "avoid", lambda _, endpoint: avoided.append(endpoint))
 
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -323,7 +328,77 @@ def test_an_event_of_the_past_that_does_not_come_is_asked_for_again(
                 await log.reached(index)
                 nursery.cancel_scope.cancel()
             assert source.polls > 2
+            assert avoided == list(one.reader.transport.endpoints.order())
             assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_witness_of_which_there_is_no_event_leads_to_the_standby(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            index = (await one.set("/a", "1")).etcd_index
+            await mirrored(one, other, Log()).copy()
+            asked = mirrored(one, other, Log())
+            await asked._begin()
+            asked._witness = mirror.Witness(b"/gone".hex(), index, index)
+            proof = await asked._prove()
+            assert asked._is_behind
+            await asked._compare(proof)
+            asked._witness, asked._standby = mirror.Witness(b"/gone".hex(), index, index), None
+            with pytest.raises(NotMirrored, match="does not show the last change"):
+                await asked._prove()
+
+    run(work)
+
+
+async def refresh_plainly(client: V2Client, key: str) -> int:
+    """Without prevExist: the node gets another index of its creation, and there is no event."""
+    return (await client._event("PUT", key, {"refresh": "true"}, {"ttl": "900"})).etcd_index
+
+
+def test_a_file_that_is_created_again_by_each_refresh_is_not_the_witness(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.2)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/a", "1")
+            await one.set("/f/timed", "1", ttl=900)
+            for _ in range(2):
+                await refresh_plainly(one, "/f/timed")
+                await mirrored(one, other, Log()).copy()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(await refresh_plainly(one, "/f/timed"))
+                await refresh_plainly(one, "/f/timed")
+                one.reader.transport.connections += 1
+                await log.reached((await one.set("/f/b", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_source_is_not_refused_by_what_two_connections_have_said(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            asked = mirrored(one, other, Log())
+            await asked._begin()
+
+            async def is_proven(_: mirror.Witness) -> bool:
+                one.reader.transport.connections += 1
+                return False
+
+            monkeypatch.setattr(asked, "_is_proven", is_proven)
+            with pytest.raises(mirror.Reconnected):
+                await asked._prove()
 
     run(work)
 
@@ -357,7 +432,7 @@ def test_a_run_that_is_killed_after_its_first_write_is_gone_on_with(
 
 
 class Long(V2Client):
-    """A source with a folder whose listing is not read to its end."""
+    """A store with a folder whose listing is not read to its end."""
 
     async def get(
         self, key: str, *, recursive: bool = False, sort: bool = False, quorum: bool = False
@@ -379,6 +454,89 @@ def test_a_folder_whose_listing_is_too_long_is_named(stores: tuple[Daemon, Daemo
             assert (await other.get("/deep/big/7")).node.value == "1"
 
     run(work)
+
+
+def test_a_folder_of_the_target_that_is_too_long_to_be_listed_can_be_deleted(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/deep/big/a", "1")
+            await one.set("/a", "1")
+            await mirrored(one, other, Log()).copy()
+            target = Long(other.transport)
+            await one.delete("/deep", recursive=True)
+            following = mirrored(one, target, Log())
+            await following._begin()
+            await following._carry_out(Proof(following._breaks), await one.mkdir("/deep/big"), is_past=False)
+            await following._remove(Proof(following._breaks), "/deep/big")
+            assert await content(other) == {"": (None, False), "/deep": (None, False), "/a": ("1", False)}
+
+    run(work)
+
+
+def test_hidden_nodes_of_the_folder_of_the_target_stay(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await other.set("/y/_kept", "1")
+            scope = Scope("/x", "/y", "/_mirrored")
+            await mirrored(one, other, Log(), scope).copy()
+            await one.set("/x/a/b", "1")
+            await mirrored(one, other, Log(), scope).copy()
+            assert await content(other, "/y") == await content(one, "/x")
+            await one.delete("/x", recursive=True)
+            await mirrored(one, other, Log(), scope).copy()
+            assert set(await content(other, "/y")) == {""}
+            await one.set("/x", "1")
+            with pytest.raises(NotMirrored, match="/y: is a folder of TARGET with hidden nodes"):
+                await mirrored(one, other, Log(), scope).copy()
+            assert (await other.get("/y/_kept")).node.value == "1"
+
+    run(work)
+
+
+def test_a_run_that_is_killed_at_the_first_event_of_an_empty_folder_is_gone_on_with(
+    stores: tuple[Daemon, Daemon],
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            scope = Scope("/mine", "/mine", "/_mirrored")
+            killed = mirrored(one, other, Log(), scope)
+            await killed._begin()
+            await compare(killed)
+            event = await one.set("/mine/a", "1")
+            killed._source.saw(event.etcd_index)
+            await killed._claim(is_again=False)
+            await killed._carry_out(Proof(killed._breaks), event, is_past=False)
+            await one.set("/mine/b", "1")
+            await mirrored(one, other, Log(), scope).copy()
+            assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_node_whose_name_is_not_utf_8_is_not_the_witness(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/f/a", "1")
+            await strange(one, "/f/%FF")
+            await mirrored(one, other, Log()).copy()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(await strange(one, "/f/%FE"))
+                nursery.cancel_scope.cancel()
+            await mirrored(one, other, Log()).copy()
+            assert set(await content(other)) == {"", "/f", "/f/a", "/f/\ufffd"}
+
+    run(work)
+
+
+async def strange(client: V2Client, quoted: str) -> int:
+    """Write a file with a name that is given as in a URL."""
+    form = ("application/x-www-form-urlencoded", b"value=1")
+    async with client.transport.request("PUT", f"/v2/keys{quoted}", content=form, write=True) as answer:
+        return int(answer.header("x-etcd-index"))
 
 
 def test_it_goes_on_from_the_stored_index(stores: tuple[Daemon, Daemon]) -> None:
@@ -716,7 +874,7 @@ def test_a_folder_in_the_place_of_another(stores: tuple[Daemon, Daemon]) -> None
                 assert set(await content(other)) == {"", "/own", "/copy", "/copy/k", "/copy/f", "/copy/f/k"}
                 await one.delete("/a/xy")
                 await one.delete("/a", recursive=True)
-                await log.until(lambda: log.told[-1].deleted == 1)
+                await log.until(lambda: log.told[-1].deleted == 3)  # k, f and the folder itself
                 assert set(await content(other)) == {"", "/own"}
                 index = (await one.set("/a/x", "a file now")).etcd_index
                 await log.reached(index)
@@ -809,7 +967,9 @@ def test_a_checkpoint_of_something_else_is_refused(stores: tuple[Daemon, Daemon]
     run(work)
 
 
-def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> None:
+def test_a_store_is_not_copied_into_itself(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def work() -> None:
         async with clients(stores) as (one, _):
             for source, target in (("/", "/"), ("/a", "/a/b"), ("/a/b", "/a"), ("/", "/x")):
@@ -817,6 +977,18 @@ def test_a_store_is_not_copied_into_itself(stores: tuple[Daemon, Daemon]) -> Non
                     await mirrored(one, one, Log(), Scope(source, target, "/_mirrored")).copy()
                 with pytest.raises(V2Error, match="100"):
                     await one.get("/_mirrored")
+            with pytest.raises(NotMirrored, match="a --checkpoint outside of what is copied"):
+                await mirrored(one, one, Log(), Scope("/_in", "/x", "/_in/checkpoint")).copy()
+            probe = V2Client.delete
+
+            async def remove_first(self: V2Client, key: str, **more: Any) -> Any:
+                await probe(self, key)
+                return await probe(self, key)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(V2Client, "delete", remove_first)
+                with pytest.raises(TakenOver, match="was removed"):
+                    await mirrored(one, one, Log())._claim_target()
             await one.set("/a/x", "1")
             await mirrored(one, one, Log(), Scope("/a", "/ab", "/_mirrored")).copy()
             assert await content(one, "/ab") == await content(one, "/a")
@@ -831,12 +1003,12 @@ def test_two_stores_that_were_begun_with_the_same_flags_are_two(alike: tuple[Dae
             await one.set("/a", "1")
             await mirrored(one, other, Log()).copy()
             await one.set("/b", "1")
-            await mirrored(one, other, Log()).copy()
+            kept = mirrored(one, other, Log())
+            await kept.copy()
             assert await content(other) == await content(one)
-            kept = (await other.get("/_mirrored")).node.value
             with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
                 await mirrored(other, other, Log()).copy()
-            assert (await other.get("/_mirrored")).node.value == kept
+            await kept._save()
 
     run(work)
 
@@ -1043,15 +1215,15 @@ def test_a_lease_is_shown_by_when_it_was_created(stores: tuple[Daemon, Daemon]) 
             assert witness is not None
             assert (witness.revision, witness.quiet) == (created, True)
             await one.refresh("/f/a", 800)
-            assert await following._shows_last(), "by the node, whatever was refreshed"
+            assert await shows_last(following), "by the node, whatever was refreshed"
             await one.delete("/f/a")
-            assert await following._shows_last(), "by the event"
+            assert await shows_last(following), "by the event"
             following._witness, following._standby = msgspec.structs.replace(witness, digest="x"), None
-            assert not await following._shows_last(), "by another value"
+            assert not await shows_last(following), "by another value"
             following._witness = witness
             for number in range(1001):
                 await one.set("/other", str(number))
-            assert not await following._shows_last(), "it is forgotten"
+            assert not await shows_last(following), "it is forgotten"
 
     run(work)
 
@@ -1383,36 +1555,36 @@ def test_the_event_of_the_last_change_is_a_witness(stores: tuple[Daemon, Daemon]
             proof = Proof(following._breaks)
             copied = following._witness
             assert copied is not None
-            assert await following._shows_last(), "by the node"
+            assert await shows_last(following), "by the node"
             created = (await one.set("/f/a", "2")).node.created_index
-            assert await following._shows_last(), "by the event"
+            assert await shows_last(following), "by the event"
             removed = await one.delete("/f/a")
             await following._carry_out(proof, removed, is_past=False)
             assert following._witness == mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
-            assert await following._shows_last()
+            assert await shows_last(following)
             for changed in ({"created": created + 1}, {"revision": copied.revision}, {"digest": "x"}):
                 following._witness = msgspec.structs.replace(following._witness, **changed)
                 with pytest.raises(mirror.Another, match=r"^/f/a, created at index \d+, was"):
-                    await following._shows_last()
+                    await shows_last(following)
                 following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
             folder = (await one.mkdir("/folder")).node.created_index
             updated = await one.update_folder("/folder", ttl=900)
             await following._carry_out(proof, updated, is_past=False)
             assert following._witness.created == folder
-            assert await following._shows_last(), "a folder does not get the index of its update"
+            assert await shows_last(following), "a folder does not get the index of its update"
             index = (await one.set("/f/a", "2")).etcd_index
             await compare(following)
             for number in range(1001):
                 await one.set("/f/other", str(number))
-            assert await following._shows_last(), "by the node, though its event is forgotten"
+            assert await shows_last(following), "by the node, though its event is forgotten"
             following._witness = mirror.Witness(b"/f/a".hex(), removed.node.modified_index, created)
-            assert await following._shows_last(), "by the newest file, so that all is to be compared"
+            assert await shows_last(following), "by the newest file, so that all is to be compared"
             assert following._is_behind
             following._standby = None
-            assert not await following._shows_last()
+            assert not await shows_last(following)
             following._witness = mirror.Witness(b"/f/a".hex(), index + 1, created)
             with pytest.raises(mirror.Another, match="in SOURCE it has another history"):
-                await following._shows_last()
+                await shows_last(following)
 
     run(work)
 

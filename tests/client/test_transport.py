@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from netstore.client.faults import BadAnswer, Unreachable
+from netstore.client.faults import BadAnswer, TooLong, Unreachable
 from netstore.client.transport import Response, Transport
 from netstore.client.v2 import V2Client
 from tests.cli.commands.conftest import answering, http
@@ -45,6 +45,15 @@ async def test_the_refusal_of_the_last_endpoint_counts() -> None:
     with pytest.raises(BadAnswer, match="second") as caught:
         await read(http("503 Service Unavailable", "first"), http("500 Internal Server Error", "second"))
     assert caught.value.status == 500
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # the rest is not read
+async def test_an_endpoint_whose_refusal_is_too_long_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netstore.client.transport.MAX_ANSWER_BYTES", 9)
+    long = http("503 Service Unavailable", "no leader at all")
+    assert await read(long, http("200 OK", "found")) == (200, b"found")
+    with pytest.raises(TooLong):
+        await read(long)
 
 
 async def test_an_endpoint_that_ends_within_its_refusal_is_one_that_did_not_answer() -> None:
