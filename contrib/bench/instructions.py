@@ -215,19 +215,18 @@ class Callgrind:
             text=True,
         )
         self._dumps = 0
-        self._counts = False
 
     def count(self, name: str) -> float:
-        """Instructions for each request."""
+        """Instructions for each request. What comes before the runs is not counted: it would take longer."""
         self._say(name)
-        one, two = self._one(), self._one()
+        one, two = self._one(is_first=True), self._one(is_first=False)
+        self._ask("instrumentation", "off")
         return (two - one) / COUNT
 
-    def _one(self) -> int:
+    def _one(self, *, is_first: bool) -> int:
         self._wait_for("ready")
-        if not self._counts:
+        if is_first:
             self._ask("instrumentation", "on")
-            self._counts = True
         self._ask("zero")
         self._say("go")
         self._wait_for("done")
