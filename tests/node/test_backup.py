@@ -18,6 +18,7 @@ from netstore.disk import closer
 from netstore.disk.backupfile import LogPart
 from netstore.disk.logpart import MOST_ENTRIES, joined, piece_of
 from netstore.disk.statefile import StateFile
+from netstore.disk.threads import start_thread
 from netstore.errors import Fault, Reason
 from netstore.etcdfile.boltreader import Database
 from netstore.node import backup
@@ -166,11 +167,11 @@ def test_no_copy_is_made_while_too_many_wait_to_be_freed(
 def test_a_copy_of_the_state_for_which_no_thread_writes_a_backup_is_removed_off_the_loop(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, begun = backup.start_thread, []
+    begun: list[str] = []
 
     def only_once(work: Callable[[], object], name: str) -> OSError | None:
         begun.append(name)
-        return start(work, name) if len(begun) == 1 else OSError(11, "no thread can be started")
+        return start_thread(work, name) if len(begun) == 1 else OSError(11, "no thread can be started")
 
     monkeypatch.setattr(backup, "start_thread", only_once)
     made: list[FullCopy | Fault] = []
