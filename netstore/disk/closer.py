@@ -24,7 +24,8 @@ MOST_WAITING: Final = 16
 class Closable(Protocol):
     """A file object, or whatever else owns a descriptor."""
 
-    def close(self) -> object: ...
+    def close(self) -> object:
+        """Give the descriptor back. An OSError is not told to anybody."""
 
 
 class Closer:
