@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from netstore.disk.closer import Closer
     from netstore.net.exchange import Exchange
     from netstore.node.backup import FullCopy
     from netstore.seams import After, Alarm
@@ -51,8 +52,9 @@ class BackupApi:
     with the process.
     """
 
-    def __init__(self, source: FullBackupSource, after: After) -> None:
+    def __init__(self, source: FullBackupSource, closer: Closer, after: After) -> None:
         self._source = source
+        self._closer = closer
         self._after = after
         self._kept: _Kept | None = None
 
@@ -81,7 +83,7 @@ class BackupApi:
         except OSError as error:
             _refuse(exchange, 503, f"{made.path.name}: {error.strerror or error}")
             return
-        self._kept = kept = _Kept(file, made.found.header.id.encode(), made.found.size)
+        self._kept = kept = _Kept(file, made.found.header.id.encode(), made.found.size, self._closer)
         self._send(exchange, kept, 0)
 
     def _resume(self, exchange: Exchange, id_: bytes, offset: bytes) -> None:
@@ -135,8 +137,9 @@ class BackupApi:
 class _Kept:
     """The file of a backup, to be sent or resumed."""
 
-    def __init__(self, file: BinaryIO, id_: bytes, size: int) -> None:
+    def __init__(self, file: BinaryIO, id_: bytes, size: int, closer: Closer) -> None:
         self.file = file
+        self._closer = closer
         self.id = id_
         self.size = size
         self.sender: _Sender | None = None
@@ -153,7 +156,7 @@ class _Kept:
             self.alarm = None
 
     def close(self) -> None:
-        self.file.close()
+        self._closer.close(self.file)
 
 
 class _Sender:

@@ -20,7 +20,6 @@ import json
 import os
 import secrets
 import shutil
-from contextlib import suppress
 from functools import partial
 from struct import Struct
 from time import monotonic
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.disk.backupfile import Header, LogPart
+    from netstore.disk.closer import Closer
     from netstore.node.archive import Source
     from netstore.node.fullbackup import Found
     from netstore.raft.log import Log as RaftLog
@@ -94,18 +94,25 @@ class FullCopy(NamedTuple):
 class BoltCopy:
     """A finished snapshot: a file without a name. `api.v3.maintenance.Copy`."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, size: int, closer: Closer) -> None:
+        self._file: BinaryIO | None = file
+        self._closer = closer
         self.size = size
         """Bytes that `read` gives in all: a multiple of 512."""
 
     def read(self, most: int) -> bytes:
-        """The next bytes; none at the end. They come from the page cache: the file was written just now."""
+        """The next bytes; none at the end. They come from the page cache: the file was written just now.
+        ValueError after `close`.
+        """
+        if self._file is None:
+            raise ValueError("read of a snapshot that was closed")
         return self._file.read(most)
 
     def close(self) -> None:
-        """Delete the file. May be called again."""
-        self._file.close()
+        """Delete the file, later and in another thread. May be called again."""
+        file, self._file = self._file, None
+        if file is not None:
+            self._closer.close(file)
 
 
 class Backups:
@@ -122,6 +129,7 @@ class Backups:
         call_soon: Callable[[Callable[[], object]], None],
         log: Log,
         *,
+        closer: Closer,
         suspect: Callable[[], object],
         header: Callable[[], Header],
         log_part: Callable[[Index], LogPart | None],
@@ -134,6 +142,7 @@ class Backups:
         self._source = source
         self._call_soon = call_soon
         self._log = log
+        self._closer = closer
         self._suspect = suspect
         self._header = header
         self._log_part = log_part
@@ -161,7 +170,7 @@ class Backups:
         """Do `work` in a thread once the state is durable; `made` gets its outcome on the loop, or the Fault
         that it was not begun for.
         """
-        if self._busy:
+        if self._busy or self._closer.is_full:
             made(refusal(Reason.SNAPSHOT_BUSY))
             return
         self._busy = True
@@ -231,7 +240,7 @@ class Backups:
             except BaseException:
                 file.close()
                 raise
-            return BoltCopy(file, written)
+            return BoltCopy(file, written, self._closer)
         finally:
             state.unlink(missing_ok=True)
             bolt.unlink(missing_ok=True)
@@ -283,8 +292,7 @@ class Backups:
         outcome: FullCopy | Exception | Fault,
     ) -> None:
         if not isinstance(outcome, FullCopy):
-            with suppress(OSError):  # the next one removes it
-                copy.path.unlink(missing_ok=True)  # it is there still if no thread could be started
+            self._closer.remove(copy.path)  # it is there still if no thread could be started
         self._full_made(done, outcome)
 
 

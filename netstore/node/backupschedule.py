@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from netstore.disk.closer import Closer
     from netstore.node.backup import Backups, FullCopy
     from netstore.node.fullbackup import Found
     from netstore.seams import Clock, Log
@@ -148,10 +149,18 @@ class BackupSchedule:
     """Makes the backups of one member."""
 
     def __init__(
-        self, plan: BackupPlan, backups: Backups, identity: tuple[ClusterId, NodeId], clock: Clock, log: Log
+        self,
+        plan: BackupPlan,
+        backups: Backups,
+        identity: tuple[ClusterId, NodeId],
+        clock: Clock,
+        log: Log,
+        *,
+        closer: Closer,
     ) -> None:
         self._plan = plan
         self._backups = backups
+        self._closer = closer
         self._clock = clock
         self._log = log
         self._stem = f"netstore-{identity[0]:x}-{identity[1]:x}"
@@ -236,8 +245,7 @@ class BackupSchedule:
             path = folder / f"{self._stem}-{stamp}-{found.header.index}.backup"
             await trio.to_thread.run_sync(_publish, made.path, path)
         except BaseException:
-            with suppress(OSError):
-                made.path.unlink(missing_ok=True)
+            self._closer.remove(made.path)
             raise
         try:
             await trio.to_thread.run_sync(self._remove_old, path)

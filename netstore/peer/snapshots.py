@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Hash
     from pathlib import Path
 
+    from netstore.disk.closer import Closer
     from netstore.disk.engine import LmdbEngine
     from netstore.limits import Budget
     from netstore.node.host import Host
@@ -82,8 +83,11 @@ class SnapshotTransfers:
     `peer.peers.Snapshots`.
     """
 
-    def __init__(self, folder: Path, engine: LmdbEngine, peers: Peers, log: Log, budget: Budget) -> None:
-        """Memory used for transfers is charged to `budget`."""
+    def __init__(
+        self, folder: Path, engine: LmdbEngine, peers: Peers, log: Log, *, budget: Budget, closer: Closer
+    ) -> None:
+        """Memory used for transfers is charged to `budget`. `closer` removes their files."""
+        self._closer = closer
         self._budget = budget
         self._folder = folder
         self._engine = engine
@@ -127,6 +131,8 @@ class SnapshotTransfers:
         try:
             await trio.sleep(self._pauses.get(peer, 0.0))
             async with self._limit:
+                if self._closer.is_full:
+                    raise StreamFailed("earlier snapshots are not removed yet")
                 account.charge(2 * PIECE_BYTES)  # one piece is read while the one before is sent
                 # From here on the log after the snapshot is kept.
                 place = self._engine.durable()
@@ -145,7 +151,7 @@ class SnapshotTransfers:
             self._log.warning("state_copy_not_sent", peer=f"{peer:x}", reason=str(fault))
         finally:
             account.close()
-            part.unlink(missing_ok=True)
+            self._closer.unlink(part)
             self._sending.discard(peer)
             self._set_pause(peer, ok=ok)
             self._peers.copy_ended(peer, ok=ok)
@@ -267,7 +273,7 @@ class SnapshotTransfers:
 
     def accept(self, link: Link, sender: NodeId) -> IncomingSnapshot | None:
         """See `peer.peers.Snapshots`."""
-        if self._receiving is not None:
+        if self._receiving is not None or self._closer.is_full:
             return None
         self._receiving = IncomingSnapshot(link, sender)
         self._nursery.start_soon(self._receive, self._receiving)
@@ -282,14 +288,14 @@ class SnapshotTransfers:
             try:
                 self._host.snapshot_install.receive(message, path)
             except MessageRefused:
-                await trio.to_thread.run_sync(path.unlink)
+                self._closer.unlink(path)
                 raise
         except MustStop:
             raise
         except (NetstoreError, OSError) as fault:
             self._log.warning("state_copy_not_received", peer=f"{snapshot.sender:x}", reason=str(fault))
             verdict, text = Verdict.FAILED, str(fault)
-            part.unlink(missing_ok=True)
+            self._closer.unlink(part)
         else:
             self._log.info("state_copy_received", peer=f"{snapshot.sender:x}", index=message.meta.index)
             verdict, text = Verdict.ACCEPTED, ""

@@ -21,6 +21,7 @@ from netstore.api.routes import probe_routes, routes
 from netstore.api.tracing import Tracer
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
+from netstore.disk.closer import Closer
 from netstore.disk.scrub import Scrubber
 from netstore.guard import guarded
 from netstore.node.archive import Archiver
@@ -86,6 +87,8 @@ class RunningMember:
         config = base.config
         self._base = base
         self.store = store
+        self.closer = Closer()
+        base.parts.callback(self.closer.stop)
         self._build_peers()
         self._build_host(raft)
         host = self.host
@@ -132,12 +135,13 @@ class RunningMember:
             store.engine,
             self._call_for_client,
             get_logger("backup"),
+            closer=self.closer,
             suspect=self.scrubber.hurry,
             header=self._backup_header,
             log_part=partial(log_part, raft.log),
         )
         self.backup_schedule = self._schedule_backups()
-        backup = BackupApi(self.backups, base.deadlines.after)
+        backup = BackupApi(self.backups, self.closer, base.deadlines.after)
         base.parts.callback(backup.close)
         self.health = Health(host, base.deadlines.after)
         self.tracer = self._make_tracer()
@@ -187,7 +191,12 @@ class RunningMember:
             budget=base.shares.peers,
         )
         self.snapshot_transfers = SnapshotTransfers(
-            base.folder.state_dir, store.engine, self.peers, get_logger("copies"), base.shares.copies
+            base.folder.state_dir,
+            store.engine,
+            self.peers,
+            get_logger("copies"),
+            budget=base.shares.copies,
+            closer=self.closer,
         )
         self.snapshot_transfers.on_received = partial(base.start.moved, "receiving the state")
         self.snapshot_transfers.on_verifying = base.start.verifying
@@ -316,7 +325,9 @@ class RunningMember:
             memory_bytes=base.shares.whole.limit,
         )
         identity = (host.cluster_id, host.id)
-        return BackupSchedule(plan, self.backups, identity, base.clock, get_logger("backup"))
+        return BackupSchedule(
+            plan, self.backups, identity, base.clock, get_logger("backup"), closer=self.closer
+        )
 
     def _answer_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
         self.joins.handle(request, answer)

@@ -11,11 +11,13 @@ from netstore.api.admin import AdminApi, operation
 from netstore.api.backup import MOST_UNSENT, PIECE_BYTES, RESUME_SECONDS, BackupApi
 from netstore.api.gate import Access, Kind
 from netstore.disk.backupfile import Header
+from netstore.disk.closer import Closer
 from netstore.errors import Fault, Reason, fault_from_text, refusal
 from netstore.net.exchange import Request
 from netstore.node.backup import FullCopy
 from netstore.node.fullbackup import Found
 from netstore.node.timekeeper import Deadlines
+from tests.support.closing import held, unnamed
 from tests.support.local_member import HandClock, LocalMember, RecordedExchange
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Maker:
         self.clock = HandClock()
         self.deadlines = Deadlines(self.clock)
         member = LocalMember()
-        self.backup = BackupApi(self, self.deadlines.after)
+        self.closer = Closer()
+        self.backup = BackupApi(self, self.closer, self.deadlines.after)
         self.api = AdminApi(member, member.cluster, backup=self.backup)
 
     def make_full(self, done: Callable[[FullCopy | Fault], None], folder: Path | None = None) -> None:
@@ -82,6 +85,7 @@ def maker(tmp_path: Path) -> Iterator[Maker]:
     maker = Maker(tmp_path)
     yield maker
     maker.backup.close()
+    maker.closer.stop()
 
 
 def take_all(exchange: RecordedExchange) -> None:
@@ -116,6 +120,20 @@ def test_a_transfer_that_broke_is_resumed(maker: Maker) -> None:
     assert first.text[: got - 7] + second.text == DATA
     third = maker.ask(f"id=id1&from={len(DATA)}")
     assert (third.status, third.text, third.done) == (200, b"", True)
+
+
+def test_the_loop_does_not_wait_until_a_backup_is_freed(maker: Maker) -> None:
+    first = maker.begin()
+    first.hang_up()
+    with held(maker.closer):
+        maker.ask()
+        assert unnamed(maker.path.parent) == [len(DATA)], "the thread has not come to it"
+    assert unnamed(maker.path.parent) == []
+    maker.finish()
+    with held(maker.closer):
+        maker.backup.close()
+        assert unnamed(maker.path.parent) == [len(DATA)]
+    assert unnamed(maker.path.parent) == []
 
 
 def test_what_cannot_be_resumed_is_refused(maker: Maker) -> None:

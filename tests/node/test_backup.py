@@ -14,9 +14,11 @@ import lmdb
 import msgspec
 import pytest
 
+from netstore.disk import closer
 from netstore.disk.backupfile import LogPart
 from netstore.disk.logpart import MOST_ENTRIES, joined, piece_of
 from netstore.disk.statefile import StateFile
+from netstore.disk.threads import start_thread
 from netstore.errors import Fault, Reason
 from netstore.etcdfile.boltreader import Database
 from netstore.node import backup
@@ -28,6 +30,7 @@ from netstore.state.envelope import seal
 from netstore.state.v3 import commands as v3
 from netstore.types import Index, Term
 from tests.support.backups import Place
+from tests.support.closing import held, unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +46,7 @@ class Usage(NamedTuple):
 def place(tmp_path: Path) -> Iterator[Place]:
     place = Place(tmp_path)
     yield place
+    place.closer.stop()
     place.engine.close()
 
 
@@ -130,6 +134,53 @@ def test_one_copy_at_a_time(place: Place) -> None:
     third = place.make()
     assert isinstance(third, BoltCopy)
     third.close()
+
+
+def test_the_loop_does_not_wait_until_a_copy_is_freed(place: Place) -> None:
+    copy = place.make()
+    assert isinstance(copy, BoltCopy)
+    with held(place.closer):
+        copy.close()
+        copy.close()
+        assert unnamed(place.folder) == [copy.size], "the thread has not come to it"
+        with pytest.raises(ValueError, match="was closed"):
+            copy.read(1)
+    assert unnamed(place.folder) == []
+
+
+def test_no_copy_is_made_while_too_many_wait_to_be_freed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closer, "MOST_WAITING", 1)
+    copy = place.make()
+    assert isinstance(copy, BoltCopy)
+    with held(place.closer):
+        copy.close()
+        fault = place.make()
+        assert isinstance(fault, Fault)
+        assert fault.reason is Reason.SNAPSHOT_BUSY
+    another = place.make()
+    assert isinstance(another, BoltCopy)
+    another.close()
+
+
+def test_a_copy_of_the_state_for_which_no_thread_writes_a_backup_is_removed_off_the_loop(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def only_once(work: Callable[[], object], name: str) -> OSError | None:
+        begun.append(name)
+        return start_thread(work, name) if len(begun) == 1 else OSError(11, "no thread can be started")
+
+    monkeypatch.setattr(backup, "start_thread", only_once)
+    made: list[FullCopy | Fault] = []
+    with held(place.closer):
+        place.backups.make_full(made.append)
+        place.turn_until(lambda: made)
+        assert isinstance(made[0], Fault)
+        assert len(list(place.folder.glob("*.state.part"))) == 1, "the thread has not come to it"
+    assert list(place.folder.glob("*.part")) == []
 
 
 def test_a_copy_that_cannot_be_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from netstore.node.backupschedule import BackupPlan, BackupSchedule
 from netstore.state.v2.commands import Set
 from netstore.types import ClusterId, NodeId
 from tests.support.backups import Place
+from tests.support.closing import held, wait_for
 from tests.support.local_member import HandClock
 from tests.support.patience import seconds, until
 
@@ -57,11 +58,15 @@ class Site:
         """The schedule of the same member after a restart."""
         plan = BackupPlan(**self.plan)
         identity = (ClusterId(0xC1), NodeId(7))
-        return BackupSchedule(plan, self.place.backups, identity, self.clock, self.place.lines)
+        return BackupSchedule(
+            plan, self.place.backups, identity, self.clock, self.place.lines, closer=self.place.closer
+        )
 
     async def make(self) -> bool:
         with trio.fail_after(seconds(60)):
-            return await self.schedule.make()
+            made = await self.schedule.make()
+            await trio.to_thread.run_sync(wait_for, self.place.closer)
+            return made
 
     def later(self) -> None:
         """Something changes, and time passes."""
@@ -79,6 +84,7 @@ async def site(folder: Path, **plan: Any) -> AsyncIterator[Site]:
     try:
         yield found
     finally:
+        await trio.to_thread.run_sync(found.place.closer.stop)
         await trio.to_thread.run_sync(found.place.engine.close)
 
 
@@ -126,7 +132,14 @@ async def test_members_that_share_a_folder_do_not_touch_each_others_files(tmp_pa
         two.place.member = other
         two.place.apply(Set(b"/only/there", b"1"))
         plan = BackupPlan(**two.plan | {"folder": one.folder})
-        second = BackupSchedule(plan, two.place.backups, (ClusterId(0xC1), other), two.clock, two.place.lines)
+        second = BackupSchedule(
+            plan,
+            two.place.backups,
+            (ClusterId(0xC1), other),
+            two.clock,
+            two.place.lines,
+            closer=two.place.closer,
+        )
         made: dict[NodeId, bool] = {}
 
         async def make(schedule: BackupSchedule, id_: NodeId) -> None:
@@ -362,6 +375,20 @@ async def test_one_that_does_not_end_is_told(tmp_path: Path, monkeypatch: pytest
         assert not here.schedule.state.running
         here.schedule.look()
         assert here.place.lines.told("backup_not_late")
+
+
+async def test_the_loop_does_not_wait_until_a_file_that_gets_no_name_is_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_part: Path, _path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(backupschedule, "_publish", fail)
+    async with site(tmp_path) as here:
+        with held(here.place.closer):
+            assert not await here.schedule.make()
+            assert len(here.files) == 1, "the thread has not come to it"
+        assert here.files == []
 
 
 async def test_want_of_memory_is_a_failed_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

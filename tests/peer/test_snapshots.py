@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import pytest
 import trio
 
-from netstore.disk import snapshots
+from netstore.disk import closer, snapshots
+from netstore.disk.closer import Closer
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.verification import verified_index
 from netstore.errors import StateDamaged
@@ -19,6 +20,7 @@ from netstore.raft.entry import ConfState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import InstallSnapshot, MessageRefused
 from netstore.types import Index, NodeId, Term
+from tests.support.closing import held, unnamed, wait_for
 from tests.support.links import eventually, running_reactor
 from tests.support.peermembers import A, B, Member
 
@@ -111,7 +113,10 @@ class Copier(Member):
         self.install: Any = self.host.snapshot_install
         self.budget = Budget(1 << 24)
         self.engine = LmdbEngine(folder / "state.lmdb", reactor.call_soon, ("plain",), self._failed)
-        self.copies = SnapshotTransfers(folder, self.engine, self.peers, self.log, self.budget)
+        self.closer = Closer()
+        self.copies = SnapshotTransfers(
+            folder, self.engine, self.peers, self.log, budget=self.budget, closer=self.closer
+        )
 
     def _failed(self, error: OSError) -> None:
         raise error
@@ -138,6 +143,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Copier, Copier]]:
             yield one, two
             nursery.cancel_scope.cancel()
         for each in (one, two):
+            await trio.to_thread.run_sync(each.closer.stop)
             await trio.to_thread.run_sync(each.engine.close)
 
 
@@ -312,6 +318,50 @@ async def test_a_broken_transfer_is_not_a_refusal(tmp_path: Path) -> None:
         one.copies.request(WISH)
         await eventually(lambda: one.sending.over, "it was given up")
         assert one.sending.refused == [False]
+
+
+async def test_the_loop_does_not_wait_until_a_file_that_was_sent_is_freed(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, two):
+        with held(one.closer):
+            one.copies.request(WISH)
+            await eventually(lambda: one.sending.over, "it was sent")
+            (_, image) = two.install.arrived[0]
+            assert one.files() == set(), "its name is free"
+            assert unnamed(tmp_path) == [image.stat().st_size], "the thread has not come to it"
+        assert unnamed(tmp_path) == []
+
+
+@pytest.mark.parametrize("why", ["the message", "the file"])
+async def test_the_loop_does_not_wait_until_a_refused_file_is_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    def found(path: Path) -> Index:
+        if path.name == snapshots.INCOMING:
+            raise StateDamaged("rot")
+        return verified_index(path)
+
+    async with pair(tmp_path) as (one, two):
+        if why == "the message":
+            two.install.refuses = why
+        else:
+            monkeypatch.setattr(module, "verified_index", found)
+        with held(two.closer):
+            one.copies.request(WISH)
+            await eventually(lambda: one.sending.over, "it was given up")
+            await eventually(lambda: two.copies._receiving is None, "the receiver is free again")
+            await trio.to_thread.run_sync(wait_for, one.closer)
+            assert two.files() == set(), "its name is free"
+            assert len(unnamed(tmp_path)) == 1, "the thread has not come to it"
+        assert unnamed(tmp_path) == []
+
+
+async def test_no_file_is_made_or_taken_while_too_many_wait_to_be_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closer, "MOST_WAITING", 0)
+    async with pair(tmp_path) as (one, two):
+        assert two.copies.accept(cast("Any", None), A) is None
+        await gives_up(one, two, "earlier snapshots are not removed yet")
 
 
 async def test_busy_is_not_a_refusal(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import queue
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
+from netstore.disk.closer import Closer
 from netstore.disk.engine import LmdbEngine
 from netstore.errors import Fault
 from netstore.node.backup import Backups, BoltCopy, FullCopy
@@ -55,11 +56,13 @@ class Place:
         self.parts: dict[int, LogPart] = {}
         """What the log says of each index."""
         self.wall: Callable[[], Nanos] = lambda: Nanos(10**18)
+        self.closer = Closer()
         self.backups = Backups(
             folder,
             self.engine,
             call_soon,
             self.lines,
+            closer=self.closer,
             suspect=lambda: self.suspected.append(True),
             header=self.header,
             log_part=self.parts.get,

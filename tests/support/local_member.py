@@ -18,6 +18,7 @@ from netstore.api.probes import Probes
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StatsApi
+from netstore.disk.closer import Closer
 from netstore.disk.memoryengine import MemoryEngine
 from netstore.errors import Fault, Reason, refusal
 from netstore.net.exchange import Request
@@ -278,7 +279,7 @@ class NoBackups:
 
 def backups_of(member: LocalMember) -> BackupApi:
     """What answers for full backups."""
-    return BackupApi(NoBackups(), member.deadlines.after)
+    return BackupApi(NoBackups(), Closer(), member.deadlines.after)
 
 
 def plugins_of(member: LocalMember) -> PluginsApi:
