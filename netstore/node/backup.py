@@ -29,6 +29,7 @@ import msgspec
 
 from netstore.codec import varint
 from netstore.disk.logpart import MOST_ENTRIES, last_part
+from netstore.disk.readahead import read_ahead
 from netstore.disk.statefile import StateFile
 from netstore.disk.threads import start_thread
 from netstore.errors import (
@@ -97,16 +98,21 @@ class BoltCopy:
     def __init__(self, file: BinaryIO, size: int, closer: Closer) -> None:
         self._file: BinaryIO | None = file
         self._closer = closer
+        self._at = 0
         self.size = size
         """Bytes that `read` gives in all: a multiple of 512."""
 
     def read(self, most: int) -> bytes:
-        """The next bytes; none at the end. They come from the page cache: the file was written just now.
-        ValueError after `close`.
+        """The next bytes; none at the end. They come from the page cache: the file was written just now, and
+        what left it since is fetched ahead. ValueError after `close`.
         """
-        if self._file is None:
+        file = self._file
+        if file is None:
             raise ValueError("read of a snapshot that was closed")
-        return self._file.read(most)
+        read_ahead(file.fileno(), self._at, most)
+        piece = file.read(most)
+        self._at += len(piece)
+        return piece
 
     def close(self) -> None:
         """Delete the file, later and in another thread. May be called again."""

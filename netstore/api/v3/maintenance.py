@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 PIECE_BYTES: Final = 32 * 1024
 """Most bytes of a snapshot in one message, as with etcd."""
 
-MOST_UNSENT: Final = 1 << 20
-"""Most unsent bytes of a snapshot."""
+MOST_UNSENT: Final = 256 * 1024
+"""Unsent bytes of a snapshot up to which more is read from it: 8 pieces are digested and sent in one go."""
 
 MOST_ALARMS: Final = 1_000
 """Alarms beyond which a client may raise no more: all are listed in one answer, and those of removed members
