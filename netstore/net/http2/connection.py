@@ -545,8 +545,8 @@ class Http2Connection:
 
     def _take_rest(self, stream: Stream, data: bytes, position: int, size: int) -> int:
         """If the rest of the request that has just been opened follows in one whole DATA frame, as most
-        clients send it, take it: nothing else can be known of its stream yet. Else it has begun. The offset
-        of the next frame.
+        clients send it, take it: nothing else can be known of its stream yet. A Content-Length that it does
+        not have is left to `receive_data`. Else it has begun. The offset of the next frame.
         """
         start = position + 9
         if start >= size:
@@ -562,13 +562,15 @@ class Http2Connection:
             or head & 0xFF  # not DATA
             or not 0 < length <= MAX_FRAME
             or stop > size
-            or stream.expected is not None
+            or (stream.expected is not None and stream.expected != length)
             or ungranted > CONNECTION_WINDOW
         ):
             begin_message(self, stream)
             return position
         self.ungranted = ungranted
         stream.half_closed = True
+        if stream.expected is not None:
+            stream.expected = 0
         try:
             stream.take_whole(data, start, stop)
         except MustStop:

@@ -31,6 +31,7 @@ from tests.support.h2frames import (
     most_work_of_a_frame,
     setting,
     u32,
+    with_fields,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +70,23 @@ def test_a_request_may_arrive_byte_by_byte() -> None:
     stream = PREFACE + frame(SETTINGS, 0, 0) + wire.request(1, b"hello")
     wire.feed(*(stream[i : i + 1] for i in range(len(stream))))
     assert wire.application.handed == [(1, b"/echo", b"hello")]
+
+
+def test_a_request_that_came_whole_is_taken_at_once_with_content_length_and_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "netstore.net.http2.connection.receive_data", lambda _, stream, *_more: seen.append(stream.number)
+    )
+    wire = Wire()
+    wire.feed(
+        wire.request(1, b"abc")
+        + wire.request(3, b"abc", with_fields(("content-length", "3")))
+        + wire.request(5, b"abc", with_fields(("content-length", "4")))
+    )
+    assert [n for n, _, _ in wire.application.handed] == [1, 3]
+    assert seen == [5], "what has to be judged by its Content-Length"
 
 
 def test_all_frames_of_a_read_are_parsed_before_anything_is_handled() -> None:
