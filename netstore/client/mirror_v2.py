@@ -10,7 +10,8 @@ they did so last at most, and end; a run that begins where another one was waits
 
 Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write
 that a store carries out late does not undo a later one. A refresh of a TTL is no event: the source is asked
-again for a node with a TTL when half of its time is over, while the next event is waited for.
+again for a node with a TTL when half of its time is over, while the next event is waited for. Where a folder
+ended in the target first, what was in it has gone with it, and no event tells of that: all is compared again.
 
 After each new connection, and before a comparison, the source shows that it is the store that was copied
 (`client.mirror`): by the node that was changed last, or by the event of that change. A run that follows has
@@ -122,7 +123,7 @@ class Mirror(OneWay):
         """See `client.mirror.OneWay`."""
         super().__init__(told, trouble, notice=notice, overwrite=overwrite)
         self._source = Source(source, may_go_back=overwrite)
-        self._target = Target(target, scope, self._patience, self._claim, notice)
+        self._target = Target(target, scope, self._patience, self._claim, self._lost, notice)
         self._scope = scope
         self._save_at = float("inf")
         """When to write the checkpoint."""
@@ -458,7 +459,7 @@ class Mirror(OneWay):
         """
         after = self.copied if self._witness is None else min(self._witness.revision, self.copied)
         listed = self.copied if is_compared else 0
-        while True:
+        while not self._is_behind:
             try:
                 async with self._source.poll(self._scope.source, after, recursive=True) as poll:
                     self._patience.recovered()
@@ -542,7 +543,10 @@ class Mirror(OneWay):
         if path is not None and removed:
             await self._remove(proof, path)
         elif path is not None:
-            await self._ensure(proof, path, wanted_of(node), await self._target.alone(path), is_event=True)
+            there = await self._target.alone(path)
+            if event.action == "update" and node.dir and (there is None or not there.dir):
+                self._lost()
+            await self._ensure(proof, path, wanted_of(node), there, is_event=True)
             if is_past and node.expiration is not None:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
         if _may_show(node):
@@ -559,11 +563,16 @@ class Mirror(OneWay):
         self, proof: Proof, path: str, wanted: Wanted, there: Node | None, *, is_event: bool = False
     ) -> None:
         """See `Target.ensure`. A node with a TTL is to be looked at again."""
-        await self._target.ensure(proof, path, wanted, there, is_event=is_event)
+        had_ttl = path in self._timed
+        await self._target.ensure(proof, path, wanted, there, is_event=is_event, had_ttl=had_ttl)
         if wanted.ttl is None:
             self._timed.discard(path)
         else:
             self._timed.put(path, _next_look(trio.current_time(), wanted.ttl))
+
+    def _lost(self) -> None:
+        """A folder has ended in the target with what was in it, of which there may be no event."""
+        self._is_behind = True
 
     async def _remove(self, proof: Proof, path: str) -> None:
         self._timed.discard(path)
@@ -603,6 +612,9 @@ class Mirror(OneWay):
                 await self._save()
             if ended.is_set():
                 return
+            if self._is_behind:
+                waiting.cancel()
+                return
             if now >= cut_at:
                 is_shown = await self._ask(proof)
                 self._is_behind = self._is_lost_soon(is_shown=is_shown)
@@ -640,7 +652,7 @@ class Mirror(OneWay):
             if not await self._ask(proof):
                 raise Reconnected
             return True
-        if node is None or node.expiration is None:
+        if node is None:
             self._timed.discard(path)  # there is an event of it
             return True
         await self._ensure(proof, path, wanted_of(node), await self._target.alone(path))

@@ -643,6 +643,33 @@ def test_refreshes_are_followed(stores: tuple[Daemon, Daemon], monkeypatch: pyte
     run(work)
 
 
+@pytest.mark.parametrize("way", ["look", "key below", "update", "made permanent"])
+def test_what_was_in_a_folder_that_ended_in_the_target_first_is_copied_again(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, way: str
+) -> None:
+    if way in {"look", "key below"}:
+        monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now + 0.5)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.mkdir("/folder", ttl=900)
+            await one.set("/folder/file", "1")
+            await one.set("/folder/below/file", "1")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(1)
+                await other.delete("/folder", recursive=True)  # as if the target was away for so long
+                if way == "key below":
+                    await one.set("/folder/later", "1")
+                elif way != "look":
+                    await one.update_folder("/folder", ttl=900 if way == "update" else None)
+                await until_equal(one, other)
+                nursery.cancel_scope.cancel()
+
+    run(work)
+
+
 class SlowPoll(Poll):
     """The event comes a moment after the head."""
 
