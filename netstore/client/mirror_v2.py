@@ -123,13 +123,13 @@ class Mirror(OneWay):
         """See `client.mirror.OneWay`."""
         super().__init__(told, trouble, notice=notice, overwrite=overwrite)
         self._source = Source(source, may_go_back=overwrite)
-        self._target = Target(target, scope, self._patience, self._claim, self._lost, notice)
+        self._target = Target(target, scope, self._patience, self._claim, notice, lost=self._lost)
         self._scope = scope
         self._save_at = float("inf")
         """When to write the checkpoint."""
         self._claimed = float("-inf")
         """When the checkpoint was written, or read, last, by the clock of this host since its start."""
-        self._saved: tuple[int, Witness | None, Witness | None] = (0, None, None)
+        self._saved: tuple[int, Witness | None, Witness | None, bool] = (0, None, None, False)
         """See `_to_save`, as it was then."""
         self._lasting: Witness | None = None
         """As `_fresh`, but for files with a TTL."""
@@ -168,8 +168,9 @@ class Mirror(OneWay):
                 (found.value or "").encode(), scope.checkpoint, self._source.cluster, scope.source.encode()
             )
             self._modified = found.modified_index
-            self._is_behind = self._was_timed = checkpoint.timed
             self._resume(checkpoint)
+            self._was_timed = checkpoint.timed
+            self._is_behind = checkpoint.behind or checkpoint.timed
         else:
             self._modified = 0
             self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
@@ -249,6 +250,7 @@ class Mirror(OneWay):
             witness=self._witness,
             standby=self._standby,
             seen=self._seen,
+            behind=self._is_behind,
             overwriting=self._overwriting and not self.copied,
         )
         value = msgspec.json.encode(state).decode()
@@ -256,11 +258,12 @@ class Mirror(OneWay):
         self._claimed, self._saved = now, saved
         self._save_at = float("inf")
 
-    def _to_save(self) -> tuple[int, Witness | None, Witness | None]:
-        """What is in the checkpoint before a write: how new the source is; what was listed last; and where no
-        change was copied yet, the first one.
+    def _to_save(self) -> tuple[int, Witness | None, Witness | None, bool]:
+        """What is in the checkpoint before a write: how new the source is; what was listed last; where no
+        change was copied yet, the first one; and whether all is to be compared.
         """
-        return self._seen, self._fresh, self._standby if self._witness is None else None
+        first = self._standby if self._witness is None else None
+        return self._seen, self._fresh, first, self._is_behind
 
     def _tell(self) -> None:
         self._told(Told(self.copied, self._target.written, self._target.deleted))

@@ -162,12 +162,13 @@ class Target(Side):
         scope: Scope,
         patience: Patience,
         claim: Callable[[bool], Awaitable[None]],
-        lost: Callable[[], object],
         notice: Callable[[str], object],
+        *,
+        lost: Callable[[], object],
     ) -> None:
         """`claim` is called before each write, after what it replaces was read; with True if it was refused
-        because somebody else has changed that meanwhile. `lost` is called before a folder is made in the place
-        of one that was written before, and has gone with what was in it.
+        because somebody else has changed that meanwhile. `lost` is called before a folder is made in the
+        place of one that was written before, and has gone with what was in it.
         """
         super().__init__(client, may_go_back=True)
         self.written = self.deleted = 0

@@ -241,7 +241,7 @@ class Mirror(OneWay):
                     if ours.value != theirs:
                         await self._add(proof, batch, key, ours.value)
             self._standby = self._fresh
-            await self._write(proof, batch.take(), revision, self._fresh)
+            await self._write(proof, batch.take(), revision, self._fresh, is_complete=True)
             self._is_behind = False
 
         await self._at_newest(compare)
@@ -452,10 +452,18 @@ class Mirror(OneWay):
 
     # --- writing
 
-    async def _write(self, proof: Proof, changes: Changes, revision: int, witness: Witness | None) -> None:
+    async def _write(
+        self,
+        proof: Proof,
+        changes: Changes,
+        revision: int,
+        witness: Witness | None,
+        *,
+        is_complete: bool = False,
+    ) -> None:
         """Write changes and the checkpoint in one transaction; in several if the target takes less in one.
-        Before the last of them the checkpoint stays as it is. Reconnected if the proof does not hold any
-        more.
+        Before the last of them the checkpoint stays as it is. `is_complete`: with that all was compared.
+        Reconnected if the proof does not hold any more.
         """
         proof.check()
         scope = self._scope
@@ -470,6 +478,7 @@ class Mirror(OneWay):
             witness=witness,
             standby=self._standby,
             seen=self._seen,
+            behind=self._is_behind and not is_complete,
             overwriting=self._overwriting and not revision,
         )
         value = msgspec.json.encode(state)
@@ -491,7 +500,7 @@ class Mirror(OneWay):
                 raise
             half = len(changes) // 2
             await self._write(proof, changes[:half], self.copied, self._witness)
-            await self._write(proof, changes[half:], revision, witness)
+            await self._write(proof, changes[half:], revision, witness, is_complete=is_complete)
             return
         self.copied, self._witness = revision, witness
         self._deleted += sum(content is None for _, content in changes)

@@ -1635,6 +1635,39 @@ def test_changes_between_witness_and_checkpoint_lead_to_a_comparison(stores: tup
     run(work)
 
 
+@pytest.mark.parametrize("way", ["copy", "follow"])
+def test_a_comparison_that_was_interrupted_is_done_by_the_next_run(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, way: str
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            first = mirrored(one, other, Log())
+            await first.copy()
+            # As if the source had been put back to a state after the witness, and changed since.
+            first.copied = (await one.set("/b", "1")).etcd_index
+            await first._save()
+            await one.set("/c", "1")
+            killed = mirrored(one, other, Log())
+
+            async def end(*_: Any, **__: Any) -> None:
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(killed._target, "_write", end)
+            with pytest.raises(KeyboardInterrupt):
+                await getattr(killed, way)()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await until_equal(one, other)
+                nursery.cancel_scope.cancel()
+            last = mirrored(one, other, Log())
+            await last._begin()
+            assert not last._is_behind, "it was complete"
+
+    run(work)
+
+
 def test_a_checkpoint_without_a_witness_is_refused_where_there_is_something_to_lose(
     stores: tuple[Daemon, Daemon],
 ) -> None:

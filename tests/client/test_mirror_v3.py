@@ -663,8 +663,8 @@ def test_a_source_put_back_after_a_comparison_that_was_interrupted_is_refused(
             work = mirrored(one, other, Log())
             write = work._write
 
-            async def write_once(proof: Proof, changes: Any, *more: Any) -> None:
-                await write(proof, changes, *more)
+            async def write_once(proof: Proof, changes: Any, *more: Any, **others: Any) -> None:
+                await write(proof, changes, *more, **others)
                 if changes:
                     raise KeyboardInterrupt
 
@@ -802,6 +802,43 @@ def test_what_was_changed_between_witness_and_checkpoint_is_copied_again(
                 await log.until(lambda: bool(log.told) and log.told[-1].written == 1)
                 nursery.cancel_scope.cancel()
             assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_comparison_that_was_interrupted_is_done_by_the_next_run(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v3, "MOST_OPERATIONS", 1)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a", b"1"))
+            await mirrored(one, other, Log()).copy()
+            # As if the source had been put back to a state after the witness, and changed since.
+            revision = await put(one, (b"z", b"1"))
+            await rewrite(other, revision=revision)
+            await put(one, (b"b", b"1"))
+            killed = mirrored(one, other, Log())
+            write = killed._write
+
+            async def write_once(proof: Proof, changes: Any, *more: Any, **others: Any) -> None:
+                await write(proof, changes, *more, **others)
+                if changes:
+                    raise KeyboardInterrupt
+
+            monkeypatch.setattr(killed, "_write", write_once)
+            with pytest.raises(KeyboardInterrupt):
+                await killed.copy()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.until(lambda: bool(log.told) and log.told[-1].written == 1)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+            last = mirrored(one, other, Log())
+            await last._begin()
+            assert not last._is_behind, "it was complete"
 
     run(work)
 
