@@ -324,8 +324,15 @@ class Mirror(OneWay):
 
     async def _add(self, proof: Proof, batch: _Batch, key: bytes, value: bytes | None) -> None:
         """Write a change together with others. Before the last of them the checkpoint stays as it is, but for
-        the witness.
+        the witness. NotMirrored if the key has no name in the target.
         """
+        if not self._scope.target + key:
+            if value is None:
+                return  # it was refused
+            raise NotMirrored(
+                f"the key {shown(self._scope.keys)} of SOURCE is the prefix of --keys itself, and would have"
+                " an empty name in TARGET: name a prefix there by --target-prefix"
+            )
         if batch.is_full(key, value, self._most_operations, self._most_bytes):
             await self._write(proof, batch.take(), self.copied, self._witness)
         batch.add(key, value)

@@ -271,6 +271,33 @@ def test_a_prefix_in_the_place_of_another(stores: tuple[Daemon, Daemon]) -> None
     run(work)
 
 
+def test_a_key_that_would_have_no_name_is_refused(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            scope = Scope(b"/f/", b"", b"c")
+            await put(one, (b"/f/a", b"1"))
+            refused = pytest.raises(NotMirrored, match=r"the key '/f/' of SOURCE .* by --target-prefix")
+            async with trio.open_nursery() as nursery:
+                log = Log()
+
+                async def follow() -> None:
+                    with refused:
+                        await mirrored(one, other, log, scope).follow()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(follow)
+                await log.reached(1)
+                await put(one, (b"/f/", b"1"))
+                await trio.sleep_forever()
+            with pytest.raises(NotMirrored, match=r"the key '/f/' of SOURCE .* by --target-prefix"):
+                await mirrored(one, other, Log(), scope).copy()
+            await put(one, (b"/f/", None))
+            await mirrored(one, other, Log(), scope).copy()
+            assert await content(other, b"c") == {b"a": b"1"}
+
+    run(work)
+
+
 def test_what_is_there_is_kept_unless_it_may_be_replaced(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
