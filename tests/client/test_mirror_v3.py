@@ -385,6 +385,32 @@ def test_what_shows_that_two_are_one_store_is_written_again_where_it_was_removed
     run(work)
 
 
+def test_what_a_run_has_left_that_was_to_show_whether_two_are_one_is_no_key_to_lose(
+    alike: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with open_clients(*alike) as (one, other):
+            txn = other.txn
+
+            async def put_and_end(request: pb.TxnRequest) -> pb.TxnResponse:
+                await txn(request)
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(other, "txn", put_and_end)
+            for _ in range(12):
+                with pytest.raises(KeyboardInterrupt):
+                    await mirrored(one, other, Log()).copy()
+            monkeypatch.setattr(other, "txn", txn)
+            assert len(await content(other)) == 12
+            await put(one, (b"k", b"1"))
+            assert await mirrored(one, other, Log())._is_bare()
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+            assert not await mirrored(one, other, Log())._is_bare()
+
+    run(work)
+
+
 def test_two_stores_that_were_begun_with_the_same_flags_are_two(
     alike: tuple[Daemon, Daemon],
 ) -> None:
