@@ -8,10 +8,14 @@ the next run, which ends in the same state; and before a write of what is newer 
 be. Only the run that has written it last may write it. Others look at it before they write, a second after
 they did so last at most, and end; a run that begins where another one was waits as long.
 
-Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write
-that a store carries out late does not undo a later one. A refresh of a TTL is no event: the source is asked
-again for a node with a TTL when half of its time is over, while the next event is waited for. Where a folder
-ended in the target first, what was in it has gone with it, and no event tells of that: all is compared again.
+Values, folders and TTLs are kept; indexes are not. A write of a file replaces what was found by its index, so
+one that a store carries out late does not undo a later one. That is not so for a folder, nor for a refresh:
+they have no index to compare. A late TTL of either stays until the next look or event, and a late deletion of
+a folder takes what was written into it since.
+
+A refresh of a TTL is no event: the source is asked again for a node with a TTL when half of its time is over,
+while the next event is waited for. Where a folder ended in the target first, what was in it has gone with it,
+and no event tells of that: all is compared again.
 
 After each new connection, and before a comparison, the source shows that it is the store that was copied
 (`client.mirror`): by the node that was changed last, or by the event of that change. A run that follows has

@@ -1,8 +1,9 @@
 """The two v2 trees of a mirror: what is read of either, what is written into the target, and the nodes with a
 TTL that are to be looked at again.
 
-A read is never older than what was read or written before. A write replaces what was found by its index, and
-takes the proof that what is written was said by the store that is copied.
+A read is never older than what was read or written before. A write of a file replaces what was found by its
+index; a folder has none to compare, nor has a refresh. Each write takes the proof that what is written was
+said by the store that is copied.
 """
 
 from __future__ import annotations
