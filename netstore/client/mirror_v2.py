@@ -375,9 +375,9 @@ class Mirror(OneWay):
         return is_shown
 
     async def _is_still_empty(self) -> bool:
-        """Whether the source has nothing to copy, as when it was compared, so that no witness was found."""
+        """Whether the source has nothing that could be a witness, as when it was compared."""
         node = await self._source.node(self._scope.source, quorum=True)
-        return node is None or (node.key == "/" and not node.nodes)
+        return node is None or not any(_may_show(each) for each in (node, *node.nodes))
 
     async def _both(self, path: str, proof: Proof) -> tuple[Node | None, Node | None]:
         """What the source and the target have of a path, which is relative to the folder that is copied.

@@ -532,6 +532,31 @@ def test_a_node_whose_name_is_not_utf_8_is_not_the_witness(stores: tuple[Daemon,
     run(work)
 
 
+def test_a_source_whose_names_are_all_not_utf_8_is_followed_without_comparisons(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.3)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await strange(one, "/%FF")
+            calls, log = counted(monkeypatch, Mirror, "_compare", "_is_still_empty"), Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                deadline = Deadline(LIMIT)
+                while calls.count("_is_still_empty") < 4:
+                    assert not deadline.passed()
+                    await trio.sleep(0.1)  # fixed: between two looks
+                assert calls.count("_compare") == 1
+                await log.reached((await one.set("/a", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert set(await content(other)) == {"", "/a", "/\ufffd"}
+            async with one.transport.request("DELETE", "/v2/keys/%FF", write=True):
+                pass  # of which no listing tells the name
+
+    run(work)
+
+
 async def strange(client: V2Client, quoted: str) -> int:
     """Write a file with a name that is given as in a URL."""
     form = ("application/x-www-form-urlencoded", b"value=1")
