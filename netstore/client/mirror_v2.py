@@ -466,7 +466,7 @@ class Mirror(OneWay):
         """
         after = self.copied if self._witness is None else min(self._witness.revision, self.copied)
         listed = self.copied if is_compared else 0
-        while not self._is_behind:
+        while True:
             try:
                 async with self._source.poll(self._scope.source, after, recursive=True) as poll:
                     self._patience.recovered()
@@ -491,13 +491,13 @@ class Mirror(OneWay):
                     self._tell()
                 elif after > listed:
                     self._is_behind = True
-                    return
                 elif is_within(answer.node.key, self._scope.source) and _may_show(answer.node):
                     self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
                     self._save_soon()
-                continue
             if self._is_behind:
                 return
+            if answer is not None:
+                continue
             self._is_alone = True
             if not is_cut:
                 await self._wait_for_poll()
