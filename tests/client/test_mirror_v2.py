@@ -1864,15 +1864,15 @@ def test_a_run_that_was_stopped_ends_when_another_has_begun(
         async with clients(stores) as (one, other), open_clients(*stores) as (again, _):
             await one.set("/x", "0")
             first, log = mirrored(one, other, Log()), Log()
-            stopped, goes_on, at = trio.Event(), trio.Event(), first._target.at
+            stopped, goes_on, alone = trio.Event(), trio.Event(), first._target.alone
 
             async def slow(path: str) -> Node | None:
                 if first.copied and path == "/x":
                     stopped.set()
                     await goes_on.wait()
-                return await at(path)
+                return await alone(path)
 
-            monkeypatch.setattr(first._target, "at", slow)
+            monkeypatch.setattr(first._target, "alone", slow)
             refusals: list[NotMirrored] = []
 
             async def follow() -> None:
