@@ -181,6 +181,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """The highest revision, or v2 index, that the source is known to have had: nothing in the target is
     newer.
     """
+    behind: bool = False
+    """All is to be compared before a run goes on: a comparison was needed, or had begun, and is not complete.
+    The witness may be what that has seen, so it does not tell.
+    """
     overwriting: bool = False
     """Nothing of this source was copied completely; keys that only the target has go for `--overwrite`."""
 
@@ -378,7 +382,9 @@ class OneWay(ABC):
         self._fresh: Witness | None = None
         """The last change that this comparison has seen."""
         self._is_behind = False
-        """What the source has changed since the checkpoint is not all known by its events."""
+        """What the source has changed since the checkpoint is not all known by its events. See
+        `Checkpoint.behind`.
+        """
         self._proof: Proof | None = None
         """The last one of a run that follows."""
         self._overwriting = False
@@ -395,7 +401,9 @@ class OneWay(ABC):
         breaks = _Breaks()
         while True:
             try:
-                await self._compare(await self._prove())
+                proof = await self._prove()
+                self._is_behind = True  # until the comparison is complete, for a run that goes on with it
+                await self._compare(proof)
             except Reconnected as error:
                 self._patience.failed(error)
                 if breaks.next() >= MOST_BREAKS:
@@ -494,7 +502,7 @@ class OneWay(ABC):
 
     def _resume(self, found: Checkpoint) -> None:
         """Go on where the run was that has written this checkpoint."""
-        self.copied, self._overwriting = found.revision, found.overwriting
+        self.copied, self._overwriting, self._is_behind = found.revision, found.overwriting, found.behind
         self._witness, self._standby = found.witness, found.standby
         self._seen = max(found.seen, found.revision, found.witness.revision if found.witness else 0)
 

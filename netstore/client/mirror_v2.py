@@ -8,9 +8,14 @@ the next run, which ends in the same state; and before a write of what is newer 
 be. Only the run that has written it last may write it. Others look at it before they write, a second after
 they did so last at most, and end; a run that begins where another one was waits as long.
 
-Values, folders and TTLs are kept; indexes are not. A write replaces what was found by its index, so a write
-that a store carries out late does not undo a later one. A refresh of a TTL is no event: the source is asked
-again for a node with a TTL when half of its time is over, while the next event is waited for.
+Values, folders and TTLs are kept; indexes are not. A write of a file replaces what was found by its index, so
+one that a store carries out late does not undo a later one. That is not so for a folder, nor for a refresh:
+they have no index to compare. A late TTL of either stays until the next look or event, and a late deletion of
+a folder takes what was written into it since.
+
+A refresh of a TTL is no event: the source is asked again for a node with a TTL when half of its time is over,
+while the next event is waited for. Where a folder ended in the target first, what was in it has gone with it,
+and no event tells of that: all is compared again.
 
 After each new connection, and before a comparison, the source shows that it is the store that was copied
 (`client.mirror`): by the node that was changed last, or by the event of that change. A run that follows has
@@ -122,13 +127,13 @@ class Mirror(OneWay):
         """See `client.mirror.OneWay`."""
         super().__init__(told, trouble, notice=notice, overwrite=overwrite)
         self._source = Source(source, may_go_back=overwrite)
-        self._target = Target(target, scope, self._patience, self._claim, notice)
+        self._target = Target(target, scope, self._patience, self._claim, notice, lost=self._lost)
         self._scope = scope
         self._save_at = float("inf")
         """When to write the checkpoint."""
         self._claimed = float("-inf")
         """When the checkpoint was written, or read, last, by the clock of this host since its start."""
-        self._saved: tuple[int, Witness | None, Witness | None] = (0, None, None)
+        self._saved: tuple[int, Witness | None, Witness | None, bool] = (0, None, None, False)
         """See `_to_save`, as it was then."""
         self._lasting: Witness | None = None
         """As `_fresh`, but for files with a TTL."""
@@ -167,8 +172,9 @@ class Mirror(OneWay):
                 (found.value or "").encode(), scope.checkpoint, self._source.cluster, scope.source.encode()
             )
             self._modified = found.modified_index
-            self._is_behind = self._was_timed = checkpoint.timed
             self._resume(checkpoint)
+            self._was_timed = checkpoint.timed
+            self._is_behind = checkpoint.behind or checkpoint.timed
         else:
             self._modified = 0
             self._resume(Checkpoint(self._source.cluster, "", 0, self._writer, 0, seen=newest))
@@ -248,6 +254,7 @@ class Mirror(OneWay):
             witness=self._witness,
             standby=self._standby,
             seen=self._seen,
+            behind=self._is_behind,
             overwriting=self._overwriting and not self.copied,
         )
         value = msgspec.json.encode(state).decode()
@@ -255,11 +262,12 @@ class Mirror(OneWay):
         self._claimed, self._saved = now, saved
         self._save_at = float("inf")
 
-    def _to_save(self) -> tuple[int, Witness | None, Witness | None]:
-        """What is in the checkpoint before a write: how new the source is; what was listed last; and where no
-        change was copied yet, the first one.
+    def _to_save(self) -> tuple[int, Witness | None, Witness | None, bool]:
+        """What is in the checkpoint before a write: how new the source is; what was listed last; where no
+        change was copied yet, the first one; and whether all is to be compared.
         """
-        return self._seen, self._fresh, self._standby if self._witness is None else None
+        first = self._standby if self._witness is None else None
+        return self._seen, self._fresh, first, self._is_behind
 
     def _tell(self) -> None:
         self._told(Told(self.copied, self._target.written, self._target.deleted))
@@ -367,9 +375,9 @@ class Mirror(OneWay):
         return is_shown
 
     async def _is_still_empty(self) -> bool:
-        """Whether the source has nothing to copy, as when it was compared, so that no witness was found."""
+        """Whether the source has nothing that could be a witness, as when it was compared."""
         node = await self._source.node(self._scope.source, quorum=True)
-        return node is None or (node.key == "/" and not node.nodes)
+        return node is None or not any(_may_show(each) for each in (node, *node.nodes))
 
     async def _both(self, path: str, proof: Proof) -> tuple[Node | None, Node | None]:
         """What the source and the target have of a path, which is relative to the folder that is copied.
@@ -483,13 +491,13 @@ class Mirror(OneWay):
                     self._tell()
                 elif after > listed:
                     self._is_behind = True
-                    return
                 elif is_within(answer.node.key, self._scope.source) and _may_show(answer.node):
                     self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
                     self._save_soon()
-                continue
             if self._is_behind:
                 return
+            if answer is not None:
+                continue
             self._is_alone = True
             if not is_cut:
                 await self._wait_for_poll()
@@ -542,7 +550,10 @@ class Mirror(OneWay):
         if path is not None and removed:
             await self._remove(proof, path)
         elif path is not None:
-            await self._ensure(proof, path, wanted_of(node), await self._target.alone(path), is_event=True)
+            there = await self._target.alone(path)
+            if event.action == "update" and node.dir and (there is None or not there.dir):
+                self._lost()
+            await self._ensure(proof, path, wanted_of(node), there, is_event=True)
             if is_past and node.expiration is not None:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
         if _may_show(node):
@@ -559,11 +570,16 @@ class Mirror(OneWay):
         self, proof: Proof, path: str, wanted: Wanted, there: Node | None, *, is_event: bool = False
     ) -> None:
         """See `Target.ensure`. A node with a TTL is to be looked at again."""
-        await self._target.ensure(proof, path, wanted, there, is_event=is_event)
+        had_ttl = path in self._timed
+        await self._target.ensure(proof, path, wanted, there, is_event=is_event, had_ttl=had_ttl)
         if wanted.ttl is None:
             self._timed.discard(path)
         else:
             self._timed.put(path, _next_look(trio.current_time(), wanted.ttl))
+
+    def _lost(self) -> None:
+        """A folder has ended in the target with what was in it, of which there may be no event."""
+        self._is_behind = True
 
     async def _remove(self, proof: Proof, path: str) -> None:
         self._timed.discard(path)
@@ -603,6 +619,9 @@ class Mirror(OneWay):
                 await self._save()
             if ended.is_set():
                 return
+            if self._is_behind:
+                waiting.cancel()
+                return
             if now >= cut_at:
                 is_shown = await self._ask(proof)
                 self._is_behind = self._is_lost_soon(is_shown=is_shown)
@@ -640,7 +659,7 @@ class Mirror(OneWay):
             if not await self._ask(proof):
                 raise Reconnected
             return True
-        if node is None or node.expiration is None:
+        if node is None:
             self._timed.discard(path)  # there is an event of it
             return True
         await self._ensure(proof, path, wanted_of(node), await self._target.alone(path))

@@ -1,8 +1,9 @@
 """The two v2 trees of a mirror: what is read of either, what is written into the target, and the nodes with a
 TTL that are to be looked at again.
 
-A read is never older than what was read or written before. A write replaces what was found by its index, and
-takes the proof that what is written was said by the store that is copied.
+A read is never older than what was read or written before. A write of a file replaces what was found by its
+index; a folder has none to compare, nor has a refresh. Each write takes the proof that what is written was
+said by the store that is copied.
 """
 
 from __future__ import annotations
@@ -163,9 +164,12 @@ class Target(Side):
         patience: Patience,
         claim: Callable[[bool], Awaitable[None]],
         notice: Callable[[str], object],
+        *,
+        lost: Callable[[], object],
     ) -> None:
         """`claim` is called before each write, after what it replaces was read; with True if it was refused
-        because somebody else has changed that meanwhile.
+        because somebody else has changed that meanwhile. `lost` is called before a folder is made in the
+        place of one that was written before, and has gone with what was in it.
         """
         super().__init__(client, may_go_back=True)
         self.written = self.deleted = 0
@@ -173,6 +177,7 @@ class Target(Side):
         self._scope = scope
         self._patience = patience
         self._claim = claim
+        self._lost = lost
         self._notice = notice
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
@@ -197,10 +202,18 @@ class Target(Side):
             return Node(key, dir=True)
 
     async def ensure(
-        self, proof: Proof, path: str, wanted: Wanted, there: Node | None, *, is_event: bool = False
+        self,
+        proof: Proof,
+        path: str,
+        wanted: Wanted,
+        there: Node | None,
+        *,
+        is_event: bool = False,
+        had_ttl: bool = False,
     ) -> None:
         """Make a node as it is wanted; it was found as `there`. An event is written in any case, for the
-        watchers of the target. Reconnected if the proof does not hold any more.
+        watchers of the target. `had_ttl`: it was written with a TTL before, so a folder without one is
+        another, that was made for a key below it. Reconnected if the proof does not hold any more.
         """
         proof.check()
         key = join(self._scope.target, path)
@@ -209,6 +222,8 @@ class Target(Side):
 
         async def attempt() -> None:
             for number in range(MOST_ATTEMPTS):
+                if had_ttl and wanted.value is None and not _has_ttl(found[0]):
+                    self._lost()
                 try:
                     if self._is_wanted(key, wanted, found[0], is_event=is_event):
                         return
@@ -285,6 +300,7 @@ class Target(Side):
                         " remove that file, or name another folder by --target-prefix"
                     )
                 self._notice(f"{above}: the file of the target gives way to a folder of the source")
+                self._lost()
                 await self._delete(above, node)
                 return
 
@@ -348,6 +364,9 @@ class Timed:
         """Has outdated entries too, at most as many as there are paths, and a few."""
         self._is_full = False
 
+    def __contains__(self, path: str) -> bool:
+        return path in self._when
+
     def __len__(self) -> int:
         return len(self._when)
 
@@ -386,6 +405,11 @@ class Timed:
     def first(self) -> str:
         """Which is to be looked at `next`; it is to be `put` or to be `discard`ed then."""
         return self._heap[0][1]
+
+
+def _has_ttl(node: Node | None) -> bool:
+    """Whether it is a folder with a TTL."""
+    return node is not None and node.dir and node.expiration is not None
 
 
 def join(folder: str, path: str) -> str:

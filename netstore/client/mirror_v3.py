@@ -17,6 +17,7 @@ since is not missed; only where all keys were just compared it goes on from ther
 
 from __future__ import annotations
 
+import re
 import secrets
 from contextlib import aclosing
 from functools import partial
@@ -66,6 +67,11 @@ LARGEST_PAGE: Final = 2_000
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """Keys of a page of a list: fewer when the page before was longer than this."""
 
+SOME_KEYS: Final = 10
+"""How many keys are read at once where one is looked for."""
+
+PROBE_SUFFIX: Final = rb"-[0-9a-f]{16}"
+"""What follows the checkpoint's key in the name of one that is to tell whether both stores are one."""
 
 STANDBY_SECONDS: Final = 1.0
 """How long after the newest key was removed, and none was written, the newest of the others is looked for."""
@@ -134,10 +140,10 @@ class Mirror(OneWay):
             await self._save()
             return
         if not self._overwrite:
-            some = await self._target.range(_range(scope.target, limit=1))
-            if some.kvs:
+            some = await self._some()
+            if some is not None:
                 raise NotMirrored(
-                    f"TARGET has keys already, such as {shown(some.kvs[0].key)}: name another place there by"
+                    f"TARGET has keys already, such as {shown(some)}: name another place there by"
                     " --target-prefix, or let them be replaced and deleted by --overwrite"
                 )
         await self._save()
@@ -207,8 +213,23 @@ class Mirror(OneWay):
         return answer.kvs[0] if answer.kvs else None
 
     async def _is_bare(self) -> bool:
-        some = await self._of_target(_range(self._scope.target, limit=2))
-        return all(pair.key == self._scope.checkpoint for pair in some.kvs)
+        return await self._some() is None
+
+    async def _some(self) -> bytes | None:
+        """A key of the target that could be lost: not the checkpoint, nor what a run has left that was to
+        tell whether both are one store. None if there is none.
+        """
+        probe = re.compile(re.escape(self._scope.checkpoint) + PROBE_SUFFIX)
+
+        async def read(request: pb.RangeRequest) -> pb.RangeResponse:
+            request.limit, request.keys_only = SOME_KEYS, True
+            return await self._of_target(request)
+
+        async with aclosing(self._list(read, self._scope.target, 0)) as pairs:
+            async for _, pair in pairs:
+                if not (pair.lease and probe.fullmatch(pair.key)):
+                    return pair.key
+        return None
 
     async def _at_newest(self, work: Callable[[int], Awaitable[None]]) -> None:
         """List as of the newest revision. Begun anew while the source compacts what is read."""
@@ -241,7 +262,7 @@ class Mirror(OneWay):
                     if ours.value != theirs:
                         await self._add(proof, batch, key, ours.value)
             self._standby = self._fresh
-            await self._write(proof, batch.take(), revision, self._fresh)
+            await self._write(proof, batch.take(), revision, self._fresh, is_complete=True)
             self._is_behind = False
 
         await self._at_newest(compare)
@@ -324,8 +345,15 @@ class Mirror(OneWay):
 
     async def _add(self, proof: Proof, batch: _Batch, key: bytes, value: bytes | None) -> None:
         """Write a change together with others. Before the last of them the checkpoint stays as it is, but for
-        the witness.
+        the witness. NotMirrored if the key has no name in the target.
         """
+        if not self._scope.target + key:
+            if value is None:
+                return  # it was refused
+            raise NotMirrored(
+                f"the key {shown(self._scope.keys)} of SOURCE is the prefix of --keys itself, and would have"
+                " an empty name in TARGET: name a prefix there by --target-prefix"
+            )
         if batch.is_full(key, value, self._most_operations, self._most_bytes):
             await self._write(proof, batch.take(), self.copied, self._witness)
         batch.add(key, value)
@@ -452,10 +480,18 @@ class Mirror(OneWay):
 
     # --- writing
 
-    async def _write(self, proof: Proof, changes: Changes, revision: int, witness: Witness | None) -> None:
+    async def _write(
+        self,
+        proof: Proof,
+        changes: Changes,
+        revision: int,
+        witness: Witness | None,
+        *,
+        is_complete: bool = False,
+    ) -> None:
         """Write changes and the checkpoint in one transaction; in several if the target takes less in one.
-        Before the last of them the checkpoint stays as it is. Reconnected if the proof does not hold any
-        more.
+        Before the last of them the checkpoint stays as it is. `is_complete`: with that all was compared.
+        Reconnected if the proof does not hold any more.
         """
         proof.check()
         scope = self._scope
@@ -470,6 +506,7 @@ class Mirror(OneWay):
             witness=witness,
             standby=self._standby,
             seen=self._seen,
+            behind=self._is_behind and not is_complete,
             overwriting=self._overwriting and not revision,
         )
         value = msgspec.json.encode(state)
@@ -491,7 +528,7 @@ class Mirror(OneWay):
                 raise
             half = len(changes) // 2
             await self._write(proof, changes[:half], self.copied, self._witness)
-            await self._write(proof, changes[half:], revision, witness)
+            await self._write(proof, changes[half:], revision, witness, is_complete=is_complete)
             return
         self.copied, self._witness = revision, witness
         self._deleted += sum(content is None for _, content in changes)

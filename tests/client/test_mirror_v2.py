@@ -532,6 +532,31 @@ def test_a_node_whose_name_is_not_utf_8_is_not_the_witness(stores: tuple[Daemon,
     run(work)
 
 
+def test_a_source_whose_names_are_all_not_utf_8_is_followed_without_comparisons(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v2, "POLL_SECONDS", 0.3)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await strange(one, "/%FF")
+            calls, log = counted(monkeypatch, Mirror, "_compare", "_is_still_empty"), Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                deadline = Deadline(LIMIT)
+                while calls.count("_is_still_empty") < 4:
+                    assert not deadline.passed()
+                    await trio.sleep(0.1)  # fixed: between two looks
+                assert calls.count("_compare") == 1
+                await log.reached((await one.set("/a", "1")).etcd_index)
+                nursery.cancel_scope.cancel()
+            assert set(await content(other)) == {"", "/a", "/\ufffd"}
+            async with one.transport.request("DELETE", "/v2/keys/%FF", write=True):
+                pass  # of which no listing tells the name
+
+    run(work)
+
+
 async def strange(client: V2Client, quoted: str) -> int:
     """Write a file with a name that is given as in a URL."""
     form = ("application/x-www-form-urlencoded", b"value=1")
@@ -638,6 +663,33 @@ def test_refreshes_are_followed(stores: tuple[Daemon, Daemon], monkeypatch: pyte
                 while "/node" in await content(other):
                     assert not deadline.passed(), "it ends when it is not refreshed any more"
                     await trio.sleep(0.1)  # fixed: between two looks
+                nursery.cancel_scope.cancel()
+
+    run(work)
+
+
+@pytest.mark.parametrize("way", ["look", "key below", "update", "made permanent"])
+def test_what_was_in_a_folder_that_ended_in_the_target_first_is_copied_again(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, way: str
+) -> None:
+    if way in {"look", "key below"}:
+        monkeypatch.setattr(mirror_v2, "_next_look", lambda now, _: now + 0.5)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.mkdir("/folder", ttl=900)
+            await one.set("/folder/file", "1")
+            await one.set("/folder/below/file", "1")
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.reached(1)
+                await other.delete("/folder", recursive=True)  # as if the target was away for so long
+                if way == "key below":
+                    await one.set("/folder/later", "1")
+                elif way != "look":
+                    await one.update_folder("/folder", ttl=900 if way == "update" else None)
+                await until_equal(one, other)
                 nursery.cancel_scope.cancel()
 
     run(work)
@@ -1608,6 +1660,39 @@ def test_changes_between_witness_and_checkpoint_lead_to_a_comparison(stores: tup
     run(work)
 
 
+@pytest.mark.parametrize("way", ["copy", "follow"])
+def test_a_comparison_that_was_interrupted_is_done_by_the_next_run(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch, *, way: str
+) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await one.set("/a", "1")
+            first = mirrored(one, other, Log())
+            await first.copy()
+            # As if the source had been put back to a state after the witness, and changed since.
+            first.copied = (await one.set("/b", "1")).etcd_index
+            await first._save()
+            await one.set("/c", "1")
+            killed = mirrored(one, other, Log())
+
+            async def end(*_: Any, **__: Any) -> None:
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(killed._target, "_write", end)
+            with pytest.raises(KeyboardInterrupt):
+                await getattr(killed, way)()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await until_equal(one, other)
+                nursery.cancel_scope.cancel()
+            last = mirrored(one, other, Log())
+            await last._begin()
+            assert not last._is_behind, "it was complete"
+
+    run(work)
+
+
 def test_a_checkpoint_without_a_witness_is_refused_where_there_is_something_to_lose(
     stores: tuple[Daemon, Daemon],
 ) -> None:
@@ -1779,15 +1864,15 @@ def test_a_run_that_was_stopped_ends_when_another_has_begun(
         async with clients(stores) as (one, other), open_clients(*stores) as (again, _):
             await one.set("/x", "0")
             first, log = mirrored(one, other, Log()), Log()
-            stopped, goes_on, at = trio.Event(), trio.Event(), first._target.at
+            stopped, goes_on, alone = trio.Event(), trio.Event(), first._target.alone
 
             async def slow(path: str) -> Node | None:
                 if first.copied and path == "/x":
                     stopped.set()
                     await goes_on.wait()
-                return await at(path)
+                return await alone(path)
 
-            monkeypatch.setattr(first._target, "at", slow)
+            monkeypatch.setattr(first._target, "alone", slow)
             refusals: list[NotMirrored] = []
 
             async def follow() -> None:

@@ -271,6 +271,31 @@ def test_a_prefix_in_the_place_of_another(stores: tuple[Daemon, Daemon]) -> None
     run(work)
 
 
+def test_a_key_that_would_have_no_name_is_refused(stores: tuple[Daemon, Daemon]) -> None:
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            scope = Scope(b"/f/", b"", b"c")
+            await put(one, (b"/f/a", b"1"))
+            refused = pytest.raises(NotMirrored, match=r"the key '/f/' of SOURCE .* by --target-prefix")
+            async with trio.open_nursery() as nursery:
+                log = Log()
+
+                async def follow() -> None:
+                    with refused:
+                        await mirrored(one, other, log, scope).follow()
+
+                nursery.start_soon(follow)
+                await log.reached(1)
+                await put(one, (b"/f/", b"1"))
+            with pytest.raises(NotMirrored, match=r"the key '/f/' of SOURCE .* by --target-prefix"):
+                await mirrored(one, other, Log(), scope).copy()
+            await put(one, (b"/f/", None))
+            await mirrored(one, other, Log(), scope).copy()
+            assert await content(other, b"c") == {b"a": b"1"}
+
+    run(work)
+
+
 def test_what_is_there_is_kept_unless_it_may_be_replaced(stores: tuple[Daemon, Daemon]) -> None:
     async def work() -> None:
         async with clients(stores) as (one, other):
@@ -354,6 +379,32 @@ def test_what_shows_that_two_are_one_store_is_written_again_where_it_was_removed
             with pytest.raises(NotMirrored, match="SOURCE and TARGET are the same store"):
                 await mirrored(one, one, Log()).copy()
             assert await content(one, b"") == {}
+
+    run(work)
+
+
+def test_what_a_run_has_left_that_was_to_show_whether_two_are_one_is_no_key_to_lose(
+    alike: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with open_clients(*alike) as (one, other):
+            txn = other.txn
+
+            async def put_and_end(request: pb.TxnRequest) -> pb.TxnResponse:
+                await txn(request)
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(other, "txn", put_and_end)
+            for _ in range(12):
+                with pytest.raises(KeyboardInterrupt):
+                    await mirrored(one, other, Log()).copy()
+            monkeypatch.setattr(other, "txn", txn)
+            assert len(await content(other)) == 12
+            await put(one, (b"k", b"1"))
+            assert await mirrored(one, other, Log())._is_bare()
+            await mirrored(one, other, Log()).copy()
+            assert await content(other) == await content(one)
+            assert not await mirrored(one, other, Log())._is_bare()
 
     run(work)
 
@@ -663,8 +714,8 @@ def test_a_source_put_back_after_a_comparison_that_was_interrupted_is_refused(
             work = mirrored(one, other, Log())
             write = work._write
 
-            async def write_once(proof: Proof, changes: Any, *more: Any) -> None:
-                await write(proof, changes, *more)
+            async def write_once(proof: Proof, changes: Any, *more: Any, **others: Any) -> None:
+                await write(proof, changes, *more, **others)
                 if changes:
                     raise KeyboardInterrupt
 
@@ -802,6 +853,43 @@ def test_what_was_changed_between_witness_and_checkpoint_is_copied_again(
                 await log.until(lambda: bool(log.told) and log.told[-1].written == 1)
                 nursery.cancel_scope.cancel()
             assert await content(other) == await content(one)
+
+    run(work)
+
+
+def test_a_comparison_that_was_interrupted_is_done_by_the_next_run(
+    stores: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_v3, "MOST_OPERATIONS", 1)
+
+    async def work() -> None:
+        async with clients(stores) as (one, other):
+            await put(one, (b"a", b"1"))
+            await mirrored(one, other, Log()).copy()
+            # As if the source had been put back to a state after the witness, and changed since.
+            revision = await put(one, (b"z", b"1"))
+            await rewrite(other, revision=revision)
+            await put(one, (b"b", b"1"))
+            killed = mirrored(one, other, Log())
+            write = killed._write
+
+            async def write_once(proof: Proof, changes: Any, *more: Any, **others: Any) -> None:
+                await write(proof, changes, *more, **others)
+                if changes:
+                    raise KeyboardInterrupt
+
+            monkeypatch.setattr(killed, "_write", write_once)
+            with pytest.raises(KeyboardInterrupt):
+                await killed.copy()
+            log = Log()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mirrored(one, other, log).follow)
+                await log.until(lambda: bool(log.told) and log.told[-1].written == 1)
+                nursery.cancel_scope.cancel()
+            assert await content(other) == await content(one)
+            last = mirrored(one, other, Log())
+            await last._begin()
+            assert not last._is_behind, "it was complete"
 
     run(work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +11,7 @@ import click
 
 from netstore.cli.commands.failures import Failure, failure_of, refused, usage
 from netstore.cli.commands.invocation import TLS_OPTIONS, Settings, check_used, clean, say, warn
-from netstore.cli.commands.options import NAME, Command, pass_settings
+from netstore.cli.commands.options import NAME, Command, is_text, pass_settings
 from netstore.cli.commands.v3calls import v3_client
 from netstore.cli.output import Table
 
@@ -77,6 +78,10 @@ def mirror(
     if not checkpoint.strip("/"):
         usage("--checkpoint: is empty; name a key")
     there = keys if target_prefix is None else target_prefix
+    if api != "v3":
+        for option, word in (("--keys", keys), ("--target-prefix", there), ("--checkpoint", checkpoint)):
+            if not is_text(word):
+                usage(f"{option}: is not UTF-8, as names of the v2 API are: copy these v3 keys with --api v3")
     own = {
         "--ca-file": target_ca_file,
         "--cert-file": target_cert_file,
@@ -115,7 +120,7 @@ def mirror(
     work = _Work(
         source_settings,
         target_settings,
-        mirror_v3.Scope(keys.encode(), there.encode(), checkpoint.encode()),
+        mirror_v3.Scope(os.fsencode(keys), os.fsencode(there), os.fsencode(checkpoint)),
         mirror_v2_nodes.Scope(clean(keys), clean(there), clean(f"_{checkpoint.lstrip('/')}")),
         once=once,
         overwrite=overwrite,

@@ -46,11 +46,18 @@ NAME: Final = click.Path(readable=False, allow_dash=True)
 
 def key_of(word: str) -> str:
     """A key given as an argument, normalized as by every etcd client."""
+    if not is_text(word):
+        raise click.BadParameter("a key must be UTF-8 text")
+    return clean(word)
+
+
+def is_text(word: str) -> bool:
+    """Whether an argument is UTF-8; bytes that are not are surrogates in it."""
     try:
         word.encode()
     except UnicodeEncodeError:
-        raise click.BadParameter("a key must be UTF-8 text") from None
-    return clean(word)
+        return False
+    return True
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

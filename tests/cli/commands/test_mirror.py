@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -157,6 +158,26 @@ def test_the_page_names_the_fields_that_are_shown(run: Run, store: str, tmp_path
         told = run("mirror", store, target.url, "--once", "-o", "json")
     assert told.status == 0, told.err
     assert told.document.keys() == {name for head in heads for name in head.split(" , ")}
+
+
+@pytest.mark.parametrize("option", ["--keys", "--target-prefix", "--checkpoint"])
+def test_a_name_that_is_not_utf_8_is_for_v3_keys(run: Run, option: str) -> None:
+    told = run("mirror", DEAD, DEAD, option, os.fsdecode(b"\xff"))
+    assert told.status == 2, told.err
+    assert f"{option}: is not UTF-8, as names of the v2 API are: copy these v3 keys with --api v3" in told.err
+
+
+def test_a_v3_prefix_may_be_any_bytes(run: Run, store: str, tmp_path: Path) -> None:
+    client = V3Client(store)
+    client.kv.Put(PutRequest(key=b"/\xff/a", value=b"v"))
+    client.close()
+    names = ("--keys", os.fsdecode(b"/\xff/"), "--target-prefix", os.fsdecode(b"\xfe"))
+    with start_netstored(tmp_path) as target:
+        checkpoint = os.fsdecode(b"c\xff")
+        told = run("mirror", store, target.url, "--api", "v3", "--once", *names, "--checkpoint", checkpoint)
+        assert told.status == 0, told.err
+        found = V3Client(target.url).kv.Range(RangeRequest(key=b"\0", range_end=b"\0", keys_only=True))
+        assert [pair.key for pair in found.kvs] == [b"c\xff", b"\xfea"]
 
 
 def test_a_command_line_that_is_wrong(run: Run) -> None:
