@@ -150,8 +150,8 @@ def after_step(api: Api, monkeypatch: pytest.MonkeyPatch, number: int, action: C
     """Do something after so many parts of a comparison, once."""
     do, done = getattr(api.kind, api.step), [0]
 
-    async def step(self: OneWay, proof: Proof, *more: Any) -> Any:
-        result = await do(self, proof, *more)
+    async def step(self: OneWay, proof: Proof, *more: Any, **named: Any) -> Any:
+        result = await do(self, proof, *more, **named)
         done[0] += 1
         if done[0] == number:
             await trio.to_thread.run_sync(action)
