@@ -46,12 +46,13 @@ class EntryPoint(NamedTuple):
 
 def entry_points(group: str) -> list[EntryPoint]:
     """The entry points of a group, in the order of `sys.path`. Of several distributions with one name the
-    first is used. What cannot be read is not installed.
+    first is used; within one folder, as after an upgrade that was interrupted, that which was installed last.
+    What cannot be read is not installed.
     """
     found: list[EntryPoint] = []
     seen: set[str] = set()
     for folder in _distributions():
-        name = re.sub(r"[-_.]+", "_", folder.stem.partition("-")[0]).lower()
+        name = _canonical(folder)
         if name in seen:
             continue
         seen.add(name)
@@ -65,10 +66,23 @@ def entry_points(group: str) -> list[EntryPoint]:
 def _distributions() -> Iterator[Path]:
     for place in dict.fromkeys(sys.path):
         try:
-            folders = sorted(Path(place or ".").iterdir())
+            folders = [each for each in Path(place or ".").iterdir() if each.suffix in _FORMS]
         except OSError:  # not a folder, or none that this process may read
             continue
-        yield from (each for each in folders if each.suffix in _FORMS)
+        yield from sorted(folders, key=lambda each: (_canonical(each), -_changed(each), each.name))
+
+
+def _canonical(folder: Path) -> str:
+    """The name of a distribution, as names are compared."""
+    return re.sub(r"[-_.]+", "_", folder.stem.partition("-")[0]).lower()
+
+
+def _changed(folder: Path) -> int:
+    """When something was installed there last, in nanoseconds; 0 if that cannot be read."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _entries(text: str, group: str) -> Iterator[tuple[str, str, str]]:

@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 MOST_WAITING: Final = 16
 """Files that wait from which on no more large ones are made: each keeps a descriptor and its room."""
 
+STOP_SECONDS: Final = 2.0
+"""How long `stop` waits: a file system that does not answer must not keep a member from saving its state.
+What waits then ends with the process: descriptors are closed, and names are removed by the next start.
+"""
+
 
 class Closable(Protocol):
     """A file object, or whatever else owns a descriptor."""
 
     def close(self) -> object:
-        """Give the descriptor back. An OSError is not told to anybody."""
+        """Give the descriptor back. What it raises is not told to anybody."""
 
 
 class Closer:
-    """The thread and its queue; one for each member. It is started here, so a call later never fails for
+    """The thread and its queue; one for each file system. It is started here, so a call later never fails for
     want of a thread. The methods do not wait for it, except for `stop`.
     """
 
@@ -49,19 +54,22 @@ class Closer:
         """Close a file that nobody uses any more. The caller gives it away."""
         self._put(file.close)
 
-    def unlink(self, path: Path) -> None:
-        """Remove a file, if there is one. The name is free at once; the room later. OSError if it stays.
+    def unlink(self, path: Path) -> OSError | None:
+        """Remove a file, if there is one. The name is free at once; the room later. The error if it stays.
 
         Where no descriptor is left to hold the file with, it is freed before this returns.
         """
-        held = -1
-        with suppress(OSError):  # what hinders the removal is raised by it
+        held, failure = -1, None
+        with suppress(OSError):  # what hinders the removal is told by that
             held = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            failure = error
         finally:
             if held >= 0:
                 self._put(partial(os.close, held))
+        return failure
 
     def remove(self, path: Path) -> None:
         """Remove a file later, if there is one. For a name that is not used again. Whoever looks for left
@@ -70,11 +78,13 @@ class Closer:
         self._put(partial(path.unlink, missing_ok=True))
 
     def stop(self) -> None:
-        """Free what waits, and end the thread. Blocks. Later calls do their work before they return."""
+        """Free what waits, and end the thread. Blocks, for `STOP_SECONDS` at most. Later calls do their work
+        before they return.
+        """
         if not self._stopped:
             self._stopped = True
             self._queue.put(None)
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def _put(self, work: Callable[[], object]) -> None:
         if self._stopped:
@@ -88,5 +98,7 @@ class Closer:
 
 
 def _do(work: Callable[[], object]) -> None:
-    with suppress(OSError):  # close(2) gives the descriptor back whatever it reports
+    # close(2) gives the descriptor back whatever it reports. Nor may want of memory end the thread, and with
+    # it the member: a file that stays costs room until the next start.
+    with suppress(Exception):
         work()

@@ -304,9 +304,9 @@ class PosixDevice:
         took = now - began - max(0.0, waited)  # it ends at 0.0 if the kernel's count cannot be read any more
         self._usual_seconds += (took - self._usual_seconds) * WEIGHT
         if took > LONG_SECONDS:
-            self._loop_from = now + PAUSE_FACTOR * took
+            self._loop_from = max(self._loop_from, now + PAUSE_FACTOR * took)  # a shorter one ends no pause
         if took >= STALL_SECONDS:
-            self._quick_from = now + BACKOFF_FACTOR * took
+            self._quick_from = max(self._quick_from, now + BACKOFF_FACTOR * took)
             self.quick_syncs = 0
         elif now >= self._quick_from:
             self.quick_syncs += 1

@@ -9,7 +9,9 @@ from contextlib import suppress
 from typing import Final
 
 AHEAD_BYTES: Final = 4 * 1024 * 1024
-"""Of these the first half is there, or asked for, when a read begins."""
+"""Of these the first half is there, or asked for, when a read begins; but for the first of a transfer that is
+resumed within such a half.
+"""
 
 
 def read_ahead(file: int, at: int, size: int) -> None:

@@ -143,6 +143,7 @@ class Connection:
         "sent_counted",
         "session",
         "settled",
+        "short_turn",
         "unsent",
     )
 
@@ -200,6 +201,8 @@ class Connection:
         """How many of them are counted in the load."""
         self.held_back = False
         """See `session.Output`."""
+        self.short_turn = False
+        """See `session.Output`; set by the scheduler."""
         self.not_taken = 0
         """Bytes held after the last send, without those promised to request bodies: what the peer did not
         take.
@@ -291,11 +294,6 @@ class Connection:
         """See `bodyadmission.Owner`."""
         waits = self in self._reactor.scheduler.queue.places
         return self.last_read if waits or not self._mask & _IN else None
-
-    @property
-    def short_turn(self) -> bool:
-        """See `session.Output`."""
-        return self._reactor.scheduler.hurried
 
     def finish(self, drop: int | None = None) -> None:
         """See `session.Output`."""

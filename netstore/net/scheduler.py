@@ -97,8 +97,6 @@ class Scheduler:
         """When a connection waited whose load is far above that of a light one. If that is long ago,
         connections are served in the order in which epoll reports them.
         """
-        self.hurried = False
-        """Turns are to be short, because light connections ask."""
         self._loads = Loads()
         self._lightest = LEVELS
         """The lowest level of a light connection that asked lately, at `_lightest_at`."""
@@ -206,7 +204,7 @@ class Scheduler:
         take, first = queue.take, queue.first
         heavy = self._lightest + HEAVY_LEVELS
         stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
-        self.hurried = self._lightest < LEVELS
+        is_hurried = self._lightest < LEVELS
         waiting = queue.places
         for _ in range(len(waiting) - 1):
             if at > stop or not waiting:
@@ -214,23 +212,25 @@ class Scheduler:
             if first < heavy <= queue.first:
                 first, stop = heavy, min(stop, at + HEAVY_SECONDS / 2)  # all light ones are served
             connection, mask = take()
-            at = serve(connection, mask, at)
+            at = serve(connection, mask, at, is_hurried=is_hurried)
         if waiting and queue.first >= heavy:
             self.heavy_at = at
         self._passed_over += 1
         if waiting and (at <= stop or self._passed_over >= LONGEST_WAIT_EVERY):
             self._passed_over = 0
-            at = self._serve_one(*queue.longest(), at)
-        self.hurried = False
+            at = self._serve_one(*queue.longest(), at, is_hurried=is_hurried)
         return at
 
-    def _serve_one(self, connection: Connection, mask: int, at: float) -> float:
+    def _serve_one(self, connection: Connection, mask: int, at: float, *, is_hurried: bool) -> float:
+        """`is_hurried`: the turn is to be short, because light connections ask."""
+        connection.short_turn = is_hurried
         try:
             connection.ready(mask)
         except MustStop:
             raise
         except Exception as fault:  # noqa: BLE001 - as `Reactor._serve`, without its two calls
             self._failed(connection, fault)
+        connection.short_turn = False
         now = self._clock()
         seconds = now - at
         connection.load.add_turn(

@@ -151,11 +151,19 @@ class SnapshotTransfers:
             self._log.warning("state_copy_not_sent", peer=f"{peer:x}", reason=str(fault))
         finally:
             account.close()
-            self._closer.unlink(part)
+            self._remove(part)
             self._sending.discard(peer)
             self._set_pause(peer, ok=ok)
             self._peers.copy_ended(peer, ok=ok)
             self._host.snapshot_sending.ended(peer, ok=ok, was_begun=begun, refused=refused)
+
+    def _remove(self, path: Path) -> None:
+        """Remove the file of a snapshot. One that stays is removed before the next one is received, or by the
+        next start.
+        """
+        failure = self._closer.unlink(path)
+        if failure is not None:
+            self._log.warning("state_copy_not_removed", file=str(path), reason=str(failure))
 
     def _set_pause(self, peer: NodeId, *, ok: bool) -> None:
         """Set the delay of the next snapshot for this member."""
@@ -288,14 +296,14 @@ class SnapshotTransfers:
             try:
                 self._host.snapshot_install.receive(message, path)
             except MessageRefused:
-                self._closer.unlink(path)
+                self._remove(path)
                 raise
         except MustStop:
             raise
         except (NetstoreError, OSError) as fault:
             self._log.warning("state_copy_not_received", peer=f"{snapshot.sender:x}", reason=str(fault))
             verdict, text = Verdict.FAILED, str(fault)
-            self._closer.unlink(part)
+            self._remove(part)
         else:
             self._log.info("state_copy_received", peer=f"{snapshot.sender:x}", index=message.meta.index)
             verdict, text = Verdict.ACCEPTED, ""

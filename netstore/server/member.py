@@ -325,9 +325,9 @@ class RunningMember:
             memory_bytes=base.shares.whole.limit,
         )
         identity = (host.cluster_id, host.id)
-        return BackupSchedule(
-            plan, self.backups, identity, base.clock, get_logger("backup"), closer=self.closer
-        )
+        closer = Closer()  # of its own: that folder may be on a file system that does not answer
+        base.parts.callback(closer.stop)
+        return BackupSchedule(plan, self.backups, identity, base.clock, get_logger("backup"), closer=closer)
 
     def _answer_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
         self.joins.handle(request, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +62,13 @@ def test_of_two_distributions_with_one_name_the_first_is_used(places: list[Path]
     for place, name in zip(places, ("My_Net-2.dist-info", "my.net-1.dist-info"), strict=True):
         distribution(place, name, f"[{GROUP}]\nmy-net = {place.name}:A\n")
     assert [each.value for each in entry_points(GROUP)] == ["one:A"]
+
+
+def test_of_two_versions_in_one_folder_that_which_was_installed_last_is_used(places: list[Path]) -> None:
+    for version in ("1.9", "1.10", "1.1"):
+        distribution(places[0], f"my_net-{version}.dist-info", f"[{GROUP}]\nmy-net = v{version[2:]}:A\n")
+        os.utime(places[0] / f"my_net-{version}.dist-info", (len(version), len(version)))
+    assert [each.value for each in entry_points(GROUP)] == ["v10:A"]
 
 
 def test_what_cannot_be_read_is_not_installed(places: list[Path]) -> None:

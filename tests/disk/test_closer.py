@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore.disk import closer as closing
 from netstore.disk.closer import MOST_WAITING, Closer
-from tests.support.closing import held, unnamed, wait_for
+from tests.support.closing import Mark, held, unnamed, wait_for
+from tests.support.patience import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,16 +28,18 @@ def closer() -> Iterator[Closer]:
 class Recorded:
     """A file that says in which threads it was closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, fault: Exception | None = None) -> None:
         self.closed: list[int] = []
+        self._fault = fault
 
     def close(self) -> None:
         self.closed.append(threading.get_ident())
-        raise OSError(5, "Input/output error")
+        if self._fault is not None:
+            raise self._fault
 
 
 def test_a_file_is_closed_once_and_in_another_thread_whatever_that_reports(closer: Closer) -> None:
-    files = [Recorded(), Recorded()]
+    files = [Recorded(OSError(5, "Input/output error")), Recorded(MemoryError())]
     for each in files:
         closer.close(each)
     wait_for(closer)
@@ -67,15 +71,14 @@ def test_a_file_is_removed_by_the_thread(closer: Closer, tmp_path: Path) -> None
 
 
 def test_what_is_not_there_is_no_error(closer: Closer, tmp_path: Path) -> None:
-    closer.unlink(tmp_path / "file")
+    assert closer.unlink(tmp_path / "file") is None
     closer.remove(tmp_path / "file")
     wait_for(closer)
 
 
 def test_a_removal_that_fails_is_told_and_keeps_nothing_open(closer: Closer, tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - descriptors
-    with pytest.raises(IsADirectoryError):
-        closer.unlink(tmp_path)
+    assert isinstance(closer.unlink(tmp_path), IsADirectoryError)
     wait_for(closer)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - descriptors
 
@@ -112,3 +115,12 @@ def test_a_stop_does_what_waits_and_later_calls_are_not_lost() -> None:
     closer.close(after)
     assert after.closed == [threading.get_ident()]
     closer.stop()
+
+
+def test_a_stop_does_not_wait_for_a_file_system_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closing, "STOP_SECONDS", 0.01)
+    closer, mark = Closer(), Mark()
+    closer.close(mark)
+    assert mark.reached.wait(seconds(60))
+    closer.stop()
+    mark.go_on.set()

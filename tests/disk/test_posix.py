@@ -182,6 +182,39 @@ def test_after_a_write_that_stalled_the_writer_makes_some(
     assert slept.threads[-1] == here
 
 
+def test_a_shorter_stall_does_not_end_the_pause_after_a_longer_one(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause of the loop, and that of the count of quick syncs."""
+    slept = Slept(monkeypatch, FAST)
+    disk.write("a", b"first")
+    at_rest(disk)
+    slept.seconds = long = 10 * STALLED
+    lone(disk)
+    ended = slept.now
+
+    def later(at: float) -> str:
+        """The thread that makes a write at that time."""
+        at_rest(disk)
+        slept.now = at
+        lone(disk)
+        at_rest(disk)
+        return slept.threads[-1]
+
+    slept.seconds = STALLED
+    assert later(ended) == "disk-writer"
+    slept.seconds = FAST
+    for _ in range(40):  # by which the usual time of the disk is short again
+        assert later(slept.now) == "disk-writer"
+    assert later(ended + posix.PAUSE_FACTOR * long - FAST) == "disk-writer"
+    assert later(ended + posix.PAUSE_FACTOR * long) == threading.current_thread().name
+    later(ended + posix.BACKOFF_FACTOR * long - 2 * FAST)
+    assert disk.device.quick_syncs == 0
+    later(ended + posix.BACKOFF_FACTOR * long)
+    assert disk.device.quick_syncs == 1
+    assert set(disk.settle()) == {None}
+
+
 def test_long_writes_take_a_small_part_of_the_loops_time_however_often_they_come(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,8 @@ class GrpcCall(Stream, kw_only=True, eq=False):
             + _TRAILERS.pack(_ENDING_FRAME, _END_ALL, number, ENDING)
         )
         connection.strikes = STRIKES_AFTER_DATA
-        self._cancelled = None
+        if self._cancelled is not None:
+            self._cancelled = None
         method = self.head.route
         method.answered += 1  # this and what follows is `Counted.ended`, without a call
         if self.is_unary:

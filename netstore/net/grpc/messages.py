@@ -19,6 +19,9 @@ MESSAGE_LIMIT: Final = 2 * 1024 * 1024
 PREFIX: Final = Struct(">BI")
 """What precedes each message: the compressed flag and the length."""
 
+read_prefix: Final = PREFIX.unpack_from
+"""The prefix at an offset (`http2.frames.read_head` has the reason for the name)."""
+
 
 def split(call: GrpcCall, data: bytes, start: int, stop: int) -> list[bytes]:
     """The messages that `data[start:stop]` completes. An incomplete rest is kept in `partial`. Sets `failure`
@@ -29,7 +32,7 @@ def split(call: GrpcCall, data: bytes, start: int, stop: int) -> list[bytes]:
         return messages  # framing is lost, or the call has failed
     buffer = call.partial
     if buffer is None and stop - start >= 5:
-        compressed, size = PREFIX.unpack_from(data, start)
+        compressed, size = read_prefix(data, start)
         if size == stop - start - 5 and not compressed and size <= call.server.message_limit:
             call.connection.spent += 1
             return [data[start + 5 : stop]]  # one whole message, the common case: as below
@@ -46,7 +49,7 @@ def split(call: GrpcCall, data: bytes, start: int, stop: int) -> list[bytes]:
             call.weigh(0)
     need = 5
     while stop - start >= 5:
-        compressed, size = PREFIX.unpack_from(data, start)
+        compressed, size = read_prefix(data, start)
         if compressed:
             call.failure = (
                 INTERNAL,

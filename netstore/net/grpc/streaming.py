@@ -11,7 +11,7 @@ from netstore.errors import MustStop, Reason
 from netstore.guard import tell
 from netstore.net.bodyadmission import SMALL
 from netstore.net.grpc.call import GrpcCall
-from netstore.net.grpc.messages import PREFIX, split
+from netstore.net.grpc.messages import read_prefix, split
 from netstore.net.http2 import END_STREAM, HANDLING_WORK, QUEUED_LIMIT_OVER
 from netstore.net.http2.charging import begin_message, complete_message, takes_answers
 
@@ -60,7 +60,7 @@ class StreamCall(GrpcCall, kw_only=True, eq=False):
         """
         size = stop - start - 5
         most = min(SMALL - _MESSAGE_COST, self.server.message_limit)
-        if 0 <= size <= most and PREFIX.unpack_from(data, start) == (0, size):
+        if 0 <= size <= most and read_prefix(data, start) == (0, size):
             self.connection.spent += 1
             self._inbox.append(data[start + 5 : stop])
             self._inbox_size = size + _MESSAGE_COST

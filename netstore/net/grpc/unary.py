@@ -8,7 +8,7 @@ from netstore.codes import INTERNAL
 from netstore.errors import MustStop
 from netstore.guard import tell
 from netstore.net.grpc.call import GrpcCall
-from netstore.net.grpc.messages import PREFIX, check_held, split
+from netstore.net.grpc.messages import check_held, read_prefix, split
 from netstore.net.http2 import END_STREAM, HELD_LIMIT_OVER
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class UnaryCall(GrpcCall, kw_only=True, eq=False):
     def take_whole(self, data: bytes, start: int, stop: int) -> None:
         """See `http2.Stream.take_whole`: the common case, one whole message."""
         size = stop - start - 5
-        if 0 <= size <= self.server.message_limit and PREFIX.unpack_from(data, start) == (0, size):
+        if 0 <= size <= self.server.message_limit and read_prefix(data, start) == (0, size):
             self._message = data[start + 5 : stop]
             self.connection.ready.append(self)
         else:

@@ -37,7 +37,8 @@ RESET_BY_PEER: Final = 2
 def close(connection: Http2Connection, stream: Stream) -> None:
     """The response is complete. If the request is not, the stream is reset with NO_ERROR (RFC 9113, 8.1)."""
     stream.open = False
-    stream.free()
+    if stream.kept or stream.claim is not None:
+        stream.free()
     if stream.since is not None:
         complete_message(connection, stream)
     if connection.streams.pop(stream.number, None) is not None and not stream.half_closed:

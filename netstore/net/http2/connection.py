@@ -22,6 +22,7 @@ from netstore.net.http2.bounds import (
     QUEUED_LIMIT_OVER,
     REFILL_RATE,
     REQUEST_CHECK_SECONDS,
+    ROUND_WORK,
     SHORT_TURN_WORK,
     STREAM_WINDOW,
     TURN_WORK,
@@ -59,6 +60,7 @@ from netstore.net.http2.frames import (
     WINDOW_UPDATE,
     ConnectionFault,
     frame,
+    read_head,
 )
 from netstore.net.http2.hpackcache import HeaderBlocks
 from netstore.net.http2.opening import open_stream
@@ -78,6 +80,7 @@ _PAUSES_PER_SECOND: Final = 1 / 60
 _CHARGED_AT_ONCE: Final = TURN_WORK // 4
 _DEFAULT_WINDOW: Final = 65_535
 _DEBUG_LIMIT: Final = 256
+_GRANTED_FROM: Final = CONNECTION_WINDOW // 2
 _ALIVE_PING: Final = b"alive..."
 
 
@@ -295,7 +298,7 @@ class Http2Connection:
         self.server.received += len(data)
         self.unparsed = self.unparsed + data if self.unparsed else data
         self._work_on()
-        return self.at_limit or not self.reading
+        return self._more or self._paused or not self.reading
 
     def _work_on(self) -> None:
         """One turn. The work of the last one is charged first: a connection beyond its rate is not read until
@@ -303,21 +306,24 @@ class Http2Connection:
         """
         if not self.reading:
             return
+        server = self.server
         self._asked = False
-        self.now = self.server.clock()
+        self.now = now = server.clock()
         self._uncharged += self.spent
         self.spent = 0
         if self._uncharged > _CHARGED_AT_ONCE:
             owed, self._uncharged = self._uncharged, 0
-            if not self._work.spend(self.now, owed) and not self._paused:
+            if not self._work.spend(now, owed) and not self._paused:
                 self._paused = True
-                if not self._pauses.spend(self.now):
+                if not self._pauses.spend(now):
                     self.fail(ENHANCE_YOUR_CALM, "more work than a connection may cause, time after time")
                     return
         if self._paused:
             return
-        server = self.server
-        self.turn_limit = SHORT_TURN_WORK if self.output.short_turn else server.turn(self.now)
+        if now != server.round_at:
+            server.begin_round(now)
+        is_short = server.spent >= ROUND_WORK or self.output.short_turn
+        self.turn_limit = SHORT_TURN_WORK if is_short else TURN_WORK
         data, self.unparsed = self.unparsed, b""
         try:
             position = 0 if self.started else self._begin(data)
@@ -329,7 +335,7 @@ class Http2Connection:
                 self.unparsed = data[position:]
                 if position or not self._partial:
                     self._partial = True
-                    self.unparsed_since = self.now
+                    self.unparsed_since = now
         except ConnectionFault as fault:
             self.fail(fault.code, str(fault))
         else:
@@ -375,7 +381,7 @@ class Http2Connection:
                 raise
             except Exception as fault:  # noqa: BLE001 - logged, and the stream is reset
                 broken(self, stream, fault)
-        if self.ungranted >= CONNECTION_WINDOW // 2 and not ready and not back and self.reading:
+        if self.ungranted >= _GRANTED_FROM and not ready and not back and self.reading:
             self.output.write(frame(WINDOW_UPDATE, 0, 0, NUMBER.pack(self.ungranted)))
             self.ungranted = 0
         if self._more:
@@ -494,7 +500,7 @@ class Http2Connection:
         end = len(PREFACE)
         if len(data) < end + FRAME_HEAD.size:
             return 0
-        head, flags, _ = FRAME_HEAD.unpack_from(data, end)
+        head, flags, _ = read_head(data, end)
         if head & 0xFF != SETTINGS or flags & ACK:
             raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
         self.started = True
@@ -504,7 +510,6 @@ class Http2Connection:
         """Handle complete frames, as many as the turn allows; the offset of the rest."""
         size = len(data)
         streams = self.streams
-        unpack = FRAME_HEAD.unpack_from
         start = position + 9
         self._more = False
         while start <= size and self.reading:
@@ -513,7 +518,7 @@ class Http2Connection:
                 self._more = True
                 break
             self.spent = spent + 1
-            head, flags, number = unpack(data, position)
+            head, flags, number = read_head(data, position)
             length = head >> 8
             stop = start + length
             if length > MAX_FRAME:
@@ -552,7 +557,7 @@ class Http2Connection:
         if start >= size:
             begin_message(self, stream)
             return position
-        head, flags, number = FRAME_HEAD.unpack_from(data, position)
+        head, flags, number = read_head(data, position)
         length: int = head >> 8
         stop = start + length
         ungranted = self.ungranted + length

@@ -57,6 +57,10 @@ LEAST_FRAME_LIMIT: Final = 16_384
 
 MAX_WINDOW: Final = 2**31 - 1
 FRAME_HEAD: Final = Struct(">IBI")
+read_head: Final = FRAME_HEAD.unpack_from
+"""Length and kind in one number, flags, and stream of the frame at an offset. It has a name of its own,
+because a method of an imported object is looked up, and bound, at each call.
+"""
 NUMBER: Final = Struct(">I")
 SETTING: Final = Struct(">HI")
 

@@ -90,6 +90,7 @@ class HeaderBlocks(Generic[Meaning]):
         "_varying",
         "cost",
         "find",
+        "held",
     )
 
     def __init__(self, mean: Callable[[tuple[Field, ...]], Meaning], varying: bytes, limit: int) -> None:
@@ -109,13 +110,11 @@ class HeaderBlocks(Generic[Meaning]):
         """The result of `read` for a block that is remembered, None for any other."""
         self._known_size = 0
         self._changed = False
-
-    @property
-    def held(self) -> int:
-        """Bytes that the dynamic table and the remembered blocks take at most. O(1)."""
-        entries = len(self._entries)
-        table = HeaderTable.DEFAULT_SIZE + FIELD_COST * entries if entries else 0
-        return self._known_size + table
+        self.held = 0
+        """Bytes that the dynamic table and the remembered blocks take at most. An attribute, because it is
+        read in every turn of the connection. It is not up to date after a block that could not be decoded:
+        such a connection fails.
+        """
 
     def read(self, block: bytes) -> tuple[Meaning, bytes | None]:
         """The meaning of a block, and the value of the varying field. Raises BadBlock."""
@@ -148,11 +147,13 @@ class HeaderBlocks(Generic[Meaning]):
             self._known_size = 0
         self._known[block] = found
         self._known_size += size
+        self._count()
 
     def forget(self) -> None:
         """Nothing more will be decoded: free the remembered blocks and the table."""
         self._change()
         self._entries.clear()
+        self.held = 0
 
     def decode(self, block: bytes) -> list[Field]:
         """The fields of a block, in order. Raises BadBlock.
@@ -215,7 +216,15 @@ class HeaderBlocks(Generic[Meaning]):
         self.cost = 1 + added + (len(fields) + added) // _FIELDS_PER_UNIT + coded // _CODED_PER_UNIT
         if len(fields) * _LARGEST_ENTRY + size > self._limit:
             self._measure(fields)
+        if self._changed:
+            self._count()
         return fields
+
+    def _count(self) -> None:
+        """Bring `held` up to date."""
+        entries = len(self._entries)
+        table = HeaderTable.DEFAULT_SIZE + FIELD_COST * entries if entries else 0
+        self.held = self._known_size + table
 
     def _measure(self, fields: list[Field]) -> None:
         """Raise LargeList if the list is too large. Not called for a list that cannot be: a field comes

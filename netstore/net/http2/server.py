@@ -12,9 +12,6 @@ from netstore.net.http2.bounds import (
     MAX_STREAMS,
     MAX_STREAMS_OVER,
     MAX_UNFINISHED,
-    ROUND_WORK,
-    SHORT_TURN_WORK,
-    TURN_WORK,
 )
 from netstore.net.http2.closing import free_orphan
 from netstore.net.http2.frames import INTERNAL_ERROR, StreamFault
@@ -57,7 +54,6 @@ class Http2Server:
         "_freeing",
         "_heads",
         "_heads_size",
-        "_round_at",
         "_soon",
         "_to_free",
         "application",
@@ -65,6 +61,7 @@ class Http2Server:
         "crowd",
         "max_streams",
         "received",
+        "round_at",
         "spent",
         "varying",
     )
@@ -91,19 +88,17 @@ class Http2Server:
         self._soon = soon
         self._to_free: deque[Stream] = deque()
         self._freeing = False
-        self._round_at = clock()
+        self.round_at = clock()
+        """See `begin_round`."""
         self.spent = 0
-        """Units of work in this round."""
+        """Units of work in this round. Each connection adds what its turn used."""
 
-    def turn(self, now: float) -> int:
-        """Begin a turn: its units of work. The caller adds what it used to `spent`.
-
-        A new round is recognized by a new time of the clock, which the reactor reads once in each.
+    def begin_round(self, now: float) -> None:
+        """A round has begun: a connection finds another time of the clock than `round_at`, as the reactor
+        reads it once in each.
         """
-        if now != self._round_at:
-            self._round_at = now
-            self.spent = 0
-        return TURN_WORK if self.spent < ROUND_WORK else SHORT_TURN_WORK
+        self.round_at = now
+        self.spent = 0
 
     def free_streams(self, streams: Iterable[Stream]) -> None:
         """Free the streams of a closed connection, `ENDED_AT_ONCE` in a round: there may be 16,000

@@ -180,9 +180,8 @@ class Stream(msgspec.Struct, eq=False):
         """Release all memory: the stream is over."""
         if self.kept:
             self.keep(0)
-        claim, self.claim = self.claim, None
-        if claim is not None:
-            self.connection.output.admission.release(claim)
+        if self.claim is not None:
+            self.unclaim()
 
     def admitted(self) -> None:
         """See `bodyadmission.Asker`."""
