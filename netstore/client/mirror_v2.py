@@ -14,15 +14,16 @@ they have no index to compare. A late TTL of either stays until the next look or
 a folder takes what was written into it since.
 
 A refresh of a TTL is no event: the source is asked again for a node with a TTL when half of its time is over,
-while the next event is waited for. Where a folder ended in the target first, what was in it has gone with it,
-and no event tells of that: all is compared again.
+while the next event is waited for, and between the nodes of a comparison. Where a folder ended in the target
+first, what was in it has gone with it, and no event tells of that: all is compared again, or, by a comparison
+that goes on, that folder.
 
 After each new connection, and before a comparison, the source shows that it is the store that was copied
-(`client.mirror`): by the node that was changed last, or by the event of that change. A run that follows has
-two connections: one for the long poll, and one that the source is asked over meanwhile. A poll is cut from
-time to time, and its connection with it: only where the source has just shown the witness over the other one,
-which the next poll uses. No events are kept while all is compared: where the source has forgotten some by
-then, which a store does after 1,000, all is compared again.
+(`client.mirror`): by the node that was changed last, or by the event of that change (`mirror_v2_proof`). A
+run that follows has two connections: one for the long poll, and one that the source is asked over meanwhile.
+A poll is cut from time to time, and its connection with it: only where the source has just shown the witness
+over the other one, which the next poll uses. No events are kept while all is compared: where the source has
+forgotten some by then, which a store does after 1,000, all is compared again.
 """
 
 from __future__ import annotations
@@ -35,10 +36,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from netstore.client.faults import Unreachable
 from netstore.client.mirror import (
     PROBE_TTL,
-    Another,
     Checkpoint,
     NotMirrored,
     OneWay,
@@ -47,7 +46,6 @@ from netstore.client.mirror import (
     TakenOver,
     Told,
     Witness,
-    digest,
     later,
     parse_checkpoint,
     shown,
@@ -66,6 +64,7 @@ from netstore.client.mirror_v2_nodes import (
     name_of,
     wanted_of,
 )
+from netstore.client.mirror_v2_proof import REMOVALS, Past, key_of, listed_witness, witness_of
 from netstore.client.v2 import INDEX_CLEARED, KEY_NOT_FOUND, NOT_A_FILE, NOT_A_FOLDER, V2Error
 
 if TYPE_CHECKING:
@@ -77,9 +76,6 @@ POLL_SECONDS: Final = 5.0
 """A poll without an event is sent again after so long, from the index that the store had meanwhile: a store
 forgets its events after the next 1,000, of whatever keys.
 """
-
-SURE_SECONDS: Final = 5.0
-"""How long to wait for an event of the past, which a store sends at once: it may be on its way."""
 
 SAVE_SECONDS: Final = 1.0
 """The checkpoint is written at most this long after an event, and read at most this long before a write."""
@@ -105,8 +101,6 @@ MOST_ENDED: Final = 10
 STANDBY_EVENTS: Final = 200
 """Of the 1,000 that a store keeps: after so many more another standby is looked for, if there is none."""
 
-_REMOVALS: Final = ("delete", "compareAndDelete", "expire")
-
 
 class Mirror(OneWay):
     """Makes a folder of the target a mirror of one of the source."""
@@ -128,6 +122,7 @@ class Mirror(OneWay):
         super().__init__(told, trouble, notice=notice, overwrite=overwrite)
         self._source = Source(source, may_go_back=overwrite)
         self._target = Target(target, scope, self._patience, self._claim, notice, lost=self._lost)
+        self._past = Past(self._source, scope.source)
         self._scope = scope
         self._save_at = float("inf")
         """When to write the checkpoint."""
@@ -148,6 +143,8 @@ class Mirror(OneWay):
         self._timed = Timed(notice)
         self._was_timed = False
         """The target may have nodes with a TTL that are not among these: not all was compared since."""
+        self._lost_folders: list[str] = []
+        """See `_lost`; those that the comparison is to list again."""
         self._is_late = False
         """It was told that looks are late."""
         self._is_outrun = False
@@ -310,48 +307,7 @@ class Mirror(OneWay):
         return newest
 
     async def _is_proven(self, witness: Witness) -> bool:
-        source = self._source
-        key = bytes.fromhex(witness.key).decode(errors="replace")
-        node = await source.node(key, quorum=True)
-        if witness.quiet and node is not None:
-            if _is_shown(witness, node):
-                return True
-            if node.created_index < witness.revision:
-                return False  # it is there for longer, and was not created then
-        found = None if node is None or node.dir else _witness(node)  # folders keep no index of updates
-        if found is None or found.revision > witness.revision:
-            # A folder that was made for a key below it has no event but that of the key.
-            try:
-                answer = await self._past_event(key, witness.revision, recursive=witness.quiet)
-            except V2Error as error:
-                if error.code != INDEX_CLEARED:
-                    raise
-                return False
-            if answer is None:
-                return False
-            if witness.quiet:
-                return is_within(answer.node.key, key) and _is_created(witness, answer)
-            found = _witness(answer.node, is_removal=answer.action in _REMOVALS)
-        if found != witness:
-            was = "changed" if witness.digest else "removed"
-            raise Another(
-                f"{key}, created at index {witness.created}, was {was} at index {witness.revision}, and in"
-                f" SOURCE it has another history: index {found.revision}, created at {found.created}"
-            )
-        return True
-
-    async def _past_event(self, key: str, index: int, *, recursive: bool) -> Answer | None:
-        """The first event of a key from this index on, which the source has come to. None if it has none;
-        the connection of the poll is closed then. V2Error 401 if it has forgotten that. Unreachable if the
-        poll is cut before that is known, or the member that answers has not come so far.
-        """
-        async with self._source.poll(key, index - 1, recursive=recursive) as poll:
-            answer = await poll.event(SURE_SECONDS)
-        if answer is None and (poll.etcd_index < index or not poll.timed_out):
-            self._source.client.transport.endpoints.avoid(poll.endpoint)
-            why = "it lags behind" if poll.timed_out else "it has ended a poll for an event that it has"
-            raise Unreachable([(poll.endpoint, why)], outcome_known=True)
-        return answer
+        return await self._past.shows(witness)
 
     async def _is_bare(self) -> bool:
         node = await self._target.at("")
@@ -364,7 +320,7 @@ class Mirror(OneWay):
         await self._newest()
         anew = Proof(self._breaks)
         if self._witness is None:
-            is_shown = await self._is_still_empty()
+            is_shown = await self._past.is_empty()
         else:
             is_shown = await self._is_proven(self._witness)
         anew.check()
@@ -373,11 +329,6 @@ class Mirror(OneWay):
                 raise Reconnected
             proof.renew(anew)
         return is_shown
-
-    async def _is_still_empty(self) -> bool:
-        """Whether the source has nothing that could be a witness, as when it was compared."""
-        node = await self._source.node(self._scope.source, quorum=True)
-        return node is None or not any(_may_show(each) for each in (node, *node.nodes))
 
     async def _both(self, path: str, proof: Proof) -> tuple[Node | None, Node | None]:
         """What the source and the target have of a path, which is relative to the folder that is copied.
@@ -397,9 +348,12 @@ class Mirror(OneWay):
         self._was_timed = self._was_timed or bool(self._timed)
         self._timed.clear()
         self._fresh, self._lasting, self._silent = None, None, 0
+        self._lost_folders.clear()
         waiting = [""]
         while waiting:
             waiting += reversed(await self._compare_node(proof, waiting.pop()))
+            waiting += self._lost_folders
+            self._lost_folders.clear()
         await self._choose_witness(proof)
         self.copied, self._is_behind, self._was_timed = index, False, False
         await self._save()
@@ -410,21 +364,10 @@ class Mirror(OneWay):
         other nodes, which the source has to show. Reconnected as in `_ask`.
         """
         self._witness = self._standby = fresh = self._fresh
-        if fresh in {None, self._lasting} or self._lasting is None or await self._is_shown_created(fresh):
+        if fresh is None or self._lasting in {None, fresh} or await self._past.shows_created(fresh):
             return
         self._witness = self._standby = self._fresh = self._lasting
         await self._ask(proof)  # the connection of the poll for the event is closed
-
-    async def _is_shown_created(self, witness: Witness) -> bool:
-        """Whether there is the event of the creation of a file with a TTL, or it is forgotten."""
-        key = bytes.fromhex(witness.key).decode(errors="replace")
-        try:
-            event = await self._past_event(key, witness.revision, recursive=False)
-        except V2Error as error:
-            if error.code != INDEX_CLEARED:
-                raise
-            return True
-        return event is not None and _is_created(witness, event)
 
     async def _compare_node(self, proof: Proof, path: str) -> list[str]:
         """Make a node of the target equal, with the files below it; the folders below it are returned."""
@@ -433,11 +376,12 @@ class Mirror(OneWay):
             await self._remove(proof, path)
             return []
         for node in (ours, *ours.nodes):
-            if _may_show(node):
-                self._note(witness := _listed_witness(node))
+            if self._past.can_read(node.key):
+                self._note(witness := listed_witness(node))
                 if node.dir or node.expiration is None:
                     self._lasting = later(self._lasting, witness)
         await self._ensure(proof, path, wanted_of(ours), theirs)
+        await self._look_meanwhile(proof)
         if not ours.dir:
             return []
         present = children(theirs)
@@ -450,6 +394,7 @@ class Mirror(OneWay):
                 folders.append(below)
             else:
                 await self._ensure(proof, below, wanted_of(node), there)
+                await self._look_meanwhile(proof)
         for name in present:
             await self._remove(proof, f"{path}/{name}")
         return folders
@@ -491,8 +436,8 @@ class Mirror(OneWay):
                     self._tell()
                 elif after > listed:
                     self._is_behind = True
-                elif is_within(answer.node.key, self._scope.source) and _may_show(answer.node):
-                    self._witness = _witness(answer.node, is_removal=answer.action in _REMOVALS)
+                elif is_within(answer.node.key, self._scope.source):
+                    self._witness = witness_of(answer.node, is_removal=answer.action in REMOVALS)
                     self._save_soon()
             if self._is_behind:
                 return
@@ -535,15 +480,17 @@ class Mirror(OneWay):
 
     async def _carry_out(self, proof: Proof, event: Answer, *, is_past: bool) -> None:
         """Do in the target what was done in the source."""
-        node, removed = event.node, event.action in _REMOVALS
+        node, removed = event.node, event.action in REMOVALS
         if not is_within(node.key, self._scope.source):
             # A folder around the one that is copied; an event of the past may also be of one beside it.
             if removed and is_within(self._scope.source, node.key):
                 await self._remove(proof, "")
             return
-        key = "" if self._standby is None else bytes.fromhex(self._standby.key).decode(errors="replace")
+        key = "" if self._standby is None else key_of(self._standby)
         was_standby = is_within(key, node.key) if removed else key == node.key
-        now = None if removed or not _may_show(node) else _listed_witness(node)
+        # What cannot be read is the standby only where nothing else is known: its event may be forgotten.
+        may_stand = not removed and (self._witness is None or self._past.can_read(node.key))
+        now = listed_witness(node) if may_stand else None
         # Before it is written: the checkpoint that is written first is to have a change that can be shown.
         self._changed(node.modified_index, now, was_standby=was_standby)
         path = self._path_of(node)
@@ -551,13 +498,15 @@ class Mirror(OneWay):
             await self._remove(proof, path)
         elif path is not None:
             there = await self._target.alone(path)
-            if event.action == "update" and node.dir and (there is None or not there.dir):
-                self._lost()
+            is_gone = there is None or not there.dir
+            # Of the past may also be one that was removed since, of which the event is to come.
+            is_lost = event.action == "update" and node.dir and is_gone
+            if is_lost and (not is_past or await self._is_there(path)):
+                self._lost(path)
             await self._ensure(proof, path, wanted_of(node), there, is_event=True)
-            if is_past and node.expiration is not None:
+            if is_past and path in self._timed:
                 self._timed.put(path, trio.current_time())  # the TTL is the one of that time
-        if _may_show(node):
-            self._witness = _witness(node, is_removal=removed)
+        self._witness = witness_of(node, is_removal=removed)
 
     def _path_of(self, node: Node) -> str | None:
         """The path of a node in the folder that is copied. None if it is hidden: a listing does not have it
@@ -572,17 +521,24 @@ class Mirror(OneWay):
         """See `Target.ensure`. A node with a TTL is to be looked at again."""
         had_ttl = path in self._timed
         await self._target.ensure(proof, path, wanted, there, is_event=is_event, had_ttl=had_ttl)
-        if wanted.ttl is None:
+        if wanted.ttl is None or join(self._scope.target, path) == "/":  # the root has no TTL
             self._timed.discard(path)
         else:
             self._timed.put(path, _next_look(trio.current_time(), wanted.ttl))
 
-    def _lost(self) -> None:
-        """A folder has ended in the target with what was in it, of which there may be no event."""
+    def _lost(self, path: str) -> None:
+        """A folder has ended in the target with what was in it, of which there may be no event: all is to be
+        compared; during a comparison that folder once more.
+        """
         self._is_behind = True
+        self._lost_folders.append(path)
+
+    async def _is_there(self, path: str) -> bool:
+        """Whether the source has a node still."""
+        return await self._source.node(join(self._scope.source, path)) is not None
 
     async def _remove(self, proof: Proof, path: str) -> None:
-        self._timed.discard(path)
+        self._timed.discard_all(path)
         await self._target.remove(proof, path)
 
     # --- nodes with a TTL
@@ -642,8 +598,18 @@ class Mirror(OneWay):
             return not is_shown
         return self._source.index > self._witness.revision + STANDBY_EVENTS
 
-    async def _look(self, proof: Proof) -> bool:
-        """Ask the source again for a node with a TTL, half of whose time is over. False if there is none."""
+    async def _look_meanwhile(self, proof: Proof) -> None:
+        """The same for one that is due, after each node of a comparison: so none ends in the target, however
+        long that takes. Reconnected over a new connection.
+        """
+        if trio.current_time() >= self._timed.next():
+            await self._look(proof, may_ask=False)
+
+    async def _look(self, proof: Proof, *, may_ask: bool = True) -> bool:
+        """Ask the source again for a node with a TTL, half of whose time is over. False if there is none.
+        Over a new connection the source has to show the witness, if it may be asked for that; else
+        Reconnected.
+        """
         late = trio.current_time() - self._timed.next()
         if late < 0:
             return False
@@ -656,7 +622,7 @@ class Mirror(OneWay):
         path = self._timed.first()
         node = await self._source.node(join(self._scope.source, path))
         if not proof.holds:  # the node was read before the source has shown the witness
-            if not await self._ask(proof):
+            if not may_ask or not await self._ask(proof):
                 raise Reconnected
             return True
         if node is None:
@@ -669,40 +635,3 @@ class Mirror(OneWay):
 def _next_look(now: float, ttl: int) -> float:
     """When half of what is left of a TTL is over."""
     return now + max(SHORTEST_LOOK, ttl / 2)
-
-
-def _listed_witness(node: Node) -> Witness:
-    """Of a node that is there. Of a refresh, and of an update of a folder, there is no event."""
-    if not node.dir and node.expiration is None:
-        return _witness(node)
-    created = node.created_index
-    value = _digest(node) if node.modified_index == created and not node.dir else ""
-    return Witness(node.key.encode().hex(), created, created, digest=value, quiet=True)
-
-
-def _may_show(node: Node) -> bool:
-    """Whether a source can be asked for a node again: not for the root, which has no index, nor for one whose
-    name is not UTF-8, as an answer does not tell it.
-    """
-    return node.key != "/" and "\ufffd" not in node.key
-
-
-def _is_shown(witness: Witness, node: Node) -> bool:
-    """Whether a node shows a quiet witness by the index at which it was created."""
-    return node.created_index == witness.revision and witness.digest in {"", _digest(node)}
-
-
-def _is_created(witness: Witness, event: Answer) -> bool:
-    """Whether an event, of the key of a quiet witness or of one below it, shows that this was created."""
-    is_first = event.node.modified_index == event.node.created_index and event.action not in _REMOVALS
-    return is_first and _is_shown(witness, event.node)
-
-
-def _witness(node: Node, *, is_removal: bool = False) -> Witness:
-    """Of the change that a node has its index of."""
-    value = "" if is_removal else _digest(node)
-    return Witness(node.key.encode().hex(), node.modified_index, node.created_index, digest=value)
-
-
-def _digest(node: Node) -> str:
-    return digest(repr((node.dir, node.value)).encode())

@@ -9,6 +9,7 @@ said by the store that is copied.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, insort
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
@@ -37,6 +38,9 @@ TTL_SLACK: Final = 2
 """Seconds by which TTLs may differ before one is written again, but for short ones: both are rounded, at
 different moments.
 """
+
+SHORT_TTL: Final = 2
+"""Seconds of a TTL up to which it is written again in any case."""
 
 MOST_TIMED: Final = 100_000
 """Nodes with a TTL whose refreshes are followed: some 20 MB."""
@@ -165,11 +169,11 @@ class Target(Side):
         claim: Callable[[bool], Awaitable[None]],
         notice: Callable[[str], object],
         *,
-        lost: Callable[[], object],
+        lost: Callable[[str], object],
     ) -> None:
         """`claim` is called before each write, after what it replaces was read; with True if it was refused
-        because somebody else has changed that meanwhile. `lost` is called before a folder is made in the
-        place of one that was written before, and has gone with what was in it.
+        because somebody else has changed that meanwhile. `lost` is called, with its path, before a folder is
+        made in the place of one that was written before, and has gone with what was in it.
         """
         super().__init__(client, may_go_back=True)
         self.written = self.deleted = 0
@@ -181,6 +185,8 @@ class Target(Side):
         self._notice = notice
         self._is_strange = False
         """A name or value that is not UTF-8 was told of."""
+        self._is_loss_told = False
+        """It was told that a folder has ended too early."""
 
     async def at(self, path: str) -> Node | None:
         """The node of a path, which is relative to the folder that is copied."""
@@ -223,7 +229,8 @@ class Target(Side):
         async def attempt() -> None:
             for number in range(MOST_ATTEMPTS):
                 if had_ttl and wanted.value is None and not _has_ttl(found[0]):
-                    self._lost()
+                    self._tell_lost(key)
+                    self._lost(path)
                 try:
                     if self._is_wanted(key, wanted, found[0], is_event=is_event):
                         return
@@ -300,7 +307,7 @@ class Target(Side):
                         " remove that file, or name another folder by --target-prefix"
                     )
                 self._notice(f"{above}: the file of the target gives way to a folder of the source")
-                self._lost()
+                self._lost(above[len(self._scope.target.rstrip("/")) :])
                 await self._delete(above, node)
                 return
 
@@ -346,6 +353,14 @@ class Target(Side):
         self.saw(answer.etcd_index)
         self.deleted += 1
 
+    def _tell_lost(self, key: str) -> None:
+        if not self._is_loss_told:
+            self._is_loss_told = True
+            self._notice(
+                f"{key}: this folder with a TTL has ended in TARGET before its next refresh came, as where"
+                " TARGET is down or slow for so long: what was in it is copied again, then and later"
+            )
+
     def _look_for_strange(self, key: str, wanted: Wanted) -> None:
         if not self._is_strange and ("\ufffd" in key or "\ufffd" in (wanted.value or "")):
             self._is_strange = True
@@ -360,6 +375,8 @@ class Timed:
     def __init__(self, notice: Callable[[str], object]) -> None:
         self._notice = notice
         self._when: dict[str, float] = {}
+        self._paths: list[str] = []
+        """Those of `_when`, in order: so those below a path are found without a look at all others."""
         self._heap: list[tuple[float, str]] = []
         """Has outdated entries too, at most as many as there are paths, and a few."""
         self._is_full = False
@@ -373,6 +390,7 @@ class Timed:
     def clear(self) -> None:
         """Forget all."""
         self._when.clear()
+        self._paths.clear()
         self._heap.clear()
 
     def put(self, path: str, when: float) -> None:
@@ -385,6 +403,8 @@ class Timed:
                     " they end in the target by the TTL that they had"
                 )
             return
+        if path not in self._when:
+            insort(self._paths, path)
         self._when[path] = when
         if len(self._heap) > 2 * len(self._when) + 100:
             self._heap = [(each, path) for path, each in self._when.items()]
@@ -394,7 +414,16 @@ class Timed:
 
     def discard(self, path: str) -> None:
         """Do not look at a path any more."""
-        self._when.pop(path, None)
+        if self._when.pop(path, None) is not None:
+            del self._paths[bisect_left(self._paths, path)]
+
+    def discard_all(self, path: str) -> None:
+        """Nor at what is below it. The cost grows with what is there to discard."""
+        self.discard(path)
+        first, end = (bisect_left(self._paths, path + mark) for mark in ("/", chr(ord("/") + 1)))
+        for each in self._paths[first:end]:
+            del self._when[each]
+        del self._paths[first:end]
 
     def next(self) -> float:
         """When to look at the first one."""
@@ -443,6 +472,11 @@ def wanted_of(node: Node) -> Wanted:
 
 
 def _is_near(one: int | None, other: int | None) -> bool:
+    """Whether a TTL of the target need not be written again. A short one is in any case: of two that are told
+    as equal the target's may be the one that ends first.
+    """
     if one is None or other is None:
         return one is other
+    if min(one, other) <= SHORT_TTL:
+        return False
     return abs(one - other) <= min(TTL_SLACK, one // 4, other // 4)

@@ -345,11 +345,11 @@ class Mirror(OneWay):
 
     async def _add(self, proof: Proof, batch: _Batch, key: bytes, value: bytes | None) -> None:
         """Write a change together with others. Before the last of them the checkpoint stays as it is, but for
-        the witness. NotMirrored if the key has no name in the target.
+        the witness. NotMirrored if the key has no name in the target, and the source has it still.
         """
         if not self._scope.target + key:
-            if value is None:
-                return  # it was refused
+            if value is None or await self._state(self._scope.keys, 0) is None:
+                return  # it was refused, or has gone since
             raise NotMirrored(
                 f"the key {shown(self._scope.keys)} of SOURCE is the prefix of --keys itself, and would have"
                 " an empty name in TARGET: name a prefix there by --target-prefix"

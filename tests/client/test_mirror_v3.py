@@ -289,8 +289,13 @@ def test_a_key_that_would_have_no_name_is_refused(stores: tuple[Daemon, Daemon])
                 await put(one, (b"/f/", b"1"))
             with pytest.raises(NotMirrored, match=r"the key '/f/' of SOURCE .* by --target-prefix"):
                 await mirrored(one, other, Log(), scope).copy()
+            with pytest.raises(NotMirrored, match=r"the key '/f/' of SOURCE .* by --target-prefix"):
+                await mirrored(one, other, Log(), scope).follow()
             await put(one, (b"/f/", None))
-            await mirrored(one, other, Log(), scope).copy()
+            again = mirrored(one, other, Log(), scope)
+            await again._begin()
+            await again._add(Proof(again._breaks), mirror_v3._Batch(), b"", b"1")  # an event of the past
+            await again.copy()
             assert await content(other, b"c") == {b"a": b"1"}
 
     run(work)
