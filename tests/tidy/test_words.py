@@ -21,15 +21,20 @@ FOREIGN = {
 }
 
 
-def tracked() -> list[Path]:
-    """Every file of the project; without its history, every file that is not hidden."""
+def names() -> list[str]:
+    """Of all that git keeps of the project."""
     try:
         listed = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs git and a clone")
-    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return [name for name in listed.stdout.split("\0") if name]
+
+
+def tracked() -> list[Path]:
+    """Every file of the project."""
+    return [ROOT / name for name in names() if (ROOT / name).is_file()]
 
 
 def found_in(text: str) -> list[str]:
@@ -50,6 +55,15 @@ def test_no_file_names_what_is_not_the_project() -> None:
         for each in found_in(path.read_bytes().decode("utf-8", "replace"))
     ]
     assert found == []
+
+
+def test_no_symbolic_link_leads_out_of_the_project() -> None:
+    """Such a link would be in every clone, whatever is there."""
+    links = [ROOT / name for name in names() if (ROOT / name).is_symlink()]
+    assert links, "contrib/editable has one"
+    for link in links:
+        assert not link.readlink().is_absolute(), link
+        assert link.resolve(strict=True).is_relative_to(ROOT), link
 
 
 @pytest.mark.parametrize(
