@@ -775,7 +775,7 @@ class LeaseHolder:
             state.comparison_failed(sent)
         elif isinstance(found, Entry):
             lease = parse_lease(name, found.value)
-            state.observed(lease if isinstance(lease, SubnetLease) else None, found, sent)
+            state.read_back(lease if isinstance(lease, SubnetLease) else None, found, sent)
         elif isinstance(action, Create | Overwrite):
             created = action.created if isinstance(action, Overwrite) else None
             state.granted(
