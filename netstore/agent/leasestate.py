@@ -283,7 +283,8 @@ class _Rest(msgspec.Struct, frozen=True):
 
 
 class LeaseState:
-    """What is known of this node's lease. Times are seconds on one monotonic clock.
+    """What is known of this node's lease. Times are seconds on one monotonic clock, which also goes on while
+    the machine is suspended (`lastingclock`).
 
     `margin` is how long before its expiry a lease is renewed, at most half its TTL. The caller carries out
     the action that `next` returns, reports its outcome (`granted`, `confirmed`, `contested`, `missing`,
