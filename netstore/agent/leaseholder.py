@@ -793,6 +793,8 @@ class LeaseHolder:
             state.is_writing = False
         if isinstance(found, Missing):
             state.missing(found.index, sent)
+            if isinstance(action, ReadBack):
+                state.read_in_vain(self._clock.now())
         elif isinstance(found, Differs):
             state.comparison_failed(sent)
         elif isinstance(found, Entry):

@@ -314,6 +314,9 @@ class LeaseState:
         self._is_confirmed = False
         """No older lease has a subnet of this one."""
         self._must_read_back = False
+        self._may_read_at = -math.inf
+        """When the key may be read again because of an event, so that somebody who writes it often has it
+        read seldom."""
         self._failures = 0
         self._former_ips: set[int] = set()
         self._former_values: frozenset[str] = frozenset()
@@ -436,7 +439,8 @@ class LeaseState:
         if is_expected and self.permanent:
             self._must_read_back, self._next_action_at = False, math.inf
         elif is_expected and (ttl or not was_timed):
-            self._must_read_back, self._next_action_at = bool(ttl), now
+            self._must_read_back = bool(ttl)
+            self._next_action_at = max(now, self._may_read_at) if ttl else now
         else:
             self._write_again(entry, now)
 
@@ -444,7 +448,9 @@ class LeaseState:
         """The lease's key was read, by a request that was sent at `sent`, and had this content; `entry.ttl`
         seconds of its time were left then at least. `lease` is None if the value is not a lease.
         """
+        self._may_read_at = sent + FIRST_RETRY_DELAY
         if entry.modified < self.index or self.subnets is None:
+            self.read_in_vain(sent)
             return
         if not self._take(lease, entry, sent):
             return
@@ -453,6 +459,11 @@ class LeaseState:
             self._set_expiry(sent, entry.ttl or 0)
         else:
             self._write_again(entry, sent)
+
+    def read_in_vain(self, now: float) -> None:
+        """A read told of an earlier state than the one that is known: the key is read again after a delay."""
+        if self._must_read_back:
+            self.write_failed(now)
 
     def _take(self, lease: SubnetLease | None, entry: Entry, since: float) -> bool:
         """Take what an entry says but for a later end. False if the lease is another node's now."""

@@ -268,6 +268,29 @@ def test_after_events_of_its_own_writes_the_lease_is_read_back_once() -> None:
     assert one.next(5001.0) == Wait(5030.0), "these were read back already"
 
 
+def test_a_key_that_somebody_writes_all_the_time_is_read_seldom() -> None:
+    one, reads = held(), 0
+    for number in range(1000):
+        now = 1010.0 + number / 100
+        one.observed(MINE, seen(VALUE, 6 + number, 100), now)
+        if one.next(now) == ReadBack(pair(LOW)):
+            reads += 1
+            one.read_back(MINE, seen(VALUE, 6 + number, 99), now)
+    assert 20 <= reads <= 21, "two each second"
+    assert not one.may_have_expired(1110.0)
+
+
+def test_a_read_of_an_earlier_state_is_repeated_after_a_delay() -> None:
+    one = held(index=500)
+    one.comparison_failed(1010.0)
+    one.read_back(MINE, seen(VALUE, 3, 99), 1010.0)
+    assert one.next(1010.0) == Wait(1010.5)
+    one.missing(4, 1010.5)
+    one.read_in_vain(1010.5)
+    assert one.next(1010.5) == Wait(1011.5)
+    assert one.next(1011.5) == ReadBack(pair(LOW))
+
+
 def test_a_reservation_that_got_a_ttl_is_not_relied_on_before_it_is_read_back() -> None:
     one = held(permanent=True)
     one.observed(MINE, seen(VALUE, 6, 100), 1010.0)
